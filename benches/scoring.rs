@@ -1,0 +1,151 @@
+//! Scoring: LightGBM's own batch prediction against ours, in one run on one core.
+//!
+//! Prints CPU time per row (the thread's own, so that other work on the machine does not count) and the ratio. Every
+//! cell's scores are compared bit by bit first. `cargo bench --bench scoring [-- all]`: `all` also shows every evaluator.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow::array::{Array, Float64Array, RecordBatch};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use weir::error::{Error, Result};
+use weir::model::evaluator::{Batch, Column, Evaluator};
+use weir::model::{Model, train};
+
+/// CPU seconds that a cell may take per evaluator.
+const BUDGET: f64 = 0.15;
+const ROWS: usize = 8_192;
+
+fn main() -> Result<()> {
+    let all = std::env::args().any(|argument| argument == "all");
+    println!(
+        "{:>5} {:>6} {:>8} {:>5}  {:>12} {:>12} {:>6}  evaluator",
+        "trees", "leaves", "features", "batch", "LightGBM ns", "ours ns", "ratio"
+    );
+    for features in [15, 100] {
+        let columns = columns(features);
+        for (trees, leaves) in [(20, 31), (100, 31), (500, 31), (100, 255)] {
+            let text = model(&columns, trees, leaves)?;
+            let model = Model::from_text("bench", &text)?;
+            let evaluators = Model::evaluators(&text)?;
+            for rows in [1, 100, ROWS] {
+                let batch = Batch::new(columns.iter().map(|column| Column::plain(&column[..rows])).collect(), rows)?;
+                check_equal(&model, evaluators[0].as_ref(), &batch)?;
+                let mut scores = vec![0.0; rows];
+                let theirs = nanoseconds_per_row(rows, || evaluators[0].score(&batch, &mut scores))?;
+                let ours = nanoseconds_per_row(rows, || model.score(&batch, &mut scores))?;
+                let name = model
+                    .describe()
+                    .into_iter()
+                    .find(|(key, _)| *key == "evaluator")
+                    .map_or(String::new(), |(_, name)| name);
+                println!(
+                    "{trees:>5} {leaves:>6} {features:>8} {rows:>5}  {theirs:>12.1} {ours:>12.1} {:>5.1}x  {name}",
+                    theirs / ours
+                );
+                if all {
+                    for evaluator in &evaluators[1..] {
+                        let taken = nanoseconds_per_row(rows, || evaluator.score(&batch, &mut scores))?;
+                        println!("{:>40} {taken:>12.1}  {evaluator:?}", "");
+                    }
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Columns shaped like the fraud features: skewed amounts, counts, shares, with some missing values.
+fn columns(features: usize) -> Vec<Vec<f64>> {
+    let mut rng = StdRng::seed_from_u64(11);
+    (0..features)
+        .map(|feature| {
+            (0..ROWS)
+                .map(|_| match feature % 4 {
+                    0 => rng.random_range(0.0_f64..6.0).exp(),
+                    1 => f64::from(rng.random_range(0..120)),
+                    2 if rng.random_ratio(1, 20) => f64::NAN,
+                    2 => rng.random_range(0.0_f64..1.0).powi(3),
+                    _ => rng.random_range(-50.0..50.0),
+                })
+                .collect()
+        })
+        .collect()
+}
+
+fn model(columns: &[Vec<f64>], trees: usize, leaves: usize) -> Result<String> {
+    let mut rng = StdRng::seed_from_u64(5);
+    let names: Vec<String> = (0..columns.len()).map(|index| format!("f{index}")).collect();
+    let label = |row: usize, rng: &mut StdRng| {
+        let sum: f64 = columns
+            .iter()
+            .take(12)
+            .map(|column| if column[row].is_nan() { 1.0 } else { (column[row] * 0.37).sin() })
+            .sum();
+        f32::from(u8::from(sum + rng.random_range(-1.0..1.0) > 1.0))
+    };
+    let labels: Vec<f32> = (0..ROWS).map(|row| label(row, &mut rng)).collect();
+    let arrays = names
+        .iter()
+        .zip(columns)
+        .map(|(name, column)| (name, Arc::new(Float64Array::from(column.clone())) as Arc<dyn Array>));
+    let batch = RecordBatch::try_from_iter(arrays).map_err(|error| Error::internal(error.to_string()))?;
+    let parameters = [
+        ("objective", "binary".to_owned()),
+        ("num_iterations", trees.to_string()),
+        ("num_leaves", leaves.to_string()),
+        ("min_data_in_leaf", "5".to_owned()),
+        ("learning_rate", "0.05".to_owned()),
+    ];
+    train(
+        &batch,
+        &labels,
+        &parameters.map(|(key, value)| (key.to_owned(), value)).into_iter().collect::<BTreeMap<_, _>>(),
+    )
+}
+
+fn check_equal(model: &Model, reference: &dyn Evaluator, batch: &Batch<'_>) -> Result<()> {
+    let (mut ours, mut theirs) = (vec![0.0; batch.rows()], vec![0.0; batch.rows()]);
+    model.score(batch, &mut ours)?;
+    reference.score(batch, &mut theirs)?;
+    if ours.iter().zip(&theirs).all(|(a, b)| a.to_bits() == b.to_bits()) {
+        return Ok(());
+    }
+    Err(Error::internal("our scores differ from LightGBM's"))
+}
+
+/// CPU time of this thread per row, over as many runs as the budget allows; the best third of them.
+fn nanoseconds_per_row(rows: usize, mut run: impl FnMut() -> Result<()>) -> Result<f64> {
+    run()?;
+    let mut times = Vec::new();
+    let begin = thread_seconds();
+    while times.len() < 3 || thread_seconds() - begin < BUDGET {
+        let start = thread_seconds();
+        let repeats = if rows < 1_000 { 1_000 / rows } else { 1 };
+        for _ in 0..repeats {
+            run()?;
+        }
+        times.push((thread_seconds() - start) / repeats as f64);
+    }
+    times.sort_by(f64::total_cmp);
+    let best = &times[..times.len().div_ceil(3)];
+    Ok(best.iter().sum::<f64>() / best.len() as f64 / rows as f64 * 1e9)
+}
+
+/// CPU seconds of the calling thread.
+fn thread_seconds() -> f64 {
+    #[repr(C)]
+    struct Timespec {
+        seconds: i64,
+        nanoseconds: i64,
+    }
+    unsafe extern "C" {
+        fn clock_gettime(clock: i32, time: *mut Timespec) -> i32;
+    }
+    const THREAD_CPU_TIME: i32 = 3;
+    let mut time = Timespec { seconds: 0, nanoseconds: 0 };
+    // SAFETY: the C library writes one `timespec`, which has this form on 64-bit Linux.
+    let status = unsafe { clock_gettime(THREAD_CPU_TIME, &raw mut time) };
+    if status == 0 { time.seconds as f64 + time.nanoseconds as f64 / 1e9 } else { f64::NAN }
+}

@@ -1,0 +1,352 @@
+//! What the SQL declares, typed: every option is parsed and checked, every type is an Arrow type.
+//!
+//! These are plain data. They are made by [`super::build`](super) from statements and read by everything below.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion::sql::sqlparser::ast::Query;
+
+use crate::sql::Span;
+
+pub use crate::config::Secret;
+
+/// Where a source column's value comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ColumnOrigin {
+    /// A field of the payload, as a path of names: `["customer", "id"]`. Matched by exact name, else ignoring case.
+    Field(Vec<String>),
+    /// The record's metadata.
+    Metadata(Metadata),
+}
+
+/// What a record carries beside its payload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Metadata {
+    /// BINARY or STRING.
+    Key,
+    /// INT.
+    Partition,
+    /// BIGINT.
+    Offset,
+    /// TIMESTAMP: when the broker or the producer stamped the record.
+    Timestamp,
+    /// MAP<STRING, BINARY>.
+    Headers,
+    /// STRING: the topic, or the file's path.
+    Topic,
+}
+
+/// One column of a source, table or sink.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ColumnDef {
+    pub name: String,
+    pub data_type: DataType,
+    pub nullable: bool,
+    pub origin: ColumnOrigin,
+    pub span: Span,
+}
+
+/// `WATERMARK FOR column AS expression`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct WatermarkDef {
+    pub column: String,
+    pub expression: datafusion::sql::sqlparser::ast::Expr,
+    pub span: Span,
+}
+
+/// How payloads are encoded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    Json,
+    Csv,
+    Parquet,
+}
+
+/// What happens to a record that cannot be decoded or violates NOT NULL.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnError {
+    #[default]
+    DeadLetter,
+    Fail,
+    Drop,
+}
+
+/// What happens when the wanted offsets are gone (expired, or the topic was made anew).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnDataLoss {
+    #[default]
+    Fail,
+    Continue,
+}
+
+/// Where a source without committed progress begins.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StartingOffsets {
+    Earliest,
+    Latest,
+    /// First record at or after this instant, milliseconds since 1970 UTC.
+    Timestamp(i64),
+    /// `'{"0": 17, "1": 4}'`; partitions not named begin at the earliest.
+    Explicit(BTreeMap<i32, i64>),
+}
+
+/// How to reach a Kafka cluster. Every `properties.*` option is handed to librdkafka under its own name.
+#[derive(Debug, Clone)]
+pub struct KafkaConnection {
+    pub bootstrap_servers: String,
+    pub security: KafkaSecurity,
+    /// Raw librdkafka properties; values may be secret.
+    pub properties: BTreeMap<String, Secret>,
+}
+
+/// Encryption and login.
+#[derive(Debug, Clone)]
+pub struct KafkaSecurity {
+    pub tls: bool,
+    pub ca_location: Option<String>,
+    pub certificate_location: Option<String>,
+    pub key_location: Option<String>,
+    /// `(mechanism, user, password)`: `PLAIN`, `SCRAM-SHA-256`, `SCRAM-SHA-512`.
+    pub sasl: Option<(String, String, Secret)>,
+}
+
+/// `connector = 'kafka'` or `'eventhubs'` on a source.
+#[derive(Debug, Clone)]
+pub struct KafkaSourceOptions {
+    pub connection: KafkaConnection,
+    pub topic: String,
+    /// For lag monitors only; default `weir-<pipeline>`.
+    pub group_id: Option<String>,
+    pub starting_offsets: StartingOffsets,
+    pub on_data_loss: OnDataLoss,
+    /// True for Event Hubs: smaller requests, metadata and idle ages under 240 s.
+    pub event_hubs: bool,
+}
+
+/// `connector = 'file'`.
+#[derive(Debug, Clone)]
+pub struct FileSourceOptions {
+    /// A file, a folder (new files are picked up), or a pattern with `*`.
+    pub path: String,
+    pub poll_interval: Duration,
+}
+
+/// `connector = 'generator'`: the card-fraud simulator (FRAUD.md).
+#[derive(Debug, Clone)]
+pub struct GeneratorOptions {
+    /// Rows a second; `None` = as fast as possible.
+    pub rate: Option<f64>,
+    pub seed: u64,
+    pub customers: u32,
+    pub terminals: u32,
+    /// Ends after this many rows, if given.
+    pub rows: Option<u64>,
+    /// Ends after this many simulated days, if given.
+    pub days: Option<u32>,
+}
+
+/// What a source reads from.
+#[derive(Debug, Clone)]
+#[expect(clippy::large_enum_variant, reason = "a handful exist per process")]
+pub enum SourceConnector {
+    Kafka(KafkaSourceOptions),
+    File(FileSourceOptions),
+    Generator(GeneratorOptions),
+}
+
+/// `CREATE SOURCE`.
+#[derive(Debug, Clone)]
+pub struct SourceDef {
+    pub name: String,
+    pub columns: Vec<ColumnDef>,
+    pub watermark: Option<WatermarkDef>,
+    pub connector: SourceConnector,
+    pub format: Format,
+    pub on_error: OnError,
+    pub span: Span,
+}
+
+impl SourceDef {
+    /// The Arrow schema of the decoded rows, in column order.
+    pub fn schema(&self) -> SchemaRef {
+        schema_of(&self.columns)
+    }
+}
+
+/// `CHECK (expression)`, named `check_1`, `check_2` … where the SQL gives no name.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CheckDef {
+    pub name: String,
+    pub expression: datafusion::sql::sqlparser::ast::Expr,
+    pub text: String,
+}
+
+/// `CREATE TABLE … USING DELTA`.
+#[derive(Debug, Clone)]
+pub struct TableDef {
+    pub name: String,
+    /// Empty when the table must exist already.
+    pub columns: Vec<ColumnDef>,
+    pub partitioned_by: Vec<String>,
+    /// `None` = `<warehouse>/<name>`.
+    pub location: Option<String>,
+    /// TBLPROPERTIES, `delta.*` and `weir.*`.
+    pub properties: BTreeMap<String, String>,
+    /// Store options from `OPTIONS (…)`: credentials, endpoints; object_store's names.
+    pub storage: BTreeMap<String, Secret>,
+    pub primary_key: Vec<String>,
+    pub checks: Vec<CheckDef>,
+    pub span: Span,
+}
+
+impl TableDef {
+    /// The Arrow schema of the declared columns.
+    pub fn schema(&self) -> SchemaRef {
+        schema_of(&self.columns)
+    }
+}
+
+/// How a Kafka sink delivers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Delivery {
+    /// A transaction per epoch.
+    #[default]
+    ExactlyOnce,
+    /// Each micro-batch's rows at once; headers carry pipeline, epoch and position.
+    AtLeastOnce,
+}
+
+/// `connector = 'kafka'` or `'eventhubs'` on a sink.
+#[derive(Debug, Clone)]
+pub struct KafkaSinkOptions {
+    pub connection: KafkaConnection,
+    pub topic: String,
+    pub delivery: Delivery,
+    /// The column whose value becomes the record's key, if any; it stays in the value.
+    pub key: Option<String>,
+}
+
+/// What a sink writes to.
+#[derive(Debug, Clone)]
+#[expect(clippy::large_enum_variant, reason = "a handful exist per process")]
+pub enum SinkConnector {
+    Kafka(KafkaSinkOptions),
+    /// Rows printed to standard output.
+    Console,
+    /// Files of `format` in this folder.
+    File {
+        path: String,
+    },
+    /// Counts rows and throws them away (`connector = 'blackhole'`).
+    Blackhole,
+}
+
+/// `CREATE SINK`.
+#[derive(Debug, Clone)]
+pub struct SinkDef {
+    pub name: String,
+    /// Empty = whatever the INSERT selects.
+    pub columns: Vec<ColumnDef>,
+    pub connector: SinkConnector,
+    pub format: Format,
+    pub span: Span,
+}
+
+/// `CREATE VIEW`.
+#[derive(Debug, Clone)]
+pub struct ViewDef {
+    pub name: String,
+    /// Renames of the query's columns, if given.
+    pub columns: Vec<String>,
+    pub query: Box<Query>,
+    pub span: Span,
+}
+
+/// `CREATE FUNCTION … LANGUAGE sql`.
+#[derive(Debug, Clone)]
+pub struct FunctionDef {
+    pub name: String,
+    pub arguments: Vec<(String, DataType)>,
+    pub returns: DataType,
+    pub body: datafusion::sql::sqlparser::ast::Expr,
+    pub span: Span,
+}
+
+/// `CREATE MODEL … WITH (provider = 'lightgbm', path = '…')`.
+#[derive(Debug, Clone)]
+pub struct ModelDef {
+    pub name: String,
+    /// A LightGBM text model.
+    pub path: String,
+    pub span: Span,
+    pub path_span: Span,
+}
+
+/// When an epoch ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trigger {
+    /// `'1 second'`: at this interval, when anything arrived.
+    Interval(Duration),
+    /// `'available now'`: reads what is there at start, commits, ends.
+    AvailableNow,
+    /// `'continuous'`: an epoch as soon as the one before has committed.
+    Continuous,
+}
+
+impl Default for Trigger {
+    fn default() -> Self {
+        Self::Interval(Duration::from_secs(1))
+    }
+}
+
+/// `WITH (…)` of a pipeline.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PipelineOptions {
+    pub trigger: Option<Trigger>,
+    /// Default 100,000.
+    pub max_rows_per_micro_batch: usize,
+    /// How long a micro-batch waits for more rows once one has come; default 2 ms.
+    pub max_delay: Duration,
+    /// Plan partitions; default: cores.
+    pub parallelism: Option<usize>,
+}
+
+impl Default for PipelineOptions {
+    fn default() -> Self {
+        Self {
+            trigger: None,
+            max_rows_per_micro_batch: 100_000,
+            max_delay: Duration::from_millis(2),
+            parallelism: None,
+        }
+    }
+}
+
+/// One `INSERT INTO target SELECT …`.
+#[derive(Debug, Clone)]
+pub struct InsertDef {
+    pub target: String,
+    pub target_span: Span,
+    /// `INSERT INTO t (a, b)`; empty when not given.
+    pub columns: Vec<String>,
+    pub query: Box<Query>,
+    pub span: Span,
+}
+
+/// The INSERTs that commit together.
+#[derive(Debug, Clone)]
+pub struct PipelineDef {
+    pub name: String,
+    pub options: PipelineOptions,
+    pub inserts: Vec<InsertDef>,
+    pub span: Span,
+}
+
+fn schema_of(columns: &[ColumnDef]) -> SchemaRef {
+    Arc::new(Schema::new(
+        columns.iter().map(|c| Field::new(&c.name, c.data_type.clone(), c.nullable)).collect::<Vec<_>>(),
+    ))
+}

@@ -1,0 +1,320 @@
+//! Statements to a catalog, in their order: CREATE adds, DROP removes, INSERTs gather into pipelines. What is wrong with
+//! one statement does not stop the next.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::definition::{FunctionDef, ModelDef, PipelineDef, PipelineOptions, Secret, ViewDef};
+use super::names::{Claim, Names};
+use super::options::{OptionReader, Scope, pipeline as pipeline_options};
+use super::pipelines::{check_cycles, check_insert};
+use super::{Catalog, relations};
+use crate::sql::statement::{
+    CreateFunction, CreateModel, CreatePipeline, CreateRelation, CreateSecret, CreateView, Drop, Head, Insert,
+    ObjectKind, SecretOrigin,
+};
+use crate::sql::{Diagnostic, Diagnostics, Files, SourceFile, Span, StatementKind, parse};
+
+/// See [`Catalog::load`].
+pub fn load(files: &[Arc<SourceFile>], lookup: &dyn Fn(&str) -> Option<String>) -> Result<Catalog, Diagnostics> {
+    let mut loader = Loader {
+        lookup,
+        files: Files::new(files),
+        catalog: Catalog { files: Files::new(files), ..Catalog::default() },
+        names: Names::default(),
+        secrets: BTreeMap::new(),
+        foreign: Vec::new(),
+        inserts: Vec::new(),
+        errors: Vec::new(),
+    };
+    for (index, file) in files.iter().enumerate() {
+        let Ok(number) = u16::try_from(index) else {
+            loader.errors.push(Diagnostic::new(Span::default(), "more than 65,536 SQL files"));
+            break;
+        };
+        let (statements, errors) = parse(file, number);
+        loader.errors.extend(errors);
+        let mut bare = Vec::new();
+        for statement in statements {
+            match statement.kind {
+                StatementKind::Insert(insert) => bare.push(insert),
+                StatementKind::Query(_)
+                | StatementKind::Explain(_)
+                | StatementKind::Show(_)
+                | StatementKind::Describe(_) => {
+                    loader.catalog.statements.push(statement);
+                }
+                kind => loader.run(kind),
+            }
+        }
+        loader.bare_inserts(file, bare);
+    }
+    loader.finish(files)
+}
+
+struct Loader<'a> {
+    lookup: &'a dyn Fn(&str) -> Option<String>,
+    files: Files,
+    catalog: Catalog,
+    names: Names,
+    secrets: BTreeMap<String, Result<Secret, String>>,
+    /// `CREATE TABLE … WITH (connector = …)`: whether they are sources or sinks shows at the end.
+    foreign: Vec<CreateRelation>,
+    /// Every INSERT, for checking once all objects are known.
+    inserts: Vec<Insert>,
+    errors: Vec<Diagnostic>,
+}
+
+impl Loader<'_> {
+    fn run(&mut self, kind: StatementKind) {
+        match kind {
+            StatementKind::CreateSecret(create) => self.secret(&create),
+            StatementKind::CreateSource(create) => self.relation(create, ObjectKind::Source),
+            StatementKind::CreateTable(create) => self.relation(create, ObjectKind::Table),
+            StatementKind::CreateSink(create) => self.relation(create, ObjectKind::Sink),
+            StatementKind::CreateView(create) => self.view(create),
+            StatementKind::CreateFunction(create) => self.function(create),
+            StatementKind::CreateModel(create) => self.model(&create),
+            StatementKind::CreatePipeline(create) => self.pipeline(create),
+            StatementKind::Drop(drop) => self.drop(&drop),
+            StatementKind::Broken(name) => self.names.set_broken(name.value),
+            // Gathered by `load`.
+            StatementKind::Insert(_)
+            | StatementKind::Query(_)
+            | StatementKind::Explain(_)
+            | StatementKind::Show(_)
+            | StatementKind::Describe(_) => {}
+        }
+    }
+
+    /// True when the statement takes effect; what it replaces is gone then.
+    fn claim(&mut self, head: &Head, kind: ObjectKind) -> bool {
+        match self.names.claim(head, kind, &self.files) {
+            Ok(Claim::New) => true,
+            Ok(Claim::Replace) => {
+                self.remove(kind, &head.name.value);
+                true
+            }
+            Ok(Claim::Keep) => false,
+            Err(error) => {
+                self.errors.push(error);
+                false
+            }
+        }
+    }
+
+    fn remove(&mut self, kind: ObjectKind, name: &str) {
+        let catalog = &mut self.catalog;
+        match kind {
+            ObjectKind::Secret => drop(self.secrets.remove(name)),
+            ObjectKind::Source => drop(catalog.sources.remove(name)),
+            ObjectKind::Table => {
+                catalog.tables.remove(name);
+                self.foreign.retain(|create| create.head.name.value != name);
+            }
+            ObjectKind::Sink => drop(catalog.sinks.remove(name)),
+            ObjectKind::View => {
+                catalog.views.remove(name);
+                catalog.view_order.retain(|view| view != name);
+            }
+            ObjectKind::Function => drop(catalog.functions.remove(name)),
+            ObjectKind::Model => drop(catalog.models.remove(name)),
+            ObjectKind::Pipeline => {
+                catalog.pipelines.retain(|pipeline| {
+                    let stays = pipeline.name != name;
+                    if !stays {
+                        self.inserts.retain(|insert| !pipeline.inserts.iter().any(|gone| gone.span == insert.span));
+                    }
+                    stays
+                });
+            }
+        }
+    }
+
+    fn drop(&mut self, statement: &Drop) {
+        match self.names.release(&statement.name, statement.object, statement.if_exists) {
+            Ok(true) => self.remove(statement.object, &statement.name.value),
+            Ok(false) => {}
+            Err(error) => self.errors.push(error),
+        }
+    }
+
+    /// Fetches a secret's text now; that it is missing matters only where it is used.
+    fn secret(&mut self, create: &CreateSecret) {
+        if !self.claim(&create.head, ObjectKind::Secret) {
+            return;
+        }
+        let text = match &create.from {
+            SecretOrigin::Env(name) => (self.lookup)(&name.value)
+                .map(Secret::new)
+                .ok_or_else(|| format!("Environment variable `{}` is not set.", name.value)),
+            SecretOrigin::File(path) => std::fs::read_to_string(&path.value)
+                .map(|text| Secret::new(text.trim_end_matches(['\r', '\n'])))
+                .map_err(|error| format!("File `{}`: {error}.", path.value)),
+        };
+        self.secrets.insert(create.head.name.value.clone(), text);
+    }
+
+    fn relation(&mut self, create: CreateRelation, kind: ObjectKind) {
+        if !self.claim(&create.head, kind) {
+            return;
+        }
+        let name = create.head.name.value.clone();
+        let scope = Scope { files: &self.files, lookup: self.lookup, secrets: &self.secrets };
+        let built = match kind {
+            ObjectKind::Source => relations::source(&create, &scope, &mut self.errors)
+                .map(|source| drop(self.catalog.sources.insert(name.clone(), source))),
+            ObjectKind::Sink => relations::sink(&create, false, &scope, &mut self.errors)
+                .map(|sink| drop(self.catalog.sinks.insert(name.clone(), sink))),
+            _ if create.with.is_some() => {
+                self.foreign.push(create);
+                return;
+            }
+            _ => relations::table(&create, &scope, &mut self.errors)
+                .map(|table| drop(self.catalog.tables.insert(name.clone(), table))),
+        };
+        if built.is_none() {
+            self.names.set_broken(name);
+        }
+    }
+
+    fn view(&mut self, create: CreateView) {
+        if !self.claim(&create.head, ObjectKind::View) {
+            return;
+        }
+        let name = create.head.name.value;
+        let columns = create.columns.into_iter().map(|column| column.value).collect();
+        let view = ViewDef { name: name.clone(), columns, query: create.query, span: create.head.name.span };
+        self.catalog.view_order.push(name.clone());
+        self.catalog.views.insert(name, view);
+    }
+
+    fn function(&mut self, create: CreateFunction) {
+        if !self.claim(&create.head, ObjectKind::Function) {
+            return;
+        }
+        let name = create.head.name.value;
+        let arguments = create.arguments.into_iter().map(|(name, data_type)| (name.value, data_type)).collect();
+        let span = create.head.name.span;
+        let function = FunctionDef { name: name.clone(), arguments, returns: create.returns, body: create.body, span };
+        self.catalog.functions.insert(name, function);
+    }
+
+    fn model(&mut self, create: &CreateModel) {
+        if !self.claim(&create.head, ObjectKind::Model) {
+            return;
+        }
+        let name = &create.head.name;
+        let scope = Scope { files: &self.files, lookup: self.lookup, secrets: &self.secrets };
+        let mut reader = OptionReader::new(format!("model `{}`", name.value), &create.with, name.span, &scope);
+        let provider = reader.required(&["provider"]).is_some();
+        let provider = provider && reader.choice(&["provider"], &[("lightgbm", ())]).is_some();
+        let path = reader.required(&["path"]);
+        let errors = reader.finish();
+        let model = path.filter(|_| provider && errors.is_empty()).map(|path| ModelDef {
+            name: name.value.clone(),
+            path: path.value,
+            span: name.span,
+            path_span: path.span,
+        });
+        self.errors.extend(errors);
+        self.catalog.models.extend(model.map(|model| (name.value.clone(), model)));
+    }
+
+    fn pipeline(&mut self, create: CreatePipeline) {
+        if !self.claim(&create.head, ObjectKind::Pipeline) {
+            return;
+        }
+        let name = create.head.name;
+        let scope = Scope { files: &self.files, lookup: self.lookup, secrets: &self.secrets };
+        let mut reader = OptionReader::new(format!("pipeline `{}`", name.value), &create.with, name.span, &scope);
+        let options = pipeline_options(&mut reader);
+        self.errors.extend(reader.finish());
+        self.add_pipeline(name.value, name.span, options, create.inserts);
+    }
+
+    fn add_pipeline(&mut self, name: String, span: Span, options: PipelineOptions, inserts: Vec<Insert>) {
+        self.inserts.extend(inserts.iter().cloned());
+        let inserts = inserts.into_iter().map(Into::into).collect();
+        self.catalog.pipelines.push(PipelineDef { name, options, inserts, span });
+    }
+
+    /// The INSERTs of a file outside of CREATE PIPELINE are one pipeline, named after the file.
+    fn bare_inserts(&mut self, file: &SourceFile, inserts: Vec<Insert>) {
+        use crate::sql::statement::{Name, OnExisting};
+        let Some(first) = inserts.first() else { return };
+        let span = first.target.span;
+        let head = Head { on_existing: OnExisting::Fail, name: Name { value: file.stem(), span } };
+        match self.names.claim(&head, ObjectKind::Pipeline, &self.files) {
+            Ok(_) => self.add_pipeline(head.name.value, span, PipelineOptions::default(), inserts),
+            Err(error) => {
+                let mut error = error.with_hint("Put these INSERTs into a `CREATE PIPELINE` of another name.");
+                error.message =
+                    format!("the INSERTs of this file form pipeline `{}`, which exists already", head.name.value);
+                self.errors.push(error);
+                self.inserts.extend(inserts);
+            }
+        }
+    }
+
+    /// Tables of Flink's form are sinks where something is inserted into them, else sources.
+    fn foreign(&mut self) {
+        let targets: BTreeSet<&str> = self.inserts.iter().map(|insert| insert.target.value.as_str()).collect();
+        let scope = Scope { files: &self.files, lookup: self.lookup, secrets: &self.secrets };
+        for create in &self.foreign {
+            let name = create.head.name.value.clone();
+            refuse_clauses(create, &mut self.errors);
+            let built = if targets.contains(name.as_str()) {
+                self.names.set_relation(&name, ObjectKind::Sink);
+                relations::sink(create, true, &scope, &mut self.errors)
+                    .map(|sink| drop(self.catalog.sinks.insert(name.clone(), sink)))
+            } else {
+                self.names.set_relation(&name, ObjectKind::Source);
+                relations::source(create, &scope, &mut self.errors)
+                    .map(|source| drop(self.catalog.sources.insert(name.clone(), source)))
+            };
+            if built.is_none() {
+                self.names.set_broken(name);
+            }
+        }
+    }
+
+    fn finish(mut self, files: &[Arc<SourceFile>]) -> Result<Catalog, Diagnostics> {
+        self.foreign();
+        for insert in &self.inserts {
+            check_insert(insert, &self.catalog, &self.names, &mut self.errors);
+        }
+        check_cycles(&self.catalog.views, &mut self.errors);
+        if !self.errors.is_empty() {
+            return Err(Diagnostics::new(files, self.errors));
+        }
+        self.catalog.secrets = self.secrets.into_keys().collect();
+        Ok(self.catalog)
+    }
+}
+
+/// Clauses of Delta tables that a table with a connector cannot have.
+fn refuse_clauses(create: &CreateRelation, errors: &mut Vec<Diagnostic>) {
+    let mut refuse = |span: Span, what: &str| {
+        let error = Diagnostic::new(span, format!("a table with a connector has no {what}"));
+        errors.push(error.with_hint("Leave it out, or leave `WITH (connector = …)` out for a Delta table."));
+    };
+    if let Some(name) = create.partitioned_by.first() {
+        refuse(name.span, "partitions");
+    }
+    if let Some(name) = create.primary_key.first() {
+        refuse(name.span, "primary key");
+    }
+    if let Some(check) = create.checks.first() {
+        refuse(check.span, "checks");
+    }
+    for (span, what) in [
+        (create.location.as_ref().map(|location| location.span), "location"),
+        (create.properties.as_ref().map(|options| options.span), "properties"),
+        (create.storage.as_ref().map(|options| options.span), "store options"),
+    ] {
+        if let Some(span) = span {
+            refuse(span, what);
+        }
+    }
+}

@@ -1,0 +1,348 @@
+//! Sources, tables and sinks from their statements.
+
+use std::collections::BTreeMap;
+
+use super::columns::{checks, columns, known, watermark};
+use super::definition::{
+    ColumnDef, Metadata, OnError, Secret, SinkConnector, SinkDef, SourceConnector, SourceDef, TableDef,
+};
+use super::options::{
+    OptionReader, Scope, eventhubs_sink, eventhubs_source, file_sink, file_source, generator_columns, generator_source,
+    kafka_sink, kafka_source, message_format, resolve, substituted,
+};
+use crate::sql::statement::{CreateRelation, Options};
+use crate::sql::suggest::{did_you_mean, list};
+use crate::sql::types::sql_name;
+use crate::sql::{Diagnostic, Span};
+
+use super::Format;
+
+/// What connects to the outside, for sources and for sinks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Connector {
+    Kafka,
+    EventHubs,
+    File,
+    Generator,
+    Console,
+    Blackhole,
+}
+
+const SOURCES: &[(&str, Connector)] = &[
+    ("kafka", Connector::Kafka),
+    ("eventhubs", Connector::EventHubs),
+    ("file", Connector::File),
+    ("generator", Connector::Generator),
+    ("event_hubs", Connector::EventHubs),
+    ("filesystem", Connector::File),
+];
+
+const SINKS: &[(&str, Connector)] = &[
+    ("kafka", Connector::Kafka),
+    ("eventhubs", Connector::EventHubs),
+    ("console", Connector::Console),
+    ("file", Connector::File),
+    ("blackhole", Connector::Blackhole),
+    ("event_hubs", Connector::EventHubs),
+    ("filesystem", Connector::File),
+    ("print", Connector::Console),
+];
+
+/// Connectors that are part of the language but cannot run yet.
+const LATER: &[&str] =
+    &["delta", "kinesis", "pulsar", "upsert-kafka", "jdbc", "s3", "http", "websocket", "mqtt", "nats"];
+
+/// An object, or nothing when errors were reported.
+type Built<T> = Option<T>;
+
+/// A source from its statement.
+pub fn source(create: &CreateRelation, scope: &Scope<'_>, errors: &mut Vec<Diagnostic>) -> Built<SourceDef> {
+    let before = errors.len();
+    let name = &create.head.name;
+    let with = with_of(create, "source", errors)?;
+    let (connector, word, anchor) = connector(with, SOURCES, name.span, scope, errors)?;
+    let mut reader = OptionReader::new(format!("connector `{word}`"), with, anchor, scope);
+    reader.skip(&["connector"]);
+    let (made, format) = match connector {
+        Connector::Kafka => (kafka_source(&mut reader).map(SourceConnector::Kafka), message_format(&mut reader)),
+        Connector::EventHubs => {
+            (eventhubs_source(&mut reader).map(SourceConnector::Kafka), message_format(&mut reader))
+        }
+        Connector::File => match file_source(&mut reader) {
+            Some((options, format)) => (Some(SourceConnector::File(options)), format),
+            None => (None, Format::Json),
+        },
+        _ => (Some(SourceConnector::Generator(generator_source(&mut reader))), Format::Json),
+    };
+    let on_error = match connector {
+        Connector::Generator => OnError::default(),
+        _ => on_error(&mut reader),
+    };
+    errors.extend(reader.finish());
+    let columns = source_columns(create, connector, format, errors);
+    let watermark = create.watermark.as_ref().and_then(|found| watermark(found, &columns, errors));
+    if errors.len() > before {
+        return None;
+    }
+    Some(SourceDef {
+        name: name.value.clone(),
+        columns,
+        watermark,
+        connector: made?,
+        format,
+        on_error,
+        span: name.span,
+    })
+}
+
+fn on_error(reader: &mut OptionReader<'_>) -> OnError {
+    const WORDS: &[(&str, OnError)] =
+        &[("dead_letter", OnError::DeadLetter), ("fail", OnError::Fail), ("drop", OnError::Drop)];
+    reader.choice(&["on_error"], WORDS).unwrap_or_default()
+}
+
+/// A source's columns: declared, or for a generator the fixed ones.
+fn source_columns(
+    create: &CreateRelation,
+    connector: Connector,
+    format: Format,
+    errors: &mut Vec<Diagnostic>,
+) -> Vec<ColumnDef> {
+    const ALL: &[Metadata] = &[
+        Metadata::Key,
+        Metadata::Partition,
+        Metadata::Offset,
+        Metadata::Timestamp,
+        Metadata::Headers,
+        Metadata::Topic,
+    ];
+    let name = &create.head.name;
+    let available = match (connector, format) {
+        (Connector::Kafka | Connector::EventHubs, _) => ALL,
+        (Connector::File, Format::Json | Format::Csv) => &[Metadata::Offset, Metadata::Topic],
+        _ => &[],
+    };
+    let declared = columns(&create.columns, available, errors);
+    if connector == Connector::Generator {
+        let fixed = generator_columns(name.span);
+        if !create.columns.is_empty() {
+            same_columns(&declared, &fixed, name.span, errors);
+        }
+        return fixed;
+    }
+    if create.columns.is_empty() {
+        errors.push(
+            Diagnostic::new(name.span, format!("source `{}` has no columns", name.value))
+                .with_hint(format!("Declare them: `CREATE SOURCE {} (id STRING NOT NULL, …) WITH (…)`.", name.value)),
+        );
+    }
+    declared
+}
+
+/// A generator's declared columns must be the ones it makes.
+fn same_columns(declared: &[ColumnDef], fixed: &[ColumnDef], span: Span, errors: &mut Vec<Diagnostic>) {
+    let is_same = |(a, b): (&ColumnDef, &ColumnDef)| a.name == b.name && a.data_type == b.data_type;
+    if declared.len() == fixed.len() && declared.iter().zip(fixed).all(is_same) {
+        return;
+    }
+    let wrong = declared.iter().enumerate().find(|(index, column)| {
+        fixed.get(*index).is_none_or(|fixed| fixed.name != column.name || fixed.data_type != column.data_type)
+    });
+    let span = wrong.map_or(span, |(_, column)| column.span);
+    let columns = fixed.iter().map(|column| format!("{} {}", column.name, sql_name(&column.data_type)));
+    errors.push(
+        Diagnostic::new(span, "a generator's columns are fixed")
+            .with_detail(format!("They are {}.", columns.collect::<Vec<_>>().join(", ")))
+            .with_hint("Leave the column list out; choose columns in a view."),
+    );
+}
+
+/// A sink from its statement; with `is_flink`, options of the reading half are passed over.
+pub fn sink(
+    create: &CreateRelation,
+    is_flink: bool,
+    scope: &Scope<'_>,
+    errors: &mut Vec<Diagnostic>,
+) -> Built<SinkDef> {
+    let before = errors.len();
+    let name = &create.head.name;
+    let with = with_of(create, "sink", errors)?;
+    let (connector, word, anchor) = connector(with, SINKS, name.span, scope, errors)?;
+    let mut reader = OptionReader::new(format!("connector `{word}`"), with, anchor, scope);
+    reader.skip(&["connector"]);
+    if is_flink {
+        reader.skip(&["scan.startup.mode", "scan.startup.timestamp-millis", "starting_offsets", "on_error"]);
+        reader.skip(&["properties.group.id", "group_id", "on_data_loss", "source.monitor-interval"]);
+    }
+    let (made, format) = match connector {
+        Connector::Kafka => (kafka_sink(&mut reader).map(SinkConnector::Kafka), message_format(&mut reader)),
+        Connector::EventHubs => (eventhubs_sink(&mut reader).map(SinkConnector::Kafka), message_format(&mut reader)),
+        Connector::File => match file_sink(&mut reader) {
+            Some((path, format)) => (Some(SinkConnector::File { path }), format),
+            None => (None, Format::Json),
+        },
+        Connector::Console => (Some(SinkConnector::Console), Format::Json),
+        _ => (Some(SinkConnector::Blackhole), Format::Json),
+    };
+    errors.extend(reader.finish());
+    let columns = columns(&create.columns, &[], errors);
+    if let (Some(SinkConnector::Kafka(options)), Some(entry)) = (&made, with.get("key"))
+        && let Some(key) = &options.key
+        && !columns.is_empty()
+        && !columns.iter().any(|column| column.name == *key)
+    {
+        let names = columns.iter().map(|column| column.name.as_str());
+        let error = Diagnostic::new(entry.span, format!("unknown column `{key}`"));
+        errors.push(error.or_hint(did_you_mean(key, names)));
+    }
+    if errors.len() > before {
+        return None;
+    }
+    Some(SinkDef { name: name.value.clone(), columns, connector: made?, format, span: name.span })
+}
+
+/// The `WITH (…)` that a source or sink must have.
+fn with_of<'a>(create: &'a CreateRelation, word: &str, errors: &mut Vec<Diagnostic>) -> Option<&'a Options> {
+    if create.with.is_none() {
+        let name = &create.head.name;
+        let error = Diagnostic::new(name.span, format!("{word} `{}` has no `WITH (connector = …)`", name.value));
+        errors.push(error.with_hint("Say what it is connected to: `WITH (connector = 'kafka', …)`."));
+    }
+    create.with.as_ref()
+}
+
+/// Which connector the options name, as they name it, and where.
+fn connector(
+    with: &Options,
+    known: &[(&'static str, Connector)],
+    name: Span,
+    scope: &Scope<'_>,
+    errors: &mut Vec<Diagnostic>,
+) -> Option<(Connector, String, Span)> {
+    let names =
+        || known.iter().map(|(name, _)| *name).filter(|name| !matches!(*name, "event_hubs" | "filesystem" | "print"));
+    let Some(entry) = with.get("connector") else {
+        let keys = with.entries.iter().map(|entry| entry.key.value.as_str());
+        let near = did_you_mean("connector", keys).map(|_| "Did you mean `connector`?".to_owned());
+        errors.push(
+            Diagnostic::new(name, "option `connector` is missing")
+                .with_detail(format!("Connectors are {}.", list(names())))
+                .or_hint(near),
+        );
+        return None;
+    };
+    let text = resolve(entry, scope).map_err(|error| errors.push(error)).ok()?;
+    let word = text.value.trim().to_lowercase();
+    if let Some((_, connector)) = known.iter().find(|(name, _)| *name == word) {
+        return Some((*connector, word, entry.span));
+    }
+    let error = if LATER.contains(&word.as_str()) {
+        Diagnostic::new(entry.span, format!("connector `{word}` is not supported yet"))
+    } else if SOURCES.iter().chain(SINKS).any(|(name, _)| *name == word) {
+        Diagnostic::new(entry.span, format!("connector `{word}` cannot be used here"))
+    } else {
+        Diagnostic::new(entry.span, format!("unknown connector `{word}`")).or_hint(did_you_mean(&word, names()))
+    };
+    errors.push(error.with_detail(format!("Connectors here are {}.", list(names()))));
+    None
+}
+
+/// A Delta table from its statement.
+pub fn table(create: &CreateRelation, scope: &Scope<'_>, errors: &mut Vec<Diagnostic>) -> Built<TableDef> {
+    let before = errors.len();
+    let name = &create.head.name;
+    let columns = columns(&create.columns, &[], errors);
+    let partitioned_by = known(&create.partitioned_by, &columns, errors);
+    let primary_key = known(&create.primary_key, &columns, errors);
+    let checks = checks(&create.checks, &columns, scope.files, errors);
+    if !columns.is_empty() && columns.iter().all(|column| partitioned_by.contains(&column.name)) {
+        let error = Diagnostic::new(name.span, format!("every column of `{}` is a partition column", name.value));
+        errors.push(error.with_hint("A table needs a column that is not in `PARTITIONED BY`."));
+    }
+    let location = create.location.as_ref().and_then(|location| {
+        substituted(&location.value, location.span, scope).map_err(|error| errors.push(error)).ok()
+    });
+    let properties = properties(create.properties.as_ref(), scope, errors);
+    let storage = storage(create.storage.as_ref(), scope, errors);
+    if errors.len() > before {
+        return None;
+    }
+    Some(TableDef {
+        name: name.value.clone(),
+        columns,
+        partitioned_by,
+        location,
+        properties,
+        storage,
+        primary_key,
+        checks,
+        span: name.span,
+    })
+}
+
+/// The properties of tables that weir reads; others may be anything but must not look like one of ours or Delta's.
+const PROPERTIES: &[&str] = &[
+    "weir.auto_compact",
+    "weir.compression",
+    "weir.target_file_size",
+    "delta.appendOnly",
+    "delta.autoOptimize.autoCompact",
+    "delta.autoOptimize.optimizeWrite",
+    "delta.checkpointInterval",
+    "delta.checkpointPolicy",
+    "delta.columnMapping.mode",
+    "delta.dataSkippingNumIndexedCols",
+    "delta.dataSkippingStatsColumns",
+    "delta.deletedFileRetentionDuration",
+    "delta.enableChangeDataFeed",
+    "delta.enableDeletionVectors",
+    "delta.enableExpiredLogCleanup",
+    "delta.enableInCommitTimestamps",
+    "delta.isolationLevel",
+    "delta.logRetentionDuration",
+    "delta.minReaderVersion",
+    "delta.minWriterVersion",
+    "delta.parquet.compression.codec",
+    "delta.randomizeFilePrefixes",
+    "delta.randomPrefixLength",
+    "delta.setTransactionRetentionDuration",
+    "delta.targetFileSize",
+    "delta.tuneFileSizesForRewrites",
+];
+
+fn properties(options: Option<&Options>, scope: &Scope<'_>, errors: &mut Vec<Diagnostic>) -> BTreeMap<String, String> {
+    let mut found = BTreeMap::new();
+    for entry in options.into_iter().flat_map(|options| &options.entries) {
+        let key = &entry.key.value;
+        let is_ours = key.to_lowercase().starts_with("weir.") || key.to_lowercase().starts_with("delta.");
+        if is_ours && !PROPERTIES.contains(&key.as_str()) && !key.starts_with("delta.feature.") {
+            let error = Diagnostic::new(entry.key.span, format!("unknown table property `{key}`"));
+            errors.push(error.or_hint(did_you_mean(key, PROPERTIES.iter().copied())));
+            continue;
+        }
+        match resolve(entry, scope) {
+            Ok(text) if text.is_secret() => errors.push(
+                Diagnostic::new(entry.span, format!("table property `{key}` cannot be a secret"))
+                    .with_hint("Properties are stored in the table; credentials belong in `OPTIONS (…)`."),
+            ),
+            Ok(text) => {
+                found.insert(key.clone(), text.value);
+            }
+            Err(error) => errors.push(error),
+        }
+    }
+    found
+}
+
+fn storage(options: Option<&Options>, scope: &Scope<'_>, errors: &mut Vec<Diagnostic>) -> BTreeMap<String, Secret> {
+    let mut found = BTreeMap::new();
+    for entry in options.into_iter().flat_map(|options| &options.entries) {
+        match resolve(entry, scope) {
+            Ok(text) => {
+                found.insert(entry.key.value.clone(), Secret::new(text.value));
+            }
+            Err(error) => errors.push(error),
+        }
+    }
+    found
+}

@@ -1,0 +1,328 @@
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::DataType;
+use datafusion::datasource::ViewTable;
+use datafusion::prelude::{SessionConfig, SessionContext};
+use datafusion::sql::parser::Statement as Planned;
+use datafusion::sql::sqlparser::ast::{Query, Statement as SqlStatement};
+
+use super::*;
+use crate::sql::{Diagnostic, diagnose_all};
+
+fn lookup(name: &str) -> Option<String> {
+    match name {
+        "BROKER" => Some("broker:9092".to_owned()),
+        "PASSWORD" => Some("hunter2".to_owned()),
+        "EVENTHUB" => Some(
+            "Endpoint=sb://ns.servicebus.windows.net/;SharedAccessKeyName=Root;SharedAccessKey=hunter2=;EntityPath=tx"
+                .to_owned(),
+        ),
+        _ => None,
+    }
+}
+
+fn load(text: &str) -> Result<Catalog, Diagnostics> {
+    Catalog::load(&[Arc::new(SourceFile::new("sql/test.sql", text))], &lookup)
+}
+
+fn loaded(text: &str) -> Catalog {
+    load(text).unwrap_or_else(|errors| panic!("{}", errors.render(false)))
+}
+
+/// The messages of a text's errors.
+fn errors(text: &str) -> Vec<String> {
+    load(text).err().map(|errors| errors.list.into_iter().map(|error| error.message).collect()).unwrap_or_default()
+}
+
+fn kafka(catalog: &Catalog, source: &str) -> KafkaSourceOptions {
+    match &catalog.sources[source].connector {
+        SourceConnector::Kafka(options) => options.clone(),
+        other => panic!("{other:?}"),
+    }
+}
+
+const COLUMNS: &str = "(id STRING NOT NULL, ts TIMESTAMP)";
+
+#[test]
+fn a_kafka_source_has_typed_options() {
+    let catalog = loaded(&format!(
+        "CREATE SECRET p FROM ENV PASSWORD;
+         CREATE SOURCE t {COLUMNS} WITH (connector = 'kafka', bootstrap_servers = '${{BROKER}}', topic = '${{T:-tx}}',
+           sasl_mechanism = 'scram-sha-512', sasl_username = 'u', sasl_password = SECRET p, ssl_ca_location = '/ca.pem',
+           starting_offsets = '{{\"0\": 5}}', on_data_loss = 'continue', on_error = 'drop', group_id = 'g',
+           properties.fetch.min.bytes = 100)"
+    ));
+    let options = kafka(&catalog, "t");
+    assert_eq!((options.connection.bootstrap_servers.as_str(), options.topic.as_str()), ("broker:9092", "tx"));
+    let security = &options.connection.security;
+    assert!(security.tls);
+    let (mechanism, user, password) = security.sasl.as_ref().unwrap();
+    assert_eq!((mechanism.as_str(), user.as_str(), password.expose()), ("SCRAM-SHA-512", "u", "hunter2"));
+    assert_eq!(options.connection.properties["fetch.min.bytes"].expose(), "100");
+    assert_eq!(options.starting_offsets, StartingOffsets::Explicit([(0, 5)].into()));
+    assert_eq!(options.on_data_loss, OnDataLoss::Continue);
+    assert_eq!(catalog.sources["t"].on_error, OnError::Drop);
+    assert_eq!(catalog.secrets, ["p"]);
+    assert!(!format!("{catalog:?}").contains("hunter2"), "a secret must not be printed");
+}
+
+#[test]
+fn flink_spellings_are_accepted() {
+    let catalog = loaded(&format!(
+        "CREATE TABLE t {COLUMNS} WITH ('connector' = 'kafka', 'properties.bootstrap.servers' = 'b:1', 'topic' = 'tx',
+           'format' = 'json', 'scan.startup.mode' = 'timestamp', 'scan.startup.timestamp-millis' = '17');
+         CREATE TABLE o {COLUMNS} WITH ('connector' = 'kafka', 'properties.bootstrap.servers' = 'b:1', 'topic' = 'o',
+           'format' = 'json', 'scan.startup.mode' = 'latest-offset', 'sink.delivery-guarantee' = 'at-least-once');
+         INSERT INTO o SELECT * FROM t;"
+    ));
+    let options = kafka(&catalog, "t");
+    assert_eq!(options.starting_offsets, StartingOffsets::Timestamp(17));
+    assert!(!options.connection.security.tls);
+    let SinkConnector::Kafka(sink) = &catalog.sinks["o"].connector else { panic!() };
+    assert_eq!(sink.delivery, Delivery::AtLeastOnce);
+    assert!(!catalog.sources.contains_key("o") && catalog.tables.is_empty());
+}
+
+#[test]
+fn an_event_hub_is_told_by_its_connection_string() {
+    let catalog = loaded(&format!(
+        "CREATE SECRET e FROM ENV EVENTHUB;
+         CREATE SOURCE t {COLUMNS} WITH (connector = 'eventhubs', connection_string = SECRET e);
+         CREATE SINK o WITH (connector = 'eventhubs', connection_string = SECRET e, bootstrap_servers = 'other:1');"
+    ));
+    let options = kafka(&catalog, "t");
+    assert!(options.event_hubs && options.connection.security.tls);
+    assert_eq!(
+        (options.connection.bootstrap_servers.as_str(), options.topic.as_str()),
+        ("ns.servicebus.windows.net:9093", "tx")
+    );
+    let (mechanism, user, password) = options.connection.security.sasl.unwrap();
+    assert_eq!((mechanism.as_str(), user.as_str()), ("PLAIN", "$ConnectionString"));
+    assert!(password.expose().starts_with("Endpoint=sb://"));
+    let SinkConnector::Kafka(sink) = &catalog.sinks["o"].connector else { panic!() };
+    assert_eq!(sink.connection.bootstrap_servers, "other:1");
+}
+
+#[test]
+fn files_generators_and_simple_sinks_are_read() {
+    let catalog = loaded(&format!(
+        "CREATE SOURCE f {COLUMNS} WITH (connector = 'file', path = 'in/*.csv', poll_interval = '200 ms');
+         CREATE SOURCE g (WATERMARK FOR ts AS ts - INTERVAL '1 second') WITH (connector = 'generator', rate = 500, days = 3, seed = 42);
+         CREATE SINK c WITH (connector = 'console'); CREATE SINK b WITH (connector = 'blackhole');
+         CREATE SINK o WITH (connector = 'file', path = 'out', format = 'parquet');"
+    ));
+    let SourceConnector::File(file) = &catalog.sources["f"].connector else { panic!() };
+    assert_eq!((file.poll_interval, catalog.sources["f"].format), (Duration::from_millis(200), Format::Csv));
+    let generator = &catalog.sources["g"];
+    let SourceConnector::Generator(options) = &generator.connector else { panic!() };
+    assert_eq!((options.rate, options.days, options.seed, options.customers), (Some(500.0), Some(3), 42, 5_000));
+    assert_eq!(generator.columns.len(), 8);
+    assert_eq!(generator.watermark.as_ref().map(|watermark| watermark.column.as_str()), Some("ts"));
+    assert!(matches!(catalog.sinks["b"].connector, SinkConnector::Blackhole));
+    assert_eq!(catalog.sinks["o"].format, Format::Parquet);
+}
+
+#[test]
+fn tables_functions_models_and_pipelines_are_built() {
+    let catalog = loaded(
+        "CREATE TABLE t (a INT NOT NULL, b STRING, d DATE, CHECK (a > 0), CONSTRAINT small CHECK (a < 10), PRIMARY KEY (a) NOT ENFORCED)
+           PARTITIONED BY (d) LOCATION '${BROKER}/x' TBLPROPERTIES ('delta.appendOnly' = 'true', 'mine' = 'x') OPTIONS (aws_secret = '${PASSWORD}');
+         CREATE FUNCTION f(x DOUBLE) RETURNS DOUBLE LANGUAGE sql AS $$ x / 2 $$;
+         CREATE MODEL m WITH (provider = 'LightGBM', path = 'm.txt');
+         CREATE VIEW w AS SELECT 1 AS a; CREATE VIEW v (x) AS SELECT a FROM w;
+         CREATE PIPELINE p WITH (trigger = 'available now', max_delay = '0 ms', parallelism = 2) AS BEGIN INSERT INTO t (a) SELECT x FROM v; END;
+         INSERT INTO t SELECT 1, 'x', DATE '2026-01-01'; EXPLAIN SELECT 1; SHOW TABLES;",
+    );
+    let table = &catalog.tables["t"];
+    assert_eq!(table.location.as_deref(), Some("broker:9092/x"));
+    let checks: Vec<_> = table.checks.iter().map(|check| (check.name.as_str(), check.text.as_str())).collect();
+    assert_eq!(checks, [("check_1", "a > 0"), ("small", "a < 10")]);
+    assert_eq!(
+        (table.primary_key.as_slice(), table.partitioned_by.as_slice()),
+        (&["a".to_owned()][..], &["d".to_owned()][..])
+    );
+    assert_eq!(table.storage["aws_secret"].expose(), "hunter2");
+    assert_eq!(catalog.functions["f"].arguments, [("x".to_owned(), DataType::Float64)]);
+    assert_eq!(catalog.models["m"].path, "m.txt");
+    assert_eq!(catalog.view_order, ["w", "v"]);
+    let names: Vec<_> = catalog.pipelines.iter().map(|pipeline| pipeline.name.as_str()).collect();
+    assert_eq!(names, ["p", "test"]);
+    let options = &catalog.pipelines[0].options;
+    assert_eq!(
+        (options.trigger, options.max_delay, options.parallelism),
+        (Some(Trigger::AvailableNow), Duration::ZERO, Some(2))
+    );
+    assert_eq!(catalog.pipelines[0].inserts[0].columns, ["a"]);
+    assert_eq!(catalog.statements.len(), 2);
+}
+
+#[test]
+fn drop_replace_and_keep_act_in_order() {
+    let catalog = loaded(
+        "CREATE TABLE t (a INT); DROP TABLE t; CREATE TABLE t (b INT); CREATE OR REPLACE TABLE t (c INT);
+         CREATE TABLE IF NOT EXISTS t (d INT); DROP VIEW IF EXISTS nothing;
+         CREATE VIEW v AS SELECT 1; DROP VIEW v; CREATE VIEW w AS SELECT 1;",
+    );
+    assert_eq!(catalog.tables["t"].columns[0].name, "c");
+    assert_eq!(catalog.view_order, ["w"]);
+    assert_eq!(errors("DROP TABLE t"), ["unknown table `t`"]);
+    assert_eq!(errors("CREATE VIEW v AS SELECT 1; DROP TABLE v"), ["`v` is a view, not a table"]);
+    assert_eq!(errors("CREATE TABLE t (a INT); CREATE VIEW t AS SELECT 1"), ["table `t` exists already"]);
+}
+
+#[test]
+fn a_missing_secret_matters_where_it_is_used() {
+    assert!(load("CREATE SECRET s FROM ENV NOT_SET;").is_ok());
+    let text = format!(
+        "CREATE SECRET s FROM ENV NOT_SET;\nCREATE SOURCE t {COLUMNS} WITH (connector = 'eventhubs', topic = 'x', connection_string = SECRET s)"
+    );
+    let found = load(&text).unwrap_err();
+    assert_eq!((found.list.len(), found.list[0].span.start.line), (1, 2));
+    assert_eq!(found.list[0].message, "secret `s` cannot be read");
+}
+
+#[test]
+fn a_broken_object_is_blamed_once() {
+    let text = "CREATE SOURCE s (id STRNG) WITH (connector = 'console'); CREATE TABLE t (a INT) LOCATION '${NOT_SET}';
+                INSERT INTO t SELECT * FROM s; INSERT INTO s SELECT 1;";
+    assert_eq!(errors(text), ["unknown type `STRNG`", "environment variable `NOT_SET` is not set"]);
+}
+
+#[test]
+fn views_that_read_themselves_are_refused() {
+    assert_eq!(
+        errors("CREATE VIEW a AS SELECT * FROM b; CREATE VIEW b AS SELECT * FROM a; CREATE VIEW c AS SELECT * FROM a"),
+        ["view `a` reads itself", "view `b` reads itself"]
+    );
+    assert!(load("CREATE VIEW a AS WITH a AS (SELECT 1) SELECT * FROM a").is_ok());
+}
+
+#[test]
+fn spans_lead_back_to_their_file() {
+    let files = [
+        Arc::new(SourceFile::new("one.sql", "CREATE TABLE t (a INT);")),
+        Arc::new(SourceFile::new("two.sql", "\n  CREATE TABLE t (a INT);\n  INSERT INTO u SELECT 1;")),
+    ];
+    let found = Catalog::load(&files, &lookup).unwrap_err();
+    let places: Vec<_> = found.list.iter().filter_map(|error| found.files.place(error.span)).collect();
+    assert_eq!(places, ["two.sql:2:16", "two.sql:3:15"]);
+    assert_eq!(found.list[0].detail.as_deref(), Some("It is created at one.sql:1:14."));
+}
+
+/// The SQL files that people are given.
+fn shipped() -> Vec<SourceFile> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let folders = ["sql", "udfs"].map(|folder| std::fs::read_dir(root.join(folder)).unwrap());
+    let paths = folders.into_iter().flatten().map(|entry| entry.unwrap().path());
+    paths
+        .filter(|path| path.extension().is_some_and(|extension| extension == "sql"))
+        .map(|path| SourceFile::new(path.display().to_string(), std::fs::read_to_string(&path).unwrap()))
+        .collect()
+}
+
+#[test]
+fn every_shipped_file_loads_without_anything_in_the_environment() {
+    let files = shipped();
+    assert!(files.len() >= 4);
+    for file in files {
+        if let Err(errors) = Catalog::load(&[Arc::new(file)], &|_| None) {
+            panic!("{}", errors.render(false));
+        }
+    }
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig { cases: 300, failure_persistence: None, ..Default::default() })]
+
+    #[test]
+    fn no_text_makes_the_catalog_panic(
+        file in 0usize..4,
+        edits in proptest::collection::vec((0usize..100_000, 0usize..4, 0usize..30), 1..5),
+    ) {
+        let mut chars: Vec<char> = shipped()[file].text.chars().collect();
+        for (at, kind, amount) in edits {
+            let at = at % (chars.len() + 1);
+            let end = (at + amount).min(chars.len());
+            match kind {
+                0 => drop(chars.drain(at..end)),
+                1 => drop(chars.splice(at..at, "${'é".chars().take(amount % 5))),
+                2 => chars[at..end].reverse(),
+                _ => { let part: Vec<char> = chars[at..end].to_vec(); drop(chars.splice(at..at, part)); }
+            }
+        }
+        let text: String = chars.into_iter().collect();
+        if let Err(errors) = load(&text) {
+            proptest::prop_assert!(!errors.is_empty());
+            proptest::prop_assert!(errors.list.iter().all(|error| !error.span.is_empty()), "{}", errors.render(true));
+        }
+    }
+}
+
+/// Every file of `tests/errors` prints what stands beside it. `WEIR_BLESS=1` writes what is printed now.
+#[tokio::test]
+async fn errors_are_printed_as_the_golden_files_say() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/errors");
+    let mut inputs: Vec<PathBuf> = std::fs::read_dir(&folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "sql"))
+        .collect();
+    inputs.sort();
+    assert!(inputs.len() >= 10, "golden files are missing");
+    let mut wrong = Vec::new();
+    for input in inputs {
+        let name = format!("{}.sql", input.file_stem().unwrap().display());
+        let files = [Arc::new(SourceFile::new(name.clone(), std::fs::read_to_string(&input).unwrap()))];
+        let printed = match Catalog::load(&files, &lookup) {
+            Err(found) => found.render(false),
+            Ok(catalog) => planning_errors(&catalog).await.render(false),
+        };
+        let golden = input.with_extension("txt");
+        if std::env::var_os("WEIR_BLESS").is_some() {
+            std::fs::write(&golden, &printed).unwrap();
+        } else if std::fs::read_to_string(&golden).unwrap_or_default() != printed {
+            wrong.push(format!("--- {name} prints:\n{printed}"));
+        }
+        assert!(!printed.is_empty(), "{name} has no error");
+        assert!(!printed.contains("hunter2"), "{name} prints a secret");
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// What DataFusion has to say about the views and INSERTs of a catalog without errors of its own.
+async fn planning_errors(catalog: &Catalog) -> Diagnostics {
+    let mut config = SessionConfig::new();
+    config.options_mut().sql_parser.collect_spans = true;
+    config.options_mut().sql_parser.map_string_types_to_utf8view = false;
+    let context = SessionContext::new_with_config(config);
+    for source in catalog.sources.values() {
+        context.register_batch(&source.name, RecordBatch::new_empty(source.schema())).unwrap();
+    }
+    let mut found: Vec<Diagnostic> = Vec::new();
+    for name in &catalog.view_order {
+        let view = &catalog.views[name];
+        match plan(&context, &view.query).await {
+            Ok(plan) => {
+                context.register_table(name, Arc::new(ViewTable::new(plan, None))).unwrap();
+            }
+            Err(error) => found.extend(diagnose_all(&error, &catalog.files, view.span)),
+        }
+    }
+    for insert in catalog.pipelines.iter().flat_map(|pipeline| &pipeline.inserts) {
+        if let Err(error) = plan(&context, &insert.query).await {
+            found.extend(diagnose_all(&error, &catalog.files, insert.span));
+        }
+    }
+    Diagnostics::new(&catalog.files, found)
+}
+
+async fn plan(
+    context: &SessionContext,
+    query: &Query,
+) -> datafusion::error::Result<datafusion::logical_expr::LogicalPlan> {
+    let statement = Planned::Statement(Box::new(SqlStatement::Query(Box::new(query.clone()))));
+    context.state().statement_to_plan(statement).await
+}

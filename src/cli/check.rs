@@ -1,0 +1,114 @@
+//! `weir check`: everything that can be said about SQL files without running them.
+
+use std::path::PathBuf;
+
+use super::Failure;
+use super::project::{Project, runtime};
+use crate::catalog::{Catalog, KafkaConnection, SinkConnector, SourceConnector};
+use crate::config::Config;
+use crate::env::Env;
+use crate::epoch::{declared_targets, plan};
+use crate::error::{Context, Error, Result};
+
+/// What was typed.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// SQL files, bound together
+    #[arg(required = true)]
+    files: Vec<PathBuf>,
+    /// Also try every source and sink, step by step
+    #[arg(long)]
+    connect: bool,
+}
+
+/// Parses, binds and plans; prints what was found. Errors: every problem at once, exit 1.
+pub async fn run(args: Args, config: &Config) -> Result<(), Failure> {
+    let project = Project::load(&args.files)?;
+    let runtime = runtime(config)?;
+    let mut problems = Vec::new();
+    for pipeline in &project.catalog.pipelines {
+        let targets = declared_targets(&project.catalog, pipeline);
+        let planned = plan(&project.catalog, pipeline, &project.functions(), &targets, runtime.clone()).await;
+        problems.extend(planned.err().unwrap_or_default());
+    }
+    let found = project.diagnostics(problems);
+    if !found.is_empty() {
+        return Err(Failure::Sql(found));
+    }
+    for pipeline in &project.catalog.pipelines {
+        let targets: Vec<_> = pipeline.inserts.iter().map(|insert| insert.target.as_str()).collect();
+        println!("ok  pipeline {} -> {}", pipeline.name, targets.join(", "));
+    }
+    if project.catalog.pipelines.is_empty() {
+        println!("ok  no pipeline in these files");
+    }
+    if args.connect {
+        connect(&project.catalog, config, Env::system()?).await?;
+    }
+    Ok(())
+}
+
+/// Tries every source and sink; each step prints a line. Errors: the number of steps that failed, exit 2.
+async fn connect(catalog: &Catalog, config: &Config, env: Env) -> Result<()> {
+    let mut failed = 0;
+    for source in catalog.sources.values() {
+        println!("source {}", source.name);
+        match &source.connector {
+            SourceConnector::Kafka(options) => {
+                failed += kafka(&options.connection, &options.topic, &env).await?;
+            }
+            SourceConnector::File(options) => {
+                let root = options.path.split('*').next().unwrap_or_default();
+                let root =
+                    root.rsplit_once('/').map_or(root, |(folder, _)| if root.ends_with('/') { root } else { folder });
+                let found = std::fs::metadata(if options.path.contains('*') { root } else { &options.path });
+                let outcome = found.map(|_| options.path.clone()).map_err(|error| error.to_string());
+                failed += show([("path".to_owned(), outcome, Some("Check the path and its permissions.".to_owned()))]);
+            }
+            SourceConnector::Generator(_) => println!("  ok    generator"),
+        }
+    }
+    for sink in catalog.sinks.values() {
+        if let SinkConnector::Kafka(options) = &sink.connector {
+            println!("sink {}", sink.name);
+            failed += kafka(&options.connection, &options.topic, &env).await?;
+        }
+    }
+    let around = super::project::surroundings(config, env)?;
+    for table in catalog.tables.values() {
+        println!("table {}", table.name);
+        let location = around.table_location(table);
+        let mut storage = around.storage.clone();
+        storage.extend(table.storage.clone());
+        let steps = crate::delta::probe(&location, &storage, table, &around.env).await;
+        failed += show(steps.into_iter().map(|step| (step.name.to_owned(), step.outcome, step.hint)));
+    }
+    if failed == 0 {
+        return Ok(());
+    }
+    Err(Error::environment(format!("{failed} of the steps above failed")))
+}
+
+async fn kafka(connection: &KafkaConnection, topic: &str, env: &Env) -> Result<usize> {
+    let (connection, topic, env) = (connection.clone(), topic.to_owned(), env.clone());
+    let task = tokio::task::spawn_blocking(move || crate::source::kafka::probe(&connection, &topic, &env));
+    let steps = task.await.internal(|| "a probe ended abnormally".to_owned())?;
+    Ok(show(steps.into_iter().map(|step| (step.name, step.outcome, step.hint))))
+}
+
+fn show(steps: impl IntoIterator<Item = (String, Result<String, String>, Option<String>)>) -> usize {
+    let mut failed = 0;
+    for (name, outcome, hint) in steps {
+        match outcome {
+            Ok(found) => println!("  ok    {name}: {found}"),
+            Err(wrong) => {
+                failed += 1;
+                println!("  FAIL  {name}: {wrong}");
+                if let Some(hint) = hint {
+                    println!("        {hint}");
+                }
+            }
+        }
+    }
+    failed
+}

@@ -1,0 +1,191 @@
+//! `weir demo`: everything in one process, so that a person sees a pipeline run within a minute of having the program.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow::array::{AsArray, Float32Array};
+use arrow::compute::{cast, concat_batches};
+use arrow::datatypes::{DataType, Float32Type};
+use arrow::record_batch::RecordBatch;
+use datafusion::datasource::MemTable;
+use datafusion::prelude::{SessionConfig, SessionContext};
+
+use super::produce::{Pace, Target, send};
+use super::project::{Project, surroundings};
+use super::report::{Report, grouped};
+use super::run::{Runner, run_all};
+use super::server::Server;
+use super::{Failure, signals};
+use crate::config::Config;
+use crate::env::Env;
+use crate::epoch::Stop;
+use crate::error::{Context, Error, Result};
+use crate::metrics::Metrics;
+use crate::source::generator::{Rendering, Simulator};
+use crate::source::kafka::embedded::Broker;
+use crate::sql::SourceFile;
+
+const PIPELINE: &str = include_str!("../../sql/fraud.sql");
+const HISTORY_DAYS: u32 = 30;
+const SEED: u64 = 42;
+
+/// What was typed.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// End after this many seconds [default: until Ctrl-C]
+    #[arg(long)]
+    seconds: Option<u64>,
+    /// Transactions a second
+    #[arg(long, default_value_t = 2000.0)]
+    rate: f64,
+    /// Keep tables and model here [default: a fresh folder under the system's temporary one]
+    #[arg(long)]
+    dir: Option<PathBuf>,
+}
+
+/// Runs the demo. Errors: whatever the parts say.
+pub async fn run(args: Args, config: &Config, json: bool) -> Result<(), Failure> {
+    let env = Env::system()?;
+    let stop = Stop::default();
+    signals::listen(stop.clone())?;
+    let dir = folder(args.dir, &env)?;
+    let say = |text: &str| {
+        if !json {
+            println!("{text}");
+        }
+    };
+    say("weir demo: card transactions -> Kafka -> SQL with a fraud model -> Delta Lake, in one process\n");
+
+    let broker = Broker::start(&[("transactions", 4), ("alerts", 1)])?;
+    say(&format!("1. a development broker at {}, topics `transactions` and `alerts`", broker.bootstrap_servers()));
+
+    let model = dir.join("models").join("fraud.txt");
+    let mut simulator = Simulator::new(SEED, 5000, 10_000);
+    let trained = train(&mut simulator, &model).await?;
+    say(&format!("2. {trained}"));
+
+    let mut config = config.clone();
+    config.warehouse = dir.join("warehouse").display().to_string();
+    let variables = BTreeMap::from([
+        ("KAFKA".to_owned(), broker.bootstrap_servers().to_owned()),
+        ("MODEL".to_owned(), model.display().to_string()),
+        ("TOPIC".to_owned(), "transactions".to_owned()),
+        ("ALERTS".to_owned(), "alerts".to_owned()),
+    ]);
+    let file = Arc::new(SourceFile::new("sql/fraud.sql", PIPELINE));
+    let project = Project::from_files(&[file], &|name| variables.get(name).cloned())?;
+    let metrics = Arc::new(Metrics::new());
+    let runner = Runner {
+        around: surroundings(&config, env)?,
+        report: Arc::new(Report::new(json)),
+        metrics: Arc::clone(&metrics),
+    };
+    let jobs = runner.jobs(&project, None, None).await?;
+    let server = Server::start_anywhere(&config, &runner.around, &project, metrics).await?;
+    say(&format!(
+        "3. sql/fraud.sql runs: every transaction scored, `scored` and `fraud_alerts` committed together each second\n   tables, manifests and the model are in {}",
+        dir.display()
+    ));
+    say(&format!("4. Flight SQL at grpc://{}, dashboard and metrics at http://{}\n", server.flight, server.http));
+    say(&next_steps(&server));
+
+    let producer = produce(simulator, broker.bootstrap_servers(), args.rate, stop.clone());
+    if let Some(seconds) = args.seconds {
+        let stop = stop.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_secs(seconds)).await;
+            stop.now();
+        });
+    }
+    let upkeep = runner.upkeep(&config, &jobs, stop.clone());
+    let finish = run_all(jobs, stop.clone()).await;
+    stop.now();
+    upkeep.abort();
+    runner.report.end();
+    server.stop().await;
+    let sent = producer.await.internal(|| "the simulator ended abnormally".to_owned())??;
+    let finish = finish?;
+    say(&format!(
+        "\n{} transactions sent, {} read and scored in {} epochs. Look at what is left:\n  weir query --warehouse {} 'SELECT count(*), max(score) FROM scored'",
+        grouped(sent),
+        grouped(finish.records),
+        finish.epochs,
+        config.warehouse
+    ));
+    Ok(())
+}
+
+fn folder(given: Option<PathBuf>, env: &Env) -> Result<PathBuf> {
+    let dir = given.unwrap_or_else(|| std::env::temp_dir().join(format!("weir-demo-{:08x}", env.random_u64() >> 32)));
+    std::fs::create_dir_all(dir.join("models")).environment(|| format!("folder `{}` cannot be made", dir.display()))?;
+    Ok(dir)
+}
+
+fn next_steps(server: &Server) -> String {
+    format!(
+        "Each line below is an epoch: rows read, rows a second, records still in Kafka, worst time from arrival to written,\n\
+         time to commit, files. About 1 in 1000 records is damaged on purpose and goes to the dead letters.\n\
+         In another terminal:\n  \
+         weir query --url grpc://{flight} 'SELECT count(*) AS n, avg(score) AS score FROM scored'\n  \
+         weir query --url grpc://{flight} 'SELECT * FROM fraud_alerts ORDER BY score DESC LIMIT 10'\n  \
+         weir query --url grpc://{flight} 'SELECT reason, count(*) AS n FROM weir.dead_letters GROUP BY reason'\n",
+        flight = server.flight
+    )
+}
+
+fn produce(mut simulator: Simulator, servers: &str, rate: f64, stop: Stop) -> tokio::task::JoinHandle<Result<u64>> {
+    let servers = servers.to_owned();
+    tokio::task::spawn_blocking(move || {
+        let mut target = Target::kafka(&servers, "transactions")?;
+        let pace = Pace { rate: Some(rate), rows: None, days: None, broken_every: 1000 };
+        send(&mut simulator, &mut target, pace, Rendering::default(), &stop)
+    })
+}
+
+/// Trains on the simulator's first days with the features that `sql/fraud.sql` computes: the same SQL, in batch.
+async fn train(simulator: &mut Simulator, path: &Path) -> Result<String> {
+    let began = std::time::Instant::now();
+    let days = (0..HISTORY_DAYS).map(|_| simulator.next_day()).collect::<Result<Vec<RecordBatch>>>()?;
+    let first = days.first().ok_or_else(|| Error::internal("the simulator has no history"))?;
+    let history = concat_batches(&first.schema(), &days).internal(|| "simulated days differ".to_owned())?;
+    let rows = history.num_rows();
+    let context = SessionContext::new_with_config(SessionConfig::new().with_target_partitions(1));
+    let table = MemTable::try_new(history.schema(), vec![vec![history]])?;
+    context.register_table("transactions", Arc::new(table))?;
+    let features = context
+        .sql(
+            "SELECT amount, date_part('hour', ts) AS hour, CASE WHEN date_part('dow', ts) IN (0, 6) THEN 1 ELSE 0 END AS weekend, \
+             CASE WHEN date_part('hour', ts) <= 6 THEN 1 ELSE 0 END AS night, is_fraud FROM transactions",
+        )
+        .await?
+        .collect()
+        .await?;
+    let schema = features.first().map(RecordBatch::schema).ok_or_else(|| Error::internal("no features"))?;
+    let features = concat_batches(&schema, &features).internal(|| "features differ".to_owned())?;
+    let labels = cast(features.column(4), &DataType::Float32).internal(|| "labels are not boolean".to_owned())?;
+    let labels: Float32Array = labels.as_primitive::<Float32Type>().clone();
+    let inputs = features.project(&[0, 1, 2, 3]).internal(|| "features are missing".to_owned())?;
+    let frauds = labels.iter().flatten().filter(|label| *label > 0.5).count();
+    let parameters: BTreeMap<String, String> = [
+        ("objective", "binary"),
+        ("num_iterations", "100"),
+        ("num_leaves", "31"),
+        ("learning_rate", "0.1"),
+        ("min_data_in_leaf", "5"),
+        ("seed", "42"),
+    ]
+    .into_iter()
+    .map(|(key, value)| (key.to_owned(), value.to_owned()))
+    .collect();
+    let task = tokio::task::spawn_blocking(move || crate::model::train(&inputs, labels.values(), &parameters));
+    let text = task.await.internal(|| "training ended abnormally".to_owned())??;
+    std::fs::write(path, text).environment(|| format!("model `{}` cannot be written", path.display()))?;
+    Ok(format!(
+        "a model trained on {HISTORY_DAYS} simulated days in {:.1} s: {} transactions, {} frauds",
+        began.elapsed().as_secs_f64(),
+        grouped(rows as u64),
+        grouped(frauds as u64)
+    ))
+}

@@ -1,0 +1,64 @@
+//! `weir generate`: simulated events for trying things out.
+
+use clap::ValueEnum;
+
+use super::produce::{Pace, Target, send};
+use super::signals;
+use crate::epoch::Stop;
+use crate::error::{Context, Result};
+use crate::source::generator::{Labels, Rendering, Simulator};
+
+/// What was typed.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// What to simulate
+    #[arg(value_enum)]
+    what: What,
+    /// Where to: kafka://host:port/topic, a file, or - for standard output
+    #[arg(long, default_value = "-")]
+    to: String,
+    /// Records a second [default: as fast as they are taken]
+    #[arg(long)]
+    rate: Option<f64>,
+    /// End after this many records
+    #[arg(long)]
+    rows: Option<u64>,
+    /// End after this many simulated days
+    #[arg(long, default_value_t = 183)]
+    days: u32,
+    #[arg(long, default_value_t = 5000)]
+    customers: u32,
+    #[arg(long, default_value_t = 10_000)]
+    terminals: u32,
+    #[arg(long, default_value_t = 42)]
+    seed: u64,
+    /// Add `is_fraud` and `fraud_scenario`
+    #[arg(long)]
+    labels: bool,
+    /// Cut every this-many-th record short, to see dead letters; 0 = never
+    #[arg(long, default_value_t = 0)]
+    broken_every: u64,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum What {
+    /// Card transactions with three kinds of fraud
+    Transactions,
+}
+
+/// Generates until done or interrupted. Errors: a target that takes no records.
+pub async fn run(args: Args) -> Result<()> {
+    let stop = Stop::default();
+    signals::listen(stop.clone())?;
+    let mut target = Target::parse(&args.to)?;
+    let What::Transactions = args.what;
+    let task = tokio::task::spawn_blocking(move || {
+        let mut simulator = Simulator::new(args.seed, args.customers, args.terminals);
+        let pace = Pace { rate: args.rate, rows: args.rows, days: Some(args.days), broken_every: args.broken_every };
+        let labels = if args.labels { Labels::Keep } else { Labels::LeaveOut };
+        send(&mut simulator, &mut target, pace, Rendering { labels, ..Rendering::default() }, &stop)
+    });
+    let sent = task.await.internal(|| "the generator ended abnormally".to_owned())??;
+    eprintln!("{} records", super::report::grouped(sent));
+    Ok(())
+}

@@ -1,0 +1,165 @@
+//! The command line: one file per subcommand. What was typed is parsed here; each subcommand gets typed arguments.
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+use crate::config::{Config, LogFormat};
+use crate::error::Error;
+use crate::sql::Diagnostics;
+
+mod check;
+mod demo;
+mod explain;
+pub mod format;
+mod generate;
+mod logging;
+mod produce;
+mod project;
+pub mod query;
+mod report;
+mod run;
+pub mod serve;
+mod server;
+mod signals;
+mod status;
+
+/// weir: SQL pipelines from Kafka to Delta Lake, exactly once, with model scoring.
+#[derive(Debug, Parser)]
+#[command(name = "weir", version, about, propagate_version = true)]
+struct Typed {
+    /// Configuration file [default: config/weir.yaml, if it is there]
+    #[arg(short, long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+
+    /// How to print: text for people, json for machines
+    #[arg(long, global = true, value_enum)]
+    log: Option<LogChoice>,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum LogChoice {
+    Text,
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the pipelines of SQL files until stopped; Ctrl-C commits and ends
+    Run(run::Args),
+    /// Parse, bind and plan SQL files; every error at once, no connection made
+    Check(check::Args),
+    /// Show how a pipeline would run
+    Explain(explain::Args),
+    /// Serve Flight SQL and HTTP over the warehouse, without pipelines
+    Serve(serve::Args),
+    /// Run one query on the warehouse or on a server
+    Query(query::Args),
+    /// Make simulated events
+    Generate(generate::Args),
+    /// Everything in one process: broker, simulator, model, pipeline, Flight SQL
+    Demo(demo::Args),
+    /// Show what pipelines did last
+    Status(status::Args),
+    /// Print the configuration with every key explained
+    Config,
+}
+
+/// Why a command failed.
+#[derive(Debug)]
+pub enum Failure {
+    /// The SQL is wrong: every error of every file.
+    Sql(Diagnostics),
+    /// Anything else.
+    Error(Error),
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::Error(error)
+    }
+}
+
+/// Parses the arguments, runs the command, prints what went wrong once.
+///
+/// The exit code is 0 done, 1 the user's input is wrong, 2 the environment failed, 3 fenced by another run.
+pub fn main() -> ExitCode {
+    let typed = Typed::parse();
+    let config = match Config::load(typed.config.as_deref()) {
+        Ok(config) => config,
+        Err(error) => return report_failure(&Failure::Error(error)),
+    };
+    let json = match typed.log {
+        Some(LogChoice::Json) => true,
+        Some(LogChoice::Text) => false,
+        None => match config.log.format {
+            LogFormat::Json => true,
+            LogFormat::Text => false,
+            LogFormat::Auto => !std::io::stderr().is_terminal(),
+        },
+    };
+    logging::start(json, &config.log.level);
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let done = match runtime {
+        Ok(runtime) => {
+            let done = runtime.block_on(run_command(typed.command, &config, json));
+            // A blocked client thread must not keep a finished program alive.
+            runtime.shutdown_timeout(std::time::Duration::from_secs(2));
+            done
+        }
+        Err(error) => Err(Error::environment("threads cannot be started").with_source(error).into()),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => report_failure(&failure),
+    }
+}
+
+async fn run_command(command: Command, config: &Config, json: bool) -> Result<(), Failure> {
+    match command {
+        Command::Run(args) => run::run(args, config, json).await,
+        Command::Check(args) => check::run(args, config).await,
+        Command::Explain(args) => explain::run(args, config).await,
+        Command::Serve(args) => Ok(serve::run(args, config).await?),
+        Command::Query(args) => Ok(query::run(args, config).await?),
+        Command::Generate(args) => Ok(generate::run(args).await?),
+        Command::Demo(args) => demo::run(args, config, json).await,
+        Command::Status(args) => Ok(status::run(args, config).await?),
+        Command::Config => {
+            print!("{}", Config::documented());
+            Ok(())
+        }
+    }
+}
+
+/// Prints a failure to standard error and gives its exit code.
+fn report_failure(failure: &Failure) -> ExitCode {
+    let color = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    match failure {
+        Failure::Sql(diagnostics) => {
+            eprint!("{}", diagnostics.render(color));
+            ExitCode::from(1)
+        }
+        Failure::Error(error) => {
+            let (red, bold, off) = if color { ("\x1b[1;31m", "\x1b[1m", "\x1b[0m") } else { ("", "", "") };
+            eprintln!("{red}error{off}{bold}: {}{off}", error.message());
+            let mut cause = std::error::Error::source(error);
+            while let Some(inner) = cause {
+                eprintln!("  caused by: {inner}");
+                cause = inner.source();
+            }
+            if let Some(detail) = error.detail() {
+                eprintln!("  note: {detail}");
+            }
+            if let Some(hint) = error.hint() {
+                eprintln!("  help: {hint}");
+            }
+            ExitCode::from(error.kind().exit_code())
+        }
+    }
+}

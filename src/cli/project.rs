@@ -1,0 +1,179 @@
+//! SQL files with everything they need to be planned: catalog, models, functions.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use datafusion::execution::memory_pool::FairSpillPool;
+use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
+
+use super::Failure;
+use crate::catalog::{Catalog, PipelineDef};
+use crate::config::Config;
+use crate::env::Env;
+use crate::epoch::{Refused, Surroundings};
+use crate::error::{Context, Error, Result};
+use crate::function::EpochClock;
+use crate::model::{Model, ModelSlot, ScoringUdf};
+use crate::plan::FunctionSet;
+use crate::sql::{Diagnostic, Diagnostics, SourceFile};
+
+/// SQL files, loaded.
+pub struct Project {
+    pub catalog: Catalog,
+    /// Every model that could be loaded.
+    models: Vec<(Arc<ModelSlot>, Arc<datafusion::logical_expr::ScalarUDF>)>,
+    /// Model name to hash.
+    pub hashes: BTreeMap<String, String>,
+    /// Problems of the models; shown with those of the plans.
+    problems: Vec<Diagnostic>,
+}
+
+impl Project {
+    /// Reads and binds `paths`. Errors: files that cannot be read, and every error of the SQL text.
+    pub fn load(paths: &[PathBuf]) -> Result<Self, Failure> {
+        let mut files = Vec::new();
+        for path in paths {
+            let text = std::fs::read_to_string(path).map_err(|error| {
+                Error::config(format!("SQL file `{}` cannot be read", path.display())).with_source(error)
+            })?;
+            files.push(Arc::new(SourceFile::new(path.display().to_string(), text)));
+        }
+        Self::from_files(&files, &|name| std::env::var(name).ok())
+    }
+
+    /// Binds files that are in memory already.
+    ///
+    /// `lookup` answers for environment variables.
+    pub fn from_files(files: &[Arc<SourceFile>], lookup: &dyn Fn(&str) -> Option<String>) -> Result<Self, Failure> {
+        let catalog = Catalog::load(files, lookup).map_err(Failure::Sql)?;
+        let mut project = Self { catalog, models: Vec::new(), hashes: BTreeMap::new(), problems: Vec::new() };
+        for def in project.catalog.models.values() {
+            match Model::load(&def.path) {
+                Ok(model) => {
+                    project.hashes.insert(def.name.clone(), model.hash().to_owned());
+                    let slot = ModelSlot::new(model);
+                    let function = ScoringUdf::new(&def.name, Arc::clone(&slot))?;
+                    project.models.push((slot, Arc::new(function.into())));
+                }
+                Err(error) => project.problems.push(of_error(def.path_span, &error)),
+            }
+        }
+        Ok(project)
+    }
+
+    /// The functions of one pipeline; each has a clock of its own.
+    pub fn functions(&self) -> FunctionSet {
+        let models = self.models.iter().map(|(_, function)| Arc::clone(function)).collect();
+        FunctionSet { models, clock: EpochClock::default() }
+    }
+
+    /// The models that answer, with what is known of them.
+    pub fn models(&self) -> impl Iterator<Item = (String, String)> {
+        self.models.iter().map(|(slot, function)| {
+            let facts: Vec<_> =
+                slot.current().describe().into_iter().map(|(key, value)| format!("{key} {value}")).collect();
+            (function.name().to_owned(), facts.join(", "))
+        })
+    }
+
+    /// Diagnostics of this project's files.
+    pub fn diagnostics(&self, mut list: Vec<Diagnostic>) -> Diagnostics {
+        if !self.problems.is_empty() {
+            // A model that is missing makes every call of it an unknown function: the cause is enough.
+            let names: Vec<_> = self.catalog.models.keys().map(|name| format!("`{name}`")).collect();
+            list.retain(|d| {
+                !names.iter().any(|name| d.message.contains("function") && d.message.contains(name.as_str()))
+            });
+            list.extend(self.problems.iter().cloned());
+        }
+        Diagnostics::new(&self.catalog.files, list)
+    }
+
+    /// Gives a refused job its place in the files.
+    pub fn failure(&self, refused: Refused) -> Failure {
+        match refused {
+            Refused::Sql(list) => Failure::Sql(self.diagnostics(list)),
+            Refused::Other(error) => Failure::Error(error),
+        }
+    }
+
+    /// The pipelines named `only`, or all.
+    pub fn pipelines(&self, only: Option<&str>) -> Result<Vec<&PipelineDef>> {
+        let all = &self.catalog.pipelines;
+        let Some(only) = only else { return Ok(all.iter().collect()) };
+        match all.iter().find(|pipeline| pipeline.name == only) {
+            Some(pipeline) => Ok(vec![pipeline]),
+            None => {
+                let names: Vec<_> = all.iter().map(|p| format!("`{}`", p.name)).collect();
+                Err(Error::config(format!("no pipeline `{only}`")).with_hint(format!("There is {}.", names.join(", "))))
+            }
+        }
+    }
+}
+
+/// A weir error at a place in the SQL.
+pub fn of_error(span: crate::sql::Span, error: &Error) -> Diagnostic {
+    let mut text = error.detail().unwrap_or_default().to_owned();
+    let mut cause = std::error::Error::source(error);
+    while let Some(inner) = cause {
+        text = format!("{text}{}{inner}", if text.is_empty() { "" } else { "\n" });
+        cause = inner.source();
+    }
+    let mut diagnostic = Diagnostic::new(span, error.message());
+    if !text.is_empty() {
+        diagnostic = diagnostic.with_detail(text);
+    }
+    diagnostic.or_hint(error.hint().map(str::to_owned))
+}
+
+/// The process's surroundings. `WEIR_STORE_FAULTS` (`error=0.1,ambiguous=0.05,slow=0.1,slow_ms=50`) puts faults between
+/// weir and its stores, for drills.
+pub fn environment() -> Result<Env> {
+    let env = Env::system()?;
+    match std::env::var("WEIR_STORE_FAULTS") {
+        Ok(faults) => {
+            let wrapper = crate::delta::store::faults::FaultRates::parse(&faults)?.wrapper(&env);
+            Ok(env.with_store_wrapper(wrapper))
+        }
+        Err(_) => Ok(env),
+    }
+}
+
+/// What one poll of a source may return.
+const POLL_BYTES: usize = 32 << 20;
+
+fn compression(configured: parquet::basic::Compression) -> Result<crate::delta::Compression> {
+    use parquet::basic::Compression as P;
+    match configured {
+        P::ZSTD(level) => Ok(crate::delta::Compression::Zstd(level.compression_level())),
+        P::SNAPPY => Ok(crate::delta::Compression::Snappy),
+        P::UNCOMPRESSED => Ok(crate::delta::Compression::None),
+        other => Err(Error::config(format!("compression `{other}` is not supported"))
+            .with_hint("Use zstd(1) to zstd(22), snappy or uncompressed.")),
+    }
+}
+
+/// DataFusion's runtime with the configured memory limit.
+pub fn runtime(config: &Config) -> Result<Arc<RuntimeEnv>> {
+    let limit = usize::try_from(config.memory_limit_bytes()).unwrap_or(usize::MAX);
+    let builder = RuntimeEnvBuilder::new().with_memory_pool(Arc::new(FairSpillPool::new(limit)));
+    builder.build_arc().internal(|| "the query engine cannot be set up".to_owned())
+}
+
+/// What a configuration means for pipelines.
+pub fn surroundings(config: &Config, env: Env) -> Result<Surroundings> {
+    Ok(Surroundings {
+        env,
+        warehouse: config.warehouse.clone(),
+        storage: config.storage.clone(),
+        lanes: config.partitions(),
+        runtime: runtime(config)?,
+        writer: crate::delta::WriterOptions {
+            target_file_size: config.delta.target_file_size.0,
+            compression: compression(config.delta.compression)?,
+        },
+        poll_bytes: POLL_BYTES,
+        kafka: config.kafka.properties(),
+    })
+}

@@ -1,0 +1,170 @@
+//! `weir query`: one statement, against the local warehouse or a Flight SQL server.
+
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use arrow_flight::error::FlightError;
+use arrow_flight::sql::client::FlightSqlServiceClient;
+use futures::stream::BoxStream;
+use futures::{StreamExt, TryStreamExt};
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
+
+use super::format::{OutputFormat, RowWriter};
+use super::serve::open_warehouse;
+use crate::config::{Config, Secret};
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::serve::choose_cryptography;
+use crate::serve::failure::query_error;
+use crate::serve::warehouse::Warehouse;
+
+/// Where Debian, Red Hat and Alpine keep the authorities that the system trusts.
+const SYSTEM_AUTHORITIES: [&str; 3] =
+    ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem"];
+
+/// What was typed after `weir query`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The statement: SELECT, SHOW TABLES, DESCRIBE or EXPLAIN.
+    pub sql: String,
+    /// How rows are written.
+    #[arg(long, value_enum, default_value_t)]
+    pub format: OutputFormat,
+    /// Asks a Flight SQL server (`grpc://host:port`, `grpc+tls://host:port`) instead of the local warehouse.
+    #[arg(long, value_name = "URL")]
+    pub url: Option<String>,
+    /// The certificate (PEM) of the server or of its authority; default: those that the system trusts.
+    #[arg(long, value_name = "FILE", requires = "url")]
+    pub ca: Option<PathBuf>,
+    /// The warehouse's folder; default: the configuration's.
+    #[arg(long, value_name = "PATH", conflicts_with = "url")]
+    pub warehouse: Option<String>,
+}
+
+/// Where the statement is run.
+pub enum Target {
+    Local(Arc<Warehouse>),
+    Server { url: String, token: Option<Secret>, ca: Option<PathBuf> },
+}
+
+/// Runs the statement and prints its rows.
+pub async fn run(args: Args, config: &Config) -> Result<()> {
+    let target = match args.url {
+        Some(url) => Target::Server { url, token: config.flight.token.clone(), ca: args.ca },
+        None => Target::Local(open_warehouse(config, args.warehouse.as_deref())?),
+    };
+    execute(&args.sql, args.format, target, std::io::stdout()).await
+}
+
+/// Runs the statement and writes its rows to `out`.
+pub async fn execute(sql: &str, format: OutputFormat, target: Target, out: impl Write) -> Result<()> {
+    let mut out = BufWriter::new(out);
+    match target {
+        Target::Local(warehouse) => {
+            let stream = warehouse.plan(sql).await?.stream().await?;
+            let schema = stream.schema();
+            write_rows(format, &schema, stream.map_err(query_error).boxed(), &mut out).await
+        }
+        Target::Server { url, token, ca } => {
+            let mut client = connect(&url, token, ca.as_deref()).await?;
+            let info = client.execute(sql.to_owned(), None).await.map_err(flight_error)?;
+            let schema = Arc::new(info.clone().try_decode_schema().internal(|| "answer has no schema".to_owned())?);
+            for endpoint in info.endpoint {
+                let Some(ticket) = endpoint.ticket else { continue };
+                let rows = client.do_get(ticket).await.map_err(flight_error)?;
+                write_rows(format, &schema, rows.map_err(flight_error).boxed(), &mut out).await?;
+            }
+            Ok(())
+        }
+    }
+}
+
+async fn write_rows(
+    format: OutputFormat,
+    described: &SchemaRef,
+    mut rows: BoxStream<'_, Result<RecordBatch>>,
+    out: &mut impl Write,
+) -> Result<()> {
+    let first = rows.try_next().await?;
+    // The rows' own schema: a server may describe a column's nullability otherwise beforehand.
+    let schema = first.as_ref().map_or_else(|| Arc::clone(described), RecordBatch::schema);
+    let mut writer = RowWriter::new(format, out, &schema)?;
+    if let Some(first) = first {
+        writer.write(&first)?;
+    }
+    while let Some(batch) = rows.try_next().await? {
+        writer.write(&batch)?;
+    }
+    writer.finish().map(|_| ())
+}
+
+async fn connect(url: &str, token: Option<Secret>, ca: Option<&Path>) -> Result<FlightSqlServiceClient<Channel>> {
+    let (scheme, address) = url.split_once("://").unwrap_or(("grpc", url));
+    let tls = match scheme {
+        "grpc" | "grpc+tcp" | "http" => false,
+        "grpc+tls" | "grpcs" | "https" => true,
+        other => {
+            return Err(Error::config(format!("address `{url}` has the unknown scheme `{other}`"))
+                .with_hint("Write `grpc://host:port` or `grpc+tls://host:port`."));
+        }
+    };
+    let uri = format!("{}://{address}", if tls { "https" } else { "http" });
+    let mut endpoint =
+        Endpoint::from_shared(uri).context(ErrorKind::Config, || format!("`{url}` is not an address"))?;
+    if tls {
+        choose_cryptography();
+        let authorities = Certificate::from_pem(trusted_authorities(ca)?);
+        endpoint = endpoint
+            .tls_config(ClientTlsConfig::new().ca_certificate(authorities))
+            .context(ErrorKind::Config, || "TLS cannot be set up".to_owned())?;
+    }
+    let channel = endpoint.connect().await.map_err(|error| {
+        Error::environment(format!("no server answers at `{url}`"))
+            .with_hint("Start one with `weir serve`, or leave `--url` out to read the local warehouse.")
+            .with_source(error)
+    })?;
+    let mut client = FlightSqlServiceClient::new(channel);
+    if let Some(token) = token {
+        client.set_token(token.expose().to_owned());
+    }
+    Ok(client)
+}
+
+/// The certificates to trust, in PEM: those of `ca`, else the system's.
+fn trusted_authorities(ca: Option<&Path>) -> Result<String> {
+    if let Some(path) = ca {
+        return std::fs::read_to_string(path)
+            .context(ErrorKind::Config, || format!("file `{}` cannot be read", path.display()));
+    }
+    SYSTEM_AUTHORITIES.iter().find_map(|path| std::fs::read_to_string(path).ok()).ok_or_else(|| {
+        Error::config("no trusted certificates were found on this system")
+            .with_hint("Name the certificate of the server or its authority with `--ca FILE`.")
+    })
+}
+
+/// The server's own words: its statuses carry message, detail and hint on lines of their own.
+fn flight_error(error: FlightError) -> Error {
+    match error {
+        FlightError::Tonic(status) => {
+            let kind = match status.code() {
+                tonic::Code::InvalidArgument => ErrorKind::Sql,
+                tonic::Code::Unauthenticated => ErrorKind::Config,
+                tonic::Code::DataLoss => ErrorKind::Damaged,
+                tonic::Code::Internal => ErrorKind::Internal,
+                _ => ErrorKind::Environment,
+            };
+            let mut lines = status.message().lines();
+            let mut error = Error::new(kind, lines.next().unwrap_or("server refused the statement"));
+            for line in lines {
+                error = match line.strip_prefix("hint: ") {
+                    Some(hint) => error.with_hint(hint),
+                    None => error.with_detail(line),
+                };
+            }
+            error
+        }
+        other => Error::environment("server's answer cannot be read").with_source(other),
+    }
+}

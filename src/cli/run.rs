@@ -1,0 +1,181 @@
+//! `weir run`: the pipelines of some SQL files, until stopped or until their sources end.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::task::JoinSet;
+
+use super::project::{Project, environment, surroundings};
+use super::report::Report;
+use super::server::Server;
+use super::{Failure, signals};
+use crate::catalog::Trigger;
+use crate::config::Config;
+use crate::epoch::{self, Finish, Progress, ProgressFile, ProgressSink, Stop, Surroundings, prepare};
+use crate::error::{Context, Error, Result};
+use crate::metrics::Metrics;
+
+/// What was typed.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// SQL files, bound together
+    #[arg(required = true)]
+    files: Vec<PathBuf>,
+    /// Only this pipeline
+    #[arg(long)]
+    pipeline: Option<String>,
+    /// When epochs end: an interval such as '1 second', 'available now' or 'continuous'; wins over the SQL
+    #[arg(long, value_parser = parse_trigger)]
+    trigger: Option<Trigger>,
+    /// Also serve Flight SQL and HTTP (addresses in the configuration)
+    #[arg(long)]
+    serve: bool,
+}
+
+fn parse_trigger(text: &str) -> Result<Trigger, String> {
+    crate::catalog::parse_trigger(text)
+}
+
+/// Runs every pipeline. Errors: SQL errors before anything is opened; the first pipeline that fails ends all.
+pub async fn run(args: Args, config: &Config, json: bool) -> Result<(), Failure> {
+    let project = Project::load(&args.files)?;
+    let env = environment()?;
+    let stop = Stop::default();
+    signals::listen(stop.clone())?;
+    let report = Arc::new(Report::new(json));
+    let metrics = Arc::new(Metrics::new());
+    let runner =
+        Runner { around: surroundings(config, env)?, report: Arc::clone(&report), metrics: Arc::clone(&metrics) };
+    let jobs = runner.jobs(&project, args.pipeline.as_deref(), args.trigger).await?;
+    let server = if args.serve { Some(Server::start(config, &runner.around, &project, metrics).await?) } else { None };
+    if let Some(server) = &server {
+        server.announce(json);
+    }
+    let upkeep = runner.upkeep(config, &jobs, stop.clone());
+    let finish = run_all(jobs, stop.clone()).await;
+    upkeep.abort();
+    report.end();
+    if let Some(server) = server {
+        server.stop().await;
+    }
+    let finish = finish?;
+    tracing::info!(epochs = finish.epochs, records = finish.records, "ended");
+    Ok(())
+}
+
+/// Makes jobs of a project's pipelines.
+pub struct Runner {
+    pub around: Surroundings,
+    pub report: Arc<Report>,
+    pub metrics: Arc<Metrics>,
+}
+
+impl Runner {
+    /// Prepares every pipeline, or the one named `only`.
+    pub async fn jobs(
+        &self,
+        project: &Project,
+        only: Option<&str>,
+        trigger: Option<Trigger>,
+    ) -> Result<Vec<epoch::Job>, Failure> {
+        let pipelines = project.pipelines(only)?;
+        let unplanned = project.diagnostics(Vec::new());
+        if !unplanned.is_empty() {
+            return Err(Failure::Sql(unplanned));
+        }
+        if pipelines.is_empty() {
+            return Err(Error::config("nothing to run: these files have no INSERT")
+                .with_hint("Add `INSERT INTO table SELECT … FROM source;`.")
+                .into());
+        }
+        let mut jobs = Vec::new();
+        for pipeline in pipelines {
+            let progress = self.progress(&pipeline.name)?;
+            let functions = project.functions();
+            let prepared =
+                prepare(&project.catalog, pipeline, &functions, project.hashes.clone(), &self.around, progress).await;
+            let mut job = prepared.map_err(|refused| project.failure(refused))?;
+            job.trigger = trigger.unwrap_or(job.trigger);
+            jobs.push(job);
+        }
+        Ok(jobs)
+    }
+
+    fn progress(&self, pipeline: &str) -> Result<ProgressSink> {
+        let (report, metrics) = (Arc::clone(&self.report), Arc::clone(&self.metrics));
+        let folder = self.around.pipeline_location(pipeline);
+        let kept = match crate::delta::local_folder(&folder) {
+            Some(folder) => Some(ProgressFile::open(&folder)?),
+            None => None,
+        };
+        Ok(Arc::new(move |progress: &Progress| {
+            report.epoch(progress);
+            record(&metrics, progress);
+            if let Some(file) = &kept {
+                file.append(progress);
+            }
+        }))
+    }
+
+    /// Log checkpoints, log cleanup and old manifests, beside the commits.
+    pub fn upkeep(&self, config: &Config, jobs: &[epoch::Job], stop: Stop) -> tokio::task::JoinHandle<()> {
+        let policy = epoch::UpkeepPolicy {
+            checkpoint_every_commits: config.maintenance.checkpoint_every_commits,
+            log_cleanup: config.maintenance.log_cleanup,
+            keep_manifests: config.maintenance.keep_manifests,
+        };
+        let upkeep: Vec<_> = jobs.iter().map(|job| epoch::Upkeep::of(job, policy)).collect();
+        tokio::spawn(async move {
+            let mut tasks: JoinSet<()> = upkeep.into_iter().map(|upkeep| upkeep.run(stop.clone())).collect();
+            while tasks.join_next().await.is_some() {}
+        })
+    }
+}
+
+/// Runs jobs side by side; the first failure stops the others, which commit what they have.
+pub async fn run_all(jobs: Vec<epoch::Job>, stop: Stop) -> Result<Finish> {
+    let mut tasks: JoinSet<Result<Finish>> = jobs.into_iter().map(|job| epoch::run(job, stop.clone())).collect();
+    let mut total = Finish::default();
+    let mut failed = None;
+    while let Some(ended) = tasks.join_next().await {
+        match ended.internal(|| "a pipeline ended abnormally".to_owned()).and_then(|finish| finish) {
+            Ok(finish) => {
+                total.epochs += finish.epochs;
+                total.records += finish.records;
+            }
+            Err(error) => {
+                stop.now();
+                failed.get_or_insert(error);
+            }
+        }
+    }
+    failed.map_or(Ok(total), Err)
+}
+
+fn record(metrics: &Metrics, progress: &Progress) {
+    let pipeline = progress.name.as_str();
+    for source in &progress.sources {
+        let rows: i64 = source
+            .end_offset
+            .iter()
+            .map(|(partition, end)| end - source.start_offset.get(partition).copied().unwrap_or(*end))
+            .sum();
+        // With one source the count of records is exact; offsets of compacted topics have gaps.
+        let rows = if progress.sources.len() == 1 { progress.num_input_rows } else { rows.max(0) as u64 };
+        metrics.rows_in.with([pipeline, &source.description]).add(rows);
+        if let Some(lag) = source.lag {
+            metrics.lag_records.with([pipeline, &source.description]).set(lag as f64);
+        }
+    }
+    for sink in &progress.sinks {
+        metrics.rows_out.with([pipeline, &sink.description]).add(sink.num_output_rows);
+    }
+    let source = progress.sources.first().map_or("", |source| source.description.as_str());
+    metrics.dead_letters.with([pipeline, source]).add(progress.dead_letters);
+    metrics.bytes_out.with([pipeline, "files"]).add(progress.bytes);
+    metrics.epochs.with([pipeline]).add(1);
+    metrics.last_epoch.with([pipeline]).set(progress.epoch as f64);
+    let took: u64 = ["close", "manifest", "commit"].iter().filter_map(|step| progress.duration_ms.get(*step)).sum();
+    metrics.commit_seconds.with([pipeline]).observe(took as f64 / 1000.0);
+    metrics.micro_batch_seconds.with([pipeline]).observe(progress.latency_ms / 1000.0);
+}

@@ -1,0 +1,152 @@
+//! `weir serve`: Flight SQL and HTTP over the warehouse, without pipelines, until Ctrl-C.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use futures::FutureExt;
+
+use datafusion::logical_expr::ScalarUDF;
+
+use crate::config::{Config, Secret};
+use crate::delta::TableStore;
+use crate::env::Env;
+use crate::error::{Context, ErrorKind, Result};
+use crate::metrics::Metrics;
+use crate::serve::BoundServer;
+use crate::serve::flight::{self, FlightOptions, TlsIdentity};
+use crate::serve::http::{self, HttpState, Readiness};
+use crate::serve::warehouse::location::Location;
+use crate::serve::warehouse::{Warehouse, WarehouseOptions};
+
+/// What was typed after `weir serve`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The warehouse's folder; default: the configuration's
+    #[arg(long, value_name = "PATH")]
+    warehouse: Option<String>,
+    /// Where Flight SQL listens; port 0 takes a free one
+    #[arg(long, value_name = "ADDRESS")]
+    flight_listen: Option<SocketAddr>,
+    /// Where HTTP listens; port 0 takes a free one
+    #[arg(long, value_name = "ADDRESS")]
+    http_listen: Option<SocketAddr>,
+}
+
+/// Where the two servers listen and how.
+#[derive(Debug, Clone)]
+pub struct ServeOptions {
+    /// `None` = no Flight SQL.
+    pub flight_listen: Option<SocketAddr>,
+    pub flight: FlightOptions,
+    /// `None` = no HTTP.
+    pub http_listen: Option<SocketAddr>,
+}
+
+/// The servers that were started.
+#[derive(Debug)]
+pub struct Servers {
+    pub flight: Option<BoundServer>,
+    pub http: Option<BoundServer>,
+}
+
+impl Servers {
+    /// Waits for both to end and returns the first error.
+    pub async fn join(self) -> Result<()> {
+        for server in [self.flight, self.http].into_iter().flatten() {
+            server.task.await.context(ErrorKind::Internal, || "server task failed".to_owned())??;
+        }
+        Ok(())
+    }
+
+    /// One line a server, for people.
+    pub fn addresses(&self) -> Vec<String> {
+        let flight = self.flight.as_ref().map(|server| format!("Flight SQL  grpc://{}", server.addr));
+        let http = self.http.as_ref().map(|server| format!("dashboard   http://{}/", server.addr));
+        [flight, http].into_iter().flatten().collect()
+    }
+}
+
+/// Starts the servers; `weir run --serve` does the same beside its pipelines. Both end when `shutdown` completes.
+pub async fn start(
+    options: ServeOptions,
+    warehouse: Arc<Warehouse>,
+    metrics: Arc<Metrics>,
+    readiness: Arc<dyn Fn() -> Readiness + Send + Sync>,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> Result<Servers> {
+    let shutdown = shutdown.shared();
+    let flight = match options.flight_listen {
+        Some(addr) => {
+            let (warehouse, metrics) = (Arc::clone(&warehouse), Arc::clone(&metrics));
+            Some(flight::serve(addr, warehouse, metrics, options.flight, shutdown.clone()).await?)
+        }
+        None => None,
+    };
+    let http = match options.http_listen {
+        Some(addr) => Some(http::serve(addr, HttpState { metrics, warehouse, readiness }, shutdown).await?),
+        None => None,
+    };
+    Ok(Servers { flight, http })
+}
+
+impl ServeOptions {
+    /// Both servers as the configuration says. Errors: a certificate or key that cannot be read.
+    pub fn from_config(config: &Config) -> Result<Self> {
+        let read = |path: &Path| {
+            std::fs::read_to_string(path)
+                .context(ErrorKind::Config, || format!("file `{}` cannot be read", path.display()))
+        };
+        let tls = match (&config.flight.tls_cert, &config.flight.tls_key) {
+            (Some(certificate), Some(key)) => {
+                Some(TlsIdentity { certificate_pem: read(certificate)?, key_pem: Secret::new(read(key)?) })
+            }
+            _ => None,
+        };
+        Ok(Self {
+            flight_listen: Some(config.flight.listen),
+            flight: FlightOptions { token: config.flight.token.clone(), tls },
+            http_listen: Some(config.http.listen),
+        })
+    }
+}
+
+/// The configured warehouse, or the one at `path`: a folder or an object store's URL.
+pub fn open_warehouse(config: &Config, path: Option<&str>) -> Result<Arc<Warehouse>> {
+    let store = TableStore::open(path.unwrap_or(&config.warehouse), &config.storage, &Env::system()?)?;
+    open_at(&store, config, config.memory_limit_bytes(), Vec::new())
+}
+
+/// The configured warehouse beside running pipelines, whose models can be called as functions. Queries get a quarter of
+/// the memory limit, so that they cannot starve the pipelines.
+pub fn open_warehouse_with(config: &Config, env: &Env, functions: Vec<Arc<ScalarUDF>>) -> Result<Arc<Warehouse>> {
+    let store = TableStore::open(&config.warehouse, &config.storage, env)?;
+    open_at(&store, config, config.memory_limit_bytes() / 4, functions)
+}
+
+fn open_at(store: &TableStore, config: &Config, memory: u64, functions: Vec<Arc<ScalarUDF>>) -> Result<Arc<Warehouse>> {
+    let memory_limit_bytes = usize::try_from(memory).unwrap_or(usize::MAX);
+    let options = WarehouseOptions { memory_limit_bytes, parallelism: Some(config.partitions()), functions };
+    Ok(Arc::new(Warehouse::new(Location::of(store)?, options)?))
+}
+
+/// Serves until Ctrl-C. Prints the addresses to standard error.
+pub async fn run(args: Args, config: &Config) -> Result<()> {
+    let warehouse = open_warehouse(config, args.warehouse.as_deref())?;
+    let mut options = ServeOptions::from_config(config)?;
+    options.flight_listen = args.flight_listen.or(options.flight_listen);
+    options.http_listen = args.http_listen.or(options.http_listen);
+    let interrupted = async {
+        // Without a signal handler the servers run until they are killed.
+        if tokio::signal::ctrl_c().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    };
+    let metrics = Arc::new(Metrics::new());
+    let servers = start(options, warehouse, metrics, Arc::new(|| Readiness::Ready), interrupted).await?;
+    for line in servers.addresses() {
+        eprintln!("{line}");
+    }
+    servers.join().await
+}

@@ -1,0 +1,96 @@
+//! Flight SQL and HTTP beside running pipelines.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+
+use super::project::Project;
+use super::serve::{ServeOptions, Servers, open_warehouse_with, start};
+use crate::config::Config;
+use crate::delta::TableStore;
+use crate::epoch::{Stop, Surroundings};
+use crate::error::{Error, Result};
+use crate::metrics::Metrics;
+use crate::serve::http::Readiness;
+use crate::serve::warehouse::location::Location;
+
+/// The servers of a process that also runs pipelines.
+pub struct Server {
+    pub flight: SocketAddr,
+    pub http: SocketAddr,
+    servers: Servers,
+    stop: Stop,
+}
+
+impl Server {
+    /// Serves the warehouse and every declared table at the configured addresses.
+    pub async fn start(
+        config: &Config,
+        around: &Surroundings,
+        project: &Project,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self> {
+        Self::start_at(ServeOptions::from_config(config)?, config, around, project, metrics).await
+    }
+
+    /// As [`Server::start`], at free ports where the configured ones are taken.
+    pub async fn start_anywhere(
+        config: &Config,
+        around: &Surroundings,
+        project: &Project,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self> {
+        let mut options = ServeOptions::from_config(config)?;
+        let free = |wanted: SocketAddr| match std::net::TcpListener::bind(wanted) {
+            Ok(_) => wanted,
+            Err(_) => SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+        };
+        options.flight_listen = options.flight_listen.map(free);
+        options.http_listen = options.http_listen.map(free);
+        Self::start_at(options, config, around, project, metrics).await
+    }
+
+    async fn start_at(
+        options: ServeOptions,
+        config: &Config,
+        around: &Surroundings,
+        project: &Project,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self> {
+        let functions = project.functions().models;
+        let warehouse = open_warehouse_with(config, &around.env, functions)?;
+        for table in project.catalog.tables.values().filter(|table| table.location.is_some()) {
+            let mut storage = around.storage.clone();
+            storage.extend(table.storage.clone());
+            let store = TableStore::open(&around.table_location(table), &storage, &around.env)?;
+            warehouse.declare(&table.name, Location::of(&store)?);
+        }
+        let stop = Stop::default();
+        let stopped = stop.clone();
+        let ready = Arc::new(|| Readiness::Ready);
+        let servers = start(options, warehouse, metrics, ready, async move { stopped.wait().await }).await?;
+        let (Some(flight), Some(http)) = (&servers.flight, &servers.http) else {
+            return Err(Error::internal("a server was not started"));
+        };
+        Ok(Self { flight: flight.addr, http: http.addr, servers, stop })
+    }
+
+    /// Says where the servers are, on standard error.
+    pub fn announce(&self, json: bool) {
+        if json {
+            tracing::info!(flight = %self.flight, http = %self.http, "serving");
+        } else {
+            for line in self.servers.addresses() {
+                eprintln!("{line}");
+            }
+        }
+    }
+
+    /// Ends the servers; open queries are cut off after a moment.
+    pub async fn stop(self) {
+        self.stop.now();
+        let ended = tokio::time::timeout(std::time::Duration::from_secs(3), self.servers.join()).await;
+        if let Ok(Err(error)) = ended {
+            tracing::warn!(%error, "a server ended with an error");
+        }
+    }
+}

@@ -1,0 +1,246 @@
+//! The append commit: one log entry, put if absent, until it stands or is known to stand.
+//!
+//! Promises: [`CommitOutcome`] is told only of what was seen in the log or acknowledged by the store. Every entry between
+//! the last version this process knew and its own is read and judged; nothing is assumed of an unclear answer. The cost is
+//! one small object, however long the log is: nothing of the table's files is kept in memory. Retries are bounded.
+
+use serde_json::{Map, Value, json};
+
+use super::judge::{Entry, PipelineTxns, Verdict, judge, judge_progress};
+use super::log::{entry_path, read_entry};
+use super::metadata::uuid_like;
+use super::store::retry::pause;
+use super::table::{Progress, Table};
+use super::{Add, store::TableStore};
+use crate::env::Env;
+use crate::error::{Context, Error, Result};
+
+/// Consecutive failures of the store before a commit gives up.
+const MAX_FAILURES: u32 = 10;
+/// Versions lost to other writers before a commit gives up.
+const MAX_LOST: u32 = 1000;
+
+/// An append of one epoch.
+#[derive(Debug, Clone)]
+pub struct CommitRequest {
+    pub app: PipelineTxns,
+    /// Staged files; may be empty.
+    pub adds: Vec<Add>,
+    /// What else DESCRIBE HISTORY shall show; goes into `userMetadata` beside pipeline, epoch, manifest and offsets.
+    pub info: Map<String, Value>,
+}
+
+/// How a commit ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CommitOutcome {
+    /// This call committed.
+    Committed { version: u64 },
+    /// The same epoch under the same manifest had been committed before; by this version at the latest.
+    AlreadyCommitted { version: u64 },
+}
+
+impl CommitOutcome {
+    /// A version that holds the epoch.
+    pub fn version(self) -> i64 {
+        let (Self::Committed { version } | Self::AlreadyCommitted { version }) = self;
+        i64::try_from(version).unwrap_or(i64::MAX)
+    }
+}
+
+/// The answer of the store to a put-if-absent.
+enum Put {
+    Done,
+    /// Taken, or not known; look.
+    Unclear(Option<object_store::Error>),
+}
+
+impl Table {
+    /// Commits an epoch once. An error of kind `Fenced` says that another run of the pipeline has taken over; after any
+    /// other error the commit may stand or not, and the same request may be made again.
+    pub async fn commit(&self, request: CommitRequest) -> Result<CommitOutcome> {
+        let mut progress = self.progress().lock().await;
+        if !progress.loaded {
+            self.load_progress(&mut progress).await?;
+        }
+        if let Some((epoch, manifest_id)) = progress.of(&request.app.pipeline)
+            && epoch >= request.app.epoch
+        {
+            return match judge_progress(epoch, manifest_id, &request.app) {
+                Verdict::Ours => Ok(CommitOutcome::AlreadyCommitted { version: progress.version }),
+                _ => Err(fenced(self.name(), &request, epoch, manifest_id)),
+            };
+        }
+        self.metadata().check_appendable(self.name())?;
+        let outcome = self.append(&request, &mut progress).await?;
+        progress.record(&request.app);
+        Ok(outcome)
+    }
+
+    async fn append(&self, request: &CommitRequest, progress: &mut Progress) -> Result<CommitOutcome> {
+        let (store, env) = (self.store(), self.store().env());
+        let bytes = entry_bytes(request, env)?;
+        let (mut failures, mut lost) = (0, 0);
+        loop {
+            let next = progress.version + 1;
+            env.failpoint("delta.before_put").await?;
+            let failure = match put(store, next, bytes.clone()).await {
+                Put::Done => {
+                    progress.version = next;
+                    return Ok(CommitOutcome::Committed { version: next });
+                }
+                Put::Unclear(failure) => failure,
+            };
+            match self.catch_up(request, progress).await? {
+                CaughtUp::Found(version) => return self.found(store, version, &bytes).await,
+                CaughtUp::Passed => {
+                    (failures, lost) = (0, lost + 1);
+                    if lost >= MAX_LOST {
+                        return Err(Error::environment(format!("table `{}` is too busy to commit to", self.name())));
+                    }
+                }
+                CaughtUp::Nothing => {
+                    failures += 1;
+                    if failures >= MAX_FAILURES {
+                        let error = Error::environment(format!("cannot commit to table `{}`", self.name()));
+                        return Err(match failure {
+                            Some(failure) => error.with_source(failure),
+                            None => error,
+                        });
+                    }
+                    tokio::time::sleep(pause(env, failures)).await;
+                }
+            }
+        }
+    }
+
+    /// Our epoch stands at `version`: through this call if it is the very entry we wrote.
+    async fn found(&self, store: &TableStore, version: u64, bytes: &bytes::Bytes) -> Result<CommitOutcome> {
+        let stands = read_entry(store, version).await?;
+        Ok(match stands.is_some_and(|stands| stands == bytes) {
+            true => CommitOutcome::Committed { version },
+            false => CommitOutcome::AlreadyCommitted { version },
+        })
+    }
+
+    /// Reads and judges every entry beyond the last one known.
+    async fn catch_up(&self, request: &CommitRequest, progress: &mut Progress) -> Result<CaughtUp> {
+        let before = progress.version;
+        loop {
+            let version = progress.version + 1;
+            let Some(bytes) = read_entry(self.store(), version).await? else {
+                return Ok(if version > before + 1 { CaughtUp::Passed } else { CaughtUp::Nothing });
+            };
+            let entry = Entry::parse(version, &bytes)?;
+            match judge(&entry, &request.app) {
+                Verdict::Ours => {
+                    progress.version = version;
+                    return Ok(CaughtUp::Found(version));
+                }
+                Verdict::Fenced { epoch, manifest_id } => return Err(fenced(self.name(), request, epoch, manifest_id)),
+                Verdict::TableChanged => self.adopt(&entry)?,
+                Verdict::Unrelated => {}
+            }
+            progress.see(&entry);
+            progress.version = version;
+        }
+    }
+
+    /// Takes over changed metadata if the staged files still fit.
+    fn adopt(&self, entry: &Entry) -> Result<()> {
+        let known = self.metadata();
+        let next = known.changed(self.name(), entry.protocol.as_ref(), entry.metadata.as_ref())?;
+        known.check_successor(self.name(), &next)?;
+        self.set_metadata(next);
+        Ok(())
+    }
+}
+
+enum CaughtUp {
+    Found(u64),
+    Passed,
+    Nothing,
+}
+
+async fn put(store: &TableStore, version: u64, bytes: bytes::Bytes) -> Put {
+    let options = object_store::PutMode::Create.into();
+    match store.object_store().put_opts(&entry_path(version), bytes.into(), options).await {
+        // The failpoint stands for an answer that got lost.
+        Ok(_) => match store.env().failpoint("delta.after_put").await {
+            Ok(()) => Put::Done,
+            Err(_) => Put::Unclear(None),
+        },
+        Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => Put::Unclear(None),
+        Err(failure) => {
+            tracing::warn!(version, %failure, table = store.location(), "unclear answer to a commit, looking");
+            Put::Unclear(Some(failure))
+        }
+    }
+}
+
+fn fenced(table: &str, request: &CommitRequest, epoch: i64, manifest_id: Option<i64>) -> Error {
+    let ours = &request.app;
+    let by = manifest_id.map_or_else(String::new, |id| format!(" under manifest {id:016x}"));
+    Error::fenced(format!("pipeline `{}` is run by another process", ours.pipeline))
+        .with_detail(format!(
+            "Table `{table}` has epoch {epoch}{by}; this process wanted epoch {} under manifest {:016x}.",
+            ours.epoch, ours.manifest_id
+        ))
+        .with_hint("Stop the other process or this one; the data is intact.")
+}
+
+/// The log entry: `commitInfo`, the `txn` actions, the files.
+fn entry_bytes(request: &CommitRequest, env: &Env) -> Result<bytes::Bytes> {
+    let app = &request.app;
+    let now = env.unix_ms();
+    let mut lines = vec![json!({ "commitInfo": commit_info(request, env)? }).to_string()];
+    for (app_id, version) in app.actions() {
+        lines.push(json!({ "txn": { "appId": app_id, "version": version, "lastUpdated": now } }).to_string());
+    }
+    for add in &request.adds {
+        let add = serde_json::to_string(add).internal(|| "cannot write an add action".to_owned())?;
+        lines.push(format!("{{\"add\":{add}}}"));
+    }
+    lines.push(String::new());
+    Ok(lines.join("\n").into())
+}
+
+fn commit_info(request: &CommitRequest, env: &Env) -> Result<Value> {
+    let app = &request.app;
+    let bytes: i64 = request.adds.iter().map(|add| add.size).sum();
+    let mut user = Map::new();
+    user.insert("pipeline".into(), app.pipeline.clone().into());
+    user.insert("epoch".into(), app.epoch.into());
+    user.insert("manifest".into(), format!("{:016x}", app.manifest_id).into());
+    user.insert("offsets".into(), app.offsets.iter().map(|(id, end)| (id.clone(), Value::from(*end))).collect());
+    user.extend(request.info.clone());
+    let user = serde_json::to_string(&user).internal(|| "cannot write commit information".to_owned())?;
+    Ok(json!({
+        "timestamp": env.unix_ms(),
+        "operation": "STREAMING UPDATE",
+        "operationParameters": {
+            "outputMode": "Append",
+            "queryId": app.pipeline,
+            "epochId": app.epoch.to_string(),
+        },
+        "operationMetrics": {
+            "numAddedFiles": request.adds.len().to_string(),
+            "numRemovedFiles": "0",
+            "numOutputRows": request.adds.iter().filter_map(rows_of).sum::<u64>().to_string(),
+            "numOutputBytes": bytes.to_string(),
+        },
+        "isBlindAppend": true,
+        "engineInfo": format!("weir/{}", env!("CARGO_PKG_VERSION")),
+        "userMetadata": user,
+        "txnId": uuid_like(env),
+    }))
+}
+
+/// The number of rows that a file's statistics name.
+fn rows_of(add: &Add) -> Option<u64> {
+    #[derive(serde::Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Stats {
+        num_records: u64,
+    }
+    serde_json::from_str::<Stats>(add.stats.as_deref()?).ok().map(|stats| stats.num_records)
+}

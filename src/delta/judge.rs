@@ -1,0 +1,194 @@
+//! What a foreign log entry means for a commit that wants to go behind it. Pure: entries in, a verdict out.
+//!
+//! The rule (DESIGN §3.5): the pipeline's epoch under our manifest = the commit is done, by whomever; anything else of
+//! the same pipeline = another run has taken over; a change of the table's metadata or protocol = the table must be
+//! looked at again; everything else does not concern an append that reads nothing.
+
+use serde::Deserialize;
+
+use crate::error::{Error, Result};
+
+/// What a commit says about a pipeline's progress; becomes `txn` actions, which survive log checkpoints.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PipelineTxns {
+    /// The pipeline's name.
+    pub pipeline: String,
+    /// The epoch that is committed; grows by one.
+    pub epoch: i64,
+    /// Identifies the manifest the epoch is committed under; not negative.
+    pub manifest_id: i64,
+    /// End offsets by full application id, `weir:<pipeline>:<source>:<partition>`; only those that advanced.
+    pub offsets: Vec<(String, i64)>,
+}
+
+impl PipelineTxns {
+    /// The application id whose version is the epoch.
+    pub fn epoch_app_id(pipeline: &str) -> String {
+        format!("weir:{pipeline}")
+    }
+
+    /// The application id whose version is the manifest id.
+    pub fn manifest_app_id(pipeline: &str) -> String {
+        format!("weir:{pipeline}:manifest")
+    }
+
+    /// All `txn` actions: application id and version.
+    pub fn actions(&self) -> impl Iterator<Item = (String, i64)> {
+        [(Self::epoch_app_id(&self.pipeline), self.epoch), (Self::manifest_app_id(&self.pipeline), self.manifest_id)]
+            .into_iter()
+            .chain(self.offsets.iter().cloned())
+    }
+}
+
+/// What matters of one log entry.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Entry {
+    /// Application ids and versions.
+    pub txns: Vec<(String, i64)>,
+    /// The new metadata action, if any.
+    pub metadata: Option<serde_json::Value>,
+    /// The new protocol action, if any.
+    pub protocol: Option<serde_json::Value>,
+}
+
+impl Entry {
+    /// Reads a log entry: one JSON action a line. Actions that do not matter are skipped without being built.
+    pub fn parse(version: u64, bytes: &[u8]) -> Result<Self> {
+        let mut entry = Self::default();
+        for line in bytes.split(|byte| *byte == b'\n').filter(|line| !line.trim_ascii().is_empty()) {
+            let action: Action = serde_json::from_slice(line)
+                .map_err(|error| Error::damaged(format!("log entry {version} cannot be read")).with_source(error))?;
+            entry.txns.extend(action.txn.map(|txn| (txn.app_id, txn.version)));
+            entry.metadata = action.meta_data.or(entry.metadata);
+            entry.protocol = action.protocol.or(entry.protocol);
+        }
+        Ok(entry)
+    }
+
+    /// The version that this entry gives an application id.
+    pub fn txn(&self, app_id: &str) -> Option<i64> {
+        self.txns.iter().find(|(id, _)| id == app_id).map(|(_, version)| *version)
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Action {
+    txn: Option<Txn>,
+    meta_data: Option<serde_json::Value>,
+    protocol: Option<serde_json::Value>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Txn {
+    app_id: String,
+    version: i64,
+}
+
+/// What a foreign entry means for our commit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is our commit.
+    Ours,
+    /// Another run of the pipeline has committed.
+    Fenced {
+        /// Its epoch.
+        epoch: i64,
+        /// Its manifest, if it named one.
+        manifest_id: Option<i64>,
+    },
+    /// The table's schema, properties or protocol may have changed.
+    TableChanged,
+    /// Nothing that concerns an append.
+    Unrelated,
+}
+
+/// Judges an entry that stands where `ours` wanted to be, or before it.
+pub fn judge(entry: &Entry, ours: &PipelineTxns) -> Verdict {
+    if let Some(epoch) = entry.txn(&PipelineTxns::epoch_app_id(&ours.pipeline)) {
+        let manifest_id = entry.txn(&PipelineTxns::manifest_app_id(&ours.pipeline));
+        return judge_progress(epoch, manifest_id, ours);
+    }
+    if entry.metadata.is_some() || entry.protocol.is_some() {
+        return Verdict::TableChanged;
+    }
+    Verdict::Unrelated
+}
+
+/// Judges an epoch of our pipeline that we have not committed ourselves.
+pub fn judge_progress(epoch: i64, manifest_id: Option<i64>, ours: &PipelineTxns) -> Verdict {
+    if epoch == ours.epoch && manifest_id == Some(ours.manifest_id) {
+        Verdict::Ours
+    } else {
+        Verdict::Fenced { epoch, manifest_id }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ours() -> PipelineTxns {
+        PipelineTxns { pipeline: "p".into(), epoch: 7, manifest_id: 70, offsets: vec![("weir:p:s:0".into(), 9)] }
+    }
+
+    fn entry(lines: &str) -> Entry {
+        Entry::parse(3, lines.as_bytes()).unwrap()
+    }
+
+    fn progress(pipeline: &str, epoch: i64, manifest: i64) -> Entry {
+        entry(&format!(
+            "{{\"txn\":{{\"appId\":\"weir:{pipeline}\",\"version\":{epoch},\"lastUpdated\":1}}}}\n\
+             {{\"txn\":{{\"appId\":\"weir:{pipeline}:manifest\",\"version\":{manifest}}}}}\n"
+        ))
+    }
+
+    #[test]
+    fn our_epoch_under_our_manifest_is_our_commit() {
+        assert_eq!(judge(&progress("p", 7, 70), &ours()), Verdict::Ours);
+    }
+
+    #[test]
+    fn our_epoch_under_another_manifest_fences_us() {
+        assert_eq!(judge(&progress("p", 7, 71), &ours()), Verdict::Fenced { epoch: 7, manifest_id: Some(71) });
+    }
+
+    #[test]
+    fn any_other_epoch_of_our_pipeline_fences_us() {
+        for epoch in [6, 8] {
+            assert_eq!(judge(&progress("p", epoch, 70), &ours()), Verdict::Fenced { epoch, manifest_id: Some(70) });
+        }
+    }
+
+    #[test]
+    fn an_epoch_without_a_manifest_fences_us() {
+        let entry = entry(r#"{"txn":{"appId":"weir:p","version":7}}"#);
+        assert_eq!(judge(&entry, &ours()), Verdict::Fenced { epoch: 7, manifest_id: None });
+    }
+
+    #[test]
+    fn another_pipeline_does_not_concern_us_even_if_its_name_begins_with_ours() {
+        assert_eq!(judge(&progress("p2", 7, 71), &ours()), Verdict::Unrelated);
+        assert_eq!(judge(&progress("q", 7, 71), &ours()), Verdict::Unrelated);
+    }
+
+    #[test]
+    fn metadata_or_protocol_means_looking_at_the_table_again() {
+        assert_eq!(judge(&entry(r#"{"metaData":{"id":"x"}}"#), &ours()), Verdict::TableChanged);
+        assert_eq!(judge(&entry(r#"{"protocol":{"minReaderVersion":1}}"#), &ours()), Verdict::TableChanged);
+    }
+
+    #[test]
+    fn adds_and_removes_of_others_do_not_concern_an_append() {
+        let lines = "{\"add\":{\"path\":\"a\"}}\n{\"remove\":{\"path\":\"b\"}}\n{\"commitInfo\":{\"operation\":\"x\"}}";
+        assert_eq!(judge(&entry(lines), &ours()), Verdict::Unrelated);
+    }
+
+    #[test]
+    fn an_unreadable_entry_is_damage_not_nothing() {
+        let error = Entry::parse(3, b"{\"txn\":{\"appId\":").unwrap_err();
+        assert_eq!(error.kind(), crate::error::ErrorKind::Damaged);
+        assert_eq!(error.message(), "log entry 3 cannot be read");
+    }
+}

@@ -1,0 +1,109 @@
+//! What keeps a table's log short: checkpoints and the removal of expired entries. Off the way of commits.
+//!
+//! Promises: safe beside commits and beside other maintainers, and at whatever moment the process dies: a checkpoint only
+//! repeats what the log says, its pointer is written after it, and entries go only when a checkpoint covers them.
+//! Rewriting small files is somebody else's business; [`Table::files`] says whether there is a need.
+
+use std::time::Duration;
+
+use deltalake::checkpoints::cleanup_expired_logs_for;
+use deltalake::kernel::Snapshot;
+use deltalake::table::config::TablePropertiesExt;
+use futures::TryStreamExt;
+
+use super::log::with_snapshot;
+use super::table::Table;
+use crate::error::{Context, ErrorKind, Result};
+
+/// When the log is tended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MaintenancePolicy {
+    /// Commits after which a checkpoint is due.
+    pub checkpoint_every: u64,
+    /// Whether expired entries are removed after a checkpoint.
+    pub cleanup: Cleanup,
+}
+
+/// What happens to log entries older than the table's `delta.logRetentionDuration` (30 days).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cleanup {
+    /// They are removed, unless the table forbids it.
+    Expired,
+    /// They stay.
+    Never,
+}
+
+impl Default for MaintenancePolicy {
+    fn default() -> Self {
+        Self { checkpoint_every: 50, cleanup: Cleanup::Expired }
+    }
+}
+
+/// What was done.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct MaintenanceReport {
+    /// The newest version.
+    pub version: u64,
+    /// Whether a checkpoint of it was written.
+    pub checkpointed: bool,
+    /// Removed files of the log.
+    pub log_files_removed: usize,
+}
+
+/// The files of a table.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct FileSummary {
+    pub files: u64,
+    pub bytes: u64,
+    /// Files smaller than half the asked size.
+    pub small_files: u64,
+}
+
+impl Table {
+    /// Writes a checkpoint if one is due and removes what has expired.
+    pub async fn maintain(&self, policy: &MaintenancePolicy) -> Result<MaintenanceReport> {
+        let (every, name) = (policy.checkpoint_every.max(1), self.name().to_owned());
+        let mut report = with_snapshot(self.store(), None, move |table| {
+            let version = table.snapshot.version();
+            let last = table.snapshot.log_segment().checkpoint_version.map_or(0, |version| version + 1);
+            let due = version + 1 >= last + every;
+            if due {
+                let written = table.snapshot.checkpoint(table.engine.as_ref(), None);
+                written.environment(|| format!("cannot write a log checkpoint of table `{name}`"))?;
+            }
+            Ok(MaintenanceReport { version, checkpointed: due, log_files_removed: 0 })
+        })
+        .await?;
+        let metadata = self.metadata();
+        let properties = metadata.table_properties();
+        let wanted = policy.cleanup == Cleanup::Expired && properties.enable_expired_log_cleanup();
+        if report.checkpointed && wanted && metadata.allows_log_cleanup() {
+            report.log_files_removed = self.clean_up(report.version, properties.log_retention_duration()).await?;
+        }
+        Ok(report)
+    }
+
+    async fn clean_up(&self, version: u64, retention: Duration) -> Result<usize> {
+        let log_store = self.store().log_store();
+        let before =
+            self.store().env().unix_ms().saturating_sub(i64::try_from(retention.as_millis()).unwrap_or(i64::MAX));
+        let removed = cleanup_expired_logs_for(version, log_store.as_ref(), before, None).await;
+        removed.environment(|| format!("cannot remove expired log entries of table `{}`", self.name()))
+    }
+
+    /// Counts the table's files; costs a replay of its log.
+    pub async fn files(&self, wanted_size: u64) -> Result<FileSummary> {
+        let failed = || format!("cannot list the files of table `{}`", self.name());
+        let log_store = self.store().log_store();
+        let snapshot = Snapshot::try_new(log_store.as_ref(), None).await.context(ErrorKind::Environment, failed)?;
+        let files = snapshot.file_views(log_store.as_ref(), None);
+        let summary = files.try_fold(FileSummary::default(), |mut summary, file| async move {
+            let size = file.size().unsigned_abs();
+            summary.files += 1;
+            summary.bytes += size;
+            summary.small_files += u64::from(size < wanted_size / 2);
+            Ok(summary)
+        });
+        summary.await.environment(failed)
+    }
+}

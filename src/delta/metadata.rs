@@ -1,0 +1,359 @@
+//! What a table says about itself and demands of its writers, read from its `protocol` and `metaData` actions.
+//!
+//! Promises: a [`TableMetadata`] that was read for writing describes a table that weir can append to without breaking
+//! the Delta protocol; what cannot be honoured is refused here with a reason. Also makes both actions for a new table.
+//! The rules it lists (CHECK constraints, invariants, generated columns) are enforced by [`validate`](super::validate).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use delta_kernel::engine::arrow_conversion::{TryIntoArrow, TryIntoKernel};
+use delta_kernel::schema::StructType;
+use delta_kernel::table_properties::TableProperties;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::catalog::TableDef;
+use crate::env::Env;
+use crate::error::{Context, Error, ErrorKind, Result};
+
+const CONSTRAINT_PREFIX: &str = "delta.constraints.";
+/// Would let log checkpoints forget a pipeline's progress.
+const TXN_RETENTION: &str = "delta.setTransactionRetentionDuration";
+
+/// Features that an append must honour and does, or that do not concern it.
+const APPENDABLE: [&str; 12] = [
+    "appendOnly",
+    "invariants",
+    "checkConstraints",
+    "changeDataFeed",
+    "generatedColumns",
+    "columnMapping",
+    "identityColumns",
+    "timestampNtz",
+    "deletionVectors",
+    "v2Checkpoint",
+    "checkpointProtection",
+    "vacuumProtocolCheck",
+];
+
+/// Properties that switch on what an append cannot honour.
+const REFUSED_PROPERTIES: [&str; 6] = [
+    "delta.enableRowTracking",
+    "delta.enableInCommitTimestamps",
+    "delta.enableIcebergCompatV1",
+    "delta.enableIcebergCompatV2",
+    "delta.enableIcebergCompatV3",
+    "delta.enableTypeWidening",
+];
+
+/// A condition that every row must fulfil.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rule {
+    /// The constraint's name.
+    pub name: String,
+    /// A SQL expression over the table's columns that must be true; in Spark's dialect if it quotes with backticks.
+    pub sql: String,
+}
+
+/// A table's schema, partitioning, properties and rules.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TableMetadata {
+    pub schema: SchemaRef,
+    pub partition_columns: Vec<String>,
+    pub properties: BTreeMap<String, String>,
+    pub rules: Vec<Rule>,
+    protocol: Protocol,
+    /// Why it cannot be appended to, if so.
+    refusal: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Protocol {
+    #[serde(default)]
+    min_reader_version: i32,
+    #[serde(default)]
+    min_writer_version: i32,
+    #[serde(default)]
+    reader_features: Option<Vec<String>>,
+    #[serde(default)]
+    writer_features: Option<Vec<String>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Metadata {
+    schema_string: String,
+    #[serde(default)]
+    partition_columns: Vec<String>,
+    #[serde(default)]
+    configuration: BTreeMap<String, Option<String>>,
+}
+
+impl TableMetadata {
+    /// Reads both actions, which `table` names in errors.
+    pub fn read(table: &str, protocol: &Value, metadata: &Value) -> Result<Self> {
+        let damaged = || format!("the metadata of table `{table}` cannot be read");
+        let protocol = Protocol::deserialize(protocol).context(ErrorKind::Damaged, damaged)?;
+        Self::assemble(table, protocol, metadata)
+    }
+
+    /// The metadata after a foreign commit that changed one or both actions.
+    pub fn changed(&self, table: &str, protocol: Option<&Value>, metadata: Option<&Value>) -> Result<Self> {
+        let damaged = || format!("the metadata of table `{table}` cannot be read");
+        let protocol = match protocol {
+            Some(protocol) => Protocol::deserialize(protocol).context(ErrorKind::Damaged, damaged)?,
+            None => self.protocol.clone(),
+        };
+        match metadata {
+            Some(metadata) => Self::assemble(table, protocol, metadata),
+            None => {
+                let refusal = refusal(&protocol, &self.properties, "");
+                Ok(Self { refusal: refusal.or_else(|| self.refusal.clone()), protocol, ..self.clone() })
+            }
+        }
+    }
+
+    fn assemble(table: &str, protocol: Protocol, metadata: &Value) -> Result<Self> {
+        let damaged = || format!("the metadata of table `{table}` cannot be read");
+        let metadata = Metadata::deserialize(metadata).context(ErrorKind::Damaged, damaged)?;
+        let kernel: StructType = serde_json::from_str(&metadata.schema_string).context(ErrorKind::Damaged, damaged)?;
+        let arrow: Schema = (&kernel).try_into_arrow().context(ErrorKind::Damaged, damaged)?;
+        let fields: Vec<_> =
+            arrow.fields().iter().map(|f| f.as_ref().clone().with_metadata(Default::default())).collect();
+        let properties: BTreeMap<_, _> =
+            metadata.configuration.into_iter().filter_map(|(key, value)| Some((key, value?))).collect();
+        let mut refusal = refusal(&protocol, &properties, &metadata.schema_string);
+        let rules = match rules(&metadata.schema_string, &properties) {
+            Ok(rules) => rules,
+            Err(reason) => {
+                refusal = refusal.or(Some(reason));
+                Vec::new()
+            }
+        };
+        let schema = Arc::new(Schema::new(fields));
+        Ok(Self { schema, partition_columns: metadata.partition_columns, properties, rules, protocol, refusal })
+    }
+
+    /// Delta's own properties, typed.
+    pub fn table_properties(&self) -> TableProperties {
+        TableProperties::from(self.properties.iter())
+    }
+
+    /// Refuses a table that weir cannot append to.
+    pub fn check_appendable(&self, table: &str) -> Result<()> {
+        match &self.refusal {
+            None => Ok(()),
+            Some(reason) => Err(Error::config(format!("table `{table}` cannot be written by weir"))
+                .with_detail(format!("The table {reason}."))),
+        }
+    }
+
+    /// Whether old log entries may be deleted by a writer that does not keep checkpoints readable by older ones.
+    pub fn allows_log_cleanup(&self) -> bool {
+        !self.protocol.writer_features.iter().flatten().any(|feature| feature == "checkpointProtection")
+    }
+
+    /// Refuses a declaration that does not fit the table.
+    pub fn check_declaration(&self, def: &TableDef) -> Result<()> {
+        let misfit = |detail: String| {
+            Error::sql(format!("table `{}` exists and differs from its declaration", def.name))
+                .with_detail(detail)
+                .with_hint("Declare the columns as they are, or leave them out, or choose another location.")
+        };
+        if def.columns.is_empty() {
+            return Ok(());
+        }
+        for column in &def.columns {
+            let Ok(field) = self.schema.field_with_name(&column.name) else {
+                return Err(misfit(format!("The table has no column `{}`.", column.name)));
+            };
+            if !same_type(field.data_type(), &column.data_type) {
+                let (is, declared) = (field.data_type(), &column.data_type);
+                return Err(misfit(format!("Column `{}` has type {is}, not {declared}.", column.name)));
+            }
+            if field.is_nullable() && !column.nullable {
+                return Err(misfit(format!("Column `{}` may be null in the table.", column.name)));
+            }
+        }
+        let declared: BTreeSet<_> = def.columns.iter().map(|column| column.name.as_str()).collect();
+        let missing = self.schema.fields().iter().find(|f| !f.is_nullable() && !declared.contains(f.name().as_str()));
+        if let Some(field) = missing {
+            return Err(misfit(format!("The table's column `{}` is NOT NULL and is not declared.", field.name())));
+        }
+        if self.partition_columns != def.partitioned_by {
+            return Err(misfit(format!("The table is partitioned by ({}).", self.partition_columns.join(", "))));
+        }
+        Ok(())
+    }
+
+    /// Refuses a change under a running writer whose staged files would not fit any more.
+    pub fn check_successor(&self, table: &str, next: &Self) -> Result<()> {
+        next.check_appendable(table)?;
+        let kept = self.schema.fields().iter().all(|field| {
+            let now = next.schema.field_with_name(field.name());
+            now.is_ok_and(|now| now.data_type() == field.data_type() && (now.is_nullable() || !field.is_nullable()))
+        });
+        let added_required = next
+            .schema
+            .fields()
+            .iter()
+            .any(|field| !field.is_nullable() && self.schema.field_with_name(field.name()).is_err());
+        let same_rules = next.rules.iter().all(|rule| self.rules.contains(rule));
+        if kept && !added_required && same_rules && self.partition_columns == next.partition_columns {
+            return Ok(());
+        }
+        Err(Error::environment(format!("table `{table}` was altered by another writer"))
+            .with_detail("Its columns, constraints or partitioning no longer fit the files of the running epoch.")
+            .with_hint("Adapt the SQL if needed and start the pipeline again."))
+    }
+}
+
+/// The `protocol` and `metaData` actions of a new table.
+pub fn creation_actions(def: &TableDef, env: &Env) -> Result<(Value, Value)> {
+    let schema = def.schema();
+    let kernel: StructType = schema
+        .as_ref()
+        .try_into_kernel()
+        .context(ErrorKind::Sql, || format!("table `{}` has a column type that Delta does not know", def.name))?;
+    let unknown = def.partitioned_by.iter().find(|name| schema.field_with_name(name).is_err());
+    if let Some(name) = unknown {
+        return Err(Error::sql(format!("table `{}` is partitioned by unknown column `{name}`", def.name)));
+    }
+    let mut properties = def.properties.clone();
+    for check in &def.checks {
+        properties.insert(format!("{CONSTRAINT_PREFIX}{}", check.name), check.text.clone());
+    }
+    let protocol = protocol_for(&schema, &properties);
+    let metadata = json!({
+        "id": uuid_like(env),
+        "name": def.name,
+        "format": { "provider": "parquet", "options": {} },
+        "schemaString": serde_json::to_string(&kernel).internal(|| "cannot write a schema".to_owned())?,
+        "partitionColumns": def.partitioned_by,
+        "configuration": properties,
+        "createdTime": env.unix_ms(),
+    });
+    TableMetadata::read(&def.name, &protocol, &metadata)?.check_appendable(&def.name)?;
+    Ok((protocol, metadata))
+}
+
+/// A random (version 4) UUID from the environment's randomness.
+pub fn uuid_like(env: &Env) -> String {
+    uuid::Builder::from_random_bytes((u128::from(env.random_u64()) << 64 | u128::from(env.random_u64())).to_be_bytes())
+        .into_uuid()
+        .to_string()
+}
+
+/// The lowest protocol that the schema and the properties need.
+fn protocol_for(schema: &Schema, properties: &BTreeMap<String, String>) -> Value {
+    let is_true = |key: &str| properties.get(key).is_some_and(|value| value.eq_ignore_ascii_case("true"));
+    let checks = properties.keys().any(|key| key.starts_with(CONSTRAINT_PREFIX));
+    let change_feed = is_true("delta.enableChangeDataFeed");
+    let ntz = schema.fields().iter().any(|field| contains_ntz(field.data_type()));
+    let vectors = is_true("delta.enableDeletionVectors");
+    if !ntz && !vectors {
+        let writer = if change_feed {
+            4
+        } else if checks {
+            3
+        } else {
+            2
+        };
+        return json!({ "minReaderVersion": 1, "minWriterVersion": writer });
+    }
+    let both: Vec<&str> = [(ntz, "timestampNtz"), (vectors, "deletionVectors")]
+        .into_iter()
+        .filter_map(|(needed, feature)| needed.then_some(feature))
+        .collect();
+    let mut writer = vec!["appendOnly", "invariants"];
+    writer.extend(checks.then_some("checkConstraints"));
+    writer.extend(change_feed.then_some("changeDataFeed"));
+    writer.extend(&both);
+    json!({ "minReaderVersion": 3, "minWriterVersion": 7, "readerFeatures": both, "writerFeatures": writer })
+}
+
+fn contains_ntz(data_type: &DataType) -> bool {
+    match data_type {
+        DataType::Timestamp(TimeUnit::Microsecond, None) => true,
+        DataType::List(field) | DataType::LargeList(field) | DataType::Map(field, _) => contains_ntz(field.data_type()),
+        DataType::Struct(fields) => fields.iter().any(|field| contains_ntz(field.data_type())),
+        _ => false,
+    }
+}
+
+/// Why weir must not append, if so; completes the sentence "The table …".
+fn refusal(protocol: &Protocol, properties: &BTreeMap<String, String>, schema: &str) -> Option<String> {
+    if protocol.min_writer_version > 7 || protocol.min_reader_version > 3 {
+        let (reader, writer) = (protocol.min_reader_version, protocol.min_writer_version);
+        return Some(format!("needs reader version {reader} and writer version {writer}"));
+    }
+    let mut features = protocol.reader_features.iter().chain(&protocol.writer_features).flatten();
+    if let Some(feature) = features.find(|feature| !APPENDABLE.contains(&feature.as_str())) {
+        return Some(format!("needs the feature `{feature}`"));
+    }
+    if let Some(mode) = properties.get("delta.columnMapping.mode").filter(|mode| *mode != "none") {
+        return Some(format!("maps its columns (`delta.columnMapping.mode` = `{mode}`)"));
+    }
+    let refused =
+        REFUSED_PROPERTIES.iter().find(|key| properties.get(**key).is_some_and(|v| v.eq_ignore_ascii_case("true")));
+    if let Some(key) = refused {
+        return Some(format!("has `{key}` switched on"));
+    }
+    if properties.contains_key(TXN_RETENTION) {
+        return Some(format!("sets `{TXN_RETENTION}`, which would make it forget the progress of pipelines"));
+    }
+    schema.contains("\"delta.identity.").then(|| "has identity columns".to_owned())
+}
+
+/// CHECK constraints from the properties; invariants and generated columns from the schema's field metadata.
+fn rules(schema: &str, properties: &BTreeMap<String, String>) -> Result<Vec<Rule>, String> {
+    let mut rules: Vec<Rule> = properties
+        .iter()
+        .filter_map(|(key, sql)| Some(Rule { name: key.strip_prefix(CONSTRAINT_PREFIX)?.to_owned(), sql: sql.clone() }))
+        .collect();
+    let schema_json: Value = serde_json::from_str(schema).map_err(|error| format!("has a bad schema ({error})"))?;
+    let mut found = 0;
+    for field in schema_json["fields"].as_array().into_iter().flatten() {
+        let (name, metadata) = (field["name"].as_str().unwrap_or_default(), &field["metadata"]);
+        if let Some(invariant) = metadata["delta.invariants"].as_str() {
+            let invariant: Value = serde_json::from_str(invariant).unwrap_or_default();
+            let sql = invariant["expression"]["expression"].as_str();
+            let sql = sql.ok_or_else(|| format!("has an unreadable invariant on column `{name}`"))?;
+            rules.push(Rule { name: format!("invariant of {name}"), sql: sql.to_owned() });
+            found += 1;
+        }
+        if let Some(expression) = metadata["delta.generationExpression"].as_str() {
+            let column = name.replace('`', "``");
+            let sql = format!("`{column}` IS NOT DISTINCT FROM ({expression})");
+            rules.push(Rule { name: format!("generated column {name}"), sql });
+            found += 1;
+        }
+    }
+    let mentioned = schema.matches("delta.invariants").count() + schema.matches("delta.generationExpression").count();
+    if mentioned != found {
+        return Err("has invariants on nested columns".to_owned());
+    }
+    Ok(rules)
+}
+
+/// Whether two types are the same but for the names of list and map entries.
+pub fn same_type(a: &DataType, b: &DataType) -> bool {
+    let same_field = |a: &Field, b: &Field| same_type(a.data_type(), b.data_type());
+    match (a, b) {
+        (DataType::List(a), DataType::List(b)) => same_field(a, b),
+        (DataType::Map(a, _), DataType::Map(b, _)) => match (a.data_type(), b.data_type()) {
+            (DataType::Struct(a), DataType::Struct(b)) => a.iter().zip(b.iter()).all(|(a, b)| same_field(a, b)),
+            _ => false,
+        },
+        (DataType::Struct(a), DataType::Struct(b)) => {
+            a.len() == b.len() && a.iter().zip(b.iter()).all(|(a, b)| a.name() == b.name() && same_field(a, b))
+        }
+        _ => a == b,
+    }
+}
+
+#[cfg(test)]
+mod tests;

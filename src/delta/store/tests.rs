@@ -1,0 +1,112 @@
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use object_store::PutMode;
+
+use super::faults::{Fault, FaultRates, FaultyStore};
+use super::*;
+
+fn open(location: &str, env: &Env) -> Result<TableStore> {
+    TableStore::open(location, &BTreeMap::new(), env)
+}
+
+fn env() -> Env {
+    Env::manual(0, 1)
+}
+
+#[test]
+fn a_location_is_a_path_or_a_url() {
+    let env = env();
+    assert_eq!(open("/tmp/a b", &env).unwrap().url().as_str(), "file:///tmp/a%20b/");
+    assert_eq!(open("file:///tmp/t", &env).unwrap().url().as_str(), "file:///tmp/t/");
+    assert_eq!(open("memory://shared/t/", &env).unwrap().url().as_str(), "memory://shared/t/");
+    assert_eq!(open("memory:///t", &env).unwrap().url().as_str(), "memory:///t/");
+    let error = open("ftp://host/t", &env).unwrap_err();
+    assert_eq!(error.message(), "unknown scheme `ftp` in location `ftp://host/t`");
+}
+
+#[test]
+fn containers_of_one_account_are_told_apart() {
+    let options = BTreeMap::from([("azure_storage_account_key".to_owned(), Secret::new("a2V5"))]);
+    let store = TableStore::open("abfss://one@acct.dfs.core.windows.net/t", &options, &env()).unwrap();
+    assert_eq!(store.url().as_str(), "abfss://one.acct.dfs.core.windows.net/t/");
+}
+
+#[test]
+fn unknown_options_are_refused_and_values_not_shown() {
+    let options = BTreeMap::from([("aws_regoin".to_owned(), Secret::new("hidden"))]);
+    let error = TableStore::open("s3://bucket/t", &options, &env()).unwrap_err();
+    assert_eq!(error.message(), "unknown storage option `aws_regoin`");
+    assert!(!format!("{error:?}").contains("hidden"));
+}
+
+#[tokio::test]
+async fn memory_is_shared_within_an_environment_only() {
+    let env = env();
+    let path = Path::from("x");
+    open("memory://a/t", &env).unwrap().object_store().put(&path, "1".into()).await.unwrap();
+    assert!(open("memory://a/t", &env.clone()).unwrap().object_store().head(&path).await.is_ok());
+    assert!(open("memory://b/t", &env).unwrap().object_store().head(&path).await.is_err());
+    assert!(open("memory://a/t", &self::env()).unwrap().object_store().head(&path).await.is_err());
+}
+
+#[tokio::test]
+async fn a_warehouse_lists_its_tables_but_not_weirs_own_folder() {
+    let env = env();
+    let warehouse = open("memory://w/wh", &env).unwrap();
+    for name in ["b", "a", "_weir", "no_table"] {
+        let file = if name == "no_table" { "x.parquet" } else { "_delta_log/00000000000000000000.json" };
+        warehouse.child(name).unwrap().object_store().put(&Path::from(file), "".into()).await.unwrap();
+    }
+    let names: Vec<_> = warehouse.tables().await.unwrap().into_iter().map(|(name, _)| name).collect();
+    assert_eq!(names, ["a", "b"]);
+    warehouse.probe().await.unwrap();
+}
+
+/// Fails the first `failures` operations and counts them all.
+fn flaky(failures: u32) -> (Env, Arc<AtomicU32>) {
+    let calls = Arc::new(AtomicU32::new(0));
+    let seen = Arc::clone(&calls);
+    let wrapper = move |inner| -> Arc<dyn ObjectStore> {
+        let seen = Arc::clone(&seen);
+        let fault = move || if seen.fetch_add(1, Ordering::SeqCst) < failures { Fault::Error } else { Fault::None };
+        Arc::new(FaultyStore::new(inner, move |_| fault()))
+    };
+    (env().with_store_wrapper(Arc::new(wrapper)), calls)
+}
+
+#[tokio::test]
+async fn reads_and_plain_writes_are_repeated_but_conditional_writes_are_not() {
+    let (env, calls) = flaky(2);
+    let store = open("memory://a/t", &env).unwrap().object_store();
+    store.put(&Path::from("x"), "1".into()).await.unwrap();
+    assert_eq!(calls.load(Ordering::SeqCst), 3);
+
+    let (env, calls) = flaky(1);
+    let store = open("memory://a/t", &env).unwrap().object_store();
+    store.put_opts(&Path::from("x"), "1".into(), PutMode::Create.into()).await.unwrap_err();
+    assert_eq!(calls.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn a_listing_that_fails_at_its_start_begins_anew() {
+    let (env, calls) = flaky(1);
+    let store = open("memory://a/t", &env).unwrap();
+    env.memory_store("a").put(&Path::from("t/x"), "1".into()).await.unwrap();
+    let names: Vec<_> =
+        store.object_store().list(None).map(|entry| entry.unwrap().location.to_string()).collect().await;
+    assert_eq!((names, calls.load(Ordering::SeqCst)), (vec!["x".to_owned()], 2));
+}
+
+#[tokio::test]
+async fn what_is_not_there_is_not_asked_for_again() {
+    let (env, calls) = flaky(0);
+    open("memory://a/t", &env).unwrap().object_store().get(&Path::from("none")).await.unwrap_err();
+    assert_eq!(calls.load(Ordering::SeqCst), 1);
+}
+
+#[test]
+fn fault_rates_are_read_from_text() {
+    let rates = FaultRates::parse("error=0.1, ambiguous=0.05,slow=1,slow_ms=50").unwrap();
+    assert_eq!(rates, FaultRates { error: 0.1, ambiguous: 0.05, slow: 1.0, slow_ms: 50 });
+    assert_eq!(FaultRates::parse("errors=1").unwrap_err().message(), "bad store fault `errors=1`");
+}

@@ -1,0 +1,245 @@
+//! One Delta table: opened or made from its declaration, then written, committed to, read and maintained.
+//!
+//! Promises: an open table that came from [`Table::open_or_create`] can be appended to and fits its declaration. What is
+//! kept in memory does not grow with the table: a version, the metadata, and where each pipeline stands.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arrow::datatypes::SchemaRef;
+use serde_json::json;
+
+use super::judge::{Entry, PipelineTxns};
+use super::log::{self, Transactions, entry_path};
+use super::metadata::{Rule, TableMetadata, creation_actions, uuid_like};
+use super::store::TableStore;
+use super::store::retry::pause;
+use super::validate::Validator;
+use super::writer::{TableWriter, WriterOptions};
+use crate::catalog::TableDef;
+use crate::error::{Context, Error, Result};
+
+/// Attempts to make a table before giving up.
+const MAX_CREATIONS: u32 = 10;
+
+/// A Delta table; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Table {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    name: String,
+    store: TableStore,
+    /// The table's rules and the declaration's, enforced even if the table does not carry them.
+    validator: Arc<Validator>,
+    metadata: Mutex<Arc<TableMetadata>>,
+    progress: tokio::sync::Mutex<Progress>,
+}
+
+/// What is known of the log, up to and including `version`.
+#[derive(Debug, Default)]
+pub(super) struct Progress {
+    pub version: u64,
+    /// Whether all transactions up to `version` have been read.
+    pub loaded: bool,
+    /// Epoch and manifest by application ids of epochs.
+    pipelines: BTreeMap<String, (i64, Option<i64>)>,
+}
+
+impl Progress {
+    /// Where a pipeline stands: epoch and manifest.
+    pub fn of(&self, pipeline: &str) -> Option<(i64, Option<i64>)> {
+        self.pipelines.get(&PipelineTxns::epoch_app_id(pipeline)).copied()
+    }
+
+    /// Notes our own commit.
+    pub fn record(&mut self, app: &PipelineTxns) {
+        self.pipelines.insert(PipelineTxns::epoch_app_id(&app.pipeline), (app.epoch, Some(app.manifest_id)));
+    }
+
+    /// Notes another's commit.
+    pub fn see(&mut self, entry: &Entry) {
+        let of_entry = |id: &str| entry.txn(id);
+        self.note(entry.txns.iter().map(|(id, version)| (id.as_str(), *version)), of_entry);
+    }
+
+    fn note<'a>(&mut self, txns: impl Iterator<Item = (&'a str, i64)>, version_of: impl Fn(&str) -> Option<i64>) {
+        for (id, epoch) in txns {
+            let Some(pipeline) = id.strip_prefix("weir:").filter(|rest| !rest.contains(':')) else { continue };
+            let manifest_id = version_of(&PipelineTxns::manifest_app_id(pipeline));
+            self.pipelines.insert(id.to_owned(), (epoch, manifest_id));
+        }
+    }
+}
+
+impl Table {
+    /// Opens an existing table, for reading or for whatever it allows.
+    pub async fn open(store: TableStore) -> Result<Self> {
+        let name = store.name().to_owned();
+        let state = log::load(&store, &name, Transactions::Skip).await?;
+        Self::new(store, &name, &[], state)
+    }
+
+    /// Opens the table that `def` declares, or makes it. An existing table must fit the declaration and be one that weir
+    /// can append to; a declaration without columns needs an existing table.
+    pub async fn open_or_create(store: TableStore, def: &TableDef) -> Result<Self> {
+        let mut failure = None;
+        for attempt in 0..MAX_CREATIONS {
+            if store.is_table().await? {
+                let state = log::load(&store, &def.name, Transactions::Skip).await?;
+                state.metadata.check_appendable(&def.name)?;
+                state.metadata.check_declaration(def)?;
+                let declared: Vec<Rule> =
+                    def.checks.iter().map(|check| Rule { name: check.name.clone(), sql: check.text.clone() }).collect();
+                return Self::new(store, &def.name, &declared, state);
+            }
+            if def.columns.is_empty() {
+                return Err(Error::sql(format!("table `{}` does not exist at `{}`", def.name, store.location()))
+                    .with_hint("Declare its columns to have it created."));
+            }
+            // Whether the answer is yes, no or unclear, the next look tells.
+            failure = create(&store, def).await?;
+            if failure.is_some() {
+                tokio::time::sleep(pause(store.env(), attempt)).await;
+            }
+        }
+        let error = Error::environment(format!("cannot create table `{}` at `{}`", def.name, store.location()));
+        Err(match failure {
+            Some(failure) => error.with_source(failure),
+            None => error,
+        })
+    }
+
+    fn new(store: TableStore, name: &str, declared: &[Rule], state: log::LogState) -> Result<Self> {
+        let validator = match state.metadata.check_appendable(name) {
+            Ok(()) => Validator::compile(name, &state.metadata, declared)?,
+            // Never written, so never checked.
+            Err(_) => Validator::default(),
+        };
+        let shared = Shared {
+            name: name.to_owned(),
+            store,
+            validator: Arc::new(validator),
+            progress: tokio::sync::Mutex::new(Progress { version: state.version, ..Progress::default() }),
+            metadata: Mutex::new(Arc::new(state.metadata)),
+        };
+        Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// The name it was opened under.
+    pub fn name(&self) -> &str {
+        &self.shared.name
+    }
+
+    /// Where it lies.
+    pub fn store(&self) -> &TableStore {
+        &self.shared.store
+    }
+
+    /// Where it lies, as the user wrote it.
+    pub fn uri(&self) -> &str {
+        self.shared.store.location()
+    }
+
+    /// Its columns, strings as Utf8, field metadata left out.
+    pub fn schema(&self) -> SchemaRef {
+        self.metadata().schema.clone()
+    }
+
+    /// Its partition columns.
+    pub fn partition_columns(&self) -> Vec<String> {
+        self.metadata().partition_columns.clone()
+    }
+
+    /// Its properties, Delta's and ours.
+    pub fn properties(&self) -> BTreeMap<String, String> {
+        self.metadata().properties.clone()
+    }
+
+    /// The newest version that this process has seen.
+    pub async fn version(&self) -> u64 {
+        self.shared.progress.lock().await.version
+    }
+
+    /// A writer of staged files.
+    pub fn writer(&self, options: &WriterOptions) -> Result<TableWriter> {
+        TableWriter::new(self.store(), &self.metadata(), options)
+    }
+
+    /// The table's rules, compiled when it was opened: a table whose rules change under a writer stops it.
+    pub fn validator(&self) -> &Validator {
+        &self.shared.validator
+    }
+
+    /// The current versions of all `txn` actions whose application id begins with `prefix`, from one replay of the
+    /// newest log. Commits are judged against exactly what this saw.
+    pub async fn transactions(&self, prefix: &str) -> Result<BTreeMap<String, i64>> {
+        let mut progress = self.shared.progress.lock().await;
+        let mut transactions = self.load_progress(&mut progress).await?;
+        transactions.retain(|id, _| id.starts_with(prefix));
+        Ok(transactions)
+    }
+
+    /// The newest commits, newest first: version and `commitInfo`. Reads one log entry each; entries that were removed
+    /// end it.
+    pub async fn history(&self, limit: usize) -> Result<Vec<(u64, serde_json::Value)>> {
+        let mut history = Vec::new();
+        let mut next = Some(log::load(self.store(), self.name(), Transactions::Skip).await?.version);
+        while let Some(version) = next.filter(|_| history.len() < limit) {
+            let Some(entry) = log::read_entry(self.store(), version).await? else { break };
+            let lines = entry.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok());
+            let info = lines.map(|mut line: serde_json::Value| line["commitInfo"].take()).find(|info| !info.is_null());
+            history.push((version, info.unwrap_or_default()));
+            next = version.checked_sub(1);
+        }
+        Ok(history)
+    }
+
+    /// Reads all transactions and the metadata at the newest version.
+    pub(super) async fn load_progress(&self, progress: &mut Progress) -> Result<BTreeMap<String, i64>> {
+        let state = log::load(self.store(), self.name(), Transactions::Read).await?;
+        if state.metadata != *self.metadata() {
+            self.metadata().check_successor(self.name(), &state.metadata)?;
+            self.set_metadata(state.metadata);
+        }
+        *progress = Progress { version: state.version, loaded: true, pipelines: BTreeMap::new() };
+        let txns = state.transactions.iter().map(|(id, version)| (id.as_str(), *version));
+        progress.note(txns, |id| state.transactions.get(id).copied());
+        Ok(state.transactions)
+    }
+
+    pub(super) fn progress(&self) -> &tokio::sync::Mutex<Progress> {
+        &self.shared.progress
+    }
+
+    pub(super) fn metadata(&self) -> Arc<TableMetadata> {
+        Arc::clone(&self.shared.metadata.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(super) fn set_metadata(&self, metadata: TableMetadata) {
+        *self.shared.metadata.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(metadata);
+    }
+}
+
+/// Tries to put version 0; whatever the store answers is for the next look to clear up.
+async fn create(store: &TableStore, def: &TableDef) -> Result<Option<object_store::Error>> {
+    let env = store.env();
+    let (protocol, metadata) = creation_actions(def, env)?;
+    let info = json!({
+        "timestamp": env.unix_ms(),
+        "operation": "CREATE TABLE",
+        "operationParameters": {
+            "isManaged": "false",
+            "partitionBy": serde_json::to_string(&def.partitioned_by).internal(|| "cannot write a name".to_owned())?,
+        },
+        "isBlindAppend": true,
+        "engineInfo": format!("weir/{}", env!("CARGO_PKG_VERSION")),
+        "txnId": uuid_like(env),
+    });
+    let lines = [json!({ "commitInfo": info }), json!({ "protocol": protocol }), json!({ "metaData": metadata })];
+    let entry: String = lines.iter().map(|line| format!("{line}\n")).collect();
+    let options = object_store::PutMode::Create.into();
+    Ok(store.object_store().put_opts(&entry_path(0), entry.into(), options).await.err())
+}

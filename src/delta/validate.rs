@@ -1,0 +1,223 @@
+//! NOT NULL and the table's rules, checked on the rows before they are written.
+//!
+//! A rule holds for a row when its expression is true; false and null violate it, as the Delta protocol has it.
+//! Expressions are compiled once; a check costs one pass of each over the batch, and nothing where there are none.
+
+use std::sync::Arc;
+
+use arrow::array::{Array, AsArray, BooleanArray, RecordBatch};
+use arrow::buffer::BooleanBuffer;
+use arrow::compute::filter_record_batch;
+use arrow::datatypes::{DataType, Schema, SchemaRef};
+use arrow::json::WriterBuilder;
+use arrow::json::writer::LineDelimited;
+use datafusion::common::DFSchema;
+use datafusion::physical_expr::PhysicalExpr;
+use datafusion::prelude::{SessionConfig, SessionContext};
+
+use super::metadata::{Rule, TableMetadata};
+use super::writer::conform;
+use crate::error::{Context, Error, ErrorKind, Result};
+
+/// The compiled rules of one table.
+#[derive(Debug, Clone)]
+pub struct Validator {
+    schema: SchemaRef,
+    /// `schema` with every column nullable: rows are looked at before NOT NULL is known to hold.
+    lenient: SchemaRef,
+    /// Columns that must not be null.
+    required: Vec<usize>,
+    rules: Vec<(String, Arc<dyn PhysicalExpr>)>,
+}
+
+/// The rows of a batch that may be written, and the others.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Violations {
+    /// The rows that break no rule, with the columns they came with.
+    pub good: RecordBatch,
+    /// The others, in order: the row as JSON, what it violates in a line, and the column where NOT NULL is to blame.
+    pub letters: Vec<(Vec<u8>, String, Option<String>)>,
+}
+
+impl Default for Validator {
+    /// Checks nothing.
+    fn default() -> Self {
+        let schema = SchemaRef::new(Schema::empty());
+        Self { lenient: schema.clone(), schema, required: Vec::new(), rules: Vec::new() }
+    }
+}
+
+impl Validator {
+    /// Compiles the rules of `metadata` and those declared besides.
+    pub(super) fn compile(table: &str, metadata: &TableMetadata, declared: &[Rule]) -> Result<Self> {
+        let schema = metadata.schema.clone();
+        let lenient = schema.fields().iter().map(|field| field.as_ref().clone().with_nullable(true));
+        let lenient = Arc::new(Schema::new(lenient.collect::<Vec<_>>()));
+        let required = schema.fields().iter().enumerate().filter(|(_, field)| !field.is_nullable());
+        let required = required.map(|(index, _)| index).collect();
+        let extra = declared.iter().filter(|rule| !metadata.rules.iter().any(|known| known.name == rule.name));
+        let rules = metadata
+            .rules
+            .iter()
+            .chain(extra)
+            .map(|rule| Ok((rule.name.clone(), compile_rule(table, rule, &lenient)?)))
+            .collect::<Result<_>>()?;
+        Ok(Self { schema, lenient, required, rules })
+    }
+
+    /// Whether there is anything to check.
+    pub fn is_trivial(&self) -> bool {
+        self.required.is_empty() && self.rules.is_empty()
+    }
+
+    /// Finds the rows of `batch` that must not be written; `None` when all may. Columns are matched by name.
+    pub fn check(&self, batch: &RecordBatch) -> Result<Option<Violations>> {
+        if self.is_trivial() || batch.num_rows() == 0 {
+            return Ok(None);
+        }
+        let rows = conform(batch, &self.lenient)?;
+        let broken = self.broken(&rows)?;
+        let Some((first, others)) = broken.split_first() else { return Ok(None) };
+        let bad = others.iter().fold(first.rows.clone(), |all, broken| &all | &broken.rows);
+        let fail = || "cannot separate rows that violate constraints".to_owned();
+        let good = filter_record_batch(batch, &BooleanArray::new(!&bad, None)).internal(fail)?;
+        let refused = filter_record_batch(&rows, &BooleanArray::new(bad.clone(), None)).internal(fail)?;
+        let letters = bad.set_indices().zip(json_rows(&refused)?).map(|(row, payload)| {
+            let reasons: Vec<&Broken<'_>> = broken.iter().filter(|broken| broken.rows.value(row)).collect();
+            let text = reasons.iter().map(|broken| broken.reason()).collect::<Vec<_>>().join("; ");
+            (payload, text, reasons.iter().find_map(|broken| broken.column.map(str::to_owned)))
+        });
+        Ok(Some(Violations { good, letters: letters.collect() }))
+    }
+
+    /// The rules that some row breaks, each with these rows.
+    fn broken(&self, rows: &RecordBatch) -> Result<Vec<Broken<'_>>> {
+        let mut broken = Vec::new();
+        for index in &self.required {
+            if let Some(nulls) = rows.column(*index).logical_nulls().filter(|nulls| nulls.null_count() > 0) {
+                let column = self.schema.field(*index).name().as_str();
+                broken.push(Broken { rule: column, column: Some(column), rows: !nulls.inner() });
+            }
+        }
+        for (rule, expression) in &self.rules {
+            let value = expression.evaluate(rows).and_then(|value| value.into_array(rows.num_rows()));
+            let value = value.context(ErrorKind::Sql, || format!("constraint `{rule}` cannot be evaluated"))?;
+            let holds = true_rows(value.as_boolean());
+            if holds.count_set_bits() < rows.num_rows() {
+                broken.push(Broken { rule, column: None, rows: !&holds });
+            }
+        }
+        Ok(broken)
+    }
+}
+
+/// A rule and the rows that break it.
+struct Broken<'a> {
+    rule: &'a str,
+    column: Option<&'a str>,
+    rows: BooleanBuffer,
+}
+
+impl Broken<'_> {
+    fn reason(&self) -> String {
+        match self.column {
+            Some(column) => format!("`{column}` is null but NOT NULL"),
+            None => format!("violates constraint `{}`", self.rule),
+        }
+    }
+}
+
+/// Each row as a JSON object; nulls are written out.
+fn json_rows(rows: &RecordBatch) -> Result<Vec<Vec<u8>>> {
+    let fail = || "cannot show a row that violates a constraint".to_owned();
+    let mut writer = WriterBuilder::new().with_explicit_nulls(true).build::<_, LineDelimited>(Vec::new());
+    writer.write(rows).and_then(|()| writer.finish()).internal(fail)?;
+    let lines = writer.into_inner();
+    Ok(lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).map(<[u8]>::to_vec).collect())
+}
+
+fn true_rows(values: &BooleanArray) -> BooleanBuffer {
+    match values.nulls() {
+        Some(nulls) => values.values() & nulls.inner(),
+        None => values.values().clone(),
+    }
+}
+
+/// Compiles with names as written first, then folded to lower case, as Spark resolves names ignoring case.
+fn compile_rule(table: &str, rule: &Rule, schema: &SchemaRef) -> Result<Arc<dyn PhysicalExpr>> {
+    let fail = || format!("constraint `{}` of table `{table}` cannot be understood", rule.name);
+    let schema = DFSchema::try_from(schema.as_ref().clone()).internal(fail)?;
+    let dialect = if rule.sql.contains('`') { "databricks" } else { "generic" };
+    let compile = |fold: &str| {
+        let config = SessionConfig::new()
+            .set_str("datafusion.sql_parser.dialect", dialect)
+            .set_str("datafusion.sql_parser.enable_ident_normalization", fold)
+            .set_bool("datafusion.sql_parser.map_string_types_to_utf8view", false);
+        let context = SessionContext::new_with_config(config);
+        context.parse_sql_expr(&rule.sql, &schema).and_then(|expr| context.create_physical_expr(expr, &schema))
+    };
+    let expression = compile("false").or_else(|_| compile("true")).context(ErrorKind::Sql, fail)?;
+    let data_type = expression.data_type(schema.as_arrow()).internal(fail)?;
+    if data_type != DataType::Boolean {
+        return Err(Error::sql(fail()).with_detail(format!("`{}` is of type {data_type}, not BOOLEAN.", rule.sql)));
+    }
+    Ok(expression)
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{ArrayRef, Int64Array, StringArray};
+    use serde_json::json;
+
+    use super::*;
+
+    /// A table `n BIGINT, Twice BIGINT` with these rules.
+    fn validator(rules: &[(&str, &str)]) -> Result<Validator> {
+        let field = |name: &str| json!({ "name": name, "type": "long", "nullable": true, "metadata": {} });
+        let schema = json!({ "type": "struct", "fields": [field("n"), field("Twice")] }).to_string();
+        let metadata = json!({ "schemaString": schema });
+        let metadata = TableMetadata::read("t", &json!({ "minWriterVersion": 2 }), &metadata).unwrap();
+        let rules = rules.iter().map(|(name, sql)| Rule { name: (*name).to_owned(), sql: (*sql).to_owned() });
+        Validator::compile("t", &metadata, &rules.collect::<Vec<_>>())
+    }
+
+    fn batch(n: &[Option<i64>], twice: &[Option<i64>]) -> RecordBatch {
+        let column = |values: &[Option<i64>]| Arc::new(Int64Array::from(values.to_vec())) as ArrayRef;
+        RecordBatch::try_from_iter([("n", column(n)), ("Twice", column(twice))]).unwrap()
+    }
+
+    fn refused(validator: &Validator, batch: &RecordBatch) -> usize {
+        validator.check(batch).unwrap().map_or(0, |violations| violations.letters.len())
+    }
+
+    #[test]
+    fn false_and_null_violate_a_rule_and_true_does_not() {
+        let validator = validator(&[("small", "n < 10")]).unwrap();
+        let batch = batch(&[Some(1), Some(10), None], &[None; 3]);
+        let found = validator.check(&batch).unwrap().unwrap();
+        assert_eq!((found.good, found.letters.len()), (batch.slice(0, 1), 2));
+    }
+
+    #[test]
+    fn a_generated_column_must_be_what_its_expression_gives_null_included() {
+        let validator = validator(&[("g", "`Twice` IS NOT DISTINCT FROM (n * 2)")]).unwrap();
+        assert_eq!(refused(&validator, &batch(&[Some(2), None], &[Some(4), None])), 0);
+        assert_eq!(refused(&validator, &batch(&[Some(2), None], &[Some(5), Some(0)])), 2);
+    }
+
+    #[test]
+    fn names_are_found_as_written_or_folded() {
+        assert!(validator(&[("written", "Twice > 0 AND n > 0")]).is_ok());
+        assert!(validator(&[("folded", "N > 0")]).is_ok());
+        let error = validator(&[("unknown", "m > 0")]).unwrap_err();
+        assert_eq!(error.message(), "constraint `unknown` of table `t` cannot be understood");
+    }
+
+    #[test]
+    fn rows_that_lack_a_column_are_checked_as_if_it_were_null() {
+        let names: ArrayRef = Arc::new(StringArray::from(vec!["x"]));
+        let batch = RecordBatch::try_from_iter([("other", names)]).unwrap();
+        assert_eq!(refused(&validator(&[("small", "n < 10")]).unwrap(), &batch), 1);
+        assert_eq!(validator(&[]).unwrap().check(&batch).unwrap(), None);
+    }
+}

@@ -1,0 +1,217 @@
+//! What the engine takes from outside: time, randomness, failpoints, object stores. Everything else asks an [`Env`], so that the same
+//! seed gives the same run and tests can move the clock.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use object_store::ObjectStore;
+use object_store::memory::InMemory;
+
+use crate::error::{Error, Result};
+
+/// The process's surroundings; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Env {
+    clock: Clock,
+    random: Arc<AtomicU64>,
+    failpoints: Arc<Mutex<BTreeMap<String, Action>>>,
+    stores: Stores,
+}
+
+/// Puts something between weir and every object store that is opened, e.g. injected faults.
+pub type StoreWrapper = Arc<dyn Fn(Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore> + Send + Sync>;
+
+/// Whether an acknowledged write to a local file survives a power cut.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Durability {
+    /// Files and their directories are synced before a write is acknowledged.
+    #[default]
+    PowerCut,
+    /// Left to the operating system: survives the process, not the machine. For measurements.
+    Process,
+}
+
+/// What concerns object stores: the `memory://` ones live here, so that a process shares them.
+#[derive(Clone, Default)]
+struct Stores {
+    memory: Arc<Mutex<BTreeMap<String, Arc<dyn ObjectStore>>>>,
+    wrapper: Option<StoreWrapper>,
+    durability: Durability,
+}
+
+impl fmt::Debug for Stores {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Stores").field("durability", &self.durability).finish_non_exhaustive()
+    }
+}
+
+/// Where the time comes from.
+#[derive(Clone, Debug)]
+enum Clock {
+    System,
+    Manual(Arc<AtomicU64>),
+}
+
+/// What a failpoint does when the program passes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Ends the process at once, as `kill -9` would.
+    Abort,
+    /// Returns an environment error.
+    Fail,
+    /// Stops for this many milliseconds.
+    PauseMs(u64),
+}
+
+#[expect(clippy::disallowed_methods, reason = "this is the one place that reads the system clock")]
+impl Env {
+    /// The real clock and a seed from the operating system; failpoints from `WEIR_FAILPOINTS`
+    /// (`name=abort;name=fail;name=pause:500`, optionally `name@3=abort` for the third passing).
+    pub fn system() -> Result<Self> {
+        let nanos = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos() as u64;
+        let seed = nanos ^ (u64::from(std::process::id()) << 32) ^ uuid::Uuid::new_v4().as_u64_pair().0;
+        let env = Self {
+            clock: Clock::System,
+            random: Arc::new(AtomicU64::new(seed)),
+            failpoints: Arc::default(),
+            stores: Stores::default(),
+        };
+        if let Ok(text) = std::env::var("WEIR_FAILPOINTS") {
+            env.set_failpoints(&text)?;
+        }
+        Ok(env)
+    }
+
+    /// A clock that stands at `unix_ms` until [`Env::advance`] moves it, and a fixed seed.
+    pub fn manual(unix_ms: u64, seed: u64) -> Self {
+        Self {
+            clock: Clock::Manual(Arc::new(AtomicU64::new(unix_ms))),
+            random: Arc::new(AtomicU64::new(seed)),
+            failpoints: Arc::default(),
+            stores: Stores::default(),
+        }
+    }
+
+    /// The same surroundings with `wrapper` around every object store opened from now on.
+    #[must_use]
+    pub fn with_store_wrapper(mut self, wrapper: StoreWrapper) -> Self {
+        self.stores.wrapper = Some(wrapper);
+        self
+    }
+
+    /// The same surroundings with another durability of local files.
+    #[must_use]
+    pub fn with_durability(mut self, durability: Durability) -> Self {
+        self.stores.durability = durability;
+        self
+    }
+
+    /// How durable writes to local files are.
+    pub fn durability(&self) -> Durability {
+        self.stores.durability
+    }
+
+    /// The store behind `memory://name/`, made at first use and shared by all clones of this environment.
+    pub fn memory_store(&self, name: &str) -> Arc<dyn ObjectStore> {
+        let mut stores = self.stores.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(stores.entry(name.to_owned()).or_insert_with(|| Arc::new(InMemory::new())))
+    }
+
+    /// Applies the store wrapper, if any.
+    pub fn wrap_store(&self, store: Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore> {
+        match &self.stores.wrapper {
+            Some(wrapper) => wrapper(store),
+            None => store,
+        }
+    }
+
+    /// Milliseconds since 1970-01-01 UTC.
+    pub fn unix_ms(&self) -> i64 {
+        match &self.clock {
+            Clock::System => {
+                SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_millis() as i64)
+            }
+            Clock::Manual(now) => now.load(Ordering::SeqCst) as i64,
+        }
+    }
+
+    /// A monotonic instant, for durations only.
+    pub fn instant(&self) -> Instant {
+        Instant::now()
+    }
+
+    /// Moves a manual clock; a system clock is left alone.
+    pub fn advance(&self, by: Duration) {
+        if let Clock::Manual(now) = &self.clock {
+            now.fetch_add(by.as_millis() as u64, Ordering::SeqCst);
+        }
+    }
+
+    /// The next pseudo-random number (splitmix64).
+    pub fn random_u64(&self) -> u64 {
+        let state = self.random.fetch_add(0x9E37_79B9_7F4A_7C15, Ordering::SeqCst).wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mixed = (state ^ (state >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        mixed ^ (mixed >> 31)
+    }
+
+    /// A 16-digit hexadecimal identifier with its number, which is never negative as an `i64`.
+    pub fn random_id(&self) -> i64 {
+        (self.random_u64() >> 1) as i64
+    }
+
+    /// Arms failpoints from their text form; see [`Env::system`].
+    pub fn set_failpoints(&self, text: &str) -> Result<()> {
+        let mut points = self.failpoints.lock().unwrap_or_else(PoisonError::into_inner);
+        for part in text.split(';').filter(|part| !part.trim().is_empty()) {
+            let (name, action) =
+                part.split_once('=').ok_or_else(|| Error::config(format!("failpoint `{part}` has no action")))?;
+            let action = match action.trim() {
+                "abort" => Action::Abort,
+                "fail" => Action::Fail,
+                pause if pause.starts_with("pause:") => Action::PauseMs(
+                    pause["pause:".len()..]
+                        .parse()
+                        .map_err(|_| Error::config(format!("bad failpoint pause `{pause}`")))?,
+                ),
+                other => return Err(Error::config(format!("unknown failpoint action `{other}`"))),
+            };
+            points.insert(name.trim().to_owned(), action);
+        }
+        Ok(())
+    }
+
+    /// Passes the failpoint `name`: does nothing unless it was armed. `name@K` acts on the K-th passing only.
+    pub async fn failpoint(&self, name: &str) -> Result<()> {
+        match self.armed(name) {
+            None => Ok(()),
+            Some(Action::Abort) => std::process::abort(),
+            Some(Action::Fail) => Err(Error::environment(format!("failpoint `{name}` was armed"))),
+            Some(Action::PauseMs(ms)) => {
+                tokio::time::sleep(Duration::from_millis(ms)).await;
+                Ok(())
+            }
+        }
+    }
+
+    fn armed(&self, name: &str) -> Option<Action> {
+        let mut points = self.failpoints.lock().unwrap_or_else(PoisonError::into_inner);
+        if points.is_empty() {
+            return None;
+        }
+        if let Some(action) = points.get(name) {
+            return Some(*action);
+        }
+        let key = points.keys().find(|key| key.split_once('@').is_some_and(|(base, _)| base == name))?.clone();
+        let action = points.remove(&key)?;
+        let count: u64 = key.split_once('@').and_then(|(_, count)| count.parse().ok()).unwrap_or(1);
+        if count <= 1 {
+            return Some(action);
+        }
+        points.insert(format!("{name}@{}", count - 1), action);
+        None
+    }
+}

@@ -1,0 +1,220 @@
+//! Making a closed epoch durable and visible: files, manifest, Kafka transaction, tables, in that order.
+//!
+//! Each step may be the last before a crash; [`super::recovery`] knows what each leaves behind. Before the manifest:
+//! files nobody names. After it: nothing is visible, the epoch will be read again. After the first commit: the manifest
+//! that it names is the epoch, and what is missing is committed from it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::task::JoinSet;
+
+use super::open::{LaneWriter, Outputs, Ranges};
+use super::sinks::{BranchSink, Sinks, TableSink};
+use crate::delta::{CommitRequest, PipelineTxns, StagedFiles};
+use crate::env::Env;
+use crate::error::{Context, Result};
+use crate::sink::dead_letters::{self, Letter};
+use crate::sink::kafka::TopicMessages;
+use crate::source::chunk::Offsets;
+use crate::state::{CommitPermit, Epoch, Manifest, ManifestId, ManifestStore, TableCommit};
+
+/// What stays the same from epoch to epoch.
+pub struct Committer {
+    pub pipeline: String,
+    pub run: String,
+    pub fingerprint: String,
+    /// Model name to hash.
+    pub models: BTreeMap<String, String>,
+    /// In the order of the dataflow's sources.
+    pub sources: Vec<String>,
+    pub sinks: Arc<Sinks>,
+    pub manifests: ManifestStore,
+    pub env: Env,
+}
+
+/// An epoch that takes no more rows.
+pub struct Closed {
+    pub epoch: Epoch,
+    pub outputs: Arc<Outputs>,
+    pub ranges: Ranges,
+    /// Next offsets per source index, after this epoch.
+    pub positions: Vec<Offsets>,
+    pub dead: Vec<Letter>,
+    pub records: u64,
+}
+
+/// What a commit did, for progress.
+#[derive(Debug, Clone, Default)]
+pub struct Committed {
+    pub files: u64,
+    pub bytes: u64,
+    pub dead_letters: u64,
+    /// Per branch target: table version, when it is a table that committed.
+    pub versions: BTreeMap<String, i64>,
+    pub close_ms: u64,
+    pub manifest_ms: u64,
+    pub commit_ms: u64,
+}
+
+impl Committer {
+    /// Commits `closed`. When it returns, every sink has the epoch.
+    ///
+    /// Errors: `Fenced` when another run has the epoch; `Environment` when a store or broker did not answer in time: the
+    /// process should end, the next run finishes the epoch.
+    pub async fn commit(&self, closed: Closed) -> Result<Committed> {
+        let mut done = Committed::default();
+        let clock = Instant::now();
+        let (tables, messages) = self.close(&closed, &mut done).await?;
+        done.close_ms = clock.elapsed().as_millis() as u64;
+
+        self.env.failpoint("epoch.before_manifest").await?;
+        let clock = Instant::now();
+        let manifest = self.manifest(&closed, &tables, done.dead_letters);
+        let permit = self.manifests.write(&manifest).await?;
+        done.manifest_ms = clock.elapsed().as_millis() as u64;
+        self.env.failpoint("epoch.after_manifest").await?;
+
+        let clock = Instant::now();
+        if let Some(producer) = &self.sinks.transaction {
+            producer.commit(permit.epoch().0, permit.manifest().0, messages).await?;
+            self.env.failpoint("epoch.after_kafka").await?;
+        }
+        for (index, table) in manifest.tables.iter().enumerate() {
+            if index > 0 {
+                self.env.failpoint("epoch.between_sinks").await?;
+            }
+            let Some(sink) = self.sinks.tables.iter().find(|sink| sink.name == table.name) else { continue };
+            let version = commit_table(sink, &manifest, table, permit).await?;
+            done.versions.insert(table.name.clone(), version);
+        }
+        done.commit_ms = clock.elapsed().as_millis() as u64;
+        self.env.failpoint("epoch.after_commit").await?;
+        Ok(done)
+    }
+
+    /// Closes every writer; returns staged files per table and messages per topic.
+    async fn close(&self, closed: &Closed, done: &mut Committed) -> Result<(Vec<StagedFiles>, Vec<TopicMessages>)> {
+        let mut staged: Vec<StagedFiles> = self.sinks.tables.iter().map(|_| StagedFiles::default()).collect();
+        let mut messages = Vec::new();
+        let mut closing = JoinSet::new();
+        for (branch, lanes) in closed.outputs.take_writers().await.into_iter().enumerate() {
+            for writer in lanes {
+                match (writer, &self.sinks.branches[branch]) {
+                    (LaneWriter::Table(writer), BranchSink::Table(table)) => {
+                        let table = *table;
+                        closing.spawn(async move { writer.close().await.map(|files| (table, files)) });
+                    }
+                    (LaneWriter::Messages(encoded), BranchSink::Transaction { topic, .. }) => {
+                        messages.push(TopicMessages { topic: topic.clone(), messages: encoded });
+                    }
+                    (LaneWriter::File(file), _) => {
+                        done.bytes += file.close()?;
+                        done.files += 1;
+                    }
+                    _ => {}
+                }
+            }
+        }
+        let letters: Vec<_> = closed.dead.iter().cloned().chain(closed.outputs.take_violations()).collect();
+        done.dead_letters = letters.len() as u64;
+        if !letters.is_empty() {
+            let sink = &self.sinks.tables[self.sinks.dead_letters];
+            let mut writer = sink.table.writer(&sink.options)?;
+            writer.write(&dead_letters::rows(&letters, closed.epoch.0, self.env.unix_ms())?).await?;
+            let files = writer.close().await?;
+            staged[self.sinks.dead_letters].merge(files);
+        }
+        for branch in &self.sinks.branches {
+            if let BranchSink::Direct { producer, .. } = branch {
+                producer.flush().await?;
+            }
+        }
+        while let Some(closed) = closing.join_next().await {
+            let (table, files) = closed.internal(|| "a writer ended abnormally".to_owned())??;
+            staged[table].merge(files);
+        }
+        for files in &staged {
+            done.files += files.adds.len() as u64;
+            done.bytes += files.bytes;
+        }
+        Ok((staged, messages))
+    }
+
+    fn manifest(&self, closed: &Closed, staged: &[StagedFiles], dead_letters: u64) -> Manifest {
+        // The first table always takes part, so that every epoch leaves its mark; others only when they get files.
+        let tables = self
+            .sinks
+            .tables
+            .iter()
+            .zip(staged)
+            .enumerate()
+            .filter(|(index, (_, files))| *index == 0 || !files.adds.is_empty())
+            .map(|(_, (sink, files))| TableCommit {
+                name: sink.name.clone(),
+                location: sink.location.clone(),
+                rows: files.rows,
+                bytes: files.bytes,
+                adds: files.adds.clone(),
+            })
+            .collect();
+        let by_name = |index: usize| self.sources[index].clone();
+        Manifest {
+            format: 1,
+            pipeline: self.pipeline.clone(),
+            epoch: closed.epoch,
+            id: ManifestId(self.env.random_id()),
+            run: self.run.clone(),
+            created_ms: self.env.unix_ms(),
+            fingerprint: self.fingerprint.clone(),
+            ranges: closed.ranges.iter().map(|(source, ranges)| (by_name(*source), ranges.clone())).collect(),
+            positions: closed.positions.iter().enumerate().map(|(source, at)| (by_name(source), at.clone())).collect(),
+            models: self.models.clone(),
+            tables,
+            rows_in: closed.records,
+            dead_letters,
+        }
+    }
+}
+
+/// Commits what `manifest` says of one table. The permit is proof that the manifest is durable.
+///
+/// Returns the table's version that holds the epoch, whether this call or an earlier one put it there.
+pub async fn commit_table(
+    sink: &TableSink,
+    manifest: &Manifest,
+    table: &TableCommit,
+    permit: CommitPermit,
+) -> Result<i64> {
+    let mut offsets = Vec::new();
+    for (source, ranges) in &manifest.ranges {
+        for (partition, range) in ranges {
+            offsets.push((format!("weir:{}:{source}:{partition}", manifest.pipeline), range.end));
+        }
+    }
+    let mut info = serde_json::Map::new();
+    info.insert(
+        "weir".to_owned(),
+        serde_json::json!({
+            "pipeline": manifest.pipeline,
+            "epoch": permit.epoch().0,
+            "manifest": permit.manifest().to_string(),
+            "run": manifest.run,
+            "rows": table.rows,
+            "offsets": manifest.ranges,
+            "models": manifest.models,
+        }),
+    );
+    let request = CommitRequest {
+        app: PipelineTxns {
+            pipeline: manifest.pipeline.clone(),
+            epoch: permit.epoch().0 as i64,
+            manifest_id: permit.manifest().0,
+            offsets,
+        },
+        adds: table.adds.clone(),
+        info,
+    };
+    Ok(sink.table.commit(request).await?.version())
+}

@@ -1,0 +1,338 @@
+//! The loop of a running pipeline: micro-batches into the open epoch, the epoch closed at its trigger, its commit carried
+//! out while the next epoch fills.
+//!
+//! At most one commit is under way; the next epoch may fill meanwhile but not close. Any error ends the run: what was
+//! not committed is read again by the next one.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use super::commit::{Closed, Committed, Committer};
+use super::feed::{Fed, Feed, FeedLimits, Said, channel};
+use super::open::{OpenEpoch, Outputs};
+use super::progress::{Progress, ProgressSink, SinkProgress, SourceProgress};
+use super::recovery::{Resumed, recover};
+use super::sinks::Sinks;
+use super::stop::Stop;
+use crate::catalog::Trigger;
+use crate::env::Env;
+use crate::error::{Context, Error, Result};
+use crate::function::EpochClock;
+use crate::metrics::resident_memory_bytes;
+use crate::plan::Dataflow;
+use crate::source::chunk::{Offsets, PollLimit, ReadFrom};
+use crate::source::decode::Decoder;
+use crate::state::ManifestStore;
+
+/// Everything a run needs.
+pub struct Job {
+    pub dataflow: Dataflow,
+    pub sinks: Sinks,
+    pub manifests: ManifestStore,
+    pub trigger: Trigger,
+    pub lanes: usize,
+    pub poll: PollLimit,
+    /// Model name to hash.
+    pub models: BTreeMap<String, String>,
+    pub clock: EpochClock,
+    pub env: Env,
+    /// Names this process in manifests and progress.
+    pub run: String,
+    pub progress: ProgressSink,
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Finish {
+    pub epochs: u64,
+    pub records: u64,
+}
+
+/// An epoch closes early when this much waits for its Kafka transaction.
+const BUFFERED_BYTES: u64 = 64 << 20;
+
+/// Plans are given fresh run-time state after this many micro-batches.
+const RESET_EVERY: u64 = 512;
+
+/// Runs a pipeline until `stop` is set or, with `available now`, until its sources are read to the end.
+pub async fn run(job: Job, stop: Stop) -> Result<Finish> {
+    let pipeline = job.dataflow.pipeline.clone();
+    let resumed = recover(&pipeline, &job.sinks, &job.manifests, &job.env).await?;
+    for sink in &resumed.rolled_forward {
+        tracing::info!(pipeline, sink, epoch = resumed.next.0 - 1, "epoch finished after a crash");
+    }
+    Coordinator::start(job, resumed, stop).await?.run().await
+}
+
+struct Coordinator {
+    dataflow: Arc<Dataflow>,
+    sinks: Arc<Sinks>,
+    committer: Arc<Committer>,
+    trigger: Trigger,
+    lanes: usize,
+    clock: EpochClock,
+    env: Env,
+    progress: ProgressSink,
+    stop: Stop,
+    feeds: Vec<Feed>,
+    inbox: mpsc::Receiver<Said>,
+    running: usize,
+    stopping: bool,
+    /// Next offsets per source, after the open epoch.
+    positions: Vec<Offsets>,
+    open: OpenEpoch,
+    committing: Option<Committing>,
+    since_reset: u64,
+    finish: Finish,
+}
+
+struct Committing {
+    task: JoinHandle<Result<Committed>>,
+    progress: Progress,
+    positions: Vec<Offsets>,
+    began: Instant,
+}
+
+impl Coordinator {
+    async fn start(job: Job, resumed: Resumed, stop: Stop) -> Result<Self> {
+        let bounded = job.trigger == Trigger::AvailableNow;
+        let sources: Vec<String> = job.dataflow.sources.iter().map(|source| source.def.name.clone()).collect();
+        let positions: Vec<Offsets> =
+            sources.iter().map(|name| resumed.positions.get(name).cloned().unwrap_or_default()).collect();
+        let (sender, inbox) = channel(sources.len());
+        let mut feeds = Vec::new();
+        for (index, source) in job.dataflow.sources.iter().enumerate() {
+            let from = ReadFrom { offsets: positions[index].clone(), bounded };
+            let reader = crate::source::open(&source.def, &job.dataflow.pipeline, from, &job.env).await?;
+            let decoder = Arc::new(Decoder::new(&source.def)?);
+            let limits = FeedLimits { poll: job.poll, lanes: job.lanes };
+            feeds.push(Feed::start(index, reader, decoder, limits, sender.clone(), stop.clone()));
+        }
+        let sinks = Arc::new(job.sinks);
+        let committer = Committer {
+            pipeline: job.dataflow.pipeline.clone(),
+            run: job.run,
+            fingerprint: job.dataflow.fingerprint(),
+            models: job.models,
+            sources,
+            sinks: Arc::clone(&sinks),
+            manifests: job.manifests,
+            env: job.env.clone(),
+        };
+        let dataflow = Arc::new(job.dataflow);
+        let outputs = Outputs::new(resumed.next, &committer.run, Arc::clone(&sinks), Arc::clone(&dataflow), job.lanes);
+        let now_ms = job.env.unix_ms();
+        job.clock.set_ms(now_ms);
+        Ok(Self {
+            running: feeds.len(),
+            open: OpenEpoch::new(resumed.next, outputs, now_ms),
+            dataflow,
+            sinks,
+            committer: Arc::new(committer),
+            trigger: job.trigger,
+            lanes: job.lanes,
+            clock: job.clock,
+            env: job.env,
+            progress: job.progress,
+            stop,
+            feeds,
+            inbox,
+            stopping: false,
+            positions,
+            committing: None,
+            since_reset: 0,
+            finish: Finish::default(),
+        })
+    }
+
+    async fn run(mut self) -> Result<Finish> {
+        loop {
+            if self.stopping || self.running == 0 {
+                if self.committing.is_none() && self.open.is_idle() {
+                    return Ok(self.finish);
+                }
+                if self.committing.is_none() {
+                    self.close()?;
+                }
+            }
+            let due = self.due();
+            let reading = !self.stopping && self.running > 0 && self.open.outputs.buffered() < BUFFERED_BYTES;
+            tokio::select! {
+                biased;
+                done = wait(&mut self.committing) => self.committed(done)?,
+                () = self.stop.wait(), if !self.stopping => {
+                    self.stopping = true;
+                    self.inbox.close();
+                }
+                () = until(due), if due.is_some() && self.committing.is_none() => self.close()?,
+                said = self.inbox.recv(), if reading => self.hear(said).await?,
+            }
+        }
+    }
+
+    /// When the open epoch should close; `None` while it has nothing to commit or another commit is under way.
+    fn due(&self) -> Option<Instant> {
+        if self.open.is_idle() || self.committing.is_some() {
+            return None;
+        }
+        if self.open.outputs.buffered() >= BUFFERED_BYTES {
+            return Some(self.open.began);
+        }
+        match self.trigger {
+            Trigger::Interval(every) => Some(self.open.began + every),
+            Trigger::Continuous => Some(self.open.began),
+            Trigger::AvailableNow => None,
+        }
+    }
+
+    async fn hear(&mut self, said: Option<Said>) -> Result<()> {
+        match said {
+            Some(Said::Batch(fed)) => self.take(*fed).await,
+            Some(Said::Finished) => {
+                self.running -= 1;
+                Ok(())
+            }
+            Some(Said::Failed(error)) => Err(error),
+            None if self.stop.is_set() => Ok(()),
+            None => Err(Error::internal("every feed ended without a word")),
+        }
+    }
+
+    async fn take(&mut self, fed: Fed) -> Result<()> {
+        if self.open.is_idle() {
+            // The interval runs from the first row on, so that an idle pipeline does not commit at once when rows come.
+            self.open.began = fed.arrived;
+            self.open.began_ms = self.env.unix_ms();
+            self.clock.set_ms(self.open.began_ms);
+        }
+        let source = fed.source;
+        for (partition, range) in &fed.ranges {
+            self.positions[source].insert(Arc::clone(partition), range.end);
+        }
+        let name = &self.committer.sources[source];
+        self.open.take(fed, name).await?;
+        self.since_reset += 1;
+        Ok(())
+    }
+
+    /// Closes the open epoch, starts its commit and opens the next.
+    fn close(&mut self) -> Result<()> {
+        if self.since_reset >= RESET_EVERY {
+            self.since_reset = 0;
+            let mut fresh = (*self.dataflow).clone();
+            fresh.reset()?;
+            self.dataflow = Arc::new(fresh);
+        }
+        let next = self.open.epoch.next();
+        let outputs =
+            Outputs::new(next, &self.committer.run, Arc::clone(&self.sinks), Arc::clone(&self.dataflow), self.lanes);
+        let now_ms = self.env.unix_ms();
+        let full = std::mem::replace(&mut self.open, OpenEpoch::new(next, outputs, now_ms));
+        let began = full.began;
+        let progress = self.describe(&full);
+        let closed = Closed {
+            epoch: full.epoch,
+            outputs: full.outputs,
+            ranges: full.ranges,
+            positions: self.positions.clone(),
+            dead: full.dead,
+            records: full.records,
+        };
+        let committer = Arc::clone(&self.committer);
+        self.finish.records += closed.records;
+        let task = tokio::spawn(async move { committer.commit(closed).await });
+        self.committing = Some(Committing { task, progress, positions: self.positions.clone(), began });
+        Ok(())
+    }
+
+    fn committed(&mut self, done: Result<(Committed, Committing)>) -> Result<()> {
+        let (done, committing) = done?;
+        self.finish.epochs += 1;
+        for (feed, offsets) in self.feeds.iter().zip(committing.positions) {
+            feed.committed(offsets);
+        }
+        let mut progress = committing.progress;
+        let total = committing.began.elapsed();
+        progress.processed_rows_per_second = per_second(progress.num_input_rows, total);
+        progress.duration_ms = BTreeMap::from([
+            ("close".to_owned(), done.close_ms),
+            ("manifest".to_owned(), done.manifest_ms),
+            ("commit".to_owned(), done.commit_ms),
+            ("total".to_owned(), total.as_millis() as u64),
+        ]);
+        progress.files = done.files;
+        progress.bytes = done.bytes;
+        progress.dead_letters = done.dead_letters;
+        for sink in &mut progress.sinks {
+            sink.version = done.versions.get(&sink.description).copied();
+        }
+        progress.memory = resident_memory_bytes().unwrap_or(0);
+        (self.progress)(&progress);
+        Ok(())
+    }
+
+    fn describe(&self, full: &OpenEpoch) -> Progress {
+        let elapsed = full.began.elapsed();
+        let rows = full.outputs.rows();
+        let sinks = self.dataflow.branches.iter().zip(&self.sinks.branches).zip(rows);
+        let text = |ranges: &BTreeMap<_, crate::state::OffsetRange>, end: bool| {
+            ranges.iter().map(|(p, r): (&Arc<str>, _)| (p.to_string(), if end { r.end } else { r.start })).collect()
+        };
+        let sources: Vec<SourceProgress> = full
+            .ranges
+            .iter()
+            .map(|(source, ranges)| SourceProgress {
+                description: self.committer.sources[*source].clone(),
+                start_offset: text(ranges, false),
+                end_offset: text(ranges, true),
+                lag: self.feeds[*source].lag(),
+            })
+            .collect();
+        Progress {
+            name: self.committer.pipeline.clone(),
+            run_id: self.committer.run.clone(),
+            epoch: full.epoch.0,
+            timestamp: chrono::DateTime::from_timestamp_millis(full.began_ms)
+                .map(|at| at.to_rfc3339_opts(chrono::SecondsFormat::Millis, true))
+                .unwrap_or_default(),
+            num_input_rows: full.records,
+            input_rows_per_second: per_second(full.records, elapsed),
+            micro_batches: full.micro_batches,
+            latency_ms: full.worst_latency_us as f64 / 1000.0,
+            lag: self.feeds.iter().map(Feed::lag).sum(),
+            sources,
+            sinks: sinks
+                .map(|((branch, sink), rows)| SinkProgress {
+                    description: branch.target.clone(),
+                    kind: sink.kind().to_owned(),
+                    num_output_rows: rows,
+                    version: None,
+                })
+                .collect(),
+            ..Progress::default()
+        }
+    }
+}
+
+async fn wait(committing: &mut Option<Committing>) -> Result<(Committed, Committing)> {
+    let Some(running) = committing else { return std::future::pending().await };
+    let done = (&mut running.task).await.internal(|| "a commit ended abnormally".to_owned())?;
+    let Some(finished) = committing.take() else { return std::future::pending().await };
+    Ok((done?, finished))
+}
+
+async fn until(due: Option<Instant>) {
+    match due {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn per_second(rows: u64, time: Duration) -> f64 {
+    let seconds = time.as_secs_f64();
+    if seconds > 0.0 { (rows as f64 / seconds).round() } else { 0.0 }
+}

@@ -1,0 +1,228 @@
+//! Reading and decoding, ahead of the dataflow: one task per source, handing over whole micro-batches.
+//!
+//! A feed reads chunks, spreads them over lanes, decodes them and offers the result through a channel of bounded length:
+//! when the dataflow is slower than the source, reading waits. While one micro-batch is in the dataflow the next is being decoded.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use arrow::compute::concat_batches;
+use arrow::record_batch::RecordBatch;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+
+use super::stop::Stop;
+use crate::error::{Context, Result};
+use crate::source::chunk::{Chunk, DeadLetter, Decoded, Offsets, PartitionId, Payload, Poll, PollLimit, SourceReader};
+use crate::source::decode::Decoder;
+use crate::state::OffsetRange;
+
+/// Micro-batches that may wait decoded in front of the dataflow.
+const AHEAD: usize = 2;
+
+/// Below this many rows a micro-batch stays in one lane: spreading it would cost more than it saves.
+const SPREAD_ROWS: usize = 8_192;
+
+/// A decoded micro-batch of one source.
+#[derive(Debug)]
+pub struct Fed {
+    /// Index into the dataflow's sources.
+    pub source: usize,
+    /// Rows per lane; lanes without rows are left out.
+    pub lanes: Vec<Vec<RecordBatch>>,
+    pub dead: Vec<DeadLetter>,
+    /// What this micro-batch read.
+    pub ranges: Vec<(PartitionId, OffsetRange)>,
+    pub records: u64,
+    pub bytes: u64,
+    /// When its records had arrived.
+    pub arrived: Instant,
+}
+
+/// What a feed says.
+#[derive(Debug)]
+pub enum Said {
+    Batch(Box<Fed>),
+    /// A bounded source has been read to its end.
+    Finished,
+    Failed(crate::error::Error),
+}
+
+/// How feeds read.
+#[derive(Debug, Clone, Copy)]
+pub struct FeedLimits {
+    pub poll: PollLimit,
+    pub lanes: usize,
+}
+
+/// A running feed, as the coordinator holds it.
+#[derive(Debug)]
+pub struct Feed {
+    /// Records not yet handed over; `u64::MAX` = unknown.
+    lag: Arc<AtomicU64>,
+    committed: watch::Sender<Offsets>,
+    task: JoinHandle<()>,
+}
+
+impl Feed {
+    /// Starts to read. The feed ends when `stop` is set, the receiver is dropped, the source is finished or fails.
+    pub fn start(
+        source: usize,
+        reader: Box<dyn SourceReader>,
+        decoder: Arc<Decoder>,
+        limits: FeedLimits,
+        out: mpsc::Sender<Said>,
+        stop: Stop,
+    ) -> Self {
+        let lag = Arc::new(AtomicU64::new(u64::MAX));
+        let (committed, commits) = watch::channel(Offsets::new());
+        let work = Work { source, reader, decoder, limits, lag: Arc::clone(&lag), commits };
+        let task = tokio::spawn(async move {
+            let end = tokio::select! {
+                end = work.run(&out) => end,
+                () = stop.wait() => return,
+            };
+            let said = match end {
+                Ok(()) => Said::Finished,
+                Err(error) => Said::Failed(error),
+            };
+            // A receiver that is gone has stopped listening for good.
+            let _ = out.send(said).await;
+        });
+        Self { lag, committed, task }
+    }
+
+    /// Records between what was handed over and the newest known end.
+    pub fn lag(&self) -> Option<u64> {
+        Some(self.lag.load(Ordering::Relaxed)).filter(|lag| *lag != u64::MAX)
+    }
+
+    /// Passes on how far commits have come.
+    pub fn committed(&self, offsets: Offsets) {
+        self.committed.send_replace(offsets);
+    }
+}
+
+impl Drop for Feed {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// The channel that feeds write to.
+pub fn channel(sources: usize) -> (mpsc::Sender<Said>, mpsc::Receiver<Said>) {
+    mpsc::channel(AHEAD * sources.max(1))
+}
+
+struct Work {
+    source: usize,
+    reader: Box<dyn SourceReader>,
+    decoder: Arc<Decoder>,
+    limits: FeedLimits,
+    lag: Arc<AtomicU64>,
+    commits: watch::Receiver<Offsets>,
+}
+
+impl Work {
+    async fn run(mut self, out: &mpsc::Sender<Said>) -> Result<()> {
+        loop {
+            if self.commits.has_changed().unwrap_or(false) {
+                let offsets = self.commits.borrow_and_update().clone();
+                self.reader.committed(&offsets);
+            }
+            let polled = self.reader.poll(self.limits.poll).await?;
+            self.lag.store(self.reader.lag().unwrap_or(u64::MAX), Ordering::Relaxed);
+            match polled {
+                Poll::Idle => {}
+                Poll::Finished => return Ok(()),
+                Poll::Chunks(chunks) => {
+                    let fed = decode(self.source, chunks, &self.decoder, self.limits.lanes).await?;
+                    if out.send(Said::Batch(Box::new(fed))).await.is_err() {
+                        return Ok(());
+                    }
+                }
+            }
+        }
+    }
+}
+
+async fn decode(source: usize, chunks: Vec<Chunk>, decoder: &Arc<Decoder>, lanes: usize) -> Result<Fed> {
+    let arrived = Instant::now();
+    let ranges = chunks
+        .iter()
+        .map(|chunk| (Arc::clone(&chunk.partition), OffsetRange { start: chunk.start, end: chunk.end }))
+        .collect();
+    let bytes = chunks.iter().map(|chunk| size(&chunk.payload)).sum();
+    let mut tasks = Vec::new();
+    for chunks in spread(chunks, lanes) {
+        let decoder = Arc::clone(decoder);
+        tasks.push(move || chunks.into_iter().map(|chunk| decoder.decode(chunk)).collect::<Result<Vec<_>>>());
+    }
+    let mut decoded = Vec::with_capacity(tasks.len());
+    if tasks.len() == 1 {
+        decoded.extend(tasks.into_iter().map(|task| task()));
+    } else {
+        let running: Vec<_> = tasks.into_iter().map(|task| tokio::spawn(async move { task() })).collect();
+        for task in running {
+            decoded.push(task.await.internal(|| "a decoding task ended abnormally".to_owned())?);
+        }
+    }
+    let mut fed = Fed { source, lanes: Vec::new(), dead: Vec::new(), ranges, records: 0, bytes, arrived };
+    for lane in decoded {
+        let rows = gather(lane?, &mut fed)?;
+        if !rows.is_empty() {
+            fed.lanes.push(rows);
+        }
+    }
+    Ok(fed)
+}
+
+/// Collects a lane's rows; many small batches become one, so that each operator and model is called once.
+fn gather(lane: Vec<Decoded>, fed: &mut Fed) -> Result<Vec<RecordBatch>> {
+    let mut rows = Vec::with_capacity(lane.len());
+    for mut piece in lane {
+        fed.records += piece.rows.num_rows() as u64 + piece.refused as u64;
+        fed.dead.append(&mut piece.dead);
+        if piece.rows.num_rows() > 0 {
+            rows.push(piece.rows);
+        }
+    }
+    let total: usize = rows.iter().map(RecordBatch::num_rows).sum();
+    if rows.len() > 1 && total <= SPREAD_ROWS {
+        let schema = rows[0].schema();
+        rows = vec![concat_batches(&schema, &rows).internal(|| "decoded batches differ in schema".to_owned())?];
+    }
+    Ok(rows)
+}
+
+/// Spreads chunks over at most `lanes` lanes, the largest first onto the emptiest lane.
+fn spread(mut chunks: Vec<Chunk>, lanes: usize) -> Vec<Vec<Chunk>> {
+    let total: usize = chunks.iter().map(|chunk| rows(&chunk.payload)).sum();
+    if total < SPREAD_ROWS || lanes < 2 || chunks.len() < 2 {
+        return vec![chunks];
+    }
+    chunks.sort_by_key(|chunk| std::cmp::Reverse(rows(&chunk.payload)));
+    let mut out: Vec<(usize, Vec<Chunk>)> = (0..lanes.min(chunks.len())).map(|_| (0, Vec::new())).collect();
+    for chunk in chunks {
+        if let Some(lane) = out.iter_mut().min_by_key(|(rows, _)| *rows) {
+            lane.0 += rows(&chunk.payload);
+            lane.1.push(chunk);
+        }
+    }
+    out.into_iter().map(|(_, chunks)| chunks).collect()
+}
+
+fn rows(payload: &Payload) -> usize {
+    match payload {
+        Payload::Records(records) => records.len(),
+        Payload::Rows(batch) => batch.num_rows(),
+    }
+}
+
+fn size(payload: &Payload) -> u64 {
+    match payload {
+        Payload::Records(records) => records.data.len() as u64,
+        Payload::Rows(batch) => batch.get_array_memory_size() as u64,
+    }
+}

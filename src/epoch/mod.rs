@@ -1,0 +1,26 @@
+//! The commit protocol: decisions (pure), the coordinator that carries them out, recovery, triggers.
+//!
+//! A pipeline runs as a sequence of epochs. [`feed`] brings decoded micro-batches, [`open`] collects an epoch's rows in
+//! its sink writers, [`commit`] makes a closed epoch durable and visible in the fixed order of the protocol, [`recovery`]
+//! finishes what a crash left half done, and [`coordinator`] ties them together. [`protocol`] holds the decisions and
+//! touches nothing outside.
+
+mod commit;
+mod coordinator;
+mod feed;
+mod open;
+mod prepare;
+mod progress;
+mod protocol;
+mod recovery;
+mod sinks;
+mod stop;
+mod upkeep;
+
+pub use coordinator::{Finish, Job, run};
+pub use prepare::{Refused, Surroundings, below, declared_targets, plan, prepare};
+pub use progress::{Progress, ProgressFile, ProgressSink, SinkProgress, SourceProgress};
+pub use recovery::{Resumed, recover};
+pub use sinks::{BranchSink, Sinks, TableSink, one_cluster};
+pub use stop::Stop;
+pub use upkeep::{Upkeep, UpkeepPolicy};

@@ -1,0 +1,258 @@
+//! The epoch that is being filled: its sink writers, its dead letters, what it has read.
+//!
+//! Lanes run side by side and each has writers of its own, opened when the first row comes, so a quiet epoch makes one
+//! file and a busy one makes a file per lane.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError};
+use std::time::Instant;
+
+use arrow::record_batch::RecordBatch;
+use tokio::sync::Mutex;
+
+use super::feed::Fed;
+use super::sinks::{BranchSink, Sinks};
+use crate::delta::{TableWriter, Violations};
+use crate::error::{Context, Result};
+use crate::plan::Dataflow;
+use crate::sink::console;
+use crate::sink::dead_letters::Letter;
+use crate::sink::file::FileWriter;
+use crate::sink::kafka::{Messages, encode};
+use crate::source::chunk::{DeadLetter, PartitionId};
+use crate::state::{Epoch, OffsetRange};
+
+/// What one epoch has read, per source index.
+pub type Ranges = BTreeMap<usize, BTreeMap<PartitionId, OffsetRange>>;
+
+/// An epoch's writers, shared by its lanes.
+pub struct Outputs {
+    epoch: Epoch,
+    run: String,
+    sinks: Arc<Sinks>,
+    dataflow: Arc<Dataflow>,
+    /// Per branch, per lane.
+    writers: Vec<Vec<Mutex<Option<LaneWriter>>>>,
+    rows: Vec<AtomicU64>,
+    buffered: AtomicU64,
+    violations: std::sync::Mutex<Vec<Letter>>,
+    position: AtomicU64,
+}
+
+/// One lane's open writer of one branch.
+pub enum LaneWriter {
+    Table(Box<TableWriter>),
+    Messages(Vec<Messages>),
+    File(Box<FileWriter>),
+}
+
+impl Outputs {
+    /// Writers for `epoch`; nothing is opened yet.
+    pub fn new(epoch: Epoch, run: &str, sinks: Arc<Sinks>, dataflow: Arc<Dataflow>, lanes: usize) -> Self {
+        let branches = dataflow.branches.len();
+        Self {
+            epoch,
+            run: run.to_owned(),
+            sinks,
+            writers: (0..branches).map(|_| (0..lanes).map(|_| Mutex::new(None)).collect()).collect(),
+            rows: (0..branches).map(|_| AtomicU64::new(0)).collect(),
+            buffered: AtomicU64::new(0),
+            violations: std::sync::Mutex::default(),
+            position: AtomicU64::new(0),
+            dataflow,
+        }
+    }
+
+    /// Rows written so far, per branch.
+    pub fn rows(&self) -> Vec<u64> {
+        self.rows.iter().map(|rows| rows.load(Ordering::Relaxed)).collect()
+    }
+
+    /// Bytes held for the epoch's Kafka transaction.
+    pub fn buffered(&self) -> u64 {
+        self.buffered.load(Ordering::Relaxed)
+    }
+
+    /// Rows that a table's constraints refused; taken once, when the epoch closes.
+    pub fn take_violations(&self) -> Vec<Letter> {
+        std::mem::take(&mut *self.violations.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Takes every open writer, per branch; used once, when the epoch closes.
+    pub async fn take_writers(&self) -> Vec<Vec<LaneWriter>> {
+        let mut taken = Vec::with_capacity(self.writers.len());
+        for lanes in &self.writers {
+            let mut open = Vec::new();
+            for lane in lanes {
+                open.extend(lane.lock().await.take());
+            }
+            taken.push(open);
+        }
+        taken
+    }
+
+    /// Runs one lane of a micro-batch through the dataflow and writes what comes out.
+    pub async fn run_lane(&self, lane: usize, source: usize, rows: Vec<RecordBatch>) -> Result<()> {
+        let stream = self.dataflow.sources[source].stream;
+        let branches = self.dataflow.lane(vec![(stream, rows)])?.run().await?;
+        let mut waiting = Vec::with_capacity(branches.len());
+        for (branch, rows) in branches.into_iter().enumerate() {
+            if rows.is_empty() {
+                continue;
+            }
+            // What is sent at once goes before anything that encodes files.
+            if matches!(self.sinks.branches[branch], BranchSink::Direct { .. }) {
+                self.write(branch, lane, rows).await?;
+            } else {
+                waiting.push((branch, rows));
+            }
+        }
+        for (branch, rows) in waiting {
+            self.write(branch, lane, rows).await?;
+        }
+        Ok(())
+    }
+
+    async fn write(&self, branch: usize, lane: usize, rows: Vec<RecordBatch>) -> Result<()> {
+        let name = &self.dataflow.branches[branch].target;
+        let count: usize = rows.iter().map(RecordBatch::num_rows).sum();
+        match &self.sinks.branches[branch] {
+            BranchSink::Blackhole => {}
+            BranchSink::Console => console::print(name, &rows)?,
+            BranchSink::Direct { producer, key } => {
+                for batch in &rows {
+                    let first = self.position.fetch_add(batch.num_rows() as u64, Ordering::Relaxed);
+                    producer.send(&encode(batch, key.as_deref())?, self.epoch.0, first).await?;
+                }
+            }
+            BranchSink::Transaction { key, .. } => {
+                let mut slot = self.writers[branch][lane].lock().await;
+                let LaneWriter::Messages(held) = slot.get_or_insert_with(|| LaneWriter::Messages(Vec::new())) else {
+                    return Ok(());
+                };
+                for batch in &rows {
+                    let encoded = encode(batch, key.as_deref())?;
+                    self.buffered.fetch_add(encoded.bytes() as u64, Ordering::Relaxed);
+                    held.push(encoded);
+                }
+            }
+            BranchSink::File { folder, format } => {
+                let mut slot = self.writers[branch][lane].lock().await;
+                if slot.is_none() {
+                    let file = format!("{:010}-{lane}-{}", self.epoch.0, self.run);
+                    let schema = &self.dataflow.branches[branch].schema;
+                    *slot = Some(LaneWriter::File(Box::new(FileWriter::create(folder, &file, *format, schema)?)));
+                }
+                if let Some(LaneWriter::File(file)) = slot.as_mut() {
+                    rows.iter().try_for_each(|batch| file.write(batch))?;
+                }
+            }
+            BranchSink::Table(table) => self.write_table(branch, lane, *table, rows).await?,
+        }
+        self.rows[branch].fetch_add(count as u64, Ordering::Relaxed);
+        Ok(())
+    }
+
+    async fn write_table(&self, branch: usize, lane: usize, table: usize, rows: Vec<RecordBatch>) -> Result<()> {
+        let sink = &self.sinks.tables[table];
+        let mut slot = self.writers[branch][lane].lock().await;
+        if slot.is_none() {
+            *slot = Some(LaneWriter::Table(Box::new(sink.table.writer(&sink.options)?)));
+        }
+        let Some(LaneWriter::Table(writer)) = slot.as_mut() else { return Ok(()) };
+        for batch in rows {
+            let good = match sink.table.validator().check(&batch)? {
+                None => batch,
+                Some(Violations { good, letters }) => {
+                    let refused = letters.into_iter().map(|row| refused_row(&sink.name, row));
+                    self.violations.lock().unwrap_or_else(PoisonError::into_inner).extend(refused);
+                    good
+                }
+            };
+            writer.write(&good).await?;
+        }
+        Ok(())
+    }
+}
+
+/// A row that breaks a table's rules, as a dead letter: the row as JSON, the rules it breaks, the column to blame.
+fn refused_row(table: &str, (payload, rules, column): (Vec<u8>, String, Option<String>)) -> Letter {
+    let letter = DeadLetter {
+        partition: Arc::from(""),
+        offset: -1,
+        timestamp_ms: -1,
+        key: None,
+        payload: Some(payload),
+        reason: format!("table `{table}`: {rules}"),
+        column,
+    };
+    Letter { source: table.to_owned(), letter }
+}
+
+/// The epoch that is being filled.
+pub struct OpenEpoch {
+    pub epoch: Epoch,
+    pub outputs: Arc<Outputs>,
+    pub began: Instant,
+    pub began_ms: i64,
+    pub ranges: Ranges,
+    pub dead: Vec<Letter>,
+    pub records: u64,
+    pub bytes: u64,
+    pub micro_batches: u64,
+    /// From arrival to written, of the slowest micro-batch, microseconds.
+    pub worst_latency_us: u64,
+}
+
+impl OpenEpoch {
+    /// An epoch that has read nothing.
+    pub fn new(epoch: Epoch, outputs: Outputs, now_ms: i64) -> Self {
+        Self {
+            epoch,
+            outputs: Arc::new(outputs),
+            began: Instant::now(),
+            began_ms: now_ms,
+            ranges: Ranges::new(),
+            dead: Vec::new(),
+            records: 0,
+            bytes: 0,
+            micro_batches: 0,
+            worst_latency_us: 0,
+        }
+    }
+
+    /// True when nothing was read, so that there is nothing to commit.
+    pub fn is_idle(&self) -> bool {
+        self.ranges.is_empty()
+    }
+
+    /// Runs a micro-batch to the end: through the dataflow and into the writers.
+    pub async fn take(&mut self, fed: Fed, source_name: &str) -> Result<()> {
+        let Fed { source, lanes, dead, ranges, records, bytes, arrived } = fed;
+        let mut lanes = lanes.into_iter().enumerate();
+        let first = lanes.next();
+        let others: Vec<_> = lanes
+            .map(|(lane, rows)| {
+                let outputs = Arc::clone(&self.outputs);
+                tokio::spawn(async move { outputs.run_lane(lane, source, rows).await })
+            })
+            .collect();
+        if let Some((lane, rows)) = first {
+            self.outputs.run_lane(lane, source, rows).await?;
+        }
+        for task in others {
+            task.await.internal(|| "a lane ended abnormally".to_owned())??;
+        }
+        self.dead.extend(dead.into_iter().map(|letter| Letter { source: source_name.to_owned(), letter }));
+        let read = self.ranges.entry(source).or_default();
+        for (partition, range) in ranges {
+            read.entry(partition).and_modify(|known| known.end = known.end.max(range.end)).or_insert(range);
+        }
+        self.records += records;
+        self.bytes += bytes;
+        self.micro_batches += 1;
+        self.worst_latency_us = self.worst_latency_us.max(arrived.elapsed().as_micros() as u64);
+        Ok(())
+    }
+}

@@ -1,0 +1,281 @@
+//! From a pipeline's definition to a [`Job`]: tables opened or created, producers connected, the dataflow planned.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow::datatypes::SchemaRef;
+use datafusion::execution::runtime_env::RuntimeEnv;
+use object_store::path::Path;
+use object_store::{ObjectStoreExt, PutMode};
+
+use super::coordinator::Job;
+use super::progress::ProgressSink;
+use super::sinks::{BranchSink, Sinks, TableSink, one_cluster};
+use crate::catalog::{
+    Catalog, Delivery, InsertDef, KafkaSinkOptions, PipelineDef, Secret, SinkConnector, SinkDef, SourceConnector,
+    TableDef,
+};
+use crate::delta::{Table, TableStore, WriterOptions};
+use crate::env::Env;
+use crate::error::{Context, Error, Result};
+use crate::plan::{Dataflow, FunctionSet, Targets, compile, session_state};
+use crate::sink::dead_letters;
+use crate::sink::kafka::{DirectProducer, TransactionalProducer};
+use crate::source::chunk::PollLimit;
+use crate::sql::Diagnostic;
+use crate::state::ManifestStore;
+
+/// What a process has for all its pipelines.
+#[derive(Clone)]
+pub struct Surroundings {
+    pub env: Env,
+    /// A folder or URL.
+    pub warehouse: String,
+    /// Object-store options of the warehouse.
+    pub storage: BTreeMap<String, Secret>,
+    pub lanes: usize,
+    pub runtime: Arc<RuntimeEnv>,
+    pub writer: WriterOptions,
+    /// Bytes that one poll of a source may return.
+    pub poll_bytes: usize,
+    /// librdkafka properties of sources that do not set them.
+    pub kafka: Vec<(&'static str, String)>,
+}
+
+impl Surroundings {
+    /// Where a declared table is: its LOCATION, or below the warehouse.
+    pub fn table_location(&self, table: &TableDef) -> String {
+        table.location.clone().unwrap_or_else(|| below(&self.warehouse, &table.name))
+    }
+
+    /// The folder of a pipeline's own files.
+    pub fn pipeline_location(&self, pipeline: &str) -> String {
+        below(&below(&self.warehouse, "_weir"), pipeline)
+    }
+
+    fn storage_of(&self, table: &TableDef) -> BTreeMap<String, Secret> {
+        let mut storage = self.storage.clone();
+        storage.extend(table.storage.clone());
+        storage
+    }
+}
+
+/// `name` below a folder or URL.
+pub fn below(base: &str, name: &str) -> String {
+    format!("{}/{name}", base.trim_end_matches('/'))
+}
+
+/// Why a job could not be made: the SQL, or anything else.
+#[derive(Debug)]
+pub enum Refused {
+    Sql(Vec<Diagnostic>),
+    Other(Error),
+}
+
+impl From<Error> for Refused {
+    fn from(error: Error) -> Self {
+        Self::Other(error)
+    }
+}
+
+/// The columns that targets declare; what a `weir check` plans against, without a connection.
+pub fn declared_targets(catalog: &Catalog, pipeline: &PipelineDef) -> Targets {
+    let mut targets = Targets::new();
+    for InsertDef { target, .. } in &pipeline.inserts {
+        let columns = match (catalog.tables.get(target), catalog.sinks.get(target)) {
+            (Some(table), _) if !table.columns.is_empty() => table.schema(),
+            (_, Some(sink)) if !sink.columns.is_empty() => sink_schema(sink),
+            _ => continue,
+        };
+        targets.insert(target.clone(), columns);
+    }
+    targets
+}
+
+fn sink_schema(sink: &SinkDef) -> SchemaRef {
+    use arrow::datatypes::{Field, Schema};
+    let fields = sink.columns.iter().map(|c| Field::new(&c.name, c.data_type.clone(), c.nullable));
+    Arc::new(Schema::new(fields.collect::<Vec<_>>()))
+}
+
+/// Plans a pipeline without opening anything.
+pub async fn plan(
+    catalog: &Catalog,
+    pipeline: &PipelineDef,
+    functions: &FunctionSet,
+    targets: &Targets,
+    runtime: Arc<RuntimeEnv>,
+) -> Result<Dataflow, Vec<Diagnostic>> {
+    let session = session_state(catalog, functions, runtime)?;
+    compile(catalog, pipeline, targets, session).await
+}
+
+/// Opens everything that a pipeline writes to and plans it.
+///
+/// Errors: all SQL errors at once; a table, store or broker that cannot be opened.
+pub async fn prepare(
+    catalog: &Catalog,
+    pipeline: &PipelineDef,
+    functions: &FunctionSet,
+    models: BTreeMap<String, String>,
+    around: &Surroundings,
+    progress: ProgressSink,
+) -> Result<Job, Refused> {
+    let mut opener =
+        Opener { catalog, pipeline, around, tables: Vec::new(), targets: declared_targets(catalog, pipeline) };
+    // Plan against the declarations first: errors of the SQL should show before any table is made.
+    plan(catalog, pipeline, functions, &opener.targets, Arc::clone(&around.runtime)).await.map_err(Refused::Sql)?;
+    let sinks = opener.open().await?;
+    let Opener { targets, .. } = opener;
+    let dataflow =
+        plan(catalog, pipeline, functions, &targets, Arc::clone(&around.runtime)).await.map_err(Refused::Sql)?;
+    let dataflow = with_kafka_defaults(dataflow, &around.kafka);
+    let folder = around.pipeline_location(&pipeline.name);
+    let store = TableStore::open(&below(&folder, "manifests"), &around.storage, &around.env)?;
+    let options = &pipeline.options;
+    Ok(Job {
+        dataflow,
+        sinks,
+        manifests: ManifestStore::new(store.object_store()),
+        trigger: options.trigger.unwrap_or_default(),
+        lanes: options.parallelism.unwrap_or(around.lanes).max(1),
+        poll: PollLimit {
+            rows: options.max_rows_per_micro_batch,
+            bytes: around.poll_bytes,
+            wait: Duration::from_millis(200),
+            linger: options.max_delay,
+        },
+        models,
+        clock: functions.clock.clone(),
+        env: around.env.clone(),
+        run: format!("{:016x}", around.env.random_id()),
+        progress,
+    })
+}
+
+fn with_kafka_defaults(mut dataflow: Dataflow, defaults: &[(&'static str, String)]) -> Dataflow {
+    for source in &mut dataflow.sources {
+        if let SourceConnector::Kafka(options) = &mut source.def.connector {
+            for (name, value) in defaults {
+                let properties = &mut options.connection.properties;
+                properties.entry((*name).to_owned()).or_insert_with(|| Secret::new(value));
+            }
+        }
+    }
+    dataflow
+}
+
+struct Opener<'a> {
+    catalog: &'a Catalog,
+    pipeline: &'a PipelineDef,
+    around: &'a Surroundings,
+    tables: Vec<TableSink>,
+    targets: Targets,
+}
+
+impl Opener<'_> {
+    async fn open(&mut self) -> Result<Sinks> {
+        let mut names: Vec<&str> = self.pipeline.inserts.iter().map(|insert| insert.target.as_str()).collect();
+        names.sort_unstable();
+        names.dedup();
+        for name in names {
+            if let Some(def) = self.catalog.tables.get(name) {
+                self.table(def).await?;
+            }
+        }
+        let location = below(&self.around.pipeline_location(&self.pipeline.name), "dead_letters");
+        self.table(&dead_letters::definition(location, BTreeMap::new())).await?;
+        let dead_letters = self.tables.len() - 1;
+        let mut branches = Vec::new();
+        for insert in &self.pipeline.inserts {
+            branches.push(self.branch(&insert.target).await?);
+        }
+        let transaction = self.transaction().await?;
+        Ok(Sinks { branches, tables: std::mem::take(&mut self.tables), dead_letters, transaction })
+    }
+
+    async fn table(&mut self, def: &TableDef) -> Result<()> {
+        let location = self.around.table_location(def);
+        let store = TableStore::open(&location, &self.around.storage_of(def), &self.around.env)?;
+        let table = Table::open_or_create(store, def).await?;
+        if def.name != dead_letters::NAME {
+            self.targets.insert(def.name.clone(), table.schema());
+        }
+        let options = self.around.writer.for_table(&table.properties())?;
+        self.tables.push(TableSink { name: def.name.clone(), location, table, options });
+        Ok(())
+    }
+
+    async fn branch(&self, target: &str) -> Result<BranchSink> {
+        if let Some(index) = self.tables.iter().position(|table| table.name == target) {
+            return Ok(BranchSink::Table(index));
+        }
+        let sink = self.catalog.sinks.get(target).ok_or_else(|| Error::internal(format!("no sink `{target}`")))?;
+        Ok(match &sink.connector {
+            SinkConnector::Console => BranchSink::Console,
+            SinkConnector::Blackhole => BranchSink::Blackhole,
+            SinkConnector::File { path } => BranchSink::File { folder: PathBuf::from(path), format: sink.format },
+            SinkConnector::Kafka(options) => match options.delivery {
+                Delivery::ExactlyOnce => {
+                    BranchSink::Transaction { topic: options.topic.clone(), key: options.key.clone() }
+                }
+                Delivery::AtLeastOnce => {
+                    let (name, env) = (&self.pipeline.name, &self.around.env);
+                    let producer = DirectProducer::open(&options.connection, &options.topic, name, env)?;
+                    BranchSink::Direct { producer: Arc::new(producer), key: options.key.clone() }
+                }
+            },
+        })
+    }
+
+    fn exactly_once(&self) -> impl Iterator<Item = &KafkaSinkOptions> {
+        let sinks = self.pipeline.inserts.iter().filter_map(|insert| self.catalog.sinks.get(&insert.target));
+        sinks.filter_map(|sink| match &sink.connector {
+            SinkConnector::Kafka(options) if options.delivery == Delivery::ExactlyOnce => Some(options),
+            _ => None,
+        })
+    }
+
+    fn transaction_topics(&self) -> Vec<String> {
+        let mut topics: Vec<_> = self.exactly_once().map(|options| options.topic.clone()).collect();
+        topics.sort();
+        topics.dedup();
+        topics
+    }
+
+    /// Tells pipelines of one name in different warehouses apart, wherever they share a Kafka cluster: made once and kept
+    /// in the pipeline's folder.
+    async fn pipeline_id(&self) -> Result<String> {
+        let folder = self.around.pipeline_location(&self.pipeline.name);
+        let store = TableStore::open(&folder, &self.around.storage, &self.around.env)?.object_store();
+        let path = Path::from("id");
+        let fresh = format!("{:016x}", self.around.env.random_id());
+        let context = || format!("the id of pipeline `{}` cannot be kept", self.pipeline.name);
+        match store.put_opts(&path, fresh.into(), PutMode::Create.into()).await {
+            Ok(_) | Err(object_store::Error::AlreadyExists { .. }) => {}
+            Err(error) => return Err(Error::environment(context()).with_source(error)),
+        }
+        let kept = store.get(&path).await.environment(context)?.bytes().await.environment(context)?;
+        Ok(String::from_utf8_lossy(&kept).trim().to_owned())
+    }
+
+    async fn transaction(&self) -> Result<Option<TransactionalProducer>> {
+        match one_cluster(self.exactly_once().map(|options| &options.connection)) {
+            Ok(None) => Ok(None),
+            Ok(Some(connection)) => {
+                let topics = self.transaction_topics();
+                let id = self.pipeline_id().await?;
+                let (name, env) = (&self.pipeline.name, &self.around.env);
+                let opened = TransactionalProducer::open(connection, name, &id, &topics, env).await?;
+                Ok(Some(opened))
+            }
+            Err([a, b]) => {
+                Err(Error::config(format!("pipeline `{}` has exactly-once sinks on two clusters", self.pipeline.name))
+                    .with_detail(format!("One transaction cannot span `{a}` and `{b}`."))
+                    .with_hint("Make one of them `delivery = 'at_least_once'`, or split the pipeline."))
+            }
+        }
+    }
+}

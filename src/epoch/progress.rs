@@ -1,0 +1,104 @@
+//! What an epoch did, in the shape that users of Spark's `lastProgress` know.
+
+use std::collections::BTreeMap;
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Context, Result};
+use crate::source::chunk::Offset;
+
+/// One epoch of one pipeline. Times are milliseconds, sizes bytes.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Progress {
+    pub name: String,
+    pub run_id: String,
+    pub epoch: u64,
+    /// RFC 3339, when the epoch began.
+    pub timestamp: String,
+    pub num_input_rows: u64,
+    pub input_rows_per_second: f64,
+    /// Input rows over the time spent on them.
+    pub processed_rows_per_second: f64,
+    pub micro_batches: u64,
+    /// Worst time from arrival to written of a micro-batch in this epoch.
+    pub latency_ms: f64,
+    pub duration_ms: BTreeMap<String, u64>,
+    pub sources: Vec<SourceProgress>,
+    pub sinks: Vec<SinkProgress>,
+    pub dead_letters: u64,
+    pub files: u64,
+    pub bytes: u64,
+    /// Records not yet read, where every source knows.
+    pub lag: Option<u64>,
+    /// Resident memory of the process.
+    pub memory: u64,
+}
+
+/// What one source gave.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct SourceProgress {
+    pub description: String,
+    pub start_offset: BTreeMap<String, Offset>,
+    pub end_offset: BTreeMap<String, Offset>,
+    pub lag: Option<u64>,
+}
+
+/// What one target took.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct SinkProgress {
+    pub description: String,
+    pub kind: String,
+    pub num_output_rows: u64,
+    /// The Delta version that holds the epoch.
+    pub version: Option<i64>,
+}
+
+/// Who is told of each epoch.
+pub type ProgressSink = Arc<dyn Fn(&Progress) + Send + Sync>;
+
+/// Keeps the progress of a pipeline as JSON lines beside its tables.
+#[derive(Debug)]
+pub struct ProgressFile {
+    path: PathBuf,
+}
+
+/// When the file is larger than this, its older half goes.
+const KEPT_BYTES: u64 = 8 << 20;
+
+impl ProgressFile {
+    /// `progress.jsonl` in `folder`, which is made if it is not there.
+    pub fn open(folder: &Path) -> Result<Self> {
+        std::fs::create_dir_all(folder).environment(|| format!("folder `{}` cannot be made", folder.display()))?;
+        Ok(Self { path: folder.join("progress.jsonl") })
+    }
+
+    /// Appends an epoch. Progress is a convenience: a failure is logged, never returned.
+    pub fn append(&self, progress: &Progress) {
+        if let Err(error) = self.try_append(progress) {
+            tracing::warn!(path = %self.path.display(), %error, "progress not kept");
+        }
+    }
+
+    fn try_append(&self, progress: &Progress) -> std::io::Result<()> {
+        let mut line = serde_json::to_vec(progress)?;
+        line.push(b'\n');
+        let mut file = OpenOptions::new().create(true).append(true).open(&self.path)?;
+        file.write_all(&line)?;
+        if file.metadata()?.len() > KEPT_BYTES {
+            let text = std::fs::read_to_string(&self.path)?;
+            let keep = text.len() / 2;
+            let from = text[keep..].find('\n').map_or(text.len(), |end| keep + end + 1);
+            let fresh = self.path.with_extension("jsonl.new");
+            std::fs::write(&fresh, &text[from..])?;
+            std::fs::rename(&fresh, &self.path)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,74 @@
+//! Upkeep beside the commits: log checkpoints, log cleanup, manifests nobody needs.
+
+use std::time::Duration;
+
+use super::coordinator::Job;
+use super::stop::Stop;
+use crate::delta::{Cleanup, MaintenancePolicy, Table};
+use crate::state::{Epoch, ManifestStore};
+
+/// How often upkeep looks.
+const PAUSE: Duration = Duration::from_secs(2);
+
+/// What is kept.
+#[derive(Debug, Clone, Copy)]
+pub struct UpkeepPolicy {
+    pub checkpoint_every_commits: u64,
+    pub log_cleanup: bool,
+    /// At least 2: the newest epoch's manifest and the one before.
+    pub keep_manifests: u64,
+}
+
+/// The upkeep of one pipeline.
+pub struct Upkeep {
+    tables: Vec<(String, Table)>,
+    pipeline: String,
+    manifests: ManifestStore,
+    policy: UpkeepPolicy,
+}
+
+impl Upkeep {
+    /// Upkeep for the tables and manifests of `job`.
+    pub fn of(job: &Job, policy: UpkeepPolicy) -> Self {
+        let tables = job.sinks.tables.iter().map(|sink| (sink.name.clone(), sink.table.clone())).collect();
+        let pipeline = job.dataflow.pipeline.clone();
+        Self { tables, pipeline, manifests: job.manifests.clone(), policy }
+    }
+
+    /// Works until `stop` is set. Failures are logged and tried again: upkeep never stops a pipeline.
+    pub async fn run(self, stop: Stop) {
+        let policy = MaintenancePolicy {
+            checkpoint_every: self.policy.checkpoint_every_commits,
+            cleanup: if self.policy.log_cleanup { Cleanup::Expired } else { Cleanup::Never },
+        };
+        let mut rounds: u64 = 0;
+        loop {
+            tokio::select! {
+                () = stop.wait() => return,
+                () = tokio::time::sleep(PAUSE) => {}
+            }
+            for (name, table) in &self.tables {
+                if let Err(error) = table.maintain(&policy).await {
+                    tracing::warn!(table = name, %error, "log checkpoint failed, will be tried again");
+                }
+            }
+            rounds += 1;
+            if rounds.is_multiple_of(15) {
+                self.drop_manifests().await;
+            }
+        }
+    }
+
+    async fn drop_manifests(&self) {
+        let Some((_, first)) = self.tables.first() else { return };
+        let Ok(found) = first.transactions(&format!("weir:{}", self.pipeline)).await else { return };
+        let Some(epoch) = found.get(&format!("weir:{}", self.pipeline)).and_then(|epoch| u64::try_from(*epoch).ok())
+        else {
+            return;
+        };
+        let keep_from = Epoch(epoch.saturating_sub(self.policy.keep_manifests.max(2)));
+        if let Err(error) = self.manifests.remove_before(keep_from).await {
+            tracing::warn!(pipeline = self.pipeline, %error, "old manifests stay");
+        }
+    }
+}

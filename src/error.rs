@@ -1,0 +1,196 @@
+//! The one public error type. Its kind says what the reader should do; `main` prints the chain once.
+//!
+//! Messages are lower case with objects in backticks and no full stop; detail and hint are sentences.
+
+use std::fmt;
+
+/// The result of everything fallible in weir.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What the reader of an error should do about it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// The SQL is wrong: fix the statement.
+    Sql,
+    /// The configuration or the command line is wrong: fix it.
+    Config,
+    /// Something outside failed (network, disk, broker, store): a retry may help.
+    Environment,
+    /// Another run of the same pipeline has taken over: this one must stop.
+    Fenced,
+    /// Stored data is damaged or contradicts itself: look before anything else is run.
+    Damaged,
+    /// A defect in weir.
+    Internal,
+}
+
+impl ErrorKind {
+    /// The process exit code for an error of this kind: 1 the user's input, 2 the environment, 3 fenced.
+    pub fn exit_code(self) -> u8 {
+        match self {
+            Self::Sql | Self::Config => 1,
+            Self::Environment | Self::Damaged | Self::Internal => 2,
+            Self::Fenced => 3,
+        }
+    }
+}
+
+/// An error with what was wrong, why, and what to do.
+#[derive(Debug)]
+pub struct Error {
+    inner: Box<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    kind: ErrorKind,
+    message: String,
+    detail: Option<String>,
+    hint: Option<String>,
+    source: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+impl Error {
+    /// An error of `kind`; the message is lower case, with objects in backticks and no full stop.
+    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Self { inner: Box::new(Inner { kind, message: message.into(), detail: None, hint: None, source: None }) }
+    }
+
+    /// Shorthand for [`ErrorKind::Sql`].
+    pub fn sql(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Sql, message)
+    }
+
+    /// Shorthand for [`ErrorKind::Config`].
+    pub fn config(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Config, message)
+    }
+
+    /// Shorthand for [`ErrorKind::Environment`].
+    pub fn environment(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Environment, message)
+    }
+
+    /// Shorthand for [`ErrorKind::Fenced`].
+    pub fn fenced(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Fenced, message)
+    }
+
+    /// Shorthand for [`ErrorKind::Damaged`].
+    pub fn damaged(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Damaged, message)
+    }
+
+    /// Shorthand for [`ErrorKind::Internal`].
+    pub fn internal(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Internal, message)
+    }
+
+    /// Adds a sentence that says more.
+    #[must_use]
+    pub fn with_detail(mut self, detail: impl Into<String>) -> Self {
+        self.inner.detail = Some(detail.into());
+        self
+    }
+
+    /// Adds a sentence that says what to do.
+    #[must_use]
+    pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
+        self.inner.hint = Some(hint.into());
+        self
+    }
+
+    /// Adds the error that caused this one.
+    #[must_use]
+    pub fn with_source(mut self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        self.inner.source = Some(source.into());
+        self
+    }
+
+    /// What the reader should do.
+    pub fn kind(&self) -> ErrorKind {
+        self.inner.kind
+    }
+
+    /// What was wrong, in a line.
+    pub fn message(&self) -> &str {
+        &self.inner.message
+    }
+
+    /// A sentence that says more, if any.
+    pub fn detail(&self) -> Option<&str> {
+        self.inner.detail.as_deref()
+    }
+
+    /// A sentence that says what to do, if any.
+    pub fn hint(&self) -> Option<&str> {
+        self.inner.hint.as_deref()
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.inner.message)
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.inner.source.as_deref().map(|source| source as &(dyn std::error::Error + 'static))
+    }
+}
+
+/// Gives a foreign error a weir message and kind.
+pub trait Context<T> {
+    /// Wraps the error as `kind` with the message that `message` makes.
+    fn context(self, kind: ErrorKind, message: impl FnOnce() -> String) -> Result<T>;
+
+    /// Wraps the error as [`ErrorKind::Environment`].
+    fn environment(self, message: impl FnOnce() -> String) -> Result<T>
+    where
+        Self: Sized,
+    {
+        self.context(ErrorKind::Environment, message)
+    }
+
+    /// Wraps the error as [`ErrorKind::Internal`].
+    fn internal(self, message: impl FnOnce() -> String) -> Result<T>
+    where
+        Self: Sized,
+    {
+        self.context(ErrorKind::Internal, message)
+    }
+}
+
+impl<T, E: Into<Box<dyn std::error::Error + Send + Sync>>> Context<T> for Result<T, E> {
+    fn context(self, kind: ErrorKind, message: impl FnOnce() -> String) -> Result<T> {
+        self.map_err(|source| Error::new(kind, message()).with_source(source))
+    }
+}
+
+impl From<Error> for datafusion::error::DataFusionError {
+    fn from(error: Error) -> Self {
+        Self::External(Box::new(error))
+    }
+}
+
+impl From<datafusion::error::DataFusionError> for Error {
+    /// Unwraps a weir error that travelled through DataFusion; anything else is `Internal`.
+    fn from(error: datafusion::error::DataFusionError) -> Self {
+        use datafusion::error::DataFusionError as D;
+        match error {
+            D::External(inner) => match inner.downcast::<Self>() {
+                Ok(ours) => *ours,
+                Err(other) => Self::internal("query execution failed").with_source(other),
+            },
+            D::Context(message, inner) => {
+                let inner = Self::from(*inner);
+                Self::new(inner.kind(), message).with_source(inner)
+            }
+            D::ResourcesExhausted(message) => Self::environment("memory limit reached")
+                .with_detail(message)
+                .with_hint("Raise `memory_limit` in the configuration or lower `max_rows_per_micro_batch`."),
+            other => Self::internal("query execution failed").with_source(other),
+        }
+    }
+}

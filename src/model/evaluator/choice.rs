@@ -1,0 +1,95 @@
+//! Which evaluator a model gets: the one that is fastest on it, here and now.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::blocks::Blocks;
+use super::kernel::Kernel;
+use super::layout::Layout;
+use super::ranks::BLOCK;
+use super::{Batch, Column, Evaluator};
+use crate::error::Result;
+use crate::model::forest::{Forest, Test};
+
+/// Rows of the synthetic batch.
+const ROWS: usize = 4 * BLOCK;
+/// Runs of which the fastest counts: the others met an interruption or a cold cache.
+const RUNS: usize = 5;
+/// Runs of LightGBM, which takes most of the time.
+const LIGHTGBM_RUNS: usize = 2;
+
+/// Every evaluator that can score `forest` on this machine, LightGBM's first.
+pub(crate) fn all(forest: &Arc<Forest>, lightgbm: Box<dyn Evaluator>) -> Vec<Box<dyn Evaluator>> {
+    let mut evaluators = vec![lightgbm];
+    if let Some(layout) = Layout::new(forest).map(Arc::new) {
+        for kernel in Kernel::available() {
+            for few in [0, 8, BLOCK] {
+                evaluators.push(Box::new(Blocks::new(Arc::clone(forest), Arc::clone(&layout), kernel, few)));
+            }
+        }
+    }
+    evaluators
+}
+
+/// The fastest evaluator by measurement on synthetic rows.
+pub(crate) fn fastest(forest: &Arc<Forest>, lightgbm: Box<dyn Evaluator>) -> Result<Box<dyn Evaluator>> {
+    let Some(layout) = Layout::new(forest).map(Arc::new) else {
+        return Ok(lightgbm);
+    };
+    let columns = synthetic_columns(forest);
+    let time = |evaluator: &dyn Evaluator, rows: usize, runs: usize| {
+        let batch = Batch::new(columns.iter().map(|column| Column::plain(&column[..rows])).collect(), rows)?;
+        nanoseconds(evaluator, &batch, forest.outputs, runs)
+    };
+    let mut best = (time(lightgbm.as_ref(), BLOCK, LIGHTGBM_RUNS)? / BLOCK as f64, None);
+    for kernel in Kernel::available() {
+        let evaluator = Blocks::new(Arc::clone(forest), Arc::clone(&layout), kernel, 0);
+        let taken = time(&evaluator, ROWS, RUNS)? / ROWS as f64;
+        if taken < best.0 {
+            best = (taken, Some(kernel));
+        }
+    }
+    let (per_row, Some(kernel)) = best else {
+        return Ok(lightgbm);
+    };
+    // A block costs the same however few of its rows are used: below this many, rows one by one are cheaper.
+    let single = time(&Blocks::new(Arc::clone(forest), Arc::clone(&layout), kernel, 1), 1, RUNS)?;
+    let few = ((per_row * BLOCK as f64 / single) as usize).clamp(1, BLOCK);
+    Ok(Box::new(Blocks::new(Arc::clone(forest), layout, kernel, few)))
+}
+
+/// The shortest of several runs.
+fn nanoseconds(evaluator: &dyn Evaluator, batch: &Batch<'_>, outputs: usize, runs: usize) -> Result<f64> {
+    let mut scores = vec![0.0; batch.rows() * outputs];
+    let mut shortest = Duration::MAX;
+    for _ in 0..runs {
+        let start = Instant::now();
+        evaluator.score(batch, &mut scores)?;
+        shortest = shortest.min(start.elapsed());
+    }
+    Ok(shortest.as_nanos().max(1) as f64)
+}
+
+/// Values on both sides of the model's own thresholds, the same for the same model.
+fn synthetic_columns(forest: &Forest) -> Vec<Vec<f64>> {
+    let mut thresholds = vec![Vec::new(); forest.features.len()];
+    for node in forest.trees.iter().flat_map(|tree| &tree.nodes) {
+        if let Test::Numerical { threshold, .. } = node.test {
+            thresholds[node.feature].push(threshold);
+        }
+    }
+    let mut state = 0x9E37_79B9_7F4A_7C15_u64;
+    let mut next = |bound: usize| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as usize % bound
+    };
+    let value = |thresholds: &Vec<f64>, pick: usize, above: bool| match thresholds.get(pick) {
+        Some(threshold) if above => threshold.next_up(),
+        Some(threshold) => *threshold,
+        None => pick as f64,
+    };
+    let column = |thresholds: &Vec<f64>| {
+        (0..ROWS).map(|_| value(thresholds, next(thresholds.len().max(64)), next(2) == 0)).collect()
+    };
+    thresholds.iter().map(column).collect()
+}

@@ -1,0 +1,108 @@
+//! Ways to score a batch: every [`Evaluator`] gives the same bits, they differ in speed.
+//!
+//! The input is columns as Arrow holds them, one per feature in the model's order; the output is one score per row, or
+//! for several outputs a row's scores side by side.
+//!
+//! [`Reference`] is LightGBM. [`blocks::Blocks`] is ours: `layout` turns a forest into comparisons of bytes, `ranks` a
+//! batch into bytes, `kernel` evaluates trees on blocks of rows and `walk` on single rows; `choice` measures which is
+//! fastest on a model.
+
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod blocks;
+pub(super) mod choice;
+mod kernel;
+mod layout;
+mod ranks;
+mod reference;
+#[cfg(target_arch = "x86_64")]
+mod row512;
+mod walk;
+
+pub(super) use self::reference::Reference;
+
+use std::fmt;
+
+use arrow::array::{Array, Float64Array};
+use arrow::buffer::NullBuffer;
+
+use crate::error::{Error, Result};
+
+/// Scores batches; one object serves any number of threads at once.
+pub trait Evaluator: Send + Sync + fmt::Debug {
+    /// A short name for people.
+    fn name(&self) -> &'static str;
+
+    /// Scores every row of `batch` into `scores`, which has `batch.rows() * outputs` places.
+    fn score(&self, batch: &Batch<'_>, scores: &mut [f64]) -> Result<()>;
+}
+
+/// The features of some rows.
+#[derive(Debug, Clone)]
+pub struct Batch<'a> {
+    columns: Vec<Column<'a>>,
+    rows: usize,
+}
+
+/// One feature of the rows; a null is a missing value.
+#[derive(Debug, Clone, Copy)]
+pub struct Column<'a> {
+    values: &'a [f64],
+    nulls: Option<&'a NullBuffer>,
+}
+
+impl<'a> Batch<'a> {
+    /// The columns, one per feature in the model's order, as `rows` rows.
+    pub fn new(columns: Vec<Column<'a>>, rows: usize) -> Result<Self> {
+        if columns.iter().any(|column| column.values.len() != rows) {
+            return Err(Error::internal("the columns of a batch differ in length"));
+        }
+        Ok(Self { columns, rows })
+    }
+
+    /// The number of rows.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// The columns in the model's order.
+    pub fn columns(&self) -> &[Column<'a>] {
+        &self.columns
+    }
+}
+
+impl<'a> Column<'a> {
+    /// Values without nulls.
+    pub fn plain(values: &'a [f64]) -> Self {
+        Self { values, nulls: None }
+    }
+
+    /// Copies the rows from `start` on into `target`, nulls as NaN.
+    #[inline]
+    pub(super) fn copy_to(&self, start: usize, target: &mut [f64]) {
+        let source = &self.values[start..start + target.len()];
+        target.copy_from_slice(source);
+        if let Some(nulls) = self.nulls {
+            for (offset, value) in target.iter_mut().enumerate() {
+                if nulls.is_null(start + offset) {
+                    *value = f64::NAN;
+                }
+            }
+        }
+    }
+
+    /// The value of one row, NaN for null.
+    #[inline]
+    pub(super) fn value(&self, row: usize) -> f64 {
+        match self.nulls {
+            Some(nulls) if nulls.is_null(row) => f64::NAN,
+            _ => self.values[row],
+        }
+    }
+}
+
+impl<'a> From<&'a Float64Array> for Column<'a> {
+    fn from(array: &'a Float64Array) -> Self {
+        Self { values: array.values(), nulls: array.nulls().filter(|nulls| nulls.null_count() > 0) }
+    }
+}

@@ -1,0 +1,177 @@
+//! The leaf of every plan: rows of one micro-batch, held once and read by every branch.
+//!
+//! A plan is made once and run for each micro-batch. What it reads is not in the plan but in the task context: [`Held`]
+//! has a slot per stream (a decoded source, or a view that several branches share) and a [`HeldExec`] yields its slot. A lane, the
+//! part of a micro-batch that one task carries through the whole dataflow, has a `Held` of its own, so nothing here locks.
+
+use std::fmt;
+use std::sync::{Arc, OnceLock};
+
+use arrow::datatypes::SchemaRef;
+use arrow::record_batch::RecordBatch;
+use async_trait::async_trait;
+use datafusion::catalog::{Session, TableProvider};
+use datafusion::common::tree_node::TreeNodeRecursion;
+use datafusion::error::{DataFusionError, Result};
+use datafusion::execution::TaskContext;
+use datafusion::logical_expr::{Expr, TableType};
+use datafusion::physical_expr::EquivalenceProperties;
+use datafusion::physical_plan::execution_plan::{
+    Boundedness, ChildrenPropertiesMode, EmissionType, ReplaceChildrenOptions,
+};
+use datafusion::physical_plan::memory::MemoryStream;
+use datafusion::physical_plan::{
+    DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning, PhysicalExpr, PlanProperties, SendableRecordBatchStream,
+};
+
+/// Which stream of a dataflow: sources first, then fragments, in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct StreamId(pub usize);
+
+/// One lane's rows per stream and partition group; each slot is filled once.
+#[derive(Debug)]
+pub struct Held {
+    slots: Vec<OnceLock<Vec<RecordBatch>>>,
+}
+
+impl Held {
+    /// Empty slots for `streams` streams.
+    pub fn new(streams: usize) -> Self {
+        Self { slots: (0..streams).map(|_| OnceLock::new()).collect() }
+    }
+
+    /// Fills a stream's slot. A second filling is a defect and reported as such.
+    pub fn fill(&self, stream: StreamId, rows: Vec<RecordBatch>) -> Result<()> {
+        let slot = self.slots.get(stream.0).ok_or_else(|| defect(format!("no stream {}", stream.0)))?;
+        slot.set(rows).map_err(|_| defect(format!("stream {} filled twice", stream.0)))
+    }
+
+    /// The stream's rows; a stream that nothing was put in has none.
+    pub fn rows(&self, stream: StreamId) -> &[RecordBatch] {
+        self.slots.get(stream.0).and_then(|slot| slot.get()).map_or(&[], Vec::as_slice)
+    }
+}
+
+fn defect(message: String) -> DataFusionError {
+    DataFusionError::Internal(message)
+}
+
+/// Yields the rows that [`Held`] has for a stream; one partition.
+#[derive(Debug)]
+pub struct HeldExec {
+    name: String,
+    stream: StreamId,
+    projection: Option<Vec<usize>>,
+    properties: Arc<PlanProperties>,
+}
+
+impl HeldExec {
+    fn new(name: &str, stream: StreamId, schema: &SchemaRef, projection: Option<Vec<usize>>) -> Result<Self> {
+        let schema = match &projection {
+            Some(columns) => Arc::new(schema.project(columns)?),
+            None => Arc::clone(schema),
+        };
+        let properties = PlanProperties::new(
+            EquivalenceProperties::new(schema),
+            Partitioning::UnknownPartitioning(1),
+            EmissionType::Incremental,
+            Boundedness::Bounded,
+        );
+        Ok(Self { name: name.to_owned(), stream, projection, properties: Arc::new(properties) })
+    }
+}
+
+impl DisplayAs for HeldExec {
+    fn fmt_as(&self, _format: DisplayFormatType, f: &mut fmt::Formatter) -> fmt::Result {
+        let columns: Vec<_> =
+            self.properties.eq_properties.schema().fields().iter().map(|c| c.name().as_str()).collect();
+        write!(f, "HeldExec: stream={}, columns=[{}]", self.name, columns.join(", "))
+    }
+}
+
+impl ExecutionPlan for HeldExec {
+    fn name(&self) -> &'static str {
+        "HeldExec"
+    }
+
+    fn properties(&self) -> &Arc<PlanProperties> {
+        &self.properties
+    }
+
+    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
+        Vec::new()
+    }
+
+    fn apply_expressions(
+        &self,
+        _f: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
+    ) -> Result<TreeNodeRecursion> {
+        Ok(TreeNodeRecursion::Continue)
+    }
+
+    fn replace_children(
+        self: Arc<Self>,
+        _children: Vec<Arc<dyn ExecutionPlan>>,
+        _options: ReplaceChildrenOptions,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        Ok(self)
+    }
+
+    fn with_new_children(self: Arc<Self>, children: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
+        self.replace_children(children, ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute))
+    }
+
+    fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
+        if partition != 0 {
+            return Err(defect(format!("stream `{}` has one partition, not {partition}", self.name)));
+        }
+        let held = context
+            .session_config()
+            .get_extension::<Held>()
+            .ok_or_else(|| defect(format!("stream `{}` was run outside a micro-batch", self.name)))?;
+        // The stream wants full rows and projects by itself: slots are shared buffers, so this clones pointers only.
+        let rows = match &self.projection {
+            None => held.rows(self.stream).to_vec(),
+            Some(columns) => {
+                held.rows(self.stream).iter().map(|batch| batch.project(columns)).collect::<Result<_, _>>()?
+            }
+        };
+        Ok(Box::pin(MemoryStream::try_new(rows, self.schema(), None)?))
+    }
+}
+
+/// A stream as a table that SQL can name.
+#[derive(Debug)]
+pub struct HeldTable {
+    name: String,
+    stream: StreamId,
+    schema: SchemaRef,
+}
+
+impl HeldTable {
+    /// The stream `stream`, called `name` in plans.
+    pub fn new(name: impl Into<String>, stream: StreamId, schema: SchemaRef) -> Self {
+        Self { name: name.into(), stream, schema }
+    }
+}
+
+#[async_trait]
+impl TableProvider for HeldTable {
+    fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::Base
+    }
+
+    async fn scan(
+        &self,
+        _state: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        _filters: &[Expr],
+        _limit: Option<usize>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        Ok(Arc::new(HeldExec::new(&self.name, self.stream, &self.schema, projection.cloned())?))
+    }
+}

@@ -1,0 +1,18 @@
+//! Statements to a [`Dataflow`]: planned once, inert, explainable, fingerprinted.
+//!
+//! DataFusion parses, analyses and optimises; what is here decides where the graph is cut so that shared views are
+//! computed once ([`share`]), refuses what cannot be run incrementally ([`refusal`]), fits each INSERT's columns to its
+//! target ([`fit`]) and puts the pieces together ([`compile`]). Nothing here reads input, opens a connection or knows of epochs.
+
+mod compile;
+mod dataflow;
+mod explain;
+mod fit;
+mod refusal;
+mod session;
+mod share;
+
+pub use compile::{Targets, compile};
+pub use dataflow::{Branch, Dataflow, Fragment, Lane, SourceInput};
+pub use explain::explain;
+pub use session::{FunctionSet, session_state};

@@ -1,0 +1,69 @@
+//! The DataFusion session that pipelines are planned and run in.
+
+use std::sync::Arc;
+
+use datafusion::execution::runtime_env::RuntimeEnv;
+use datafusion::execution::{SessionState, SessionStateBuilder};
+use datafusion::logical_expr::ScalarUDF;
+use datafusion::prelude::SessionConfig;
+
+use crate::catalog::Catalog;
+use crate::function::{EpochClock, sql_function};
+use crate::sql::types::SqlTypes;
+use crate::sql::{Diagnostic, diagnose};
+
+/// The functions that a pipeline's SQL may call beside DataFusion's own.
+#[derive(Debug, Clone, Default)]
+pub struct FunctionSet {
+    /// Loaded models, as functions.
+    pub models: Vec<Arc<ScalarUDF>>,
+    /// What `now()` answers.
+    pub clock: EpochClock,
+}
+
+/// A session for plans that are made once and run per micro-batch: one partition (lanes run side by side instead), no
+/// rule that moves data at run time, plain strings, spans kept for error messages.
+///
+/// Errors: SQL functions whose bodies cannot be bound, each with its place.
+pub fn session_state(
+    catalog: &Catalog,
+    functions: &FunctionSet,
+    runtime: Arc<RuntimeEnv>,
+) -> Result<SessionState, Vec<Diagnostic>> {
+    let mut config = SessionConfig::new()
+        .with_target_partitions(1)
+        .with_round_robin_repartition(false)
+        .with_collect_statistics(false)
+        .with_information_schema(false);
+    let options = config.options_mut();
+    options.sql_parser.map_string_types_to_utf8view = false;
+    options.sql_parser.collect_spans = true;
+    options.optimizer.enable_dynamic_filter_pushdown = false;
+    options.execution.time_zone = Some("UTC".to_owned());
+    let mut state = SessionStateBuilder::new()
+        .with_config(config)
+        .with_runtime_env(runtime)
+        .with_default_features()
+        .with_type_planner(Arc::new(SqlTypes))
+        .build();
+    for clock in functions.clock.functions() {
+        register(&mut state, clock);
+    }
+    for model in &functions.models {
+        register(&mut state, model.as_ref().clone());
+    }
+    let mut problems = Vec::new();
+    for def in catalog.functions.values() {
+        match sql_function(def, &state) {
+            Ok(function) => register(&mut state, function),
+            Err(error) => problems.push(diagnose(&error, &catalog.files, def.span)),
+        }
+    }
+    if problems.is_empty() { Ok(state) } else { Err(problems) }
+}
+
+fn register(state: &mut SessionState, function: ScalarUDF) {
+    use datafusion::logical_expr::registry::FunctionRegistry;
+    // Registering a scalar function in a session state replaces and cannot fail.
+    let _replaced = state.register_udf(Arc::new(function));
+}

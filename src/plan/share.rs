@@ -1,0 +1,79 @@
+//! Which views are computed once and held, and which are written into their one reader.
+//!
+//! A view with one reader costs nothing as part of it; a view with two would be computed twice. So a view that the
+//! pipeline reads in more than one place becomes a fragment of its own.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::ControlFlow;
+
+use datafusion::sql::sqlparser::ast::{ObjectNamePart, Query, visit_relations};
+
+use crate::catalog::{Catalog, PipelineDef};
+
+/// What a pipeline reads, in dependency order.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Reading {
+    /// Sources, in order of first use.
+    pub sources: Vec<String>,
+    /// Views, each after those it reads.
+    pub views: Vec<String>,
+    /// Of these, the ones with more than one reader.
+    pub shared: BTreeSet<String>,
+}
+
+/// Follows every query of `pipeline` through the catalog's views.
+pub fn reading(catalog: &Catalog, pipeline: &PipelineDef) -> Reading {
+    let mut walk = Walk { catalog, readers: BTreeMap::new(), found: Reading::default(), open: BTreeSet::new() };
+    for insert in &pipeline.inserts {
+        walk.query(&insert.query);
+    }
+    let Walk { readers, mut found, .. } = walk;
+    found.shared = readers.into_iter().filter(|(_, count)| *count > 1).map(|(name, _)| name).collect();
+    found
+}
+
+struct Walk<'a> {
+    catalog: &'a Catalog,
+    readers: BTreeMap<String, usize>,
+    found: Reading,
+    open: BTreeSet<String>,
+}
+
+impl Walk<'_> {
+    fn query(&mut self, query: &Query) {
+        for name in relation_names(query) {
+            self.name(&name);
+        }
+    }
+
+    fn name(&mut self, name: &str) {
+        if self.catalog.sources.contains_key(name) {
+            if !self.found.sources.iter().any(|known| known == name) {
+                self.found.sources.push(name.to_owned());
+            }
+            return;
+        }
+        let Some(view) = self.catalog.views.get(name) else { return };
+        *self.readers.entry(name.to_owned()).or_default() += 1;
+        // A view that reads itself is refused by the catalog; `open` only keeps this walk finite.
+        if self.found.views.iter().any(|known| known == name) || !self.open.insert(name.to_owned()) {
+            return;
+        }
+        self.query(&view.query);
+        self.open.remove(name);
+        self.found.views.push(name.to_owned());
+    }
+}
+
+/// The relations that a query names, folded as SQL folds them.
+pub fn relation_names(query: &Query) -> Vec<String> {
+    let mut names = Vec::new();
+    let _ = visit_relations(query, |relation| {
+        if let Some(ObjectNamePart::Identifier(ident)) = relation.0.last() {
+            let name = if ident.quote_style.is_some() { ident.value.clone() } else { ident.value.to_lowercase() };
+            names.push(name);
+        }
+        ControlFlow::<()>::Continue(())
+    });
+    names
+}

@@ -1,0 +1,485 @@
+//! The Flight SQL calls.
+//!
+//! Each is short: plan or look up, then answer with a ticket (GetFlightInfo) or rows (DoGet). Whatever writes is
+//! answered with the one error that says so.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::{Schema, SchemaRef};
+use arrow::ipc::writer::IpcWriteOptions;
+use arrow_flight::decode::FlightRecordBatchStream;
+use arrow_flight::encode::FlightDataEncoderBuilder;
+use arrow_flight::error::FlightError;
+use arrow_flight::flight_service_server::FlightService;
+use arrow_flight::sql::server::{FlightSqlService, PeekableFlightDataStream};
+use arrow_flight::sql::{
+    ActionBeginTransactionRequest, ActionBeginTransactionResult, ActionCancelQueryRequest, ActionCancelQueryResult,
+    ActionClosePreparedStatementRequest, ActionCreatePreparedStatementRequest, ActionCreatePreparedStatementResult,
+    Any, CommandGetCatalogs, CommandGetCrossReference, CommandGetDbSchemas, CommandGetExportedKeys,
+    CommandGetImportedKeys, CommandGetPrimaryKeys, CommandGetSqlInfo, CommandGetTableTypes, CommandGetTables,
+    CommandGetXdbcTypeInfo, CommandPreparedStatementQuery, CommandPreparedStatementUpdate, CommandStatementIngest,
+    CommandStatementQuery, CommandStatementUpdate, DoPutPreparedStatementResult, ProstMessageExt, SqlInfo,
+    TicketStatementQuery,
+};
+use arrow_flight::{
+    Action, ActionType, CancelFlightInfoRequest, CancelFlightInfoResult, CancelStatus, FlightData, FlightDescriptor,
+    FlightEndpoint, FlightInfo, HandshakeRequest, HandshakeResponse, IpcMessage, SchemaAsIpc, Ticket,
+};
+use futures::{Stream, StreamExt, TryStreamExt, stream};
+use prost::Message;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::login::Login;
+use super::metadata::{self, ServerFacts};
+use super::queries::{Outcome, PreparedStatements, QueryTicket, RunningQueries, RunningQuery, What};
+use crate::error::{Error, Result as WeirResult};
+use crate::metrics::{Counter, Metrics};
+use crate::serve::failure::{query_error, status};
+use crate::serve::warehouse::{Query, Warehouse, read_only};
+
+type Answer<T> = Result<Response<T>, Status>;
+type Rows = Answer<Pin<Box<dyn Stream<Item = Result<FlightData, Status>> + Send>>>;
+
+/// `ActionCancelQueryResult.CancelResult.CANCEL_RESULT_CANCELLED`, which `arrow-flight` does not export.
+const CANCEL_RESULT_CANCELLED: i32 = 1;
+const CANCEL_FLIGHT_INFO: &str = "CancelFlightInfo";
+
+/// What answers Flight SQL calls.
+pub struct Service {
+    warehouse: Arc<Warehouse>,
+    login: Login,
+    facts: ServerFacts,
+    prepared: PreparedStatements,
+    queries: RunningQueries,
+    rows_sent: Arc<Counter>,
+}
+
+impl Service {
+    /// A service that has no prepared statements and runs nothing yet.
+    pub fn new(warehouse: Arc<Warehouse>, metrics: Arc<Metrics>, login: Login) -> WeirResult<Self> {
+        Ok(Self {
+            warehouse,
+            login,
+            facts: ServerFacts::new()?,
+            prepared: PreparedStatements::default(),
+            rows_sent: metrics.flight_rows.with([]),
+            queries: RunningQueries::new(metrics),
+        })
+    }
+
+    async fn plan(&self, what: &What) -> WeirResult<Vec<Query>> {
+        match what {
+            What::Sql(sql) => Ok(vec![self.warehouse.plan(sql).await?]),
+            What::Prepared(handle) => {
+                let prepared = self.prepared.get(handle)?;
+                prepared.bind(self.warehouse.plan(&prepared.sql).await?)
+            }
+        }
+    }
+
+    async fn query_info(&self, what: What, request: Request<FlightDescriptor>) -> Answer<FlightInfo> {
+        let queries = self.plan(&what).await.map_err(|error| status(&error))?;
+        let schema = match (queries.first(), &what) {
+            (Some(query), _) => query.schema(),
+            (None, What::Prepared(handle)) => self.unbound_schema(handle).await.map_err(|error| status(&error))?,
+            (None, What::Sql(_)) => Arc::new(Schema::empty()),
+        };
+        let handle = QueryTicket::new(what).encode().map_err(|error| status(&error))?;
+        info(&TicketStatementQuery { statement_handle: handle.into() }, &schema, request)
+    }
+
+    async fn unbound_schema(&self, handle: &str) -> WeirResult<SchemaRef> {
+        Ok(self.warehouse.plan(&self.prepared.get(handle)?.sql).await?.schema())
+    }
+
+    async fn query_rows(&self, ticket: &QueryTicket) -> Rows {
+        let Some(running) = self.queries.begin(&ticket.id) else {
+            return Err(Status::cancelled("query was cancelled"));
+        };
+        let started = async {
+            let queries = self.plan(&ticket.what).await?;
+            let schema = match (queries.first(), &ticket.what) {
+                (None, What::Prepared(handle)) => self.unbound_schema(handle).await?,
+                (first, _) => first.map_or_else(|| Arc::new(Schema::empty()), Query::schema),
+            };
+            start(queries, schema).await
+        };
+        let cancelled = running.cancelled();
+        let (schema, batches) = tokio::select! {
+            started = started => started.map_err(|error| status(&error)),
+            () = cancelled.cancelled() => Err(Status::cancelled("query was cancelled")),
+        }
+        .inspect_err(|refused| {
+            tracing::debug!(code = ?refused.code(), "query did not start");
+        })?;
+        let batches = watched(batches, running, Arc::clone(&self.rows_sent));
+        let encoded = FlightDataEncoderBuilder::new()
+            .with_schema(schema)
+            .build(batches.map_err(|status| FlightError::Tonic(Box::new(status))));
+        Ok(Response::new(Box::pin(encoded.map_err(Status::from))))
+    }
+
+    /// Cancels the query of which `info` is the answer to GetFlightInfo.
+    fn cancel(&self, info: &FlightInfo) -> Result<(), Status> {
+        for endpoint in &info.endpoint {
+            let Some(ticket) = &endpoint.ticket else { continue };
+            let any = Any::decode(&*ticket.ticket).map_err(|_| not_ours())?;
+            let ticket: TicketStatementQuery =
+                any.unpack().map_err(|_| not_ours())?.ok_or_else(|| Status::not_found("this cannot be cancelled"))?;
+            let ticket = QueryTicket::decode(&ticket.statement_handle).map_err(|error| status(&error))?;
+            self.queries.cancel(&ticket.id);
+        }
+        Ok(())
+    }
+}
+
+type Batches = Pin<Box<dyn Stream<Item = WeirResult<RecordBatch>> + Send>>;
+
+/// Runs `queries` one after the other. The first is started here, so that its errors come before any row.
+async fn start(queries: Vec<Query>, schema: SchemaRef) -> WeirResult<(SchemaRef, Batches)> {
+    let mut queries = queries.into_iter();
+    let Some(first) = queries.next() else {
+        return Ok((schema, Box::pin(stream::empty())));
+    };
+    let first = first.stream().await?;
+    let schema = first.schema();
+    let rest = stream::iter(queries)
+        .then(|query| async move { Ok::<_, Error>(query.stream().await?.map_err(query_error)) })
+        .try_flatten();
+    Ok((schema, Box::pin(first.map_err(query_error).chain(rest))))
+}
+
+/// Ends the rows when the query is cancelled, counts them, and notes how it ended.
+fn watched(
+    batches: Batches,
+    running: RunningQuery,
+    rows_sent: Arc<Counter>,
+) -> impl Stream<Item = Result<RecordBatch, Status>> + Send {
+    let cancelled = running.cancelled();
+    stream::unfold(Some((batches, running)), move |state| {
+        let cancelled = cancelled.clone();
+        let rows_sent = Arc::clone(&rows_sent);
+        async move {
+            let (mut batches, mut running) = state?;
+            let next = tokio::select! {
+                biased;
+                () = cancelled.cancelled() => return Some((Err(Status::cancelled("query was cancelled")), None)),
+                next = batches.next() => next,
+            };
+            match next {
+                Some(Ok(batch)) => {
+                    rows_sent.add(batch.num_rows() as u64);
+                    Some((Ok(batch), Some((batches, running))))
+                }
+                Some(Err(error)) => {
+                    running.end(Outcome::Failed);
+                    Some((Err(status(&error)), None))
+                }
+                None => {
+                    running.end(Outcome::Done);
+                    None
+                }
+            }
+        }
+    })
+}
+
+/// The answer that says: ask for `ticket`'s rows here; they look like `schema`.
+fn info<M: ProstMessageExt>(ticket: &M, schema: &Schema, request: Request<FlightDescriptor>) -> Answer<FlightInfo> {
+    let endpoint = FlightEndpoint::new().with_ticket(Ticket::new(ticket.as_any().encode_to_vec()));
+    let info = FlightInfo::new()
+        .try_with_schema(schema)
+        .map_err(|error| Status::internal(error.to_string()))?
+        .with_endpoint(endpoint)
+        .with_descriptor(request.into_inner());
+    Ok(Response::new(info))
+}
+
+fn one_batch(batch: RecordBatch) -> Rows {
+    let schema = batch.schema();
+    let encoded = FlightDataEncoderBuilder::new().with_schema(schema).build(stream::iter([Ok(batch)]));
+    Ok(Response::new(Box::pin(encoded.map_err(Status::from))))
+}
+
+fn ipc_schema(schema: &Schema) -> Result<bytes::Bytes, Status> {
+    let options = IpcWriteOptions::default();
+    let IpcMessage(bytes) = SchemaAsIpc::new(schema, &options)
+        .try_into()
+        .map_err(|error: arrow::error::ArrowError| Status::internal(error.to_string()))?;
+    Ok(bytes)
+}
+
+fn handle_text(handle: &[u8]) -> Result<String, Status> {
+    String::from_utf8(handle.to_vec()).map_err(|_| Status::invalid_argument("prepared statement is not known"))
+}
+
+fn not_ours() -> Status {
+    Status::invalid_argument("ticket is not one of this server's")
+}
+
+fn refused() -> Status {
+    status(&read_only())
+}
+
+#[tonic::async_trait]
+impl FlightSqlService for Service {
+    type FlightService = Self;
+
+    /// [`Login::check`] has let the caller in already.
+    async fn do_handshake(
+        &self,
+        _request: Request<Streaming<HandshakeRequest>>,
+    ) -> Answer<Pin<Box<dyn Stream<Item = Result<HandshakeResponse, Status>> + Send>>> {
+        let bearer = self.login.bearer();
+        let payload = bearer.trim_start_matches("Bearer ").to_owned();
+        let answer = HandshakeResponse { protocol_version: 0, payload: payload.into() };
+        let answers: Pin<Box<dyn Stream<Item = _> + Send>> = Box::pin(stream::iter([Ok(answer)]));
+        let mut response = Response::new(answers);
+        let value = bearer.parse().map_err(|_| Status::internal("token cannot be sent in a header"))?;
+        response.metadata_mut().insert("authorization", value);
+        Ok(response)
+    }
+
+    async fn get_flight_info_statement(
+        &self,
+        query: CommandStatementQuery,
+        request: Request<FlightDescriptor>,
+    ) -> Answer<FlightInfo> {
+        self.query_info(What::Sql(query.query), request).await
+    }
+
+    async fn do_get_statement(&self, ticket: TicketStatementQuery, _request: Request<Ticket>) -> Rows {
+        let ticket = QueryTicket::decode(&ticket.statement_handle).map_err(|error| status(&error))?;
+        self.query_rows(&ticket).await
+    }
+
+    async fn do_action_create_prepared_statement(
+        &self,
+        query: ActionCreatePreparedStatementRequest,
+        _request: Request<Action>,
+    ) -> Result<ActionCreatePreparedStatementResult, Status> {
+        let planned = self.warehouse.plan(&query.query).await.map_err(|error| status(&error))?;
+        let parameters = planned.parameters().map_err(|error| status(&error))?;
+        Ok(ActionCreatePreparedStatementResult {
+            dataset_schema: ipc_schema(&planned.schema())?,
+            parameter_schema: ipc_schema(&parameters)?,
+            prepared_statement_handle: self.prepared.add(query.query).into(),
+        })
+    }
+
+    async fn do_action_close_prepared_statement(
+        &self,
+        query: ActionClosePreparedStatementRequest,
+        _request: Request<Action>,
+    ) -> Result<(), Status> {
+        self.prepared.remove(&handle_text(&query.prepared_statement_handle)?);
+        Ok(())
+    }
+
+    /// Binds parameters.
+    async fn do_put_prepared_statement_query(
+        &self,
+        query: CommandPreparedStatementQuery,
+        request: Request<PeekableFlightDataStream>,
+    ) -> Result<DoPutPreparedStatementResult, Status> {
+        let handle = handle_text(&query.prepared_statement_handle)?;
+        let messages = request.into_inner().map_err(|status| FlightError::Tonic(Box::new(status)));
+        let batches: Vec<RecordBatch> = FlightRecordBatchStream::new_from_flight_data(messages).try_collect().await?;
+        self.prepared.bind(&handle, &batches).map_err(|error| status(&error))?;
+        Ok(DoPutPreparedStatementResult { prepared_statement_handle: Some(query.prepared_statement_handle) })
+    }
+
+    async fn get_flight_info_prepared_statement(
+        &self,
+        query: CommandPreparedStatementQuery,
+        request: Request<FlightDescriptor>,
+    ) -> Answer<FlightInfo> {
+        self.query_info(What::Prepared(handle_text(&query.prepared_statement_handle)?), request).await
+    }
+
+    async fn do_get_prepared_statement(&self, query: CommandPreparedStatementQuery, _request: Request<Ticket>) -> Rows {
+        let handle = handle_text(&query.prepared_statement_handle)?;
+        self.query_rows(&QueryTicket::new(What::Prepared(handle))).await
+    }
+
+    async fn do_action_cancel_query(
+        &self,
+        query: ActionCancelQueryRequest,
+        _request: Request<Action>,
+    ) -> Result<ActionCancelQueryResult, Status> {
+        self.cancel(&FlightInfo::decode(query.info).map_err(|_| not_ours())?)?;
+        Ok(ActionCancelQueryResult { result: CANCEL_RESULT_CANCELLED })
+    }
+
+    async fn do_action_fallback(&self, request: Request<Action>) -> Answer<<Self as FlightService>::DoActionStream> {
+        let action = request.into_inner();
+        if action.r#type != CANCEL_FLIGHT_INFO {
+            return Err(Status::invalid_argument(format!("action `{}` is not known", action.r#type)));
+        }
+        let request = CancelFlightInfoRequest::decode(action.body).map_err(|_| not_ours())?;
+        self.cancel(&request.info.ok_or_else(not_ours)?)?;
+        let answer = CancelFlightInfoResult { status: CancelStatus::Cancelled as i32 };
+        let answer = arrow_flight::Result { body: answer.encode_to_vec().into() };
+        Ok(Response::new(Box::pin(stream::iter([Ok(answer)]))))
+    }
+
+    async fn list_custom_actions(&self) -> Option<Vec<Result<ActionType, Status>>> {
+        Some(vec![Ok(ActionType { r#type: CANCEL_FLIGHT_INFO.to_owned(), description: "Cancels a query.".to_owned() })])
+    }
+
+    async fn get_flight_info_catalogs(
+        &self,
+        query: CommandGetCatalogs,
+        request: Request<FlightDescriptor>,
+    ) -> Answer<FlightInfo> {
+        info(&query, &metadata::catalogs()?.schema(), request)
+    }
+
+    async fn do_get_catalogs(&self, _query: CommandGetCatalogs, _request: Request<Ticket>) -> Rows {
+        one_batch(metadata::catalogs()?)
+    }
+
+    async fn get_flight_info_schemas(
+        &self,
+        query: CommandGetDbSchemas,
+        request: Request<FlightDescriptor>,
+    ) -> Answer<FlightInfo> {
+        info(&query, &metadata::schemas(query.clone())?.schema(), request)
+    }
+
+    async fn do_get_schemas(&self, query: CommandGetDbSchemas, _request: Request<Ticket>) -> Rows {
+        one_batch(metadata::schemas(query)?)
+    }
+
+    async fn get_flight_info_tables(
+        &self,
+        query: CommandGetTables,
+        request: Request<FlightDescriptor>,
+    ) -> Answer<FlightInfo> {
+        info(&query, &query.clone().into_builder().schema(), request)
+    }
+
+    async fn do_get_tables(&self, query: CommandGetTables, _request: Request<Ticket>) -> Rows {
+        one_batch(metadata::tables(&self.warehouse, query).await?)
+    }
+
+    async fn get_flight_info_table_types(
+        &self,
+        query: CommandGetTableTypes,
+        request: Request<FlightDescriptor>,
+    ) -> Answer<FlightInfo> {
+        info(&query, &metadata::table_types()?.schema(), request)
+    }
+
+    async fn do_get_table_types(&self, _query: CommandGetTableTypes, _request: Request<Ticket>) -> Rows {
+        one_batch(metadata::table_types()?)
+    }
+
+    async fn get_flight_info_sql_info(
+        &self,
+        query: CommandGetSqlInfo,
+        request: Request<FlightDescriptor>,
+    ) -> Answer<FlightInfo> {
+        info(&query, &self.facts.sql_info.schema(), request)
+    }
+
+    async fn do_get_sql_info(&self, query: CommandGetSqlInfo, _request: Request<Ticket>) -> Rows {
+        one_batch(query.into_builder(&self.facts.sql_info).build()?)
+    }
+
+    async fn get_flight_info_xdbc_type_info(
+        &self,
+        query: CommandGetXdbcTypeInfo,
+        request: Request<FlightDescriptor>,
+    ) -> Answer<FlightInfo> {
+        info(&query, &self.facts.types.schema(), request)
+    }
+
+    async fn do_get_xdbc_type_info(&self, query: CommandGetXdbcTypeInfo, _request: Request<Ticket>) -> Rows {
+        one_batch(query.into_builder(&self.facts.types).build()?)
+    }
+
+    async fn get_flight_info_primary_keys(
+        &self,
+        query: CommandGetPrimaryKeys,
+        request: Request<FlightDescriptor>,
+    ) -> Answer<FlightInfo> {
+        info(&query, &metadata::primary_keys_schema(), request)
+    }
+
+    async fn do_get_primary_keys(&self, _query: CommandGetPrimaryKeys, _request: Request<Ticket>) -> Rows {
+        one_batch(RecordBatch::new_empty(metadata::primary_keys_schema()))
+    }
+
+    async fn get_flight_info_exported_keys(
+        &self,
+        query: CommandGetExportedKeys,
+        request: Request<FlightDescriptor>,
+    ) -> Answer<FlightInfo> {
+        info(&query, &metadata::foreign_keys_schema(), request)
+    }
+
+    async fn do_get_exported_keys(&self, _query: CommandGetExportedKeys, _request: Request<Ticket>) -> Rows {
+        one_batch(RecordBatch::new_empty(metadata::foreign_keys_schema()))
+    }
+
+    async fn get_flight_info_imported_keys(
+        &self,
+        query: CommandGetImportedKeys,
+        request: Request<FlightDescriptor>,
+    ) -> Answer<FlightInfo> {
+        info(&query, &metadata::foreign_keys_schema(), request)
+    }
+
+    async fn do_get_imported_keys(&self, _query: CommandGetImportedKeys, _request: Request<Ticket>) -> Rows {
+        one_batch(RecordBatch::new_empty(metadata::foreign_keys_schema()))
+    }
+
+    async fn get_flight_info_cross_reference(
+        &self,
+        query: CommandGetCrossReference,
+        request: Request<FlightDescriptor>,
+    ) -> Answer<FlightInfo> {
+        info(&query, &metadata::foreign_keys_schema(), request)
+    }
+
+    async fn do_get_cross_reference(&self, _query: CommandGetCrossReference, _request: Request<Ticket>) -> Rows {
+        one_batch(RecordBatch::new_empty(metadata::foreign_keys_schema()))
+    }
+
+    async fn do_put_statement_update(
+        &self,
+        _query: CommandStatementUpdate,
+        _request: Request<PeekableFlightDataStream>,
+    ) -> Result<i64, Status> {
+        Err(refused())
+    }
+
+    async fn do_put_statement_ingest(
+        &self,
+        _query: CommandStatementIngest,
+        _request: Request<PeekableFlightDataStream>,
+    ) -> Result<i64, Status> {
+        Err(refused())
+    }
+
+    async fn do_put_prepared_statement_update(
+        &self,
+        _query: CommandPreparedStatementUpdate,
+        _request: Request<PeekableFlightDataStream>,
+    ) -> Result<i64, Status> {
+        Err(refused())
+    }
+
+    async fn do_action_begin_transaction(
+        &self,
+        _query: ActionBeginTransactionRequest,
+        _request: Request<Action>,
+    ) -> Result<ActionBeginTransactionResult, Status> {
+        Err(Status::unimplemented("transactions are not needed to read: every statement sees one version of a table"))
+    }
+
+    async fn register_sql_info(&self, _id: i32, _result: &SqlInfo) {}
+}

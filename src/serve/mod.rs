@@ -1,0 +1,76 @@
+//! Arrow Flight SQL and HTTP over the warehouse.
+//!
+//! Owns reading for people: names to tables at their newest version ([`warehouse`]), the Flight SQL protocol
+//! ([`flight`]), metrics, health, progress and the dashboard ([`http`]). Promises to write nothing, ever: statements
+//! that could are refused before they are planned. Leaves pipelines to `epoch` and what a Delta log means to `delta`.
+
+pub mod failure;
+pub mod flight;
+pub mod http;
+pub mod warehouse;
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::error::{Context, ErrorKind, Result};
+
+/// How long streams may go on after a shutdown was asked for.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// Chooses the cryptography of TLS for this process. Several crates bring one of two, and rustls picks neither by itself.
+pub fn choose_cryptography() {
+    // An error means that the choice was made before, which is as good.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+}
+
+/// A server that listens.
+#[derive(Debug)]
+pub struct BoundServer {
+    /// The address it listens at; the port is real even where `0` was asked for.
+    pub addr: SocketAddr,
+    /// Ends when the shutdown future has and the running requests are done, at most five seconds later.
+    pub task: JoinHandle<Result<()>>,
+}
+
+/// Binds `addr`, naming it in the error.
+async fn bind(addr: SocketAddr, what: &str) -> Result<(tokio::net::TcpListener, SocketAddr)> {
+    let listener = tokio::net::TcpListener::bind(addr)
+        .await
+        .context(ErrorKind::Environment, || format!("{what} cannot listen at `{addr}`"))?;
+    let addr = listener.local_addr().context(ErrorKind::Environment, || "bound address is unknown".to_owned())?;
+    Ok((listener, addr))
+}
+
+/// Runs `serve` until it ends, giving it [`GRACE`] once `shutdown` has. `serve` is handed the signal to begin with.
+async fn serve_until<S, F, R>(shutdown: impl Future<Output = ()> + Send + 'static, serve: S) -> Result<()>
+where
+    S: FnOnce(Signal) -> F,
+    F: Future<Output = Result<(), R>>,
+    R: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let (sender, receiver) = watch::channel(false);
+    let running = serve(Signal(receiver));
+    let grace = async {
+        shutdown.await;
+        sender.send_replace(true);
+        tokio::time::sleep(GRACE).await;
+    };
+    tokio::select! {
+        ended = running => ended.map_err(Into::into).context(ErrorKind::Environment, || "server stopped".to_owned()),
+        () = grace => Ok(()),
+    }
+}
+
+/// Completes when the server should take no more requests.
+struct Signal(watch::Receiver<bool>);
+
+impl Signal {
+    async fn wait(mut self) {
+        // An error means that the sender is gone, which is a reason to stop, too.
+        let _ = self.0.wait_for(|stop| *stop).await;
+    }
+}

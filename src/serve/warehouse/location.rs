@@ -1,0 +1,115 @@
+//! A folder of an object store, as the warehouse and its tables have one.
+
+use std::path::Path as FilePath;
+use std::sync::Arc;
+
+use futures::TryStreamExt;
+use object_store::local::LocalFileSystem;
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt};
+use url::Url;
+
+use crate::delta::TableStore;
+use crate::error::{Context, Error, ErrorKind, Result};
+
+/// Where a warehouse or a table lives.
+#[derive(Debug, Clone)]
+pub struct Location {
+    url: Url,
+    store: Arc<dyn ObjectStore>,
+    path: Path,
+}
+
+impl Location {
+    /// The folder that `url` names in `store`, whose own root is that of the URL's bucket, container or file system.
+    pub fn new(mut url: Url, store: Arc<dyn ObjectStore>) -> Result<Self> {
+        if !url.path().ends_with('/') {
+            url.set_path(&format!("{}/", url.path()));
+        }
+        let path = Path::from_url_path(url.path())
+            .context(ErrorKind::Config, || format!("location `{url}` is not a folder's address"))?;
+        Ok(Self { url, store, path })
+    }
+
+    /// The folder of a table store.
+    pub fn of(store: &TableStore) -> Result<Self> {
+        Self::new(store.url().clone(), store.root_store())
+    }
+
+    /// A folder of the local file system; it need not be there yet.
+    pub fn local(folder: impl AsRef<FilePath>) -> Result<Self> {
+        let folder = folder.as_ref();
+        let folder = std::path::absolute(folder)
+            .context(ErrorKind::Config, || format!("folder `{}` cannot be found", folder.display()))?;
+        let url = Url::from_directory_path(&folder)
+            .map_err(|()| Error::config(format!("folder `{}` has no address", folder.display())))?;
+        Self::new(url, Arc::new(LocalFileSystem::new()))
+    }
+
+    /// The folder `name` in this one.
+    pub fn child(&self, name: &str) -> Self {
+        let mut url = self.url.clone();
+        if let Ok(mut segments) = url.path_segments_mut() {
+            segments.pop_if_empty().push(name).push("");
+        }
+        Self { url, store: Arc::clone(&self.store), path: self.path.clone().join(name) }
+    }
+
+    /// The address, ending in a slash.
+    pub fn url(&self) -> &Url {
+        &self.url
+    }
+
+    /// The store, from the root of its bucket.
+    pub fn store(&self) -> &Arc<dyn ObjectStore> {
+        &self.store
+    }
+
+    /// The folder's path in the store.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The names of the folders in this one, sorted.
+    pub async fn folders(&self) -> Result<Vec<String>> {
+        let listed = self
+            .store
+            .list_with_delimiter(Some(&self.path))
+            .await
+            .environment(|| format!("folder `{}` cannot be listed", self.url))?;
+        let mut names: Vec<String> =
+            listed.common_prefixes.iter().filter_map(|path| path.filename().map(str::to_owned)).collect();
+        names.sort();
+        Ok(names)
+    }
+
+    /// True when there is any object below this folder.
+    pub async fn exists(&self) -> Result<bool> {
+        let first = self.store.list(Some(&self.path)).try_next().await;
+        Ok(first.environment(|| format!("folder `{}` cannot be listed", self.url))?.is_some())
+    }
+
+    /// The last `limit` bytes of the file `name`, and whether that is all of it; `None` when there is no such file.
+    pub async fn tail(&self, name: &str, limit: u64) -> Result<Option<(bytes::Bytes, Complete)>> {
+        let path = self.path.clone().join(name);
+        let failed = || format!("file `{}{name}` cannot be read", self.url);
+        let size = match self.store.head(&path).await {
+            Ok(meta) => meta.size,
+            Err(object_store::Error::NotFound { .. }) => return Ok(None),
+            Err(error) => return Err(error).environment(failed),
+        };
+        if size == 0 {
+            return Ok(Some((bytes::Bytes::new(), Complete::Yes)));
+        }
+        let start = size.saturating_sub(limit);
+        let bytes = self.store.get_range(&path, start..size).await.environment(failed)?;
+        Ok(Some((bytes, if start == 0 { Complete::Yes } else { Complete::No })))
+    }
+}
+
+/// Whether a tail is the whole file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Complete {
+    Yes,
+    No,
+}

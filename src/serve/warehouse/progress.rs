@@ -1,0 +1,42 @@
+//! What pipelines say of their epochs: `_weir/<pipeline>/progress.jsonl`, one JSON object an epoch, oldest first.
+//!
+//! The file is written by `epoch`; here only its end is read, so that the cost does not grow with a pipeline's age.
+
+use serde_json::Value;
+
+use super::location::{Complete, Location};
+use crate::error::Result;
+
+/// How much of the end of a progress file is read: several thousand epochs.
+const TAIL_BYTES: u64 = 4 << 20;
+
+/// A pipeline's folder below `_weir`.
+#[derive(Debug, Clone)]
+pub struct PipelineFolder {
+    pub name: String,
+    pub location: Location,
+}
+
+/// The pipelines that have ever run on this warehouse, by name.
+pub async fn pipelines(warehouse: &Location) -> Result<Vec<PipelineFolder>> {
+    let root = warehouse.child("_weir");
+    let names = root.folders().await?;
+    Ok(names.into_iter().map(|name| PipelineFolder { location: root.child(&name), name }).collect())
+}
+
+/// The last epochs of a pipeline, oldest first, at most `limit`.
+pub async fn last_epochs(pipeline: &PipelineFolder, limit: usize) -> Result<Vec<Value>> {
+    let Some((bytes, complete)) = pipeline.location.tail("progress.jsonl", TAIL_BYTES).await? else {
+        return Ok(Vec::new());
+    };
+    let mut lines: Vec<&[u8]> = bytes.split(|byte| *byte == b'\n').collect();
+    if complete == Complete::No && !lines.is_empty() {
+        // The tail begins somewhere in a line.
+        lines.remove(0);
+    }
+    // A line that does not parse is one that is being written, or was when the process died.
+    let mut epochs: Vec<Value> =
+        lines.iter().rev().filter_map(|line| serde_json::from_slice(line).ok()).take(limit).collect();
+    epochs.reverse();
+    Ok(epochs)
+}

@@ -1,0 +1,187 @@
+//! The tables of schema `weir`: what pipelines, epochs, tables and dead letters there are.
+
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, Float64Array, Int64Array, StringArray, TimestampMicrosecondArray};
+use arrow::datatypes::{Field, Schema};
+use arrow::record_batch::RecordBatch;
+use chrono::DateTime;
+use datafusion::catalog::TableProvider;
+use datafusion::catalog::view::ViewTable;
+use datafusion::common::Column;
+use datafusion::datasource::{MemTable, provider_as_source};
+use datafusion::logical_expr::{Expr, LogicalPlanBuilder, lit};
+use serde_json::Value;
+
+use super::progress::{last_epochs, pipelines};
+use super::{TableEntry, Warehouse};
+use crate::delta::AsOf;
+use crate::error::Result;
+use crate::serve::failure::query_error;
+
+/// The names of the system tables, sorted.
+pub const NAMES: [&str; 4] = ["dead_letters", "pipelines", "progress", "tables"];
+
+/// The system table `name` as it is now.
+pub async fn table(warehouse: &Warehouse, name: &str) -> Result<Option<Arc<dyn TableProvider>>> {
+    match name {
+        "progress" => progress(warehouse).await.map(Some),
+        "pipelines" => pipeline_table(warehouse).await.map(Some),
+        "tables" => table_table(warehouse).await.map(Some),
+        "dead_letters" => dead_letters(warehouse).await.map(Some),
+        _ => Ok(None),
+    }
+}
+
+/// One row an epoch; `sources`, `sinks` and `duration_ms` are JSON.
+async fn progress(warehouse: &Warehouse) -> Result<Arc<dyn TableProvider>> {
+    let mut epochs = Vec::new();
+    for pipeline in pipelines(warehouse.location()).await? {
+        epochs
+            .extend(last_epochs(&pipeline, usize::MAX).await?.into_iter().map(|epoch| (pipeline.name.clone(), epoch)));
+    }
+    let values: Vec<&Value> = epochs.iter().map(|(_, epoch)| epoch).collect();
+    memory(vec![
+        ("pipeline", strings(epochs.iter().map(|(name, _)| Some(name.clone())))),
+        ("run_id", strings(values.iter().map(|v| text(v, &["runId", "run_id", "id"])))),
+        ("epoch", integers(values.iter().map(|v| integer(v, &["epoch", "batchId"])))),
+        ("timestamp", timestamps(values.iter().map(|v| micros(v.get("timestamp"))))),
+        ("num_input_rows", integers(values.iter().map(|v| integer(v, &["numInputRows"])))),
+        ("input_rows_per_second", floats(values.iter().map(|v| float(v, "inputRowsPerSecond")))),
+        ("processed_rows_per_second", floats(values.iter().map(|v| float(v, "processedRowsPerSecond")))),
+        ("dead_letters", integers(values.iter().map(|v| integer(v, &["deadLetters"])))),
+        ("duration_ms", strings(values.iter().map(|v| json(v, "durationMs")))),
+        ("sources", strings(values.iter().map(|v| json(v, "sources")))),
+        ("sinks", strings(values.iter().map(|v| json(v, "sinks")))),
+    ])
+}
+
+/// One row a pipeline, of its last epoch.
+async fn pipeline_table(warehouse: &Warehouse) -> Result<Arc<dyn TableProvider>> {
+    let mut rows = Vec::new();
+    for pipeline in pipelines(warehouse.location()).await? {
+        let last = last_epochs(&pipeline, 1).await?.pop().unwrap_or(Value::Null);
+        rows.push((pipeline.name, last));
+    }
+    let values: Vec<&Value> = rows.iter().map(|(_, last)| last).collect();
+    memory(vec![
+        ("pipeline", strings(rows.iter().map(|(name, _)| Some(name.clone())))),
+        ("last_run_id", strings(values.iter().map(|v| text(v, &["runId", "run_id", "id"])))),
+        ("last_epoch", integers(values.iter().map(|v| integer(v, &["epoch", "batchId"])))),
+        ("last_commit", timestamps(values.iter().map(|v| micros(v.get("timestamp"))))),
+        ("last_input_rows", integers(values.iter().map(|v| integer(v, &["numInputRows"])))),
+        ("processed_rows_per_second", floats(values.iter().map(|v| float(v, "processedRowsPerSecond")))),
+    ])
+}
+
+/// One row a table; a table that cannot be opened says why in `error`.
+async fn table_table(warehouse: &Warehouse) -> Result<Arc<dyn TableProvider>> {
+    let (mut entries, mut versions, mut errors) = (Vec::new(), Vec::new(), Vec::new());
+    for entry in warehouse.list_tables().await? {
+        let (version, error) = match warehouse.open(&entry.location, AsOf::Newest).await {
+            Ok(opened) => (opened.and_then(|table| i64::try_from(table.version).ok()), None),
+            Err(error) => (None, Some(error.to_string())),
+        };
+        entries.push(entry);
+        versions.push(version);
+        errors.push(error);
+    }
+    let of = |read: fn(&TableEntry) -> String| strings(entries.iter().map(|entry| Some(read(entry))));
+    memory(vec![
+        ("table_name", of(|entry| entry.name.clone())),
+        ("location", of(|entry| entry.location.url().to_string())),
+        ("version", integers(versions.into_iter())),
+        ("error", strings(errors.into_iter())),
+    ])
+}
+
+/// The dead letters of every pipeline, after a column `pipeline`.
+async fn dead_letters(warehouse: &Warehouse) -> Result<Arc<dyn TableProvider>> {
+    let mut union: Option<LogicalPlanBuilder> = None;
+    for pipeline in pipelines(warehouse.location()).await? {
+        let Some(table) = warehouse.open(&pipeline.location.child("dead_letters"), AsOf::Newest).await? else {
+            continue;
+        };
+        let columns: Vec<Expr> = std::iter::once(lit(pipeline.name.clone()).alias("pipeline"))
+            .chain(
+                table
+                    .provider
+                    .schema()
+                    .fields()
+                    .iter()
+                    .map(|field| Expr::Column(Column::new_unqualified(field.name()))),
+            )
+            .collect();
+        let one = LogicalPlanBuilder::scan(&pipeline.name, provider_as_source(table.provider), None)
+            .and_then(|scan| scan.project(columns))
+            .map_err(query_error)?;
+        union = Some(match union {
+            None => one,
+            Some(others) => one.build().and_then(|one| others.union_by_name(one)).map_err(query_error)?,
+        });
+    }
+    match union {
+        Some(plan) => Ok(Arc::new(ViewTable::new(plan.build().map_err(query_error)?, None))),
+        None => memory(vec![
+            ("pipeline", strings(std::iter::empty())),
+            ("source", strings(std::iter::empty())),
+            ("partition", strings(std::iter::empty())),
+            ("offset", integers(std::iter::empty())),
+            ("reason", strings(std::iter::empty())),
+        ]),
+    }
+}
+
+fn memory(columns: Vec<(&str, ArrayRef)>) -> Result<Arc<dyn TableProvider>> {
+    let fields: Vec<Field> =
+        columns.iter().map(|(name, array)| Field::new(*name, array.data_type().clone(), true)).collect();
+    let schema = Arc::new(Schema::new(fields));
+    let arrays = columns.into_iter().map(|(_, array)| array).collect();
+    let batch = RecordBatch::try_new(Arc::clone(&schema), arrays).map_err(|error| query_error(error.into()))?;
+    Ok(Arc::new(MemTable::try_new(schema, vec![vec![batch]]).map_err(query_error)?))
+}
+
+fn strings(values: impl Iterator<Item = Option<String>>) -> ArrayRef {
+    Arc::new(values.collect::<StringArray>())
+}
+
+fn integers(values: impl Iterator<Item = Option<i64>>) -> ArrayRef {
+    Arc::new(values.collect::<Int64Array>())
+}
+
+fn floats(values: impl Iterator<Item = Option<f64>>) -> ArrayRef {
+    Arc::new(values.collect::<Float64Array>())
+}
+
+fn timestamps(values: impl Iterator<Item = Option<i64>>) -> ArrayRef {
+    Arc::new(values.collect::<TimestampMicrosecondArray>().with_timezone("UTC"))
+}
+
+fn text(value: &Value, keys: &[&str]) -> Option<String> {
+    keys.iter().find_map(|key| match value.get(key)? {
+        Value::Null => None,
+        Value::String(text) => Some(text.clone()),
+        other => Some(other.to_string()),
+    })
+}
+
+fn integer(value: &Value, keys: &[&str]) -> Option<i64> {
+    keys.iter().find_map(|key| value.get(key)?.as_i64())
+}
+
+fn float(value: &Value, key: &str) -> Option<f64> {
+    value.get(key)?.as_f64()
+}
+
+fn json(value: &Value, key: &str) -> Option<String> {
+    value.get(key).filter(|value| !value.is_null()).map(Value::to_string)
+}
+
+/// RFC 3339 text or milliseconds since 1970 UTC, as microseconds.
+fn micros(value: Option<&Value>) -> Option<i64> {
+    match value? {
+        Value::String(text) => DateTime::parse_from_rfc3339(text).ok().map(|instant| instant.timestamp_micros()),
+        Value::Number(ms) => ms.as_i64()?.checked_mul(1000),
+        _ => None,
+    }
+}

@@ -1,0 +1,290 @@
+use std::sync::Arc;
+
+use arrow::array::{Float64Array, Int64Array, RecordBatch, StringArray};
+use arrow::datatypes::{DataType, Field, Schema};
+use arrow::util::pretty::pretty_format_batches;
+use datafusion::scalar::ScalarValue;
+use deltalake::DeltaTable;
+use deltalake::logstore::{LogStoreRef, StorageConfig, default_logstore};
+use deltalake::protocol::SaveMode;
+use futures::TryStreamExt;
+use object_store::memory::InMemory;
+use object_store::prefix::PrefixStore;
+use object_store::{ObjectStoreExt, PutPayload};
+use url::Url;
+
+use super::location::Location;
+use super::{Warehouse, WarehouseOptions};
+use crate::error::{Error, ErrorKind, Result};
+use crate::serve::failure::query_error;
+
+fn in_memory() -> Location {
+    Location::new(Url::parse("memory:///lake").unwrap(), Arc::new(InMemory::new())).unwrap()
+}
+
+fn warehouse(location: &Location) -> Arc<Warehouse> {
+    let options = WarehouseOptions { memory_limit_bytes: 64 << 20, parallelism: Some(2), functions: Vec::new() };
+    Arc::new(Warehouse::new(location.clone(), options).unwrap())
+}
+
+fn rows(ids: &[i64]) -> RecordBatch {
+    let schema = Schema::new(vec![
+        Field::new("id", DataType::Int64, true),
+        Field::new("name", DataType::Utf8, true),
+        Field::new("score", DataType::Float64, true),
+    ]);
+    RecordBatch::try_new(
+        Arc::new(schema),
+        vec![
+            Arc::new(Int64Array::from(ids.to_vec())),
+            Arc::new(StringArray::from(ids.iter().map(|id| format!("n{id}")).collect::<Vec<_>>())),
+            Arc::new(Float64Array::from(ids.iter().map(|id| *id as f64 / 10.0).collect::<Vec<_>>())),
+        ],
+    )
+    .unwrap()
+}
+
+fn log_store(table: &Location) -> LogStoreRef {
+    let prefixed = Arc::new(PrefixStore::new(Arc::clone(table.store()), table.path().clone()));
+    default_logstore(prefixed, Arc::clone(table.store()), table.url(), &StorageConfig::default())
+}
+
+async fn append(table: &Location, batch: RecordBatch) {
+    let mut delta = DeltaTable::new(log_store(table));
+    if table.exists().await.unwrap() {
+        delta.load().await.unwrap();
+    }
+    delta.write([batch]).with_save_mode(SaveMode::Append).await.unwrap();
+}
+
+async fn put(folder: &Location, name: &str, text: &str) {
+    folder.store().put(&folder.path().clone().join(name), PutPayload::from(text.to_owned())).await.unwrap();
+}
+
+async fn ask(warehouse: &Arc<Warehouse>, sql: &str) -> Result<String> {
+    let stream = warehouse.plan(sql).await?.stream().await?;
+    let batches: Vec<RecordBatch> = stream.try_collect().await.map_err(query_error)?;
+    Ok(pretty_format_batches(&batches).unwrap().to_string())
+}
+
+async fn number(warehouse: &Arc<Warehouse>, sql: &str) -> i64 {
+    let stream = warehouse.plan(sql).await.unwrap().stream().await.unwrap();
+    let batches: Vec<RecordBatch> = stream.try_collect().await.unwrap();
+    let column = batches[0].column(0).as_any().downcast_ref::<Int64Array>().unwrap();
+    column.value(0)
+}
+
+async fn refusal(warehouse: &Arc<Warehouse>, sql: &str) -> Error {
+    match ask(warehouse, sql).await {
+        Ok(answer) => panic!("`{sql}` was answered:\n{answer}"),
+        Err(error) => error,
+    }
+}
+
+#[tokio::test]
+async fn every_query_sees_the_newest_version() {
+    let location = in_memory();
+    let warehouse = warehouse(&location);
+    let table = location.child("scored");
+    for appended in 1..=4 {
+        append(&table, rows(&[appended])).await;
+        assert_eq!(number(&warehouse, "SELECT count(*) FROM scored").await, appended);
+        assert_eq!(number(&warehouse, "SELECT count(*) FROM weir.public.scored").await, appended);
+    }
+}
+
+#[tokio::test]
+async fn a_table_made_anew_at_the_same_version_is_not_mistaken_for_the_old_one() {
+    let location = in_memory();
+    let warehouse = warehouse(&location);
+    let table = location.child("scored");
+    append(&table, rows(&[1, 2, 3])).await;
+    assert_eq!(number(&warehouse, "SELECT count(*) FROM scored").await, 3);
+    let objects: Vec<_> = table.store().list(Some(table.path())).try_collect().await.unwrap();
+    for object in objects {
+        table.store().delete(&object.location).await.unwrap();
+    }
+    assert_eq!(refusal(&warehouse, "SELECT count(*) FROM scored").await.message(), "table `scored` does not exist");
+    append(&table, rows(&[7])).await;
+    assert_eq!(number(&warehouse, "SELECT count(*) FROM scored").await, 1);
+    assert_eq!(number(&warehouse, "SELECT id FROM scored").await, 7);
+}
+
+#[tokio::test]
+async fn older_versions_can_be_read_beside_the_newest() {
+    let location = in_memory();
+    let warehouse = warehouse(&location);
+    let table = location.child("scored");
+    append(&table, rows(&[1])).await;
+    append(&table, rows(&[2, 3])).await;
+    assert_eq!(number(&warehouse, "SELECT count(*) FROM scored VERSION AS OF 0").await, 1);
+    let both = "SELECT (SELECT count(*) FROM scored) * 10 + (SELECT count(scored.id) FROM scored VERSION AS OF 0)";
+    assert_eq!(number(&warehouse, both).await, 31);
+    let missing = refusal(&warehouse, "SELECT * FROM scored VERSION AS OF 9").await;
+    assert!(missing.message().contains("no version 9"), "{missing}");
+    assert_eq!(number(&warehouse, "SELECT count(*) FROM scored TIMESTAMP AS OF '2999-01-01'").await, 3);
+}
+
+#[tokio::test]
+async fn plain_strings_come_out() {
+    let location = in_memory();
+    append(&location.child("scored"), rows(&[1])).await;
+    let query = warehouse(&location).plan("SELECT name, 'x' AS x FROM scored").await.unwrap();
+    let types: Vec<_> = query.schema().fields().iter().map(|field| field.data_type().clone()).collect();
+    assert_eq!(types, [DataType::Utf8, DataType::Utf8]);
+    assert_eq!(query.stream().await.unwrap().schema().field(0).data_type(), &DataType::Utf8);
+}
+
+#[tokio::test]
+async fn names_are_found_ignoring_case_and_listed_without_own_folders() {
+    let location = in_memory();
+    let warehouse = warehouse(&location);
+    append(&location.child("Scored"), rows(&[1])).await;
+    append(&location.child("_weir").child("p").child("dead_letters"), rows(&[1])).await;
+    put(&location.child("notes"), "readme.txt", "not a table").await;
+    assert_eq!(number(&warehouse, "SELECT count(*) FROM scored").await, 1);
+    assert_eq!(number(&warehouse, "SELECT count(*) FROM \"Scored\"").await, 1);
+    let listed =
+        ask(&warehouse, "SELECT table_name FROM information_schema.tables WHERE table_schema = 'public'").await;
+    assert_eq!(listed.unwrap().lines().count(), 5, "one row");
+    assert!(ask(&warehouse, "SHOW TABLES").await.unwrap().contains("Scored"));
+    assert!(ask(&warehouse, "DESCRIBE scored").await.unwrap().contains("score"));
+}
+
+#[tokio::test]
+async fn a_declared_table_is_read_where_it_lives() {
+    let (location, elsewhere) = (in_memory(), in_memory());
+    let warehouse = warehouse(&location);
+    append(&elsewhere.child("far"), rows(&[1, 2])).await;
+    warehouse.declare("near", elsewhere.child("far"));
+    assert_eq!(number(&warehouse, "SELECT count(*) FROM near").await, 2);
+}
+
+#[tokio::test]
+async fn what_does_not_exist_is_refused_with_a_hint() {
+    let location = in_memory();
+    let warehouse = warehouse(&location);
+    append(&location.child("scored"), rows(&[1])).await;
+    let table = refusal(&warehouse, "SELECT * FROM scorde").await;
+    assert_eq!((table.kind(), table.message()), (ErrorKind::Sql, "table `scorde` does not exist"));
+    assert_eq!(table.hint(), Some("Did you mean `scored`?"));
+    let column = refusal(&warehouse, "SELECT nmae FROM scored").await;
+    assert_eq!(column.message(), "column `nmae` does not exist");
+    assert_eq!(column.hint(), Some("Did you mean `name`?"));
+    let syntax = refusal(&warehouse, "SELEC 1").await;
+    assert_eq!(syntax.kind(), ErrorKind::Sql);
+}
+
+#[tokio::test]
+async fn no_path_and_no_internal_folder_can_be_queried() {
+    let location = in_memory();
+    let warehouse = warehouse(&location);
+    append(&location.child("_weir"), rows(&[1])).await;
+    let path = refusal(&warehouse, "SELECT * FROM '/etc/passwd.csv'").await;
+    assert_eq!(path.message(), "path `/etc/passwd.csv` cannot be queried");
+    for sql in ["SELECT * FROM \"../scored\"", "SELECT * FROM \"_weir\"", "SELECT * FROM \"a/b.parquet\""] {
+        assert_eq!(refusal(&warehouse, sql).await.kind(), ErrorKind::Sql, "{sql}");
+    }
+}
+
+#[tokio::test]
+async fn nothing_can_be_written() {
+    let location = in_memory();
+    let warehouse = warehouse(&location);
+    append(&location.child("scored"), rows(&[1])).await;
+    for sql in [
+        "INSERT INTO scored VALUES (2, 'x', 0.5)",
+        "DELETE FROM scored",
+        "CREATE TABLE x AS SELECT 1",
+        "CREATE VIEW v AS SELECT 1",
+        "COPY scored TO '/tmp/scored.parquet'",
+        "DROP TABLE scored",
+        "SET datafusion.execution.batch_size = 1",
+        "EXPLAIN ANALYZE INSERT INTO scored VALUES (2, 'x', 0.5)",
+        "WITH x AS (SELECT 1) INSERT INTO scored SELECT 2, 'x', 0.5",
+    ] {
+        let error = refusal(&warehouse, sql).await;
+        assert_eq!(error.kind(), ErrorKind::Sql, "{sql}");
+    }
+    assert_eq!(number(&warehouse, "SELECT count(*) FROM scored").await, 1);
+}
+
+#[tokio::test]
+async fn parameters_are_typed_from_the_sql_and_bound_by_position() {
+    let location = in_memory();
+    let warehouse = warehouse(&location);
+    append(&location.child("scored"), rows(&[1, 2, 3])).await;
+    let query = warehouse.plan("SELECT name FROM scored WHERE id = ? AND score > ?").await.unwrap();
+    let parameters = query.parameters().unwrap();
+    let types: Vec<_> = parameters.fields().iter().map(|field| field.data_type().clone()).collect();
+    assert_eq!(types, [DataType::Int64, DataType::Float64]);
+
+    // Of another integer type, as clients send them.
+    let bound = query.clone().bind(vec![ScalarValue::Int32(Some(2)), ScalarValue::Float32(Some(0.1))]).unwrap();
+    let batches: Vec<RecordBatch> = bound.stream().await.unwrap().try_collect().await.unwrap();
+    assert_eq!(batches.iter().map(RecordBatch::num_rows).sum::<usize>(), 1);
+
+    let unbound = query.stream().await.err().unwrap();
+    assert_eq!(unbound.message(), "parameter `$1` was not bound");
+    let few = query.clone().bind(vec![ScalarValue::Int64(Some(1))]).unwrap_err();
+    assert_eq!(few.message(), "statement has 2 parameters, 1 were bound");
+    let text = query.bind(vec![ScalarValue::from("x"), ScalarValue::from(1.0)]).unwrap_err();
+    assert_eq!(text.message(), "parameter `$1` is not Int64");
+}
+
+#[tokio::test]
+async fn a_query_beyond_the_memory_limit_fails_alone() {
+    let options = WarehouseOptions { memory_limit_bytes: 4 << 20, parallelism: Some(2), functions: Vec::new() };
+    let warehouse = Arc::new(Warehouse::new(in_memory(), options).unwrap());
+    let greedy = "SELECT count(*) FROM generate_series(1, 3000000) a JOIN generate_series(1, 3000000) b USING (value)";
+    let error = refusal(&warehouse, greedy).await;
+    assert_eq!((error.kind(), error.message()), (ErrorKind::Environment, "memory limit reached"));
+    assert_eq!(number(&warehouse, "SELECT count(*) FROM generate_series(1, 1000)").await, 1000);
+    assert_eq!(warehouse.memory_reserved_bytes(), 0);
+}
+
+#[tokio::test]
+async fn progress_and_pipelines_are_tables() {
+    let location = in_memory();
+    let warehouse = warehouse(&location);
+    assert_eq!(number(&warehouse, "SELECT count(*) FROM weir.progress").await, 0);
+    let epoch = |n: i64| {
+        format!(
+            "{{\"name\":\"fraud\",\"runId\":\"r1\",\"epoch\":{n},\"timestamp\":\"2026-01-01T00:00:0{n}.5Z\",\
+             \"numInputRows\":{n}0,\"inputRowsPerSecond\":5.5,\"processedRowsPerSecond\":7,\"deadLetters\":1,\
+             \"durationMs\":{{\"commit\":4}},\"sources\":[],\"sinks\":[{{\"description\":\"scored\"}}]}}\n"
+        )
+    };
+    let torn = "{\"name\":\"fraud\",\"epo";
+    put(&location.child("_weir").child("fraud"), "progress.jsonl", &(epoch(1) + &epoch(2) + torn)).await;
+    let answer =
+        ask(&warehouse, "SELECT epoch, num_input_rows, timestamp, duration_ms FROM weir.progress").await.unwrap();
+    assert!(answer.contains("2026-01-01T00:00:02.500") && answer.contains("{\"commit\":4}"), "{answer}");
+    assert_eq!(number(&warehouse, "SELECT sum(num_input_rows) FROM weir.progress").await, 30);
+    assert_eq!(number(&warehouse, "SELECT last_epoch FROM weir.pipelines WHERE pipeline = 'fraud'").await, 2);
+}
+
+#[tokio::test]
+async fn dead_letters_of_all_pipelines_are_one_table() {
+    let location = in_memory();
+    let warehouse = warehouse(&location);
+    assert_eq!(number(&warehouse, "SELECT count(*) FROM weir.dead_letters").await, 0);
+    for (pipeline, ids) in [("a", &[1, 2][..]), ("b", &[3])] {
+        append(&location.child("_weir").child(pipeline).child("dead_letters"), rows(ids)).await;
+    }
+    let answer = ask(&warehouse, "SELECT pipeline, count(*) AS n FROM weir.dead_letters GROUP BY 1 ORDER BY 1").await;
+    let answer = answer.unwrap();
+    assert!(answer.contains("| a        | 2 |") && answer.contains("| b        | 1 |"), "{answer}");
+}
+
+#[tokio::test]
+async fn the_table_of_tables_tells_versions_and_faults() {
+    let location = in_memory();
+    let warehouse = warehouse(&location);
+    append(&location.child("scored"), rows(&[1])).await;
+    append(&location.child("scored"), rows(&[2])).await;
+    put(&location.child("broken").child("_delta_log"), "00000000000000000000.json", "no log").await;
+    assert_eq!(number(&warehouse, "SELECT version FROM weir.tables WHERE table_name = 'scored'").await, 1);
+    let faults = "SELECT count(*) FROM weir.tables WHERE table_name = 'broken' AND error IS NOT NULL";
+    assert_eq!(number(&warehouse, faults).await, 1);
+}

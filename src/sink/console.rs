@@ -1,0 +1,15 @@
+//! `connector = 'console'`: rows as a table on standard output. For looking, not for pipelines.
+
+use std::io::Write;
+
+use arrow::record_batch::RecordBatch;
+use arrow::util::pretty::pretty_format_batches;
+
+use crate::error::{Context, Result};
+
+/// Prints `rows` under the sink's name.
+pub fn print(name: &str, rows: &[RecordBatch]) -> Result<()> {
+    let shown = pretty_format_batches(rows).internal(|| format!("rows of `{name}` cannot be shown"))?;
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "-- {name}\n{shown}").environment(|| "standard output is closed".to_owned())
+}

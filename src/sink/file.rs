@@ -1,0 +1,87 @@
+//! `connector = 'file'`: one file of JSON lines, CSV or Parquet per epoch and lane, in a folder.
+//!
+//! Files appear under their final name when the epoch closes, before it commits: a crash in between leaves a file whose
+//! rows come again under the next run. The delivery is therefore at least once; tables are for exactly once.
+
+use std::fs::{self, File};
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use arrow::csv::WriterBuilder;
+use arrow::datatypes::SchemaRef;
+use arrow::json::LineDelimitedWriter;
+use arrow::record_batch::RecordBatch;
+use parquet::arrow::ArrowWriter;
+
+use crate::catalog::Format;
+use crate::error::{Context, Error, Result};
+
+/// An open file of one epoch and lane.
+pub struct FileWriter {
+    name: PathBuf,
+    hidden: PathBuf,
+    encoder: Encoder,
+}
+
+enum Encoder {
+    Json(LineDelimitedWriter<BufWriter<File>>),
+    Csv(Box<arrow::csv::Writer<BufWriter<File>>>),
+    Parquet(Box<ArrowWriter<BufWriter<File>>>),
+}
+
+impl FileWriter {
+    /// Creates `folder/name.<format>`, hidden until [`FileWriter::close`].
+    pub fn create(folder: &Path, name: &str, format: Format, schema: &SchemaRef) -> Result<Self> {
+        fs::create_dir_all(folder).environment(|| format!("folder `{}` cannot be made", folder.display()))?;
+        let extension = match format {
+            Format::Json => "jsonl",
+            Format::Csv => "csv",
+            Format::Parquet => "parquet",
+        };
+        let final_name = folder.join(format!("{name}.{extension}"));
+        let hidden = folder.join(format!(".{name}.{extension}.part"));
+        let file = File::create(&hidden).environment(|| format!("file `{}` cannot be made", hidden.display()))?;
+        let file = BufWriter::new(file);
+        let encoder = match format {
+            Format::Json => Encoder::Json(LineDelimitedWriter::new(file)),
+            Format::Csv => Encoder::Csv(Box::new(WriterBuilder::new().with_header(true).build(file))),
+            Format::Parquet => Encoder::Parquet(Box::new(
+                ArrowWriter::try_new(file, schema.clone(), None)
+                    .internal(|| "rows cannot be written as Parquet".to_owned())?,
+            )),
+        };
+        Ok(Self { name: final_name, hidden, encoder })
+    }
+
+    /// Appends rows.
+    pub fn write(&mut self, rows: &RecordBatch) -> Result<()> {
+        let written = match &mut self.encoder {
+            Encoder::Json(writer) => writer.write(rows).environment(|| "write failed".to_owned()),
+            Encoder::Csv(writer) => writer.write(rows).environment(|| "write failed".to_owned()),
+            Encoder::Parquet(writer) => writer.write(rows).environment(|| "write failed".to_owned()),
+        };
+        written.map_err(|error| {
+            Error::environment(format!("file `{}` cannot be written", self.hidden.display())).with_source(error)
+        })
+    }
+
+    /// Finishes the file and gives it its name; returns its size in bytes.
+    pub fn close(self) -> Result<u64> {
+        let context = || format!("file `{}` cannot be finished", self.name.display());
+        let file = match self.encoder {
+            Encoder::Json(mut writer) => {
+                writer.finish().environment(context)?;
+                writer.into_inner()
+            }
+            Encoder::Csv(writer) => writer.into_inner(),
+            Encoder::Parquet(writer) => writer.into_inner().environment(context)?,
+        };
+        let mut file = file;
+        file.flush().environment(context)?;
+        let file = file.into_inner().map_err(std::io::IntoInnerError::into_error).environment(context)?;
+        file.sync_all().environment(context)?;
+        let size = file.metadata().environment(context)?.len();
+        fs::rename(&self.hidden, &self.name).environment(context)?;
+        Ok(size)
+    }
+}

@@ -1,0 +1,14 @@
+//! Kafka as a sink: a transaction per epoch ([`TransactionalProducer`]), or each micro-batch at once
+//! ([`DirectProducer`]). Rows become messages by [`encode`].
+//!
+//! Neither decides when an epoch commits: the coordinator calls, this carries out and reports what became of it.
+
+mod direct;
+mod encode;
+#[cfg(test)]
+mod tests;
+mod transactional;
+
+pub use direct::DirectProducer;
+pub use encode::{Messages, encode};
+pub use transactional::{TopicMessages, TransactionalProducer};

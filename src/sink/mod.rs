@@ -1,0 +1,9 @@
+//! Sinks: rows in, files or messages out; nothing of an epoch becomes visible without a commit permit.
+//!
+//! Delta tables and `exactly_once` Kafka topics take part in the commit; `at_least_once` Kafka, console, files and
+//! `blackhole` are written as micro-batches come and take no part in it.
+
+pub mod console;
+pub mod dead_letters;
+pub mod file;
+pub mod kafka;

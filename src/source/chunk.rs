@@ -1,0 +1,158 @@
+//! What readers hand out and what decoding makes of it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow::record_batch::RecordBatch;
+use futures::future::BoxFuture;
+
+use crate::error::Result;
+
+/// A source partition's stable name: Kafka `topic/3`, a file's path below the source's root, a generator's `0`.
+pub type PartitionId = Arc<str>;
+
+/// A position in a partition: Kafka's offset; a file's next byte (text) or row (Parquet); a generator's next row.
+pub type Offset = i64;
+
+/// The next offset to read, per partition.
+pub type Offsets = BTreeMap<PartitionId, Offset>;
+
+/// A contiguous piece `[start, end)` of one partition.
+#[derive(Debug)]
+pub struct Chunk {
+    pub partition: PartitionId,
+    pub start: Offset,
+    pub end: Offset,
+    pub payload: Payload,
+}
+
+/// Undecoded records, or rows of a source that has columns already.
+#[derive(Debug)]
+pub enum Payload {
+    Records(Records),
+    Rows(RecordBatch),
+}
+
+/// Records side by side in shared buffers: no allocation per record.
+#[derive(Debug, Default)]
+pub struct Records {
+    /// All payloads, one after the other.
+    pub data: Vec<u8>,
+    /// `len + 1` boundaries in `data`. What stands before the first is the header line of a CSV file, else nothing.
+    pub bounds: Vec<u32>,
+    /// Offset of each record.
+    pub offsets: Vec<Offset>,
+    /// Milliseconds since 1970 UTC of each record; -1 = unknown.
+    pub timestamps_ms: Vec<i64>,
+    /// Indices of records whose payload is null (tombstones), ascending.
+    pub tombstones: Vec<u32>,
+    /// Keys, when the source declares a `key` column or dead letters want them.
+    pub keys: Option<OptionalBytes>,
+    /// Headers per record, only when a column asks for them.
+    pub headers: Option<Vec<Headers>>,
+}
+
+/// The headers of one record, in their order; names may repeat.
+pub type Headers = Vec<(String, Option<Vec<u8>>)>;
+
+/// A column of byte strings that may be null.
+#[derive(Debug, Default)]
+pub struct OptionalBytes {
+    pub data: Vec<u8>,
+    /// `len + 1` boundaries in `data`.
+    pub bounds: Vec<u32>,
+    pub valid: Vec<bool>,
+}
+
+impl Records {
+    /// How many records there are.
+    pub fn len(&self) -> usize {
+        self.offsets.len()
+    }
+
+    /// True when there is none.
+    pub fn is_empty(&self) -> bool {
+        self.offsets.is_empty()
+    }
+
+    /// The payload bytes of record `index`.
+    pub fn payload(&self, index: usize) -> &[u8] {
+        &self.data[self.bounds[index] as usize..self.bounds[index + 1] as usize]
+    }
+
+    /// The key of record `index`, if keys were kept and it has one.
+    pub fn key(&self, index: usize) -> Option<&[u8]> {
+        let keys = self.keys.as_ref()?;
+        keys.valid[index].then(|| &keys.data[keys.bounds[index] as usize..keys.bounds[index + 1] as usize])
+    }
+}
+
+/// What decoding makes of a chunk.
+#[derive(Debug)]
+pub struct Decoded {
+    /// The good rows, in offset order, in the source's schema.
+    pub rows: RecordBatch,
+    /// The others, in offset order; already empty under `on_error = 'drop'` except for the count.
+    pub dead: Vec<DeadLetter>,
+    /// Records refused, whether kept or dropped.
+    pub refused: usize,
+}
+
+/// A record that could not be decoded or violated a constraint, kept with its bytes, position and reason.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DeadLetter {
+    pub partition: PartitionId,
+    pub offset: Offset,
+    /// Milliseconds since 1970 UTC; -1 = unknown.
+    pub timestamp_ms: i64,
+    pub key: Option<Vec<u8>>,
+    pub payload: Option<Vec<u8>>,
+    /// What was wrong, in a line.
+    pub reason: String,
+    /// The column it was wrong about, if one is to blame.
+    pub column: Option<String>,
+}
+
+/// How much a poll may return.
+#[derive(Debug, Clone, Copy)]
+pub struct PollLimit {
+    pub rows: usize,
+    pub bytes: usize,
+    /// How long to wait for the first record.
+    pub wait: Duration,
+    /// How long to go on collecting once one has come.
+    pub linger: Duration,
+}
+
+/// What a poll found.
+#[derive(Debug)]
+pub enum Poll {
+    /// At least one chunk; a chunk may hold no record and only move the offset (transaction markers).
+    Chunks(Vec<Chunk>),
+    /// Nothing came within `wait`.
+    Idle,
+    /// Bounded reading has reached the ends that were there at the start.
+    Finished,
+}
+
+/// How reading begins.
+#[derive(Debug, Clone, Default)]
+pub struct ReadFrom {
+    /// Committed progress; partitions not in it begin as the source's options say.
+    pub offsets: Offsets,
+    /// Stop at the ends that are there now (`trigger = 'available now'`).
+    pub bounded: bool,
+}
+
+/// Reads one source. Dropping it closes its connections.
+pub trait SourceReader: Send {
+    /// The next chunks. Errors: the broker or file cannot be read, data was lost and `on_data_loss = 'fail'`.
+    fn poll(&mut self, limit: PollLimit) -> BoxFuture<'_, Result<Poll>>;
+
+    /// Records between what was handed out and the newest known end; `None` = not known.
+    fn lag(&self) -> Option<u64>;
+
+    /// Tells the outside how far commits have come (consumer-group offsets for lag monitors); never fails.
+    fn committed(&mut self, _offsets: &Offsets) {}
+}

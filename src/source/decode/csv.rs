@@ -1,0 +1,221 @@
+//! CSV records into columns: one line each, fields parted by commas, quoted by `"` with `""` for a quote.
+//!
+//! An empty field without quotes is null; arrays, maps and structs are written as JSON. Fields go to columns by the
+//! header's names where there is a header (files), else by position.
+
+use super::column::{Bytes, Column, Values};
+use super::fault::{Fault, Outcome};
+use super::json::Blame;
+use super::number::{self, Excess};
+use super::scan::{Cursor, PAD};
+use super::{text, timestamp, value};
+
+/// Decodes record after record of one chunk.
+#[derive(Debug)]
+pub(super) struct CsvRows<'a> {
+    nullable: &'a [bool],
+    /// The columns so far; all of one length between records.
+    pub(super) columns: Vec<Column>,
+    /// Per column: which field feeds it.
+    sources: Vec<Option<usize>>,
+    /// How many fields a record has.
+    width: usize,
+    fields: Fields,
+    row: usize,
+}
+
+/// The fields of one line; buffers are used again for the next.
+#[derive(Debug, Default)]
+struct Fields {
+    data: Vec<u8>,
+    /// Where each field ends in `data`.
+    ends: Vec<usize>,
+    quoted: Vec<bool>,
+}
+
+impl<'a> CsvRows<'a> {
+    /// A decoder into `columns`, which are empty and read the fields `names`; `header` is empty if there is none.
+    pub(super) fn new(names: &[String], nullable: &'a [bool], columns: Vec<Column>, header: &[u8]) -> Outcome<Self> {
+        let mut fields = Fields::default();
+        let (sources, width) = if header.is_empty() {
+            ((0..names.len()).map(Some).collect(), names.len())
+        } else {
+            fields.split(header)?;
+            let titles: Vec<String> =
+                (0..fields.len()).map(|index| String::from_utf8_lossy(fields.get(index)).trim().to_owned()).collect();
+            let sources = names.iter().map(|name| {
+                let exact = titles.iter().position(|title| title == name);
+                exact.or_else(|| titles.iter().position(|title| title.to_lowercase() == name.to_lowercase()))
+            });
+            (sources.collect(), titles.len())
+        };
+        Ok(Self { nullable, columns, sources, width, fields, row: 0 })
+    }
+
+    /// The field that feeds `column` in the record read last.
+    pub(super) fn field_of(&self, column: usize) -> &[u8] {
+        self.sources[column].filter(|field| *field < self.fields.len()).map_or(&[], |field| self.fields.get(field))
+    }
+
+    /// Appends the record `line` as a row. On an error nothing is appended.
+    pub(super) fn record(&mut self, line: &[u8]) -> Result<(), Blame> {
+        let outcome = self.append(line);
+        match outcome {
+            Ok(()) => self.row += 1,
+            Err(_) => self.columns.iter_mut().for_each(|column| column.truncate(self.row)),
+        }
+        outcome
+    }
+
+    fn append(&mut self, line: &[u8]) -> Result<(), Blame> {
+        let whole = |fault| Blame { column: None, fault, at: 0 };
+        self.fields.split(line).map_err(whole)?;
+        if self.fields.len() != self.width {
+            return Err(whole(Fault::Syntax("the line has another number of fields than there should be")));
+        }
+        for (index, column) in self.columns.iter_mut().enumerate() {
+            let blame = |fault| Blame { column: Some(index), fault, at: 0 };
+            match self.sources[index] {
+                None if self.nullable[index] => column.push_null(),
+                None => return Err(blame(Fault::Missing)),
+                Some(field) if self.fields.is_null(field) => {
+                    if !self.nullable[index] {
+                        return Err(blame(Fault::Null));
+                    }
+                    column.push_null();
+                }
+                Some(field) => append_text(column, self.fields.get(field)).map_err(blame)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Fields {
+    fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    fn get(&self, index: usize) -> &[u8] {
+        let start = if index == 0 { 0 } else { self.ends[index - 1] };
+        &self.data[start..self.ends[index]]
+    }
+
+    fn is_null(&self, index: usize) -> bool {
+        !self.quoted[index] && self.get(index).is_empty()
+    }
+
+    fn split(&mut self, line: &[u8]) -> Outcome {
+        self.data.clear();
+        self.ends.clear();
+        self.quoted.clear();
+        let mut rest = line;
+        loop {
+            let quoted = rest.first() == Some(&b'"');
+            rest = if quoted { self.quoted_field(&rest[1..])? } else { self.plain_field(rest)? };
+            self.ends.push(self.data.len());
+            self.quoted.push(quoted);
+            match rest {
+                [] => return Ok(()),
+                [b',', after @ ..] => rest = after,
+                _ => return Err(Fault::Syntax("a quoted field is followed by something else")),
+            }
+        }
+    }
+
+    fn plain_field<'l>(&mut self, rest: &'l [u8]) -> Outcome<&'l [u8]> {
+        let end = memchr::memchr(b',', rest).unwrap_or(rest.len());
+        if memchr::memchr(b'"', &rest[..end]).is_some() {
+            return Err(Fault::Syntax("a quote inside a field that does not begin with one"));
+        }
+        self.data.extend_from_slice(&rest[..end]);
+        Ok(&rest[end..])
+    }
+
+    fn quoted_field<'l>(&mut self, mut rest: &'l [u8]) -> Outcome<&'l [u8]> {
+        loop {
+            let end = memchr::memchr(b'"', rest).ok_or(Fault::Syntax("a quoted field does not end"))?;
+            self.data.extend_from_slice(&rest[..end]);
+            rest = &rest[end + 1..];
+            if rest.first() != Some(&b'"') {
+                return Ok(rest);
+            }
+            self.data.push(b'"');
+            rest = &rest[1..];
+        }
+    }
+}
+
+/// Appends the value that `text` writes. On an error the column may hold part of it.
+fn append_text(column: &mut Column, text: &[u8]) -> Outcome {
+    match column {
+        Column::Utf8(column) => column.push(text),
+        Column::Boolean(column) => column.values.push(boolean(text)?),
+        Column::Int8(column) => integer(column, text)?,
+        Column::Int16(column) => integer(column, text)?,
+        Column::Int32(column) => integer(column, text)?,
+        Column::Int64(column) => integer(column, text)?,
+        Column::Float32(column) => column.values.push(float(text, |value: &f32| value.is_infinite())?),
+        Column::Float64(column) => column.values.push(float(text, |value: &f64| value.is_infinite())?),
+        Column::Date(column) => column.values.push(timestamp::parse_date(text)?),
+        Column::Timestamp(column, _) => column.values.push(instant(text)?),
+        Column::Decimal(column, precision, scale) => {
+            column.values.push(value::within_precision(value::decimal_text(text, *scale)?, *precision)?);
+        }
+        Column::Binary(column) => binary(column, text)?,
+        nested @ (Column::List(_) | Column::Map(_) | Column::Struct(_)) => json(nested, text)?,
+    }
+    Ok(())
+}
+
+fn boolean(text: &[u8]) -> Outcome<bool> {
+    match text {
+        _ if text.eq_ignore_ascii_case(b"true") => Ok(true),
+        _ if text.eq_ignore_ascii_case(b"false") => Ok(false),
+        _ => Err(Fault::BadText),
+    }
+}
+
+fn integer<T: TryFrom<i64>>(column: &mut Values<T>, text: &[u8]) -> Outcome {
+    let value = i64::try_from(number_text(text, 0, Excess::Refuse)?).map_err(|_| Fault::OutOfRange)?;
+    column.values.push(T::try_from(value).map_err(|_| Fault::OutOfRange)?);
+    Ok(())
+}
+
+fn number_text(text: &[u8], scale: i8, excess: Excess) -> Outcome<i128> {
+    let number = number::scan(text, 0).map_err(|_| Fault::BadText)?;
+    if number.end != text.len() {
+        return Err(Fault::BadText);
+    }
+    number::to_scaled(&number, text, scale, excess)
+}
+
+/// Rust's own reading, which knows `NaN` and `Infinity`; a number may not become infinite.
+fn float<T: std::str::FromStr>(text: &[u8], infinite: impl Fn(&T) -> bool) -> Outcome<T> {
+    let value = std::str::from_utf8(text).ok().and_then(|text| text.parse().ok()).ok_or(Fault::BadText)?;
+    if infinite(&value) && text.iter().any(u8::is_ascii_digit) { Err(Fault::OutOfRange) } else { Ok(value) }
+}
+
+fn instant(text: &[u8]) -> Outcome<i64> {
+    if text.get(4) == Some(&b'-') {
+        return timestamp::parse_timestamp(text);
+    }
+    i64::try_from(number_text(text, 3, Excess::Floor)?).map_err(|_| Fault::OutOfRange)
+}
+
+fn binary(column: &mut Bytes, text: &[u8]) -> Outcome {
+    text::base64_into(text, &mut column.data)?;
+    column.end_value();
+    Ok(())
+}
+
+fn json(column: &mut Column, text: &[u8]) -> Outcome {
+    let mut padded = text.to_vec();
+    padded.resize(text.len() + PAD, 0);
+    let mut cursor = Cursor::new(&padded, 0);
+    cursor.skip_whitespace();
+    value::append(column, &mut cursor)
+        .map_err(|fault| if let Fault::Syntax(_) = fault { Fault::BadText } else { fault })?;
+    cursor.skip_whitespace();
+    if cursor.pos == text.len() { Ok(()) } else { Err(Fault::BadText) }
+}

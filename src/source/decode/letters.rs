@@ -1,0 +1,83 @@
+//! What becomes of records that were refused: kept, counted, or the end of the run.
+
+use crate::catalog::OnError;
+use crate::error::{Error, ErrorKind, Result};
+use crate::source::chunk::{DeadLetter, Offset, PartitionId, Records};
+
+/// Why a record was refused, in words.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Refusal {
+    pub(super) reason: String,
+    pub(super) column: Option<String>,
+}
+
+impl Refusal {
+    /// A refusal that no column is to blame for.
+    pub(super) fn of_record(reason: impl Into<String>) -> Self {
+        Self { reason: reason.into(), column: None }
+    }
+}
+
+/// The refused records of one chunk.
+#[derive(Debug)]
+pub(super) struct Letters<'a> {
+    source: &'a str,
+    on_error: OnError,
+    partition: PartitionId,
+    pub(super) dead: Vec<DeadLetter>,
+    pub(super) refused: usize,
+}
+
+impl<'a> Letters<'a> {
+    pub(super) fn new(source: &'a str, on_error: OnError, partition: PartitionId) -> Self {
+        Self { source, on_error, partition, dead: Vec::new(), refused: 0 }
+    }
+
+    /// Takes record `index`. Errors: `on_error = 'fail'`.
+    pub(super) fn record(&mut self, records: &Records, index: usize, tombstone: bool, refusal: Refusal) -> Result<()> {
+        let offset = records.offsets[index];
+        self.take(offset, refusal, |letter| {
+            letter.timestamp_ms = records.timestamps_ms.get(index).copied().unwrap_or(-1);
+            letter.key = records.key(index).map(<[u8]>::to_vec);
+            letter.payload = (!tombstone).then(|| records.payload(index).to_vec());
+            Ok(())
+        })
+    }
+
+    /// Takes the record at `offset`, whose letter `fill` completes if it is kept.
+    pub(super) fn take(
+        &mut self,
+        offset: Offset,
+        refusal: Refusal,
+        fill: impl FnOnce(&mut DeadLetter) -> Result<()>,
+    ) -> Result<()> {
+        self.refused += 1;
+        match self.on_error {
+            OnError::Drop => Ok(()),
+            OnError::Fail => Err(self.failure(offset, &refusal)),
+            OnError::DeadLetter => {
+                let mut letter = DeadLetter {
+                    partition: PartitionId::clone(&self.partition),
+                    offset,
+                    timestamp_ms: -1,
+                    key: None,
+                    payload: None,
+                    reason: refusal.reason,
+                    column: refusal.column,
+                };
+                fill(&mut letter)?;
+                self.dead.push(letter);
+                Ok(())
+            }
+        }
+    }
+
+    fn failure(&self, offset: Offset, refusal: &Refusal) -> Error {
+        let place = refusal.column.as_ref().map_or(String::new(), |column| format!("Column `{column}`: "));
+        let message =
+            format!("record at offset {offset} of `{}` in source `{}` cannot be decoded", self.partition, self.source);
+        Error::new(ErrorKind::Damaged, message).with_detail(format!("{place}{}.", refusal.reason)).with_hint(
+            "Set `on_error = 'dead_letter'` on the source to keep such records in the dead-letter table and go on.",
+        )
+    }
+}

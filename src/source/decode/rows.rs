@@ -1,0 +1,137 @@
+//! Rows of a source that has columns already (Parquet, the generator) into the declared schema.
+
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, BooleanArray, RecordBatch, StructArray, make_array, new_null_array};
+use arrow::buffer::NullBuffer;
+use arrow::compute::{CastOptions, can_cast_types, cast_with_options};
+
+use super::fault::{Fault, sql_name};
+use super::letters::{Letters, Refusal};
+use super::{Decoder, metadata};
+use crate::catalog::{ColumnDef, ColumnOrigin};
+use crate::error::{Context, Error, Result};
+use crate::source::chunk::{Decoded, Offset, PartitionId};
+
+/// Maps rows that follow one another from `start` to the declared columns.
+pub(super) fn decode(
+    decoder: &Decoder,
+    partition: &PartitionId,
+    start: Offset,
+    batch: &RecordBatch,
+) -> Result<Decoded> {
+    let rows = batch.num_rows();
+    let place = metadata::split_partition(&decoder.connector, partition);
+    let mut letters = decoder.letters(partition);
+    let mut refusals: Vec<Option<Refusal>> = vec![None; rows];
+    let mut columns = Vec::with_capacity(decoder.columns.len());
+    for column in &decoder.columns {
+        let (found, array) = match &column.origin {
+            ColumnOrigin::Metadata(metadata) => {
+                let array = metadata::column_of_rows(*metadata, &column.data_type, start, rows, place)?;
+                (Arc::clone(&array), array)
+            }
+            ColumnOrigin::Field(path) => {
+                let found = field(batch, path).unwrap_or_else(|| new_null_array(&column.data_type, rows));
+                let array = convert(column, &found)?;
+                (found, array)
+            }
+        };
+        judge(column, &found, &array, &mut refusals);
+        columns.push(array);
+    }
+    let good: BooleanArray = refusals.iter().map(|refusal| Some(refusal.is_none())).collect();
+    for (row, refusal) in refusals.into_iter().enumerate() {
+        if let Some(refusal) = refusal {
+            letters.take(start + row as i64, refusal, |letter| {
+                letter.payload = Some(as_json(&batch.slice(row, 1))?);
+                Ok(())
+            })?;
+        }
+    }
+    finish(decoder, columns, &good, letters)
+}
+
+fn finish(decoder: &Decoder, columns: Vec<ArrayRef>, good: &BooleanArray, letters: Letters<'_>) -> Result<Decoded> {
+    let not_fitting = || format!("the rows of source `{}` do not fit its schema", decoder.source);
+    let rows = if letters.refused == 0 {
+        decoder.batch(columns, good.len())?
+    } else {
+        let kept = columns.iter().map(|column| arrow::compute::filter(column, good));
+        let kept = kept.collect::<Result<Vec<_>, _>>().internal(not_fitting)?;
+        decoder.batch(kept, good.true_count())?
+    };
+    Ok(Decoded { rows, dead: letters.dead, refused: letters.refused })
+}
+
+/// Notes the rows whose value was lost in conversion, or is null where it may not be.
+fn judge(column: &ColumnDef, found: &ArrayRef, array: &ArrayRef, refusals: &mut [Option<Refusal>]) {
+    if array.null_count() == 0 || (column.nullable && array.null_count() == found.null_count()) {
+        return;
+    }
+    for (row, refusal) in refusals.iter_mut().enumerate() {
+        if refusal.is_some() || array.is_valid(row) {
+            continue;
+        }
+        let reason = if found.is_valid(row) {
+            let text = arrow::util::display::array_value_to_string(found, row).unwrap_or_default();
+            Fault::WrongType.describe(&column.data_type, text.as_bytes())
+        } else if !column.nullable {
+            Fault::Null.describe(&column.data_type, b"")
+        } else {
+            continue;
+        };
+        *refusal = Some(Refusal { reason, column: Some(column.name.clone()) });
+    }
+}
+
+/// The column that `path` names, by exact name, else ignoring case; null where a struct on the way is null.
+fn field(batch: &RecordBatch, path: &[String]) -> Option<ArrayRef> {
+    let [first, rest @ ..] = path else { return None };
+    let names: Vec<&str> = batch.schema_ref().fields().iter().map(|field| field.name().as_str()).collect();
+    let mut array = Arc::clone(batch.column(position(&names, first)?));
+    for name in rest {
+        let outer = array.as_any().downcast_ref::<StructArray>()?;
+        let inner = outer.column(position(&outer.column_names(), name)?);
+        let nulls = NullBuffer::union(outer.nulls(), inner.nulls());
+        array = make_array(inner.to_data().into_builder().nulls(nulls).build().ok()?);
+    }
+    Some(array)
+}
+
+fn position(names: &[&str], wanted: &str) -> Option<usize> {
+    let exact = names.iter().position(|name| *name == wanted);
+    exact.or_else(|| names.iter().position(|name| name.to_lowercase() == wanted.to_lowercase()))
+}
+
+/// The values as the declared type; null where a value has no counterpart. Errors: no value has one.
+fn convert(column: &ColumnDef, found: &ArrayRef) -> Result<ArrayRef> {
+    let (from, to) = (found.data_type(), &column.data_type);
+    if from == to {
+        return Ok(Arc::clone(found));
+    }
+    let truncates = from.is_floating() && to.is_integer();
+    if truncates || !can_cast_types(from, to) {
+        return Err(Error::sql(format!(
+            "column `{}` is {} but its data is {}",
+            column.name,
+            sql_name(to),
+            sql_name(from)
+        ))
+        .with_hint(format!("Declare the column as {}, and convert it in the query.", sql_name(from))));
+    }
+    let options = CastOptions { safe: true, ..CastOptions::default() };
+    cast_with_options(found, to, &options).internal(|| format!("column `{}` cannot be converted", column.name))
+}
+
+/// A row as JSON, so that its letter can be read.
+fn as_json(row: &RecordBatch) -> Result<Vec<u8>> {
+    let mut writer = arrow_json::LineDelimitedWriter::new(Vec::new());
+    writer
+        .write(row)
+        .and_then(|()| writer.finish())
+        .internal(|| "a refused row cannot be written as JSON".to_owned())?;
+    let mut text = writer.into_inner();
+    text.truncate(text.trim_ascii_end().len());
+    Ok(text)
+}

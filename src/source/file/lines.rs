@@ -1,0 +1,118 @@
+//! Lines of a text file as records: each line is one, without its line end; the offset is the byte where it begins.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
+use std::path::Path;
+
+use crate::error::{Context, Error, Result};
+use crate::source::chunk::Records;
+
+/// A longer line is no record but a mistake in the path or format.
+const MAX_LINE: u64 = 64 << 20;
+
+const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
+
+/// Which part of a file may be read.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Range {
+    /// First byte.
+    pub(super) start: u64,
+    /// One past the last byte.
+    pub(super) end: u64,
+    /// What to do with a last line that has no line end.
+    pub(super) last_line: LastLine,
+}
+
+/// Whether a line may still grow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum LastLine {
+    /// It waits for its line end.
+    Waits,
+    /// It is complete: nobody will write more.
+    Counts,
+}
+
+/// The records of a range's first lines, and the byte after them; `None` if no line is complete.
+///
+/// `header` (of a CSV file) goes before the first record. At most `rows` lines and about `bytes` bytes, but one line.
+pub(super) fn read(
+    path: &Path,
+    range: Range,
+    rows: usize,
+    bytes: usize,
+    header: &[u8],
+) -> Result<Option<(Records, u64)>> {
+    let failed = || format!("cannot read `{}`", path.display());
+    let mut file = File::open(path).environment(failed)?;
+    file.seek(SeekFrom::Start(range.start)).environment(failed)?;
+    let mut text = Vec::new();
+    let mut wanted = (bytes as u64).clamp(1, MAX_LINE);
+    loop {
+        let missing = wanted.min(range.end - range.start) - text.len() as u64;
+        (&mut file).take(missing).read_to_end(&mut text).environment(failed)?;
+        let at_end = text.len() as u64 >= range.end - range.start || (text.len() as u64) < wanted;
+        if let Some(length) = complete_length(&text, at_end && range.last_line == LastLine::Counts) {
+            return Ok(Some(split(&text[..length], range.start, rows, header)));
+        }
+        if at_end {
+            return Ok(None);
+        }
+        if wanted >= MAX_LINE {
+            return Err(Error::environment(format!(
+                "line at byte {} of `{}` is longer than 64 MiB",
+                range.start,
+                path.display()
+            ))
+            .with_hint("Check that the file holds one record a line."));
+        }
+        wanted = (wanted * 2).min(MAX_LINE);
+    }
+}
+
+/// The header line without its line end, and the byte after it; `None` if it is not complete.
+pub(super) fn read_header(path: &Path, end: u64, last_line: LastLine) -> Result<Option<(Vec<u8>, u64)>> {
+    let failed = || format!("cannot read the header of `{}`", path.display());
+    let file = File::open(path).environment(failed)?;
+    let mut line = Vec::new();
+    let read = BufReader::new(file).take(end.min(MAX_LINE)).read_until(b'\n', &mut line).environment(failed)?;
+    if line.last() != Some(&b'\n') && (last_line == LastLine::Waits || line.is_empty()) {
+        return Ok(None);
+    }
+    let text = without_line_end(&line);
+    let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text);
+    Ok(Some((text.to_vec(), read as u64)))
+}
+
+fn complete_length(text: &[u8], all: bool) -> Option<usize> {
+    if all && !text.is_empty() {
+        return Some(text.len());
+    }
+    memchr::memrchr(b'\n', text).map(|end| end + 1)
+}
+
+fn split(text: &[u8], start: u64, rows: usize, header: &[u8]) -> (Records, u64) {
+    let mut records = Records { data: Vec::with_capacity(header.len() + text.len() + 64), ..Records::default() };
+    records.data.extend_from_slice(header);
+    records.bounds.push(header.len() as u32);
+    let mut at = 0;
+    while at < text.len() && records.len() < rows.max(1) {
+        let end = memchr::memchr(b'\n', &text[at..]).map_or(text.len(), |length| at + length + 1);
+        let mut line = without_line_end(&text[at..end]);
+        if start == 0 && at == 0 {
+            line = line.strip_prefix(BYTE_ORDER_MARK).unwrap_or(line);
+        }
+        if !line.is_empty() {
+            records.data.extend_from_slice(line);
+            records.bounds.push(records.data.len() as u32);
+            records.offsets.push((start + at as u64) as i64);
+            records.timestamps_ms.push(-1);
+        }
+        at = end;
+    }
+    (records, start + at as u64)
+}
+
+fn without_line_end(line: &[u8]) -> &[u8] {
+    let line = line.strip_suffix(b"\n").unwrap_or(line);
+    line.strip_suffix(b"\r").unwrap_or(line)
+}

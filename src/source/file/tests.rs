@@ -1,0 +1,151 @@
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow::array::{ArrayRef, Int64Array};
+use arrow::record_batch::RecordBatch;
+use parquet::arrow::ArrowWriter;
+
+use super::FileReader;
+use crate::catalog::{FileSourceOptions, Format};
+use crate::env::Env;
+use crate::source::chunk::{Offsets, Payload, Poll, PollLimit, ReadFrom, SourceReader};
+
+const INTERVAL: Duration = Duration::from_secs(1);
+
+fn open(path: &Path, format: Format, from: &ReadFrom, env: &Env) -> FileReader {
+    let options = FileSourceOptions { path: path.to_str().unwrap().to_owned(), poll_interval: INTERVAL };
+    FileReader::open("files", &options, format, from, env).unwrap()
+}
+
+/// What the next poll finds: `file@offset text` of each record, `file@start+rows` of rows, or `idle` or `finished`.
+fn poll(reader: &mut FileReader, rows: usize, bytes: usize) -> Vec<String> {
+    let limit = PollLimit { rows, bytes, wait: Duration::ZERO, linger: Duration::ZERO };
+    match futures::executor::block_on(reader.poll(limit)).unwrap() {
+        Poll::Idle => vec!["idle".to_owned()],
+        Poll::Finished => vec!["finished".to_owned()],
+        Poll::Chunks(chunks) => chunks
+            .into_iter()
+            .flat_map(|chunk| match chunk.payload {
+                Payload::Rows(batch) => vec![format!("{}@{}+{}", chunk.partition, chunk.start, batch.num_rows())],
+                Payload::Records(records) => (0..records.len())
+                    .map(|index| {
+                        let text = String::from_utf8_lossy(records.payload(index)).into_owned();
+                        format!("{}@{} {text}", chunk.partition, records.offsets[index])
+                    })
+                    .collect(),
+            })
+            .collect(),
+    }
+}
+
+fn append(path: &Path, text: &str) {
+    fs::OpenOptions::new().create(true).append(true).open(path).unwrap().write_all(text.as_bytes()).unwrap();
+}
+
+#[test]
+fn a_growing_file_is_followed_line_by_line_and_a_new_file_is_picked_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let env = Env::manual(0, 1);
+    append(&folder.path().join("b.json"), "one\r\n\ntwo\nthr");
+    append(&folder.path().join("_ignored"), "x\n");
+    let mut reader = open(folder.path(), Format::Json, &ReadFrom::default(), &env);
+    assert_eq!(poll(&mut reader, 10, 1 << 20), ["b.json@0 one", "b.json@6 two"]);
+    assert_eq!(poll(&mut reader, 10, 1 << 20), ["idle"]);
+    append(&folder.path().join("b.json"), "ee\n");
+    append(&folder.path().join("a.json"), "new\n");
+    assert_eq!(poll(&mut reader, 10, 1 << 20), ["idle"], "the folder is listed at its interval");
+    env.advance(INTERVAL);
+    assert_eq!(poll(&mut reader, 10, 1 << 20), ["a.json@0 new", "b.json@10 three"]);
+    assert_eq!(reader.lag(), Some(0));
+}
+
+#[test]
+fn bounded_reading_ends_where_the_files_ended_and_takes_the_last_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let env = Env::manual(0, 1);
+    let path = folder.path().join("a.json");
+    append(&path, "one\ntwo");
+    let mut reader = open(&path, Format::Json, &ReadFrom { bounded: true, ..ReadFrom::default() }, &env);
+    append(&path, "\nthree\n");
+    env.advance(INTERVAL);
+    assert_eq!(poll(&mut reader, 1, 1 << 20), ["a.json@0 one"]);
+    assert_eq!(poll(&mut reader, 9, 2), ["a.json@4 two"], "a line longer than the limit is read whole");
+    assert_eq!(poll(&mut reader, 9, 2), ["finished"]);
+}
+
+#[test]
+fn reading_resumes_at_committed_offsets() {
+    let folder = tempfile::tempdir().unwrap();
+    let env = Env::manual(0, 1);
+    append(&folder.path().join("a.json"), "one\ntwo\n");
+    let offsets = Offsets::from([("a.json".into(), 4)]);
+    let mut reader = open(folder.path(), Format::Json, &ReadFrom { offsets, bounded: true }, &env);
+    assert_eq!(poll(&mut reader, 9, 99), ["a.json@4 two"]);
+    assert_eq!(poll(&mut reader, 9, 99), ["finished"]);
+}
+
+#[test]
+fn a_file_that_became_shorter_is_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    append(&folder.path().join("a.json"), "one\n");
+    let options = FileSourceOptions { path: folder.path().to_str().unwrap().to_owned(), poll_interval: INTERVAL };
+    let from = ReadFrom { offsets: Offsets::from([("a.json".into(), 40)]), bounded: false };
+    let error = FileReader::open("files", &options, Format::Json, &from, &Env::manual(0, 1)).unwrap_err();
+    assert_eq!(error.message(), "file `a.json` of source `files` has become shorter");
+    fs::remove_file(folder.path().join("a.json")).unwrap();
+    let options = FileSourceOptions { path: folder.path().join("none").to_str().unwrap().to_owned(), ..options };
+    assert!(FileReader::open("files", &options, Format::Json, &from, &Env::manual(0, 1)).is_err());
+}
+
+#[test]
+fn a_csv_header_travels_with_each_chunk_and_is_no_record() {
+    let folder = tempfile::tempdir().unwrap();
+    let env = Env::manual(0, 1);
+    let path = folder.path().join("day=1/a.csv");
+    fs::create_dir(folder.path().join("day=1")).unwrap();
+    append(&path, "\u{feff}a,b\n");
+    let pattern = folder.path().join("day=*/*.csv");
+    let mut reader = open(&pattern, Format::Csv, &ReadFrom::default(), &env);
+    assert_eq!(poll(&mut reader, 9, 99), ["idle"]);
+    append(&path, "1,2\n3,4\n");
+    env.advance(INTERVAL);
+    assert_eq!(poll(&mut reader, 1, 99), ["day=1/a.csv@7 1,2"]);
+    let mut resumed = {
+        let offsets = Offsets::from([("day=1/a.csv".into(), 11)]);
+        open(&pattern, Format::Csv, &ReadFrom { offsets, bounded: false }, &env)
+    };
+    let limit = PollLimit { rows: 9, bytes: 99, wait: Duration::ZERO, linger: Duration::ZERO };
+    let Poll::Chunks(chunks) = futures::executor::block_on(resumed.poll(limit)).unwrap() else {
+        panic!("one line left")
+    };
+    let Payload::Records(records) = &chunks[0].payload else { panic!("lines are records") };
+    assert_eq!(&records.data[..records.bounds[0] as usize], b"a,b");
+    assert_eq!(records.payload(0), b"3,4");
+}
+
+#[test]
+fn parquet_rows_are_counted_and_resumed_and_half_written_files_wait() {
+    let folder = tempfile::tempdir().unwrap();
+    let env = Env::manual(0, 1);
+    let numbers: ArrayRef = Arc::new(Int64Array::from_iter_values(0..10));
+    let batch = RecordBatch::try_from_iter([("n", numbers)]).unwrap();
+    let mut writer = ArrowWriter::try_new(Vec::new(), batch.schema(), None).unwrap();
+    writer.write(&batch).unwrap();
+    let bytes = writer.into_inner().unwrap();
+    fs::write(folder.path().join("a.parquet"), &bytes[..bytes.len() - 9]).unwrap();
+    fs::write(folder.path().join("b.parquet"), &bytes).unwrap();
+    let mut reader = open(folder.path(), Format::Parquet, &ReadFrom::default(), &env);
+    assert_eq!(poll(&mut reader, 4, 1 << 20), ["b.parquet@0+4"]);
+    assert_eq!(poll(&mut reader, 99, 1 << 20), ["b.parquet@4+4", "b.parquet@8+2"]);
+    assert_eq!(poll(&mut reader, 99, 1 << 20), ["idle"]);
+    fs::write(folder.path().join("a.parquet"), &bytes).unwrap();
+    env.advance(INTERVAL);
+    assert_eq!(poll(&mut reader, 99, 1 << 20), ["a.parquet@0+10"]);
+    let offsets = Offsets::from([("a.parquet".into(), 10), ("b.parquet".into(), 9)]);
+    let mut resumed = open(folder.path(), Format::Parquet, &ReadFrom { offsets, bounded: true }, &env);
+    assert_eq!(poll(&mut resumed, 99, 1 << 20), ["b.parquet@9+1"]);
+    assert_eq!(poll(&mut resumed, 99, 1 << 20), ["finished"]);
+}

@@ -1,0 +1,17 @@
+//! The card-fraud simulator as a source, and its transactions as JSON for producers.
+//!
+//! Owns the data of the running example: customers who pay at terminals within reach, and three ways of fraud. It
+//! promises that the same seed gives the same rows, in event-time order, in every version; memory holds one day.
+
+mod random;
+mod reader;
+mod render;
+mod simulator;
+mod world;
+
+#[cfg(test)]
+mod tests;
+
+pub use self::reader::GeneratorReader;
+pub use self::render::{EventTime, Labels, Rendering, to_json_lines};
+pub use self::simulator::{Simulator, schema};

@@ -1,0 +1,136 @@
+//! The simulator as a source: one partition `0`, whose offset is the number of the transaction.
+
+use std::time::Duration;
+
+use arrow::record_batch::RecordBatch;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+
+use super::simulator::Simulator;
+use crate::catalog::GeneratorOptions;
+use crate::env::Env;
+use crate::error::{Error, Result};
+use crate::source::chunk::{Chunk, PartitionId, Payload, Poll, PollLimit, ReadFrom, SourceReader};
+
+/// The days of the published simulation: what "everything that is there" means for a source without an end.
+const PUBLISHED_DAYS: u64 = 183;
+
+/// Reads simulated transactions, at most at the rate that was asked for.
+#[derive(Debug)]
+pub struct GeneratorReader {
+    simulator: Simulator,
+    env: Env,
+    rate: Option<f64>,
+    /// The row before which reading ends.
+    end_row: Option<u64>,
+    /// The day before which reading ends.
+    end_day: Option<u64>,
+    /// The next row to hand out.
+    next: u64,
+    /// Rows of the simulator's last day that were not handed out.
+    rest: Option<RecordBatch>,
+    started_ms: i64,
+    /// Rows handed out since the start, for the rate.
+    handed_out: u64,
+    partition: PartitionId,
+}
+
+impl GeneratorReader {
+    /// Starts at the row that `from` names: the same seed gives the same rows. Errors: nobody or nowhere to pay.
+    pub fn open(options: &GeneratorOptions, from: &ReadFrom, env: &Env) -> Result<Self> {
+        if options.customers == 0 || options.terminals == 0 {
+            return Err(Error::config("the generator needs at least one customer and one terminal"));
+        }
+        if options.rate.is_some_and(|rate| !rate.is_finite() || rate <= 0.0) {
+            return Err(Error::config("the generator's `rate` is not above 0"));
+        }
+        let partition = PartitionId::from("0");
+        let next = from.offsets.get(&partition).map_or(0, |offset| offset.unsigned_abs());
+        let endless = options.rows.is_none() && options.days.is_none();
+        let reader = Self {
+            simulator: Simulator::new(options.seed, options.customers, options.terminals),
+            env: env.clone(),
+            rate: options.rate,
+            end_row: options.rows,
+            end_day: options.days.map(u64::from).or((from.bounded && endless).then_some(PUBLISHED_DAYS)),
+            next,
+            rest: None,
+            started_ms: env.unix_ms(),
+            handed_out: 0,
+            partition,
+        };
+        Ok(reader)
+    }
+
+    /// How many rows the rate allows now.
+    fn allowed(&self) -> u64 {
+        let Some(rate) = self.rate else { return u64::MAX };
+        let elapsed_ms = (self.env.unix_ms() - self.started_ms).max(0);
+        // The first row comes at once, the others a rate's distance apart.
+        let due = (rate * elapsed_ms as f64 / 1_000.0) as u64 + 1;
+        due.saturating_sub(self.handed_out)
+    }
+
+    /// The next rows, at most `limit`; `None` at the end.
+    fn take(&mut self, limit: u64) -> Result<Option<RecordBatch>> {
+        let limit = limit.min(self.end_row.map_or(u64::MAX, |end| end.saturating_sub(self.next)));
+        if limit == 0 {
+            return Ok(None);
+        }
+        loop {
+            if let Some(day) = self.rest.take() {
+                let rows = usize::try_from(limit).unwrap_or(usize::MAX).min(day.num_rows());
+                if rows < day.num_rows() {
+                    self.rest = Some(day.slice(rows, day.num_rows() - rows));
+                }
+                if rows > 0 {
+                    return Ok(Some(day.slice(0, rows)));
+                }
+                continue;
+            }
+            if self.end_day.is_some_and(|end| self.simulator.day() >= end) {
+                return Ok(None);
+            }
+            let first = self.simulator.next_row();
+            let day = self.simulator.next_day()?;
+            let skip = (self.next.saturating_sub(first) as usize).min(day.num_rows());
+            self.rest = Some(day.slice(skip, day.num_rows() - skip));
+        }
+    }
+
+    async fn next_chunk(&mut self, limit: PollLimit) -> Result<Poll> {
+        let mut allowed = self.allowed();
+        if allowed == 0 {
+            tokio::time::sleep(self.pause().min(limit.wait)).await;
+            allowed = self.allowed();
+        }
+        if allowed == 0 {
+            return Ok(Poll::Idle);
+        }
+        let Some(rows) = self.take(allowed.min(limit.rows as u64))? else {
+            return Ok(Poll::Finished);
+        };
+        let start = self.next;
+        self.next += rows.num_rows() as u64;
+        self.handed_out += rows.num_rows() as u64;
+        let partition = PartitionId::clone(&self.partition);
+        let (start, end) = (start as i64, self.next as i64);
+        Ok(Poll::Chunks(vec![Chunk { partition, start, end, payload: Payload::Rows(rows) }]))
+    }
+
+    /// How long until the next row is due, but no shorter than the clock can tell.
+    fn pause(&self) -> Duration {
+        let apart = self.rate.map_or(0.0, |rate| 1.0 / rate);
+        Duration::from_secs_f64(apart.clamp(0.001, 3_600.0))
+    }
+}
+
+impl SourceReader for GeneratorReader {
+    fn poll(&mut self, limit: PollLimit) -> BoxFuture<'_, Result<Poll>> {
+        self.next_chunk(limit).boxed()
+    }
+
+    fn lag(&self) -> Option<u64> {
+        self.rate.map(|_| self.allowed())
+    }
+}

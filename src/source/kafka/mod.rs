@@ -1,0 +1,25 @@
+//! Kafka and Event Hubs as a source, by offset ranges.
+//!
+//! A row's way: librdkafka's fetch threads fill a native queue ([`native`]); the reading thread ([`session`]) empties it
+//! in batches into buffers per partition ([`gather`]); [`KafkaReader`] hands these out as chunks. Where a partition
+//! begins is a pure decision ([`start`]). Consumer groups play no part but to publish progress for lag monitors.
+//!
+//! Also here, because the Kafka sink and the commands share it: how to reach a cluster ([`client`]), [`probe`] for
+//! `weir check --connect`, and the [`embedded`] development broker.
+
+pub mod client;
+pub mod embedded;
+
+mod cluster;
+mod gather;
+mod native;
+mod probe;
+mod reader;
+mod session;
+mod start;
+#[cfg(test)]
+mod tests;
+
+pub use gather::Wants;
+pub use probe::{ProbeStep, probe, sample};
+pub use reader::KafkaReader;

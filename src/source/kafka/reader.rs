@@ -1,0 +1,171 @@
+//! [`KafkaReader`]: one Kafka topic as a [`SourceReader`].
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::Duration;
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use tokio::time::{Instant, timeout_at};
+
+use super::gather::Wants;
+use super::native::topic_name;
+use super::session::{OUTAGE, Session, Shared, Status};
+use crate::catalog::KafkaSourceOptions;
+use crate::env::Env;
+use crate::error::{Error, Result};
+use crate::source::chunk::{Offsets, Poll, PollLimit, ReadFrom, SourceReader};
+
+/// How long dropping a reader waits for its thread.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// Reads a topic by offset ranges.
+///
+/// A thread reads ahead, at most as much as the last poll's limit, while the pipeline works on what it was given.
+pub struct KafkaReader {
+    source: String,
+    shared: Arc<Shared>,
+    /// Closed when the thread has ended.
+    ended: Receiver<()>,
+}
+
+impl KafkaReader {
+    /// Begins to read for the source `source_name`. Returns at once: what needs the brokers (a missing topic, refused
+    /// login, lost offsets) is an error of the first poll.
+    ///
+    /// `group_id` names the consumer group under which [`SourceReader::committed`] publishes progress for lag monitors;
+    /// nothing is ever read from it. Errors: options that librdkafka refuses.
+    pub fn open(
+        source_name: &str,
+        options: &KafkaSourceOptions,
+        wants: Wants,
+        group_id: String,
+        from: ReadFrom,
+        env: &Env,
+    ) -> Result<Self> {
+        Self::open_with_patience(source_name, options, wants, group_id, from, env, OUTAGE)
+    }
+
+    /// As [`KafkaReader::open`], waiting `outage` for unreachable brokers.
+    pub(super) fn open_with_patience(
+        source_name: &str,
+        options: &KafkaSourceOptions,
+        wants: Wants,
+        group_id: String,
+        from: ReadFrom,
+        env: &Env,
+        outage: Duration,
+    ) -> Result<Self> {
+        super::client::check(&options.connection)?;
+        let shared = Arc::new(Shared::new(wants));
+        let session = Session {
+            source: source_name.to_owned(),
+            options: options.clone(),
+            topic: topic_name(&options.topic)?,
+            group_id,
+            from,
+            env: env.clone(),
+            shared: Arc::clone(&shared),
+            outage,
+        };
+        let (alive, ended) = channel();
+        std::thread::Builder::new()
+            .name(format!("kafka-{source_name}"))
+            .spawn(move || {
+                let _alive = alive;
+                session.run();
+            })
+            .map_err(|error| Error::environment("kafka reading thread could not be started").with_source(error))?;
+        Ok(Self { source: source_name.to_owned(), shared, ended })
+    }
+
+    /// Waits until the starting offsets are known (`latest` means this moment) or an error is.
+    pub async fn started(&self) {
+        loop {
+            let news = self.shared.news.notified();
+            {
+                let state = self.shared.lock();
+                if state.started || !matches!(state.status, Status::Reading) {
+                    break;
+                }
+            }
+            news.await;
+        }
+        // The poll to come must not miss the news taken here.
+        self.shared.news.notify_one();
+    }
+
+    /// What a poll can say at once; `None` = wait.
+    fn ready(&self) -> Result<Option<Poll>> {
+        let mut state = self.shared.lock();
+        if state.gathered.has_chunks() {
+            return Ok(Some(Poll::Chunks(Vec::new())));
+        }
+        match &mut state.status {
+            Status::Reading => Ok(None),
+            Status::Finished => Ok(Some(Poll::Finished)),
+            Status::Failed(error) => Err(error.take().unwrap_or_else(|| {
+                Error::internal(format!("source `{}` was polled after it had failed", self.source))
+            })),
+        }
+    }
+
+    async fn wait_for_chunks(&mut self, limit: PollLimit) -> Result<Poll> {
+        self.shared.lock().gathered.set_limit(&limit);
+        self.shared.order();
+        let deadline = Instant::now() + limit.wait;
+        loop {
+            match self.ready()? {
+                Some(Poll::Chunks(_)) => break,
+                Some(other) => return Ok(other),
+                None => {}
+            }
+            if timeout_at(deadline, self.shared.news.notified()).await.is_err() && self.ready()?.is_none() {
+                return Ok(Poll::Idle);
+            }
+        }
+        // Counted from the coming of the first record: what came while the pipeline was busy has waited already.
+        let came = self.shared.lock().first_came.map_or_else(Instant::now, Instant::from_std);
+        let deadline = came + limit.linger;
+        while !self.is_full() && timeout_at(deadline, self.shared.news.notified()).await.is_ok() {}
+        let chunks = self.shared.lock().gathered.take(limit.rows);
+        self.shared.order();
+        Ok(Poll::Chunks(chunks))
+    }
+
+    /// True when waiting longer brings nothing more into this poll.
+    fn is_full(&self) -> bool {
+        let state = self.shared.lock();
+        state.gathered.room() == 0 || !matches!(state.status, Status::Reading)
+    }
+}
+
+impl SourceReader for KafkaReader {
+    /// Safe to cancel: records are taken only when they are returned.
+    fn poll(&mut self, limit: PollLimit) -> BoxFuture<'_, Result<Poll>> {
+        self.wait_for_chunks(limit).boxed()
+    }
+
+    fn lag(&self) -> Option<u64> {
+        let state = self.shared.lock();
+        state.started.then(|| state.gathered.lag())
+    }
+
+    fn committed(&mut self, offsets: &Offsets) {
+        self.shared
+            .lock()
+            .publish
+            .get_or_insert_default()
+            .extend(offsets.iter().map(|(id, end)| (Arc::clone(id), *end)));
+    }
+}
+
+impl Drop for KafkaReader {
+    fn drop(&mut self) {
+        self.shared.lock().stop = true;
+        self.shared.order();
+        if self.ended.recv_timeout(FAREWELL) == Err(RecvTimeoutError::Timeout) {
+            tracing::warn!(source = self.source, "kafka reading thread is slow to end");
+        }
+    }
+}

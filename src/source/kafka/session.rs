@@ -1,0 +1,515 @@
+//! The reading thread: makes the consumer, finds where to begin, and moves records into [`Gathered`] until it is told
+//! to stop.
+//!
+//! Promises: it stands still while as much is gathered as the next poll may take (librdkafka's own queue is bounded
+//! too); brokers that cannot be reached are waited for as long as [`OUTAGE`]; offsets that are gone restart the session,
+//! whose start decides what that means. It leaves the order of offsets to [`Gathered`], decisions about starts to
+//! [`start`](super::start).
+
+use std::collections::BTreeMap;
+use std::ffi::CString;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
+use rdkafka::error::RDKafkaErrorCode;
+use rdkafka::{Offset as KafkaOffset, TopicPartitionList};
+use tokio::sync::Notify;
+
+use super::client::{self, Context};
+use super::cluster::{self, Attempt};
+use super::gather::{Begin, Gathered, Wants};
+use super::native::{Event, Queue};
+use super::start::{self, Facts, Range};
+use crate::catalog::{KafkaSourceOptions, OnDataLoss, StartingOffsets};
+use crate::env::Env;
+use crate::error::{Error, Result};
+use crate::source::chunk::{Offsets, ReadFrom};
+
+/// How long unreachable brokers are waited for.
+pub const OUTAGE: Duration = Duration::from_secs(60);
+/// How long a topic may be unknown when reading begins: metadata travels between brokers.
+const TOPIC_GRACE: Duration = Duration::from_secs(3);
+/// How often new partitions are looked for, unless `properties.topic.metadata.refresh.interval.ms` says otherwise.
+const DISCOVERY: Duration = Duration::from_secs(30);
+/// How often events are served, and the longest wait for records.
+const HOUSEKEEPING: Duration = Duration::from_millis(50);
+/// Restarts in a row without a record between them, after which lost offsets are an error.
+const MAX_RESTARTS: u32 = 3;
+
+/// What the reading thread and the reader share.
+pub struct Shared {
+    state: Mutex<State>,
+    /// The reading thread waits here for room or orders.
+    orders: Condvar,
+    /// The reader waits here for records or the end.
+    pub news: Notify,
+}
+
+/// See [`Shared`].
+pub struct State {
+    pub gathered: Gathered,
+    pub status: Status,
+    /// Committed offsets to be published for lag monitors.
+    pub publish: Option<Offsets>,
+    pub stop: bool,
+    /// Starts have been decided.
+    pub started: bool,
+    /// When the oldest of what is gathered came.
+    pub first_came: Option<Instant>,
+}
+
+/// How the reading thread fares.
+pub enum Status {
+    Reading,
+    Finished,
+    /// The error, until it has been handed out.
+    Failed(Option<Error>),
+}
+
+impl Shared {
+    pub fn new(wants: Wants) -> Self {
+        let state = State {
+            gathered: Gathered::new(wants),
+            status: Status::Reading,
+            publish: None,
+            stop: false,
+            started: false,
+            first_came: None,
+        };
+        Self { state: Mutex::new(state), orders: Condvar::new(), news: Notify::new() }
+    }
+
+    /// The state, locked.
+    pub fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Wakes the reading thread.
+    pub fn order(&self) {
+        self.orders.notify_all();
+    }
+
+    /// Waits until there is room for records (how many), or a while (0).
+    fn wait_for_room(&self) -> usize {
+        let state = self.lock();
+        if state.stop || state.gathered.room() > 0 {
+            return state.gathered.room();
+        }
+        let (state, _) = self.orders.wait_timeout(state, HOUSEKEEPING).unwrap_or_else(PoisonError::into_inner);
+        state.gathered.room()
+    }
+}
+
+/// One source's reading thread.
+pub struct Session {
+    pub source: String,
+    pub options: KafkaSourceOptions,
+    pub topic: CString,
+    pub group_id: String,
+    pub from: ReadFrom,
+    pub env: Env,
+    pub shared: Arc<Shared>,
+    pub outage: Duration,
+}
+
+/// Why a session ended.
+enum Ended {
+    Stopped,
+    Finished,
+    /// Offsets are gone: begin again from the present positions.
+    OffsetsGone {
+        partition: i32,
+    },
+}
+
+/// A session's connections.
+struct Open {
+    consumer: Arc<BaseConsumer<Context>>,
+    context: Context,
+    queue: Queue,
+    next_discovery: Instant,
+    next_housekeeping: Instant,
+    next_outage_probe: Instant,
+    /// Since when the brokers say that a partition is not there.
+    lost_since: Option<Instant>,
+}
+
+impl Session {
+    /// Reads until told to stop, the bounded end, or an error; all three are left in the shared state.
+    pub fn run(self) {
+        let _end = EndGuard(&self.shared);
+        let status = match self.sessions() {
+            Ok(()) => Status::Finished,
+            Err(error) => Status::Failed(Some(error)),
+        };
+        self.shared.lock().status = status;
+    }
+
+    fn sessions(&self) -> Result<()> {
+        let mut committed = self.from.offsets.clone();
+        let mut restarts = 0;
+        loop {
+            let before = committed.clone();
+            match self.read(&committed)? {
+                Ended::Stopped | Ended::Finished => return Ok(()),
+                Ended::OffsetsGone { partition } => {
+                    committed.extend(self.shared.lock().gathered.progress());
+                    restarts = if committed == before { restarts + 1 } else { 1 };
+                    if restarts > MAX_RESTARTS {
+                        let offset = committed.get(&*start::id(&self.options.topic, partition)).copied().unwrap_or(0);
+                        return Err(start::data_loss(&self.source, &self.options.topic, partition, offset, None));
+                    }
+                }
+            }
+        }
+    }
+
+    fn read(&self, committed: &Offsets) -> Result<Ended> {
+        let connection = &self.options.connection;
+        let context = Context::new(connection, &self.env);
+        let consumer = Arc::new(client::create_consumer(connection, &self.group_id, context.clone())?);
+        let queue = Queue::new(Arc::clone(&consumer))?;
+        let now = self.env.instant();
+        let mut open = Open {
+            consumer,
+            context,
+            queue,
+            next_discovery: now + self.discovery(),
+            next_housekeeping: now + HOUSEKEEPING,
+            next_outage_probe: now,
+            lost_since: None,
+        };
+        let Some(partitions) = self.wait_for(&open, || {
+            let topic = cluster::partitions(&open.consumer, &self.options.topic, open.context.redact());
+            topic.map_err(|attempt| attempt.for_source(&self.source))
+        })?
+        else {
+            return Ok(Ended::Stopped);
+        };
+        let Some(begins) = self.wait_for(&open, || self.starts(&open, committed, &partitions))? else {
+            return Ok(Ended::Stopped);
+        };
+        self.begin(&open, &begins)?;
+        self.pump(&mut open)
+    }
+
+    /// Moves records until something ends the session.
+    fn pump(&self, open: &mut Open) -> Result<Ended> {
+        loop {
+            if self.from.bounded && self.shared.lock().gathered.all_read() {
+                return Ok(Ended::Finished);
+            }
+            let room = self.shared.wait_for_room();
+            if self.shared.lock().stop {
+                return Ok(Ended::Stopped);
+            }
+            if room > 0 {
+                let count = open.queue.fill(HOUSEKEEPING, room);
+                if count > 0
+                    && let Some(ended) = self.absorb(open, count)?
+                {
+                    return Ok(ended);
+                }
+            }
+            if self.env.instant() >= open.next_housekeeping
+                && let Some(ended) = self.keep_house(open)?
+            {
+                return Ok(ended);
+            }
+        }
+    }
+
+    /// Takes `count` events of the queue in.
+    fn absorb(&self, open: &mut Open, count: usize) -> Result<Option<Ended>> {
+        let mut troubles = Vec::new();
+        let mut done = Vec::new();
+        let wake = {
+            let now = self.env.instant();
+            let mut state = self.shared.lock();
+            let State { gathered, first_came, .. } = &mut *state;
+            let had_chunks = gathered.has_chunks();
+            open.queue.each(count, |event| match event {
+                Event::Record(record) => {
+                    if gathered.push(&record) {
+                        done.push(record.partition());
+                    }
+                }
+                Event::EndOfPartition { partition, offset } => gathered.reached_end(partition, offset),
+                Event::Trouble { partition, code, text } => troubles.push((partition, code, text)),
+            });
+            let is_first = !had_chunks && gathered.has_chunks();
+            if is_first {
+                *first_came = Some(now);
+            }
+            is_first || gathered.room() == 0
+        };
+        if wake {
+            self.shared.news.notify_one();
+        }
+        self.pause(open, &done);
+        for (partition, code, text) in troubles {
+            if let Some(ended) = self.judge(open, partition, code, &text)? {
+                return Ok(Some(ended));
+            }
+        }
+        Ok(None)
+    }
+
+    /// What an error that a partition reports means.
+    fn judge(&self, open: &Open, partition: i32, code: RDKafkaErrorCode, text: &str) -> Result<Option<Ended>> {
+        use RDKafkaErrorCode as Code;
+        let text = open.context.redact().text(text);
+        let (source, topic) = (&self.source, &self.options.topic);
+        match code {
+            Code::AutoOffsetReset | Code::OffsetOutOfRange => Ok(Some(Ended::OffsetsGone { partition })),
+            Code::UnknownTopic | Code::UnknownTopicOrPartition | Code::UnknownPartition | Code::UnknownTopicId => {
+                self.partition_gone(partition).map(Some)
+            }
+            Code::TopicAuthorizationFailed | Code::GroupAuthorizationFailed => {
+                Err(Error::config(format!("source `{source}` may not read topic `{topic}`"))
+                    .with_detail(client::sentence(&text))
+                    .with_hint("Grant the user READ and DESCRIBE on the topic."))
+            }
+            Code::BadMessage | Code::BadCompression => {
+                Err(Error::damaged(format!("partition {partition} of topic `{topic}` has a damaged record batch"))
+                    .with_detail(client::sentence(&text)))
+            }
+            _ => {
+                tracing::warn!(source, topic, partition, ?code, "{text}");
+                Ok(None)
+            }
+        }
+    }
+
+    /// A partition that was read is no longer there.
+    fn partition_gone(&self, partition: i32) -> Result<Ended> {
+        let (source, topic) = (&self.source, &self.options.topic);
+        match self.options.on_data_loss {
+            // It may be about to be made anew: the start of the next session waits for it a while.
+            OnDataLoss::Continue => Ok(Ended::OffsetsGone { partition }),
+            OnDataLoss::Fail => {
+                Err(Error::environment(format!("partition {partition} of topic `{topic}` is no longer there"))
+                    .with_detail(format!("Source `{source}` was reading it."))
+                    .with_hint("Create the topic again, or start the pipeline without this source."))
+            }
+        }
+    }
+
+    fn keep_house(&self, open: &mut Open) -> Result<Option<Ended>> {
+        let now = self.env.instant();
+        open.next_housekeeping = now + HOUSEKEEPING;
+        cluster::serve_events(&open.consumer);
+        if let Some(since) = open.context.all_down_since()
+            && now >= open.next_outage_probe
+        {
+            self.probe_outage(open, since)?;
+        }
+        let positions: Vec<_> = self.shared.lock().gathered.positions().collect();
+        for (partition, _) in positions {
+            if let Some((_, high)) = open.queue.known_watermarks(&self.topic, partition) {
+                self.shared.lock().gathered.set_high(partition, high);
+            }
+        }
+        let publish = self.shared.lock().publish.take();
+        if let Some(offsets) = publish {
+            self.publish(open, &offsets);
+        }
+        if now < open.next_discovery || self.from.bounded {
+            return Ok(None);
+        }
+        open.next_discovery = now + self.discovery();
+        self.discover(open, now)
+    }
+
+    /// Every broker seems down: asks once a second, gives up after the outage time.
+    fn probe_outage(&self, open: &mut Open, since: Instant) -> Result<()> {
+        let asked = cluster::partitions(&open.consumer, &self.options.topic, open.context.redact());
+        let now = self.env.instant();
+        open.next_outage_probe = now + Duration::from_secs(1);
+        match asked {
+            Ok(_) => {
+                open.context.is_well();
+                tracing::info!(source = self.source, "kafka brokers answer again");
+                Ok(())
+            }
+            Err(_) if now.duration_since(since) > self.outage => Err(self.unreachable(open)),
+            Err(_) => {
+                let down_ms = now.duration_since(since).as_millis() as u64;
+                tracing::warn!(source = self.source, down_ms, "no kafka broker answers, waiting");
+                Ok(())
+            }
+        }
+    }
+
+    fn unreachable(&self, open: &Open) -> Error {
+        let detail = match open.context.last_trouble() {
+            Some(trouble) => trouble,
+            None => format!("source `{}` waited for {} s", self.source, self.outage.as_secs()),
+        };
+        client::unreachable_error(&self.options.connection, &detail)
+    }
+
+    fn discovery(&self) -> Duration {
+        let told = self.options.connection.properties.get("topic.metadata.refresh.interval.ms");
+        let told = told.and_then(|value| value.expose().parse().ok()).filter(|ms| *ms > 0);
+        told.map_or(DISCOVERY, Duration::from_millis)
+    }
+
+    /// Looks for partitions that were added or lost while running.
+    fn discover(&self, open: &mut Open, now: Instant) -> Result<Option<Ended>> {
+        let (known, progress) = {
+            let state = self.shared.lock();
+            let known: Vec<i32> = state.gathered.positions().map(|(partition, _)| partition).collect();
+            (known, state.gathered.progress())
+        };
+        let partitions = match cluster::partitions(&open.consumer, &self.options.topic, open.context.redact()) {
+            Ok(partitions) => partitions,
+            Err(Attempt::Absent(_)) => Vec::new(),
+            Err(_) => return Ok(None),
+        };
+        // librdkafka falls silent when a topic is deleted; one broker's word is not enough.
+        let lost = known.iter().find(|partition| !partitions.contains(partition));
+        match (lost, open.lost_since) {
+            (None, _) => open.lost_since = None,
+            (Some(_), None) => open.lost_since = Some(now),
+            (Some(partition), Some(since)) if now.duration_since(since) > TOPIC_GRACE => {
+                return self.partition_gone(*partition).map(Some);
+            }
+            (Some(_), Some(_)) => {}
+        }
+        if partitions.iter().all(|partition| known.contains(partition)) {
+            return Ok(None);
+        }
+        if let Ok(mut begins) = self.starts(open, &progress, &partitions) {
+            begins.retain(|begin| !known.contains(&begin.partition));
+            tracing::info!(source = self.source, topic = self.options.topic, added = begins.len(), "new partitions");
+            self.begin(open, &begins)?;
+        }
+        Ok(None)
+    }
+
+    /// Where `partitions` begin, as the brokers know them now.
+    fn starts(&self, open: &Open, committed: &Offsets, partitions: &[i32]) -> Result<Vec<Begin>, Attempt> {
+        let ask =
+            |offset| cluster::offsets(&open.consumer, &self.options.topic, partitions, offset, open.context.redact());
+        let (lows, highs) = (ask(KafkaOffset::Beginning)?, ask(KafkaOffset::End)?);
+        let at_timestamp = match &self.options.starting_offsets {
+            StartingOffsets::Timestamp(ms) => ask(KafkaOffset::Offset((*ms).max(0)))?,
+            _ => BTreeMap::new(),
+        };
+        let missing = || Attempt::Retry("the brokers did not name every partition's offsets".to_owned());
+        let mut ranges = BTreeMap::new();
+        for partition in partitions {
+            let low = lows.get(partition).copied().ok_or_else(missing)?;
+            let high = highs.get(partition).copied().ok_or_else(missing)?;
+            ranges.insert(*partition, Range { low, high });
+        }
+        start::decide(&Facts {
+            source: &self.source,
+            topic: &self.options.topic,
+            ranges: &ranges,
+            committed,
+            starting: &self.options.starting_offsets,
+            at_timestamp: &at_timestamp,
+            on_data_loss: self.options.on_data_loss,
+            bounded: self.from.bounded,
+        })
+        .map_err(Attempt::GiveUp)
+    }
+
+    /// Begins to fetch.
+    fn begin(&self, open: &Open, begins: &[Begin]) -> Result<()> {
+        let mut list = TopicPartitionList::new();
+        let mut state = self.shared.lock();
+        for begin in begins {
+            state.gathered.begin(&self.options.topic, begin);
+            if begin.stop_at.is_some_and(|end| begin.from >= end) {
+                continue;
+            }
+            open.queue.feed_from(&self.topic, begin.partition)?;
+            list.add_partition_offset(&self.options.topic, begin.partition, KafkaOffset::Offset(begin.from))
+                .map_err(|error| Error::internal("offset was refused").with_detail(error.to_string()))?;
+        }
+        state.started = true;
+        drop(state);
+        self.shared.news.notify_one();
+        open.consumer.incremental_assign(&list).map_err(|error| {
+            Error::internal("partitions were not assigned").with_detail(open.context.redact().describe(&error))
+        })
+    }
+
+    /// No more of these partitions is wanted.
+    fn pause(&self, open: &Open, partitions: &[i32]) {
+        if partitions.is_empty() {
+            return;
+        }
+        let mut list = TopicPartitionList::new();
+        for partition in partitions {
+            list.add_partition(&self.options.topic, *partition);
+        }
+        if let Err(error) = open.consumer.pause(&list) {
+            tracing::debug!(source = self.source, error = open.context.redact().describe(&error), "not paused");
+        }
+    }
+
+    /// Tells lag monitors how far commits have come; nobody waits for the answer.
+    fn publish(&self, open: &Open, offsets: &Offsets) {
+        let mut list = TopicPartitionList::new();
+        for (id, offset) in offsets {
+            let number = id.rsplit_once('/').and_then(|(_, number)| number.parse().ok());
+            if let Some(number) = number {
+                let _ = list.add_partition_offset(&self.options.topic, number, KafkaOffset::Offset(*offset));
+            }
+        }
+        if let Err(error) = open.consumer.commit(&list, CommitMode::Async) {
+            tracing::debug!(
+                source = self.source,
+                error = open.context.redact().describe(&error),
+                "offsets not published"
+            );
+        }
+    }
+
+    /// Repeats `attempt` while the brokers cannot be reached. `None` = told to stop.
+    fn wait_for<T>(&self, open: &Open, mut attempt: impl FnMut() -> Result<T, Attempt>) -> Result<Option<T>> {
+        let since = self.env.instant();
+        loop {
+            if self.shared.lock().stop {
+                return Ok(None);
+            }
+            let outcome = attempt();
+            cluster::serve_events(&open.consumer);
+            let waited = self.env.instant().duration_since(since);
+            let reason = match outcome {
+                Ok(value) => return Ok(Some(value)),
+                Err(Attempt::GiveUp(error)) => return Err(error),
+                Err(Attempt::Absent(error)) if waited > TOPIC_GRACE => return Err(error),
+                Err(Attempt::Absent(error)) => error.message().to_owned(),
+                Err(Attempt::Retry(reason)) => reason,
+            };
+            if let Some(refusal) = open.context.refused() {
+                return Err(client::refused_error(&self.options.connection, &refusal));
+            }
+            if waited > self.outage {
+                return Err(self.unreachable(open));
+            }
+            tracing::warn!(source = self.source, waited_ms = waited.as_millis() as u64, "kafka is not ready: {reason}");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+}
+
+/// Wakes the reader when the thread ends, however it ends.
+struct EndGuard<'a>(&'a Shared);
+
+impl Drop for EndGuard<'_> {
+    fn drop(&mut self) {
+        let mut state = self.0.lock();
+        if matches!(state.status, Status::Reading) {
+            state.status = Status::Failed(Some(Error::internal("kafka reading thread ended early")));
+        }
+        drop(state);
+        self.0.news.notify_one();
+    }
+}

@@ -1,0 +1,35 @@
+//! Sources: offset ranges in, decoded rows and dead letters out.
+//!
+//! A [`SourceReader`] hands out [`Chunk`](chunk::Chunk)s of one partition each, in offset order and without gaps between chunks
+//! (`end` of one is `start` of the next). Decoding is a pure function of a chunk ([`decode`]), so that it can run anywhere.
+
+pub mod chunk;
+pub mod decode;
+pub mod file;
+pub mod generator;
+pub mod kafka;
+
+use chunk::{ReadFrom, SourceReader};
+
+use crate::catalog::{ColumnOrigin, Metadata, OnError, SourceConnector, SourceDef};
+use crate::env::Env;
+use crate::error::Result;
+
+/// Begins to read a source for `pipeline`. Errors: what the connector can tell without waiting for a connection.
+pub async fn open(def: &SourceDef, pipeline: &str, from: ReadFrom, env: &Env) -> Result<Box<dyn SourceReader>> {
+    match &def.connector {
+        SourceConnector::Kafka(options) => {
+            let asks = |wanted| def.columns.iter().any(|column| column.origin == ColumnOrigin::Metadata(wanted));
+            let wants = kafka::Wants {
+                keys: asks(Metadata::Key) || def.on_error == OnError::DeadLetter,
+                headers: asks(Metadata::Headers),
+            };
+            let group = options.group_id.clone().unwrap_or_else(|| format!("weir-{pipeline}"));
+            Ok(Box::new(kafka::KafkaReader::open(&def.name, options, wants, group, from, env)?))
+        }
+        SourceConnector::File(options) => {
+            Ok(Box::new(file::FileReader::open(&def.name, options, def.format, &from, env)?))
+        }
+        SourceConnector::Generator(options) => Ok(Box::new(generator::GeneratorReader::open(options, &from, env)?)),
+    }
+}

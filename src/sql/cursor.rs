@@ -1,0 +1,283 @@
+//! A reading head over one statement's tokens: what every statement parser is written with.
+//!
+//! Keywords are compared ignoring case and never match quoted words. A method that fails has consumed nothing.
+
+use datafusion::sql::sqlparser::ast::Expr;
+use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Word};
+
+use super::lexer::fold;
+use super::statement::Name;
+use super::suggest::{list, nearest};
+use super::{Diagnostic, Span, embedded};
+
+/// A result with one diagnostic.
+pub type Parsed<T> = Result<T, Diagnostic>;
+
+/// Reads the tokens of one statement from left to right.
+pub struct Cursor<'a> {
+    tokens: &'a [TokenWithSpan],
+    next: usize,
+    /// Errors after which reading went on.
+    pub errors: Vec<Diagnostic>,
+}
+
+impl<'a> Cursor<'a> {
+    /// A cursor before the first of `tokens`, which must not be empty for errors to have a place.
+    pub fn new(tokens: &'a [TokenWithSpan]) -> Self {
+        Self { tokens, next: 0, errors: Vec::new() }
+    }
+
+    /// The next token, not consumed.
+    pub fn peek(&self) -> Option<&'a Token> {
+        self.peek_at(0)
+    }
+
+    /// The token `ahead` of the next one.
+    pub fn peek_at(&self, ahead: usize) -> Option<&'a Token> {
+        self.tokens.get(self.next + ahead).map(|token| &token.token)
+    }
+
+    /// True when nothing is left.
+    pub fn at_end(&self) -> bool {
+        self.next >= self.tokens.len()
+    }
+
+    /// How many tokens were consumed.
+    pub fn position(&self) -> usize {
+        self.next
+    }
+
+    /// Consumes one token.
+    pub fn advance(&mut self) -> Option<&'a TokenWithSpan> {
+        let token = self.tokens.get(self.next)?;
+        self.next += 1;
+        Some(token)
+    }
+
+    /// Where the next token stands; at the end, the place after the last one.
+    pub fn span(&self) -> Span {
+        match self.tokens.get(self.next) {
+            Some(token) => token.span.into(),
+            None => self.tokens.last().map(|token| Span::from(token.span).after()).unwrap_or_default(),
+        }
+    }
+
+    /// Where the token consumed last stands.
+    pub fn last_span(&self) -> Span {
+        let index = self.next.saturating_sub(1);
+        self.tokens.get(index).map(|token| token.span.into()).unwrap_or_default()
+    }
+
+    /// From token number `start` to the one consumed last.
+    pub fn since(&self, start: usize) -> Span {
+        self.tokens.get(start).map(|token| Span::from(token.span).to(self.last_span())).unwrap_or_default()
+    }
+
+    /// True when the words ahead are these keywords.
+    pub fn sees(&self, keywords: &[&str]) -> bool {
+        keywords.iter().enumerate().all(|(ahead, keyword)| is_keyword(self.peek_at(ahead), keyword))
+    }
+
+    /// True when the next token is `symbol`.
+    pub fn sees_symbol(&self, symbol: &Token) -> bool {
+        self.peek() == Some(symbol)
+    }
+
+    /// Consumes these keywords if all of them come next.
+    pub fn eat(&mut self, keywords: &[&str]) -> bool {
+        let found = self.sees(keywords);
+        if found {
+            self.next += keywords.len();
+        }
+        found
+    }
+
+    /// Consumes `symbol` if it comes next.
+    pub fn eat_symbol(&mut self, symbol: &Token) -> bool {
+        let found = self.sees_symbol(symbol);
+        if found {
+            self.next += 1;
+        }
+        found
+    }
+
+    /// Consumes these keywords or says that they were expected.
+    pub fn expect(&mut self, keywords: &[&str]) -> Parsed<Span> {
+        let start = self.next;
+        if self.eat(keywords) {
+            return Ok(self.since(start));
+        }
+        let wanted = keywords.join(" ");
+        Err(self
+            .expected(&format!("`{wanted}`"))
+            .or_hint(self.keyword_hint(&[&wanted, keywords.first().unwrap_or(&"")])))
+    }
+
+    /// Consumes `symbol` or says that it was expected.
+    pub fn expect_symbol(&mut self, symbol: &Token) -> Parsed<Span> {
+        let span = self.span();
+        if self.eat_symbol(symbol) { Ok(span) } else { Err(self.expected(&format!("`{symbol}`"))) }
+    }
+
+    /// `what` was expected, but the next token came.
+    pub fn expected(&self, what: &str) -> Diagnostic {
+        Diagnostic::new(self.span(), format!("expected {what}, found {}", self.found()))
+    }
+
+    /// One of `keywords` was expected; says which is nearest to what came.
+    pub fn expected_one_of(&self, keywords: &[&str]) -> Diagnostic {
+        let what = match keywords {
+            [first, second] => format!("`{first}` or `{second}`"),
+            [only] => format!("`{only}`"),
+            many => format!("one of {}", list(many.iter().copied())),
+        };
+        let diagnostic = self.expected(&what);
+        diagnostic.or_hint(self.keyword_hint(keywords))
+    }
+
+    /// The next token as errors show it.
+    pub fn found(&self) -> String {
+        self.peek().map_or_else(|| "the end of the statement".to_owned(), show)
+    }
+
+    /// Which of `keywords` the next word was probably meant to be.
+    fn keyword_hint(&self, keywords: &[&str]) -> Option<String> {
+        let word = self.peek_word()?;
+        nearest(word, keywords.iter().copied()).map(|keyword| format!("Did you mean `{keyword}`?"))
+    }
+
+    /// The next token's text if it is an unquoted word.
+    pub fn peek_word(&self) -> Option<&'a str> {
+        match self.peek() {
+            Some(Token::Word(Word { value, quote_style: None, .. })) => Some(value),
+            _ => None,
+        }
+    }
+
+    /// A name: an unquoted word in lower case, or a quoted one as it is.
+    pub fn name(&mut self, what: &str) -> Parsed<Name> {
+        let span = self.span();
+        match self.peek() {
+            Some(Token::Word(word)) => {
+                self.next += 1;
+                let value = if word.quote_style.is_some() { word.value.clone() } else { fold(&word.value) };
+                if value.is_empty() {
+                    return Err(Diagnostic::new(span, format!("expected {what}, found an empty name")));
+                }
+                Ok(Name { value, span })
+            }
+            _ => Err(self.expected(what)),
+        }
+    }
+
+    /// The name of an object; a qualified one is refused because weir has one namespace.
+    pub fn object_name(&mut self, what: &str) -> Parsed<Name> {
+        let name = self.name(what)?;
+        if self.sees_symbol(&Token::Period) {
+            let span = name.span.to(self.span());
+            return Err(Diagnostic::new(span, "qualified names are not supported").with_hint(format!(
+                "Every object stands in one namespace: write the name alone, without `{}.`.",
+                name.value
+            )));
+        }
+        Ok(name)
+    }
+
+    /// A string literal: its value and place.
+    pub fn string(&mut self, what: &str) -> Parsed<Name> {
+        let span = self.span();
+        match self.peek() {
+            Some(Token::SingleQuotedString(value) | Token::EscapedStringLiteral(value)) => {
+                self.next += 1;
+                Ok(Name { value: value.clone(), span })
+            }
+            _ => Err(self.expected(what)),
+        }
+    }
+
+    /// `( item, item, … )`; an empty list is refused.
+    pub fn parenthesised<T>(&mut self, mut item: impl FnMut(&mut Self) -> Parsed<T>) -> Parsed<Vec<T>> {
+        self.expect_symbol(&Token::LParen)?;
+        let mut items = vec![item(self)?];
+        loop {
+            if self.eat_symbol(&Token::RParen) {
+                return Ok(items);
+            }
+            if !self.eat_symbol(&Token::Comma) {
+                return Err(self.expected("`,` or `)`"));
+            }
+            if self.eat_symbol(&Token::RParen) {
+                return Ok(items);
+            }
+            items.push(item(self)?);
+        }
+    }
+
+    /// The tokens up to the next `,` or `)` outside of brackets, as an expression.
+    pub fn expression(&mut self) -> Parsed<Expr> {
+        let rest = &self.tokens[self.next.min(self.tokens.len())..];
+        let mut depth = 0usize;
+        let length = rest
+            .iter()
+            .position(|token| match token.token {
+                Token::Comma if depth == 0 => true,
+                Token::LParen | Token::LBracket => {
+                    depth += 1;
+                    false
+                }
+                Token::RParen | Token::RBracket if depth == 0 => true,
+                Token::RParen | Token::RBracket => {
+                    depth -= 1;
+                    false
+                }
+                _ => false,
+            })
+            .unwrap_or(rest.len());
+        if length == 0 {
+            return Err(self.expected("an expression"));
+        }
+        let expression = embedded::expression(&rest[..length])?;
+        self.next += length;
+        Ok(expression)
+    }
+
+    /// Everything that is left.
+    pub fn rest(&mut self) -> &'a [TokenWithSpan] {
+        let rest = &self.tokens[self.next.min(self.tokens.len())..];
+        self.next = self.tokens.len();
+        rest
+    }
+
+    /// Nothing may be left.
+    pub fn finish(&self) -> Parsed<()> {
+        if self.at_end() { Ok(()) } else { Err(self.expected("`;`")) }
+    }
+}
+
+/// True when `token` is this unquoted word.
+pub fn is_keyword(token: Option<&Token>, keyword: &str) -> bool {
+    matches!(token, Some(Token::Word(Word { value, quote_style: None, .. })) if value.eq_ignore_ascii_case(keyword))
+}
+
+/// A token in backticks; strings with their quotes, long texts cut.
+pub fn show(token: &Token) -> String {
+    let text = match token {
+        Token::DollarQuotedString(_) => "$$ … $$".to_owned(),
+        Token::Word(word) => word.value.clone(),
+        other => other.to_string(),
+    };
+    match text.char_indices().nth(40) {
+        Some((cut, _)) => format!("`{}…`", &text[..cut]),
+        None => format!("`{text}`"),
+    }
+}
+
+/// The text with its first letter small, unless it begins with an abbreviation.
+pub fn lower_first(text: &str) -> String {
+    let mut chars = text.chars();
+    match (chars.next(), chars.next()) {
+        (Some(first), Some(second)) if second.is_uppercase() && first.is_uppercase() => text.to_owned(),
+        (Some(first), _) => first.to_lowercase().collect::<String>() + &text[first.len_utf8()..],
+        _ => String::new(),
+    }
+}

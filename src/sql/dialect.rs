@@ -1,0 +1,75 @@
+//! The dialect that queries and expressions are parsed in: sqlparser's generic one with table versions
+//! (`VERSION AS OF`, `TIMESTAMP AS OF`, `FOR SYSTEM_TIME AS OF`) and without what only other engines mean
+//! (ClickHouse's and MySQL's clauses), so that a typing error is not taken for a foreign clause.
+
+use std::any::TypeId;
+
+use datafusion::sql::sqlparser::dialect::{Dialect, GenericDialect};
+
+/// weir's SQL dialect.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct WeirDialect;
+
+/// Answers yes to each of these questions of sqlparser.
+macro_rules! supports {
+    ($($question:ident)*) => {
+        $(fn $question(&self) -> bool {
+            true
+        })*
+    };
+}
+
+impl Dialect for WeirDialect {
+    /// Counts as the generic dialect where sqlparser asks for a dialect by type.
+    fn dialect(&self) -> TypeId {
+        TypeId::of::<GenericDialect>()
+    }
+
+    fn is_delimited_identifier_start(&self, ch: char) -> bool {
+        ch == '"' || ch == '`'
+    }
+
+    fn is_identifier_start(&self, ch: char) -> bool {
+        ch.is_alphabetic() || ch == '_'
+    }
+
+    fn is_identifier_part(&self, ch: char) -> bool {
+        ch.is_alphanumeric() || ch == '$' || ch == '_'
+    }
+
+    supports! {
+        supports_table_versioning
+        supports_unicode_string_literal
+        supports_string_escape_constant
+        supports_partition_by_after_order_by
+        supports_group_by_expr
+        supports_group_by_with_modifier
+        supports_left_associative_joins_without_parens
+        supports_match_recognize
+        supports_pipe_operator
+        supports_window_function_null_treatment_arg
+        supports_dictionary_syntax
+        supports_window_clause_named_window_reference
+        supports_select_wildcard_except
+        supports_select_wildcard_exclude
+        supports_select_wildcard_replace
+        supports_select_wildcard_rename
+        support_map_literal_syntax
+        allow_extract_custom
+        allow_extract_single_quotes
+        supports_extract_comma_syntax
+        supports_parens_around_table_factor
+        supports_values_as_table_factor
+        supports_from_first_select
+        supports_projection_trailing_commas
+        supports_try_convert
+        supports_bitwise_shift_operators
+        supports_named_fn_args_with_assignment_operator
+        supports_struct_literal
+        supports_nested_comments
+        supports_array_typedef_with_brackets
+        supports_filter_during_aggregation
+        supports_interval_options
+        supports_comma_separated_trim
+    }
+}

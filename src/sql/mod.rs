@@ -1,0 +1,26 @@
+//! Text to typed statements, with spans and every error at once.
+//!
+//! A file is tokenised once ([`lexer`]), cut into statements ([`split`]), and each statement is parsed on its own
+//! ([`parse()`]). What is ours is parsed here; queries and expressions inside are handed to sqlparser as tokens
+//! ([`embedded`]), so every position in every syntax tree is true and names its file ([`place`]). Nothing is resolved here:
+//! names, options and their values are the catalog's business.
+
+pub mod place;
+pub mod diagnostic;
+pub mod suggest;
+pub mod dialect;
+pub mod lexer;
+pub mod split;
+pub mod statement;
+pub mod cursor;
+pub mod normalize;
+pub mod embedded;
+pub mod types;
+pub mod parse;
+pub mod diagnose;
+
+pub use diagnose::{diagnose, diagnose_all};
+pub use diagnostic::{Diagnostic, Diagnostics};
+pub use parse::parse;
+pub use place::{Files, Position, SourceFile, Span};
+pub use statement::{Statement, StatementKind};

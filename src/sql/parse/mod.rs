@@ -1,0 +1,161 @@
+//! Tokens to statements: one file per family of statements. Each statement is parsed on its own, so that every error of
+//! a file is found at once.
+
+mod column;
+mod command;
+mod function;
+mod model;
+mod option;
+mod pipeline;
+mod relation;
+mod secret;
+mod view;
+
+use datafusion::sql::sqlparser::tokenizer::TokenWithSpan;
+
+use super::cursor::{Cursor, Parsed, is_keyword};
+use super::lexer::tokenize;
+use super::split::{OBJECTS, split};
+use super::statement::{Head, Name, OnExisting, Statement, StatementKind};
+use super::{Diagnostic, SourceFile, Span, embedded};
+
+/// The statements of a file, which is number `index` of those read together, and every error in it.
+pub fn parse(file: &SourceFile, index: u16) -> (Vec<Statement>, Vec<Diagnostic>) {
+    let mut errors = Vec::new();
+    let tokens = tokenize(&file.text, index, &mut errors);
+    let is_cut = !errors.is_empty();
+    let mut statements = Vec::new();
+    for range in split(&tokens, &mut errors) {
+        let ends_at_cut = is_cut && range.end == tokens.len();
+        let tokens = &tokens[range];
+        let mut found = Vec::new();
+        statements.extend(statement(tokens, &mut found));
+        // What stands right before an unreadable place is only unfinished because of it.
+        let end = last_span(tokens).end;
+        errors.extend(found.into_iter().filter(|error| !(ends_at_cut && error.span.start >= end)));
+    }
+    (statements, errors)
+}
+
+fn last_span(tokens: &[TokenWithSpan]) -> Span {
+    tokens.last().map(|token| token.span.into()).unwrap_or_default()
+}
+
+/// One statement; errors go to `errors`, and a CREATE that failed leaves its name behind.
+fn statement(tokens: &[TokenWithSpan], errors: &mut Vec<Diagnostic>) -> Option<Statement> {
+    let mut cursor = Cursor::new(tokens);
+    let outcome = kind(&mut cursor).and_then(|kind| cursor.finish().map(|()| kind));
+    let span = last_span(&tokens[..1]).to(last_span(tokens));
+    let failed = outcome.is_err() || !cursor.errors.is_empty();
+    errors.append(&mut cursor.errors);
+    match outcome {
+        Ok(kind) if !failed => return Some(Statement { kind, span }),
+        Ok(_) => {}
+        Err(error) => errors.push(error),
+    }
+    let name = created_name(tokens)?;
+    Some(Statement { kind: StatementKind::Broken(name), span })
+}
+
+/// Statements by their first word.
+const FIRST_WORDS: &[&str] =
+    &["CREATE", "DROP", "INSERT", "SELECT", "WITH", "EXPLAIN", "SHOW", "DESCRIBE", "VALUES", "DESC"];
+
+fn kind(cursor: &mut Cursor<'_>) -> Parsed<StatementKind> {
+    if cursor.eat(&["CREATE"]) {
+        return create(cursor);
+    }
+    if cursor.sees(&["INSERT"]) {
+        return pipeline::insert(cursor).map(StatementKind::Insert);
+    }
+    if cursor.eat(&["DROP"]) {
+        return command::drop(cursor).map(StatementKind::Drop);
+    }
+    if cursor.eat(&["EXPLAIN"]) {
+        return command::explain(cursor).map(StatementKind::Explain);
+    }
+    if cursor.eat(&["SHOW"]) {
+        return command::show(cursor).map(StatementKind::Show);
+    }
+    if cursor.eat(&["DESCRIBE"]) || cursor.eat(&["DESC"]) {
+        return command::describe(cursor).map(StatementKind::Describe);
+    }
+    if begins_query(cursor) {
+        return embedded::query(cursor.rest()).map(StatementKind::Query);
+    }
+    Err(command::unsupported(cursor).unwrap_or_else(|| {
+        let found = cursor.found();
+        Diagnostic::new(cursor.span(), format!("expected a statement, found {found}")).or_hint(
+            cursor.peek_word().and_then(|word| super::suggest::did_you_mean(word, FIRST_WORDS.iter().copied())),
+        )
+    }))
+}
+
+/// True when a query comes next.
+fn begins_query(cursor: &Cursor<'_>) -> bool {
+    use datafusion::sql::sqlparser::tokenizer::Token;
+    cursor.sees_symbol(&Token::LParen) || ["SELECT", "WITH", "VALUES", "FROM"].iter().any(|word| cursor.sees(&[word]))
+}
+
+/// What follows CREATE.
+fn create(cursor: &mut Cursor<'_>) -> Parsed<StatementKind> {
+    let replaces = cursor.eat(&["OR", "REPLACE"]);
+    let object = cursor.span();
+    if cursor.eat(&["MATERIALIZED", "VIEW"]) {
+        return Err(not_yet(object.to(cursor.last_span()), "`CREATE MATERIALIZED VIEW`")
+            .with_hint("Declare a table with a key and write it with `INSERT INTO`."));
+    }
+    let word = cursor.peek_word().map(str::to_ascii_uppercase);
+    let Some(word) = word.filter(|word| OBJECTS.contains(&word.as_str())) else {
+        return Err(cursor.expected_one_of(OBJECTS));
+    };
+    cursor.advance();
+    let head = head(cursor, replaces, &word.to_lowercase())?;
+    match word.as_str() {
+        "SECRET" => secret::create(cursor, head).map(StatementKind::CreateSecret),
+        "SOURCE" => relation::source(cursor, head).map(StatementKind::CreateSource),
+        "TABLE" => relation::table(cursor, head).map(StatementKind::CreateTable),
+        "SINK" => relation::sink(cursor, head).map(StatementKind::CreateSink),
+        "VIEW" => view::create(cursor, head).map(StatementKind::CreateView),
+        "FUNCTION" => function::create(cursor, head).map(StatementKind::CreateFunction),
+        "MODEL" => model::create(cursor, head).map(StatementKind::CreateModel),
+        "PIPELINE" => pipeline::create(cursor, head).map(StatementKind::CreatePipeline),
+        _ => Err(cursor.expected_one_of(OBJECTS)),
+    }
+}
+
+/// `[IF NOT EXISTS] name`.
+fn head(cursor: &mut Cursor<'_>, replaces: bool, object: &str) -> Parsed<Head> {
+    let start = cursor.position();
+    let keeps = cursor.eat(&["IF", "NOT", "EXISTS"]);
+    if replaces && keeps {
+        return Err(Diagnostic::new(cursor.since(start), "`OR REPLACE` and `IF NOT EXISTS` exclude each other"));
+    }
+    let on_existing = match (replaces, keeps) {
+        (true, _) => OnExisting::Replace,
+        (_, true) => OnExisting::Keep,
+        _ => OnExisting::Fail,
+    };
+    let name = cursor.object_name(&format!("the {object}'s name"))?;
+    Ok(Head { on_existing, name })
+}
+
+/// The name in a CREATE that could not be parsed to its end.
+fn created_name(tokens: &[TokenWithSpan]) -> Option<Name> {
+    let mut cursor = Cursor::new(tokens);
+    cursor.expect(&["CREATE"]).ok()?;
+    cursor.eat(&["OR", "REPLACE"]);
+    cursor.eat(&["MATERIALIZED"]);
+    OBJECTS.iter().find(|object| is_keyword(cursor.peek(), object))?;
+    cursor.advance();
+    cursor.eat(&["IF", "NOT", "EXISTS"]);
+    cursor.name("a name").ok()
+}
+
+/// `what` is part of the language, but nothing can run it yet.
+fn not_yet(span: Span, what: &str) -> Diagnostic {
+    Diagnostic::new(span, format!("{what} is not supported yet"))
+}
+
+#[cfg(test)]
+mod tests;

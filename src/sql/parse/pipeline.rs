@@ -1,0 +1,74 @@
+//! `CREATE PIPELINE name [WITH (…)] AS BEGIN INSERT …; END` and `INSERT INTO target [(columns)] query`.
+
+use datafusion::sql::sqlparser::tokenizer::Token;
+
+use super::super::cursor::{Cursor, Parsed};
+use super::super::split::split_body;
+use super::super::statement::{CreatePipeline, Head, Insert};
+use super::super::{Diagnostic, embedded};
+use super::{not_yet, option};
+
+/// What follows the pipeline's name; a wrong INSERT does not hide the next one.
+pub fn create(cursor: &mut Cursor<'_>, head: Head) -> Parsed<CreatePipeline> {
+    let with = if cursor.eat(&["WITH"]) { option::options(cursor)? } else { Default::default() };
+    cursor.expect(&["AS"])?;
+    if cursor.sees(&["INSERT"]) {
+        let insert = insert(cursor)?;
+        return Ok(CreatePipeline { head, with, inserts: vec![insert] });
+    }
+    let begin = cursor.expect(&["BEGIN"])?;
+    let tokens = cursor.rest();
+    let tokens = match tokens {
+        [body @ .., end] if super::is_keyword(Some(&end.token), "END") => body,
+        body => body,
+    };
+    let mut inserts = Vec::new();
+    for range in split_body(tokens, &mut cursor.errors) {
+        let mut inner = Cursor::new(&tokens[range]);
+        match insert(&mut inner).and_then(|insert| inner.finish().map(|()| insert)) {
+            Ok(insert) => inserts.push(insert),
+            Err(error) => cursor.errors.push(error),
+        }
+        cursor.errors.append(&mut inner.errors);
+    }
+    if inserts.is_empty() && cursor.errors.is_empty() {
+        return Err(Diagnostic::new(begin, "this pipeline has no INSERT"));
+    }
+    Ok(CreatePipeline { head, with, inserts })
+}
+
+/// An INSERT to the end of the statement.
+pub fn insert(cursor: &mut Cursor<'_>) -> Parsed<Insert> {
+    let start = cursor.position();
+    if !cursor.sees(&["INSERT"]) {
+        return Err(cursor.expected_one_of(&["INSERT"]).or_hint(Some(
+            "Only INSERTs stand between BEGIN and END; declare everything else before the pipeline.".to_owned(),
+        )));
+    }
+    cursor.advance();
+    if cursor.sees(&["OVERWRITE"]) {
+        return Err(not_yet(cursor.span(), "`INSERT OVERWRITE`"));
+    }
+    cursor.expect(&["INTO"])?;
+    cursor.eat(&["TABLE"]);
+    let target = cursor.object_name("the target's name")?;
+    let names_columns = cursor.sees_symbol(&Token::LParen) && !encloses_query(cursor);
+    let columns =
+        if names_columns { cursor.parenthesised(|cursor| cursor.name("a column's name"))? } else { Vec::new() };
+    for (index, column) in columns.iter().enumerate() {
+        if columns[..index].iter().any(|earlier| earlier.value == column.value) {
+            cursor.errors.push(Diagnostic::new(column.span, format!("column `{}` is named twice", column.value)));
+        }
+    }
+    if cursor.at_end() {
+        return Err(cursor.expected("a query"));
+    }
+    let query = embedded::query(cursor.rest())?;
+    Ok(Insert { target, columns, query, span: cursor.since(start) })
+}
+
+/// True when the parenthesis that comes next encloses a query.
+fn encloses_query(cursor: &Cursor<'_>) -> bool {
+    let token = cursor.peek_at(1);
+    token == Some(&Token::LParen) || ["SELECT", "WITH", "VALUES"].iter().any(|word| super::is_keyword(token, word))
+}

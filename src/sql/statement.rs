@@ -1,0 +1,275 @@
+//! What a SQL file says, statement by statement: syntax only. Names are not resolved and options not interpreted; that
+//! is the catalog's work.
+
+use arrow::datatypes::DataType;
+use datafusion::sql::sqlparser::ast::{Expr, Query};
+
+use super::Span;
+
+/// A word with its place: an identifier (folded unless quoted) or a string's value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Name {
+    pub value: String,
+    pub span: Span,
+}
+
+/// One statement.
+#[derive(Debug, Clone)]
+pub struct Statement {
+    pub kind: StatementKind,
+    pub span: Span,
+}
+
+/// What a statement does.
+#[derive(Debug, Clone)]
+pub enum StatementKind {
+    CreateSecret(CreateSecret),
+    CreateSource(CreateRelation),
+    CreateTable(CreateRelation),
+    CreateSink(CreateRelation),
+    CreateView(CreateView),
+    CreateFunction(CreateFunction),
+    CreateModel(CreateModel),
+    CreatePipeline(CreatePipeline),
+    Drop(Drop),
+    Insert(Insert),
+    Query(Box<Query>),
+    Explain(Explain),
+    Show(Show),
+    Describe(Describe),
+    /// A CREATE that could not be read: its errors are reported, and its name counts as taken so that nothing else is
+    /// said about it.
+    Broken(Name),
+}
+
+/// `CREATE [OR REPLACE] … [IF NOT EXISTS] name`.
+#[derive(Debug, Clone)]
+pub struct Head {
+    pub on_existing: OnExisting,
+    pub name: Name,
+}
+
+/// What a CREATE does when the name is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnExisting {
+    Fail,
+    Replace,
+    Keep,
+}
+
+/// `CREATE SECRET name FROM ENV variable | FROM FILE 'path'`.
+#[derive(Debug, Clone)]
+pub struct CreateSecret {
+    pub head: Head,
+    pub from: SecretOrigin,
+}
+
+/// Where a secret's text is.
+#[derive(Debug, Clone)]
+pub enum SecretOrigin {
+    Env(Name),
+    File(Name),
+}
+
+/// `key = value`; keys in lower case.
+#[derive(Debug, Clone)]
+pub struct OptionEntry {
+    pub key: Name,
+    pub value: OptionValue,
+    /// Of the value.
+    pub span: Span,
+}
+
+/// An option's value as written: `${…}` still in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum OptionValue {
+    Text(String),
+    /// `SECRET name`.
+    Secret(String),
+}
+
+/// `( key = value, … )` with its place.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    pub entries: Vec<OptionEntry>,
+    pub span: Span,
+}
+
+impl Options {
+    /// The entry with this key.
+    pub fn get(&self, key: &str) -> Option<&OptionEntry> {
+        self.entries.iter().find(|entry| entry.key.value == key)
+    }
+}
+
+/// A column of a source, table or sink.
+#[derive(Debug, Clone)]
+pub struct Column {
+    pub name: Name,
+    pub data_type: DataType,
+    pub nullable: bool,
+    pub origin: Option<Origin>,
+    /// From the name to the last constraint.
+    pub span: Span,
+}
+
+/// Where a column says its value comes from.
+#[derive(Debug, Clone)]
+pub enum Origin {
+    /// `FROM 'a.b'`.
+    Field(Name),
+    /// `METADATA [FROM 'key']`; without a key, the column's own name.
+    Metadata(Name),
+}
+
+/// `WATERMARK FOR column AS expression`.
+#[derive(Debug, Clone)]
+pub struct Watermark {
+    pub column: Name,
+    pub expression: Expr,
+    pub span: Span,
+}
+
+/// `[CONSTRAINT name] CHECK (expression)`.
+#[derive(Debug, Clone)]
+pub struct Check {
+    pub name: Option<Name>,
+    pub expression: Expr,
+    /// Of the expression.
+    pub span: Span,
+}
+
+/// `CREATE SOURCE | TABLE | SINK`.
+#[derive(Debug, Clone)]
+pub struct CreateRelation {
+    pub head: Head,
+    pub columns: Vec<Column>,
+    pub watermark: Option<Watermark>,
+    pub primary_key: Vec<Name>,
+    pub checks: Vec<Check>,
+    pub partitioned_by: Vec<Name>,
+    pub location: Option<Name>,
+    /// `TBLPROPERTIES (…)`.
+    pub properties: Option<Options>,
+    /// `OPTIONS (…)`.
+    pub storage: Option<Options>,
+    /// `WITH (…)`.
+    pub with: Option<Options>,
+}
+
+/// `CREATE VIEW name [(columns)] AS query`.
+#[derive(Debug, Clone)]
+pub struct CreateView {
+    pub head: Head,
+    pub columns: Vec<Name>,
+    pub query: Box<Query>,
+}
+
+/// `CREATE FUNCTION … LANGUAGE sql AS $$ expression $$`.
+#[derive(Debug, Clone)]
+pub struct CreateFunction {
+    pub head: Head,
+    pub arguments: Vec<(Name, DataType)>,
+    pub returns: DataType,
+    pub body: Expr,
+}
+
+/// `CREATE MODEL name WITH (…)`.
+#[derive(Debug, Clone)]
+pub struct CreateModel {
+    pub head: Head,
+    pub with: Options,
+}
+
+/// `CREATE PIPELINE name [WITH (…)] AS BEGIN … END`.
+#[derive(Debug, Clone)]
+pub struct CreatePipeline {
+    pub head: Head,
+    pub with: Options,
+    pub inserts: Vec<Insert>,
+}
+
+/// `INSERT INTO target [(columns)] query`.
+#[derive(Debug, Clone)]
+pub struct Insert {
+    pub target: Name,
+    pub columns: Vec<Name>,
+    pub query: Box<Query>,
+    pub span: Span,
+}
+
+/// Kinds of named objects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ObjectKind {
+    Secret,
+    Source,
+    Table,
+    Sink,
+    View,
+    Function,
+    Model,
+    Pipeline,
+}
+
+impl ObjectKind {
+    /// The kind in a sentence.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Secret => "secret",
+            Self::Source => "source",
+            Self::Table => "table",
+            Self::Sink => "sink",
+            Self::View => "view",
+            Self::Function => "function",
+            Self::Model => "model",
+            Self::Pipeline => "pipeline",
+        }
+    }
+}
+
+/// `DROP kind [IF EXISTS] name`.
+#[derive(Debug, Clone)]
+pub struct Drop {
+    pub object: ObjectKind,
+    pub name: Name,
+    pub if_exists: bool,
+}
+
+/// `EXPLAIN [VERBOSE] INSERT … | SELECT …`.
+#[derive(Debug, Clone)]
+pub struct Explain {
+    pub verbose: bool,
+    pub statement: Box<Statement>,
+}
+
+/// `SHOW what`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Show {
+    Pipelines,
+    Sources,
+    Tables,
+    Sinks,
+    Views,
+    Functions,
+    Models,
+    Secrets,
+    State,
+    Progress,
+}
+
+/// `DESCRIBE [DETAIL | HISTORY] [MODEL] name`.
+#[derive(Debug, Clone)]
+pub struct Describe {
+    pub aspect: Aspect,
+    /// `Some` when the statement says which kind of object it means.
+    pub object: Option<ObjectKind>,
+    pub name: Name,
+}
+
+/// What DESCRIBE tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Aspect {
+    Columns,
+    Detail,
+    History,
+}

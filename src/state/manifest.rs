@@ -1,0 +1,182 @@
+//! The manifest of an epoch, and the folder that manifests live in.
+//!
+//! A manifest is written once, before any sink commits its epoch, and never changed. It holds the offset ranges that
+//! were read and, for every Delta table, the exact `add` actions of the files that the epoch wrote. A crash between two
+//! sinks is therefore mended without recomputing anything: what is missing is committed from the manifest.
+//!
+//! Which manifest counts is not decided here: the first sink of the pipeline names it in its own commit.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use futures::TryStreamExt;
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt};
+use serde::{Deserialize, Serialize};
+
+use crate::delta::Add;
+use crate::error::{Context, Error, Result};
+use crate::source::chunk::{Offset, PartitionId};
+
+/// The number of an epoch: 1, 2, 3 … per pipeline.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Epoch(pub u64);
+
+impl Epoch {
+    /// The epoch after this one.
+    #[must_use]
+    pub fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+}
+
+impl fmt::Display for Epoch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Tells two manifests of one epoch apart; random, never negative.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ManifestId(pub i64);
+
+impl fmt::Display for ManifestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+/// `[start, end)` of one source partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OffsetRange {
+    pub start: Offset,
+    pub end: Offset,
+}
+
+/// What one Delta table commits in an epoch.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct TableCommit {
+    /// The table's name in the SQL.
+    pub name: String,
+    /// Where the table is.
+    pub location: String,
+    pub rows: u64,
+    pub bytes: u64,
+    /// As they go into the Delta log.
+    pub adds: Vec<Add>,
+}
+
+/// Everything that is needed to finish an epoch after a crash, and to begin the next one.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Manifest {
+    /// The layout of this object; 1.
+    pub format: u32,
+    pub pipeline: String,
+    pub epoch: Epoch,
+    pub id: ManifestId,
+    /// The process that wrote it.
+    pub run: String,
+    /// Milliseconds since 1970 UTC.
+    pub created_ms: i64,
+    /// Of the dataflow that produced the rows.
+    pub fingerprint: String,
+    /// What this epoch read, per source and partition.
+    pub ranges: BTreeMap<String, BTreeMap<PartitionId, OffsetRange>>,
+    /// The next offset of every partition known so far, per source.
+    pub positions: BTreeMap<String, BTreeMap<PartitionId, Offset>>,
+    /// Model name to hash.
+    pub models: BTreeMap<String, String>,
+    /// In commit order.
+    pub tables: Vec<TableCommit>,
+    pub rows_in: u64,
+    pub dead_letters: u64,
+}
+
+/// The right to commit an epoch to its sinks: proof that the epoch's manifest is durable. Only a [`ManifestStore`] makes
+/// one, when it has written the manifest or read it back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CommitPermit {
+    epoch: Epoch,
+    manifest: ManifestId,
+}
+
+impl CommitPermit {
+    /// The epoch that may be committed.
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    /// The manifest that says with what.
+    pub fn manifest(&self) -> ManifestId {
+        self.manifest
+    }
+}
+
+/// The folder of a pipeline's manifests.
+#[derive(Debug, Clone)]
+pub struct ManifestStore {
+    store: Arc<dyn ObjectStore>,
+}
+
+impl ManifestStore {
+    /// Manifests at the root of `store`, which must make a write durable before it answers.
+    pub fn new(store: Arc<dyn ObjectStore>) -> Self {
+        Self { store }
+    }
+
+    fn path(epoch: Epoch, id: ManifestId) -> Path {
+        Path::from(format!("{:020}-{id}.json", epoch.0))
+    }
+
+    /// Writes a manifest durably. Repeating is harmless, since the name holds the id; the store tries again by itself.
+    pub async fn write(&self, manifest: &Manifest) -> Result<CommitPermit> {
+        let path = Self::path(manifest.epoch, manifest.id);
+        let bytes = serde_json::to_vec(manifest).internal(|| "manifest cannot be encoded".to_owned())?;
+        let written = self.store.put(&path, bytes.into()).await;
+        written.environment(|| format!("manifest `{path}` cannot be written"))?;
+        Ok(CommitPermit { epoch: manifest.epoch, manifest: manifest.id })
+    }
+
+    /// The manifest of `epoch` with `id`; `None` when it is not there. Errors: damaged content.
+    pub async fn read(&self, epoch: Epoch, id: ManifestId) -> Result<Option<(Manifest, CommitPermit)>> {
+        let path = Self::path(epoch, id);
+        let got = match self.store.get(&path).await {
+            Ok(found) => found.bytes().await,
+            Err(error) => Err(error),
+        };
+        let bytes = match got {
+            Ok(bytes) => bytes,
+            Err(object_store::Error::NotFound { .. }) => return Ok(None),
+            Err(error) => {
+                return Err(Error::environment(format!("manifest `{path}` cannot be read")).with_source(error));
+            }
+        };
+        let manifest: Manifest = serde_json::from_slice(&bytes).map_err(|error| {
+            Error::damaged(format!("manifest `{path}` is damaged")).with_source(error).with_hint(
+                "Restore the file from a backup; without it the pipeline cannot tell what its last epoch wrote.",
+            )
+        })?;
+        if manifest.format != 1 || manifest.epoch != epoch || manifest.id != id {
+            return Err(Error::damaged(format!("manifest `{path}` does not hold what its name says")));
+        }
+        Ok(Some((manifest, CommitPermit { epoch, manifest: id })))
+    }
+
+    /// Removes manifests of epochs before `keep_from`; their epochs are committed everywhere.
+    pub async fn remove_before(&self, keep_from: Epoch) -> Result<usize> {
+        let listed: Vec<_> =
+            self.store.list(None).try_collect().await.environment(|| "manifests cannot be listed".to_owned())?;
+        let mut removed = 0;
+        for object in listed {
+            let epoch = object.location.filename().and_then(|name| name.get(..20)).and_then(|e| e.parse::<u64>().ok());
+            if epoch.is_some_and(|epoch| epoch < keep_from.0) {
+                match self.store.delete(&object.location).await {
+                    Ok(()) | Err(object_store::Error::NotFound { .. }) => removed += 1,
+                    Err(error) => tracing::warn!(path = %object.location, %error, "old manifest stays"),
+                }
+            }
+        }
+        Ok(removed)
+    }
+}

@@ -1,0 +1,14 @@
+CREATE SOURCE transactions (id STRING, ts TIMESTAMP) WITH (connector = 'file', path = 'in');
+CREATE TABLE scored (id STRING, day DATE, CHECK (idd <> '')) PARTITIONED BY (dya);
+CREATE TABLE scored (id STRING);
+CREATE VIEW Scored AS SELECT 1;
+CREATE TABLE good (id STRING, score DOUBLE);
+CREATE VIEW enriched AS SELECT * FROM transactions;
+INSERT INTO godo SELECT * FROM enriched;
+INSERT INTO transactions SELECT * FROM enriched;
+INSERT INTO enriched SELECT * FROM transactions;
+INSERT INTO good (id, scores) SELECT id, 1 FROM transactions;
+DROP TABLE goood;
+DROP TABLE enriched;
+CREATE PIPELINE names AS BEGIN INSERT INTO good SELECT id, 1 FROM transactions; END;
+CREATE MODEL m WITH (provider = 'lightgmb', pth = 'x');

@@ -1,0 +1,2 @@
+CREATE TABLE t (a INT);
+INSERT INTO t SELECT 1 /* and nobody knows

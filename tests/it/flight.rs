@@ -1,0 +1,374 @@
+//! Flight SQL and HTTP as clients see them: `arrow-flight`'s own client, then ADBC's driver and pyarrow (neither ours),
+//! against a server in this process over tables written by delta-rs.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow::array::{Array, Int64Array, RecordBatch, StringArray};
+use arrow::datatypes::{DataType, Field, Schema};
+use arrow_flight::error::FlightError;
+use arrow_flight::sql::client::FlightSqlServiceClient;
+use arrow_flight::sql::{CommandGetTables, SqlInfo};
+use arrow_flight::{CancelFlightInfoRequest, CancelStatus, FlightClient, FlightInfo};
+use deltalake::DeltaTable;
+use deltalake::protocol::SaveMode;
+use futures::{FutureExt, TryStreamExt};
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::oneshot;
+use tonic::Code;
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
+use weir::config::Secret;
+use weir::metrics::Metrics;
+use weir::serve::BoundServer;
+use weir::serve::flight::{self, FlightOptions, TlsIdentity};
+use weir::serve::http::{self, HttpState, Readiness};
+use weir::serve::warehouse::location::Location;
+use weir::serve::warehouse::{Warehouse, WarehouseOptions};
+
+const TOKEN: &str = "let-me-in";
+
+struct Server {
+    folder: TempDir,
+    metrics: Arc<Metrics>,
+    flight: BoundServer,
+    http: BoundServer,
+    stop: oneshot::Sender<()>,
+}
+
+impl Server {
+    async fn start(token: Option<&str>, tls: Option<TlsIdentity>) -> Self {
+        let folder = TempDir::new().unwrap();
+        let options = WarehouseOptions { memory_limit_bytes: 64 << 20, ..WarehouseOptions::default() };
+        let location = Location::local(folder.path()).unwrap();
+        let warehouse = Arc::new(Warehouse::new(location, options).unwrap());
+        let metrics = Arc::new(Metrics::new());
+        let anywhere: SocketAddr = "127.0.0.1:0".parse().unwrap();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let shutdown = stopped.map(|_| ()).shared();
+        let options = FlightOptions { token: token.map(Secret::new), tls };
+        let (tables, counts) = (Arc::clone(&warehouse), Arc::clone(&metrics));
+        let flight = flight::serve(anywhere, tables, counts, options, shutdown.clone()).await.unwrap();
+        let readiness = Arc::new(|| Readiness::NotReady("still starting".to_owned()));
+        let state = HttpState { metrics: Arc::clone(&metrics), warehouse, readiness };
+        let http = http::serve(anywhere, state, shutdown).await.unwrap();
+        Self { folder, metrics, flight, http, stop }
+    }
+
+    fn flight_addr(&self) -> SocketAddr {
+        self.flight.addr
+    }
+
+    fn http_addr(&self) -> SocketAddr {
+        self.http.addr
+    }
+
+    async fn channel(&self) -> Channel {
+        Endpoint::from_shared(format!("http://{}", self.flight_addr())).unwrap().connect().await.unwrap()
+    }
+
+    async fn client(&self) -> FlightSqlServiceClient<Channel> {
+        FlightSqlServiceClient::new(self.channel().await)
+    }
+
+    async fn append(&self, table: &str, ids: std::ops::Range<i64>) {
+        append(&self.folder.path().join(table), ids).await;
+    }
+}
+
+async fn append(folder: &Path, ids: std::ops::Range<i64>) {
+    std::fs::create_dir_all(folder).unwrap();
+    let schema = Schema::new(vec![Field::new("id", DataType::Int64, true), Field::new("name", DataType::Utf8, true)]);
+    let names: Vec<String> = ids.clone().map(|id| format!("n{id}")).collect();
+    let columns: Vec<Arc<dyn Array>> =
+        vec![Arc::new(Int64Array::from_iter_values(ids)), Arc::new(StringArray::from(names))];
+    let batch = RecordBatch::try_new(Arc::new(schema), columns).unwrap();
+    let url = url::Url::from_directory_path(folder).unwrap();
+    let table = DeltaTable::try_from_url(url).await.unwrap();
+    table.write([batch]).with_save_mode(SaveMode::Append).await.unwrap();
+}
+
+async fn fetch(client: &mut FlightSqlServiceClient<Channel>, info: FlightInfo) -> Vec<RecordBatch> {
+    let ticket = info.endpoint[0].ticket.clone().unwrap();
+    client.do_get(ticket).await.unwrap().try_collect().await.unwrap()
+}
+
+async fn ask(client: &mut FlightSqlServiceClient<Channel>, sql: &str) -> Vec<RecordBatch> {
+    let info = client.execute(sql.to_owned(), None).await.unwrap();
+    fetch(client, info).await
+}
+
+fn integers(batches: &[RecordBatch]) -> Vec<i64> {
+    let columns = batches.iter().map(|batch| batch.column(0).as_any().downcast_ref::<Int64Array>().unwrap());
+    columns.flat_map(|column| column.values().to_vec()).collect()
+}
+
+fn status(error: FlightError) -> (Code, String) {
+    match error {
+        FlightError::Tonic(status) => (status.code(), status.message().to_owned()),
+        other => panic!("not a status: {other}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_query_sees_what_was_committed_before_it() {
+    let server = Server::start(None, None).await;
+    let mut client = server.client().await;
+    server.append("payments", 0..10).await;
+    assert_eq!(integers(&ask(&mut client, "SELECT count(*) FROM payments").await), [10]);
+    server.append("payments", 10..15).await;
+    assert_eq!(integers(&ask(&mut client, "SELECT count(*) FROM payments").await), [15]);
+    assert_eq!(integers(&ask(&mut client, "SELECT id FROM payments WHERE name = 'n12'").await), [12]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn errors_arrive_with_their_hint_and_writes_are_refused() {
+    let server = Server::start(None, None).await;
+    server.append("payments", 0..3).await;
+    let mut client = server.client().await;
+    let (code, text) = status(client.execute("SELECT nmae FROM payments".to_owned(), None).await.unwrap_err());
+    assert_eq!(code, Code::InvalidArgument);
+    assert_eq!(text, "column `nmae` does not exist\nhint: Did you mean `name`?");
+    for sql in ["INSERT INTO payments VALUES (1, 'x')", "DROP TABLE payments"] {
+        let (code, text) = status(client.execute(sql.to_owned(), None).await.unwrap_err());
+        assert_eq!(code, Code::InvalidArgument);
+        assert!(text.starts_with("only queries are served"), "{text}");
+        let (_, text) = status(client.execute_update(sql.to_owned(), None).await.unwrap_err());
+        assert!(text.starts_with("only queries are served"), "{text}");
+    }
+    assert_eq!(integers(&ask(&mut client, "SELECT count(*) FROM payments").await), [3]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_prepared_statement_runs_once_for_each_bound_row() {
+    let server = Server::start(None, None).await;
+    server.append("payments", 0..100).await;
+    let mut client = server.client().await;
+    let sql = "SELECT id FROM payments WHERE id = ? OR name = ? ORDER BY id";
+    let mut prepared = client.prepare(sql.to_owned(), None).await.unwrap();
+    let types: Vec<_> = prepared.parameter_schema().unwrap().fields().iter().map(|f| f.data_type().clone()).collect();
+    assert_eq!(types, [DataType::Int64, DataType::Utf8]);
+    assert_eq!(prepared.dataset_schema().unwrap().field(0).name(), "id");
+    let parameters = RecordBatch::try_from_iter([
+        ("a", Arc::new(Int64Array::from(vec![3, 50])) as _),
+        ("b", Arc::new(StringArray::from(vec!["n9", "n51"])) as _),
+    ]);
+    prepared.set_parameters(parameters.unwrap()).unwrap();
+    let info = prepared.execute().await.unwrap();
+    assert_eq!(integers(&fetch(&mut client, info).await), [3, 9, 50, 51]);
+    prepared.close().await.unwrap();
+
+    let mut unbound = client.prepare(sql.to_owned(), None).await.unwrap();
+    let info = unbound.execute().await.unwrap();
+    let refused = client.do_get(info.endpoint[0].ticket.clone().unwrap()).await.err().unwrap();
+    assert_eq!(status(refused).0, Code::InvalidArgument);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn metadata_describes_server_and_tables() {
+    let server = Server::start(None, None).await;
+    server.append("payments", 0..3).await;
+    let mut client = server.client().await;
+    let info = client.get_tables(CommandGetTables { include_schema: true, ..Default::default() }).await.unwrap();
+    let tables = fetch(&mut client, info).await;
+    let names = tables[0].column_by_name("table_name").unwrap().as_any().downcast_ref::<StringArray>().unwrap();
+    let names: Vec<_> = names.iter().flatten().collect();
+    assert_eq!(names, ["payments", "dead_letters", "pipelines", "progress", "tables"]);
+    let info = client.get_sql_info(vec![SqlInfo::FlightSqlServerName]).await.unwrap();
+    assert_eq!(fetch(&mut client, info).await[0].num_rows(), 1);
+    let info = client.get_catalogs().await.unwrap();
+    assert_eq!(fetch(&mut client, info).await[0].num_rows(), 1);
+}
+
+/// The result is 16 GB; rows are made only as they are taken, and dropping the stream ends the query.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_reader_holds_the_query_back_and_a_gone_one_ends_it() {
+    let server = Server::start(None, None).await;
+    let mut client = server.client().await;
+    let sql = "SELECT value, value + 1 AS next FROM generate_series(1, 1000000000)";
+    let info = client.execute(sql.to_owned(), None).await.unwrap();
+    let mut rows = client.do_get(info.endpoint[0].ticket.clone().unwrap()).await.unwrap();
+    assert!(rows.try_next().await.unwrap().unwrap().num_rows() > 0);
+    let running = server.metrics.flight_queries_running.with([]);
+    let sent = server.metrics.flight_rows.with([]);
+    until("the server stops making rows", || {
+        let before = sent.get();
+        std::thread::sleep(Duration::from_millis(100));
+        sent.get() == before
+    })
+    .await;
+    assert!(sent.get() < 5_000_000, "{} rows were made ahead of the reader", sent.get());
+    assert!((running.get() - 1.0).abs() < f64::EPSILON);
+    drop(rows);
+    until("the query has ended", || running.get() < 0.5).await;
+    assert_eq!(server.metrics.flight_queries.with(["cancelled"]).get(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_query_can_be_cancelled_by_its_flight_info() {
+    let server = Server::start(None, None).await;
+    let mut client = server.client().await;
+    let info = client.execute("SELECT value FROM generate_series(1, 1000000000)".to_owned(), None).await.unwrap();
+    let mut rows = client.do_get(info.endpoint[0].ticket.clone().unwrap()).await.unwrap();
+    rows.try_next().await.unwrap().unwrap();
+    let mut canceller = FlightClient::new(server.channel().await);
+    let answer = canceller.cancel_flight_info(CancelFlightInfoRequest::new(info.clone())).await.unwrap();
+    assert_eq!(answer.status, CancelStatus::Cancelled as i32);
+    let refused = loop {
+        match rows.try_next().await {
+            Ok(Some(_)) => {}
+            Ok(None) => panic!("the stream ended as if it were complete"),
+            Err(error) => break status(error),
+        }
+    };
+    assert_eq!(refused.0, Code::Cancelled);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_the_token_nothing_is_answered() {
+    let server = Server::start(Some(TOKEN), None).await;
+    let mut client = server.client().await;
+    let (code, text) = status(client.execute("SELECT 1".to_owned(), None).await.unwrap_err());
+    assert_eq!(code, Code::Unauthenticated);
+    assert!(text.contains("hint: Send `Authorization: Bearer <token>`"), "{text}");
+    let refused = client.handshake("ana", "wrong").await.unwrap_err().to_string();
+    assert!(refused.contains("token or password is wrong"), "{refused}");
+    client.handshake("ana", TOKEN).await.unwrap();
+    assert_eq!(integers(&ask(&mut client, "SELECT 1").await), [1]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_are_encrypted_when_a_certificate_is_given() {
+    let folder = TempDir::new().unwrap();
+    let (key, certificate) = (folder.path().join("key.pem"), folder.path().join("cert.pem"));
+    let made = Command::new("openssl")
+        .args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"])
+        .args(["-addext", "subjectAltName=DNS:localhost", "-addext", "basicConstraints=critical,CA:FALSE"])
+        .arg("-keyout")
+        .arg(&key)
+        .arg("-out")
+        .arg(&certificate)
+        .output();
+    if !made.is_ok_and(|made| made.status.success()) {
+        eprintln!("SKIPPED connections_are_encrypted_when_a_certificate_is_given: openssl cannot make a certificate");
+        return;
+    }
+    let certificate_pem = std::fs::read_to_string(certificate).unwrap();
+    let identity = TlsIdentity {
+        certificate_pem: certificate_pem.clone(),
+        key_pem: Secret::new(std::fs::read_to_string(key).unwrap()),
+    };
+    let server = Server::start(Some(TOKEN), Some(identity)).await;
+    let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(certificate_pem)).domain_name("localhost");
+    let endpoint = Endpoint::from_shared(format!("https://localhost:{}", server.flight_addr().port())).unwrap();
+    let mut client = FlightSqlServiceClient::new(endpoint.tls_config(tls).unwrap().connect().await.unwrap());
+    client.set_token(TOKEN.to_owned());
+    assert_eq!(integers(&ask(&mut client, "SELECT 1").await), [1]);
+
+    let plain = Endpoint::from_shared(format!("http://{}", server.flight_addr())).unwrap().connect().await;
+    if let Ok(channel) = plain {
+        let mut client = FlightSqlServiceClient::new(channel);
+        client.set_token(TOKEN.to_owned());
+        assert!(client.execute("SELECT 1".to_owned(), None).await.is_err(), "plain text was answered");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn http_shows_metrics_health_progress_and_the_dashboard() {
+    let server = Server::start(None, None).await;
+    server.append("payments", 0..3).await;
+    let mut client = server.client().await;
+    ask(&mut client, "SELECT * FROM payments").await;
+    let pipeline = server.folder.path().join("_weir/fraud");
+    std::fs::create_dir_all(&pipeline).unwrap();
+    let epochs: String = (1..=300).map(|n| format!("{{\"name\":\"fraud\",\"epoch\":{n}}}\n")).collect();
+    std::fs::write(pipeline.join("progress.jsonl"), epochs).unwrap();
+
+    let (head, metrics) = get(server.http_addr(), "/metrics").await;
+    assert!(head.starts_with("HTTP/1.1 200") && head.contains("text/plain; version=0.0.4"), "{head}");
+    assert!(metrics.contains("weir_flight_rows_total 3\n"), "{metrics}");
+    assert!(metrics.contains("weir_flight_queries_total{outcome=\"done\"} 1\n"), "{metrics}");
+    assert!(metrics.contains("process_resident_memory_bytes "), "{metrics}");
+
+    assert!(get(server.http_addr(), "/health/live").await.0.starts_with("HTTP/1.1 200"));
+    let (head, reason) = get(server.http_addr(), "/health/ready").await;
+    assert!(head.starts_with("HTTP/1.1 503"), "{head}");
+    assert_eq!(reason, "not ready: still starting\n");
+
+    let (_, progress) = get(server.http_addr(), "/progress?limit=5").await;
+    let progress: serde_json::Value = serde_json::from_str(&progress).unwrap();
+    let epochs = progress["pipelines"][0]["epochs"].as_array().unwrap();
+    let numbers: Vec<_> = epochs.iter().map(|epoch| epoch["epoch"].as_i64().unwrap()).collect();
+    assert_eq!(numbers, [296, 297, 298, 299, 300]);
+
+    let (head, page) = get(server.http_addr(), "/").await;
+    assert!(head.contains("text/html"), "{head}");
+    assert!(
+        !page.contains("http://") || page.contains("http://www.w3.org/2000/svg"),
+        "nothing is loaded from elsewhere"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shutdown_ends_the_servers_even_while_rows_are_sent() {
+    let server = Server::start(None, None).await;
+    let mut client = server.client().await;
+    let info = client.execute("SELECT value FROM generate_series(1, 1000000000)".to_owned(), None).await.unwrap();
+    let mut rows = client.do_get(info.endpoint[0].ticket.clone().unwrap()).await.unwrap();
+    rows.try_next().await.unwrap().unwrap();
+    server.stop.send(()).unwrap();
+    for task in [server.flight.task, server.http.task] {
+        tokio::time::timeout(Duration::from_secs(30), task).await.unwrap().unwrap().unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn adbc_and_pyarrow_agree_with_the_server() {
+    let tools = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tools/python");
+    let setup = Command::new("bash").arg(tools.join("setup.sh")).output();
+    let Some(python) = setup.ok().filter(|setup| setup.status.success()) else {
+        eprintln!(
+            "SKIPPED adbc_and_pyarrow_agree_with_the_server: no Python environment (tests/tools/python/setup.sh)"
+        );
+        return;
+    };
+    let python = String::from_utf8(python.stdout).unwrap().trim().to_owned();
+    let server = Server::start(Some(TOKEN), None).await;
+    let mut command = Command::new(python);
+    command
+        .arg(tools.join("flight_sql.py"))
+        .arg(format!("grpc://{}", server.flight_addr()))
+        .arg(server.folder.path())
+        .arg(TOKEN);
+    let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
+    let (said, faults) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{said}\n{faults}");
+    assert!(said.contains("all checks passed"), "{said}\n{faults}");
+    let running = server.metrics.flight_queries_running.with([]);
+    until("cancelled queries have ended", || running.get() < 0.5).await;
+}
+
+/// Polls until `holds`, at most half a minute.
+async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    for _ in 0..300 {
+        if holds() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    panic!("waited in vain until {what}");
+}
+
+/// Head and body of an answer, by hand: the client should not be the server's library.
+async fn get(addr: SocketAddr, path: &str) -> (String, String) {
+    let mut socket = tokio::net::TcpStream::connect(addr).await.unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\n\r\n");
+    socket.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).await.unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head.to_owned(), body.to_owned())
+}

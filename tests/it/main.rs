@@ -1,0 +1,14 @@
+//! All integration tests in one binary, so that they are linked once. One `mod` a line, in alphabetical order.
+
+#![cfg(test)]
+
+mod architecture;
+mod crash;
+mod delta;
+mod flight;
+mod kafka;
+mod kafka_support;
+mod pipelines;
+mod program;
+mod readers;
+mod sql_files;

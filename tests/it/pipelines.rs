@@ -1,0 +1,142 @@
+//! Pipelines from files and the simulator to Delta, with the real program.
+
+use crate::program::{Weir, text};
+
+const FILES: &str = "
+CREATE SOURCE events (id BIGINT NOT NULL, amount DOUBLE, ts TIMESTAMP)
+  WITH (connector = 'file', path = 'in/*.jsonl', format = 'json', poll_interval = '50 ms');
+CREATE TABLE everything (id BIGINT NOT NULL, amount DOUBLE, day DATE) USING DELTA PARTITIONED BY (day);
+CREATE TABLE large (id BIGINT NOT NULL, amount DOUBLE CHECK (amount < 900)) USING DELTA;
+CREATE FUNCTION doubled(a DOUBLE) RETURNS DOUBLE IMMUTABLE LANGUAGE sql AS $$ a * 2 $$;
+CREATE VIEW seen AS SELECT id, doubled(amount) AS amount, ts FROM events;
+CREATE PIPELINE p AS BEGIN
+  INSERT INTO everything SELECT id, amount, CAST(ts AS DATE) AS day FROM seen;
+  INSERT INTO large SELECT id, amount FROM seen WHERE amount >= 500;
+END;
+";
+
+fn lines(ids: std::ops::Range<i64>) -> String {
+    ids.map(|id| format!("{{\"id\":{id},\"amount\":{}.5,\"ts\":\"2026-01-0{}T00:00:00Z\"}}\n", id % 500, 1 + id % 3))
+        .collect()
+}
+
+#[test]
+fn files_become_tables_and_new_files_are_picked_up_where_the_last_run_ended() {
+    let weir = Weir::new();
+    weir.write("p.sql", FILES);
+    weir.write("in/a.jsonl", &lines(0..1000));
+    weir.succeed(&["run", "p.sql", "--trigger", "available now"]);
+    assert_eq!(weir.query("SELECT count(*), count(DISTINCT id), sum(amount) FROM everything"), ["1000,1000,500000.0"]);
+    weir.succeed(&["run", "p.sql", "--trigger", "available now"]);
+    assert_eq!(weir.number("SELECT count(*) FROM everything"), 1000, "nothing new, nothing twice");
+    weir.write("in/b.jsonl", &(lines(1000..1500) + "{\"id\":\n{\"amount\":1}\n"));
+    weir.succeed(&["run", "p.sql", "--trigger", "available now"]);
+    assert_eq!(weir.query("SELECT count(*), count(DISTINCT id) FROM everything"), ["1500,1500"]);
+    assert_eq!(weir.number("SELECT count(DISTINCT day) FROM everything"), 3);
+    // 2 * (id % 500 + 0.5) >= 500 for id % 500 >= 250; those of 900 and more break the CHECK.
+    assert_eq!(weir.number("SELECT count(*) FROM large"), 3 * 200);
+    assert_eq!(weir.number("SELECT count(*) FROM weir.dead_letters WHERE source = 'large'"), 3 * 50);
+    let reasons = weir.query("SELECT \"column\", \"offset\" IS NOT NULL FROM weir.dead_letters WHERE source = 'events' ORDER BY 1 NULLS FIRST");
+    assert_eq!(reasons.len(), 2, "{reasons:?}");
+    assert!(reasons.iter().any(|row| row == "id,true"), "{reasons:?}");
+    let status = weir.succeed(&["status"]);
+    assert!(status.contains("p  epoch 2") && status.contains("everything"), "{status}");
+}
+
+#[test]
+fn a_stopped_pipeline_commits_the_open_epoch_and_ends_with_0() {
+    let weir = Weir::new();
+    weir.write(
+        "g.sql",
+        "
+        CREATE SOURCE tx WITH (connector = 'generator', rate = '5000', seed = '7');
+        CREATE TABLE t (transaction_id STRING NOT NULL, amount DOUBLE) USING DELTA;
+        CREATE PIPELINE g WITH (trigger = '1 hour') AS BEGIN INSERT INTO t SELECT transaction_id, amount FROM tx; END;",
+    );
+    let mut running = weir.start(&["run", "g.sql"], &[], "log");
+    std::thread::sleep(std::time::Duration::from_millis(3000));
+    assert_eq!(running.terminate(), Some(0), "{}", running.printed());
+    let rows = weir.number("SELECT count(*) FROM t");
+    assert!(rows > 0);
+    assert_eq!(weir.number("SELECT count(DISTINCT transaction_id) FROM t"), rows);
+    assert_eq!(weir.number("SELECT max(epoch) FROM weir.progress"), 1, "one epoch, committed at the end");
+}
+
+#[test]
+fn an_idle_pipeline_commits_nothing() {
+    let weir = Weir::new();
+    weir.write("p.sql", FILES);
+    weir.write("in/a.jsonl", &lines(0..10));
+    let mut running = weir.start(&["run", "p.sql", "--trigger", "50 ms"], &[], "log");
+    std::thread::sleep(std::time::Duration::from_millis(3000));
+    assert_eq!(running.terminate(), Some(0), "{}", running.printed());
+    assert_eq!(weir.number("SELECT max(epoch) FROM weir.progress"), 1);
+}
+
+#[test]
+fn sql_errors_are_all_shown_with_their_places_and_exit_1() {
+    let weir = Weir::new();
+    weir.write(
+        "bad.sql",
+        "
+CREATE SOURCE s (id BIGINT) WITH (connector = 'file', path = 'in', format = 'json');
+CREATE TABLE t (id BIGINT, n INT) USING DELTA;
+INSERT INTO t SELECT id, count(*) AS n FROM s GROUP BY id;
+INSERT INTO t SELECT idd, 1 AS n FROM s;
+INSERT INTO t SELECT id, id AS n FROM s;
+",
+    );
+    let output = weir.run(&["check", "bad.sql"]);
+    let errors = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{errors}");
+    for wanted in [
+        "bad.sql:4:",
+        "GROUP BY cannot run on a stream",
+        "bad.sql:5:",
+        "idd",
+        "bad.sql:6:",
+        "column `n` of `t` is INT, the query gives BIGINT",
+    ] {
+        assert!(errors.contains(wanted), "{wanted} is missing in:\n{errors}");
+    }
+}
+
+#[test]
+fn a_shared_view_is_computed_once() {
+    let weir = Weir::new();
+    weir.write("p.sql", FILES);
+    let plan = weir.succeed(&["explain", "p.sql"]);
+    assert_eq!(plan.matches("shared view seen").count(), 1, "{plan}");
+    assert_eq!(plan.matches("HeldExec: stream=seen").count(), 2, "{plan}");
+    assert_eq!(plan.matches("HeldExec: stream=events").count(), 1, "{plan}");
+}
+
+#[test]
+fn a_model_that_is_missing_or_damaged_is_an_error_of_check() {
+    let weir = Weir::new();
+    let sql = "
+CREATE SOURCE tx WITH (connector = 'generator');
+CREATE MODEL fraud_score WITH (provider = 'lightgbm', path = 'm.txt');
+CREATE TABLE t (id STRING, score DOUBLE) USING DELTA;
+INSERT INTO t SELECT transaction_id AS id, fraud_score(amount, 1, 2, 3) AS score FROM tx;
+";
+    weir.write("m.sql", sql);
+    let missing = weir.run(&["check", "m.sql"]);
+    assert_eq!(missing.status.code(), Some(1));
+    assert!(text(&missing.stderr).contains("m.sql:3:"), "{}", text(&missing.stderr));
+    let model = include_str!("../data/fraud.txt");
+    weir.write("m.txt", &model[..model.len() / 2]);
+    let damaged = weir.run(&["check", "m.sql"]);
+    assert_eq!(damaged.status.code(), Some(1));
+    assert!(text(&damaged.stderr).contains("not a usable LightGBM model"), "{}", text(&damaged.stderr));
+    weir.write("m.txt", model);
+    weir.succeed(&["check", "m.sql"]);
+    weir.write("m.sql", &sql.replace("amount, 1, 2, 3", "amount, 1"));
+    let count = weir.run(&["check", "m.sql"]);
+    assert_eq!(count.status.code(), Some(1));
+    assert!(
+        text(&count.stderr).contains("It takes `fraud_score(amount, hour, weekend, night)`"),
+        "{}",
+        text(&count.stderr)
+    );
+}

@@ -1,0 +1,65 @@
+//! The example pipelines pass `weir check` as they are, run by the real program, without any connection.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn sql_files(folder: &str) -> Vec<PathBuf> {
+    let mut files: Vec<_> = std::fs::read_dir(root().join(folder))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "sql"))
+        .collect();
+    files.sort();
+    files
+}
+
+/// `weir check` with nothing in the environment that the files read, but for the model, which is not part of the repository's
+/// examples: `weir demo` trains one.
+fn check(files: &[&Path]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_weir"));
+    command.arg("check").args(files).current_dir(root());
+    for name in ["KAFKA", "TOPIC", "ALERTS", "INPUT", "RATE"] {
+        command.env_remove(name);
+    }
+    command.env("MODEL", root().join("tests/data/fraud.txt")).output().unwrap()
+}
+
+fn printed(output: &Output) -> String {
+    format!("{}\n{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+#[test]
+fn every_example_passes_check() {
+    let files = sql_files("sql");
+    assert!(files.len() >= 3, "{files:?}");
+    for file in files {
+        let output = check(&[&file]);
+        assert!(output.status.success(), "{}:\n{}", file.display(), printed(&output));
+    }
+}
+
+#[test]
+fn every_function_file_passes_check_before_a_pipeline() {
+    let files = sql_files("udfs");
+    assert!(!files.is_empty());
+    let pipeline = root().join("sql/generator.sql");
+    for file in files {
+        let output = check(&[&file, &pipeline]);
+        assert!(output.status.success(), "{}:\n{}", file.display(), printed(&output));
+    }
+}
+
+#[test]
+fn check_refuses_an_example_that_was_broken() {
+    let folder = tempfile::tempdir().unwrap();
+    let broken = folder.path().join("broken.sql");
+    let text = std::fs::read_to_string(root().join("sql/fraud.sql")).unwrap();
+    std::fs::write(&broken, text.replacen("topic = ", "topc = ", 1)).unwrap();
+    let output = check(&[&broken]);
+    assert_eq!(output.status.code(), Some(1), "{}", printed(&output));
+    assert!(printed(&output).contains("topc"), "{}", printed(&output));
+}
