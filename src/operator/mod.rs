@@ -1,5 +1,11 @@
-//! Physical operators of weir's own. Stateless SQL runs on DataFusion's operators; what is here feeds them.
+//! Physical operators of weir's own. Stateless SQL runs on DataFusion's operators; what is here feeds them ([`HeldExec`]) and
+//! remembers for them ([`Operator`]).
 
+mod contract;
 mod held;
+pub mod spec;
 
+pub use contract::{
+    END_OF_TIME, NO_WATERMARK, Operator, StateChange, StateTable, StateUsage, Stepped, Tick, WEIGHT,
+};
 pub use held::{Held, HeldExec, HeldTable, StreamId};

@@ -1,0 +1,203 @@
+//! What the planner tells an operator: plain data over column numbers of its inputs.
+//!
+//! The planner puts a projection in front of every operator, so keys, times and arguments are plain columns.
+//! Unless a spec says otherwise the output schema is what `output` holds, with [`super::WEIGHT`] last when the operator retracts.
+
+use std::sync::Arc;
+
+use arrow::compute::SortOptions;
+use arrow::datatypes::SchemaRef;
+use datafusion::common::JoinType;
+use datafusion::logical_expr::WindowFrame;
+use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
+
+/// A column whose values in rows yet to come are >= W - `lag`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TimeColumn {
+    pub column: usize,
+    /// Microseconds; may be negative.
+    pub lag: i64,
+}
+
+/// GROUP BY. Output: the keys in order, then one column per aggregate.
+#[derive(Debug, Clone)]
+pub struct AggregateSpec {
+    pub input: SchemaRef,
+    /// True when the input's last column is the weight.
+    pub retract: bool,
+    /// Grouping columns; the first `routing` of them route (a group by window alone has none and lives in one shard).
+    pub keys: Vec<usize>,
+    pub routing: usize,
+    /// `Some`: groups are complete, and come out once, when this key's value is (append). `None`: changed groups come out at every
+    /// step, the old row taken back (retract); the first row of a group has nothing to take back.
+    pub closing: Option<TimeColumn>,
+    /// Over the input's columns; a FILTER clause stands beside its aggregate.
+    pub aggregates: Vec<Arc<AggregateFunctionExpr>>,
+    pub filters: Vec<Option<Arc<dyn PhysicalExpr>>>,
+    /// Groups untouched for this long are forgotten, microseconds. Only without `closing`.
+    pub ttl: Option<i64>,
+    /// The event time of the input, for TTLs.
+    pub time: Option<TimeColumn>,
+    pub output: SchemaRef,
+}
+
+/// SESSION(…): rows wait until their session is complete, then come out with `window_start` and `window_end` appended.
+#[derive(Debug, Clone)]
+pub struct SessionSpec {
+    pub input: SchemaRef,
+    /// PARTITION BY columns; all route.
+    pub keys: Vec<usize>,
+    pub time: TimeColumn,
+    /// A session ends this long after its last row, microseconds.
+    pub gap: i64,
+    pub output: SchemaRef,
+}
+
+/// DISTINCT, DEDUPLICATE and `row_number() … ORDER BY time` = 1: the first row per key. Output = input.
+#[derive(Debug, Clone)]
+pub struct DeduplicateSpec {
+    pub input: SchemaRef,
+    /// All route.
+    pub keys: Vec<usize>,
+    pub time: Option<TimeColumn>,
+    /// A key is remembered this long after the event time (without `time`: the processing time) of the row that was let through,
+    /// microseconds; `None` = for ever.
+    pub within: Option<i64>,
+    pub emit: DeduplicateEmit,
+}
+
+/// Which row per key comes out, and when.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeduplicateEmit {
+    /// The first to arrive, at once.
+    OnArrival,
+    /// The one with the smallest event time (ties: the first to arrive), once that time is complete.
+    OnWatermark,
+}
+
+/// `row_number() OVER (PARTITION BY keys ORDER BY order) <= limit`, rank() and dense_rank() likewise. Output: the input's
+/// columns (without its weight), the rank as BIGINT UNSIGNED if `with_rank`, then the weight unless `closing`.
+#[derive(Debug, Clone)]
+pub struct TopNSpec {
+    pub input: SchemaRef,
+    pub retract: bool,
+    pub function: RankFunction,
+    /// PARTITION BY columns; the first `routing` route.
+    pub keys: Vec<usize>,
+    pub routing: usize,
+    pub order: Vec<(usize, SortOptions)>,
+    pub limit: usize,
+    pub with_rank: bool,
+    /// `Some`: a partition comes out once, when this key's value is complete (append). `None`: changes come out at every step.
+    pub closing: Option<TimeColumn>,
+    pub ttl: Option<i64>,
+    pub time: Option<TimeColumn>,
+    pub output: SchemaRef,
+}
+
+/// How rows with equal order values are ranked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RankFunction {
+    RowNumber,
+    Rank,
+    DenseRank,
+}
+
+/// `f(…) OVER (PARTITION BY keys ORDER BY time …)`, several frames at once. Output: the input's columns, then one per function.
+#[derive(Debug, Clone)]
+pub struct RollingSpec {
+    pub input: SchemaRef,
+    /// All route.
+    pub keys: Vec<usize>,
+    /// The ORDER BY column, ascending; a TIMESTAMP(µs).
+    pub time: TimeColumn,
+    pub functions: Vec<RollingFunction>,
+    pub emit: RollingEmit,
+    /// How long rows are kept at least beyond the watermark for functions without a bounded frame, microseconds (TTL).
+    pub ttl: Option<i64>,
+    pub output: SchemaRef,
+}
+
+/// When a rolling row comes out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RollingEmit {
+    /// Once its time is complete; exact, in time order.
+    OnWatermark,
+    /// At once, from what is known; late rows too.
+    OnArrival,
+}
+
+/// One function over one frame.
+#[derive(Debug, Clone)]
+pub struct RollingFunction {
+    pub function: RollingKind,
+    /// RANGE bounds are intervals (already microseconds as IntervalMonthDayNano or Duration), ROWS bounds are counts.
+    pub frame: WindowFrame,
+}
+
+/// What is computed over the frame.
+#[derive(Debug, Clone)]
+pub enum RollingKind {
+    /// Any aggregate; arguments and FILTER over the input's columns.
+    Aggregate(Arc<AggregateFunctionExpr>, Option<Arc<dyn PhysicalExpr>>),
+    RowNumber,
+    /// `lag(column, n, default)`, `lead` with a negative n.
+    Lag { column: usize, offset: i64, default: datafusion::common::ScalarValue },
+    FirstValue { column: usize, ignore_nulls: bool },
+    LastValue { column: usize, ignore_nulls: bool },
+}
+
+/// A join of two streams on equal keys. Output: the left columns, the right columns (without weights), then the weight if it
+/// retracts; for semi and anti joins the preserved side's columns only.
+#[derive(Debug, Clone)]
+pub struct JoinSpec {
+    pub left: SchemaRef,
+    pub right: SchemaRef,
+    pub left_retract: bool,
+    pub right_retract: bool,
+    pub left_keys: Vec<usize>,
+    pub right_keys: Vec<usize>,
+    /// True when null keys equal each other.
+    pub null_equals_null: bool,
+    /// Inner, Left, Right, Full, LeftSemi, RightSemi, LeftAnti, RightAnti.
+    pub join_type: JoinType,
+    /// What else must hold, over the left columns followed by the right columns (weights left out).
+    pub filter: Option<Arc<dyn PhysicalExpr>>,
+    /// `Some`: an interval join. Rows can match only within the bounds (which `filter` need not repeat), so memory is bounded and
+    /// outer rows come out, once, when their time is complete (append).
+    pub bounds: Option<TimeBounds>,
+    /// Rows are forgotten this long after their event (or processing) time, microseconds. Only without `bounds`.
+    pub ttl: Option<i64>,
+    pub left_time: Option<TimeColumn>,
+    pub right_time: Option<TimeColumn>,
+    /// True when the output carries weights: any input retracts, or an outer, semi or anti join without bounds.
+    pub output_retract: bool,
+    pub output: SchemaRef,
+}
+
+/// `right.time - left.time` is within `[lower, upper]`, microseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TimeBounds {
+    pub left: TimeColumn,
+    pub right: TimeColumn,
+    pub lower: i64,
+    pub upper: i64,
+}
+
+/// ASOF join of two streams: for each left row the right row with equal keys and the greatest time `<=` (or `<`) the left row's.
+/// Left rows come out when the right side is complete up to their time. Output: left columns, right columns.
+#[derive(Debug, Clone)]
+pub struct AsofSpec {
+    pub left: SchemaRef,
+    pub right: SchemaRef,
+    pub left_keys: Vec<usize>,
+    pub right_keys: Vec<usize>,
+    pub left_time: TimeColumn,
+    pub right_time: TimeColumn,
+    /// True for `>=` in the MATCH_CONDITION, false for `>`.
+    pub or_equal: bool,
+    /// False drops left rows without a match (inner).
+    pub outer: bool,
+    pub output: SchemaRef,
+}
