@@ -15,16 +15,13 @@
 //!   back. Rows taken back were given before, equal in every column. Outputs of one step are consolidated.
 //! - **Recovery**: `new` + `restore` of what `changes` wrote up to an epoch = the operator at that epoch, for any division into shards.
 
-use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
 
 use crate::error::Result;
+use crate::state::{StateChange, StateTable};
 
 /// The last column of every retracting stream: BIGINT, never 0 or null.
 pub const WEIGHT: &str = "__weight";
-
-/// No row has been seen, so nothing is known of time.
-pub const NO_WATERMARK: i64 = i64::MIN;
 
 /// The input has ended: every value is complete.
 pub const END_OF_TIME: i64 = i64::MAX;
@@ -32,7 +29,7 @@ pub const END_OF_TIME: i64 = i64::MAX;
 /// Where a step stands in time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tick {
-    /// The watermark before this step; rows with an event time below it are late. [`NO_WATERMARK`] at first.
+    /// The watermark before this step; rows with an event time below it are late. [`crate::state::NO_WATERMARK`] at first.
     pub before: i64,
     /// The watermark after this step's rows; never below `before`. [`END_OF_TIME`] at the end of bounded input.
     pub watermark: i64,
@@ -48,35 +45,6 @@ pub struct Stepped {
     pub rows: Vec<RecordBatch>,
     /// Rows that came too late to count, in the schema of the input they came from (port, rows).
     pub late: Vec<(usize, RecordBatch)>,
-}
-
-/// Rows an operator remembers under a name. The first `routing` columns are the operator's routing key, typed as in its input:
-/// they decide which key group a row belongs to.
-#[derive(Debug, Clone)]
-pub struct StateTable {
-    pub name: &'static str,
-    pub schema: SchemaRef,
-    /// How many leading columns route.
-    pub routing: usize,
-    /// The columns that identify a row (unique within the table); writing a row replaces the one with the same key.
-    pub key: Vec<usize>,
-    /// A BIGINT or TIMESTAMP(µs) column: rows below [`StateChange::cutoff`] are dead and need no tombstone.
-    pub time: Option<usize>,
-    /// No key is written twice and none is deleted (rows go by cutoff only): reading back need not look for newer versions.
-    pub append_only: bool,
-}
-
-/// What changed in one state table since the last call, each key at most once in `upserts` or `deletes`.
-#[derive(Debug, Clone)]
-pub struct StateChange {
-    /// Index into [`Operator::state`].
-    pub table: usize,
-    /// Rows in the table's schema.
-    pub upserts: Vec<RecordBatch>,
-    /// The table's routing columns followed by those key columns that do not route, of rows that are gone.
-    pub deletes: Vec<RecordBatch>,
-    /// Rows with time below this are gone; [`NO_WATERMARK`] = none.
-    pub cutoff: i64,
 }
 
 /// How much an operator remembers.

@@ -5,7 +5,5 @@ mod contract;
 mod held;
 pub mod spec;
 
-pub use contract::{
-    END_OF_TIME, NO_WATERMARK, Operator, StateChange, StateTable, StateUsage, Stepped, Tick, WEIGHT,
-};
+pub use contract::{END_OF_TIME, Operator, StateUsage, Stepped, Tick, WEIGHT};
 pub use held::{Held, HeldExec, HeldTable, StreamId};

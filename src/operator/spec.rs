@@ -143,9 +143,19 @@ pub enum RollingKind {
     Aggregate(Arc<AggregateFunctionExpr>, Option<Arc<dyn PhysicalExpr>>),
     RowNumber,
     /// `lag(column, n, default)`, `lead` with a negative n.
-    Lag { column: usize, offset: i64, default: datafusion::common::ScalarValue },
-    FirstValue { column: usize, ignore_nulls: bool },
-    LastValue { column: usize, ignore_nulls: bool },
+    Lag {
+        column: usize,
+        offset: i64,
+        default: datafusion::common::ScalarValue,
+    },
+    FirstValue {
+        column: usize,
+        ignore_nulls: bool,
+    },
+    LastValue {
+        column: usize,
+        ignore_nulls: bool,
+    },
 }
 
 /// A join of two streams on equal keys. Output: the left columns, the right columns (without weights), then the weight if it
