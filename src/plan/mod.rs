@@ -8,11 +8,17 @@ mod compile;
 mod dataflow;
 mod explain;
 mod fit;
+mod nodes;
 mod refusal;
+mod relation;
 mod session;
 mod share;
+mod time;
 
 pub use compile::{Targets, compile};
 pub use dataflow::{Branch, Dataflow, Fragment, Lane, SourceInput};
 pub use explain::explain;
-pub use session::{FunctionSet, session_state};
+pub use nodes::{DeduplicateNode, SessionNode, WINDOW_END, WINDOW_START, length};
+pub use relation::{RelationMode, Relations, register_relations};
+pub use session::{FunctionSet, session_state, session_state_for};
+pub use time::{interval_micros, scalar_micros, time_lag};
