@@ -217,7 +217,7 @@ impl Loader<'_> {
         }
         let name = table.head.name.clone();
         if table.primary_key.is_empty() {
-            match primary_key(&query, &columns) {
+            match primary_key(&name, &query, &columns) {
                 Ok(keys) => table.primary_key = keys,
                 Err(error) => self.errors.push(error),
             }

@@ -9,14 +9,14 @@ use crate::sql::statement::Name;
 /// Columns of which one says the other: a view may give only one of them.
 const WINDOW: [&str; 2] = ["window_start", "window_end"];
 
-/// The key of what `query` gives, its columns renamed to `columns` if there are any; empty when it has no GROUP BY.
+/// The key of what the query of `view` gives, its columns renamed to `columns` if there are any; empty when it has no GROUP BY.
 ///
 /// Errors: a key that the query does not give, or gives without a name.
-pub fn primary_key(query: &Query, columns: &[Name]) -> Result<Vec<Name>, Diagnostic> {
+pub fn primary_key(view: &Name, query: &Query, columns: &[Name]) -> Result<Vec<Name>, Diagnostic> {
     let Some(select) = select_of(&query.body) else { return Ok(Vec::new()) };
     let GroupByExpr::Expressions(keys, modifiers) = &select.group_by else {
-        let span = select.group_by.span().into();
-        return Err(Diagnostic::new(span, "the keys of a materialized view must be written out")
+        // `GROUP BY ALL` has no place of its own.
+        return Err(Diagnostic::new(view.span, "the keys of a materialized view must be written out")
             .with_hint("Write `GROUP BY` with its columns, or `PRIMARY KEY (…)` before `AS`."));
     };
     let is_sets = |key: &Expr| matches!(key, Expr::Rollup(_) | Expr::Cube(_) | Expr::GroupingSets(_));

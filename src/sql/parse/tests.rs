@@ -124,7 +124,7 @@ fn pipelines_and_inserts_are_read() {
     assert_eq!(errors("create pipeline p as begin end"), ["this pipeline has no INSERT"]);
     assert_eq!(
         errors("create pipeline p as begin create view v as select 1; end"),
-        ["expected `INSERT`, found `create`"]
+        ["only INSERT and CREATE MATERIALIZED VIEW stand between BEGIN and END"]
     );
     assert_eq!(errors("create pipeline p as begin insert a select 1; insert into; end").len(), 2);
 }
