@@ -12,27 +12,37 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::commit::{Closed, Committed, Committer};
-use super::feed::{Fed, Feed, FeedLimits, Said, channel};
-use super::open::{OpenEpoch, Outputs};
+use super::feed::{Decoding, Fed, Feed, FeedLimits, Said, channel};
+use super::memory::Memory;
+use super::open::{MicroBatch, OpenEpoch, Outputs};
 use super::progress::{Progress, ProgressSink, SinkProgress, SourceProgress};
 use super::recovery::{Resumed, recover};
 use super::sinks::Sinks;
+use super::restore::restore;
 use super::stop::Stop;
+use super::watermark::SourceClock;
 use crate::catalog::Trigger;
 use crate::env::Env;
 use crate::error::{Context, Error, Result};
 use crate::function::EpochClock;
 use crate::metrics::resident_memory_bytes;
+use crate::operator::END_OF_TIME;
 use crate::plan::Dataflow;
 use crate::source::chunk::{Offsets, PollLimit, ReadFrom};
 use crate::source::decode::Decoder;
-use crate::state::ManifestStore;
+use crate::state::{ManifestStore, StateStore};
 
 /// Everything a run needs.
 pub struct Job {
     pub dataflow: Dataflow,
     pub sinks: Sinks,
     pub manifests: ManifestStore,
+    pub states: StateStore,
+    /// State that does not fit the dataflow may be dropped, and operators without state may begin empty.
+    pub allow_rebuild: bool,
+    pub keep_late: bool,
+    /// At the end of all input everything that waits for time comes out.
+    pub flush_at_end: bool,
     pub trigger: Trigger,
     pub lanes: usize,
     pub poll: PollLimit,
@@ -54,6 +64,9 @@ pub struct Finish {
 
 /// An epoch closes early when this much waits for its Kafka transaction.
 const BUFFERED_BYTES: u64 = 64 << 20;
+
+/// How often silent partitions are looked at.
+const IDLE_CHECK: Duration = Duration::from_millis(500);
 
 /// Plans are given fresh run-time state after this many micro-batches.
 const RESET_EVERY: u64 = 512;
@@ -84,6 +97,13 @@ struct Coordinator {
     stopping: bool,
     /// Next offsets per source, after the open epoch.
     positions: Vec<Offsets>,
+    /// Event time per source.
+    clocks: Vec<SourceClock>,
+    memory: Memory,
+    /// Which operators follow time: without any, watermarks move nothing.
+    keep_late: bool,
+    flush_at_end: bool,
+    flushed: bool,
     open: OpenEpoch,
     committing: Option<Committing>,
     since_reset: u64,
@@ -105,12 +125,17 @@ impl Coordinator {
             sources.iter().map(|name| resumed.positions.get(name).cloned().unwrap_or_default()).collect();
         let (sender, inbox) = channel(sources.len());
         let mut feeds = Vec::new();
+        let memory = restore(&job, &resumed).await?;
+        let mut clocks = Vec::new();
         for (index, source) in job.dataflow.sources.iter().enumerate() {
             let from = ReadFrom { offsets: positions[index].clone(), bounded };
             let reader = crate::source::open(&source.def, &job.dataflow.pipeline, from, &job.env).await?;
             let decoder = Arc::new(Decoder::new(&source.def)?);
+            let decoding = Decoding { decoder, watermark: source.watermark.clone() };
             let limits = FeedLimits { poll: job.poll, lanes: job.lanes };
-            feeds.push(Feed::start(index, reader, decoder, limits, sender.clone(), stop.clone()));
+            feeds.push(Feed::start(index, reader, decoding, limits, sender.clone(), stop.clone()));
+            let time = resumed.times.get(&source.def.name).cloned().unwrap_or_default();
+            clocks.push(SourceClock::new(time, source.def.idle_after));
         }
         let sinks = Arc::new(job.sinks);
         let committer = Committer {
@@ -121,10 +146,14 @@ impl Coordinator {
             sources,
             sinks: Arc::clone(&sinks),
             manifests: job.manifests,
+            states: job.states,
+            snapshots: tokio::sync::Mutex::new(resumed.state),
             env: job.env.clone(),
         };
         let dataflow = Arc::new(job.dataflow);
-        let outputs = Outputs::new(resumed.next, &committer.run, Arc::clone(&sinks), Arc::clone(&dataflow), job.lanes);
+        let lanes = job.lanes.max(memory.widest());
+        let outputs =
+            Outputs::new(resumed.next, &committer.run, Arc::clone(&sinks), Arc::clone(&dataflow), lanes, job.keep_late);
         let now_ms = job.env.unix_ms();
         job.clock.set_ms(now_ms);
         Ok(Self {
@@ -134,7 +163,12 @@ impl Coordinator {
             sinks,
             committer: Arc::new(committer),
             trigger: job.trigger,
-            lanes: job.lanes,
+            lanes,
+            clocks,
+            memory,
+            keep_late: job.keep_late,
+            flush_at_end: job.flush_at_end,
+            flushed: false,
             clock: job.clock,
             env: job.env,
             progress: job.progress,
@@ -151,6 +185,10 @@ impl Coordinator {
 
     async fn run(mut self) -> Result<Finish> {
         loop {
+            if self.running == 0 && !self.stopping && self.flush_at_end && !self.flushed {
+                self.flushed = true;
+                self.advance(Some(END_OF_TIME)).await?;
+            }
             if self.stopping || self.running == 0 {
                 if self.committing.is_none() && self.open.is_idle() {
                     return Ok(self.finish);
@@ -170,6 +208,7 @@ impl Coordinator {
                 }
                 () = until(due), if due.is_some() && self.committing.is_none() => self.close()?,
                 said = self.inbox.recv(), if reading => self.hear(said).await?,
+                () = tokio::time::sleep(IDLE_CHECK), if reading && self.waits_for_time() => self.set_idle_aside().await?,
             }
         }
     }
@@ -202,21 +241,63 @@ impl Coordinator {
         }
     }
 
-    async fn take(&mut self, fed: Fed) -> Result<()> {
-        if self.open.is_idle() {
-            // The interval runs from the first row on, so that an idle pipeline does not commit at once when rows come.
-            self.open.began = fed.arrived;
-            self.open.began_ms = self.env.unix_ms();
-            self.clock.set_ms(self.open.began_ms);
-        }
+    async fn take(&mut self, mut fed: Fed) -> Result<()> {
+        self.begin(fed.arrived);
         let source = fed.source;
         for (partition, range) in &fed.ranges {
             self.positions[source].insert(Arc::clone(partition), range.end);
         }
+        self.clocks[source].hear(&fed.reached, &fed.open, Instant::now());
         let name = &self.committer.sources[source];
-        self.open.take(fed, name).await?;
+        self.open.note(&mut fed, name);
+        let batch = MicroBatch { source: Some(source), lanes: fed.lanes, times: self.times(None), now: self.now() };
+        self.open.take(batch, &mut self.memory, fed.arrived).await?;
         self.since_reset += 1;
         Ok(())
+    }
+
+    /// The interval of an epoch runs from its first row on, so that an idle pipeline does not commit at once when rows come.
+    fn begin(&mut self, arrived: Instant) {
+        if self.open.is_idle() {
+            self.open.began = arrived;
+            self.open.began_ms = self.env.unix_ms();
+            self.clock.set_ms(self.open.began_ms);
+        }
+    }
+
+    /// The watermark of every source; `end` stands for all of them.
+    fn times(&self, end: Option<i64>) -> Vec<i64> {
+        self.clocks.iter().map(|clock| end.unwrap_or_else(|| clock.watermark())).collect()
+    }
+
+    /// The epoch's processing time, microseconds.
+    fn now(&self) -> i64 {
+        self.open.began_ms * 1_000
+    }
+
+    /// Runs a micro-batch without rows: time has moved.
+    async fn advance(&mut self, end: Option<i64>) -> Result<()> {
+        if self.memory.is_empty() {
+            return Ok(());
+        }
+        let arrived = Instant::now();
+        self.begin(arrived);
+        let batch = MicroBatch { source: None, lanes: Vec::new(), times: self.times(end), now: self.now() };
+        self.open.take(batch, &mut self.memory, arrived).await
+    }
+
+    /// True when operators wait for a time that silent partitions hold back.
+    fn waits_for_time(&self) -> bool {
+        !self.memory.is_empty() && self.clocks.iter().any(SourceClock::may_idle)
+    }
+
+    async fn set_idle_aside(&mut self) -> Result<()> {
+        let now = Instant::now();
+        let mut moved = false;
+        for clock in &mut self.clocks {
+            moved |= clock.advance(now);
+        }
+        if moved { self.advance(None).await } else { Ok(()) }
     }
 
     /// Closes the open epoch, starts its commit and opens the next.
@@ -229,7 +310,7 @@ impl Coordinator {
         }
         let next = self.open.epoch.next();
         let outputs =
-            Outputs::new(next, &self.committer.run, Arc::clone(&self.sinks), Arc::clone(&self.dataflow), self.lanes);
+            Outputs::new(next, &self.committer.run, Arc::clone(&self.sinks), Arc::clone(&self.dataflow), self.lanes, self.keep_late);
         let now_ms = self.env.unix_ms();
         let full = std::mem::replace(&mut self.open, OpenEpoch::new(next, outputs, now_ms));
         let began = full.began;
@@ -241,12 +322,20 @@ impl Coordinator {
             positions: self.positions.clone(),
             dead: full.dead,
             records: full.records,
+            changes: self.memory.changes(&self.dataflow)?,
+            times: self.committer.sources.iter().cloned().zip(self.clocks.iter().map(SourceClock::time)).collect(),
+            watermarks: self.watermarks(),
         };
         let committer = Arc::clone(&self.committer);
         self.finish.records += closed.records;
         let task = tokio::spawn(async move { committer.commit(closed).await });
         self.committing = Some(Committing { task, progress, positions: self.positions.clone(), began });
         Ok(())
+    }
+
+    fn watermarks(&self) -> BTreeMap<String, i64> {
+        let operators = self.dataflow.operators.iter().enumerate();
+        operators.map(|(index, node)| (node.id.clone(), self.memory.watermark(index))).collect()
     }
 
     fn committed(&mut self, done: Result<(Committed, Committing)>) -> Result<()> {
@@ -260,6 +349,7 @@ impl Coordinator {
         progress.processed_rows_per_second = per_second(progress.num_input_rows, total);
         progress.duration_ms = BTreeMap::from([
             ("close".to_owned(), done.close_ms),
+            ("state".to_owned(), done.state_ms),
             ("manifest".to_owned(), done.manifest_ms),
             ("commit".to_owned(), done.commit_ms),
             ("total".to_owned(), total.as_millis() as u64),

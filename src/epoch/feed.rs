@@ -7,8 +7,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use arrow::compute::concat_batches;
+use arrow::array::AsArray;
+use arrow::compute::{concat_batches, max};
+use arrow::datatypes::TimestampMicrosecondType;
 use arrow::record_batch::RecordBatch;
+use datafusion::physical_plan::PhysicalExpr;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
@@ -38,6 +41,10 @@ pub struct Fed {
     pub bytes: u64,
     /// When its records had arrived.
     pub arrived: Instant,
+    /// The greatest watermark among each partition's rows, microseconds.
+    pub reached: Vec<(PartitionId, i64)>,
+    /// Partitions that may still give rows; empty when the source is one stream.
+    pub open: Vec<PartitionId>,
 }
 
 /// What a feed says.
@@ -47,6 +54,30 @@ pub enum Said {
     /// A bounded source has been read to its end.
     Finished,
     Failed(crate::error::Error),
+}
+
+/// How a source's records become rows.
+#[derive(Debug, Clone)]
+pub struct Decoding {
+    pub decoder: Arc<Decoder>,
+    /// Gives each row's watermark, TIMESTAMP(µs).
+    pub watermark: Option<Arc<dyn PhysicalExpr>>,
+}
+
+impl Decoding {
+    /// The rows of a chunk, and the greatest watermark among them.
+    fn decode(&self, chunk: Chunk) -> Result<(PartitionId, Decoded, Option<i64>)> {
+        let partition = Arc::clone(&chunk.partition);
+        let decoded = self.decoder.decode(chunk)?;
+        let reached = match &self.watermark {
+            Some(watermark) if decoded.rows.num_rows() > 0 => {
+                let values = watermark.evaluate(&decoded.rows)?.into_array(decoded.rows.num_rows())?;
+                max(values.as_primitive::<TimestampMicrosecondType>())
+            }
+            _ => None,
+        };
+        Ok((partition, decoded, reached))
+    }
 }
 
 /// How feeds read.
@@ -70,14 +101,14 @@ impl Feed {
     pub fn start(
         source: usize,
         reader: Box<dyn SourceReader>,
-        decoder: Arc<Decoder>,
+        decoding: Decoding,
         limits: FeedLimits,
         out: mpsc::Sender<Said>,
         stop: Stop,
     ) -> Self {
         let lag = Arc::new(AtomicU64::new(u64::MAX));
         let (committed, commits) = watch::channel(Offsets::new());
-        let work = Work { source, reader, decoder, limits, lag: Arc::clone(&lag), commits };
+        let work = Work { source, reader, decoding, limits, lag: Arc::clone(&lag), commits };
         let task = tokio::spawn(async move {
             let end = tokio::select! {
                 end = work.run(&out) => end,
@@ -118,7 +149,7 @@ pub fn channel(sources: usize) -> (mpsc::Sender<Said>, mpsc::Receiver<Said>) {
 struct Work {
     source: usize,
     reader: Box<dyn SourceReader>,
-    decoder: Arc<Decoder>,
+    decoding: Decoding,
     limits: FeedLimits,
     lag: Arc<AtomicU64>,
     commits: watch::Receiver<Offsets>,
@@ -137,7 +168,8 @@ impl Work {
                 Poll::Idle => {}
                 Poll::Finished => return Ok(()),
                 Poll::Chunks(chunks) => {
-                    let fed = decode(self.source, chunks, &self.decoder, self.limits.lanes).await?;
+                    let mut fed = decode(self.source, chunks, &self.decoding, self.limits.lanes).await?;
+                    fed.open = self.reader.open_partitions();
                     if out.send(Said::Batch(Box::new(fed))).await.is_err() {
                         return Ok(());
                     }
@@ -147,7 +179,7 @@ impl Work {
     }
 }
 
-async fn decode(source: usize, chunks: Vec<Chunk>, decoder: &Arc<Decoder>, lanes: usize) -> Result<Fed> {
+async fn decode(source: usize, chunks: Vec<Chunk>, decoding: &Decoding, lanes: usize) -> Result<Fed> {
     let arrived = Instant::now();
     let ranges = chunks
         .iter()
@@ -156,8 +188,8 @@ async fn decode(source: usize, chunks: Vec<Chunk>, decoder: &Arc<Decoder>, lanes
     let bytes = chunks.iter().map(|chunk| size(&chunk.payload)).sum();
     let mut tasks = Vec::new();
     for chunks in spread(chunks, lanes) {
-        let decoder = Arc::clone(decoder);
-        tasks.push(move || chunks.into_iter().map(|chunk| decoder.decode(chunk)).collect::<Result<Vec<_>>>());
+        let decoding = decoding.clone();
+        tasks.push(move || chunks.into_iter().map(|chunk| decoding.decode(chunk)).collect::<Result<Vec<_>>>());
     }
     let mut decoded = Vec::with_capacity(tasks.len());
     if tasks.len() == 1 {
@@ -168,7 +200,8 @@ async fn decode(source: usize, chunks: Vec<Chunk>, decoder: &Arc<Decoder>, lanes
             decoded.push(task.await.internal(|| "a decoding task ended abnormally".to_owned())?);
         }
     }
-    let mut fed = Fed { source, lanes: Vec::new(), dead: Vec::new(), ranges, records: 0, bytes, arrived };
+    let (lanes, dead, reached, open) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let mut fed = Fed { source, lanes, dead, ranges, records: 0, bytes, arrived, reached, open };
     for lane in decoded {
         let rows = gather(lane?, &mut fed)?;
         if !rows.is_empty() {
@@ -179,9 +212,10 @@ async fn decode(source: usize, chunks: Vec<Chunk>, decoder: &Arc<Decoder>, lanes
 }
 
 /// Collects a lane's rows; many small batches become one, so that each operator and model is called once.
-fn gather(lane: Vec<Decoded>, fed: &mut Fed) -> Result<Vec<RecordBatch>> {
+fn gather(lane: Vec<(PartitionId, Decoded, Option<i64>)>, fed: &mut Fed) -> Result<Vec<RecordBatch>> {
     let mut rows = Vec::with_capacity(lane.len());
-    for mut piece in lane {
+    for (partition, mut piece, reached) in lane {
+        fed.reached.extend(reached.map(|reached| (partition, reached)));
         fed.records += piece.rows.num_rows() as u64 + piece.refused as u64;
         fed.dead.append(&mut piece.dead);
         if piece.rows.num_rows() > 0 {

@@ -8,19 +8,23 @@
 mod commit;
 mod coordinator;
 mod feed;
+mod memory;
 mod open;
 mod prepare;
 mod progress;
 mod protocol;
 mod recovery;
+mod restore;
 mod sinks;
 mod stop;
 mod upkeep;
+mod watermark;
 
 pub use coordinator::{Finish, Job, run};
 pub use prepare::{Refused, Surroundings, below, declared_targets, plan, prepare};
 pub use progress::{Progress, ProgressFile, ProgressSink, SinkProgress, SourceProgress};
 pub use recovery::{Resumed, recover};
+pub use restore::{Fate, migration};
 pub use sinks::{BranchSink, Sinks, TableSink, one_cluster};
 pub use stop::Stop;
 pub use upkeep::{Upkeep, UpkeepPolicy};

@@ -5,14 +5,18 @@
 //! target ([`fit`]) and puts the pieces together ([`compile`]). Nothing here reads input, opens a connection or knows of epochs.
 
 mod compile;
+mod cut;
 mod dataflow;
+mod describe;
 mod explain;
 mod fit;
+mod operators;
 mod refusal;
 mod session;
 mod share;
 
 pub use compile::{Targets, compile};
 pub use dataflow::{Branch, Dataflow, Fragment, Lane, SourceInput};
+pub use operators::{OperatorNode, OperatorSpec};
 pub use explain::explain;
 pub use session::{FunctionSet, session_state};

@@ -15,6 +15,8 @@ use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 use serde::{Deserialize, Serialize};
 
+use super::snapshot::OperatorSnapshot;
+use super::table::NO_WATERMARK;
 use crate::delta::Add;
 use crate::error::{Context, Error, Result};
 use crate::source::chunk::{Offset, PartitionId};
@@ -91,6 +93,30 @@ pub struct Manifest {
     pub tables: Vec<TableCommit>,
     pub rows_in: u64,
     pub dead_letters: u64,
+    /// What the operators remember after this epoch.
+    #[serde(default)]
+    pub state: Vec<OperatorSnapshot>,
+    /// Event time after this epoch, per source.
+    #[serde(default)]
+    pub times: BTreeMap<String, SourceTime>,
+    /// The watermark that each operator has reached, by its address.
+    #[serde(default)]
+    pub watermarks: BTreeMap<String, i64>,
+}
+
+/// What the manifest keeps of a source's event time.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceTime {
+    /// The source's watermark, microseconds since 1970 UTC.
+    pub watermark: i64,
+    /// The greatest watermark of each partition.
+    pub partitions: BTreeMap<PartitionId, i64>,
+}
+
+impl Default for SourceTime {
+    fn default() -> Self {
+        Self { watermark: NO_WATERMARK, partitions: BTreeMap::new() }
+    }
 }
 
 /// The right to commit an epoch to its sinks: proof that the epoch's manifest is durable. Only a [`ManifestStore`] makes
