@@ -248,12 +248,22 @@ impl Coordinator {
             self.positions[source].insert(Arc::clone(partition), range.end);
         }
         self.clocks[source].hear(&fed.reached, &fed.open, Instant::now());
+        self.align(source);
         let name = &self.committer.sources[source];
         self.open.note(&mut fed, name);
         let batch = MicroBatch { source: Some(source), lanes: fed.lanes, times: self.times(None), now: self.now() };
         self.open.take(batch, &mut self.memory, fed.arrived).await?;
         self.since_reset += 1;
         Ok(())
+    }
+
+    /// Holds partitions back that have run ahead of the slowest by more than the source allows.
+    fn align(&self, source: usize) {
+        let Some(drift) = self.dataflow.sources[source].def.max_drift else { return };
+        let drift = i64::try_from(drift.as_micros()).unwrap_or(i64::MAX);
+        let ahead = self.clocks[source].ahead(Instant::now());
+        let far = ahead.into_iter().filter(|(_, distance)| *distance > drift).map(|(partition, _)| partition);
+        self.feeds[source].hold(far.collect());
     }
 
     /// The interval of an epoch runs from its first row on, so that an idle pipeline does not commit at once when rows come.

@@ -93,6 +93,7 @@ pub struct Feed {
     /// Records not yet handed over; `u64::MAX` = unknown.
     lag: Arc<AtomicU64>,
     committed: watch::Sender<Offsets>,
+    held: watch::Sender<Vec<PartitionId>>,
     task: JoinHandle<()>,
 }
 
@@ -108,7 +109,8 @@ impl Feed {
     ) -> Self {
         let lag = Arc::new(AtomicU64::new(u64::MAX));
         let (committed, commits) = watch::channel(Offsets::new());
-        let work = Work { source, reader, decoding, limits, lag: Arc::clone(&lag), commits };
+        let (held, holds) = watch::channel(Vec::new());
+        let work = Work { source, reader, decoding, limits, lag: Arc::clone(&lag), commits, holds };
         let task = tokio::spawn(async move {
             let end = tokio::select! {
                 end = work.run(&out) => end,
@@ -121,12 +123,23 @@ impl Feed {
             // A receiver that is gone has stopped listening for good.
             let _ = out.send(said).await;
         });
-        Self { lag, committed, task }
+        Self { lag, committed, held, task }
     }
 
     /// Records between what was handed over and the newest known end.
     pub fn lag(&self) -> Option<u64> {
         Some(self.lag.load(Ordering::Relaxed)).filter(|lag| *lag != u64::MAX)
+    }
+
+    /// Leaves these partitions unread until others are named.
+    pub fn hold(&self, partitions: Vec<PartitionId>) {
+        self.held.send_if_modified(|held| {
+            let changed = *held != partitions;
+            if changed {
+                *held = partitions;
+            }
+            changed
+        });
     }
 
     /// Passes on how far commits have come.
@@ -153,6 +166,7 @@ struct Work {
     limits: FeedLimits,
     lag: Arc<AtomicU64>,
     commits: watch::Receiver<Offsets>,
+    holds: watch::Receiver<Vec<PartitionId>>,
 }
 
 impl Work {
@@ -161,6 +175,10 @@ impl Work {
             if self.commits.has_changed().unwrap_or(false) {
                 let offsets = self.commits.borrow_and_update().clone();
                 self.reader.committed(&offsets);
+            }
+            if self.holds.has_changed().unwrap_or(false) {
+                let partitions = self.holds.borrow_and_update().clone();
+                self.reader.hold(&partitions);
             }
             let polled = self.reader.poll(self.limits.poll).await?;
             self.lag.store(self.reader.lag().unwrap_or(u64::MAX), Ordering::Relaxed);

@@ -159,6 +159,9 @@ pub trait SourceReader: Send {
         Vec::new()
     }
 
+    /// Leaves these partitions unread until the next call names others: they are ahead of the rest. Sources of one stream have none.
+    fn hold(&mut self, _partitions: &[PartitionId]) {}
+
     /// Tells the outside how far commits have come (consumer-group offsets for lag monitors); never fails.
     fn committed(&mut self, _offsets: &Offsets) {}
 }
