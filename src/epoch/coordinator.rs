@@ -307,6 +307,7 @@ impl Coordinator {
         for clock in &mut self.clocks {
             moved |= clock.advance(now);
         }
+        (0..self.clocks.len()).for_each(|source| self.align(source));
         if moved { self.advance(None).await } else { Ok(()) }
     }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use datafusion::logical_expr::{Expr, Extension};
+use datafusion::logical_expr::{Expr, Extension, UserDefinedLogicalNodeCore};
 
 use super::aggregate::with_columns;
 use super::piece::{Piece, unique_schema};
@@ -31,12 +31,12 @@ impl Cutter<'_> {
         }
         let (piece, keys) = with_columns(piece, &node.keys)?;
         let (piece, time) = timed(piece, &node.time, "SESSION")?;
-        let schema = Arc::clone(&node.schema);
+        let schema = Arc::clone(node.schema());
         let spec = SessionSpec {
             input: Arc::new(piece.plan.schema().as_arrow().clone()),
             keys,
             time,
-            gap: node.gap_us,
+            gap: node.gap,
             output: unique_schema(&schema, false),
         };
         // A session comes out when its end is reached: ends yet to come are later than that; starts may be any age.
@@ -61,7 +61,7 @@ impl Cutter<'_> {
                 (piece, time)
             }
         };
-        let within = match node.within_us {
+        let within = match node.within {
             Some(within) => Some(within),
             None => self.ttl("DEDUPLICATE without WITHIN", "Write `WITHIN INTERVAL '24 hours'`.")?,
         };

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use datafusion::common::{DFSchema, JoinType, NullEquality};
+use datafusion::common::{Column, DFSchema, JoinType, NullEquality};
 use datafusion::logical_expr::utils::{conjunction, split_conjunction_owned};
 use datafusion::logical_expr::{BinaryExpr, Expr, Join, Operator};
 
@@ -10,9 +10,10 @@ use super::aggregate::with_columns;
 use super::piece::{Piece, unique_schema};
 use super::{Cutter, needs_append, position, refused};
 use crate::error::{Error, Result};
-use crate::operator::spec::{JoinSpec, TimeBounds, TimeColumn};
+use crate::operator::spec::{AsofSpec, JoinSpec, TimeBounds, TimeColumn};
 use crate::plan::operators::OperatorSpec;
-use crate::plan::time::shifted_column;
+use crate::plan::time::interval_micros;
+use crate::sql::temporal::ASOF;
 
 /// What both sides of a join have come to.
 struct Sides {
@@ -105,11 +106,78 @@ impl Cutter<'_> {
     }
 
     /// `ASOF JOIN … MATCH_CONDITION`.
-    fn asof_join(&mut self, _node: &Join, sides: &Sides, _conditions: &[Expr]) -> Result<Option<Piece>> {
-        let _ = needs_append;
-        let _ = sides.left_width;
-        Ok(None)
+    fn asof_join(&mut self, node: &Join, sides: &Sides, conditions: &[Expr]) -> Result<Option<Piece>> {
+        let Some(matched) = conditions.iter().find_map(|condition| mark(condition, ASOF)) else { return Ok(None) };
+        let Sides { left, right, left_keys, right_keys, left_width, right_width } = sides;
+        if left.rows.retract || right.rows.retract {
+            return Err(needs_append("an ASOF join"));
+        }
+        if conditions.len() > 1 {
+            return Err(refused("an ASOF join whose ON has more than equalities").with_hint("Filter before or after the join."));
+        }
+        let comparison = matched.first().map(comparisons).unwrap_or_default();
+        let Some((l, r, lower, upper)) = comparison.first().and_then(|binary| difference(left, right, binary)) else {
+            return Err(Error::sql("the MATCH_CONDITION must compare the times of both sides")
+                .with_hint("Write `MATCH_CONDITION (t.ts >= r.ts)`."));
+        };
+        let or_equal = comparison.iter().any(|binary| matches!(binary.op, Operator::GtEq | Operator::LtEq));
+        let (Some(left_lag), Some(right_lag), None, Some(0)) = (left.rows.times[l], right.rows.times[r], lower, upper) else {
+            return Err(Error::sql("the MATCH_CONDITION of an ASOF join must be `left time >= right time`, both event time")
+                .with_hint("Declare a WATERMARK on both sources and write `MATCH_CONDITION (t.ts >= r.ts)`."));
+        };
+        let schema = output_schema(left, right, node.join_type)?;
+        let spec = AsofSpec {
+            left: arrow_schema(left),
+            right: arrow_schema(right),
+            left_keys: left_keys.clone(),
+            right_keys: right_keys.clone(),
+            left_time: TimeColumn { column: l, lag: left_lag },
+            right_time: TimeColumn { column: r, lag: right_lag },
+            or_equal,
+            outer: node.join_type != JoinType::Inner,
+            output: unique_schema(&schema, false),
+        };
+        let mut times = vec![None; schema.fields().len()];
+        times[l] = Some(left_lag.max(right_lag));
+        let left_all = left.columns().len();
+        let left = self.input(left.clone(), "asof_left")?;
+        let right = self.input(right.clone(), "asof_right")?;
+        let out = self.operator(OperatorSpec::Asof(spec), vec![left, right], &schema, false, times)?;
+        let columns = out.columns();
+        let kept = columns.iter().take(*left_width).chain(columns.iter().skip(left_all).take(*right_width));
+        let kept = kept.cloned().map(Expr::Column).collect();
+        out.project(kept).map(Some)
     }
+}
+
+/// The arguments of a mark.
+fn mark<'e>(condition: &'e Expr, name: &str) -> Option<&'e [Expr]> {
+    match condition {
+        Expr::ScalarFunction(call) if call.name() == name => Some(call.args.as_slice()),
+        _ => None,
+    }
+}
+
+/// `column`, `column + interval` or `column - interval`: the column, and what is added in microseconds.
+fn shifted_column(expr: &Expr) -> Option<(Column, i64)> {
+    match expr {
+        Expr::Column(column) => Some((column.clone(), 0)),
+        Expr::Alias(alias) => shifted_column(&alias.expr),
+        Expr::Cast(cast) if is_micros(cast.field.data_type()) => shifted_column(&cast.expr),
+        Expr::BinaryExpr(BinaryExpr { left, op: Operator::Plus, right }) => match interval_micros(right) {
+            Some(by) => shifted_column(left).map(|(column, shift)| (column, shift + by)),
+            None => shifted_column(right).zip(interval_micros(left)).map(|((column, shift), by)| (column, shift + by)),
+        },
+        Expr::BinaryExpr(BinaryExpr { left, op: Operator::Minus, right }) => {
+            shifted_column(left).zip(interval_micros(right)).map(|((column, shift), by)| (column, shift - by))
+        }
+        _ => None,
+    }
+}
+
+fn is_micros(kind: &arrow::datatypes::DataType) -> bool {
+    use arrow::datatypes::{DataType, TimeUnit};
+    matches!(kind, DataType::Timestamp(TimeUnit::Microsecond | TimeUnit::Nanosecond, _))
 }
 
 fn check_type(kind: JoinType) -> Result<()> {

@@ -14,7 +14,7 @@ use super::{Cutter, needs_append, refused};
 use crate::error::{Error, Result};
 use crate::operator::spec::{RollingFunction, RollingKind, RollingSpec, TimeColumn};
 use crate::plan::operators::OperatorSpec;
-use crate::plan::time::interval_us;
+use crate::plan::time::scalar_micros;
 
 impl Cutter<'_> {
     pub(super) fn rolling(&mut self, node: &Window) -> Result<Piece> {
@@ -185,7 +185,7 @@ fn wait(function: &WindowFunction) -> Option<i64> {
     }
     match (&frame.units, &frame.end_bound) {
         (_, WindowFrameBound::CurrentRow | WindowFrameBound::Preceding(_)) => Some(0),
-        (WindowFrameUnits::Range, WindowFrameBound::Following(value)) => interval_us(value),
+        (WindowFrameUnits::Range, WindowFrameBound::Following(value)) => scalar_micros(value),
         (_, WindowFrameBound::Following(_)) => None,
     }
 }
