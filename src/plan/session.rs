@@ -11,7 +11,9 @@ use datafusion::prelude::SessionConfig;
 use crate::catalog::Catalog;
 use crate::function::{EpochClock, sql_function};
 use crate::sql::types::SqlTypes;
-use crate::sql::{Diagnostic, diagnose};
+use crate::sql::{Diagnostic, Span, diagnose};
+
+use super::relation::{RelationMode, register_relations};
 
 /// The functions that a pipeline's SQL may call beside DataFusion's own.
 #[derive(Debug, Clone, Default)]
@@ -30,6 +32,16 @@ pub fn session_state(
     catalog: &Catalog,
     functions: &FunctionSet,
     runtime: Arc<RuntimeEnv>,
+) -> Result<SessionState, Vec<Diagnostic>> {
+    session_state_for(catalog, functions, runtime, RelationMode::Stream)
+}
+
+/// The same, with table functions and joins in time planned for `mode`: the batch form is what a pipeline is verified against.
+pub fn session_state_for(
+    catalog: &Catalog,
+    functions: &FunctionSet,
+    runtime: Arc<RuntimeEnv>,
+    mode: RelationMode,
 ) -> Result<SessionState, Vec<Diagnostic>> {
     let mut config = SessionConfig::new()
         .with_target_partitions(1)
@@ -56,7 +68,13 @@ pub fn session_state(
     for model in &functions.models {
         register(&mut state, model.as_ref().clone());
     }
+    let times = catalog.sources.values().filter_map(|source| {
+        source.watermark.as_ref().map(|watermark| (source.name.clone(), watermark.column.clone()))
+    });
     let mut problems = Vec::new();
+    if let Err(error) = register_relations(&mut state, mode, times.collect()) {
+        problems.push(diagnose(&error, &catalog.files, Span::default()));
+    }
     for def in catalog.functions.values() {
         match sql_function(def, &state) {
             Ok(function) => register(&mut state, function),
