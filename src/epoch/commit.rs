@@ -118,8 +118,7 @@ impl Committer {
         for OperatorChanges { operator, tables, changes } in changes {
             self.env.failpoint("epoch.before_state").await?;
             let before = known.iter().find(|snapshot| snapshot.operator == operator);
-            let id = self.env.random_id();
-            next.push(self.states.write(&operator, epoch, id, &tables, before, changes).await?);
+            next.push(self.states.write(&operator, epoch, &tables, before, changes).await?);
         }
         known.clone_from(&next);
         Ok(next)

@@ -136,10 +136,11 @@ pub async fn prepare(
     let dataflow = with_kafka_defaults(dataflow, &around.kafka);
     let folder = around.pipeline_location(&pipeline.name);
     let store = TableStore::open(&below(&folder, "manifests"), &around.storage, &around.env)?;
+    let states = TableStore::open(&below(&folder, "state"), &around.storage, &around.env)?;
     let options = &pipeline.options;
     Ok(Job {
         manifests: ManifestStore::new(store.object_store()),
-        states: StateStore::new(TableStore::open(&below(&folder, "state"), &around.storage, &around.env)?.object_store()),
+        states: StateStore::new(states.object_store(), around.env.clone()),
         allow_rebuild: around.allow_rebuild,
         keep_late: options.late == Late::DeadLetter,
         flush_at_end: flushes(&dataflow, options),
