@@ -66,6 +66,7 @@ async fn connect(catalog: &Catalog, config: &Config, env: Env) -> Result<()> {
                 failed += show([("path".to_owned(), outcome, Some("Check the path and its permissions.".to_owned()))]);
             }
             SourceConnector::Generator(_) => println!("  ok    generator"),
+            SourceConnector::Nexmark(_) => println!("  ok    nexmark"),
         }
     }
     for sink in catalog.sinks.values() {

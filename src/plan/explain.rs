@@ -19,6 +19,7 @@ pub fn explain(dataflow: &Dataflow) -> String {
             }
             SourceConnector::File(options) => format!("files {}", options.path),
             SourceConnector::Generator(options) => format!("generator seed {}", options.seed),
+            SourceConnector::Nexmark(options) => format!("nexmark {:?} seed {}", options.table, options.seed),
         };
         let _ = writeln!(text, "\nsource {}  [append]  {connector}", source.def.name);
         for column in &source.def.columns {

@@ -17,6 +17,7 @@ mod relation;
 mod session;
 mod share;
 mod time;
+mod watermark;
 
 pub use compile::{Targets, compile};
 pub use dataflow::{Branch, Dataflow, Fragment, Lane, SourceInput};

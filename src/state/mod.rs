@@ -5,5 +5,5 @@ mod manifest;
 mod table;
 
 pub use key_group::{KEY_GROUPS, key_groups, shard_of};
-pub use manifest::{CommitPermit, Epoch, Manifest, ManifestId, ManifestStore, OffsetRange, TableCommit};
+pub use manifest::{CommitPermit, Epoch, Manifest, ManifestId, ManifestStore, OffsetRange, SourceTime, TableCommit};
 pub use table::{NO_WATERMARK, StateChange, StateTable};
