@@ -11,6 +11,7 @@ use std::time::Instant;
 use tokio::task::JoinSet;
 
 use super::open::{LaneWriter, Outputs, Ranges};
+use super::remember::Remembered;
 use super::sinks::{BranchSink, Sinks, TableSink};
 use crate::delta::{CommitRequest, PipelineTxns, StagedFiles};
 use crate::env::Env;
@@ -20,7 +21,7 @@ use crate::sink::kafka::TopicMessages;
 use crate::source::chunk::Offsets;
 use super::memory::OperatorChanges;
 use crate::state::{
-    CommitPermit, Epoch, Manifest, ManifestId, ManifestStore, OperatorSnapshot, SourceTime, StateStore, TableCommit,
+    CommitPermit, Epoch, Manifest, ManifestId, ManifestStore, OperatorSnapshot, SourceTime, TableCommit,
 };
 
 /// What stays the same from epoch to epoch.
@@ -34,9 +35,7 @@ pub struct Committer {
     pub sources: Vec<String>,
     pub sinks: Arc<Sinks>,
     pub manifests: ManifestStore,
-    pub states: StateStore,
-    /// What the operators remembered after the last epoch; behind a lock only because commits run as tasks, one at a time.
-    pub snapshots: tokio::sync::Mutex<Vec<OperatorSnapshot>>,
+    pub remembered: Remembered,
     pub env: Env,
 }
 
@@ -83,7 +82,7 @@ impl Committer {
 
         let clock = Instant::now();
         let changes = std::mem::take(&mut closed.changes);
-        let state = self.remember(closed.epoch, changes).await?;
+        let state = self.remembered.write(closed.epoch, changes).await?;
         done.state_ms = clock.elapsed().as_millis() as u64;
 
         self.env.failpoint("epoch.before_manifest").await?;
@@ -108,20 +107,8 @@ impl Committer {
         }
         done.commit_ms = clock.elapsed().as_millis() as u64;
         self.env.failpoint("epoch.after_commit").await?;
+        self.remembered.tidy(closed.epoch).await;
         Ok(done)
-    }
-
-    /// Makes the operators' changes durable; returns what the manifest names.
-    async fn remember(&self, epoch: Epoch, changes: Vec<OperatorChanges>) -> Result<Vec<OperatorSnapshot>> {
-        let mut known = self.snapshots.lock().await;
-        let mut next = Vec::with_capacity(changes.len());
-        for OperatorChanges { operator, tables, changes } in changes {
-            self.env.failpoint("epoch.before_state").await?;
-            let before = known.iter().find(|snapshot| snapshot.operator == operator);
-            next.push(self.states.write(&operator, epoch, &tables, before, changes).await?);
-        }
-        known.clone_from(&next);
-        Ok(next)
     }
 
     /// Closes every writer; returns staged files per table and messages per topic.

@@ -18,6 +18,7 @@ use super::open::{MicroBatch, OpenEpoch, Outputs};
 use super::progress::{Progress, ProgressSink, SinkProgress, SourceProgress};
 use super::recovery::{Resumed, recover};
 use super::sinks::Sinks;
+use super::remember::Remembered;
 use super::restore::restore;
 use super::stop::Stop;
 use super::watermark::SourceClock;
@@ -146,8 +147,7 @@ impl Coordinator {
             sources,
             sinks: Arc::clone(&sinks),
             manifests: job.manifests,
-            states: job.states,
-            snapshots: tokio::sync::Mutex::new(resumed.state),
+            remembered: Remembered::new(job.states, resumed.state, job.env.clone()),
             env: job.env.clone(),
         };
         let dataflow = Arc::new(job.dataflow);

@@ -14,6 +14,7 @@ mod prepare;
 mod progress;
 mod protocol;
 mod recovery;
+mod remember;
 mod restore;
 mod sinks;
 mod stop;
