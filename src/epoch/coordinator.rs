@@ -15,7 +15,7 @@ use super::commit::{Closed, Committed, Committer};
 use super::feed::{Decoding, Fed, Feed, FeedLimits, Said, channel};
 use super::memory::Memory;
 use super::open::{MicroBatch, OpenEpoch, Outputs};
-use super::progress::{Progress, ProgressSink, SinkProgress, SourceProgress};
+use super::progress::{OperatorProgress, Progress, ProgressSink, SinkProgress, SourceProgress, instant};
 use super::recovery::{Resumed, recover};
 use super::sinks::Sinks;
 use super::remember::Remembered;
@@ -391,6 +391,7 @@ impl Coordinator {
                 start_offset: text(ranges, false),
                 end_offset: text(ranges, true),
                 lag: self.feeds[*source].lag(),
+                watermark: instant(self.clocks[*source].watermark()),
             })
             .collect();
         Progress {
@@ -414,8 +415,26 @@ impl Coordinator {
                     version: None,
                 })
                 .collect(),
+            state_operators: self.remembered(),
             ..Progress::default()
         }
+    }
+
+    fn remembered(&self) -> Vec<OperatorProgress> {
+        let operators = self.dataflow.operators.iter().enumerate();
+        let describe = |(index, node): (usize, &crate::plan::OperatorNode)| {
+            let usage = self.memory.usage(index);
+            OperatorProgress {
+                operator: node.id.clone(),
+                kind: node.spec.kind().to_owned(),
+                num_rows_total: usage.rows,
+                memory_used_bytes: usage.bytes,
+                oldest: usage.oldest.and_then(instant),
+                num_rows_late: self.memory.late(index),
+                watermark: instant(self.memory.watermark(index)),
+            }
+        };
+        operators.map(describe).collect()
     }
 }
 

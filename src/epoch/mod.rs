@@ -23,7 +23,7 @@ mod watermark;
 
 pub use coordinator::{Finish, Job, run};
 pub use prepare::{Refused, Surroundings, below, declared_targets, plan, prepare};
-pub use progress::{Progress, ProgressFile, ProgressSink, SinkProgress, SourceProgress};
+pub use progress::{OperatorProgress, Progress, ProgressFile, ProgressSink, SinkProgress, SourceProgress};
 pub use recovery::{Resumed, recover};
 pub use restore::{Fate, migration};
 pub use sinks::{BranchSink, Sinks, TableSink, one_cluster};
