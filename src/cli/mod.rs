@@ -13,6 +13,7 @@ use crate::sql::Diagnostics;
 mod check;
 mod demo;
 mod explain;
+mod migration;
 pub mod format;
 mod generate;
 mod logging;

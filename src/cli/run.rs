@@ -30,6 +30,9 @@ pub struct Args {
     /// Also serve Flight SQL and HTTP (addresses in the configuration)
     #[arg(long)]
     serve: bool,
+    /// Operators that have no state after an edit of the SQL begin empty; state that no operator wants any more is dropped
+    #[arg(long)]
+    allow_rebuild: bool,
 }
 
 fn parse_trigger(text: &str) -> Result<Trigger, String> {
@@ -44,8 +47,9 @@ pub async fn run(args: Args, config: &Config, json: bool) -> Result<(), Failure>
     signals::listen(stop.clone())?;
     let report = Arc::new(Report::new(json));
     let metrics = Arc::new(Metrics::new());
+    let around = Surroundings { allow_rebuild: args.allow_rebuild, ..surroundings(config, env)? };
     let runner =
-        Runner { around: surroundings(config, env)?, report: Arc::clone(&report), metrics: Arc::clone(&metrics) };
+        Runner { around, report: Arc::clone(&report), metrics: Arc::clone(&metrics) };
     let jobs = runner.jobs(&project, args.pipeline.as_deref(), args.trigger).await?;
     let server = if args.serve { Some(Server::start(config, &runner.around, &project, metrics).await?) } else { None };
     if let Some(server) = &server {
