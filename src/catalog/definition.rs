@@ -134,9 +134,21 @@ pub struct FileSourceOptions {
     pub poll_interval: Duration,
 }
 
+/// What the card-fraud simulator tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum GeneratorTable {
+    #[default]
+    Transactions,
+    /// What became known of each transaction, some days later.
+    Labels,
+}
+
 /// `connector = 'generator'`: the card-fraud simulator (FRAUD.md).
 #[derive(Debug, Clone)]
 pub struct GeneratorOptions {
+    pub table: GeneratorTable,
+    /// How long after a transaction its label is known.
+    pub label_delay: Duration,
     /// Rows a second; `None` = as fast as possible.
     pub rate: Option<f64>,
     pub seed: u64,

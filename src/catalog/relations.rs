@@ -84,7 +84,7 @@ pub fn source(create: &CreateRelation, scope: &Scope<'_>, errors: &mut Vec<Diagn
     errors.extend(reader.finish());
     let fixed = match (&made, connector) {
         (Some(SourceConnector::Nexmark(options)), _) => Some(nexmark_columns(options.table, name.span)),
-        (_, Connector::Generator) => Some(generator_columns(name.span)),
+        (Some(SourceConnector::Generator(options)), _) => Some(generator_columns(options.table, name.span)),
         (_, Connector::Nexmark) => Some(Vec::new()),
         _ => None,
     };

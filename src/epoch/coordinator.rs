@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
@@ -31,7 +32,7 @@ use crate::operator::END_OF_TIME;
 use crate::plan::Dataflow;
 use crate::source::chunk::{Offsets, PollLimit, ReadFrom};
 use crate::source::decode::Decoder;
-use crate::state::{ManifestStore, StateStore};
+use crate::state::{ManifestStore, NO_WATERMARK, StateStore};
 
 /// Everything a run needs.
 pub struct Job {
@@ -93,8 +94,10 @@ struct Coordinator {
     progress: ProgressSink,
     stop: Stop,
     feeds: Vec<Feed>,
-    inbox: mpsc::Receiver<Said>,
-    running: usize,
+    /// One per source.
+    inboxes: Vec<mpsc::Receiver<Said>>,
+    /// Sources that have been read to their end.
+    ended: Vec<bool>,
     stopping: bool,
     /// Next offsets per source, after the open epoch.
     positions: Vec<Offsets>,
@@ -124,7 +127,7 @@ impl Coordinator {
         let sources: Vec<String> = job.dataflow.sources.iter().map(|source| source.def.name.clone()).collect();
         let positions: Vec<Offsets> =
             sources.iter().map(|name| resumed.positions.get(name).cloned().unwrap_or_default()).collect();
-        let (sender, inbox) = channel(sources.len());
+        let mut inboxes = Vec::new();
         let mut feeds = Vec::new();
         let memory = restore(&job, &resumed).await?;
         let mut clocks = Vec::new();
@@ -134,7 +137,9 @@ impl Coordinator {
             let decoder = Arc::new(Decoder::new(&source.def)?);
             let decoding = Decoding { decoder, watermark: source.watermark.clone() };
             let limits = FeedLimits { poll: job.poll, lanes: job.lanes };
-            feeds.push(Feed::start(index, reader, decoding, limits, sender.clone(), stop.clone()));
+            let (sender, inbox) = channel();
+            feeds.push(Feed::start(index, reader, decoding, limits, sender, stop.clone()));
+            inboxes.push(inbox);
             let time = resumed.times.get(&source.def.name).cloned().unwrap_or_default();
             clocks.push(SourceClock::new(time, source.def.idle_after));
         }
@@ -157,7 +162,7 @@ impl Coordinator {
         let now_ms = job.env.unix_ms();
         job.clock.set_ms(now_ms);
         Ok(Self {
-            running: feeds.len(),
+            ended: vec![false; feeds.len()],
             open: OpenEpoch::new(resumed.next, outputs, now_ms),
             dataflow,
             sinks,
@@ -174,7 +179,7 @@ impl Coordinator {
             progress: job.progress,
             stop,
             feeds,
-            inbox,
+            inboxes,
             stopping: false,
             positions,
             committing: None,
@@ -185,11 +190,11 @@ impl Coordinator {
 
     async fn run(mut self) -> Result<Finish> {
         loop {
-            if self.running == 0 && !self.stopping && self.flush_at_end && !self.flushed {
+            if self.all_ended() && !self.stopping && self.flush_at_end && !self.flushed {
                 self.flushed = true;
                 self.advance(Some(END_OF_TIME)).await?;
             }
-            if self.stopping || self.running == 0 {
+            if self.stopping || self.all_ended() {
                 if self.committing.is_none() && self.open.is_idle() {
                     return Ok(self.finish);
                 }
@@ -198,16 +203,17 @@ impl Coordinator {
                 }
             }
             let due = self.due();
-            let reading = !self.stopping && self.running > 0 && self.open.outputs.buffered() < BUFFERED_BYTES;
+            let turns = self.turns();
+            let reading = !self.stopping && !self.all_ended() && self.open.outputs.buffered() < BUFFERED_BYTES;
             tokio::select! {
                 biased;
                 done = wait(&mut self.committing) => self.committed(done)?,
                 () = self.stop.wait(), if !self.stopping => {
                     self.stopping = true;
-                    self.inbox.close();
+                    self.inboxes.iter_mut().for_each(mpsc::Receiver::close);
                 }
                 () = until(due), if due.is_some() && self.committing.is_none() => self.close()?,
-                said = self.inbox.recv(), if reading => self.hear(said).await?,
+                (source, said) = next(&mut self.inboxes, &turns), if reading && !turns.is_empty() => self.hear(source, said).await?,
                 () = tokio::time::sleep(IDLE_CHECK), if reading && self.waits_for_time() => self.set_idle_aside().await?,
             }
         }
@@ -228,11 +234,31 @@ impl Coordinator {
         }
     }
 
-    async fn hear(&mut self, said: Option<Said>) -> Result<()> {
+    fn all_ended(&self) -> bool {
+        self.ended.iter().all(|ended| *ended)
+    }
+
+    /// Sources that may be read now, the one that is furthest behind in event time first; one that is too far ahead of the others
+    /// waits.
+    fn turns(&self) -> Vec<usize> {
+        let reading = |source: &usize| !self.ended[*source];
+        let times = (0..self.clocks.len()).filter(reading).map(|source| self.clocks[source].watermark());
+        let slowest = times.filter(|time| *time != NO_WATERMARK).min();
+        let near = |source: &usize| {
+            let drift = self.dataflow.sources[*source].def.max_drift.map(|drift| drift.as_micros() as i64);
+            let ahead = slowest.map_or(0, |slowest| self.clocks[*source].watermark().saturating_sub(slowest));
+            drift.is_none_or(|drift| ahead <= drift)
+        };
+        let mut turns: Vec<usize> = (0..self.clocks.len()).filter(reading).filter(near).collect();
+        turns.sort_by_key(|source| self.clocks[*source].watermark());
+        turns
+    }
+
+    async fn hear(&mut self, source: usize, said: Option<Said>) -> Result<()> {
         match said {
             Some(Said::Batch(fed)) => self.take(*fed).await,
             Some(Said::Finished) => {
-                self.running -= 1;
+                self.ended[source] = true;
                 Ok(())
             }
             Some(Said::Failed(error)) => Err(error),
@@ -275,9 +301,14 @@ impl Coordinator {
         }
     }
 
-    /// The watermark of every source; `end` stands for all of them.
+    /// The watermark of every source; `end` stands for all of them. A source that has ended for good holds nothing back.
     fn times(&self, end: Option<i64>) -> Vec<i64> {
-        self.clocks.iter().map(|clock| end.unwrap_or_else(|| clock.watermark())).collect()
+        let time = |(clock, ended): (&SourceClock, &bool)| match end {
+            Some(end) => end,
+            None if *ended && self.flush_at_end => END_OF_TIME,
+            None => clock.watermark(),
+        };
+        self.clocks.iter().zip(&self.ended).map(time).collect()
     }
 
     /// The epoch's processing time, microseconds.
@@ -443,6 +474,19 @@ async fn wait(committing: &mut Option<Committing>) -> Result<(Committed, Committ
     let done = (&mut running.task).await.internal(|| "a commit ended abnormally".to_owned())?;
     let Some(finished) = committing.take() else { return std::future::pending().await };
     Ok((done?, finished))
+}
+
+/// What the first of `turns` that has something to say says.
+async fn next(inboxes: &mut [mpsc::Receiver<Said>], turns: &[usize]) -> (usize, Option<Said>) {
+    std::future::poll_fn(|context| {
+        for source in turns {
+            if let Poll::Ready(said) = inboxes[*source].poll_recv(context) {
+                return Poll::Ready((*source, said));
+            }
+        }
+        Poll::Pending
+    })
+    .await
 }
 
 async fn until(due: Option<Instant>) {

@@ -154,9 +154,9 @@ impl Drop for Feed {
     }
 }
 
-/// The channel that feeds write to.
-pub fn channel(sources: usize) -> (mpsc::Sender<Said>, mpsc::Receiver<Said>) {
-    mpsc::channel(AHEAD * sources.max(1))
+/// The channel that one feed writes to.
+pub fn channel() -> (mpsc::Sender<Said>, mpsc::Receiver<Said>) {
+    mpsc::channel(AHEAD)
 }
 
 struct Work {
