@@ -19,6 +19,7 @@ mod restore;
 mod sinks;
 mod stop;
 mod upkeep;
+mod verify;
 mod watermark;
 
 pub use coordinator::{Finish, Job, run};
@@ -29,3 +30,4 @@ pub use restore::{Fate, migration};
 pub use sinks::{BranchSink, Sinks, TableSink, one_cluster};
 pub use stop::Stop;
 pub use upkeep::{Upkeep, UpkeepPolicy};
+pub use verify::{Comparison, verify};

@@ -57,7 +57,7 @@ impl Surroundings {
         below(&below(&self.warehouse, "_weir"), pipeline)
     }
 
-    fn storage_of(&self, table: &TableDef) -> BTreeMap<String, Secret> {
+    pub(super) fn storage_of(&self, table: &TableDef) -> BTreeMap<String, Secret> {
         let mut storage = self.storage.clone();
         storage.extend(table.storage.clone());
         storage

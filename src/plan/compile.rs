@@ -154,10 +154,7 @@ impl Compiler<'_> {
     }
 
     fn rename(&mut self, plan: LogicalPlan, view: &ViewDef) -> Option<LogicalPlan> {
-        if view.columns.is_empty() {
-            return Some(plan);
-        }
-        if view.columns.len() != plan.schema().fields().len() {
+        if !view.columns.is_empty() && view.columns.len() != plan.schema().fields().len() {
             let message = format!(
                 "view `{}` names {} columns, its query gives {}",
                 view.name,
@@ -167,14 +164,7 @@ impl Compiler<'_> {
             self.problems.push(Diagnostic::new(view.span, message));
             return None;
         }
-        let exprs: Vec<_> = plan
-            .schema()
-            .columns()
-            .into_iter()
-            .zip(&view.columns)
-            .map(|(column, name)| datafusion::logical_expr::Expr::Column(column).alias(name))
-            .collect();
-        match LogicalPlanBuilder::from(plan).project(exprs).and_then(LogicalPlanBuilder::build) {
+        match renamed(plan, &view.columns) {
             Ok(plan) => Some(plan),
             Err(error) => self.problem(&error, view.span),
         }
@@ -197,7 +187,7 @@ impl Compiler<'_> {
             return None;
         }
         let reads = streams_read(&piece.plan);
-        let Rows { retract, stage, .. } = piece.rows;
+        let Rows { retract, stage, times, sources } = piece.rows;
         let physical = self.physical(&piece.plan, insert.span).await?;
         let schema = match (target, retract) {
             (Some(target), false) => Arc::clone(target),
@@ -207,7 +197,7 @@ impl Compiler<'_> {
             }
             (None, _) => physical.schema(),
         };
-        Some(Branch { target: insert.target.clone(), schema, plan: physical, stage, reads, retract })
+        Some(Branch { target: insert.target.clone(), schema, plan: physical, stage, reads, retract, times, sources })
     }
 
     async fn query(&mut self, query: &Query, span: Span) -> Option<LogicalPlan> {
@@ -242,6 +232,17 @@ impl Compiler<'_> {
         self.problems.push(diagnose(error, &self.catalog.files, span));
         None
     }
+}
+
+/// A view's plan with its columns renamed, if it renames any.
+pub(super) fn renamed(plan: LogicalPlan, names: &[String]) -> datafusion::error::Result<LogicalPlan> {
+    if names.is_empty() {
+        return Ok(plan);
+    }
+    let columns = plan.schema().columns().into_iter().zip(names);
+    let exprs: Vec<_> =
+        columns.map(|(column, name)| datafusion::logical_expr::Expr::Column(column).alias(name)).collect();
+    LogicalPlanBuilder::from(plan).project(exprs).and_then(LogicalPlanBuilder::build)
 }
 
 /// A query whose rows may be taken back, into a target that cannot.

@@ -54,6 +54,10 @@ pub struct Branch {
     pub reads: Vec<StreamId>,
     /// True when rows may be taken back: the last column is the weight.
     pub retract: bool,
+    /// Per column, weight left out: how far values in rows yet to come may lag behind the watermark, microseconds.
+    pub times: Vec<Option<i64>>,
+    /// Whose rows it is made from.
+    pub sources: BTreeSet<usize>,
 }
 
 /// A pipeline, planned once.

@@ -4,6 +4,7 @@
 //! computed once ([`share`]), refuses what cannot be run incrementally ([`refusal`]), fits each INSERT's columns to its
 //! target ([`fit`]) and puts the pieces together ([`compile`]). Nothing here reads input, opens a connection or knows of epochs.
 
+mod batch;
 mod compile;
 mod cut;
 mod dataflow;
@@ -19,6 +20,7 @@ mod share;
 mod time;
 mod watermark;
 
+pub use batch::{Batch, BatchInsert, batch};
 pub use compile::{Targets, compile};
 pub use dataflow::{Branch, Dataflow, Fragment, Lane, SourceInput};
 pub use operators::{OperatorNode, OperatorSpec};
