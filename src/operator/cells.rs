@@ -11,6 +11,9 @@
 //! Dividing costs time at every step, so this is for operators under pressure. Without a disk there is one cell, which never leaves memory, and
 //! the budget is told why it cannot shrink.
 
+#[cfg(test)]
+mod tests;
+
 use std::ops::Range;
 
 use arrow::array::RecordBatch;
@@ -264,7 +267,8 @@ impl Cells {
         }
         disk.restored_bytes = 0;
         let rows = disk.restored.iter_mut().map(std::mem::take).enumerate();
-        let changes = rows.map(|(table, upserts)| StateChange { table, upserts, deletes: Vec::new(), cutoff: NO_WATERMARK });
+        let changes =
+            rows.map(|(table, upserts)| StateChange { table, upserts, deletes: Vec::new(), cutoff: NO_WATERMARK });
         let changes = changes.collect();
         disk.write(&self.tables, changes)
     }
@@ -383,7 +387,9 @@ impl Disk {
         let written = self.store.write(&self.image.operator, self.epoch, tables, Some(&self.image), vec![changes]);
         self.image = block_on(written)?;
         for _ in 0..MERGES {
-            let Some(compaction) = block_on(self.store.compact(&self.image, tables, self.epoch))? else { return Ok(()) };
+            let Some(compaction) = block_on(self.store.compact(&self.image, tables, self.epoch))? else {
+                return Ok(());
+            };
             self.image = compaction.apply(&self.image);
             block_on(self.store.remove_unneeded(&[&self.image], Epoch(u64::MAX)))?;
         }

@@ -79,6 +79,7 @@ impl StateStore {
         tables: &[StateTable],
         epoch: Epoch,
     ) -> Result<Option<Compaction>> {
+        self.adopted(snapshot);
         let mut merged = Vec::new();
         for table in tables {
             let Some(stored) = snapshot.table(table.name) else { continue };
@@ -153,12 +154,7 @@ async fn merge_part(
     write_rows(writer, table, Kind::Deletes, &deletes).await
 }
 
-async fn decoded(
-    reader: &FileReader,
-    kind: Kind,
-    table: &StateTable,
-    groups: &Range<u16>,
-) -> Result<Vec<RecordBatch>> {
+async fn decoded(reader: &FileReader, kind: Kind, table: &StateTable, groups: &Range<u16>) -> Result<Vec<RecordBatch>> {
     let mut rows = Vec::new();
     for run in reader.runs(kind, groups) {
         let bytes = reader.fetch(&run).await?;

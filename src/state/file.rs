@@ -112,7 +112,8 @@ impl FileWriter {
         let schema = block_schema(&self.table, kind);
         let name = self.table.name;
         let (bytes, checksum) = offload(move || {
-            let bytes = encode(&schema, &rows).internal(|| format!("rows of state table `{name}` cannot be encoded"))?;
+            let bytes =
+                encode(&schema, &rows).internal(|| format!("rows of state table `{name}` cannot be encoded"))?;
             let checksum = XxHash64::oneshot(0, &bytes);
             Ok((bytes, checksum))
         })
@@ -268,15 +269,16 @@ impl FileReader {
             upserts: Arc::clone(&table.schema),
             deletes: table.delete_schema(),
         };
-        let split = file.bytes.checked_sub(file.footer).ok_or_else(|| reader.damaged("its snapshot contradicts itself"))?;
+        let split =
+            file.bytes.checked_sub(file.footer).ok_or_else(|| reader.damaged("its snapshot contradicts itself"))?;
         let start = if file.bytes <= WHOLE { 0 } else { split };
         let fetched = reader.range(start..file.bytes).await?;
         let footer = fetched.slice((split - start) as usize..);
         if format!("{:016x}", XxHash64::oneshot(0, &footer)) != file.checksum {
             return Err(reader.damaged("the checksum of its footer differs"));
         }
-        let footer: Footer =
-            serde_json::from_slice(&footer).map_err(|error| reader.damaged("its footer is unknown").with_source(error))?;
+        let footer: Footer = serde_json::from_slice(&footer)
+            .map_err(|error| reader.damaged("its footer is unknown").with_source(error))?;
         if footer.format != STATE_FORMAT {
             return Err(reader.damaged(&format!("it has format {}, and {STATE_FORMAT} is read", footer.format)));
         }
@@ -310,9 +312,7 @@ impl FileReader {
         let (Some(first), Some(last)) = (run.first(), run.last()) else { return Ok(Bytes::new()) };
         let range = first.offset..last.offset + last.bytes;
         match &self.whole {
-            Some(whole) if range.end <= whole.len() as u64 => {
-                Ok(whole.slice(range.start as usize..range.end as usize))
-            }
+            Some(whole) if range.end <= whole.len() as u64 => Ok(whole.slice(range.start as usize..range.end as usize)),
             _ => self.range(range).await,
         }
     }

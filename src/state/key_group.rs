@@ -7,11 +7,11 @@
 //! finalizer of splitmix64; the group is the top 7 bits of `h`. The words:
 //! - null of any type: `0x6E756C6C6E756C6C`;
 //! - booleans 0 or 1; integers, dates, times, timestamps and durations: their number, extended to 64 bits with its sign if it has one;
-//! - floats: the bits of the DOUBLE, with one zero and one NaN; decimals: the 64-bit halves of the 128 bits, low first, folded
-//!   (wider ones: all four);
+//! - floats: the bits of the DOUBLE, with one zero and one NaN; decimals of 128 bits: their 64-bit halves, low first, folded (of 256
+//!   bits: all four; narrower ones are integers);
 //! - strings and binaries: XXH64 of the bytes, seed 0;
 //! - month-day-nano intervals: months, days, nanoseconds folded; day-time: days, milliseconds folded; year-month: the number;
-//! - structs: the words of their columns folded; lists and maps: the length, then the words of the elements folded.
+//! - structs: the words of their columns folded; lists and maps: the length, then the hash of each element, folded.
 
 use std::ops::Range;
 
@@ -134,9 +134,9 @@ fn fold(column: &dyn Array, hashes: &mut [u64]) -> Result<()> {
         }
         T::Interval(arrow::datatypes::IntervalUnit::MonthDayNano) => {
             let values = column.as_primitive::<IntervalMonthDayNanoType>().values();
-            let words = values.iter().map(|v| {
-                combine(combine(combine(0, signed(v.months)), signed(v.days)), v.nanoseconds as u64)
-            });
+            let words = values
+                .iter()
+                .map(|v| combine(combine(combine(0, signed(v.months)), signed(v.days)), v.nanoseconds as u64));
             fold_words(hashes, nulls, words);
         }
         _ if data_type.is_primitive() => fold_numbers(column, nulls, hashes)?,
@@ -218,7 +218,8 @@ fn fold_lengthy(column: &dyn Array, nulls: Option<&NullBuffer>, hashes: &mut [u6
             fold_elements(hashes, nulls, list.values(), &offsets)?;
         }
         T::Dictionary(_, value) => {
-            let plain = arrow::compute::cast(column, value).internal(|| "routing column cannot be decoded".to_owned())?;
+            let plain =
+                arrow::compute::cast(column, value).internal(|| "routing column cannot be decoded".to_owned())?;
             fold(&plain, hashes)?;
         }
         other => return Err(no_key_groups(other)),

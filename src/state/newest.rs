@@ -206,9 +206,7 @@ fn unseen_wide(batches: &mut Vec<Rows>, table: &mut HashTable<Place>, encoded: R
     let mask = BooleanBuffer::collect_bool(rows, |row| {
         let bytes = known[batch].row(row);
         let hash = XxHash64::oneshot(0, bytes.as_ref());
-        let same = |place: &Place| {
-            place.hash == hash && known[place.batch as usize].row(place.row as usize) == bytes
-        };
+        let same = |place: &Place| place.hash == hash && known[place.batch as usize].row(place.row as usize) == bytes;
         if older == Older::None {
             return table.find(hash, same).is_none();
         }

@@ -64,15 +64,18 @@ impl StateStore {
         if snapshot.operator != operator || snapshot.format != STATE_FORMAT {
             return Err(Error::internal(format!("state of `{}` was given to `{operator}`", snapshot.operator)));
         }
+        self.adopted(&snapshot);
         let mut merged: Vec<StateChange> = (0..tables.len()).map(empty_change).collect();
         for change in changes.into_iter().flatten() {
             let table = merged.get_mut(change.table);
-            let into = table.ok_or_else(|| Error::internal(format!("`{operator}` has no state table {}", change.table)))?;
+            let into =
+                table.ok_or_else(|| Error::internal(format!("`{operator}` has no state table {}", change.table)))?;
             into.upserts.extend(change.upserts);
             into.deletes.extend(change.deletes);
             into.cutoff = into.cutoff.max(change.cutoff);
         }
-        let writes = merged.into_iter().zip(tables).map(|(change, table)| self.write_table(operator, epoch, table, change));
+        let writes =
+            merged.into_iter().zip(tables).map(|(change, table)| self.write_table(operator, epoch, table, change));
         let written: Vec<_> = stream::iter(writes.collect::<Vec<_>>()).buffered(AT_ONCE).try_collect().await?;
         for (table, (file, cutoff)) in tables.iter().zip(written) {
             let into = snapshot.table_mut(table.name);
@@ -207,9 +210,10 @@ impl StateStore {
     }
 
     /// Removes the files that none of the `live` snapshots names and that were begun before epoch `before`. `live` must hold every snapshot
-    /// that could still be resumed from; files written here that no snapshot named yet are left alone. Returns how many went.
+    /// that could still be resumed from and the newest one; files written here that no snapshot named yet are left alone. Returns how many went.
     pub async fn remove_unneeded(&self, live: &[&OperatorSnapshot], before: Epoch) -> Result<usize> {
-        let needed: HashSet<&str> = live.iter().flat_map(|snapshot| snapshot.files()).map(|f| f.path.as_str()).collect();
+        let needed: HashSet<&str> =
+            live.iter().flat_map(|snapshot| snapshot.files()).map(|f| f.path.as_str()).collect();
         let listed: Vec<_> =
             self.store.list(None).try_collect().await.environment(|| "state files cannot be listed".to_owned())?;
         let mut unneeded = Vec::new();
@@ -233,6 +237,14 @@ impl StateStore {
             }
         }
         Ok(removed)
+    }
+
+    /// Files that a snapshot names are looked after by those who keep the snapshot.
+    pub(super) fn adopted(&self, snapshot: &OperatorSnapshot) {
+        let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
+        for file in snapshot.files() {
+            pending.remove(&file.path);
+        }
     }
 
     /// Says that files written here will not come into any snapshot.
@@ -269,8 +281,7 @@ pub(super) fn within(rows: RecordBatch, block: &Block, table: &StateTable, group
     if block.within(groups) {
         return Ok(rows);
     }
-    let mask: BooleanArray =
-        table.groups(&rows)?.into_iter().map(|group| Some(groups.contains(&group))).collect();
+    let mask: BooleanArray = table.groups(&rows)?.into_iter().map(|group| Some(groups.contains(&group))).collect();
     filter_record_batch(&rows, &mask).internal(|| "state rows cannot be filtered".to_owned())
 }
 
