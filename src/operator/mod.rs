@@ -2,8 +2,10 @@
 //! remembers for them ([`Operator`]).
 
 mod contract;
+mod cells;
 mod held;
 pub mod spec;
 
+pub use cells::{Cells, CellsSpec};
 pub use contract::{END_OF_TIME, Operator, StateUsage, Stepped, Tick, WEIGHT};
 pub use held::{Held, HeldExec, HeldTable, StreamId};
