@@ -144,7 +144,7 @@ impl Sessions {
     /// to be found stale.
     fn enqueue(&mut self, key: u32) {
         let Some(session) = self.open[key as usize].first() else { return };
-        let end = session.last.saturating_add(self.gap);
+        let end = session.last.saturating_add(self.gap).min(NEVER - 1);
         let queued = &mut self.queued[key as usize];
         if end < *queued {
             *queued = end;

@@ -5,7 +5,7 @@
 //! than itself was let through and is forgotten; a copy with the same time is always known.) Without a time column a key is
 //! remembered by the processing time of its epoch.
 
-use arrow::array::{Array, BooleanArray, Int64Array};
+use arrow::array::{BooleanArray, Int64Array};
 use arrow::buffer::BooleanBuffer;
 use arrow::compute::filter_record_batch;
 use arrow::record_batch::RecordBatch;
@@ -31,7 +31,7 @@ impl OnArrival {
     /// An operator that has seen nothing.
     pub fn new(spec: &DeduplicateSpec) -> Result<Self> {
         Ok(Self {
-            encoder: Encoder::of_keys(&spec.input, &spec.keys)?,
+            encoder: Encoder::of_groups(&spec.input, &spec.keys)?,
             time: spec.within.and(spec.time),
             seen: SeenKeys::new(&spec.input, &spec.keys, spec.within),
             hashes: Vec::new(),

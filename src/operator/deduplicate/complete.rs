@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use arrow::array::{Array, Int64Array};
+use arrow::array::Int64Array;
 use arrow::record_batch::RecordBatch;
 
 use super::seen::SeenKeys;
@@ -29,8 +29,8 @@ pub struct OnWatermark {
     keys: KeyIndex,
     /// The waiting rows of each key, by turn; mostly one. None is a duplicate of a row that came out.
     waiting: Vec<Vec<Turn>>,
-    /// Key and row of each turn.
-    turns: BTreeMap<Turn, (u32, u32)>,
+    /// The row of each turn and key: rows of different keys may have the same sequence number.
+    turns: BTreeMap<(Turn, u32), u32>,
     rows: SequencedRows,
     numbers: Vec<u32>,
 }
@@ -99,22 +99,22 @@ impl OnWatermark {
         let mut others = std::mem::take(&mut self.waiting[key as usize]);
         others.retain(|other| {
             let stays = *other < turn || !self.loses(other.0, before);
-            if !stays && let Some((_, row)) = self.turns.remove(other) {
+            if !stays && let Some(row) = self.turns.remove(&(*other, key)) {
                 beaten.push(row);
             }
             stays
         });
         others.insert(others.partition_point(|other| *other < turn), turn);
         self.waiting[key as usize] = others;
-        self.turns.insert(turn, (key, row));
+        self.turns.insert((turn, key), row);
     }
 
     /// The rows whose time is below `watermark` that are nobody's duplicate.
     fn complete(&mut self, watermark: i64) -> Result<Option<RecordBatch>> {
-        let later = self.turns.split_off(&(watermark, i64::MIN));
+        let later = self.turns.split_off(&((watermark, i64::MIN), 0));
         let due = std::mem::replace(&mut self.turns, later);
         let (mut winners, mut done) = (Vec::new(), Vec::with_capacity(due.len()));
-        for (turn, (key, row)) in due {
+        for ((turn, key), row) in due {
             done.push(row);
             let waiting = &mut self.waiting[key as usize];
             if !waiting.contains(&turn) {
@@ -126,7 +126,7 @@ impl OnWatermark {
             let within = self.within;
             waiting.retain(|other| {
                 let stays = *other != turn && within.is_some_and(|within| other.0.saturating_sub(turn.0) >= within);
-                if !stays && let Some((_, row)) = self.turns.remove(other) {
+                if !stays && let Some(row) = self.turns.remove(&(*other, key)) {
                     done.push(row);
                 }
                 stays
@@ -189,16 +189,16 @@ impl Operator for OnWatermark {
             let turn = (times.value(row), one.sequence);
             let waiting = &mut self.waiting[key as usize];
             waiting.insert(waiting.partition_point(|other| *other < turn), turn);
-            self.turns.insert(turn, (key, one.row));
+            self.turns.insert((turn, key), one.row);
         }
         self.numbers = numbers;
         Ok(())
     }
 
     fn usage(&self) -> StateUsage {
-        let turns = self.turns.len() * 2 * size_of::<(Turn, (u32, u32))>();
+        let turns = self.turns.len() * 2 * size_of::<(Turn, u32, u32)>();
         let bytes = self.seen.bytes() + self.keys.bytes() + self.rows.bytes() + turns + self.waiting.capacity() * 24;
-        let waiting = self.turns.first_key_value().map(|(turn, _)| turn.0);
+        let waiting = self.turns.first_key_value().map(|((turn, _), _)| turn.0);
         let oldest = self.seen.oldest().into_iter().chain(waiting).min();
         StateUsage { rows: self.seen.len() + self.rows.len() as u64, bytes: bytes as u64, oldest }
     }

@@ -8,6 +8,7 @@ use arrow::compute::{SortOptions, cast};
 use arrow::datatypes::{DataType, SchemaRef};
 use arrow::record_batch::RecordBatch;
 use arrow::row::{RowConverter, Rows, SortField};
+use datafusion::common::utils::normalize_float_zero;
 
 use crate::error::{Context, Error, Result};
 
@@ -19,6 +20,8 @@ pub struct Encoder {
     /// `None` without columns: then every row is the empty string.
     converter: Option<(RowConverter, Rows)>,
     rows: usize,
+    /// Whether zero has one sign only.
+    one_zero: bool,
 }
 
 impl Encoder {
@@ -40,13 +43,18 @@ impl Encoder {
             let rows = converter.empty_rows(0, 0);
             Some((converter, rows))
         };
-        Ok(Self { columns: columns.iter().map(|(column, _)| *column).collect(), types, converter, rows: 0 })
+        Ok(Self { columns: columns.iter().map(|(column, _)| *column).collect(), types, converter, rows: 0, one_zero: false })
     }
 
-    /// An encoder of `columns` for equality.
+    /// An encoder of `columns` for equality as PARTITION BY has it.
     pub fn of_keys(schema: &SchemaRef, columns: &[usize]) -> Result<Self> {
         let columns: Vec<_> = columns.iter().map(|&column| (column, SortOptions::default())).collect();
         Self::new(schema, &columns)
+    }
+
+    /// An encoder of `columns` for equality as GROUP BY and DISTINCT have it, for which the two zeros of floats are one.
+    pub fn of_groups(schema: &SchemaRef, columns: &[usize]) -> Result<Self> {
+        Ok(Self { one_zero: true, ..Self::of_keys(schema, columns)? })
     }
 
     /// Takes a batch's rows in place of the ones before.
@@ -59,6 +67,13 @@ impl Encoder {
     pub fn encode_arrays(&mut self, arrays: &[ArrayRef], rows: usize) -> Result<()> {
         self.rows = rows;
         if let Some((converter, encoded)) = &mut self.converter {
+            let one_zero: Vec<ArrayRef>;
+            let arrays = if self.one_zero {
+                one_zero = arrays.iter().map(normalize_float_zero).collect();
+                &one_zero
+            } else {
+                arrays
+            };
             encoded.clear();
             converter.append(encoded, arrays).internal(|| "columns cannot be encoded".to_owned())?;
         }

@@ -42,11 +42,6 @@ impl Layout {
         &self.state
     }
 
-    /// The rows' schema.
-    pub fn input(&self) -> &SchemaRef {
-        &self.input
-    }
-
     /// How many state columns hold the input's.
     pub fn width(&self) -> usize {
         self.order.len()

@@ -4,6 +4,8 @@
 //! Hashes live in memory only and never decide what comes out; everything written down is exact values.
 
 mod encoder;
+#[cfg(test)]
+pub mod harness;
 mod index;
 mod layout;
 mod rows;

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, Int64Array};
+use arrow::array::{ArrayRef, AsArray, Int64Array};
 use arrow::datatypes::{DataType, Int64Type, SchemaRef};
 use arrow::record_batch::RecordBatch;
 
@@ -96,8 +96,7 @@ impl SequencedRows {
     /// Forgets rows.
     pub fn remove(&mut self, gone: &[u32]) -> Result<()> {
         let sequences = &self.sequences;
-        let of_state: Vec<u32> =
-            gone.iter().copied().filter(|&row| sequences[row as usize] < self.written).collect();
+        let of_state: Vec<u32> = gone.iter().copied().filter(|&row| sequences[row as usize] < self.written).collect();
         if !of_state.is_empty() {
             let numbers: Int64Array = of_state.iter().map(|&row| sequences[row as usize]).collect();
             let rows = self.rows.gather(&of_state)?;
