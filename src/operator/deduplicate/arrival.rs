@@ -13,7 +13,7 @@ use arrow::record_batch::RecordBatch;
 use super::seen::SeenKeys;
 use crate::error::{Context, Result};
 use crate::operator::contract::{Operator, StateUsage, Stepped, Tick};
-use crate::operator::keyed::{Encoder, SlotTable, column_watermark, micros, split_late};
+use crate::operator::keyed::{Encoder, SlotTable, WARM, column_watermark, micros, split_late};
 use crate::operator::spec::{DeduplicateSpec, TimeColumn};
 use crate::state::{NO_WATERMARK, StateChange, StateTable};
 
@@ -46,6 +46,9 @@ impl OnArrival {
         self.hashes.extend((0..rows).map(|row| SlotTable::hash(self.encoder.row(row))));
         let mut passed = 0;
         let keep = BooleanBuffer::collect_bool(rows, |row| {
+            if row % WARM == 0 {
+                self.seen.warm(&self.hashes[row..rows.min(row + WARM)]);
+            }
             let time = times.map_or(now, |times| times.value(row));
             let (hash, key) = (self.hashes[row], self.encoder.row(row));
             let first = !self.seen.recalls(hash, key, time);

@@ -63,6 +63,16 @@ impl Page {
         &self.bytes[start..self.ends[row] as usize]
     }
 
+    /// An empty page with room for what this one holds.
+    fn another(&self) -> Self {
+        Self {
+            bytes: Vec::with_capacity(self.bytes.len() + self.bytes.len() / 64),
+            ends: Vec::with_capacity(self.ends.len()),
+            times: Vec::with_capacity(self.times.len()),
+            written: 0,
+        }
+    }
+
     fn memory(&self) -> usize {
         self.bytes.capacity() + self.ends.capacity() * size_of::<u32>() + self.times.capacity() * size_of::<i64>()
     }
@@ -110,6 +120,11 @@ impl SeenKeys {
         self.floor
     }
 
+    /// See [`SlotTable::warm`].
+    pub fn warm(&self, hashes: &[u32]) {
+        self.table.warm(hashes);
+    }
+
     /// Whether a row of `key`, whose hash is given, was let through so close to `time` that another one is its duplicate.
     pub fn recalls(&self, hash: u32, key: &[u8], time: i64) -> bool {
         let same = |number: u32| {
@@ -143,12 +158,17 @@ impl SeenKeys {
         };
         let bucket = self.buckets.entry(slice).or_insert_with(|| Bucket { pages: Vec::new(), oldest: time });
         bucket.oldest = bucket.oldest.min(time);
-        let open = bucket.pages.last().copied();
-        let open = open.filter(|&at| self.pages[at as usize].ends.len() < PAGE_ROWS);
+        let last = bucket.pages.last().copied();
+        let open = last.filter(|&at| self.pages[at as usize].ends.len() < PAGE_ROWS);
         let at = open.unwrap_or_else(|| {
             let at = self.free.pop().unwrap_or(self.pages.len() as u32);
+            // The next page of a time with many keys will be as large as the one before.
+            let page = last.map_or_else(Page::default, |last| self.pages[last as usize].another());
+            self.page_bytes += page.memory();
             if at as usize == self.pages.len() {
-                self.pages.push(Page::default());
+                self.pages.push(page);
+            } else {
+                self.pages[at as usize] = page;
             }
             bucket.pages.push(at);
             at
@@ -160,7 +180,7 @@ impl SeenKeys {
         if self.within.is_some() {
             page.times.push(time);
         }
-        if page.ends.len() == PAGE_ROWS {
+        if page.ends.len() == PAGE_ROWS && page.bytes.capacity() > page.bytes.len() * 17 / 16 {
             page.bytes.shrink_to_fit();
         }
         self.page_bytes = self.page_bytes + page.memory() - before;

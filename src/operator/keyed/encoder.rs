@@ -43,7 +43,13 @@ impl Encoder {
             let rows = converter.empty_rows(0, 0);
             Some((converter, rows))
         };
-        Ok(Self { columns: columns.iter().map(|(column, _)| *column).collect(), types, converter, rows: 0, one_zero: false })
+        Ok(Self {
+            columns: columns.iter().map(|(column, _)| *column).collect(),
+            types,
+            converter,
+            rows: 0,
+            one_zero: false,
+        })
     }
 
     /// An encoder of `columns` for equality as PARTITION BY has it.

@@ -4,7 +4,7 @@ use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
 
 use super::encoder::Encoder;
-use super::slots::SlotTable;
+use super::slots::{SlotTable, WARM};
 use crate::error::Result;
 
 /// Numbers the distinct keys of a shard. Numbers of removed keys are given out again, so owners keep what they know of a key in a
@@ -16,22 +16,34 @@ pub struct KeyIndex {
     keys: Vec<Option<Box<[u8]>>>,
     free: Vec<u32>,
     key_bytes: usize,
+    hashes: Vec<u32>,
 }
 
 impl KeyIndex {
     /// An index of the key in `columns` of batches with `schema`.
     pub fn new(schema: &SchemaRef, columns: &[usize]) -> Result<Self> {
         let encoder = Encoder::of_keys(schema, columns)?;
-        Ok(Self { encoder, table: SlotTable::new(), keys: Vec::new(), free: Vec::new(), key_bytes: 0 })
+        Ok(Self {
+            encoder,
+            table: SlotTable::new(),
+            keys: Vec::new(),
+            free: Vec::new(),
+            key_bytes: 0,
+            hashes: Vec::new(),
+        })
     }
 
     /// The numbers of each row's key into `numbers`; keys not known yet get one.
     pub fn resolve(&mut self, batch: &RecordBatch, numbers: &mut Vec<u32>) -> Result<()> {
         self.encoder.encode(batch)?;
         numbers.clear();
+        self.hashes.clear();
+        self.hashes.extend((0..self.encoder.len()).map(|row| SlotTable::hash(self.encoder.row(row))));
         for row in 0..self.encoder.len() {
-            let key = self.encoder.row(row);
-            let hash = SlotTable::hash(key);
+            if row % WARM == 0 {
+                self.table.warm(&self.hashes[row..self.hashes.len().min(row + WARM)]);
+            }
+            let (key, hash) = (self.encoder.row(row), self.hashes[row]);
             let keys = &self.keys;
             let known = self.table.find(hash, |number| keys[number as usize].as_deref() == Some(key));
             let number = known.unwrap_or_else(|| {

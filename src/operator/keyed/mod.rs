@@ -18,5 +18,5 @@ pub use index::KeyIndex;
 pub use layout::{Layout, with_columns};
 pub use rows::{RowStore, pick};
 pub use sequenced::{SequencedRows, Waiting};
-pub use slots::SlotTable;
+pub use slots::{SlotTable, WARM};
 pub use time::{column_watermark, micros, split_late};

@@ -9,7 +9,7 @@ use arrow::record_batch::RecordBatch;
 
 use super::Shape;
 use super::lifetime::Lifetime;
-use super::partition::{Entry, Limit, Partition, Place, RowBytes, difference};
+use super::partition::{Entry, Limit, Partition, Place, RowKey, Shown, difference};
 use crate::error::{Context, Error, Result};
 use crate::operator::contract::{Operator, StateUsage, Stepped, Tick};
 use crate::operator::keyed::{Encoder, KeyIndex, Layout, micros, pick};
@@ -19,7 +19,7 @@ use crate::state::{StateChange, StateTable};
 const WEIGHT: (&str, DataType) = ("__count", DataType::Int64);
 const STAMP: (&str, DataType) = ("__stamp", DataType::Timestamp(TimeUnit::Microsecond, None));
 /// Memory of a row beside its bytes: reference counts, its place in the tree, half-empty nodes.
-const ROW_OVERHEAD: usize = 16 + (size_of::<RowBytes>() + size_of::<Entry>()) * 3 / 2;
+const ROW_OVERHEAD: usize = 16 + (size_of::<RowKey>() + size_of::<Entry>()) * 3 / 2;
 
 /// Keeps the rows of each partition in order.
 #[derive(Debug)]
@@ -33,14 +33,16 @@ pub struct Ranked {
     order: Encoder,
     full: Encoder,
     partitions: Vec<Partition>,
-    /// This step's partitions, with their places before it.
-    touched: Vec<(u32, Vec<Place>)>,
+    /// This step's partitions.
+    touched: Vec<u32>,
+    /// What this step puts out.
+    changes: Vec<Place>,
     /// Rows whose weight became 0 in this step.
-    zeros: Vec<(u32, RowBytes)>,
+    zeros: Vec<(u32, RowKey)>,
     /// Rows that must be written; some may be gone.
-    dirty: Vec<(u32, RowBytes)>,
+    dirty: Vec<(u32, RowKey)>,
     /// Rows that state has and that are gone, with how many of their bytes are order values.
-    gone: BTreeMap<RowBytes, u32>,
+    gone: BTreeMap<RowKey, u32>,
     rows: usize,
     row_bytes: usize,
     numbers: Vec<u32>,
@@ -63,6 +65,7 @@ impl Ranked {
             full: Encoder::of_keys(&shape.rows, &all)?,
             partitions: Vec::new(),
             touched: Vec::new(),
+            changes: Vec::new(),
             zeros: Vec::new(),
             dirty: Vec::new(),
             gone: BTreeMap::new(),
@@ -121,71 +124,80 @@ impl Ranked {
         if !self.shape.retract && !partition.admits(order, self.limit) {
             return;
         }
-        let (updating, limit) = (self.shape.updating, self.limit);
+        let limit = self.limit;
         if !std::mem::replace(&mut partition.touched, true) {
-            let before = if updating { partition.places(limit) } else { Vec::new() };
-            self.touched.push((number, before));
+            self.touched.push(number);
+            if std::mem::take(&mut partition.restored) {
+                partition.show(limit, |_| {});
+            }
         }
         let order_len = order.len() as u32;
         self.scratch.clear();
         self.scratch.extend_from_slice(order);
         self.scratch.extend_from_slice(self.full.row(at));
-        let known = partition.rows.get_key_value(self.scratch.as_slice()).map(|(bytes, _)| Arc::clone(bytes));
-        let new = known.is_none();
-        let bytes: RowBytes = known.unwrap_or_else(|| self.scratch.as_slice().into());
-        let entry = partition.rows.entry(Arc::clone(&bytes)).or_insert_with(|| {
+        let key = RowKey::new(&self.scratch);
+        let mut new = false;
+        let entry = partition.rows.entry(key.clone()).or_insert_with(|| {
+            new = true;
             self.rows += 1;
-            self.row_bytes += bytes.len() + ROW_OVERHEAD;
-            Entry { weight: 0, order: order_len, written: self.gone.remove(&bytes).is_some(), dirty: false }
+            self.row_bytes += key.bytes.len() + ROW_OVERHEAD;
+            let written = self.gone.remove(&key).is_some();
+            Entry { weight: 0, order: order_len, written, dirty: false, shown: Shown::default() }
         });
         entry.weight += weight;
         if entry.weight == 0 {
-            self.zeros.push((number, Arc::clone(&bytes)));
+            self.zeros.push((number, key.clone()));
         }
         if !std::mem::replace(&mut entry.dirty, true) {
-            self.dirty.push((number, Arc::clone(&bytes)));
+            self.dirty.push((number, key.clone()));
         }
         if !self.shape.retract {
-            partition.count(&bytes, order_len, weight.unsigned_abs(), new);
-            while let Some((bytes, entry)) = partition.pop_beyond(limit) {
-                self.rows -= 1;
-                self.row_bytes -= bytes.len() + ROW_OVERHEAD;
-                if entry.written {
-                    self.gone.insert(bytes, entry.order);
-                }
+            partition.count(&key, order_len, weight.unsigned_abs(), new, limit);
+            while let Some((row, entry)) = self.partitions[number as usize].pop_beyond(limit) {
+                self.drop_row(number, row, entry);
             }
+        }
+    }
+
+    /// A row was taken out of its partition.
+    fn drop_row(&mut self, number: u32, row: RowKey, entry: Entry) {
+        self.rows -= 1;
+        self.row_bytes -= row.bytes.len() + ROW_OVERHEAD;
+        if entry.shown.count > 0 {
+            self.partitions[number as usize].shown -= 1;
+            let changes = &mut self.changes;
+            difference(&row, entry.order, entry.shown, Shown::default(), self.limit, &mut |place| changes.push(place));
+        }
+        if entry.written {
+            self.gone.insert(row, entry.order);
         }
     }
 
     /// The partition's stamp is new: its rows carry it.
     fn write_again(&mut self, number: u32) {
-        for (bytes, entry) in &mut self.partitions[number as usize].rows {
+        for (row, entry) in &mut self.partitions[number as usize].rows {
             if !std::mem::replace(&mut entry.dirty, true) {
-                self.dirty.push((number, Arc::clone(bytes)));
+                self.dirty.push((number, row.clone()));
             }
         }
     }
 
     /// Ends the step for the partitions it has touched, and gives what it changed within the limits.
     fn settle(&mut self) -> Vec<Place> {
-        for (number, bytes) in std::mem::take(&mut self.zeros) {
+        for (number, row) in std::mem::take(&mut self.zeros) {
             let rows = &mut self.partitions[number as usize].rows;
-            if rows.get(&bytes).is_some_and(|entry| entry.weight == 0)
-                && let Some(entry) = rows.remove(&bytes)
+            if rows.get(&row).is_some_and(|entry| entry.weight == 0)
+                && let Some(entry) = rows.remove(&row)
             {
-                self.rows -= 1;
-                self.row_bytes -= bytes.len() + ROW_OVERHEAD;
-                if entry.written {
-                    self.gone.insert(bytes, entry.order);
-                }
+                self.drop_row(number, row, entry);
             }
         }
-        let mut changes = Vec::new();
-        for (number, before) in std::mem::take(&mut self.touched) {
+        let mut changes = std::mem::take(&mut self.changes);
+        for number in std::mem::take(&mut self.touched) {
             let partition = &mut self.partitions[number as usize];
             partition.touched = false;
             if self.shape.updating {
-                difference(before, partition.places(self.limit), &mut changes);
+                partition.show(self.limit, |place| changes.push(place));
             }
         }
         changes
@@ -205,20 +217,20 @@ impl Ranked {
     fn end(&mut self, numbers: Vec<u32>) -> Vec<Place> {
         let mut places = Vec::new();
         for number in numbers {
-            let partition = std::mem::take(&mut self.partitions[number as usize]);
+            let mut partition = std::mem::take(&mut self.partitions[number as usize]);
             if !self.shape.updating {
-                places.extend(partition.places(self.limit));
+                partition.show(self.limit, |place| places.push(place));
             }
             self.rows -= partition.rows.len();
-            self.row_bytes -= partition.rows.keys().map(|bytes| bytes.len() + ROW_OVERHEAD).sum::<usize>();
+            self.row_bytes -= partition.rows.keys().map(|row| row.bytes.len() + ROW_OVERHEAD).sum::<usize>();
             self.keys.remove(number);
             self.life.forget(number);
         }
         places
     }
 
-    fn decode(&self, rows: &[(&RowBytes, u32)]) -> Result<Vec<ArrayRef>> {
-        self.full.decode(rows.iter().map(|(bytes, order)| &bytes[*order as usize..]))
+    fn decode(&self, rows: &[(&RowKey, u32)]) -> Result<Vec<ArrayRef>> {
+        self.full.decode(rows.iter().map(|(row, order)| &row.bytes[*order as usize..]))
     }
 
     /// Places as output rows. An append stream says several times what counts several times.
@@ -318,14 +330,16 @@ impl Operator for Ranked {
         for (row, &number) in numbers.iter().enumerate() {
             self.life.restore(number, &moments, row, stamps.as_ref().map(|stamps| stamps.value(row)));
             let order = self.order.row(row);
-            let bytes: RowBytes = [order, self.full.row(row)].concat().into();
+            let key = RowKey::new(&[order, self.full.row(row)].concat());
             let (order, weight) = (order.len() as u32, weights.value(row));
             let partition = &mut self.partitions[number as usize];
+            partition.restored = self.shape.updating;
             self.rows += 1;
-            self.row_bytes += bytes.len() + ROW_OVERHEAD;
-            partition.rows.insert(Arc::clone(&bytes), Entry { weight, order, written: true, dirty: false });
+            self.row_bytes += key.bytes.len() + ROW_OVERHEAD;
+            let entry = Entry { weight, order, written: true, dirty: false, shown: Shown::default() };
+            partition.rows.insert(key.clone(), entry);
             if !self.shape.retract {
-                partition.count(&bytes, order, weight.unsigned_abs(), true);
+                partition.count(&key, order, weight.unsigned_abs(), true, self.limit);
             }
         }
         self.numbers = numbers;
@@ -334,7 +348,7 @@ impl Operator for Ranked {
 
     fn usage(&self) -> StateUsage {
         let partitions = self.partitions.capacity() * size_of::<Partition>();
-        let pending = (self.dirty.capacity() + self.gone.len() * 2) * size_of::<(u32, RowBytes)>();
+        let pending = (self.dirty.capacity() + self.gone.len() * 2) * size_of::<(u32, RowKey)>();
         let bytes = self.keys.bytes() + self.life.bytes() + self.row_bytes + partitions + pending;
         StateUsage { rows: self.rows as u64, bytes: bytes as u64, oldest: self.life.oldest() }
     }
