@@ -5,7 +5,14 @@ mod contract;
 mod cells;
 mod held;
 pub mod spec;
+mod keyed;
+mod deduplicate;
+mod top_n;
+mod session;
 
 pub use cells::{Cells, CellsSpec};
 pub use contract::{END_OF_TIME, Operator, StateUsage, Stepped, Tick, WEIGHT};
+pub use deduplicate::deduplicate;
 pub use held::{Held, HeldExec, HeldTable, StreamId};
+pub use session::session;
+pub use top_n::top_n;
