@@ -4,6 +4,7 @@
 mod contract;
 mod cells;
 mod held;
+mod rolling;
 pub mod spec;
 mod keyed;
 mod deduplicate;
@@ -16,3 +17,4 @@ pub use deduplicate::deduplicate;
 pub use held::{Held, HeldExec, HeldTable, StreamId};
 pub use session::session;
 pub use top_n::top_n;
+pub use rolling::rolling;
