@@ -1,9 +1,11 @@
 //! Physical operators of weir's own. Stateless SQL runs on DataFusion's operators; what is here feeds them ([`HeldExec`]) and
 //! remembers for them ([`Operator`]).
 
+mod aggregate;
 mod contract;
 mod held;
 pub mod spec;
 
+pub use aggregate::aggregate;
 pub use contract::{END_OF_TIME, Operator, StateUsage, Stepped, Tick, WEIGHT};
 pub use held::{Held, HeldExec, HeldTable, StreamId};
