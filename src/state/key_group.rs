@@ -4,6 +4,7 @@
 
 use arrow::array::ArrayRef;
 use arrow::row::{RowConverter, SortField};
+use datafusion::common::utils::normalize_float_zero;
 use std::hash::Hasher;
 use twox_hash::XxHash64;
 
@@ -19,7 +20,9 @@ pub fn key_groups(columns: &[ArrayRef], rows: usize) -> Result<Vec<u16>> {
     }
     let fields = columns.iter().map(|column| SortField::new(column.data_type().clone())).collect();
     let converter = RowConverter::new(fields).internal(|| "routing columns cannot be encoded".to_owned())?;
-    let encoded = converter.convert_columns(columns).internal(|| "routing columns cannot be encoded".to_owned())?;
+    // Zero has two signs and is one key.
+    let columns: Vec<ArrayRef> = columns.iter().map(normalize_float_zero).collect();
+    let encoded = converter.convert_columns(&columns).internal(|| "routing columns cannot be encoded".to_owned())?;
     let group = |row: arrow::row::Row<'_>| {
         let mut hash = XxHash64::with_seed(0);
         hash.write(row.as_ref());

@@ -6,7 +6,8 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, BooleanArray, new_empty_array};
+use arrow::array::{ArrayRef, AsArray, BooleanArray, new_empty_array, new_null_array};
+use arrow::compute::concat;
 use arrow::datatypes::{DataType, Field};
 use arrow::record_batch::RecordBatch;
 use datafusion::error::{DataFusionError, Result};
@@ -32,6 +33,8 @@ pub(super) struct Call {
     pub fickle: bool,
     /// Giving a row twice changes nothing.
     pub idempotent: bool,
+    /// DataFusion's function, unless the call is a weighted one.
+    pub native: Option<Arc<AggregateFunctionExpr>>,
 }
 
 /// What the calls read of some rows.
@@ -71,7 +74,16 @@ impl Call {
             fickle: !is_steady(name, function.is_distinct()),
             idempotent: function.is_distinct()
                 || matches!(name, "min" | "max" | "bool_and" | "bool_or" | "bit_and" | "bit_or" | "approx_distinct"),
+            native: Some(Arc::clone(function)),
         })
+    }
+
+    /// The result over no rows.
+    pub fn empty(&self) -> Result<ArrayRef> {
+        match &self.native {
+            Some(function) => fit(function.create_accumulator()?.evaluate()?.to_array()?, &self.result),
+            None => Ok(new_null_array(&self.result, 1)),
+        }
     }
 
     /// Results of groups from their states; consumes nothing that the caller keeps.
@@ -95,7 +107,9 @@ impl Arguments {
         let values = self.values.iter().map(|values| values.iter().map(&change).collect()).collect::<Result<_>>()?;
         let filter = |filter: &Option<BooleanArray>| match filter {
             None => Ok(None),
-            Some(filter) => change(&(Arc::new(filter.clone()) as ArrayRef)).map(|filter| Some(filter.as_boolean().clone())),
+            Some(filter) => {
+                change(&(Arc::new(filter.clone()) as ArrayRef)).map(|filter| Some(filter.as_boolean().clone()))
+            }
         };
         let filters = self.filters.iter().map(filter).collect::<Result<_>>()?;
         Ok(Self { values, filters })
@@ -110,7 +124,9 @@ impl Calls {
         let mut filters = Vec::with_capacity(self.0.len());
         for call in &self.0 {
             values.push(call.arguments.iter().map(array).collect::<Result<Vec<_>>>()?);
-            filters.push(call.filter.as_ref().map(|filter| array(filter).map(|mask| mask.as_boolean().clone())).transpose()?);
+            filters.push(
+                call.filter.as_ref().map(|filter| array(filter).map(|mask| mask.as_boolean().clone())).transpose()?,
+            );
         }
         Ok(Arguments { values, filters })
     }
@@ -125,12 +141,24 @@ impl Calls {
         self.0.iter().flat_map(|call| call.state.iter().map(|field| field.data_type().clone())).collect()
     }
 
-    /// Adds states, column after column, to accumulators.
-    pub fn merge(&self, into: &mut Accumulators, states: &[ArrayRef], ids: &[usize], groups: usize) -> Result<()> {
-        for (accumulator, states) in into.iter_mut().zip(self.split(states)) {
-            accumulator.merge_batch(states, ids, groups)?;
+    /// The states of all groups from those of some of them, `known`, before, and of all of them since.
+    pub fn merge(
+        &self,
+        before: &[ArrayRef],
+        known: &[usize],
+        since: &[ArrayRef],
+        groups: usize,
+    ) -> Result<Vec<ArrayRef>> {
+        // One call that mentions every group: accumulators may take a group that was announced but not mentioned for one that has a
+        // value. What was before goes first, for aggregates that keep the order of their input.
+        let ids: Vec<usize> = known.iter().copied().chain(0..groups).collect();
+        let columns = before.iter().zip(since).map(|(before, since)| concat(&[before.as_ref(), since.as_ref()]));
+        let columns: Vec<ArrayRef> = columns.collect::<Result<_, _>>()?;
+        let mut accumulators = self.accumulators()?;
+        for (accumulator, states) in accumulators.iter_mut().zip(self.split(&columns)) {
+            accumulator.merge_batch(states, &ids, groups)?;
         }
-        Ok(())
+        self.states(&mut accumulators)
     }
 
     /// Takes the states out of accumulators of at least one group.
@@ -139,7 +167,11 @@ impl Calls {
         for (call, accumulator) in self.0.iter().zip(accumulators) {
             let states = accumulator.state(EmitTo::All)?;
             if states.len() != call.state.len() {
-                return Err(DataFusionError::Internal(format!("{} state columns, not {}", states.len(), call.state.len())));
+                return Err(DataFusionError::Internal(format!(
+                    "{} state columns, not {}",
+                    states.len(),
+                    call.state.len()
+                )));
             }
             for (state, field) in states.into_iter().zip(&call.state) {
                 columns.push(fit(state, field.data_type())?);
@@ -186,9 +218,23 @@ pub(super) fn native_accumulator(function: &Arc<AggregateFunctionExpr>) -> Resul
 fn is_steady(name: &str, distinct: bool) -> bool {
     match name {
         "count" | "min" | "max" | "median" | "bool_and" | "bool_or" | "bit_and" | "bit_or" | "bit_xor" => true,
-        "sum" | "avg" | "stddev" | "stddev_pop" | "var" | "var_pop" | "first_value" | "last_value" | "nth_value"
-        | "array_agg" | "string_agg" | "approx_distinct" | "approx_median" | "approx_percentile_cont" | "corr"
-        | "covar_samp" | "covar_pop" => !distinct,
+        "sum"
+        | "avg"
+        | "stddev"
+        | "stddev_pop"
+        | "var"
+        | "var_pop"
+        | "first_value"
+        | "last_value"
+        | "nth_value"
+        | "array_agg"
+        | "string_agg"
+        | "approx_distinct"
+        | "approx_median"
+        | "approx_percentile_cont"
+        | "corr"
+        | "covar_samp"
+        | "covar_pop" => !distinct,
         _ => false,
     }
 }

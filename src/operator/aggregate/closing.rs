@@ -21,7 +21,7 @@ use crate::state::{KeyedTable, NO_WATERMARK, StateChange, StateTable};
 use super::call::{Arguments, Call, Calls};
 use super::groups::Groups;
 use super::layout::{key_fields, state_schema};
-use super::times::{ClosingKey, Rows, microseconds, raw_times, split};
+use super::times::{ClosingKey, microseconds, raw_times, split};
 
 /// The windowed GROUP BY.
 pub(super) struct Closing {
@@ -54,7 +54,8 @@ struct Fresh {
 impl Closing {
     /// The operator of a spec that closes and does not retract.
     pub fn new(spec: AggregateSpec, closing: ClosingKey) -> Result<Self> {
-        let calls = spec.aggregates.iter().zip(&spec.filters).map(|(function, filter)| Call::native(function, filter.clone()));
+        let calls =
+            spec.aggregates.iter().zip(&spec.filters).map(|(function, filter)| Call::native(function, filter.clone()));
         let calls = Calls(calls.collect::<Result<_, DataFusionError>>()?);
         let keys = key_fields(&spec);
         let mut extra = Vec::new();
@@ -73,7 +74,16 @@ impl Closing {
             time: Some(time),
             append_only: false,
         };
-        Ok(Self { spec, calls, keys, closing, table, windows: BTreeMap::new(), touched: Vec::new(), cutoff: NO_WATERMARK })
+        Ok(Self {
+            spec,
+            calls,
+            keys,
+            closing,
+            table,
+            windows: BTreeMap::new(),
+            touched: Vec::new(),
+            cutoff: NO_WATERMARK,
+        })
     }
 
     fn add(&mut self, batch: &RecordBatch) -> Result<()> {
@@ -209,16 +219,13 @@ impl Window {
         let Some(fresh) = self.fresh.as_mut().filter(|fresh| fresh.groups.len() > 0) else { return Ok(()) };
         let groups = fresh.groups.len();
         let columns = fresh.take_keys()?;
-        let mut states = calls.states(&mut fresh.groups.accumulators)?;
+        let mut states = fresh.groups.take_states(calls)?;
         let settled = self.settled(calls, keys)?;
         let slots = settled.intern(&columns, groups)?;
         let known: Vec<usize> = (0..groups).filter(|group| settled.is_live(slots[*group])).collect();
         if !known.is_empty() {
             let before: Vec<u32> = known.iter().map(|group| slots[*group]).collect();
-            let mut merged = calls.accumulators()?;
-            calls.merge(&mut merged, &settled.gather(&before)?, &known, groups)?;
-            calls.merge(&mut merged, &states, &(0..groups).collect::<Vec<_>>(), groups)?;
-            states = calls.states(&mut merged)?;
+            states = calls.merge(&settled.gather(&before)?, &known, &states, groups)?;
         }
         settled.put(&slots, &states)
     }
@@ -234,7 +241,7 @@ impl Window {
         }
         match &mut self.fresh {
             Some(fresh) if fresh.groups.len() > 0 => {
-                let results = calls.results(&mut fresh.groups.accumulators)?;
+                let results = fresh.groups.take_results(calls)?;
                 Ok((fresh.take_keys()?, results))
             }
             _ => Ok((Vec::new(), Vec::new())),
@@ -268,8 +275,8 @@ impl Fresh {
         self.hashed = (0..keys.len()).filter(|key| self.constants[*key].is_none()).collect();
         let fields: Vec<Field> = self.hashed.iter().map(|key| keys[*key].clone()).collect();
         let groups = self.groups.len();
-        let full = assemble(self.groups.take_keys()?, &old, &before, groups)?;
-        let columns: Vec<ArrayRef> = self.hashed.iter().map(|key| full[*key].clone()).collect();
+        let all = assemble(self.groups.take_keys()?, &old, &before, groups)?;
+        let columns: Vec<ArrayRef> = self.hashed.iter().map(|key| all[*key].clone()).collect();
         Ok(self.groups.rekey(&fields, &columns, groups)?)
     }
 

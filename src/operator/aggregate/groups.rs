@@ -14,7 +14,7 @@ use super::call::{Accumulators, Arguments, Calls};
 /// Groups in the order their keys were first seen.
 pub(super) struct Groups {
     keys: Keys,
-    pub accumulators: Accumulators,
+    accumulators: Accumulators,
     /// The group of each row of the last update.
     pub ids: Vec<usize>,
 }
@@ -22,7 +22,9 @@ pub(super) struct Groups {
 /// Distinct keys.
 enum Keys {
     /// No key columns: one group, once there was a row.
-    Single { seen: bool },
+    Single {
+        seen: bool,
+    },
     Many(Box<dyn GroupValues>),
 }
 
@@ -46,7 +48,8 @@ impl Groups {
             Keys::Single { .. } => 0,
             Keys::Many(values) => values.size(),
         };
-        keys + self.accumulators.iter().map(|accumulator| accumulator.size()).sum::<usize>() + self.ids.capacity() * size_of::<usize>()
+        keys + self.accumulators.iter().map(|accumulator| accumulator.size()).sum::<usize>()
+            + self.ids.capacity() * size_of::<usize>()
     }
 
     /// Adds rows.
@@ -80,8 +83,24 @@ impl Groups {
                 *seen = false;
                 Ok(Vec::new())
             }
-            Keys::Many(values) => values.emit(EmitTo::All),
+            Keys::Many(values) => {
+                let groups = values.len();
+                let keys = values.emit(EmitTo::All)?;
+                values.clear_shrink(groups);
+                Ok(keys)
+            }
         }
+    }
+
+    /// Takes the states out of at least one group.
+    pub fn take_states(&mut self, calls: &Calls) -> Result<Vec<ArrayRef>> {
+        // Accumulators are said to be as new afterwards; new ones are for certain.
+        calls.states(&mut std::mem::replace(&mut self.accumulators, calls.accumulators()?))
+    }
+
+    /// Takes the results out of at least one group.
+    pub fn take_results(&mut self, calls: &Calls) -> Result<Vec<ArrayRef>> {
+        calls.results(&mut self.accumulators)
     }
 
     /// Takes other columns for keys, which must be as distinct as those taken out before: every group keeps its number.

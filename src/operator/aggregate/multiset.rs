@@ -5,8 +5,8 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, Int64Array, UInt32Array};
-use arrow::compute::take;
+use arrow::array::{ArrayRef, AsArray, Int64Array, UInt32Array, new_empty_array};
+use arrow::compute::{concat, take};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef, UInt32Type};
 use arrow::record_batch::RecordBatch;
 use datafusion::common::tree_node::{Transformed, TreeNode};
@@ -54,7 +54,8 @@ impl Multiset {
         for call in &mut calls.0 {
             Self::rebase(call, &columns)?;
         }
-        let fields: Vec<Field> = columns.iter().map(|column| input.field(*column).clone().with_nullable(true)).collect();
+        let fields: Vec<Field> =
+            columns.iter().map(|column| input.field(*column).clone().with_nullable(true)).collect();
         let key_types: Vec<DataType> =
             std::iter::once(DataType::UInt32).chain(fields.iter().map(|field| field.data_type().clone())).collect();
         Ok(Self {
@@ -73,9 +74,9 @@ impl Multiset {
         let rebased = |expression: &Arc<dyn PhysicalExpr>| {
             let moved = Arc::clone(expression).transform_down(|node| {
                 let Some(column) = node.downcast_ref::<Column>() else { return Ok(Transformed::no(node)) };
-                let index = columns.binary_search(&column.index()).map_err(|_| {
-                    DataFusionError::Internal(format!("column `{}` is not kept", column.name()))
-                })?;
+                let index = columns
+                    .binary_search(&column.index())
+                    .map_err(|_| DataFusionError::Internal(format!("column `{}` is not kept", column.name())))?;
                 Ok(Transformed::yes(Arc::new(Column::new(column.name(), index)) as _))
             });
             moved.map(|moved| moved.data)
@@ -89,11 +90,6 @@ impl Multiset {
     pub fn fields(&self) -> Vec<Field> {
         let kept = self.schema.fields().iter().map(|field| field.as_ref().clone());
         kept.chain([Field::new(crate::operator::WEIGHT, DataType::Int64, false)]).collect()
-    }
-
-    /// The types of the results.
-    pub fn results(&self) -> Vec<DataType> {
-        self.calls.0.iter().map(|call| call.result.clone()).collect()
     }
 
     /// Takes rows of a step; `groups` numbers their groups within the step.
@@ -182,19 +178,46 @@ impl Multiset {
     pub fn evaluate(&self, groups: &[u32]) -> Result<Vec<ArrayRef>> {
         let mut slots = Vec::new();
         let mut ids = Vec::new();
-        for (id, group) in groups.iter().enumerate() {
+        // Accumulators are only told of groups that have rows; where the result of the others is.
+        let mut full = 0;
+        let mut sources = Vec::with_capacity(groups.len());
+        for group in groups {
             let start = slots.len();
-            slots.extend(self.members.get(*group as usize).into_iter().flatten());
+            let members = self.members.get(*group as usize).map_or(&[][..], Vec::as_slice);
+            if members.is_empty() {
+                sources.push(None);
+                continue;
+            }
+            slots.extend_from_slice(members);
             slots[start..].sort_unstable_by(|a, b| self.rows.key_bytes(*a).cmp(self.rows.key_bytes(*b)));
-            ids.resize(slots.len(), id);
+            ids.resize(slots.len(), full);
+            sources.push(Some(full));
+            full += 1;
         }
-        let mut columns = self.rows.keys(&slots)?.split_off(1);
-        let weights = self.rows.gather_column(0, &slots)?;
+        let results = self.evaluate_rows(&slots, ids, full)?;
+        if full == groups.len() {
+            return Ok(results);
+        }
+        let spread = |(call, result): (&Call, &ArrayRef)| {
+            let with_empty = concat(&[result.as_ref(), call.empty()?.as_ref()])?;
+            let rows = UInt32Array::from_iter_values(sources.iter().map(|source| source.unwrap_or(full) as u32));
+            Ok::<_, DataFusionError>(take(&with_empty, &rows, None)?)
+        };
+        Ok(self.calls.0.iter().zip(&results).map(spread).collect::<Result<_, _>>()?)
+    }
+
+    fn evaluate_rows(&self, slots: &[u32], mut ids: Vec<usize>, groups: usize) -> Result<Vec<ArrayRef>> {
+        if groups == 0 {
+            return Ok(self.calls.0.iter().map(|call| new_empty_array(&call.result)).collect());
+        }
+        let mut columns = self.rows.keys(slots)?.split_off(1);
+        let weights = self.rows.gather_column(0, slots)?;
         let weights = weights.as_primitive::<Int64Type>().values();
         let once = self.calls.0.iter().all(|call| call.idempotent);
         let times = |weight: i64| if once { weight.clamp(0, 1) } else { weight.max(0) } as usize;
         if weights.iter().any(|weight| times(*weight) != 1) {
-            let repeated = weights.iter().enumerate().flat_map(|(row, weight)| std::iter::repeat_n(row, times(*weight)));
+            let repeated =
+                weights.iter().enumerate().flat_map(|(row, weight)| std::iter::repeat_n(row, times(*weight)));
             let repeated: Vec<usize> = repeated.collect();
             let rows = UInt32Array::from_iter_values(repeated.iter().map(|row| *row as u32));
             let repeat = |column: &ArrayRef| take(column, &rows, None).map_err(DataFusionError::from);
@@ -205,7 +228,7 @@ impl Multiset {
         let mut accumulators = self.calls.accumulators()?;
         let inputs = arguments.values.iter().zip(&arguments.filters);
         for (accumulator, (values, filter)) in accumulators.iter_mut().zip(inputs) {
-            accumulator.update_batch(values, &ids, filter.as_ref(), groups.len())?;
+            accumulator.update_batch(values, &ids, filter.as_ref(), groups)?;
         }
         Ok(self.calls.results(&mut accumulators)?)
     }

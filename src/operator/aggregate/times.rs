@@ -98,8 +98,12 @@ pub(super) fn raw_times(column: &ArrayRef) -> Option<&ScalarBuffer<i64>> {
     match column.data_type() {
         DataType::Int64 => Some(column.as_primitive::<Int64Type>().values()),
         DataType::Timestamp(TimeUnit::Second, _) => Some(column.as_primitive::<TimestampSecondType>().values()),
-        DataType::Timestamp(TimeUnit::Millisecond, _) => Some(column.as_primitive::<TimestampMillisecondType>().values()),
-        DataType::Timestamp(TimeUnit::Microsecond, _) => Some(column.as_primitive::<TimestampMicrosecondType>().values()),
+        DataType::Timestamp(TimeUnit::Millisecond, _) => {
+            Some(column.as_primitive::<TimestampMillisecondType>().values())
+        }
+        DataType::Timestamp(TimeUnit::Microsecond, _) => {
+            Some(column.as_primitive::<TimestampMicrosecondType>().values())
+        }
         DataType::Timestamp(TimeUnit::Nanosecond, _) => Some(column.as_primitive::<TimestampNanosecondType>().values()),
         _ => None,
     }

@@ -51,7 +51,6 @@ pub(super) struct Updating {
     /// Slots by the value of their closing key.
     open: BTreeMap<i64, Vec<u32>>,
     cutoff: i64,
-    latest: i64,
 }
 
 /// Where an aggregate's result comes from.
@@ -106,7 +105,8 @@ impl Updating {
         types.extend(touched.iter().map(|field| field.data_type().clone()));
         let mut remembered = Vec::new();
         let source = |(linear, number): (bool, usize)| {
-            let (call, column) = if linear { (&calls.0[number], types.len()) } else { (&by_rows.0[number], types.len()) };
+            let (call, column) =
+                if linear { (&calls.0[number], types.len()) } else { (&by_rows.0[number], types.len()) };
             if linear && !call.fickle {
                 return Source::State(number);
             }
@@ -133,7 +133,6 @@ impl Updating {
             width,
             open: BTreeMap::new(),
             cutoff: NO_WATERMARK,
-            latest: NO_WATERMARK,
         })
     }
 
@@ -161,16 +160,13 @@ impl Updating {
     fn merge(&mut self, stamps: Vec<i64>, tick: Tick) -> Result<Touched> {
         let groups = self.partial.len();
         let keys = self.partial.take_keys()?;
-        let mut after = self.calls.states(&mut self.partial.accumulators)?;
+        let mut after = self.partial.take_states(&self.calls)?;
         let slots = self.table.intern(&keys, groups)?;
         let known: Vec<usize> = (0..groups).filter(|group| self.table.is_live(slots[*group])).collect();
         let known_slots: Vec<u32> = known.iter().map(|group| slots[*group]).collect();
         let before = self.table.gather(&known_slots)?;
         if !known.is_empty() {
-            let mut merged = self.calls.accumulators()?;
-            self.calls.merge(&mut merged, &before[..self.width], &known, groups)?;
-            self.calls.merge(&mut merged, &after, &(0..groups).collect::<Vec<_>>(), groups)?;
-            after = self.calls.states(&mut merged)?;
+            after = self.calls.merge(&before[..self.width], &known, &after, groups)?;
         }
         let alive = if self.spec.retract && !keys.is_empty() {
             after[0].as_primitive::<Int64Type>().values().iter().map(|rows| *rows > 0).collect()
@@ -211,7 +207,8 @@ impl Updating {
     fn results(&self, touched: &Touched) -> Result<(Vec<ArrayRef>, Vec<ArrayRef>)> {
         let after = self.calls.results_of(&touched.after[..self.width], touched.slots.len())?;
         let before = self.calls.results_of(&touched.before[..self.width], touched.known.len())?;
-        let by_rows = self.multiset.as_ref().map(|multiset| multiset.evaluate(&touched.slots)).transpose()?.unwrap_or_default();
+        let by_rows =
+            self.multiset.as_ref().map(|multiset| multiset.evaluate(&touched.slots)).transpose()?.unwrap_or_default();
         let now = |source: &Source| match source {
             Source::State(call) | Source::Remembered { call, .. } => after[*call].clone(),
             Source::Rows { number, .. } => by_rows[*number].clone(),
@@ -284,14 +281,12 @@ impl Updating {
         let mut rows = Vec::new();
         let Some(closing) = self.closing else { return Ok(rows) };
         while let Some(entry) = self.open.first_entry() {
-            if !closing.is_complete(*entry.key(), watermark) {
+            let value = *entry.key();
+            if !closing.is_complete(value, watermark) {
                 break;
             }
-            let mut slots = entry.remove();
-            // A group that lost all rows and came back is listed twice.
-            slots.sort_unstable();
-            slots.dedup();
-            slots.retain(|slot| self.table.is_live(*slot));
+            let listed = entry.remove();
+            let slots = self.complete(closing, value, listed)?;
             if slots.is_empty() {
                 continue;
             }
@@ -306,6 +301,16 @@ impl Updating {
             self.remove(&slots)?;
         }
         Ok(rows)
+    }
+
+    /// Those of the listed slots whose groups really have a value of the closing key: a group that lost all its rows may have come back
+    /// and be listed twice, or have left its slot to another.
+    fn complete(&self, closing: ClosingKey, value: i64, mut slots: Vec<u32>) -> Result<Vec<u32>> {
+        slots.sort_unstable();
+        slots.dedup();
+        slots.retain(|slot| self.table.is_live(*slot));
+        let times = microseconds(&self.table.keys(&slots)?[closing.key])?;
+        Ok(slots.into_iter().zip(times.values()).filter(|(_, time)| **time == value).map(|(slot, _)| slot).collect())
     }
 
     fn remove(&mut self, slots: &[u32]) -> Result<()> {
@@ -329,12 +334,13 @@ impl Updating {
         due.retain(|slot| self.table.is_live(*slot));
         let touched = self.table.gather_column(self.width, &due)?;
         let touched = touched.as_primitive::<Int64Type>();
-        let due: Vec<u32> = due.iter().zip(touched.values()).filter(|(_, time)| **time < limit).map(|(slot, _)| *slot).collect();
+        let due: Vec<u32> =
+            due.iter().zip(touched.values()).filter(|(_, time)| **time < limit).map(|(slot, _)| *slot).collect();
         if self.multiset.is_some() {
             // The keys of the groups are needed to tell which of their rows are gone.
             return self.remove(&due);
         }
-        self.table.forget(&due)
+        if due.is_empty() { Ok(()) } else { self.table.forget(&due) }
     }
 }
 
@@ -370,7 +376,6 @@ impl Operator for Updating {
         }
         stepped.rows.extend(self.close(tick.watermark)?);
         self.expire(tick)?;
-        self.latest = tick.watermark;
         Ok(stepped)
     }
 
@@ -387,7 +392,13 @@ impl Operator for Updating {
             upserts.extend(written.columns);
             let mut deletes = self.table.keys(&gone.groups)?;
             deletes.extend(gone.columns);
-            all.push(change(&self.states[1], 1, (upserts, written.groups.len()), (deletes, gone.groups.len()), NO_WATERMARK)?);
+            all.push(change(
+                &self.states[1],
+                1,
+                (upserts, written.groups.len()),
+                (deletes, gone.groups.len()),
+                NO_WATERMARK,
+            )?);
         }
         let changes = self.table.changes()?;
         let mut upserts = self.table.keys(&changes.upserts)?;
@@ -399,8 +410,7 @@ impl Operator for Updating {
         Ok(all)
     }
 
-    fn restore(&mut self, table: usize, rows: RecordBatch, watermark: i64) -> Result<()> {
-        self.latest = watermark;
+    fn restore(&mut self, table: usize, rows: RecordBatch, _watermark: i64) -> Result<()> {
         let (keys, values) = rows.columns().split_at(self.keys.len());
         if table == 1 {
             let Some(multiset) = &mut self.multiset else {
@@ -471,18 +481,27 @@ fn change(
 }
 
 fn pick(columns: &[ArrayRef], rows: &[usize]) -> Result<Vec<ArrayRef>> {
-    if columns.first().is_some_and(|column| column.len() == rows.len()) && rows.iter().enumerate().all(|(a, b)| a == *b) {
+    if columns.first().is_some_and(|column| column.len() == rows.len()) && rows.iter().enumerate().all(|(a, b)| a == *b)
+    {
         return Ok(columns.to_vec());
     }
     let rows = UInt32Array::from_iter_values(rows.iter().map(|row| *row as u32));
-    Ok(columns.iter().map(|column| take(column, &rows, None)).collect::<Result<_, _>>().map_err(DataFusionError::from)?)
+    Ok(columns
+        .iter()
+        .map(|column| take(column, &rows, None))
+        .collect::<Result<_, _>>()
+        .map_err(DataFusionError::from)?)
 }
 
 /// In which rows the columns differ.
 fn differs(a: &[ArrayRef], b: &[ArrayRef], rows: usize) -> Result<BooleanArray> {
     let mut differs = BooleanArray::from(vec![false; rows]);
     for (a, b) in a.iter().zip(b) {
-        let column = if a.data_type().is_nested() { nested_differs(a, b)? } else { cmp::distinct(a, b).map_err(DataFusionError::from)? };
+        let column = if a.data_type().is_nested() {
+            nested_differs(a, b)?
+        } else {
+            cmp::distinct(a, b).map_err(DataFusionError::from)?
+        };
         differs = or(&differs, &column).map_err(DataFusionError::from)?;
     }
     Ok(differs)

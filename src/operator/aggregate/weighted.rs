@@ -6,9 +6,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{
-    Array, ArrayRef, AsArray, BooleanArray, Decimal128Array, Float64Array, Int64Array, UInt64Array,
-};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Decimal128Array, Float64Array, Int64Array, UInt64Array};
 use arrow::buffer::NullBuffer;
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Decimal128Type, Field, Float64Type, Int64Type, UInt64Type};
@@ -53,7 +51,17 @@ pub(super) fn weighted(
     let mut arguments = function.expressions();
     arguments.push(Arc::clone(weight));
     let filter = filter.cloned();
-    Ok(Some(Call { arguments, filter, make, state, result, plain: false, fickle: false, idempotent: false }))
+    Ok(Some(Call {
+        arguments,
+        filter,
+        make,
+        state,
+        result,
+        plain: false,
+        fickle: false,
+        idempotent: false,
+        native: None,
+    }))
 }
 
 /// How many rows a group has.
@@ -67,6 +75,7 @@ pub(super) fn row_count(weight: &Arc<dyn PhysicalExpr>) -> Call {
         plain: true,
         fickle: false,
         idempotent: false,
+        native: None,
     }
 }
 
@@ -89,9 +98,9 @@ fn for_each(
         return Err(DataFusionError::Internal("a weighted aggregate was given no weights".to_owned()));
     };
     let weights = weights.as_primitive::<Int64Type>().values();
-    let nulls = arguments.iter().fold(None, |nulls, argument| {
-        NullBuffer::union(nulls.as_ref(), argument.logical_nulls().as_ref())
-    });
+    let nulls = arguments
+        .iter()
+        .fold(None, |nulls, argument| NullBuffer::union(nulls.as_ref(), argument.logical_nulls().as_ref()));
     let passes = |row: usize| filter.is_none_or(|filter| filter.is_valid(row) && filter.value(row));
     for (row, (group, weight)) in groups.iter().zip(weights).enumerate() {
         if passes(row) && nulls.as_ref().is_none_or(|nulls| nulls.is_valid(row)) {
@@ -107,7 +116,13 @@ struct Count {
 }
 
 impl GroupsAccumulator for Count {
-    fn update_batch(&mut self, values: &[ArrayRef], ids: &[usize], filter: Option<&BooleanArray>, groups: usize) -> Result<()> {
+    fn update_batch(
+        &mut self,
+        values: &[ArrayRef],
+        ids: &[usize],
+        filter: Option<&BooleanArray>,
+        groups: usize,
+    ) -> Result<()> {
         self.counts.resize(groups, 0);
         for_each(values, ids, filter, |_, group, weight| self.counts[group] += weight)
     }
@@ -222,7 +237,8 @@ impl Sum {
         let mut fields = vec![count_field(), Field::new("sum", data_type.clone(), false)];
         if *data_type == DataType::Float64 {
             fields.push(Field::new("sum_low", DataType::Float64, false));
-            fields.extend(["nan", "infinity", "negative_infinity"].map(|name| Field::new(name, DataType::Int64, false)));
+            fields
+                .extend(["nan", "infinity", "negative_infinity"].map(|name| Field::new(name, DataType::Int64, false)));
         }
         fields
     }
@@ -257,7 +273,13 @@ impl Sum {
 }
 
 impl GroupsAccumulator for Sum {
-    fn update_batch(&mut self, values: &[ArrayRef], ids: &[usize], filter: Option<&BooleanArray>, groups: usize) -> Result<()> {
+    fn update_batch(
+        &mut self,
+        values: &[ArrayRef],
+        ids: &[usize],
+        filter: Option<&BooleanArray>,
+        groups: usize,
+    ) -> Result<()> {
         self.reach(groups);
         let argument = cast(&values[0], &self.data_type)?;
         let counts = &mut self.counts;
@@ -297,10 +319,10 @@ impl GroupsAccumulator for Sum {
         let (sums, counts) = self.take(emit_to)?;
         let Finish::Average(function) = &self.finish else { return Ok(sums) };
         let ids: Vec<usize> = (0..counts.len()).collect();
-        // Zero where there is nothing: the sum is null there.
-        let counts = counts.into_iter().map(|count| count.max(0) as u64).collect::<Vec<_>>();
+        // Where there is nothing both are null.
+        let counts = counts.into_iter().map(|count| (count != 0).then_some(count.max(0) as u64));
         let mut average = native_accumulator(function)?;
-        average.merge_batch(&[Arc::new(UInt64Array::from(counts)), sums], &ids, ids.len())?;
+        average.merge_batch(&[Arc::new(counts.collect::<UInt64Array>()), sums], &ids, ids.len())?;
         average.evaluate(EmitTo::All)
     }
 

@@ -82,8 +82,7 @@ impl<T: ArrowPrimitiveType> Column for Primitive<T> {
     }
 
     fn put(&mut self, slots: &[u32], values: &ArrayRef) -> Result<()> {
-        let values =
-            values.as_primitive_opt::<T>().ok_or_else(|| mismatch(&self.data_type, values.data_type()))?;
+        let values = values.as_primitive_opt::<T>().ok_or_else(|| mismatch(&self.data_type, values.data_type()))?;
         for (slot, value) in slots.iter().zip(values.values()) {
             self.values[*slot as usize] = *value;
         }
@@ -129,8 +128,7 @@ impl Column for Flags {
     }
 
     fn put(&mut self, slots: &[u32], values: &ArrayRef) -> Result<()> {
-        let values =
-            values.as_boolean_opt().ok_or_else(|| mismatch(&DataType::Boolean, values.data_type()))?;
+        let values = values.as_boolean_opt().ok_or_else(|| mismatch(&DataType::Boolean, values.data_type()))?;
         for (slot, value) in slots.iter().zip(values) {
             self.values[*slot as usize] = value.map_or(0, |flag| 1 + u8::from(flag));
         }
@@ -246,7 +244,13 @@ impl Pieces {
             young = position + 1;
         }
         if young > 1 {
-            wasted.extend(self.ages[self.ages.len() - young..].iter().filter(|id| !wasted.contains(id)).copied().collect::<Vec<_>>());
+            wasted.extend(
+                self.ages[self.ages.len() - young..]
+                    .iter()
+                    .filter(|id| !wasted.contains(id))
+                    .copied()
+                    .collect::<Vec<_>>(),
+            );
         }
         if wasted.is_empty() { Ok(()) } else { self.rewrite(&wasted) }
     }

@@ -78,8 +78,9 @@ impl KeyIndex {
     /// The key's slot; a key that has none gets one.
     pub fn intern(&mut self, key: &[u8]) -> u32 {
         let hash = self.hash(key);
-        let found =
-            self.table.find(Entry::spread(hash), |entry| entry.hash == hash && at(&self.bytes, &self.spans, entry.slot) == key);
+        let found = self
+            .table
+            .find(Entry::spread(hash), |entry| entry.hash == hash && at(&self.bytes, &self.spans, entry.slot) == key);
         if let Some(entry) = found {
             return entry.slot;
         }
@@ -169,7 +170,8 @@ mod tests {
         let mut model: HashMap<Vec<u8>, u32> = HashMap::new();
         for _ in 0..200_000 {
             let number: u32 = random.random_range(0..5_000);
-            let key = vec![number as u8; (number % 60) as usize].into_iter().chain(number.to_le_bytes()).collect::<Vec<_>>();
+            let key =
+                vec![number as u8; (number % 60) as usize].into_iter().chain(number.to_le_bytes()).collect::<Vec<_>>();
             if random.random_bool(0.5) {
                 let slot = index.intern(&key);
                 assert_eq!(*model.entry(key).or_insert(slot), slot);
