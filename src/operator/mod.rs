@@ -1,6 +1,7 @@
 //! Physical operators of weir's own. Stateless SQL runs on DataFusion's operators; what is here feeds them ([`HeldExec`]) and
 //! remembers for them ([`Operator`]).
 
+mod aggregate;
 mod contract;
 mod cells;
 mod held;
@@ -13,6 +14,7 @@ mod top_n;
 mod session;
 
 pub use cells::{Cells, CellsSpec};
+pub use aggregate::aggregate;
 pub use contract::{END_OF_TIME, Operator, StateUsage, Stepped, Tick, WEIGHT};
 pub use deduplicate::deduplicate;
 pub use held::{Held, HeldExec, HeldTable, StreamId};

@@ -2,6 +2,7 @@
 
 mod key_group;
 mod table;
+mod keyed;
 mod manifest;
 mod snapshot;
 mod newest;
@@ -21,4 +22,5 @@ pub use newest::{Newest, Older};
 pub use snapshot::{OperatorSnapshot, STATE_FORMAT, StateFile, TableSnapshot, TableUsage, usage};
 pub use spill::SpillFolder;
 pub use store::StateStore;
+pub use keyed::{KeyIndex, KeyedChanges, KeyedTable};
 pub use table::{NO_WATERMARK, StateChange, StateTable};
