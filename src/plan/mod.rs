@@ -14,6 +14,7 @@ mod relation;
 mod session;
 mod share;
 mod time;
+mod watermark;
 
 pub use compile::{Targets, compile};
 pub use dataflow::{Branch, Dataflow, Fragment, Lane, SourceInput};
@@ -22,3 +23,7 @@ pub use nodes::{DeduplicateNode, SessionNode, WINDOW_END, WINDOW_START, length};
 pub use relation::{RelationMode, Relations, register_relations};
 pub use session::{FunctionSet, session_state, session_state_for};
 pub use time::{interval_micros, scalar_micros, time_lag};
+pub use watermark::watermark_expr;
+
+#[cfg(test)]
+mod golden;

@@ -216,6 +216,7 @@ impl Reporter<'_> {
                 if is_keyword(Some(&tokens[at].token), "CREATE") {
                     let mut cursor = Cursor::new(&tokens[at + 1..]);
                     cursor.eat(&["OR", "REPLACE"]);
+                    cursor.eat(&["MATERIALIZED"]);
                     if kinds.iter().any(|kind| cursor.eat(&[kind])) {
                         cursor.eat(&["IF", "NOT", "EXISTS"]);
                         found.extend(cursor.name("a name").map(|name| name.value));

@@ -79,7 +79,8 @@ pub fn deduplicate(
             windowed(input, first)?
         }
         _ => {
-            let number = row_number().partition_by(keys).order_by(order).build()?;
+            let number = row_number().partition_by(keys);
+            let number = if order.is_empty() { number.build()? } else { number.order_by(order).build()? };
             let (plan, number) = windowed(input, number)?;
             (plan, number.eq(lit(1_u64)))
         }
