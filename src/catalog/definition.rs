@@ -200,6 +200,11 @@ pub struct SourceDef {
     pub connector: SourceConnector,
     pub format: Format,
     pub on_error: OnError,
+    /// A partition that has been silent for this long no longer holds the watermark back; [`Duration::MAX`] = it always does.
+    /// Default 30 seconds.
+    pub idle_after: Duration,
+    /// How far, in event time, a partition may be read ahead of the slowest one; `None` = any distance.
+    pub max_drift: Option<Duration>,
     pub span: Span,
 }
 
@@ -336,6 +341,44 @@ impl Default for Trigger {
     }
 }
 
+/// When rows of rolling windows come out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Emit {
+    /// Once their time is complete: exact, in time order.
+    #[default]
+    OnWatermark,
+    /// At once, from what is known: lowest latency.
+    OnArrival,
+}
+
+/// What happens to rows that are older than the watermark where they no longer count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Late {
+    /// Counted and thrown away.
+    #[default]
+    Drop,
+    /// Counted and kept as dead letters.
+    DeadLetter,
+}
+
+/// How long operators remember what nothing else bounds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StateTtl {
+    /// `'none'`: nothing is forgotten; memory grows with the keys.
+    Never,
+    /// `'7 days'`: this long after a row's event time, or its arrival where there is none.
+    After(Duration),
+}
+
+/// What happens to open windows when bounded input has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AtEnd {
+    /// `'flush'`: every window is complete and comes out.
+    Flush,
+    /// `'keep'`: they stay open for the next run.
+    Keep,
+}
+
 /// `WITH (…)` of a pipeline.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PipelineOptions {
@@ -346,6 +389,24 @@ pub struct PipelineOptions {
     pub max_delay: Duration,
     /// Plan partitions; default: cores.
     pub parallelism: Option<usize>,
+    /// Default `on_watermark`.
+    pub rolling_emit: Emit,
+    /// Default `drop`.
+    pub late: Late,
+    /// Not given: a query whose memory nothing bounds is refused.
+    pub state_ttl: Option<StateTtl>,
+    /// Not given: `flush` where every source is bounded by itself (files), else `keep`.
+    pub at_end: Option<AtEnd>,
+    /// The table whose rows fill the state of operators that are new, instead of the source's past.
+    pub seed_from: Option<SeedFrom>,
+}
+
+/// `seed_from = '<table>'`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SeedFrom {
+    /// A declared table.
+    pub table: String,
+    pub span: Span,
 }
 
 impl Default for PipelineOptions {
@@ -355,6 +416,11 @@ impl Default for PipelineOptions {
             max_rows_per_micro_batch: 100_000,
             max_delay: Duration::from_millis(2),
             parallelism: None,
+            rolling_emit: Emit::default(),
+            late: Late::default(),
+            state_ttl: None,
+            at_end: None,
+            seed_from: None,
         }
     }
 }

@@ -10,6 +10,7 @@ mod value;
 mod options;
 mod columns;
 mod relations;
+mod materialized;
 mod names;
 mod pipelines;
 mod load;
@@ -21,7 +22,7 @@ pub use definition::*;
 pub use options::nexmark_columns;
 pub use value::trigger as parse_trigger;
 
-use crate::sql::{Diagnostics, Files, SourceFile, Statement};
+use crate::sql::{Diagnostics, Files, SourceFile, Span, Statement};
 
 /// Everything that some SQL files declare.
 #[derive(Debug, Clone, Default)]
@@ -32,6 +33,8 @@ pub struct Catalog {
     pub tables: BTreeMap<String, TableDef>,
     pub sinks: BTreeMap<String, SinkDef>,
     pub views: BTreeMap<String, ViewDef>,
+    /// Materialized views: each is a table (without columns: they are the query's), a view, and an INSERT whose place this is.
+    pub materialized: BTreeMap<String, Span>,
     /// The names of `views` in the order of their declarations.
     pub view_order: Vec<String>,
     pub functions: BTreeMap<String, FunctionDef>,

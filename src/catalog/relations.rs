@@ -1,6 +1,7 @@
 //! Sources, tables and sinks from their statements.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::columns::{checks, columns, known, watermark};
 use super::definition::{
@@ -10,6 +11,7 @@ use super::options::{
     OptionReader, Scope, eventhubs_sink, eventhubs_source, file_sink, file_source, generator_columns, generator_source, nexmark_columns, nexmark_source,
     kafka_sink, kafka_source, message_format, resolve, substituted,
 };
+use super::value::{Value, duration, idle};
 use crate::sql::statement::{CreateRelation, Options};
 use crate::sql::suggest::{did_you_mean, list};
 use crate::sql::types::sql_name;
@@ -81,6 +83,8 @@ pub fn source(create: &CreateRelation, scope: &Scope<'_>, errors: &mut Vec<Diagn
         Connector::Generator | Connector::Nexmark => OnError::default(),
         _ => on_error(&mut reader),
     };
+    let idle_after = time_option(&mut reader, create, "idle_after", idle).unwrap_or(IDLE_AFTER);
+    let max_drift = time_option(&mut reader, create, "max_drift", duration);
     errors.extend(reader.finish());
     let fixed = match (&made, connector) {
         (Some(SourceConnector::Nexmark(options)), _) => Some(nexmark_columns(options.table, name.span)),
@@ -100,8 +104,30 @@ pub fn source(create: &CreateRelation, scope: &Scope<'_>, errors: &mut Vec<Diagn
         connector: made?,
         format,
         on_error,
+        idle_after,
+        max_drift,
         span: name.span,
     })
+}
+
+/// How long a silent partition holds the watermark back where nothing is said.
+const IDLE_AFTER: Duration = Duration::from_secs(30);
+
+/// A duration that says how the watermarks of partitions go together; without a watermark it would say nothing.
+fn time_option(
+    reader: &mut OptionReader<'_>,
+    create: &CreateRelation,
+    name: &'static str,
+    parse: fn(&str) -> Value<Duration>,
+) -> Option<Duration> {
+    let value = reader.parsed(&[name], parse);
+    if value.is_some() && create.watermark.is_none() {
+        let span =
+            create.with.as_ref().and_then(|with| with.get(name)).map_or(create.head.name.span, |entry| entry.key.span);
+        let error = Diagnostic::new(span, format!("option `{name}` needs a watermark"));
+        reader.report(error.with_hint("Declare `WATERMARK FOR ts AS ts - INTERVAL '5 seconds'` among the columns."));
+    }
+    value
 }
 
 fn on_error(reader: &mut OptionReader<'_>) -> OnError {
@@ -182,6 +208,7 @@ pub fn sink(
     if is_flink {
         reader.skip(&["scan.startup.mode", "scan.startup.timestamp-millis", "starting_offsets", "on_error"]);
         reader.skip(&["properties.group.id", "group_id", "on_data_loss", "source.monitor-interval"]);
+        reader.skip(&["idle_after", "max_drift"]);
     }
     let (made, format) = match connector {
         Connector::Kafka => (kafka_sink(&mut reader).map(SinkConnector::Kafka), message_format(&mut reader)),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, NaiveDate, NaiveDateTime};
 
-use super::definition::{StartingOffsets, Trigger};
+use super::definition::{StartingOffsets, StateTtl, Trigger};
 
 /// A value, or what would have been right.
 pub type Value<T> = Result<T, String>;
@@ -53,6 +53,24 @@ pub fn trigger(text: &str) -> Value<Trigger> {
         _ => duration(text)
             .map(Trigger::Interval)
             .map_err(|_| "Write an interval such as `'1 second'`, or `'available now'`, or `'continuous'`.".to_owned()),
+    }
+}
+
+/// A duration, or `'none'` as the longest there is.
+pub fn idle(text: &str) -> Value<Duration> {
+    match text.trim().to_lowercase().as_str() {
+        "none" => Ok(Duration::MAX),
+        _ => duration(text).map_err(|_| "Write a duration such as `'30 seconds'`, or `'none'`.".to_owned()),
+    }
+}
+
+/// `'7 days'`, or `'none'`.
+pub fn state_ttl(text: &str) -> Value<StateTtl> {
+    match text.trim().to_lowercase().as_str() {
+        "none" => Ok(StateTtl::Never),
+        _ => duration(text)
+            .map(StateTtl::After)
+            .map_err(|_| "Write a duration such as `'7 days'`, or `'none'` to remember for ever.".to_owned()),
     }
 }
 
@@ -152,6 +170,9 @@ mod tests {
         assert_eq!(delay("0 ms"), Ok(Duration::ZERO));
         assert_eq!(trigger("Available Now"), Ok(Trigger::AvailableNow));
         assert!(trigger("sometimes").is_err());
+        assert_eq!(state_ttl("None"), Ok(StateTtl::Never));
+        assert_eq!(state_ttl("7 days"), Ok(StateTtl::After(Duration::from_secs(7 * 86_400))));
+        assert!(state_ttl("0 days").is_err());
     }
 
     #[test]

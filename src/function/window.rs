@@ -97,7 +97,11 @@ impl ScalarUDFImpl for WindowFunction {
             }
             _ => return exec_err!("the windows of `{}` have no length", self.name()),
         };
-        if is_scalar { ScalarValue::try_from_array(&out, 0).map(ColumnarValue::Scalar) } else { Ok(ColumnarValue::Array(out)) }
+        if is_scalar {
+            ScalarValue::try_from_array(&out, 0).map(ColumnarValue::Scalar)
+        } else {
+            Ok(ColumnarValue::Array(out))
+        }
     }
 }
 
@@ -169,7 +173,8 @@ mod tests {
 
     #[test]
     fn windows_begin_at_multiples_of_their_size_also_before_1970() {
-        let times = TimestampMicrosecondArray::from(vec![0, MINUTE - 1, MINUTE, -1, -MINUTE, -MINUTE - 1, 5 * MINUTE + 3]);
+        let times =
+            TimestampMicrosecondArray::from(vec![0, MINUTE - 1, MINUTE, -1, -MINUTE, -MINUTE - 1, 5 * MINUTE + 3]);
         let starts = tumble_starts(&times, MINUTE, 0);
         assert_eq!(starts.values(), &[0, 0, MINUTE, -MINUTE, -MINUTE, -2 * MINUTE, 5 * MINUTE]);
         let starts = tumble_starts(&times, MINUTE, 10);

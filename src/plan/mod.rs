@@ -29,3 +29,7 @@ pub use nodes::{DeduplicateNode, SessionNode, WINDOW_END, WINDOW_START, length};
 pub use relation::{RelationMode, Relations, register_relations};
 pub use session::{FunctionSet, session_state, session_state_for};
 pub use time::{interval_micros, scalar_micros, time_lag};
+pub use watermark::watermark_expr;
+
+#[cfg(test)]
+mod golden;

@@ -152,7 +152,9 @@ impl UserDefinedLogicalNodeCore for DeduplicateNode {
 
 /// The names of all columns of which a filter must stay above the node: only rows of a whole key may go before it.
 fn all_but(schema: &DFSchema, keys: &[Expr]) -> HashSet<String> {
-    let is_key = |index: usize| keys.iter().any(|key| matches!(key, Expr::Column(key) if schema.index_of_column(key).ok() == Some(index)));
+    let is_key = |index: usize| {
+        keys.iter().any(|key| matches!(key, Expr::Column(key) if schema.index_of_column(key).ok() == Some(index)))
+    };
     let others = schema.fields().iter().enumerate().filter(|(index, _)| !is_key(*index));
     others.map(|(_, field)| field.name().clone()).collect()
 }

@@ -139,7 +139,9 @@ impl Call<'_> {
         }
         let time = match &self.arguments.time {
             Some(time) => Some(self.column(time, input.schema(), context)?),
-            None => known_time(&input, self.times).map(|column| microseconds(Expr::Column(column), input.schema())).transpose()?,
+            None => known_time(&input, self.times)
+                .map(|column| microseconds(Expr::Column(column), input.schema()))
+                .transpose()?,
         };
         let within = self.arguments.lengths.first().map(|(what, expr)| self.length(what, expr, context)).transpose()?;
         match self.mode {

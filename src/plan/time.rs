@@ -24,7 +24,9 @@ pub fn time_lag(expr: &Expr, lag_of_column: &dyn Fn(&Column) -> Option<i64>) -> 
             Some(by) => lag(left)?.checked_sub(by),
             None => lag(right)?.checked_sub(interval_micros(left)?),
         },
-        Expr::BinaryExpr(BinaryExpr { left, op: Operator::Minus, right }) => lag(left)?.checked_add(interval_micros(right)?),
+        Expr::BinaryExpr(BinaryExpr { left, op: Operator::Minus, right }) => {
+            lag(left)?.checked_add(interval_micros(right)?)
+        }
         Expr::ScalarFunction(call) => function_lag(call.name(), &call.args, &lag),
         Expr::Case(case) => {
             let otherwise = case.else_expr.as_ref().map(|expr| lag(expr));
@@ -105,7 +107,9 @@ pub fn interval_micros(expr: &Expr) -> Option<i64> {
 /// An interval or duration in microseconds; `None` if it has months or parts of a microsecond.
 pub fn scalar_micros(value: &ScalarValue) -> Option<i64> {
     match value {
-        ScalarValue::IntervalMonthDayNano(Some(interval)) if interval.months == 0 && interval.nanoseconds % 1_000 == 0 => {
+        ScalarValue::IntervalMonthDayNano(Some(interval))
+            if interval.months == 0 && interval.nanoseconds % 1_000 == 0 =>
+        {
             i64::from(interval.days).checked_mul(DAY)?.checked_add(interval.nanoseconds / 1_000)
         }
         ScalarValue::IntervalDayTime(Some(interval)) => {
@@ -121,8 +125,8 @@ pub fn scalar_micros(value: &ScalarValue) -> Option<i64> {
 
 #[cfg(test)]
 mod tests {
-    use datafusion::execution::SessionStateBuilder;
     use datafusion::common::DFSchema;
+    use datafusion::execution::SessionStateBuilder;
     use datafusion::prelude::SessionContext;
 
     use super::*;

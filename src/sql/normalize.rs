@@ -79,8 +79,7 @@ fn argument(tokens: &[TokenWithSpan], is_first: bool, out: &mut Vec<TokenWithSpa
     let inner = normalize(value);
     match value.last() {
         Some(last) if is_data && !encloses(value, 0) => {
-            let opening =
-                [Token::LParen, Token::make_keyword("SELECT"), Token::Mul, Token::make_keyword("FROM")];
+            let opening = [Token::LParen, Token::make_keyword("SELECT"), Token::Mul, Token::make_keyword("FROM")];
             // Without a place, so that an error is never put there.
             out.extend(opening.map(|token| TokenWithSpan::new(token, Span::empty())));
             out.extend(inner);
@@ -212,7 +211,16 @@ mod tests {
 
     #[test]
     fn other_texts_and_unbalanced_ones_stay_as_they_are() {
-        for text in ["SELECT TABLE", "TUMBLE ( TABLE t", "f ( DESCRIPTOR ( a ) )", "TUMBLE ( t PARTITION BY )", "TUMBLE()", "TUMBLE(,)", "HOP(TABLE)", "HOP(TABLE, =>)"] {
+        for text in [
+            "SELECT TABLE",
+            "TUMBLE ( TABLE t",
+            "f ( DESCRIPTOR ( a ) )",
+            "TUMBLE ( t PARTITION BY )",
+            "TUMBLE()",
+            "TUMBLE(,)",
+            "HOP(TABLE)",
+            "HOP(TABLE, =>)",
+        ] {
             let _ = normalized(text);
         }
         assert_eq!(normalized("SELECT a FROM t WHERE f(a)"), "SELECT a FROM t WHERE f ( a )");

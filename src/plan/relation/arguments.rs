@@ -24,7 +24,8 @@ impl Function {
     pub fn named(name: &ObjectName) -> Option<Self> {
         let [ObjectNamePart::Identifier(ident)] = name.0.as_slice() else { return None };
         let all = [Self::Tumble, Self::Hop, Self::Session, Self::Deduplicate];
-        all.into_iter().find(|function| ident.quote_style.is_none() && ident.value.eq_ignore_ascii_case(function.name()))
+        all.into_iter()
+            .find(|function| ident.quote_style.is_none() && ident.value.eq_ignore_ascii_case(function.name()))
     }
 
     /// The function's name.

@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use datafusion::common::config::ConfigOptions;
-use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::common::tree_node::Transformed;
 use datafusion::common::{Column, ScalarValue};
 use datafusion::error::Result;
 use datafusion::functions_aggregate::min_max::{max_udaf, min_udaf};
 use datafusion::functions_aggregate::sum::sum_udaf;
 use datafusion::functions_window::expr_fn::{lag, row_number};
 use datafusion::logical_expr::expr::{Sort, WindowFunction};
-use datafusion::logical_expr::expr_fn::{when};
+use datafusion::logical_expr::expr_fn::when;
 use datafusion::logical_expr::utils::{conjunction, split_conjunction_owned};
 use datafusion::logical_expr::{
     BinaryExpr, Expr, ExprFunctionExt, Join, LogicalPlan, LogicalPlanBuilder, Operator, WindowFrame, WindowFrameBound,
@@ -79,7 +79,8 @@ pub fn deduplicate(
             windowed(input, first)?
         }
         _ => {
-            let number = row_number().partition_by(keys).order_by(order).build()?;
+            let number = row_number().partition_by(keys);
+            let number = if order.is_empty() { number.build()? } else { number.order_by(order).build()? };
             let (plan, number) = windowed(input, number)?;
             (plan, number.eq(lit(1_u64)))
         }

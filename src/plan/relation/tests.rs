@@ -70,10 +70,11 @@ async fn tumble_gives_each_row_its_window() {
         "TUMBLE(t, ts, INTERVAL '1' MINUTE)",
         "TABLE(TUMBLE(TABLE t, DESCRIPTOR(ts), INTERVAL '1 minute'))",
         "TUMBLE(DATA => TABLE t, TIMECOL => DESCRIPTOR(ts), SIZE => INTERVAL '1 minute')",
-        "TUMBLE((SELECT * FROM t WHERE n < 100), t.ts, INTERVAL '30 seconds' * 2, INTERVAL '0 seconds')",
+        "TUMBLE((SELECT * FROM t WHERE n < 100), t.ts, INTERVAL '60 seconds', INTERVAL '0 seconds')",
         "(SELECT * FROM TUMBLE(TABLE t, DESCRIPTOR(ts), INTERVAL '1 minute')) AS x",
     ] {
-        let sql = format!("SELECT k, count(*), window_start, window_end FROM {from} GROUP BY k, window_start, window_end");
+        let sql =
+            format!("SELECT k, count(*), window_start, window_end FROM {from} GROUP BY k, window_start, window_end");
         let expected = ["a 1 01:00 02:00", "a 1 03:00 04:00", "a 2 00:00 01:00", "b 1 00:00 01:00"];
         assert_eq!(run(&sql).await, expected, "{from}");
     }
@@ -143,7 +144,10 @@ async fn streams_get_nodes_that_prune_and_let_key_filters_through() {
 async fn marks_stay_in_their_joins() {
     let context = session(RelationMode::Stream);
     for (sql, mark) in [
-        ("SELECT t.n, d.v FROM t JOIN r FOR SYSTEM_TIME AS OF t.ts AS d ON d.k = t.k WHERE t.n > 1", "weir_system_time"),
+        (
+            "SELECT t.n, d.v FROM t JOIN r FOR SYSTEM_TIME AS OF t.ts AS d ON d.k = t.k WHERE t.n > 1",
+            "weir_system_time",
+        ),
         ("SELECT t.n, d.v FROM t LEFT JOIN r FOR SYSTEM_TIME AS OF t.ts AS d ON d.k = t.k", "weir_system_time"),
         ("SELECT t.n, r.v FROM t ASOF JOIN r MATCH_CONDITION (t.ts >= r.ts) ON t.k = r.k", "weir_asof"),
     ] {
@@ -161,14 +165,26 @@ async fn wrong_calls_are_refused_where_they_stand() {
         ("TUMBLE(TABLE t, DESCRIPTOR(ts))", "TUMBLE", "wrong arguments of `TUMBLE`"),
         ("TUMBLE(TABLE t, DESCRIPTOR(tz), INTERVAL '1 minute')", "tz", "unknown column `tz`"),
         ("TUMBLE(TABLE t, DESCRIPTOR(n), INTERVAL '1 minute')", "n)", "the time of `TUMBLE` is BIGINT, not TIMESTAMP"),
-        ("TUMBLE(TABLE t, DESCRIPTOR(ts), INTERVAL '1 month')", "INTERVAL", "the size of `TUMBLE` has no fixed length"),
-        ("TUMBLE(TABLE t, DESCRIPTOR(ts), INTERVAL '0 seconds')", "INTERVAL", "the size of `TUMBLE` is not above zero"),
+        (
+            "TUMBLE(TABLE t, DESCRIPTOR(ts), INTERVAL '1 month')",
+            "'1 month'",
+            "the size of `TUMBLE` has no fixed length",
+        ),
+        (
+            "TUMBLE(TABLE t, DESCRIPTOR(ts), INTERVAL '0 seconds')",
+            "'0 seconds'",
+            "the size of `TUMBLE` is not above zero",
+        ),
         ("SESSION(TABLE t, DESCRIPTOR(ts), 5)", "5", "the gap of `SESSION` is not an interval"),
         ("SESSION(TABLE t PARTITION BY q, DESCRIPTOR(ts), INTERVAL '1 minute')", "q", "unknown column `q`"),
         ("HOP(TABLE t, DESCRIPTOR(ts), INTERVAL '1 minute', n)", "n)", "the size of `HOP` is not an interval"),
         ("DEDUPLICATE(TABLE t)", "DEDUPLICATE", "wrong arguments of `DEDUPLICATE`"),
         ("TUMBLE(TABLE u, DESCRIPTOR(ts), INTERVAL '1 minute')", "u", "unknown table `u`"),
-        ("TUMBLE(TUMBLE(t, ts, INTERVAL '1 minute'), ts, INTERVAL '1 minute')", "TUMBLE", "the table has a column `window_start` already"),
+        (
+            "TUMBLE(TUMBLE(t, ts, INTERVAL '1 minute'), ts, INTERVAL '1 minute')",
+            "TUMBLE",
+            "the table has a column `window_start` already",
+        ),
     ] {
         let sql = format!("SELECT * FROM {from}");
         let error = plan(&context, &sql).await.expect_err(from);
