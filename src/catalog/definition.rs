@@ -134,9 +134,21 @@ pub struct FileSourceOptions {
     pub poll_interval: Duration,
 }
 
+/// What the card-fraud simulator tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum GeneratorTable {
+    #[default]
+    Transactions,
+    /// What became known of each transaction, some days later.
+    Labels,
+}
+
 /// `connector = 'generator'`: the card-fraud simulator (FRAUD.md).
 #[derive(Debug, Clone)]
 pub struct GeneratorOptions {
+    pub table: GeneratorTable,
+    /// How long after a transaction its label is known.
+    pub label_delay: Duration,
     /// Rows a second; `None` = as fast as possible.
     pub rate: Option<f64>,
     pub seed: u64,
@@ -148,6 +160,27 @@ pub struct GeneratorOptions {
     pub days: Option<u32>,
 }
 
+/// Which kind of event a Nexmark source gives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NexmarkTable {
+    Person,
+    Auction,
+    Bid,
+}
+
+/// `connector = 'nexmark'`: the benchmark's online auction.
+#[derive(Debug, Clone)]
+pub struct NexmarkOptions {
+    pub table: NexmarkTable,
+    /// Events of all kinds after which it ends, if given.
+    pub events: Option<u64>,
+    /// Events of all kinds a second; `None` = as fast as possible.
+    pub rate: Option<f64>,
+    /// Events of all kinds a second of event time; default 10,000.
+    pub events_per_second: u64,
+    pub seed: u64,
+}
+
 /// What a source reads from.
 #[derive(Debug, Clone)]
 #[expect(clippy::large_enum_variant, reason = "a handful exist per process")]
@@ -155,6 +188,7 @@ pub enum SourceConnector {
     Kafka(KafkaSourceOptions),
     File(FileSourceOptions),
     Generator(GeneratorOptions),
+    Nexmark(NexmarkOptions),
 }
 
 /// `CREATE SOURCE`.

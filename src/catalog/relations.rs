@@ -8,7 +8,7 @@ use super::definition::{
     ColumnDef, Metadata, OnError, Secret, SinkConnector, SinkDef, SourceConnector, SourceDef, TableDef,
 };
 use super::options::{
-    OptionReader, Scope, eventhubs_sink, eventhubs_source, file_sink, file_source, generator_columns, generator_source,
+    OptionReader, Scope, eventhubs_sink, eventhubs_source, file_sink, file_source, generator_columns, generator_source, nexmark_columns, nexmark_source,
     kafka_sink, kafka_source, message_format, resolve, substituted,
 };
 use super::value::{Value, duration, idle};
@@ -26,6 +26,7 @@ enum Connector {
     EventHubs,
     File,
     Generator,
+    Nexmark,
     Console,
     Blackhole,
 }
@@ -35,6 +36,7 @@ const SOURCES: &[(&str, Connector)] = &[
     ("eventhubs", Connector::EventHubs),
     ("file", Connector::File),
     ("generator", Connector::Generator),
+    ("nexmark", Connector::Nexmark),
     ("event_hubs", Connector::EventHubs),
     ("filesystem", Connector::File),
 ];
@@ -74,16 +76,23 @@ pub fn source(create: &CreateRelation, scope: &Scope<'_>, errors: &mut Vec<Diagn
             Some((options, format)) => (Some(SourceConnector::File(options)), format),
             None => (None, Format::Json),
         },
+        Connector::Nexmark => (nexmark_source(&mut reader).map(SourceConnector::Nexmark), Format::Json),
         _ => (Some(SourceConnector::Generator(generator_source(&mut reader))), Format::Json),
     };
     let on_error = match connector {
-        Connector::Generator => OnError::default(),
+        Connector::Generator | Connector::Nexmark => OnError::default(),
         _ => on_error(&mut reader),
     };
     let idle_after = time_option(&mut reader, create, "idle_after", idle).unwrap_or(IDLE_AFTER);
     let max_drift = time_option(&mut reader, create, "max_drift", duration);
     errors.extend(reader.finish());
-    let columns = source_columns(create, connector, format, errors);
+    let fixed = match (&made, connector) {
+        (Some(SourceConnector::Nexmark(options)), _) => Some(nexmark_columns(options.table, name.span)),
+        (Some(SourceConnector::Generator(options)), _) => Some(generator_columns(options.table, name.span)),
+        (_, Connector::Nexmark) => Some(Vec::new()),
+        _ => None,
+    };
+    let columns = source_columns(create, connector, format, fixed, errors);
     let watermark = create.watermark.as_ref().and_then(|found| watermark(found, &columns, errors));
     if errors.len() > before {
         return None;
@@ -132,6 +141,7 @@ fn source_columns(
     create: &CreateRelation,
     connector: Connector,
     format: Format,
+    fixed: Option<Vec<ColumnDef>>,
     errors: &mut Vec<Diagnostic>,
 ) -> Vec<ColumnDef> {
     const ALL: &[Metadata] = &[
@@ -149,8 +159,7 @@ fn source_columns(
         _ => &[],
     };
     let declared = columns(&create.columns, available, errors);
-    if connector == Connector::Generator {
-        let fixed = generator_columns(name.span);
+    if let Some(fixed) = fixed {
         if !create.columns.is_empty() {
             same_columns(&declared, &fixed, name.span, errors);
         }

@@ -175,5 +175,6 @@ pub fn surroundings(config: &Config, env: Env) -> Result<Surroundings> {
         },
         poll_bytes: POLL_BYTES,
         kafka: config.kafka.properties(),
+        allow_rebuild: false,
     })
 }

@@ -11,6 +11,7 @@ use std::time::Instant;
 use tokio::task::JoinSet;
 
 use super::open::{LaneWriter, Outputs, Ranges};
+use super::remember::Remembered;
 use super::sinks::{BranchSink, Sinks, TableSink};
 use crate::delta::{CommitRequest, PipelineTxns, StagedFiles};
 use crate::env::Env;
@@ -18,7 +19,10 @@ use crate::error::{Context, Result};
 use crate::sink::dead_letters::{self, Letter};
 use crate::sink::kafka::TopicMessages;
 use crate::source::chunk::Offsets;
-use crate::state::{CommitPermit, Epoch, Manifest, ManifestId, ManifestStore, TableCommit};
+use super::memory::OperatorChanges;
+use crate::state::{
+    CommitPermit, Epoch, Manifest, ManifestId, ManifestStore, OperatorSnapshot, SourceTime, TableCommit,
+};
 
 /// What stays the same from epoch to epoch.
 pub struct Committer {
@@ -31,6 +35,7 @@ pub struct Committer {
     pub sources: Vec<String>,
     pub sinks: Arc<Sinks>,
     pub manifests: ManifestStore,
+    pub remembered: Remembered,
     pub env: Env,
 }
 
@@ -43,6 +48,11 @@ pub struct Closed {
     pub positions: Vec<Offsets>,
     pub dead: Vec<Letter>,
     pub records: u64,
+    /// What the operators have to write down.
+    pub changes: Vec<OperatorChanges>,
+    /// Event time per source, and the watermark per operator.
+    pub times: BTreeMap<String, SourceTime>,
+    pub watermarks: BTreeMap<String, i64>,
 }
 
 /// What a commit did, for progress.
@@ -54,6 +64,7 @@ pub struct Committed {
     /// Per branch target: table version, when it is a table that committed.
     pub versions: BTreeMap<String, i64>,
     pub close_ms: u64,
+    pub state_ms: u64,
     pub manifest_ms: u64,
     pub commit_ms: u64,
 }
@@ -63,15 +74,20 @@ impl Committer {
     ///
     /// Errors: `Fenced` when another run has the epoch; `Environment` when a store or broker did not answer in time: the
     /// process should end, the next run finishes the epoch.
-    pub async fn commit(&self, closed: Closed) -> Result<Committed> {
+    pub async fn commit(&self, mut closed: Closed) -> Result<Committed> {
         let mut done = Committed::default();
         let clock = Instant::now();
         let (tables, messages) = self.close(&closed, &mut done).await?;
         done.close_ms = clock.elapsed().as_millis() as u64;
 
+        let clock = Instant::now();
+        let changes = std::mem::take(&mut closed.changes);
+        let state = self.remembered.write(closed.epoch, changes).await?;
+        done.state_ms = clock.elapsed().as_millis() as u64;
+
         self.env.failpoint("epoch.before_manifest").await?;
         let clock = Instant::now();
-        let manifest = self.manifest(&closed, &tables, done.dead_letters);
+        let manifest = self.manifest(&closed, &tables, done.dead_letters, state);
         let permit = self.manifests.write(&manifest).await?;
         done.manifest_ms = clock.elapsed().as_millis() as u64;
         self.env.failpoint("epoch.after_manifest").await?;
@@ -91,6 +107,7 @@ impl Committer {
         }
         done.commit_ms = clock.elapsed().as_millis() as u64;
         self.env.failpoint("epoch.after_commit").await?;
+        self.remembered.tidy(closed.epoch).await;
         Ok(done)
     }
 
@@ -142,7 +159,13 @@ impl Committer {
         Ok((staged, messages))
     }
 
-    fn manifest(&self, closed: &Closed, staged: &[StagedFiles], dead_letters: u64) -> Manifest {
+    fn manifest(
+        &self,
+        closed: &Closed,
+        staged: &[StagedFiles],
+        dead_letters: u64,
+        state: Vec<OperatorSnapshot>,
+    ) -> Manifest {
         // The first table always takes part, so that every epoch leaves its mark; others only when they get files.
         let tables = self
             .sinks
@@ -174,6 +197,9 @@ impl Committer {
             tables,
             rows_in: closed.records,
             dead_letters,
+            state,
+            times: closed.times.clone(),
+            watermarks: closed.watermarks.clone(),
         }
     }
 }

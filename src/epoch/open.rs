@@ -15,7 +15,8 @@ use super::feed::Fed;
 use super::sinks::{BranchSink, Sinks};
 use crate::delta::{TableWriter, Violations};
 use crate::error::{Context, Result};
-use crate::plan::Dataflow;
+use super::memory::Memory;
+use crate::plan::{Dataflow, Lane};
 use crate::sink::console;
 use crate::sink::dead_letters::Letter;
 use crate::sink::file::FileWriter;
@@ -38,6 +39,19 @@ pub struct Outputs {
     buffered: AtomicU64,
     violations: std::sync::Mutex<Vec<Letter>>,
     position: AtomicU64,
+    /// Late rows become dead letters.
+    keep_late: bool,
+}
+
+/// Rows of one source, or none when only time has moved.
+pub struct MicroBatch {
+    pub source: Option<usize>,
+    /// Rows per lane.
+    pub lanes: Vec<Vec<RecordBatch>>,
+    /// The watermark of every source after these rows, microseconds.
+    pub times: Vec<i64>,
+    /// The epoch's processing time, microseconds.
+    pub now: i64,
 }
 
 /// One lane's open writer of one branch.
@@ -49,7 +63,7 @@ pub enum LaneWriter {
 
 impl Outputs {
     /// Writers for `epoch`; nothing is opened yet.
-    pub fn new(epoch: Epoch, run: &str, sinks: Arc<Sinks>, dataflow: Arc<Dataflow>, lanes: usize) -> Self {
+    pub fn new(epoch: Epoch, run: &str, sinks: Arc<Sinks>, dataflow: Arc<Dataflow>, lanes: usize, keep_late: bool) -> Self {
         let branches = dataflow.branches.len();
         Self {
             epoch,
@@ -60,6 +74,7 @@ impl Outputs {
             buffered: AtomicU64::new(0),
             violations: std::sync::Mutex::default(),
             position: AtomicU64::new(0),
+            keep_late,
             dataflow,
         }
     }
@@ -92,24 +107,90 @@ impl Outputs {
         taken
     }
 
-    /// Runs one lane of a micro-batch through the dataflow and writes what comes out.
-    pub async fn run_lane(&self, lane: usize, source: usize, rows: Vec<RecordBatch>) -> Result<()> {
-        let stream = self.dataflow.sources[source].stream;
-        let branches = self.dataflow.lane(vec![(stream, rows)])?.run().await?;
-        let mut waiting = Vec::with_capacity(branches.len());
-        for (branch, rows) in branches.into_iter().enumerate() {
-            if rows.is_empty() {
-                continue;
+    /// Runs a micro-batch through the dataflow and writes what comes out: stage by stage, lanes side by side within a stage.
+    pub async fn run(self: &Arc<Self>, batch: MicroBatch, memory: &mut Memory) -> Result<()> {
+        let lanes = batch.lanes.len().max(memory.widest()).max(1);
+        let lanes: Vec<Arc<Lane>> = (0..lanes).map(|_| Arc::new(self.dataflow.lane())).collect();
+        if let Some(source) = batch.source {
+            let stream = self.dataflow.sources[source].stream;
+            for (lane, rows) in lanes.iter().zip(batch.lanes) {
+                lane.fill(stream, rows)?;
             }
+        }
+        for stage in 0..self.dataflow.stages {
+            self.run_stage(stage, &lanes).await?;
+            let operators: Vec<usize> = self.dataflow.operators_of(stage).map(|(index, _)| index).collect();
+            for index in operators {
+                self.run_operator(index, &lanes, &batch.times, batch.now, memory).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn run_stage(self: &Arc<Self>, stage: usize, lanes: &[Arc<Lane>]) -> Result<()> {
+        let others: Vec<_> = lanes
+            .iter()
+            .enumerate()
+            .skip(1)
+            .filter(|(_, lane)| !lane.is_empty())
+            .map(|(number, lane)| {
+                let (outputs, lane) = (Arc::clone(self), Arc::clone(lane));
+                tokio::spawn(async move { outputs.run_lane(stage, number, &lane).await })
+            })
+            .collect();
+        if let Some(lane) = lanes.first() {
+            self.run_lane(stage, 0, lane).await?;
+        }
+        for task in others {
+            task.await.internal(|| "a lane ended abnormally".to_owned())??;
+        }
+        Ok(())
+    }
+
+    /// Runs one lane through one stage and writes what comes out.
+    async fn run_lane(&self, stage: usize, number: usize, lane: &Lane) -> Result<()> {
+        let mut waiting = Vec::new();
+        for (branch, rows) in lane.run(&self.dataflow, stage).await? {
             // What is sent at once goes before anything that encodes files.
             if matches!(self.sinks.branches[branch], BranchSink::Direct { .. }) {
-                self.write(branch, lane, rows).await?;
+                self.write(branch, number, rows).await?;
             } else {
                 waiting.push((branch, rows));
             }
         }
         for (branch, rows) in waiting {
-            self.write(branch, lane, rows).await?;
+            self.write(branch, number, rows).await?;
+        }
+        Ok(())
+    }
+
+    /// Gives an operator the rows of all lanes; what its shards give goes back to the lanes.
+    async fn run_operator(
+        &self,
+        index: usize,
+        lanes: &[Arc<Lane>],
+        times: &[i64],
+        now: i64,
+        memory: &mut Memory,
+    ) -> Result<()> {
+        let node = &self.dataflow.operators[index];
+        let of_port = |stream| lanes.iter().flat_map(|lane| lane.rows(stream).iter().cloned()).collect();
+        let inputs: Vec<Vec<RecordBatch>> = node.inputs.iter().map(|stream| of_port(*stream)).collect();
+        let watermark = node.sources.iter().map(|source| times[*source]).min().unwrap_or(crate::state::NO_WATERMARK);
+        let stepped = memory.step(index, inputs, watermark, now).await?;
+        for (lane, out) in lanes.iter().zip(stepped) {
+            if self.keep_late {
+                self.keep_late_rows(&node.id, out.late)?;
+            }
+            lane.fill(node.output, out.rows)?;
+        }
+        Ok(())
+    }
+
+    fn keep_late_rows(&self, operator: &str, late: Vec<(usize, RecordBatch)>) -> Result<()> {
+        for (_, rows) in late {
+            let letters = late_rows(operator, &rows)?;
+            self.violations.lock().unwrap_or_else(PoisonError::into_inner).extend(letters);
         }
         Ok(())
     }
@@ -203,6 +284,8 @@ pub struct OpenEpoch {
     pub micro_batches: u64,
     /// From arrival to written, of the slowest micro-batch, microseconds.
     pub worst_latency_us: u64,
+    /// A micro-batch has run, if only one that moved time.
+    pub touched: bool,
 }
 
 impl OpenEpoch {
@@ -219,40 +302,49 @@ impl OpenEpoch {
             bytes: 0,
             micro_batches: 0,
             worst_latency_us: 0,
+            touched: false,
         }
     }
 
-    /// True when nothing was read, so that there is nothing to commit.
+    /// True when nothing was read and time stood still, so that there is nothing to commit.
     pub fn is_idle(&self) -> bool {
-        self.ranges.is_empty()
+        self.ranges.is_empty() && !self.touched
+    }
+
+    /// Notes what a micro-batch has read.
+    pub fn note(&mut self, fed: &mut Fed, source_name: &str) {
+        let dead = std::mem::take(&mut fed.dead);
+        self.dead.extend(dead.into_iter().map(|letter| Letter { source: source_name.to_owned(), letter }));
+        let read = self.ranges.entry(fed.source).or_default();
+        for (partition, range) in &fed.ranges {
+            let known = read.entry(Arc::clone(partition)).or_insert(*range);
+            known.end = known.end.max(range.end);
+        }
+        self.records += fed.records;
+        self.bytes += fed.bytes;
     }
 
     /// Runs a micro-batch to the end: through the dataflow and into the writers.
-    pub async fn take(&mut self, fed: Fed, source_name: &str) -> Result<()> {
-        let Fed { source, lanes, dead, ranges, records, bytes, arrived } = fed;
-        let mut lanes = lanes.into_iter().enumerate();
-        let first = lanes.next();
-        let others: Vec<_> = lanes
-            .map(|(lane, rows)| {
-                let outputs = Arc::clone(&self.outputs);
-                tokio::spawn(async move { outputs.run_lane(lane, source, rows).await })
-            })
-            .collect();
-        if let Some((lane, rows)) = first {
-            self.outputs.run_lane(lane, source, rows).await?;
-        }
-        for task in others {
-            task.await.internal(|| "a lane ended abnormally".to_owned())??;
-        }
-        self.dead.extend(dead.into_iter().map(|letter| Letter { source: source_name.to_owned(), letter }));
-        let read = self.ranges.entry(source).or_default();
-        for (partition, range) in ranges {
-            read.entry(partition).and_modify(|known| known.end = known.end.max(range.end)).or_insert(range);
-        }
-        self.records += records;
-        self.bytes += bytes;
+    pub async fn take(&mut self, batch: MicroBatch, memory: &mut Memory, arrived: Instant) -> Result<()> {
+        self.touched = true;
+        self.outputs.run(batch, memory).await?;
         self.micro_batches += 1;
         self.worst_latency_us = self.worst_latency_us.max(arrived.elapsed().as_micros() as u64);
         Ok(())
     }
+}
+
+/// Rows that came too late for an operator, as dead letters: the row as JSON.
+fn late_rows(operator: &str, rows: &RecordBatch) -> Result<Vec<Letter>> {
+    let messages = encode(rows, None)?;
+    let letter = |payload: &[u8]| DeadLetter {
+        partition: Arc::from(""),
+        offset: -1,
+        timestamp_ms: -1,
+        key: None,
+        payload: Some(payload.to_vec()),
+        reason: "the row is older than the watermark".to_owned(),
+        column: None,
+    };
+    Ok(messages.iter().map(|row| Letter { source: operator.to_owned(), letter: letter(row.payload) }).collect())
 }

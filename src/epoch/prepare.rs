@@ -14,7 +14,7 @@ use super::coordinator::Job;
 use super::progress::ProgressSink;
 use super::sinks::{BranchSink, Sinks, TableSink, one_cluster};
 use crate::catalog::{
-    Catalog, Delivery, InsertDef, KafkaSinkOptions, PipelineDef, Secret, SinkConnector, SinkDef, SourceConnector,
+    AtEnd, Catalog, Delivery, InsertDef, KafkaSinkOptions, Late, PipelineDef, PipelineOptions, Secret, SinkConnector, SinkDef, SourceConnector,
     TableDef,
 };
 use crate::delta::{Table, TableStore, WriterOptions};
@@ -25,7 +25,7 @@ use crate::sink::dead_letters;
 use crate::sink::kafka::{DirectProducer, TransactionalProducer};
 use crate::source::chunk::PollLimit;
 use crate::sql::Diagnostic;
-use crate::state::ManifestStore;
+use crate::state::{ManifestStore, StateStore};
 
 /// What a process has for all its pipelines.
 #[derive(Clone)]
@@ -42,6 +42,8 @@ pub struct Surroundings {
     pub poll_bytes: usize,
     /// librdkafka properties of sources that do not set them.
     pub kafka: Vec<(&'static str, String)>,
+    /// State that an edit of the SQL makes useless may be dropped.
+    pub allow_rebuild: bool,
 }
 
 impl Surroundings {
@@ -55,7 +57,7 @@ impl Surroundings {
         below(&below(&self.warehouse, "_weir"), pipeline)
     }
 
-    fn storage_of(&self, table: &TableDef) -> BTreeMap<String, Secret> {
+    pub(super) fn storage_of(&self, table: &TableDef) -> BTreeMap<String, Secret> {
         let mut storage = self.storage.clone();
         storage.extend(table.storage.clone());
         storage
@@ -134,11 +136,16 @@ pub async fn prepare(
     let dataflow = with_kafka_defaults(dataflow, &around.kafka);
     let folder = around.pipeline_location(&pipeline.name);
     let store = TableStore::open(&below(&folder, "manifests"), &around.storage, &around.env)?;
+    let states = TableStore::open(&below(&folder, "state"), &around.storage, &around.env)?;
     let options = &pipeline.options;
     Ok(Job {
+        manifests: ManifestStore::new(store.object_store()),
+        states: StateStore::new(states.object_store(), around.env.clone()),
+        allow_rebuild: around.allow_rebuild,
+        keep_late: options.late == Late::DeadLetter,
+        flush_at_end: flushes(&dataflow, options),
         dataflow,
         sinks,
-        manifests: ManifestStore::new(store.object_store()),
         trigger: options.trigger.unwrap_or_default(),
         lanes: options.parallelism.unwrap_or(around.lanes).max(1),
         poll: PollLimit {
@@ -153,6 +160,15 @@ pub async fn prepare(
         run: format!("{:016x}", around.env.random_id()),
         progress,
     })
+}
+
+/// Sources that end for good end time with them, unless the pipeline says otherwise.
+fn flushes(dataflow: &Dataflow, options: &PipelineOptions) -> bool {
+    let endless = |source: &crate::plan::SourceInput| matches!(source.def.connector, SourceConnector::Kafka(_));
+    match options.at_end {
+        Some(at_end) => at_end == AtEnd::Flush,
+        None => !dataflow.sources.iter().any(endless),
+    }
 }
 
 fn with_kafka_defaults(mut dataflow: Dataflow, defaults: &[(&'static str, String)]) -> Dataflow {

@@ -1,9 +1,24 @@
 //! Physical operators of weir's own. Stateless SQL runs on DataFusion's operators; what is here feeds them ([`HeldExec`]) and
 //! remembers for them ([`Operator`]).
 
+mod aggregate;
 mod contract;
+mod cells;
 mod held;
+mod rolling;
+mod join;
 pub mod spec;
+mod keyed;
+mod deduplicate;
+mod top_n;
+mod session;
 
+pub use cells::{Cells, CellsSpec};
+pub use aggregate::aggregate;
 pub use contract::{END_OF_TIME, Operator, StateUsage, Stepped, Tick, WEIGHT};
+pub use deduplicate::deduplicate;
 pub use held::{Held, HeldExec, HeldTable, StreamId};
+pub use session::session;
+pub use top_n::top_n;
+pub use rolling::rolling;
+pub use join::{asof, join};

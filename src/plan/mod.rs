@@ -4,11 +4,15 @@
 //! computed once ([`share`]), refuses what cannot be run incrementally ([`refusal`]), fits each INSERT's columns to its
 //! target ([`fit`]) and puts the pieces together ([`compile`]). Nothing here reads input, opens a connection or knows of epochs.
 
+mod batch;
 mod compile;
+mod cut;
 mod dataflow;
+mod describe;
 mod explain;
 mod fit;
 mod nodes;
+mod operators;
 mod refusal;
 mod relation;
 mod session;
@@ -16,8 +20,10 @@ mod share;
 mod time;
 mod watermark;
 
+pub use batch::{Batch, BatchInsert, batch};
 pub use compile::{Targets, compile};
 pub use dataflow::{Branch, Dataflow, Fragment, Lane, SourceInput};
+pub use operators::{OperatorNode, OperatorSpec};
 pub use explain::explain;
 pub use nodes::{DeduplicateNode, SessionNode, WINDOW_END, WINDOW_START, length};
 pub use relation::{RelationMode, Relations, register_relations};

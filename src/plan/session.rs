@@ -5,6 +5,7 @@ use std::sync::Arc;
 use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::execution::{SessionState, SessionStateBuilder};
 use datafusion::logical_expr::ScalarUDF;
+use datafusion::optimizer::{Optimizer, OptimizerRule};
 use datafusion::prelude::SessionConfig;
 
 use crate::catalog::Catalog;
@@ -51,12 +52,15 @@ pub fn session_state_for(
     options.sql_parser.map_string_types_to_utf8view = false;
     options.sql_parser.collect_spans = true;
     options.optimizer.enable_dynamic_filter_pushdown = false;
+    // A subquery's value changes as rows come: it has to be a join.
+    options.optimizer.enable_physical_uncorrelated_scalar_subquery = false;
     options.execution.time_zone = Some("UTC".to_owned());
     let mut state = SessionStateBuilder::new()
         .with_config(config)
         .with_runtime_env(runtime)
         .with_default_features()
         .with_type_planner(Arc::new(SqlTypes))
+        .with_optimizer_rules(rules())
         .build();
     for clock in functions.clock.functions() {
         register(&mut state, clock);
@@ -78,6 +82,14 @@ pub fn session_state_for(
         }
     }
     if problems.is_empty() { Ok(state) } else { Err(problems) }
+}
+
+/// DataFusion's rules but for what costs a stream more than it saves.
+fn rules() -> Vec<Arc<dyn OptimizerRule + Send + Sync>> {
+    // `count(DISTINCT x)` as two aggregates: the first would have to take rows back.
+    const LEFT_OUT: [&str; 1] = ["single_distinct_aggregation_to_group_by"];
+    let all = Optimizer::new().rules;
+    all.into_iter().filter(|rule| !LEFT_OUT.contains(&rule.name())).collect()
 }
 
 fn register(state: &mut SessionState, function: ScalarUDF) {

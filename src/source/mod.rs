@@ -8,6 +8,7 @@ pub mod decode;
 pub mod file;
 pub mod generator;
 pub mod kafka;
+pub mod nexmark;
 
 use chunk::{ReadFrom, SourceReader};
 
@@ -31,5 +32,6 @@ pub async fn open(def: &SourceDef, pipeline: &str, from: ReadFrom, env: &Env) ->
             Ok(Box::new(file::FileReader::open(&def.name, options, def.format, &from, env)?))
         }
         SourceConnector::Generator(options) => Ok(Box::new(generator::GeneratorReader::open(options, &from, env)?)),
+        SourceConnector::Nexmark(options) => Ok(Box::new(nexmark::NexmarkReader::open(options, &from, env)?)),
     }
 }

@@ -15,6 +15,8 @@ use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 use serde::{Deserialize, Serialize};
 
+use super::snapshot::OperatorSnapshot;
+use super::table::NO_WATERMARK;
 use crate::delta::Add;
 use crate::error::{Context, Error, Result};
 use crate::source::chunk::{Offset, PartitionId};
@@ -91,6 +93,30 @@ pub struct Manifest {
     pub tables: Vec<TableCommit>,
     pub rows_in: u64,
     pub dead_letters: u64,
+    /// What the operators remember after this epoch.
+    #[serde(default)]
+    pub state: Vec<OperatorSnapshot>,
+    /// Event time after this epoch, per source.
+    #[serde(default)]
+    pub times: BTreeMap<String, SourceTime>,
+    /// The watermark that each operator has reached, by its address.
+    #[serde(default)]
+    pub watermarks: BTreeMap<String, i64>,
+}
+
+/// What the manifest keeps of a source's event time.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceTime {
+    /// The source's watermark, microseconds since 1970 UTC.
+    pub watermark: i64,
+    /// The greatest watermark of each partition.
+    pub partitions: BTreeMap<PartitionId, i64>,
+}
+
+impl Default for SourceTime {
+    fn default() -> Self {
+        Self { watermark: NO_WATERMARK, partitions: BTreeMap::new() }
+    }
 }
 
 /// The right to commit an epoch to its sinks: proof that the epoch's manifest is durable. Only a [`ManifestStore`] makes
@@ -161,6 +187,23 @@ impl ManifestStore {
             return Err(Error::damaged(format!("manifest `{path}` does not hold what its name says")));
         }
         Ok(Some((manifest, CommitPermit { epoch, manifest: id })))
+    }
+
+    /// The manifest of the newest epoch that has one, for telling, not for recovery: its epoch may not be committed.
+    pub async fn newest(&self) -> Result<Option<Manifest>> {
+        let listed: Vec<_> =
+            self.store.list(None).try_collect().await.environment(|| "manifests cannot be listed".to_owned())?;
+        let newest = listed.iter().max_by(|a, b| {
+            let epoch = |object: &object_store::ObjectMeta| object.location.filename().and_then(|n| n.get(..20)).map(str::to_owned);
+            (epoch(a), a.last_modified).cmp(&(epoch(b), b.last_modified))
+        });
+        let Some(name) = newest.and_then(|object| object.location.filename()) else { return Ok(None) };
+        let parts = name.strip_suffix(".json").and_then(|name| name.split_once('-'));
+        let Some((epoch, id)) = parts.and_then(|(epoch, id)| Some((epoch.parse().ok()?, i64::from_str_radix(id, 16).ok()?)))
+        else {
+            return Ok(None);
+        };
+        Ok(self.read(Epoch(epoch), ManifestId(id)).await?.map(|(manifest, _)| manifest))
     }
 
     /// Removes manifests of epochs before `keep_from`; their epochs are committed everywhere.

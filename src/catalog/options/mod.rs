@@ -5,6 +5,7 @@ mod eventhubs;
 mod file;
 mod generator;
 mod kafka;
+mod nexmark;
 mod pipeline;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,6 +14,7 @@ pub use eventhubs::{sink as eventhubs_sink, source as eventhubs_source};
 pub use file::{sink as file_sink, source as file_source};
 pub use generator::{columns as generator_columns, source as generator_source};
 pub use kafka::{message_format, sink as kafka_sink, source as kafka_source};
+pub use nexmark::{columns as nexmark_columns, source as nexmark_source};
 pub use pipeline::pipeline;
 
 use super::Secret;

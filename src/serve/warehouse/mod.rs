@@ -9,6 +9,7 @@ mod catalog;
 pub mod location;
 pub mod progress;
 mod statement;
+mod state;
 mod system;
 mod tables;
 #[cfg(test)]

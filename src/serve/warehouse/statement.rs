@@ -26,6 +26,9 @@ pub fn parse(sql: &str) -> Result<Statement> {
     let tokens = Tokenizer::new(&GenericDialect {}, sql)
         .tokenize_with_location()
         .map_err(|error| query_error(DataFusionError::from(ParserError::from(error))))?;
+    if let Some(query) = system_query(&tokens) {
+        return parse(&query);
+    }
     let tokens = normalize(&name_versions(number_placeholders(tokens)?)?);
     let mut parser = DFParserBuilder::new(tokens).with_dialect(&WeirDialect).build().map_err(query_error)?;
     let mut statements = parser.parse_statements().map_err(query_error)?;
@@ -37,6 +40,28 @@ pub fn parse(sql: &str) -> Result<Statement> {
     refuse_writes(&statement)?;
     joins_in_time(&mut statement)?;
     Ok(statement)
+}
+
+/// `SHOW STATE | PROGRESS | PIPELINES [FOR pipeline]` as a query of a system table.
+fn system_query(tokens: &[TokenWithSpan]) -> Option<String> {
+    let words: Vec<&Word> = tokens
+        .iter()
+        .filter(|token| !matches!(token.token, Token::Whitespace(_) | Token::SemiColon))
+        .map(|token| if let Token::Word(word) = &token.token { Some(word) } else { None })
+        .collect::<Option<_>>()?;
+    let is = |word: &Word, text: &str| word.quote_style.is_none() && word.value.eq_ignore_ascii_case(text);
+    let (show, what, rest) = match words.as_slice() {
+        [show, what, rest @ ..] => (show, what, rest),
+        _ => return None,
+    };
+    let table = ["state", "progress", "pipelines"].into_iter().find(|table| is(what, table)).filter(|_| is(show, "show"))?;
+    match rest {
+        [] => Some(format!("SELECT * FROM weir.{table}")),
+        [keyword, pipeline] if is(keyword, "for") => {
+            Some(format!("SELECT * FROM weir.{table} WHERE pipeline = '{}'", pipeline.value.replace('\'', "''")))
+        }
+        _ => None,
+    }
 }
 
 fn joins_in_time(statement: &mut Statement) -> Result<()> {

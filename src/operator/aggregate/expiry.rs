@@ -1,0 +1,58 @@
+//! When groups were last touched, coarsely, so that forgetting old ones costs no look at young ones.
+
+use std::collections::BTreeMap;
+
+/// Buckets per time to live: a group is forgotten at most this part of it late.
+const BUCKETS: i64 = 16;
+
+/// Slots by the time of their last touch. A slot touched again stays listed in its old bucket too; who asks checks.
+pub(super) struct Expiry {
+    ttl: i64,
+    width: i64,
+    buckets: BTreeMap<i64, Vec<u32>>,
+}
+
+impl Expiry {
+    /// Slots live for `ttl` microseconds.
+    pub fn new(ttl: i64) -> Self {
+        Self { ttl, width: (ttl / BUCKETS).max(1), buckets: BTreeMap::new() }
+    }
+
+    /// Notes that a slot was touched at a time; `before` is its last touch.
+    pub fn touch(&mut self, slot: u32, time: i64, before: Option<i64>) {
+        let bucket = time.div_euclid(self.width);
+        if before.is_none_or(|before| before.div_euclid(self.width) != bucket) {
+            self.buckets.entry(bucket).or_default().push(slot);
+        }
+    }
+
+    /// What was last touched before this is to be forgotten at `now`.
+    pub fn limit(&self, now: i64) -> i64 {
+        now.saturating_sub(self.ttl).div_euclid(self.width).saturating_mul(self.width)
+    }
+
+    /// Slots that may have been touched last before `limit`, which is a bucket's border.
+    pub fn due(&mut self, limit: i64) -> Vec<u32> {
+        let border = limit.div_euclid(self.width);
+        let mut due = Vec::new();
+        while let Some(entry) = self.buckets.first_entry() {
+            if *entry.key() >= border {
+                break;
+            }
+            due.extend(entry.remove());
+        }
+        due.sort_unstable();
+        due.dedup();
+        due
+    }
+
+    /// The oldest bucket's start.
+    pub fn oldest(&self) -> Option<i64> {
+        self.buckets.keys().next().map(|bucket| bucket.saturating_mul(self.width))
+    }
+
+    /// Memory, in bytes.
+    pub fn bytes(&self) -> usize {
+        self.buckets.values().map(|slots| slots.capacity() * size_of::<u32>()).sum()
+    }
+}

@@ -1,0 +1,42 @@
+//! GROUP BY: [`closing`] when groups become complete (windows), [`updating`] when they go on changing.
+//!
+//! Owns grouping, accumulating, merging and what of it is state. Any DataFusion aggregate works, user-defined ones too: accumulators
+//! are DataFusion's, fed with the rows of a step, their states merged with those kept ([`call`], [`groups`]). Windows are not known
+//! here: a window's bounds are grouping columns like others, and the one that closes is named by the spec.
+
+mod call;
+mod groups;
+mod times;
+mod layout;
+mod closing;
+mod weighted;
+mod multiset;
+mod expiry;
+mod updating;
+
+use crate::error::{Error, Result};
+
+use super::contract::Operator;
+use super::spec::AggregateSpec;
+use closing::Closing;
+use times::ClosingKey;
+use updating::Updating;
+
+/// Makes one shard of a GROUP BY.
+pub fn aggregate(spec: AggregateSpec) -> Result<Box<dyn Operator>> {
+    let closing = match spec.closing {
+        None => None,
+        Some(time) => {
+            let key = spec.keys.iter().position(|key| *key == time.column);
+            let key = key.ok_or_else(|| Error::internal("the closing column of a GROUP BY is none of its keys"))?;
+            Some(ClosingKey { column: time.column, key, lag: time.lag })
+        }
+    };
+    match closing {
+        Some(closing) if !spec.retract => Ok(Box::new(Closing::new(spec, closing)?)),
+        closing => Ok(Box::new(Updating::new(spec, closing)?)),
+    }
+}
+
+#[cfg(test)]
+mod tests;
