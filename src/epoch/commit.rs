@@ -10,15 +10,18 @@ use std::time::Instant;
 
 use tokio::task::JoinSet;
 
-use super::open::{LaneWriter, Outputs, Ranges};
+use super::open::{Arrived, LaneWriter, Outputs, Ranges};
 use super::sinks::{BranchSink, Sinks, TableSink};
-use crate::delta::{CommitRequest, PipelineTxns, StagedFiles};
+use crate::delta::{CommitOutcome, CommitRequest, PipelineTxns, StagedFiles, UpsertRows, UpsertTable};
 use crate::env::Env;
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, Result};
 use crate::sink::dead_letters::{self, Letter};
 use crate::sink::kafka::TopicMessages;
 use crate::source::chunk::Offsets;
 use crate::state::{CommitPermit, Epoch, Manifest, ManifestId, ManifestStore, TableCommit};
+
+/// Times that an epoch is staged anew because other writers changed its table.
+const MAX_RESTAGED: u32 = 20;
 
 /// What stays the same from epoch to epoch.
 pub struct Committer {
@@ -98,6 +101,7 @@ impl Committer {
     async fn close(&self, closed: &Closed, done: &mut Committed) -> Result<(Vec<StagedFiles>, Vec<TopicMessages>)> {
         let mut staged: Vec<StagedFiles> = self.sinks.tables.iter().map(|_| StagedFiles::default()).collect();
         let mut messages = Vec::new();
+        let mut upserts: BTreeMap<usize, Vec<Arrived>> = BTreeMap::new();
         let mut closing = JoinSet::new();
         for (branch, lanes) in closed.outputs.take_writers().await.into_iter().enumerate() {
             for writer in lanes {
@@ -106,6 +110,7 @@ impl Committer {
                         let table = *table;
                         closing.spawn(async move { writer.close().await.map(|files| (table, files)) });
                     }
+                    (LaneWriter::Upsert(rows), BranchSink::Upsert(table)) => upserts.entry(*table).or_default().extend(rows),
                     (LaneWriter::Messages(encoded), BranchSink::Transaction { topic, .. }) => {
                         messages.push(TopicMessages { topic: topic.clone(), messages: encoded });
                     }
@@ -115,6 +120,11 @@ impl Committer {
                     }
                     _ => {}
                 }
+            }
+        }
+        for (table, rows) in upserts {
+            if let Some(upsert) = self.sinks.tables[table].upsert.clone() {
+                closing.spawn(async move { upsert.stage(in_order(rows)).await.map(|files| (table, files)) });
             }
         }
         let letters: Vec<_> = closed.dead.iter().cloned().chain(closed.outputs.take_violations()).collect();
@@ -150,14 +160,8 @@ impl Committer {
             .iter()
             .zip(staged)
             .enumerate()
-            .filter(|(index, (_, files))| *index == 0 || !files.adds.is_empty())
-            .map(|(_, (sink, files))| TableCommit {
-                name: sink.name.clone(),
-                location: sink.location.clone(),
-                rows: files.rows,
-                bytes: files.bytes,
-                adds: files.adds.clone(),
-            })
+            .filter(|(index, (_, files))| *index == 0 || !files.is_empty())
+            .map(|(_, (sink, files))| TableCommit::new(&sink.name, &sink.location, files.clone()))
             .collect();
         let by_name = |index: usize| self.sources[index].clone();
         Manifest {
@@ -206,15 +210,32 @@ pub async fn commit_table(
             "models": manifest.models,
         }),
     );
-    let request = CommitRequest {
-        app: PipelineTxns {
-            pipeline: manifest.pipeline.clone(),
-            epoch: permit.epoch().0 as i64,
-            manifest_id: permit.manifest().0,
-            offsets,
-        },
-        adds: table.adds.clone(),
-        info,
+    let app = PipelineTxns {
+        pipeline: manifest.pipeline.clone(),
+        epoch: permit.epoch().0 as i64,
+        manifest_id: permit.manifest().0,
+        offsets,
     };
-    Ok(sink.table.commit(request).await?.version())
+    let mut request = CommitRequest::new(app, table.staged(), info);
+    let Some(commit) = &table.upsert else { return Ok(sink.table.commit(request).await?.version()) };
+    let upsert = match &sink.upsert {
+        Some(upsert) => upsert.clone(),
+        None => UpsertTable::new(sink.table.clone(), &commit.key, &sink.options)?,
+    };
+    for _ in 0..MAX_RESTAGED {
+        let outcome = sink.table.commit(request.clone()).await?;
+        upsert.committed(outcome).await;
+        let CommitOutcome::Overtaken { version } = outcome else { return Ok(outcome.version()) };
+        tracing::info!(table = sink.name, version, "another writer has changed the table, upserting anew");
+        // The same epoch, the same rows and the same manifest: only what they mean for the files is another thing now.
+        let staged = upsert.restage(commit, &table.adds).await?;
+        request = CommitRequest::new(request.app, staged, request.info);
+    }
+    Err(Error::environment(format!("table `{}` is changed by others faster than it can be upserted", sink.name)))
+}
+
+/// Rows for an upsert in the order in which they came: by micro-batch, and within one by lane.
+fn in_order(mut rows: Vec<Arrived>) -> Vec<UpsertRows> {
+    rows.sort_by_key(|arrived| (arrived.micro_batch, arrived.lane));
+    rows.into_iter().map(|arrived| arrived.rows).collect()
 }

@@ -8,13 +8,18 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
+use arrow::array::{AsArray, Int64Array};
+use arrow::compute::kernels::cmp::gt;
+use arrow::compute::{filter_record_batch, not};
+use arrow::datatypes::Int64Type;
 use arrow::record_batch::RecordBatch;
 use tokio::sync::Mutex;
 
 use super::feed::Fed;
-use super::sinks::{BranchSink, Sinks};
-use crate::delta::{TableWriter, Violations};
-use crate::error::{Context, Result};
+use super::sinks::{BranchSink, Sinks, TableSink};
+use crate::delta::{TableWriter, UpsertRows, Violations};
+use crate::error::{Context, Error, Result};
+use crate::operator::WEIGHT;
 use crate::plan::Dataflow;
 use crate::sink::console;
 use crate::sink::dead_letters::Letter;
@@ -38,13 +43,23 @@ pub struct Outputs {
     buffered: AtomicU64,
     violations: std::sync::Mutex<Vec<Letter>>,
     position: AtomicU64,
+    /// Micro-batches taken before the one that runs.
+    micro_batch: AtomicU64,
 }
 
 /// One lane's open writer of one branch.
 pub enum LaneWriter {
     Table(Box<TableWriter>),
+    Upsert(Vec<Arrived>),
     Messages(Vec<Messages>),
     File(Box<FileWriter>),
+}
+
+/// Rows that wait to be upserted, with their place in the epoch.
+pub struct Arrived {
+    pub micro_batch: u64,
+    pub lane: usize,
+    pub rows: UpsertRows,
 }
 
 impl Outputs {
@@ -60,6 +75,7 @@ impl Outputs {
             buffered: AtomicU64::new(0),
             violations: std::sync::Mutex::default(),
             position: AtomicU64::new(0),
+            micro_batch: AtomicU64::new(0),
             dataflow,
         }
     }
@@ -69,7 +85,7 @@ impl Outputs {
         self.rows.iter().map(|rows| rows.load(Ordering::Relaxed)).collect()
     }
 
-    /// Bytes held for the epoch's Kafka transaction.
+    /// Bytes held for the epoch's Kafka transaction and upserts.
     pub fn buffered(&self) -> u64 {
         self.buffered.load(Ordering::Relaxed)
     }
@@ -149,6 +165,7 @@ impl Outputs {
                 }
             }
             BranchSink::Table(table) => self.write_table(branch, lane, *table, rows).await?,
+            BranchSink::Upsert(table) => self.hold_upserts(branch, lane, *table, rows).await?,
         }
         self.rows[branch].fetch_add(count as u64, Ordering::Relaxed);
         Ok(())
@@ -162,18 +179,73 @@ impl Outputs {
         }
         let Some(LaneWriter::Table(writer)) = slot.as_mut() else { return Ok(()) };
         for batch in rows {
-            let good = match sink.table.validator().check(&batch)? {
-                None => batch,
-                Some(Violations { good, letters }) => {
-                    let refused = letters.into_iter().map(|row| refused_row(&sink.name, row));
-                    self.violations.lock().unwrap_or_else(PoisonError::into_inner).extend(refused);
-                    good
-                }
-            };
-            writer.write(&good).await?;
+            writer.write(&self.checked(sink, batch)?).await?;
         }
         Ok(())
     }
+
+    /// The rows that break no rule of the table; the others become dead letters.
+    fn checked(&self, sink: &TableSink, rows: RecordBatch) -> Result<RecordBatch> {
+        match sink.table.validator().check(&rows)? {
+            None => Ok(rows),
+            Some(Violations { good, letters }) => {
+                let refused = letters.into_iter().map(|row| refused_row(&sink.name, row));
+                self.violations.lock().unwrap_or_else(PoisonError::into_inner).extend(refused);
+                Ok(good)
+            }
+        }
+    }
+
+    async fn hold_upserts(&self, branch: usize, lane: usize, table: usize, rows: Vec<RecordBatch>) -> Result<()> {
+        let sink = &self.sinks.tables[table];
+        let mut arrived = Vec::with_capacity(rows.len());
+        let micro_batch = self.micro_batch.load(Ordering::Relaxed);
+        for batch in rows {
+            let parts = match self.dataflow.branches[branch].retract {
+                false => vec![UpsertRows { rows: self.checked(sink, batch)?, weights: None }],
+                true => retracting_rows(batch, |given| self.checked(sink, given))?,
+            };
+            for rows in parts {
+                self.buffered.fetch_add(rows.rows.get_array_memory_size() as u64, Ordering::Relaxed);
+                arrived.push(Arrived { micro_batch, lane, rows });
+            }
+        }
+        let mut slot = self.writers[branch][lane].lock().await;
+        if let LaneWriter::Upsert(held) = slot.get_or_insert_with(|| LaneWriter::Upsert(Vec::new())) {
+            held.extend(arrived);
+        }
+        Ok(())
+    }
+}
+
+/// Parts of a retracting batch, with their weights. Only rows given are checked: what is taken back was checked when it was given.
+fn retracting_rows(
+    batch: RecordBatch,
+    check: impl FnOnce(RecordBatch) -> Result<RecordBatch>,
+) -> Result<Vec<UpsertRows>> {
+    let fail = || "weights of a retracting stream cannot be read".to_owned();
+    let (mut rows, weights) = split_weights(&batch)?;
+    let given = gt(&weights, &Int64Array::new_scalar(0)).internal(fail)?;
+    let checked = check(filter_record_batch(&rows, &given).internal(fail)?)?;
+    if checked.num_rows() == given.true_count() {
+        return Ok(vec![UpsertRows { rows, weights: Some(weights) }]);
+    }
+    // Within a step the order of taking back and giving does not matter.
+    rows = filter_record_batch(&rows, &not(&given).internal(fail)?).internal(fail)?;
+    let back = Int64Array::from_value(-1, rows.num_rows());
+    Ok(vec![UpsertRows { rows, weights: Some(back) }, UpsertRows { rows: checked, weights: None }])
+}
+
+/// The rows of a retracting stream and, apart from them, their weights.
+fn split_weights(batch: &RecordBatch) -> Result<(RecordBatch, Int64Array)> {
+    let lacking = || Error::internal("a retracting stream has no weights");
+    let last = batch.num_columns().checked_sub(1).ok_or_else(lacking)?;
+    if batch.schema().field(last).name() != WEIGHT {
+        return Err(lacking());
+    }
+    let weights = batch.column(last).as_primitive_opt::<Int64Type>().ok_or_else(lacking)?.clone();
+    let rows = batch.project(&(0..last).collect::<Vec<_>>()).internal(|| "weights cannot be cut off".to_owned())?;
+    Ok((rows, weights))
 }
 
 /// A row that breaks a table's rules, as a dead letter: the row as JSON, the rules it breaks, the column to blame.
@@ -252,6 +324,7 @@ impl OpenEpoch {
         self.records += records;
         self.bytes += bytes;
         self.micro_batches += 1;
+        self.outputs.micro_batch.fetch_add(1, Ordering::Relaxed);
         self.worst_latency_us = self.worst_latency_us.max(arrived.elapsed().as_micros() as u64);
         Ok(())
     }

@@ -17,7 +17,7 @@ use crate::catalog::{
     Catalog, Delivery, InsertDef, KafkaSinkOptions, PipelineDef, Secret, SinkConnector, SinkDef, SourceConnector,
     TableDef,
 };
-use crate::delta::{Table, TableStore, WriterOptions};
+use crate::delta::{Table, TableStore, UpsertTable, WriterOptions};
 use crate::env::Env;
 use crate::error::{Context, Error, Result};
 use crate::plan::{Dataflow, FunctionSet, Targets, compile, session_state};
@@ -203,14 +203,23 @@ impl Opener<'_> {
         if def.name != dead_letters::NAME {
             self.targets.insert(def.name.clone(), table.schema());
         }
-        let options = self.around.writer.for_table(&table.properties())?;
-        self.tables.push(TableSink { name: def.name.clone(), location, table, options });
+        let (options, upsert) = match def.primary_key.is_empty() {
+            true => (self.around.writer.for_table(&table.properties())?, None),
+            false => {
+                let options = self.around.writer.for_upserts(&table)?;
+                (options, Some(UpsertTable::new(table.clone(), &def.primary_key, &options)?))
+            }
+        };
+        self.tables.push(TableSink { name: def.name.clone(), location, table, options, upsert });
         Ok(())
     }
 
     async fn branch(&self, target: &str) -> Result<BranchSink> {
         if let Some(index) = self.tables.iter().position(|table| table.name == target) {
-            return Ok(BranchSink::Table(index));
+            return Ok(match self.tables[index].upsert {
+                Some(_) => BranchSink::Upsert(index),
+                None => BranchSink::Table(index),
+            });
         }
         let sink = self.catalog.sinks.get(target).ok_or_else(|| Error::internal(format!("no sink `{target}`")))?;
         Ok(match &sink.connector {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::catalog::{Format, KafkaConnection};
-use crate::delta::{Table, WriterOptions};
+use crate::delta::{Table, UpsertTable, WriterOptions};
 use crate::sink::kafka::{DirectProducer, TransactionalProducer};
 
 /// A Delta table that takes part in the commit.
@@ -15,6 +15,8 @@ pub struct TableSink {
     pub location: String,
     pub table: Table,
     pub options: WriterOptions,
+    /// Where a primary key is declared.
+    pub upsert: Option<UpsertTable>,
 }
 
 /// Where one branch's rows go.
@@ -22,6 +24,8 @@ pub struct TableSink {
 pub enum BranchSink {
     /// Index into [`Sinks::tables`].
     Table(usize),
+    /// Likewise, of a table with a primary key: rows wait until the epoch closes.
+    Upsert(usize),
     /// Buffered until the epoch's transaction.
     Transaction {
         topic: String,
@@ -45,6 +49,7 @@ impl BranchSink {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Table(_) => "delta",
+            Self::Upsert(_) => "delta upsert",
             Self::Transaction { .. } => "kafka exactly_once",
             Self::Direct { .. } => "kafka at_least_once",
             Self::Console => "console",

@@ -144,7 +144,7 @@ impl Compiler<'_> {
         }
         let physical = self.physical(&plan, insert.span).await?;
         let schema = target.map_or_else(|| physical.schema(), Arc::clone);
-        Some(Branch { target: insert.target.clone(), schema, plan: physical })
+        Some(Branch { target: insert.target.clone(), schema, retract: false, plan: physical })
     }
 
     async fn query(&mut self, query: &Query, span: Span) -> Option<LogicalPlan> {

@@ -38,8 +38,10 @@ pub struct Fragment {
 pub struct Branch {
     /// The table or sink, by name.
     pub target: String,
-    /// Rows as the target wants them.
+    /// Rows as the target wants them, without the weight.
     pub schema: SchemaRef,
+    /// True when the rows carry [`crate::operator::WEIGHT`] as their last column.
+    pub retract: bool,
     pub plan: Arc<dyn ExecutionPlan>,
 }
 
