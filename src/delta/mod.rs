@@ -29,6 +29,6 @@ pub use self::probe::{ProbeStep, local_folder, probe};
 pub use self::scan::{AsOf, TableVersion, open_version};
 pub use self::store::TableStore;
 pub use self::table::Table;
-pub use self::upsert::{UpsertCommit, UpsertRows, UpsertTable, UpsertUsage};
+pub use self::upsert::{Change, Changes, Place, UpsertCommit, UpsertRows, UpsertTable, UpsertUsage};
 pub use self::validate::{Validator, Violations};
 pub use self::writer::{Compression, StagedFiles, TableWriter, WriterOptions};

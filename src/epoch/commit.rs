@@ -16,7 +16,7 @@ use crate::delta::{CommitOutcome, CommitRequest, PipelineTxns, StagedFiles, Upse
 use crate::env::Env;
 use crate::error::{Context, Error, Result};
 use crate::sink::dead_letters::{self, Letter};
-use crate::sink::kafka::TopicMessages;
+use crate::sink::kafka::{ChangeOrigin, TopicMessages, encode_changes};
 use crate::source::chunk::Offsets;
 use crate::state::{CommitPermit, Epoch, Manifest, ManifestId, ManifestStore, TableCommit};
 
@@ -102,6 +102,7 @@ impl Committer {
         let mut staged: Vec<StagedFiles> = self.sinks.tables.iter().map(|_| StagedFiles::default()).collect();
         let mut messages = Vec::new();
         let mut upserts: BTreeMap<usize, Vec<Arrived>> = BTreeMap::new();
+        let mut changes: BTreeMap<usize, Vec<Arrived>> = BTreeMap::new();
         let mut closing = JoinSet::new();
         for (branch, lanes) in closed.outputs.take_writers().await.into_iter().enumerate() {
             for writer in lanes {
@@ -110,7 +111,10 @@ impl Committer {
                         let table = *table;
                         closing.spawn(async move { writer.close().await.map(|files| (table, files)) });
                     }
-                    (LaneWriter::Upsert(rows), BranchSink::Upsert(table)) => upserts.entry(*table).or_default().extend(rows),
+                    (LaneWriter::Changes(rows), BranchSink::Upsert(table)) => {
+                        upserts.entry(*table).or_default().extend(rows)
+                    }
+                    (LaneWriter::Changes(rows), _) => changes.entry(branch).or_default().extend(rows),
                     (LaneWriter::Messages(encoded), BranchSink::Transaction { topic, .. }) => {
                         messages.push(TopicMessages { topic: topic.clone(), messages: encoded });
                     }
@@ -127,15 +131,12 @@ impl Committer {
                 closing.spawn(async move { upsert.stage(in_order(rows)).await.map(|files| (table, files)) });
             }
         }
+        for (branch, rows) in changes {
+            messages.extend(self.encode_changes(closed, branch, rows).await?);
+        }
         let letters: Vec<_> = closed.dead.iter().cloned().chain(closed.outputs.take_violations()).collect();
         done.dead_letters = letters.len() as u64;
-        if !letters.is_empty() {
-            let sink = &self.sinks.tables[self.sinks.dead_letters];
-            let mut writer = sink.table.writer(&sink.options)?;
-            writer.write(&dead_letters::rows(&letters, closed.epoch.0, self.env.unix_ms())?).await?;
-            let files = writer.close().await?;
-            staged[self.sinks.dead_letters].merge(files);
-        }
+        staged[self.sinks.dead_letters].merge(self.write_letters(&letters, closed.epoch).await?);
         for branch in &self.sinks.branches {
             if let BranchSink::Direct { producer, .. } = branch {
                 producer.flush().await?;
@@ -150,6 +151,39 @@ impl Committer {
             done.bytes += files.bytes;
         }
         Ok((staged, messages))
+    }
+
+    async fn write_letters(&self, letters: &[Letter], epoch: Epoch) -> Result<StagedFiles> {
+        if letters.is_empty() {
+            return Ok(StagedFiles::default());
+        }
+        let sink = &self.sinks.tables[self.sinks.dead_letters];
+        let mut writer = sink.table.writer(&sink.options)?;
+        writer.write(&dead_letters::rows(letters, epoch.0, self.env.unix_ms())?).await?;
+        writer.close().await
+    }
+
+    /// Makes messages of an epoch's changes to a topic; sends them, unless they wait for the transaction.
+    async fn encode_changes(
+        &self,
+        closed: &Closed,
+        branch: usize,
+        rows: Vec<Arrived>,
+    ) -> Result<Option<TopicMessages>> {
+        let target = closed.outputs.branch(branch);
+        let origin =
+            ChangeOrigin { pipeline: self.pipeline.clone(), sink: target.target.clone(), epoch: closed.epoch.0 };
+        let encode = |encoding| encode_changes(in_order(rows), encoding, &origin, &self.env);
+        match &self.sinks.branches[branch] {
+            BranchSink::Transaction { topic, changes: Some(encoding), .. } => {
+                Ok(Some(TopicMessages { topic: topic.clone(), messages: vec![encode(encoding)?] }))
+            }
+            BranchSink::Direct { producer, changes: Some(encoding), .. } => {
+                producer.send(&encode(encoding)?, closed.epoch.0, 0).await?;
+                Ok(None)
+            }
+            _ => Ok(None),
+        }
     }
 
     fn manifest(&self, closed: &Closed, staged: &[StagedFiles], dead_letters: u64) -> Manifest {
@@ -234,8 +268,8 @@ pub async fn commit_table(
     Err(Error::environment(format!("table `{}` is changed by others faster than it can be upserted", sink.name)))
 }
 
-/// Rows for an upsert in the order in which they came: by micro-batch, and within one by lane.
+/// Rows in the order in which they came: by micro-batch, and within one by INSERT and lane.
 fn in_order(mut rows: Vec<Arrived>) -> Vec<UpsertRows> {
-    rows.sort_by_key(|arrived| (arrived.micro_batch, arrived.lane));
+    rows.sort_by_key(|arrived| (arrived.micro_batch, arrived.branch, arrived.lane));
     rows.into_iter().map(|arrived| arrived.rows).collect()
 }

@@ -20,7 +20,7 @@ use super::sinks::{BranchSink, Sinks, TableSink};
 use crate::delta::{TableWriter, UpsertRows, Violations};
 use crate::error::{Context, Error, Result};
 use crate::operator::WEIGHT;
-use crate::plan::Dataflow;
+use crate::plan::{Branch, Dataflow};
 use crate::sink::console;
 use crate::sink::dead_letters::Letter;
 use crate::sink::file::FileWriter;
@@ -50,14 +50,15 @@ pub struct Outputs {
 /// One lane's open writer of one branch.
 pub enum LaneWriter {
     Table(Box<TableWriter>),
-    Upsert(Vec<Arrived>),
+    Changes(Vec<Arrived>),
     Messages(Vec<Messages>),
     File(Box<FileWriter>),
 }
 
-/// Rows that wait to be upserted, with their place in the epoch.
+/// Rows that wait to be consolidated, with their place in the epoch.
 pub struct Arrived {
     pub micro_batch: u64,
+    pub branch: usize,
     pub lane: usize,
     pub rows: UpsertRows,
 }
@@ -85,7 +86,12 @@ impl Outputs {
         self.rows.iter().map(|rows| rows.load(Ordering::Relaxed)).collect()
     }
 
-    /// Bytes held for the epoch's Kafka transaction and upserts.
+    /// The INSERT behind a branch.
+    pub fn branch(&self, branch: usize) -> &Branch {
+        &self.dataflow.branches[branch]
+    }
+
+    /// Bytes held until the epoch closes.
     pub fn buffered(&self) -> u64 {
         self.buffered.load(Ordering::Relaxed)
     }
@@ -135,8 +141,10 @@ impl Outputs {
         let count: usize = rows.iter().map(RecordBatch::num_rows).sum();
         match &self.sinks.branches[branch] {
             BranchSink::Blackhole => {}
+            BranchSink::Console if self.dataflow.branches[branch].retract => console::print_changes(name, &rows)?,
             BranchSink::Console => console::print(name, &rows)?,
-            BranchSink::Direct { producer, key } => {
+            sink if sink.consolidates() => self.hold(branch, lane, rows).await?,
+            BranchSink::Direct { producer, key, .. } => {
                 for batch in &rows {
                     let first = self.position.fetch_add(batch.num_rows() as u64, Ordering::Relaxed);
                     producer.send(&encode(batch, key.as_deref())?, self.epoch.0, first).await?;
@@ -165,7 +173,7 @@ impl Outputs {
                 }
             }
             BranchSink::Table(table) => self.write_table(branch, lane, *table, rows).await?,
-            BranchSink::Upsert(table) => self.hold_upserts(branch, lane, *table, rows).await?,
+            BranchSink::Upsert(_) => {}
         }
         self.rows[branch].fetch_add(count as u64, Ordering::Relaxed);
         Ok(())
@@ -196,22 +204,26 @@ impl Outputs {
         }
     }
 
-    async fn hold_upserts(&self, branch: usize, lane: usize, table: usize, rows: Vec<RecordBatch>) -> Result<()> {
-        let sink = &self.sinks.tables[table];
-        let mut arrived = Vec::with_capacity(rows.len());
+    /// Keeps rows until the epoch closes, then to be consolidated by key.
+    async fn hold(&self, branch: usize, lane: usize, rows: Vec<RecordBatch>) -> Result<()> {
+        let check = |rows: RecordBatch| match &self.sinks.branches[branch] {
+            BranchSink::Upsert(table) => self.checked(&self.sinks.tables[*table], rows),
+            _ => Ok(rows),
+        };
         let micro_batch = self.micro_batch.load(Ordering::Relaxed);
+        let mut arrived = Vec::with_capacity(rows.len());
         for batch in rows {
             let parts = match self.dataflow.branches[branch].retract {
-                false => vec![UpsertRows { rows: self.checked(sink, batch)?, weights: None }],
-                true => retracting_rows(batch, |given| self.checked(sink, given))?,
+                false => vec![UpsertRows { rows: check(batch)?, weights: None }],
+                true => retracting_rows(&batch, check)?,
             };
             for rows in parts {
                 self.buffered.fetch_add(rows.rows.get_array_memory_size() as u64, Ordering::Relaxed);
-                arrived.push(Arrived { micro_batch, lane, rows });
+                arrived.push(Arrived { micro_batch, branch, lane, rows });
             }
         }
         let mut slot = self.writers[branch][lane].lock().await;
-        if let LaneWriter::Upsert(held) = slot.get_or_insert_with(|| LaneWriter::Upsert(Vec::new())) {
+        if let LaneWriter::Changes(held) = slot.get_or_insert_with(|| LaneWriter::Changes(Vec::new())) {
             held.extend(arrived);
         }
         Ok(())
@@ -220,11 +232,11 @@ impl Outputs {
 
 /// Parts of a retracting batch, with their weights. Only rows given are checked: what is taken back was checked when it was given.
 fn retracting_rows(
-    batch: RecordBatch,
+    batch: &RecordBatch,
     check: impl FnOnce(RecordBatch) -> Result<RecordBatch>,
 ) -> Result<Vec<UpsertRows>> {
     let fail = || "weights of a retracting stream cannot be read".to_owned();
-    let (mut rows, weights) = split_weights(&batch)?;
+    let (mut rows, weights) = split_weights(batch)?;
     let given = gt(&weights, &Int64Array::new_scalar(0)).internal(fail)?;
     let checked = check(filter_record_batch(&rows, &given).internal(fail)?)?;
     if checked.num_rows() == given.true_count() {

@@ -228,12 +228,14 @@ impl Opener<'_> {
             SinkConnector::File { path } => BranchSink::File { folder: PathBuf::from(path), format: sink.format },
             SinkConnector::Kafka(options) => match options.delivery {
                 Delivery::ExactlyOnce => {
-                    BranchSink::Transaction { topic: options.topic.clone(), key: options.key.clone() }
+                    let (topic, key) = (options.topic.clone(), options.key.clone());
+                    BranchSink::Transaction { topic, key, changes: options.changes.clone() }
                 }
                 Delivery::AtLeastOnce => {
                     let (name, env) = (&self.pipeline.name, &self.around.env);
                     let producer = DirectProducer::open(&options.connection, &options.topic, name, env)?;
-                    BranchSink::Direct { producer: Arc::new(producer), key: options.key.clone() }
+                    let (producer, key) = (Arc::new(producer), options.key.clone());
+                    BranchSink::Direct { producer, key, changes: options.changes.clone() }
                 }
             },
         })

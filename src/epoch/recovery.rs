@@ -34,12 +34,7 @@ pub async fn recover(pipeline: &str, sinks: &Sinks, manifests: &ManifestStore, e
     Ok(resumed)
 }
 
-async fn roll_all_forward(
-    pipeline: &str,
-    sinks: &Sinks,
-    manifests: &ManifestStore,
-    env: &Env,
-) -> Result<Resumed> {
+async fn roll_all_forward(pipeline: &str, sinks: &Sinks, manifests: &ManifestStore, env: &Env) -> Result<Resumed> {
     let mut facts = Vec::new();
     if let Some(producer) = &sinks.transaction {
         let committed = producer.committed_epoch().await?;

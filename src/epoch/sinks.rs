@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::catalog::{Format, KafkaConnection};
+use crate::catalog::{ChangeEncoding, Format, KafkaConnection};
 use crate::delta::{Table, UpsertTable, WriterOptions};
 use crate::sink::kafka::{DirectProducer, TransactionalProducer};
 
@@ -30,11 +30,14 @@ pub enum BranchSink {
     Transaction {
         topic: String,
         key: Option<String>,
+        /// Where rows are changes: they wait until the epoch closes and are consolidated first.
+        changes: Option<ChangeEncoding>,
     },
     /// Sent with each micro-batch.
     Direct {
         producer: Arc<DirectProducer>,
         key: Option<String>,
+        changes: Option<ChangeEncoding>,
     },
     Console,
     File {
@@ -45,6 +48,15 @@ pub enum BranchSink {
 }
 
 impl BranchSink {
+    /// Whether rows wait until the epoch closes, to be consolidated by key.
+    pub fn consolidates(&self) -> bool {
+        match self {
+            Self::Upsert(_) => true,
+            Self::Transaction { changes, .. } | Self::Direct { changes, .. } => changes.is_some(),
+            Self::Table(_) | Self::Console | Self::File { .. } | Self::Blackhole => false,
+        }
+    }
+
     /// The word that progress shows.
     pub fn kind(&self) -> &'static str {
         match self {

@@ -1,9 +1,10 @@
 //! An epoch's rows, reduced to what they leave behind: per key its last row, or that it is gone.
 //!
-//! Rows count in their order. A row given replaces what the key had. A row taken back makes the key go only if it is the one
-//! that the key has within the epoch, or if the epoch has given it none: so the order of "old row back" and "new row given"
-//! does not matter, which a retracting stream leaves open.
+//! Rows count in their order. A row given replaces what the key had. A row taken back makes the key go if it is the one that the
+//! key has, or if the epoch has given it none; else it is an older one, and whoever gave the newer has replaced it. So the order
+//! of "old row back" and "new row given" does not matter, which a retracting stream leaves open.
 
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, Int64Array, ListArray, RecordBatch};
@@ -14,6 +15,7 @@ use arrow::util::display::{ArrayFormatter, FormatOptions};
 
 use super::super::writer::conform;
 use super::index::{Key, KeyHasher, KeyMap};
+use crate::env::Env;
 use crate::error::{Context, Error, ErrorKind, Result};
 
 /// Rows as they came, without their weights.
@@ -33,14 +35,16 @@ pub struct Change {
     pub key: Key,
     /// Its row now; `None` = it is gone.
     pub row: Option<Place>,
+    /// The row that it had before the epoch, where one was taken back.
+    pub before: Option<Place>,
     /// A row that has the key's values.
-    seen: Place,
+    pub seen: Place,
 }
 
 /// What an epoch does to a table.
 #[derive(Debug, Default)]
 pub struct Changes {
-    /// In the table's schema.
+    /// In the table's schema, but nullable.
     pub batches: Vec<RecordBatch>,
     /// At most one per key, in the order of the keys' first rows.
     pub changes: Vec<Change>,
@@ -49,7 +53,17 @@ pub struct Changes {
 }
 
 impl Changes {
-    /// Reduces `rows` to one change per key. Columns are matched by name.
+    /// Reduces `rows` to one change per key of the columns `key` of `schema`. Columns are matched by name.
+    pub fn of(rows: Vec<UpsertRows>, schema: &SchemaRef, key: &[String], env: &Env) -> Result<Self> {
+        let columns = key.iter().map(|name| schema.field_with_name(name).cloned());
+        let columns = columns
+            .collect::<Result<Vec<_>, _>>()
+            .context(ErrorKind::Sql, || format!("key `{}` is not among the columns", key.join(", ")))?;
+        let hasher = KeyHasher::new(&Arc::new(Schema::new(columns)), env)?;
+        Self::consolidate(rows, schema, key, &hasher)
+    }
+
+    /// As [`Changes::of`], with the hashes that an index has.
     pub fn consolidate(rows: Vec<UpsertRows>, schema: &SchemaRef, key: &[String], hasher: &KeyHasher) -> Result<Self> {
         let retracts = rows.iter().any(|rows| rows.weights.as_ref().is_some_and(takes_back));
         let mut reduced = Reducer::new(schema, key, hasher, retracts)?;
@@ -116,16 +130,23 @@ fn takes_back(weights: &Int64Array) -> bool {
 
 /// Takes rows in their order.
 struct Reducer<'a> {
-    schema: SchemaRef,
-    /// The schema with every column nullable: rows taken back were checked when they were given.
+    /// The schema with every column nullable: keys that are gone have no other column, and rows are checked elsewhere.
     lenient: SchemaRef,
     hasher: &'a KeyHasher,
     /// Of whole rows, when some are taken back.
     whole: Option<KeyHasher>,
     places: KeyMap<usize>,
-    /// Per change the hash of its row.
-    rows: Vec<Key>,
+    /// Per change.
+    rows: Vec<Given>,
     changes: Changes,
+}
+
+/// What an epoch has given a key, as hashes of whole rows.
+struct Given {
+    /// The row that it has, or had last.
+    row: Key,
+    /// Rows that were replaced and not yet taken back.
+    replaced: Vec<Key>,
 }
 
 impl<'a> Reducer<'a> {
@@ -136,7 +157,6 @@ impl<'a> Reducer<'a> {
         let lenient = Arc::new(Schema::new(lenient.collect::<Vec<_>>()));
         let whole = retracts.then(|| hasher.of_types(&comparable_schema(schema))).transpose()?;
         Ok(Self {
-            schema: Arc::clone(schema),
             lenient,
             hasher,
             whole,
@@ -150,8 +170,7 @@ impl<'a> Reducer<'a> {
         if rows.num_rows() == 0 {
             return Ok(());
         }
-        let schema = if weights.is_some() { &self.lenient } else { &self.schema };
-        let rows = conform(rows, schema)?;
+        let rows = conform(rows, &self.lenient)?;
         let keys: Vec<ArrayRef> = self.changes.key.iter().map(|index| Arc::clone(rows.column(*index))).collect();
         let keys = self.hasher.hash(&keys)?;
         let whole = match &self.whole {
@@ -170,22 +189,27 @@ impl<'a> Reducer<'a> {
 
     fn change(&mut self, key: Key, at: Place, given: bool, hash: Key) {
         let changes = &mut self.changes.changes;
-        let known = self.places.entry(key);
-        match known {
-            std::collections::hash_map::Entry::Vacant(free) => {
+        let index = match self.places.entry(key) {
+            Entry::Occupied(known) => *known.get(),
+            Entry::Vacant(free) => {
                 free.insert(changes.len());
-                changes.push(Change { key, row: given.then_some(at), seen: at });
-                self.rows.push(hash);
+                changes.push(Change { key, row: given.then_some(at), before: (!given).then_some(at), seen: at });
+                self.rows.push(Given { row: hash, replaced: Vec::new() });
+                return;
             }
-            std::collections::hash_map::Entry::Occupied(known) => {
-                let index = *known.get();
-                let change = &mut changes[index];
-                if given {
-                    (change.row, self.rows[index]) = (Some(at), hash);
-                } else if self.rows[index] == hash {
-                    change.row = None;
-                }
+        };
+        let (change, held) = (&mut changes[index], &mut self.rows[index]);
+        if given {
+            if change.row.is_some() && self.whole.is_some() {
+                held.replaced.push(held.row);
             }
+            (change.row, held.row) = (Some(at), hash);
+        } else if change.row.is_some() && held.row == hash {
+            change.row = None;
+        } else if let Some(replaced) = held.replaced.iter().position(|replaced| *replaced == hash) {
+            held.replaced.swap_remove(replaced);
+        } else {
+            change.before.get_or_insert(at);
         }
     }
 
@@ -205,9 +229,7 @@ impl<'a> Reducer<'a> {
 /// The types that [`comparable`] gives.
 fn comparable_schema(schema: &SchemaRef) -> SchemaRef {
     let fields = schema.fields().iter().map(|field| match field.data_type() {
-        DataType::Map(entries, _) => {
-            Field::new(field.name(), DataType::List(Arc::clone(entries)), field.is_nullable())
-        }
+        DataType::Map(entries, _) => Field::new(field.name(), DataType::List(Arc::clone(entries)), field.is_nullable()),
         _ => field.as_ref().clone(),
     });
     Arc::new(Schema::new(fields.collect::<Vec<_>>()))
@@ -236,9 +258,11 @@ pub fn gather(batches: &[RecordBatch], places: &[Place], schema: &SchemaRef) -> 
         return conform(only, schema);
     }
     let rows = arrow::compute::interleave_record_batch(&batches.iter().collect::<Vec<_>>(), places).internal(fail)?;
-    let missing = schema.fields().iter().enumerate().find(|(index, field)| {
-        !field.is_nullable() && rows.column(*index).null_count() > 0
-    });
+    let missing = schema
+        .fields()
+        .iter()
+        .enumerate()
+        .find(|(index, field)| !field.is_nullable() && rows.column(*index).null_count() > 0);
     if let Some((_, field)) = missing {
         return Err(Error::internal(format!("a row without `{}` reached its table", field.name())));
     }

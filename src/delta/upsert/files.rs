@@ -15,7 +15,7 @@ use datafusion::common::ScalarValue;
 use deltalake::kernel::{Add, Remove, Snapshot};
 use deltalake::parquet::arrow::ProjectionMask;
 use deltalake::parquet::arrow::arrow_reader::RowSelection;
-use deltalake::parquet::arrow::async_reader::{ParquetObjectReader, ParquetRecordBatchStreamBuilder};
+use deltalake::parquet::arrow::async_reader::ParquetRecordBatchStreamBuilder;
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
@@ -26,6 +26,7 @@ use super::super::metadata::TableMetadata;
 use super::super::store::TableStore;
 use super::super::table::Table;
 use super::super::writer::conform;
+use super::stored::StoredFile;
 use super::vectors;
 use crate::error::{Context, Error, ErrorKind, Result};
 
@@ -230,7 +231,11 @@ impl FileReader {
     }
 
     /// The rows that are not dead, in order, in these columns.
-    pub async fn live_rows(&self, file: &LiveFile, columns: &SchemaRef) -> Result<BoxStream<'static, Result<RecordBatch>>> {
+    pub async fn live_rows(
+        &self,
+        file: &LiveFile,
+        columns: &SchemaRef,
+    ) -> Result<BoxStream<'static, Result<RecordBatch>>> {
         self.read(file, columns, Wanted::Live).await
     }
 
@@ -252,10 +257,10 @@ impl FileReader {
         self.read(file, &self.schema, Wanted::These(rows)).await
     }
 
-    async fn parquet(&self, add: &Add) -> Result<ParquetRecordBatchStreamBuilder<ParquetObjectReader>> {
+    async fn parquet(&self, add: &Add) -> Result<ParquetRecordBatchStreamBuilder<StoredFile>> {
         let failed = || format!("file `{}` of `{}` cannot be read", add.path, self.store.location());
         let path = Path::parse(&add.path).context(ErrorKind::Damaged, failed)?;
-        let reader = ParquetObjectReader::new(self.store.object_store(), path).with_file_size(add.size.unsigned_abs());
+        let reader = StoredFile::new(self.store.object_store(), path, add.size.unsigned_abs());
         ParquetRecordBatchStreamBuilder::new(reader).await.environment(failed)
     }
 
@@ -291,7 +296,7 @@ impl FileReader {
 }
 
 /// True when the file holds none of the columns: then some column must be read all the same, to count rows.
-fn holds_none(builder: &ParquetRecordBatchStreamBuilder<ParquetObjectReader>, columns: &SchemaRef) -> bool {
+fn holds_none(builder: &ParquetRecordBatchStreamBuilder<StoredFile>, columns: &SchemaRef) -> bool {
     !columns.fields().iter().any(|field| builder.schema().index_of(field.name()).is_ok())
 }
 
@@ -321,7 +326,11 @@ fn all_but(rows: usize, dead: &RoaringBitmap) -> RowSelection {
 }
 
 /// The rows in `columns`, with the file's partition values.
-fn with_constants(rows: &RecordBatch, constants: &HashMap<String, ArrayRef>, columns: &SchemaRef) -> Result<RecordBatch> {
+fn with_constants(
+    rows: &RecordBatch,
+    constants: &HashMap<String, ArrayRef>,
+    columns: &SchemaRef,
+) -> Result<RecordBatch> {
     if constants.is_empty() {
         return conform(rows, columns);
     }

@@ -15,6 +15,7 @@ mod files;
 mod index;
 mod layout;
 mod stage;
+mod stored;
 #[cfg(test)]
 mod tests;
 mod vectors;
@@ -27,8 +28,8 @@ use futures::{StreamExt, TryStreamExt};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 
-pub use self::changes::UpsertRows;
-use self::changes::{Changes, decode_keys};
+use self::changes::decode_keys;
+pub use self::changes::{Change, Changes, Place, UpsertRows};
 use self::files::{FileReader, LiveFiles, moved_files};
 use self::index::{KeyHasher, KeyIndex};
 pub use self::layout::UpsertPolicy;
@@ -100,6 +101,10 @@ impl UpsertTable {
     ///
     /// Errors: a key column that the table lacks or that cannot be a key.
     pub fn new(table: Table, key: &[String], options: &WriterOptions) -> Result<Self> {
+        if table.properties().get("delta.appendOnly").is_some_and(|value| value.eq_ignore_ascii_case("true")) {
+            return Err(Error::sql(format!("table `{}` is append-only and cannot be upserted", table.name()))
+                .with_hint("Declare it without a primary key, or switch `delta.appendOnly` off."));
+        }
         let fields = key_schema(&table, &table.metadata(), key)?;
         let hasher = KeyHasher::new(&fields, table.store().env())?;
         let shared = Shared { table, key: key.to_vec(), options: *options, hasher, state: Mutex::default() };
