@@ -246,6 +246,11 @@ impl TableDef {
     pub fn schema(&self) -> SchemaRef {
         schema_of(&self.columns)
     }
+
+    /// Whether rows may be taken back: a query that changes its results can be written here.
+    pub fn accepts_retractions(&self) -> bool {
+        !self.primary_key.is_empty()
+    }
 }
 
 /// How a Kafka sink delivers.
@@ -266,6 +271,36 @@ pub struct KafkaSinkOptions {
     pub delivery: Delivery,
     /// The column whose value becomes the record's key, if any; it stays in the value.
     pub key: Option<String>,
+    /// How changes are encoded, where the sink takes them; its key then stands instead of `key`.
+    pub changes: Option<ChangeEncoding>,
+}
+
+/// How a stream that also takes rows back becomes messages.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChangeEncoding {
+    pub format: ChangeFormat,
+    /// The columns that tell rows apart; never empty for [`ChangeFormat::Upsert`].
+    pub key: Vec<String>,
+    pub key_format: KeyFormat,
+}
+
+/// What a message says of a change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ChangeFormat {
+    /// The row now, or nothing when it is gone.
+    Upsert,
+    /// Debezium's envelope: before, after, op, source, `ts_ms`.
+    Debezium,
+}
+
+/// How key columns become a message's key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum KeyFormat {
+    /// A JSON object of the key columns.
+    #[default]
+    Json,
+    /// The text of the only key column.
+    Text,
 }
 
 /// What a sink writes to.
@@ -292,6 +327,17 @@ pub struct SinkDef {
     pub connector: SinkConnector,
     pub format: Format,
     pub span: Span,
+}
+
+impl SinkDef {
+    /// Whether rows may be taken back: a query that changes its results can be written here.
+    pub fn accepts_retractions(&self) -> bool {
+        match &self.connector {
+            SinkConnector::Kafka(options) => options.changes.is_some(),
+            SinkConnector::Console | SinkConnector::Blackhole => true,
+            SinkConnector::File { .. } => false,
+        }
+    }
 }
 
 /// `CREATE VIEW`.

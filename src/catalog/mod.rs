@@ -55,6 +55,15 @@ impl Catalog {
         load::load(files, lookup)
     }
 
+    /// Whether a query that takes rows back can be written to this table or sink.
+    pub fn accepts_retractions(&self, target: &str) -> bool {
+        match (self.tables.get(target), self.sinks.get(target)) {
+            (Some(table), _) => table.accepts_retractions(),
+            (_, Some(sink)) => sink.accepts_retractions(),
+            _ => false,
+        }
+    }
+
     /// The pipeline of this name.
     pub fn pipeline(&self, name: &str) -> Option<&PipelineDef> {
         self.pipelines.iter().find(|pipeline| pipeline.name == name)

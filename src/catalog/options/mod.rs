@@ -92,6 +92,15 @@ impl<'a> OptionReader<'a> {
         self.options.get(name).is_some()
     }
 
+    /// The text of an option under one of `names`, if it is plain text, without counting it as read.
+    pub fn peek(&self, names: &[&str]) -> Option<&'a str> {
+        let entry = self.options.entries.iter().find(|entry| names.contains(&entry.key.value.as_str()))?;
+        match &entry.value {
+            OptionValue::Text(text) => Some(text),
+            OptionValue::Secret(_) => None,
+        }
+    }
+
     /// Counts these options as known without reading them (they belong to the other half of a Flink table).
     pub fn skip(&mut self, names: &[&'static str]) {
         for name in names {
