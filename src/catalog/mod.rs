@@ -18,6 +18,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 pub use definition::*;
+pub use options::feed_columns;
 pub use value::trigger as parse_trigger;
 
 use crate::sql::{Diagnostics, Files, SourceFile, Statement};

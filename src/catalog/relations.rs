@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use super::columns::{checks, columns, known, watermark};
 use super::definition::{
-    ColumnDef, Metadata, OnError, Secret, SinkConnector, SinkDef, SourceConnector, SourceDef, TableDef,
+    ColumnDef, Metadata, OnError, Secret, SinkConnector, SinkDef, SourceConnector, SourceDef, TableDef, TableFeed,
 };
 use super::options::{
-    OptionReader, Scope, eventhubs_sink, eventhubs_source, file_sink, file_source, generator_columns, generator_source,
-    kafka_sink, kafka_source, message_format, resolve, substituted,
+    OptionReader, Scope, delta_source, eventhubs_sink, eventhubs_source, feed_columns, file_sink, file_source,
+    generator_columns, generator_source, kafka_sink, kafka_source, message_format, resolve, substituted,
 };
 use crate::sql::statement::{CreateRelation, Options};
 use crate::sql::suggest::{did_you_mean, list};
@@ -24,6 +24,7 @@ enum Connector {
     EventHubs,
     File,
     Generator,
+    Delta,
     Console,
     Blackhole,
 }
@@ -33,6 +34,7 @@ const SOURCES: &[(&str, Connector)] = &[
     ("eventhubs", Connector::EventHubs),
     ("file", Connector::File),
     ("generator", Connector::Generator),
+    ("delta", Connector::Delta),
     ("event_hubs", Connector::EventHubs),
     ("filesystem", Connector::File),
 ];
@@ -49,8 +51,7 @@ const SINKS: &[(&str, Connector)] = &[
 ];
 
 /// Connectors that are part of the language but cannot run yet.
-const LATER: &[&str] =
-    &["delta", "kinesis", "pulsar", "upsert-kafka", "jdbc", "s3", "http", "websocket", "mqtt", "nats"];
+const LATER: &[&str] = &["kinesis", "pulsar", "upsert-kafka", "jdbc", "s3", "http", "websocket", "mqtt", "nats"];
 
 /// An object, or nothing when errors were reported.
 type Built<T> = Option<T>;
@@ -72,6 +73,7 @@ pub fn source(create: &CreateRelation, scope: &Scope<'_>, errors: &mut Vec<Diagn
             Some((options, format)) => (Some(SourceConnector::File(options)), format),
             None => (None, Format::Json),
         },
+        Connector::Delta => (delta_source(&mut reader).map(SourceConnector::Delta), Format::Parquet),
         _ => (Some(SourceConnector::Generator(generator_source(&mut reader))), Format::Json),
     };
     let on_error = match connector {
@@ -79,7 +81,15 @@ pub fn source(create: &CreateRelation, scope: &Scope<'_>, errors: &mut Vec<Diagn
         _ => on_error(&mut reader),
     };
     errors.extend(reader.finish());
-    let columns = source_columns(create, connector, format, errors);
+    let mut columns = source_columns(create, connector, format, errors);
+    if let Some(SourceConnector::Delta(options)) = &made
+        && options.feed == TableFeed::Changes
+        && !columns.is_empty()
+    {
+        let declared = |name: &str| columns.iter().any(|column| column.name == name);
+        let missing: Vec<_> = feed_columns(name.span).into_iter().filter(|column| !declared(&column.name)).collect();
+        columns.extend(missing);
+    }
     let watermark = create.watermark.as_ref().and_then(|found| watermark(found, &columns, errors));
     if errors.len() > before {
         return None;
@@ -101,7 +111,7 @@ fn on_error(reader: &mut OptionReader<'_>) -> OnError {
     reader.choice(&["on_error"], WORDS).unwrap_or_default()
 }
 
-/// A source's columns: declared, or for a generator the fixed ones.
+/// A source's columns: declared, or for a generator the fixed ones; none for a Delta table that shall be asked.
 fn source_columns(
     create: &CreateRelation,
     connector: Connector,
@@ -130,7 +140,7 @@ fn source_columns(
         }
         return fixed;
     }
-    if create.columns.is_empty() {
+    if create.columns.is_empty() && connector != Connector::Delta {
         errors.push(
             Diagnostic::new(name.span, format!("source `{}` has no columns", name.value))
                 .with_hint(format!("Declare them: `CREATE SOURCE {} (id STRING NOT NULL, …) WITH (…)`.", name.value)),

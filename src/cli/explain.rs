@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use super::Failure;
 use super::project::{Project, runtime};
 use crate::config::Config;
+use crate::env::Env;
 use crate::epoch::{declared_targets, plan};
+use crate::source::delta::Reach;
 
 /// What was typed.
 #[derive(Debug, clap::Args)]
@@ -20,7 +22,8 @@ pub struct Args {
 
 /// Plans and prints. Errors: as `weir check`.
 pub async fn run(args: Args, config: &Config) -> Result<(), Failure> {
-    let project = Project::load(&args.files)?;
+    let mut project = Project::load(&args.files)?;
+    project.complete(Reach::Local, config, &Env::system()?).await?;
     for pipeline in project.pipelines(args.pipeline.as_deref())? {
         let targets = declared_targets(&project.catalog, pipeline);
         let planned = plan(&project.catalog, pipeline, &project.functions(), &targets, runtime(config)?).await;

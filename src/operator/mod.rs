@@ -3,7 +3,9 @@
 
 mod contract;
 mod held;
+mod lookup;
 pub mod spec;
 
 pub use contract::{END_OF_TIME, Operator, StateUsage, Stepped, Tick, WEIGHT};
 pub use held::{Held, HeldExec, HeldTable, StreamId};
+pub use lookup::Lookup;
