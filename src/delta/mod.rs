@@ -19,6 +19,8 @@ mod probe;
 mod scan;
 pub mod store;
 mod table;
+#[cfg(test)]
+pub mod testing;
 mod validate;
 mod writer;
 

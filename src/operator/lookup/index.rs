@@ -97,7 +97,7 @@ pub struct Index {
     /// Rows of segments that are alive in some version, and of those that are not.
     live_rows: usize,
     dead_rows: usize,
-    /// True when every segment is alive in every version.
+    /// True when every segment is known to be alive in every version.
     uniform: bool,
 }
 
@@ -115,7 +115,7 @@ impl Index {
             heads: HashTable::new(),
             live_rows: 0,
             dead_rows: 0,
-            uniform: true,
+            uniform: false,
         }
     }
 
@@ -137,13 +137,13 @@ impl Index {
         &self.chunks
     }
 
-    /// Adds files that `version` has and the one before has not.
+    /// Adds files that `version` has and the one before has not; [`Index::forget_before`] is to follow.
     pub fn add(&mut self, keys: &Keys, files: Vec<FileContents>, version: u64) -> Result<()> {
         let segments = files.into_iter().map(|FileContents { identity, batches }| {
             let rows = batches.iter().map(RecordBatch::num_rows).sum();
             (Segment { identity, from: version, until: ALIVE, rows }, batches)
         });
-        self.uniform &= self.segments.is_empty();
+        self.uniform = false;
         self.insert(keys, segments.collect())
     }
 
@@ -161,6 +161,7 @@ impl Index {
         let dead = |segment: &Segment| segment.until <= first;
         self.dead_rows = self.segments.iter().filter(|segment| dead(segment)).map(|segment| segment.rows).sum();
         self.live_rows = self.segments.iter().map(|segment| segment.rows).sum::<usize>() - self.dead_rows;
+        self.uniform = self.segments.iter().all(|segment| segment.from <= first && segment.until == ALIVE);
         if self.dead_rows == 0 || self.dead_rows < self.live_rows {
             return Ok(());
         }

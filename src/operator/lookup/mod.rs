@@ -11,6 +11,9 @@
 mod index;
 mod join;
 
+#[cfg(test)]
+mod tests;
+
 use arrow::array::{AsArray, RecordBatch};
 use arrow::compute::min;
 use arrow::datatypes::{DataType, TimeUnit, TimestampMicrosecondType};
@@ -167,6 +170,7 @@ impl Lookup {
         let files = self.read_files(&files_at(&self.store, first).await?).await?;
         let mut index = Index::new(self.spec.right.clone(), self.spec.right_keys.clone());
         index.add(&self.right_keys, files, first)?;
+        index.forget_before(&self.right_keys, first)?;
         (self.index, self.versions, self.is_oldest) = (index, vec![(time, first)], first == 0);
         self.check_memory()?;
         while self.newest() < last {

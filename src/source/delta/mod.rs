@@ -10,5 +10,8 @@ mod columns;
 mod version;
 mod reader;
 
+#[cfg(test)]
+mod tests;
+
 pub use self::columns::{Reach, complete, probe};
 pub use self::reader::DeltaReader;

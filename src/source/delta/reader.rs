@@ -74,6 +74,12 @@ impl DeltaReader {
         })
     }
 
+    /// Where reading begins, while nothing was handed out.
+    #[cfg(test)]
+    pub(super) fn begins_at(&self) -> Option<Offset> {
+        Some(self.handed_out)
+    }
+
     /// Chunks of as many versions as the limit allows.
     async fn read(&mut self, limit: PollLimit) -> Result<Vec<Chunk>> {
         let mut chunks = Vec::new();
