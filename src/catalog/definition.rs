@@ -181,6 +181,49 @@ pub struct NexmarkOptions {
     pub seed: u64,
 }
 
+/// What a Delta table gives as a source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum TableFeed {
+    /// The rows that are there, then those that are added.
+    #[default]
+    Append,
+    /// Every change, told by the columns `_change_type`, `_commit_version` and `_commit_timestamp`.
+    Changes,
+}
+
+/// Where reading a Delta table begins when there is no progress yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeltaStart {
+    /// With the rows of the newest version, then what comes after it.
+    Snapshot,
+    /// With what is committed from now on.
+    Latest,
+    /// With what this version's commit added or changed.
+    Version(u64),
+}
+
+/// What an append feed does at a commit that takes rows away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnTableChange {
+    #[default]
+    Fail,
+    /// Passes over the whole commit.
+    Skip,
+}
+
+/// `connector = 'delta'`.
+#[derive(Debug, Clone)]
+pub struct DeltaSourceOptions {
+    /// A folder or URL.
+    pub path: String,
+    pub feed: TableFeed,
+    pub start: DeltaStart,
+    pub on_change: OnTableChange,
+    pub poll_interval: Duration,
+    /// Object-store options, from `storage.*`.
+    pub storage: BTreeMap<String, Secret>,
+}
+
 /// What a source reads from.
 #[derive(Debug, Clone)]
 #[expect(clippy::large_enum_variant, reason = "a handful exist per process")]
@@ -189,12 +232,14 @@ pub enum SourceConnector {
     File(FileSourceOptions),
     Generator(GeneratorOptions),
     Nexmark(NexmarkOptions),
+    Delta(DeltaSourceOptions),
 }
 
 /// `CREATE SOURCE`.
 #[derive(Debug, Clone)]
 pub struct SourceDef {
     pub name: String,
+    /// Of a Delta table that declares none: empty until they are read from the table.
     pub columns: Vec<ColumnDef>,
     pub watermark: Option<WatermarkDef>,
     pub connector: SourceConnector,

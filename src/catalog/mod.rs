@@ -19,7 +19,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 pub use definition::*;
-pub use options::nexmark_columns;
+pub use options::{feed_columns, nexmark_columns};
 pub use value::trigger as parse_trigger;
 
 use crate::sql::{Diagnostics, Files, SourceFile, Span, Statement};

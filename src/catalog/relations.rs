@@ -6,11 +6,12 @@ use std::time::Duration;
 use super::columns::{checks, columns, known, watermark};
 use super::definition::{
     ChangeEncoding, ChangeFormat, ColumnDef, KafkaSinkOptions, Metadata, OnError, Secret, SinkConnector, SinkDef,
-    SourceConnector, SourceDef, TableDef,
+    SourceConnector, SourceDef, TableDef, TableFeed,
 };
 use super::options::{
-    OptionReader, Scope, eventhubs_sink, eventhubs_source, file_sink, file_source, generator_columns, generator_source, nexmark_columns, nexmark_source,
-    kafka_sink, kafka_source, message_format, resolve, substituted,
+    OptionReader, Scope, delta_source, eventhubs_sink, eventhubs_source, feed_columns, file_sink, file_source,
+    generator_columns, generator_source, kafka_sink, kafka_source, message_format, nexmark_columns, nexmark_source,
+    resolve, substituted,
 };
 use super::value::{Value, duration, idle};
 use crate::sql::statement::{CreateRelation, Options};
@@ -29,6 +30,7 @@ enum Connector {
     File,
     Generator,
     Nexmark,
+    Delta,
     Console,
     Blackhole,
 }
@@ -39,6 +41,7 @@ const SOURCES: &[(&str, Connector)] = &[
     ("file", Connector::File),
     ("generator", Connector::Generator),
     ("nexmark", Connector::Nexmark),
+    ("delta", Connector::Delta),
     ("event_hubs", Connector::EventHubs),
     ("filesystem", Connector::File),
 ];
@@ -56,7 +59,7 @@ const SINKS: &[(&str, Connector)] = &[
 ];
 
 /// Connectors that are part of the language but cannot run yet.
-const LATER: &[&str] = &["delta", "kinesis", "pulsar", "jdbc", "s3", "http", "websocket", "mqtt", "nats"];
+const LATER: &[&str] = &["kinesis", "pulsar", "jdbc", "s3", "http", "websocket", "mqtt", "nats"];
 
 /// An object, or nothing when errors were reported.
 type Built<T> = Option<T>;
@@ -79,6 +82,7 @@ pub fn source(create: &CreateRelation, scope: &Scope<'_>, errors: &mut Vec<Diagn
             None => (None, Format::Json),
         },
         Connector::Nexmark => (nexmark_source(&mut reader).map(SourceConnector::Nexmark), Format::Json),
+        Connector::Delta => (delta_source(&mut reader).map(SourceConnector::Delta), Format::Parquet),
         _ => (Some(SourceConnector::Generator(generator_source(&mut reader))), Format::Json),
     };
     let on_error = match connector {
@@ -94,7 +98,15 @@ pub fn source(create: &CreateRelation, scope: &Scope<'_>, errors: &mut Vec<Diagn
         (_, Connector::Nexmark) => Some(Vec::new()),
         _ => None,
     };
-    let columns = source_columns(create, connector, format, fixed, errors);
+    let mut columns = source_columns(create, connector, format, fixed, errors);
+    if let Some(SourceConnector::Delta(options)) = &made
+        && options.feed == TableFeed::Changes
+        && !columns.is_empty()
+    {
+        let declared = |name: &str| columns.iter().any(|column| column.name == name);
+        let missing: Vec<_> = feed_columns(name.span).into_iter().filter(|column| !declared(&column.name)).collect();
+        columns.extend(missing);
+    }
     let watermark = create.watermark.as_ref().and_then(|found| watermark(found, &columns, errors));
     if errors.len() > before {
         return None;
@@ -138,7 +150,7 @@ fn on_error(reader: &mut OptionReader<'_>) -> OnError {
     reader.choice(&["on_error"], WORDS).unwrap_or_default()
 }
 
-/// A source's columns: declared, or for a generator the fixed ones.
+/// A source's columns: declared, or for a generator the fixed ones; none for a Delta table that shall be asked.
 fn source_columns(
     create: &CreateRelation,
     connector: Connector,
@@ -167,7 +179,7 @@ fn source_columns(
         }
         return fixed;
     }
-    if create.columns.is_empty() {
+    if create.columns.is_empty() && connector != Connector::Delta {
         errors.push(
             Diagnostic::new(name.span, format!("source `{}` has no columns", name.value))
                 .with_hint(format!("Declare them: `CREATE SOURCE {} (id STRING NOT NULL, …) WITH (…)`.", name.value)),

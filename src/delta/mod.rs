@@ -7,7 +7,10 @@
 //! Promises: a staged file is durable before it is handed out; a commit is made once or found to have been made; the
 //! cost of a commit does not depend on how many came before. Which epoch to commit, and when, is `epoch`'s business.
 
+mod between;
+mod changes;
 mod commit;
+mod files;
 mod judge;
 mod log;
 mod maintain;
@@ -17,12 +20,17 @@ mod scan;
 pub mod store;
 mod table;
 mod upsert;
+#[cfg(test)]
+pub mod testing;
 mod validate;
 mod writer;
 
 pub use deltalake::kernel::{Add, AddCDCFile, Remove};
 
+pub use self::between::{TimeRange, rows_between};
+pub use self::changes::{Commit, Newness};
 pub use self::commit::{CommitOutcome, CommitRequest};
+pub use self::files::{DataFile, FileRows, TableShape, files_at, in_order, read_file};
 pub use self::judge::PipelineTxns;
 pub use self::maintain::{Cleanup, FileSummary, MaintenancePolicy, MaintenanceReport};
 pub use self::probe::{ProbeStep, local_folder, probe};
