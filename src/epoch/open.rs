@@ -422,12 +422,12 @@ impl OpenEpoch {
 /// Rows that came too late for an operator, as dead letters: the row as JSON.
 fn late_rows(operator: &str, rows: &RecordBatch) -> Result<Vec<Letter>> {
     let messages = encode(rows, None)?;
-    let letter = |payload: &[u8]| DeadLetter {
+    let letter = |payload: Option<&[u8]>| DeadLetter {
         partition: Arc::from(""),
         offset: -1,
         timestamp_ms: -1,
         key: None,
-        payload: Some(payload.to_vec()),
+        payload: payload.map(<[u8]>::to_vec),
         reason: "the row is older than the watermark".to_owned(),
         column: None,
     };
