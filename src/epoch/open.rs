@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
-use arrow::array::{AsArray, Int64Array};
+use arrow::array::{Array, AsArray, Int64Array};
 use arrow::compute::kernels::cmp::gt;
 use arrow::compute::{filter_record_batch, not};
 use arrow::datatypes::Int64Type;
@@ -218,7 +218,7 @@ impl Outputs {
                 true => retracting_rows(&batch, check)?,
             };
             for rows in parts {
-                self.buffered.fetch_add(rows.rows.get_array_memory_size() as u64, Ordering::Relaxed);
+                self.buffered.fetch_add(size_of_rows(&rows.rows), Ordering::Relaxed);
                 arrived.push(Arrived { micro_batch, branch, lane, rows });
             }
         }
@@ -228,6 +228,11 @@ impl Outputs {
         }
         Ok(())
     }
+}
+
+/// Bytes of these very rows: batches may be parts of larger ones.
+fn size_of_rows(rows: &RecordBatch) -> u64 {
+    rows.columns().iter().map(|column| column.to_data().get_slice_memory_size().unwrap_or(0) as u64).sum()
 }
 
 /// Parts of a retracting batch, with their weights. Only rows given are checked: what is taken back was checked when it was given.
