@@ -49,7 +49,8 @@ fn main() {
 
 fn transactions(rows: usize) -> RecordBatch {
     let mut random = StdRng::seed_from_u64(42);
-    let mut times: Vec<i64> = (0..rows).map(|_| random.random_range(0..DAYS * MICROS / 1_000_000) * 1_000_000).collect();
+    let mut times: Vec<i64> =
+        (0..rows).map(|_| random.random_range(0..DAYS * MICROS / 1_000_000) * 1_000_000).collect();
     times.sort_unstable();
     let schema = Schema::new(vec![
         Field::new("id", DataType::Int64, false),
@@ -82,7 +83,8 @@ fn spec(input: &SchemaRef, key: usize, value: usize, frames: &[(i32, i32)], emit
         let one: Arc<dyn PhysicalExpr> = lit(1i64);
         let value: Arc<dyn PhysicalExpr> = Arc::new(Column::new(input.field(value).name(), value));
         for (udaf, argument) in [(count_udaf(), one), (avg_udaf(), value)] {
-            let aggregate = AggregateExprBuilder::new(udaf, vec![argument]).schema(Arc::clone(input)).alias("f").build();
+            let aggregate =
+                AggregateExprBuilder::new(udaf, vec![argument]).schema(Arc::clone(input)).alias("f").build();
             let aggregate = Arc::new(aggregate.unwrap());
             let name = format!("f{}", functions.len());
             fields.push(Arc::new(Field::new(name, aggregate.field().data_type().clone(), true)));
@@ -124,7 +126,8 @@ fn streamed(batch: &RecordBatch, spec: &RollingSpec, step: usize) -> f64 {
 fn in_batch(batch: &RecordBatch, key: &str, value: &str, frames: &[(i32, i32)]) -> f64 {
     let select = frames.iter().map(|(end, start)| {
         let end = if *end == 0 { "CURRENT ROW".to_owned() } else { format!("INTERVAL '{end} days' PRECEDING") };
-        let over = format!("(PARTITION BY {key} ORDER BY ts RANGE BETWEEN INTERVAL '{start} days' PRECEDING AND {end})");
+        let over =
+            format!("(PARTITION BY {key} ORDER BY ts RANGE BETWEEN INTERVAL '{start} days' PRECEDING AND {end})");
         format!("count(*) OVER {over}, avg({value}) OVER {over}")
     });
     let text = format!("SELECT *, {} FROM t", select.collect::<Vec<_>>().join(", "));

@@ -181,6 +181,49 @@ pub struct NexmarkOptions {
     pub seed: u64,
 }
 
+/// What a Delta table gives as a source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum TableFeed {
+    /// The rows that are there, then those that are added.
+    #[default]
+    Append,
+    /// Every change, told by the columns `_change_type`, `_commit_version` and `_commit_timestamp`.
+    Changes,
+}
+
+/// Where reading a Delta table begins when there is no progress yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeltaStart {
+    /// With the rows of the newest version, then what comes after it.
+    Snapshot,
+    /// With what is committed from now on.
+    Latest,
+    /// With what this version's commit added or changed.
+    Version(u64),
+}
+
+/// What an append feed does at a commit that takes rows away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnTableChange {
+    #[default]
+    Fail,
+    /// Passes over the whole commit.
+    Skip,
+}
+
+/// `connector = 'delta'`.
+#[derive(Debug, Clone)]
+pub struct DeltaSourceOptions {
+    /// A folder or URL.
+    pub path: String,
+    pub feed: TableFeed,
+    pub start: DeltaStart,
+    pub on_change: OnTableChange,
+    pub poll_interval: Duration,
+    /// Object-store options, from `storage.*`.
+    pub storage: BTreeMap<String, Secret>,
+}
+
 /// What a source reads from.
 #[derive(Debug, Clone)]
 #[expect(clippy::large_enum_variant, reason = "a handful exist per process")]
@@ -189,12 +232,14 @@ pub enum SourceConnector {
     File(FileSourceOptions),
     Generator(GeneratorOptions),
     Nexmark(NexmarkOptions),
+    Delta(DeltaSourceOptions),
 }
 
 /// `CREATE SOURCE`.
 #[derive(Debug, Clone)]
 pub struct SourceDef {
     pub name: String,
+    /// Of a Delta table that declares none: empty until they are read from the table.
     pub columns: Vec<ColumnDef>,
     pub watermark: Option<WatermarkDef>,
     pub connector: SourceConnector,
@@ -246,6 +291,11 @@ impl TableDef {
     pub fn schema(&self) -> SchemaRef {
         schema_of(&self.columns)
     }
+
+    /// Whether rows may be taken back: a query that changes its results can be written here.
+    pub fn accepts_retractions(&self) -> bool {
+        !self.primary_key.is_empty()
+    }
 }
 
 /// How a Kafka sink delivers.
@@ -266,6 +316,36 @@ pub struct KafkaSinkOptions {
     pub delivery: Delivery,
     /// The column whose value becomes the record's key, if any; it stays in the value.
     pub key: Option<String>,
+    /// How changes are encoded, where the sink takes them; its key then stands instead of `key`.
+    pub changes: Option<ChangeEncoding>,
+}
+
+/// How a stream that also takes rows back becomes messages.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChangeEncoding {
+    pub format: ChangeFormat,
+    /// The columns that tell rows apart; never empty for [`ChangeFormat::Upsert`].
+    pub key: Vec<String>,
+    pub key_format: KeyFormat,
+}
+
+/// What a message says of a change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ChangeFormat {
+    /// The row now, or nothing when it is gone.
+    Upsert,
+    /// Debezium's envelope: before, after, op, source, `ts_ms`.
+    Debezium,
+}
+
+/// How key columns become a message's key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum KeyFormat {
+    /// A JSON object of the key columns.
+    #[default]
+    Json,
+    /// The text of the only key column.
+    Text,
 }
 
 /// What a sink writes to.
@@ -292,6 +372,17 @@ pub struct SinkDef {
     pub connector: SinkConnector,
     pub format: Format,
     pub span: Span,
+}
+
+impl SinkDef {
+    /// Whether rows may be taken back: a query that changes its results can be written here.
+    pub fn accepts_retractions(&self) -> bool {
+        match &self.connector {
+            SinkConnector::Kafka(options) => options.changes.is_some(),
+            SinkConnector::Console | SinkConnector::Blackhole => true,
+            SinkConnector::File { .. } => false,
+        }
+    }
 }
 
 /// `CREATE VIEW`.

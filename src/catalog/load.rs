@@ -325,8 +325,9 @@ impl Loader<'_> {
         let scope = Scope { files: &self.files, lookup: self.lookup, secrets: &self.secrets };
         for create in &self.foreign {
             let name = create.head.name.value.clone();
-            refuse_clauses(create, &mut self.errors);
-            let built = if targets.contains(name.as_str()) {
+            let is_target = targets.contains(name.as_str());
+            refuse_clauses(create, is_target, &mut self.errors);
+            let built = if is_target {
                 self.names.set_relation(&name, ObjectKind::Sink);
                 relations::sink(create, true, &scope, &mut self.errors)
                     .map(|sink| drop(self.catalog.sinks.insert(name.clone(), sink)))
@@ -357,7 +358,7 @@ impl Loader<'_> {
 }
 
 /// Clauses of Delta tables that a table with a connector cannot have.
-fn refuse_clauses(create: &CreateRelation, errors: &mut Vec<Diagnostic>) {
+fn refuse_clauses(create: &CreateRelation, is_target: bool, errors: &mut Vec<Diagnostic>) {
     let mut refuse = |span: Span, what: &str| {
         let error = Diagnostic::new(span, format!("a table with a connector has no {what}"));
         errors.push(error.with_hint("Leave it out, or leave `WITH (connector = …)` out for a Delta table."));
@@ -365,7 +366,8 @@ fn refuse_clauses(create: &CreateRelation, errors: &mut Vec<Diagnostic>) {
     if let Some(name) = create.partitioned_by.first() {
         refuse(name.span, "partitions");
     }
-    if let Some(name) = create.primary_key.first() {
+    // A sink may have one; which, it says itself.
+    if let Some(name) = create.primary_key.first().filter(|_| !is_target) {
         refuse(name.span, "primary key");
     }
     if let Some(check) = create.checks.first() {

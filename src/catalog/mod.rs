@@ -19,7 +19,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 pub use definition::*;
-pub use options::nexmark_columns;
+pub use options::{feed_columns, nexmark_columns};
 pub use value::trigger as parse_trigger;
 
 use crate::sql::{Diagnostics, Files, SourceFile, Span, Statement};
@@ -53,6 +53,15 @@ impl Catalog {
     /// Errors: every error of every file.
     pub fn load(files: &[Arc<SourceFile>], lookup: &dyn Fn(&str) -> Option<String>) -> Result<Self, Diagnostics> {
         load::load(files, lookup)
+    }
+
+    /// Whether a query that takes rows back can be written to this table or sink.
+    pub fn accepts_retractions(&self, target: &str) -> bool {
+        match (self.tables.get(target), self.sinks.get(target)) {
+            (Some(table), _) => table.accepts_retractions(),
+            (_, Some(sink)) => sink.accepts_retractions(),
+            _ => false,
+        }
     }
 
     /// The pipeline of this name.

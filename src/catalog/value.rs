@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, NaiveDate, NaiveDateTime};
 
-use super::definition::{StartingOffsets, StateTtl, Trigger};
+use super::definition::{DeltaStart, StartingOffsets, StateTtl, Trigger};
 
 /// A value, or what would have been right.
 pub type Value<T> = Result<T, String>;
@@ -137,6 +137,18 @@ pub fn starting_offsets(text: &str, topic: &str) -> Value<StartingOffsets> {
         "Write `'earliest'`, `'latest'`, `'timestamp:2026-01-31T12:00:00Z'`, or offsets by partition: `'{\"0\": 17, \"1\": 4}'`."
             .to_owned()
     })
+}
+
+/// A version of a Delta table, `'latest'`, or `'snapshot'` (also `'earliest'`).
+pub fn starting_version(text: &str) -> Value<DeltaStart> {
+    match text.trim().to_lowercase().as_str() {
+        "snapshot" | "earliest" => Ok(DeltaStart::Snapshot),
+        "latest" => Ok(DeltaStart::Latest),
+        text => text.parse().map(DeltaStart::Version).map_err(|_| {
+            "Write a version such as `'812'`, or `'snapshot'` (what is there, then what comes), or `'latest'`."
+                .to_owned()
+        }),
+    }
 }
 
 fn explicit(text: &str, topic: &str) -> Option<BTreeMap<i32, i64>> {

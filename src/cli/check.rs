@@ -9,6 +9,7 @@ use crate::config::Config;
 use crate::env::Env;
 use crate::epoch::{declared_targets, plan};
 use crate::error::{Context, Error, Result};
+use crate::source::delta::Reach;
 
 /// What was typed.
 #[derive(Debug, clap::Args)]
@@ -26,7 +27,9 @@ pub struct Args {
 
 /// Parses, binds and plans; prints what was found. Errors: every problem at once, exit 1.
 pub async fn run(args: Args, config: &Config) -> Result<(), Failure> {
-    let project = Project::load(&args.files)?;
+    let mut project = Project::load(&args.files)?;
+    let reach = if args.connect { Reach::Anywhere } else { Reach::Local };
+    project.complete(reach, config, &Env::system()?).await?;
     let runtime = runtime(config)?;
     let mut problems = Vec::new();
     for pipeline in &project.catalog.pipelines {
@@ -88,6 +91,14 @@ async fn connect(catalog: &Catalog, config: &Config, env: Env) -> Result<()> {
             }
             SourceConnector::Generator(_) => println!("  ok    generator"),
             SourceConnector::Nexmark(_) => println!("  ok    nexmark"),
+            SourceConnector::Delta(options) => {
+                let found = crate::source::delta::probe(source, options, &config.storage, &env).await;
+                let (outcome, hint) = match found {
+                    Ok(found) => (Ok(found), None),
+                    Err(error) => (Err(error.message().to_owned()), error.hint().map(str::to_owned)),
+                };
+                failed += show([("table".to_owned(), outcome, hint)]);
+            }
         }
     }
     for sink in catalog.sinks.values() {

@@ -6,7 +6,9 @@ use super::Failure;
 use super::migration::{between, planned};
 use super::project::{Project, runtime};
 use crate::config::Config;
+use crate::env::Env;
 use crate::epoch::{declared_targets, plan};
+use crate::source::delta::Reach;
 
 /// What was typed.
 #[derive(Debug, clap::Args)]
@@ -24,7 +26,8 @@ pub struct Args {
 
 /// Plans and prints. Errors: as `weir check`.
 pub async fn run(args: Args, config: &Config) -> Result<(), Failure> {
-    let project = Project::load(&args.files)?;
+    let mut project = Project::load(&args.files)?;
+    project.complete(Reach::Local, config, &Env::system()?).await?;
     if let Some(old) = &args.migration {
         return migration(&project, old, args.pipeline.as_deref(), config).await;
     }

@@ -14,6 +14,7 @@ use crate::config::Config;
 use crate::epoch::{self, Finish, Progress, ProgressFile, ProgressSink, Stop, Surroundings, prepare};
 use crate::error::{Context, Error, Result};
 use crate::metrics::Metrics;
+use crate::source::delta::Reach;
 
 /// What was typed.
 #[derive(Debug, clap::Args)]
@@ -41,8 +42,9 @@ fn parse_trigger(text: &str) -> Result<Trigger, String> {
 
 /// Runs every pipeline. Errors: SQL errors before anything is opened; the first pipeline that fails ends all.
 pub async fn run(args: Args, config: &Config, json: bool) -> Result<(), Failure> {
-    let project = Project::load(&args.files)?;
+    let mut project = Project::load(&args.files)?;
     let env = environment()?;
+    project.complete(Reach::Anywhere, config, &env).await?;
     let stop = Stop::default();
     signals::listen(stop.clone())?;
     let report = Arc::new(Report::new(json));

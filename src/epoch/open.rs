@@ -8,15 +8,20 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
+use arrow::array::{AsArray, Int64Array};
+use arrow::compute::kernels::cmp::gt;
+use arrow::compute::{filter_record_batch, not};
+use arrow::datatypes::Int64Type;
 use arrow::record_batch::RecordBatch;
 use tokio::sync::Mutex;
 
 use super::feed::Fed;
-use super::sinks::{BranchSink, Sinks};
-use crate::delta::{TableWriter, Violations};
-use crate::error::{Context, Result};
+use super::sinks::{BranchSink, Sinks, TableSink};
 use super::memory::Memory;
-use crate::plan::{Dataflow, Lane};
+use crate::delta::{TableWriter, UpsertRows, Violations};
+use crate::error::{Context, Error, Result};
+use crate::operator::WEIGHT;
+use crate::plan::{Branch, Dataflow, Lane};
 use crate::sink::console;
 use crate::sink::dead_letters::Letter;
 use crate::sink::file::FileWriter;
@@ -41,6 +46,8 @@ pub struct Outputs {
     position: AtomicU64,
     /// Late rows become dead letters.
     keep_late: bool,
+    /// Micro-batches taken before the one that runs.
+    micro_batch: AtomicU64,
 }
 
 /// Rows of one source, or none when only time has moved.
@@ -57,8 +64,17 @@ pub struct MicroBatch {
 /// One lane's open writer of one branch.
 pub enum LaneWriter {
     Table(Box<TableWriter>),
+    Changes(Vec<Arrived>),
     Messages(Vec<Messages>),
     File(Box<FileWriter>),
+}
+
+/// Rows that wait to be consolidated, with their place in the epoch.
+pub struct Arrived {
+    pub micro_batch: u64,
+    pub branch: usize,
+    pub lane: usize,
+    pub rows: UpsertRows,
 }
 
 impl Outputs {
@@ -75,6 +91,7 @@ impl Outputs {
             violations: std::sync::Mutex::default(),
             position: AtomicU64::new(0),
             keep_late,
+            micro_batch: AtomicU64::new(0),
             dataflow,
         }
     }
@@ -84,7 +101,12 @@ impl Outputs {
         self.rows.iter().map(|rows| rows.load(Ordering::Relaxed)).collect()
     }
 
-    /// Bytes held for the epoch's Kafka transaction.
+    /// The INSERT behind a branch.
+    pub fn branch(&self, branch: usize) -> &Branch {
+        &self.dataflow.branches[branch]
+    }
+
+    /// Bytes held until the epoch closes.
     pub fn buffered(&self) -> u64 {
         self.buffered.load(Ordering::Relaxed)
     }
@@ -200,8 +222,10 @@ impl Outputs {
         let count: usize = rows.iter().map(RecordBatch::num_rows).sum();
         match &self.sinks.branches[branch] {
             BranchSink::Blackhole => {}
+            BranchSink::Console if self.dataflow.branches[branch].retract => console::print_changes(name, &rows)?,
             BranchSink::Console => console::print(name, &rows)?,
-            BranchSink::Direct { producer, key } => {
+            sink if sink.consolidates() => self.hold(branch, lane, rows).await?,
+            BranchSink::Direct { producer, key, .. } => {
                 for batch in &rows {
                     let first = self.position.fetch_add(batch.num_rows() as u64, Ordering::Relaxed);
                     producer.send(&encode(batch, key.as_deref())?, self.epoch.0, first).await?;
@@ -230,6 +254,7 @@ impl Outputs {
                 }
             }
             BranchSink::Table(table) => self.write_table(branch, lane, *table, rows).await?,
+            BranchSink::Upsert(_) => {}
         }
         self.rows[branch].fetch_add(count as u64, Ordering::Relaxed);
         Ok(())
@@ -243,18 +268,77 @@ impl Outputs {
         }
         let Some(LaneWriter::Table(writer)) = slot.as_mut() else { return Ok(()) };
         for batch in rows {
-            let good = match sink.table.validator().check(&batch)? {
-                None => batch,
-                Some(Violations { good, letters }) => {
-                    let refused = letters.into_iter().map(|row| refused_row(&sink.name, row));
-                    self.violations.lock().unwrap_or_else(PoisonError::into_inner).extend(refused);
-                    good
-                }
-            };
-            writer.write(&good).await?;
+            writer.write(&self.checked(sink, batch)?).await?;
         }
         Ok(())
     }
+
+    /// The rows that break no rule of the table; the others become dead letters.
+    fn checked(&self, sink: &TableSink, rows: RecordBatch) -> Result<RecordBatch> {
+        match sink.table.validator().check(&rows)? {
+            None => Ok(rows),
+            Some(Violations { good, letters }) => {
+                let refused = letters.into_iter().map(|row| refused_row(&sink.name, row));
+                self.violations.lock().unwrap_or_else(PoisonError::into_inner).extend(refused);
+                Ok(good)
+            }
+        }
+    }
+
+    /// Keeps rows until the epoch closes, then to be consolidated by key.
+    async fn hold(&self, branch: usize, lane: usize, rows: Vec<RecordBatch>) -> Result<()> {
+        let check = |rows: RecordBatch| match &self.sinks.branches[branch] {
+            BranchSink::Upsert(table) => self.checked(&self.sinks.tables[*table], rows),
+            _ => Ok(rows),
+        };
+        let micro_batch = self.micro_batch.load(Ordering::Relaxed);
+        let mut arrived = Vec::with_capacity(rows.len());
+        for batch in rows {
+            let parts = match self.dataflow.branches[branch].retract {
+                false => vec![UpsertRows { rows: check(batch)?, weights: None }],
+                true => retracting_rows(&batch, check)?,
+            };
+            for rows in parts {
+                self.buffered.fetch_add(rows.rows.get_array_memory_size() as u64, Ordering::Relaxed);
+                arrived.push(Arrived { micro_batch, branch, lane, rows });
+            }
+        }
+        let mut slot = self.writers[branch][lane].lock().await;
+        if let LaneWriter::Changes(held) = slot.get_or_insert_with(|| LaneWriter::Changes(Vec::new())) {
+            held.extend(arrived);
+        }
+        Ok(())
+    }
+}
+
+/// Parts of a retracting batch, with their weights. Only rows given are checked: what is taken back was checked when it was given.
+fn retracting_rows(
+    batch: &RecordBatch,
+    check: impl FnOnce(RecordBatch) -> Result<RecordBatch>,
+) -> Result<Vec<UpsertRows>> {
+    let fail = || "weights of a retracting stream cannot be read".to_owned();
+    let (mut rows, weights) = split_weights(batch)?;
+    let given = gt(&weights, &Int64Array::new_scalar(0)).internal(fail)?;
+    let checked = check(filter_record_batch(&rows, &given).internal(fail)?)?;
+    if checked.num_rows() == given.true_count() {
+        return Ok(vec![UpsertRows { rows, weights: Some(weights) }]);
+    }
+    // Within a step the order of taking back and giving does not matter.
+    rows = filter_record_batch(&rows, &not(&given).internal(fail)?).internal(fail)?;
+    let back = Int64Array::from_value(-1, rows.num_rows());
+    Ok(vec![UpsertRows { rows, weights: Some(back) }, UpsertRows { rows: checked, weights: None }])
+}
+
+/// The rows of a retracting stream and, apart from them, their weights.
+fn split_weights(batch: &RecordBatch) -> Result<(RecordBatch, Int64Array)> {
+    let lacking = || Error::internal("a retracting stream has no weights");
+    let last = batch.num_columns().checked_sub(1).ok_or_else(lacking)?;
+    if batch.schema().field(last).name() != WEIGHT {
+        return Err(lacking());
+    }
+    let weights = batch.column(last).as_primitive_opt::<Int64Type>().ok_or_else(lacking)?.clone();
+    let rows = batch.project(&(0..last).collect::<Vec<_>>()).internal(|| "weights cannot be cut off".to_owned())?;
+    Ok((rows, weights))
 }
 
 /// A row that breaks a table's rules, as a dead letter: the row as JSON, the rules it breaks, the column to blame.
@@ -329,6 +413,7 @@ impl OpenEpoch {
         self.touched = true;
         self.outputs.run(batch, memory).await?;
         self.micro_batches += 1;
+        self.outputs.micro_batch.fetch_add(1, Ordering::Relaxed);
         self.worst_latency_us = self.worst_latency_us.max(arrived.elapsed().as_micros() as u64);
         Ok(())
     }

@@ -17,7 +17,7 @@ use crate::catalog::{
     AtEnd, Catalog, Delivery, InsertDef, KafkaSinkOptions, Late, PipelineDef, PipelineOptions, Secret, SinkConnector, SinkDef, SourceConnector,
     TableDef,
 };
-use crate::delta::{Table, TableStore, WriterOptions};
+use crate::delta::{Table, TableStore, UpsertTable, WriterOptions};
 use crate::env::Env;
 use crate::error::{Context, Error, Result};
 use crate::plan::{Dataflow, FunctionSet, Targets, compile, session_state};
@@ -219,14 +219,23 @@ impl Opener<'_> {
         if def.name != dead_letters::NAME {
             self.targets.insert(def.name.clone(), table.schema());
         }
-        let options = self.around.writer.for_table(&table.properties())?;
-        self.tables.push(TableSink { name: def.name.clone(), location, table, options });
+        let (options, upsert) = match def.primary_key.is_empty() {
+            true => (self.around.writer.for_table(&table.properties())?, None),
+            false => {
+                let options = self.around.writer.for_upserts(&table)?;
+                (options, Some(UpsertTable::new(table.clone(), &def.primary_key, &options)?))
+            }
+        };
+        self.tables.push(TableSink { name: def.name.clone(), location, table, options, upsert });
         Ok(())
     }
 
     async fn branch(&self, target: &str) -> Result<BranchSink> {
         if let Some(index) = self.tables.iter().position(|table| table.name == target) {
-            return Ok(BranchSink::Table(index));
+            return Ok(match self.tables[index].upsert {
+                Some(_) => BranchSink::Upsert(index),
+                None => BranchSink::Table(index),
+            });
         }
         let sink = self.catalog.sinks.get(target).ok_or_else(|| Error::internal(format!("no sink `{target}`")))?;
         Ok(match &sink.connector {
@@ -235,12 +244,14 @@ impl Opener<'_> {
             SinkConnector::File { path } => BranchSink::File { folder: PathBuf::from(path), format: sink.format },
             SinkConnector::Kafka(options) => match options.delivery {
                 Delivery::ExactlyOnce => {
-                    BranchSink::Transaction { topic: options.topic.clone(), key: options.key.clone() }
+                    let (topic, key) = (options.topic.clone(), options.key.clone());
+                    BranchSink::Transaction { topic, key, changes: options.changes.clone() }
                 }
                 Delivery::AtLeastOnce => {
                     let (name, env) = (&self.pipeline.name, &self.around.env);
                     let producer = DirectProducer::open(&options.connection, &options.topic, name, env)?;
-                    BranchSink::Direct { producer: Arc::new(producer), key: options.key.clone() }
+                    let (producer, key) = (Arc::new(producer), options.key.clone());
+                    BranchSink::Direct { producer, key, changes: options.changes.clone() }
                 }
             },
         })

@@ -46,10 +46,18 @@ impl Resumed {
     }
 }
 
-/// Brings every sink to the newest committed epoch.
+/// Brings every sink to the newest committed epoch, and the indexes of upserted tables into memory.
 ///
 /// Errors: `Damaged` when sinks contradict each other or the manifest that a sink names is gone.
 pub async fn recover(pipeline: &str, sinks: &Sinks, manifests: &ManifestStore, env: &Env) -> Result<Resumed> {
+    let resumed = roll_all_forward(pipeline, sinks, manifests, env).await?;
+    for upsert in sinks.tables.iter().filter_map(|sink| sink.upsert.as_ref()) {
+        upsert.load().await?;
+    }
+    Ok(resumed)
+}
+
+async fn roll_all_forward(pipeline: &str, sinks: &Sinks, manifests: &ManifestStore, env: &Env) -> Result<Resumed> {
     let mut facts = Vec::new();
     if let Some(producer) = &sinks.transaction {
         let committed = producer.committed_epoch().await?;
@@ -116,6 +124,7 @@ async fn roll_forward(
         location: table.location.clone(),
         table: opened,
         options: WriterOptions::default(),
+        upsert: None,
     };
     commit_table(&sink, manifest, table, permit).await?;
     Ok(true)

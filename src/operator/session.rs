@@ -1,8 +1,8 @@
 //! SESSION(…): rows wait until their session is complete and then come out with its start and end.
 //!
-//! Rows of a key belong to one session as long as each is less than the gap after the one before it, in order of time. A session ends the gap after
-//! its last row and is complete when no row to come can be less than the gap after that: last row + gap <= W. Rows that arrive
-//! out of order may join two sessions. Complete sessions come out in order of their end, the rows of each in order of time.
+//! Rows of a key belong to one session as long as each is less than the gap after the one before it, in order of time. A session
+//! ends the gap after its last row and is complete when no row to come can be less than the gap after that: last row + gap <= W.
+//! Rows that arrive out of order may join two sessions. Complete sessions come out in order of their end, the rows of each in order of time.
 //!
 //! A row whose time is below the watermark still counts if the session it would be part of is not complete: it extends one that
 //! still waits, or is so young that a session of its own would still wait. Otherwise it is late. Rows without a time are late.
@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, Int64Array};
 use arrow::compute::cast;
-use arrow::datatypes::{SchemaRef, TimestampMicrosecondType};
+use arrow::datatypes::{FieldRef, SchemaRef, TimestampMicrosecondType};
 use arrow::record_batch::RecordBatch;
 
 use super::contract::{Operator, StateUsage, Stepped, Tick};
@@ -29,7 +29,7 @@ const NEVER: i64 = i64::MAX;
 
 /// The operator that `spec` describes.
 pub fn session(spec: SessionSpec) -> Result<Box<dyn Operator>> {
-    Ok(Box::new(Sessions::new(&spec)?))
+    Ok(Box::new(Sessions::new(spec)?))
 }
 
 #[derive(Debug)]
@@ -57,16 +57,16 @@ struct Session {
 }
 
 impl Sessions {
-    fn new(spec: &SessionSpec) -> Result<Self> {
+    fn new(spec: SessionSpec) -> Result<Self> {
         Ok(Self {
             time: spec.time,
             gap: spec.gap.max(1),
-            output: Arc::clone(&spec.output),
             keys: KeyIndex::new(&spec.input, &spec.keys)?,
             open: Vec::new(),
             queued: Vec::new(),
             queue: BTreeMap::new(),
             rows: SequencedRows::new(&spec.input, &spec.keys),
+            output: spec.output,
             numbers: Vec::new(),
         })
     }
@@ -140,8 +140,8 @@ impl Sessions {
         }
     }
 
-    /// Makes sure that the key is looked at when its first session may be complete. The entry of a session that has grown since is left
-    /// to be found stale.
+    /// Makes sure that the key is looked at when its first session may be complete. The entry of a session that has grown since
+    /// is left to be found stale.
     fn enqueue(&mut self, key: u32) {
         let Some(session) = self.open[key as usize].first() else { return };
         let end = session.last.saturating_add(self.gap).min(NEVER - 1);
@@ -190,7 +190,7 @@ impl Sessions {
         };
         let bounds = [of_rows(&|session| session.first), of_rows(&|session| session.last.saturating_add(self.gap))];
         let fields = self.output.fields();
-        let typed = |(bound, field): (Int64Array, &arrow::datatypes::FieldRef)| -> Result<ArrayRef> {
+        let typed = |(bound, field): (Int64Array, &FieldRef)| -> Result<ArrayRef> {
             let stamps: ArrayRef = Arc::new(bound.reinterpret_cast::<TimestampMicrosecondType>());
             cast(&stamps, field.data_type()).internal(|| format!("column `{}` cannot hold a time", field.name()))
         };

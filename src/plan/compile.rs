@@ -12,7 +12,7 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast::{Query, Statement as SqlStatement};
 
-use super::cut::{Cutter, Cutting, Piece, Rows, streams_read, weight_field};
+use super::cut::{Cutter, Cutting, Piece, Rows, streams_read};
 use super::dataflow::{Branch, Dataflow, Fragment, SourceInput};
 use super::fit::fit;
 use super::refusal::refusals;
@@ -189,13 +189,9 @@ impl Compiler<'_> {
         let reads = streams_read(&piece.plan);
         let Rows { retract, stage, times, sources } = piece.rows;
         let physical = self.physical(&piece.plan, insert.span).await?;
-        let schema = match (target, retract) {
-            (Some(target), false) => Arc::clone(target),
-            (Some(target), true) => {
-                let fields = target.fields().iter().cloned().chain([Arc::new(weight_field())]);
-                Arc::new(arrow::datatypes::Schema::new(fields.collect::<Vec<_>>()))
-            }
-            (None, _) => physical.schema(),
+        let schema = match target {
+            Some(target) => Arc::clone(target),
+            None => without_weight(&physical.schema(), retract)?,
         };
         Some(Branch { target: insert.target.clone(), schema, plan: physical, stage, reads, retract, times, sources })
     }
@@ -232,6 +228,14 @@ impl Compiler<'_> {
         self.problems.push(diagnose(error, &self.catalog.files, span));
         None
     }
+}
+
+fn without_weight(schema: &SchemaRef, retract: bool) -> Option<SchemaRef> {
+    if !retract {
+        return Some(Arc::clone(schema));
+    }
+    let columns: Vec<usize> = (0..schema.fields().len() - 1).collect();
+    schema.project(&columns).ok().map(Arc::new)
 }
 
 /// A view's plan with its columns renamed, if it renames any.

@@ -47,13 +47,13 @@ pub struct Fragment {
 pub struct Branch {
     /// The table or sink, by name.
     pub target: String,
-    /// Rows as the target wants them; with the weight last if the branch retracts.
+    /// Rows as the target wants them, without the weight.
     pub schema: SchemaRef,
+    /// True when the rows carry [`crate::operator::WEIGHT`] as their last column.
+    pub retract: bool,
     pub plan: Arc<dyn ExecutionPlan>,
     pub stage: usize,
     pub reads: Vec<StreamId>,
-    /// True when rows may be taken back: the last column is the weight.
-    pub retract: bool,
     /// Per column, weight left out: how far values in rows yet to come may lag behind the watermark, microseconds.
     pub times: Vec<Option<i64>>,
     /// Whose rows it is made from.

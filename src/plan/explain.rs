@@ -6,7 +6,7 @@ use datafusion::physical_plan::displayable;
 
 use super::dataflow::Dataflow;
 use super::operators::OperatorNode;
-use crate::catalog::SourceConnector;
+use crate::catalog::{SourceConnector, TableFeed};
 
 /// The dataflow as text, one section per source, shared view and INSERT, in the order in which a micro-batch runs.
 pub fn explain(dataflow: &Dataflow) -> String {
@@ -20,6 +20,10 @@ pub fn explain(dataflow: &Dataflow) -> String {
             SourceConnector::File(options) => format!("files {}", options.path),
             SourceConnector::Generator(options) => format!("generator seed {}", options.seed),
             SourceConnector::Nexmark(options) => format!("nexmark {:?} seed {}", options.table, options.seed),
+            SourceConnector::Delta(options) => match options.feed {
+                TableFeed::Append => format!("delta table {}", options.path),
+                TableFeed::Changes => format!("changes of delta table {}", options.path),
+            },
         };
         let _ = writeln!(text, "\nsource {}  [append]  {connector}", source.def.name);
         for column in &source.def.columns {

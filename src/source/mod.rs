@@ -5,6 +5,7 @@
 
 pub mod chunk;
 pub mod decode;
+pub mod delta;
 pub mod file;
 pub mod generator;
 pub mod kafka;
@@ -33,5 +34,6 @@ pub async fn open(def: &SourceDef, pipeline: &str, from: ReadFrom, env: &Env) ->
         }
         SourceConnector::Generator(options) => Ok(Box::new(generator::GeneratorReader::open(options, &from, env)?)),
         SourceConnector::Nexmark(options) => Ok(Box::new(nexmark::NexmarkReader::open(options, &from, env)?)),
+        SourceConnector::Delta(options) => Ok(Box::new(delta::DeltaReader::open(def, options, &from, env).await?)),
     }
 }

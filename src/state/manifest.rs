@@ -1,7 +1,8 @@
 //! The manifest of an epoch, and the folder that manifests live in.
 //!
 //! A manifest is written once, before any sink commits its epoch, and never changed. It holds the offset ranges that
-//! were read and, for every Delta table, the exact `add` actions of the files that the epoch wrote. A crash between two
+//! were read and, for every Delta table, the exact actions that the epoch commits: files added and, by upserts, files
+//! removed and files of the change feed. A crash between two
 //! sinks is therefore mended without recomputing anything: what is missing is committed from the manifest.
 //!
 //! Which manifest counts is not decided here: the first sink of the pipeline names it in its own commit.
@@ -17,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use super::snapshot::OperatorSnapshot;
 use super::table::NO_WATERMARK;
-use crate::delta::Add;
+use crate::delta::{Add, AddCDCFile, Remove, StagedFiles, UpsertCommit};
 use crate::error::{Context, Error, Result};
 use crate::source::chunk::{Offset, PartitionId};
 
@@ -67,6 +68,34 @@ pub struct TableCommit {
     pub bytes: u64,
     /// As they go into the Delta log.
     pub adds: Vec<Add>,
+    /// Likewise; upserts only, as is all below.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub removes: Vec<Remove>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cdc: Vec<AddCDCFile>,
+    /// What the files were computed from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upsert: Option<UpsertCommit>,
+}
+
+impl TableCommit {
+    /// What the table at `location` commits.
+    pub fn new(name: &str, location: &str, files: StagedFiles) -> Self {
+        let StagedFiles { adds, removes, cdc, upsert, rows, bytes } = files;
+        Self { name: name.to_owned(), location: location.to_owned(), rows, bytes, adds, removes, cdc, upsert }
+    }
+
+    /// What was staged.
+    pub fn staged(&self) -> StagedFiles {
+        StagedFiles {
+            adds: self.adds.clone(),
+            removes: self.removes.clone(),
+            cdc: self.cdc.clone(),
+            upsert: self.upsert.clone(),
+            rows: self.rows,
+            bytes: self.bytes,
+        }
+    }
 }
 
 /// Everything that is needed to finish an epoch after a crash, and to begin the next one.

@@ -1,9 +1,9 @@
 //! The first row per key to arrive, at once.
 //!
 //! A late row takes the same test as any other, as long as rows of its time are remembered at all, that is while its time plus
-//! `within` is not complete; older ones are late, since nobody knows. (A late row may therefore pass although one up to `within` older
-//! than itself was let through and is forgotten; a copy with the same time is always known.) Without a time column a key is
-//! remembered by the processing time of its epoch.
+//! `within` is not complete; older ones are late, since nobody knows. (A late row may therefore pass although one up to `within`
+//! older than itself was let through and is forgotten; a copy with the same time is always known.) Without a time column a key
+//! is remembered by the processing time of its epoch.
 
 use arrow::array::{BooleanArray, Int64Array};
 use arrow::buffer::BooleanBuffer;

@@ -12,7 +12,7 @@ use arrow::record_batch::RecordBatch;
 use super::seen::SeenKeys;
 use crate::error::Result;
 use crate::operator::contract::{Operator, StateUsage, Stepped, Tick};
-use crate::operator::keyed::{Encoder, KeyIndex, SequencedRows, SlotTable, column_watermark, micros, split_late};
+use crate::operator::keyed::{Encoder, KeyIndex, SequencedRows, SlotTable, WARM, column_watermark, micros, split_late};
 use crate::operator::spec::{DeduplicateSpec, TimeColumn};
 use crate::state::{NO_WATERMARK, StateChange, StateTable};
 
@@ -112,17 +112,20 @@ impl OnWatermark {
     /// The rows whose time is below `watermark` that are nobody's duplicate.
     fn complete(&mut self, watermark: i64) -> Result<Option<RecordBatch>> {
         let later = self.turns.split_off(&((watermark, i64::MIN), 0));
-        let due = std::mem::replace(&mut self.turns, later);
+        let due: Vec<_> = std::mem::replace(&mut self.turns, later).into_iter().collect();
+        let hashes: Vec<u32> = due.iter().map(|((_, key), _)| SlotTable::hash(self.keys.key(*key))).collect();
         let (mut winners, mut done) = (Vec::new(), Vec::with_capacity(due.len()));
-        for ((turn, key), row) in due {
+        for (at, ((turn, key), row)) in due.into_iter().enumerate() {
+            if at % WARM == 0 {
+                self.seen.warm(&hashes[at..hashes.len().min(at + WARM)]);
+            }
             done.push(row);
             let waiting = &mut self.waiting[key as usize];
             if !waiting.contains(&turn) {
                 continue; // A duplicate of one that came out a moment ago.
             }
             winners.push(row);
-            let bytes = self.keys.key(key);
-            self.seen.keep(SlotTable::hash(bytes), bytes, turn.0);
+            self.seen.keep(hashes[at], self.keys.key(key), turn.0);
             let within = self.within;
             waiting.retain(|other| {
                 let stays = *other != turn && within.is_some_and(|within| other.0.saturating_sub(turn.0) >= within);
@@ -196,7 +199,8 @@ impl Operator for OnWatermark {
     }
 
     fn usage(&self) -> StateUsage {
-        let turns = self.turns.len() * 2 * size_of::<(Turn, u32, u32)>();
+        // Tree nodes are half empty; a key's list has room for four turns.
+        let turns = self.turns.len() * (2 * size_of::<(Turn, u32, u32)>() + 4 * size_of::<Turn>());
         let bytes = self.seen.bytes() + self.keys.bytes() + self.rows.bytes() + turns + self.waiting.capacity() * 24;
         let waiting = self.turns.first_key_value().map(|((turn, _), _)| turn.0);
         let oldest = self.seen.oldest().into_iter().chain(waiting).min();

@@ -54,6 +54,9 @@ impl Chains {
 
     /// Appends rows.
     pub(super) fn push(&mut self, hashes: &[u64], times: &[i64]) {
+        if hashes.is_empty() {
+            return;
+        }
         let first = self.links.len();
         self.links.extend(hashes.iter().zip(times).map(|(&hash, &time)| Link { time, tag: tag(hash), next: NONE }));
         if self.links.len() > self.heads.len() {

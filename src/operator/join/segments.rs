@@ -12,8 +12,8 @@ use arrow::record_batch::RecordBatch;
 
 use crate::error::{Context, Result};
 
-/// Segments grow to this many rows.
-const SEGMENT_ROWS: usize = 65_536;
+/// Segments grow to this many rows; few in tests, so that little input has many.
+const SEGMENT_ROWS: usize = if cfg!(test) { 50 } else { 65_536 };
 
 /// Columns of rows `0..len`.
 pub(super) struct Segments {

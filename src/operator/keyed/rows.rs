@@ -1,7 +1,7 @@
 //! Rows kept for later, in columns, each found by a number that stays the same while the row lives.
 //!
-//! Rows come in as they arrive, a segment at a time, and go one by one. [`RowStore::tidy`] rewrites segments that are mostly dead and
-//! joins small ones of like size, so that a row is copied a few times in its life and memory follows the rows that live.
+//! Rows come in as they arrive, a segment at a time, and go one by one. [`RowStore::tidy`] rewrites segments that are mostly
+//! dead and joins small ones of like size, so that a row is copied a few times in its life and memory follows the rows that live.
 
 use std::sync::Arc;
 

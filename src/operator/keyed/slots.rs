@@ -1,8 +1,8 @@
 //! A hash table from hashes to small numbers that grows a page at a time.
 //!
-//! Extendible hashing: the upper bits of a hash choose a page, the lower bits the place in it. A full page is doubled until it has
-//! [`PAGE`] places, then split in two, so that no step pays for moving a large table and memory never doubles at once. A place holds
-//! 32 bits of hash and the number, so growing needs no look at the keys. Several numbers may have the same hash.
+//! Extendible hashing: the upper bits of a hash choose a page, the lower bits the place in it. A full page is doubled until it
+//! has [`PAGE`] places, then split in two, so that no step pays for moving a large table and memory never doubles at once. A
+//! place holds 32 bits of hash and the number, so growing needs no look at the keys. Several numbers may have the same hash.
 
 use twox_hash::XxHash64;
 

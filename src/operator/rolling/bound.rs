@@ -4,7 +4,7 @@
 //! search. Shifts of days and less are plain microseconds; months go by the calendar, as DataFusion adds them to timestamps.
 
 use arrow::datatypes::IntervalMonthDayNano;
-use chrono::{DateTime, Days, Months, TimeDelta, Utc};
+use chrono::{DateTime, Datelike, Days, Months, TimeDelta, Utc};
 use datafusion::common::ScalarValue;
 use datafusion::logical_expr::{WindowFrame, WindowFrameBound, WindowFrameUnits};
 
@@ -12,7 +12,13 @@ use crate::error::{Error, Result};
 
 const DAY: i64 = 86_400_000_000;
 
-/// A distance in time from the current row; monotone.
+/// Rows further back than this do not matter to a calendar shift.
+pub(super) const CUT: i64 = 4 * DAY;
+
+/// A distance in time from the current row.
+///
+/// Calendar shifts are not monotone: 29 March 10:00 and 30 March 08:00 less a month are 28 February 10:00 and 08:00. DataFusion never
+/// moves a frame's bounds back, so for the later row, too, the bound is 10:00; see [`Shift::target`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Shift {
     Micros(i64),
@@ -32,6 +38,37 @@ impl Shift {
             Self::Micros(by) => time.saturating_add(by),
             Self::Before(by) => calendar(time, -by.months, -by.days, -by.nanoseconds).unwrap_or(i64::MIN),
             Self::After(by) => calendar(time, by.months, by.days, by.nanoseconds).unwrap_or(i64::MAX),
+        }
+    }
+
+    /// At least what any row up to `time` is shifted to; monotone.
+    pub(super) fn upper(self, time: i64) -> i64 {
+        match self {
+            Self::Micros(_) => self.from(time),
+            _ => self.from(time.saturating_sub(time.rem_euclid(DAY)).saturating_add(DAY - 1)),
+        }
+    }
+
+    /// At most what any row from `time` on is shifted to; monotone.
+    pub(super) fn lower(self, time: i64) -> i64 {
+        match self {
+            Self::Micros(_) => self.from(time),
+            _ => self.from(time.saturating_sub(time.rem_euclid(DAY))),
+        }
+    }
+
+    /// What a row is shifted to, or a row of its key before it, if that is later. `times` are the key's up to the row's.
+    pub(super) fn target(self, times: &[i64], time: i64) -> i64 {
+        let own = self.from(time);
+        // Only days that a month may lack are cut short, and only by others of them are they overtaken.
+        let is_cut = |time| DateTime::from_timestamp_micros(time).is_some_and(|at| at.day() > 28);
+        match self {
+            Self::Micros(_) => own,
+            _ if !is_cut(time) => own,
+            _ => {
+                let near = times.iter().rev().take_while(|other| **other > time.saturating_sub(CUT));
+                near.map(|other| self.from(*other)).fold(own, i64::max)
+            }
         }
     }
 
@@ -105,14 +142,12 @@ pub(super) struct Extent {
 impl Extent {
     pub(super) fn of(frame: &WindowFrame) -> Result<Self> {
         match frame.units {
-            WindowFrameUnits::Range => Ok(Self {
-                start: range_bound(&frame.start_bound, false)?,
-                end: range_bound(&frame.end_bound, true)?,
-            }),
-            WindowFrameUnits::Rows => Ok(Self {
-                start: rows_bound(&frame.start_bound, 0)?,
-                end: rows_bound(&frame.end_bound, 1)?,
-            }),
+            WindowFrameUnits::Range => {
+                Ok(Self { start: range_bound(&frame.start_bound, false)?, end: range_bound(&frame.end_bound, true)? })
+            }
+            WindowFrameUnits::Rows => {
+                Ok(Self { start: rows_bound(&frame.start_bound, 0)?, end: rows_bound(&frame.end_bound, 1)? })
+            }
             WindowFrameUnits::Groups => Err(Error::sql("GROUPS frames are not kept over streams")
                 .with_hint("Write the frame as RANGE with intervals, or as ROWS.")),
         }
@@ -151,7 +186,9 @@ fn count(value: &ScalarValue) -> Result<i64> {
         _ => None,
     };
     // Half the scale is more rows than there can be, and keeps sums from overflowing.
-    count.map(|count| count.min(i64::MAX / 4)).ok_or_else(|| Error::internal(format!("frame bound `{value}` is no count")))
+    count
+        .map(|count| count.min(i64::MAX / 4))
+        .ok_or_else(|| Error::internal(format!("frame bound `{value}` is no count")))
 }
 
 /// The first position whose time is at least `target`. Searches from `hint`, so a search near the last one is short.

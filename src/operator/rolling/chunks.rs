@@ -82,7 +82,8 @@ impl Chunks {
                 let at = *known.entry(number).or_insert(arrays.len());
                 if at == arrays.len() {
                     let chunk = self.chunks.get(&number);
-                    let chunk = chunk.ok_or_else(|| crate::error::Error::internal("a rolling row refers to nothing"))?;
+                    let chunk =
+                        chunk.ok_or_else(|| crate::error::Error::internal("a rolling row refers to nothing"))?;
                     arrays.push(chunk.columns[column].as_ref());
                 }
                 last = (number, at);

@@ -55,7 +55,7 @@ pub(super) enum Values {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Place {
     pub(super) slot: u32,
-    /// One past the last slot of rows of its key that were there before and come after it; `slot + 1` mostly.
+    /// One past the last slot of its key if rows that were there before come after it, else `slot + 1`.
     pub(super) until: u32,
     /// No row of its key comes before it.
     pub(super) first: bool,
@@ -134,9 +134,9 @@ fn write_valid(valid: &mut [u32], places: &[Place], array: &ArrayRef) {
     let nulls = array.logical_nulls();
     for (row, place) in places.iter().enumerate() {
         let slot = place.slot as usize;
-        // Where to count from is free; what matters is that neighbours agree.
+        // A slot that was made between others still has the entry of the row that was moved up from it.
         let before = match place.until as usize > slot + 1 {
-            true => valid[slot + 1] >> 1,
+            true => valid[slot] >> 1,
             false if place.first => 0,
             false => through(valid[slot - 1]),
         };

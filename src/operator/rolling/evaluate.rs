@@ -79,7 +79,7 @@ fn positions_of(plan: &Plan, store: &mut Store, keys: &[u32], times: &[i64], pos
                 Bound::Last => block.len(),
                 Bound::Row(by) => (position as i64 + by).clamp(0, block.len() as i64) as usize,
                 Bound::Time { shift, past } => {
-                    let target = shift.from(*time).saturating_add(i64::from(*past));
+                    let target = shift.target(&store.times(block)[..=position], *time).saturating_add(i64::from(*past));
                     match *shift == Shift::ZERO {
                         true => seek(store.times(block), position + usize::from(*past), target),
                         false => store.seek(*key, block, index, target),

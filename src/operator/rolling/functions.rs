@@ -27,11 +27,7 @@ use crate::error::{Context, Error, Result};
 use crate::operator::spec::{RollingFunction, RollingKind};
 
 /// The function for the output column `index`, and the index of its frame.
-pub(super) fn compile(
-    plan: &mut Plan,
-    function: &RollingFunction,
-    index: usize,
-) -> Result<(usize, Box<dyn Function>)> {
+pub(super) fn compile(plan: &mut Plan, function: &RollingFunction, index: usize) -> Result<(usize, Box<dyn Function>)> {
     let output = plan.output_type(index);
     match &function.function {
         RollingKind::Aggregate(aggregate, filter) => {
@@ -109,9 +105,9 @@ fn fast_function(
             (T::Int64 | T::UInt64 | T::Duration(_), _) if of == output => {
                 numeric::<SumInt>(kept(kind)?, move |sums| ints_as(&output, sums))?
             }
-            (T::Float64, T::Float64) => {
-                numeric::<SumFloat>(kept(kind)?, |sums| floats_as(&T::Float64, &mut sums.map(|sum| sum.map(Sum::value))))?
-            }
+            (T::Float64, T::Float64) => numeric::<SumFloat>(kept(kind)?, |sums| {
+                floats_as(&T::Float64, &mut sums.map(|sum| sum.map(Sum::value)))
+            })?,
             (T::Decimal128(..), T::Decimal128(..)) => {
                 numeric::<SumDecimal>(kept(kind)?, move |sums| decimals_as(&output, sums))?
             }
@@ -291,8 +287,7 @@ where
 
 fn mean(argument: Option<usize>) -> Result<Box<dyn Function>> {
     with_finish::<SumFloat>(argument, |sums, counts| {
-        let means =
-            sums.iter().zip(counts).map(|(sum, count)| (*count > 0).then(|| sum.value() / f64::from(*count)));
+        let means = sums.iter().zip(counts).map(|(sum, count)| (*count > 0).then(|| sum.value() / f64::from(*count)));
         Ok(Arc::new(means.collect::<Float64Array>()))
     })
 }

@@ -109,8 +109,7 @@ impl Keys {
                 Ok((0..rows).map(number).collect())
             }
             Encoding::Rows(converter) => {
-                let encoded =
-                    converter.convert_columns(columns).internal(|| "keys cannot be encoded".to_owned())?;
+                let encoded = converter.convert_columns(columns).internal(|| "keys cannot be encoded".to_owned())?;
                 Ok(encoded.iter().map(|row| self.bytes_number(row.as_ref())).collect())
             }
         }

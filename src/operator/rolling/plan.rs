@@ -12,7 +12,7 @@ use arrow::record_batch::RecordBatch;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::Column as ColumnExpr;
 
-use super::bound::{Bound, Extent, Shift};
+use super::bound::{Bound, CUT, Extent, Shift};
 use super::column::Kind;
 use super::evaluate::Function;
 use super::functions;
@@ -59,16 +59,16 @@ impl Wait {
     /// Whether what lies around `time` is complete, as far as that is a matter of time; monotone.
     pub(super) fn is_over(&self, time: i64, watermark: i64) -> bool {
         watermark == END_OF_TIME
-            || (!self.end && time < watermark && self.shifts.iter().all(|shift| shift.from(time) < watermark))
+            || (!self.end && time < watermark && self.shifts.iter().all(|shift| shift.upper(time) < watermark))
     }
 
     /// No row before this time waits for its time.
     fn open(&self, watermark: i64) -> i64 {
         let before = |shift: &Shift| match shift {
             Shift::Micros(by) => watermark.saturating_sub(*by),
-            // At least what the calendar takes, and a day for good measure.
+            // At least what the calendar takes, and the rest of the day.
             Shift::After(by) | Shift::Before(by) => {
-                let days = i64::from(by.months) * 31 + i64::from(by.days) + 1;
+                let days = i64::from(by.months) * 31 + i64::from(by.days) + 2;
                 watermark.saturating_sub(days * 86_400_000_000).saturating_sub(by.nanoseconds / 1000)
             }
         };
@@ -93,7 +93,7 @@ impl Keep {
         if self.all {
             return NO_WATERMARK;
         }
-        self.shifts.iter().map(|shift| shift.from(time)).fold(time, i64::min)
+        self.shifts.iter().map(|shift| shift.lower(time)).fold(time, i64::min)
     }
 }
 
@@ -120,7 +120,9 @@ pub(super) struct Plan {
 impl Plan {
     pub(super) fn new(spec: RollingSpec) -> Result<Self> {
         if !matches!(spec.input.field(spec.time.column).data_type(), DataType::Timestamp(TimeUnit::Microsecond, _)) {
-            return Err(Error::internal("a rolling window is ordered by something that is no timestamp in microseconds"));
+            return Err(Error::internal(
+                "a rolling window is ordered by something that is no timestamp in microseconds",
+            ));
         }
         let mut plan = Self {
             input: spec.input,
@@ -219,6 +221,11 @@ impl Plan {
                 };
                 if waits && !self.wait.shifts.contains(&shift) {
                     self.wait.shifts.push(shift);
+                }
+                // Where a calendar shift leads hangs on the days before.
+                let days = Shift::Micros(-CUT);
+                if !matches!(shift, Shift::Micros(_)) && !self.keep.shifts.contains(&days) {
+                    self.keep.shifts.push(days);
                 }
             }
             _ => {}
@@ -371,10 +378,9 @@ impl Argument {
     fn evaluate(&self, batch: &RecordBatch) -> Result<ArrayRef> {
         let values = evaluate(&self.expression, batch)?;
         let values = match self.kind {
-            Kind::Presence => Arc::new(BooleanArray::new(
-                arrow::buffer::BooleanBuffer::new_set(values.len()),
-                values.logical_nulls(),
-            )),
+            Kind::Presence => {
+                Arc::new(BooleanArray::new(arrow::buffer::BooleanBuffer::new_set(values.len()), values.logical_nulls()))
+            }
             _ => values,
         };
         let Some(filter) = &self.filter else { return Ok(values) };

@@ -221,6 +221,11 @@ impl Store {
             places.push(place);
             ordinals.push(ordinal);
         }
+        if !self.squeezed.is_empty() {
+            for (place, key) in places.iter_mut().zip(keys).filter(|(place, _)| place.until > place.slot + 1) {
+                place.until = self.blocks[*key as usize].end() as u32;
+            }
+        }
         self.rows += keys.len();
         self.touched = touched;
         self.touched.clear();
@@ -239,7 +244,7 @@ impl Store {
         let at = first + self.times[first..end].partition_point(|other| *other <= time);
         self.squeezed.push((key, block.gone + (at - first) as u64));
         self.copy(at, at + 1, end - at);
-        Place { slot: at as u32, until: slot + 1, first: at == first }
+        Place { slot: at as u32, until: end as u32 + 1, first: at == first }
     }
 
     fn copy(&mut self, from: usize, to: usize, count: usize) {

@@ -225,30 +225,13 @@ impl Summary for Moments {
     }
 }
 
-/// Two passes: the mean first, then the distances from it.
+/// Two passes: the mean first, then the distances from it; both as seen from the first value, so that equal values have none.
 fn spread(values: &[f64]) -> Spread {
-    if values.is_empty() {
-        return Moments::EMPTY;
-    }
+    let Some(first) = values.first() else { return Moments::EMPTY };
     let count = values.len() as f64;
-    let mean = SumFloat::of(values, None).value() / count;
-    if !mean.is_finite() {
-        return welford(values);
-    }
-    let squares = values.iter().map(|value| (value - mean) * (value - mean)).sum();
-    Spread { count, mean, squares }
-}
-
-/// DataFusion's way, for sums beyond the finite numbers.
-fn welford(values: &[f64]) -> Spread {
-    let mut spread = Moments::EMPTY;
-    for value in values {
-        spread.count += 1.0;
-        let apart = value - spread.mean;
-        spread.mean += apart / spread.count;
-        spread.squares += apart * (value - spread.mean);
-    }
-    spread
+    let mean = values.iter().map(|value| value - first).sum::<f64>() / count;
+    let squares = values.iter().map(|value| (value - first - mean) * (value - first - mean)).sum();
+    Spread { count, mean: first + mean, squares }
 }
 
 /// Summaries of aligned blocks of one key's rows, by ordinal.

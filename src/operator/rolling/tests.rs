@@ -22,7 +22,7 @@ const ROWS: &str = "PARTITION BY k ORDER BY ts, id ROWS BETWEEN";
 
 /// Shapes that differ in what a frame meets: few rows or many, ties or none.
 fn shape(seed: u64) -> Shape {
-    let (rows, gap) = [(120, 8), (400, 2), (900, 1)][seed as usize % 3];
+    let (rows, gap) = [(120, 8), (350, 2), (700, 1)][seed as usize % 3];
     Shape {
         rows,
         keys: [3, 12, 1][seed as usize % 3],
@@ -43,8 +43,11 @@ fn streamed_equals_batch(seeds: std::ops::Range<u64>, sql: &[(&str, &str)], resh
         let session = session(&rows);
         let input = rows.schema();
         let (functions, expected) = runtime().block_on(async {
-            let select: Vec<_> =
-                sql.iter().enumerate().map(|(at, (function, over))| format!("{function} OVER ({over}) AS f{at}")).collect();
+            let select: Vec<_> = sql
+                .iter()
+                .enumerate()
+                .map(|(at, (function, over))| format!("{function} OVER ({over}) AS f{at}"))
+                .collect();
             let text = format!("SELECT t.*, {} FROM t", select.join(", "));
             let expected = session.sql(&text).await.unwrap().collect().await.unwrap();
             (functions(&session, &input, sql).await, expected)
@@ -94,7 +97,7 @@ fn frames_up_to_the_current_row_equal_batch() {
         ("count(*)", now),
         ("sum(n)", now),
     ];
-    streamed_equals_batch(0..36, &sql, |_| ());
+    streamed_equals_batch(0..27, &sql, |_| ());
 }
 
 #[test]
@@ -111,7 +114,7 @@ fn frames_that_end_before_the_current_row_equal_batch() {
         ("min(s)", near),
         ("var_samp(v)", far),
     ];
-    streamed_equals_batch(100..136, &sql, |_| ());
+    streamed_equals_batch(100..118, &sql, |_| ());
 }
 
 #[test]
@@ -127,7 +130,7 @@ fn rows_wait_for_frames_that_reach_ahead() {
         ("max(s)", ahead),
         ("count(v)", ahead),
     ];
-    streamed_equals_batch(200..236, &sql, |_| ());
+    streamed_equals_batch(200..218, &sql, |_| ());
 }
 
 #[test]
@@ -144,7 +147,7 @@ fn filters_and_distinct_and_unknown_aggregates_equal_batch() {
         ("sum(v + n)", back),
         ("corr(v, v)", back),
     ];
-    streamed_equals_batch(300..318, &sql, |shape| shape.rows = shape.rows.min(400));
+    streamed_equals_batch(300..309, &sql, |shape| shape.rows = shape.rows.min(400));
 }
 
 #[test]
@@ -169,7 +172,7 @@ fn functions_of_rows_equal_batch() {
         ("last_value(v) IGNORE NULLS", gone),
         ("array_agg(n)", five),
     ];
-    streamed_equals_batch(400..436, &sql, |shape| shape.rows = shape.rows.min(500));
+    streamed_equals_batch(400..418, &sql, |shape| shape.rows = shape.rows.min(500));
 }
 
 #[test]
@@ -184,7 +187,7 @@ fn rows_wait_for_rows_that_follow() {
         ("count(*)", ahead),
         ("row_number()", order),
     ];
-    streamed_equals_batch(500..530, &sql, |shape| shape.rows = shape.rows.min(300));
+    streamed_equals_batch(500..515, &sql, |shape| shape.rows = shape.rows.min(300));
 }
 
 #[test]
@@ -200,15 +203,16 @@ fn frames_by_time_and_by_rows_equal_batch_together() {
         ("count(*)", around),
         ("max(s)", back),
     ];
-    streamed_equals_batch(600..630, &sql, |shape| shape.rows = shape.rows.min(300));
+    streamed_equals_batch(600..612, &sql, |shape| shape.rows = shape.rows.min(300));
 }
 
 #[test]
 fn frames_without_a_beginning_equal_batch() {
     let all = "PARTITION BY k ORDER BY ts";
     let to = &format!("{RANGE} UNBOUNDED PRECEDING AND INTERVAL '10 seconds' PRECEDING");
-    let sql = [("count(*)", all), ("sum(v)", all), ("min(v)", to), ("avg(v)", to), ("max(w)", all), ("var_samp(v)", to)];
-    streamed_equals_batch(700..718, &sql, |_| ());
+    let sql =
+        [("count(*)", all), ("sum(v)", all), ("min(v)", to), ("avg(v)", to), ("max(w)", all), ("var_samp(v)", to)];
+    streamed_equals_batch(700..712, &sql, |_| ());
 }
 
 #[test]
@@ -216,7 +220,7 @@ fn months_go_by_the_calendar() {
     let month = &format!("{RANGE} INTERVAL '1 month' PRECEDING AND CURRENT ROW");
     let around = &format!("{RANGE} INTERVAL '1 month 3 days' PRECEDING AND INTERVAL '1 month' FOLLOWING");
     let sql = [("count(*)", month.as_str()), ("sum(n)", month), ("count(*)", around), ("sum(v)", around)];
-    streamed_equals_batch(800..818, &sql, |shape| {
+    streamed_equals_batch(800..812, &sql, |shape| {
         shape.gap = 40 * 3600 * SECOND;
         shape.grain = 3600 * SECOND;
         shape.lag *= 3600;
@@ -226,7 +230,8 @@ fn months_go_by_the_calendar() {
 /// What DataFusion's accumulators say of each row's frame, looked for one by one among `known` rows.
 fn by_hand(spec: &RollingSpec, known: &RecordBatch, row: &RecordBatch) -> Vec<ScalarValue> {
     let (all, own) = (times(known.column(TIME)), times(row.column(TIME))[0]);
-    let keys: Vec<_> = (0..known.num_rows()).map(|at| ScalarValue::try_from_array(known.column(KEY), at).unwrap()).collect();
+    let keys: Vec<_> =
+        (0..known.num_rows()).map(|at| ScalarValue::try_from_array(known.column(KEY), at).unwrap()).collect();
     let key = ScalarValue::try_from_array(row.column(KEY), 0).unwrap();
     let value = |function: &AggregateFunctionExpr, start: i64, end: i64| {
         let picks = (0..known.num_rows()).filter(|at| keys[*at] == key && (start..end).contains(&all[*at]));
@@ -269,7 +274,8 @@ fn assert_by_hand(spec: &RollingSpec, known: &RecordBatch, out: &RecordBatch, wh
 
 fn aggregates_of_wild_values() -> [(&'static str, &'static str); 8] {
     let short = "PARTITION BY k ORDER BY ts RANGE BETWEEN INTERVAL '20 seconds' PRECEDING AND CURRENT ROW";
-    let long = "PARTITION BY k ORDER BY ts RANGE BETWEEN INTERVAL '200 seconds' PRECEDING AND INTERVAL '2 seconds' PRECEDING";
+    let long =
+        "PARTITION BY k ORDER BY ts RANGE BETWEEN INTERVAL '200 seconds' PRECEDING AND INTERVAL '2 seconds' PRECEDING";
     [
         ("sum(w)", short),
         ("avg(w)", short),
@@ -299,7 +305,7 @@ fn nan_and_infinity_leave_a_sum_with_their_row() {
 
 #[test]
 fn on_arrival_a_row_sees_all_that_came_in_its_step_or_before() {
-    for seed in 1000..1024 {
+    for seed in 1000..1012 {
         let mut random = seeded(seed);
         let mut shape = shape(seed);
         shape.rows = 200;
@@ -350,27 +356,22 @@ fn late_rows_come_out_at_once_and_count_for_later_ones() {
     let two = operator.step(vec![vec![late.clone()]], Tick { before: watermark, watermark, now: 0 }).unwrap();
     assert!(two.late.is_empty());
     assert_eq!(two.rows[0].num_rows(), late.num_rows());
-    // Rows that are out of every frame to come may be forgotten: only what is near is compared.
-    let near = |out: &RecordBatch| {
-        let from = times(early.column(TIME))[49] - 2 * SECOND;
-        picks_after(out, from)
-    };
-    assert_by_hand(&spec, &early, &near(&two.rows[0]), "late rows");
+    // Rows that are out of every frame of rows that are not late are forgotten.
+    let known: Vec<u64> = (0..50)
+        .filter(|row| row % 5 == 3 || times(early.column(TIME))[*row as usize] >= watermark - 20 * SECOND)
+        .collect();
+    assert!(known.len() < 50);
+    assert_by_hand(&spec, &pick(&early, known), &two.rows[0], "late rows");
     let three = operator
         .step(vec![vec![rows.slice(50, 10)]], Tick { before: watermark, watermark: END_OF_TIME, now: 0 })
         .unwrap();
     assert_by_hand(&spec, &rows, &three.rows[0], "after late rows");
 }
 
-fn picks_after(out: &RecordBatch, from: i64) -> RecordBatch {
-    let picks: Vec<u64> = (0..out.num_rows() as u64).filter(|row| times(out.column(TIME))[*row as usize] >= from).collect();
-    assert!(!picks.is_empty());
-    pick(out, picks)
-}
-
 #[test]
 fn rows_without_a_time_are_late() {
-    let (rows, _) = stream(&mut seeded(1), &Shape { rows: 9, keys: 2, gap: SECOND, lag: 0, grain: 1, text_keys: false });
+    let (rows, _) =
+        stream(&mut seeded(1), &Shape { rows: 9, keys: 2, gap: SECOND, lag: 0, grain: 1, text_keys: false });
     let mut columns = rows.columns().to_vec();
     let times = columns[TIME].as_primitive::<arrow::datatypes::TimestampMicrosecondType>();
     let times: arrow::array::TimestampMicrosecondArray =
@@ -414,7 +415,7 @@ fn a_ttl_bounds_frames_without_a_beginning() {
 
 #[test]
 fn rows_come_out_once_in_order_of_time_and_arrival() {
-    for seed in 0..24 {
+    for seed in 0..12 {
         let mut random = seeded(seed);
         let (rows, watermarks) = stream(&mut random, &shape(seed));
         let over = "PARTITION BY k ORDER BY ts RANGE BETWEEN INTERVAL '9 seconds' PRECEDING AND INTERVAL '4 seconds' FOLLOWING";

@@ -223,8 +223,7 @@ impl Waiting {
         if held.left == 0 {
             self.batches.remove(&number);
         } else if held.left * 2 < held.taken.len() && held.taken.len() > SMALL {
-            let rows: Vec<u64> =
-                (0..held.taken.len() as u64).filter(|row| !held.taken[*row as usize]).collect();
+            let rows: Vec<u64> = (0..held.taken.len() as u64).filter(|row| !held.taken[*row as usize]).collect();
             let arrivals = rows.iter().map(|row| held.arrivals.as_ref().map_or(number + row, |of| of[*row as usize]));
             held.arrivals = Some(arrivals.collect());
             held.taken = vec![false; rows.len()];

@@ -107,9 +107,9 @@ fn rest(order: &[u8]) -> &[u8] {
 
 impl Best {
     /// An operator that has seen nothing.
-    pub fn new(spec: &TopNSpec) -> Result<Self> {
-        let shape = Shape::new(spec);
-        let life = Lifetime::new(spec)?;
+    pub fn new(spec: TopNSpec) -> Result<Self> {
+        let shape = Shape::new(&spec);
+        let life = Lifetime::new(&spec)?;
         let added: &[_] = if life.stamped() { &[STAMP] } else { &[] };
         let layout = Layout::new(&shape.rows, &spec.keys[..spec.routing], added);
         let all: Vec<usize> = (0..shape.rows.fields().len()).collect();
@@ -119,7 +119,6 @@ impl Best {
             current: false,
         };
         Ok(Self {
-            key_columns: spec.keys.clone(),
             routing: spec.routing,
             keys: KeyIndex::new(&shape.rows, &spec.keys)?,
             order: Encoder::new(&shape.rows, &spec.order)?,
@@ -127,6 +126,7 @@ impl Best {
             entries: Vec::new(),
             dirty: Vec::new(),
             numbers: Vec::new(),
+            key_columns: spec.keys,
             shape,
             layout,
             life,

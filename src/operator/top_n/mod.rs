@@ -1,14 +1,15 @@
 //! Top-N per partition: `row_number()`, `rank()` or `dense_rank()` `<= limit`.
 //!
-//! **Ties.** Rows with equal order values are put in order by all their columns, ascending, nulls first. So what comes out depends on
-//! the rows alone, not on how they arrived, and equals a batch wherever the order says which row is first; for rank() and
-//! dense_rank(), always. Rows equal in every column are one row that counts several times.
+//! **Ties.** Rows with equal order values are put in order by all their columns, ascending, nulls first. So what comes out
+//! depends on the rows alone, not on how they arrived, and equals a batch wherever the order says which row is first; for rank()
+//! and dense_rank(), always. Rows equal in every column are one row that counts several times.
 //!
 //! - [`best`]: the first row per partition of an append stream, the common case: one row per key, replaced in place.
-//! - [`ranked`]: everything else: an ordered set of rows per partition. Append streams keep what is within the limit; a stream that takes
-//!   rows back keeps all, since the next one may move up.
+//! - [`ranked`]: everything else: an ordered set of rows per partition. Append streams keep what is within the limit; a stream
+//!   that takes rows back keeps all, since the next one may move up.
 //!
-//! With a TTL, a partition that no row has come to for so long (up to an eighth longer) is forgotten; what it has put out stays out.
+//! Where partitions close with a window, rows of a window that is complete are late, and so are rows without a window. With a
+//! TTL, a partition that no row has come to for so long (up to an eighth longer) is forgotten; what it has put out stays out.
 
 mod best;
 mod lifetime;
@@ -30,7 +31,7 @@ use crate::error::{Context, Error, Result};
 /// The operator that `spec` describes.
 pub fn top_n(spec: TopNSpec) -> Result<Box<dyn Operator>> {
     if spec.limit == 1 && !spec.retract && spec.function == RankFunction::RowNumber {
-        Ok(Box::new(best::Best::new(&spec)?))
+        Ok(Box::new(best::Best::new(spec)?))
     } else {
         Ok(Box::new(ranked::Ranked::new(&spec)?))
     }

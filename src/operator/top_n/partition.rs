@@ -67,8 +67,8 @@ pub struct Place {
 #[derive(Debug, Default)]
 pub struct Partition {
     pub rows: BTreeMap<RowKey, Entry>,
-    /// Only kept for append streams: the sum of the weights, the number of distinct order values, the sum of the weights of rows with
-    /// the last order values.
+    /// Only kept for append streams: the sum of the weights; and except for `row_number` the number of distinct order values, the
+    /// sum of the weights of rows with the last order values.
     total: u64,
     distinct: u64,
     tail: u64,

@@ -23,7 +23,7 @@ fn batch(columns: Vec<(&str, ArrayRef)>) -> RecordBatch {
 }
 
 fn texts(messages: &Messages) -> Vec<&str> {
-    messages.iter().map(|message| std::str::from_utf8(message.payload).unwrap()).collect()
+    messages.iter().map(|message| std::str::from_utf8(message.payload.unwrap()).unwrap()).collect()
 }
 
 #[test]

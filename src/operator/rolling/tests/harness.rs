@@ -68,7 +68,7 @@ pub fn stream(random: &mut StdRng, shape: &Shape) -> (RecordBatch, Vec<i64>) {
         watermarks.push(clock - shape.lag);
     }
     let n = shape.rows;
-    let surprises = [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, 1e300, -1e300, 1e-300, -0.0, 0.0];
+    let surprises = [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, 1e300, 1e-300, -0.0, 0.0];
     let v = (0..n).map(|_| maybe(random, |r| r.random_range(-100_000..100_000) as f64 / 100.0));
     let v = v.collect::<Float64Array>();
     let w = (0..n).map(|_| {
@@ -114,7 +114,8 @@ pub async fn functions(session: &SessionContext, input: &SchemaRef, sql: &[(&str
     for (function, over) in sql {
         let text = format!("SELECT {function} OVER ({over}) FROM t");
         let plan = session.state().create_logical_plan(&text).await.unwrap();
-        let plan = session.state().analyzer().execute_and_check(plan, session.state().config_options(), |_, _| {}).unwrap();
+        let plan =
+            session.state().analyzer().execute_and_check(plan, session.state().config_options(), |_, _| {}).unwrap();
         let mut found = None;
         plan.apply(|node| {
             if let LogicalPlan::Window(window) = node {
