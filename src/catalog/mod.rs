@@ -68,11 +68,6 @@ impl Catalog {
     pub fn pipeline(&self, name: &str) -> Option<&PipelineDef> {
         self.pipelines.iter().find(|pipeline| pipeline.name == name)
     }
-
-    /// Whether rows may be taken back from `target` after they were written: not from a table without a key.
-    pub fn accepts_retractions(&self, target: &str) -> bool {
-        self.tables.get(target).is_none_or(|table| !table.primary_key.is_empty())
-    }
 }
 
 #[cfg(test)]
