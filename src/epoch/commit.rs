@@ -10,7 +10,6 @@ use std::time::Instant;
 
 use tokio::task::JoinSet;
 
-use super::memory::OperatorChanges;
 use super::open::{Arrived, LaneWriter, Outputs, Ranges};
 use super::remember::Remembered;
 use super::sinks::{BranchSink, Sinks, TableSink};
@@ -20,6 +19,7 @@ use crate::error::{Context, Error, Result};
 use crate::sink::dead_letters::{self, Letter};
 use crate::sink::kafka::{ChangeOrigin, TopicMessages, encode_changes};
 use crate::source::chunk::Offsets;
+use super::memory::OperatorChanges;
 use crate::state::{
     CommitPermit, Epoch, Manifest, ManifestId, ManifestStore, OperatorSnapshot, SourceTime, TableCommit,
 };

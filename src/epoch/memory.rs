@@ -74,14 +74,7 @@ impl Memory {
     }
 
     /// Takes back rows of a table of one shard of operator `index`; `watermark` is the W that the rows were written under.
-    pub fn restore(
-        &mut self,
-        index: usize,
-        shard: usize,
-        table: usize,
-        rows: RecordBatch,
-        watermark: i64,
-    ) -> Result<()> {
+    pub fn restore(&mut self, index: usize, shard: usize, table: usize, rows: RecordBatch, watermark: i64) -> Result<()> {
         self.operators[index].shards[shard].restore(table, rows, watermark)
     }
 

@@ -14,8 +14,8 @@ use super::coordinator::Job;
 use super::progress::ProgressSink;
 use super::sinks::{BranchSink, Sinks, TableSink, one_cluster};
 use crate::catalog::{
-    AtEnd, Catalog, Delivery, InsertDef, KafkaSinkOptions, Late, PipelineDef, PipelineOptions, Secret, SinkConnector,
-    SinkDef, SourceConnector, TableDef,
+    AtEnd, Catalog, Delivery, InsertDef, KafkaSinkOptions, Late, PipelineDef, PipelineOptions, Secret, SinkConnector, SinkDef, SourceConnector,
+    TableDef,
 };
 use crate::delta::{Table, TableStore, UpsertTable, WriterOptions};
 use crate::env::Env;

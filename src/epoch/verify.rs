@@ -239,9 +239,7 @@ fn collect(schema: &SchemaRef, batches: &[RecordBatch]) -> Result<Side> {
 }
 
 fn close(a: &[f64], b: &[f64]) -> bool {
-    a.iter().zip(b).all(|(a, b)| {
-        a == b || (a.is_nan() && b.is_nan()) || (a - b).abs() <= TOLERANCE * a.abs().max(b.abs()).max(1.0)
-    })
+    a.iter().zip(b).all(|(a, b)| a == b || (a.is_nan() && b.is_nan()) || (a - b).abs() <= TOLERANCE * a.abs().max(b.abs()).max(1.0))
 }
 
 /// True when some time of the row is not complete yet.

@@ -7,7 +7,9 @@ use arrow::datatypes::SchemaRef;
 
 use super::cut::Stream;
 use crate::error::Result;
-use crate::operator::spec::{AggregateSpec, AsofSpec, DeduplicateSpec, JoinSpec, RollingSpec, SessionSpec, TopNSpec};
+use crate::operator::spec::{
+    AggregateSpec, AsofSpec, DeduplicateSpec, JoinSpec, RollingSpec, SessionSpec, TopNSpec,
+};
 use crate::operator::{self, Operator, StreamId};
 
 /// What an operator does.

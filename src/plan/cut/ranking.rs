@@ -7,9 +7,7 @@ use arrow::compute::SortOptions;
 use datafusion::common::{Column, DFSchema, ScalarValue};
 use datafusion::logical_expr::expr::{WindowFunction, WindowFunctionDefinition};
 use datafusion::logical_expr::utils::split_conjunction;
-use datafusion::logical_expr::{
-    BinaryExpr, Expr, FetchType, Filter, Limit, LogicalPlan, Operator, SkipType, Sort, SortExpr, Window,
-};
+use datafusion::logical_expr::{BinaryExpr, Expr, FetchType, Filter, Limit, LogicalPlan, Operator, SkipType, Sort, SortExpr, Window};
 
 use super::aggregate::with_columns;
 use super::piece::{Piece, unique_schema};
@@ -67,12 +65,14 @@ impl Cutter<'_> {
         rank: RankFunction,
         limit: usize,
     ) -> Result<Option<Piece>> {
-        let ([time], [sort], 1, RankFunction::RowNumber, false) = (order, sorts, limit, rank, piece.rows.retract)
-        else {
+        let ([time], [sort], 1, RankFunction::RowNumber, false) = (order, sorts, limit, rank, piece.rows.retract) else {
             return Ok(None);
         };
         let Some(lag) = piece.rows.times[*time].filter(|_| sort.asc) else { return Ok(None) };
-        let within = self.ttl("row_number() = 1", "Use DEDUPLICATE(TABLE …, KEY(…), WITHIN INTERVAL '1 day').")?;
+        let within = self.ttl(
+            "row_number() = 1",
+            "Use DEDUPLICATE(TABLE …, KEY(…), WITHIN INTERVAL '1 day').",
+        )?;
         let width = node.input.schema().fields().len();
         let emit = match self.rolling_emit() {
             RollingEmit::OnWatermark => DeduplicateEmit::OnWatermark,
@@ -119,15 +119,10 @@ impl Cutter<'_> {
             (true, Some(crate::catalog::StateTtl::After(_))) => self.ttl("Top-N", "")?,
             _ => None,
         };
-        let mut full: Vec<_> = piece
-            .columns()
-            .iter()
-            .map(|column| {
-                let (qualifier, field) =
-                    piece.plan.schema().qualified_field(super::position(&piece, column).unwrap_or(0));
-                (qualifier.cloned(), Arc::clone(field))
-            })
-            .collect();
+        let mut full: Vec<_> = piece.columns().iter().map(|column| {
+            let (qualifier, field) = piece.plan.schema().qualified_field(super::position(&piece, column).unwrap_or(0));
+            (qualifier.cloned(), Arc::clone(field))
+        }).collect();
         if let Some(schema) = schema {
             let (qualifier, field) = schema.qualified_field(width);
             full.push((qualifier.cloned(), Arc::clone(field)));
@@ -163,9 +158,7 @@ impl Cutter<'_> {
 
     pub(super) fn sort(&mut self, node: &Sort) -> Result<Piece> {
         let Some(limit) = node.fetch else {
-            return Err(refused("ORDER BY").with_hint(
-                "Rows leave a stream as they come; sort when you query the table, or add LIMIT for a Top-N.",
-            ));
+            return Err(refused("ORDER BY").with_hint("Rows leave a stream as they come; sort when you query the table, or add LIMIT for a Top-N."));
         };
         let piece = self.cut(&node.input)?;
         let width = piece.columns().len();

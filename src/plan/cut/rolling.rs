@@ -126,9 +126,7 @@ fn window_udf(piece: Piece, name: &str, args: &[Expr], ignore_nulls: bool) -> Re
         "lag" | "lead" => {
             let offset = match args.get(1) {
                 None => 1,
-                Some(expr) => {
-                    integer(expr).ok_or_else(|| Error::sql(format!("the offset of `{name}` must be a number")))?
-                }
+                Some(expr) => integer(expr).ok_or_else(|| Error::sql(format!("the offset of `{name}` must be a number")))?,
             };
             let kind = piece.plan.schema().field(column).data_type();
             let default = match args.get(2) {
