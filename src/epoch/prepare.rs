@@ -20,7 +20,7 @@ use crate::catalog::{
 use crate::delta::{Table, TableStore, UpsertTable, WriterOptions};
 use crate::env::Env;
 use crate::error::{Context, Error, Result};
-use crate::plan::{Dataflow, FunctionSet, Targets, compile, session_state};
+use crate::plan::{Dataflow, FunctionSet, Targets, compile, session_state, with_view_columns};
 use crate::sink::dead_letters;
 use crate::sink::kafka::{DirectProducer, TransactionalProducer};
 use crate::source::chunk::PollLimit;
@@ -125,10 +125,15 @@ pub async fn prepare(
     around: &Surroundings,
     progress: ProgressSink,
 ) -> Result<Job, Refused> {
-    let mut opener =
-        Opener { catalog, pipeline, around, tables: Vec::new(), targets: declared_targets(catalog, pipeline) };
-    // Plan against the declarations first: errors of the SQL should show before any table is made.
-    plan(catalog, pipeline, functions, &opener.targets, Arc::clone(&around.runtime)).await.map_err(Refused::Sql)?;
+    // Plan against the declarations first: errors of the SQL should show before any table is made, and the columns of
+    // materialized views are what their queries give.
+    let targets = declared_targets(catalog, pipeline);
+    let planned =
+        plan(catalog, pipeline, functions, &targets, Arc::clone(&around.runtime)).await.map_err(Refused::Sql)?;
+    let catalog = with_view_columns(catalog, &planned);
+    let catalog = catalog.as_ref();
+    let targets = declared_targets(catalog, pipeline);
+    let mut opener = Opener { catalog, pipeline, around, tables: Vec::new(), targets };
     let sinks = opener.open().await?;
     let Opener { targets, .. } = opener;
     let dataflow =
