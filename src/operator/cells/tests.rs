@@ -236,7 +236,7 @@ fn restored(image: &Image, shards: usize, budget: &MemoryBudget, disk: &SpillFol
 fn cells_short_of_memory_give_what_one_operator_gives_and_remember_the_same() {
     let folder = tempfile::tempdir().unwrap();
     let (mut spilled, mut skipped) = (0, 0);
-    for seed in 0..100 {
+    for seed in 0..60 {
         let disk = SpillFolder::create(folder.path(), &Env::manual(0, seed)).unwrap();
         let mut run = Run { rng: StdRng::seed_from_u64(seed), watermark: NO_WATERMARK, next_id: 0 };
         let budget = MemoryBudget::new(ROW_BYTES * [5, 60, 10_000][run.rng.random_range(0..3)]);
@@ -272,7 +272,7 @@ fn cells_short_of_memory_give_what_one_operator_gives_and_remember_the_same() {
             }
         }
     }
-    assert!(spilled > 1000 && skipped > 20, "memory was never short: {spilled} {skipped}");
+    assert!(spilled > 500 && skipped > 10, "memory was never short: {spilled} {skipped}");
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "spilled files stay");
 }
 
