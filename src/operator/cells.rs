@@ -60,7 +60,8 @@ pub struct Cells {
     disk: Option<Disk>,
     /// Counts steps, to tell cold cells.
     steps: u64,
-    watermark: i64,
+    /// That of the last step, if there was one.
+    tick: Option<Tick>,
 }
 
 /// The operator for some key groups.
@@ -75,6 +76,8 @@ struct Cell {
     due: i64,
     /// The watermark that its state stands at.
     watermark: i64,
+    /// The last step it took part in.
+    stepped: u64,
     /// What it changed before it left memory, in this epoch; oldest first.
     pending: Vec<Vec<StateChange>>,
 }
@@ -111,7 +114,7 @@ impl Cells {
         };
         let share = spec.budget.share();
         let (make, routing) = (spec.make, spec.routing);
-        Ok(Self { make, routing, tables, groups, cells, share, disk, steps: 0, watermark: NO_WATERMARK })
+        Ok(Self { make, routing, tables, groups, cells, share, disk, steps: 0, tick: None })
     }
 
     /// How many cells are in memory.
@@ -157,11 +160,17 @@ impl Cells {
             self.make_room(cell)?;
             self.load(cell)?;
         }
-        let stepped = match &mut self.cells[cell].operator {
-            Some(operator) => operator.step(inputs, tick)?,
-            None => Stepped::default(),
-        };
-        self.cells[cell].watermark = tick.watermark;
+        let cell = &mut self.cells[cell];
+        let Some(operator) = &mut cell.operator else { return Ok(Stepped::default()) };
+        let mut missed = Stepped::default();
+        if let Some(last) = self.tick.filter(|_| cell.stepped + 1 < self.steps) {
+            // The steps it was left out of were not due, so they count as one; only forgetting can be left to do.
+            let nothing = vec![Vec::new(); inputs.len()];
+            missed = operator.step(nothing, Tick { before: cell.watermark, ..last })?;
+        }
+        let mut stepped = operator.step(inputs, tick)?;
+        (cell.watermark, cell.stepped) = (tick.watermark, self.steps);
+        stepped.rows.splice(0..0, missed.rows);
         Ok(stepped)
     }
 
@@ -293,7 +302,7 @@ impl Operator for Cells {
             // What was just used will be used again, so dropping it would gain nothing.
             self.shrink(Some(cell).filter(|&cell| self.cells[cell].touched == self.steps))?;
         }
-        self.watermark = tick.watermark;
+        self.tick = Some(tick);
         let mut all = Stepped::default();
         for one in stepped {
             all.rows.extend(one.rows);
@@ -328,7 +337,6 @@ impl Operator for Cells {
         for cell in &mut self.cells {
             cell.watermark = watermark;
         }
-        self.watermark = watermark;
         let Some(disk) = &mut self.disk else {
             return match &mut self.cells[0].operator {
                 Some(operator) => operator.restore(table, rows, watermark),
@@ -370,6 +378,7 @@ impl Cell {
             usage: StateUsage::default(),
             due: NO_WATERMARK,
             watermark: NO_WATERMARK,
+            stepped: 0,
             pending: Vec::new(),
         }
     }

@@ -156,7 +156,7 @@ async fn merge_part(
 
 async fn decoded(reader: &FileReader, kind: Kind, table: &StateTable, groups: &Range<u16>) -> Result<Vec<RecordBatch>> {
     let mut rows = Vec::new();
-    for run in reader.runs(kind, groups) {
+    for run in reader.runs(kind, groups, NO_WATERMARK) {
         let bytes = reader.fetch(&run).await?;
         for block in &run {
             rows.push(within(reader.decode(&run, &bytes, block)?, block, table, groups)?);

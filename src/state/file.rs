@@ -63,6 +63,11 @@ impl Block {
         self.groups.0 < groups.end && groups.start <= self.groups.1
     }
 
+    /// True when all of its rows have a time below `cutoff`.
+    pub fn is_dead(&self, cutoff: i64) -> bool {
+        self.times.is_some_and(|(_, newest)| newest < cutoff)
+    }
+
     /// True when all of its rows are in `groups`.
     pub fn within(&self, groups: &Range<u16>) -> bool {
         groups.start <= self.groups.0 && self.groups.1 < groups.end
@@ -290,10 +295,11 @@ impl FileReader {
         Ok(reader)
     }
 
-    /// Groups of blocks that are fetched together, of one kind, with rows in `groups`.
-    pub fn runs(&self, kind: Kind, groups: &Range<u16>) -> Vec<Vec<Block>> {
+    /// Groups of blocks that are fetched together, of one kind, with rows in `groups` that are not all below `cutoff`.
+    pub fn runs(&self, kind: Kind, groups: &Range<u16>, cutoff: i64) -> Vec<Vec<Block>> {
         let mut runs: Vec<Vec<Block>> = Vec::new();
-        for block in self.blocks.iter().filter(|block| block.kind == kind && block.touches(groups)) {
+        let wanted = |block: &&Block| block.kind == kind && block.touches(groups) && !block.is_dead(cutoff);
+        for block in self.blocks.iter().filter(wanted) {
             match runs.last_mut() {
                 Some(run)
                     if run.last().is_some_and(|last| last.offset + last.bytes == block.offset)

@@ -63,6 +63,8 @@ pub struct TableUsage {
     pub bytes: u64,
     /// The newest epoch that changed it.
     pub changed: Option<Epoch>,
+    /// No live row has a time below this, if the table has times.
+    pub oldest: Option<i64>,
 }
 
 /// What every table of a snapshot takes in the store.
@@ -74,6 +76,7 @@ pub fn usage(snapshot: &OperatorSnapshot) -> Vec<TableUsage> {
         deletes: table.files.iter().map(|file| file.deletes).sum(),
         bytes: table.files.iter().map(|file| file.bytes).sum(),
         changed: table.files.iter().map(|file| file.epoch).max(),
+        oldest: table.files.iter().filter_map(|file| file.times).map(|(oldest, _)| oldest.max(table.cutoff)).min(),
     };
     snapshot.tables.iter().map(table).collect()
 }

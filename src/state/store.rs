@@ -20,7 +20,7 @@ use super::key_group::{KEY_GROUPS, groups_of};
 use super::manifest::Epoch;
 use super::newest::{Newest, Older};
 use super::snapshot::{OperatorSnapshot, STATE_FORMAT, StateFile, TableSnapshot};
-use super::table::{StateChange, StateTable};
+use super::table::{NO_WATERMARK, StateChange, StateTable};
 use crate::env::Env;
 use crate::error::{Context, Error, Result};
 
@@ -137,7 +137,7 @@ impl StateStore {
         shards: usize,
         each: impl FnMut(RecordBatch) -> Result<()> + Send,
     ) -> Result<()> {
-        let cutoff = snapshot.table(table.name).map_or(super::NO_WATERMARK, |stored| stored.cutoff);
+        let cutoff = snapshot.table(table.name).map_or(NO_WATERMARK, |stored| stored.cutoff);
         self.read_beneath(snapshot, table, groups_of(shard, shards), &mut Newest::new(table, cutoff)?, each).await
     }
 
@@ -156,9 +156,13 @@ impl StateStore {
         for (age, reader) in readers.iter().enumerate() {
             let older = if age + 1 < readers.len() { Older::Follow } else { Older::None };
             if older == Older::Follow && !table.append_only {
-                runs.extend(reader.runs(Kind::Deletes, &groups).into_iter().map(|run| (reader, run, older)));
+                runs.extend(
+                    reader.runs(Kind::Deletes, &groups, NO_WATERMARK).into_iter().map(|run| (reader, run, older)),
+                );
             }
-            runs.extend(reader.runs(Kind::Upserts, &groups).into_iter().map(|run| (reader, run, older)));
+            // Dead rows that hide older ones are read for their keys.
+            let unread = if older == Older::None || table.append_only { stored.cutoff } else { NO_WATERMARK };
+            runs.extend(reader.runs(Kind::Upserts, &groups, unread).into_iter().map(|run| (reader, run, older)));
         }
         let fetches = runs.into_iter().map(|(reader, run, older)| {
             let reader = Arc::clone(reader);
@@ -261,7 +265,7 @@ impl StateStore {
             };
             for reader in self.open(snapshot, stored, table).await? {
                 for kind in [Kind::Upserts, Kind::Deletes] {
-                    for run in reader.runs(kind, &(0..KEY_GROUPS)) {
+                    for run in reader.runs(kind, &(0..KEY_GROUPS), NO_WATERMARK) {
                         let bytes = reader.fetch(&run).await?;
                         run.iter().try_for_each(|block| reader.decode(&run, &bytes, block).map(|_| ()))?;
                     }
@@ -273,7 +277,7 @@ impl StateStore {
 }
 
 fn empty_change(table: usize) -> StateChange {
-    StateChange { table, upserts: Vec::new(), deletes: Vec::new(), cutoff: super::NO_WATERMARK }
+    StateChange { table, upserts: Vec::new(), deletes: Vec::new(), cutoff: NO_WATERMARK }
 }
 
 /// The rows of a block that are in `groups`.
