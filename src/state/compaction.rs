@@ -138,7 +138,8 @@ async fn merge_part(
     for (age, reader) in readers.iter().enumerate() {
         let last = age + 1 == readers.len();
         let older = if last { Older::None } else { Older::Follow };
-        if !(last && oldest) && !table.append_only {
+        let beneath = !(last && oldest);
+        if beneath && !table.append_only {
             for rows in decoded(reader, Kind::Deletes, table, &groups).await? {
                 let kept = newest.deletes(&rows)?;
                 if !oldest {

@@ -153,10 +153,9 @@ impl FileWriter {
 
     /// Gives up: nothing of the file stays.
     pub async fn abort(mut self) {
-        if let Some(upload) = &mut self.upload {
-            if let Err(error) = upload.abort().await {
-                tracing::warn!(path = %self.path, %error, "unfinished state file stays");
-            }
+        let Some(upload) = &mut self.upload else { return };
+        if let Err(error) = upload.abort().await {
+            tracing::warn!(path = %self.path, %error, "unfinished state file stays");
         }
     }
 

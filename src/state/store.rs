@@ -372,10 +372,8 @@ fn cut(ends: &[usize], aim: usize) -> Vec<((u16, u16), Range<usize>)> {
             (start, first) = (end, None);
         }
     }
-    if let (Some(first), Some(&end)) = (first, ends.last()) {
-        if start < end {
-            blocks.push(((first, ends.len() as u16 - 1), start..end));
-        }
+    if let (Some(first), Some(&end)) = (first, ends.last().filter(|&&end| start < end)) {
+        blocks.push(((first, ends.len() as u16 - 1), start..end));
     }
     blocks
 }
