@@ -22,8 +22,8 @@ use futures::executor::block_on;
 use super::contract::{Operator, StateUsage, Stepped, Tick};
 use crate::error::{Error, Result};
 use crate::state::{
-    Epoch, MemoryBudget, MemoryShare, NO_WATERMARK, Newest, Older, OperatorSnapshot, SpillFolder, StateChange,
-    StateStore, StateTable, groups_of, key_groups, split,
+    Epoch, MemoryBudget, MemoryShare, NO_WATERMARK, Newest, Older, OperatorSnapshot, SpillStore, StateChange,
+    StateTable, groups_of, key_groups, split,
 };
 
 /// Restored rows are written to disk when they take so many bytes.
@@ -46,7 +46,7 @@ pub struct CellsSpec {
     pub cells: usize,
     pub budget: MemoryBudget,
     /// `None`: nothing leaves memory.
-    pub disk: Option<SpillFolder>,
+    pub disk: Option<SpillStore>,
 }
 
 /// See the module.
@@ -84,7 +84,7 @@ struct Cell {
 
 /// The image of all state as of the last `changes`.
 struct Disk {
-    store: StateStore,
+    store: SpillStore,
     image: OperatorSnapshot,
     epoch: Epoch,
     /// Restored rows that are not in `image` yet, per table.
@@ -108,10 +108,7 @@ impl Cells {
         for cell in &mut cells[1..] {
             cell.operator = Some((spec.make)()?);
         }
-        let disk = match &spec.disk {
-            Some(folder) => Some(Disk::new(folder.store()?, tables.len())),
-            None => None,
-        };
+        let disk = spec.disk.map(|store| Disk::new(store, tables.len()));
         let share = spec.budget.share();
         let (make, routing) = (spec.make, spec.routing);
         Ok(Self { make, routing, tables, groups, cells, share, disk, steps: 0, tick: None })
@@ -231,7 +228,7 @@ impl Cells {
             }
             if let Some(disk) = &self.disk {
                 let groups = cell.groups.clone();
-                block_on(disk.store.read_beneath(&disk.image, table, groups, &mut newest, restore))?;
+                block_on(disk.store.state().read_beneath(&disk.image, table, groups, &mut newest, restore))?;
             }
         }
         cell.operator = Some(operator);
@@ -385,7 +382,7 @@ impl Cell {
 }
 
 impl Disk {
-    fn new(store: StateStore, tables: usize) -> Self {
+    fn new(store: SpillStore, tables: usize) -> Self {
         let image = OperatorSnapshot::empty("cells");
         Self { store, image, epoch: Epoch(0), restored: vec![Vec::new(); tables], restored_bytes: 0 }
     }
@@ -393,14 +390,13 @@ impl Disk {
     /// Adds changes to the image, and merges its files when there are many.
     fn write(&mut self, tables: &[StateTable], changes: Vec<StateChange>) -> Result<()> {
         self.epoch = self.epoch.next();
-        let written = self.store.write(&self.image.operator, self.epoch, tables, Some(&self.image), vec![changes]);
+        let store = self.store.state();
+        let written = store.write(&self.image.operator, self.epoch, tables, Some(&self.image), vec![changes]);
         self.image = block_on(written)?;
         for _ in 0..MERGES {
-            let Some(compaction) = block_on(self.store.compact(&self.image, tables, self.epoch))? else {
-                return Ok(());
-            };
+            let Some(compaction) = block_on(store.compact(&self.image, tables, self.epoch))? else { return Ok(()) };
             self.image = compaction.apply(&self.image);
-            block_on(self.store.remove_unneeded(&[&self.image], Epoch(u64::MAX)))?;
+            block_on(store.remove_unneeded(&[&self.image], Epoch(u64::MAX)))?;
         }
         Ok(())
     }

@@ -3,9 +3,11 @@
 
 mod contract;
 mod cells;
+mod restore;
 mod held;
 pub mod spec;
 
 pub use cells::{Cells, CellsSpec};
 pub use contract::{END_OF_TIME, Operator, StateUsage, Stepped, Tick, WEIGHT};
+pub use restore::restore;
 pub use held::{Held, HeldExec, HeldTable, StreamId};

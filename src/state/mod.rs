@@ -19,6 +19,6 @@ pub use key_group::{KEY_GROUPS, groups_of, key_groups, shard_of, split};
 pub use manifest::{CommitPermit, Epoch, Manifest, ManifestId, ManifestStore, OffsetRange, TableCommit};
 pub use newest::{Newest, Older};
 pub use snapshot::{OperatorSnapshot, STATE_FORMAT, StateFile, TableSnapshot, TableUsage, usage};
-pub use spill::SpillFolder;
+pub use spill::{SpillFolder, SpillStore};
 pub use store::StateStore;
 pub use table::{NO_WATERMARK, StateChange, StateTable};
