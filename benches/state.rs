@@ -1,7 +1,7 @@
 //! State: what a snapshot, one with few changes, a restart and compaction cost. See `README.md` here.
 //!
-//! The state is that of an operator with a BIGINT key and two BIGINT values per key, in local files that are synced as in production. CPU time
-//! is that of the whole process, user and system.
+//! The state is that of an operator with a BIGINT key and two BIGINT values per key, in local files that are synced as in
+//! production. CPU time is that of the whole process, user and system.
 
 #![allow(clippy::allow_attributes, reason = "as in the other benches")]
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a measurement that cannot be made stops")]

@@ -1,15 +1,16 @@
 //! An operator whose cold state lies on local disk.
 //!
-//! The key groups of a shard are divided into cells, each an instance of the operator with the rows and the state of its groups. When state takes
-//! more memory than the [`MemoryBudget`] allows, the cells that had no rows for the longest time are dropped from memory; when
-//! rows come for such a cell, or its time has come ([`Operator::due`]), it is made anew and its state restored. So what comes out is what one instance
-//! would give, apart from the order of rows with different keys.
+//! The key groups of a shard are divided into cells, each an instance of the operator with the rows and the state of its
+//! groups. When state takes more memory than the [`MemoryBudget`] allows, the cells that had no rows for the longest time are
+//! dropped from memory; when rows come for such a cell, or its time has come ([`Operator::due`]), it is made anew and its
+//! state restored. So what comes out is what one instance would give, apart from the order of rows with different keys.
 //!
-//! Everything that `changes` ever gave, and what was restored, is kept on disk in state files, compacted like any state; a cell's state is
-//! what they hold plus what changed since (`pending`, in memory until the epoch's `changes`). It is a copy for speed and room, not for durability.
+//! Everything that `changes` ever gave, and what was restored, is kept on disk in state files, compacted like any state; a
+//! cell's state is what they hold plus what changed since (`pending`, in memory until the epoch's `changes`). It is a copy for
+//! speed and room, not for durability.
 //!
-//! Dividing costs time at every step, so this is for operators under pressure. Without a disk there is one cell, which never leaves memory, and
-//! the budget is told why it cannot shrink.
+//! Dividing costs time at every step, so this is for operators under pressure. Without a disk there is one cell, which never
+//! leaves memory, and the budget is told why it cannot shrink.
 
 #[cfg(test)]
 mod tests;
@@ -49,7 +50,7 @@ pub struct CellsSpec {
     pub disk: Option<SpillStore>,
 }
 
-/// See the module.
+/// One shard of an operator, its cold state on local disk.
 pub struct Cells {
     make: Factory,
     routing: Vec<Vec<usize>>,

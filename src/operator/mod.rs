@@ -9,5 +9,5 @@ pub mod spec;
 
 pub use cells::{Cells, CellsSpec};
 pub use contract::{END_OF_TIME, Operator, StateUsage, Stepped, Tick, WEIGHT};
-pub use restore::restore;
 pub use held::{Held, HeldExec, HeldTable, StreamId};
+pub use restore::restore;

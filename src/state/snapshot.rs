@@ -1,8 +1,8 @@
 //! What the state of an operator consists of at an epoch: plain data, a part of the manifest.
 //!
-//! A snapshot names immutable files, oldest first. A row's newest version is in the newest file that holds its key; rows of a file
-//! are dead when a newer file deletes or replaces them, or when their time is below the table's cutoff. So an epoch adds at most one
-//! file per table, and what a snapshot means never changes.
+//! A snapshot names immutable files, oldest first. A row's newest version is in the newest file that holds its key; rows of a
+//! file are dead when a newer file deletes or replaces them, or when their time is below the table's cutoff. So an epoch adds
+//! at most one file per table, and what a snapshot means never changes.
 
 use serde::{Deserialize, Serialize};
 

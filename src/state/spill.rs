@@ -1,7 +1,7 @@
 //! The folder on local disk that cold state goes to while a process runs.
 //!
-//! Nothing in it outlives the process: state is durable in its snapshots, and what a killed process left behind is removed by the next one. A locked
-//! file tells a running process's folder from a dead one's.
+//! Nothing in it outlives the process: state is durable in its snapshots, and what a killed process left behind is removed by
+//! the next one. A locked file tells a running process's folder from a dead one's.
 
 use std::fs::{self, File, TryLockError};
 use std::io::ErrorKind;

@@ -48,8 +48,8 @@ impl StateStore {
         Self { store, env, pending: Arc::default() }
     }
 
-    /// Writes what an epoch changed, `changes[shard]` as the operator's shards gave it. Durable when it returns. `before` is the snapshot of the epoch
-    /// before. Tables in which nothing changed get no file.
+    /// Writes what an epoch changed, `changes[shard]` as the operator's shards gave it. Durable when it returns. `before` is
+    /// the snapshot of the epoch before. Tables in which nothing changed get no file.
     ///
     /// Errors: changes that do not fit the tables; a store that cannot be written.
     pub async fn write(
@@ -125,8 +125,8 @@ impl StateStore {
         }
     }
 
-    /// Gives `each` the live rows of a table that shard `shard` of `shards` owns: of each key the newest version, without dead ones.
-    /// Every byte read is checked.
+    /// Gives `each` the live rows of a table that shard `shard` of `shards` owns: of each key the newest version, without dead
+    /// ones. Every byte read is checked.
     ///
     /// Errors: of kind `Damaged` when a file is missing, was changed or does not fit the operator; those of `each`.
     pub async fn read(
@@ -213,8 +213,9 @@ impl StateStore {
         stream::iter(opened.collect::<Vec<_>>()).buffered(AT_ONCE).map_ok(Arc::new).try_collect().await
     }
 
-    /// Removes the files that none of the `live` snapshots names and that were begun before epoch `before`. `live` must hold every snapshot
-    /// that could still be resumed from and the newest one; files written here that no snapshot named yet are left alone. Returns how many went.
+    /// Removes the files that none of the `live` snapshots names and that were begun before epoch `before`. `live` must hold
+    /// every snapshot that could still be resumed from and the newest one; files written here that no snapshot named yet are
+    /// left alone. Returns how many went.
     pub async fn remove_unneeded(&self, live: &[&OperatorSnapshot], before: Epoch) -> Result<usize> {
         let needed: HashSet<&str> =
             live.iter().flat_map(|snapshot| snapshot.files()).map(|f| f.path.as_str()).collect();
@@ -347,7 +348,8 @@ fn by_group(groups: &[Vec<u16>], total: usize) -> (Vec<(usize, usize)>, Vec<usiz
     (order, places)
 }
 
-/// Cuts sorted rows into blocks of about `aim` rows: whole groups together while they are small, a large group alone and in pieces.
+/// Cuts sorted rows into blocks of about `aim` rows: whole groups together while they are small, a large group alone and in
+/// pieces.
 fn cut(ends: &[usize], aim: usize) -> Vec<((u16, u16), Range<usize>)> {
     let mut blocks = Vec::new();
     let mut start = 0;

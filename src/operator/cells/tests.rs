@@ -36,8 +36,8 @@ fn rows(batch: &RecordBatch) -> Vec<[Option<i64>; 3]> {
 const INPUT: [&str; 3] = ["key", "at", "id"];
 const COUNTS: [&str; 3] = ["key", "count", "last"];
 
-/// Counts rows per key, giving the new count at each step and forgetting a key at its tenth row; and gives every row once more when the
-/// watermark has passed it, forgetting it.
+/// Counts rows per key, giving the new count at each step and forgetting a key at its tenth row; and gives every row once more
+/// when the watermark has passed it, forgetting it.
 #[derive(Default)]
 struct Counter {
     counts: BTreeMap<Option<i64>, [i64; 2]>,
