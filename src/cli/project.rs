@@ -182,6 +182,7 @@ pub fn surroundings(config: &Config, env: Env) -> Result<Surroundings> {
         },
         poll_bytes: POLL_BYTES,
         kafka: config.kafka.properties(),
+        state_memory: usize::try_from(config.memory_limit_bytes()).unwrap_or(usize::MAX),
         allow_rebuild: false,
     })
 }

@@ -56,6 +56,8 @@ pub struct Closed {
     /// Event time per source, and the watermark per operator.
     pub times: BTreeMap<String, SourceTime>,
     pub watermarks: BTreeMap<String, i64>,
+    /// The version of each table that rows were joined to.
+    pub lookups: BTreeMap<String, u64>,
 }
 
 /// What a commit did, for progress.
@@ -238,6 +240,7 @@ impl Committer {
             state,
             times: closed.times.clone(),
             watermarks: closed.watermarks.clone(),
+            lookups: closed.lookups.clone(),
         }
     }
 }

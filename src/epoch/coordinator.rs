@@ -24,6 +24,7 @@ use super::restore::restore;
 use super::stop::Stop;
 use super::watermark::SourceClock;
 use crate::catalog::Trigger;
+use crate::delta::TableStore;
 use crate::env::Env;
 use crate::error::{Context, Error, Result};
 use crate::function::EpochClock;
@@ -40,6 +41,10 @@ pub struct Job {
     pub sinks: Sinks,
     pub manifests: ManifestStore,
     pub states: StateStore,
+    /// Tables that streams are joined to, by name.
+    pub lookups: BTreeMap<String, TableStore>,
+    /// Bytes that what is remembered may take.
+    pub state_memory: usize,
     /// State that does not fit the dataflow may be dropped, and operators without state may begin empty.
     pub allow_rebuild: bool,
     pub keep_late: bool,
@@ -268,6 +273,9 @@ impl Coordinator {
     }
 
     async fn take(&mut self, mut fed: Fed) -> Result<()> {
+        if self.open.is_idle() {
+            self.memory.refresh().await?;
+        }
         self.begin(fed.arrived);
         let source = fed.source;
         for (partition, range) in &fed.ranges {
@@ -367,6 +375,7 @@ impl Coordinator {
             changes: self.memory.changes(&self.dataflow)?,
             times: self.committer.sources.iter().cloned().zip(self.clocks.iter().map(SourceClock::time)).collect(),
             watermarks: self.watermarks(),
+            lookups: self.memory.lookup_versions(),
         };
         let committer = Arc::clone(&self.committer);
         self.finish.records += closed.records;

@@ -3,15 +3,17 @@
 //! A row goes to the shard that owns its key group, so any number of shards gives the same rows. Shards of one operator run side by side;
 //! operators run one after the other, in the dataflow's order.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, UInt32Array};
 use arrow::compute::take_record_batch;
 use arrow::record_batch::RecordBatch;
 
-use crate::error::{Context, Result};
-use crate::operator::{Operator, StateUsage, Stepped, Tick};
-use crate::plan::{Dataflow, OperatorNode};
+use crate::delta::TableStore;
+use crate::error::{Context, Error, Result};
+use crate::operator::{Lookup, Operator, StateUsage, Stepped, Tick};
+use crate::plan::{Dataflow, OperatorSpec};
 use crate::state::{NO_WATERMARK, StateChange, StateTable, key_groups, shard_of};
 
 /// Fewer rows than this are not worth a task per shard.
@@ -22,9 +24,10 @@ pub struct Memory {
     operators: Vec<Remembering>,
 }
 
-/// One operator, in shards.
+/// One operator, in shards; or a table that is looked up.
 struct Remembering {
     shards: Vec<Box<dyn Operator>>,
+    lookup: Option<Box<Lookup>>,
     routing: Vec<Vec<usize>>,
     /// W of the last step.
     watermark: i64,
@@ -41,16 +44,46 @@ pub struct OperatorChanges {
 }
 
 impl Memory {
-    /// Empty shards for every operator of `dataflow`.
-    pub fn new(dataflow: &Dataflow, shards: usize) -> Result<Self> {
-        let build = |node: &OperatorNode| -> Result<Remembering> {
+    /// Empty shards for every operator of `dataflow`; tables that are looked up are read, each from its store.
+    pub async fn new(dataflow: &Dataflow, shards: usize, tables: &BTreeMap<String, TableStore>, limit: usize) -> Result<Self> {
+        let mut operators = Vec::with_capacity(dataflow.operators.len());
+        for node in &dataflow.operators {
             let routing = node.spec.routing();
-            // Without a routing key every row belongs to one shard.
-            let count = if routing.iter().all(Vec::is_empty) { 1 } else { shards.max(1) };
-            let shards = (0..count).map(|_| node.spec.build()).collect::<Result<_>>()?;
-            Ok(Remembering { shards, routing, watermark: NO_WATERMARK, late: 0 })
-        };
-        Ok(Self { operators: dataflow.operators.iter().map(build).collect::<Result<_>>()? })
+            let (mut built, mut lookup) = (Vec::new(), None);
+            if let OperatorSpec::Lookup(spec) = &node.spec {
+                let store = tables.get(&spec.table).cloned();
+                let store = store.ok_or_else(|| Error::internal(format!("table `{}` was not opened", spec.table)))?;
+                lookup = Some(Box::new(Lookup::open(spec.clone(), store, None, limit).await?));
+            } else {
+                // Without a routing key every row belongs to one shard.
+                let count = if routing.iter().all(Vec::is_empty) { 1 } else { shards.max(1) };
+                built = (0..count).map(|_| node.spec.build()).collect::<Result<Vec<_>>>()?;
+            }
+            operators.push(Remembering { shards: built, lookup, routing, watermark: NO_WATERMARK, late: 0 });
+        }
+        Ok(Self { operators })
+    }
+
+    /// Brings tables that are looked up to their newest version; between epochs.
+    pub async fn refresh(&mut self) -> Result<()> {
+        for operator in &mut self.operators {
+            if let Some(lookup) = &mut operator.lookup {
+                lookup.refresh().await?;
+                lookup.forget(operator.watermark)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The version that each table is looked up at.
+    pub fn lookup_versions(&self) -> BTreeMap<String, u64> {
+        let lookups = self.operators.iter().filter_map(|operator| operator.lookup.as_ref());
+        lookups.map(|lookup| lookup.version()).map(|(table, version)| (table.to_owned(), version)).collect()
+    }
+
+    /// Bytes that all operators take.
+    pub fn bytes(&self) -> u64 {
+        (0..self.operators.len()).map(|index| self.usage(index).bytes).sum()
     }
 
     /// True when nothing is ever remembered.
@@ -96,7 +129,9 @@ impl Memory {
     /// What operator `index` remembers now.
     pub fn usage(&self, index: usize) -> StateUsage {
         let mut sum = StateUsage::default();
-        for usage in self.operators[index].shards.iter().map(|shard| shard.usage()) {
+        let operator = &self.operators[index];
+        let lookup = operator.lookup.iter().map(|lookup| lookup.usage());
+        for usage in operator.shards.iter().map(|shard| shard.usage()).chain(lookup) {
             sum.rows += usage.rows;
             sum.bytes += usage.bytes;
             sum.oldest = match (sum.oldest, usage.oldest) {
@@ -121,6 +156,12 @@ impl Memory {
         if idle && watermark == operator.watermark {
             return Ok(Vec::new());
         }
+        if let Some(lookup) = &mut operator.lookup {
+            operator.watermark = watermark;
+            let rows = inputs.into_iter().next().unwrap_or_default();
+            lookup.prepare(&rows).await?;
+            return Ok(vec![Stepped { rows: lookup.apply(&rows)?, late: Vec::new() }]);
+        }
         let tick = Tick { before: operator.watermark, watermark, now };
         operator.watermark = watermark;
         let rows: usize = inputs.iter().flatten().map(RecordBatch::num_rows).sum();
@@ -140,7 +181,8 @@ impl Memory {
     /// What every operator has to write down.
     pub fn changes(&mut self, dataflow: &Dataflow) -> Result<Vec<OperatorChanges>> {
         let mut all = Vec::with_capacity(self.operators.len());
-        for (node, operator) in dataflow.operators.iter().zip(&mut self.operators) {
+        let remembering = dataflow.operators.iter().zip(&mut self.operators).filter(|(_, operator)| operator.lookup.is_none());
+        for (node, operator) in remembering {
             let tables = operator.shards.first().map(|shard| shard.state()).unwrap_or_default();
             let changes = operator.shards.iter_mut().map(|shard| shard.changes()).collect::<Result<_>>()?;
             all.push(OperatorChanges { operator: node.id.clone(), tables, changes });

@@ -42,6 +42,8 @@ pub struct Surroundings {
     pub poll_bytes: usize,
     /// librdkafka properties of sources that do not set them.
     pub kafka: Vec<(&'static str, String)>,
+    /// Bytes that what operators remember may take.
+    pub state_memory: usize,
     /// State that an edit of the SQL makes useless may be dropped.
     pub allow_rebuild: bool,
 }
@@ -125,6 +127,7 @@ pub async fn prepare(
     around: &Surroundings,
     progress: ProgressSink,
 ) -> Result<Job, Refused> {
+    let lookups = opener.lookups().await?;
     // Plan against the declarations first: errors of the SQL should show before any table is made, and the columns of
     // materialized views are what their queries give.
     let targets = declared_targets(catalog, pipeline);
@@ -146,6 +149,8 @@ pub async fn prepare(
     Ok(Job {
         manifests: ManifestStore::new(store.object_store()),
         states: StateStore::new(states.object_store(), around.env.clone()),
+        lookups,
+        state_memory: around.state_memory,
         allow_rebuild: around.allow_rebuild,
         keep_late: options.late == Late::DeadLetter,
         flush_at_end: flushes(&dataflow, options),
@@ -215,6 +220,22 @@ impl Opener<'_> {
         }
         let transaction = self.transaction().await?;
         Ok(Sinks { branches, tables: std::mem::take(&mut self.tables), dead_letters, transaction })
+    }
+
+    /// Opens the tables that streams are joined to, and learns their columns.
+    async fn lookups(&mut self) -> Result<BTreeMap<String, TableStore>> {
+        let mut stores = BTreeMap::new();
+        for name in lookup_tables(self.catalog, self.pipeline) {
+            let Some(def) = self.catalog.tables.get(&name) else { continue };
+            let location = self.around.table_location(def);
+            let store = TableStore::open(&location, &self.around.storage_of(def), &self.around.env)?;
+            let table = Table::open(store.clone()).await.map_err(|error| {
+                error.with_hint(format!("A stream is joined to `{name}`: it must be there before the pipeline starts."))
+            })?;
+            self.targets.insert(name.clone(), table.schema());
+            stores.insert(name, store);
+        }
+        Ok(stores)
     }
 
     async fn table(&mut self, def: &TableDef) -> Result<()> {

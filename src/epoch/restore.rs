@@ -8,7 +8,7 @@ use super::coordinator::Job;
 use super::memory::Memory;
 use super::recovery::Resumed;
 use crate::error::{Error, Result};
-use crate::plan::Dataflow;
+use crate::plan::{Dataflow, OperatorNode, OperatorSpec};
 use crate::state::{NO_WATERMARK, OperatorSnapshot};
 
 /// What becomes of the state of one operator.
@@ -24,9 +24,11 @@ pub enum Fate {
 
 /// Every operator, old and new, with its fate.
 pub fn migration(dataflow: &Dataflow, state: &[OperatorSnapshot]) -> Vec<(String, Fate)> {
+    let remembering = |node: &&OperatorNode| !matches!(node.spec, OperatorSpec::Lookup(_));
     let mut fates: Vec<(String, Fate)> = dataflow
         .operators
         .iter()
+        .filter(remembering)
         .map(|node| {
             let known = state.iter().any(|snapshot| snapshot.operator == node.id);
             (node.id.clone(), if known { Fate::Keep } else { Fate::Build })
@@ -42,7 +44,7 @@ pub fn migration(dataflow: &Dataflow, state: &[OperatorSnapshot]) -> Vec<(String
 
 /// The operators' memory as the last epoch left it.
 pub async fn restore(job: &Job, resumed: &Resumed) -> Result<Memory> {
-    let mut memory = Memory::new(&job.dataflow, job.lanes)?;
+    let mut memory = Memory::new(&job.dataflow, job.lanes, &job.lookups, job.state_memory).await?;
     let began = resumed.next.0 > 1;
     check(job, resumed, began)?;
     for (index, node) in job.dataflow.operators.iter().enumerate() {

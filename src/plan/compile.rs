@@ -15,6 +15,7 @@ use datafusion::sql::sqlparser::ast::{Query, Statement as SqlStatement};
 use super::cut::{Cutter, Cutting, Piece, Rows, streams_read};
 use super::dataflow::{Branch, Dataflow, Fragment, SourceInput};
 use super::fit::fit;
+use super::lookup::LookupTable;
 use super::refusal::refusals;
 use super::share::{reading, relation_names};
 use super::watermark::watermark_expr;
@@ -43,6 +44,9 @@ pub async fn compile(
     let mut sources = Vec::new();
     for name in &reading.sources {
         sources.extend(compiler.source(name, sources.len()));
+    }
+    for name in &reading.tables {
+        compiler.table(name, targets);
     }
     for name in &reading.views {
         let before = compiler.problems.len();
@@ -96,6 +100,20 @@ impl Compiler<'_> {
         let stream = self.cutter.stream(name, Arc::clone(&schema), rows, identity);
         self.register(name, Arc::new(HeldTable::new(name, stream.id, schema)));
         Some(SourceInput { def, stream: stream.id, watermark })
+    }
+
+    /// A Delta table that streams may be joined to.
+    fn table(&mut self, name: &str, targets: &Targets) {
+        let def = &self.catalog.tables[name];
+        let declared = (!def.columns.is_empty()).then(|| def.schema());
+        match targets.get(name).cloned().or(declared) {
+            Some(schema) => self.register(name, Arc::new(LookupTable::new(name, schema))),
+            None => {
+                let message = format!("the columns of table `{name}` are not known without opening it");
+                let hint = "Declare them in CREATE TABLE; `weir run` opens the table.";
+                self.problems.push(Diagnostic::new(def.span, message).with_hint(hint));
+            }
+        }
     }
 
     fn register(&self, name: &str, table: Arc<dyn TableProvider>) {

@@ -25,6 +25,19 @@ impl OperatorSpec {
             Self::TopN(spec) => top_n(spec),
             Self::Rolling(spec) => rolling(spec),
             Self::Join(spec) => join(spec),
+            Self::Lookup(spec) => vec![
+                (
+                    "joins",
+                    format!(
+                        "{} to table {} on {}",
+                        spec.join_type.to_string().to_lowercase(),
+                        spec.table,
+                        equalities(&spec.left, &spec.left_keys, &spec.right, &spec.right_keys)
+                    ),
+                ),
+                ("state", "the table's rows, followed version by version".to_owned()),
+                ("emits", "at once".to_owned()),
+            ],
             Self::Asof(spec) => vec![
                 ("keys", equalities(&spec.left, &spec.left_keys, &spec.right, &spec.right_keys)),
                 ("state", "left rows that wait; per key the right rows that a left row may still match".to_owned()),

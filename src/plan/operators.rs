@@ -6,9 +6,9 @@ use std::fmt::Write;
 use arrow::datatypes::SchemaRef;
 
 use super::cut::Stream;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::operator::spec::{
-    AggregateSpec, AsofSpec, DeduplicateSpec, JoinSpec, RollingSpec, SessionSpec, TopNSpec,
+    AggregateSpec, AsofSpec, DeduplicateSpec, JoinSpec, LookupSpec, RollingSpec, SessionSpec, TopNSpec,
 };
 use crate::operator::{self, Operator, StreamId};
 
@@ -22,6 +22,7 @@ pub enum OperatorSpec {
     Rolling(RollingSpec),
     Join(JoinSpec),
     Asof(AsofSpec),
+    Lookup(LookupSpec),
 }
 
 /// An operator of a dataflow.
@@ -55,6 +56,7 @@ impl OperatorSpec {
             Self::Join(spec) if spec.bounds.is_some() => "interval_join",
             Self::Join(_) => "join",
             Self::Asof(_) => "asof_join",
+            Self::Lookup(_) => "lookup_join",
         }
     }
 
@@ -68,6 +70,7 @@ impl OperatorSpec {
             Self::Rolling(spec) => spec.output.clone(),
             Self::Join(spec) => spec.output.clone(),
             Self::Asof(spec) => spec.output.clone(),
+            Self::Lookup(spec) => spec.output.clone(),
         }
     }
 
@@ -81,10 +84,11 @@ impl OperatorSpec {
             Self::Rolling(spec) => vec![spec.keys.clone()],
             Self::Join(spec) => vec![spec.left_keys.clone(), spec.right_keys.clone()],
             Self::Asof(spec) => vec![spec.left_keys.clone(), spec.right_keys.clone()],
+            Self::Lookup(_) => vec![Vec::new()],
         }
     }
 
-    /// An empty shard.
+    /// An empty shard. Errors: a lookup, which has none.
     pub fn build(&self) -> Result<Box<dyn Operator>> {
         match self.clone() {
             Self::Aggregate(spec) => operator::aggregate(spec),
@@ -94,6 +98,7 @@ impl OperatorSpec {
             Self::Rolling(spec) => operator::rolling(spec),
             Self::Join(spec) => operator::join(spec),
             Self::Asof(spec) => operator::asof(spec),
+            Self::Lookup(spec) => Err(Error::internal(format!("table `{}` is looked up, not remembered", spec.table))),
         }
     }
 
@@ -141,6 +146,7 @@ impl OperatorSpec {
                 spec.bounds,
                 spec.filter.as_ref().map(ToString::to_string)
             ),
+            Self::Lookup(spec) => format!("{} by {:?}={:?}", spec.table, spec.left_keys, spec.right_keys),
             Self::Asof(spec) => format!(
                 "on {:?}={:?} {:?} {:?} or_equal {} outer {}",
                 spec.left_keys, spec.right_keys, spec.left_time, spec.right_time, spec.or_equal, spec.outer

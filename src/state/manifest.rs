@@ -131,6 +131,9 @@ pub struct Manifest {
     /// The watermark that each operator has reached, by its address.
     #[serde(default)]
     pub watermarks: BTreeMap<String, i64>,
+    /// The version of each Delta table that rows of this epoch were joined to.
+    #[serde(default)]
+    pub lookups: BTreeMap<String, u64>,
 }
 
 /// What the manifest keeps of a source's event time.

@@ -100,11 +100,6 @@ impl Cutter<'_> {
         out.project(kept)
     }
 
-    /// A join to a Delta table.
-    fn lookup_join(&mut self, _node: &Join) -> Result<Option<Piece>> {
-        Ok(None)
-    }
-
     /// `ASOF JOIN … MATCH_CONDITION`.
     fn asof_join(&mut self, node: &Join, sides: &Sides, conditions: &[Expr]) -> Result<Option<Piece>> {
         let Some(matched) = conditions.iter().find_map(|condition| mark(condition, ASOF)) else { return Ok(None) };
@@ -151,7 +146,7 @@ impl Cutter<'_> {
 }
 
 /// The arguments of a mark.
-fn mark<'e>(condition: &'e Expr, name: &str) -> Option<&'e [Expr]> {
+pub(super) fn mark<'e>(condition: &'e Expr, name: &str) -> Option<&'e [Expr]> {
     match condition {
         Expr::ScalarFunction(call) if call.name() == name => Some(call.args.as_slice()),
         _ => None,

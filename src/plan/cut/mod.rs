@@ -8,6 +8,7 @@
 mod aggregate;
 mod extension;
 mod join;
+mod lookup;
 mod piece;
 mod ranking;
 mod rolling;
