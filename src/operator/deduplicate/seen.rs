@@ -12,7 +12,7 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use arrow::record_batch::RecordBatch;
 
 use crate::error::{Context, ErrorKind, Result};
-use crate::operator::keyed::{Encoder, SlotTable, micros};
+use crate::operator::keyed::{Encoder, SlotTable, WARM, micros};
 use crate::state::{NO_WATERMARK, StateChange, StateTable};
 
 /// A row number is a page and a row of it.
@@ -244,11 +244,15 @@ impl SeenKeys {
     pub fn restore(&mut self, state: &RecordBatch, encoder: &mut Encoder) -> Result<()> {
         let times = self.within.map(|_| micros(state, self.keys)).transpose()?;
         encoder.encode_arrays(&state.columns()[..self.keys], state.num_rows())?;
-        for row in 0..state.num_rows() {
+        let hashes: Vec<u32> = (0..state.num_rows()).map(|row| SlotTable::hash(encoder.row(row))).collect();
+        for (row, &hash) in hashes.iter().enumerate() {
+            if row % WARM == 0 {
+                self.table.warm(&hashes[row..hashes.len().min(row + WARM)]);
+            }
             let key = encoder.row(row);
             let time = times.as_ref().map_or(0, |times| times.value(row));
             if let Some((number, at)) = self.store(key, time) {
-                self.table.insert(SlotTable::hash(key), number);
+                self.table.insert(hash, number);
                 let page = &mut self.pages[at as usize];
                 page.written = page.ends.len();
             }
