@@ -54,6 +54,8 @@ fn options(path: &str) -> DeltaSourceOptions {
 
 fn source(columns: Vec<ColumnDef>, options: DeltaSourceOptions) -> SourceDef {
     SourceDef {
+        idle_after: std::time::Duration::from_secs(30),
+        max_drift: None,
         name: "s".to_owned(),
         columns,
         watermark: None,
