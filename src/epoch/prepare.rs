@@ -20,7 +20,7 @@ use crate::catalog::{
 use crate::delta::{Table, TableStore, UpsertTable, WriterOptions};
 use crate::env::Env;
 use crate::error::{Context, Error, Result};
-use crate::plan::{Dataflow, FunctionSet, Targets, compile, session_state, with_view_columns};
+use crate::plan::{Dataflow, FunctionSet, Targets, compile, lookup_tables, session_state, with_view_columns};
 use crate::sink::dead_letters;
 use crate::sink::kafka::{DirectProducer, TransactionalProducer};
 use crate::source::chunk::PollLimit;
@@ -127,10 +127,11 @@ pub async fn prepare(
     around: &Surroundings,
     progress: ProgressSink,
 ) -> Result<Job, Refused> {
-    let lookups = opener.lookups().await?;
+    let (lookups, known) = open_lookups(catalog, pipeline, around).await?;
     // Plan against the declarations first: errors of the SQL should show before any table is made, and the columns of
     // materialized views are what their queries give.
-    let targets = declared_targets(catalog, pipeline);
+    let mut targets = declared_targets(catalog, pipeline);
+    targets.extend(known.clone());
     let planned =
         plan(catalog, pipeline, functions, &targets, Arc::clone(&around.runtime)).await.map_err(Refused::Sql)?;
     let catalog = with_view_columns(catalog, &planned);
@@ -138,7 +139,8 @@ pub async fn prepare(
     let targets = declared_targets(catalog, pipeline);
     let mut opener = Opener { catalog, pipeline, around, tables: Vec::new(), targets };
     let sinks = opener.open().await?;
-    let Opener { targets, .. } = opener;
+    let Opener { mut targets, .. } = opener;
+    targets.extend(known);
     let dataflow =
         plan(catalog, pipeline, functions, &targets, Arc::clone(&around.runtime)).await.map_err(Refused::Sql)?;
     let dataflow = with_kafka_defaults(dataflow, &around.kafka);
@@ -170,6 +172,25 @@ pub async fn prepare(
         run: format!("{:016x}", around.env.random_id()),
         progress,
     })
+}
+
+/// Opens the tables that streams are joined to, and learns their columns.
+async fn open_lookups(
+    catalog: &Catalog,
+    pipeline: &PipelineDef,
+    around: &Surroundings,
+) -> Result<(BTreeMap<String, TableStore>, Targets)> {
+    let (mut stores, mut columns) = (BTreeMap::new(), Targets::new());
+    for name in lookup_tables(catalog, pipeline) {
+        let Some(def) = catalog.tables.get(&name) else { continue };
+        let store = TableStore::open(&around.table_location(def), &around.storage_of(def), &around.env)?;
+        let table = Table::open(store.clone()).await.map_err(|error| {
+            error.with_hint(format!("A stream is joined to `{name}`: it must be there before the pipeline starts."))
+        })?;
+        columns.insert(name.clone(), table.schema());
+        stores.insert(name, store);
+    }
+    Ok((stores, columns))
 }
 
 /// Sources that end for good end time with them, unless the pipeline says otherwise.
@@ -220,22 +241,6 @@ impl Opener<'_> {
         }
         let transaction = self.transaction().await?;
         Ok(Sinks { branches, tables: std::mem::take(&mut self.tables), dead_letters, transaction })
-    }
-
-    /// Opens the tables that streams are joined to, and learns their columns.
-    async fn lookups(&mut self) -> Result<BTreeMap<String, TableStore>> {
-        let mut stores = BTreeMap::new();
-        for name in lookup_tables(self.catalog, self.pipeline) {
-            let Some(def) = self.catalog.tables.get(&name) else { continue };
-            let location = self.around.table_location(def);
-            let store = TableStore::open(&location, &self.around.storage_of(def), &self.around.env)?;
-            let table = Table::open(store.clone()).await.map_err(|error| {
-                error.with_hint(format!("A stream is joined to `{name}`: it must be there before the pipeline starts."))
-            })?;
-            self.targets.insert(name.clone(), table.schema());
-            stores.insert(name, store);
-        }
-        Ok(stores)
     }
 
     async fn table(&mut self, def: &TableDef) -> Result<()> {
