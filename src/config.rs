@@ -34,6 +34,8 @@ pub struct Config {
     pub storage: BTreeMap<String, Secret>,
     /// Memory for rows in flight; beyond it reading pauses, or state spills.
     pub memory_limit: MemoryLimit,
+    /// Where state goes that does not fit into its half of `memory_limit`; empty = nowhere.
+    pub spill_folder: String,
     /// Plan partitions that work at the same time.
     pub parallelism: Parallelism,
     /// Arrow Flight SQL.
@@ -143,6 +145,7 @@ impl Default for Config {
             warehouse: "./warehouse".to_owned(),
             storage: BTreeMap::new(),
             memory_limit: MemoryLimit::Percent(60),
+            spill_folder: "/tmp/weir-spill".to_owned(),
             parallelism: Parallelism::Auto,
             flight: FlightConfig::default(),
             http: HttpConfig::default(),

@@ -11,13 +11,14 @@ use super::Failure;
 use crate::catalog::{Catalog, PipelineDef};
 use crate::config::Config;
 use crate::env::Env;
-use crate::epoch::{Refused, Surroundings};
+use crate::epoch::{Limits, Refused, Surroundings};
 use crate::error::{Context, Error, Result};
 use crate::function::EpochClock;
 use crate::model::{Model, ModelSlot, ScoringUdf};
 use crate::plan::FunctionSet;
 use crate::source::delta::{Reach, complete};
 use crate::sql::{Diagnostic, Diagnostics, SourceFile};
+use crate::state::{MemoryBudget, SpillFolder};
 
 /// SQL files, loaded.
 pub struct Project {
@@ -170,6 +171,12 @@ pub fn runtime(config: &Config) -> Result<Arc<RuntimeEnv>> {
 
 /// What a configuration means for pipelines.
 pub fn surroundings(config: &Config, env: Env) -> Result<Surroundings> {
+    let bytes = config.memory_limit_bytes() / 2;
+    let spill = match config.spill_folder.as_str() {
+        "" => None,
+        folder => Some(SpillFolder::create(std::path::Path::new(folder), &env)?),
+    };
+    let limits = Limits { bytes, spill, budget: MemoryBudget::new(bytes) };
     Ok(Surroundings {
         env,
         warehouse: config.warehouse.clone(),
@@ -182,7 +189,7 @@ pub fn surroundings(config: &Config, env: Env) -> Result<Surroundings> {
         },
         poll_bytes: POLL_BYTES,
         kafka: config.kafka.properties(),
-        state_memory: usize::try_from(config.memory_limit_bytes()).unwrap_or(usize::MAX),
+        limits,
         allow_rebuild: false,
     })
 }

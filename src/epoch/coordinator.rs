@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 
 use super::commit::{Closed, Committed, Committer};
 use super::feed::{Decoding, Fed, Feed, FeedLimits, Said, channel};
-use super::memory::Memory;
+use super::memory::{Limits, Memory};
 use super::open::{MicroBatch, OpenEpoch, Outputs};
 use super::progress::{OperatorProgress, Progress, ProgressSink, SinkProgress, SourceProgress, instant};
 use super::recovery::{Resumed, recover};
@@ -43,8 +43,7 @@ pub struct Job {
     pub states: StateStore,
     /// Tables that streams are joined to, by name.
     pub lookups: BTreeMap<String, TableStore>,
-    /// Bytes that what is remembered may take.
-    pub state_memory: usize,
+    pub limits: Limits,
     /// State that does not fit the dataflow may be dropped, and operators without state may begin empty.
     pub allow_rebuild: bool,
     pub keep_late: bool,
@@ -204,7 +203,7 @@ impl Coordinator {
                     return Ok(self.finish);
                 }
                 if self.committing.is_none() {
-                    self.close()?;
+                    self.close().await?;
                 }
             }
             let due = self.due();
@@ -217,7 +216,7 @@ impl Coordinator {
                     self.stopping = true;
                     self.inboxes.iter_mut().for_each(mpsc::Receiver::close);
                 }
-                () = until(due), if due.is_some() && self.committing.is_none() => self.close()?,
+                () = until(due), if due.is_some() && self.committing.is_none() => self.close().await?,
                 (source, said) = next(&mut self.inboxes, &turns), if reading && !turns.is_empty() => self.hear(source, said).await?,
                 () = tokio::time::sleep(IDLE_CHECK), if reading && self.waits_for_time() => self.set_idle_aside().await?,
             }
@@ -288,6 +287,10 @@ impl Coordinator {
         let batch = MicroBatch { source: Some(source), lanes: fed.lanes, times: self.times(None), now: self.now() };
         self.open.take(batch, &mut self.memory, fed.arrived).await?;
         self.since_reset += 1;
+        if let Some(pressure) = self.memory.pressure() {
+            tracing::warn!(pipeline = self.committer.pipeline, "reading slows down: {}", pressure.reason);
+            tokio::time::sleep(pressure.delay).await;
+        }
         Ok(())
     }
 
@@ -351,7 +354,7 @@ impl Coordinator {
     }
 
     /// Closes the open epoch, starts its commit and opens the next.
-    fn close(&mut self) -> Result<()> {
+    async fn close(&mut self) -> Result<()> {
         if self.since_reset >= RESET_EVERY {
             self.since_reset = 0;
             let mut fresh = (*self.dataflow).clone();
@@ -379,9 +382,19 @@ impl Coordinator {
         };
         let committer = Arc::clone(&self.committer);
         self.finish.records += closed.records;
+        let divide = self.memory.should_divide();
         let task = tokio::spawn(async move { committer.commit(closed).await });
         self.committing = Some(Committing { task, progress, positions: self.positions.clone(), began });
-        Ok(())
+        if divide { self.divide().await } else { Ok(()) }
+    }
+
+    /// State has outgrown its memory: waits until it is durable, then begins anew from that, with parts that can go to disk.
+    async fn divide(&mut self) -> Result<()> {
+        let done = wait(&mut self.committing).await;
+        self.committed(done)?;
+        tracing::warn!(pipeline = self.committer.pipeline, "state has outgrown its memory; cold keys go to disk");
+        let snapshots = self.committer.remembered.newest().await;
+        self.memory.divide(&self.dataflow, self.committer.remembered.store(), &snapshots).await
     }
 
     fn watermarks(&self) -> BTreeMap<String, i64> {

@@ -12,9 +12,11 @@ use arrow::record_batch::RecordBatch;
 
 use crate::delta::TableStore;
 use crate::error::{Context, Error, Result};
-use crate::operator::{Lookup, Operator, StateUsage, Stepped, Tick};
+use crate::operator::{Cells, CellsSpec, Lookup, Operator, StateUsage, Stepped, Tick, restore};
 use crate::plan::{Dataflow, OperatorSpec};
-use crate::state::{NO_WATERMARK, StateChange, StateTable, key_groups, shard_of};
+use crate::state::{
+    MemoryBudget, NO_WATERMARK, OperatorSnapshot, Pressure, SpillFolder, StateChange, StateStore, StateTable, key_groups, shard_of,
+};
 
 /// Fewer rows than this are not worth a task per shard.
 const SPREAD_ROWS: usize = 4_096;
@@ -22,7 +24,23 @@ const SPREAD_ROWS: usize = 4_096;
 /// The operators of a dataflow, with their memory.
 pub struct Memory {
     operators: Vec<Remembering>,
+    limits: Limits,
+    /// Set once cold state goes to disk.
+    divided: bool,
 }
+
+/// What memory may take, and where the rest goes.
+#[derive(Clone)]
+pub struct Limits {
+    /// Bytes that state may take before cold keys leave memory.
+    pub bytes: u64,
+    /// `None`: nothing leaves memory.
+    pub spill: Option<SpillFolder>,
+    pub budget: MemoryBudget,
+}
+
+/// Parts that a shard's keys are divided into when some of them leave memory.
+const CELLS: usize = 16;
 
 /// One operator, in shards; or a table that is looked up.
 struct Remembering {
@@ -45,7 +63,7 @@ pub struct OperatorChanges {
 
 impl Memory {
     /// Empty shards for every operator of `dataflow`; tables that are looked up are read, each from its store.
-    pub async fn new(dataflow: &Dataflow, shards: usize, tables: &BTreeMap<String, TableStore>, limit: usize) -> Result<Self> {
+    pub async fn new(dataflow: &Dataflow, shards: usize, tables: &BTreeMap<String, TableStore>, limits: Limits) -> Result<Self> {
         let mut operators = Vec::with_capacity(dataflow.operators.len());
         for node in &dataflow.operators {
             let routing = node.spec.routing();
@@ -53,7 +71,7 @@ impl Memory {
             if let OperatorSpec::Lookup(spec) = &node.spec {
                 let store = tables.get(&spec.table).cloned();
                 let store = store.ok_or_else(|| Error::internal(format!("table `{}` was not opened", spec.table)))?;
-                lookup = Some(Box::new(Lookup::open(spec.clone(), store, None, limit).await?));
+                lookup = Some(Box::new(Lookup::open(spec.clone(), store, None, limits.bytes as usize).await?));
             } else {
                 // Without a routing key every row belongs to one shard.
                 let count = if routing.iter().all(Vec::is_empty) { 1 } else { shards.max(1) };
@@ -61,7 +79,44 @@ impl Memory {
             }
             operators.push(Remembering { shards: built, lookup, routing, watermark: NO_WATERMARK, late: 0 });
         }
-        Ok(Self { operators })
+        Ok(Self { operators, limits, divided: false })
+    }
+
+    /// True when state takes more than it may and cold keys could leave memory.
+    pub fn should_divide(&self) -> bool {
+        !self.divided && (0..self.operators.len()).map(|index| self.usage(index).bytes).sum::<u64>() > self.limits.bytes
+    }
+
+    /// Makes every operator anew from what was written of it, in parts that can leave memory one by one. The snapshots must be those
+    /// of this very moment.
+    pub async fn divide(&mut self, dataflow: &Dataflow, states: &StateStore, snapshots: &[OperatorSnapshot]) -> Result<()> {
+        self.divided = true;
+        for (node, operator) in dataflow.operators.iter().zip(&mut self.operators) {
+            let snapshot = snapshots.iter().find(|snapshot| snapshot.operator == node.id);
+            let Some(snapshot) = snapshot.filter(|_| operator.lookup.is_none()) else { continue };
+            let shards = operator.shards.len();
+            operator.shards.clear();
+            for shard in 0..shards {
+                let spec = node.spec.clone();
+                let mut cells = Cells::new(CellsSpec {
+                    make: Box::new(move || spec.build()),
+                    routing: operator.routing.clone(),
+                    shard,
+                    shards,
+                    cells: CELLS,
+                    budget: self.limits.budget.clone(),
+                    disk: self.limits.spill.as_ref().map(SpillFolder::store).transpose()?,
+                })?;
+                restore(&mut cells, states, snapshot, (shard, shards), operator.watermark).await?;
+                operator.shards.push(Box::new(cells));
+            }
+        }
+        Ok(())
+    }
+
+    /// Why reading should slow down, if it should.
+    pub fn pressure(&self) -> Option<Pressure> {
+        self.limits.budget.pressure()
     }
 
     /// Brings tables that are looked up to their newest version; between epochs.
@@ -81,19 +136,9 @@ impl Memory {
         lookups.map(|lookup| lookup.version()).map(|(table, version)| (table.to_owned(), version)).collect()
     }
 
-    /// Bytes that all operators take.
-    pub fn bytes(&self) -> u64 {
-        (0..self.operators.len()).map(|index| self.usage(index).bytes).sum()
-    }
-
     /// True when nothing is ever remembered.
     pub fn is_empty(&self) -> bool {
         self.operators.is_empty()
-    }
-
-    /// How many shards operator `index` has.
-    pub fn shards(&self, index: usize) -> usize {
-        self.operators[index].shards.len()
     }
 
     /// The most shards of any operator.
@@ -101,14 +146,13 @@ impl Memory {
         self.operators.iter().map(|operator| operator.shards.len()).max().unwrap_or(0)
     }
 
-    /// The tables of operator `index`.
-    pub fn tables(&self, index: usize) -> Vec<StateTable> {
-        self.operators[index].shards.first().map(|shard| shard.state()).unwrap_or_default()
-    }
-
-    /// Takes back rows of a table of one shard of operator `index`; `watermark` is the W that the rows were written under.
-    pub fn restore(&mut self, index: usize, shard: usize, table: usize, rows: RecordBatch, watermark: i64) -> Result<()> {
-        self.operators[index].shards[shard].restore(table, rows, watermark)
+    /// Gives operator `index` back what a snapshot holds; `watermark` is the W that it was written under.
+    pub async fn restore(&mut self, index: usize, states: &StateStore, snapshot: &OperatorSnapshot, watermark: i64) -> Result<()> {
+        let shards = self.operators[index].shards.len();
+        for (shard, operator) in self.operators[index].shards.iter_mut().enumerate() {
+            restore(operator.as_mut(), states, snapshot, (shard, shards), watermark).await?;
+        }
+        Ok(())
     }
 
     /// Goes on at a watermark after everything is restored.

@@ -11,6 +11,7 @@ use object_store::path::Path;
 use object_store::{ObjectStoreExt, PutMode};
 
 use super::coordinator::Job;
+use super::memory::Limits;
 use super::progress::ProgressSink;
 use super::sinks::{BranchSink, Sinks, TableSink, one_cluster};
 use crate::catalog::{
@@ -42,8 +43,7 @@ pub struct Surroundings {
     pub poll_bytes: usize,
     /// librdkafka properties of sources that do not set them.
     pub kafka: Vec<(&'static str, String)>,
-    /// Bytes that what operators remember may take.
-    pub state_memory: usize,
+    pub limits: Limits,
     /// State that an edit of the SQL makes useless may be dropped.
     pub allow_rebuild: bool,
 }
@@ -152,7 +152,7 @@ pub async fn prepare(
         manifests: ManifestStore::new(store.object_store()),
         states: StateStore::new(states.object_store(), around.env.clone()),
         lookups,
-        state_memory: around.state_memory,
+        limits: around.limits.clone(),
         allow_rebuild: around.allow_rebuild,
         keep_late: options.late == Late::DeadLetter,
         flush_at_end: flushes(&dataflow, options),

@@ -39,6 +39,16 @@ impl Remembered {
         Self { store, env, inner: Mutex::new(inner) }
     }
 
+    /// The files.
+    pub fn store(&self) -> &StateStore {
+        &self.store
+    }
+
+    /// What the newest epoch's manifest names.
+    pub async fn newest(&self) -> Vec<OperatorSnapshot> {
+        self.inner.lock().await.newest.clone()
+    }
+
     /// Makes the changes of an epoch durable; returns what its manifest names.
     pub async fn write(&self, epoch: Epoch, changes: Vec<OperatorChanges>) -> Result<Vec<OperatorSnapshot>> {
         if changes.is_empty() {

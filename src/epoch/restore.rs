@@ -44,20 +44,13 @@ pub fn migration(dataflow: &Dataflow, state: &[OperatorSnapshot]) -> Vec<(String
 
 /// The operators' memory as the last epoch left it.
 pub async fn restore(job: &Job, resumed: &Resumed) -> Result<Memory> {
-    let mut memory = Memory::new(&job.dataflow, job.lanes, &job.lookups, job.state_memory).await?;
+    let mut memory = Memory::new(&job.dataflow, job.lanes, &job.lookups, job.limits.clone()).await?;
     let began = resumed.next.0 > 1;
     check(job, resumed, began)?;
     for (index, node) in job.dataflow.operators.iter().enumerate() {
         let Some(snapshot) = resumed.state.iter().find(|snapshot| snapshot.operator == node.id) else { continue };
         let watermark = resumed.watermarks.get(&node.id).copied().unwrap_or(NO_WATERMARK);
-        let tables = memory.tables(index);
-        let shards = memory.shards(index);
-        for shard in 0..shards {
-            for (number, table) in tables.iter().enumerate() {
-                let give = |rows| memory.restore(index, shard, number, rows, watermark);
-                job.states.read(snapshot, table, shard, shards, give).await?;
-            }
-        }
+        memory.restore(index, &job.states, snapshot, watermark).await?;
         memory.resume(index, watermark);
     }
     Ok(memory)
