@@ -78,27 +78,41 @@ struct Touched {
     alive: Vec<bool>,
 }
 
-impl Updating {
-    /// The operator of a spec that has no closing key or a retracting input.
-    pub fn new(spec: AggregateSpec, closing: Option<ClosingKey>) -> Result<Self> {
-        let keys = key_fields(&spec);
-        let mut calls = Calls::default();
-        let mut by_rows = Calls::default();
+/// Which calls go by state and which by rows.
+#[derive(Default)]
+struct Chosen {
+    calls: Calls,
+    by_rows: Calls,
+    /// Per aggregate, whether by state, and its place there.
+    chosen: Vec<(bool, usize)>,
+}
+
+impl Chosen {
+    fn of(spec: &AggregateSpec) -> Result<Self> {
         let weight = spec.retract.then(|| {
             let last = spec.input.fields().len() - 1;
             Arc::new(Column::new(spec.input.field(last).name(), last)) as Arc<dyn PhysicalExpr>
         });
-        calls.0.extend(weight.as_ref().map(row_count));
-        let mut chosen = Vec::new();
+        let mut all = Self::default();
+        all.calls.0.extend(weight.as_ref().map(row_count));
         for (function, filter) in spec.aggregates.iter().zip(&spec.filters) {
-            let linear = match &weight {
+            let by_state = match &weight {
                 Some(weight) => weighted(function, filter.as_ref(), weight)?,
                 None => Some(Call::native(function, filter.clone())?),
             };
-            let target = if linear.is_some() { &mut calls } else { &mut by_rows };
-            chosen.push((linear.is_some(), target.0.len()));
-            target.0.push(linear.map_or_else(|| Call::native(function, filter.clone()), Ok)?);
+            let target = if by_state.is_some() { &mut all.calls } else { &mut all.by_rows };
+            all.chosen.push((by_state.is_some(), target.0.len()));
+            target.0.push(by_state.map_or_else(|| Call::native(function, filter.clone()), Ok)?);
         }
+        Ok(all)
+    }
+}
+
+impl Updating {
+    /// The operator of a spec that has no closing key or a retracting input.
+    pub fn new(spec: AggregateSpec, closing: Option<ClosingKey>) -> Result<Self> {
+        let keys = key_fields(&spec);
+        let Chosen { calls, by_rows, chosen } = Chosen::of(&spec)?;
         let width = calls.state_types().len();
         let mut types = calls.state_types();
         let touched = spec.ttl.map(|_| Field::new("touched", DataType::Int64, true));
