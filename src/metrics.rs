@@ -37,6 +37,12 @@ pub struct Metrics {
     pub micro_batch_seconds: Family<Histogram, 1>,
     /// Records between what was read and the newest known end, by pipeline and source.
     pub lag_records: Family<Gauge, 2>,
+    /// Rows that operators remember, by pipeline and operator.
+    pub state_rows: Family<Gauge, 2>,
+    /// Bytes that operators' memory takes, by pipeline and operator.
+    pub state_bytes: Family<Gauge, 2>,
+    /// Rows that came too late to count, by pipeline and operator.
+    pub late_rows: Family<Gauge, 2>,
     /// Bytes that DataFusion's memory pool has lent out, by use (`pipeline`, `queries`).
     pub memory_reserved_bytes: Family<Gauge, 1>,
     /// Flight SQL queries ended, by outcome (`done`, `failed`, `cancelled`).
@@ -78,6 +84,17 @@ impl Metrics {
                 "Records between what was read and the newest known end.",
                 ["pipeline", "source"],
             ),
+            state_rows: Family::gauges("weir_state_rows", "Rows that operators remember.", ["pipeline", "operator"]),
+            state_bytes: Family::gauges(
+                "weir_state_bytes",
+                "Bytes that operators' memory takes.",
+                ["pipeline", "operator"],
+            ),
+            late_rows: Family::gauges(
+                "weir_late_rows",
+                "Rows that came too late to count, since the process began.",
+                ["pipeline", "operator"],
+            ),
             memory_reserved_bytes: Family::gauges(
                 "weir_memory_reserved_bytes",
                 "Bytes lent out by the memory pool.",
@@ -106,6 +123,9 @@ impl Metrics {
         self.commit_seconds.render(&mut text);
         self.micro_batch_seconds.render(&mut text);
         self.lag_records.render(&mut text);
+        self.state_rows.render(&mut text);
+        self.state_bytes.render(&mut text);
+        self.late_rows.render(&mut text);
         self.memory_reserved_bytes.render(&mut text);
         self.flight_queries.render(&mut text);
         self.flight_queries_running.render(&mut text);

@@ -97,8 +97,13 @@ fn types_of(metadata: Metadata) -> Vec<DataType> {
     }
 }
 
-/// A watermark over one of `columns`, which must be a timestamp.
+/// A watermark over one of `columns`, which must be a timestamp. Without columns (a Delta table will be asked for them) it is
+/// taken as it is.
 pub fn watermark(watermark: &Watermark, columns: &[ColumnDef], errors: &mut Vec<Diagnostic>) -> Option<WatermarkDef> {
+    if columns.is_empty() {
+        let (column, expression) = (watermark.column.value.clone(), watermark.expression.clone());
+        return Some(WatermarkDef { column, expression, span: watermark.span });
+    }
     let Some(column) = columns.iter().find(|column| column.name == watermark.column.value) else {
         errors.push(unknown(&watermark.column.value, watermark.column.span, columns));
         return None;

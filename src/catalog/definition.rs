@@ -134,9 +134,21 @@ pub struct FileSourceOptions {
     pub poll_interval: Duration,
 }
 
+/// What the card-fraud simulator tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum GeneratorTable {
+    #[default]
+    Transactions,
+    /// What became known of each transaction, some days later.
+    Labels,
+}
+
 /// `connector = 'generator'`: the card-fraud simulator (FRAUD.md).
 #[derive(Debug, Clone)]
 pub struct GeneratorOptions {
+    pub table: GeneratorTable,
+    /// How long after a transaction its label is known.
+    pub label_delay: Duration,
     /// Rows a second; `None` = as fast as possible.
     pub rate: Option<f64>,
     pub seed: u64,
@@ -148,6 +160,70 @@ pub struct GeneratorOptions {
     pub days: Option<u32>,
 }
 
+/// Which kind of event a Nexmark source gives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NexmarkTable {
+    Person,
+    Auction,
+    Bid,
+}
+
+/// `connector = 'nexmark'`: the benchmark's online auction.
+#[derive(Debug, Clone)]
+pub struct NexmarkOptions {
+    pub table: NexmarkTable,
+    /// Events of all kinds after which it ends, if given.
+    pub events: Option<u64>,
+    /// Events of all kinds a second; `None` = as fast as possible.
+    pub rate: Option<f64>,
+    /// Events of all kinds a second of event time; default 10,000.
+    pub events_per_second: u64,
+    pub seed: u64,
+}
+
+/// What a Delta table gives as a source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum TableFeed {
+    /// The rows that are there, then those that are added.
+    #[default]
+    Append,
+    /// Every change, told by the columns `_change_type`, `_commit_version` and `_commit_timestamp`.
+    Changes,
+}
+
+/// Where reading a Delta table begins when there is no progress yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeltaStart {
+    /// With the rows of the newest version, then what comes after it.
+    Snapshot,
+    /// With what is committed from now on.
+    Latest,
+    /// With what this version's commit added or changed.
+    Version(u64),
+}
+
+/// What an append feed does at a commit that takes rows away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnTableChange {
+    #[default]
+    Fail,
+    /// Passes over the whole commit.
+    Skip,
+}
+
+/// `connector = 'delta'`.
+#[derive(Debug, Clone)]
+pub struct DeltaSourceOptions {
+    /// A folder or URL.
+    pub path: String,
+    pub feed: TableFeed,
+    pub start: DeltaStart,
+    pub on_change: OnTableChange,
+    pub poll_interval: Duration,
+    /// Object-store options, from `storage.*`.
+    pub storage: BTreeMap<String, Secret>,
+}
+
 /// What a source reads from.
 #[derive(Debug, Clone)]
 #[expect(clippy::large_enum_variant, reason = "a handful exist per process")]
@@ -155,17 +231,25 @@ pub enum SourceConnector {
     Kafka(KafkaSourceOptions),
     File(FileSourceOptions),
     Generator(GeneratorOptions),
+    Nexmark(NexmarkOptions),
+    Delta(DeltaSourceOptions),
 }
 
 /// `CREATE SOURCE`.
 #[derive(Debug, Clone)]
 pub struct SourceDef {
     pub name: String,
+    /// Of a Delta table that declares none: empty until they are read from the table.
     pub columns: Vec<ColumnDef>,
     pub watermark: Option<WatermarkDef>,
     pub connector: SourceConnector,
     pub format: Format,
     pub on_error: OnError,
+    /// A partition that has been silent for this long no longer holds the watermark back; [`Duration::MAX`] = it always does.
+    /// Default 30 seconds.
+    pub idle_after: Duration,
+    /// How far, in event time, a partition may be read ahead of the slowest one; `None` = any distance.
+    pub max_drift: Option<Duration>,
     pub span: Span,
 }
 
@@ -207,6 +291,11 @@ impl TableDef {
     pub fn schema(&self) -> SchemaRef {
         schema_of(&self.columns)
     }
+
+    /// Whether rows may be taken back: a query that changes its results can be written here.
+    pub fn accepts_retractions(&self) -> bool {
+        !self.primary_key.is_empty()
+    }
 }
 
 /// How a Kafka sink delivers.
@@ -227,6 +316,36 @@ pub struct KafkaSinkOptions {
     pub delivery: Delivery,
     /// The column whose value becomes the record's key, if any; it stays in the value.
     pub key: Option<String>,
+    /// How changes are encoded, where the sink takes them; its key then stands instead of `key`.
+    pub changes: Option<ChangeEncoding>,
+}
+
+/// How a stream that also takes rows back becomes messages.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChangeEncoding {
+    pub format: ChangeFormat,
+    /// The columns that tell rows apart; never empty for [`ChangeFormat::Upsert`].
+    pub key: Vec<String>,
+    pub key_format: KeyFormat,
+}
+
+/// What a message says of a change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ChangeFormat {
+    /// The row now, or nothing when it is gone.
+    Upsert,
+    /// Debezium's envelope: before, after, op, source, `ts_ms`.
+    Debezium,
+}
+
+/// How key columns become a message's key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum KeyFormat {
+    /// A JSON object of the key columns.
+    #[default]
+    Json,
+    /// The text of the only key column.
+    Text,
 }
 
 /// What a sink writes to.
@@ -253,6 +372,17 @@ pub struct SinkDef {
     pub connector: SinkConnector,
     pub format: Format,
     pub span: Span,
+}
+
+impl SinkDef {
+    /// Whether rows may be taken back: a query that changes its results can be written here.
+    pub fn accepts_retractions(&self) -> bool {
+        match &self.connector {
+            SinkConnector::Kafka(options) => options.changes.is_some(),
+            SinkConnector::Console | SinkConnector::Blackhole => true,
+            SinkConnector::File { .. } => false,
+        }
+    }
 }
 
 /// `CREATE VIEW`.
@@ -302,6 +432,44 @@ impl Default for Trigger {
     }
 }
 
+/// When rows of rolling windows come out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Emit {
+    /// Once their time is complete: exact, in time order.
+    #[default]
+    OnWatermark,
+    /// At once, from what is known: lowest latency.
+    OnArrival,
+}
+
+/// What happens to rows that are older than the watermark where they no longer count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Late {
+    /// Counted and thrown away.
+    #[default]
+    Drop,
+    /// Counted and kept as dead letters.
+    DeadLetter,
+}
+
+/// How long operators remember what nothing else bounds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StateTtl {
+    /// `'none'`: nothing is forgotten; memory grows with the keys.
+    Never,
+    /// `'7 days'`: this long after a row's event time, or its arrival where there is none.
+    After(Duration),
+}
+
+/// What happens to open windows when bounded input has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AtEnd {
+    /// `'flush'`: every window is complete and comes out.
+    Flush,
+    /// `'keep'`: they stay open for the next run.
+    Keep,
+}
+
 /// `WITH (…)` of a pipeline.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PipelineOptions {
@@ -312,6 +480,24 @@ pub struct PipelineOptions {
     pub max_delay: Duration,
     /// Plan partitions; default: cores.
     pub parallelism: Option<usize>,
+    /// Default `on_watermark`.
+    pub rolling_emit: Emit,
+    /// Default `drop`.
+    pub late: Late,
+    /// Not given: a query whose memory nothing bounds is refused.
+    pub state_ttl: Option<StateTtl>,
+    /// Not given: `flush` where every source is bounded by itself (files), else `keep`.
+    pub at_end: Option<AtEnd>,
+    /// The table whose rows fill the state of operators that are new, instead of the source's past.
+    pub seed_from: Option<SeedFrom>,
+}
+
+/// `seed_from = '<table>'`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SeedFrom {
+    /// A declared table.
+    pub table: String,
+    pub span: Span,
 }
 
 impl Default for PipelineOptions {
@@ -321,6 +507,11 @@ impl Default for PipelineOptions {
             max_rows_per_micro_batch: 100_000,
             max_delay: Duration::from_millis(2),
             parallelism: None,
+            rolling_emit: Emit::default(),
+            late: Late::default(),
+            state_ttl: None,
+            at_end: None,
+            seed_from: None,
         }
     }
 }

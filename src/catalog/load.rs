@@ -5,13 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::definition::{FunctionDef, ModelDef, PipelineDef, PipelineOptions, Secret, ViewDef};
+use super::materialized::primary_key;
 use super::names::{Claim, Names};
 use super::options::{OptionReader, Scope, pipeline as pipeline_options};
-use super::pipelines::{check_cycles, check_insert};
+use super::pipelines::{check_cycles, check_insert, check_seeds};
 use super::{Catalog, relations};
 use crate::sql::statement::{
-    CreateFunction, CreateModel, CreatePipeline, CreateRelation, CreateSecret, CreateView, Drop, Head, Insert,
-    ObjectKind, SecretOrigin,
+    CreateFunction, CreateMaterializedView, CreateModel, CreatePipeline, CreateRelation, CreateSecret, CreateView,
+    Drop, Head, Insert, ObjectKind, SecretOrigin,
 };
 use crate::sql::{Diagnostic, Diagnostics, Files, SourceFile, Span, StatementKind, parse};
 
@@ -41,12 +42,17 @@ pub fn load(files: &[Arc<SourceFile>], lookup: &dyn Fn(&str) -> Option<String>) 
                 StatementKind::Query(_)
                 | StatementKind::Explain(_)
                 | StatementKind::Show(_)
+                | StatementKind::ShowState(_)
+                | StatementKind::Verify(_)
+                | StatementKind::Migration(_)
                 | StatementKind::Describe(_) => {
                     loader.catalog.statements.push(statement);
                 }
+                StatementKind::CreateMaterializedView(create) => bare.extend(loader.materialized_view(create)),
                 kind => loader.run(kind),
             }
         }
+        bare.retain(|insert| loader.fills(insert));
         loader.bare_inserts(file, bare);
     }
     loader.finish(files)
@@ -79,7 +85,11 @@ impl Loader<'_> {
             StatementKind::Drop(drop) => self.drop(&drop),
             StatementKind::Broken(name) => self.names.set_broken(name.value),
             // Gathered by `load`.
-            StatementKind::Insert(_)
+            StatementKind::CreateMaterializedView(_)
+            | StatementKind::ShowState(_)
+            | StatementKind::Verify(_)
+            | StatementKind::Migration(_)
+            | StatementKind::Insert(_)
             | StatementKind::Query(_)
             | StatementKind::Explain(_)
             | StatementKind::Show(_)
@@ -116,6 +126,15 @@ impl Loader<'_> {
             ObjectKind::View => {
                 catalog.views.remove(name);
                 catalog.view_order.retain(|view| view != name);
+            }
+            ObjectKind::MaterializedView => {
+                catalog.tables.remove(name);
+                catalog.views.remove(name);
+                catalog.view_order.retain(|view| view != name);
+                let gone = catalog.materialized.remove(name);
+                for pipeline in &mut catalog.pipelines {
+                    pipeline.inserts.retain(|insert| Some(insert.span) != gone);
+                }
             }
             ObjectKind::Function => drop(catalog.functions.remove(name)),
             ObjectKind::Model => drop(catalog.models.remove(name)),
@@ -189,6 +208,46 @@ impl Loader<'_> {
         self.catalog.views.insert(name, view);
     }
 
+    /// A table, the view that it holds, and the INSERT that fills the one from the other; that comes back, for the
+    /// pipeline that the statement stands in. Queries of the same files read the view.
+    fn materialized_view(&mut self, create: CreateMaterializedView) -> Option<Insert> {
+        let CreateMaterializedView { mut table, columns, query, insert } = create;
+        if !self.claim(&table.head, ObjectKind::MaterializedView) {
+            return None;
+        }
+        let name = table.head.name.clone();
+        if table.primary_key.is_empty() {
+            match primary_key(&name, &query, &columns) {
+                Ok(keys) => table.primary_key = keys,
+                Err(error) => self.errors.push(error),
+            }
+        }
+        let scope = Scope { files: &self.files, lookup: self.lookup, secrets: &self.secrets };
+        let Some(table) = relations::table(&table, &scope, &mut self.errors) else {
+            self.names.set_broken(name.value);
+            return None;
+        };
+        let columns = columns.into_iter().map(|column| column.value).collect();
+        let view = ViewDef { name: name.value.clone(), columns, query, span: name.span };
+        self.catalog.tables.insert(name.value.clone(), table);
+        self.catalog.view_order.push(name.value.clone());
+        self.catalog.views.insert(name.value.clone(), view);
+        self.catalog.materialized.insert(name.value, insert.span);
+        Some(insert)
+    }
+
+    /// The INSERTs that stand in the files: all but those that fill materialized views.
+    fn written(&self, inserts: &[Insert]) -> Vec<Insert> {
+        let is_own = |insert: &&Insert| self.catalog.materialized.values().any(|own| *own == insert.span);
+        inserts.iter().filter(|insert| !is_own(insert)).cloned().collect()
+    }
+
+    /// False for the INSERT of a materialized view that was dropped or replaced since.
+    fn fills(&self, insert: &Insert) -> bool {
+        let is_own = insert.span.contains(insert.target.span) && insert.span.start == insert.target.span.start;
+        !is_own || self.catalog.materialized.get(&insert.target.value) == Some(&insert.span)
+    }
+
     fn function(&mut self, create: CreateFunction) {
         if !self.claim(&create.head, ObjectKind::Function) {
             return;
@@ -221,9 +280,12 @@ impl Loader<'_> {
         self.catalog.models.extend(model.map(|model| (name.value.clone(), model)));
     }
 
-    fn pipeline(&mut self, create: CreatePipeline) {
+    fn pipeline(&mut self, mut create: CreatePipeline) {
         if !self.claim(&create.head, ObjectKind::Pipeline) {
             return;
+        }
+        for view in create.views {
+            create.inserts.extend(self.materialized_view(view));
         }
         let name = create.head.name;
         let scope = Scope { files: &self.files, lookup: self.lookup, secrets: &self.secrets };
@@ -234,7 +296,7 @@ impl Loader<'_> {
     }
 
     fn add_pipeline(&mut self, name: String, span: Span, options: PipelineOptions, inserts: Vec<Insert>) {
-        self.inserts.extend(inserts.iter().cloned());
+        self.inserts.extend(self.written(&inserts));
         let inserts = inserts.into_iter().map(Into::into).collect();
         self.catalog.pipelines.push(PipelineDef { name, options, inserts, span });
     }
@@ -252,7 +314,7 @@ impl Loader<'_> {
                 error.message =
                     format!("the INSERTs of this file form pipeline `{}`, which exists already", head.name.value);
                 self.errors.push(error);
-                self.inserts.extend(inserts);
+                self.inserts.extend(self.written(&inserts));
             }
         }
     }
@@ -263,8 +325,9 @@ impl Loader<'_> {
         let scope = Scope { files: &self.files, lookup: self.lookup, secrets: &self.secrets };
         for create in &self.foreign {
             let name = create.head.name.value.clone();
-            refuse_clauses(create, &mut self.errors);
-            let built = if targets.contains(name.as_str()) {
+            let is_target = targets.contains(name.as_str());
+            refuse_clauses(create, is_target, &mut self.errors);
+            let built = if is_target {
                 self.names.set_relation(&name, ObjectKind::Sink);
                 relations::sink(create, true, &scope, &mut self.errors)
                     .map(|sink| drop(self.catalog.sinks.insert(name.clone(), sink)))
@@ -284,6 +347,7 @@ impl Loader<'_> {
         for insert in &self.inserts {
             check_insert(insert, &self.catalog, &self.names, &mut self.errors);
         }
+        check_seeds(&self.catalog, &self.names, &mut self.errors);
         check_cycles(&self.catalog.views, &mut self.errors);
         if !self.errors.is_empty() {
             return Err(Diagnostics::new(files, self.errors));
@@ -294,7 +358,7 @@ impl Loader<'_> {
 }
 
 /// Clauses of Delta tables that a table with a connector cannot have.
-fn refuse_clauses(create: &CreateRelation, errors: &mut Vec<Diagnostic>) {
+fn refuse_clauses(create: &CreateRelation, is_target: bool, errors: &mut Vec<Diagnostic>) {
     let mut refuse = |span: Span, what: &str| {
         let error = Diagnostic::new(span, format!("a table with a connector has no {what}"));
         errors.push(error.with_hint("Leave it out, or leave `WITH (connector = …)` out for a Delta table."));
@@ -302,7 +366,8 @@ fn refuse_clauses(create: &CreateRelation, errors: &mut Vec<Diagnostic>) {
     if let Some(name) = create.partitioned_by.first() {
         refuse(name.span, "partitions");
     }
-    if let Some(name) = create.primary_key.first() {
+    // A sink may have one; which, it says itself.
+    if let Some(name) = create.primary_key.first().filter(|_| !is_target) {
         refuse(name.span, "primary key");
     }
     if let Some(check) = create.checks.first() {

@@ -10,6 +10,7 @@ mod value;
 mod options;
 mod columns;
 mod relations;
+mod materialized;
 mod names;
 mod pipelines;
 mod load;
@@ -18,9 +19,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 pub use definition::*;
+pub use options::{feed_columns, nexmark_columns};
 pub use value::trigger as parse_trigger;
 
-use crate::sql::{Diagnostics, Files, SourceFile, Statement};
+use crate::sql::{Diagnostics, Files, SourceFile, Span, Statement};
 
 /// Everything that some SQL files declare.
 #[derive(Debug, Clone, Default)]
@@ -31,6 +33,8 @@ pub struct Catalog {
     pub tables: BTreeMap<String, TableDef>,
     pub sinks: BTreeMap<String, SinkDef>,
     pub views: BTreeMap<String, ViewDef>,
+    /// Materialized views: each is a table (without columns: they are the query's), a view, and an INSERT whose place this is.
+    pub materialized: BTreeMap<String, Span>,
     /// The names of `views` in the order of their declarations.
     pub view_order: Vec<String>,
     pub functions: BTreeMap<String, FunctionDef>,
@@ -49,6 +53,15 @@ impl Catalog {
     /// Errors: every error of every file.
     pub fn load(files: &[Arc<SourceFile>], lookup: &dyn Fn(&str) -> Option<String>) -> Result<Self, Diagnostics> {
         load::load(files, lookup)
+    }
+
+    /// Whether a query that takes rows back can be written to this table or sink.
+    pub fn accepts_retractions(&self, target: &str) -> bool {
+        match (self.tables.get(target), self.sinks.get(target)) {
+            (Some(table), _) => table.accepts_retractions(),
+            (_, Some(sink)) => sink.accepts_retractions(),
+            _ => false,
+        }
     }
 
     /// The pipeline of this name.

@@ -20,7 +20,11 @@ impl Namespace {
     /// Where objects of this kind have their names.
     pub fn of(kind: ObjectKind) -> Self {
         match kind {
-            ObjectKind::Source | ObjectKind::Table | ObjectKind::Sink | ObjectKind::View => Self::Relations,
+            ObjectKind::Source
+            | ObjectKind::Table
+            | ObjectKind::Sink
+            | ObjectKind::View
+            | ObjectKind::MaterializedView => Self::Relations,
             ObjectKind::Function | ObjectKind::Model => Self::Callables,
             ObjectKind::Secret => Self::Secrets,
             ObjectKind::Pipeline => Self::Pipelines,

@@ -60,6 +60,18 @@ pub fn check_insert(insert: &Insert, catalog: &Catalog, names: &Names, errors: &
     }
 }
 
+/// `seed_from` must name a table.
+pub fn check_seeds(catalog: &Catalog, names: &Names, errors: &mut Vec<Diagnostic>) {
+    for seed in catalog.pipelines.iter().filter_map(|pipeline| pipeline.options.seed_from.as_ref()) {
+        if catalog.tables.contains_key(&seed.table) || names.is_broken(&seed.table) {
+            continue;
+        }
+        let error = Diagnostic::new(seed.span, format!("unknown table `{}`", seed.table));
+        let error = error.with_detail("`seed_from` names the table that holds the history of the pipeline's input.");
+        errors.push(error.or_hint(did_you_mean(&seed.table, catalog.tables.keys().map(String::as_str))));
+    }
+}
+
 /// Views that read themselves, each reported once.
 pub fn check_cycles(views: &BTreeMap<String, ViewDef>, errors: &mut Vec<Diagnostic>) {
     let reads: BTreeMap<&str, BTreeSet<String>> =

@@ -1,15 +1,19 @@
 //! Sources, tables and sinks from their statements.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::columns::{checks, columns, known, watermark};
 use super::definition::{
-    ColumnDef, Metadata, OnError, Secret, SinkConnector, SinkDef, SourceConnector, SourceDef, TableDef,
+    ChangeEncoding, ChangeFormat, ColumnDef, KafkaSinkOptions, Metadata, OnError, Secret, SinkConnector, SinkDef,
+    SourceConnector, SourceDef, TableDef, TableFeed,
 };
 use super::options::{
-    OptionReader, Scope, eventhubs_sink, eventhubs_source, file_sink, file_source, generator_columns, generator_source,
-    kafka_sink, kafka_source, message_format, resolve, substituted,
+    OptionReader, Scope, delta_source, eventhubs_sink, eventhubs_source, feed_columns, file_sink, file_source,
+    generator_columns, generator_source, kafka_sink, kafka_source, message_format, nexmark_columns, nexmark_source,
+    resolve, substituted,
 };
+use super::value::{Value, duration, idle};
 use crate::sql::statement::{CreateRelation, Options};
 use crate::sql::suggest::{did_you_mean, list};
 use crate::sql::types::sql_name;
@@ -21,9 +25,12 @@ use super::Format;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Connector {
     Kafka,
+    UpsertKafka,
     EventHubs,
     File,
     Generator,
+    Nexmark,
+    Delta,
     Console,
     Blackhole,
 }
@@ -33,6 +40,8 @@ const SOURCES: &[(&str, Connector)] = &[
     ("eventhubs", Connector::EventHubs),
     ("file", Connector::File),
     ("generator", Connector::Generator),
+    ("nexmark", Connector::Nexmark),
+    ("delta", Connector::Delta),
     ("event_hubs", Connector::EventHubs),
     ("filesystem", Connector::File),
 ];
@@ -43,14 +52,14 @@ const SINKS: &[(&str, Connector)] = &[
     ("console", Connector::Console),
     ("file", Connector::File),
     ("blackhole", Connector::Blackhole),
+    ("upsert-kafka", Connector::UpsertKafka),
     ("event_hubs", Connector::EventHubs),
     ("filesystem", Connector::File),
     ("print", Connector::Console),
 ];
 
 /// Connectors that are part of the language but cannot run yet.
-const LATER: &[&str] =
-    &["delta", "kinesis", "pulsar", "upsert-kafka", "jdbc", "s3", "http", "websocket", "mqtt", "nats"];
+const LATER: &[&str] = &["kinesis", "pulsar", "jdbc", "s3", "http", "websocket", "mqtt", "nats"];
 
 /// An object, or nothing when errors were reported.
 type Built<T> = Option<T>;
@@ -72,14 +81,32 @@ pub fn source(create: &CreateRelation, scope: &Scope<'_>, errors: &mut Vec<Diagn
             Some((options, format)) => (Some(SourceConnector::File(options)), format),
             None => (None, Format::Json),
         },
+        Connector::Nexmark => (nexmark_source(&mut reader).map(SourceConnector::Nexmark), Format::Json),
+        Connector::Delta => (delta_source(&mut reader).map(SourceConnector::Delta), Format::Parquet),
         _ => (Some(SourceConnector::Generator(generator_source(&mut reader))), Format::Json),
     };
     let on_error = match connector {
-        Connector::Generator => OnError::default(),
+        Connector::Generator | Connector::Nexmark => OnError::default(),
         _ => on_error(&mut reader),
     };
+    let idle_after = time_option(&mut reader, create, "idle_after", idle).unwrap_or(IDLE_AFTER);
+    let max_drift = time_option(&mut reader, create, "max_drift", duration);
     errors.extend(reader.finish());
-    let columns = source_columns(create, connector, format, errors);
+    let fixed = match (&made, connector) {
+        (Some(SourceConnector::Nexmark(options)), _) => Some(nexmark_columns(options.table, name.span)),
+        (Some(SourceConnector::Generator(options)), _) => Some(generator_columns(options.table, name.span)),
+        (_, Connector::Nexmark) => Some(Vec::new()),
+        _ => None,
+    };
+    let mut columns = source_columns(create, connector, format, fixed, errors);
+    if let Some(SourceConnector::Delta(options)) = &made
+        && options.feed == TableFeed::Changes
+        && !columns.is_empty()
+    {
+        let declared = |name: &str| columns.iter().any(|column| column.name == name);
+        let missing: Vec<_> = feed_columns(name.span).into_iter().filter(|column| !declared(&column.name)).collect();
+        columns.extend(missing);
+    }
     let watermark = create.watermark.as_ref().and_then(|found| watermark(found, &columns, errors));
     if errors.len() > before {
         return None;
@@ -91,8 +118,30 @@ pub fn source(create: &CreateRelation, scope: &Scope<'_>, errors: &mut Vec<Diagn
         connector: made?,
         format,
         on_error,
+        idle_after,
+        max_drift,
         span: name.span,
     })
+}
+
+/// How long a silent partition holds the watermark back where nothing is said.
+const IDLE_AFTER: Duration = Duration::from_secs(30);
+
+/// A duration that says how the watermarks of partitions go together; without a watermark it would say nothing.
+fn time_option(
+    reader: &mut OptionReader<'_>,
+    create: &CreateRelation,
+    name: &'static str,
+    parse: fn(&str) -> Value<Duration>,
+) -> Option<Duration> {
+    let value = reader.parsed(&[name], parse);
+    if value.is_some() && create.watermark.is_none() {
+        let span =
+            create.with.as_ref().and_then(|with| with.get(name)).map_or(create.head.name.span, |entry| entry.key.span);
+        let error = Diagnostic::new(span, format!("option `{name}` needs a watermark"));
+        reader.report(error.with_hint("Declare `WATERMARK FOR ts AS ts - INTERVAL '5 seconds'` among the columns."));
+    }
+    value
 }
 
 fn on_error(reader: &mut OptionReader<'_>) -> OnError {
@@ -101,11 +150,12 @@ fn on_error(reader: &mut OptionReader<'_>) -> OnError {
     reader.choice(&["on_error"], WORDS).unwrap_or_default()
 }
 
-/// A source's columns: declared, or for a generator the fixed ones.
+/// A source's columns: declared, or for a generator the fixed ones; none for a Delta table that shall be asked.
 fn source_columns(
     create: &CreateRelation,
     connector: Connector,
     format: Format,
+    fixed: Option<Vec<ColumnDef>>,
     errors: &mut Vec<Diagnostic>,
 ) -> Vec<ColumnDef> {
     const ALL: &[Metadata] = &[
@@ -123,14 +173,13 @@ fn source_columns(
         _ => &[],
     };
     let declared = columns(&create.columns, available, errors);
-    if connector == Connector::Generator {
-        let fixed = generator_columns(name.span);
+    if let Some(fixed) = fixed {
         if !create.columns.is_empty() {
             same_columns(&declared, &fixed, name.span, errors);
         }
         return fixed;
     }
-    if create.columns.is_empty() {
+    if create.columns.is_empty() && connector != Connector::Delta {
         errors.push(
             Diagnostic::new(name.span, format!("source `{}` has no columns", name.value))
                 .with_hint(format!("Declare them: `CREATE SOURCE {} (id STRING NOT NULL, …) WITH (…)`.", name.value)),
@@ -173,10 +222,11 @@ pub fn sink(
     if is_flink {
         reader.skip(&["scan.startup.mode", "scan.startup.timestamp-millis", "starting_offsets", "on_error"]);
         reader.skip(&["properties.group.id", "group_id", "on_data_loss", "source.monitor-interval"]);
+        reader.skip(&["idle_after", "max_drift"]);
     }
     let (made, format) = match connector {
-        Connector::Kafka => (kafka_sink(&mut reader).map(SinkConnector::Kafka), message_format(&mut reader)),
-        Connector::EventHubs => (eventhubs_sink(&mut reader).map(SinkConnector::Kafka), message_format(&mut reader)),
+        Connector::Kafka | Connector::UpsertKafka => (kafka_sink(&mut reader).map(SinkConnector::Kafka), Format::Json),
+        Connector::EventHubs => (eventhubs_sink(&mut reader).map(SinkConnector::Kafka), Format::Json),
         Connector::File => match file_sink(&mut reader) {
             Some((path, format)) => (Some(SinkConnector::File { path }), format),
             None => (None, Format::Json),
@@ -186,19 +236,68 @@ pub fn sink(
     };
     errors.extend(reader.finish());
     let columns = columns(&create.columns, &[], errors);
-    if let (Some(SinkConnector::Kafka(options)), Some(entry)) = (&made, with.get("key"))
-        && let Some(key) = &options.key
-        && !columns.is_empty()
-        && !columns.iter().any(|column| column.name == *key)
-    {
-        let names = columns.iter().map(|column| column.name.as_str());
-        let error = Diagnostic::new(entry.span, format!("unknown column `{key}`"));
-        errors.push(error.or_hint(did_you_mean(key, names)));
+    let mut made = made;
+    match &mut made {
+        Some(SinkConnector::Kafka(options)) => {
+            declared_key(create, options, connector == Connector::UpsertKafka, anchor, errors);
+            keys_exist(with, options, &columns, errors);
+        }
+        _ => refuse_key(create, errors),
     }
     if errors.len() > before {
         return None;
     }
     Some(SinkDef { name: name.value.clone(), columns, connector: made?, format, span: name.span })
+}
+
+/// Takes over `PRIMARY KEY (…)` of Flink's form, and sees to it that an upsert topic has a key.
+fn declared_key(
+    create: &CreateRelation,
+    options: &mut KafkaSinkOptions,
+    upserts: bool,
+    anchor: Span,
+    errors: &mut Vec<Diagnostic>,
+) {
+    let declared: Vec<String> = create.primary_key.iter().map(|name| name.value.clone()).collect();
+    if !declared.is_empty() {
+        let format = options.changes.as_ref().map_or(ChangeFormat::Upsert, |changes| changes.format);
+        let given = options.changes.take();
+        if let (Some(given), Some(first)) = (&given, create.primary_key.first())
+            && !given.key.is_empty()
+            && given.key != declared
+        {
+            let error = Diagnostic::new(first.span, "the primary key and option `primary_key` differ");
+            errors.push(error.with_hint("Leave one of them out."));
+        }
+        let key_format = given.map(|given| given.key_format).unwrap_or_default();
+        options.changes = Some(ChangeEncoding { format, key: declared, key_format });
+    }
+    if upserts && options.changes.as_ref().is_none_or(|changes| changes.key.is_empty()) {
+        let error = Diagnostic::new(anchor, "connector `upsert-kafka` needs a key");
+        errors.push(error.with_hint("Add `primary_key = 'column'` to `WITH (…)`."));
+    }
+}
+
+/// The columns that are keys must be columns, where these are declared.
+fn keys_exist(with: &Options, options: &KafkaSinkOptions, columns: &[ColumnDef], errors: &mut Vec<Diagnostic>) {
+    let of_changes = options.changes.iter().flat_map(|changes| &changes.key).map(|key| (key, "primary_key"));
+    for (key, option) in options.key.iter().map(|key| (key, "key")).chain(of_changes) {
+        if let Some(entry) = with.get(option)
+            && !columns.is_empty()
+            && !columns.iter().any(|column| column.name == *key)
+        {
+            let names = columns.iter().map(|column| column.name.as_str());
+            let error = Diagnostic::new(entry.span, format!("unknown column `{key}`"));
+            errors.push(error.or_hint(did_you_mean(key, names)));
+        }
+    }
+}
+
+fn refuse_key(create: &CreateRelation, errors: &mut Vec<Diagnostic>) {
+    if let Some(key) = create.primary_key.first() {
+        let error = Diagnostic::new(key.span, "a sink of this connector has no primary key");
+        errors.push(error.with_hint("Keys belong to Delta tables and to Kafka topics."));
+    }
 }
 
 /// The `WITH (…)` that a source or sink must have.
@@ -251,9 +350,10 @@ fn connector(
 pub fn table(create: &CreateRelation, scope: &Scope<'_>, errors: &mut Vec<Diagnostic>) -> Built<TableDef> {
     let before = errors.len();
     let name = &create.head.name;
-    let columns = columns(&create.columns, &[], errors);
+    let mut columns = columns(&create.columns, &[], errors);
     let partitioned_by = known(&create.partitioned_by, &columns, errors);
     let primary_key = known(&create.primary_key, &columns, errors);
+    key_columns(create, &mut columns, errors);
     let checks = checks(&create.checks, &columns, scope.files, errors);
     if !columns.is_empty() && columns.iter().all(|column| partitioned_by.contains(&column.name)) {
         let error = Diagnostic::new(name.span, format!("every column of `{}` is a partition column", name.value));
@@ -263,6 +363,12 @@ pub fn table(create: &CreateRelation, scope: &Scope<'_>, errors: &mut Vec<Diagno
         substituted(&location.value, location.span, scope).map_err(|error| errors.push(error)).ok()
     });
     let properties = properties(create.properties.as_ref(), scope, errors);
+    if let Some(key) = create.primary_key.first()
+        && properties.get("delta.appendOnly").is_some_and(|value| value.eq_ignore_ascii_case("true"))
+    {
+        let error = Diagnostic::new(key.span, "a table with a primary key cannot be append-only");
+        errors.push(error.with_hint("Leave out the key or `'delta.appendOnly'`."));
+    }
     let storage = storage(create.storage.as_ref(), scope, errors);
     if errors.len() > before {
         return None;
@@ -278,6 +384,21 @@ pub fn table(create: &CreateRelation, scope: &Scope<'_>, errors: &mut Vec<Diagno
         checks,
         span: name.span,
     })
+}
+
+/// Columns of a primary key are NOT NULL, named once, and of types that can be compared.
+fn key_columns(create: &CreateRelation, columns: &mut [ColumnDef], errors: &mut Vec<Diagnostic>) {
+    for (index, name) in create.primary_key.iter().enumerate() {
+        if create.primary_key[..index].iter().any(|earlier| earlier.value == name.value) {
+            errors.push(Diagnostic::new(name.span, format!("column `{}` is in the key twice", name.value)));
+        }
+        let Some(column) = columns.iter_mut().find(|column| column.name == name.value) else { continue };
+        column.nullable = false;
+        if column.data_type.is_nested() {
+            let message = format!("column `{}` is {} and cannot be a key", name.value, sql_name(&column.data_type));
+            errors.push(Diagnostic::new(name.span, message).with_hint("Choose columns of simple types."));
+        }
+    }
 }
 
 /// The properties of tables that weir reads; others may be anything but must not look like one of ours or Delta's.

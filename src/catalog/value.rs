@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, NaiveDate, NaiveDateTime};
 
-use super::definition::{StartingOffsets, Trigger};
+use super::definition::{DeltaStart, StartingOffsets, StateTtl, Trigger};
 
 /// A value, or what would have been right.
 pub type Value<T> = Result<T, String>;
@@ -53,6 +53,24 @@ pub fn trigger(text: &str) -> Value<Trigger> {
         _ => duration(text)
             .map(Trigger::Interval)
             .map_err(|_| "Write an interval such as `'1 second'`, or `'available now'`, or `'continuous'`.".to_owned()),
+    }
+}
+
+/// A duration, or `'none'` as the longest there is.
+pub fn idle(text: &str) -> Value<Duration> {
+    match text.trim().to_lowercase().as_str() {
+        "none" => Ok(Duration::MAX),
+        _ => duration(text).map_err(|_| "Write a duration such as `'30 seconds'`, or `'none'`.".to_owned()),
+    }
+}
+
+/// `'7 days'`, or `'none'`.
+pub fn state_ttl(text: &str) -> Value<StateTtl> {
+    match text.trim().to_lowercase().as_str() {
+        "none" => Ok(StateTtl::Never),
+        _ => duration(text)
+            .map(StateTtl::After)
+            .map_err(|_| "Write a duration such as `'7 days'`, or `'none'` to remember for ever.".to_owned()),
     }
 }
 
@@ -121,6 +139,18 @@ pub fn starting_offsets(text: &str, topic: &str) -> Value<StartingOffsets> {
     })
 }
 
+/// A version of a Delta table, `'latest'`, or `'snapshot'` (also `'earliest'`).
+pub fn starting_version(text: &str) -> Value<DeltaStart> {
+    match text.trim().to_lowercase().as_str() {
+        "snapshot" | "earliest" => Ok(DeltaStart::Snapshot),
+        "latest" => Ok(DeltaStart::Latest),
+        text => text.parse().map(DeltaStart::Version).map_err(|_| {
+            "Write a version such as `'812'`, or `'snapshot'` (what is there, then what comes), or `'latest'`."
+                .to_owned()
+        }),
+    }
+}
+
 fn explicit(text: &str, topic: &str) -> Option<BTreeMap<i32, i64>> {
     let json: serde_json::Value = serde_json::from_str(text).ok()?;
     let mut object = json.as_object()?;
@@ -152,6 +182,9 @@ mod tests {
         assert_eq!(delay("0 ms"), Ok(Duration::ZERO));
         assert_eq!(trigger("Available Now"), Ok(Trigger::AvailableNow));
         assert!(trigger("sometimes").is_err());
+        assert_eq!(state_ttl("None"), Ok(StateTtl::Never));
+        assert_eq!(state_ttl("7 days"), Ok(StateTtl::After(Duration::from_secs(7 * 86_400))));
+        assert!(state_ttl("0 days").is_err());
     }
 
     #[test]

@@ -9,6 +9,7 @@ use crate::config::Config;
 use crate::env::Env;
 use crate::epoch::{declared_targets, plan};
 use crate::error::{Context, Error, Result};
+use crate::source::delta::Reach;
 
 /// What was typed.
 #[derive(Debug, clap::Args)]
@@ -19,11 +20,16 @@ pub struct Args {
     /// Also try every source and sink, step by step
     #[arg(long)]
     connect: bool,
+    /// Also compare with what running pipelines remember: says which operators keep their state; exit 1 if any would lose it
+    #[arg(long)]
+    against_state: bool,
 }
 
 /// Parses, binds and plans; prints what was found. Errors: every problem at once, exit 1.
 pub async fn run(args: Args, config: &Config) -> Result<(), Failure> {
-    let project = Project::load(&args.files)?;
+    let mut project = Project::load(&args.files)?;
+    let reach = if args.connect { Reach::Anywhere } else { Reach::Local };
+    project.complete(reach, config, &Env::system()?).await?;
     let runtime = runtime(config)?;
     let mut problems = Vec::new();
     for pipeline in &project.catalog.pipelines {
@@ -42,10 +48,28 @@ pub async fn run(args: Args, config: &Config) -> Result<(), Failure> {
     if project.catalog.pipelines.is_empty() {
         println!("ok  no pipeline in these files");
     }
+    if args.against_state {
+        against_state(&project, config).await?;
+    }
     if args.connect {
         connect(&project.catalog, config, Env::system()?).await?;
     }
     Ok(())
+}
+
+async fn against_state(project: &Project, config: &Config) -> Result<(), Failure> {
+    let around = super::project::surroundings(config, Env::system()?)?;
+    let mut lossless = true;
+    for pipeline in &project.catalog.pipelines {
+        let dataflow = super::migration::planned(project, pipeline, config).await?;
+        lossless &= super::migration::against_state(&dataflow, &around).await?;
+    }
+    if lossless {
+        return Ok(());
+    }
+    Err(Error::sql("this SQL does not keep all of the state that the warehouse has")
+        .with_hint("Undo the edit, give the pipeline another name to read everything again, or start once with `weir run --allow-rebuild`.")
+        .into())
 }
 
 /// Tries every source and sink; each step prints a line. Errors: the number of steps that failed, exit 2.
@@ -66,6 +90,15 @@ async fn connect(catalog: &Catalog, config: &Config, env: Env) -> Result<()> {
                 failed += show([("path".to_owned(), outcome, Some("Check the path and its permissions.".to_owned()))]);
             }
             SourceConnector::Generator(_) => println!("  ok    generator"),
+            SourceConnector::Nexmark(_) => println!("  ok    nexmark"),
+            SourceConnector::Delta(options) => {
+                let found = crate::source::delta::probe(source, options, &config.storage, &env).await;
+                let (outcome, hint) = match found {
+                    Ok(found) => (Ok(found), None),
+                    Err(error) => (Err(error.message().to_owned()), error.hint().map(str::to_owned)),
+                };
+                failed += show([("table".to_owned(), outcome, hint)]);
+            }
         }
     }
     for sink in catalog.sinks.values() {

@@ -13,6 +13,7 @@ use crate::sql::Diagnostics;
 mod check;
 mod demo;
 mod explain;
+mod migration;
 pub mod format;
 mod generate;
 mod logging;
@@ -25,6 +26,7 @@ pub mod serve;
 mod server;
 mod signals;
 mod status;
+mod verify;
 
 /// weir: SQL pipelines from Kafka to Delta Lake, exactly once, with model scoring.
 #[derive(Debug, Parser)]
@@ -64,6 +66,8 @@ enum Command {
     Generate(generate::Args),
     /// Everything in one process: broker, simulator, model, pipeline, Flight SQL
     Demo(demo::Args),
+    /// Compare what a pipeline wrote with the same SQL in batch
+    Verify(verify::Args),
     /// Show what pipelines did last
     Status(status::Args),
     /// Print the configuration with every key explained
@@ -125,6 +129,7 @@ async fn run_command(command: Command, config: &Config, json: bool) -> Result<()
         Command::Run(args) => run::run(args, config, json).await,
         Command::Check(args) => check::run(args, config).await,
         Command::Explain(args) => explain::run(args, config).await,
+        Command::Verify(args) => verify::run(args, config).await,
         Command::Serve(args) => Ok(serve::run(args, config).await?),
         Command::Query(args) => Ok(query::run(args, config).await?),
         Command::Generate(args) => Ok(generate::run(args).await?),

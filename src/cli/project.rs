@@ -16,6 +16,7 @@ use crate::error::{Context, Error, Result};
 use crate::function::EpochClock;
 use crate::model::{Model, ModelSlot, ScoringUdf};
 use crate::plan::FunctionSet;
+use crate::source::delta::{Reach, complete};
 use crate::sql::{Diagnostic, Diagnostics, SourceFile};
 
 /// SQL files, loaded.
@@ -60,6 +61,12 @@ impl Project {
             }
         }
         Ok(project)
+    }
+
+    /// Asks Delta tables for the columns that their sources do not declare. Errors: tables that cannot be asked.
+    pub async fn complete(&mut self, reach: Reach, config: &Config, env: &Env) -> Result<(), Failure> {
+        let problems = complete(&mut self.catalog, reach, &config.storage, env).await;
+        if problems.is_empty() { Ok(()) } else { Err(Failure::Sql(self.diagnostics(problems))) }
     }
 
     /// The functions of one pipeline; each has a clock of its own.
@@ -175,5 +182,7 @@ pub fn surroundings(config: &Config, env: Env) -> Result<Surroundings> {
         },
         poll_bytes: POLL_BYTES,
         kafka: config.kafka.properties(),
+        state_memory: usize::try_from(config.memory_limit_bytes()).unwrap_or(usize::MAX),
+        allow_rebuild: false,
     })
 }

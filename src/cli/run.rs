@@ -14,6 +14,7 @@ use crate::config::Config;
 use crate::epoch::{self, Finish, Progress, ProgressFile, ProgressSink, Stop, Surroundings, prepare};
 use crate::error::{Context, Error, Result};
 use crate::metrics::Metrics;
+use crate::source::delta::Reach;
 
 /// What was typed.
 #[derive(Debug, clap::Args)]
@@ -30,6 +31,9 @@ pub struct Args {
     /// Also serve Flight SQL and HTTP (addresses in the configuration)
     #[arg(long)]
     serve: bool,
+    /// Operators that have no state after an edit of the SQL begin empty; state that no operator wants any more is dropped
+    #[arg(long)]
+    allow_rebuild: bool,
 }
 
 fn parse_trigger(text: &str) -> Result<Trigger, String> {
@@ -38,14 +42,16 @@ fn parse_trigger(text: &str) -> Result<Trigger, String> {
 
 /// Runs every pipeline. Errors: SQL errors before anything is opened; the first pipeline that fails ends all.
 pub async fn run(args: Args, config: &Config, json: bool) -> Result<(), Failure> {
-    let project = Project::load(&args.files)?;
+    let mut project = Project::load(&args.files)?;
     let env = environment()?;
+    project.complete(Reach::Anywhere, config, &env).await?;
     let stop = Stop::default();
     signals::listen(stop.clone())?;
     let report = Arc::new(Report::new(json));
     let metrics = Arc::new(Metrics::new());
+    let around = Surroundings { allow_rebuild: args.allow_rebuild, ..surroundings(config, env)? };
     let runner =
-        Runner { around: surroundings(config, env)?, report: Arc::clone(&report), metrics: Arc::clone(&metrics) };
+        Runner { around, report: Arc::clone(&report), metrics: Arc::clone(&metrics) };
     let jobs = runner.jobs(&project, args.pipeline.as_deref(), args.trigger).await?;
     let server = if args.serve { Some(Server::start(config, &runner.around, &project, metrics).await?) } else { None };
     if let Some(server) = &server {
@@ -170,12 +176,18 @@ fn record(metrics: &Metrics, progress: &Progress) {
     for sink in &progress.sinks {
         metrics.rows_out.with([pipeline, &sink.description]).add(sink.num_output_rows);
     }
+    for operator in &progress.state_operators {
+        let labels = [pipeline, operator.operator.as_str()];
+        metrics.state_rows.with(labels).set(operator.num_rows_total as f64);
+        metrics.state_bytes.with(labels).set(operator.memory_used_bytes as f64);
+        metrics.late_rows.with(labels).set(operator.num_rows_late as f64);
+    }
     let source = progress.sources.first().map_or("", |source| source.description.as_str());
     metrics.dead_letters.with([pipeline, source]).add(progress.dead_letters);
     metrics.bytes_out.with([pipeline, "files"]).add(progress.bytes);
     metrics.epochs.with([pipeline]).add(1);
     metrics.last_epoch.with([pipeline]).set(progress.epoch as f64);
-    let took: u64 = ["close", "manifest", "commit"].iter().filter_map(|step| progress.duration_ms.get(*step)).sum();
+    let took: u64 = ["close", "state", "manifest", "commit"].iter().filter_map(|step| progress.duration_ms.get(*step)).sum();
     metrics.commit_seconds.with([pipeline]).observe(took as f64 / 1000.0);
     metrics.micro_batch_seconds.with([pipeline]).observe(progress.latency_ms / 1000.0);
 }

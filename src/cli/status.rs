@@ -80,6 +80,19 @@ fn print(progress: &Progress) {
         let lag = source.lag.map_or_else(|| "unknown".to_owned(), grouped);
         println!("  from {}  lag {lag}  {}", source.description, offsets.join(" "));
     }
+    for operator in &progress.state_operators {
+        let late = match operator.num_rows_late {
+            0 => String::new(),
+            late => format!("  {} late", grouped(late)),
+        };
+        let watermark = operator.watermark.as_deref().unwrap_or("none");
+        println!(
+            "  keeps {}  {} rows  {}  watermark {watermark}{late}",
+            operator.operator,
+            grouped(operator.num_rows_total),
+            size(operator.memory_used_bytes)
+        );
+    }
     for sink in &progress.sinks {
         let version = sink.version.map_or_else(String::new, |version| format!("  version {version}"));
         println!("  to   {}  {} rows  ({}){version}", sink.description, grouped(sink.num_output_rows), sink.kind);

@@ -1,17 +1,19 @@
-//! The append commit: one log entry, put if absent, until it stands or is known to stand.
+//! The commit of an epoch: one log entry, put if absent, until it stands or is known to stand.
 //!
 //! Promises: [`CommitOutcome`] is told only of what was seen in the log or acknowledged by the store. Every entry between
 //! the last version this process knew and its own is read and judged; nothing is assumed of an unclear answer. The cost is
 //! one small object, however long the log is: nothing of the table's files is kept in memory. Retries are bounded.
 
+use deltalake::kernel::{AddCDCFile, Remove};
 use serde_json::{Map, Value, json};
 
-use super::judge::{Entry, PipelineTxns, Verdict, judge, judge_progress};
+use super::judge::{Entry, PipelineTxns, Verdict, judge, judge_progress, overtakes};
 use super::log::{entry_path, read_entry};
 use super::metadata::uuid_like;
 use super::store::retry::pause;
 use super::table::{Progress, Table};
-use super::{Add, store::TableStore};
+use super::upsert::UpsertCommit;
+use super::{Add, StagedFiles, store::TableStore};
 use crate::env::Env;
 use crate::error::{Context, Error, Result};
 
@@ -20,14 +22,32 @@ const MAX_FAILURES: u32 = 10;
 /// Versions lost to other writers before a commit gives up.
 const MAX_LOST: u32 = 1000;
 
-/// An append of one epoch.
+/// An epoch's share of one table.
 #[derive(Debug, Clone)]
 pub struct CommitRequest {
     pub app: PipelineTxns,
     /// Staged files; may be empty.
     pub adds: Vec<Add>,
+    /// Files that go.
+    pub removes: Vec<Remove>,
+    /// Files of the change feed.
+    pub cdc: Vec<AddCDCFile>,
+    /// What an upsert was computed from; `None` for an append.
+    pub upsert: Option<UpsertCommit>,
     /// What else DESCRIBE HISTORY shall show; goes into `userMetadata` beside pipeline, epoch, manifest and offsets.
     pub info: Map<String, Value>,
+}
+
+impl CommitRequest {
+    /// The commit of what was staged.
+    pub fn new(app: PipelineTxns, staged: StagedFiles, info: Map<String, Value>) -> Self {
+        let StagedFiles { adds, removes, cdc, upsert, .. } = staged;
+        Self { app, adds, removes, cdc, upsert, info }
+    }
+
+    fn read_version(&self) -> Option<u64> {
+        self.upsert.as_ref().map(|upsert| upsert.read_version)
+    }
 }
 
 /// How a commit ended.
@@ -37,12 +57,14 @@ pub enum CommitOutcome {
     Committed { version: u64 },
     /// The same epoch under the same manifest had been committed before; by this version at the latest.
     AlreadyCommitted { version: u64 },
+    /// Nothing was committed: by this version another writer had moved files that an upsert was computed from.
+    Overtaken { version: u64 },
 }
 
 impl CommitOutcome {
-    /// A version that holds the epoch.
+    /// The version it speaks of; one that holds the epoch, unless overtaken.
     pub fn version(self) -> i64 {
-        let (Self::Committed { version } | Self::AlreadyCommitted { version }) = self;
+        let (Self::Committed { version } | Self::AlreadyCommitted { version } | Self::Overtaken { version }) = self;
         i64::try_from(version).unwrap_or(i64::MAX)
     }
 }
@@ -71,12 +93,30 @@ impl Table {
             };
         }
         self.metadata().check_appendable(self.name())?;
-        let outcome = self.append(&request, &mut progress).await?;
-        progress.record(&request.app);
+        if self.moved_since(request.read_version(), progress.version).await? {
+            return Ok(CommitOutcome::Overtaken { version: progress.version });
+        }
+        let outcome = self.put_entry(&request, &mut progress).await?;
+        if !matches!(outcome, CommitOutcome::Overtaken { .. }) {
+            progress.record(&request.app);
+        }
         Ok(outcome)
     }
 
-    async fn append(&self, request: &CommitRequest, progress: &mut Progress) -> Result<CommitOutcome> {
+    /// Whether entries that are known by now, but were not when `read` was read, have moved files.
+    async fn moved_since(&self, read: Option<u64>, known: u64) -> Result<bool> {
+        let Some(read) = read else { return Ok(false) };
+        for version in read + 1..=known {
+            // An entry that was cleaned up cannot be judged.
+            let Some(bytes) = read_entry(self.store(), version).await? else { return Ok(true) };
+            if Entry::parse(version, &bytes)?.moves_data {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    async fn put_entry(&self, request: &CommitRequest, progress: &mut Progress) -> Result<CommitOutcome> {
         let (store, env) = (self.store(), self.store().env());
         let bytes = entry_bytes(request, env)?;
         let (mut failures, mut lost) = (0, 0);
@@ -92,6 +132,7 @@ impl Table {
             };
             match self.catch_up(request, progress).await? {
                 CaughtUp::Found(version) => return self.found(store, version, &bytes).await,
+                CaughtUp::Overtaken(version) => return Ok(CommitOutcome::Overtaken { version }),
                 CaughtUp::Passed => {
                     (failures, lost) = (0, lost + 1);
                     if lost >= MAX_LOST {
@@ -142,11 +183,14 @@ impl Table {
             }
             progress.see(&entry);
             progress.version = version;
+            if overtakes(&entry, version, request.read_version()) {
+                return Ok(CaughtUp::Overtaken(version));
+            }
         }
     }
 
     /// Takes over changed metadata if the staged files still fit.
-    fn adopt(&self, entry: &Entry) -> Result<()> {
+    pub(super) fn adopt(&self, entry: &Entry) -> Result<()> {
         let known = self.metadata();
         let next = known.changed(self.name(), entry.protocol.as_ref(), entry.metadata.as_ref())?;
         known.check_successor(self.name(), &next)?;
@@ -157,6 +201,7 @@ impl Table {
 
 enum CaughtUp {
     Found(u64),
+    Overtaken(u64),
     Passed,
     Nothing,
 }
@@ -196,17 +241,26 @@ fn entry_bytes(request: &CommitRequest, env: &Env) -> Result<bytes::Bytes> {
     for (app_id, version) in app.actions() {
         lines.push(json!({ "txn": { "appId": app_id, "version": version, "lastUpdated": now } }).to_string());
     }
+    for remove in &request.removes {
+        lines.push(action("remove", remove)?);
+    }
     for add in &request.adds {
-        let add = serde_json::to_string(add).internal(|| "cannot write an add action".to_owned())?;
-        lines.push(format!("{{\"add\":{add}}}"));
+        lines.push(action("add", add)?);
+    }
+    for cdc in &request.cdc {
+        lines.push(action("cdc", cdc)?);
     }
     lines.push(String::new());
     Ok(lines.join("\n").into())
 }
 
+fn action(name: &str, action: &impl serde::Serialize) -> Result<String> {
+    let action = serde_json::to_string(action).internal(|| format!("cannot write an action `{name}`"))?;
+    Ok(format!("{{\"{name}\":{action}}}"))
+}
+
 fn commit_info(request: &CommitRequest, env: &Env) -> Result<Value> {
     let app = &request.app;
-    let bytes: i64 = request.adds.iter().map(|add| add.size).sum();
     let mut user = Map::new();
     user.insert("pipeline".into(), app.pipeline.clone().into());
     user.insert("epoch".into(), app.epoch.into());
@@ -214,25 +268,46 @@ fn commit_info(request: &CommitRequest, env: &Env) -> Result<Value> {
     user.insert("offsets".into(), app.offsets.iter().map(|(id, end)| (id.clone(), Value::from(*end))).collect());
     user.extend(request.info.clone());
     let user = serde_json::to_string(&user).internal(|| "cannot write commit information".to_owned())?;
+    let mut parameters = json!({ "queryId": app.pipeline, "epochId": app.epoch.to_string() });
+    match &request.upsert {
+        Some(upsert) => {
+            let columns = upsert.key.iter().map(|key| format!("target.`{key}` = source.`{key}`"));
+            parameters["predicate"] = columns.collect::<Vec<_>>().join(" AND ").into();
+        }
+        None => parameters["outputMode"] = "Append".into(),
+    }
     Ok(json!({
         "timestamp": env.unix_ms(),
-        "operation": "STREAMING UPDATE",
-        "operationParameters": {
-            "outputMode": "Append",
-            "queryId": app.pipeline,
-            "epochId": app.epoch.to_string(),
-        },
-        "operationMetrics": {
-            "numAddedFiles": request.adds.len().to_string(),
-            "numRemovedFiles": "0",
-            "numOutputRows": request.adds.iter().filter_map(rows_of).sum::<u64>().to_string(),
-            "numOutputBytes": bytes.to_string(),
-        },
-        "isBlindAppend": true,
+        "operation": if request.upsert.is_some() { "MERGE" } else { "STREAMING UPDATE" },
+        "operationParameters": parameters,
+        "operationMetrics": metrics(request),
+        "isBlindAppend": request.upsert.is_none(),
         "engineInfo": format!("weir/{}", env!("CARGO_PKG_VERSION")),
         "userMetadata": user,
         "txnId": uuid_like(env),
     }))
+}
+
+/// What DESCRIBE HISTORY counts, under the names that Spark gives.
+fn metrics(request: &CommitRequest) -> Value {
+    let bytes: i64 = request.adds.iter().map(|add| add.size).sum();
+    match &request.upsert {
+        None => json!({
+            "numAddedFiles": request.adds.len().to_string(),
+            "numRemovedFiles": "0",
+            "numOutputRows": request.adds.iter().filter_map(rows_of).sum::<u64>().to_string(),
+            "numOutputBytes": bytes.to_string(),
+        }),
+        Some(upsert) => json!({
+            "numTargetFilesAdded": request.adds.len().to_string(),
+            "numTargetFilesRemoved": request.removes.len().to_string(),
+            "numTargetChangeFilesAdded": request.cdc.len().to_string(),
+            "numTargetRowsInserted": upsert.rows_inserted.to_string(),
+            "numTargetRowsUpdated": upsert.rows_updated.to_string(),
+            "numTargetRowsDeleted": upsert.rows_deleted.to_string(),
+            "numOutputRows": (upsert.rows_inserted + upsert.rows_updated).to_string(),
+        }),
+    }
 }
 
 /// The number of rows that a file's statistics name.

@@ -2,9 +2,12 @@
 //!
 //! The rule (DESIGN §3.5): the pipeline's epoch under our manifest = the commit is done, by whomever; anything else of
 //! the same pipeline = another run has taken over; a change of the table's metadata or protocol = the table must be
-//! looked at again; everything else does not concern an append that reads nothing.
+//! looked at again; everything else does not concern an append that reads nothing. An upsert was computed from the
+//! table's files: any file that another writer has added or removed since then overtakes it ([`overtakes`]), whichever it
+//! is, since a file that was added may hold a key that the upsert takes for new.
 
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 
 use crate::error::{Error, Result};
 
@@ -49,6 +52,8 @@ pub struct Entry {
     pub metadata: Option<serde_json::Value>,
     /// The new protocol action, if any.
     pub protocol: Option<serde_json::Value>,
+    /// Whether files were added or removed, for whatever reason.
+    pub moves_data: bool,
 }
 
 impl Entry {
@@ -61,6 +66,7 @@ impl Entry {
             entry.txns.extend(action.txn.map(|txn| (txn.app_id, txn.version)));
             entry.metadata = action.meta_data.or(entry.metadata);
             entry.protocol = action.protocol.or(entry.protocol);
+            entry.moves_data |= action.add.is_some() || action.remove.is_some();
         }
         Ok(entry)
     }
@@ -77,6 +83,8 @@ struct Action {
     txn: Option<Txn>,
     meta_data: Option<serde_json::Value>,
     protocol: Option<serde_json::Value>,
+    add: Option<IgnoredAny>,
+    remove: Option<IgnoredAny>,
 }
 
 #[derive(Deserialize)]
@@ -123,6 +131,11 @@ pub fn judge_progress(epoch: i64, manifest_id: Option<i64>, ours: &PipelineTxns)
     } else {
         Verdict::Fenced { epoch, manifest_id }
     }
+}
+
+/// Whether the entry at `version` makes files useless that were computed from `read_version`; `None` = from nothing.
+pub fn overtakes(entry: &Entry, version: u64, read_version: Option<u64>) -> bool {
+    entry.moves_data && read_version.is_some_and(|read| version > read)
 }
 
 #[cfg(test)]
@@ -183,6 +196,17 @@ mod tests {
     fn adds_and_removes_of_others_do_not_concern_an_append() {
         let lines = "{\"add\":{\"path\":\"a\"}}\n{\"remove\":{\"path\":\"b\"}}\n{\"commitInfo\":{\"operation\":\"x\"}}";
         assert_eq!(judge(&entry(lines), &ours()), Verdict::Unrelated);
+    }
+
+    #[test]
+    fn files_that_others_moved_overtake_what_was_computed_before() {
+        for lines in [r#"{"add":{"path":"a"}}"#, r#"{"remove":{"path":"b","dataChange":false}}"#] {
+            let entry = entry(lines);
+            assert!(overtakes(&entry, 8, Some(7)));
+            assert!(!overtakes(&entry, 7, Some(7)), "what was read is known");
+            assert!(!overtakes(&entry, 8, None), "an append reads nothing");
+        }
+        assert!(!overtakes(&entry(r#"{"commitInfo":{}}"#), 8, Some(7)));
     }
 
     #[test]

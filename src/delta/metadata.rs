@@ -18,6 +18,7 @@ use crate::catalog::TableDef;
 use crate::env::Env;
 use crate::error::{Context, Error, ErrorKind, Result};
 
+const DELETION_VECTORS: &str = "delta.enableDeletionVectors";
 const CONSTRAINT_PREFIX: &str = "delta.constraints.";
 /// Would let log checkpoints forget a pipeline's progress.
 const TXN_RETENTION: &str = "delta.setTransactionRetentionDuration";
@@ -151,6 +152,21 @@ impl TableMetadata {
         }
     }
 
+    /// Whether rows may be marked in deletion vectors.
+    pub fn has_deletion_vectors(&self) -> bool {
+        let allowed = self.protocol.writer_features.iter().flatten().any(|feature| feature == "deletionVectors");
+        allowed && self.is_on(DELETION_VECTORS)
+    }
+
+    /// Whether changes must be written for readers of the change feed.
+    pub fn has_change_feed(&self) -> bool {
+        self.is_on("delta.enableChangeDataFeed")
+    }
+
+    fn is_on(&self, property: &str) -> bool {
+        self.properties.get(property).is_some_and(|value| value.eq_ignore_ascii_case("true"))
+    }
+
     /// Whether old log entries may be deleted by a writer that does not keep checkpoints readable by older ones.
     pub fn allows_log_cleanup(&self) -> bool {
         !self.protocol.writer_features.iter().flatten().any(|feature| feature == "checkpointProtection")
@@ -223,6 +239,10 @@ pub fn creation_actions(def: &TableDef, env: &Env) -> Result<(Value, Value)> {
         return Err(Error::sql(format!("table `{}` is partitioned by unknown column `{name}`", def.name)));
     }
     let mut properties = def.properties.clone();
+    if !def.primary_key.is_empty() {
+        // Otherwise an epoch rewrites every file that holds one of its keys.
+        properties.entry(DELETION_VECTORS.to_owned()).or_insert_with(|| "true".to_owned());
+    }
     for check in &def.checks {
         properties.insert(format!("{CONSTRAINT_PREFIX}{}", check.name), check.text.clone());
     }
@@ -253,7 +273,7 @@ fn protocol_for(schema: &Schema, properties: &BTreeMap<String, String>) -> Value
     let checks = properties.keys().any(|key| key.starts_with(CONSTRAINT_PREFIX));
     let change_feed = is_true("delta.enableChangeDataFeed");
     let ntz = schema.fields().iter().any(|field| contains_ntz(field.data_type()));
-    let vectors = is_true("delta.enableDeletionVectors");
+    let vectors = is_true(DELETION_VECTORS);
     if !ntz && !vectors {
         let writer = if change_feed {
             4

@@ -2,12 +2,15 @@
 //!
 //! In reading order: [`store`] (where files lie), [`Table`] (one Delta table), its metadata and what it demands of
 //! writers, [`TableWriter`] (rows to staged files), [`Validator`] (constraints), the commit protocol (`judge` decides,
-//! `commit` carries out), the log as a record of progress, scans for queries, maintenance.
+//! `commit` carries out), [`UpsertTable`] (one row per key), the log as a record of progress, scans for queries, maintenance.
 //!
 //! Promises: a staged file is durable before it is handed out; a commit is made once or found to have been made; the
 //! cost of a commit does not depend on how many came before. Which epoch to commit, and when, is `epoch`'s business.
 
+mod between;
+mod changes;
 mod commit;
+mod files;
 mod judge;
 mod log;
 mod maintain;
@@ -16,17 +19,24 @@ mod probe;
 mod scan;
 pub mod store;
 mod table;
+mod upsert;
+#[cfg(test)]
+pub mod testing;
 mod validate;
 mod writer;
 
-pub use deltalake::kernel::Add;
+pub use deltalake::kernel::{Add, AddCDCFile, Remove};
 
+pub use self::between::{TimeRange, rows_between};
+pub use self::changes::{Commit, Newness};
 pub use self::commit::{CommitOutcome, CommitRequest};
+pub use self::files::{DataFile, FileRows, TableShape, files_at, in_order, read_file};
 pub use self::judge::PipelineTxns;
 pub use self::maintain::{Cleanup, FileSummary, MaintenancePolicy, MaintenanceReport};
 pub use self::probe::{ProbeStep, local_folder, probe};
 pub use self::scan::{AsOf, TableVersion, open_version};
 pub use self::store::TableStore;
 pub use self::table::Table;
+pub use self::upsert::{Change, Changes, Place, UpsertCommit, UpsertRows, UpsertTable, UpsertUsage};
 pub use self::validate::{Validator, Violations};
 pub use self::writer::{Compression, StagedFiles, TableWriter, WriterOptions};

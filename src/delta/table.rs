@@ -158,6 +158,11 @@ impl Table {
         self.metadata().properties.clone()
     }
 
+    /// Whether rows are marked as gone rather than rewritten.
+    pub fn has_deletion_vectors(&self) -> bool {
+        self.metadata().has_deletion_vectors()
+    }
+
     /// The newest version that this process has seen.
     pub async fn version(&self) -> u64 {
         self.shared.progress.lock().await.version

@@ -6,22 +6,32 @@
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU64;
+use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch, new_null_array};
 use arrow::compute::{CastOptions, cast_with_options};
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use deltalake::datafile::writer::{DeltaWriter, WriterConfig};
-use deltalake::kernel::Add;
+use deltalake::kernel::{Add, AddCDCFile, Remove};
 use deltalake::parquet::basic::{Compression as ParquetCompression, ZstdLevel};
 use deltalake::parquet::file::properties::WriterProperties;
+use object_store::ObjectStore;
+use object_store::prefix::PrefixStore;
 use serde::{Deserialize, Serialize};
 
 use super::metadata::TableMetadata;
 use super::store::TableStore;
+use super::table::Table;
+use super::upsert::UpsertCommit;
 use crate::error::{Context, Error, ErrorKind, Result};
 
 /// Rows handed to the Parquet writer between two looks at the file's size.
 const SLICE_ROWS: usize = 64 * 1024;
+/// Size of full files of upserted tables, with deletion vectors and without.
+const UPSERT_FILE_SIZE: u64 = 32 << 20;
+const COPIED_FILE_SIZE: u64 = 4 << 20;
+/// The column that files of the change feed have besides the table's.
+pub(super) const CHANGE_TYPE: &str = "_change_type";
 /// Rows of a row group.
 const ROW_GROUP_ROWS: usize = 1024 * 1024;
 
@@ -37,7 +47,7 @@ pub enum Compression {
 /// How files are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WriterOptions {
-    /// Bytes after which a file is closed and the next one begun.
+    /// Bytes after which a file is closed and the next one begun; 0 = never.
     pub target_file_size: u64,
     pub compression: Compression,
 }
@@ -65,6 +75,13 @@ impl WriterOptions {
         Ok(options)
     }
 
+    /// These options for a table that is upserted: smaller files, since files are rewritten, and smaller still where that is
+    /// the only way to change a row; unless the table's properties ask for a size.
+    pub fn for_upserts(&self, table: &Table) -> Result<Self> {
+        let most = if table.has_deletion_vectors() { UPSERT_FILE_SIZE } else { COPIED_FILE_SIZE };
+        Self { target_file_size: self.target_file_size.min(most), ..*self }.for_table(&table.properties())
+    }
+
     fn parquet(&self) -> Result<WriterProperties> {
         let compression = match self.compression {
             Compression::Zstd(level) => ParquetCompression::ZSTD(
@@ -85,14 +102,30 @@ impl WriterOptions {
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct StagedFiles {
     pub adds: Vec<Add>,
+    /// Files that go, and files of the change feed: upserts only.
+    #[serde(default)]
+    pub removes: Vec<Remove>,
+    #[serde(default)]
+    pub cdc: Vec<AddCDCFile>,
+    /// What upserted files were computed from.
+    #[serde(default)]
+    pub upsert: Option<UpsertCommit>,
     pub rows: u64,
     pub bytes: u64,
 }
 
 impl StagedFiles {
-    /// Takes over the files of another writer of the same table.
+    /// True when there is nothing to commit.
+    pub fn is_empty(&self) -> bool {
+        self.adds.is_empty() && self.removes.is_empty()
+    }
+
+    /// Takes over the files of another writer of the same table. An upsert has one writer.
     pub fn merge(&mut self, other: Self) {
         self.adds.extend(other.adds);
+        self.removes.extend(other.removes);
+        self.cdc.extend(other.cdc);
+        self.upsert = other.upsert.or_else(|| self.upsert.take());
         self.rows += other.rows;
         self.bytes += other.bytes;
     }
@@ -119,10 +152,29 @@ pub struct TableWriter {
 
 impl TableWriter {
     pub(super) fn new(store: &TableStore, metadata: &TableMetadata, options: &WriterOptions) -> Result<Self> {
+        Self::open(store, store.object_store(), metadata.schema.clone(), metadata, options)
+    }
+
+    /// A writer of the table's change feed: its columns and [`CHANGE_TYPE`], in files below `_change_data`. Paths of the
+    /// files are relative to that folder.
+    pub(super) fn change_feed(store: &TableStore, metadata: &TableMetadata, options: &WriterOptions) -> Result<Self> {
+        let mut fields = metadata.schema.fields().to_vec();
+        fields.push(Arc::new(Field::new(CHANGE_TYPE, DataType::Utf8, false)));
+        let folder = Arc::new(PrefixStore::new(store.object_store(), "_change_data"));
+        Self::open(store, folder, Arc::new(Schema::new(fields)), metadata, options)
+    }
+
+    fn open(
+        store: &TableStore,
+        folder: Arc<dyn ObjectStore>,
+        schema: SchemaRef,
+        metadata: &TableMetadata,
+        options: &WriterOptions,
+    ) -> Result<Self> {
         let properties = metadata.table_properties();
         let stats_columns = properties.data_skipping_stats_columns.as_ref();
         let config = WriterConfig::new(
-            metadata.schema.clone(),
+            schema.clone(),
             metadata.partition_columns.clone(),
             Some(options.parquet()?),
             NonZeroU64::new(options.target_file_size),
@@ -130,8 +182,8 @@ impl TableWriter {
             properties.data_skipping_num_indexed_cols.unwrap_or_default(),
             stats_columns.map(|columns| columns.iter().map(ToString::to_string).collect()),
         );
-        let inner = DeltaWriter::new(store.object_store(), config);
-        Ok(Self { inner, schema: metadata.schema.clone(), location: store.location().to_owned(), rows: 0 })
+        let inner = DeltaWriter::new(folder, config);
+        Ok(Self { inner, schema, location: store.location().to_owned(), rows: 0 })
     }
 
     /// Adds rows. Columns are matched by name; those the batch lacks are null.
@@ -155,7 +207,7 @@ impl TableWriter {
     pub async fn close(self) -> Result<StagedFiles> {
         let adds = self.inner.close().await.environment(|| format!("cannot finish a file of `{}`", self.location))?;
         let bytes = adds.iter().map(|add| add.size.unsigned_abs()).sum();
-        Ok(StagedFiles { adds, rows: self.rows, bytes })
+        Ok(StagedFiles { adds, rows: self.rows, bytes, ..StagedFiles::default() })
     }
 
     /// Gives up; whatever was written already stays unnamed.

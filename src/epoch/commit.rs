@@ -10,15 +10,22 @@ use std::time::Instant;
 
 use tokio::task::JoinSet;
 
-use super::open::{LaneWriter, Outputs, Ranges};
+use super::open::{Arrived, LaneWriter, Outputs, Ranges};
+use super::remember::Remembered;
 use super::sinks::{BranchSink, Sinks, TableSink};
-use crate::delta::{CommitRequest, PipelineTxns, StagedFiles};
+use crate::delta::{CommitOutcome, CommitRequest, PipelineTxns, StagedFiles, UpsertRows, UpsertTable};
 use crate::env::Env;
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, Result};
 use crate::sink::dead_letters::{self, Letter};
-use crate::sink::kafka::TopicMessages;
+use crate::sink::kafka::{ChangeOrigin, TopicMessages, encode_changes};
 use crate::source::chunk::Offsets;
-use crate::state::{CommitPermit, Epoch, Manifest, ManifestId, ManifestStore, TableCommit};
+use super::memory::OperatorChanges;
+use crate::state::{
+    CommitPermit, Epoch, Manifest, ManifestId, ManifestStore, OperatorSnapshot, SourceTime, TableCommit,
+};
+
+/// Times that an epoch is staged anew because other writers changed its table.
+const MAX_RESTAGED: u32 = 20;
 
 /// What stays the same from epoch to epoch.
 pub struct Committer {
@@ -31,6 +38,7 @@ pub struct Committer {
     pub sources: Vec<String>,
     pub sinks: Arc<Sinks>,
     pub manifests: ManifestStore,
+    pub remembered: Remembered,
     pub env: Env,
 }
 
@@ -43,6 +51,13 @@ pub struct Closed {
     pub positions: Vec<Offsets>,
     pub dead: Vec<Letter>,
     pub records: u64,
+    /// What the operators have to write down.
+    pub changes: Vec<OperatorChanges>,
+    /// Event time per source, and the watermark per operator.
+    pub times: BTreeMap<String, SourceTime>,
+    pub watermarks: BTreeMap<String, i64>,
+    /// The version of each table that rows were joined to.
+    pub lookups: BTreeMap<String, u64>,
 }
 
 /// What a commit did, for progress.
@@ -54,6 +69,7 @@ pub struct Committed {
     /// Per branch target: table version, when it is a table that committed.
     pub versions: BTreeMap<String, i64>,
     pub close_ms: u64,
+    pub state_ms: u64,
     pub manifest_ms: u64,
     pub commit_ms: u64,
 }
@@ -63,15 +79,20 @@ impl Committer {
     ///
     /// Errors: `Fenced` when another run has the epoch; `Environment` when a store or broker did not answer in time: the
     /// process should end, the next run finishes the epoch.
-    pub async fn commit(&self, closed: Closed) -> Result<Committed> {
+    pub async fn commit(&self, mut closed: Closed) -> Result<Committed> {
         let mut done = Committed::default();
         let clock = Instant::now();
         let (tables, messages) = self.close(&closed, &mut done).await?;
         done.close_ms = clock.elapsed().as_millis() as u64;
 
+        let clock = Instant::now();
+        let changes = std::mem::take(&mut closed.changes);
+        let state = self.remembered.write(closed.epoch, changes).await?;
+        done.state_ms = clock.elapsed().as_millis() as u64;
+
         self.env.failpoint("epoch.before_manifest").await?;
         let clock = Instant::now();
-        let manifest = self.manifest(&closed, &tables, done.dead_letters);
+        let manifest = self.manifest(&closed, &tables, done.dead_letters, state);
         let permit = self.manifests.write(&manifest).await?;
         done.manifest_ms = clock.elapsed().as_millis() as u64;
         self.env.failpoint("epoch.after_manifest").await?;
@@ -91,6 +112,7 @@ impl Committer {
         }
         done.commit_ms = clock.elapsed().as_millis() as u64;
         self.env.failpoint("epoch.after_commit").await?;
+        self.remembered.tidy(closed.epoch).await;
         Ok(done)
     }
 
@@ -98,6 +120,8 @@ impl Committer {
     async fn close(&self, closed: &Closed, done: &mut Committed) -> Result<(Vec<StagedFiles>, Vec<TopicMessages>)> {
         let mut staged: Vec<StagedFiles> = self.sinks.tables.iter().map(|_| StagedFiles::default()).collect();
         let mut messages = Vec::new();
+        let mut upserts: BTreeMap<usize, Vec<Arrived>> = BTreeMap::new();
+        let mut changes: BTreeMap<usize, Vec<Arrived>> = BTreeMap::new();
         let mut closing = JoinSet::new();
         for (branch, lanes) in closed.outputs.take_writers().await.into_iter().enumerate() {
             for writer in lanes {
@@ -106,6 +130,10 @@ impl Committer {
                         let table = *table;
                         closing.spawn(async move { writer.close().await.map(|files| (table, files)) });
                     }
+                    (LaneWriter::Changes(rows), BranchSink::Upsert(table)) => {
+                        upserts.entry(*table).or_default().extend(rows)
+                    }
+                    (LaneWriter::Changes(rows), _) => changes.entry(branch).or_default().extend(rows),
                     (LaneWriter::Messages(encoded), BranchSink::Transaction { topic, .. }) => {
                         messages.push(TopicMessages { topic: topic.clone(), messages: encoded });
                     }
@@ -117,15 +145,17 @@ impl Committer {
                 }
             }
         }
+        for (table, rows) in upserts {
+            if let Some(upsert) = self.sinks.tables[table].upsert.clone() {
+                closing.spawn(async move { upsert.stage(in_order(rows)).await.map(|files| (table, files)) });
+            }
+        }
+        for (branch, rows) in changes {
+            messages.extend(self.encode_changes(closed, branch, rows).await?);
+        }
         let letters: Vec<_> = closed.dead.iter().cloned().chain(closed.outputs.take_violations()).collect();
         done.dead_letters = letters.len() as u64;
-        if !letters.is_empty() {
-            let sink = &self.sinks.tables[self.sinks.dead_letters];
-            let mut writer = sink.table.writer(&sink.options)?;
-            writer.write(&dead_letters::rows(&letters, closed.epoch.0, self.env.unix_ms())?).await?;
-            let files = writer.close().await?;
-            staged[self.sinks.dead_letters].merge(files);
-        }
+        staged[self.sinks.dead_letters].merge(self.write_letters(&letters, closed.epoch).await?);
         for branch in &self.sinks.branches {
             if let BranchSink::Direct { producer, .. } = branch {
                 producer.flush().await?;
@@ -142,7 +172,46 @@ impl Committer {
         Ok((staged, messages))
     }
 
-    fn manifest(&self, closed: &Closed, staged: &[StagedFiles], dead_letters: u64) -> Manifest {
+    async fn write_letters(&self, letters: &[Letter], epoch: Epoch) -> Result<StagedFiles> {
+        if letters.is_empty() {
+            return Ok(StagedFiles::default());
+        }
+        let sink = &self.sinks.tables[self.sinks.dead_letters];
+        let mut writer = sink.table.writer(&sink.options)?;
+        writer.write(&dead_letters::rows(letters, epoch.0, self.env.unix_ms())?).await?;
+        writer.close().await
+    }
+
+    /// Makes messages of an epoch's changes to a topic; sends them, unless they wait for the transaction.
+    async fn encode_changes(
+        &self,
+        closed: &Closed,
+        branch: usize,
+        rows: Vec<Arrived>,
+    ) -> Result<Option<TopicMessages>> {
+        let target = closed.outputs.branch(branch);
+        let origin =
+            ChangeOrigin { pipeline: self.pipeline.clone(), sink: target.target.clone(), epoch: closed.epoch.0 };
+        let encode = |encoding| encode_changes(in_order(rows), encoding, &origin, &self.env);
+        match &self.sinks.branches[branch] {
+            BranchSink::Transaction { topic, changes: Some(encoding), .. } => {
+                Ok(Some(TopicMessages { topic: topic.clone(), messages: vec![encode(encoding)?] }))
+            }
+            BranchSink::Direct { producer, changes: Some(encoding), .. } => {
+                producer.send(&encode(encoding)?, closed.epoch.0, 0).await?;
+                Ok(None)
+            }
+            _ => Ok(None),
+        }
+    }
+
+    fn manifest(
+        &self,
+        closed: &Closed,
+        staged: &[StagedFiles],
+        dead_letters: u64,
+        state: Vec<OperatorSnapshot>,
+    ) -> Manifest {
         // The first table always takes part, so that every epoch leaves its mark; others only when they get files.
         let tables = self
             .sinks
@@ -150,14 +219,8 @@ impl Committer {
             .iter()
             .zip(staged)
             .enumerate()
-            .filter(|(index, (_, files))| *index == 0 || !files.adds.is_empty())
-            .map(|(_, (sink, files))| TableCommit {
-                name: sink.name.clone(),
-                location: sink.location.clone(),
-                rows: files.rows,
-                bytes: files.bytes,
-                adds: files.adds.clone(),
-            })
+            .filter(|(index, (_, files))| *index == 0 || !files.is_empty())
+            .map(|(_, (sink, files))| TableCommit::new(&sink.name, &sink.location, files.clone()))
             .collect();
         let by_name = |index: usize| self.sources[index].clone();
         Manifest {
@@ -174,6 +237,10 @@ impl Committer {
             tables,
             rows_in: closed.records,
             dead_letters,
+            state,
+            times: closed.times.clone(),
+            watermarks: closed.watermarks.clone(),
+            lookups: closed.lookups.clone(),
         }
     }
 }
@@ -206,15 +273,32 @@ pub async fn commit_table(
             "models": manifest.models,
         }),
     );
-    let request = CommitRequest {
-        app: PipelineTxns {
-            pipeline: manifest.pipeline.clone(),
-            epoch: permit.epoch().0 as i64,
-            manifest_id: permit.manifest().0,
-            offsets,
-        },
-        adds: table.adds.clone(),
-        info,
+    let app = PipelineTxns {
+        pipeline: manifest.pipeline.clone(),
+        epoch: permit.epoch().0 as i64,
+        manifest_id: permit.manifest().0,
+        offsets,
     };
-    Ok(sink.table.commit(request).await?.version())
+    let mut request = CommitRequest::new(app, table.staged(), info);
+    let Some(commit) = &table.upsert else { return Ok(sink.table.commit(request).await?.version()) };
+    let upsert = match &sink.upsert {
+        Some(upsert) => upsert.clone(),
+        None => UpsertTable::new(sink.table.clone(), &commit.key, &sink.options)?,
+    };
+    for _ in 0..MAX_RESTAGED {
+        let outcome = sink.table.commit(request.clone()).await?;
+        upsert.committed(outcome).await;
+        let CommitOutcome::Overtaken { version } = outcome else { return Ok(outcome.version()) };
+        tracing::info!(table = sink.name, version, "another writer has changed the table, upserting anew");
+        // The same epoch, the same rows and the same manifest: only what they mean for the files is another thing now.
+        let staged = upsert.restage(commit, &table.adds).await?;
+        request = CommitRequest::new(request.app, staged, request.info);
+    }
+    Err(Error::environment(format!("table `{}` is changed by others faster than it can be upserted", sink.name)))
+}
+
+/// Rows in the order in which they came: by micro-batch, and within one by INSERT and lane.
+fn in_order(mut rows: Vec<Arrived>) -> Vec<UpsertRows> {
+    rows.sort_by_key(|arrived| (arrived.micro_batch, arrived.branch, arrived.lane));
+    rows.into_iter().map(|arrived| arrived.rows).collect()
 }

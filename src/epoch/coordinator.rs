@@ -6,33 +6,50 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::commit::{Closed, Committed, Committer};
-use super::feed::{Fed, Feed, FeedLimits, Said, channel};
-use super::open::{OpenEpoch, Outputs};
-use super::progress::{Progress, ProgressSink, SinkProgress, SourceProgress};
+use super::feed::{Decoding, Fed, Feed, FeedLimits, Said, channel};
+use super::memory::Memory;
+use super::open::{MicroBatch, OpenEpoch, Outputs};
+use super::progress::{OperatorProgress, Progress, ProgressSink, SinkProgress, SourceProgress, instant};
 use super::recovery::{Resumed, recover};
 use super::sinks::Sinks;
+use super::remember::Remembered;
+use super::restore::restore;
 use super::stop::Stop;
+use super::watermark::SourceClock;
 use crate::catalog::Trigger;
+use crate::delta::TableStore;
 use crate::env::Env;
 use crate::error::{Context, Error, Result};
 use crate::function::EpochClock;
 use crate::metrics::resident_memory_bytes;
+use crate::operator::END_OF_TIME;
 use crate::plan::Dataflow;
 use crate::source::chunk::{Offsets, PollLimit, ReadFrom};
 use crate::source::decode::Decoder;
-use crate::state::ManifestStore;
+use crate::state::{ManifestStore, NO_WATERMARK, StateStore};
 
 /// Everything a run needs.
 pub struct Job {
     pub dataflow: Dataflow,
     pub sinks: Sinks,
     pub manifests: ManifestStore,
+    pub states: StateStore,
+    /// Tables that streams are joined to, by name.
+    pub lookups: BTreeMap<String, TableStore>,
+    /// Bytes that what is remembered may take.
+    pub state_memory: usize,
+    /// State that does not fit the dataflow may be dropped, and operators without state may begin empty.
+    pub allow_rebuild: bool,
+    pub keep_late: bool,
+    /// At the end of all input everything that waits for time comes out.
+    pub flush_at_end: bool,
     pub trigger: Trigger,
     pub lanes: usize,
     pub poll: PollLimit,
@@ -54,6 +71,9 @@ pub struct Finish {
 
 /// An epoch closes early when this much waits for its Kafka transaction.
 const BUFFERED_BYTES: u64 = 64 << 20;
+
+/// How often silent partitions are looked at.
+const IDLE_CHECK: Duration = Duration::from_millis(500);
 
 /// Plans are given fresh run-time state after this many micro-batches.
 const RESET_EVERY: u64 = 512;
@@ -79,11 +99,20 @@ struct Coordinator {
     progress: ProgressSink,
     stop: Stop,
     feeds: Vec<Feed>,
-    inbox: mpsc::Receiver<Said>,
-    running: usize,
+    /// One per source.
+    inboxes: Vec<mpsc::Receiver<Said>>,
+    /// Sources that have been read to their end.
+    ended: Vec<bool>,
     stopping: bool,
     /// Next offsets per source, after the open epoch.
     positions: Vec<Offsets>,
+    /// Event time per source.
+    clocks: Vec<SourceClock>,
+    memory: Memory,
+    /// Which operators follow time: without any, watermarks move nothing.
+    keep_late: bool,
+    flush_at_end: bool,
+    flushed: bool,
     open: OpenEpoch,
     committing: Option<Committing>,
     since_reset: u64,
@@ -103,14 +132,21 @@ impl Coordinator {
         let sources: Vec<String> = job.dataflow.sources.iter().map(|source| source.def.name.clone()).collect();
         let positions: Vec<Offsets> =
             sources.iter().map(|name| resumed.positions.get(name).cloned().unwrap_or_default()).collect();
-        let (sender, inbox) = channel(sources.len());
+        let mut inboxes = Vec::new();
         let mut feeds = Vec::new();
+        let memory = restore(&job, &resumed).await?;
+        let mut clocks = Vec::new();
         for (index, source) in job.dataflow.sources.iter().enumerate() {
             let from = ReadFrom { offsets: positions[index].clone(), bounded };
             let reader = crate::source::open(&source.def, &job.dataflow.pipeline, from, &job.env).await?;
             let decoder = Arc::new(Decoder::new(&source.def)?);
+            let decoding = Decoding { decoder, watermark: source.watermark.clone() };
             let limits = FeedLimits { poll: job.poll, lanes: job.lanes };
-            feeds.push(Feed::start(index, reader, decoder, limits, sender.clone(), stop.clone()));
+            let (sender, inbox) = channel();
+            feeds.push(Feed::start(index, reader, decoding, limits, sender, stop.clone()));
+            inboxes.push(inbox);
+            let time = resumed.times.get(&source.def.name).cloned().unwrap_or_default();
+            clocks.push(SourceClock::new(time, source.def.idle_after));
         }
         let sinks = Arc::new(job.sinks);
         let committer = Committer {
@@ -121,26 +157,34 @@ impl Coordinator {
             sources,
             sinks: Arc::clone(&sinks),
             manifests: job.manifests,
+            remembered: Remembered::new(job.states, resumed.state, job.env.clone()),
             env: job.env.clone(),
         };
         let dataflow = Arc::new(job.dataflow);
-        let outputs = Outputs::new(resumed.next, &committer.run, Arc::clone(&sinks), Arc::clone(&dataflow), job.lanes);
+        let lanes = job.lanes.max(memory.widest());
+        let outputs =
+            Outputs::new(resumed.next, &committer.run, Arc::clone(&sinks), Arc::clone(&dataflow), lanes, job.keep_late);
         let now_ms = job.env.unix_ms();
         job.clock.set_ms(now_ms);
         Ok(Self {
-            running: feeds.len(),
+            ended: vec![false; feeds.len()],
             open: OpenEpoch::new(resumed.next, outputs, now_ms),
             dataflow,
             sinks,
             committer: Arc::new(committer),
             trigger: job.trigger,
-            lanes: job.lanes,
+            lanes,
+            clocks,
+            memory,
+            keep_late: job.keep_late,
+            flush_at_end: job.flush_at_end,
+            flushed: false,
             clock: job.clock,
             env: job.env,
             progress: job.progress,
             stop,
             feeds,
-            inbox,
+            inboxes,
             stopping: false,
             positions,
             committing: None,
@@ -151,7 +195,11 @@ impl Coordinator {
 
     async fn run(mut self) -> Result<Finish> {
         loop {
-            if self.stopping || self.running == 0 {
+            if self.all_ended() && !self.stopping && self.flush_at_end && !self.flushed {
+                self.flushed = true;
+                self.advance(Some(END_OF_TIME)).await?;
+            }
+            if self.stopping || self.all_ended() {
                 if self.committing.is_none() && self.open.is_idle() {
                     return Ok(self.finish);
                 }
@@ -160,16 +208,18 @@ impl Coordinator {
                 }
             }
             let due = self.due();
-            let reading = !self.stopping && self.running > 0 && self.open.outputs.buffered() < BUFFERED_BYTES;
+            let turns = self.turns();
+            let reading = !self.stopping && !self.all_ended() && self.open.outputs.buffered() < BUFFERED_BYTES;
             tokio::select! {
                 biased;
                 done = wait(&mut self.committing) => self.committed(done)?,
                 () = self.stop.wait(), if !self.stopping => {
                     self.stopping = true;
-                    self.inbox.close();
+                    self.inboxes.iter_mut().for_each(mpsc::Receiver::close);
                 }
                 () = until(due), if due.is_some() && self.committing.is_none() => self.close()?,
-                said = self.inbox.recv(), if reading => self.hear(said).await?,
+                (source, said) = next(&mut self.inboxes, &turns), if reading && !turns.is_empty() => self.hear(source, said).await?,
+                () = tokio::time::sleep(IDLE_CHECK), if reading && self.waits_for_time() => self.set_idle_aside().await?,
             }
         }
     }
@@ -189,11 +239,31 @@ impl Coordinator {
         }
     }
 
-    async fn hear(&mut self, said: Option<Said>) -> Result<()> {
+    fn all_ended(&self) -> bool {
+        self.ended.iter().all(|ended| *ended)
+    }
+
+    /// Sources that may be read now, the one that is furthest behind in event time first; one that is too far ahead of the others
+    /// waits.
+    fn turns(&self) -> Vec<usize> {
+        let reading = |source: &usize| !self.ended[*source];
+        let times = (0..self.clocks.len()).filter(reading).map(|source| self.clocks[source].watermark());
+        let slowest = times.filter(|time| *time != NO_WATERMARK).min();
+        let near = |source: &usize| {
+            let drift = self.dataflow.sources[*source].def.max_drift.map(|drift| drift.as_micros() as i64);
+            let ahead = slowest.map_or(0, |slowest| self.clocks[*source].watermark().saturating_sub(slowest));
+            drift.is_none_or(|drift| ahead <= drift)
+        };
+        let mut turns: Vec<usize> = (0..self.clocks.len()).filter(reading).filter(near).collect();
+        turns.sort_by_key(|source| self.clocks[*source].watermark());
+        turns
+    }
+
+    async fn hear(&mut self, source: usize, said: Option<Said>) -> Result<()> {
         match said {
             Some(Said::Batch(fed)) => self.take(*fed).await,
             Some(Said::Finished) => {
-                self.running -= 1;
+                self.ended[source] = true;
                 Ok(())
             }
             Some(Said::Failed(error)) => Err(error),
@@ -202,21 +272,82 @@ impl Coordinator {
         }
     }
 
-    async fn take(&mut self, fed: Fed) -> Result<()> {
+    async fn take(&mut self, mut fed: Fed) -> Result<()> {
         if self.open.is_idle() {
-            // The interval runs from the first row on, so that an idle pipeline does not commit at once when rows come.
-            self.open.began = fed.arrived;
-            self.open.began_ms = self.env.unix_ms();
-            self.clock.set_ms(self.open.began_ms);
+            self.memory.refresh().await?;
         }
+        self.begin(fed.arrived);
         let source = fed.source;
         for (partition, range) in &fed.ranges {
             self.positions[source].insert(Arc::clone(partition), range.end);
         }
+        self.clocks[source].hear(&fed.reached, &fed.open, Instant::now());
+        self.align(source);
         let name = &self.committer.sources[source];
-        self.open.take(fed, name).await?;
+        self.open.note(&mut fed, name);
+        let batch = MicroBatch { source: Some(source), lanes: fed.lanes, times: self.times(None), now: self.now() };
+        self.open.take(batch, &mut self.memory, fed.arrived).await?;
         self.since_reset += 1;
         Ok(())
+    }
+
+    /// Holds partitions back that have run ahead of the slowest by more than the source allows.
+    fn align(&self, source: usize) {
+        let Some(drift) = self.dataflow.sources[source].def.max_drift else { return };
+        let drift = i64::try_from(drift.as_micros()).unwrap_or(i64::MAX);
+        let ahead = self.clocks[source].ahead(Instant::now());
+        let far = ahead.into_iter().filter(|(_, distance)| *distance > drift).map(|(partition, _)| partition);
+        self.feeds[source].hold(far.collect());
+    }
+
+    /// The interval of an epoch runs from its first row on, so that an idle pipeline does not commit at once when rows come.
+    fn begin(&mut self, arrived: Instant) {
+        if self.open.is_idle() {
+            self.open.began = arrived;
+            self.open.began_ms = self.env.unix_ms();
+            self.clock.set_ms(self.open.began_ms);
+        }
+    }
+
+    /// The watermark of every source; `end` stands for all of them. A source that has ended for good holds nothing back.
+    fn times(&self, end: Option<i64>) -> Vec<i64> {
+        let time = |(clock, ended): (&SourceClock, &bool)| match end {
+            Some(end) => end,
+            None if *ended && self.flush_at_end => END_OF_TIME,
+            None => clock.watermark(),
+        };
+        self.clocks.iter().zip(&self.ended).map(time).collect()
+    }
+
+    /// The epoch's processing time, microseconds.
+    fn now(&self) -> i64 {
+        self.open.began_ms * 1_000
+    }
+
+    /// Runs a micro-batch without rows: time has moved.
+    async fn advance(&mut self, end: Option<i64>) -> Result<()> {
+        if self.memory.is_empty() {
+            return Ok(());
+        }
+        let arrived = Instant::now();
+        self.begin(arrived);
+        let batch = MicroBatch { source: None, lanes: Vec::new(), times: self.times(end), now: self.now() };
+        self.open.take(batch, &mut self.memory, arrived).await
+    }
+
+    /// True when operators wait for a time that silent partitions hold back.
+    fn waits_for_time(&self) -> bool {
+        !self.memory.is_empty() && self.clocks.iter().any(SourceClock::may_idle)
+    }
+
+    async fn set_idle_aside(&mut self) -> Result<()> {
+        let now = Instant::now();
+        let mut moved = false;
+        for clock in &mut self.clocks {
+            moved |= clock.advance(now);
+        }
+        (0..self.clocks.len()).for_each(|source| self.align(source));
+        if moved { self.advance(None).await } else { Ok(()) }
     }
 
     /// Closes the open epoch, starts its commit and opens the next.
@@ -229,7 +360,7 @@ impl Coordinator {
         }
         let next = self.open.epoch.next();
         let outputs =
-            Outputs::new(next, &self.committer.run, Arc::clone(&self.sinks), Arc::clone(&self.dataflow), self.lanes);
+            Outputs::new(next, &self.committer.run, Arc::clone(&self.sinks), Arc::clone(&self.dataflow), self.lanes, self.keep_late);
         let now_ms = self.env.unix_ms();
         let full = std::mem::replace(&mut self.open, OpenEpoch::new(next, outputs, now_ms));
         let began = full.began;
@@ -241,12 +372,21 @@ impl Coordinator {
             positions: self.positions.clone(),
             dead: full.dead,
             records: full.records,
+            changes: self.memory.changes(&self.dataflow)?,
+            times: self.committer.sources.iter().cloned().zip(self.clocks.iter().map(SourceClock::time)).collect(),
+            watermarks: self.watermarks(),
+            lookups: self.memory.lookup_versions(),
         };
         let committer = Arc::clone(&self.committer);
         self.finish.records += closed.records;
         let task = tokio::spawn(async move { committer.commit(closed).await });
         self.committing = Some(Committing { task, progress, positions: self.positions.clone(), began });
         Ok(())
+    }
+
+    fn watermarks(&self) -> BTreeMap<String, i64> {
+        let operators = self.dataflow.operators.iter().enumerate();
+        operators.map(|(index, node)| (node.id.clone(), self.memory.watermark(index))).collect()
     }
 
     fn committed(&mut self, done: Result<(Committed, Committing)>) -> Result<()> {
@@ -260,6 +400,7 @@ impl Coordinator {
         progress.processed_rows_per_second = per_second(progress.num_input_rows, total);
         progress.duration_ms = BTreeMap::from([
             ("close".to_owned(), done.close_ms),
+            ("state".to_owned(), done.state_ms),
             ("manifest".to_owned(), done.manifest_ms),
             ("commit".to_owned(), done.commit_ms),
             ("total".to_owned(), total.as_millis() as u64),
@@ -290,6 +431,7 @@ impl Coordinator {
                 start_offset: text(ranges, false),
                 end_offset: text(ranges, true),
                 lag: self.feeds[*source].lag(),
+                watermark: instant(self.clocks[*source].watermark()),
             })
             .collect();
         Progress {
@@ -313,8 +455,26 @@ impl Coordinator {
                     version: None,
                 })
                 .collect(),
+            state_operators: self.remembered(),
             ..Progress::default()
         }
+    }
+
+    fn remembered(&self) -> Vec<OperatorProgress> {
+        let operators = self.dataflow.operators.iter().enumerate();
+        let describe = |(index, node): (usize, &crate::plan::OperatorNode)| {
+            let usage = self.memory.usage(index);
+            OperatorProgress {
+                operator: node.id.clone(),
+                kind: node.spec.kind().to_owned(),
+                num_rows_total: usage.rows,
+                memory_used_bytes: usage.bytes,
+                oldest: usage.oldest.and_then(instant),
+                num_rows_late: self.memory.late(index),
+                watermark: instant(self.memory.watermark(index)),
+            }
+        };
+        operators.map(describe).collect()
     }
 }
 
@@ -323,6 +483,19 @@ async fn wait(committing: &mut Option<Committing>) -> Result<(Committed, Committ
     let done = (&mut running.task).await.internal(|| "a commit ended abnormally".to_owned())?;
     let Some(finished) = committing.take() else { return std::future::pending().await };
     Ok((done?, finished))
+}
+
+/// What the first of `turns` that has something to say says.
+async fn next(inboxes: &mut [mpsc::Receiver<Said>], turns: &[usize]) -> (usize, Option<Said>) {
+    std::future::poll_fn(|context| {
+        for source in turns {
+            if let Poll::Ready(said) = inboxes[*source].poll_recv(context) {
+                return Poll::Ready((*source, said));
+            }
+        }
+        Poll::Pending
+    })
+    .await
 }
 
 async fn until(due: Option<Instant>) {

@@ -7,8 +7,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use arrow::compute::concat_batches;
+use arrow::array::AsArray;
+use arrow::compute::{concat_batches, max};
+use arrow::datatypes::TimestampMicrosecondType;
 use arrow::record_batch::RecordBatch;
+use datafusion::physical_plan::PhysicalExpr;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
@@ -38,6 +41,10 @@ pub struct Fed {
     pub bytes: u64,
     /// When its records had arrived.
     pub arrived: Instant,
+    /// The greatest watermark among each partition's rows, microseconds.
+    pub reached: Vec<(PartitionId, i64)>,
+    /// Partitions that may still give rows; empty when the source is one stream.
+    pub open: Vec<PartitionId>,
 }
 
 /// What a feed says.
@@ -47,6 +54,30 @@ pub enum Said {
     /// A bounded source has been read to its end.
     Finished,
     Failed(crate::error::Error),
+}
+
+/// How a source's records become rows.
+#[derive(Debug, Clone)]
+pub struct Decoding {
+    pub decoder: Arc<Decoder>,
+    /// Gives each row's watermark, TIMESTAMP(µs).
+    pub watermark: Option<Arc<dyn PhysicalExpr>>,
+}
+
+impl Decoding {
+    /// The rows of a chunk, and the greatest watermark among them.
+    fn decode(&self, chunk: Chunk) -> Result<(PartitionId, Decoded, Option<i64>)> {
+        let partition = Arc::clone(&chunk.partition);
+        let decoded = self.decoder.decode(chunk)?;
+        let reached = match &self.watermark {
+            Some(watermark) if decoded.rows.num_rows() > 0 => {
+                let values = watermark.evaluate(&decoded.rows)?.into_array(decoded.rows.num_rows())?;
+                max(values.as_primitive::<TimestampMicrosecondType>())
+            }
+            _ => None,
+        };
+        Ok((partition, decoded, reached))
+    }
 }
 
 /// How feeds read.
@@ -62,6 +93,7 @@ pub struct Feed {
     /// Records not yet handed over; `u64::MAX` = unknown.
     lag: Arc<AtomicU64>,
     committed: watch::Sender<Offsets>,
+    held: watch::Sender<Vec<PartitionId>>,
     task: JoinHandle<()>,
 }
 
@@ -70,14 +102,15 @@ impl Feed {
     pub fn start(
         source: usize,
         reader: Box<dyn SourceReader>,
-        decoder: Arc<Decoder>,
+        decoding: Decoding,
         limits: FeedLimits,
         out: mpsc::Sender<Said>,
         stop: Stop,
     ) -> Self {
         let lag = Arc::new(AtomicU64::new(u64::MAX));
         let (committed, commits) = watch::channel(Offsets::new());
-        let work = Work { source, reader, decoder, limits, lag: Arc::clone(&lag), commits };
+        let (held, holds) = watch::channel(Vec::new());
+        let work = Work { source, reader, decoding, limits, lag: Arc::clone(&lag), commits, holds };
         let task = tokio::spawn(async move {
             let end = tokio::select! {
                 end = work.run(&out) => end,
@@ -90,12 +123,23 @@ impl Feed {
             // A receiver that is gone has stopped listening for good.
             let _ = out.send(said).await;
         });
-        Self { lag, committed, task }
+        Self { lag, committed, held, task }
     }
 
     /// Records between what was handed over and the newest known end.
     pub fn lag(&self) -> Option<u64> {
         Some(self.lag.load(Ordering::Relaxed)).filter(|lag| *lag != u64::MAX)
+    }
+
+    /// Leaves these partitions unread until others are named.
+    pub fn hold(&self, partitions: Vec<PartitionId>) {
+        self.held.send_if_modified(|held| {
+            let changed = *held != partitions;
+            if changed {
+                *held = partitions;
+            }
+            changed
+        });
     }
 
     /// Passes on how far commits have come.
@@ -110,18 +154,19 @@ impl Drop for Feed {
     }
 }
 
-/// The channel that feeds write to.
-pub fn channel(sources: usize) -> (mpsc::Sender<Said>, mpsc::Receiver<Said>) {
-    mpsc::channel(AHEAD * sources.max(1))
+/// The channel that one feed writes to.
+pub fn channel() -> (mpsc::Sender<Said>, mpsc::Receiver<Said>) {
+    mpsc::channel(AHEAD)
 }
 
 struct Work {
     source: usize,
     reader: Box<dyn SourceReader>,
-    decoder: Arc<Decoder>,
+    decoding: Decoding,
     limits: FeedLimits,
     lag: Arc<AtomicU64>,
     commits: watch::Receiver<Offsets>,
+    holds: watch::Receiver<Vec<PartitionId>>,
 }
 
 impl Work {
@@ -131,13 +176,18 @@ impl Work {
                 let offsets = self.commits.borrow_and_update().clone();
                 self.reader.committed(&offsets);
             }
+            if self.holds.has_changed().unwrap_or(false) {
+                let partitions = self.holds.borrow_and_update().clone();
+                self.reader.hold(&partitions);
+            }
             let polled = self.reader.poll(self.limits.poll).await?;
             self.lag.store(self.reader.lag().unwrap_or(u64::MAX), Ordering::Relaxed);
             match polled {
                 Poll::Idle => {}
                 Poll::Finished => return Ok(()),
                 Poll::Chunks(chunks) => {
-                    let fed = decode(self.source, chunks, &self.decoder, self.limits.lanes).await?;
+                    let mut fed = decode(self.source, chunks, &self.decoding, self.limits.lanes).await?;
+                    fed.open = self.reader.open_partitions();
                     if out.send(Said::Batch(Box::new(fed))).await.is_err() {
                         return Ok(());
                     }
@@ -147,7 +197,7 @@ impl Work {
     }
 }
 
-async fn decode(source: usize, chunks: Vec<Chunk>, decoder: &Arc<Decoder>, lanes: usize) -> Result<Fed> {
+async fn decode(source: usize, chunks: Vec<Chunk>, decoding: &Decoding, lanes: usize) -> Result<Fed> {
     let arrived = Instant::now();
     let ranges = chunks
         .iter()
@@ -156,8 +206,8 @@ async fn decode(source: usize, chunks: Vec<Chunk>, decoder: &Arc<Decoder>, lanes
     let bytes = chunks.iter().map(|chunk| size(&chunk.payload)).sum();
     let mut tasks = Vec::new();
     for chunks in spread(chunks, lanes) {
-        let decoder = Arc::clone(decoder);
-        tasks.push(move || chunks.into_iter().map(|chunk| decoder.decode(chunk)).collect::<Result<Vec<_>>>());
+        let decoding = decoding.clone();
+        tasks.push(move || chunks.into_iter().map(|chunk| decoding.decode(chunk)).collect::<Result<Vec<_>>>());
     }
     let mut decoded = Vec::with_capacity(tasks.len());
     if tasks.len() == 1 {
@@ -168,7 +218,8 @@ async fn decode(source: usize, chunks: Vec<Chunk>, decoder: &Arc<Decoder>, lanes
             decoded.push(task.await.internal(|| "a decoding task ended abnormally".to_owned())?);
         }
     }
-    let mut fed = Fed { source, lanes: Vec::new(), dead: Vec::new(), ranges, records: 0, bytes, arrived };
+    let (lanes, dead, reached, open) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let mut fed = Fed { source, lanes, dead, ranges, records: 0, bytes, arrived, reached, open };
     for lane in decoded {
         let rows = gather(lane?, &mut fed)?;
         if !rows.is_empty() {
@@ -179,9 +230,10 @@ async fn decode(source: usize, chunks: Vec<Chunk>, decoder: &Arc<Decoder>, lanes
 }
 
 /// Collects a lane's rows; many small batches become one, so that each operator and model is called once.
-fn gather(lane: Vec<Decoded>, fed: &mut Fed) -> Result<Vec<RecordBatch>> {
+fn gather(lane: Vec<(PartitionId, Decoded, Option<i64>)>, fed: &mut Fed) -> Result<Vec<RecordBatch>> {
     let mut rows = Vec::with_capacity(lane.len());
-    for mut piece in lane {
+    for (partition, mut piece, reached) in lane {
+        fed.reached.extend(reached.map(|reached| (partition, reached)));
         fed.records += piece.rows.num_rows() as u64 + piece.refused as u64;
         fed.dead.append(&mut piece.dead);
         if piece.rows.num_rows() > 0 {

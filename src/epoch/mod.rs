@@ -8,19 +8,26 @@
 mod commit;
 mod coordinator;
 mod feed;
+mod memory;
 mod open;
 mod prepare;
 mod progress;
 mod protocol;
 mod recovery;
+mod remember;
+mod restore;
 mod sinks;
 mod stop;
 mod upkeep;
+mod verify;
+mod watermark;
 
 pub use coordinator::{Finish, Job, run};
 pub use prepare::{Refused, Surroundings, below, declared_targets, plan, prepare};
-pub use progress::{Progress, ProgressFile, ProgressSink, SinkProgress, SourceProgress};
+pub use progress::{OperatorProgress, Progress, ProgressFile, ProgressSink, SinkProgress, SourceProgress};
 pub use recovery::{Resumed, recover};
+pub use restore::{Fate, migration};
 pub use sinks::{BranchSink, Sinks, TableSink, one_cluster};
 pub use stop::Stop;
 pub use upkeep::{Upkeep, UpkeepPolicy};
+pub use verify::{Comparison, verify};

@@ -8,14 +8,20 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
+use arrow::array::{Array, AsArray, Int64Array};
+use arrow::compute::kernels::cmp::gt;
+use arrow::compute::{filter_record_batch, not};
+use arrow::datatypes::Int64Type;
 use arrow::record_batch::RecordBatch;
 use tokio::sync::Mutex;
 
 use super::feed::Fed;
-use super::sinks::{BranchSink, Sinks};
-use crate::delta::{TableWriter, Violations};
-use crate::error::{Context, Result};
-use crate::plan::Dataflow;
+use super::sinks::{BranchSink, Sinks, TableSink};
+use super::memory::Memory;
+use crate::delta::{TableWriter, UpsertRows, Violations};
+use crate::error::{Context, Error, Result};
+use crate::operator::WEIGHT;
+use crate::plan::{Branch, Dataflow, Lane};
 use crate::sink::console;
 use crate::sink::dead_letters::Letter;
 use crate::sink::file::FileWriter;
@@ -38,18 +44,42 @@ pub struct Outputs {
     buffered: AtomicU64,
     violations: std::sync::Mutex<Vec<Letter>>,
     position: AtomicU64,
+    /// Late rows become dead letters.
+    keep_late: bool,
+    /// Micro-batches taken before the one that runs.
+    micro_batch: AtomicU64,
+}
+
+/// Rows of one source, or none when only time has moved.
+pub struct MicroBatch {
+    pub source: Option<usize>,
+    /// Rows per lane.
+    pub lanes: Vec<Vec<RecordBatch>>,
+    /// The watermark of every source after these rows, microseconds.
+    pub times: Vec<i64>,
+    /// The epoch's processing time, microseconds.
+    pub now: i64,
 }
 
 /// One lane's open writer of one branch.
 pub enum LaneWriter {
     Table(Box<TableWriter>),
+    Changes(Vec<Arrived>),
     Messages(Vec<Messages>),
     File(Box<FileWriter>),
 }
 
+/// Rows that wait to be consolidated, with their place in the epoch.
+pub struct Arrived {
+    pub micro_batch: u64,
+    pub branch: usize,
+    pub lane: usize,
+    pub rows: UpsertRows,
+}
+
 impl Outputs {
     /// Writers for `epoch`; nothing is opened yet.
-    pub fn new(epoch: Epoch, run: &str, sinks: Arc<Sinks>, dataflow: Arc<Dataflow>, lanes: usize) -> Self {
+    pub fn new(epoch: Epoch, run: &str, sinks: Arc<Sinks>, dataflow: Arc<Dataflow>, lanes: usize, keep_late: bool) -> Self {
         let branches = dataflow.branches.len();
         Self {
             epoch,
@@ -60,6 +90,8 @@ impl Outputs {
             buffered: AtomicU64::new(0),
             violations: std::sync::Mutex::default(),
             position: AtomicU64::new(0),
+            keep_late,
+            micro_batch: AtomicU64::new(0),
             dataflow,
         }
     }
@@ -69,7 +101,12 @@ impl Outputs {
         self.rows.iter().map(|rows| rows.load(Ordering::Relaxed)).collect()
     }
 
-    /// Bytes held for the epoch's Kafka transaction.
+    /// The INSERT behind a branch.
+    pub fn branch(&self, branch: usize) -> &Branch {
+        &self.dataflow.branches[branch]
+    }
+
+    /// Bytes held until the epoch closes.
     pub fn buffered(&self) -> u64 {
         self.buffered.load(Ordering::Relaxed)
     }
@@ -92,24 +129,90 @@ impl Outputs {
         taken
     }
 
-    /// Runs one lane of a micro-batch through the dataflow and writes what comes out.
-    pub async fn run_lane(&self, lane: usize, source: usize, rows: Vec<RecordBatch>) -> Result<()> {
-        let stream = self.dataflow.sources[source].stream;
-        let branches = self.dataflow.lane(vec![(stream, rows)])?.run().await?;
-        let mut waiting = Vec::with_capacity(branches.len());
-        for (branch, rows) in branches.into_iter().enumerate() {
-            if rows.is_empty() {
-                continue;
+    /// Runs a micro-batch through the dataflow and writes what comes out: stage by stage, lanes side by side within a stage.
+    pub async fn run(self: &Arc<Self>, batch: MicroBatch, memory: &mut Memory) -> Result<()> {
+        let lanes = batch.lanes.len().max(memory.widest()).max(1);
+        let lanes: Vec<Arc<Lane>> = (0..lanes).map(|_| Arc::new(self.dataflow.lane())).collect();
+        if let Some(source) = batch.source {
+            let stream = self.dataflow.sources[source].stream;
+            for (lane, rows) in lanes.iter().zip(batch.lanes) {
+                lane.fill(stream, rows)?;
             }
+        }
+        for stage in 0..self.dataflow.stages {
+            self.run_stage(stage, &lanes).await?;
+            let operators: Vec<usize> = self.dataflow.operators_of(stage).map(|(index, _)| index).collect();
+            for index in operators {
+                self.run_operator(index, &lanes, &batch.times, batch.now, memory).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn run_stage(self: &Arc<Self>, stage: usize, lanes: &[Arc<Lane>]) -> Result<()> {
+        let others: Vec<_> = lanes
+            .iter()
+            .enumerate()
+            .skip(1)
+            .filter(|(_, lane)| !lane.is_empty())
+            .map(|(number, lane)| {
+                let (outputs, lane) = (Arc::clone(self), Arc::clone(lane));
+                tokio::spawn(async move { outputs.run_lane(stage, number, &lane).await })
+            })
+            .collect();
+        if let Some(lane) = lanes.first() {
+            self.run_lane(stage, 0, lane).await?;
+        }
+        for task in others {
+            task.await.internal(|| "a lane ended abnormally".to_owned())??;
+        }
+        Ok(())
+    }
+
+    /// Runs one lane through one stage and writes what comes out.
+    async fn run_lane(&self, stage: usize, number: usize, lane: &Lane) -> Result<()> {
+        let mut waiting = Vec::new();
+        for (branch, rows) in lane.run(&self.dataflow, stage).await? {
             // What is sent at once goes before anything that encodes files.
             if matches!(self.sinks.branches[branch], BranchSink::Direct { .. }) {
-                self.write(branch, lane, rows).await?;
+                self.write(branch, number, rows).await?;
             } else {
                 waiting.push((branch, rows));
             }
         }
         for (branch, rows) in waiting {
-            self.write(branch, lane, rows).await?;
+            self.write(branch, number, rows).await?;
+        }
+        Ok(())
+    }
+
+    /// Gives an operator the rows of all lanes; what its shards give goes back to the lanes.
+    async fn run_operator(
+        &self,
+        index: usize,
+        lanes: &[Arc<Lane>],
+        times: &[i64],
+        now: i64,
+        memory: &mut Memory,
+    ) -> Result<()> {
+        let node = &self.dataflow.operators[index];
+        let of_port = |stream| lanes.iter().flat_map(|lane| lane.rows(stream).iter().cloned()).collect();
+        let inputs: Vec<Vec<RecordBatch>> = node.inputs.iter().map(|stream| of_port(*stream)).collect();
+        let watermark = node.sources.iter().map(|source| times[*source]).min().unwrap_or(crate::state::NO_WATERMARK);
+        let stepped = memory.step(index, inputs, watermark, now).await?;
+        for (lane, out) in lanes.iter().zip(stepped) {
+            if self.keep_late {
+                self.keep_late_rows(&node.id, out.late)?;
+            }
+            lane.fill(node.output, out.rows)?;
+        }
+        Ok(())
+    }
+
+    fn keep_late_rows(&self, operator: &str, late: Vec<(usize, RecordBatch)>) -> Result<()> {
+        for (_, rows) in late {
+            let letters = late_rows(operator, &rows)?;
+            self.violations.lock().unwrap_or_else(PoisonError::into_inner).extend(letters);
         }
         Ok(())
     }
@@ -119,8 +222,10 @@ impl Outputs {
         let count: usize = rows.iter().map(RecordBatch::num_rows).sum();
         match &self.sinks.branches[branch] {
             BranchSink::Blackhole => {}
+            BranchSink::Console if self.dataflow.branches[branch].retract => console::print_changes(name, &rows)?,
             BranchSink::Console => console::print(name, &rows)?,
-            BranchSink::Direct { producer, key } => {
+            sink if sink.consolidates() => self.hold(branch, lane, rows).await?,
+            BranchSink::Direct { producer, key, .. } => {
                 for batch in &rows {
                     let first = self.position.fetch_add(batch.num_rows() as u64, Ordering::Relaxed);
                     producer.send(&encode(batch, key.as_deref())?, self.epoch.0, first).await?;
@@ -149,6 +254,7 @@ impl Outputs {
                 }
             }
             BranchSink::Table(table) => self.write_table(branch, lane, *table, rows).await?,
+            BranchSink::Upsert(_) => {}
         }
         self.rows[branch].fetch_add(count as u64, Ordering::Relaxed);
         Ok(())
@@ -162,18 +268,82 @@ impl Outputs {
         }
         let Some(LaneWriter::Table(writer)) = slot.as_mut() else { return Ok(()) };
         for batch in rows {
-            let good = match sink.table.validator().check(&batch)? {
-                None => batch,
-                Some(Violations { good, letters }) => {
-                    let refused = letters.into_iter().map(|row| refused_row(&sink.name, row));
-                    self.violations.lock().unwrap_or_else(PoisonError::into_inner).extend(refused);
-                    good
-                }
-            };
-            writer.write(&good).await?;
+            writer.write(&self.checked(sink, batch)?).await?;
         }
         Ok(())
     }
+
+    /// The rows that break no rule of the table; the others become dead letters.
+    fn checked(&self, sink: &TableSink, rows: RecordBatch) -> Result<RecordBatch> {
+        match sink.table.validator().check(&rows)? {
+            None => Ok(rows),
+            Some(Violations { good, letters }) => {
+                let refused = letters.into_iter().map(|row| refused_row(&sink.name, row));
+                self.violations.lock().unwrap_or_else(PoisonError::into_inner).extend(refused);
+                Ok(good)
+            }
+        }
+    }
+
+    /// Keeps rows until the epoch closes, then to be consolidated by key.
+    async fn hold(&self, branch: usize, lane: usize, rows: Vec<RecordBatch>) -> Result<()> {
+        let check = |rows: RecordBatch| match &self.sinks.branches[branch] {
+            BranchSink::Upsert(table) => self.checked(&self.sinks.tables[*table], rows),
+            _ => Ok(rows),
+        };
+        let micro_batch = self.micro_batch.load(Ordering::Relaxed);
+        let mut arrived = Vec::with_capacity(rows.len());
+        for batch in rows {
+            let parts = match self.dataflow.branches[branch].retract {
+                false => vec![UpsertRows { rows: check(batch)?, weights: None }],
+                true => retracting_rows(&batch, check)?,
+            };
+            for rows in parts {
+                self.buffered.fetch_add(size_of_rows(&rows.rows), Ordering::Relaxed);
+                arrived.push(Arrived { micro_batch, branch, lane, rows });
+            }
+        }
+        let mut slot = self.writers[branch][lane].lock().await;
+        if let LaneWriter::Changes(held) = slot.get_or_insert_with(|| LaneWriter::Changes(Vec::new())) {
+            held.extend(arrived);
+        }
+        Ok(())
+    }
+}
+
+/// Bytes of these very rows: batches may be parts of larger ones.
+fn size_of_rows(rows: &RecordBatch) -> u64 {
+    rows.columns().iter().map(|column| column.to_data().get_slice_memory_size().unwrap_or(0) as u64).sum()
+}
+
+/// Parts of a retracting batch, with their weights. Only rows given are checked: what is taken back was checked when it was given.
+fn retracting_rows(
+    batch: &RecordBatch,
+    check: impl FnOnce(RecordBatch) -> Result<RecordBatch>,
+) -> Result<Vec<UpsertRows>> {
+    let fail = || "weights of a retracting stream cannot be read".to_owned();
+    let (mut rows, weights) = split_weights(batch)?;
+    let given = gt(&weights, &Int64Array::new_scalar(0)).internal(fail)?;
+    let checked = check(filter_record_batch(&rows, &given).internal(fail)?)?;
+    if checked.num_rows() == given.true_count() {
+        return Ok(vec![UpsertRows { rows, weights: Some(weights) }]);
+    }
+    // Within a step the order of taking back and giving does not matter.
+    rows = filter_record_batch(&rows, &not(&given).internal(fail)?).internal(fail)?;
+    let back = Int64Array::from_value(-1, rows.num_rows());
+    Ok(vec![UpsertRows { rows, weights: Some(back) }, UpsertRows { rows: checked, weights: None }])
+}
+
+/// The rows of a retracting stream and, apart from them, their weights.
+fn split_weights(batch: &RecordBatch) -> Result<(RecordBatch, Int64Array)> {
+    let lacking = || Error::internal("a retracting stream has no weights");
+    let last = batch.num_columns().checked_sub(1).ok_or_else(lacking)?;
+    if batch.schema().field(last).name() != WEIGHT {
+        return Err(lacking());
+    }
+    let weights = batch.column(last).as_primitive_opt::<Int64Type>().ok_or_else(lacking)?.clone();
+    let rows = batch.project(&(0..last).collect::<Vec<_>>()).internal(|| "weights cannot be cut off".to_owned())?;
+    Ok((rows, weights))
 }
 
 /// A row that breaks a table's rules, as a dead letter: the row as JSON, the rules it breaks, the column to blame.
@@ -203,6 +373,8 @@ pub struct OpenEpoch {
     pub micro_batches: u64,
     /// From arrival to written, of the slowest micro-batch, microseconds.
     pub worst_latency_us: u64,
+    /// A micro-batch has run, if only one that moved time.
+    pub touched: bool,
 }
 
 impl OpenEpoch {
@@ -219,40 +391,95 @@ impl OpenEpoch {
             bytes: 0,
             micro_batches: 0,
             worst_latency_us: 0,
+            touched: false,
         }
     }
 
-    /// True when nothing was read, so that there is nothing to commit.
+    /// True when nothing was read and time stood still, so that there is nothing to commit.
     pub fn is_idle(&self) -> bool {
-        self.ranges.is_empty()
+        self.ranges.is_empty() && !self.touched
+    }
+
+    /// Notes what a micro-batch has read.
+    pub fn note(&mut self, fed: &mut Fed, source_name: &str) {
+        let dead = std::mem::take(&mut fed.dead);
+        self.dead.extend(dead.into_iter().map(|letter| Letter { source: source_name.to_owned(), letter }));
+        let read = self.ranges.entry(fed.source).or_default();
+        for (partition, range) in &fed.ranges {
+            let known = read.entry(Arc::clone(partition)).or_insert(*range);
+            known.end = known.end.max(range.end);
+        }
+        self.records += fed.records;
+        self.bytes += fed.bytes;
     }
 
     /// Runs a micro-batch to the end: through the dataflow and into the writers.
-    pub async fn take(&mut self, fed: Fed, source_name: &str) -> Result<()> {
-        let Fed { source, lanes, dead, ranges, records, bytes, arrived } = fed;
-        let mut lanes = lanes.into_iter().enumerate();
-        let first = lanes.next();
-        let others: Vec<_> = lanes
-            .map(|(lane, rows)| {
-                let outputs = Arc::clone(&self.outputs);
-                tokio::spawn(async move { outputs.run_lane(lane, source, rows).await })
-            })
-            .collect();
-        if let Some((lane, rows)) = first {
-            self.outputs.run_lane(lane, source, rows).await?;
-        }
-        for task in others {
-            task.await.internal(|| "a lane ended abnormally".to_owned())??;
-        }
-        self.dead.extend(dead.into_iter().map(|letter| Letter { source: source_name.to_owned(), letter }));
-        let read = self.ranges.entry(source).or_default();
-        for (partition, range) in ranges {
-            read.entry(partition).and_modify(|known| known.end = known.end.max(range.end)).or_insert(range);
-        }
-        self.records += records;
-        self.bytes += bytes;
+    pub async fn take(&mut self, batch: MicroBatch, memory: &mut Memory, arrived: Instant) -> Result<()> {
+        self.touched = true;
+        self.outputs.run(batch, memory).await?;
         self.micro_batches += 1;
+        self.outputs.micro_batch.fetch_add(1, Ordering::Relaxed);
         self.worst_latency_us = self.worst_latency_us.max(arrived.elapsed().as_micros() as u64);
         Ok(())
+    }
+}
+
+/// Rows that came too late for an operator, as dead letters: the row as JSON.
+fn late_rows(operator: &str, rows: &RecordBatch) -> Result<Vec<Letter>> {
+    let messages = encode(rows, None)?;
+    let letter = |payload: Option<&[u8]>| DeadLetter {
+        partition: Arc::from(""),
+        offset: -1,
+        timestamp_ms: -1,
+        key: None,
+        payload: payload.map(<[u8]>::to_vec),
+        reason: "the row is older than the watermark".to_owned(),
+        column: None,
+    };
+    Ok(messages.iter().map(|row| Letter { source: operator.to_owned(), letter: letter(row.payload) }).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::ArrayRef;
+
+    use super::*;
+
+    fn weighted(ids: &[i64], weights: &[i64]) -> RecordBatch {
+        let column = |values: &[i64]| Arc::new(Int64Array::from(values.to_vec())) as ArrayRef;
+        RecordBatch::try_from_iter([("id", column(ids)), (WEIGHT, column(weights))]).unwrap()
+    }
+
+    fn ids(rows: &RecordBatch) -> Vec<i64> {
+        rows.column(0).as_primitive::<Int64Type>().values().to_vec()
+    }
+
+    #[test]
+    fn only_rows_given_are_checked_and_none_is_lost_when_all_are_good() {
+        let mut seen = Vec::new();
+        let check = |rows: RecordBatch| {
+            seen = ids(&rows);
+            Ok(rows)
+        };
+        let parts = retracting_rows(&weighted(&[1, 2, 3], &[1, -1, 1]), check).unwrap();
+        assert_eq!(seen, [1, 3]);
+        let [part] = parts.as_slice() else { panic!("{parts:?}") };
+        assert_eq!(ids(&part.rows), [1, 2, 3]);
+        assert_eq!(part.weights.as_ref().unwrap().values(), &[1, -1, 1]);
+    }
+
+    #[test]
+    fn rows_that_break_a_rule_leave_the_others_taken_back_first() {
+        let check = |rows: RecordBatch| Ok(rows.slice(1, rows.num_rows() - 1));
+        let parts = retracting_rows(&weighted(&[1, 2, 3], &[1, -1, 1]), check).unwrap();
+        let [back, given] = parts.as_slice() else { panic!("{parts:?}") };
+        assert_eq!((ids(&back.rows), back.weights.as_ref().unwrap().values().to_vec()), (vec![2], vec![-1]));
+        assert_eq!((ids(&given.rows), &given.weights), (vec![3], &None));
+    }
+
+    #[test]
+    fn a_stream_without_weights_is_not_taken_for_a_retracting_one() {
+        let plain = weighted(&[1], &[1]).project(&[0]).unwrap();
+        assert!(split_weights(&plain).is_err());
     }
 }

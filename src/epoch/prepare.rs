@@ -14,18 +14,18 @@ use super::coordinator::Job;
 use super::progress::ProgressSink;
 use super::sinks::{BranchSink, Sinks, TableSink, one_cluster};
 use crate::catalog::{
-    Catalog, Delivery, InsertDef, KafkaSinkOptions, PipelineDef, Secret, SinkConnector, SinkDef, SourceConnector,
+    AtEnd, Catalog, Delivery, InsertDef, KafkaSinkOptions, Late, PipelineDef, PipelineOptions, Secret, SinkConnector, SinkDef, SourceConnector,
     TableDef,
 };
-use crate::delta::{Table, TableStore, WriterOptions};
+use crate::delta::{Table, TableStore, UpsertTable, WriterOptions};
 use crate::env::Env;
 use crate::error::{Context, Error, Result};
-use crate::plan::{Dataflow, FunctionSet, Targets, compile, session_state};
+use crate::plan::{Dataflow, FunctionSet, Targets, compile, session_state, with_view_columns};
 use crate::sink::dead_letters;
 use crate::sink::kafka::{DirectProducer, TransactionalProducer};
 use crate::source::chunk::PollLimit;
 use crate::sql::Diagnostic;
-use crate::state::ManifestStore;
+use crate::state::{ManifestStore, StateStore};
 
 /// What a process has for all its pipelines.
 #[derive(Clone)]
@@ -42,6 +42,10 @@ pub struct Surroundings {
     pub poll_bytes: usize,
     /// librdkafka properties of sources that do not set them.
     pub kafka: Vec<(&'static str, String)>,
+    /// Bytes that what operators remember may take.
+    pub state_memory: usize,
+    /// State that an edit of the SQL makes useless may be dropped.
+    pub allow_rebuild: bool,
 }
 
 impl Surroundings {
@@ -55,7 +59,7 @@ impl Surroundings {
         below(&below(&self.warehouse, "_weir"), pipeline)
     }
 
-    fn storage_of(&self, table: &TableDef) -> BTreeMap<String, Secret> {
+    pub(super) fn storage_of(&self, table: &TableDef) -> BTreeMap<String, Secret> {
         let mut storage = self.storage.clone();
         storage.extend(table.storage.clone());
         storage
@@ -123,10 +127,16 @@ pub async fn prepare(
     around: &Surroundings,
     progress: ProgressSink,
 ) -> Result<Job, Refused> {
-    let mut opener =
-        Opener { catalog, pipeline, around, tables: Vec::new(), targets: declared_targets(catalog, pipeline) };
-    // Plan against the declarations first: errors of the SQL should show before any table is made.
-    plan(catalog, pipeline, functions, &opener.targets, Arc::clone(&around.runtime)).await.map_err(Refused::Sql)?;
+    let lookups = opener.lookups().await?;
+    // Plan against the declarations first: errors of the SQL should show before any table is made, and the columns of
+    // materialized views are what their queries give.
+    let targets = declared_targets(catalog, pipeline);
+    let planned =
+        plan(catalog, pipeline, functions, &targets, Arc::clone(&around.runtime)).await.map_err(Refused::Sql)?;
+    let catalog = with_view_columns(catalog, &planned);
+    let catalog = catalog.as_ref();
+    let targets = declared_targets(catalog, pipeline);
+    let mut opener = Opener { catalog, pipeline, around, tables: Vec::new(), targets };
     let sinks = opener.open().await?;
     let Opener { targets, .. } = opener;
     let dataflow =
@@ -134,11 +144,18 @@ pub async fn prepare(
     let dataflow = with_kafka_defaults(dataflow, &around.kafka);
     let folder = around.pipeline_location(&pipeline.name);
     let store = TableStore::open(&below(&folder, "manifests"), &around.storage, &around.env)?;
+    let states = TableStore::open(&below(&folder, "state"), &around.storage, &around.env)?;
     let options = &pipeline.options;
     Ok(Job {
+        manifests: ManifestStore::new(store.object_store()),
+        states: StateStore::new(states.object_store(), around.env.clone()),
+        lookups,
+        state_memory: around.state_memory,
+        allow_rebuild: around.allow_rebuild,
+        keep_late: options.late == Late::DeadLetter,
+        flush_at_end: flushes(&dataflow, options),
         dataflow,
         sinks,
-        manifests: ManifestStore::new(store.object_store()),
         trigger: options.trigger.unwrap_or_default(),
         lanes: options.parallelism.unwrap_or(around.lanes).max(1),
         poll: PollLimit {
@@ -153,6 +170,15 @@ pub async fn prepare(
         run: format!("{:016x}", around.env.random_id()),
         progress,
     })
+}
+
+/// Sources that end for good end time with them, unless the pipeline says otherwise.
+fn flushes(dataflow: &Dataflow, options: &PipelineOptions) -> bool {
+    let endless = |source: &crate::plan::SourceInput| matches!(source.def.connector, SourceConnector::Kafka(_));
+    match options.at_end {
+        Some(at_end) => at_end == AtEnd::Flush,
+        None => !dataflow.sources.iter().any(endless),
+    }
 }
 
 fn with_kafka_defaults(mut dataflow: Dataflow, defaults: &[(&'static str, String)]) -> Dataflow {
@@ -196,6 +222,22 @@ impl Opener<'_> {
         Ok(Sinks { branches, tables: std::mem::take(&mut self.tables), dead_letters, transaction })
     }
 
+    /// Opens the tables that streams are joined to, and learns their columns.
+    async fn lookups(&mut self) -> Result<BTreeMap<String, TableStore>> {
+        let mut stores = BTreeMap::new();
+        for name in lookup_tables(self.catalog, self.pipeline) {
+            let Some(def) = self.catalog.tables.get(&name) else { continue };
+            let location = self.around.table_location(def);
+            let store = TableStore::open(&location, &self.around.storage_of(def), &self.around.env)?;
+            let table = Table::open(store.clone()).await.map_err(|error| {
+                error.with_hint(format!("A stream is joined to `{name}`: it must be there before the pipeline starts."))
+            })?;
+            self.targets.insert(name.clone(), table.schema());
+            stores.insert(name, store);
+        }
+        Ok(stores)
+    }
+
     async fn table(&mut self, def: &TableDef) -> Result<()> {
         let location = self.around.table_location(def);
         let store = TableStore::open(&location, &self.around.storage_of(def), &self.around.env)?;
@@ -203,14 +245,23 @@ impl Opener<'_> {
         if def.name != dead_letters::NAME {
             self.targets.insert(def.name.clone(), table.schema());
         }
-        let options = self.around.writer.for_table(&table.properties())?;
-        self.tables.push(TableSink { name: def.name.clone(), location, table, options });
+        let (options, upsert) = match def.primary_key.is_empty() {
+            true => (self.around.writer.for_table(&table.properties())?, None),
+            false => {
+                let options = self.around.writer.for_upserts(&table)?;
+                (options, Some(UpsertTable::new(table.clone(), &def.primary_key, &options)?))
+            }
+        };
+        self.tables.push(TableSink { name: def.name.clone(), location, table, options, upsert });
         Ok(())
     }
 
     async fn branch(&self, target: &str) -> Result<BranchSink> {
         if let Some(index) = self.tables.iter().position(|table| table.name == target) {
-            return Ok(BranchSink::Table(index));
+            return Ok(match self.tables[index].upsert {
+                Some(_) => BranchSink::Upsert(index),
+                None => BranchSink::Table(index),
+            });
         }
         let sink = self.catalog.sinks.get(target).ok_or_else(|| Error::internal(format!("no sink `{target}`")))?;
         Ok(match &sink.connector {
@@ -219,12 +270,14 @@ impl Opener<'_> {
             SinkConnector::File { path } => BranchSink::File { folder: PathBuf::from(path), format: sink.format },
             SinkConnector::Kafka(options) => match options.delivery {
                 Delivery::ExactlyOnce => {
-                    BranchSink::Transaction { topic: options.topic.clone(), key: options.key.clone() }
+                    let (topic, key) = (options.topic.clone(), options.key.clone());
+                    BranchSink::Transaction { topic, key, changes: options.changes.clone() }
                 }
                 Delivery::AtLeastOnce => {
                     let (name, env) = (&self.pipeline.name, &self.around.env);
                     let producer = DirectProducer::open(&options.connection, &options.topic, name, env)?;
-                    BranchSink::Direct { producer: Arc::new(producer), key: options.key.clone() }
+                    let (producer, key) = (Arc::new(producer), options.key.clone());
+                    BranchSink::Direct { producer, key, changes: options.changes.clone() }
                 }
             },
         })

@@ -30,6 +30,8 @@ pub struct Progress {
     pub duration_ms: BTreeMap<String, u64>,
     pub sources: Vec<SourceProgress>,
     pub sinks: Vec<SinkProgress>,
+    /// What each operator remembers.
+    pub state_operators: Vec<OperatorProgress>,
     pub dead_letters: u64,
     pub files: u64,
     pub bytes: u64,
@@ -47,6 +49,31 @@ pub struct SourceProgress {
     pub start_offset: BTreeMap<String, Offset>,
     pub end_offset: BTreeMap<String, Offset>,
     pub lag: Option<u64>,
+    /// RFC 3339; no row older than this is expected. `None`: the source has no watermark, or nothing has come.
+    pub watermark: Option<String>,
+}
+
+/// What one operator remembers.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct OperatorProgress {
+    /// The address of its state, as EXPLAIN shows it.
+    pub operator: String,
+    pub kind: String,
+    pub num_rows_total: u64,
+    pub memory_used_bytes: u64,
+    /// RFC 3339: the oldest event time remembered.
+    pub oldest: Option<String>,
+    /// Rows that came too late to count, since the process began.
+    pub num_rows_late: u64,
+    /// RFC 3339: how far the operator has come.
+    pub watermark: Option<String>,
+}
+
+/// An instant in microseconds as RFC 3339; `None` for what stands for no time.
+pub fn instant(us: i64) -> Option<String> {
+    let at = chrono::DateTime::from_timestamp_micros(us).filter(|_| us != i64::MIN && us != i64::MAX)?;
+    Some(at.to_rfc3339_opts(chrono::SecondsFormat::Millis, true))
 }
 
 /// What one target took.

@@ -10,7 +10,9 @@ use crate::delta::{Table, TableStore, WriterOptions};
 use crate::env::Env;
 use crate::error::{Error, Result};
 use crate::source::chunk::Offsets;
-use crate::state::{CommitPermit, Epoch, Manifest, ManifestId, ManifestStore, TableCommit};
+use crate::state::{
+    CommitPermit, Epoch, Manifest, ManifestId, ManifestStore, OperatorSnapshot, SourceTime, TableCommit,
+};
 
 /// Where a pipeline goes on.
 #[derive(Debug, Clone, PartialEq)]
@@ -21,12 +23,41 @@ pub struct Resumed {
     pub positions: BTreeMap<String, Offsets>,
     /// Sinks that a crash had left behind and that now have their epoch.
     pub rolled_forward: Vec<String>,
+    /// What the operators remembered.
+    pub state: Vec<OperatorSnapshot>,
+    pub times: BTreeMap<String, SourceTime>,
+    pub watermarks: BTreeMap<String, i64>,
+    /// False when the manifest is gone: then what operators remembered is not known.
+    pub state_known: bool,
 }
 
-/// Brings every sink to the newest committed epoch.
+impl Resumed {
+    /// A beginning without any past.
+    fn at(next: Epoch, positions: BTreeMap<String, Offsets>) -> Self {
+        Self {
+            next,
+            positions,
+            rolled_forward: Vec::new(),
+            state: Vec::new(),
+            times: BTreeMap::new(),
+            watermarks: BTreeMap::new(),
+            state_known: true,
+        }
+    }
+}
+
+/// Brings every sink to the newest committed epoch, and the indexes of upserted tables into memory.
 ///
 /// Errors: `Damaged` when sinks contradict each other or the manifest that a sink names is gone.
 pub async fn recover(pipeline: &str, sinks: &Sinks, manifests: &ManifestStore, env: &Env) -> Result<Resumed> {
+    let resumed = roll_all_forward(pipeline, sinks, manifests, env).await?;
+    for upsert in sinks.tables.iter().filter_map(|sink| sink.upsert.as_ref()) {
+        upsert.load().await?;
+    }
+    Ok(resumed)
+}
+
+async fn roll_all_forward(pipeline: &str, sinks: &Sinks, manifests: &ManifestStore, env: &Env) -> Result<Resumed> {
     let mut facts = Vec::new();
     if let Some(producer) = &sinks.transaction {
         let committed = producer.committed_epoch().await?;
@@ -41,7 +72,7 @@ pub async fn recover(pipeline: &str, sinks: &Sinks, manifests: &ManifestStore, e
     }
     let (epoch, id) = match decide(&facts) {
         Decision::Begin => {
-            return Ok(Resumed { next: Epoch(1), positions: BTreeMap::new(), rolled_forward: Vec::new() });
+            return Ok(Resumed::at(Epoch(1), BTreeMap::new()));
         }
         Decision::Conflict { epoch, sinks: [a, b] } => {
             return Err(Error::damaged(format!(
@@ -61,7 +92,8 @@ pub async fn recover(pipeline: &str, sinks: &Sinks, manifests: &ManifestStore, e
             rolled_forward.push(table.name.clone());
         }
     }
-    Ok(Resumed { next: epoch.next(), positions: manifest.positions, rolled_forward })
+    let Manifest { positions, state, times, watermarks, .. } = manifest;
+    Ok(Resumed { rolled_forward, state, times, watermarks, ..Resumed::at(epoch.next(), positions) })
 }
 
 async fn roll_forward(
@@ -92,6 +124,7 @@ async fn roll_forward(
         location: table.location.clone(),
         table: opened,
         options: WriterOptions::default(),
+        upsert: None,
     };
     commit_table(&sink, manifest, table, permit).await?;
     Ok(true)
@@ -124,7 +157,7 @@ fn without_manifest(
         let known = positions.entry(source.to_owned()).or_default().entry(partition.into()).or_insert(*offset);
         *known = (*known).max(*offset);
     }
-    Ok(Resumed { next: epoch.next(), positions, rolled_forward: Vec::new() })
+    Ok(Resumed { state_known: false, ..Resumed::at(epoch.next(), positions) })
 }
 
 /// The epoch and manifest in a table's transactions.

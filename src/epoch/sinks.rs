@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::catalog::{Format, KafkaConnection};
-use crate::delta::{Table, WriterOptions};
+use crate::catalog::{ChangeEncoding, Format, KafkaConnection};
+use crate::delta::{Table, UpsertTable, WriterOptions};
 use crate::sink::kafka::{DirectProducer, TransactionalProducer};
 
 /// A Delta table that takes part in the commit.
@@ -15,6 +15,8 @@ pub struct TableSink {
     pub location: String,
     pub table: Table,
     pub options: WriterOptions,
+    /// Where a primary key is declared.
+    pub upsert: Option<UpsertTable>,
 }
 
 /// Where one branch's rows go.
@@ -22,15 +24,20 @@ pub struct TableSink {
 pub enum BranchSink {
     /// Index into [`Sinks::tables`].
     Table(usize),
+    /// Likewise, of a table with a primary key: rows wait until the epoch closes.
+    Upsert(usize),
     /// Buffered until the epoch's transaction.
     Transaction {
         topic: String,
         key: Option<String>,
+        /// Where rows are changes: they wait until the epoch closes and are consolidated first.
+        changes: Option<ChangeEncoding>,
     },
     /// Sent with each micro-batch.
     Direct {
         producer: Arc<DirectProducer>,
         key: Option<String>,
+        changes: Option<ChangeEncoding>,
     },
     Console,
     File {
@@ -41,10 +48,20 @@ pub enum BranchSink {
 }
 
 impl BranchSink {
+    /// Whether rows wait until the epoch closes, to be consolidated by key.
+    pub fn consolidates(&self) -> bool {
+        match self {
+            Self::Upsert(_) => true,
+            Self::Transaction { changes, .. } | Self::Direct { changes, .. } => changes.is_some(),
+            Self::Table(_) | Self::Console | Self::File { .. } | Self::Blackhole => false,
+        }
+    }
+
     /// The word that progress shows.
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Table(_) => "delta",
+            Self::Upsert(_) => "delta upsert",
             Self::Transaction { .. } => "kafka exactly_once",
             Self::Direct { .. } => "kafka at_least_once",
             Self::Console => "console",

@@ -1,9 +1,16 @@
-//! Functions that SQL can call beside DataFusion's own: those written in SQL, and the clock of an epoch.
+//! Functions that SQL can call beside DataFusion's own: those written in SQL, the clock of an epoch, and what the planner writes
+//! where people write table functions and joins in time.
 //!
 //! Models become functions in [`crate::model`]; the planner registers both.
 
 mod clock;
+mod first;
+mod marks;
 mod sql;
+mod window;
 
 pub use clock::EpochClock;
+pub use first::{FIRST_WITHIN, first_within};
+pub use marks::mark_functions;
 pub use sql::sql_function;
+pub use window::{HOP_STARTS, SHIFT, TUMBLE_START, window_functions};

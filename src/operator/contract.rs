@@ -18,7 +18,7 @@
 use arrow::record_batch::RecordBatch;
 
 use crate::error::Result;
-use crate::state::{StateChange, StateTable};
+use crate::state::{NO_WATERMARK, StateChange, StateTable};
 
 /// The last column of every retracting stream: BIGINT, never 0 or null.
 pub const WEIGHT: &str = "__weight";
@@ -75,4 +75,11 @@ pub trait Operator: Send {
 
     /// What is remembered now. Cheap enough for every epoch.
     fn usage(&self) -> StateUsage;
+
+    /// A step without rows whose watermark is below this gives nothing out; it may forget what its `cutoff` covers. So state that lies
+    /// on disk need not be fetched for it, and several such steps may come as one. Cheap enough for every step. Unless an operator knows
+    /// better, every step matters.
+    fn due(&self) -> i64 {
+        NO_WATERMARK
+    }
 }

@@ -46,6 +46,11 @@ impl Held {
         slot.set(rows).map_err(|_| defect(format!("stream {} filled twice", stream.0)))
     }
 
+    /// True when no stream has rows.
+    pub fn is_empty(&self) -> bool {
+        self.slots.iter().all(|slot| slot.get().is_none_or(Vec::is_empty))
+    }
+
     /// The stream's rows; a stream that nothing was put in has none.
     pub fn rows(&self, stream: StreamId) -> &[RecordBatch] {
         self.slots.get(stream.0).and_then(|slot| slot.get()).map_or(&[], Vec::as_slice)
@@ -152,6 +157,11 @@ impl HeldTable {
     /// The stream `stream`, called `name` in plans.
     pub fn new(name: impl Into<String>, stream: StreamId, schema: SchemaRef) -> Self {
         Self { name: name.into(), stream, schema }
+    }
+
+    /// The stream that is read.
+    pub fn stream(&self) -> StreamId {
+        self.stream
     }
 }
 

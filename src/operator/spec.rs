@@ -211,3 +211,29 @@ pub struct AsofSpec {
     pub outer: bool,
     pub output: SchemaRef,
 }
+
+/// A stream joined on equal keys to a Delta table that the pipeline does not write. Rows are answered at once, from the version that
+/// is loaded. Output: the left columns (without their weight), the table's columns, then the weight if the left side retracts.
+/// Null keys match nothing. A row that is taken back under another version than it was given is answered otherwise: let a
+/// retracting left side have `as_of`, or none of the table's columns may change.
+#[derive(Debug, Clone)]
+pub struct LookupSpec {
+    pub left: SchemaRef,
+    /// True when the left side's last column is the weight.
+    pub left_retract: bool,
+    pub left_keys: Vec<usize>,
+    /// The table's name in the SQL.
+    pub table: String,
+    /// The columns of the table that are read, by name and with the table's types.
+    pub right: SchemaRef,
+    /// Of the same types as `left_keys`.
+    pub right_keys: Vec<usize>,
+    /// Inner or Left.
+    pub join_type: JoinType,
+    /// What else must hold, over the left columns (without weight) followed by the table's columns.
+    pub filter: Option<Arc<dyn PhysicalExpr>>,
+    /// `FOR SYSTEM_TIME AS OF`: a left TIMESTAMP(µs) column. Each row is answered from the newest version that was committed at or before
+    /// it; rows without a time, or before the oldest version that the log still has, match nothing.
+    pub as_of: Option<usize>,
+    pub output: SchemaRef,
+}

@@ -12,13 +12,16 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast::{Query, Statement as SqlStatement};
 
+use super::cut::{Cutter, Cutting, Piece, Rows, streams_read};
 use super::dataflow::{Branch, Dataflow, Fragment, SourceInput};
 use super::fit::fit;
-use super::refusal::{check_plan, refusals};
+use super::lookup::LookupTable;
+use super::refusal::refusals;
 use super::share::{reading, relation_names};
+use super::watermark::watermark_expr;
 use crate::catalog::{Catalog, InsertDef, PipelineDef, ViewDef};
 use crate::error::Error;
-use crate::operator::{HeldTable, StreamId};
+use crate::operator::HeldTable;
 use crate::sql::{Diagnostic, Span, diagnose};
 
 /// What is known of the schemas of INSERT targets, by name. A target that is missing takes whatever the query gives.
@@ -36,17 +39,18 @@ pub async fn compile(
     session: SessionState,
 ) -> Compiled<Dataflow> {
     let reading = reading(catalog, pipeline);
-    let mut compiler = Compiler { catalog, session, streams: 0, problems: Vec::new(), broken: BTreeSet::new() };
+    let cutter = Cutter::new(&session, &pipeline.options);
+    let mut compiler = Compiler { catalog, session: &session, cutter, problems: Vec::new(), broken: BTreeSet::new() };
     let mut sources = Vec::new();
     for name in &reading.sources {
-        let def = catalog.sources[name].clone();
-        let stream = compiler.stream(name, def.schema());
-        sources.push(SourceInput { def, stream });
+        sources.extend(compiler.source(name, sources.len()));
     }
-    let mut fragments = Vec::new();
+    for name in &reading.tables {
+        compiler.table(name, targets);
+    }
     for name in &reading.views {
         let before = compiler.problems.len();
-        fragments.extend(compiler.view(&catalog.views[name], reading.shared.contains(name)).await);
+        compiler.view(&catalog.views[name], reading.shared.contains(name)).await;
         if compiler.problems.len() > before
             || relation_names(&catalog.views[name].query).iter().any(|n| compiler.broken.contains(n))
         {
@@ -57,29 +61,59 @@ pub async fn compile(
     for insert in &pipeline.inserts {
         branches.extend(compiler.insert(insert, targets.get(&insert.target)).await);
     }
-    if !compiler.problems.is_empty() {
-        return Err(compiler.problems);
+    let fragments = compiler.fragments(pipeline.span).await;
+    let Compiler { cutter, problems, .. } = compiler;
+    if !problems.is_empty() {
+        return Err(problems);
     }
-    let Compiler { session, streams, .. } = compiler;
-    Ok(Dataflow { pipeline: pipeline.name.clone(), sources, fragments, branches, streams, session })
+    let stages = branches.iter().map(|branch| branch.stage + 1).max().unwrap_or(1);
+    let Cutter { streams, operators, .. } = cutter;
+    let streams = streams.len();
+    Ok(Dataflow { pipeline: pipeline.name.clone(), sources, fragments, operators, branches, stages, streams, session })
 }
 
 struct Compiler<'a> {
     catalog: &'a Catalog,
-    session: SessionState,
-    streams: usize,
+    session: &'a SessionState,
+    cutter: Cutter<'a>,
     problems: Vec<Diagnostic>,
     /// Views that could not be planned: what reads them is passed over, the cause has been said.
     broken: BTreeSet<String>,
 }
 
 impl Compiler<'_> {
-    /// Makes a stream that SQL can read under `name`.
-    fn stream(&mut self, name: &str, schema: SchemaRef) -> StreamId {
-        let stream = StreamId(self.streams);
-        self.streams += 1;
-        self.register(name, Arc::new(HeldTable::new(name, stream, schema)));
-        stream
+    fn source(&mut self, name: &str, index: usize) -> Option<SourceInput> {
+        let def = self.catalog.sources[name].clone();
+        let watermark = match watermark_expr(&def, self.session, &self.catalog.files) {
+            Ok(watermark) => watermark,
+            Err(problem) => {
+                self.problems.push(problem);
+                None
+            }
+        };
+        let schema = def.schema();
+        let timed = def.watermark.as_ref().map(|watermark| watermark.column.as_str());
+        let times = schema.fields().iter().map(|field| (Some(field.name().as_str()) == timed).then_some(0)).collect();
+        let rows = Rows { retract: false, times, sources: BTreeSet::from([index]), stage: 0 };
+        let declared = def.watermark.as_ref().map(|watermark| watermark.expression.to_string());
+        let identity = format!("source {name} {:?} watermark {declared:?}", schema.fields());
+        let stream = self.cutter.stream(name, Arc::clone(&schema), rows, identity);
+        self.register(name, Arc::new(HeldTable::new(name, stream.id, schema)));
+        Some(SourceInput { def, stream: stream.id, watermark })
+    }
+
+    /// A Delta table that streams may be joined to.
+    fn table(&mut self, name: &str, targets: &Targets) {
+        let def = &self.catalog.tables[name];
+        let declared = (!def.columns.is_empty()).then(|| def.schema());
+        match targets.get(name).cloned().or(declared) {
+            Some(schema) => self.register(name, Arc::new(LookupTable::new(name, schema))),
+            None => {
+                let message = format!("the columns of table `{name}` are not known without opening it");
+                let hint = "Declare them in CREATE TABLE; `weir run` opens the table.";
+                self.problems.push(Diagnostic::new(def.span, message).with_hint(hint));
+            }
+        }
     }
 
     fn register(&self, name: &str, table: Arc<dyn TableProvider>) {
@@ -90,25 +124,55 @@ impl Compiler<'_> {
         }
     }
 
-    /// A view that is shared becomes a fragment; any other is written into its reader.
-    async fn view(&mut self, view: &ViewDef, shared: bool) -> Option<Fragment> {
+    /// A view that is shared becomes a stream; any other is written into its reader.
+    async fn view(&mut self, view: &ViewDef, shared: bool) -> Option<()> {
         let plan = self.query(&view.query, view.span).await?;
         let plan = self.rename(plan, view)?;
         if !shared {
             self.register(&view.name, Arc::new(ViewTable::new(plan, None)));
             return None;
         }
-        let schema: SchemaRef = Arc::new(plan.schema().as_arrow().clone());
-        let plan = self.physical(&plan, view.span).await?;
-        let stream = self.stream(&view.name, schema);
-        Some(Fragment { view: view.name.clone(), stream, plan })
+        // What SQL sees of the stream: names as the view gives them, without a weight.
+        let seen: SchemaRef = Arc::new(plan.schema().as_arrow().clone());
+        let piece = self.cut(&plan, view.span)?;
+        let stream = match self.cutter.shared(piece, &view.name) {
+            Ok(stream) => stream,
+            Err(error) => {
+                self.problems.push(of_error(&error, view.span));
+                return None;
+            }
+        };
+        self.register(&view.name, Arc::new(HeldTable::new(&view.name, stream, seen)));
+        Some(())
+    }
+
+    /// Optimises a plan and cuts it.
+    fn cut(&mut self, plan: &LogicalPlan, span: Span) -> Option<Piece> {
+        let optimised = match self.session.optimize(plan) {
+            Ok(optimised) => optimised,
+            Err(error) => return self.problem(&error, span),
+        };
+        match self.cutter.cut(&optimised) {
+            Ok(piece) => Some(piece),
+            Err(error) => {
+                self.problems.push(of_error(&error, span));
+                None
+            }
+        }
+    }
+
+    async fn fragments(&mut self, span: Span) -> Vec<Fragment> {
+        let mut fragments = Vec::new();
+        for Cutting { name, stream, piece } in std::mem::take(&mut self.cutter.cuttings) {
+            let Some(plan) = self.physical(&piece.plan, span).await else { continue };
+            let reads = streams_read(&piece.plan);
+            fragments.push(Fragment { name, stream, plan, stage: piece.rows.stage, reads, retract: piece.rows.retract });
+        }
+        fragments
     }
 
     fn rename(&mut self, plan: LogicalPlan, view: &ViewDef) -> Option<LogicalPlan> {
-        if view.columns.is_empty() {
-            return Some(plan);
-        }
-        if view.columns.len() != plan.schema().fields().len() {
+        if !view.columns.is_empty() && view.columns.len() != plan.schema().fields().len() {
             let message = format!(
                 "view `{}` names {} columns, its query gives {}",
                 view.name,
@@ -118,14 +182,7 @@ impl Compiler<'_> {
             self.problems.push(Diagnostic::new(view.span, message));
             return None;
         }
-        let exprs: Vec<_> = plan
-            .schema()
-            .columns()
-            .into_iter()
-            .zip(&view.columns)
-            .map(|(column, name)| datafusion::logical_expr::Expr::Column(column).alias(name))
-            .collect();
-        match LogicalPlanBuilder::from(plan).project(exprs).and_then(LogicalPlanBuilder::build) {
+        match renamed(plan, &view.columns) {
             Ok(plan) => Some(plan),
             Err(error) => self.problem(&error, view.span),
         }
@@ -142,9 +199,19 @@ impl Compiler<'_> {
                 }
             };
         }
-        let physical = self.physical(&plan, insert.span).await?;
-        let schema = target.map_or_else(|| physical.schema(), Arc::clone);
-        Some(Branch { target: insert.target.clone(), schema, plan: physical })
+        let piece = self.cut(&plan, insert.span)?;
+        if piece.rows.retract && !self.catalog.accepts_retractions(&insert.target) {
+            self.problems.push(of_error(&takes_back(&insert.target), insert.target_span));
+            return None;
+        }
+        let reads = streams_read(&piece.plan);
+        let Rows { retract, stage, times, sources } = piece.rows;
+        let physical = self.physical(&piece.plan, insert.span).await?;
+        let schema = match target {
+            Some(target) => Arc::clone(target),
+            None => without_weight(&physical.schema(), retract)?,
+        };
+        Some(Branch { target: insert.target.clone(), schema, plan: physical, stage, reads, retract, times, sources })
     }
 
     async fn query(&mut self, query: &Query, span: Span) -> Option<LogicalPlan> {
@@ -165,13 +232,7 @@ impl Compiler<'_> {
             Ok(plan) => plan,
             Err(error) => return self.problem(&error, span),
         };
-        match check_plan(&plan) {
-            Ok(()) => Some(plan),
-            Err(error) => {
-                self.problems.push(of_error(&error, span));
-                None
-            }
-        }
+        Some(plan)
     }
 
     async fn physical(&mut self, plan: &LogicalPlan, span: Span) -> Option<Arc<dyn ExecutionPlan>> {
@@ -185,6 +246,34 @@ impl Compiler<'_> {
         self.problems.push(diagnose(error, &self.catalog.files, span));
         None
     }
+}
+
+fn without_weight(schema: &SchemaRef, retract: bool) -> Option<SchemaRef> {
+    if !retract {
+        return Some(Arc::clone(schema));
+    }
+    let columns: Vec<usize> = (0..schema.fields().len() - 1).collect();
+    schema.project(&columns).ok().map(Arc::new)
+}
+
+/// A view's plan with its columns renamed, if it renames any.
+pub(super) fn renamed(plan: LogicalPlan, names: &[String]) -> datafusion::error::Result<LogicalPlan> {
+    if names.is_empty() {
+        return Ok(plan);
+    }
+    let columns = plan.schema().columns().into_iter().zip(names);
+    let exprs: Vec<_> =
+        columns.map(|(column, name)| datafusion::logical_expr::Expr::Column(column).alias(name)).collect();
+    LogicalPlanBuilder::from(plan).project(exprs).and_then(LogicalPlanBuilder::build)
+}
+
+/// A query whose rows may be taken back, into a target that cannot.
+fn takes_back(target: &str) -> Error {
+    Error::sql(format!("`{target}` can only be appended to, and the query takes rows back"))
+        .with_detail("An aggregate without a window, a Top-N or an outer join without time bounds changes what it said before.")
+        .with_hint(format!(
+            "Give `{target}` a key, `PRIMARY KEY (…) NOT ENFORCED`, so that its rows are updated; or group by a window, whose result is final."
+        ))
 }
 
 fn of_error(error: &Error, span: Span) -> Diagnostic {

@@ -1,19 +1,21 @@
 //! A planned pipeline, and how a lane of one micro-batch runs through it.
 //!
-//! A [`Dataflow`] is inert: plans, schemas, names. A [`Lane`] is one task's part of one micro-batch. It carries its rows
-//! through every fragment and every branch without meeting another lane, which is what makes a micro-batch of a few rows
-//! cost microseconds and a large one use every core.
+//! A [`Dataflow`] is inert: plans, schemas, names. It is cut into stages: in each, lanes run side by side through stateless
+//! fragments and branches without meeting; between stages stand the operators that remember, which see the rows of all lanes. A pipeline
+//! without memory is one stage, which is what makes a micro-batch of a few rows cost microseconds and a large one use every core.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
 use datafusion::execution::{SessionState, TaskContext};
 use datafusion::physical_plan::execution_plan::reset_plan_states;
-use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
+use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties, PhysicalExpr};
 use futures::StreamExt;
 use sha2::{Digest, Sha256};
 
+use super::operators::OperatorNode;
 use crate::catalog::SourceDef;
 use crate::error::Result;
 use crate::operator::{Held, StreamId};
@@ -23,14 +25,21 @@ use crate::operator::{Held, StreamId};
 pub struct SourceInput {
     pub def: SourceDef,
     pub stream: StreamId,
+    /// Over the source's columns, TIMESTAMP(µs); its greatest value is the partition's watermark.
+    pub watermark: Option<Arc<dyn PhysicalExpr>>,
 }
 
-/// A view that several branches share: computed once per micro-batch and held.
+/// Rows that are computed once per micro-batch and held: a view that several branches share, or what an operator reads.
 #[derive(Debug, Clone)]
 pub struct Fragment {
-    pub view: String,
+    /// The view's name, or what it feeds.
+    pub name: String,
     pub stream: StreamId,
     pub plan: Arc<dyn ExecutionPlan>,
+    pub stage: usize,
+    /// What it reads.
+    pub reads: Vec<StreamId>,
+    pub retract: bool,
 }
 
 /// One INSERT.
@@ -38,9 +47,17 @@ pub struct Fragment {
 pub struct Branch {
     /// The table or sink, by name.
     pub target: String,
-    /// Rows as the target wants them.
+    /// Rows as the target wants them, without the weight.
     pub schema: SchemaRef,
+    /// True when the rows carry [`crate::operator::WEIGHT`] as their last column.
+    pub retract: bool,
     pub plan: Arc<dyn ExecutionPlan>,
+    pub stage: usize,
+    pub reads: Vec<StreamId>,
+    /// Per column, weight left out: how far values in rows yet to come may lag behind the watermark, microseconds.
+    pub times: Vec<Option<i64>>,
+    /// Whose rows it is made from.
+    pub sources: BTreeSet<usize>,
 }
 
 /// A pipeline, planned once.
@@ -50,7 +67,11 @@ pub struct Dataflow {
     pub sources: Vec<SourceInput>,
     /// Each after those it reads.
     pub fragments: Vec<Fragment>,
+    /// Each after those it reads.
+    pub operators: Vec<OperatorNode>,
     pub branches: Vec<Branch>,
+    /// How many stages there are, at least one.
+    pub stages: usize,
     pub(super) streams: usize,
     pub(super) session: SessionState,
 }
@@ -62,6 +83,9 @@ impl Dataflow {
         for source in &self.sources {
             hash.update(format!("{}:{:?};", source.def.name, source.def.schema().fields()));
         }
+        for operator in &self.operators {
+            hash.update(format!("{};", operator.id));
+        }
         for (name, plan) in self.plans() {
             let shown = datafusion::physical_plan::displayable(plan.as_ref()).indent(false).to_string();
             hash.update(format!("{name}:{:?}\n{shown}", plan.schema().fields()));
@@ -71,7 +95,7 @@ impl Dataflow {
 
     /// Every plan with the name of what it makes: views, then targets.
     pub fn plans(&self) -> impl Iterator<Item = (&str, &Arc<dyn ExecutionPlan>)> {
-        let fragments = self.fragments.iter().map(|f| (f.view.as_str(), &f.plan));
+        let fragments = self.fragments.iter().map(|f| (f.name.as_str(), &f.plan));
         fragments.chain(self.branches.iter().map(|b| (b.target.as_str(), &b.plan)))
     }
 
@@ -87,12 +111,19 @@ impl Dataflow {
         Ok(())
     }
 
-    /// Begins a lane with the decoded rows of some sources.
-    pub fn lane(&self, inputs: Vec<(StreamId, Vec<RecordBatch>)>) -> Result<Lane<'_>> {
+    /// The operators that follow a stage's fragments.
+    pub fn operators_of(&self, stage: usize) -> impl Iterator<Item = (usize, &OperatorNode)> {
+        self.operators.iter().enumerate().filter(move |(_, operator)| operator.stage == stage)
+    }
+
+    /// Sources whose rows some operator remembers.
+    pub fn remembered_sources(&self) -> BTreeSet<usize> {
+        self.operators.iter().flat_map(|operator| operator.sources.iter().copied()).collect()
+    }
+
+    /// A lane without rows.
+    pub fn lane(&self) -> Lane {
         let held = Arc::new(Held::new(self.streams));
-        for (stream, rows) in inputs {
-            held.fill(stream, rows)?;
-        }
         let config = self.session.config().clone().with_extension(Arc::clone(&held));
         let context = TaskContext::new(
             None,
@@ -104,31 +135,56 @@ impl Dataflow {
             std::collections::HashMap::new(),
             Arc::clone(self.session.runtime_env()),
         );
-        Ok(Lane { dataflow: self, held, context: Arc::new(context) })
+        Lane { held, context: Arc::new(context) }
     }
 }
 
-/// One task's part of one micro-batch.
+/// One task's part of one micro-batch: the rows of its streams.
 #[derive(Debug)]
-pub struct Lane<'a> {
-    dataflow: &'a Dataflow,
+pub struct Lane {
     held: Arc<Held>,
     context: Arc<TaskContext>,
 }
 
-impl Lane<'_> {
-    /// Runs the fragments in order, then every branch; returns the rows of each branch, in the order of
-    /// [`Dataflow::branches`]. Memory: a lane's rows, input and output, are held until it ends.
-    pub async fn run(self) -> Result<Vec<Vec<RecordBatch>>> {
-        for fragment in &self.dataflow.fragments {
-            let rows = self.collect(&fragment.plan).await?;
-            self.held.fill(fragment.stream, rows)?;
+impl Lane {
+    /// Puts rows into a stream; once per stream.
+    pub fn fill(&self, stream: StreamId, rows: Vec<RecordBatch>) -> Result<()> {
+        Ok(self.held.fill(stream, rows)?)
+    }
+
+    /// What a stream holds.
+    pub fn rows(&self, stream: StreamId) -> &[RecordBatch] {
+        self.held.rows(stream)
+    }
+
+    /// True when no stream holds a row.
+    pub fn is_empty(&self) -> bool {
+        self.held.is_empty()
+    }
+
+    /// Runs a stage: its fragments in order, then its branches; returns the rows of each branch that has any, with its index. Memory: a
+    /// lane's rows, input and output, are held until it ends.
+    pub async fn run(&self, dataflow: &Dataflow, stage: usize) -> Result<Vec<(usize, Vec<RecordBatch>)>> {
+        for fragment in dataflow.fragments.iter().filter(|fragment| fragment.stage == stage) {
+            if self.has_rows(&fragment.reads) {
+                let rows = self.collect(&fragment.plan).await?;
+                self.fill(fragment.stream, rows)?;
+            }
         }
-        let mut out = Vec::with_capacity(self.dataflow.branches.len());
-        for branch in &self.dataflow.branches {
-            out.push(self.collect(&branch.plan).await?);
+        let mut out = Vec::new();
+        for (index, branch) in dataflow.branches.iter().enumerate().filter(|(_, branch)| branch.stage == stage) {
+            if self.has_rows(&branch.reads) {
+                let rows = self.collect(&branch.plan).await?;
+                if !rows.is_empty() {
+                    out.push((index, rows));
+                }
+            }
         }
         Ok(out)
+    }
+
+    fn has_rows(&self, streams: &[StreamId]) -> bool {
+        streams.iter().any(|stream| !self.rows(*stream).is_empty())
     }
 
     async fn collect(&self, plan: &Arc<dyn ExecutionPlan>) -> Result<Vec<RecordBatch>> {

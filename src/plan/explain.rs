@@ -5,7 +5,8 @@ use std::fmt::Write;
 use datafusion::physical_plan::displayable;
 
 use super::dataflow::Dataflow;
-use crate::catalog::SourceConnector;
+use super::operators::OperatorNode;
+use crate::catalog::{SourceConnector, TableFeed};
 
 /// The dataflow as text, one section per source, shared view and INSERT, in the order in which a micro-batch runs.
 pub fn explain(dataflow: &Dataflow) -> String {
@@ -18,6 +19,11 @@ pub fn explain(dataflow: &Dataflow) -> String {
             }
             SourceConnector::File(options) => format!("files {}", options.path),
             SourceConnector::Generator(options) => format!("generator seed {}", options.seed),
+            SourceConnector::Nexmark(options) => format!("nexmark {:?} seed {}", options.table, options.seed),
+            SourceConnector::Delta(options) => match options.feed {
+                TableFeed::Append => format!("delta table {}", options.path),
+                TableFeed::Changes => format!("changes of delta table {}", options.path),
+            },
         };
         let _ = writeln!(text, "\nsource {}  [append]  {connector}", source.def.name);
         for column in &source.def.columns {
@@ -28,15 +34,34 @@ pub fn explain(dataflow: &Dataflow) -> String {
             let _ = writeln!(text, "  watermark {} AS {}", watermark.column, watermark.expression);
         }
     }
-    for fragment in &dataflow.fragments {
-        let _ = writeln!(text, "\nshared view {}  [append]  computed once per micro-batch, state none", fragment.view);
-        section(&mut text, &fragment.plan);
+    for stage in 0..dataflow.stages {
+        for fragment in dataflow.fragments.iter().filter(|fragment| fragment.stage == stage) {
+            let mode = mode(fragment.retract);
+            let _ = writeln!(text, "\nstream {}  [{mode}]  computed once per micro-batch, state none", fragment.name);
+            section(&mut text, &fragment.plan);
+        }
+        for (_, node) in dataflow.operators_of(stage) {
+            operator(&mut text, dataflow, node);
+        }
     }
     for branch in &dataflow.branches {
-        let _ = writeln!(text, "\ninsert into {}  [append]  state none", branch.target);
+        let _ = writeln!(text, "\ninsert into {}  [{}]  state none", branch.target, mode(branch.retract));
         section(&mut text, &branch.plan);
     }
     text
+}
+
+fn mode(retract: bool) -> &'static str {
+    if retract { "retract" } else { "append" }
+}
+
+fn operator(text: &mut String, dataflow: &Dataflow, node: &OperatorNode) {
+    let _ = writeln!(text, "\noperator {}  [{}]", node.id, mode(node.retract));
+    let sources: Vec<_> = node.sources.iter().map(|source| dataflow.sources[*source].def.name.as_str()).collect();
+    for (what, words) in node.spec.explain() {
+        let _ = writeln!(text, "  {what:<8} {words}");
+    }
+    let _ = writeln!(text, "  {:<8} the slowest of {}", "follows", sources.join(", "));
 }
 
 fn section(text: &mut String, plan: &std::sync::Arc<dyn datafusion::physical_plan::ExecutionPlan>) {

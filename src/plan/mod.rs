@@ -4,15 +4,36 @@
 //! computed once ([`share`]), refuses what cannot be run incrementally ([`refusal`]), fits each INSERT's columns to its
 //! target ([`fit`]) and puts the pieces together ([`compile`]). Nothing here reads input, opens a connection or knows of epochs.
 
+mod batch;
 mod compile;
+mod cut;
 mod dataflow;
+mod describe;
 mod explain;
 mod fit;
+mod lookup;
+mod materialized;
+mod nodes;
+mod operators;
 mod refusal;
+mod relation;
 mod session;
 mod share;
+mod time;
+mod watermark;
 
+pub use batch::{Batch, BatchInsert, batch};
 pub use compile::{Targets, compile};
 pub use dataflow::{Branch, Dataflow, Fragment, Lane, SourceInput};
+pub use operators::{OperatorNode, OperatorSpec};
 pub use explain::explain;
-pub use session::{FunctionSet, session_state};
+pub use materialized::with_view_columns;
+pub use nodes::{DeduplicateNode, SessionNode, WINDOW_END, WINDOW_START, length};
+pub use relation::{RelationMode, Relations, register_relations};
+pub use share::lookup_tables;
+pub use session::{FunctionSet, session_state, session_state_for};
+pub use time::{interval_micros, scalar_micros, time_lag};
+pub use watermark::watermark_expr;
+
+#[cfg(test)]
+mod golden;

@@ -1,18 +1,13 @@
-//! What cannot be run incrementally, refused with its place and a remedy.
+//! What cannot be run incrementally and shows in the syntax tree, refused at its place with a remedy.
 //!
-//! Refusals are read off the syntax tree, where positions are, before planning; [`check_plan`] is the backstop over the
-//! logical plan, so that nothing that needs memory slips through in a form the first pass does not know.
+//! The planner refuses the rest: what hangs on types, times and changelog modes does not show here.
 
 use std::ops::ControlFlow;
 
-use datafusion::common::tree_node::TreeNodeRecursion;
-use datafusion::logical_expr::LogicalPlan;
 use datafusion::sql::sqlparser::ast::{
-    Expr, GroupByExpr, Query, Select, SelectItem, SetExpr, SetOperator, SetQuantifier, Spanned, visit_expressions,
+    Distinct, Expr, GroupByExpr, LimitClause, Query, Select, Spanned, Visit, Visitor,
 };
 use datafusion::sql::sqlparser::tokenizer::Span as AstSpan;
-
-use crate::error::{Error, Result};
 
 /// A construct that is refused, where it stands, and what to write instead.
 #[derive(Debug, Clone, PartialEq)]
@@ -22,137 +17,114 @@ pub struct Refusal {
     pub hint: String,
 }
 
-/// Every refused construct of a query.
+/// Every refused construct of a query, those of its subqueries too.
 pub fn refusals(query: &Query) -> Vec<Refusal> {
-    let mut found = Vec::new();
-    visit_query(query, &mut found);
-    found
+    let mut finder = Finder::default();
+    let _ = query.visit(&mut finder);
+    finder.found
 }
 
-fn visit_query(query: &Query, found: &mut Vec<Refusal>) {
-    if let Some(order) = &query.order_by {
-        found.push(refusal(
-            order.span(),
-            "ORDER BY",
-            "Rows leave a stream as they come; sort when you query the table.",
-        ));
-    }
-    if let Some(limit) = &query.limit_clause {
-        found.push(refusal(
-            limit.span(),
-            "LIMIT",
-            "A stream has no end to count towards; limit when you query the table.",
-        ));
-    }
-    if let Some(with) = &query.with {
-        for cte in &with.cte_tables {
-            visit_query(&cte.query, found);
-        }
-    }
-    visit_set(&query.body, found);
+#[derive(Default)]
+struct Finder {
+    found: Vec<Refusal>,
 }
 
-fn visit_set(body: &SetExpr, found: &mut Vec<Refusal>) {
-    match body {
-        SetExpr::Select(select) => visit_select(select, found),
-        SetExpr::Query(query) => visit_query(query, found),
-        SetExpr::SetOperation { op, set_quantifier, left, right } => {
-            if *op != SetOperator::Union || !matches!(set_quantifier, SetQuantifier::All | SetQuantifier::AllByName) {
-                found.push(refusal(
-                    body.span(),
-                    format!("{op} {set_quantifier}").trim(),
-                    "Only UNION ALL needs no memory of earlier rows.",
-                ));
-            }
-            visit_set(left, found);
-            visit_set(right, found);
-        }
-        _ => {}
-    }
-}
+impl Visitor for Finder {
+    type Break = ();
 
-fn visit_select(select: &Select, found: &mut Vec<Refusal>) {
-    const LATER: &str = "Keyed state is not built yet: write the rows to a table and aggregate when you query it.";
-    if let Some(distinct) = &select.distinct {
-        let span = select.projection.first().map_or_else(|| select.span(), Spanned::span);
-        found.push(refusal(span, &distinct.to_string(), LATER));
-    }
-    match &select.group_by {
-        GroupByExpr::Expressions(keys, _) if keys.is_empty() => {}
-        group => found.push(refusal(group.span(), "GROUP BY", LATER)),
-    }
-    for from in &select.from {
-        for join in &from.joins {
-            found.push(refusal(join.relation.span(), "a join", "Joins are not built yet: read one stream."));
-        }
-    }
-    if let [_, second, ..] = select.from.as_slice() {
-        found.push(refusal(second.span(), "a join", "Joins are not built yet: read one stream."));
-    }
-    for item in &select.projection {
-        if let SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. } = item {
-            visit_scalar(expr, found);
-        }
-    }
-    if let Some(filter) = &select.selection {
-        visit_scalar(filter, found);
-    }
-}
-
-fn visit_scalar(expr: &Expr, found: &mut Vec<Refusal>) {
-    let _ = visit_expressions(expr, |inner| {
-        match inner {
-            Expr::Function(function) if function.over.is_some() => found.push(refusal(
-                inner.span(),
-                "a window function",
-                "Rolling windows are not built yet: compute it when you query the table.",
-            )),
-            Expr::Subquery(_) | Expr::Exists { .. } | Expr::InSubquery { .. } => {
-                found.push(refusal(inner.span(), "a subquery", "Filter or compute with the stream's own columns."));
-            }
+    fn pre_visit_query(&mut self, query: &Query) -> ControlFlow<()> {
+        let counts = matches!(&query.limit_clause, Some(LimitClause::LimitOffset { limit: Some(_), offset: None, .. }))
+            || query.fetch.is_some();
+        match (&query.order_by, &query.limit_clause) {
+            (Some(_), None) if counts => {}
+            (Some(order), None) => self.refuse(
+                order.span(),
+                "ORDER BY without LIMIT",
+                "Rows leave a stream as they come: sort when you query the table, or add LIMIT for a Top-N.",
+            ),
+            (_, Some(limit)) if !counts => self.refuse(
+                limit.span(),
+                "OFFSET",
+                "The rows that are passed over change as rows come: rank them with `row_number() OVER (… ORDER BY …)`.",
+            ),
+            (None, Some(limit)) => self.refuse(
+                limit.span(),
+                "LIMIT without ORDER BY",
+                "A stream has no end to count towards: add ORDER BY for a Top-N, or limit when you query the table.",
+            ),
             _ => {}
         }
-        ControlFlow::<()>::Continue(())
-    });
-}
+        ControlFlow::Continue(())
+    }
 
-fn refusal(span: AstSpan, what: &str, hint: &str) -> Refusal {
-    Refusal { span, message: format!("{what} cannot run on a stream in this version"), hint: hint.to_owned() }
-}
-
-/// Refuses any node of a logical plan that is not known to be stateless.
-pub fn check_plan(plan: &LogicalPlan) -> Result<()> {
-    let mut culprit = None;
-    plan.apply_with_subqueries(|node| {
-        let stateless = matches!(
-            node,
-            LogicalPlan::Projection(_)
-                | LogicalPlan::Filter(_)
-                | LogicalPlan::SubqueryAlias(_)
-                | LogicalPlan::TableScan(_)
-                | LogicalPlan::Union(_)
-                | LogicalPlan::Unnest(_)
-        );
-        if stateless {
-            return Ok(TreeNodeRecursion::Continue);
+    fn pre_visit_select(&mut self, select: &Select) -> ControlFlow<()> {
+        if let Some(Distinct::On(columns)) = &select.distinct {
+            let span = columns.first().map_or_else(|| select.span(), Spanned::span);
+            let hint = "Say which row stays: `row_number() OVER (PARTITION BY … ORDER BY …) AS n … WHERE n = 1`.";
+            self.refuse(span, "DISTINCT ON", hint);
         }
-        culprit = Some(match node {
-            LogicalPlan::EmptyRelation(_) | LogicalPlan::Values(_) => "a query that reads no source",
-            LogicalPlan::Aggregate(_) => "an aggregate",
-            LogicalPlan::Window(_) => "a window function",
-            LogicalPlan::Join(_) => "a join",
-            LogicalPlan::Sort(_) => "ORDER BY",
-            LogicalPlan::Limit(_) => "LIMIT",
-            LogicalPlan::Distinct(_) => "DISTINCT",
-            LogicalPlan::Subquery(_) => "a subquery",
-            _ => "this construct",
-        });
-        Ok(TreeNodeRecursion::Stop)
-    })?;
-    match culprit {
-        None => Ok(()),
-        Some(what) => Err(Error::sql(format!("{what} cannot run on a stream in this version")).with_hint(
-            "A pipeline may filter, project, call functions and models, UNION ALL and unnest; do the rest when you query the table.",
-        )),
+        if let GroupByExpr::Expressions(keys, modifiers) = &select.group_by {
+            let sets = keys.iter().find(|key| matches!(key, Expr::Rollup(_) | Expr::Cube(_) | Expr::GroupingSets(_)));
+            let span = match (sets, modifiers.is_empty()) {
+                (Some(sets), _) => Some(sets.span()),
+                (None, false) => Some(select.group_by.span()),
+                (None, true) => None,
+            };
+            if let Some(span) = span {
+                self.refuse(
+                    span,
+                    "GROUP BY with several sets",
+                    "Write one INSERT for each set of keys, or `UNION ALL`.",
+                );
+            }
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+impl Finder {
+    fn refuse(&mut self, span: AstSpan, what: &str, hint: &str) {
+        self.found.push(Refusal { span, message: format!("{what} cannot run on a stream"), hint: hint.to_owned() });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sql::embedded;
+    use crate::sql::lexer::tokenize;
+
+    fn refused(text: &str) -> Vec<String> {
+        let query =
+            embedded::query(&tokenize(text, 0, &mut Vec::new())).unwrap_or_else(|error| panic!("{text}: {error:?}"));
+        refusals(&query).into_iter().map(|refusal| refusal.message).collect()
+    }
+
+    #[test]
+    fn what_an_operator_can_do_is_not_refused() {
+        for text in [
+            "SELECT DISTINCT a FROM t",
+            "SELECT a, count(*) FROM t GROUP BY a HAVING count(*) > 1",
+            "SELECT * FROM t JOIN u ON t.a = u.a WHERE EXISTS (SELECT 1 FROM v WHERE v.a = t.a)",
+            "SELECT * FROM (SELECT *, row_number() OVER (PARTITION BY a ORDER BY b) AS n FROM t) WHERE n <= 3",
+            "SELECT a FROM t UNION SELECT a FROM u",
+            "SELECT a FROM t ORDER BY a LIMIT 10",
+            "SELECT array_agg(a ORDER BY b) FROM t",
+        ] {
+            assert!(refused(text).is_empty(), "{text}: {:?}", refused(text));
+        }
+    }
+
+    #[test]
+    fn what_has_no_end_to_wait_for_is_refused_wherever_it_stands() {
+        for (text, message) in [
+            ("SELECT a FROM t ORDER BY a", "ORDER BY without LIMIT"),
+            ("SELECT a FROM t LIMIT 10", "LIMIT without ORDER BY"),
+            ("WITH x AS (SELECT a FROM t ORDER BY a LIMIT 10 OFFSET 5) SELECT * FROM x", "OFFSET"),
+            ("SELECT * FROM TUMBLE((SELECT DISTINCT ON (a) * FROM t), ts, INTERVAL '1 minute')", "DISTINCT ON"),
+            ("SELECT a FROM u WHERE a IN (SELECT a FROM t GROUP BY ROLLUP (a, b))", "GROUP BY with several sets"),
+        ] {
+            assert_eq!(refused(text), [format!("{message} cannot run on a stream")], "{text}");
+        }
     }
 }

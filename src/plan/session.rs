@@ -5,12 +5,15 @@ use std::sync::Arc;
 use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::execution::{SessionState, SessionStateBuilder};
 use datafusion::logical_expr::ScalarUDF;
+use datafusion::optimizer::{Optimizer, OptimizerRule};
 use datafusion::prelude::SessionConfig;
 
 use crate::catalog::Catalog;
 use crate::function::{EpochClock, sql_function};
 use crate::sql::types::SqlTypes;
-use crate::sql::{Diagnostic, diagnose};
+use crate::sql::{Diagnostic, Span, diagnose};
+
+use super::relation::{RelationMode, register_relations};
 
 /// The functions that a pipeline's SQL may call beside DataFusion's own.
 #[derive(Debug, Clone, Default)]
@@ -30,6 +33,16 @@ pub fn session_state(
     functions: &FunctionSet,
     runtime: Arc<RuntimeEnv>,
 ) -> Result<SessionState, Vec<Diagnostic>> {
+    session_state_for(catalog, functions, runtime, RelationMode::Stream)
+}
+
+/// The same, with table functions and joins in time planned for `mode`: the batch form is what a pipeline is verified against.
+pub fn session_state_for(
+    catalog: &Catalog,
+    functions: &FunctionSet,
+    runtime: Arc<RuntimeEnv>,
+    mode: RelationMode,
+) -> Result<SessionState, Vec<Diagnostic>> {
     let mut config = SessionConfig::new()
         .with_target_partitions(1)
         .with_round_robin_repartition(false)
@@ -39,12 +52,15 @@ pub fn session_state(
     options.sql_parser.map_string_types_to_utf8view = false;
     options.sql_parser.collect_spans = true;
     options.optimizer.enable_dynamic_filter_pushdown = false;
+    // A subquery's value changes as rows come: it has to be a join.
+    options.optimizer.enable_physical_uncorrelated_scalar_subquery = false;
     options.execution.time_zone = Some("UTC".to_owned());
     let mut state = SessionStateBuilder::new()
         .with_config(config)
         .with_runtime_env(runtime)
         .with_default_features()
         .with_type_planner(Arc::new(SqlTypes))
+        .with_optimizer_rules(rules())
         .build();
     for clock in functions.clock.functions() {
         register(&mut state, clock);
@@ -52,7 +68,13 @@ pub fn session_state(
     for model in &functions.models {
         register(&mut state, model.as_ref().clone());
     }
+    let times = catalog.sources.values().filter_map(|source| {
+        source.watermark.as_ref().map(|watermark| (source.name.clone(), watermark.column.clone()))
+    });
     let mut problems = Vec::new();
+    if let Err(error) = register_relations(&mut state, mode, times.collect()) {
+        problems.push(diagnose(&error, &catalog.files, Span::default()));
+    }
     for def in catalog.functions.values() {
         match sql_function(def, &state) {
             Ok(function) => register(&mut state, function),
@@ -60,6 +82,14 @@ pub fn session_state(
         }
     }
     if problems.is_empty() { Ok(state) } else { Err(problems) }
+}
+
+/// DataFusion's rules but for what costs a stream more than it saves.
+fn rules() -> Vec<Arc<dyn OptimizerRule + Send + Sync>> {
+    // `count(DISTINCT x)` as two aggregates: the first would have to take rows back.
+    const LEFT_OUT: [&str; 1] = ["single_distinct_aggregation_to_group_by"];
+    let all = Optimizer::new().rules;
+    all.into_iter().filter(|rule| !LEFT_OUT.contains(&rule.name())).collect()
 }
 
 fn register(state: &mut SessionState, function: ScalarUDF) {

@@ -15,6 +15,8 @@ use crate::catalog::{Catalog, PipelineDef};
 pub struct Reading {
     /// Sources, in order of first use.
     pub sources: Vec<String>,
+    /// Delta tables that streams are joined to.
+    pub tables: Vec<String>,
     /// Views, each after those it reads.
     pub views: Vec<String>,
     /// Of these, the ones with more than one reader.
@@ -30,6 +32,11 @@ pub fn reading(catalog: &Catalog, pipeline: &PipelineDef) -> Reading {
     let Walk { readers, mut found, .. } = walk;
     found.shared = readers.into_iter().filter(|(_, count)| *count > 1).map(|(name, _)| name).collect();
     found
+}
+
+/// The Delta tables that `pipeline` joins streams to, by name.
+pub fn lookup_tables(catalog: &Catalog, pipeline: &PipelineDef) -> Vec<String> {
+    reading(catalog, pipeline).tables
 }
 
 struct Walk<'a> {
@@ -53,7 +60,12 @@ impl Walk<'_> {
             }
             return;
         }
-        let Some(view) = self.catalog.views.get(name) else { return };
+        let Some(view) = self.catalog.views.get(name) else {
+            if self.catalog.tables.contains_key(name) && !self.found.tables.iter().any(|known| known == name) {
+                self.found.tables.push(name.to_owned());
+            }
+            return;
+        };
         *self.readers.entry(name.to_owned()).or_default() += 1;
         // A view that reads itself is refused by the catalog; `open` only keeps this walk finite.
         if self.found.views.iter().any(|known| known == name) || !self.open.insert(name.to_owned()) {

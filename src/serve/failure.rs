@@ -27,7 +27,13 @@ pub fn query_error(error: DataFusionError) -> Error {
             .with_detail(sentence(&source))
             .with_source(source)
             .with_hint("The file may have been removed by VACUUM while the query ran: run it again."),
-        DataFusionError::Diagnostic(_, inner) => query_error(*inner),
+        DataFusionError::Diagnostic(planned, inner) => {
+            let error = query_error(*inner);
+            match planned.helps.first().filter(|_| error.hint().is_none()) {
+                Some(help) => error.with_hint(sentence(&help.message)),
+                None => error,
+            }
+        }
         DataFusionError::Context(_, inner) => query_error(*inner),
         DataFusionError::Collection(mut errors) if !errors.is_empty() => query_error(errors.swap_remove(0)),
         DataFusionError::Shared(shared) => {

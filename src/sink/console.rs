@@ -1,15 +1,62 @@
 //! `connector = 'console'`: rows as a table on standard output. For looking, not for pipelines.
 
 use std::io::Write;
+use std::sync::Arc;
 
+use arrow::array::{ArrayRef, AsArray, StringArray};
+use arrow::datatypes::{DataType, Field, Int64Type, Schema};
 use arrow::record_batch::RecordBatch;
 use arrow::util::pretty::pretty_format_batches;
 
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, Result};
+
+/// Prints rows of a retracting stream: their weight, which comes last, is shown first, as `+` or `-`.
+pub fn print_changes(name: &str, rows: &[RecordBatch]) -> Result<()> {
+    let rows = rows.iter().map(signed).collect::<Result<Vec<_>>>()?;
+    print(name, &rows)
+}
+
+fn signed(rows: &RecordBatch) -> Result<RecordBatch> {
+    let fail = || "rows have no weights".to_owned();
+    let last = rows.num_columns().saturating_sub(1);
+    let weights = rows.columns().last().and_then(|column| column.as_primitive_opt::<Int64Type>());
+    let weights = weights.ok_or_else(|| Error::internal(fail()))?;
+    let signs = weights.values().iter().map(|weight| if *weight > 0 { "+" } else { "-" });
+    let mut fields = vec![Arc::new(Field::new("", DataType::Utf8, false))];
+    fields.extend(rows.schema().fields().iter().take(last).cloned());
+    let mut columns: Vec<ArrayRef> = vec![Arc::new(StringArray::from_iter_values(signs))];
+    columns.extend(rows.columns().iter().take(last).cloned());
+    RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).internal(fail)
+}
 
 /// Prints `rows` under the sink's name.
 pub fn print(name: &str, rows: &[RecordBatch]) -> Result<()> {
     let shown = pretty_format_batches(rows).internal(|| format!("rows of `{name}` cannot be shown"))?;
     let mut out = std::io::stdout().lock();
     writeln!(out, "-- {name}\n{shown}").environment(|| "standard output is closed".to_owned())
+}
+
+/// One row as a line of JSON, for messages.
+pub fn row(batch: &RecordBatch, row: usize) -> Result<String> {
+    let mut text = Vec::new();
+    let mut writer = arrow::json::LineDelimitedWriter::new(&mut text);
+    writer.write(&batch.slice(row, 1)).internal(|| "a row cannot be shown".to_owned())?;
+    writer.finish().internal(|| "a row cannot be shown".to_owned())?;
+    Ok(String::from_utf8_lossy(&text).trim_end().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::Int64Array;
+
+    use super::*;
+
+    #[test]
+    fn the_weight_is_shown_first_as_a_sign() {
+        let column = |values: Vec<i64>| Arc::new(Int64Array::from(values)) as ArrayRef;
+        let rows = RecordBatch::try_from_iter([("n", column(vec![7, 8])), ("__weight", column(vec![-1, 1]))]).unwrap();
+        let shown = pretty_format_batches(&[signed(&rows).unwrap()]).unwrap().to_string();
+        assert!(shown.contains("| - | 7 |") && shown.contains("| + | 8 |"), "{shown}");
+        assert!(!shown.contains("__weight"), "{shown}");
+    }
 }

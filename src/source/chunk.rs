@@ -153,6 +153,15 @@ pub trait SourceReader: Send {
     /// Records between what was handed out and the newest known end; `None` = not known.
     fn lag(&self) -> Option<u64>;
 
+    /// Partitions that may still give rows (known, and when bounded, not read to their end): event time waits for the slowest of
+    /// them. Empty = the source is one stream, whose newest row tells the time.
+    fn open_partitions(&self) -> Vec<PartitionId> {
+        Vec::new()
+    }
+
+    /// Leaves these partitions unread until the next call names others: they are ahead of the rest. Sources of one stream have none.
+    fn hold(&mut self, _partitions: &[PartitionId]) {}
+
     /// Tells the outside how far commits have come (consumer-group offsets for lag monitors); never fails.
     fn committed(&mut self, _offsets: &Offsets) {}
 }

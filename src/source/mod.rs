@@ -5,9 +5,11 @@
 
 pub mod chunk;
 pub mod decode;
+pub mod delta;
 pub mod file;
 pub mod generator;
 pub mod kafka;
+pub mod nexmark;
 
 use chunk::{ReadFrom, SourceReader};
 
@@ -31,5 +33,7 @@ pub async fn open(def: &SourceDef, pipeline: &str, from: ReadFrom, env: &Env) ->
             Ok(Box::new(file::FileReader::open(&def.name, options, def.format, &from, env)?))
         }
         SourceConnector::Generator(options) => Ok(Box::new(generator::GeneratorReader::open(options, &from, env)?)),
+        SourceConnector::Nexmark(options) => Ok(Box::new(nexmark::NexmarkReader::open(options, &from, env)?)),
+        SourceConnector::Delta(options) => Ok(Box::new(delta::DeltaReader::open(def, options, &from, env).await?)),
     }
 }

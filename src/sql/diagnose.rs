@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use datafusion::common::{Column, DataFusionError, Diagnostic as Planned, SchemaError};
+use datafusion::execution::SessionStateDefaults;
 use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan};
 
 use super::cursor::{Cursor, is_keyword, lower_first};
@@ -139,13 +140,9 @@ impl Reporter<'_> {
             return self.unknown_table(name.rsplit('.').next().unwrap_or(name), planned);
         }
         if let Some(name) = between(text, "Invalid function '", "'") {
-            let near = between(text, "Did you mean '", "'").and_then(|near| did_you_mean(name, [near]));
+            let known = self.functions();
             return Diagnostic::new(self.place(planned, Some(name), true), format!("unknown function `{name}`"))
-                .or_hint(
-                    near.or_else(|| {
-                        did_you_mean(name, self.created(&["FUNCTION", "MODEL"]).iter().map(String::as_str))
-                    }),
-                );
+                .or_hint(did_you_mean(name, known.iter().map(String::as_str)));
         }
         if let Some(call) = between(text, "No function matches the given name and argument types '", "'") {
             return self.wrong_arguments(call, text, planned);
@@ -190,6 +187,26 @@ impl Reporter<'_> {
         if candidates.is_empty() { found } else { found.with_detail(format!("It takes {}.", some(&candidates))) }
     }
 
+    /// Every function that can be called, by name, those of the files first. DataFusion guesses too, but among equally near
+    /// names it takes whichever its hash map gives first.
+    fn functions(&self) -> Vec<String> {
+        let mut known = Vec::new();
+        for function in SessionStateDefaults::default_scalar_functions() {
+            known.extend(function.aliases().iter().cloned().chain([function.name().to_owned()]));
+        }
+        for function in SessionStateDefaults::default_aggregate_functions() {
+            known.extend(function.aliases().iter().cloned().chain([function.name().to_owned()]));
+        }
+        for function in SessionStateDefaults::default_window_functions() {
+            known.extend(function.aliases().iter().cloned().chain([function.name().to_owned()]));
+        }
+        known.sort();
+        known.dedup();
+        let mut all = self.created(&["FUNCTION", "MODEL"]);
+        all.extend(known);
+        all
+    }
+
     /// Names that the files create as one of `kinds`.
     fn created(&self, kinds: &[&str]) -> Vec<String> {
         let mut found = Vec::new();
@@ -199,6 +216,7 @@ impl Reporter<'_> {
                 if is_keyword(Some(&tokens[at].token), "CREATE") {
                     let mut cursor = Cursor::new(&tokens[at + 1..]);
                     cursor.eat(&["OR", "REPLACE"]);
+                    cursor.eat(&["MATERIALIZED"]);
                     if kinds.iter().any(|kind| cursor.eat(&[kind])) {
                         cursor.eat(&["IF", "NOT", "EXISTS"]);
                         found.extend(cursor.name("a name").map(|name| name.value));

@@ -9,11 +9,13 @@ use super::cursor::{Parsed, is_keyword, lower_first, show};
 use super::dialect::WeirDialect;
 use super::normalize::normalize;
 use super::suggest::nearest;
-use super::{Diagnostic, Span};
+use super::{Diagnostic, Span, temporal};
 
 /// The query that `tokens` spell.
 pub fn query(tokens: &[TokenWithSpan]) -> Parsed<Box<Query>> {
-    whole(tokens, |parser| parser.parse_query())
+    let mut query = whole(tokens, |parser| parser.parse_query())?;
+    temporal::mark_joins(&mut query)?;
+    Ok(query)
 }
 
 /// The expression that `tokens` spell.

@@ -14,6 +14,7 @@ pub mod split;
 pub mod statement;
 pub mod cursor;
 pub mod normalize;
+pub mod temporal;
 pub mod embedded;
 pub mod types;
 pub mod parse;

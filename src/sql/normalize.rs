@@ -1,16 +1,19 @@
 //! Forms that sqlparser lacks, rewritten as tokens (never as text: positions stay true):
 //!
-//! - `TUMBLE(TABLE t, DESCRIPTOR(ts), …)` becomes `TUMBLE(t, ts, …)`, likewise `HOP`, `SESSION`, `DEDUPLICATE`;
-//! - `SESSION(TABLE t PARTITION BY a, DESCRIPTOR(ts), gap)` becomes `SESSION(t, ts, gap, KEY(a))`;
+//! - `TUMBLE(TABLE t, DESCRIPTOR(ts), …)` becomes `TUMBLE((SELECT * FROM t), ts, …)`, likewise `HOP`, `SESSION`,
+//!   `DEDUPLICATE`: a table as an argument is a subquery, so that everything that looks for tables in a query finds it;
+//! - `SESSION(TABLE t PARTITION BY a, DESCRIPTOR(ts), gap)` becomes `SESSION((SELECT * FROM t), ts, gap, KEY(a))`;
 //! - `DEDUPLICATE(…, WITHIN INTERVAL '1 day')` loses its `WITHIN`;
 //! - `FROM TABLE(TUMBLE(…))` becomes `FROM TUMBLE(…)`.
 
-use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan};
+use std::ops::Range;
+
+use datafusion::sql::sqlparser::tokenizer::{Span, Token, TokenWithSpan};
 
 use super::cursor::is_keyword;
 
 /// Table functions whose arguments have their own spelling.
-const TABLE_FUNCTIONS: &[&str] = &["TUMBLE", "HOP", "SESSION", "DEDUPLICATE"];
+pub const TABLE_FUNCTIONS: &[&str] = &["TUMBLE", "HOP", "SESSION", "DEDUPLICATE"];
 
 /// The tokens in the form that sqlparser reads.
 pub fn normalize(tokens: &[TokenWithSpan]) -> Vec<TokenWithSpan> {
@@ -43,39 +46,88 @@ pub fn normalize(tokens: &[TokenWithSpan]) -> Vec<TokenWithSpan> {
 
 /// Rewrites what stands between the parentheses of a table function.
 fn arguments(tokens: &[TokenWithSpan], out: &mut Vec<TokenWithSpan>) {
-    let mut keys: Option<&[TokenWithSpan]> = None;
-    let mut next = 0;
-    let mut at_start = true;
-    while next < tokens.len() {
-        let current = token(tokens, next);
-        if at_start && next + 1 < tokens.len() && (is_keyword(current, "TABLE") || is_keyword(current, "WITHIN")) {
-            next += 1;
-        } else if at_start && is_keyword(current, "DESCRIPTOR") && token(tokens, next + 1) == Some(&Token::LParen) {
-            let close = closing(tokens, next + 1).unwrap_or(tokens.len());
-            out.extend_from_slice(&tokens[next + 2..close]);
-            next = close + 1;
-        } else if is_keyword(current, "PARTITION") && is_keyword(token(tokens, next + 1), "BY") && keys.is_none() {
-            let end = (next + 2..tokens.len()).find(|at| is_keyword(token(tokens, *at), "DESCRIPTOR"));
-            let end = end.map_or(tokens.len(), |descriptor| descriptor - 1);
-            keys = tokens.get(next..end.max(next + 2));
-            next = end.max(next + 2);
-            continue;
-        } else if is_table_function(tokens, next) {
-            let close = closing(tokens, next + 1).map_or(tokens.len(), |close| close + 1);
-            out.extend(normalize(&tokens[next..close]));
-            next = close;
-        } else {
-            out.push(tokens[next].clone());
-            next += 1;
-        }
-        at_start = next > 0 && token(tokens, next - 1) == Some(&Token::Comma);
+    let keys = partition_by(tokens).unwrap_or(tokens.len()..tokens.len());
+    let rest: Vec<TokenWithSpan> = [&tokens[..keys.start], &tokens[keys.end..]].concat();
+    let mut start = 0;
+    let ends = commas(&rest).into_iter().chain([rest.len()]);
+    for (index, end) in ends.enumerate() {
+        argument(&rest[start..end], index == 0, out);
+        out.extend(rest.get(end).cloned());
+        start = end + 1;
     }
-    if let Some([partition, _, columns @ ..]) = keys {
+    if let [partition, _, columns @ ..] = &tokens[keys] {
         let at = |token: Token| TokenWithSpan::new(token, partition.span);
         out.extend([at(Token::Comma), at(Token::make_word("KEY", None)), at(Token::LParen)]);
         out.extend_from_slice(columns);
         out.push(at(Token::RParen));
     }
+}
+
+/// One argument, with or without `name =>`; the first one, or `DATA`, is a table.
+fn argument(tokens: &[TokenWithSpan], is_first: bool, out: &mut Vec<TokenWithSpan>) {
+    let is_named = token(tokens, 1) == Some(&Token::RArrow);
+    let is_data = if is_named { is_keyword(token(tokens, 0), "DATA") } else { is_first };
+    let (name, mut value) = tokens.split_at(if is_named { 2 } else { 0 });
+    out.extend_from_slice(name);
+    if value.len() > 1 && (is_keyword(token(value, 0), "TABLE") || is_keyword(token(value, 0), "WITHIN")) {
+        value = &value[1..];
+    }
+    let is_descriptor = is_keyword(token(value, 0), "DESCRIPTOR") && encloses(value, 1);
+    if is_descriptor {
+        value = &value[2..value.len() - 1];
+    }
+    let inner = normalize(value);
+    match value.last() {
+        Some(last) if is_data && !encloses(value, 0) => {
+            let opening = [Token::LParen, Token::make_keyword("SELECT"), Token::Mul, Token::make_keyword("FROM")];
+            // Without a place, so that an error is never put there.
+            out.extend(opening.map(|token| TokenWithSpan::new(token, Span::empty())));
+            out.extend(inner);
+            out.push(TokenWithSpan::new(Token::RParen, Span::new(last.span.end, last.span.end)));
+        }
+        _ => out.extend(inner),
+    }
+}
+
+/// Where `PARTITION BY columns` stands among the arguments.
+fn partition_by(tokens: &[TokenWithSpan]) -> Option<Range<usize>> {
+    let start = outside(tokens)
+        .find(|at| is_keyword(token(tokens, *at), "PARTITION") && is_keyword(token(tokens, at + 1), "BY"))?;
+    let columns = start + 2;
+    if token(tokens, columns) == Some(&Token::LParen) {
+        return Some(start..closing(tokens, columns)? + 1);
+    }
+    // The columns end at the comma before `[name =>] DESCRIPTOR`; without one, before the time and the gap.
+    let commas: Vec<usize> = commas(tokens).into_iter().filter(|comma| *comma > columns).collect();
+    let describes = |comma: usize| {
+        let value = if token(tokens, comma + 2) == Some(&Token::RArrow) { comma + 3 } else { comma + 1 };
+        value == comma + 3 || is_keyword(token(tokens, value), "DESCRIPTOR")
+    };
+    let end = commas.iter().copied().find(|comma| describes(*comma)).or_else(|| commas.iter().rev().nth(1).copied());
+    Some(start..end.unwrap_or(tokens.len()))
+}
+
+/// The tokens that stand outside of parentheses.
+fn outside(tokens: &[TokenWithSpan]) -> impl Iterator<Item = usize> + '_ {
+    let mut depth = 0usize;
+    tokens.iter().enumerate().filter_map(move |(index, token)| {
+        match token.token {
+            Token::LParen | Token::LBracket => depth += 1,
+            Token::RParen | Token::RBracket => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        (depth == 0).then_some(index)
+    })
+}
+
+/// The commas between arguments.
+fn commas(tokens: &[TokenWithSpan]) -> Vec<usize> {
+    outside(tokens).filter(|index| tokens[*index].token == Token::Comma).collect()
+}
+
+/// True when the parenthesis at `open` encloses all that follows it.
+fn encloses(tokens: &[TokenWithSpan], open: usize) -> bool {
+    token(tokens, open) == Some(&Token::LParen) && closing(tokens, open) == Some(tokens.len() - 1)
 }
 
 fn token(tokens: &[TokenWithSpan], index: usize) -> Option<&Token> {
@@ -116,18 +168,59 @@ mod tests {
 
     #[test]
     fn table_functions_lose_their_markers() {
-        assert_eq!(normalized("TUMBLE(TABLE t, DESCRIPTOR(ts), x)"), "TUMBLE ( t , ts , x )");
-        assert_eq!(normalized("FROM TABLE(TUMBLE(TABLE t, DESCRIPTOR(ts), x)) w"), "FROM TUMBLE ( t , ts , x ) w");
-        assert_eq!(normalized("DEDUPLICATE(TABLE t, KEY(a), WITHIN x)"), "DEDUPLICATE ( t , KEY ( a ) , x )");
+        let table = "( SELECT * FROM t )";
+        for (text, expected) in [
+            ("TUMBLE(TABLE t, DESCRIPTOR(ts), x)", format!("TUMBLE ( {table} , ts , x )")),
+            ("TUMBLE(t, ts, x)", format!("TUMBLE ( {table} , ts , x )")),
+            ("FROM TABLE(TUMBLE(TABLE t, DESCRIPTOR(ts), x)) w", format!("FROM TUMBLE ( {table} , ts , x ) w")),
+            ("HOP((SELECT 1), DESCRIPTOR(a.ts), x, y)", "HOP ( ( SELECT 1 ) , a . ts , x , y )".to_owned()),
+            ("DEDUPLICATE(TABLE t, KEY(a), WITHIN x)", format!("DEDUPLICATE ( {table} , KEY ( a ) , x )")),
+            (
+                "TUMBLE(DATA => TABLE t, TIMECOL => DESCRIPTOR(ts), SIZE => x)",
+                format!("TUMBLE ( DATA => {table} , TIMECOL => ts , SIZE => x )"),
+            ),
+            (
+                "TUMBLE(DEDUPLICATE(t, KEY(a)), ts, x)",
+                format!("TUMBLE ( ( SELECT * FROM DEDUPLICATE ( {table} , KEY ( a ) ) ) , ts , x )"),
+            ),
+            (
+                "TUMBLE((SELECT * FROM TABLE(HOP(TABLE t, DESCRIPTOR(ts), x, y)) w), ts, x)",
+                format!("TUMBLE ( ( SELECT * FROM HOP ( {table} , ts , x , y ) w ) , ts , x )"),
+            ),
+        ] {
+            assert_eq!(normalized(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn partition_by_becomes_a_key() {
+        for text in [
+            "SESSION(TABLE t PARTITION BY a, b, DESCRIPTOR(ts), gap)",
+            "SESSION(t PARTITION BY a, b, ts, gap)",
+            "SESSION(TABLE t PARTITION BY (a, b), DESCRIPTOR(ts), gap)",
+        ] {
+            let inner = if text.contains("BY (") { "( a , b )" } else { "a , b" };
+            let expected = format!("SESSION ( ( SELECT * FROM t ) , ts , gap , KEY ( {inner} ) )");
+            assert_eq!(normalized(text), expected, "{text}");
+        }
         assert_eq!(
-            normalized("SESSION(TABLE t PARTITION BY a, b, DESCRIPTOR(ts), gap)"),
-            "SESSION ( t , ts , gap , KEY ( a , b ) )"
+            normalized("SESSION(DATA => TABLE t PARTITION BY a, TIMECOL => DESCRIPTOR(ts), GAP => g)"),
+            "SESSION ( DATA => ( SELECT * FROM t ) , TIMECOL => ts , GAP => g , KEY ( a ) )"
         );
     }
 
     #[test]
     fn other_texts_and_unbalanced_ones_stay_as_they_are() {
-        for text in ["SELECT TABLE", "TUMBLE ( TABLE t", "f ( DESCRIPTOR ( a ) )", "TUMBLE ( t PARTITION BY )"] {
+        for text in [
+            "SELECT TABLE",
+            "TUMBLE ( TABLE t",
+            "f ( DESCRIPTOR ( a ) )",
+            "TUMBLE ( t PARTITION BY )",
+            "TUMBLE()",
+            "TUMBLE(,)",
+            "HOP(TABLE)",
+            "HOP(TABLE, =>)",
+        ] {
             let _ = normalized(text);
         }
         assert_eq!(normalized("SELECT a FROM t WHERE f(a)"), "SELECT a FROM t WHERE f ( a )");

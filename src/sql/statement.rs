@@ -28,6 +28,7 @@ pub enum StatementKind {
     CreateTable(CreateRelation),
     CreateSink(CreateRelation),
     CreateView(CreateView),
+    CreateMaterializedView(CreateMaterializedView),
     CreateFunction(CreateFunction),
     CreateModel(CreateModel),
     CreatePipeline(CreatePipeline),
@@ -37,6 +38,9 @@ pub enum StatementKind {
     Explain(Explain),
     Show(Show),
     Describe(Describe),
+    ShowState(ShowState),
+    Verify(Verify),
+    Migration(Migration),
     /// A CREATE that could not be read: its errors are reported, and its name counts as taken so that nothing else is
     /// said about it.
     Broken(Name),
@@ -165,6 +169,18 @@ pub struct CreateView {
     pub query: Box<Query>,
 }
 
+/// `CREATE MATERIALIZED VIEW name [(columns)] [clauses of a table] AS query`.
+#[derive(Debug, Clone)]
+pub struct CreateMaterializedView {
+    /// The table; its columns are the query's.
+    pub table: CreateRelation,
+    /// Renames of the query's columns.
+    pub columns: Vec<Name>,
+    pub query: Box<Query>,
+    /// `INSERT INTO name SELECT * FROM name`: what fills the table from the view.
+    pub insert: Insert,
+}
+
 /// `CREATE FUNCTION … LANGUAGE sql AS $$ expression $$`.
 #[derive(Debug, Clone)]
 pub struct CreateFunction {
@@ -187,6 +203,8 @@ pub struct CreatePipeline {
     pub head: Head,
     pub with: Options,
     pub inserts: Vec<Insert>,
+    /// Those declared in the block; they are filled with its INSERTs.
+    pub views: Vec<CreateMaterializedView>,
 }
 
 /// `INSERT INTO target [(columns)] query`.
@@ -206,6 +224,7 @@ pub enum ObjectKind {
     Table,
     Sink,
     View,
+    MaterializedView,
     Function,
     Model,
     Pipeline,
@@ -220,6 +239,7 @@ impl ObjectKind {
             Self::Table => "table",
             Self::Sink => "sink",
             Self::View => "view",
+            Self::MaterializedView => "materialized view",
             Self::Function => "function",
             Self::Model => "model",
             Self::Pipeline => "pipeline",
@@ -250,11 +270,41 @@ pub enum Show {
     Tables,
     Sinks,
     Views,
+    MaterializedViews,
     Functions,
     Models,
     Secrets,
-    State,
     Progress,
+}
+
+/// `SHOW STATE [FOR pipeline]`.
+#[derive(Debug, Clone)]
+pub struct ShowState {
+    pub pipeline: Option<Name>,
+}
+
+/// `VERIFY PIPELINE name [AS OF 'time' | VERSION AS OF n | TIMESTAMP AS OF 'time']`: is what was streamed what a batch says of
+/// the same input?
+#[derive(Debug, Clone)]
+pub struct Verify {
+    pub pipeline: Name,
+    pub as_of: Option<AsOf>,
+}
+
+/// How far into the past a statement looks.
+#[derive(Debug, Clone)]
+pub enum AsOf {
+    /// An epoch.
+    Version(u64),
+    /// A time as written.
+    Timestamp(Name),
+}
+
+/// `EXPLAIN MIGRATION [FROM 'old.sql']`: what becomes of the state that the last run, or the old file, has left.
+#[derive(Debug, Clone)]
+pub struct Migration {
+    /// Without one, the state that is there.
+    pub from: Option<Name>,
 }
 
 /// `DESCRIBE [DETAIL | HISTORY] [MODEL] name`.

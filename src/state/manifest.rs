@@ -1,7 +1,8 @@
 //! The manifest of an epoch, and the folder that manifests live in.
 //!
 //! A manifest is written once, before any sink commits its epoch, and never changed. It holds the offset ranges that
-//! were read and, for every Delta table, the exact `add` actions of the files that the epoch wrote. A crash between two
+//! were read and, for every Delta table, the exact actions that the epoch commits: files added and, by upserts, files
+//! removed and files of the change feed. A crash between two
 //! sinks is therefore mended without recomputing anything: what is missing is committed from the manifest.
 //!
 //! Which manifest counts is not decided here: the first sink of the pipeline names it in its own commit.
@@ -15,7 +16,9 @@ use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 use serde::{Deserialize, Serialize};
 
-use crate::delta::Add;
+use super::snapshot::OperatorSnapshot;
+use super::table::NO_WATERMARK;
+use crate::delta::{Add, AddCDCFile, Remove, StagedFiles, UpsertCommit};
 use crate::error::{Context, Error, Result};
 use crate::source::chunk::{Offset, PartitionId};
 
@@ -65,6 +68,34 @@ pub struct TableCommit {
     pub bytes: u64,
     /// As they go into the Delta log.
     pub adds: Vec<Add>,
+    /// Likewise; upserts only, as is all below.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub removes: Vec<Remove>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cdc: Vec<AddCDCFile>,
+    /// What the files were computed from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upsert: Option<UpsertCommit>,
+}
+
+impl TableCommit {
+    /// What the table at `location` commits.
+    pub fn new(name: &str, location: &str, files: StagedFiles) -> Self {
+        let StagedFiles { adds, removes, cdc, upsert, rows, bytes } = files;
+        Self { name: name.to_owned(), location: location.to_owned(), rows, bytes, adds, removes, cdc, upsert }
+    }
+
+    /// What was staged.
+    pub fn staged(&self) -> StagedFiles {
+        StagedFiles {
+            adds: self.adds.clone(),
+            removes: self.removes.clone(),
+            cdc: self.cdc.clone(),
+            upsert: self.upsert.clone(),
+            rows: self.rows,
+            bytes: self.bytes,
+        }
+    }
 }
 
 /// Everything that is needed to finish an epoch after a crash, and to begin the next one.
@@ -91,6 +122,33 @@ pub struct Manifest {
     pub tables: Vec<TableCommit>,
     pub rows_in: u64,
     pub dead_letters: u64,
+    /// What the operators remember after this epoch.
+    #[serde(default)]
+    pub state: Vec<OperatorSnapshot>,
+    /// Event time after this epoch, per source.
+    #[serde(default)]
+    pub times: BTreeMap<String, SourceTime>,
+    /// The watermark that each operator has reached, by its address.
+    #[serde(default)]
+    pub watermarks: BTreeMap<String, i64>,
+    /// The version of each Delta table that rows of this epoch were joined to.
+    #[serde(default)]
+    pub lookups: BTreeMap<String, u64>,
+}
+
+/// What the manifest keeps of a source's event time.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceTime {
+    /// The source's watermark, microseconds since 1970 UTC.
+    pub watermark: i64,
+    /// The greatest watermark of each partition.
+    pub partitions: BTreeMap<PartitionId, i64>,
+}
+
+impl Default for SourceTime {
+    fn default() -> Self {
+        Self { watermark: NO_WATERMARK, partitions: BTreeMap::new() }
+    }
 }
 
 /// The right to commit an epoch to its sinks: proof that the epoch's manifest is durable. Only a [`ManifestStore`] makes
@@ -161,6 +219,23 @@ impl ManifestStore {
             return Err(Error::damaged(format!("manifest `{path}` does not hold what its name says")));
         }
         Ok(Some((manifest, CommitPermit { epoch, manifest: id })))
+    }
+
+    /// The manifest of the newest epoch that has one, for telling, not for recovery: its epoch may not be committed.
+    pub async fn newest(&self) -> Result<Option<Manifest>> {
+        let listed: Vec<_> =
+            self.store.list(None).try_collect().await.environment(|| "manifests cannot be listed".to_owned())?;
+        let newest = listed.iter().max_by(|a, b| {
+            let epoch = |object: &object_store::ObjectMeta| object.location.filename().and_then(|n| n.get(..20)).map(str::to_owned);
+            (epoch(a), a.last_modified).cmp(&(epoch(b), b.last_modified))
+        });
+        let Some(name) = newest.and_then(|object| object.location.filename()) else { return Ok(None) };
+        let parts = name.strip_suffix(".json").and_then(|name| name.split_once('-'));
+        let Some((epoch, id)) = parts.and_then(|(epoch, id)| Some((epoch.parse().ok()?, i64::from_str_radix(id, 16).ok()?)))
+        else {
+            return Ok(None);
+        };
+        Ok(self.read(Epoch(epoch), ManifestId(id)).await?.map(|(manifest, _)| manifest))
     }
 
     /// Removes manifests of epochs before `keep_from`; their epochs are committed everywhere.

@@ -1,11 +1,26 @@
 //! Manifests, the immutable object that names everything an epoch needs to be resumed; and state, what operators remember.
 
 mod key_group;
+mod table;
 mod keyed;
 mod manifest;
-mod table;
+mod snapshot;
+mod newest;
+mod file;
+mod store;
+mod compaction;
+mod budget;
+mod spill;
+#[cfg(test)]
+mod tests;
 
+pub use budget::{MemoryBudget, MemoryShare, Pressure};
+pub use compaction::Compaction;
+pub use key_group::{KEY_GROUPS, groups_of, key_groups, shard_of, split};
+pub use manifest::{CommitPermit, Epoch, Manifest, ManifestId, ManifestStore, OffsetRange, SourceTime, TableCommit};
+pub use newest::{Newest, Older};
+pub use snapshot::{OperatorSnapshot, STATE_FORMAT, StateFile, TableSnapshot, TableUsage, usage};
+pub use spill::{SpillFolder, SpillStore};
+pub use store::StateStore;
 pub use keyed::{KeyIndex, KeyedChanges, KeyedTable};
-pub use key_group::{KEY_GROUPS, key_groups, shard_of};
-pub use manifest::{CommitPermit, Epoch, Manifest, ManifestId, ManifestStore, OffsetRange, TableCommit};
 pub use table::{NO_WATERMARK, StateChange, StateTable};

@@ -2,8 +2,14 @@
 //!
 //! Operators say which tables they keep and what changed; [`super`] writes, compacts and reads the rows without knowing what they mean.
 
-use arrow::datatypes::SchemaRef;
+use std::sync::Arc;
+
+use arrow::array::ArrayRef;
+use arrow::datatypes::{Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
+
+use super::key_group::key_groups;
+use crate::error::Result;
 
 /// No row has been seen, so nothing is known of time.
 pub const NO_WATERMARK: i64 = i64::MIN;
@@ -24,6 +30,31 @@ pub struct StateTable {
     pub append_only: bool,
 }
 
+impl StateTable {
+    /// The columns of [`StateChange::deletes`], as columns of the table.
+    pub fn delete_columns(&self) -> Vec<usize> {
+        (0..self.routing).chain(self.key.iter().copied().filter(|&column| column >= self.routing)).collect()
+    }
+
+    /// The schema of [`StateChange::deletes`].
+    pub fn delete_schema(&self) -> SchemaRef {
+        let columns = self.delete_columns().into_iter().map(|column| self.schema.field(column).clone());
+        Arc::new(Schema::new(columns.collect::<Vec<_>>()))
+    }
+
+    /// Where [`StateTable::key`] stands in [`StateChange::deletes`].
+    pub fn delete_key(&self) -> Vec<usize> {
+        let columns = self.delete_columns();
+        self.key.iter().filter_map(|key| columns.iter().position(|column| column == key)).collect()
+    }
+
+    /// The key group of each row of upserts or deletes of this table.
+    pub fn groups(&self, rows: &RecordBatch) -> Result<Vec<u16>> {
+        let routing: &[ArrayRef] = &rows.columns()[..self.routing];
+        key_groups(routing, rows.num_rows())
+    }
+}
+
 /// What changed in one state table since the last call, each key at most once in `upserts` or `deletes`.
 #[derive(Debug, Clone)]
 pub struct StateChange {
@@ -33,6 +64,15 @@ pub struct StateChange {
     pub upserts: Vec<RecordBatch>,
     /// The table's routing columns followed by those key columns that do not route, of rows that are gone.
     pub deletes: Vec<RecordBatch>,
-    /// Rows with time below this are gone; [`NO_WATERMARK`] = none.
+    /// Rows with time below this are gone; [`NO_WATERMARK`] = none. A function of the ticks alone, not of what a shard happens to
+    /// hold: the highest that any shard has given holds for the whole table.
     pub cutoff: i64,
+}
+
+impl StateChange {
+    /// True when there is nothing to write; the cutoff may have moved.
+    pub fn is_empty(&self) -> bool {
+        let rows = |batches: &[RecordBatch]| batches.iter().all(|batch| batch.num_rows() == 0);
+        rows(&self.upserts) && rows(&self.deletes)
+    }
 }

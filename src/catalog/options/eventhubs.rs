@@ -21,8 +21,8 @@ pub fn source(reader: &mut OptionReader<'_>) -> Option<KafkaSourceOptions> {
 /// Options of a sink.
 pub fn sink(reader: &mut OptionReader<'_>) -> Option<KafkaSinkOptions> {
     let (connection, topic) = connection(reader);
-    let (delivery, key) = sink_rest(reader);
-    properties(reader, connection, |connection| Some(KafkaSinkOptions { connection, topic: topic?, delivery, key }))
+    let rest = sink_rest(reader);
+    properties(reader, connection, |connection| Some(KafkaSinkOptions { connection, topic: topic?, ..rest }))
 }
 
 /// The connection, and the topic from its option or from the string.

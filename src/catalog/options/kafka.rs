@@ -6,8 +6,8 @@
 use std::collections::BTreeMap;
 
 use super::super::definition::{
-    Delivery, Format, KafkaConnection, KafkaSecurity, KafkaSinkOptions, KafkaSourceOptions, OnDataLoss, Secret,
-    StartingOffsets,
+    ChangeEncoding, ChangeFormat, Delivery, Format, KafkaConnection, KafkaSecurity, KafkaSinkOptions,
+    KafkaSourceOptions, KeyFormat, OnDataLoss, Secret, StartingOffsets,
 };
 use super::super::value::{instant, starting_offsets};
 use super::{OptionReader, Text};
@@ -101,14 +101,12 @@ fn starting(
 pub fn sink(reader: &mut OptionReader<'_>) -> Option<KafkaSinkOptions> {
     let connection = connection(reader);
     let topic = reader.required(&["topic"]);
-    let (delivery, key) = sink_rest(reader);
-    properties(reader, connection, |connection| {
-        Some(KafkaSinkOptions { connection, topic: topic?.value, delivery, key })
-    })
+    let rest = sink_rest(reader);
+    properties(reader, connection, |connection| Some(KafkaSinkOptions { connection, topic: topic?.value, ..rest }))
 }
 
-/// What Kafka and Event Hubs have in common on a sink.
-pub(super) fn sink_rest(reader: &mut OptionReader<'_>) -> (Delivery, Option<String>) {
+/// What Kafka and Event Hubs have in common on a sink; connection and topic are left empty.
+pub(super) fn sink_rest(reader: &mut OptionReader<'_>) -> KafkaSinkOptions {
     const WORDS: &[(&str, Delivery)] = &[
         ("exactly_once", Delivery::ExactlyOnce),
         ("at_least_once", Delivery::AtLeastOnce),
@@ -116,7 +114,40 @@ pub(super) fn sink_rest(reader: &mut OptionReader<'_>) -> (Delivery, Option<Stri
         ("at-least-once", Delivery::AtLeastOnce),
     ];
     let delivery = reader.choice(&["delivery", "sink.delivery-guarantee"], WORDS).unwrap_or_default();
-    (delivery, reader.text(&["key", "key.fields"]).map(|text| text.value))
+    let key = reader.text(&["key", "key.fields"]).map(|text| text.value);
+    let changes = changes(reader);
+    KafkaSinkOptions { connection: plain_connection(String::new()), topic: String::new(), delivery, key, changes }
+}
+
+/// How changes are encoded: by a primary key, in Debezium's envelope, or not at all.
+fn changes(reader: &mut OptionReader<'_>) -> Option<ChangeEncoding> {
+    let names =
+        |text: &str| text.split(',').map(|name| name.trim().to_owned()).filter(|name| !name.is_empty()).collect();
+    let key: Vec<String> = reader.text(&["primary_key"]).map(|text| names(&text.value)).unwrap_or_default();
+    let words = &[("json", KeyFormat::Json), ("text", KeyFormat::Text), ("raw", KeyFormat::Text)];
+    let key_format = reader.choice(&["key_format", "key.format"], words);
+    if key_format == Some(KeyFormat::Text) && key.len() != 1 {
+        let error = Diagnostic::new(reader.anchor(), "`key_format = 'text'` needs a `primary_key` of one column");
+        reader.report(error.with_hint("Write `key_format = 'json'` for several."));
+    }
+    let format = match sink_format(reader) {
+        ChangeFormat::Debezium => ChangeFormat::Debezium,
+        ChangeFormat::Upsert if key.is_empty() => return None,
+        ChangeFormat::Upsert => ChangeFormat::Upsert,
+    };
+    Some(ChangeEncoding { format, key, key_format: key_format.unwrap_or_default() })
+}
+
+/// The format of a sink's messages.
+fn sink_format(reader: &mut OptionReader<'_>) -> ChangeFormat {
+    const DEBEZIUM: &str = "debezium-json";
+    let named = reader.peek(&["format", "value.format"]);
+    if named.is_some_and(|format| format.trim().eq_ignore_ascii_case(DEBEZIUM)) {
+        reader.skip(&["format", "value.format"]);
+        return ChangeFormat::Debezium;
+    }
+    message_format(reader);
+    ChangeFormat::Upsert
 }
 
 /// How messages are encoded.

@@ -1,18 +1,22 @@
 //! Raw options to typed ones. An [`OptionReader`] is asked for each option that an object knows; what it was never asked
 //! for is unknown. So the list of known options is never written twice.
 
+mod delta;
 mod eventhubs;
 mod file;
 mod generator;
 mod kafka;
+mod nexmark;
 mod pipeline;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+pub use delta::{feed_columns, source as delta_source};
 pub use eventhubs::{sink as eventhubs_sink, source as eventhubs_source};
 pub use file::{sink as file_sink, source as file_source};
 pub use generator::{columns as generator_columns, source as generator_source};
 pub use kafka::{message_format, sink as kafka_sink, source as kafka_source};
+pub use nexmark::{columns as nexmark_columns, source as nexmark_source};
 pub use pipeline::pipeline;
 
 use super::Secret;
@@ -88,6 +92,15 @@ impl<'a> OptionReader<'a> {
     /// True when the option is given under this very name.
     pub fn has(&self, name: &str) -> bool {
         self.options.get(name).is_some()
+    }
+
+    /// The text of an option under one of `names`, if it is plain text, without counting it as read.
+    pub fn peek(&self, names: &[&str]) -> Option<&'a str> {
+        let entry = self.options.entries.iter().find(|entry| names.contains(&entry.key.value.as_str()))?;
+        match &entry.value {
+            OptionValue::Text(text) => Some(text),
+            OptionValue::Secret(_) => None,
+        }
     }
 
     /// Counts these options as known without reading them (they belong to the other half of a Flink table).

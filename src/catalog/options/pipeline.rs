@@ -1,18 +1,17 @@
 //! Options of `CREATE PIPELINE … WITH (…)`.
 
-use super::super::definition::PipelineOptions;
-use super::super::value::{count, delay, trigger};
+use super::super::definition::{AtEnd, Emit, Late, PipelineOptions, SeedFrom};
+use super::super::value::{count, delay, state_ttl, trigger};
 use super::OptionReader;
-use crate::sql::Diagnostic;
+use crate::sql::lexer::fold;
+
+const EMISSIONS: &[(&str, Emit)] = &[("on_watermark", Emit::OnWatermark), ("on_arrival", Emit::OnArrival)];
+const LATE: &[(&str, Late)] = &[("drop", Late::Drop), ("dead_letter", Late::DeadLetter)];
+const AT_END: &[(&str, AtEnd)] = &[("flush", AtEnd::Flush), ("keep", AtEnd::Keep)];
 
 /// The options, with defaults for what is not given.
 pub fn pipeline(reader: &mut OptionReader<'_>) -> PipelineOptions {
     let default = PipelineOptions::default();
-    for later in ["rolling_emit", "late"] {
-        if let Some(text) = reader.text(&[later]) {
-            reader.report(Diagnostic::new(text.span, format!("option `{later}` is not supported yet")));
-        }
-    }
     PipelineOptions {
         trigger: reader.parsed(&["trigger"], trigger),
         max_rows_per_micro_batch: reader
@@ -20,5 +19,10 @@ pub fn pipeline(reader: &mut OptionReader<'_>) -> PipelineOptions {
             .unwrap_or(default.max_rows_per_micro_batch),
         max_delay: reader.parsed(&["max_delay"], delay).unwrap_or(default.max_delay),
         parallelism: reader.parsed(&["parallelism"], count),
+        rolling_emit: reader.choice(&["rolling_emit"], EMISSIONS).unwrap_or_default(),
+        late: reader.choice(&["late"], LATE).unwrap_or_default(),
+        state_ttl: reader.parsed(&["state_ttl"], state_ttl),
+        at_end: reader.choice(&["at_end"], AT_END),
+        seed_from: reader.text(&["seed_from"]).map(|text| SeedFrom { table: fold(&text.value), span: text.span }),
     }
 }

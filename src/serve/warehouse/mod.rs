@@ -9,6 +9,7 @@ mod catalog;
 pub mod location;
 pub mod progress;
 mod statement;
+mod state;
 mod system;
 mod tables;
 #[cfg(test)]
@@ -36,6 +37,7 @@ use self::tables::Tables;
 use super::failure::{nearest, query_error, quoted};
 use crate::delta::{AsOf, TableVersion};
 use crate::error::{Error, Result};
+use crate::plan::{RelationMode, register_relations};
 
 /// The one catalog's name.
 pub const CATALOG: &str = "weir";
@@ -303,5 +305,6 @@ fn session_state(options: WarehouseOptions) -> Result<SessionState> {
     for function in options.functions {
         datafusion::execution::FunctionRegistry::register_udf(&mut state, function).map_err(query_error)?;
     }
+    register_relations(&mut state, RelationMode::Batch, BTreeMap::new()).map_err(query_error)?;
     Ok(state)
 }

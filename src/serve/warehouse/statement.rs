@@ -2,7 +2,8 @@
 //!
 //! Two forms that DataFusion's parser does not take are rewritten as tokens, so that positions in its errors stay
 //! true: `?` becomes `$1`, `$2` …, and `t VERSION AS OF 3` or `t TIMESTAMP AS OF '…'` becomes the name `"t@v3"` or
-//! `"t@t…"`, which [`split_version`] takes apart again when the name is looked up.
+//! `"t@t…"`, which [`split_version`] takes apart again when the name is looked up. Table functions and joins in time are
+//! read as in pipelines ([`crate::sql`]).
 
 use chrono::{DateTime, NaiveDate, NaiveDateTime, Utc};
 use datafusion::error::DataFusionError;
@@ -16,22 +17,65 @@ use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer, Wor
 use crate::delta::AsOf;
 use crate::error::{Error, Result};
 use crate::serve::failure::query_error;
+use crate::sql::dialect::WeirDialect;
+use crate::sql::normalize::normalize;
+use crate::sql::temporal::mark_joins;
 
 /// Parses the one statement of `sql`; anything but a query, SHOW, DESCRIBE or EXPLAIN is refused.
 pub fn parse(sql: &str) -> Result<Statement> {
     let tokens = Tokenizer::new(&GenericDialect {}, sql)
         .tokenize_with_location()
         .map_err(|error| query_error(DataFusionError::from(ParserError::from(error))))?;
-    let tokens = name_versions(number_placeholders(tokens)?)?;
-    let mut parser = DFParserBuilder::new(tokens).build().map_err(query_error)?;
+    if let Some(query) = system_query(&tokens) {
+        return parse(&query);
+    }
+    let tokens = normalize(&name_versions(number_placeholders(tokens)?)?);
+    let mut parser = DFParserBuilder::new(tokens).with_dialect(&WeirDialect).build().map_err(query_error)?;
     let mut statements = parser.parse_statements().map_err(query_error)?;
-    let statement =
+    let mut statement =
         statements.pop_front().ok_or_else(|| Error::sql("there is no statement").with_hint("Try `SHOW TABLES`."))?;
     if !statements.is_empty() {
         return Err(Error::sql("more than one statement").with_hint("Send statements one by one."));
     }
     refuse_writes(&statement)?;
+    joins_in_time(&mut statement)?;
     Ok(statement)
+}
+
+/// `SHOW STATE | PROGRESS | PIPELINES [FOR pipeline]` as a query of a system table.
+fn system_query(tokens: &[TokenWithSpan]) -> Option<String> {
+    let words: Vec<&Word> = tokens
+        .iter()
+        .filter(|token| !matches!(token.token, Token::Whitespace(_) | Token::SemiColon))
+        .map(|token| if let Token::Word(word) = &token.token { Some(word) } else { None })
+        .collect::<Option<_>>()?;
+    let is = |word: &Word, text: &str| word.quote_style.is_none() && word.value.eq_ignore_ascii_case(text);
+    let (show, what, rest) = match words.as_slice() {
+        [show, what, rest @ ..] => (show, what, rest),
+        _ => return None,
+    };
+    let table = ["state", "progress", "pipelines"].into_iter().find(|table| is(what, table)).filter(|_| is(show, "show"))?;
+    match rest {
+        [] => Some(format!("SELECT * FROM weir.{table}")),
+        [keyword, pipeline] if is(keyword, "for") => {
+            Some(format!("SELECT * FROM weir.{table} WHERE pipeline = '{}'", pipeline.value.replace('\'', "''")))
+        }
+        _ => None,
+    }
+}
+
+fn joins_in_time(statement: &mut Statement) -> Result<()> {
+    match statement {
+        Statement::Statement(statement) => mark_joins(statement.as_mut()).map_err(|problem| {
+            let error = Error::sql(problem.message);
+            match problem.hint {
+                Some(hint) => error.with_hint(hint),
+                None => error,
+            }
+        }),
+        Statement::Explain(explain) => joins_in_time(&mut explain.statement),
+        _ => Ok(()),
+    }
 }
 
 fn refuse_writes(statement: &Statement) -> Result<()> {

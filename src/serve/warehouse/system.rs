@@ -20,13 +20,14 @@ use crate::error::Result;
 use crate::serve::failure::query_error;
 
 /// The names of the system tables, sorted.
-pub const NAMES: [&str; 4] = ["dead_letters", "pipelines", "progress", "tables"];
+pub const NAMES: [&str; 5] = ["dead_letters", "pipelines", "progress", "state", "tables"];
 
 /// The system table `name` as it is now.
 pub async fn table(warehouse: &Warehouse, name: &str) -> Result<Option<Arc<dyn TableProvider>>> {
     match name {
         "progress" => progress(warehouse).await.map(Some),
         "pipelines" => pipeline_table(warehouse).await.map(Some),
+        "state" => super::state::table(warehouse).await.map(Some),
         "tables" => table_table(warehouse).await.map(Some),
         "dead_letters" => dead_letters(warehouse).await.map(Some),
         _ => Ok(None),
@@ -132,7 +133,7 @@ async fn dead_letters(warehouse: &Warehouse) -> Result<Arc<dyn TableProvider>> {
     }
 }
 
-fn memory(columns: Vec<(&str, ArrayRef)>) -> Result<Arc<dyn TableProvider>> {
+pub(super) fn memory(columns: Vec<(&str, ArrayRef)>) -> Result<Arc<dyn TableProvider>> {
     let fields: Vec<Field> =
         columns.iter().map(|(name, array)| Field::new(*name, array.data_type().clone(), true)).collect();
     let schema = Arc::new(Schema::new(fields));
@@ -141,23 +142,23 @@ fn memory(columns: Vec<(&str, ArrayRef)>) -> Result<Arc<dyn TableProvider>> {
     Ok(Arc::new(MemTable::try_new(schema, vec![vec![batch]]).map_err(query_error)?))
 }
 
-fn strings(values: impl Iterator<Item = Option<String>>) -> ArrayRef {
+pub(super) fn strings(values: impl Iterator<Item = Option<String>>) -> ArrayRef {
     Arc::new(values.collect::<StringArray>())
 }
 
-fn integers(values: impl Iterator<Item = Option<i64>>) -> ArrayRef {
+pub(super) fn integers(values: impl Iterator<Item = Option<i64>>) -> ArrayRef {
     Arc::new(values.collect::<Int64Array>())
 }
 
-fn floats(values: impl Iterator<Item = Option<f64>>) -> ArrayRef {
+pub(super) fn floats(values: impl Iterator<Item = Option<f64>>) -> ArrayRef {
     Arc::new(values.collect::<Float64Array>())
 }
 
-fn timestamps(values: impl Iterator<Item = Option<i64>>) -> ArrayRef {
+pub(super) fn timestamps(values: impl Iterator<Item = Option<i64>>) -> ArrayRef {
     Arc::new(values.collect::<TimestampMicrosecondArray>().with_timezone("UTC"))
 }
 
-fn text(value: &Value, keys: &[&str]) -> Option<String> {
+pub(super) fn text(value: &Value, keys: &[&str]) -> Option<String> {
     keys.iter().find_map(|key| match value.get(key)? {
         Value::Null => None,
         Value::String(text) => Some(text.clone()),
@@ -165,7 +166,7 @@ fn text(value: &Value, keys: &[&str]) -> Option<String> {
     })
 }
 
-fn integer(value: &Value, keys: &[&str]) -> Option<i64> {
+pub(super) fn integer(value: &Value, keys: &[&str]) -> Option<i64> {
     keys.iter().find_map(|key| value.get(key)?.as_i64())
 }
 
@@ -178,7 +179,7 @@ fn json(value: &Value, key: &str) -> Option<String> {
 }
 
 /// RFC 3339 text or milliseconds since 1970 UTC, as microseconds.
-fn micros(value: Option<&Value>) -> Option<i64> {
+pub(super) fn micros(value: Option<&Value>) -> Option<i64> {
     match value? {
         Value::String(text) => DateTime::parse_from_rfc3339(text).ok().map(|instant| instant.timestamp_micros()),
         Value::Number(ms) => ms.as_i64()?.checked_mul(1000),

@@ -94,6 +94,28 @@ async fn every_query_sees_the_newest_version() {
 }
 
 #[tokio::test]
+async fn table_functions_of_pipelines_work_in_queries() {
+    let location = in_memory();
+    let warehouse = warehouse(&location);
+    append(&location.child("scored"), rows(&[1, 2, 70])).await;
+    for (sql, expected) in [
+        (
+            "SELECT count(DISTINCT window_start) FROM TUMBLE((SELECT to_timestamp(id) AS ts FROM scored), ts, INTERVAL '1 minute')",
+            2,
+        ),
+        ("SELECT count(*) FROM HOP(TABLE timed, DESCRIPTOR(ts), INTERVAL '30 seconds', INTERVAL '1 minute')", 6),
+        ("SELECT count(*) FROM DEDUPLICATE(TABLE scored VERSION AS OF 0, KEY(id))", 3),
+        ("SELECT count(r.id) FROM scored t ASOF JOIN scored r MATCH_CONDITION (t.id > r.id)", 2),
+        ("SELECT count(*) FROM scored t JOIN scored FOR SYSTEM_TIME AS OF now() AS r ON r.id = t.id", 3),
+    ] {
+        let sql = format!("WITH timed AS (SELECT to_timestamp(id) AS ts FROM scored) {sql}");
+        assert_eq!(number(&warehouse, &sql).await, expected, "{sql}");
+    }
+    let refused = refusal(&warehouse, "SELECT * FROM TUMBLE(TABLE scored, DESCRIPTOR(id), INTERVAL '1 minute')").await;
+    assert!(refused.message().contains("the time of `TUMBLE` is BIGINT"), "{refused:?}");
+}
+
+#[tokio::test]
 async fn a_table_made_anew_at_the_same_version_is_not_mistaken_for_the_old_one() {
     let location = in_memory();
     let warehouse = warehouse(&location);

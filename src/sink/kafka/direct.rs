@@ -97,8 +97,8 @@ impl DirectProducer {
             .insert(Header { key: "weir-pipeline", value: Some(self.pipeline.as_str()) })
             .insert(Header { key: "weir-epoch", value: Some(epoch) })
             .insert(Header { key: "weir-position", value: Some(position.as_str()) });
-        let mut record = BaseRecord::<[u8], [u8]>::to(&self.topic).payload(message.payload).headers(headers);
-        record.key = message.key;
+        let mut record = BaseRecord::<[u8], [u8]>::to(&self.topic).headers(headers);
+        (record.key, record.payload) = (message.key, message.payload);
         match self.producer.send(record) {
             Ok(()) => Ok(true),
             Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _)) => Ok(false),

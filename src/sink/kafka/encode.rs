@@ -21,7 +21,8 @@ pub struct Messages {
 #[derive(Debug)]
 struct Inner {
     data: Vec<u8>,
-    /// `len + 1` boundaries in `data`; each message ends with the line end before its boundary.
+    /// `len + 1` boundaries in `data`; each message ends with the line end before its boundary, and one without even that has
+    /// no payload.
     bounds: Vec<usize>,
     keys: Option<OptionalBytes>,
 }
@@ -30,10 +31,16 @@ struct Inner {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Message<'a> {
     pub key: Option<&'a [u8]>,
-    pub payload: &'a [u8],
+    /// `None` in a tombstone.
+    pub payload: Option<&'a [u8]>,
 }
 
 impl Messages {
+    /// Messages of these payloads, each ended by a line end or empty, at these boundaries.
+    pub(super) fn new(data: Vec<u8>, bounds: Vec<usize>, keys: Option<OptionalBytes>) -> Self {
+        Self { inner: Arc::new(Inner { data, bounds, keys }) }
+    }
+
     /// How many there are.
     pub fn len(&self) -> usize {
         self.inner.bounds.len() - 1
@@ -56,7 +63,8 @@ impl Messages {
             let key = inner.keys.as_ref().and_then(|keys| {
                 keys.valid[index].then(|| &keys.data[keys.bounds[index] as usize..keys.bounds[index + 1] as usize])
             });
-            Message { key, payload: &inner.data[inner.bounds[index]..inner.bounds[index + 1] - 1] }
+            let (start, end) = (inner.bounds[index], inner.bounds[index + 1]);
+            Message { key, payload: (end > start).then(|| &inner.data[start..end - 1]) }
         })
     }
 }
@@ -81,10 +89,10 @@ pub fn encode(batch: &RecordBatch, key_column: Option<&str>) -> Result<Messages>
         let (rows, lines) = (batch.num_rows(), bounds.len() - 1);
         return Err(Error::internal(format!("{rows} rows were encoded as {lines} messages")));
     }
-    Ok(Messages { inner: Arc::new(Inner { data, bounds, keys }) })
+    Ok(Messages::new(data, bounds, keys))
 }
 
-fn keys(batch: &RecordBatch, name: &str) -> Result<OptionalBytes> {
+pub(super) fn keys(batch: &RecordBatch, name: &str) -> Result<OptionalBytes> {
     let column = batch
         .column_by_name(name)
         .ok_or_else(|| Error::sql(format!("key column `{name}` is not among the sink's columns")))?;

@@ -207,8 +207,8 @@ impl Inner {
 
     fn produce_one(&self, topic: &str, message: Message<'_>, deadline: Instant) -> Result<(), Failure> {
         loop {
-            let mut record = BaseRecord::<[u8], [u8]>::to(topic).payload(message.payload);
-            record.key = message.key;
+            let mut record = BaseRecord::<[u8], [u8]>::to(topic);
+            (record.key, record.payload) = (message.key, message.payload);
             match self.producer.send(record) {
                 Ok(()) => return Ok(()),
                 Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _))

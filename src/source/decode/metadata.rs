@@ -28,7 +28,10 @@ pub(super) fn split_partition<'p>(connector: &SourceConnector, partition: &'p st
             .rsplit_once('/')
             .and_then(|(topic, number)| number.parse().ok().map(|number| (topic, number)))
             .unwrap_or((partition, 0)),
-        SourceConnector::File(_) | SourceConnector::Generator(_) => (partition, 0),
+        SourceConnector::File(_)
+        | SourceConnector::Generator(_)
+        | SourceConnector::Nexmark(_)
+        | SourceConnector::Delta(_) => (partition, 0),
     }
 }
 

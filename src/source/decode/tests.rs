@@ -53,6 +53,8 @@ pub(super) fn source(columns: Vec<ColumnDef>) -> SourceDef {
         connector: SourceConnector::Kafka(options),
         format: Format::Json,
         on_error: OnError::DeadLetter,
+        idle_after: std::time::Duration::MAX,
+        max_drift: None,
         span: Span::default(),
     }
 }

@@ -1,15 +1,18 @@
 //! The simulator as a source: one partition `0`, whose offset is the number of the transaction.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use arrow::array::{Array, ArrayRef, AsArray, TimestampMicrosecondArray};
+use arrow::datatypes::TimestampMicrosecondType;
 use arrow::record_batch::RecordBatch;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
 use super::simulator::Simulator;
-use crate::catalog::GeneratorOptions;
+use crate::catalog::{GeneratorOptions, GeneratorTable};
 use crate::env::Env;
-use crate::error::{Error, Result};
+use crate::error::{Context, Error, Result};
 use crate::source::chunk::{Chunk, PartitionId, Payload, Poll, PollLimit, ReadFrom, SourceReader};
 
 /// The days of the published simulation: what "everything that is there" means for a source without an end.
@@ -33,6 +36,8 @@ pub struct GeneratorReader {
     /// Rows handed out since the start, for the rate.
     handed_out: u64,
     partition: PartitionId,
+    table: GeneratorTable,
+    label_delay_us: i64,
 }
 
 impl GeneratorReader {
@@ -58,6 +63,8 @@ impl GeneratorReader {
             started_ms: env.unix_ms(),
             handed_out: 0,
             partition,
+            table: options.table,
+            label_delay_us: i64::try_from(options.label_delay.as_micros()).unwrap_or(i64::MAX),
         };
         Ok(reader)
     }
@@ -113,6 +120,10 @@ impl GeneratorReader {
         let start = self.next;
         self.next += rows.num_rows() as u64;
         self.handed_out += rows.num_rows() as u64;
+        let rows = match self.table {
+            GeneratorTable::Transactions => rows,
+            GeneratorTable::Labels => labels(&rows, self.label_delay_us)?,
+        };
         let partition = PartitionId::clone(&self.partition);
         let (start, end) = (start as i64, self.next as i64);
         Ok(Poll::Chunks(vec![Chunk { partition, start, end, payload: Payload::Rows(rows) }]))
@@ -123,6 +134,25 @@ impl GeneratorReader {
         let apart = self.rate.map_or(0.0, |rate| 1.0 / rate);
         Duration::from_secs_f64(apart.clamp(0.001, 3_600.0))
     }
+}
+
+/// What becomes known of transactions `delay_us` later.
+fn labels(rows: &RecordBatch, delay_us: i64) -> Result<RecordBatch> {
+    let missing = |name: &str| Error::internal(format!("the simulator makes no `{name}`"));
+    let column = |name: &str| rows.column_by_name(name).cloned().ok_or_else(|| missing(name));
+    let at = column("ts")?;
+    let times = at.as_primitive_opt::<TimestampMicrosecondType>().ok_or_else(|| missing("ts"))?;
+    let known: TimestampMicrosecondArray = times.unary(|time: i64| time.saturating_add(delay_us));
+    let known = known.with_data_type(times.data_type().clone());
+    let columns = vec![
+        ("transaction_id", column("transaction_id")?, false),
+        ("terminal_id", column("terminal_id")?, true),
+        ("user_id", column("user_id")?, true),
+        ("is_fraud", column("is_fraud")?, true),
+        ("ts", Arc::new(known) as ArrayRef, true),
+        ("transaction_ts", Arc::clone(&at), true),
+    ];
+    RecordBatch::try_from_iter_with_nullable(columns).internal(|| "labels do not fit their columns".to_owned())
 }
 
 impl SourceReader for GeneratorReader {

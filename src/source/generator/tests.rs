@@ -4,12 +4,21 @@ use arrow::array::AsArray;
 use arrow::datatypes::{Float64Type, Int32Type, TimestampMicrosecondType};
 
 use super::*;
-use crate::catalog::GeneratorOptions;
+use crate::catalog::{GeneratorOptions, GeneratorTable};
 use crate::env::Env;
 use crate::source::chunk::{Offsets, Payload, Poll, PollLimit, ReadFrom, SourceReader};
 
 fn options() -> GeneratorOptions {
-    GeneratorOptions { rate: None, seed: 7, customers: 100, terminals: 400, rows: None, days: Some(3) }
+    GeneratorOptions {
+        table: GeneratorTable::Transactions,
+        label_delay: std::time::Duration::from_secs(7 * 86_400),
+        rate: None,
+        seed: 7,
+        customers: 100,
+        terminals: 400,
+        rows: None,
+        days: Some(3),
+    }
 }
 
 fn limit(rows: usize) -> PollLimit {

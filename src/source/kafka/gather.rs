@@ -173,6 +173,17 @@ impl Gathered {
         }
     }
 
+    /// Partitions that may still hand out records.
+    pub fn open(&self) -> Vec<PartitionId> {
+        let open = self.partitions.iter().filter(|partition| !partition.is_done() || partition.next > partition.handed_out);
+        open.map(|partition| Arc::clone(&partition.id)).collect()
+    }
+
+    /// The numbers of these partitions.
+    pub fn numbers(&self, ids: &[PartitionId]) -> Vec<i32> {
+        self.partitions.iter().filter(|known| ids.contains(&known.id)).map(|known| known.number).collect()
+    }
+
     /// The next offset to come, per partition number.
     pub fn positions(&self) -> impl Iterator<Item = (i32, Offset)> {
         self.partitions.iter().map(|partition| (partition.number, partition.next))

@@ -14,7 +14,7 @@ use super::session::{OUTAGE, Session, Shared, Status};
 use crate::catalog::KafkaSourceOptions;
 use crate::env::Env;
 use crate::error::{Error, Result};
-use crate::source::chunk::{Offsets, Poll, PollLimit, ReadFrom, SourceReader};
+use crate::source::chunk::{Offsets, PartitionId, Poll, PollLimit, ReadFrom, SourceReader};
 
 /// How long dropping a reader waits for its thread.
 const FAREWELL: Duration = Duration::from_secs(2);
@@ -149,6 +149,15 @@ impl SourceReader for KafkaReader {
     fn lag(&self) -> Option<u64> {
         let state = self.shared.lock();
         state.started.then(|| state.gathered.lag())
+    }
+
+    fn open_partitions(&self) -> Vec<PartitionId> {
+        self.shared.lock().gathered.open()
+    }
+
+    fn hold(&mut self, partitions: &[PartitionId]) {
+        let mut state = self.shared.lock();
+        state.hold = state.gathered.numbers(partitions);
     }
 
     fn committed(&mut self, offsets: &Offsets) {

@@ -53,6 +53,8 @@ pub struct State {
     /// Committed offsets to be published for lag monitors.
     pub publish: Option<Offsets>,
     pub stop: bool,
+    /// Partitions that are not to be fetched for now.
+    pub hold: Vec<i32>,
     /// Starts have been decided.
     pub started: bool,
     /// When the oldest of what is gathered came.
@@ -76,6 +78,7 @@ impl Shared {
             stop: false,
             started: false,
             first_came: None,
+            hold: Vec::new(),
         };
         Self { state: Mutex::new(state), orders: Condvar::new(), news: Notify::new() }
     }
@@ -131,6 +134,8 @@ struct Open {
     next_discovery: Instant,
     next_housekeeping: Instant,
     next_outage_probe: Instant,
+    /// Partitions that are paused because they are ahead.
+    held: Vec<i32>,
     /// Since when the brokers say that a partition is not there.
     lost_since: Option<Instant>,
 }
@@ -178,6 +183,7 @@ impl Session {
             next_discovery: now + self.discovery(),
             next_housekeeping: now + HOUSEKEEPING,
             next_outage_probe: now,
+            held: Vec::new(),
             lost_since: None,
         };
         let Some(partitions) = self.wait_for(&open, || {
@@ -311,6 +317,7 @@ impl Session {
                 self.shared.lock().gathered.set_high(partition, high);
             }
         }
+        self.align(open);
         let publish = self.shared.lock().publish.take();
         if let Some(offsets) = publish {
             self.publish(open, &offsets);
@@ -320,6 +327,26 @@ impl Session {
         }
         open.next_discovery = now + self.discovery();
         self.discover(open, now)
+    }
+
+    /// Pauses partitions that are ahead and lets those go on that no longer are.
+    fn align(&self, open: &mut Open) {
+        let hold = self.shared.lock().hold.clone();
+        if hold == open.held {
+            return;
+        }
+        let ahead: Vec<i32> = hold.iter().copied().filter(|partition| !open.held.contains(partition)).collect();
+        self.pause(open, &ahead);
+        let mut list = TopicPartitionList::new();
+        for partition in open.held.iter().filter(|partition| !hold.contains(partition)) {
+            list.add_partition(&self.options.topic, *partition);
+        }
+        if list.count() > 0
+            && let Err(error) = open.consumer.resume(&list)
+        {
+            tracing::debug!(source = self.source, error = open.context.redact().describe(&error), "not resumed");
+        }
+        open.held = hold;
     }
 
     /// Every broker seems down: asks once a second, gives up after the outage time.

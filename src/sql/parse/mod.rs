@@ -59,7 +59,7 @@ fn statement(tokens: &[TokenWithSpan], errors: &mut Vec<Diagnostic>) -> Option<S
 
 /// Statements by their first word.
 const FIRST_WORDS: &[&str] =
-    &["CREATE", "DROP", "INSERT", "SELECT", "WITH", "EXPLAIN", "SHOW", "DESCRIBE", "VALUES", "DESC"];
+    &["CREATE", "DROP", "INSERT", "SELECT", "WITH", "EXPLAIN", "SHOW", "DESCRIBE", "VALUES", "DESC", "VERIFY"];
 
 fn kind(cursor: &mut Cursor<'_>) -> Parsed<StatementKind> {
     if cursor.eat(&["CREATE"]) {
@@ -72,10 +72,13 @@ fn kind(cursor: &mut Cursor<'_>) -> Parsed<StatementKind> {
         return command::drop(cursor).map(StatementKind::Drop);
     }
     if cursor.eat(&["EXPLAIN"]) {
-        return command::explain(cursor).map(StatementKind::Explain);
+        return command::explain(cursor);
     }
     if cursor.eat(&["SHOW"]) {
-        return command::show(cursor).map(StatementKind::Show);
+        return command::show(cursor);
+    }
+    if cursor.eat(&["VERIFY", "PIPELINE"]) {
+        return command::verify(cursor).map(StatementKind::Verify);
     }
     if cursor.eat(&["DESCRIBE"]) || cursor.eat(&["DESC"]) {
         return command::describe(cursor).map(StatementKind::Describe);
@@ -100,10 +103,9 @@ fn begins_query(cursor: &Cursor<'_>) -> bool {
 /// What follows CREATE.
 fn create(cursor: &mut Cursor<'_>) -> Parsed<StatementKind> {
     let replaces = cursor.eat(&["OR", "REPLACE"]);
-    let object = cursor.span();
     if cursor.eat(&["MATERIALIZED", "VIEW"]) {
-        return Err(not_yet(object.to(cursor.last_span()), "`CREATE MATERIALIZED VIEW`")
-            .with_hint("Declare a table with a key and write it with `INSERT INTO`."));
+        let head = head(cursor, replaces, "materialized view")?;
+        return view::create_materialized(cursor, head).map(StatementKind::CreateMaterializedView);
     }
     let word = cursor.peek_word().map(str::to_ascii_uppercase);
     let Some(word) = word.filter(|word| OBJECTS.contains(&word.as_str())) else {

@@ -1,10 +1,10 @@
-//! `CREATE PIPELINE name [WITH (…)] AS BEGIN INSERT …; END` and `INSERT INTO target [(columns)] query`.
+//! `CREATE PIPELINE name [WITH (…)] AS BEGIN INSERT …; CREATE MATERIALIZED VIEW …; END` and `INSERT INTO target [(columns)] query`.
 
 use datafusion::sql::sqlparser::tokenizer::Token;
 
 use super::super::cursor::{Cursor, Parsed};
 use super::super::split::split_body;
-use super::super::statement::{CreatePipeline, Head, Insert};
+use super::super::statement::{CreateMaterializedView, CreatePipeline, Head, Insert};
 use super::super::{Diagnostic, embedded};
 use super::{not_yet, option};
 
@@ -14,7 +14,7 @@ pub fn create(cursor: &mut Cursor<'_>, head: Head) -> Parsed<CreatePipeline> {
     cursor.expect(&["AS"])?;
     if cursor.sees(&["INSERT"]) {
         let insert = insert(cursor)?;
-        return Ok(CreatePipeline { head, with, inserts: vec![insert] });
+        return Ok(CreatePipeline { head, with, inserts: vec![insert], views: Vec::new() });
     }
     let begin = cursor.expect(&["BEGIN"])?;
     let tokens = cursor.rest();
@@ -23,27 +23,46 @@ pub fn create(cursor: &mut Cursor<'_>, head: Head) -> Parsed<CreatePipeline> {
         body => body,
     };
     let mut inserts = Vec::new();
+    let mut views = Vec::new();
     for range in split_body(tokens, &mut cursor.errors) {
         let mut inner = Cursor::new(&tokens[range]);
-        match insert(&mut inner).and_then(|insert| inner.finish().map(|()| insert)) {
-            Ok(insert) => inserts.push(insert),
-            Err(error) => cursor.errors.push(error),
+        let outcome = if inner.sees(&["CREATE"]) {
+            materialized_view(&mut inner).map(|view| views.push(view))
+        } else {
+            insert(&mut inner).map(|insert| inserts.push(insert))
+        };
+        if let Err(error) = outcome.and_then(|()| inner.finish()) {
+            cursor.errors.push(error);
         }
         cursor.errors.append(&mut inner.errors);
     }
-    if inserts.is_empty() && cursor.errors.is_empty() {
+    if inserts.is_empty() && views.is_empty() && cursor.errors.is_empty() {
         return Err(Diagnostic::new(begin, "this pipeline has no INSERT"));
     }
-    Ok(CreatePipeline { head, with, inserts })
+    Ok(CreatePipeline { head, with, inserts, views })
+}
+
+/// The one CREATE that may stand in a block.
+fn materialized_view(cursor: &mut Cursor<'_>) -> Parsed<CreateMaterializedView> {
+    let start = cursor.position();
+    cursor.advance();
+    let replaces = cursor.eat(&["OR", "REPLACE"]);
+    if !cursor.eat(&["MATERIALIZED", "VIEW"]) {
+        let span = cursor.since(start).to(cursor.span());
+        return Err(Diagnostic::new(span, "only INSERT and CREATE MATERIALIZED VIEW stand between BEGIN and END")
+            .with_hint("Declare everything else before the pipeline."));
+    }
+    let head = super::head(cursor, replaces, "materialized view")?;
+    super::view::create_materialized(cursor, head)
 }
 
 /// An INSERT to the end of the statement.
 pub fn insert(cursor: &mut Cursor<'_>) -> Parsed<Insert> {
     let start = cursor.position();
     if !cursor.sees(&["INSERT"]) {
-        return Err(cursor.expected_one_of(&["INSERT"]).or_hint(Some(
-            "Only INSERTs stand between BEGIN and END; declare everything else before the pipeline.".to_owned(),
-        )));
+        return Err(cursor
+            .expected_one_of(&["INSERT"])
+            .or_hint(Some("Only INSERT and CREATE MATERIALIZED VIEW stand between BEGIN and END.".to_owned())));
     }
     cursor.advance();
     if cursor.sees(&["OVERWRITE"]) {

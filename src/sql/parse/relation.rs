@@ -24,8 +24,14 @@ pub fn sink(cursor: &mut Cursor<'_>, head: Head) -> Parsed<CreateRelation> {
     relation(cursor, head, ObjectKind::Sink)
 }
 
+/// What follows a materialized view's columns, up to its `AS`.
+pub fn materialized(cursor: &mut Cursor<'_>, head: Head) -> Parsed<CreateRelation> {
+    relation(cursor, head, ObjectKind::MaterializedView)
+}
+
 fn relation(cursor: &mut Cursor<'_>, head: Head, object: ObjectKind) -> Parsed<CreateRelation> {
-    let listed = if cursor.sees_symbol(&Token::LParen) { columns(cursor)? } else { Columns::default() };
+    let has_list = object != ObjectKind::MaterializedView && cursor.sees_symbol(&Token::LParen);
+    let listed = if has_list { columns(cursor)? } else { Columns::default() };
     let Columns { columns, watermark, primary_key, checks } = listed;
     let mut relation = CreateRelation {
         head,
@@ -47,13 +53,17 @@ fn relation(cursor: &mut Cursor<'_>, head: Head, object: ObjectKind) -> Parsed<C
 /// The clauses after the column list, in any order, each once.
 fn clauses(cursor: &mut Cursor<'_>, relation: &mut CreateRelation, object: ObjectKind) -> Parsed<()> {
     const CLAUSES: &[&str] = &["USING", "PARTITIONED BY", "LOCATION", "TBLPROPERTIES", "OPTIONS", "WITH"];
-    let is_table = object == ObjectKind::Table;
+    const MATERIALIZED: &[&str] =
+        &["USING", "PARTITIONED BY", "LOCATION", "TBLPROPERTIES", "OPTIONS", "PRIMARY KEY", "AS"];
+    let is_view = object == ObjectKind::MaterializedView;
+    let is_table = object == ObjectKind::Table || is_view;
+    let known = if is_view { MATERIALIZED } else { CLAUSES };
     let mut seen: Vec<&str> = Vec::new();
-    while !cursor.at_end() {
+    while !cursor.at_end() && !(is_view && cursor.sees(&["AS"])) {
         let span = cursor.span();
-        let Some(clause) = CLAUSES.iter().find(|clause| cursor.eat(&clause.split(' ').collect::<Vec<_>>())) else {
+        let Some(clause) = known.iter().find(|clause| cursor.eat(&clause.split(' ').collect::<Vec<_>>())) else {
             return Err(foreign_clause(cursor)
-                .unwrap_or_else(|| cursor.expected_one_of(if is_table { CLAUSES } else { &["WITH"] })));
+                .unwrap_or_else(|| cursor.expected_one_of(if is_table { known } else { &["WITH"] })));
         };
         if seen.contains(clause) {
             return Err(Diagnostic::new(span, format!("a second `{clause}`")));
@@ -78,6 +88,10 @@ fn clauses(cursor: &mut Cursor<'_>, relation: &mut CreateRelation, object: Objec
             "LOCATION" => relation.location = Some(cursor.string("the location in quotes")?),
             "TBLPROPERTIES" => relation.properties = Some(option::properties(cursor)?),
             "OPTIONS" => relation.storage = Some(option::properties(cursor)?),
+            "PRIMARY KEY" => {
+                relation.primary_key = cursor.parenthesised(|cursor| cursor.name("a column's name"))?;
+                cursor.eat(&["NOT", "ENFORCED"]);
+            }
             _ => relation.with = Some(option::options(cursor)?),
         }
     }
@@ -133,7 +147,7 @@ fn belongs(cursor: &mut Cursor<'_>, relation: &CreateRelation, object: ObjectKin
             }
         }
     }
-    if object != ObjectKind::Table {
+    if !matches!(object, ObjectKind::Table | ObjectKind::MaterializedView) {
         if let Some(key) = relation.primary_key.first() {
             refuse(key.span, format!("a {word} has no primary key"), "Keys belong to tables.");
         }

@@ -75,7 +75,7 @@ fn request(pipeline: &str, epoch: i64, manifest_id: i64, staged: StagedFiles) ->
         manifest_id,
         offsets: vec![(format!("weir:{pipeline}:src:0"), epoch * 100)],
     };
-    CommitRequest { app, adds: staged.adds, info: serde_json::Map::new() }
+    CommitRequest::new(app, staged, serde_json::Map::new())
 }
 
 async fn query(table: &Table, sql: &str) -> Vec<RecordBatch> {

@@ -1,0 +1,79 @@
+//! What an edit of the SQL does to what operators remember.
+
+use super::Failure;
+use super::project::{Project, runtime};
+use crate::catalog::PipelineDef;
+use crate::config::Config;
+use crate::delta::TableStore;
+use crate::epoch::{Fate, Surroundings, below, declared_targets, migration, plan};
+use crate::error::Result;
+use crate::plan::Dataflow;
+use crate::state::{Manifest, ManifestStore};
+
+/// An operator's address with its fate and, where known, how many rows it remembers.
+struct Line {
+    operator: String,
+    fate: Fate,
+    rows: Option<u64>,
+}
+
+/// Plans a pipeline for comparison. Errors: as `weir check`.
+pub async fn planned(project: &Project, pipeline: &PipelineDef, config: &Config) -> Result<Dataflow, Failure> {
+    let targets = declared_targets(&project.catalog, pipeline);
+    let planned = plan(&project.catalog, pipeline, &project.functions(), &targets, runtime(config)?).await;
+    planned.map_err(|list| Failure::Sql(project.diagnostics(list)))
+}
+
+/// The newest manifest of a pipeline; `None` when it has never run.
+pub async fn newest_manifest(around: &Surroundings, pipeline: &str) -> Result<Option<Manifest>> {
+    let folder = below(&around.pipeline_location(pipeline), "manifests");
+    let store = TableStore::open(&folder, &around.storage, &around.env)?;
+    ManifestStore::new(store.object_store()).newest().await
+}
+
+/// Prints what becomes of the state that the warehouse has; true when nothing is lost.
+pub async fn against_state(dataflow: &Dataflow, around: &Surroundings) -> Result<bool> {
+    let Some(manifest) = newest_manifest(around, &dataflow.pipeline).await? else {
+        println!("migration of {}  the pipeline has not run yet", dataflow.pipeline);
+        return Ok(true);
+    };
+    let rows = |operator: &str| {
+        let snapshot = manifest.state.iter().find(|snapshot| snapshot.operator == operator)?;
+        Some(crate::state::usage(snapshot).iter().map(|table| table.rows).sum())
+    };
+    let fates = migration(dataflow, &manifest.state).into_iter();
+    let lines: Vec<Line> = fates.map(|(operator, fate)| Line { rows: rows(&operator), operator, fate }).collect();
+    println!("migration of {}  from epoch {}", dataflow.pipeline, manifest.epoch);
+    Ok(print(&lines))
+}
+
+/// Prints what becomes of the operators of `old` when `new` takes its place; true when nothing is lost.
+pub fn between(old: &Dataflow, new: &Dataflow) -> bool {
+    let has = |dataflow: &Dataflow, id: &str| dataflow.operators.iter().any(|node| node.id == id);
+    let mut lines: Vec<Line> = Vec::new();
+    for node in &new.operators {
+        let fate = if has(old, &node.id) { Fate::Keep } else { Fate::Build };
+        lines.push(Line { operator: node.id.clone(), fate, rows: None });
+    }
+    for node in old.operators.iter().filter(|node| !has(new, &node.id)) {
+        lines.push(Line { operator: node.id.clone(), fate: Fate::Drop, rows: None });
+    }
+    println!("migration of {}", new.pipeline);
+    print(&lines)
+}
+
+fn print(lines: &[Line]) -> bool {
+    if lines.is_empty() {
+        println!("  no operator remembers anything");
+    }
+    for line in lines {
+        let rows = line.rows.map_or_else(String::new, |rows| format!("  {} rows", super::report::grouped(rows)));
+        let (word, meaning) = match line.fate {
+            Fate::Keep => ("keep", "goes on with its state"),
+            Fate::Build => ("rebuild", "has no state: begins empty, or from the pipeline's seed_from"),
+            Fate::Drop => ("drop", "no longer wanted: its state would go"),
+        };
+        println!("  {word:<8} {:<40} {meaning}{rows}", line.operator);
+    }
+    lines.iter().all(|line| line.fate == Fate::Keep)
+}

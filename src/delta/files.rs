@@ -1,0 +1,378 @@
+//! The data files of a table, one by one: which there are at a version, and their rows from any row on.
+//!
+//! Promises: the files of a version come in a fixed order, the rows of a file in the order they were written, in the table's
+//! columns: partition values filled in, deletion vectors applied, columns that the file lacks null. Queries do not come this
+//! way (see [`scan`](super::scan)); it is for whoever must remember where it stopped.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions, StringArray, new_null_array};
+use arrow::compute::{CastOptions, cast_with_options, filter_record_batch};
+use arrow::datatypes::{Field, SchemaRef};
+use bytes::Bytes;
+use datafusion::common::ScalarValue;
+use deltalake::kernel::{Add, AddCDCFile, DeletionVectorDescriptor, LogicalFileView, Remove, Snapshot};
+use futures::future::BoxFuture;
+use futures::{FutureExt, StreamExt, TryFutureExt, TryStreamExt};
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt};
+use parquet::arrow::arrow_reader::ArrowReaderOptions;
+use parquet::arrow::async_reader::{AsyncFileReader, ParquetRecordBatchStream};
+use parquet::arrow::{ParquetRecordBatchStreamBuilder, ProjectionMask};
+use parquet::errors::ParquetError;
+use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
+
+use super::log::with_snapshot;
+use super::metadata::TableMetadata;
+use super::store::TableStore;
+use crate::error::{Context, Error, ErrorKind, Result};
+
+/// What a reader must know of a table at one version.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TableShape {
+    pub version: u64,
+    /// All columns, strings as Utf8.
+    pub schema: SchemaRef,
+    pub partition_columns: Vec<String>,
+}
+
+impl TableShape {
+    /// The table at `version`, or as it is now. Errors: no table or no such version any more; its columns have other names in files.
+    pub async fn read(store: &TableStore, version: Option<u64>) -> Result<Self> {
+        let name = store.location().to_owned();
+        with_snapshot(store, version, move |table| {
+            let configuration = table.snapshot.table_configuration();
+            let to_json = || "cannot read a table's metadata".to_owned();
+            let protocol = serde_json::to_value(configuration.protocol()).internal(to_json)?;
+            let metadata = serde_json::to_value(configuration.metadata()).internal(to_json)?;
+            Self::of(&name, table.snapshot.version(), &TableMetadata::read(&name, &protocol, &metadata)?)
+        })
+        .await
+    }
+
+    /// What metadata means for a reader of files.
+    pub(super) fn of(table: &str, version: u64, metadata: &TableMetadata) -> Result<Self> {
+        let mapped = metadata.properties.get("delta.columnMapping.mode").filter(|mode| *mode != "none");
+        if let Some(mode) = mapped {
+            return Err(Error::config(format!("table `{table}` cannot be read file by file"))
+                .with_detail(format!("It maps its columns (`delta.columnMapping.mode` = `{mode}`)."))
+                .with_hint("Query it, or copy it into a table without column mapping."));
+        }
+        Ok(Self { version, schema: metadata.schema.clone(), partition_columns: metadata.partition_columns.clone() })
+    }
+}
+
+/// A data file as one version knows it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DataFile {
+    /// Relative to the table.
+    pub path: String,
+    pub partition_values: BTreeMap<String, Option<String>>,
+    /// Bytes, if the log says so.
+    pub size: Option<u64>,
+    /// Milliseconds since 1970 UTC.
+    pub modified_ms: i64,
+    /// Rows without the deleted ones, if the log says so.
+    pub rows: Option<u64>,
+    pub deletion_vector: Option<DeletionVectorDescriptor>,
+}
+
+impl DataFile {
+    /// The file that an `add` action brings.
+    pub fn of_add(add: Add) -> Self {
+        let counted = add.stats.as_deref().and_then(|stats| serde_json::from_str::<serde_json::Value>(stats).ok());
+        let physical = counted.and_then(|stats| stats["numRecords"].as_u64());
+        let deleted = add.deletion_vector.as_ref().map_or(0, |vector| vector.cardinality.unsigned_abs());
+        Self {
+            path: add.path,
+            partition_values: sorted(add.partition_values),
+            size: u64::try_from(add.size).ok(),
+            modified_ms: add.modification_time,
+            rows: physical.and_then(|rows| rows.checked_sub(deleted)),
+            deletion_vector: add.deletion_vector,
+        }
+    }
+
+    /// A file of a snapshot.
+    fn of_view(view: &LogicalFileView) -> Self {
+        let deletion_vector = view.deletion_vector_descriptor();
+        let deleted = deletion_vector.as_ref().map_or(0, |vector| vector.cardinality.unsigned_abs());
+        Self {
+            path: view.path().into_owned(),
+            partition_values: sorted(view.partition_values_map()),
+            size: u64::try_from(view.size()).ok(),
+            modified_ms: view.modification_time(),
+            rows: view.num_records().and_then(|rows| (rows as u64).checked_sub(deleted)),
+            deletion_vector,
+        }
+    }
+
+    /// The file that a `remove` action takes away.
+    pub fn of_remove(remove: Remove) -> Self {
+        Self {
+            path: remove.path,
+            partition_values: sorted(remove.partition_values.unwrap_or_default()),
+            size: remove.size.and_then(|size| u64::try_from(size).ok()),
+            modified_ms: remove.deletion_timestamp.unwrap_or(0),
+            rows: None,
+            deletion_vector: remove.deletion_vector,
+        }
+    }
+
+    /// A file of the change feed.
+    pub fn of_cdc(cdc: AddCDCFile) -> Self {
+        Self {
+            path: cdc.path,
+            partition_values: sorted(cdc.partition_values),
+            size: u64::try_from(cdc.size).ok(),
+            modified_ms: 0,
+            rows: None,
+            deletion_vector: None,
+        }
+    }
+
+    /// Tells this file, with what is deleted in it, apart from any other of the table.
+    pub fn identity(&self) -> String {
+        match &self.deletion_vector {
+            None => self.path.clone(),
+            Some(vector) => format!("{}#{}@{}", self.path, vector.path_or_inline_dv, vector.offset.unwrap_or(0)),
+        }
+    }
+}
+
+fn sorted(values: HashMap<String, Option<String>>) -> BTreeMap<String, Option<String>> {
+    values.into_iter().collect()
+}
+
+/// Brings files into the order in which they are read: by time of writing, then by path.
+pub fn in_order(files: &mut [DataFile]) {
+    files.sort_by(|a, b| (a.modified_ms, &a.path).cmp(&(b.modified_ms, &b.path)));
+}
+
+/// The files of a version, in order. Errors: the log does not reach back to it.
+pub async fn files_at(store: &TableStore, version: u64) -> Result<Vec<DataFile>> {
+    let failed = || format!("cannot list the files of version {version} of `{}`", store.location());
+    let log_store = store.log_store();
+    let snapshot =
+        Snapshot::try_new(log_store.as_ref(), Some(version)).await.context(ErrorKind::Environment, failed)?;
+    let views = snapshot.file_views(log_store.as_ref(), None);
+    let files = views.map_ok(|view| DataFile::of_view(&view)).try_collect::<Vec<_>>().await;
+    let mut files = files.environment(failed)?;
+    in_order(&mut files);
+    Ok(files)
+}
+
+/// The rows of one file, from some row on.
+pub struct FileRows {
+    stream: ParquetRecordBatchStream<StoredFile>,
+    /// The columns that come out.
+    schema: SchemaRef,
+    /// Per column: its value in this file, if the file's place says it.
+    constants: Vec<Option<ScalarValue>>,
+    /// Physical row numbers of deleted rows, ascending.
+    deleted: Vec<u64>,
+    /// Physical number of the next row.
+    next_row: u64,
+    /// Rows still to be passed over.
+    skip: u64,
+    path: String,
+}
+
+impl FileRows {
+    /// Opens `file` at row `skip`. `schema` is what comes out: columns of the table, or others that only the file has.
+    pub async fn open(
+        store: &TableStore,
+        file: &DataFile,
+        schema: &SchemaRef,
+        partition_columns: &[String],
+        skip: u64,
+        batch_rows: usize,
+    ) -> Result<Self> {
+        let failed = || format!("cannot read file `{}` of `{}`", file.path, store.location());
+        let path = path_of(store, file)?;
+        let objects = store.object_store();
+        let size = match file.size {
+            Some(size) => size,
+            None => objects.head(&path).await.map_err(|error| gone(store, file, error))?.size,
+        };
+        let constants = constants(file, schema, partition_columns)?;
+        let deleted = match &file.deletion_vector {
+            Some(vector) => deleted_rows(store, vector).await?,
+            None => Vec::new(),
+        };
+        let stored = StoredFile { objects, path, size };
+        // What the writer thought of Arrow types does not matter: the table says which types there are.
+        let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
+        let builder = ParquetRecordBatchStreamBuilder::new_with_options(stored, options).await;
+        let builder = builder.map_err(|error| match not_found(&error) {
+            true => gone(store, file, error),
+            false => Error::new(ErrorKind::Environment, failed()).with_source(error),
+        })?;
+        let wanted: Vec<usize> = (builder.parquet_schema().root_schema().get_fields().iter().enumerate())
+            .filter(|(_, field)| schema.index_of(field.name()).is_ok_and(|index| constants[index].is_none()))
+            .map(|(index, _)| index)
+            .collect();
+        let mask = ProjectionMask::roots(builder.parquet_schema(), wanted);
+        // Physical and visible rows are the same where nothing is deleted, and whole pages can be passed over.
+        let jump = if deleted.is_empty() { usize::try_from(skip).unwrap_or(usize::MAX) } else { 0 };
+        let builder = builder.with_projection(mask).with_batch_size(batch_rows.max(1)).with_offset(jump);
+        let stream = builder.build().environment(failed)?;
+        let (skip, path) = (skip - jump as u64, file.path.clone());
+        Ok(Self { stream, schema: schema.clone(), constants, deleted, next_row: jump as u64, skip, path })
+    }
+
+    /// The next rows, never none; `None` at the end.
+    pub async fn next(&mut self) -> Result<Option<RecordBatch>> {
+        while let Some(batch) = self.stream.next().await {
+            let batch = batch.environment(|| format!("cannot read file `{}`", self.path))?;
+            let mut rows = self.conform(&batch)?;
+            let first = self.next_row;
+            self.next_row += batch.num_rows() as u64;
+            if !self.deleted.is_empty() {
+                let alive = (first..self.next_row).map(|row| Some(self.deleted.binary_search(&row).is_err()));
+                let alive: BooleanArray = alive.collect();
+                rows = filter_record_batch(&rows, &alive).internal(|| "deleted rows cannot be removed".to_owned())?;
+            }
+            let pass = self.skip.min(rows.num_rows() as u64);
+            self.skip -= pass;
+            let rows = rows.slice(pass as usize, rows.num_rows() - pass as usize);
+            if rows.num_rows() > 0 {
+                return Ok(Some(rows));
+            }
+        }
+        Ok(None)
+    }
+
+    fn conform(&self, batch: &RecordBatch) -> Result<RecordBatch> {
+        let rows = batch.num_rows();
+        let column = |(field, constant): (&Arc<Field>, &Option<ScalarValue>)| -> Result<ArrayRef> {
+            let misfit = || format!("column `{}` of file `{}` does not fit its table", field.name(), self.path);
+            if let Some(value) = constant {
+                return value.to_array_of_size(rows).context(ErrorKind::Damaged, misfit);
+            }
+            let Some(found) = batch.column_by_name(field.name()) else {
+                return Ok(new_null_array(field.data_type(), rows));
+            };
+            if found.data_type() == field.data_type() {
+                return Ok(Arc::clone(found));
+            }
+            let options = CastOptions { safe: false, ..CastOptions::default() };
+            cast_with_options(found, field.data_type(), &options).context(ErrorKind::Damaged, misfit)
+        };
+        let columns = self.schema.fields().iter().zip(&self.constants).map(column).collect::<Result<Vec<_>>>()?;
+        let options = RecordBatchOptions::new().with_row_count(Some(rows));
+        RecordBatch::try_new_with_options(self.schema.clone(), columns, &options)
+            .context(ErrorKind::Damaged, || format!("the rows of file `{}` do not fit their table", self.path))
+    }
+}
+
+impl fmt::Debug for FileRows {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FileRows").field("path", &self.path).field("next_row", &self.next_row).finish_non_exhaustive()
+    }
+}
+
+/// Reads all rows of a file.
+pub async fn read_file(
+    store: &TableStore,
+    file: &DataFile,
+    schema: &SchemaRef,
+    partition_columns: &[String],
+) -> Result<Vec<RecordBatch>> {
+    const BATCH_ROWS: usize = 64 * 1024;
+    let mut rows = FileRows::open(store, file, schema, partition_columns, 0, BATCH_ROWS).await?;
+    let mut batches = Vec::new();
+    while let Some(batch) = rows.next().await? {
+        batches.push(batch);
+    }
+    Ok(batches)
+}
+
+/// Where a file is below its table.
+fn path_of(store: &TableStore, file: &DataFile) -> Result<Path> {
+    if file.path.contains("://") {
+        return Err(Error::config(format!("file `{}` of `{}` lies outside of the table", file.path, store.location()))
+            .with_hint("Shallow clones cannot be read as streams: copy the table."));
+    }
+    Ok(Path::parse(&file.path).unwrap_or_else(|_| Path::from(file.path.as_str())))
+}
+
+/// Per column of `schema`: its value in this file, if it is a partition column.
+fn constants(file: &DataFile, schema: &SchemaRef, partition_columns: &[String]) -> Result<Vec<Option<ScalarValue>>> {
+    let constant = |field: &Arc<Field>| -> Result<Option<ScalarValue>> {
+        if !partition_columns.contains(field.name()) {
+            return Ok(None);
+        }
+        let damaged = || format!("file `{}` has no usable value for partition column `{}`", file.path, field.name());
+        let Some(text) = file.partition_values.get(field.name()) else { return Err(Error::damaged(damaged())) };
+        // An empty text is how some writers say null.
+        let text = text.as_deref().filter(|text| !text.is_empty());
+        let array = StringArray::from(vec![text]);
+        let options = CastOptions { safe: false, ..CastOptions::default() };
+        let typed = cast_with_options(&array, field.data_type(), &options).context(ErrorKind::Damaged, damaged)?;
+        Ok(Some(ScalarValue::try_from_array(&typed, 0).context(ErrorKind::Damaged, damaged)?))
+    };
+    schema.fields().iter().map(constant).collect()
+}
+
+/// The rows that a deletion vector deletes, ascending.
+async fn deleted_rows(store: &TableStore, vector: &DeletionVectorDescriptor) -> Result<Vec<u64>> {
+    let failed = format!("cannot read a deletion vector of `{}`", store.location());
+    let (engine, url) = (store.log_store().engine(None), store.url().clone());
+    let vector = vector.clone();
+    let read = tokio::task::spawn_blocking(move || {
+        let vector: delta_kernel::actions::deletion_vector::DeletionVectorDescriptor = vector.try_into()?;
+        vector.row_indexes(delta_kernel::Engine::storage_handler(engine.as_ref()), &url)
+    });
+    let read = read.await.internal(|| "reading a deletion vector was interrupted".to_owned())?;
+    read.environment(|| failed)
+}
+
+fn not_found(error: &ParquetError) -> bool {
+    let ParquetError::External(cause) = error else { return false };
+    matches!(cause.downcast_ref::<object_store::Error>(), Some(object_store::Error::NotFound { .. }))
+}
+
+fn gone(store: &TableStore, file: &DataFile, error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
+    Error::environment(format!("file `{}` of `{}` is gone", file.path, store.location()))
+        .with_detail("VACUUM removes files that newer versions of the table no longer need.")
+        .with_hint("Read the table from a newer version, and keep files longer than its readers lag behind.")
+        .with_source(error)
+}
+
+/// A Parquet file in an object store.
+struct StoredFile {
+    objects: Arc<dyn ObjectStore>,
+    path: Path,
+    size: u64,
+}
+
+impl AsyncFileReader for StoredFile {
+    fn get_bytes(&mut self, range: Range<u64>) -> BoxFuture<'_, parquet::errors::Result<Bytes>> {
+        self.objects.get_range(&self.path, range).map_err(|error| ParquetError::External(Box::new(error))).boxed()
+    }
+
+    fn get_byte_ranges(&mut self, ranges: Vec<Range<u64>>) -> BoxFuture<'_, parquet::errors::Result<Vec<Bytes>>> {
+        async move {
+            let read = self.objects.get_ranges(&self.path, &ranges).await;
+            read.map_err(|error| ParquetError::External(Box::new(error)))
+        }
+        .boxed()
+    }
+
+    fn get_metadata<'a>(
+        &'a mut self,
+        options: Option<&'a ArrowReaderOptions>,
+    ) -> BoxFuture<'a, parquet::errors::Result<Arc<ParquetMetaData>>> {
+        async move {
+            let size = self.size;
+            let reader = ParquetMetaDataReader::new().with_prefetch_hint(Some(64 * 1024));
+            let reader = reader.with_arrow_reader_options(options);
+            Ok(Arc::new(reader.load_and_finish(self, size).await?))
+        }
+        .boxed()
+    }
+}

@@ -1,0 +1,243 @@
+//! What a running pipeline remembers: the shards of its operators, and how a micro-batch's rows reach them.
+//!
+//! A row goes to the shard that owns its key group, so any number of shards gives the same rows. Shards of one operator run side by side;
+//! operators run one after the other, in the dataflow's order.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, UInt32Array};
+use arrow::compute::take_record_batch;
+use arrow::record_batch::RecordBatch;
+
+use crate::delta::TableStore;
+use crate::error::{Context, Error, Result};
+use crate::operator::{Lookup, Operator, StateUsage, Stepped, Tick};
+use crate::plan::{Dataflow, OperatorSpec};
+use crate::state::{NO_WATERMARK, StateChange, StateTable, key_groups, shard_of};
+
+/// Fewer rows than this are not worth a task per shard.
+const SPREAD_ROWS: usize = 4_096;
+
+/// The operators of a dataflow, with their memory.
+pub struct Memory {
+    operators: Vec<Remembering>,
+}
+
+/// One operator, in shards; or a table that is looked up.
+struct Remembering {
+    shards: Vec<Box<dyn Operator>>,
+    lookup: Option<Box<Lookup>>,
+    routing: Vec<Vec<usize>>,
+    /// W of the last step.
+    watermark: i64,
+    late: u64,
+}
+
+/// What an operator has to write down at the end of an epoch.
+#[derive(Debug)]
+pub struct OperatorChanges {
+    pub operator: String,
+    pub tables: Vec<StateTable>,
+    /// Per shard.
+    pub changes: Vec<Vec<StateChange>>,
+}
+
+impl Memory {
+    /// Empty shards for every operator of `dataflow`; tables that are looked up are read, each from its store.
+    pub async fn new(dataflow: &Dataflow, shards: usize, tables: &BTreeMap<String, TableStore>, limit: usize) -> Result<Self> {
+        let mut operators = Vec::with_capacity(dataflow.operators.len());
+        for node in &dataflow.operators {
+            let routing = node.spec.routing();
+            let (mut built, mut lookup) = (Vec::new(), None);
+            if let OperatorSpec::Lookup(spec) = &node.spec {
+                let store = tables.get(&spec.table).cloned();
+                let store = store.ok_or_else(|| Error::internal(format!("table `{}` was not opened", spec.table)))?;
+                lookup = Some(Box::new(Lookup::open(spec.clone(), store, None, limit).await?));
+            } else {
+                // Without a routing key every row belongs to one shard.
+                let count = if routing.iter().all(Vec::is_empty) { 1 } else { shards.max(1) };
+                built = (0..count).map(|_| node.spec.build()).collect::<Result<Vec<_>>>()?;
+            }
+            operators.push(Remembering { shards: built, lookup, routing, watermark: NO_WATERMARK, late: 0 });
+        }
+        Ok(Self { operators })
+    }
+
+    /// Brings tables that are looked up to their newest version; between epochs.
+    pub async fn refresh(&mut self) -> Result<()> {
+        for operator in &mut self.operators {
+            if let Some(lookup) = &mut operator.lookup {
+                lookup.refresh().await?;
+                lookup.forget(operator.watermark)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The version that each table is looked up at.
+    pub fn lookup_versions(&self) -> BTreeMap<String, u64> {
+        let lookups = self.operators.iter().filter_map(|operator| operator.lookup.as_ref());
+        lookups.map(|lookup| lookup.version()).map(|(table, version)| (table.to_owned(), version)).collect()
+    }
+
+    /// Bytes that all operators take.
+    pub fn bytes(&self) -> u64 {
+        (0..self.operators.len()).map(|index| self.usage(index).bytes).sum()
+    }
+
+    /// True when nothing is ever remembered.
+    pub fn is_empty(&self) -> bool {
+        self.operators.is_empty()
+    }
+
+    /// How many shards operator `index` has.
+    pub fn shards(&self, index: usize) -> usize {
+        self.operators[index].shards.len()
+    }
+
+    /// The most shards of any operator.
+    pub fn widest(&self) -> usize {
+        self.operators.iter().map(|operator| operator.shards.len()).max().unwrap_or(0)
+    }
+
+    /// The tables of operator `index`.
+    pub fn tables(&self, index: usize) -> Vec<StateTable> {
+        self.operators[index].shards.first().map(|shard| shard.state()).unwrap_or_default()
+    }
+
+    /// Takes back rows of a table of one shard of operator `index`; `watermark` is the W that the rows were written under.
+    pub fn restore(&mut self, index: usize, shard: usize, table: usize, rows: RecordBatch, watermark: i64) -> Result<()> {
+        self.operators[index].shards[shard].restore(table, rows, watermark)
+    }
+
+    /// Goes on at a watermark after everything is restored.
+    pub fn resume(&mut self, index: usize, watermark: i64) {
+        self.operators[index].watermark = watermark;
+    }
+
+    /// The watermark that operator `index` has reached.
+    pub fn watermark(&self, index: usize) -> i64 {
+        self.operators[index].watermark
+    }
+
+    /// Rows that came too late for operator `index`, so far.
+    pub fn late(&self, index: usize) -> u64 {
+        self.operators[index].late
+    }
+
+    /// What operator `index` remembers now.
+    pub fn usage(&self, index: usize) -> StateUsage {
+        let mut sum = StateUsage::default();
+        let operator = &self.operators[index];
+        let lookup = operator.lookup.iter().map(|lookup| lookup.usage());
+        for usage in operator.shards.iter().map(|shard| shard.usage()).chain(lookup) {
+            sum.rows += usage.rows;
+            sum.bytes += usage.bytes;
+            sum.oldest = match (sum.oldest, usage.oldest) {
+                (Some(a), Some(b)) => Some(a.min(b)),
+                (a, b) => a.or(b),
+            };
+        }
+        sum
+    }
+
+    /// Runs operator `index` over `inputs`, rows per port; returns what each shard gave.
+    pub async fn step(
+        &mut self,
+        index: usize,
+        inputs: Vec<Vec<RecordBatch>>,
+        watermark: i64,
+        now: i64,
+    ) -> Result<Vec<Stepped>> {
+        let operator = &mut self.operators[index];
+        let watermark = watermark.max(operator.watermark);
+        let idle = inputs.iter().all(|rows| rows.iter().all(|batch| batch.num_rows() == 0));
+        if idle && watermark == operator.watermark {
+            return Ok(Vec::new());
+        }
+        if let Some(lookup) = &mut operator.lookup {
+            operator.watermark = watermark;
+            let rows = inputs.into_iter().next().unwrap_or_default();
+            lookup.prepare(&rows).await?;
+            return Ok(vec![Stepped { rows: lookup.apply(&rows)?, late: Vec::new() }]);
+        }
+        let tick = Tick { before: operator.watermark, watermark, now };
+        operator.watermark = watermark;
+        let rows: usize = inputs.iter().flatten().map(RecordBatch::num_rows).sum();
+        let parts = route(inputs, &operator.routing, operator.shards.len())?;
+        let stepped = match operator.shards.len() > 1 && rows >= SPREAD_ROWS {
+            true => side_by_side(&mut operator.shards, parts, tick).await?,
+            false => {
+                let shards = operator.shards.iter_mut().zip(parts);
+                shards.map(|(shard, part)| shard.step(part, tick)).collect::<Result<Vec<_>>>()?
+            }
+        };
+        let late: usize = stepped.iter().flat_map(|out| &out.late).map(|(_, rows)| rows.num_rows()).sum();
+        operator.late += late as u64;
+        Ok(stepped)
+    }
+
+    /// What every operator has to write down.
+    pub fn changes(&mut self, dataflow: &Dataflow) -> Result<Vec<OperatorChanges>> {
+        let mut all = Vec::with_capacity(self.operators.len());
+        let remembering = dataflow.operators.iter().zip(&mut self.operators).filter(|(_, operator)| operator.lookup.is_none());
+        for (node, operator) in remembering {
+            let tables = operator.shards.first().map(|shard| shard.state()).unwrap_or_default();
+            let changes = operator.shards.iter_mut().map(|shard| shard.changes()).collect::<Result<_>>()?;
+            all.push(OperatorChanges { operator: node.id.clone(), tables, changes });
+        }
+        Ok(all)
+    }
+}
+
+async fn side_by_side(
+    shards: &mut Vec<Box<dyn Operator>>,
+    parts: Vec<Vec<Vec<RecordBatch>>>,
+    tick: Tick,
+) -> Result<Vec<Stepped>> {
+    let tasks: Vec<_> = std::mem::take(shards)
+        .into_iter()
+        .zip(parts)
+        .map(|(mut shard, part)| {
+            tokio::spawn(async move {
+                let stepped = shard.step(part, tick);
+                (shard, stepped)
+            })
+        })
+        .collect();
+    let mut stepped = Vec::with_capacity(tasks.len());
+    for task in tasks {
+        let (shard, out) = task.await.internal(|| "an operator ended abnormally".to_owned())?;
+        shards.push(shard);
+        stepped.push(out);
+    }
+    stepped.into_iter().collect()
+}
+
+/// Per shard and port the rows whose key group the shard owns.
+fn route(inputs: Vec<Vec<RecordBatch>>, routing: &[Vec<usize>], shards: usize) -> Result<Vec<Vec<Vec<RecordBatch>>>> {
+    if shards == 1 {
+        return Ok(vec![inputs]);
+    }
+    let ports = inputs.len();
+    let mut parts: Vec<Vec<Vec<RecordBatch>>> = (0..shards).map(|_| vec![Vec::new(); ports]).collect();
+    for (port, (rows, columns)) in inputs.into_iter().zip(routing).enumerate() {
+        for batch in rows {
+            let keys: Vec<ArrayRef> = columns.iter().map(|column| Arc::clone(batch.column(*column))).collect();
+            let mut chosen: Vec<Vec<u32>> = vec![Vec::new(); shards];
+            for (row, group) in key_groups(&keys, batch.num_rows())?.into_iter().enumerate() {
+                chosen[shard_of(group, shards)].push(row as u32);
+            }
+            for (shard, rows) in chosen.into_iter().enumerate() {
+                if rows.len() == batch.num_rows() {
+                    parts[shard][port].push(batch.clone());
+                } else if !rows.is_empty() {
+                    let picked = take_record_batch(&batch, &UInt32Array::from(rows));
+                    parts[shard][port].push(picked.internal(|| "rows cannot be routed".to_owned())?);
+                }
+            }
+        }
+    }
+    Ok(parts)
+}

@@ -1,0 +1,261 @@
+//! Proof by comparison: the same SQL in batch over everything the pipeline has read, held against what it wrote.
+//!
+//! The sources are read again from where they begin to where the pipeline's last epoch ended, so they must still have those
+//! records. All rows are held in memory. Rows whose time the watermark has not passed yet are not owed.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray};
+use arrow::datatypes::{DataType, Float64Type, SchemaRef, TimestampMicrosecondType};
+use arrow::record_batch::RecordBatch;
+use arrow::row::{RowConverter, SortField};
+use datafusion::catalog::TableProvider;
+use datafusion::datasource::MemTable;
+use datafusion::execution::TaskContext;
+
+use super::prepare::Surroundings;
+use crate::catalog::{Catalog, PipelineDef, SourceDef};
+use crate::delta::{Table, TableStore};
+use crate::error::{Context, Result};
+use crate::plan::{Dataflow, FunctionSet, Targets, batch};
+use crate::source::chunk::{Offsets, Payload, Poll, PollLimit, ReadFrom};
+use crate::source::decode::Decoder;
+use crate::state::Manifest;
+
+/// Doubles this close, relative to the larger one (or to 1), count as equal: sums are taken in other orders.
+const TOLERANCE: f64 = 1e-9;
+
+/// How a target compares.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Comparison {
+    pub target: String,
+    /// Rows in the table.
+    pub streamed: u64,
+    /// Rows of the batch query.
+    pub batch: u64,
+    /// Batch rows that the watermark has not passed: the stream does not owe them yet.
+    pub pending: u64,
+    /// Rows that only one side has.
+    pub missing: u64,
+    pub surplus: u64,
+    /// Some of the differing rows, as text.
+    pub examples: Vec<String>,
+}
+
+impl Comparison {
+    /// True when stream and batch say the same.
+    pub fn agrees(&self) -> bool {
+        self.missing == 0 && self.surplus == 0
+    }
+}
+
+/// Compares every Delta table that `pipeline` writes.
+///
+/// Errors: sources that cannot be read again, tables that cannot be opened, SQL without a batch form.
+pub async fn verify(
+    catalog: &Catalog,
+    pipeline: &PipelineDef,
+    functions: &FunctionSet,
+    dataflow: &Dataflow,
+    manifest: &Manifest,
+    around: &Surroundings,
+) -> Result<Vec<Comparison>> {
+    let mut inputs: BTreeMap<String, Arc<dyn TableProvider>> = BTreeMap::new();
+    for source in &dataflow.sources {
+        let ends = manifest.positions.get(&source.def.name).cloned().unwrap_or_default();
+        let rows = read(&source.def, &pipeline.name, &ends, around).await?;
+        let table = MemTable::try_new(source.def.schema(), vec![rows])?;
+        inputs.insert(source.def.name.clone(), Arc::new(table));
+    }
+    let mut targets = Targets::new();
+    let mut tables: BTreeMap<&str, Table> = BTreeMap::new();
+    for def in pipeline.inserts.iter().filter_map(|insert| catalog.tables.get(&insert.target)) {
+        let store = TableStore::open(&around.table_location(def), &around.storage_of(def), &around.env)?;
+        let table = Table::open(store).await?;
+        targets.insert(def.name.clone(), table.schema());
+        tables.insert(&def.name, table);
+    }
+    for def in catalog.tables.values().filter(|def| !tables.contains_key(def.name.as_str())) {
+        let store = TableStore::open(&around.table_location(def), &around.storage_of(def), &around.env)?;
+        if let Ok(table) = Table::open(store).await {
+            inputs.insert(def.name.clone(), table.provider(None).await?);
+        }
+    }
+    let runtime = Arc::clone(&around.runtime);
+    let planned = batch(catalog, pipeline, functions, &targets, inputs, runtime).await?;
+    let mut compared = Vec::new();
+    for (name, table) in &tables {
+        let schema = table.schema();
+        let mut expected = Vec::new();
+        let mut times: Vec<Option<(i64, i64)>> = vec![None; schema.fields().len()];
+        for insert in planned.inserts.iter().filter(|insert| insert.target == *name) {
+            let plan = planned.session.create_physical_plan(&insert.plan).await?;
+            let context = Arc::new(TaskContext::from(&planned.session));
+            expected.extend(datafusion::physical_plan::collect(plan, context).await?);
+        }
+        for branch in dataflow.branches.iter().filter(|branch| branch.target == *name) {
+            times = owed(branch, manifest, dataflow);
+        }
+        let provider = table.provider(None).await?;
+        let context = datafusion::prelude::SessionContext::new_with_state(planned.session.clone());
+        let found = context.read_table(provider)?.collect().await?;
+        compared.push(compare(name, &schema, &found, &expected, &times)?);
+    }
+    Ok(compared)
+}
+
+/// Per column of a branch its lag and the watermark that it follows.
+fn owed(branch: &crate::plan::Branch, manifest: &Manifest, dataflow: &Dataflow) -> Vec<Option<(i64, i64)>> {
+    let times = branch.sources.iter().map(|source| {
+        let name = &dataflow.sources[*source].def.name;
+        manifest.times.get(name).map_or(i64::MIN, |time| time.watermark)
+    });
+    // Operators that have seen the end of their input owe everything.
+    let ended = manifest.watermarks.values().any(|watermark| *watermark == i64::MAX);
+    let watermark = if ended { i64::MAX } else { times.min().unwrap_or(i64::MAX) };
+    branch.times.iter().map(|lag| lag.filter(|_| branch.stage > 0).map(|lag| (lag, watermark))).collect()
+}
+
+/// Reads a source again up to `ends`.
+async fn read(def: &SourceDef, pipeline: &str, ends: &Offsets, around: &Surroundings) -> Result<Vec<RecordBatch>> {
+    let from = ReadFrom { offsets: Offsets::new(), bounded: true };
+    let mut reader = crate::source::open(def, &format!("{pipeline}-verify"), from, &around.env).await?;
+    let decoder = Decoder::new(def)?;
+    let limit = PollLimit {
+        rows: 100_000,
+        bytes: around.poll_bytes,
+        wait: std::time::Duration::from_millis(200),
+        linger: std::time::Duration::ZERO,
+    };
+    let mut rows = Vec::new();
+    let mut reached = Offsets::new();
+    loop {
+        match reader.poll(limit).await? {
+            Poll::Finished => return Ok(rows),
+            Poll::Idle => {}
+            Poll::Chunks(chunks) => {
+                for mut chunk in chunks {
+                    let end = ends.get(&chunk.partition).copied().unwrap_or(chunk.start);
+                    reached.insert(Arc::clone(&chunk.partition), chunk.end);
+                    if chunk.start >= end {
+                        continue;
+                    }
+                    if let (Payload::Rows(batch), true) = (&chunk.payload, chunk.end > end) {
+                        chunk.payload = Payload::Rows(batch.slice(0, (end - chunk.start) as usize));
+                    }
+                    let mut decoded = decoder.decode(chunk)?.rows;
+                    if decoded.num_rows() > 0 {
+                        decoded = decoded.slice(0, decoded.num_rows());
+                        rows.push(decoded);
+                    }
+                }
+            }
+        }
+        if ends.iter().all(|(partition, end)| reached.get(partition).is_some_and(|at| at >= end)) {
+            return Ok(rows);
+        }
+    }
+}
+
+/// Rows of one side, by the columns that must be equal, with their doubles.
+#[derive(Default)]
+struct Side {
+    rows: HashMap<Vec<u8>, Vec<(Vec<f64>, (usize, usize))>>,
+    count: u64,
+}
+
+fn compare(
+    target: &str,
+    schema: &SchemaRef,
+    found: &[RecordBatch],
+    expected: &[RecordBatch],
+    times: &[Option<(i64, i64)>],
+) -> Result<Comparison> {
+    let mut streamed = collect(schema, found)?;
+    let batch = collect(schema, expected)?;
+    let mut result =
+        Comparison { target: target.to_owned(), streamed: streamed.count, batch: batch.count, ..Comparison::default() };
+    for (key, rows) in &batch.rows {
+        for (doubles, place) in rows {
+            let matched = streamed.rows.get_mut(key).and_then(|candidates| {
+                let at = candidates.iter().position(|(other, _)| close(doubles, other))?;
+                Some(candidates.swap_remove(at))
+            });
+            if matched.is_some() {
+                continue;
+            }
+            let (index, row) = *place;
+            if is_pending(&expected[index], row, times) {
+                result.pending += 1;
+            } else {
+                result.missing += 1;
+                example(&mut result, "only in batch ", &expected[index], row)?;
+            }
+        }
+    }
+    for (_, (index, row)) in streamed.rows.into_values().flatten() {
+        result.surplus += 1;
+        example(&mut result, "only in stream", &found[index], row)?;
+    }
+    Ok(result)
+}
+
+fn collect(schema: &SchemaRef, batches: &[RecordBatch]) -> Result<Side> {
+    let is_double = |index: &usize| *schema.field(*index).data_type() == DataType::Float64;
+    let (doubles, exact): (Vec<usize>, Vec<usize>) = (0..schema.fields().len()).partition(is_double);
+    let fields = exact.iter().map(|index| SortField::new(schema.field(*index).data_type().clone())).collect();
+    let wrong = || "rows cannot be compared".to_owned();
+    let converter = RowConverter::new(fields).internal(wrong)?;
+    let mut side = Side::default();
+    for (number, batch) in batches.iter().enumerate() {
+        let columns: Vec<ArrayRef> = schema
+            .fields()
+            .iter()
+            .map(|field| {
+                let column = batch.column_by_name(field.name()).ok_or_else(|| {
+                    crate::error::Error::internal(format!("column `{}` is missing in what was read", field.name()))
+                })?;
+                arrow::compute::cast(column, field.data_type()).internal(wrong)
+            })
+            .collect::<Result<_>>()?;
+        let keys: Vec<ArrayRef> = exact.iter().map(|index| Arc::clone(&columns[*index])).collect();
+        let encoded = match keys.is_empty() {
+            true => None,
+            false => Some(converter.convert_columns(&keys).internal(wrong)?),
+        };
+        for row in 0..batch.num_rows() {
+            let key = encoded.as_ref().map(|encoded| encoded.row(row).as_ref().to_vec()).unwrap_or_default();
+            let values = doubles.iter().map(|index| {
+                let column = columns[*index].as_primitive::<Float64Type>();
+                // A null is no number, and equal to nulls only.
+                if column.is_null(row) { f64::NEG_INFINITY.next_up() } else { column.value(row) }
+            });
+            side.rows.entry(key).or_default().push((values.collect(), (number, row)));
+            side.count += 1;
+        }
+    }
+    Ok(side)
+}
+
+fn close(a: &[f64], b: &[f64]) -> bool {
+    a.iter().zip(b).all(|(a, b)| a == b || (a.is_nan() && b.is_nan()) || (a - b).abs() <= TOLERANCE * a.abs().max(b.abs()).max(1.0))
+}
+
+/// True when some time of the row is not complete yet.
+fn is_pending(batch: &RecordBatch, row: usize, times: &[Option<(i64, i64)>]) -> bool {
+    times.iter().enumerate().any(|(index, time)| {
+        let Some((lag, watermark)) = time else { return false };
+        let column = batch.column(index).as_primitive_opt::<TimestampMicrosecondType>();
+        column.is_some_and(|column| column.is_valid(row) && column.value(row).saturating_add(*lag) >= *watermark)
+    })
+}
+
+fn example(result: &mut Comparison, side: &str, batch: &RecordBatch, row: usize) -> Result<()> {
+    const SHOWN: usize = 10;
+    if result.examples.len() < SHOWN {
+        let line = crate::sink::console::row(batch, row)?;
+        result.examples.push(format!("{side}  {line}"));
+    }
+    Ok(())
+}

@@ -1,0 +1,158 @@
+//! How far event time has come: per source partition the greatest watermark seen, per source the least of its partitions.
+//!
+//! A partition that has said nothing for `idle_after` is set aside until it speaks again; so is one that a bounded read has
+//! finished. While a partition that counts has said nothing yet, its source's watermark stands still. A watermark never goes back.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use crate::source::chunk::PartitionId;
+use crate::state::{NO_WATERMARK, SourceTime};
+
+/// The event time of one source.
+#[derive(Debug)]
+pub struct SourceClock {
+    time: SourceTime,
+    /// When each partition last gave rows, or was first known.
+    heard: BTreeMap<PartitionId, Instant>,
+    /// Partitions that may give rows; empty = the source is one stream.
+    open: Vec<PartitionId>,
+    idle_after: Duration,
+}
+
+impl SourceClock {
+    /// Goes on from what a manifest says.
+    pub fn new(time: SourceTime, idle_after: Duration) -> Self {
+        Self { time, heard: BTreeMap::new(), open: Vec::new(), idle_after }
+    }
+
+    /// The source's watermark.
+    pub fn watermark(&self) -> i64 {
+        self.time.watermark
+    }
+
+    /// What the manifest shall keep.
+    pub fn time(&self) -> SourceTime {
+        self.time.clone()
+    }
+
+    /// Takes the watermarks that rows of some partitions reached, and which partitions may still give rows.
+    pub fn hear(&mut self, reached: &[(PartitionId, i64)], open: &[PartitionId], now: Instant) {
+        for (partition, watermark) in reached {
+            let known = self.time.partitions.entry(partition.clone()).or_insert(NO_WATERMARK);
+            *known = (*known).max(*watermark);
+            self.heard.insert(partition.clone(), now);
+        }
+        if self.open != open {
+            self.open = open.to_vec();
+        }
+        for partition in open {
+            self.heard.entry(partition.clone()).or_insert(now);
+        }
+        self.advance(now);
+    }
+
+    /// Sets idle partitions aside; true when that moved the watermark.
+    pub fn advance(&mut self, now: Instant) -> bool {
+        let reached = match self.open.is_empty() {
+            true => self.time.partitions.values().copied().max(),
+            false => self.slowest(now),
+        };
+        let before = self.time.watermark;
+        self.time.watermark = before.max(reached.unwrap_or(NO_WATERMARK));
+        self.time.watermark > before
+    }
+
+    /// The least watermark of the partitions that count; `None` when one of them has said nothing yet, or none counts.
+    fn slowest(&self, now: Instant) -> Option<i64> {
+        let counts = |partition: &&PartitionId| {
+            self.heard.get(*partition).is_none_or(|heard| now.saturating_duration_since(*heard) < self.idle_after)
+        };
+        let mut slowest = None;
+        for partition in self.open.iter().filter(counts) {
+            let reached = *self.time.partitions.get(partition)?;
+            slowest = Some(slowest.map_or(reached, |known: i64| known.min(reached)));
+        }
+        slowest
+    }
+
+    /// Every partition's distance ahead of the slowest that counts, for alignment, microseconds.
+    pub fn ahead(&self, now: Instant) -> BTreeMap<PartitionId, i64> {
+        let Some(slowest) = self.slowest(now) else { return BTreeMap::new() };
+        self.time.partitions.iter().map(|(id, at)| (id.clone(), at.saturating_sub(slowest))).collect()
+    }
+
+    /// True when time may move without rows: a partition that counts now may be set aside later.
+    pub fn may_idle(&self) -> bool {
+        self.open.len() > 1
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(start: Instant, seconds: u64) -> Instant {
+        start + Duration::from_secs(seconds)
+    }
+
+    fn ids(names: &[&str]) -> Vec<PartitionId> {
+        names.iter().map(|name| PartitionId::from(*name)).collect()
+    }
+
+    fn clock() -> SourceClock {
+        SourceClock::new(SourceTime::default(), Duration::from_secs(10))
+    }
+
+    #[test]
+    fn the_slowest_partition_decides() {
+        let (start, open) = (Instant::now(), ids(&["a", "b"]));
+        let mut clock = clock();
+        clock.hear(&[("a".into(), 100), ("b".into(), 40)], &open, start);
+        assert_eq!(clock.watermark(), 40);
+        clock.hear(&[("a".into(), 200)], &open, start);
+        assert_eq!(clock.watermark(), 40);
+        clock.hear(&[("b".into(), 150)], &open, start);
+        assert_eq!(clock.watermark(), 150);
+    }
+
+    #[test]
+    fn a_partition_that_has_said_nothing_holds_time_back_until_it_is_idle() {
+        let (start, open) = (Instant::now(), ids(&["a", "b"]));
+        let mut clock = clock();
+        clock.hear(&[("a".into(), 100)], &open, start);
+        assert_eq!(clock.watermark(), NO_WATERMARK);
+        assert!(!clock.advance(at(start, 9)));
+        clock.hear(&[("a".into(), 120)], &open, at(start, 9));
+        assert!(clock.advance(at(start, 11)));
+        assert_eq!(clock.watermark(), 120);
+    }
+
+    #[test]
+    fn time_never_goes_back_when_an_idle_partition_speaks_again() {
+        let (start, open) = (Instant::now(), ids(&["a", "b"]));
+        let mut clock = clock();
+        clock.hear(&[("a".into(), 100), ("b".into(), 50)], &open, start);
+        clock.hear(&[("a".into(), 300)], &open, at(start, 20));
+        assert_eq!(clock.watermark(), 300);
+        clock.hear(&[("b".into(), 60)], &open, at(start, 21));
+        assert_eq!(clock.watermark(), 300);
+    }
+
+    #[test]
+    fn all_partitions_idle_leave_time_where_it_is() {
+        let (start, open) = (Instant::now(), ids(&["a", "b"]));
+        let mut clock = clock();
+        clock.hear(&[("a".into(), 100), ("b".into(), 50)], &open, start);
+        assert!(!clock.advance(at(start, 60)));
+        assert_eq!(clock.watermark(), 50);
+    }
+
+    #[test]
+    fn a_source_without_partitions_follows_its_newest_row() {
+        let mut clock = clock();
+        clock.hear(&[("one.jsonl".into(), 100)], &[], Instant::now());
+        clock.hear(&[("two.jsonl".into(), 70)], &[], Instant::now());
+        assert_eq!(clock.watermark(), 100);
+    }
+}

@@ -1,0 +1,441 @@
+//! An operator whose cold state lies on local disk.
+//!
+//! The key groups of a shard are divided into cells, each an instance of the operator with the rows and the state of its
+//! groups. When state takes more memory than the [`MemoryBudget`] allows, the cells that had no rows for the longest time are
+//! dropped from memory; when rows come for such a cell, or its time has come ([`Operator::due`]), it is made anew and its
+//! state restored. So what comes out is what one instance would give, apart from the order of rows with different keys.
+//!
+//! Everything that `changes` ever gave, and what was restored, is kept on disk in state files, compacted like any state; a
+//! cell's state is what they hold plus what changed since (`pending`, in memory until the epoch's `changes`). It is a copy for
+//! speed and room, not for durability.
+//!
+//! Dividing costs time at every step, so this is for operators under pressure. Without a disk there is one cell, which never
+//! leaves memory, and the budget is told why it cannot shrink.
+
+#[cfg(test)]
+mod tests;
+
+use std::ops::Range;
+
+use arrow::array::RecordBatch;
+use futures::executor::block_on;
+
+use super::contract::{Operator, StateUsage, Stepped, Tick};
+use crate::error::{Error, Result};
+use crate::state::{
+    Epoch, MemoryBudget, MemoryShare, NO_WATERMARK, Newest, Older, OperatorSnapshot, SpillStore, StateChange,
+    StateTable, groups_of, key_groups, split,
+};
+
+/// Restored rows are written to disk when they take so many bytes.
+const RESTORE_BYTES: usize = 16 << 20;
+/// Merges after a write, at most; each leaves fewer files.
+const MERGES: usize = 4;
+
+/// Makes an empty instance of an operator.
+pub type Factory = Box<dyn Fn() -> Result<Box<dyn Operator>> + Send>;
+
+/// What [`Cells`] are made of.
+pub struct CellsSpec {
+    pub make: Factory,
+    /// The routing columns of each input port.
+    pub routing: Vec<Vec<usize>>,
+    /// Which shard of how many this is.
+    pub shard: usize,
+    pub shards: usize,
+    /// How many cells, at most one per key group.
+    pub cells: usize,
+    pub budget: MemoryBudget,
+    /// `None`: nothing leaves memory.
+    pub disk: Option<SpillStore>,
+}
+
+/// One shard of an operator, its cold state on local disk.
+pub struct Cells {
+    make: Factory,
+    routing: Vec<Vec<usize>>,
+    tables: Vec<StateTable>,
+    groups: Range<u16>,
+    cells: Vec<Cell>,
+    share: MemoryShare,
+    disk: Option<Disk>,
+    /// Counts steps, to tell cold cells.
+    steps: u64,
+    /// That of the last step, if there was one.
+    tick: Option<Tick>,
+}
+
+/// The operator for some key groups.
+struct Cell {
+    groups: Range<u16>,
+    /// `None` while it is on disk.
+    operator: Option<Box<dyn Operator>>,
+    /// The last step with rows.
+    touched: u64,
+    /// As it was when it left memory.
+    usage: StateUsage,
+    due: i64,
+    /// The watermark that its state stands at.
+    watermark: i64,
+    /// The last step it took part in.
+    stepped: u64,
+    /// What it changed before it left memory, in this epoch; oldest first.
+    pending: Vec<Vec<StateChange>>,
+}
+
+/// The image of all state as of the last `changes`.
+struct Disk {
+    store: SpillStore,
+    image: OperatorSnapshot,
+    epoch: Epoch,
+    /// Restored rows that are not in `image` yet, per table.
+    restored: Vec<Vec<RecordBatch>>,
+    restored_bytes: usize,
+}
+
+impl Cells {
+    /// Cells without state.
+    pub fn new(spec: CellsSpec) -> Result<Self> {
+        let first = (spec.make)()?;
+        let tables = first.state();
+        let groups = groups_of(spec.shard, spec.shards);
+        let routed = spec.routing.iter().all(|columns| !columns.is_empty()) && tables.iter().all(|t| t.routing > 0);
+        let count = match &spec.disk {
+            Some(_) if routed => spec.cells.clamp(1, usize::from(groups.end - groups.start).max(1)),
+            _ => 1,
+        };
+        let mut cells: Vec<_> = (0..count).map(|cell| Cell::empty(part(&groups, cell, count))).collect();
+        cells[0].operator = Some(first);
+        for cell in &mut cells[1..] {
+            cell.operator = Some((spec.make)()?);
+        }
+        let disk = spec.disk.map(|store| Disk::new(store, tables.len()));
+        let share = spec.budget.share();
+        let (make, routing) = (spec.make, spec.routing);
+        Ok(Self { make, routing, tables, groups, cells, share, disk, steps: 0, tick: None })
+    }
+
+    /// How many cells are in memory.
+    pub fn resident(&self) -> usize {
+        self.cells.iter().filter(|cell| cell.operator.is_some()).count()
+    }
+
+    /// The input of each cell, `[cell][port]`.
+    fn divide(&self, inputs: Vec<Vec<RecordBatch>>) -> Result<Vec<Vec<Vec<RecordBatch>>>> {
+        if self.cells.len() == 1 {
+            return Ok(vec![inputs]);
+        }
+        let mut divided = vec![vec![Vec::new(); inputs.len()]; self.cells.len()];
+        for (port, batches) in inputs.into_iter().enumerate() {
+            let routing = self.routing.get(port).ok_or_else(|| Error::internal(format!("no input port {port}")))?;
+            for batch in batches {
+                let columns: Vec<_> = routing.iter().map(|&column| batch.column(column).clone()).collect();
+                let groups = key_groups(&columns, batch.num_rows())?;
+                for (cell, rows) in self.by_cell(&batch, groups)?.into_iter().enumerate() {
+                    divided[cell][port].extend(rows);
+                }
+            }
+        }
+        Ok(divided)
+    }
+
+    fn by_cell(&self, rows: &RecordBatch, mut groups: Vec<u16>) -> Result<Vec<Option<RecordBatch>>> {
+        let mut cell_of = vec![0_u16; crate::state::KEY_GROUPS.into()];
+        for (number, cell) in self.cells.iter().enumerate() {
+            cell_of[usize::from(cell.groups.start)..usize::from(cell.groups.end)].fill(number as u16);
+        }
+        for group in &mut groups {
+            if !self.groups.contains(group) {
+                return Err(Error::internal(format!("a row of key group {group} came to the wrong shard")));
+            }
+            *group = cell_of[usize::from(*group)];
+        }
+        split(rows, &groups, self.cells.len())
+    }
+
+    fn step_cell(&mut self, cell: usize, inputs: Vec<Vec<RecordBatch>>, tick: Tick) -> Result<Stepped> {
+        if self.cells[cell].operator.is_none() {
+            self.make_room(cell)?;
+            self.load(cell)?;
+        }
+        let cell = &mut self.cells[cell];
+        let Some(operator) = &mut cell.operator else { return Ok(Stepped::default()) };
+        let mut missed = Stepped::default();
+        if let Some(last) = self.tick.filter(|_| cell.stepped + 1 < self.steps) {
+            // The steps it was left out of were not due, so they count as one; only forgetting can be left to do.
+            let nothing = vec![Vec::new(); inputs.len()];
+            missed = operator.step(nothing, Tick { before: cell.watermark, ..last })?;
+        }
+        let mut stepped = operator.step(inputs, tick)?;
+        (cell.watermark, cell.stepped) = (tick.watermark, self.steps);
+        stepped.rows.splice(0..0, missed.rows);
+        Ok(stepped)
+    }
+
+    /// Drops cold cells until `cell` fits, or none is left to drop.
+    fn make_room(&mut self, cell: usize) -> Result<()> {
+        let more = self.cells[cell].usage.bytes;
+        while self.share.must_shrink(more) {
+            let Some(coldest) = self.coldest(Some(cell)) else { break };
+            self.spill(coldest)?;
+        }
+        Ok(())
+    }
+
+    fn coldest(&self, except: Option<usize>) -> Option<usize> {
+        let resident = self.cells.iter().enumerate().filter(|(_, cell)| cell.operator.is_some());
+        let others = resident.filter(|(number, _)| Some(*number) != except);
+        others.min_by_key(|(_, cell)| cell.touched).map(|(number, _)| number)
+    }
+
+    /// Drops a cell from memory.
+    fn spill(&mut self, number: usize) -> Result<()> {
+        let cell = &mut self.cells[number];
+        if let Some(mut operator) = cell.operator.take() {
+            let changes = operator.changes()?;
+            let moved = |change: &StateChange| !change.is_empty() || change.cutoff > NO_WATERMARK;
+            if changes.iter().any(moved) {
+                cell.pending.push(changes);
+            }
+            (cell.usage, cell.due) = (operator.usage(), operator.due());
+        }
+        self.account();
+        Ok(())
+    }
+
+    /// Brings a cell back: what changed in this epoch, and beneath it what the image holds.
+    fn load(&mut self, number: usize) -> Result<()> {
+        self.flush_restored()?;
+        let mut operator = (self.make)()?;
+        let cell = &mut self.cells[number];
+        for (index, table) in self.tables.iter().enumerate() {
+            let pending = || cell.pending.iter().rev().flatten().filter(|change| change.table == index);
+            let stored = self.disk.as_ref().and_then(|disk| disk.image.table(table.name));
+            let cutoff = stored.map_or(NO_WATERMARK, |stored| stored.cutoff);
+            let cutoff = pending().map(|change| change.cutoff).fold(cutoff, i64::max);
+            let mut newest = Newest::new(table, cutoff)?;
+            let watermark = cell.watermark;
+            let mut restore = |rows: RecordBatch| operator.restore(index, rows, watermark);
+            for change in pending() {
+                for rows in &change.deletes {
+                    newest.deletes(rows)?;
+                }
+                for rows in &change.upserts {
+                    let live = newest.live(rows, Older::Follow)?;
+                    if live.num_rows() > 0 {
+                        restore(live)?;
+                    }
+                }
+            }
+            if let Some(disk) = &self.disk {
+                let groups = cell.groups.clone();
+                block_on(disk.store.state().read_beneath(&disk.image, table, groups, &mut newest, restore))?;
+            }
+        }
+        cell.operator = Some(operator);
+        self.account();
+        Ok(())
+    }
+
+    /// Tells the budget what is held.
+    fn account(&mut self) {
+        self.share.set(self.bytes());
+    }
+
+    fn bytes(&self) -> u64 {
+        let resident = self.cells.iter().filter_map(|cell| cell.operator.as_ref()).map(|o| o.usage().bytes);
+        let pending = self.cells.iter().flat_map(|cell| cell.pending.iter().flatten());
+        let pending = pending.flat_map(|change| change.upserts.iter().chain(&change.deletes));
+        let restored = self.disk.as_ref().map_or(0, |disk| disk.restored_bytes as u64);
+        resident.sum::<u64>() + pending.map(|rows| rows.get_array_memory_size() as u64).sum::<u64>() + restored
+    }
+
+    /// Drops cold cells, but not `keep`, while there is too much in memory.
+    fn shrink(&mut self, keep: Option<usize>) -> Result<()> {
+        self.account();
+        if self.disk.is_none() {
+            let over = self.share.must_shrink(0);
+            self.share.set_stuck(over.then_some("no folder for spilling is configured, so it cannot go to disk"));
+            return Ok(());
+        }
+        while self.share.must_shrink(0) {
+            let Some(coldest) = self.coldest(keep) else { break };
+            self.spill(coldest)?;
+        }
+        let over = self.share.must_shrink(0);
+        self.share.set_stuck(over.then_some("what one step needs at a time does not fit"));
+        Ok(())
+    }
+
+    fn flush_restored(&mut self) -> Result<()> {
+        let Some(disk) = &mut self.disk else { return Ok(()) };
+        if disk.restored_bytes == 0 {
+            return Ok(());
+        }
+        disk.restored_bytes = 0;
+        let rows = disk.restored.iter_mut().map(std::mem::take).enumerate();
+        let changes =
+            rows.map(|(table, upserts)| StateChange { table, upserts, deletes: Vec::new(), cutoff: NO_WATERMARK });
+        let changes = changes.collect();
+        disk.write(&self.tables, changes)
+    }
+}
+
+impl Operator for Cells {
+    fn step(&mut self, inputs: Vec<Vec<RecordBatch>>, tick: Tick) -> Result<Stepped> {
+        self.steps += 1;
+        let mut divided: Vec<_> = self.divide(inputs)?.into_iter().map(Some).collect();
+        let mut stepped: Vec<_> = (0..divided.len()).map(|_| Stepped::default()).collect();
+        // Those in memory first: fetching others may cost them their place.
+        let mut order: Vec<usize> = (0..self.cells.len()).collect();
+        order.sort_by_key(|&cell| self.cells[cell].operator.is_none());
+        for cell in order {
+            let Some(inputs) = divided[cell].take() else { continue };
+            if inputs.iter().flatten().any(|rows| rows.num_rows() > 0) {
+                self.cells[cell].touched = self.steps;
+            } else if self.cells[cell].operator.is_none() && tick.watermark < self.cells[cell].due {
+                continue;
+            }
+            stepped[cell] = self.step_cell(cell, inputs, tick)?;
+            // What was just used will be used again, so dropping it would gain nothing.
+            self.shrink(Some(cell).filter(|&cell| self.cells[cell].touched == self.steps))?;
+        }
+        self.tick = Some(tick);
+        let mut all = Stepped::default();
+        for one in stepped {
+            all.rows.extend(one.rows);
+            all.late.extend(one.late);
+        }
+        Ok(all)
+    }
+
+    fn state(&self) -> Vec<StateTable> {
+        self.tables.clone()
+    }
+
+    fn changes(&mut self) -> Result<Vec<StateChange>> {
+        self.flush_restored()?;
+        let mut merged: Vec<StateChange> = (0..self.tables.len()).map(no_change).collect();
+        for cell in &mut self.cells {
+            let mut lists = std::mem::take(&mut cell.pending);
+            if let Some(operator) = &mut cell.operator {
+                lists.push(operator.changes()?);
+            }
+            merge_changes(&self.tables, lists, &mut merged)?;
+        }
+        merged.retain(|change| !change.is_empty() || change.cutoff > NO_WATERMARK);
+        if let Some(disk) = &mut self.disk {
+            disk.write(&self.tables, merged.clone())?;
+        }
+        self.account();
+        Ok(merged)
+    }
+
+    fn restore(&mut self, table: usize, rows: RecordBatch, watermark: i64) -> Result<()> {
+        for cell in &mut self.cells {
+            cell.watermark = watermark;
+        }
+        let Some(disk) = &mut self.disk else {
+            return match &mut self.cells[0].operator {
+                Some(operator) => operator.restore(table, rows, watermark),
+                None => Err(Error::internal("a cell without a disk is always in memory")),
+            };
+        };
+        // State may be larger than memory, so it goes to disk first; cells are fetched as they are needed.
+        for cell in &mut self.cells {
+            cell.operator = None;
+        }
+        disk.restored_bytes += rows.get_array_memory_size();
+        let into = disk.restored.get_mut(table).ok_or_else(|| Error::internal(format!("no state table {table}")))?;
+        into.push(rows);
+        if disk.restored_bytes >= RESTORE_BYTES { self.flush_restored() } else { Ok(()) }
+    }
+
+    fn usage(&self) -> StateUsage {
+        let of = |cell: &Cell| cell.operator.as_ref().map_or(cell.usage, |operator| operator.usage());
+        let usages: Vec<_> = self.cells.iter().map(of).collect();
+        StateUsage {
+            rows: usages.iter().map(|usage| usage.rows).sum(),
+            bytes: self.bytes(),
+            oldest: usages.iter().filter_map(|usage| usage.oldest).min(),
+        }
+    }
+
+    fn due(&self) -> i64 {
+        let of = |cell: &Cell| cell.operator.as_ref().map_or(cell.due, |operator| operator.due());
+        self.cells.iter().map(of).min().unwrap_or(NO_WATERMARK)
+    }
+}
+
+impl Cell {
+    fn empty(groups: Range<u16>) -> Self {
+        Self {
+            groups,
+            operator: None,
+            touched: 0,
+            usage: StateUsage::default(),
+            due: NO_WATERMARK,
+            watermark: NO_WATERMARK,
+            stepped: 0,
+            pending: Vec::new(),
+        }
+    }
+}
+
+impl Disk {
+    fn new(store: SpillStore, tables: usize) -> Self {
+        let image = OperatorSnapshot::empty("cells");
+        Self { store, image, epoch: Epoch(0), restored: vec![Vec::new(); tables], restored_bytes: 0 }
+    }
+
+    /// Adds changes to the image, and merges its files when there are many.
+    fn write(&mut self, tables: &[StateTable], changes: Vec<StateChange>) -> Result<()> {
+        self.epoch = self.epoch.next();
+        let store = self.store.state();
+        let written = store.write(&self.image.operator, self.epoch, tables, Some(&self.image), vec![changes]);
+        self.image = block_on(written)?;
+        for _ in 0..MERGES {
+            let Some(compaction) = block_on(store.compact(&self.image, tables, self.epoch))? else { return Ok(()) };
+            self.image = compaction.apply(&self.image);
+            block_on(store.remove_unneeded(&[&self.image], Epoch(u64::MAX)))?;
+        }
+        Ok(())
+    }
+}
+
+fn no_change(table: usize) -> StateChange {
+    StateChange { table, upserts: Vec::new(), deletes: Vec::new(), cutoff: NO_WATERMARK }
+}
+
+/// The key groups of a cell.
+fn part(groups: &Range<u16>, cell: usize, cells: usize) -> Range<u16> {
+    let all = usize::from(groups.end - groups.start);
+    let start = |cell: usize| groups.start + (cell * all / cells) as u16;
+    start(cell)..start(cell + 1)
+}
+
+/// Adds a cell's lists of changes, oldest first, to those of all cells, with each key once and as the newest list has it.
+fn merge_changes(tables: &[StateTable], lists: Vec<Vec<StateChange>>, into: &mut [StateChange]) -> Result<()> {
+    let single = lists.len() == 1;
+    let mut newest: Vec<Option<Newest>> = tables.iter().map(|_| None).collect();
+    for change in lists.into_iter().rev().flatten() {
+        let (table, merged) = (&tables[change.table], &mut into[change.table]);
+        merged.cutoff = merged.cutoff.max(change.cutoff);
+        if single {
+            merged.upserts.extend(change.upserts);
+            merged.deletes.extend(change.deletes);
+            continue;
+        }
+        let newest = match &mut newest[change.table] {
+            Some(newest) => newest,
+            none => none.insert(Newest::new(table, NO_WATERMARK)?),
+        };
+        for rows in change.deletes {
+            merged.deletes.push(newest.deletes(&rows)?);
+        }
+        for rows in change.upserts {
+            merged.upserts.push(newest.upserts(&rows, Older::Follow)?);
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,118 @@
+//! The first row per key to arrive, at once.
+//!
+//! A late row takes the same test as any other, as long as rows of its time are remembered at all, that is while its time plus
+//! `within` is not complete; older ones are late, since nobody knows. (A late row may therefore pass although one up to `within`
+//! older than itself was let through and is forgotten; a copy with the same time is always known.) Without a time column a key
+//! is remembered by the processing time of its epoch.
+
+use arrow::array::{BooleanArray, Int64Array};
+use arrow::buffer::BooleanBuffer;
+use arrow::compute::filter_record_batch;
+use arrow::record_batch::RecordBatch;
+
+use super::seen::SeenKeys;
+use crate::error::{Context, Result};
+use crate::operator::contract::{Operator, StateUsage, Stepped, Tick};
+use crate::operator::keyed::{Encoder, SlotTable, WARM, column_watermark, micros, split_late};
+use crate::operator::spec::{DeduplicateSpec, TimeColumn};
+use crate::state::{NO_WATERMARK, StateChange, StateTable};
+
+/// Lets the first row of a key through when it comes.
+#[derive(Debug)]
+pub struct OnArrival {
+    encoder: Encoder,
+    /// Only if keys are ever forgotten.
+    time: Option<TimeColumn>,
+    seen: SeenKeys,
+    hashes: Vec<u32>,
+}
+
+impl OnArrival {
+    /// An operator that has seen nothing.
+    pub fn new(spec: &DeduplicateSpec) -> Result<Self> {
+        Ok(Self {
+            encoder: Encoder::of_groups(&spec.input, &spec.keys)?,
+            time: spec.within.and(spec.time),
+            seen: SeenKeys::new(&spec.input, &spec.keys, spec.within),
+            hashes: Vec::new(),
+        })
+    }
+
+    /// The rows of a batch that are the first of their key.
+    fn first_rows(&mut self, batch: &RecordBatch, times: Option<&Int64Array>, now: i64) -> Result<Option<RecordBatch>> {
+        self.encoder.encode(batch)?;
+        let rows = batch.num_rows();
+        self.hashes.clear();
+        self.hashes.extend((0..rows).map(|row| SlotTable::hash(self.encoder.row(row))));
+        let mut passed = 0;
+        let keep = BooleanBuffer::collect_bool(rows, |row| {
+            if row % WARM == 0 {
+                self.seen.warm(&self.hashes[row..rows.min(row + WARM)]);
+            }
+            let time = times.map_or(now, |times| times.value(row));
+            let (hash, key) = (self.hashes[row], self.encoder.row(row));
+            let first = !self.seen.recalls(hash, key, time);
+            if first {
+                self.seen.keep(hash, key, time);
+                passed += 1;
+            }
+            first
+        });
+        match passed {
+            0 => Ok(None),
+            all if all == rows => Ok(Some(batch.clone())),
+            _ => {
+                let mask = BooleanArray::new(keep, None);
+                filter_record_batch(batch, &mask).internal(|| "duplicates cannot be filtered".to_owned()).map(Some)
+            }
+        }
+    }
+
+    /// The instant that keys are forgotten by.
+    fn clock(&self, watermark: i64, now: i64) -> i64 {
+        self.time.map_or(now, |time| column_watermark(watermark, time.lag))
+    }
+}
+
+impl Operator for OnArrival {
+    fn step(&mut self, inputs: Vec<Vec<RecordBatch>>, tick: Tick) -> Result<Stepped> {
+        let mut stepped = Stepped::default();
+        self.seen.advance(self.clock(tick.before, tick.now));
+        for batch in inputs.into_iter().flatten().filter(|batch| batch.num_rows() > 0) {
+            let Some(time) = self.time else {
+                stepped.rows.extend(self.first_rows(&batch, None, tick.now)?);
+                continue;
+            };
+            let times = micros(&batch, time.column)?;
+            let floor = self.seen.floor();
+            let (known, late) = split_late(&batch, &times, floor)?;
+            let whole = late.is_none();
+            stepped.late.extend(late.map(|late| (0, late)));
+            if let Some(known) = known {
+                let times = if whole { times } else { micros(&known, time.column)? };
+                stepped.rows.extend(self.first_rows(&known, Some(&times), tick.now)?);
+            }
+        }
+        self.seen.advance(self.clock(tick.watermark, tick.now));
+        self.seen.expire();
+        Ok(stepped)
+    }
+
+    fn state(&self) -> Vec<StateTable> {
+        vec![self.seen.state()]
+    }
+
+    fn changes(&mut self) -> Result<Vec<StateChange>> {
+        Ok(vec![self.seen.changes(0, &self.encoder)?])
+    }
+
+    fn restore(&mut self, _table: usize, rows: RecordBatch, watermark: i64) -> Result<()> {
+        self.seen.advance(self.time.map_or(NO_WATERMARK, |time| column_watermark(watermark, time.lag)));
+        self.seen.restore(&rows, &mut self.encoder)
+    }
+
+    fn usage(&self) -> StateUsage {
+        let bytes = self.seen.bytes() + self.encoder.bytes() + self.hashes.capacity() * size_of::<u32>();
+        StateUsage { rows: self.seen.len(), bytes: bytes as u64, oldest: self.seen.oldest() }
+    }
+}

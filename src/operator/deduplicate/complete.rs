@@ -1,0 +1,209 @@
+//! The first row per key by event time, once that time is complete.
+//!
+//! Complete rows are taken in order of time (ties: of arrival); each comes out unless it is a duplicate of one that did. What came
+//! out is thus what a batch would choose over all the input. A row waits only while it can still win: a row that an earlier one of
+//! its key surely beats is dropped at once. Rows whose time is complete already are late.
+
+use std::collections::BTreeMap;
+
+use arrow::array::Int64Array;
+use arrow::record_batch::RecordBatch;
+
+use super::seen::SeenKeys;
+use crate::error::Result;
+use crate::operator::contract::{Operator, StateUsage, Stepped, Tick};
+use crate::operator::keyed::{Encoder, KeyIndex, SequencedRows, SlotTable, WARM, column_watermark, micros, split_late};
+use crate::operator::spec::{DeduplicateSpec, TimeColumn};
+use crate::state::{NO_WATERMARK, StateChange, StateTable};
+
+/// When a waiting row is taken: by time, then by arrival.
+type Turn = (i64, i64);
+
+/// Lets the earliest row of a key through when it is certain.
+#[derive(Debug)]
+pub struct OnWatermark {
+    encoder: Encoder,
+    time: TimeColumn,
+    within: Option<i64>,
+    seen: SeenKeys,
+    keys: KeyIndex,
+    /// The waiting rows of each key, by turn; mostly one. None is a duplicate of a row that came out.
+    waiting: Vec<Vec<Turn>>,
+    /// The row of each turn and key: rows of different keys may have the same sequence number.
+    turns: BTreeMap<(Turn, u32), u32>,
+    rows: SequencedRows,
+    numbers: Vec<u32>,
+}
+
+impl OnWatermark {
+    /// An operator that has seen nothing.
+    pub fn new(spec: &DeduplicateSpec, time: TimeColumn) -> Result<Self> {
+        Ok(Self {
+            encoder: Encoder::of_keys(&spec.input, &spec.keys)?,
+            time,
+            within: spec.within,
+            seen: SeenKeys::new(&spec.input, &spec.keys, spec.within),
+            keys: KeyIndex::new(&spec.input, &spec.keys)?,
+            waiting: Vec::new(),
+            turns: BTreeMap::new(),
+            rows: SequencedRows::new(&spec.input, &spec.keys),
+            numbers: Vec::new(),
+        })
+    }
+
+    /// Lets the rows of a batch, all in time, wait if they can win; `before` bounds the times that may come out.
+    fn take(&mut self, batch: &RecordBatch, times: &Int64Array, before: i64) -> Result<()> {
+        let mut numbers = std::mem::take(&mut self.numbers);
+        self.keys.resolve(batch, &mut numbers)?;
+        self.waiting.resize_with(self.keys.bound(), Vec::new);
+        let (mut places, mut rows, mut beaten) = (Vec::new(), Vec::new(), Vec::new());
+        for (row, &key) in numbers.iter().enumerate() {
+            let time = times.value(row);
+            if self.is_beaten(key, time, before) {
+                continue;
+            }
+            let arrived = self.rows.reserve();
+            places.push(arrived.row);
+            rows.push(row as u32);
+            self.wait(key, (time, arrived.sequence), arrived.row, before, &mut beaten);
+        }
+        self.rows.fill(places, batch, rows)?;
+        self.rows.remove(&beaten)?;
+        for &key in &numbers {
+            if self.waiting[key as usize].is_empty() {
+                self.keys.remove(key);
+            }
+        }
+        self.numbers = numbers;
+        Ok(())
+    }
+
+    /// Whether a row cannot come out: the key came out close before, or a waiting row of it will beat this one.
+    fn is_beaten(&self, key: u32, time: i64, before: i64) -> bool {
+        let waiting = &self.waiting[key as usize];
+        let loses = waiting.first().is_some_and(|first| first.0 <= time && self.loses(time, before));
+        if loses || waiting.iter().any(|other| other.0 == time) {
+            return true;
+        }
+        let bytes = self.keys.key(key);
+        self.seen.recalls(SlotTable::hash(bytes), bytes, time)
+    }
+
+    /// Whether a row at `time` loses to any earlier one of its key that still waits: whichever comes out first does so at or after
+    /// `before`, and then `time` is less than `within` away.
+    fn loses(&self, time: i64, before: i64) -> bool {
+        self.within.is_none_or(|within| before != NO_WATERMARK && time.saturating_sub(before) < within)
+    }
+
+    fn wait(&mut self, key: u32, turn: Turn, row: u32, before: i64, beaten: &mut Vec<u32>) {
+        let mut others = std::mem::take(&mut self.waiting[key as usize]);
+        others.retain(|other| {
+            let stays = *other < turn || !self.loses(other.0, before);
+            if !stays && let Some(row) = self.turns.remove(&(*other, key)) {
+                beaten.push(row);
+            }
+            stays
+        });
+        others.insert(others.partition_point(|other| *other < turn), turn);
+        self.waiting[key as usize] = others;
+        self.turns.insert((turn, key), row);
+    }
+
+    /// The rows whose time is below `watermark` that are nobody's duplicate.
+    fn complete(&mut self, watermark: i64) -> Result<Option<RecordBatch>> {
+        let later = self.turns.split_off(&((watermark, i64::MIN), 0));
+        let due: Vec<_> = std::mem::replace(&mut self.turns, later).into_iter().collect();
+        let hashes: Vec<u32> = due.iter().map(|((_, key), _)| SlotTable::hash(self.keys.key(*key))).collect();
+        let (mut winners, mut done) = (Vec::new(), Vec::with_capacity(due.len()));
+        for (at, ((turn, key), row)) in due.into_iter().enumerate() {
+            if at % WARM == 0 {
+                self.seen.warm(&hashes[at..hashes.len().min(at + WARM)]);
+            }
+            done.push(row);
+            let waiting = &mut self.waiting[key as usize];
+            if !waiting.contains(&turn) {
+                continue; // A duplicate of one that came out a moment ago.
+            }
+            winners.push(row);
+            self.seen.keep(hashes[at], self.keys.key(key), turn.0);
+            let within = self.within;
+            waiting.retain(|other| {
+                let stays = *other != turn && within.is_some_and(|within| other.0.saturating_sub(turn.0) >= within);
+                if !stays && let Some(row) = self.turns.remove(&(*other, key)) {
+                    done.push(row);
+                }
+                stays
+            });
+            if waiting.is_empty() {
+                self.keys.remove(key);
+            }
+        }
+        let rows = if winners.is_empty() { None } else { Some(self.rows.gather(&winners)?) };
+        self.rows.remove(&done)?;
+        Ok(rows)
+    }
+}
+
+impl Operator for OnWatermark {
+    fn step(&mut self, inputs: Vec<Vec<RecordBatch>>, tick: Tick) -> Result<Stepped> {
+        let mut stepped = Stepped::default();
+        let before = column_watermark(tick.before, self.time.lag);
+        self.seen.advance(before);
+        for batch in inputs.into_iter().flatten() {
+            let times = micros(&batch, self.time.column)?;
+            let (rows, late) = split_late(&batch, &times, before)?;
+            let times = if late.is_none() { Some(times) } else { None };
+            stepped.late.extend(late.map(|late| (0, late)));
+            if let Some(rows) = rows {
+                let times = times.map_or_else(|| micros(&rows, self.time.column), Ok)?;
+                self.take(&rows, &times, before)?;
+            }
+        }
+        let watermark = column_watermark(tick.watermark, self.time.lag);
+        if watermark > before {
+            stepped.rows.extend(self.complete(watermark)?);
+            self.seen.advance(watermark);
+            self.seen.expire();
+        }
+        self.rows.tidy()?;
+        Ok(stepped)
+    }
+
+    fn state(&self) -> Vec<StateTable> {
+        vec![self.seen.state(), self.rows.table("waiting")]
+    }
+
+    fn changes(&mut self) -> Result<Vec<StateChange>> {
+        Ok(vec![self.seen.changes(0, &self.encoder)?, self.rows.changes(1)?])
+    }
+
+    fn restore(&mut self, table: usize, rows: RecordBatch, watermark: i64) -> Result<()> {
+        let before = column_watermark(watermark, self.time.lag);
+        self.seen.advance(before);
+        if table == 0 {
+            return self.seen.restore(&rows, &mut self.encoder);
+        }
+        let (input, restored) = self.rows.restore(&rows)?;
+        let times = micros(&input, self.time.column)?;
+        let mut numbers = std::mem::take(&mut self.numbers);
+        self.keys.resolve(&input, &mut numbers)?;
+        self.waiting.resize_with(self.keys.bound(), Vec::new);
+        for (row, (one, &key)) in restored.iter().zip(&numbers).enumerate() {
+            let turn = (times.value(row), one.sequence);
+            let waiting = &mut self.waiting[key as usize];
+            waiting.insert(waiting.partition_point(|other| *other < turn), turn);
+            self.turns.insert((turn, key), one.row);
+        }
+        self.numbers = numbers;
+        Ok(())
+    }
+
+    fn usage(&self) -> StateUsage {
+        // Tree nodes are half empty; a key's list has room for four turns.
+        let turns = self.turns.len() * (2 * size_of::<(Turn, u32, u32)>() + 4 * size_of::<Turn>());
+        let bytes = self.seen.bytes() + self.keys.bytes() + self.rows.bytes() + turns + self.waiting.capacity() * 24;
+        let waiting = self.turns.first_key_value().map(|((turn, _), _)| turn.0);
+        let oldest = self.seen.oldest().into_iter().chain(waiting).min();
+        StateUsage { rows: self.seen.len() + self.rows.len() as u64, bytes: bytes as u64, oldest }
+    }
+}

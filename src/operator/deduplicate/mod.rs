@@ -1,0 +1,31 @@
+//! The first row per key: DISTINCT, DEDUPLICATE and `row_number() … ORDER BY time` = 1.
+//!
+//! A row is a duplicate if a row of the same key was let through whose time is less than `within` away (without `within`: at any
+//! time). A key is remembered while a row in time could still be its duplicate: until the time of the row let through plus
+//! `within` is complete. Keys are remembered exactly, as bytes: no row is ever dropped because two keys look alike to a hash.
+//!
+//! - [`arrival`]: the first to arrive comes out at once.
+//! - [`complete`]: rows wait until their time is complete and are then taken in order of time.
+
+mod arrival;
+mod complete;
+mod seen;
+#[cfg(test)]
+mod tests;
+
+use super::contract::Operator;
+use super::spec::{DeduplicateEmit, DeduplicateSpec};
+use crate::error::{Error, Result};
+
+/// The operator that `spec` describes.
+pub fn deduplicate(spec: DeduplicateSpec) -> Result<Box<dyn Operator>> {
+    // Rows at the same instant are always duplicates.
+    let spec = DeduplicateSpec { within: spec.within.map(|within| within.max(1)), ..spec };
+    match (spec.emit, spec.time) {
+        (DeduplicateEmit::OnArrival, _) => Ok(Box::new(arrival::OnArrival::new(&spec)?)),
+        (DeduplicateEmit::OnWatermark, Some(time)) => Ok(Box::new(complete::OnWatermark::new(&spec, time)?)),
+        (DeduplicateEmit::OnWatermark, None) => {
+            Err(Error::internal("deduplication by watermark was planned without a time column"))
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! Weighted rows, summed up: equal rows become one, rows that cancel out disappear.
+
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatchOptions, UInt32Array};
+use arrow::compute::take_record_batch;
+use arrow::datatypes::Int64Type;
+use arrow::record_batch::RecordBatch;
+use arrow::row::{RowConverter, Rows, SortField};
+use datafusion::common::HashMap;
+
+use super::segments::refused;
+use crate::error::{Context, Error, Result};
+
+/// The rows as bytes that are equal when all columns are; nulls equal nulls.
+pub(super) fn encode(columns: &[ArrayRef]) -> Result<Rows> {
+    let fields = columns.iter().map(|column| SortField::new(column.data_type().clone())).collect();
+    RowConverter::new(fields).and_then(|converter| converter.convert_columns(columns)).internal(refused)
+}
+
+/// Rows in the order of their first coming, with the sums of their weights, none of them 0.
+pub(super) fn consolidate(rows: &RecordBatch, weights: &[i64]) -> Result<(RecordBatch, Vec<i64>)> {
+    if rows.num_columns() == 0 {
+        let sum: i64 = weights.iter().sum();
+        let options = RecordBatchOptions::new().with_row_count(Some(usize::from(sum != 0)));
+        let rows = RecordBatch::try_new_with_options(rows.schema(), Vec::new(), &options).internal(refused)?;
+        return Ok((rows, if sum == 0 { Vec::new() } else { vec![sum] }));
+    }
+    let encoded = encode(rows.columns())?;
+    let mut known: HashMap<&[u8], usize> = HashMap::with_capacity(weights.len());
+    let mut firsts: Vec<u32> = Vec::with_capacity(weights.len());
+    let mut sums: Vec<i64> = Vec::with_capacity(weights.len());
+    for (row, &weight) in weights.iter().enumerate() {
+        let place = *known.entry(encoded.row(row).data()).or_insert(sums.len());
+        if place == sums.len() {
+            firsts.push(row as u32);
+            sums.push(0);
+        }
+        sums[place] += weight;
+    }
+    if sums.len() == weights.len() && !sums.contains(&0) {
+        return Ok((rows.clone(), sums));
+    }
+    let left: UInt32Array = firsts.iter().zip(&sums).filter(|(_, sum)| **sum != 0).map(|(&first, _)| first).collect();
+    sums.retain(|&sum| sum != 0);
+    Ok((take_record_batch(rows, &left).internal(refused)?, sums))
+}
+
+/// The same for a batch whose last column is the weight.
+pub(super) fn consolidate_output(batch: &RecordBatch) -> Result<RecordBatch> {
+    let last = batch.num_columns() - 1;
+    let weights = batch.column(last).as_primitive_opt::<Int64Type>();
+    let weights = weights.ok_or_else(|| Error::internal("weights of a join's output are not BIGINT"))?;
+    let columns: Vec<usize> = (0..last).collect();
+    let rows = batch.project(&columns).internal(refused)?;
+    let (rows, weights) = consolidate(&rows, weights.values())?;
+    let mut columns = rows.columns().to_vec();
+    columns.push(Arc::new(Int64Array::from(weights)));
+    RecordBatch::try_new(batch.schema(), columns).internal(refused)
+}

@@ -1,0 +1,218 @@
+//! Joins whose rows match only within time bounds: memory holds what can still match, every row of the output comes once.
+//!
+//! Pairs and semi rows come out at the first match, outer and anti rows when nothing that may still come can match them: a left
+//! row of time l once the rows to come on the right are all later than l + upper, a right row of time r once those on the left
+//! are later than r - lower. The same instant is when a row is forgotten.
+
+use std::sync::Arc;
+
+use arrow::array::BooleanArray;
+use arrow::compute::filter_record_batch;
+use arrow::record_batch::RecordBatch;
+
+use super::chains::{Cursor, Want};
+use super::intake::{Intake, IntakeOptions, Rows, Taken, only, pick};
+use super::layout::Facts;
+use super::pairs::{Matcher, PAIRS, Role, roles};
+use super::segments::refused;
+use super::side::{Arriving, Side, SideOptions, usage};
+use super::watermark_minus;
+use crate::error::{Context, Error, Result};
+use crate::operator::spec::{JoinSpec, TimeBounds};
+use crate::operator::{Operator, StateUsage, Stepped, Tick};
+use crate::state::{StateChange, StateTable};
+
+/// The interval join of one shard.
+pub(super) struct IntervalJoin {
+    bounds: TimeBounds,
+    roles: [Role; 2],
+    matcher: Matcher,
+    intakes: [Intake; 2],
+    sides: [Side; 2],
+}
+
+impl IntervalJoin {
+    pub(super) fn new(spec: &JoinSpec, bounds: TimeBounds) -> Result<Self> {
+        if spec.left_retract || spec.right_retract || spec.output_retract {
+            return Err(Error::internal("an interval join was planned over rows that are taken back"));
+        }
+        let roles = roles(spec.join_type)?;
+        let intake = |schema, keys, time| {
+            let null_equals_null = spec.null_equals_null;
+            Intake::new(&IntakeOptions {
+                schema,
+                keys,
+                null_equals_null,
+                retract: false,
+                time: Some(time),
+                timed: true,
+            })
+        };
+        let intakes =
+            [intake(&spec.left, &spec.left_keys, bounds.left)?, intake(&spec.right, &spec.right_keys, bounds.right)?];
+        let span = bounds.upper.saturating_sub(bounds.lower);
+        let side = |number: usize, keys: &[usize], time: usize, name| {
+            let counted = roles[number].counts();
+            Side::new(SideOptions {
+                row: Arc::clone(intakes[number].row()),
+                keys: keys.to_vec(),
+                time: Some(time),
+                facts: Facts { matches: counted, ..Facts::default() },
+                span: Some(span),
+                append_only: !counted,
+                by_row: false,
+                name,
+            })
+        };
+        let sides = [
+            side(0, &spec.left_keys, bounds.left.column, "left"),
+            side(1, &spec.right_keys, bounds.right.column, "right"),
+        ];
+        let matcher = Matcher::new(spec, [intakes[0].row(), intakes[1].row()])?;
+        Ok(Self { bounds, roles, matcher, intakes, sides })
+    }
+
+    /// Rows of a side with a time below this can match nothing that may still come.
+    fn cutoff(&self, side: usize, watermark: i64) -> i64 {
+        let TimeBounds { left, right, lower, upper } = self.bounds;
+        match side {
+            0 => watermark_minus(watermark, right.lag.saturating_add(upper)),
+            _ => watermark_minus(watermark, left.lag.saturating_sub(lower)),
+        }
+    }
+
+    /// Joins a side's rows with what the other remembers, then remembers them too.
+    fn meet(&mut self, port: usize, taken: Taken, out: &mut Vec<RecordBatch>) -> Result<()> {
+        let Rows { rows, times, .. } = taken.rows;
+        let met = self.probe(port, &rows, &taken.hashes, &times, out)?;
+        let role = self.roles[port];
+        if !matches!(role, Role::Semi | Role::Anti) {
+            let matches = if role.counts() { met.iter().map(|&met| i64::from(met)).collect() } else { Vec::new() };
+            let arriving = Arriving { rows, hashes: &taken.hashes, times: &times, weights: Vec::new(), matches };
+            return self.sides[port].insert(arriving).map(|_| ());
+        }
+        let open = BooleanArray::from_iter(met.iter().map(|met| Some(!met)));
+        let met = BooleanArray::from(met);
+        if role == Role::Semi && met.true_count() > 0 {
+            out.push(self.matcher.alone(port, only(rows.columns(), &met)?, met.true_count(), None)?);
+        }
+        let rows = filter_record_batch(&rows, &open).internal(refused)?;
+        let hashes = pick(&taken.hashes, open.values());
+        let times = pick(&times, open.values());
+        let matches = vec![0; times.len()];
+        let arriving = Arriving { rows, hashes: &hashes, times: &times, weights: Vec::new(), matches };
+        self.sides[port].insert(arriving).map(|_| ())
+    }
+
+    /// Lets pairs out; says which rows have a match.
+    fn probe(
+        &mut self,
+        port: usize,
+        rows: &RecordBatch,
+        hashes: &[u64],
+        times: &[i64],
+        out: &mut Vec<RecordBatch>,
+    ) -> Result<Vec<bool>> {
+        let counted = self.roles[port].counts();
+        let mut met = vec![false; if counted { rows.num_rows() } else { 0 }];
+        let TimeBounds { lower, upper, .. } = self.bounds;
+        let (from, to) = if port == 0 { (lower, upper) } else { (upper.saturating_neg(), lower.saturating_neg()) };
+        let range = |row: usize| (times[row].saturating_add(from), times[row].saturating_add(to));
+        if counted && self.matcher.keys_decide() {
+            return self.matcher.any(port, rows, hashes, range, &self.sides[1 - port]);
+        }
+        let mut cursor = Cursor::default();
+        loop {
+            let (mut probing, mut slots) = (Vec::new(), Vec::new());
+            let more =
+                self.sides[1 - port].search(Want::All, hashes, range, &mut cursor, PAIRS, (&mut probing, &mut slots));
+            if !slots.is_empty() {
+                let pairs = self.matcher.check(port, rows, &self.sides[1 - port], (probing, slots))?;
+                if counted {
+                    pairs.rows.iter().for_each(|&row| met[row as usize] = true);
+                }
+                self.mark(1 - port, &pairs.slots, out)?;
+                if self.matcher.pairs_come_out() && !pairs.rows.is_empty() {
+                    out.push(self.matcher.output(pairs, None)?);
+                }
+            }
+            if !more {
+                return Ok(met);
+            }
+        }
+    }
+
+    /// Remembered rows have found a match.
+    fn mark(&mut self, stored: usize, slots: &[u32], out: &mut Vec<RecordBatch>) -> Result<()> {
+        let role = self.roles[stored];
+        if !role.counts() {
+            return Ok(());
+        }
+        let side = &mut self.sides[stored];
+        let mut first = Vec::new();
+        for &slot in slots {
+            if side.matches(slot) == 0 {
+                side.add_matches(slot, 1);
+                first.push(slot);
+            }
+        }
+        if role == Role::Semi && !first.is_empty() {
+            out.push(self.matcher.alone(stored, side.rows(&first)?, first.len(), None)?);
+        }
+        if matches!(role, Role::Semi | Role::Anti) {
+            first.iter().for_each(|&slot| side.kill(slot));
+        }
+        Ok(())
+    }
+
+    /// Forgets rows whose time is over and lets those out that found no match.
+    fn expire(&mut self, side: usize, watermark: i64, out: &mut Vec<RecordBatch>) -> Result<()> {
+        let cutoff = self.cutoff(side, watermark);
+        let over = self.sides[side].take_below(cutoff);
+        if self.roles[side].keeps_lonely() {
+            let remembered = &self.sides[side];
+            let unmatched: Vec<u32> = over.iter().copied().filter(|&slot| remembered.matches(slot) == 0).collect();
+            for slots in unmatched.chunks(PAIRS) {
+                out.push(self.matcher.alone(side, remembered.rows(slots)?, slots.len(), None)?);
+            }
+        }
+        self.sides[side].expire(&over, cutoff);
+        self.sides[side].tidy().map(|_| ())
+    }
+}
+
+impl Operator for IntervalJoin {
+    fn step(&mut self, inputs: Vec<Vec<RecordBatch>>, tick: Tick) -> Result<Stepped> {
+        let mut stepped = Stepped::default();
+        for (port, batches) in inputs.into_iter().enumerate().take(2) {
+            let Some(mut taken) = self.intakes[port].take(&batches, tick.before, tick.now)? else { continue };
+            stepped.late.extend(taken.late.take().map(|late| (port, late)));
+            if let Some(lonely) = taken.lonely.take().filter(|_| self.roles[port].keeps_lonely()) {
+                let rows = lonely.rows;
+                stepped.rows.push(self.matcher.alone(port, rows.columns().to_vec(), rows.num_rows(), None)?);
+            }
+            self.meet(port, taken, &mut stepped.rows)?;
+        }
+        for side in 0..2 {
+            self.expire(side, tick.watermark, &mut stepped.rows)?;
+        }
+        Ok(stepped)
+    }
+
+    fn state(&self) -> Vec<StateTable> {
+        self.sides.iter().map(Side::table).collect()
+    }
+
+    fn changes(&mut self) -> Result<Vec<StateChange>> {
+        super::changes(&mut self.sides)
+    }
+
+    fn restore(&mut self, table: usize, rows: RecordBatch, watermark: i64) -> Result<()> {
+        let cutoff = self.cutoff(table, watermark);
+        super::restore(&mut self.sides, &self.intakes, table, &rows, cutoff).map(|_| ())
+    }
+
+    fn usage(&self) -> StateUsage {
+        usage(&self.sides)
+    }
+}

@@ -1,0 +1,87 @@
+//! Joins of two streams on equal keys.
+//!
+//! Both sides are remembered in columns ([`side`]); a step's rows of one side look for candidates on the other by hash, the candidates are
+//! compared and put together as batches of pairs ([`pairs`]). What differs is how long rows stay and what comes out when:
+//! [`interval`] for joins with time bounds, [`updating`] for those without, [`asof`] for the newest row before.
+//!
+//! With ΔL and ΔR the rows of a step, ΔL meets what was remembered of R, then ΔR meets L with ΔL in it: every pair once.
+
+mod segments;
+mod chains;
+mod buckets;
+mod layout;
+mod intake;
+mod consolidate;
+mod side;
+mod pairs;
+mod interval;
+mod updating;
+mod versions;
+mod asof;
+#[cfg(test)]
+mod tests;
+
+use arrow::array::BooleanArray;
+use arrow::compute::filter_record_batch;
+use arrow::record_batch::RecordBatch;
+
+use crate::error::{Context, Error, Result};
+use crate::operator::spec::{AsofSpec, JoinSpec};
+use crate::operator::{END_OF_TIME, Operator};
+use crate::state::{NO_WATERMARK, StateChange};
+use intake::{Intake, pick};
+use side::{Arriving, Side};
+
+/// One shard of a join of two streams; port 0 is left, port 1 right. Errors: a spec that contradicts itself.
+pub fn join(spec: JoinSpec) -> Result<Box<dyn Operator>> {
+    Ok(match spec.bounds {
+        Some(bounds) => Box::new(interval::IntervalJoin::new(&spec, bounds)?),
+        None => Box::new(updating::UpdatingJoin::new(&spec)?),
+    })
+}
+
+/// One shard of an ASOF join; port 0 is left, port 1 right. Errors: a spec that contradicts itself.
+pub fn asof(spec: AsofSpec) -> Result<Box<dyn Operator>> {
+    Ok(Box::new(asof::AsofJoin::new(&spec)?))
+}
+
+/// The time below which everything is complete, for values that may trail the watermark by `lag`.
+fn watermark_minus(watermark: i64, lag: i64) -> i64 {
+    match watermark {
+        NO_WATERMARK | END_OF_TIME => watermark,
+        known => known.saturating_sub(lag),
+    }
+}
+
+fn changes(sides: &mut [Side; 2]) -> Result<Vec<StateChange>> {
+    let mut changes = Vec::new();
+    for (table, side) in sides.iter_mut().enumerate() {
+        changes.extend(side.changes(table)?);
+    }
+    Ok(changes)
+}
+
+/// Takes rows of a state table back, those from `cutoff` on. Returns the first slot.
+fn restore(
+    sides: &mut [Side; 2],
+    intakes: &[Intake; 2],
+    table: usize,
+    written: &RecordBatch,
+    cutoff: i64,
+) -> Result<u32> {
+    let (Some(side), Some(intake)) = (sides.get_mut(table), intakes.get(table)) else {
+        return Err(Error::internal(format!("a join has no state table {table}")));
+    };
+    let (mut rows, mut noted) = side.read(written)?;
+    let mut times = if noted.clock.is_empty() { intake.times(&rows, 0)? } else { std::mem::take(&mut noted.clock) };
+    if times.iter().any(|&time| time < cutoff) {
+        let live = BooleanArray::from_iter(times.iter().map(|&time| Some(time >= cutoff)));
+        rows = filter_record_batch(&rows, &live).internal(segments::refused)?;
+        for values in [&mut times, &mut noted.seqs, &mut noted.weights, &mut noted.matches] {
+            *values = pick(values, live.values());
+        }
+    }
+    let hashes = intake.hashes(&rows)?;
+    let (weights, matches) = (noted.weights, noted.matches);
+    side.restore(Arriving { rows, hashes: &hashes, times: &times, weights, matches }, noted.seqs)
+}

@@ -1,0 +1,321 @@
+//! From candidates to matches: the keys compared, the filter asked, the output put together. Whole batches of pairs at a time.
+
+use std::sync::Arc;
+
+use arrow::array::{
+    Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatchOptions, UInt32Array, new_null_array,
+};
+use arrow::compute::kernels::cmp::{eq, not_distinct};
+use arrow::compute::{and, prep_null_mask_filter, take, take_record_batch};
+use arrow::datatypes::{DataType, Schema, SchemaRef};
+use arrow::record_batch::RecordBatch;
+use datafusion::common::JoinType;
+use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_expr::expressions::Column;
+use datafusion::physical_expr::utils::collect_columns;
+
+use super::chains::{Cursor, Want};
+use super::consolidate::encode;
+use super::intake::{only, pick};
+use super::segments::refused;
+use super::side::Side;
+use crate::error::{Context, Error, Result};
+use crate::operator::spec::JoinSpec;
+
+/// Pairs are checked so many at a time; few in tests, so that a search has to go on where it stopped.
+pub(super) const PAIRS: usize = if cfg!(test) { 40 } else { 16_384 };
+
+/// What becomes of one side's rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Role {
+    /// They come out in pairs only.
+    Plain,
+    /// Those without a match come out too, with nulls.
+    Outer,
+    /// Those with a match come out, alone.
+    Semi,
+    /// Those without a match come out, alone.
+    Anti,
+}
+
+impl Role {
+    /// How many times a row comes out alone, if it counts `weight` times and has `matches`.
+    pub(super) fn alone(self, weight: i64, matches: i64) -> i64 {
+        let comes = match self {
+            Self::Plain => false,
+            Self::Outer | Self::Anti => matches <= 0,
+            Self::Semi => matches > 0,
+        };
+        if comes { weight } else { 0 }
+    }
+
+    /// True when it matters whether a row has matches.
+    pub(super) fn counts(self) -> bool {
+        self != Self::Plain
+    }
+
+    /// True when rows that can never match come out.
+    pub(super) fn keeps_lonely(self) -> bool {
+        matches!(self, Self::Outer | Self::Anti)
+    }
+}
+
+/// The roles of left and right.
+pub(super) fn roles(join_type: JoinType) -> Result<[Role; 2]> {
+    use Role::{Anti, Outer, Plain, Semi};
+    match join_type {
+        JoinType::Inner => Ok([Plain, Plain]),
+        JoinType::Left => Ok([Outer, Plain]),
+        JoinType::Right => Ok([Plain, Outer]),
+        JoinType::Full => Ok([Outer, Outer]),
+        JoinType::LeftSemi => Ok([Semi, Plain]),
+        JoinType::RightSemi => Ok([Plain, Semi]),
+        JoinType::LeftAnti => Ok([Anti, Plain]),
+        JoinType::RightAnti => Ok([Plain, Anti]),
+        other => Err(Error::internal(format!("{other} joins cannot be run on streams"))),
+    }
+}
+
+struct Filter {
+    expression: Arc<dyn PhysicalExpr>,
+    /// The columns of left and right that it reads, in this order.
+    reads: [Vec<usize>; 2],
+    schema: SchemaRef,
+}
+
+/// Checks pairs and makes rows of them.
+pub(super) struct Matcher {
+    keys: [Vec<usize>; 2],
+    null_equals_null: bool,
+    filter: Option<Filter>,
+    /// The columns of left and right that are wanted of a pair.
+    wanted: [Vec<usize>; 2],
+    widths: [usize; 2],
+    pairs_come_out: bool,
+    weighted: bool,
+    output: SchemaRef,
+}
+
+/// Rows of a probing batch and slots of the other side that match, with their columns.
+pub(super) struct Pairs {
+    pub(super) rows: Vec<u32>,
+    pub(super) slots: Vec<u32>,
+    /// Of left and right; columns that are not wanted are missing.
+    columns: [Vec<Option<ArrayRef>>; 2],
+}
+
+impl Matcher {
+    /// `rows` are the inputs' columns without weights. Errors: keys whose types differ.
+    pub(super) fn new(spec: &JoinSpec, rows: [&SchemaRef; 2]) -> Result<Self> {
+        let keys = [spec.left_keys.clone(), spec.right_keys.clone()];
+        let kind = |side: usize, key: usize| rows[side].field(key).data_type();
+        if keys[0].len() != keys[1].len() || keys[0].iter().zip(&keys[1]).any(|(&l, &r)| kind(0, l) != kind(1, r)) {
+            return Err(Error::internal("keys of a join differ in number or type"));
+        }
+        let filter = spec.filter.as_ref().map(|filter| Filter::new(filter, rows)).transpose()?;
+        let pairs_come_out = roles(spec.join_type)?.iter().all(|role| !matches!(role, Role::Semi | Role::Anti));
+        let wanted = [0, 1].map(|side| {
+            let filtered = filter.as_ref().map_or(&[][..], |filter| &filter.reads[side]);
+            let all = 0..rows[side].fields().len();
+            all.filter(|c| pairs_come_out || keys[side].contains(c) || filtered.contains(c)).collect()
+        });
+        Ok(Self {
+            keys,
+            null_equals_null: spec.null_equals_null,
+            filter,
+            wanted,
+            widths: [rows[0].fields().len(), rows[1].fields().len()],
+            pairs_come_out,
+            weighted: spec.output_retract,
+            output: Arc::clone(&spec.output),
+        })
+    }
+
+    /// True when pairs come out, false for semi and anti joins.
+    pub(super) fn pairs_come_out(&self) -> bool {
+        self.pairs_come_out
+    }
+
+    /// The candidates that match. `probing` is the side that `probe` came from, `stored` the other one.
+    pub(super) fn check(
+        &self,
+        probing: usize,
+        probe: &RecordBatch,
+        stored: &Side,
+        (rows, slots): (Vec<u32>, Vec<u32>),
+    ) -> Result<Pairs> {
+        let numbers = UInt32Array::from(rows);
+        let mut columns = [vec![None; self.widths[0]], vec![None; self.widths[1]]];
+        for &column in &self.wanted[probing] {
+            columns[probing][column] = Some(take(probe.column(column), &numbers, None).internal(refused)?);
+        }
+        let wanted = &self.wanted[1 - probing];
+        for (&column, array) in wanted.iter().zip(stored.gather(wanted, &slots)?) {
+            columns[1 - probing][column] = Some(array);
+        }
+        let rows = numbers.values().to_vec();
+        let mut pairs = Pairs { rows, slots, columns };
+        for (&left, &right) in self.keys[0].iter().zip(&self.keys[1]) {
+            let equal = equal(pairs.column(0, left)?, pairs.column(1, right)?, self.null_equals_null)?;
+            pairs.keep(&equal)?;
+        }
+        if let Some(filter) = self.filter.as_ref().filter(|_| !pairs.rows.is_empty()) {
+            let passed = filter.evaluate(&pairs)?;
+            pairs.keep(&passed)?;
+        }
+        Ok(pairs)
+    }
+
+    /// True when one match is as good as all, and equal keys are one.
+    pub(super) fn keys_decide(&self) -> bool {
+        self.filter.is_none() && !self.pairs_come_out
+    }
+
+    /// Which rows have a match, where [`Matcher::keys_decide`]: a key that many rows share costs no more than another.
+    pub(super) fn any(
+        &self,
+        probing: usize,
+        probe: &RecordBatch,
+        hashes: &[u64],
+        range: impl Fn(usize) -> (i64, i64),
+        stored: &Side,
+    ) -> Result<Vec<bool>> {
+        let mut met = vec![false; hashes.len()];
+        let mut unsure = Vec::new();
+        let mut cursor = Cursor::default();
+        loop {
+            let (mut rows, mut slots) = (Vec::new(), Vec::new());
+            let more = stored.search(Want::One, hashes, &range, &mut cursor, PAIRS, (&mut rows, &mut slots));
+            let pairs = self.check(probing, probe, stored, (rows.clone(), slots))?;
+            pairs.rows.iter().for_each(|&row| met[row as usize] = true);
+            unsure.extend(rows.into_iter().filter(|&row| !met[row as usize]));
+            if !more {
+                break;
+            }
+        }
+        if unsure.is_empty() {
+            return Ok(met);
+        }
+        // Their one candidate had another key.
+        let probe = take_record_batch(probe, &UInt32Array::from(unsure.clone())).internal(refused)?;
+        let hashes: Vec<u64> = unsure.iter().map(|&row| hashes[row as usize]).collect();
+        let mut cursor = Cursor::default();
+        loop {
+            let (mut rows, mut slots) = (Vec::new(), Vec::new());
+            let range = |row: usize| range(unsure[row] as usize);
+            let more = stored.search(Want::All, &hashes, range, &mut cursor, PAIRS, (&mut rows, &mut slots));
+            let pairs = self.check(probing, &probe, stored, (rows, slots))?;
+            pairs.rows.iter().for_each(|&row| met[unsure[row as usize] as usize] = true);
+            if !more {
+                return Ok(met);
+            }
+        }
+    }
+
+    /// The pairs as output rows.
+    pub(super) fn output(&self, pairs: Pairs, weights: Option<Vec<i64>>) -> Result<RecordBatch> {
+        let count = pairs.rows.len();
+        let columns = pairs.columns.into_iter().flatten();
+        let columns = columns.map(|column| column.ok_or_else(missing)).collect::<Result<_>>()?;
+        self.batch(columns, count, weights)
+    }
+
+    /// Rows of one side that come out alone, next to nulls if pairs come out too.
+    pub(super) fn alone(
+        &self,
+        side: usize,
+        own: Vec<ArrayRef>,
+        count: usize,
+        weights: Option<Vec<i64>>,
+    ) -> Result<RecordBatch> {
+        let mut columns = own;
+        if self.pairs_come_out {
+            let others = if side == 0 { self.widths[0]..self.widths[0] + self.widths[1] } else { 0..self.widths[0] };
+            let nulls = others.map(|column| new_null_array(self.output.field(column).data_type(), count));
+            if side == 0 {
+                columns.extend(nulls);
+            } else {
+                columns.splice(0..0, nulls);
+            }
+        }
+        self.batch(columns, count, weights)
+    }
+
+    fn batch(&self, mut columns: Vec<ArrayRef>, count: usize, weights: Option<Vec<i64>>) -> Result<RecordBatch> {
+        if self.weighted {
+            columns.push(Arc::new(Int64Array::from(weights.unwrap_or_else(|| vec![1; count]))));
+        }
+        let options = RecordBatchOptions::new().with_row_count(Some(count));
+        RecordBatch::try_new_with_options(Arc::clone(&self.output), columns, &options).internal(refused)
+    }
+}
+
+impl Pairs {
+    fn column(&self, side: usize, column: usize) -> Result<&ArrayRef> {
+        self.columns[side][column].as_ref().ok_or_else(missing)
+    }
+
+    /// Keeps the pairs that `wanted` says; it has no nulls.
+    pub(super) fn keep(&mut self, wanted: &BooleanArray) -> Result<()> {
+        if wanted.true_count() == wanted.len() {
+            return Ok(());
+        }
+        self.rows = pick(&self.rows, wanted.values());
+        self.slots = pick(&self.slots, wanted.values());
+        for column in self.columns.iter_mut().flatten().flatten() {
+            *column = only(std::slice::from_ref(column), wanted)?.swap_remove(0);
+        }
+        Ok(())
+    }
+}
+
+impl Filter {
+    fn new(expression: &Arc<dyn PhysicalExpr>, rows: [&SchemaRef; 2]) -> Result<Self> {
+        let left = rows[0].fields().len();
+        let mut columns: Vec<usize> = collect_columns(expression).iter().map(Column::index).collect();
+        columns.sort_unstable();
+        columns.dedup();
+        let all: Vec<_> = rows[0].fields().iter().chain(rows[1].fields()).cloned().collect();
+        if columns.last().is_some_and(|&column| column >= all.len()) {
+            return Err(Error::internal("filter of a join reads a column that its inputs do not have"));
+        }
+        let moved = Arc::clone(expression).transform(|node| {
+            let Some(column) = node.downcast_ref::<Column>() else { return Ok(Transformed::no(node)) };
+            let place = columns.iter().position(|&c| c == column.index()).unwrap_or_default();
+            let moved: Arc<dyn PhysicalExpr> = Arc::new(Column::new(column.name(), place));
+            Ok(Transformed::yes(moved))
+        })?;
+        let fields: Vec<_> = columns.iter().map(|&column| Arc::clone(&all[column])).collect();
+        let reads_left = columns.iter().copied().filter(|&column| column < left).collect();
+        let reads_right = columns.iter().filter(|&&column| column >= left).map(|&column| column - left).collect();
+        Ok(Self { expression: moved.data, reads: [reads_left, reads_right], schema: Arc::new(Schema::new(fields)) })
+    }
+
+    fn evaluate(&self, pairs: &Pairs) -> Result<BooleanArray> {
+        let read = |side: usize| self.reads[side].iter().map(move |&column| pairs.column(side, column).cloned());
+        let columns = read(0).chain(read(1)).collect::<Result<_>>()?;
+        let options = RecordBatchOptions::new().with_row_count(Some(pairs.rows.len()));
+        let batch = RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &options).internal(refused)?;
+        let passed = self.expression.evaluate(&batch)?.into_array(pairs.rows.len())?;
+        let passed = passed.as_boolean_opt().ok_or_else(|| Error::internal("filter of a join is not BOOLEAN"))?;
+        Ok(if passed.null_count() > 0 { prep_null_mask_filter(passed) } else { passed.clone() })
+    }
+}
+
+/// Which values are equal, without nulls. Floats are compared by their bits' order, as DataFusion's hash join does: NaN equals NaN.
+pub(super) fn equal(left: &ArrayRef, right: &ArrayRef, null_equals_null: bool) -> Result<BooleanArray> {
+    let kind = left.data_type();
+    if kind.is_nested() || matches!(kind, DataType::Dictionary(..)) {
+        let (left_rows, right_rows) = (encode(std::slice::from_ref(left))?, encode(std::slice::from_ref(right))?);
+        let same: BooleanArray = left_rows.iter().zip(right_rows.iter()).map(|(l, r)| Some(l == r)).collect();
+        let Some(nulls) = left.logical_nulls().filter(|_| !null_equals_null) else { return Ok(same) };
+        return and(&same, &BooleanArray::new(nulls.into_inner(), None)).internal(refused);
+    }
+    let same = if null_equals_null { not_distinct(left, right) } else { eq(left, right) }.internal(refused)?;
+    Ok(if same.null_count() > 0 { prep_null_mask_filter(&same) } else { same })
+}
+
+fn missing() -> Error {
+    Error::internal("a column of a join's pairs was not read")
+}

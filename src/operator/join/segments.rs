@@ -1,0 +1,138 @@
+//! Rows of one schema in columns, numbered in the order they came.
+//!
+//! Owns the columns and how they are laid out: small batches are merged with their neighbour once it is no more than twice as
+//! large, so a row is copied a logarithmic number of times and there are few segments to look into. Which rows are wanted is the owner's concern.
+
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, UInt32Array, new_empty_array};
+use arrow::compute::{concat_batches, filter_record_batch, interleave, take};
+use arrow::datatypes::{DataType, SchemaRef};
+use arrow::record_batch::RecordBatch;
+
+use crate::error::{Context, Result};
+
+/// Segments grow to this many rows; few in tests, so that little input has many.
+const SEGMENT_ROWS: usize = if cfg!(test) { 50 } else { 65_536 };
+
+/// Columns of rows `0..len`.
+pub(super) struct Segments {
+    schema: SchemaRef,
+    parts: Vec<Part>,
+    rows: usize,
+}
+
+struct Part {
+    start: usize,
+    batch: RecordBatch,
+}
+
+impl Segments {
+    pub(super) fn new(schema: SchemaRef) -> Self {
+        Self { schema, parts: Vec::new(), rows: 0 }
+    }
+
+    pub(super) fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
+    /// Memory of the columns; buffers that segments share count more than once.
+    pub(super) fn bytes(&self) -> usize {
+        self.parts.iter().map(|part| part.batch.get_array_memory_size()).sum()
+    }
+
+    /// Appends rows; they are numbered from the present length on.
+    pub(super) fn push(&mut self, batch: RecordBatch) -> Result<()> {
+        if batch.num_rows() == 0 {
+            return Ok(());
+        }
+        let start = self.rows;
+        self.rows += batch.num_rows();
+        self.parts.push(Part { start, batch });
+        while let [.., left, right] = self.parts.as_slice() {
+            let (large, small) = (left.batch.num_rows(), right.batch.num_rows());
+            if large > 2 * small || large + small > SEGMENT_ROWS {
+                break;
+            }
+            let merged = concat_batches(&self.schema, [&left.batch, &right.batch]).internal(refused)?;
+            let part = Part { start: left.start, batch: without_garbage(&merged)? };
+            self.parts.truncate(self.parts.len() - 2);
+            self.parts.push(part);
+        }
+        Ok(())
+    }
+
+    /// The given columns of the given rows.
+    pub(super) fn gather(&self, columns: &[usize], slots: &[u32]) -> Result<Vec<ArrayRef>> {
+        if slots.is_empty() || self.parts.is_empty() {
+            return Ok(columns.iter().map(|&c| new_empty_array(self.schema.field(c).data_type())).collect());
+        }
+        if let [part] = self.parts.as_slice() {
+            return take_all(part, columns, slots.iter().copied().collect());
+        }
+        let (parts, places) = self.locate(slots);
+        if let [part] = parts.as_slice() {
+            return take_all(part, columns, places.iter().map(|&(_, row)| row as u32).collect());
+        }
+        let gather = |&column: &usize| {
+            let arrays: Vec<&dyn Array> = parts.iter().map(|part| part.batch.column(column).as_ref()).collect();
+            interleave(&arrays, &places).internal(refused)
+        };
+        columns.iter().map(gather).collect()
+    }
+
+    /// Keeps the rows that `keep` says (one flag per row); they are renumbered in the same order.
+    pub(super) fn retain(&mut self, keep: &BooleanArray) -> Result<()> {
+        let parts = std::mem::take(&mut self.parts);
+        self.rows = 0;
+        for part in parts {
+            let kept = keep.slice(part.start, part.batch.num_rows());
+            let batch = filter_record_batch(&part.batch, &kept).internal(refused)?;
+            self.push(without_garbage(&batch)?)?;
+        }
+        Ok(())
+    }
+
+    /// The segments that hold the rows, and each row's place among them.
+    fn locate(&self, slots: &[u32]) -> (Vec<&Part>, Vec<(usize, usize)>) {
+        const UNUSED: usize = usize::MAX;
+        let mut used: Vec<&Part> = Vec::new();
+        let mut number = vec![UNUSED; self.parts.len()];
+        let mut last = 0;
+        let mut places = Vec::with_capacity(slots.len());
+        for &slot in slots {
+            let slot = slot as usize;
+            let part = &self.parts[last];
+            if slot < part.start || slot >= part.start + part.batch.num_rows() {
+                last = self.parts.partition_point(|part| part.start <= slot) - 1;
+            }
+            if number[last] == UNUSED {
+                number[last] = used.len();
+                used.push(&self.parts[last]);
+            }
+            places.push((number[last], slot - self.parts[last].start));
+        }
+        (used, places)
+    }
+}
+
+fn take_all(part: &Part, columns: &[usize], rows: UInt32Array) -> Result<Vec<ArrayRef>> {
+    columns.iter().map(|&column| take(part.batch.column(column), &rows, None).internal(refused)).collect()
+}
+
+/// Views keep the buffers of every row they ever shared a batch with; what is stored for long must not.
+fn without_garbage(batch: &RecordBatch) -> Result<RecordBatch> {
+    let clean = |column: &ArrayRef| -> ArrayRef {
+        match column.data_type() {
+            DataType::Utf8View => Arc::new(column.as_string_view().gc()),
+            DataType::BinaryView => Arc::new(column.as_binary_view().gc()),
+            _ => Arc::clone(column),
+        }
+    };
+    let columns = batch.columns().iter().map(clean).collect();
+    RecordBatch::try_new(batch.schema(), columns).internal(refused)
+}
+
+pub(super) fn refused() -> String {
+    "rows of a join cannot be put together".to_owned()
+}

@@ -1,0 +1,262 @@
+//! Joins without time bounds: both sides stay remembered (unless a TTL is set), and what came out is taken back when it no longer holds.
+//!
+//! Rows count as often as their weight says, pairs as often as the product. A row that comes out alone (outer, semi, anti) does so by its
+//! matches, the sum of the weights it has met: its part of the output before and after the step is compared, and the difference comes out.
+//!
+//! With a TTL the result is what was known when a row came: a forgotten row is not taken back, and taking it back later leaves nothing behind.
+
+use arrow::array::BooleanArray;
+use arrow::compute::{concat_batches, filter_record_batch};
+use arrow::record_batch::RecordBatch;
+use std::sync::Arc;
+
+use super::chains::{Cursor, NONE, Want};
+use super::consolidate::consolidate_output;
+use super::intake::{Intake, IntakeOptions, Taken, pick};
+use super::layout::Facts;
+use super::pairs::{Matcher, PAIRS, Role, roles};
+use super::segments::refused;
+use super::side::{Arriving, Side, SideOptions, usage};
+use super::watermark_minus;
+use crate::error::{Context, Result};
+use crate::operator::spec::{JoinSpec, TimeColumn};
+use crate::operator::{Operator, StateUsage, Stepped, Tick};
+use crate::state::{NO_WATERMARK, StateChange, StateTable};
+
+/// The updating join of one shard.
+pub(super) struct UpdatingJoin {
+    roles: [Role; 2],
+    retract: [bool; 2],
+    output_retract: bool,
+    ttl: Option<i64>,
+    times: [Option<TimeColumn>; 2],
+    matcher: Matcher,
+    intakes: [Intake; 2],
+    sides: [Side; 2],
+}
+
+impl UpdatingJoin {
+    pub(super) fn new(spec: &JoinSpec) -> Result<Self> {
+        let roles = roles(spec.join_type)?;
+        let retract = [spec.left_retract, spec.right_retract];
+        let ends = [(&spec.left, &spec.left_keys, spec.left_time), (&spec.right, &spec.right_keys, spec.right_time)];
+        let times = ends.map(|(_, _, time)| time.filter(|_| spec.ttl.is_some()));
+        let intake = |side: usize| {
+            let (schema, keys, _) = ends[side];
+            let (null_equals_null, retract, time) = (spec.null_equals_null, retract[side], times[side]);
+            Intake::new(&IntakeOptions { schema, keys, null_equals_null, retract, time, timed: false })
+        };
+        let intakes = [intake(0)?, intake(1)?];
+        let side = |number: usize, name| {
+            let clock = spec.ttl.is_some() && times[number].is_none();
+            let facts = Facts { weight: retract[number], matches: roles[number].counts(), clock };
+            Side::new(SideOptions {
+                row: Arc::clone(intakes[number].row()),
+                keys: ends[number].1.clone(),
+                time: times[number].map(|time| time.column),
+                facts,
+                span: spec.ttl,
+                append_only: !facts.weight && !facts.matches,
+                by_row: retract[number],
+                name,
+            })
+        };
+        let sides = [side(0, "left"), side(1, "right")];
+        let matcher = Matcher::new(spec, [intakes[0].row(), intakes[1].row()])?;
+        let (ttl, output_retract) = (spec.ttl, spec.output_retract);
+        Ok(Self { roles, retract, output_retract, ttl, times, matcher, intakes, sides })
+    }
+
+    /// Joins a side's rows with what the other remembers, then remembers them too.
+    fn meet(&mut self, port: usize, taken: &Taken, out: &mut Vec<RecordBatch>) -> Result<()> {
+        let matches = self.probe(port, taken, out)?;
+        let rows = &taken.rows;
+        if !self.retract[port] {
+            let arriving = Arriving {
+                rows: rows.rows.clone(),
+                hashes: &taken.hashes,
+                times: &rows.times,
+                weights: Vec::new(),
+                matches,
+            };
+            return self.remember(port, arriving);
+        }
+        let side = &mut self.sides[port];
+        let found = side.find(&rows.rows)?;
+        for (&slot, &weight) in found.iter().zip(&rows.weights).filter(|(slot, _)| **slot != NONE) {
+            side.touch(slot);
+            side.add_weight(slot, weight);
+        }
+        let new = BooleanArray::from_iter(found.iter().map(|&slot| Some(slot == NONE)));
+        let arriving = Arriving {
+            rows: filter_record_batch(&rows.rows, &new).internal(refused)?,
+            hashes: &pick(&taken.hashes, new.values()),
+            times: &pick(&rows.times, new.values()),
+            weights: pick(&rows.weights, new.values()),
+            matches: pick(&matches, new.values()),
+        };
+        self.remember(port, arriving)
+    }
+
+    /// True when matches of a side's rows are never taken back.
+    fn matches_only_come(&self, side: usize) -> bool {
+        !self.retract[1 - side]
+    }
+
+    /// True when a row that has a match will never matter again.
+    fn done_when_matched(&self, side: usize) -> bool {
+        matches!(self.roles[side], Role::Semi | Role::Anti) && self.retract == [false, false]
+    }
+
+    fn remember(&mut self, port: usize, arriving: Arriving<'_>) -> Result<()> {
+        let count = arriving.rows.num_rows();
+        let side = &mut self.sides[port];
+        let first = side.insert(arriving)?;
+        if self.retract[port] || self.roles[port].counts() {
+            (first..).take(count).for_each(|slot| side.touch_new(slot));
+        }
+        Ok(())
+    }
+
+    /// Lets pairs out; says what each row's matches weigh.
+    fn probe(&mut self, port: usize, taken: &Taken, out: &mut Vec<RecordBatch>) -> Result<Vec<i64>> {
+        let rows = &taken.rows;
+        let (counted, once) = (self.roles[1 - port].counts(), self.matches_only_come(1 - port));
+        let mut matches = vec![0; if self.roles[port].counts() { rows.times.len() } else { 0 }];
+        let weight = |row: u32| rows.weights.get(row as usize).copied().unwrap_or(1);
+        let all = |_| (i64::MIN, i64::MAX);
+        if self.roles[port].counts() && self.matches_only_come(port) && self.matcher.keys_decide() {
+            let met = self.matcher.any(port, &rows.rows, &taken.hashes, all, &self.sides[1 - port])?;
+            return Ok(met.into_iter().map(i64::from).collect());
+        }
+        let mut cursor = Cursor::default();
+        loop {
+            let (mut probing, mut slots) = (Vec::new(), Vec::new());
+            let stored = &mut self.sides[1 - port];
+            let more = stored.search(Want::All, &taken.hashes, all, &mut cursor, PAIRS, (&mut probing, &mut slots));
+            if !slots.is_empty() {
+                let mut pairs = self.matcher.check(port, &rows.rows, stored, (probing, slots))?;
+                for (&row, &slot) in pairs.rows.iter().zip(&pairs.slots) {
+                    if self.roles[port].counts() {
+                        matches[row as usize] += stored.weight(slot);
+                    }
+                    // Where no match is ever taken back, the first is all that matters.
+                    if counted && !(once && stored.matches(slot) > 0) {
+                        stored.touch(slot);
+                        stored.add_matches(slot, weight(row));
+                    }
+                }
+                if self.matcher.pairs_come_out() {
+                    let mut weights = None;
+                    if self.output_retract {
+                        let products = pairs.rows.iter().zip(&pairs.slots).map(|(&r, &s)| weight(r) * stored.weight(s));
+                        let products: Vec<i64> = products.collect();
+                        pairs.keep(&BooleanArray::from_iter(products.iter().map(|&weight| Some(weight != 0))))?;
+                        weights = Some(products.into_iter().filter(|&weight| weight != 0).collect());
+                    }
+                    if !pairs.rows.is_empty() {
+                        out.push(self.matcher.output(pairs, weights)?);
+                    }
+                }
+            }
+            if !more {
+                return Ok(matches);
+            }
+        }
+    }
+
+    /// Lets out what changed of the rows that come out alone, and forgets rows that count no more.
+    fn settle(&mut self, number: usize, out: &mut Vec<RecordBatch>) -> Result<()> {
+        let (role, done_when_matched) = (self.roles[number], self.done_when_matched(number));
+        let side = &mut self.sides[number];
+        let (mut slots, mut weights) = (Vec::new(), Vec::new());
+        let touched = side.take_touched();
+        for row in &touched {
+            let now = role.alone(side.weight(row.slot), side.matches(row.slot));
+            let before = role.alone(row.weight, row.matches);
+            if now != before {
+                slots.push(row.slot);
+                weights.push(now - before);
+            }
+        }
+        for (slots, weights) in slots.chunks(PAIRS).zip(weights.chunks(PAIRS)) {
+            out.push(self.matcher.alone(number, side.rows(slots)?, slots.len(), Some(weights.to_vec()))?);
+        }
+        for row in touched {
+            let weight = side.weight(row.slot);
+            // Below zero: the row it takes back was forgotten by its TTL.
+            let unknown = weight < 0 && self.ttl.is_some();
+            if weight == 0 || unknown || (done_when_matched && side.matches(row.slot) > 0) {
+                side.kill(row.slot);
+            }
+        }
+        Ok(())
+    }
+
+    /// Rows below this are forgotten.
+    fn cutoff(&self, side: usize, watermark: i64, now: i64) -> i64 {
+        match (self.ttl, self.times[side]) {
+            (None, _) => NO_WATERMARK,
+            (Some(ttl), Some(time)) => watermark_minus(watermark, time.lag.saturating_add(ttl)),
+            (Some(ttl), None) => now.saturating_sub(ttl),
+        }
+    }
+
+    /// A pair that was given by one half of the step and taken back by the other must not be seen.
+    fn consolidated(&self, pairs: [Vec<RecordBatch>; 2]) -> Result<Vec<RecordBatch>> {
+        let [mut first, second] = pairs;
+        let separate = first.is_empty() || second.is_empty() || !(self.retract[0] || self.retract[1]);
+        first.extend(second);
+        if separate || !self.output_retract {
+            return Ok(first);
+        }
+        let Some(schema) = first.first().map(RecordBatch::schema) else { return Ok(first) };
+        let all = concat_batches(&schema, &first).internal(refused)?;
+        Ok(vec![consolidate_output(&all)?])
+    }
+}
+
+impl Operator for UpdatingJoin {
+    fn step(&mut self, inputs: Vec<Vec<RecordBatch>>, tick: Tick) -> Result<Stepped> {
+        let mut pairs = [Vec::new(), Vec::new()];
+        let mut alone = Vec::new();
+        for (port, batches) in inputs.into_iter().enumerate().take(2) {
+            let Some(mut taken) = self.intakes[port].take(&batches, tick.before, tick.now)? else { continue };
+            if let Some(lonely) = taken.lonely.take().filter(|_| self.roles[port].keeps_lonely()) {
+                let (columns, count) = (lonely.rows.columns().to_vec(), lonely.rows.num_rows());
+                let weights = Some(lonely.weights).filter(|weights| !weights.is_empty());
+                alone.push(self.matcher.alone(port, columns, count, weights)?);
+            }
+            self.meet(port, &taken, &mut pairs[port])?;
+        }
+        let mut rows = self.consolidated(pairs)?;
+        rows.append(&mut alone);
+        for side in 0..2 {
+            self.settle(side, &mut rows)?;
+            let cutoff = self.cutoff(side, tick.watermark, tick.now);
+            let over = self.sides[side].take_below(cutoff);
+            self.sides[side].expire(&over, cutoff);
+            self.sides[side].tidy()?;
+        }
+        rows.retain(|batch| batch.num_rows() > 0);
+        Ok(Stepped { rows, late: Vec::new() })
+    }
+
+    fn state(&self) -> Vec<StateTable> {
+        self.sides.iter().map(Side::table).collect()
+    }
+
+    fn changes(&mut self) -> Result<Vec<StateChange>> {
+        super::changes(&mut self.sides)
+    }
+
+    fn restore(&mut self, table: usize, rows: RecordBatch, watermark: i64) -> Result<()> {
+        let by_event_time = self.times.get(table).is_some_and(Option::is_some);
+        let cutoff = if by_event_time { self.cutoff(table, watermark, 0) } else { NO_WATERMARK };
+        super::restore(&mut self.sides, &self.intakes, table, &rows, cutoff).map(|_| ())
+    }
+
+    fn usage(&self) -> StateUsage {
+        usage(&self.sides)
+    }
+}

@@ -1,0 +1,116 @@
+//! Some columns of a batch as one comparable byte string per row, and back.
+//!
+//! The bytes are arrow's row format: equal values give equal bytes, nulls equal each other, NaN equals NaN, and byte order is the
+//! order of the sort options. Of one encoder's byte strings none is a prefix of another. The buffer is reused from batch to batch.
+
+use arrow::array::ArrayRef;
+use arrow::compute::{SortOptions, cast};
+use arrow::datatypes::{DataType, SchemaRef};
+use arrow::record_batch::RecordBatch;
+use arrow::row::{RowConverter, Rows, SortField};
+use datafusion::common::utils::normalize_float_zero;
+
+use crate::error::{Context, Error, Result};
+
+/// Encodes the same columns of batch after batch.
+#[derive(Debug)]
+pub struct Encoder {
+    columns: Vec<usize>,
+    types: Vec<DataType>,
+    /// `None` without columns: then every row is the empty string.
+    converter: Option<(RowConverter, Rows)>,
+    rows: usize,
+    /// Whether zero has one sign only.
+    one_zero: bool,
+}
+
+impl Encoder {
+    /// An encoder of `columns` of batches with `schema`, ordered by the options.
+    pub fn new(schema: &SchemaRef, columns: &[(usize, SortOptions)]) -> Result<Self> {
+        let mut types = Vec::with_capacity(columns.len());
+        let mut fields = Vec::with_capacity(columns.len());
+        for &(column, options) in columns {
+            let Some(field) = schema.fields().get(column) else {
+                return Err(Error::internal(format!("column {column} is not in the input")));
+            };
+            types.push(field.data_type().clone());
+            fields.push(SortField::new_with_options(field.data_type().clone(), options));
+        }
+        let converter = if fields.is_empty() {
+            None
+        } else {
+            let converter = RowConverter::new(fields).internal(|| "columns cannot be encoded".to_owned())?;
+            let rows = converter.empty_rows(0, 0);
+            Some((converter, rows))
+        };
+        Ok(Self {
+            columns: columns.iter().map(|(column, _)| *column).collect(),
+            types,
+            converter,
+            rows: 0,
+            one_zero: false,
+        })
+    }
+
+    /// An encoder of `columns` for equality as PARTITION BY has it.
+    pub fn of_keys(schema: &SchemaRef, columns: &[usize]) -> Result<Self> {
+        let columns: Vec<_> = columns.iter().map(|&column| (column, SortOptions::default())).collect();
+        Self::new(schema, &columns)
+    }
+
+    /// An encoder of `columns` for equality as GROUP BY and DISTINCT have it, for which the two zeros of floats are one.
+    pub fn of_groups(schema: &SchemaRef, columns: &[usize]) -> Result<Self> {
+        Ok(Self { one_zero: true, ..Self::of_keys(schema, columns)? })
+    }
+
+    /// Takes a batch's rows in place of the ones before.
+    pub fn encode(&mut self, batch: &RecordBatch) -> Result<()> {
+        let arrays: Vec<_> = self.columns.iter().map(|&column| ArrayRef::clone(batch.column(column))).collect();
+        self.encode_arrays(&arrays, batch.num_rows())
+    }
+
+    /// Like [`Encoder::encode`], of the columns themselves.
+    pub fn encode_arrays(&mut self, arrays: &[ArrayRef], rows: usize) -> Result<()> {
+        self.rows = rows;
+        if let Some((converter, encoded)) = &mut self.converter {
+            let one_zero: Vec<ArrayRef>;
+            let arrays = if self.one_zero {
+                one_zero = arrays.iter().map(normalize_float_zero).collect();
+                &one_zero
+            } else {
+                arrays
+            };
+            encoded.clear();
+            converter.append(encoded, arrays).internal(|| "columns cannot be encoded".to_owned())?;
+        }
+        Ok(())
+    }
+
+    /// How many rows were taken.
+    pub fn len(&self) -> usize {
+        self.rows
+    }
+
+    /// A row's bytes.
+    pub fn row(&self, row: usize) -> &[u8] {
+        self.converter.as_ref().map_or(&[], |(_, rows)| rows.row(row).data())
+    }
+
+    /// The columns that the bytes were made of, typed as in the input.
+    pub fn decode<'a>(&self, rows: impl Iterator<Item = &'a [u8]>) -> Result<Vec<ArrayRef>> {
+        let Some((converter, _)) = &self.converter else { return Ok(Vec::new()) };
+        let undecodable = || "encoded columns cannot be decoded".to_owned();
+        let rows: Vec<&[u8]> = rows.collect();
+        let parser = converter.parser();
+        let decoded = converter.convert_rows(rows.iter().map(|bytes| parser.parse(bytes))).internal(undecodable)?;
+        let typed = |(array, wanted): (ArrayRef, &DataType)| {
+            if array.data_type() == wanted { Ok(array) } else { cast(&array, wanted).internal(undecodable) }
+        };
+        decoded.into_iter().zip(&self.types).map(typed).collect()
+    }
+
+    /// Memory of the buffer.
+    pub fn bytes(&self) -> usize {
+        self.converter.as_ref().map_or(0, |(converter, rows)| converter.size() + rows.size())
+    }
+}

@@ -1,0 +1,321 @@
+//! A table's rows in memory, found by key: which rows have it in which version.
+//!
+//! Rows belong to segments, one per data file, and a segment is alive in a range of versions. So a new version costs what
+//! changed in it, and several versions share the rows they have in common. Rows of segments that no version needs are
+//! passed over until they are as many as the others; then everything is built anew without them.
+
+use std::hash::Hasher;
+
+use arrow::array::{Array, ArrayRef, RecordBatch};
+use arrow::compute::concat_batches;
+use arrow::datatypes::SchemaRef;
+use arrow::row::{RowConverter, Rows, SortField};
+use hashbrown::HashTable;
+use twox_hash::XxHash64;
+
+use crate::error::{Context, Error, Result};
+
+/// The end of a chain of rows with one key.
+const NONE: u32 = u32::MAX;
+/// Rows of several files are put together up to this many bytes.
+const CHUNK_BYTES: usize = 128 << 20;
+/// A segment that is alive in the newest version.
+pub const ALIVE: u64 = u64::MAX;
+
+/// Encodes keys so that equal keys are equal bytes.
+#[derive(Debug)]
+pub struct Keys {
+    converter: RowConverter,
+}
+
+impl Keys {
+    /// For keys of the types of these columns.
+    pub fn new(schema: &SchemaRef, columns: &[usize]) -> Result<Self> {
+        let fields = columns.iter().map(|column| SortField::new(schema.field(*column).data_type().clone())).collect();
+        let converter = RowConverter::new(fields).internal(|| "lookup keys cannot be encoded".to_owned())?;
+        Ok(Self { converter })
+    }
+
+    /// The keys of a batch, and which of them are null somewhere.
+    pub fn encode(&self, batch: &RecordBatch, columns: &[usize]) -> Result<(Rows, Option<Vec<bool>>)> {
+        let arrays: Vec<ArrayRef> = columns.iter().map(|column| batch.column(*column).clone()).collect();
+        let rows = self.converter.convert_columns(&arrays).internal(|| "lookup keys cannot be encoded".to_owned())?;
+        if arrays.iter().all(|array| array.logical_null_count() == 0) {
+            return Ok((rows, None));
+        }
+        let mut null = vec![false; batch.num_rows()];
+        for nulls in arrays.iter().filter_map(|array| array.logical_nulls()) {
+            null.iter_mut().enumerate().for_each(|(row, is_null)| *is_null |= nulls.is_null(row));
+        }
+        Ok((rows, Some(null)))
+    }
+}
+
+/// Rows of a file, and the versions that have it.
+#[derive(Debug)]
+struct Segment {
+    identity: String,
+    /// The first version that has it.
+    from: u64,
+    /// The first version that has it no more.
+    until: u64,
+    rows: usize,
+}
+
+/// A row of the table: where it is, whose it is, and the next one with the same key.
+#[derive(Debug, Clone, Copy)]
+struct Entry {
+    key_start: u64,
+    key_length: u32,
+    chunk: u32,
+    row: u32,
+    segment: u32,
+    next: u32,
+}
+
+/// Where a row is: its chunk and its number there.
+pub type Place = (u32, u32);
+
+/// The rows of a new file.
+#[derive(Debug)]
+pub struct FileContents {
+    pub identity: String,
+    pub batches: Vec<RecordBatch>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Index {
+    schema: SchemaRef,
+    key_columns: Vec<usize>,
+    chunks: Vec<RecordBatch>,
+    chunk_bytes: usize,
+    segments: Vec<Segment>,
+    entries: Vec<Entry>,
+    key_bytes: Vec<u8>,
+    heads: HashTable<u32>,
+    /// Rows of segments that are alive in some version, and of those that are not.
+    live_rows: usize,
+    dead_rows: usize,
+    /// True when every segment is known to be alive in every version.
+    uniform: bool,
+}
+
+impl Index {
+    /// An index of nothing.
+    pub fn new(schema: SchemaRef, key_columns: Vec<usize>) -> Self {
+        Self {
+            schema,
+            key_columns,
+            chunks: Vec::new(),
+            chunk_bytes: 0,
+            segments: Vec::new(),
+            entries: Vec::new(),
+            key_bytes: Vec::new(),
+            heads: HashTable::new(),
+            live_rows: 0,
+            dead_rows: 0,
+            uniform: false,
+        }
+    }
+
+    /// Rows that some version has.
+    pub fn rows(&self) -> usize {
+        self.live_rows
+    }
+
+    /// Memory: rows, keys and hash table.
+    pub fn bytes(&self) -> usize {
+        self.chunk_bytes
+            + self.entries.capacity() * size_of::<Entry>()
+            + self.key_bytes.capacity()
+            + self.heads.capacity() * size_of::<u32>() * 5 / 4
+    }
+
+    /// The rows, to be taken from by [`Place`].
+    pub fn chunks(&self) -> &[RecordBatch] {
+        &self.chunks
+    }
+
+    /// Adds files that `version` has and the one before has not; [`Index::forget_before`] is to follow.
+    pub fn add(&mut self, keys: &Keys, files: Vec<FileContents>, version: u64) -> Result<()> {
+        let segments = files.into_iter().map(|FileContents { identity, batches }| {
+            let rows = batches.iter().map(RecordBatch::num_rows).sum();
+            (Segment { identity, from: version, until: ALIVE, rows }, batches)
+        });
+        self.uniform = false;
+        self.insert(keys, segments.collect())
+    }
+
+    /// Ends a file: `version` has it no more. False when no version before has it.
+    pub fn end(&mut self, identity: &str, version: u64) -> bool {
+        let found = self.segments.iter_mut().rev().find(|s| s.until == ALIVE && s.identity == identity);
+        let Some(segment) = found else { return false };
+        segment.until = version;
+        self.uniform = false;
+        true
+    }
+
+    /// Gives up the versions before `first`; their rows go now or later.
+    pub fn forget_before(&mut self, keys: &Keys, first: u64) -> Result<()> {
+        let dead = |segment: &Segment| segment.until <= first;
+        self.dead_rows = self.segments.iter().filter(|segment| dead(segment)).map(|segment| segment.rows).sum();
+        self.live_rows = self.segments.iter().map(|segment| segment.rows).sum::<usize>() - self.dead_rows;
+        self.uniform = self.segments.iter().all(|segment| segment.from <= first && segment.until == ALIVE);
+        if self.dead_rows == 0 || self.dead_rows < self.live_rows {
+            return Ok(());
+        }
+        self.rebuild(keys, first)
+    }
+
+    /// Calls `found` with the place of every row that has `key` in `version`.
+    #[inline]
+    pub fn find(&self, key: &[u8], version: u64, mut found: impl FnMut(Place)) {
+        let Some(head) = self.heads.find(hash(key), |entry| self.key(*entry) == key) else { return };
+        let mut next = *head;
+        while next != NONE {
+            let entry = &self.entries[next as usize];
+            if self.uniform || self.is_alive(entry.segment, version) {
+                found((entry.chunk, entry.row));
+            }
+            next = entry.next;
+        }
+    }
+
+    #[inline]
+    fn is_alive(&self, segment: u32, version: u64) -> bool {
+        let segment = &self.segments[segment as usize];
+        segment.from <= version && version < segment.until
+    }
+
+    #[inline]
+    fn key(&self, entry: u32) -> &[u8] {
+        let entry = &self.entries[entry as usize];
+        let start = entry.key_start as usize;
+        &self.key_bytes[start..start + entry.key_length as usize]
+    }
+
+    fn insert(&mut self, keys: &Keys, segments: Vec<(Segment, Vec<RecordBatch>)>) -> Result<()> {
+        let more: usize = segments.iter().map(|(segment, _)| segment.rows).sum();
+        let too_many = || Error::environment("a lookup table has more than 4,294,967,294 rows");
+        u32::try_from(self.entries.len() + more).ok().filter(|rows| *rows < NONE).ok_or_else(too_many)?;
+        self.entries.reserve(more);
+        let (key_bytes, entries) = (&self.key_bytes, &self.entries);
+        let key_of = |entry: &u32| {
+            let entry = &entries[*entry as usize];
+            &key_bytes[entry.key_start as usize..entry.key_start as usize + entry.key_length as usize]
+        };
+        self.heads.reserve(more, |entry| hash(key_of(entry)));
+        // Files are put together, so that rows are taken from few arrays.
+        let mut waiting: Vec<(u32, RecordBatch)> = Vec::new();
+        let mut bytes = 0;
+        for (segment, batches) in segments {
+            let number = self.segments.len() as u32;
+            self.live_rows += segment.rows;
+            self.segments.push(segment);
+            for batch in batches {
+                bytes += slice_bytes(&batch)?;
+                waiting.push((number, batch));
+                if bytes >= CHUNK_BYTES {
+                    self.chunk(keys, &std::mem::take(&mut waiting))?;
+                    bytes = 0;
+                }
+            }
+        }
+        self.chunk(keys, &waiting)
+    }
+
+    /// Makes one chunk of batches, each with its segment.
+    fn chunk(&mut self, keys: &Keys, parts: &[(u32, RecordBatch)]) -> Result<()> {
+        if parts.is_empty() {
+            return Ok(());
+        }
+        let all = concat_batches(&self.schema, parts.iter().map(|(_, batch)| batch));
+        let all = all.internal(|| "a lookup table's files differ".to_owned())?;
+        let (encoded, null) = keys.encode(&all, &self.key_columns)?;
+        let chunk = self.chunks.len() as u32;
+        let mut end = all.num_rows();
+        // Backwards, so that rows with one key are found in the order of the table.
+        for (segment, batch) in parts.iter().rev() {
+            let start = end - batch.num_rows();
+            for row in (start..end).rev() {
+                if null.as_ref().is_none_or(|null| !null[row]) {
+                    self.link(encoded.row(row).as_ref(), chunk, row as u32, *segment);
+                }
+            }
+            end = start;
+        }
+        self.chunk_bytes += all.get_array_memory_size();
+        self.chunks.push(all);
+        Ok(())
+    }
+
+    fn link(&mut self, key: &[u8], chunk: u32, row: u32, segment: u32) {
+        let Self { entries, key_bytes, heads, .. } = self;
+        let number = entries.len() as u32;
+        let hash_of = hash(key);
+        let key_of = |entry: u32| {
+            let entry: &Entry = &entries[entry as usize];
+            &key_bytes[entry.key_start as usize..entry.key_start as usize + entry.key_length as usize]
+        };
+        let (mut key_start, mut next) = (key_bytes.len() as u64, NONE);
+        match heads.find_mut(hash_of, |entry| key_of(*entry) == key) {
+            Some(head) => {
+                // The same bytes serve all rows of a key.
+                (key_start, next) = (entries[*head as usize].key_start, *head);
+                *head = number;
+            }
+            None => {
+                heads.insert_unique(hash_of, number, |entry| hash(key_of(*entry)));
+                key_bytes.extend_from_slice(key);
+            }
+        }
+        entries.push(Entry { key_start, key_length: key.len() as u32, chunk, row, segment, next });
+    }
+
+    /// Builds everything anew from the segments that versions from `first` on have.
+    fn rebuild(&mut self, keys: &Keys, first: u64) -> Result<()> {
+        let mut kept: Vec<(Segment, Vec<RecordBatch>)> = Vec::new();
+        let mut rows_of = self.rows_by_segment();
+        for (number, segment) in std::mem::take(&mut self.segments).into_iter().enumerate() {
+            if segment.until > first {
+                kept.push((segment, std::mem::take(&mut rows_of[number])));
+            }
+        }
+        *self = Self::new(self.schema.clone(), std::mem::take(&mut self.key_columns));
+        self.uniform = kept.iter().all(|(segment, _)| segment.from <= first && segment.until == ALIVE);
+        self.insert(keys, kept)
+    }
+
+    /// The rows of each segment, as slices of the chunks; rows of a segment lie together, in the order of the segments.
+    fn rows_by_segment(&self) -> Vec<Vec<RecordBatch>> {
+        let mut chunks = self.chunks.iter();
+        let mut rest: Option<RecordBatch> = None;
+        let mut all = Vec::with_capacity(self.segments.len());
+        for segment in &self.segments {
+            let (mut missing, mut batches) = (segment.rows, Vec::new());
+            while missing > 0 {
+                let Some(chunk) = rest.take().or_else(|| chunks.next().cloned()) else { break };
+                let taken = missing.min(chunk.num_rows());
+                batches.push(chunk.slice(0, taken));
+                missing -= taken;
+                rest = (taken < chunk.num_rows()).then(|| chunk.slice(taken, chunk.num_rows() - taken));
+            }
+            all.push(batches);
+        }
+        all
+    }
+}
+
+/// What the rows of a batch take, even if they are a part of larger arrays.
+fn slice_bytes(batch: &RecordBatch) -> Result<usize> {
+    let sizes = batch.columns().iter().map(|column| column.to_data().get_slice_memory_size());
+    sizes.sum::<Result<usize, _>>().internal(|| "a lookup table cannot be measured".to_owned())
+}
+
+#[inline]
+fn hash(key: &[u8]) -> u64 {
+    let mut hasher = XxHash64::with_seed(0);
+    hasher.write(key);
+    hasher.finish()
+}

@@ -1,0 +1,100 @@
+//! Functions over frames: for rows that come out, first every frame's slots, then one column per function.
+
+use arrow::array::ArrayRef;
+
+use super::bound::{Bound, Shift, seek};
+use super::plan::Plan;
+use super::store::Store;
+use crate::error::Result;
+
+/// Rows that come out, and one frame of each.
+#[derive(Clone, Copy)]
+pub(super) struct View<'a> {
+    pub(super) store: &'a Store,
+    pub(super) keys: &'a [u32],
+    /// First slot in the frame, and one past the last.
+    pub(super) starts: &'a [u32],
+    pub(super) ends: &'a [u32],
+}
+
+impl View<'_> {
+    pub(super) fn frames(&self) -> impl ExactSizeIterator<Item = (usize, usize)> {
+        self.starts.iter().zip(self.ends).map(|(start, end)| (*start as usize, *end as usize))
+    }
+}
+
+/// What is computed over a frame.
+pub(super) trait Function: Send {
+    /// The function's column for the rows of `view`.
+    fn column(&mut self, view: View) -> Result<ArrayRef>;
+
+    /// A row of the key was placed at this ordinal, before others.
+    fn squeezed(&mut self, _key: u32, _ordinal: u64) {}
+
+    /// The key is gone.
+    fn forget(&mut self, _key: u32) {}
+
+    /// Memory beyond the store.
+    fn size(&self) -> usize {
+        0
+    }
+}
+
+/// All functions' columns, for rows given by key, time and position among the key's rows.
+pub(super) fn columns(
+    plan: &mut Plan,
+    store: &mut Store,
+    keys: &[u32],
+    times: &[i64],
+    positions: &[u32],
+) -> Result<Vec<ArrayRef>> {
+    let squeezed = std::mem::take(&mut store.squeezed);
+    for (_, function) in &mut plan.functions {
+        for (key, ordinal) in &squeezed {
+            function.squeezed(*key, *ordinal);
+        }
+    }
+    let firsts: Vec<u32> = keys.iter().map(|key| store.block(*key).first() as u32).collect();
+    let bounds = positions_of(plan, store, keys, times, positions);
+    let frames: Vec<_> = plan
+        .frames
+        .iter()
+        .map(|frame| {
+            let floor = frame.floor.map(|floor| bounds[floor].as_slice());
+            slots(&firsts, &bounds[frame.start], &bounds[frame.end], floor)
+        })
+        .collect();
+    let view = |frame: usize| View { store, keys, starts: &frames[frame].0, ends: &frames[frame].1 };
+    plan.functions.iter_mut().map(|(frame, function)| function.column(view(*frame))).collect()
+}
+
+/// Each bound's position for each row.
+fn positions_of(plan: &Plan, store: &mut Store, keys: &[u32], times: &[i64], positions: &[u32]) -> Vec<Vec<u32>> {
+    let mut found: Vec<Vec<u32>> = plan.bounds.iter().map(|_| Vec::with_capacity(keys.len())).collect();
+    for (row, (key, time)) in keys.iter().zip(times).enumerate() {
+        let (block, position) = (store.block(*key), positions[row] as usize);
+        for (index, (bound, found)) in plan.bounds.iter().zip(&mut found).enumerate() {
+            let at = match bound {
+                Bound::First => 0,
+                Bound::Last => block.len(),
+                Bound::Row(by) => (position as i64 + by).clamp(0, block.len() as i64) as usize,
+                Bound::Time { shift, past } => {
+                    let target = shift.target(&store.times(block)[..=position], *time).saturating_add(i64::from(*past));
+                    match *shift == Shift::ZERO {
+                        true => seek(store.times(block), position + usize::from(*past), target),
+                        false => store.seek(*key, block, index, target),
+                    }
+                }
+            };
+            found.push(at as u32);
+        }
+    }
+    found
+}
+
+fn slots(firsts: &[u32], starts: &[u32], ends: &[u32], floor: Option<&[u32]>) -> (Vec<u32>, Vec<u32>) {
+    let start = |row: usize| firsts[row] + floor.map_or(starts[row], |floor| starts[row].max(floor[row]));
+    let starts: Vec<u32> = (0..firsts.len()).map(start).collect();
+    let ends = (0..firsts.len()).map(|row| (firsts[row] + ends[row]).max(starts[row])).collect();
+    (starts, ends)
+}

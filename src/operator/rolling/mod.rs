@@ -1,0 +1,353 @@
+//! `f(…) OVER (PARTITION BY k ORDER BY time …)`, several frames at once over one stream.
+//!
+//! A row's way: it waits whole ([`waiting`]) until its time is complete; then what the functions need of it is placed among the
+//! rows of its key ([`store`]), where frames are runs of slots ([`evaluate`], [`bound`]), and summarised ([`summary`],
+//! [`functions`]). Rows that no frame can reach any more are dropped: a key's own when it is touched, all keys' by a sweep that
+//! looks at a few keys in every step.
+//!
+//! Promises. On watermark: each row once, in order of (time, arrival) within a step and over steps, with what DataFusion's batch
+//! operator says of all rows, but for one thing: where DataFusion takes values out of sums again, ours forget a NaN with its row.
+//! A row that is late comes out at once (or when the rows after it that its frames reach are complete), computed from what is
+//! remembered; rows already out stay as they are, later ones count it. On arrival: all rows of a step become known first, then each
+//! comes out, in order of (time, arrival), computed from all that is known. Rows without a time have no place: they are late.
+//!
+//! Leaves to others: deciding that a frame without an end, or without beginning and TTL, shall not be run.
+
+mod bound;
+mod chunks;
+mod column;
+mod evaluate;
+mod functions;
+mod keys;
+mod plan;
+mod recovery;
+mod store;
+mod summary;
+#[cfg(test)]
+mod tests;
+mod waiting;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, Int64Array, UInt64Array};
+use arrow::compute::{concat_batches, filter_record_batch, is_not_null, is_null, take_record_batch};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::record_batch::RecordBatch;
+
+use self::column::{Column, Place};
+use self::keys::Keys;
+use self::plan::{Plan, SEQUENCE};
+use self::recovery::Journal;
+use self::store::Store;
+use self::waiting::{Waiting, times};
+use super::spec::{RollingEmit, RollingSpec};
+use super::{Operator, StateUsage, Stepped, Tick};
+use crate::error::{Context, Error, Result};
+use crate::state::{NO_WATERMARK, StateChange, StateTable};
+
+/// The operator for a spec. Fails on GROUPS frames.
+pub fn rolling(spec: RollingSpec) -> Result<Box<dyn Operator>> {
+    Ok(Box::new(Rolling::new(spec)?))
+}
+
+/// Every step looks at this many keys at least for rows to drop.
+const SWEEP: usize = 64;
+
+struct Rolling {
+    plan: Plan,
+    /// The input with the sequence, the schema of rows that wait.
+    sequenced: SchemaRef,
+    keys: Keys,
+    store: Store,
+    /// Rows whose time is not complete.
+    early: Waiting,
+    /// Rows whose time is complete, but not all that their frames reach.
+    open: Waiting,
+    /// How far the ordering column is complete.
+    watermark: i64,
+    /// The next sequence.
+    sequence: i64,
+    /// The earliest time ever placed.
+    earliest: i64,
+    journal: Journal,
+}
+
+/// Rows that have their places, by key.
+struct Settled {
+    keys: Vec<u32>,
+    places: Vec<Place>,
+}
+
+impl Rolling {
+    fn new(spec: RollingSpec) -> Result<Self> {
+        let plan = Plan::new(spec)?;
+        let types: Vec<_> = plan.keys.iter().map(|key| plan.input.field(*key).data_type().clone()).collect();
+        let columns = plan.arguments.iter().map(|argument| Column::new(argument.kind, argument.nullable)).collect();
+        let fields = plan.input.fields().iter().cloned();
+        let fields: Vec<_> = fields.chain([Arc::new(Field::new(SEQUENCE, DataType::Int64, false))]).collect();
+        Ok(Self {
+            keys: Keys::new(&types)?,
+            store: Store::new(columns, !plan.references.is_empty(), plan.is_counted(), plan.bounds.len()),
+            sequenced: Arc::new(Schema::new(fields)),
+            early: Waiting::new(plan.time),
+            open: Waiting::new(plan.time),
+            watermark: NO_WATERMARK,
+            sequence: 0,
+            earliest: i64::MAX,
+            journal: Journal::default(),
+            plan,
+        })
+    }
+
+    /// The rows with a time; those without are late.
+    fn with_time(&self, batch: RecordBatch, stepped: &mut Stepped) -> Result<RecordBatch> {
+        let time = batch.column(self.plan.time);
+        if time.null_count() == 0 {
+            return Ok(batch);
+        }
+        let failed = || "rows cannot be parted by their time".to_owned();
+        let without = is_null(time).and_then(|mask| filter_record_batch(&batch, &mask)).internal(failed)?;
+        stepped.late.push((0, without));
+        is_not_null(time).and_then(|mask| filter_record_batch(&batch, &mask)).internal(failed)
+    }
+
+    fn sequenced(&mut self, batch: &RecordBatch) -> Result<RecordBatch> {
+        let next = self.sequence + batch.num_rows() as i64;
+        let sequence: ArrayRef = Arc::new(Int64Array::from_iter_values(self.sequence..next));
+        self.sequence = next;
+        let columns = batch.columns().iter().cloned().chain([sequence]).collect();
+        RecordBatch::try_new(Arc::clone(&self.sequenced), columns).internal(|| "a row cannot be numbered".to_owned())
+    }
+
+    /// The rows as they came.
+    fn plain(&self, batch: &RecordBatch) -> Result<RecordBatch> {
+        let columns = batch.columns()[..self.plan.input.fields().len()].to_vec();
+        RecordBatch::try_new(Arc::clone(&self.plan.input), columns).internal(|| "a row lost its shape".to_owned())
+    }
+
+    /// Releases what `watermark` completes.
+    fn advance(&mut self, watermark: i64, stepped: &mut Stepped) -> Result<()> {
+        let released = self.early.release(|time| time < watermark || watermark == super::END_OF_TIME)?;
+        if let Some(released) = &released {
+            let rows = self.plain(released)?;
+            let settled = self.settle(&rows)?;
+            if !self.plan.wait.is_any() {
+                let positions = self.positions(&settled);
+                stepped.rows.push(self.output(&rows, &settled.keys, &positions)?);
+            }
+        }
+        if self.plan.wait.is_any() {
+            if let Some(released) = released {
+                self.open.push(released);
+            }
+            self.close(watermark, stepped)?;
+        }
+        Ok(())
+    }
+
+    /// Lets out the rows whose frames are complete.
+    fn close(&mut self, watermark: i64, stepped: &mut Stepped) -> Result<()> {
+        if self.plan.wait.rows == 0 {
+            let wait = &self.plan.wait;
+            let Some(released) = self.open.release(|time| wait.is_over(time, watermark))? else { return Ok(()) };
+            let rows = self.plain(&released)?;
+            let keys = self.numbers(&rows)?;
+            let positions = self.locate(&keys, times(rows.column(self.plan.time)));
+            stepped.rows.push(self.output(&rows, &keys, &positions)?);
+            return Ok(());
+        }
+        let mut open = std::mem::replace(&mut self.open, Waiting::new(self.plan.time));
+        let (mut keys, mut positions) = (Vec::new(), Vec::new());
+        let released = open.release_some(|all| {
+            let numbers = self.numbers(all)?;
+            let times = times(all.column(self.plan.time));
+            let located = self.locate(&numbers, times);
+            let mut complete = Vec::with_capacity(times.len());
+            for ((key, time), position) in numbers.iter().zip(times).zip(&located) {
+                let followed = *position as usize + self.plan.wait.rows < self.store.block(*key).len();
+                let is = self.plan.wait.is_over(*time, watermark) && (followed || self.plan.gives_up(*time, watermark));
+                if is {
+                    keys.push(*key);
+                    positions.push(*position);
+                }
+                complete.push(is);
+            }
+            Ok(complete)
+        });
+        self.open = open;
+        if let Some(released) = released? {
+            let rows = self.plain(&released)?;
+            stepped.rows.push(self.output(&rows, &keys, &positions)?);
+            self.journal.left(released);
+        }
+        Ok(())
+    }
+
+    fn numbers(&mut self, rows: &RecordBatch) -> Result<Vec<u32>> {
+        let columns: Vec<_> = self.plan.keys.iter().map(|key| Arc::clone(rows.column(*key))).collect();
+        let numbers = self.keys.numbers(&columns, rows.num_rows())?;
+        self.store.know(self.keys.bound());
+        Ok(numbers)
+    }
+
+    /// Places rows, which are in order of time, among those of their keys.
+    fn settle(&mut self, rows: &RecordBatch) -> Result<Settled> {
+        let keys = self.numbers(rows)?;
+        let arguments = self.plan.evaluate_arguments(rows)?;
+        let references = self.plan.evaluate_references(rows)?;
+        let time = Arc::clone(rows.column(self.plan.time));
+        let (places, ordinals) = self.place(&keys, &time, &arguments, &references, None)?;
+        let keyed = self.plan.keys.iter().map(|key| Arc::clone(rows.column(*key)));
+        let ordinals: ArrayRef = Arc::new(Int64Array::from(ordinals));
+        let columns = keyed.chain([time, ordinals]).chain(arguments).chain(references).collect();
+        self.journal.placed(columns, if self.plan.is_counted() { keys.clone() } else { Vec::new() });
+        Ok(Settled { keys, places })
+    }
+
+    fn place(
+        &mut self,
+        keys: &[u32],
+        time: &ArrayRef,
+        arguments: &[ArrayRef],
+        references: &[ArrayRef],
+        restored: Option<&[i64]>,
+    ) -> Result<(Vec<Place>, Vec<i64>)> {
+        if self.store.slots() + 4 * keys.len() > u32::MAX as usize / 2 {
+            return Err(Error::environment("a rolling window remembers more rows than one shard can")
+                .with_hint("Raise `parallelism`, or shorten the frames."));
+        }
+        let reference = match references {
+            [] => None,
+            columns => Some(self.store.chunks.push(columns.to_vec(), keys.len())?),
+        };
+        let times = times(time);
+        self.earliest = times.first().map_or(self.earliest, |first| self.earliest.min(*first));
+        let needed = self.plan.needed(self.watermark);
+        let (places, ordinals) = self.store.place(keys, times, reference, &needed, restored);
+        for (column, argument) in self.store.columns.iter_mut().zip(arguments) {
+            column.write(&places, argument)?;
+        }
+        Ok((places, ordinals))
+    }
+
+    fn positions(&self, settled: &Settled) -> Vec<u32> {
+        let position = |(place, key): (&Place, &u32)| place.slot - self.store.block(*key).first() as u32;
+        settled.places.iter().zip(&settled.keys).map(position).collect()
+    }
+
+    /// The positions of rows that were placed before: all rows of a key and time that have not come out, in order. They are the
+    /// last of that time, since rows come out in order.
+    fn locate(&self, keys: &[u32], times: &[i64]) -> Vec<u32> {
+        let mut positions = vec![0; keys.len()];
+        let mut after: HashMap<u32, u32> = HashMap::new();
+        for row in (0..keys.len()).rev() {
+            let time = times[row];
+            if times.get(row + 1) != Some(&time) {
+                after.clear();
+            }
+            let end = self.store.times(self.store.block(keys[row])).partition_point(|other| *other <= time);
+            let later = after.entry(keys[row]).or_default();
+            positions[row] = (end as u32).saturating_sub(1 + *later);
+            *later += 1;
+        }
+        positions
+    }
+
+    /// Rows with their functions.
+    fn output(&mut self, rows: &RecordBatch, keys: &[u32], positions: &[u32]) -> Result<RecordBatch> {
+        let times = times(rows.column(self.plan.time));
+        let results = evaluate::columns(&mut self.plan, &mut self.store, keys, times, positions)?;
+        let columns = rows.columns().iter().cloned().chain(results).collect();
+        RecordBatch::try_new(Arc::clone(&self.plan.output), columns)
+            .internal(|| "rolling results do not fit their schema".to_owned())
+    }
+
+    /// Rows come out in the step they came in.
+    fn arrive(&mut self, arrived: &[RecordBatch], stepped: &mut Stepped) -> Result<()> {
+        let rows = match arrived {
+            [] => return Ok(()),
+            [one] => one.clone(),
+            several => concat_batches(&self.plan.input, several).internal(|| "rows cannot be joined".to_owned())?,
+        };
+        if rows.num_rows() == 0 {
+            return Ok(());
+        }
+        let when = times(rows.column(self.plan.time));
+        let rows = match when.is_sorted() {
+            true => rows,
+            false => {
+                let mut order: Vec<u64> = (0..when.len() as u64).collect();
+                order.sort_by_key(|row| when[*row as usize]);
+                take_record_batch(&rows, &UInt64Array::from(order)).internal(|| "rows cannot be sorted".to_owned())?
+            }
+        };
+        let settled = self.settle(&rows)?;
+        let positions = self.positions(&settled);
+        stepped.rows.push(self.output(&rows, &settled.keys, &positions)?);
+        Ok(())
+    }
+
+    /// Drops what is needed no more.
+    fn tidy(&mut self, rows: usize) -> Result<()> {
+        let needed = self.plan.needed(self.watermark);
+        for key in self.store.sweep(rows.max(SWEEP), &needed) {
+            self.keys.remove(key);
+            for (_, function) in &mut self.plan.functions {
+                function.forget(key);
+            }
+        }
+        // Rows that must be named are referred to until they are written down.
+        if self.plan.is_counted() { Ok(()) } else { self.store.tidy() }
+    }
+}
+
+impl Operator for Rolling {
+    fn step(&mut self, inputs: Vec<Vec<RecordBatch>>, tick: Tick) -> Result<Stepped> {
+        self.take_restored()?;
+        let mut stepped = Stepped::default();
+        let mut arrived = Vec::new();
+        for batch in inputs.into_iter().flatten().filter(|batch| batch.num_rows() > 0) {
+            arrived.push(self.with_time(batch, &mut stepped)?);
+        }
+        let rows = arrived.iter().map(RecordBatch::num_rows).sum();
+        let watermark = self.plan.complete(tick.watermark);
+        match self.plan.emit {
+            RollingEmit::OnArrival => self.arrive(&arrived, &mut stepped)?,
+            RollingEmit::OnWatermark => {
+                for batch in &arrived {
+                    let sequenced = self.sequenced(batch)?;
+                    self.early.push(sequenced);
+                }
+                self.advance(watermark, &mut stepped)?;
+            }
+        }
+        self.watermark = watermark;
+        self.tidy(rows)?;
+        Ok(stepped)
+    }
+
+    fn state(&self) -> Vec<StateTable> {
+        self.plan.tables()
+    }
+
+    fn changes(&mut self) -> Result<Vec<StateChange>> {
+        self.take_restored()?;
+        self.take_changes()
+    }
+
+    fn restore(&mut self, table: usize, rows: RecordBatch, watermark: i64) -> Result<()> {
+        self.watermark = self.plan.complete(watermark);
+        self.journal.restored(table, rows);
+        Ok(())
+    }
+
+    fn usage(&self) -> StateUsage {
+        let functions: usize = self.plan.functions.iter().map(|(_, function)| function.size()).sum();
+        let bytes = self.store.size() + self.keys.size() + self.early.size() + self.open.size() + functions;
+        let remembered = (self.store.rows() > 0).then(|| self.earliest.max(self.plan.needed(self.watermark).from));
+        let oldest = [remembered, self.early.oldest(), self.open.oldest()].into_iter().flatten().min();
+        // Rows whose frames are open are remembered, too, and counted once.
+        StateUsage { rows: (self.store.rows() + self.early.rows()) as u64, bytes: bytes as u64, oldest }
+    }
+}

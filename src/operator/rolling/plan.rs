@@ -1,0 +1,404 @@
+//! What a [`RollingSpec`] comes to: distinct bounds, frames, arguments and references, how long rows wait and how long they are kept.
+//!
+//! `lag` and `lead` are the first row of a ROWS frame of one row. A frame without a beginning reaches back as far as the TTL, if there
+//! is one, exactly; so does a ROWS frame: what is remembered then depends on event time only, not on when rows were dropped.
+
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, BooleanArray};
+use arrow::compute::nullif;
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use arrow::record_batch::RecordBatch;
+use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_expr::expressions::Column as ColumnExpr;
+
+use super::bound::{Bound, CUT, Extent, Shift};
+use super::column::Kind;
+use super::evaluate::Function;
+use super::functions;
+use super::store::Needed;
+use crate::error::{Context, Error, Result};
+use crate::operator::END_OF_TIME;
+use crate::operator::spec::{RollingEmit, RollingSpec};
+use crate::state::{NO_WATERMARK, StateTable};
+
+/// An aggregate's argument where its filter holds, null elsewhere.
+#[derive(Debug)]
+pub(super) struct Argument {
+    expression: Arc<dyn PhysicalExpr>,
+    filter: Option<Arc<dyn PhysicalExpr>>,
+    pub(super) kind: Kind,
+    pub(super) nullable: bool,
+    of: DataType,
+}
+
+/// Indices of bounds; `floor` is one that `start` may not be below.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Frame {
+    pub(super) start: usize,
+    pub(super) end: usize,
+    pub(super) floor: Option<usize>,
+}
+
+/// How long after its time a row is complete.
+#[derive(Debug, Default)]
+pub(super) struct Wait {
+    shifts: Vec<Shift>,
+    /// So many later rows of its key are wanted.
+    pub(super) rows: usize,
+    /// The end of input is wanted.
+    end: bool,
+}
+
+impl Wait {
+    /// Whether rows come out later than their time is complete.
+    pub(super) fn is_any(&self) -> bool {
+        !self.shifts.is_empty() || self.rows > 0 || self.end
+    }
+
+    /// Whether what lies around `time` is complete, as far as that is a matter of time; monotone.
+    pub(super) fn is_over(&self, time: i64, watermark: i64) -> bool {
+        watermark == END_OF_TIME
+            || (!self.end && time < watermark && self.shifts.iter().all(|shift| shift.upper(time) < watermark))
+    }
+
+    /// No row before this time waits for its time.
+    fn open(&self, watermark: i64) -> i64 {
+        let before = |shift: &Shift| match shift {
+            Shift::Micros(by) => watermark.saturating_sub(*by),
+            // At least what the calendar takes, and the rest of the day.
+            Shift::After(by) | Shift::Before(by) => {
+                let days = i64::from(by.months) * 31 + i64::from(by.days) + 2;
+                watermark.saturating_sub(days * 86_400_000_000).saturating_sub(by.nanoseconds / 1000)
+            }
+        };
+        match self.end && watermark != END_OF_TIME {
+            true => NO_WATERMARK,
+            false => self.shifts.iter().map(before).fold(watermark, i64::min),
+        }
+    }
+}
+
+/// Which rows a row needs before it.
+#[derive(Debug, Default)]
+pub(super) struct Keep {
+    shifts: Vec<Shift>,
+    rows: Option<usize>,
+    all: bool,
+}
+
+impl Keep {
+    /// The earliest time that rows at or after `time` need.
+    pub(super) fn earliest(&self, time: i64) -> i64 {
+        if self.all {
+            return NO_WATERMARK;
+        }
+        self.shifts.iter().map(|shift| shift.lower(time)).fold(time, i64::min)
+    }
+}
+
+/// A spec, compiled.
+pub(super) struct Plan {
+    pub(super) input: SchemaRef,
+    pub(super) output: SchemaRef,
+    pub(super) keys: Vec<usize>,
+    pub(super) time: usize,
+    lag: i64,
+    pub(super) emit: RollingEmit,
+    ttl: Option<i64>,
+    pub(super) bounds: Vec<Bound>,
+    pub(super) frames: Vec<Frame>,
+    pub(super) arguments: Vec<Argument>,
+    /// What is kept as it is, by reference.
+    pub(super) references: Vec<Arc<dyn PhysicalExpr>>,
+    /// Each with the index of its frame.
+    pub(super) functions: Vec<(usize, Box<dyn Function>)>,
+    pub(super) wait: Wait,
+    pub(super) keep: Keep,
+}
+
+impl Plan {
+    pub(super) fn new(spec: RollingSpec) -> Result<Self> {
+        if !matches!(spec.input.field(spec.time.column).data_type(), DataType::Timestamp(TimeUnit::Microsecond, _)) {
+            return Err(Error::internal(
+                "a rolling window is ordered by something that is no timestamp in microseconds",
+            ));
+        }
+        let mut plan = Self {
+            input: spec.input,
+            output: spec.output,
+            keys: spec.keys,
+            time: spec.time.column,
+            lag: spec.time.lag,
+            emit: spec.emit,
+            ttl: spec.ttl,
+            bounds: Vec::new(),
+            frames: Vec::new(),
+            arguments: Vec::new(),
+            references: Vec::new(),
+            functions: Vec::new(),
+            wait: Wait::default(),
+            keep: Keep::default(),
+        };
+        for (index, function) in spec.functions.iter().enumerate() {
+            let compiled = functions::compile(&mut plan, function, index)?;
+            plan.functions.push(compiled);
+        }
+        if plan.emit == RollingEmit::OnArrival {
+            plan.wait = Wait::default();
+        }
+        // Rows that go by count are named in tombstones, so their keys must be at hand.
+        if plan.is_counted() {
+            for key in plan.keys.clone() {
+                plan.reference(&plan.column(key));
+            }
+        }
+        Ok(plan)
+    }
+
+    pub(super) fn column(&self, column: usize) -> Arc<dyn PhysicalExpr> {
+        Arc::new(ColumnExpr::new(self.input.field(column).name(), column))
+    }
+
+    /// The type of an output column, counted from the first function.
+    pub(super) fn output_type(&self, function: usize) -> DataType {
+        self.output.field(self.input.fields().len() + function).data_type().clone()
+    }
+
+    /// The index of a frame, with what it means for waiting and keeping.
+    pub(super) fn frame(&mut self, extent: Extent) -> usize {
+        let mut extent = extent;
+        let back = self.ttl.map(|ttl| Bound::Time { shift: Shift::Micros(-ttl), past: false });
+        let mut floor = None;
+        match (extent.start, back) {
+            (Bound::First, None) => self.keep.all = true,
+            (Bound::First, Some(back)) => extent.start = back,
+            (Bound::Row(_), Some(back)) => floor = Some(back),
+            (Bound::Row(by), None) => {
+                let rows = usize::try_from(-by).unwrap_or(0);
+                self.keep.rows = Some(self.keep.rows.unwrap_or(0).max(rows));
+            }
+            _ => {}
+        }
+        for bound in [Some(extent.start), floor] {
+            if let Some(Bound::Time { shift, .. }) = bound
+                && !self.keep.shifts.contains(&shift)
+            {
+                self.keep.shifts.push(shift);
+            }
+        }
+        self.await_end(extent.end);
+        let frame = Frame {
+            start: self.bound(extent.start),
+            end: self.bound(extent.end),
+            floor: floor.map(|floor| self.bound(floor)),
+        };
+        index_of(&mut self.frames, frame)
+    }
+
+    /// The frame of the current row alone, for `row_number` over all rows ever: only its ordinal is wanted.
+    pub(super) fn ordinal_frame(&mut self) -> usize {
+        self.keep.rows = Some(self.keep.rows.unwrap_or(0).max(1));
+        let frame = Frame { start: self.bound(Bound::Row(0)), end: self.bound(Bound::Row(1)), floor: None };
+        index_of(&mut self.frames, frame)
+    }
+
+    pub(super) fn has_ttl(&self) -> bool {
+        self.ttl.is_some()
+    }
+
+    fn await_end(&mut self, end: Bound) {
+        match end {
+            Bound::Last => self.wait.end = true,
+            Bound::Row(by) if by > 1 => {
+                self.wait.rows = self.wait.rows.max(usize::try_from(by - 1).unwrap_or(usize::MAX));
+            }
+            Bound::Time { shift, .. } => {
+                let waits = match shift {
+                    Shift::Micros(by) => by > 0,
+                    Shift::After(_) => true,
+                    Shift::Before(_) => false,
+                };
+                if waits && !self.wait.shifts.contains(&shift) {
+                    self.wait.shifts.push(shift);
+                }
+                // Where a calendar shift leads hangs on the days before.
+                let days = Shift::Micros(-CUT);
+                if !matches!(shift, Shift::Micros(_)) && !self.keep.shifts.contains(&days) {
+                    self.keep.shifts.push(days);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn bound(&mut self, bound: Bound) -> usize {
+        index_of(&mut self.bounds, bound)
+    }
+
+    /// The index of an argument that is kept at least as `kind`; `None` if every row has one.
+    pub(super) fn argument(
+        &mut self,
+        expression: &Arc<dyn PhysicalExpr>,
+        filter: Option<&Arc<dyn PhysicalExpr>>,
+        kind: Kind,
+    ) -> Result<Option<usize>> {
+        let nullable = filter.is_some() || expression.nullable(&self.input).unwrap_or(true);
+        if kind == Kind::Presence && !nullable {
+            return Ok(None);
+        }
+        let known = self.arguments.iter().position(|known| {
+            known.expression.as_ref() == expression.as_ref()
+                && match (&known.filter, filter) {
+                    (Some(known), Some(filter)) => known.as_ref() == filter.as_ref(),
+                    (None, None) => true,
+                    _ => false,
+                }
+        });
+        if let Some(known) = known {
+            if self.arguments[known].kind == Kind::Presence {
+                self.arguments[known].kind = kind;
+            }
+            return Ok(Some(known));
+        }
+        let of = expression.data_type(&self.input).internal(|| "an argument has no type".to_owned())?;
+        let (expression, filter) = (Arc::clone(expression), filter.cloned());
+        self.arguments.push(Argument { expression, filter, kind, nullable, of });
+        Ok(Some(self.arguments.len() - 1))
+    }
+
+    /// The index of an expression that is kept as it is.
+    pub(super) fn reference(&mut self, expression: &Arc<dyn PhysicalExpr>) -> usize {
+        let known = self.references.iter().position(|known| known.as_ref() == expression.as_ref());
+        known.unwrap_or_else(|| {
+            self.references.push(Arc::clone(expression));
+            self.references.len() - 1
+        })
+    }
+
+    /// Whether rows are kept by count too, so that they go one by one.
+    pub(super) fn is_counted(&self) -> bool {
+        self.keep.rows.is_some() && !self.keep.all
+    }
+
+    /// A watermark of event time as one of the ordering column: rows yet to come have values at or after it.
+    pub(super) fn complete(&self, watermark: i64) -> i64 {
+        match watermark {
+            END_OF_TIME | NO_WATERMARK => watermark,
+            _ => watermark.saturating_sub(self.lag),
+        }
+    }
+
+    /// No row before this (ordering) time waits to come out, other than for rows of its key.
+    fn open(&self, watermark: i64) -> i64 {
+        let open = self.wait.open(watermark);
+        match self.ttl {
+            Some(ttl) if self.wait.rows > 0 && watermark != END_OF_TIME => open.min(watermark.saturating_sub(ttl)),
+            _ => open,
+        }
+    }
+
+    /// Whether a row may come out though rows after it are missing.
+    pub(super) fn gives_up(&self, time: i64, watermark: i64) -> bool {
+        watermark == END_OF_TIME || self.ttl.is_some_and(|ttl| time.saturating_add(ttl) < watermark)
+    }
+
+    /// Which rows are needed, with the ordering column complete to `watermark`.
+    pub(super) fn needed(&self, watermark: i64) -> Needed<'_> {
+        let open = self.open(watermark);
+        // One row of a key stays in any case: ordinals go on from it.
+        let last = self.is_counted().then(|| (self.keep.rows.unwrap_or(0).max(1), self.wait.rows));
+        Needed { from: self.keep.earliest(open), open, last, keep: &self.keep }
+    }
+
+    /// Rows of the waiting table before this time are gone.
+    pub(super) fn waiting_cutoff(&self, watermark: i64) -> i64 {
+        if self.wait.rows > 0 { NO_WATERMARK } else { self.open(watermark) }
+    }
+
+    /// The values of each argument, as they are kept and written down.
+    pub(super) fn evaluate_arguments(&self, batch: &RecordBatch) -> Result<Vec<ArrayRef>> {
+        self.arguments.iter().map(|argument| argument.evaluate(batch)).collect()
+    }
+
+    pub(super) fn evaluate_references(&self, batch: &RecordBatch) -> Result<Vec<ArrayRef>> {
+        self.references.iter().map(|expression| evaluate(expression, batch)).collect()
+    }
+
+    /// Rows that wait, then (or only) what is remembered of rows that do not.
+    pub(super) fn tables(&self) -> Vec<StateTable> {
+        let mut tables = Vec::new();
+        if self.emit == RollingEmit::OnWatermark {
+            let fields = self.keys.iter().map(|key| self.input.field(*key).clone());
+            let fields = fields.chain([Field::new(SEQUENCE, DataType::Int64, false)]);
+            let rest = (0..self.input.fields().len()).filter(|column| !self.keys.contains(column));
+            let fields: Vec<_> = fields.chain(rest.clone().map(|column| self.input.field(column).clone())).collect();
+            let time = rest.clone().position(|column| column == self.time).map(|at| self.keys.len() + 1 + at);
+            tables.push(StateTable {
+                name: "waiting",
+                schema: Arc::new(Schema::new(fields)),
+                routing: self.keys.len(),
+                key: (0..=self.keys.len()).collect(),
+                time: time.or_else(|| self.keys.iter().position(|key| *key == self.time)),
+                append_only: self.wait.rows == 0,
+            });
+        }
+        tables.push(self.history());
+        tables
+    }
+
+    /// The table of remembered rows: keys, time, ordinal, arguments, references.
+    fn history(&self) -> StateTable {
+        let mut fields: Vec<_> = self.keys.iter().map(|key| self.input.field(*key).clone()).collect();
+        fields.push(self.input.field(self.time).clone());
+        fields.push(Field::new(SEQUENCE, DataType::Int64, false));
+        for (index, argument) in self.arguments.iter().enumerate() {
+            let of = if argument.kind == Kind::Presence { DataType::Boolean } else { argument.of.clone() };
+            fields.push(Field::new(format!("argument_{index}"), of, true));
+        }
+        for (index, expression) in self.references.iter().enumerate() {
+            let of = expression.data_type(&self.input).unwrap_or(DataType::Null);
+            fields.push(Field::new(format!("value_{index}"), of, true));
+        }
+        StateTable {
+            name: "history",
+            schema: Arc::new(Schema::new(fields)),
+            routing: self.keys.len(),
+            key: (0..self.keys.len() + 2).collect(),
+            time: Some(self.keys.len()),
+            append_only: !self.is_counted(),
+        }
+    }
+}
+
+/// The column that makes rows of a key unique.
+pub(super) const SEQUENCE: &str = "__sequence";
+
+impl Argument {
+    fn evaluate(&self, batch: &RecordBatch) -> Result<ArrayRef> {
+        let values = evaluate(&self.expression, batch)?;
+        let values = match self.kind {
+            Kind::Presence => {
+                Arc::new(BooleanArray::new(arrow::buffer::BooleanBuffer::new_set(values.len()), values.logical_nulls()))
+            }
+            _ => values,
+        };
+        let Some(filter) = &self.filter else { return Ok(values) };
+        let mask = evaluate(filter, batch)?;
+        let mask = mask.as_any().downcast_ref::<BooleanArray>();
+        let mask = mask.ok_or_else(|| Error::internal("a FILTER is not boolean"))?;
+        let out: BooleanArray = mask.iter().map(|holds| Some(holds != Some(true))).collect();
+        nullif(&values, &out).internal(|| "a FILTER cannot be applied".to_owned())
+    }
+}
+
+fn evaluate(expression: &Arc<dyn PhysicalExpr>, batch: &RecordBatch) -> Result<ArrayRef> {
+    Ok(expression.evaluate(batch)?.into_array(batch.num_rows())?)
+}
+
+fn index_of<T: PartialEq>(known: &mut Vec<T>, item: T) -> usize {
+    known.iter().position(|other| *other == item).unwrap_or_else(|| {
+        known.push(item);
+        known.len() - 1
+    })
+}

@@ -1,0 +1,399 @@
+//! The rows of every key in time order: times, argument values and references, in columns shared by all keys.
+//!
+//! A key owns a block of slots, a power of two long; its live rows are a contiguous run of it, so that frames are slices. When
+//! the run reaches the end of its block it is moved down if that makes room, else to a longer one; blocks given back serve other
+//! keys. What is kept per key
+//! is a block's few numbers and one cursor per frame bound, so that a million keys with two rows each are cheap.
+//!
+//! Promises: rows of a key are ordered by (time, order of insertion); rows placed by one call keep their slots until the next call.
+//! Leaves to others: what the rows are for, and which are still needed ([`Needed`] says).
+
+use super::bound::seek;
+use super::chunks::Chunks;
+use super::column::{Column, Place};
+use super::plan::Keep;
+
+/// The smallest block has two slots.
+const SMALLEST: u8 = 1;
+
+/// The rows of one key.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Block {
+    offset: u32,
+    start: u32,
+    len: u32,
+    /// Rows that a call is about to place.
+    incoming: u32,
+    /// Zero for a key without a block.
+    class: u8,
+    /// How many rows of the key have gone.
+    gone: u64,
+}
+
+impl Block {
+    /// The first live slot.
+    #[inline]
+    pub(super) fn first(&self) -> usize {
+        (self.offset + self.start) as usize
+    }
+
+    /// One past the last live slot.
+    #[inline]
+    pub(super) fn end(&self) -> usize {
+        (self.offset + self.start + self.len) as usize
+    }
+
+    #[inline]
+    pub(super) fn len(&self) -> usize {
+        self.len as usize
+    }
+
+    /// How many rows of the key came before the live ones.
+    #[inline]
+    pub(super) fn gone(&self) -> u64 {
+        self.gone
+    }
+
+    fn capacity(&self) -> u32 {
+        if self.class == 0 { 0 } else { 1 << self.class }
+    }
+}
+
+/// Which rows are needed no more.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Needed<'a> {
+    /// Rows at or after this time are needed.
+    pub(super) from: i64,
+    /// Rows at or after this time have not come out, and so many rows before them are needed.
+    pub(super) open: i64,
+    /// As many last rows of each key are needed in any case, and so many before those that have not come out.
+    pub(super) last: Option<(usize, usize)>,
+    pub(super) keep: &'a Keep,
+}
+
+/// A row that is gone, where such rows must be named.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Gone {
+    pub(super) key: u32,
+    pub(super) reference: u64,
+    pub(super) time: i64,
+    pub(super) ordinal: u64,
+}
+
+/// The rows of all keys.
+#[derive(Debug)]
+pub(super) struct Store {
+    blocks: Vec<Block>,
+    times: Vec<i64>,
+    /// Low bits of each row's ordinal, where gone rows must be named.
+    ordinals: Option<Vec<u32>>,
+    pub(super) columns: Vec<Column>,
+    /// Each row's reference into the chunks, where functions want values of any type.
+    references: Option<Vec<u64>>,
+    pub(super) chunks: Chunks,
+    free: Vec<Vec<u32>>,
+    used: usize,
+    rows: usize,
+    /// Per key and bound, the low bits of the ordinal where the last search ended.
+    cursors: Vec<u32>,
+    bounds: usize,
+    /// Where the sweep over all keys stands.
+    swept: usize,
+    touched: Vec<u32>,
+    gone: Vec<Gone>,
+    /// (key, position among its rows) of rows placed between others.
+    pub(super) squeezed: Vec<(u32, u64)>,
+}
+
+impl Store {
+    /// `named`: rows that go are to be named, by their references.
+    pub(super) fn new(columns: Vec<Column>, referenced: bool, named: bool, bounds: usize) -> Self {
+        Self {
+            blocks: Vec::new(),
+            times: Vec::new(),
+            ordinals: named.then(Vec::new),
+            columns,
+            references: (referenced || named).then(Vec::new),
+            chunks: Chunks::default(),
+            free: vec![Vec::new(); 33],
+            used: 0,
+            rows: 0,
+            cursors: Vec::new(),
+            bounds,
+            swept: 0,
+            touched: Vec::new(),
+            gone: Vec::new(),
+            squeezed: Vec::new(),
+        }
+    }
+
+    #[inline]
+    pub(super) fn block(&self, key: u32) -> Block {
+        self.blocks[key as usize]
+    }
+
+    /// The times of a key's rows.
+    #[inline]
+    pub(super) fn times(&self, block: Block) -> &[i64] {
+        &self.times[block.first()..block.end()]
+    }
+
+    /// The references of slots, if they are kept.
+    pub(super) fn references(&self) -> &[u64] {
+        self.references.as_deref().unwrap_or_default()
+    }
+
+    pub(super) fn rows(&self) -> usize {
+        self.rows
+    }
+
+    pub(super) fn size(&self) -> usize {
+        self.blocks.capacity() * size_of::<Block>()
+            + self.times.capacity() * 8
+            + self.ordinals.as_ref().map_or(0, |of| of.capacity() * 4)
+            + self.references.as_ref().map_or(0, |of| of.capacity() * 8)
+            + self.columns.iter().map(Column::size).sum::<usize>()
+            + self.cursors.capacity() * 4
+            + self.chunks.size()
+    }
+
+    /// Slots that exist; more than 32 bits count cannot.
+    pub(super) fn slots(&self) -> usize {
+        self.used
+    }
+
+    /// The position in a key's rows of the first time at or after `target`, searched from where the bound's last search ended.
+    #[inline]
+    pub(super) fn seek(&mut self, key: u32, block: Block, bound: usize, target: i64) -> usize {
+        let cursor = &mut self.cursors[key as usize * self.bounds + bound];
+        let hint = cursor.wrapping_sub(block.gone as u32);
+        // A cursor that fell behind the live rows looks like one far ahead.
+        let hint = if hint > block.len { 0 } else { hint as usize };
+        let found = seek(&self.times[block.first()..block.end()], hint, target);
+        *cursor = (block.gone as u32).wrapping_add(found as u32);
+        found
+    }
+
+    /// Makes room in the tables for keys up to `keys`.
+    pub(super) fn know(&mut self, keys: usize) {
+        if self.blocks.len() < keys {
+            self.blocks.resize(keys, Block::default());
+            self.cursors.resize(keys * self.bounds, 0);
+        }
+    }
+
+    /// Places rows that come in time order, for each key after the rows of the same time. Gives each its place and its ordinal
+    /// among all rows the key ever had. Rows of these keys that are not needed go first. `restored` holds ordinals given before.
+    pub(super) fn place(
+        &mut self,
+        keys: &[u32],
+        times: &[i64],
+        references: Option<u64>,
+        needed: &Needed,
+        restored: Option<&[i64]>,
+    ) -> (Vec<Place>, Vec<i64>) {
+        for key in keys {
+            let block = &mut self.blocks[*key as usize];
+            if block.incoming == 0 {
+                self.touched.push(*key);
+            }
+            block.incoming += 1;
+        }
+        let touched = std::mem::take(&mut self.touched);
+        for key in &touched {
+            self.retire(*key, needed);
+            self.reserve(*key);
+        }
+        let mut places = Vec::with_capacity(keys.len());
+        let mut ordinals = Vec::with_capacity(keys.len());
+        for (row, (key, time)) in keys.iter().zip(times).enumerate() {
+            let block = &self.blocks[*key as usize];
+            let ordinal = restored.map_or((block.gone + u64::from(block.len)) as i64, |given| given[row]);
+            let place = self.place_one(*key, *time);
+            let slot = place.slot as usize;
+            self.times[slot] = *time;
+            if let Some(kept) = &mut self.ordinals {
+                kept[slot] = ordinal as u32;
+            }
+            if let (Some(kept), Some(first)) = (&mut self.references, references) {
+                kept[slot] = first + row as u64;
+            }
+            places.push(place);
+            ordinals.push(ordinal);
+        }
+        if !self.squeezed.is_empty() {
+            for (place, key) in places.iter_mut().zip(keys).filter(|(place, _)| place.until > place.slot + 1) {
+                place.until = self.blocks[*key as usize].end() as u32;
+            }
+        }
+        self.rows += keys.len();
+        self.touched = touched;
+        self.touched.clear();
+        (places, ordinals)
+    }
+
+    #[inline]
+    fn place_one(&mut self, key: u32, time: i64) -> Place {
+        let block = &mut self.blocks[key as usize];
+        let (first, end) = (block.first(), block.end());
+        block.len += 1;
+        let slot = end as u32;
+        if end == first || self.times[end - 1] <= time {
+            return Place { slot, until: slot + 1, first: end == first };
+        }
+        let at = first + self.times[first..end].partition_point(|other| *other <= time);
+        self.squeezed.push((key, block.gone + (at - first) as u64));
+        self.copy(at, at + 1, end - at);
+        Place { slot: at as u32, until: end as u32 + 1, first: at == first }
+    }
+
+    fn copy(&mut self, from: usize, to: usize, count: usize) {
+        self.times.copy_within(from..from + count, to);
+        if let Some(kept) = &mut self.ordinals {
+            kept.copy_within(from..from + count, to);
+        }
+        if let Some(kept) = &mut self.references {
+            kept.copy_within(from..from + count, to);
+        }
+        for column in &mut self.columns {
+            column.copy(from, to, count);
+        }
+    }
+
+    /// Makes room for the incoming rows of a key.
+    fn reserve(&mut self, key: u32) {
+        let block = self.blocks[key as usize];
+        self.blocks[key as usize].incoming = 0;
+        let wanted = block.len + block.incoming;
+        if block.start + wanted <= block.capacity() {
+            return;
+        }
+        // A move must leave room for a quarter more, or each next row would move them all again.
+        let roomy = wanted + wanted / 4;
+        if roomy <= block.capacity() {
+            self.copy(block.first(), block.offset as usize, block.len());
+            self.blocks[key as usize].start = 0;
+        } else {
+            self.relocate(key, class_for(roomy));
+        }
+    }
+
+    /// Moves a key's rows to a block of another class.
+    fn relocate(&mut self, key: u32, class: u8) {
+        let old = self.blocks[key as usize];
+        let offset = self.allocate(class);
+        self.copy(old.first(), offset as usize, old.len());
+        if old.class != 0 {
+            self.free[usize::from(old.class)].push(old.offset);
+        }
+        let block = &mut self.blocks[key as usize];
+        (block.offset, block.start, block.class) = (offset, 0, class);
+    }
+
+    fn allocate(&mut self, class: u8) -> u32 {
+        if let Some(offset) = self.free[usize::from(class)].pop() {
+            return offset;
+        }
+        let offset = self.used;
+        self.used += 1 << class;
+        if self.used > self.times.len() {
+            let slots = self.used.max(self.times.len() + self.times.len() / 2).max(64);
+            self.times.resize(slots, 0);
+            if let Some(kept) = &mut self.ordinals {
+                kept.resize(slots, 0);
+            }
+            if let Some(kept) = &mut self.references {
+                kept.resize(slots, 0);
+            }
+            for column in &mut self.columns {
+                column.grow(slots);
+            }
+        }
+        offset as u32
+    }
+
+    /// Drops a key's first rows that are not needed.
+    fn retire(&mut self, key: u32, needed: &Needed) {
+        let block = self.blocks[key as usize];
+        let times = &self.times[block.first()..block.end()];
+        let (mut limit, mut from) = (times.len(), needed.from);
+        if let Some((before, after)) = needed.last {
+            let open = times.partition_point(|time| *time < needed.open).min(times.len().saturating_sub(after));
+            limit = open.saturating_sub(before);
+            // A row that waits for later ones may be older than any that waits for its time.
+            from = times.get(open).map_or(from, |time| from.min(needed.keep.earliest(*time)));
+        }
+        let count = times[..limit].iter().take_while(|time| **time < from).count();
+        if count == 0 {
+            return;
+        }
+        let first = block.first();
+        for slot in first..first + count {
+            let Some(references) = &self.references else { break };
+            if let Some(ordinals) = &self.ordinals {
+                // The ordinal is at most the number of rows so far, and nearer to it than the low bits reach.
+                let all = block.gone + u64::from(block.len);
+                let ordinal = all - u64::from((all as u32).wrapping_sub(ordinals[slot]));
+                self.gone.push(Gone { key, reference: references[slot], time: self.times[slot], ordinal });
+            } else {
+                self.chunks.release(references[slot]);
+            }
+        }
+        let block = &mut self.blocks[key as usize];
+        block.start += count as u32;
+        block.len -= count as u32;
+        block.gone += count as u64;
+        self.rows -= count;
+    }
+
+    /// Retires rows of the next `count` keys, in turn, and gives back what they hold too much. Returns the keys without rows.
+    pub(super) fn sweep(&mut self, count: usize, needed: &Needed) -> Vec<u32> {
+        let mut empty = Vec::new();
+        for _ in 0..count.min(self.blocks.len()) {
+            self.swept = if self.swept + 1 >= self.blocks.len() { 0 } else { self.swept + 1 };
+            let key = self.swept as u32;
+            if self.blocks[self.swept].class == 0 {
+                continue;
+            }
+            self.retire(key, needed);
+            let block = self.blocks[self.swept];
+            if block.len == 0 {
+                self.free[usize::from(block.class)].push(block.offset);
+                self.blocks[self.swept] = Block::default();
+                empty.push(key);
+            } else if block.class > SMALLEST && block.len * 4 <= block.capacity() {
+                self.relocate(key, class_for(block.len));
+            }
+        }
+        empty
+    }
+
+    /// The rows that went since the last call, where they are to be named. Their references are still good; give them back.
+    pub(super) fn take_gone(&mut self) -> Vec<Gone> {
+        std::mem::take(&mut self.gone)
+    }
+
+    /// Sets how many rows a restored key had before those that are here.
+    pub(super) fn set_gone(&mut self, key: u32, rows_ever: u64) {
+        let block = &mut self.blocks[key as usize];
+        block.gone = rows_ever.saturating_sub(u64::from(block.len));
+    }
+
+    /// Rewrites the chunks if most of what they hold is dead.
+    pub(super) fn tidy(&mut self) -> crate::error::Result<()> {
+        if !self.chunks.is_wasteful() {
+            return Ok(());
+        }
+        let Some(references) = &mut self.references else { return Ok(()) };
+        let slots: Vec<usize> = self.blocks.iter().flat_map(|block| block.first()..block.end()).collect();
+        let old: Vec<u64> = slots.iter().map(|slot| references[*slot]).collect();
+        for (slot, new) in slots.iter().zip(self.chunks.rewrite(&old)?) {
+            references[*slot] = new;
+        }
+        Ok(())
+    }
+}
+
+fn class_for(rows: u32) -> u8 {
+    (rows.next_power_of_two().trailing_zeros() as u8).max(SMALLEST)
+}

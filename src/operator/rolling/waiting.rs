@@ -1,0 +1,283 @@
+//! Whole rows until they are complete, given back in the order of time.
+//!
+//! Rows are held in the batches they came in; beside them are sorted runs of (time, number of arrival), merged when their sizes are
+//! alike, so that a row is moved O(log n) times while it waits and taking rows out costs what is taken.
+//!
+//! The last column of every batch is the row's sequence: it grows with arrival and is written down with the row.
+
+use std::collections::BTreeMap;
+
+use arrow::array::{ArrayRef, AsArray, UInt64Array};
+use arrow::compute::{interleave_record_batch, take_record_batch};
+use arrow::datatypes::{Int64Type, TimestampMicrosecondType};
+use arrow::record_batch::RecordBatch;
+
+use crate::error::{Context, Error, Result};
+
+/// Batches with fewer rows are not worth rewriting.
+const SMALL: usize = 512;
+
+/// (time, arrival).
+type Entry = (i64, u64);
+
+#[derive(Debug)]
+pub(super) struct Waiting {
+    time: usize,
+    batches: BTreeMap<u64, Held>,
+    runs: Vec<Run>,
+    arrivals: u64,
+    rows: usize,
+}
+
+#[derive(Debug)]
+struct Held {
+    batch: RecordBatch,
+    /// The arrivals of the rows, if they are not the batch's number and those that follow.
+    arrivals: Option<Vec<u64>>,
+    taken: Vec<bool>,
+    left: usize,
+    /// The greatest sequence.
+    newest: i64,
+}
+
+/// Where entries are found: the batches' numbers, and (index among them, row) for each.
+type Located = (Vec<u64>, Vec<(usize, usize)>);
+
+/// Sorted; entries before `head` are gone.
+#[derive(Debug)]
+struct Run {
+    entries: Vec<Entry>,
+    head: usize,
+}
+
+impl Run {
+    fn left(&self) -> &[Entry] {
+        &self.entries[self.head..]
+    }
+}
+
+impl Held {
+    fn row(&self, number: u64, arrival: u64) -> usize {
+        match &self.arrivals {
+            None => (arrival - number) as usize,
+            Some(arrivals) => arrivals.partition_point(|other| *other < arrival),
+        }
+    }
+}
+
+impl Waiting {
+    /// For batches whose column `time` is ordered by.
+    pub(super) fn new(time: usize) -> Self {
+        Self { time, batches: BTreeMap::new(), runs: Vec::new(), arrivals: 0, rows: 0 }
+    }
+
+    pub(super) fn rows(&self) -> usize {
+        self.rows
+    }
+
+    pub(super) fn size(&self) -> usize {
+        let batches = self.batches.values().map(|held| held.batch.get_array_memory_size() + held.taken.capacity());
+        batches.sum::<usize>() + self.runs.iter().map(|run| run.entries.capacity() * 16).sum::<usize>()
+    }
+
+    /// The earliest time that waits.
+    pub(super) fn oldest(&self) -> Option<i64> {
+        self.runs.iter().filter_map(|run| run.left().first()).map(|entry| entry.0).min()
+    }
+
+    /// Takes rows, after all that came before. No time is null.
+    pub(super) fn push(&mut self, batch: RecordBatch) {
+        let rows = batch.num_rows();
+        if rows == 0 {
+            return;
+        }
+        let times = batch.column(self.time).as_primitive::<TimestampMicrosecondType>().values();
+        let mut entries: Vec<Entry> = times.iter().copied().zip(self.arrivals..).collect();
+        if !entries.is_sorted() {
+            entries.sort_unstable();
+        }
+        self.add_run(entries);
+        let newest = sequences(&batch).iter().copied().max().unwrap_or(i64::MIN);
+        let held = Held { batch, arrivals: None, taken: vec![false; rows], left: rows, newest };
+        self.batches.insert(self.arrivals, held);
+        self.arrivals += rows as u64;
+        self.rows += rows;
+    }
+
+    fn add_run(&mut self, mut entries: Vec<Entry>) {
+        while let Some(last) = self.runs.last()
+            && last.left().len() <= 2 * entries.len()
+        {
+            let Some(last) = self.runs.pop() else { break };
+            entries = merge(last.left(), &entries);
+        }
+        self.runs.push(Run { entries, head: 0 });
+    }
+
+    /// Takes out the rows whose time is complete, which is monotone, in order of (time, arrival).
+    pub(super) fn release(&mut self, is_complete: impl Fn(i64) -> bool) -> Result<Option<RecordBatch>> {
+        let mut entries: Vec<Entry> = Vec::new();
+        let mut parts = 0;
+        for run in &mut self.runs {
+            let count = run.left().partition_point(|entry| is_complete(entry.0));
+            parts += usize::from(count > 0);
+            entries.extend_from_slice(&run.left()[..count]);
+            run.head += count;
+            if run.head * 2 > run.entries.len() {
+                run.entries.drain(..run.head);
+                run.head = 0;
+            }
+        }
+        self.runs.retain(|run| !run.left().is_empty());
+        if parts > 1 {
+            // The parts are sorted runs, which this sort merges.
+            entries.sort();
+        }
+        self.take(&entries)
+    }
+
+    /// Takes out the rows that `is_complete` (of every row, by its time and its place in the batch of all of them) says.
+    pub(super) fn release_some(
+        &mut self,
+        is_complete: impl FnOnce(&RecordBatch) -> Result<Vec<bool>>,
+    ) -> Result<Option<RecordBatch>> {
+        let runs = std::mem::take(&mut self.runs);
+        let entries = runs.iter().fold(Vec::new(), |all, run| merge(&all, run.left()));
+        if entries.is_empty() {
+            return Ok(None);
+        }
+        let (numbers, picks) = self.locate(&entries)?;
+        let complete = is_complete(&self.gather(&numbers, &picks)?)?;
+        let split = |wanted: bool| {
+            entries.iter().zip(&complete).filter(move |(_, is)| **is == wanted).map(|(entry, _)| *entry).collect()
+        };
+        let (out, left): (Vec<Entry>, Vec<Entry>) = (split(true), split(false));
+        if !left.is_empty() {
+            self.runs.push(Run { entries: left, head: 0 });
+        }
+        self.take(&out)
+    }
+
+    fn take(&mut self, entries: &[Entry]) -> Result<Option<RecordBatch>> {
+        if entries.is_empty() {
+            return Ok(None);
+        }
+        let (numbers, picks) = self.locate(entries)?;
+        let gathered = self.gather(&numbers, &picks)?;
+        let mut marks: Vec<Vec<bool>> = Vec::with_capacity(numbers.len());
+        for number in &numbers {
+            marks.push(self.batches.get_mut(number).map(|held| std::mem::take(&mut held.taken)).unwrap_or_default());
+        }
+        for (index, row) in &picks {
+            marks[*index][*row] = true;
+        }
+        for (number, taken) in numbers.iter().zip(marks) {
+            if let Some(held) = self.batches.get_mut(number) {
+                held.left = taken.iter().filter(|taken| !**taken).count();
+                held.taken = taken;
+            }
+            self.shrink(*number)?;
+        }
+        self.rows -= entries.len();
+        Ok(Some(gathered))
+    }
+
+    fn locate(&self, entries: &[Entry]) -> Result<Located> {
+        let mut numbers: Vec<u64> = Vec::new();
+        let mut picks = Vec::with_capacity(entries.len());
+        let mut known: BTreeMap<u64, usize> = BTreeMap::new();
+        // The batch that the last entry was found in holds arrivals from `low` to `high`.
+        let (mut low, mut high, mut current) = (1, 0, None);
+        for (_, arrival) in entries {
+            if *arrival < low || *arrival >= high {
+                let found = self.batches.range(..=*arrival).next_back();
+                let (number, held) = found.ok_or_else(|| Error::internal("a waiting row is lost"))?;
+                let index = *known.entry(*number).or_insert(numbers.len());
+                if index == numbers.len() {
+                    numbers.push(*number);
+                }
+                current = Some((index, held));
+                low = *number;
+                high = self.batches.range(number + 1..).next().map_or(u64::MAX, |(next, _)| *next);
+            }
+            if let Some((index, held)) = current {
+                picks.push((index, held.row(low, *arrival)));
+            }
+        }
+        Ok((numbers, picks))
+    }
+
+    /// The located rows, in order; without copying if they lie so.
+    fn gather(&self, numbers: &[u64], picks: &[(usize, usize)]) -> Result<RecordBatch> {
+        let first = picks[0].1;
+        if numbers.len() == 1 && picks.iter().enumerate().all(|(at, pick)| pick.1 == first + at) {
+            return Ok(self.batches[&numbers[0]].batch.slice(first, picks.len()));
+        }
+        let batches: Vec<&RecordBatch> = numbers.iter().map(|number| &self.batches[number].batch).collect();
+        interleave_record_batch(&batches, picks).internal(|| "waiting rows cannot be gathered".to_owned())
+    }
+
+    /// Drops a batch without rows; rewrites one that is mostly gone.
+    fn shrink(&mut self, number: u64) -> Result<()> {
+        let Some(held) = self.batches.get_mut(&number) else { return Ok(()) };
+        if held.left == 0 {
+            self.batches.remove(&number);
+        } else if held.left * 2 < held.taken.len() && held.taken.len() > SMALL {
+            let rows: Vec<u64> = (0..held.taken.len() as u64).filter(|row| !held.taken[*row as usize]).collect();
+            let arrivals = rows.iter().map(|row| held.arrivals.as_ref().map_or(number + row, |of| of[*row as usize]));
+            held.arrivals = Some(arrivals.collect());
+            held.taken = vec![false; rows.len()];
+            held.batch = take_record_batch(&held.batch, &UInt64Array::from(rows))
+                .internal(|| "waiting rows cannot be gathered".to_owned())?;
+        }
+        Ok(())
+    }
+
+    /// The rows that wait and whose sequence is at least `from`.
+    pub(super) fn since(&self, from: i64) -> Result<Vec<RecordBatch>> {
+        let mut found = Vec::new();
+        for held in self.batches.values() {
+            if held.newest < from {
+                continue;
+            }
+            let sequences = sequences(&held.batch);
+            let rows = (0..held.taken.len()).filter(|row| !held.taken[*row] && sequences[*row] >= from);
+            let rows: Vec<u64> = rows.map(|row| row as u64).collect();
+            if rows.len() == held.taken.len() {
+                found.push(held.batch.clone());
+            } else if !rows.is_empty() {
+                let rows = UInt64Array::from(rows);
+                let kept = take_record_batch(&held.batch, &rows);
+                found.push(kept.internal(|| "waiting rows cannot be gathered".to_owned())?);
+            }
+        }
+        Ok(found)
+    }
+}
+
+fn merge(left: &[Entry], right: &[Entry]) -> Vec<Entry> {
+    let mut merged = Vec::with_capacity(left.len() + right.len());
+    let (mut at, mut other) = (0, 0);
+    while at < left.len() && other < right.len() {
+        if left[at] <= right[other] {
+            merged.push(left[at]);
+            at += 1;
+        } else {
+            merged.push(right[other]);
+            other += 1;
+        }
+    }
+    merged.extend_from_slice(&left[at..]);
+    merged.extend_from_slice(&right[other..]);
+    merged
+}
+
+/// The sequences of a batch's rows.
+pub(super) fn sequences(batch: &RecordBatch) -> &[i64] {
+    batch.column(batch.num_columns() - 1).as_primitive::<Int64Type>().values()
+}
+
+/// The times of a batch's column.
+pub(super) fn times(column: &ArrayRef) -> &[i64] {
+    column.as_primitive::<TimestampMicrosecondType>().values()
+}

@@ -1,0 +1,229 @@
+//! When partitions end: their window closes, or nobody came for the TTL.
+
+use std::collections::BTreeMap;
+
+use arrow::array::{Array, Int64Array};
+use arrow::datatypes::{DataType, TimeUnit};
+use arrow::record_batch::RecordBatch;
+
+use crate::error::{Error, Result};
+use crate::operator::contract::Tick;
+use crate::operator::keyed::{column_watermark, micros, split_late};
+use crate::operator::spec::{TimeColumn, TopNSpec};
+use crate::state::NO_WATERMARK;
+
+/// No window, or not stamped.
+const NONE: i64 = i64::MIN;
+
+/// Rows in time and late rows of a batch.
+type InTimeAndLate = (Option<RecordBatch>, Option<RecordBatch>);
+
+/// The ends of the partitions of a shard.
+#[derive(Debug)]
+pub struct Lifetime {
+    closing: Option<TimeColumn>,
+    ttl: Option<i64>,
+    time: Option<TimeColumn>,
+    /// Of each partition.
+    windows: Vec<i64>,
+    /// Partitions by window; those that have ended otherwise are found stale.
+    closing_queue: BTreeMap<i64, Vec<u32>>,
+    /// About when a row last came to each partition: behind by an eighth of the TTL at most, so that state need not be written
+    /// again for every row.
+    stamps: Vec<i64>,
+    queued: Vec<bool>,
+    /// Partitions by a stamp that they have or had; each stands here once.
+    stamp_queue: BTreeMap<i64, Vec<u32>>,
+    /// The clock of the TTL before and after this step.
+    clock: i64,
+    /// Windows or stamps below are over.
+    cutoff: i64,
+}
+
+/// Times of a batch's rows, as far as they matter.
+#[derive(Debug)]
+pub struct Moments {
+    windows: Option<Int64Array>,
+    times: Option<Int64Array>,
+}
+
+impl Lifetime {
+    /// The ends that `spec` says. Errors: a closing column that is no time.
+    pub fn new(spec: &TopNSpec) -> Result<Self> {
+        if let Some(closing) = spec.closing {
+            let kind = spec.input.field(closing.column).data_type();
+            if !matches!(kind, DataType::Int64 | DataType::Timestamp(TimeUnit::Microsecond, _)) {
+                return Err(Error::internal(format!("top-n was planned to close by a column of type `{kind}`")));
+            }
+        }
+        Ok(Self {
+            closing: spec.closing,
+            ttl: spec.closing.map_or(spec.ttl, |_| None),
+            time: spec.time,
+            windows: Vec::new(),
+            closing_queue: BTreeMap::new(),
+            stamps: Vec::new(),
+            queued: Vec::new(),
+            stamp_queue: BTreeMap::new(),
+            clock: NO_WATERMARK,
+            cutoff: NO_WATERMARK,
+        })
+    }
+
+    /// Whether partitions carry a stamp.
+    pub fn stamped(&self) -> bool {
+        self.ttl.is_some()
+    }
+
+    /// The state column by which rows go: the closing one's place or, if stamped, `stamp`.
+    pub fn state_time(&self, place: impl Fn(usize) -> usize, stamp: usize) -> Option<usize> {
+        self.closing.map(|closing| place(closing.column)).or_else(|| self.ttl.map(|_| stamp))
+    }
+
+    /// Begins a step.
+    pub fn begin(&mut self, tick: Tick) {
+        self.clock = self.time.map_or(tick.now, |time| column_watermark(tick.before, time.lag));
+        if let Some(closing) = self.closing {
+            self.cutoff = column_watermark(tick.before, closing.lag);
+        }
+    }
+
+    /// Sets apart the rows of windows that are closed.
+    pub fn split(&self, batch: &RecordBatch) -> Result<InTimeAndLate> {
+        match self.closing {
+            Some(closing) => split_late(batch, &micros(batch, closing.column)?, self.cutoff),
+            None => Ok(((batch.num_rows() > 0).then(|| batch.clone()), None)),
+        }
+    }
+
+    /// The times of rows.
+    pub fn moments(&self, batch: &RecordBatch) -> Result<Moments> {
+        let windows = self.closing.map(|closing| micros(batch, closing.column)).transpose()?;
+        let of_ttl = self.ttl.and(self.time);
+        Ok(Moments { windows, times: of_ttl.map(|time| micros(batch, time.column)).transpose()? })
+    }
+
+    /// Makes room for partitions below `bound`.
+    pub fn grow(&mut self, bound: usize) {
+        if self.closing.is_some() {
+            self.windows.resize(bound, NONE);
+        }
+        if self.ttl.is_some() {
+            self.stamps.resize(bound, NONE);
+            self.queued.resize(bound, false);
+        }
+    }
+
+    /// A row came to a partition. True if its stamp is new, so that its rows must be written again.
+    pub fn visit(&mut self, partition: u32, moments: &Moments, row: usize) -> bool {
+        if let Some(windows) = &moments.windows {
+            self.open(partition, windows.value(row));
+        }
+        let Some(ttl) = self.ttl else { return false };
+        let time = moments.times.as_ref().filter(|times| times.is_valid(row)).map_or(NONE, |times| times.value(row));
+        let time = time.max(self.clock);
+        let stamp = self.stamps[partition as usize];
+        let renew = stamp == NONE || time.saturating_sub(stamp) > ttl / 8;
+        if renew {
+            self.stamp(partition, time);
+        }
+        renew
+    }
+
+    /// Takes a partition back from state: its window or its stamp.
+    pub fn restore(&mut self, partition: u32, moments: &Moments, row: usize, stamp: Option<i64>) {
+        if let Some(windows) = &moments.windows {
+            self.open(partition, windows.value(row));
+        }
+        if let Some(stamp) = stamp {
+            self.stamp(partition, stamp);
+        }
+    }
+
+    fn open(&mut self, partition: u32, window: i64) {
+        let of_partition = &mut self.windows[partition as usize];
+        if *of_partition != window {
+            *of_partition = window;
+            self.closing_queue.entry(window).or_default().push(partition);
+        }
+    }
+
+    fn stamp(&mut self, partition: u32, stamp: i64) {
+        self.stamps[partition as usize] = stamp;
+        if !self.queued[partition as usize] {
+            self.queued[partition as usize] = true;
+            self.stamp_queue.entry(stamp).or_default().push(partition);
+        }
+    }
+
+    /// The stamp of a partition.
+    pub fn stamp_of(&self, partition: u32) -> i64 {
+        self.stamps.get(partition as usize).copied().unwrap_or(NONE)
+    }
+
+    /// A partition has ended.
+    pub fn forget(&mut self, partition: u32) {
+        if let Some(window) = self.windows.get_mut(partition as usize) {
+            *window = NONE;
+        }
+        if let Some(stamp) = self.stamps.get_mut(partition as usize) {
+            *stamp = NONE;
+        }
+    }
+
+    /// The partitions whose window is complete after a step, in order of the windows.
+    pub fn closed(&mut self, tick: Tick) -> Vec<u32> {
+        let Some(closing) = self.closing else { return Vec::new() };
+        self.cutoff = column_watermark(tick.watermark, closing.lag);
+        let later = self.closing_queue.split_off(&self.cutoff);
+        let mut closed = Vec::new();
+        for (window, partitions) in std::mem::replace(&mut self.closing_queue, later) {
+            for partition in partitions {
+                if self.windows[partition as usize] == window {
+                    self.windows[partition as usize] = NONE;
+                    closed.push(partition);
+                }
+            }
+        }
+        closed
+    }
+
+    /// The partitions whose TTL is over after a step.
+    pub fn expired(&mut self, tick: Tick) -> Vec<u32> {
+        let Some(ttl) = self.ttl else { return Vec::new() };
+        let clock = self.time.map_or(tick.now, |time| column_watermark(tick.watermark, time.lag));
+        if clock == NO_WATERMARK {
+            return Vec::new();
+        }
+        let cutoff = clock.saturating_sub(ttl).saturating_sub(ttl / 8).saturating_add(1);
+        self.cutoff = self.cutoff.max(cutoff);
+        let later = self.stamp_queue.split_off(&self.cutoff);
+        let mut expired = Vec::new();
+        for partition in std::mem::replace(&mut self.stamp_queue, later).into_values().flatten() {
+            self.queued[partition as usize] = false;
+            match self.stamps[partition as usize] {
+                NONE => {}
+                stamp if stamp < self.cutoff => expired.push(partition),
+                stamp => self.stamp(partition, stamp),
+            }
+        }
+        expired
+    }
+
+    /// State rows whose time is below this are gone.
+    pub fn cutoff(&self) -> i64 {
+        self.cutoff
+    }
+
+    /// The oldest window or stamp.
+    pub fn oldest(&self) -> Option<i64> {
+        let first = |queue: &BTreeMap<i64, Vec<u32>>| queue.first_key_value().map(|(time, _)| *time);
+        first(&self.closing_queue).or_else(|| first(&self.stamp_queue))
+    }
+
+    /// Memory.
+    pub fn bytes(&self) -> usize {
+        (self.windows.capacity() + self.stamps.capacity()) * (size_of::<i64>() + size_of::<u32>())
+            + self.queued.capacity()
+    }
+}

@@ -1,0 +1,94 @@
+//! Top-N per partition: `row_number()`, `rank()` or `dense_rank()` `<= limit`.
+//!
+//! **Ties.** Rows with equal order values are put in order by all their columns, ascending, nulls first. So what comes out
+//! depends on the rows alone, not on how they arrived, and equals a batch wherever the order says which row is first; for rank()
+//! and dense_rank(), always. Rows equal in every column are one row that counts several times.
+//!
+//! - [`best`]: the first row per partition of an append stream, the common case: one row per key, replaced in place.
+//! - [`ranked`]: everything else: an ordered set of rows per partition. Append streams keep what is within the limit; a stream
+//!   that takes rows back keeps all, since the next one may move up.
+//!
+//! Where partitions close with a window, rows of a window that is complete are late, and so are rows without a window. With a
+//! TTL, a partition that no row has come to for so long (up to an eighth longer) is forgotten; what it has put out stays out.
+
+mod best;
+mod lifetime;
+mod partition;
+mod ranked;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, AsArray, Int64Array, UInt64Array};
+use arrow::datatypes::{Int64Type, Schema, SchemaRef};
+use arrow::record_batch::{RecordBatch, RecordBatchOptions};
+
+use super::contract::Operator;
+use super::spec::{RankFunction, TopNSpec};
+use crate::error::{Context, Error, Result};
+
+/// The operator that `spec` describes.
+pub fn top_n(spec: TopNSpec) -> Result<Box<dyn Operator>> {
+    if spec.limit == 1 && !spec.retract && spec.function == RankFunction::RowNumber {
+        Ok(Box::new(best::Best::new(spec)?))
+    } else {
+        Ok(Box::new(ranked::Ranked::new(&spec)?))
+    }
+}
+
+/// What rows look like on the way in and out.
+#[derive(Debug)]
+struct Shape {
+    /// The input without its weight.
+    rows: SchemaRef,
+    retract: bool,
+    output: SchemaRef,
+    with_rank: bool,
+    /// Whether the output has a weight.
+    updating: bool,
+}
+
+impl Shape {
+    fn new(spec: &TopNSpec) -> Self {
+        let columns = spec.input.fields().len() - usize::from(spec.retract);
+        let fields: Vec<_> = spec.input.fields().iter().take(columns).cloned().collect();
+        Self {
+            rows: Arc::new(Schema::new(fields)),
+            retract: spec.retract,
+            output: Arc::clone(&spec.output),
+            with_rank: spec.with_rank,
+            updating: spec.closing.is_none(),
+        }
+    }
+
+    /// Rows and their weights, if they have any.
+    fn split(&self, batch: &RecordBatch) -> Result<(RecordBatch, Option<Int64Array>)> {
+        let width = self.rows.fields().len();
+        let weights = if self.retract {
+            let weights = batch.columns().get(width).and_then(|column| column.as_primitive_opt::<Int64Type>());
+            Some(weights.ok_or_else(|| Error::internal("a retracting stream has no weight"))?.clone())
+        } else {
+            None
+        };
+        let columns = batch.columns().iter().take(width).cloned().collect();
+        let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+        let rows = RecordBatch::try_new_with_options(Arc::clone(&self.rows), columns, &options)
+            .internal(|| "input rows do not fit the operator".to_owned())?;
+        Ok((rows, weights))
+    }
+
+    /// Output rows; `rank` and `weight` are used if the output has such columns.
+    fn output(&self, rows: &[ArrayRef], rank: UInt64Array, weight: Int64Array) -> Result<RecordBatch> {
+        let options = RecordBatchOptions::new().with_row_count(Some(rank.len()));
+        let mut columns = rows.to_vec();
+        if self.with_rank {
+            columns.push(Arc::new(rank));
+        }
+        if self.updating {
+            columns.push(Arc::new(weight));
+        }
+        RecordBatch::try_new_with_options(Arc::clone(&self.output), columns, &options)
+            .internal(|| "ranked rows do not fit the output".to_owned())
+    }
+}

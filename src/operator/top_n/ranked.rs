@@ -1,0 +1,355 @@
+//! Partitions of several ranked rows.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, AsArray, Int64Array, TimestampMicrosecondArray, UInt64Array};
+use arrow::datatypes::{DataType, Int64Type, TimeUnit};
+use arrow::record_batch::RecordBatch;
+
+use super::Shape;
+use super::lifetime::Lifetime;
+use super::partition::{Entry, Limit, Partition, Place, RowKey, Shown, difference};
+use crate::error::{Context, Error, Result};
+use crate::operator::contract::{Operator, StateUsage, Stepped, Tick};
+use crate::operator::keyed::{Encoder, KeyIndex, Layout, micros, pick};
+use crate::operator::spec::TopNSpec;
+use crate::state::{StateChange, StateTable};
+
+const WEIGHT: (&str, DataType) = ("__count", DataType::Int64);
+const STAMP: (&str, DataType) = ("__stamp", DataType::Timestamp(TimeUnit::Microsecond, None));
+/// Memory of a row beside its bytes: reference counts, its place in the tree, half-empty nodes.
+const ROW_OVERHEAD: usize = 16 + (size_of::<RowKey>() + size_of::<Entry>()) * 3 / 2;
+
+/// Keeps the rows of each partition in order.
+#[derive(Debug)]
+pub struct Ranked {
+    shape: Shape,
+    layout: Layout,
+    limit: Limit,
+    routing: usize,
+    keys: KeyIndex,
+    life: Lifetime,
+    order: Encoder,
+    full: Encoder,
+    partitions: Vec<Partition>,
+    /// This step's partitions.
+    touched: Vec<u32>,
+    /// What this step puts out.
+    changes: Vec<Place>,
+    /// Rows whose weight became 0 in this step.
+    zeros: Vec<(u32, RowKey)>,
+    /// Rows that must be written; some may be gone.
+    dirty: Vec<(u32, RowKey)>,
+    /// Rows that state has and that are gone, with how many of their bytes are order values.
+    gone: BTreeMap<RowKey, u32>,
+    rows: usize,
+    row_bytes: usize,
+    numbers: Vec<u32>,
+    scratch: Vec<u8>,
+}
+
+impl Ranked {
+    /// An operator that has seen nothing.
+    pub fn new(spec: &TopNSpec) -> Result<Self> {
+        let shape = Shape::new(spec);
+        let life = Lifetime::new(spec)?;
+        let added: &[_] = if life.stamped() { &[WEIGHT, STAMP] } else { &[WEIGHT] };
+        let layout = Layout::new(&shape.rows, &spec.keys[..spec.routing], added);
+        let all: Vec<usize> = (0..shape.rows.fields().len()).collect();
+        Ok(Self {
+            limit: Limit { function: spec.function, rows: spec.limit as u64, with_rank: spec.with_rank },
+            routing: spec.routing,
+            keys: KeyIndex::new(&shape.rows, &spec.keys)?,
+            order: Encoder::new(&shape.rows, &spec.order)?,
+            full: Encoder::of_keys(&shape.rows, &all)?,
+            partitions: Vec::new(),
+            touched: Vec::new(),
+            changes: Vec::new(),
+            zeros: Vec::new(),
+            dirty: Vec::new(),
+            gone: BTreeMap::new(),
+            rows: 0,
+            row_bytes: 0,
+            numbers: Vec::new(),
+            scratch: Vec::new(),
+            shape,
+            layout,
+            life,
+        })
+    }
+
+    fn resolve(&mut self, batch: &RecordBatch) -> Result<Vec<u32>> {
+        let mut numbers = std::mem::take(&mut self.numbers);
+        self.keys.resolve(batch, &mut numbers)?;
+        self.partitions.resize_with(self.keys.bound(), Partition::default);
+        self.life.grow(self.keys.bound());
+        self.order.encode(batch)?;
+        Ok(numbers)
+    }
+
+    /// Takes the rows of a batch, all in time.
+    fn take(&mut self, batch: &RecordBatch) -> Result<()> {
+        let (batch, weights) = self.shape.split(batch)?;
+        let numbers = self.resolve(&batch)?;
+        let moments = self.life.moments(&batch)?;
+        let mut candidates = Vec::with_capacity(numbers.len());
+        for (row, &partition) in numbers.iter().enumerate() {
+            if self.life.visit(partition, &moments, row) {
+                self.write_again(partition);
+            }
+            // Rows far beyond the limit are not looked at any further.
+            let admitted = &self.partitions[partition as usize];
+            if self.shape.retract || admitted.admits(self.order.row(row), self.limit) {
+                candidates.push(row as u32);
+            }
+        }
+        if candidates.len() == numbers.len() {
+            self.full.encode(&batch)?;
+        } else {
+            self.full.encode(&pick(&batch, candidates.clone())?)?;
+        }
+        for (at, row) in candidates.into_iter().enumerate() {
+            let weight = weights.as_ref().map_or(1, |weights| weights.value(row as usize));
+            self.apply(numbers[row as usize], row as usize, at, weight);
+        }
+        self.numbers = numbers;
+        Ok(())
+    }
+
+    /// Counts a row `weight` times; `row` is its place in the batch, `at` among the candidates.
+    fn apply(&mut self, number: u32, row: usize, at: usize, weight: i64) {
+        let order = self.order.row(row);
+        let partition = &mut self.partitions[number as usize];
+        if !self.shape.retract && !partition.admits(order, self.limit) {
+            return;
+        }
+        let limit = self.limit;
+        if !std::mem::replace(&mut partition.touched, true) {
+            self.touched.push(number);
+            if std::mem::take(&mut partition.restored) {
+                partition.show(limit, |_| {});
+            }
+        }
+        let order_len = order.len() as u32;
+        self.scratch.clear();
+        self.scratch.extend_from_slice(order);
+        self.scratch.extend_from_slice(self.full.row(at));
+        let key = RowKey::new(&self.scratch);
+        let mut new = false;
+        let entry = partition.rows.entry(key.clone()).or_insert_with(|| {
+            new = true;
+            self.rows += 1;
+            self.row_bytes += key.bytes.len() + ROW_OVERHEAD;
+            let written = self.gone.remove(&key).is_some();
+            Entry { weight: 0, order: order_len, written, dirty: false, shown: Shown::default() }
+        });
+        entry.weight += weight;
+        if entry.weight == 0 {
+            self.zeros.push((number, key.clone()));
+        }
+        if !std::mem::replace(&mut entry.dirty, true) {
+            self.dirty.push((number, key.clone()));
+        }
+        if !self.shape.retract {
+            partition.count(&key, order_len, weight.unsigned_abs(), new, limit);
+            while let Some((row, entry)) = self.partitions[number as usize].pop_beyond(limit) {
+                self.drop_row(number, row, entry);
+            }
+        }
+    }
+
+    /// A row was taken out of its partition.
+    fn drop_row(&mut self, number: u32, row: RowKey, entry: Entry) {
+        self.rows -= 1;
+        self.row_bytes -= row.bytes.len() + ROW_OVERHEAD;
+        if entry.shown.count > 0 {
+            self.partitions[number as usize].shown -= 1;
+            let changes = &mut self.changes;
+            difference(&row, entry.order, entry.shown, Shown::default(), self.limit, &mut |place| changes.push(place));
+        }
+        if entry.written {
+            self.gone.insert(row, entry.order);
+        }
+    }
+
+    /// The partition's stamp is new: its rows carry it.
+    fn write_again(&mut self, number: u32) {
+        for (row, entry) in &mut self.partitions[number as usize].rows {
+            if !std::mem::replace(&mut entry.dirty, true) {
+                self.dirty.push((number, row.clone()));
+            }
+        }
+    }
+
+    /// Ends the step for the partitions it has touched, and gives what it changed within the limits.
+    fn settle(&mut self) -> Vec<Place> {
+        for (number, row) in std::mem::take(&mut self.zeros) {
+            let rows = &mut self.partitions[number as usize].rows;
+            if rows.get(&row).is_some_and(|entry| entry.weight == 0)
+                && let Some(entry) = rows.remove(&row)
+            {
+                self.drop_row(number, row, entry);
+            }
+        }
+        let mut changes = std::mem::take(&mut self.changes);
+        for number in std::mem::take(&mut self.touched) {
+            let partition = &mut self.partitions[number as usize];
+            partition.touched = false;
+            if self.shape.updating {
+                partition.show(self.limit, |place| changes.push(place));
+            }
+        }
+        changes
+    }
+
+    /// Forgets partitions that hold nothing any more, so that their keys do not stay.
+    fn sweep(&mut self, numbers: impl Iterator<Item = u32>) {
+        for number in numbers {
+            if self.partitions[number as usize].rows.is_empty() {
+                self.keys.remove(number);
+                self.life.forget(number);
+            }
+        }
+    }
+
+    /// Ends partitions; state drops their rows by time.
+    fn end(&mut self, numbers: Vec<u32>) -> Vec<Place> {
+        let mut places = Vec::new();
+        for number in numbers {
+            let mut partition = std::mem::take(&mut self.partitions[number as usize]);
+            if !self.shape.updating {
+                partition.show(self.limit, |place| places.push(place));
+            }
+            self.rows -= partition.rows.len();
+            self.row_bytes -= partition.rows.keys().map(|row| row.bytes.len() + ROW_OVERHEAD).sum::<usize>();
+            self.keys.remove(number);
+            self.life.forget(number);
+        }
+        places
+    }
+
+    fn decode(&self, rows: &[(&RowKey, u32)]) -> Result<Vec<ArrayRef>> {
+        self.full.decode(rows.iter().map(|(row, order)| &row.bytes[*order as usize..]))
+    }
+
+    /// Places as output rows. An append stream says several times what counts several times.
+    fn output(&self, places: &[Place], out: &mut Vec<RecordBatch>) -> Result<()> {
+        if places.is_empty() {
+            return Ok(());
+        }
+        let times = |place: &Place| if self.shape.updating { 1 } else { place.count.max(0) as usize };
+        let each = places.iter().flat_map(|place| std::iter::repeat_n(place, times(place)));
+        let places: Vec<&Place> = each.collect();
+        let rows: Vec<_> = places.iter().map(|place| (&place.row, place.order)).collect();
+        let ranks: UInt64Array = places.iter().map(|place| Some(place.rank)).collect();
+        let weights: Int64Array = places.iter().map(|place| Some(place.count)).collect();
+        out.push(self.shape.output(&self.decode(&rows)?, ranks, weights)?);
+        Ok(())
+    }
+
+    fn added(&self, weights: Vec<i64>, stamps: Vec<i64>) -> Vec<ArrayRef> {
+        let mut added: Vec<ArrayRef> = vec![Arc::new(Int64Array::from(weights))];
+        if self.life.stamped() {
+            added.push(Arc::new(TimestampMicrosecondArray::from(stamps)));
+        }
+        added
+    }
+}
+
+impl Operator for Ranked {
+    fn step(&mut self, inputs: Vec<Vec<RecordBatch>>, tick: Tick) -> Result<Stepped> {
+        let mut stepped = Stepped::default();
+        self.life.begin(tick);
+        let mut visited = Vec::new();
+        for batch in inputs.into_iter().flatten() {
+            let (rows, late) = self.life.split(&batch)?;
+            stepped.late.extend(late.map(|late| (0, late)));
+            if let Some(rows) = rows {
+                self.take(&rows)?;
+                visited.extend_from_slice(&self.numbers);
+            }
+        }
+        let changes = self.settle();
+        self.output(&changes, &mut stepped.rows)?;
+        self.sweep(visited.into_iter());
+        let closed = self.life.closed(tick);
+        let places = self.end(closed);
+        self.output(&places, &mut stepped.rows)?;
+        let expired = self.life.expired(tick);
+        self.end(expired);
+        Ok(stepped)
+    }
+
+    fn state(&self) -> Vec<StateTable> {
+        let width = self.layout.width();
+        let time = self.life.state_time(|column| self.layout.place(column), width + 1);
+        let (schema, key) = (Arc::clone(self.layout.schema()), (0..width).collect());
+        vec![StateTable { name: "rows", schema, routing: self.routing, key, time, append_only: false }]
+    }
+
+    fn changes(&mut self) -> Result<Vec<StateChange>> {
+        let (mut rows, mut weights, mut stamps) = (Vec::new(), Vec::new(), Vec::new());
+        let dirty = std::mem::take(&mut self.dirty);
+        for (number, bytes) in &dirty {
+            let Some(entry) = self.partitions[*number as usize].rows.get_mut(bytes) else { continue };
+            if std::mem::take(&mut entry.dirty) {
+                entry.written = true;
+                rows.push((bytes, entry.order));
+                weights.push(entry.weight);
+                stamps.push(self.life.stamp_of(*number));
+            }
+        }
+        let mut change = StateChange { table: 0, upserts: vec![], deletes: vec![], cutoff: self.life.cutoff() };
+        if !rows.is_empty() {
+            let added = self.added(weights, stamps);
+            change.upserts.push(self.layout.to_state(&self.decode(&rows)?, added)?);
+        }
+        if !self.gone.is_empty() {
+            // All columns identify a row, so a deleted one is a state row without what was added.
+            let gone: Vec<_> = self.gone.iter().map(|(bytes, order)| (bytes, *order)).collect();
+            let none = vec![0; gone.len()];
+            let state = self.layout.to_state(&self.decode(&gone)?, self.added(none.clone(), none))?;
+            let key: Vec<usize> = (0..self.layout.width()).collect();
+            change.deletes.push(state.project(&key).internal(|| "keys cannot be projected".to_owned())?);
+            self.gone.clear();
+        }
+        Ok(vec![change])
+    }
+
+    fn restore(&mut self, _table: usize, rows: RecordBatch, _watermark: i64) -> Result<()> {
+        let input = self.layout.to_input(&rows)?;
+        let width = self.layout.width();
+        let Some(weights) = rows.column(width).as_primitive_opt::<Int64Type>() else {
+            return Err(Error::damaged("state rows of a top-n have no count"));
+        };
+        let stamps = if self.life.stamped() { Some(micros(&rows, width + 1)?) } else { None };
+        let numbers = self.resolve(&input)?;
+        let moments = self.life.moments(&input)?;
+        self.full.encode(&input)?;
+        for (row, &number) in numbers.iter().enumerate() {
+            self.life.restore(number, &moments, row, stamps.as_ref().map(|stamps| stamps.value(row)));
+            let order = self.order.row(row);
+            let key = RowKey::new(&[order, self.full.row(row)].concat());
+            let (order, weight) = (order.len() as u32, weights.value(row));
+            let partition = &mut self.partitions[number as usize];
+            partition.restored = self.shape.updating;
+            self.rows += 1;
+            self.row_bytes += key.bytes.len() + ROW_OVERHEAD;
+            let entry = Entry { weight, order, written: true, dirty: false, shown: Shown::default() };
+            partition.rows.insert(key.clone(), entry);
+            if !self.shape.retract {
+                partition.count(&key, order, weight.unsigned_abs(), true, self.limit);
+            }
+        }
+        self.numbers = numbers;
+        Ok(())
+    }
+
+    fn usage(&self) -> StateUsage {
+        let partitions = self.partitions.capacity() * size_of::<Partition>();
+        let pending = (self.dirty.capacity() + self.gone.len() * 2) * size_of::<(u32, RowKey)>();
+        let bytes = self.keys.bytes() + self.life.bytes() + self.row_bytes + partitions + pending;
+        StateUsage { rows: self.rows as u64, bytes: bytes as u64, oldest: self.life.oldest() }
+    }
+}

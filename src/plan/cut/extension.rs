@@ -1,0 +1,94 @@
+//! SESSION and DEDUPLICATE.
+
+use std::sync::Arc;
+
+use datafusion::logical_expr::{Expr, Extension, UserDefinedLogicalNodeCore};
+
+use super::aggregate::with_columns;
+use super::piece::{Piece, unique_schema};
+use super::{Cutter, needs_append, refused};
+use crate::error::{Error, Result};
+use crate::operator::spec::{DeduplicateEmit, DeduplicateSpec, SessionSpec, TimeColumn};
+use crate::plan::nodes::{DeduplicateNode, SessionNode};
+use crate::plan::operators::OperatorSpec;
+
+impl Cutter<'_> {
+    pub(super) fn extension(&mut self, extension: &Extension) -> Result<Piece> {
+        let node = &extension.node;
+        if let Some(session) = node.as_any().downcast_ref::<SessionNode>() {
+            return self.session(session);
+        }
+        if let Some(deduplicate) = node.as_any().downcast_ref::<DeduplicateNode>() {
+            return self.deduplicate(deduplicate);
+        }
+        Err(refused(&format!("`{}`", node.name())))
+    }
+
+    fn session(&mut self, node: &SessionNode) -> Result<Piece> {
+        let piece = self.cut(&node.input)?;
+        if piece.rows.retract {
+            return Err(needs_append("SESSION"));
+        }
+        let (piece, keys) = with_columns(piece, &node.keys)?;
+        let (piece, time) = timed(piece, &node.time, "SESSION")?;
+        let schema = Arc::clone(node.schema());
+        let spec = SessionSpec {
+            input: Arc::new(piece.plan.schema().as_arrow().clone()),
+            keys,
+            time,
+            gap: node.gap,
+            output: unique_schema(&schema, false),
+        };
+        // A session comes out when its end is reached: ends yet to come are later than that; starts may be any age.
+        let mut times = vec![None; schema.fields().len()];
+        if let Some(end) = times.last_mut() {
+            *end = Some(time.lag - 1);
+        }
+        let input = self.input(piece, "session_input")?;
+        self.operator(OperatorSpec::Session(spec), vec![input], &schema, false, times)
+    }
+
+    fn deduplicate(&mut self, node: &DeduplicateNode) -> Result<Piece> {
+        let piece = self.cut(&node.input)?;
+        if piece.rows.retract {
+            return Err(needs_append("DEDUPLICATE"));
+        }
+        let (piece, keys) = with_columns(piece, &node.keys)?;
+        let (piece, time) = match &node.time {
+            Some(time) => timed(piece, time, "DEDUPLICATE").map(|(piece, time)| (piece, Some(time)))?,
+            None => {
+                let time = piece.time();
+                (piece, time)
+            }
+        };
+        let within = match node.within {
+            Some(within) => Some(within),
+            None => self.ttl("DEDUPLICATE without WITHIN", "Write `WITHIN INTERVAL '24 hours'`.")?,
+        };
+        let schema = Arc::clone(piece.plan.schema());
+        let spec = DeduplicateSpec {
+            input: Arc::new(schema.as_arrow().clone()),
+            keys,
+            time,
+            within,
+            emit: DeduplicateEmit::OnArrival,
+        };
+        let width = node.input.schema().fields().len();
+        let times = piece.rows.times.clone();
+        let input = self.input(piece, "deduplicate_input")?;
+        let out = self.operator(OperatorSpec::Deduplicate(spec), vec![input], &schema, false, times)?;
+        let exprs = out.columns().into_iter().take(width).map(Expr::Column).collect();
+        out.project(exprs)
+    }
+}
+
+/// The event-time column that a construct names.
+fn timed(piece: Piece, time: &Expr, what: &str) -> Result<(Piece, TimeColumn)> {
+    let (piece, places) = with_columns(piece, std::slice::from_ref(time))?;
+    match piece.rows.times[places[0]] {
+        Some(lag) => Ok((piece, TimeColumn { column: places[0], lag })),
+        None => Err(Error::sql(format!("{what} needs event time, and `{time}` is none"))
+            .with_detail("No watermark follows that column.")
+            .with_hint("Declare `WATERMARK FOR ts AS ts - INTERVAL '5 seconds'` on the source and use `ts`.")),
+    }
+}

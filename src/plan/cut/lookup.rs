@@ -1,0 +1,149 @@
+//! Joins of a stream to a Delta table: every row is answered at once, from the table's newest version or that of the row's time.
+
+use std::sync::Arc;
+
+use datafusion::common::{DFSchema, DFSchemaRef, JoinType};
+use datafusion::datasource::source_as_provider;
+use datafusion::logical_expr::utils::{conjunction, split_conjunction_owned};
+use datafusion::logical_expr::{Expr, Join, LogicalPlan, TableScan};
+
+use super::aggregate::with_columns;
+use super::join::mark;
+use super::piece::{Piece, unique_schema};
+use super::{Cutter, refused};
+use crate::error::{Error, Result};
+use crate::operator::spec::LookupSpec;
+use crate::plan::lookup::LookupTable;
+use crate::plan::operators::OperatorSpec;
+use crate::sql::temporal::SYSTEM_TIME;
+
+/// The table side of a join.
+struct TableSide {
+    table: String,
+    /// The columns that are read, as the join names them.
+    schema: DFSchemaRef,
+    /// Conditions on the table alone.
+    conditions: Vec<Expr>,
+}
+
+impl Cutter<'_> {
+    /// The join, if one of its sides is a Delta table.
+    pub(super) fn lookup_join(&mut self, node: &Join) -> Result<Option<Piece>> {
+        let (stream, side, kind, swapped) = match (table_side(&node.left), table_side(&node.right), node.join_type) {
+            (None, Some(table), JoinType::Inner | JoinType::Left) => (&node.left, table, node.join_type, false),
+            (Some(table), None, JoinType::Inner) => (&node.right, table, JoinType::Inner, true),
+            (Some(table), None, JoinType::Right) => (&node.right, table, JoinType::Left, true),
+            (None, None, _) => return Ok(None),
+            (Some(_), Some(_), _) => return Err(refused("a join of two tables").with_hint("Join a stream to each of them.")),
+            (left, right, kind) => {
+                let table = left.or(right).map(|side| side.table).unwrap_or_default();
+                return Err(refused(&format!("a {kind} join to table `{table}`"))
+                    .with_hint("A stream can be joined to a table by an inner join, or by an outer join that keeps the stream's rows."));
+            }
+        };
+        let piece = self.cut(stream)?;
+        let width = piece.columns().len();
+        let pairs = node.on.iter().cloned().map(|(left, right)| if swapped { (right, left) } else { (left, right) });
+        let (left_on, right_on): (Vec<Expr>, Vec<Expr>) = pairs.unzip();
+        let (mut piece, left_keys) = with_columns(piece, &left_on)?;
+        let right_keys = right_on.iter().map(|key| table_key(key, &side)).collect::<Result<Vec<_>>>()?;
+        if left_keys.is_empty() {
+            return Err(refused(&format!("a join to table `{}` without equal keys", side.table)).with_hint("Write `ON c.key = t.key`."));
+        }
+        let mut conditions = node.filter.clone().map(split_conjunction_owned).unwrap_or_default();
+        let time = conditions.iter().find_map(|condition| mark(condition, SYSTEM_TIME)).and_then(|args| args.first().cloned());
+        conditions.retain(|condition| mark(condition, SYSTEM_TIME).is_none());
+        conditions.extend(side.conditions.iter().cloned());
+        let mut as_of = None;
+        if let Some(time) = time {
+            let (next, places) = with_columns(piece, std::slice::from_ref(&time))?;
+            (piece, as_of) = (next, places.first().copied());
+        }
+        let left = fields(piece.plan.schema(), piece.columns().len(), false);
+        let right = |nullable| fields(&side.schema, side.schema.fields().len(), nullable);
+        let joint = schema(left.iter().cloned().chain(right(false)).collect())?;
+        let filter = conjunction(conditions).map(|filter| self.physical(&filter, &joint)).transpose()?;
+        let full = schema(left.into_iter().chain(right(kind == JoinType::Left)).collect())?;
+        let retract = piece.rows.retract;
+        let spec = LookupSpec {
+            left: Arc::new(piece.plan.schema().as_arrow().clone()),
+            left_retract: retract,
+            left_keys,
+            table: side.table,
+            right: Arc::new(side.schema.as_arrow().clone()),
+            right_keys,
+            join_type: kind,
+            filter,
+            as_of,
+            output: unique_schema(&full, retract),
+        };
+        let inner = piece.columns().len();
+        let mut times = piece.rows.times.clone();
+        times.resize(full.fields().len(), None);
+        let input = self.input(piece, "lookup_input")?;
+        let out = self.operator(OperatorSpec::Lookup(spec), vec![input], &full, retract, times)?;
+        let columns = out.columns();
+        let (mine, theirs) = (&columns[..width], &columns[inner..]);
+        let ordered = if swapped { [theirs, mine] } else { [mine, theirs] };
+        let wanted = node.schema.columns();
+        let exprs: Vec<Expr> = ordered.concat().into_iter().filter(|column| wanted.contains(column)).map(Expr::Column).collect();
+        out.project(exprs).map(Some)
+    }
+}
+
+/// The table, when a side of a join is nothing but a table: filtered, renamed, with some of its columns.
+fn table_side(plan: &LogicalPlan) -> Option<TableSide> {
+    match plan {
+        LogicalPlan::TableScan(scan) => {
+            let table = lookup_table(scan)?;
+            Some(TableSide { table, schema: Arc::clone(&scan.projected_schema), conditions: scan.filters.clone() })
+        }
+        LogicalPlan::SubqueryAlias(alias) => {
+            let side = table_side(&alias.input)?;
+            // Conditions below the alias would name columns by the old name.
+            side.conditions.is_empty().then(|| TableSide { schema: Arc::clone(&alias.schema), ..side })
+        }
+        LogicalPlan::Filter(filter) => {
+            let mut side = table_side(&filter.input)?;
+            side.conditions.extend(split_conjunction_owned(filter.predicate.clone()));
+            Some(side)
+        }
+        LogicalPlan::Projection(projection) => {
+            let plain = projection.expr.iter().all(|expr| matches!(expr, Expr::Column(_)));
+            plain.then(|| table_side(&projection.input)).flatten()
+        }
+        _ => None,
+    }
+}
+
+fn lookup_table(scan: &TableScan) -> Option<String> {
+    let provider = source_as_provider(&scan.source).ok()?;
+    provider.downcast_ref::<LookupTable>().map(|table| table.name.clone())
+}
+
+/// The table's column that a key is.
+fn table_key(key: &Expr, side: &TableSide) -> Result<usize> {
+    let column = match key {
+        Expr::Column(column) => side.schema.maybe_index_of_column(column),
+        _ => None,
+    };
+    column.ok_or_else(|| {
+        Error::sql(format!("`{key}` is not a column of table `{}`", side.table))
+            .with_detail("A row is found by the table's own columns; their types must be those of the stream's.")
+            .with_hint("Compute or CAST on the stream's side of the `=`.")
+    })
+}
+
+type Fields = Vec<(Option<datafusion::common::TableReference>, Arc<arrow::datatypes::Field>)>;
+
+fn fields(schema: &DFSchemaRef, count: usize, nullable: bool) -> Fields {
+    let field = |field: &Arc<arrow::datatypes::Field>| match nullable {
+        true => Arc::new(field.as_ref().clone().with_nullable(true)),
+        false => Arc::clone(field),
+    };
+    schema.iter().take(count).map(|(qualifier, column)| (qualifier.cloned(), field(column))).collect()
+}
+
+fn schema(fields: Fields) -> Result<DFSchemaRef> {
+    Ok(Arc::new(DFSchema::new_with_metadata(fields, std::collections::HashMap::new())?))
+}

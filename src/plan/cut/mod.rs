@@ -1,0 +1,236 @@
+//! Cutting a logical plan where it needs memory.
+//!
+//! A plan is walked from its leaves up. What DataFusion can run over the rows of one micro-batch stays together as a
+//! [`Piece`]; a node that needs earlier rows becomes an operator of weir's own: its inputs become streams of their own, it gives a stream, and the
+//! plan above goes on over that. On the way every piece learns whether its rows retract, which columns are event time and how far they
+//! lag behind the watermark; that decides when operators may emit and forget, and what is refused.
+
+mod aggregate;
+mod extension;
+mod join;
+mod lookup;
+mod piece;
+mod ranking;
+mod rolling;
+mod stateless;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow::datatypes::SchemaRef;
+use datafusion::common::DFSchema;
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::execution::SessionState;
+use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
+use datafusion::logical_expr::{Expr, LogicalPlan};
+use datafusion::physical_expr::{PhysicalExpr, create_physical_expr};
+
+pub use piece::{Piece, Rows, Stream, unique_schema};
+
+use super::operators::{OperatorNode, OperatorSpec};
+use crate::catalog::{Emit, PipelineOptions, StateTtl};
+use crate::error::{Error, Result};
+use crate::operator::StreamId;
+use crate::operator::spec::RollingEmit;
+
+/// A piece that an operator or a shared view reads, before it is a physical plan.
+#[derive(Debug, Clone)]
+pub struct Cutting {
+    /// What it is called in explanations.
+    pub name: String,
+    pub stream: StreamId,
+    pub piece: Piece,
+}
+
+/// Cuts the plans of one pipeline.
+#[derive(Debug)]
+pub struct Cutter<'a> {
+    pub session: &'a SessionState,
+    pub options: &'a PipelineOptions,
+    /// By id.
+    pub streams: Vec<Stream>,
+    /// In the order in which they can run.
+    pub cuttings: Vec<Cutting>,
+    pub operators: Vec<OperatorNode>,
+    /// Ranking windows whose rank is bounded by a filter above: address of the node, and the bound.
+    limits: BTreeMap<usize, usize>,
+}
+
+impl<'a> Cutter<'a> {
+    /// Nothing cut yet.
+    pub fn new(session: &'a SessionState, options: &'a PipelineOptions) -> Self {
+        Self {
+            session,
+            options,
+            streams: Vec::new(),
+            cuttings: Vec::new(),
+            operators: Vec::new(),
+            limits: BTreeMap::new(),
+        }
+    }
+
+    /// A new stream.
+    pub fn stream(&mut self, name: &str, schema: SchemaRef, rows: Rows, identity: String) -> Stream {
+        let stream = Stream { id: StreamId(self.streams.len()), name: name.to_owned(), schema, rows, identity };
+        self.streams.push(stream.clone());
+        stream
+    }
+
+    /// Cuts an optimised plan: what is left runs over streams only.
+    pub fn cut(&mut self, plan: &LogicalPlan) -> Result<Piece> {
+        match plan {
+            LogicalPlan::TableScan(scan) => self.table_scan(scan),
+            LogicalPlan::Projection(projection) => self.cut(&projection.input)?.project(projection.expr.clone()),
+            LogicalPlan::Filter(filter) => self.filter(filter),
+            LogicalPlan::SubqueryAlias(alias) => self.alias(alias),
+            LogicalPlan::Union(union) => self.union(union),
+            LogicalPlan::Unnest(unnest) => self.unnest(unnest),
+            LogicalPlan::Aggregate(aggregate) => self.aggregate(aggregate),
+            LogicalPlan::Window(window) => self.window(window),
+            LogicalPlan::Join(join) => self.join(join),
+            LogicalPlan::Sort(sort) => self.sort(sort),
+            LogicalPlan::Limit(limit) => self.limit(limit),
+            LogicalPlan::Extension(extension) => self.extension(extension),
+            LogicalPlan::EmptyRelation(_) | LogicalPlan::Values(_) => {
+                Err(refused("a query that reads no source").with_hint("Read a source or a view."))
+            }
+            LogicalPlan::Subquery(_) => Err(refused("this subquery").with_hint("Write it as a join.")),
+            other => Err(refused(&format!("`{}`", other.display()))),
+        }
+    }
+
+    /// Makes the piece a stream that operators can read: itself if it is one already.
+    pub fn input(&mut self, piece: Piece, name: &str) -> Result<Stream> {
+        if let Some(id) = piece::whole_scan(&piece.plan) {
+            return Ok(self.streams[id.0].clone());
+        }
+        let schema: SchemaRef = Arc::new(piece.plan.schema().as_arrow().clone());
+        let identity = self.identity(&piece.plan);
+        let stream = self.stream(name, schema, piece.rows.clone(), identity);
+        self.cuttings.push(Cutting { name: name.to_owned(), stream: stream.id, piece });
+        Ok(stream)
+    }
+
+    /// Makes a view's rows a stream of its own name, computed once.
+    pub fn shared(&mut self, piece: Piece, name: &str) -> Result<StreamId> {
+        let schema = unique_schema(piece.plan.schema(), false);
+        let identity = self.identity(&piece.plan);
+        let stream = self.stream(name, schema, piece.rows.clone(), identity);
+        self.cuttings.push(Cutting { name: name.to_owned(), stream: stream.id, piece });
+        Ok(stream.id)
+    }
+
+    /// Adds an operator over `inputs`; returns what reads its output under the names of `schema`.
+    pub fn operator(
+        &mut self,
+        spec: OperatorSpec,
+        inputs: Vec<Stream>,
+        schema: &DFSchema,
+        retract: bool,
+        times: Vec<Option<i64>>,
+    ) -> Result<Piece> {
+        let stage = inputs.iter().map(|input| input.rows.stage).max().unwrap_or(0);
+        let sources = inputs.iter().flat_map(|input| input.rows.sources.iter().copied()).collect();
+        let rows = Rows { retract, times, sources, stage: stage + 1 };
+        let identity = spec.identity(&inputs);
+        let id = self.state_id(&spec, &identity);
+        let name = id.clone();
+        let output = self.stream(&name, spec.output(), rows.clone(), identity);
+        self.operators.push(OperatorNode {
+            id,
+            inputs: inputs.iter().map(|input| input.id).collect(),
+            input_retracts: inputs.iter().map(|input| input.rows.retract).collect(),
+            output: output.id,
+            stage,
+            sources: rows.sources.clone(),
+            retract,
+            spec,
+        });
+        Ok(Piece { plan: piece::read(&output, schema)?, rows })
+    }
+
+    /// The address of an operator's state: its kind and a hash of all that decides what it remembers. Two that are equal
+    /// are told apart by their order.
+    fn state_id(&self, spec: &OperatorSpec, identity: &str) -> String {
+        use sha2::{Digest, Sha256};
+        let hash = hex::encode(&Sha256::digest(identity.as_bytes())[..8]);
+        let base = format!("{}-{hash}", spec.kind());
+        let same = self.operators.iter().filter(|other| other.id.starts_with(&base)).count();
+        if same == 0 { base } else { format!("{base}-{}", same + 1) }
+    }
+
+    /// A plan in words, with the streams it reads replaced by what they are.
+    fn identity(&self, plan: &LogicalPlan) -> String {
+        let mut text = plan.display_indent_schema().to_string();
+        for id in streams_read(plan) {
+            let stream = &self.streams[id.0];
+            text.push_str("\n");
+            text.push_str(&stream.name);
+            text.push_str(" = ");
+            text.push_str(&stream.identity);
+        }
+        text
+    }
+
+    /// A logical expression over `schema` as a physical one.
+    pub fn physical(&self, expr: &Expr, schema: &DFSchema) -> Result<Arc<dyn PhysicalExpr>> {
+        let context = PhysicalPlanningContext::default();
+        Ok(create_physical_expr(expr, schema, self.session.execution_props(), &context)?)
+    }
+
+    /// The TTL for a construct whose memory nothing else bounds, microseconds.
+    ///
+    /// Errors: the pipeline says nothing of `state_ttl`.
+    pub fn ttl(&self, what: &str, remedy: &str) -> Result<Option<i64>> {
+        match self.options.state_ttl {
+            Some(StateTtl::After(ttl)) => Ok(Some(i64::try_from(ttl.as_micros()).unwrap_or(i64::MAX))),
+            Some(StateTtl::Never) => Ok(None),
+            None => Err(Error::sql(format!("{what} would remember every row for ever"))
+                .with_detail("Nothing in the query says when a row can be forgotten.")
+                .with_hint(format!(
+                    "{remedy} Or bound the memory with `state_ttl = '7 days'` in the pipeline's WITH (…); `state_ttl = 'none'` says that it may grow."
+                ))),
+        }
+    }
+
+    /// When rolling rows come out.
+    pub fn rolling_emit(&self) -> RollingEmit {
+        match self.options.rolling_emit {
+            Emit::OnWatermark => RollingEmit::OnWatermark,
+            Emit::OnArrival => RollingEmit::OnArrival,
+        }
+    }
+}
+
+/// The streams that a plan reads, in order, each once.
+pub fn streams_read(plan: &LogicalPlan) -> Vec<StreamId> {
+    let mut found = Vec::new();
+    // The closure never fails.
+    let _ = plan.apply(|node| {
+        if let LogicalPlan::TableScan(scan) = node
+            && let Some(id) = piece::held(scan)
+            && !found.contains(&id)
+        {
+            found.push(id);
+        }
+        Ok(TreeNodeRecursion::Continue)
+    });
+    found
+}
+
+/// The index of `column` in a piece, weight left out.
+fn position(piece: &Piece, column: &datafusion::common::Column) -> Option<usize> {
+    piece.plan.schema().maybe_index_of_column(column)
+}
+
+/// What a stream cannot do.
+fn refused(what: &str) -> Error {
+    Error::sql(format!("{what} cannot run on a stream"))
+}
+
+/// What only works on rows that are never taken back.
+fn needs_append(what: &str) -> Error {
+    refused(&format!("{what} over rows that may be taken back"))
+        .with_detail("Its input changes what it said before (an aggregate without a window, an outer join without time bounds, a Top-N).")
+        .with_hint("Give the input a window or time bounds, or write it to a table with a PRIMARY KEY and read that.")
+}

@@ -1,0 +1,191 @@
+//! `f(…) OVER (PARTITION BY k ORDER BY time …)`.
+
+use std::sync::Arc;
+
+use datafusion::common::{DFSchema, ScalarValue};
+use datafusion::logical_expr::expr::{NullTreatment, WindowFunction, WindowFunctionDefinition};
+use datafusion::logical_expr::{Expr, Window, WindowFrameBound, WindowFrameUnits};
+use datafusion::physical_expr::aggregate::AggregateExprBuilder;
+
+use super::aggregate::with_columns;
+use super::piece::{Piece, unique_schema};
+use super::ranking::window_function;
+use super::{Cutter, needs_append, refused};
+use crate::error::{Error, Result};
+use crate::operator::spec::{RollingFunction, RollingKind, RollingSpec, TimeColumn};
+use crate::plan::operators::OperatorSpec;
+use crate::plan::time::scalar_micros;
+
+impl Cutter<'_> {
+    pub(super) fn rolling(&mut self, node: &Window) -> Result<Piece> {
+        let piece = self.cut(&node.input)?;
+        if piece.rows.retract {
+            return Err(needs_append("a window function"));
+        }
+        let width = piece.columns().len();
+        let functions: Vec<&WindowFunction> = node.window_expr.iter().filter_map(window_function).collect();
+        let Some(first) = functions.first() else { return Err(refused("this window function")) };
+        let (piece, keys) = with_columns(piece, &first.params.partition_by)?;
+        let (piece, time) = self.order_by_time(piece, first)?;
+        let mut piece = piece;
+        let mut kinds = Vec::with_capacity(functions.len());
+        let mut unbounded = false;
+        for (function, expr) in functions.iter().zip(&node.window_expr) {
+            unbounded |= is_unbounded(function);
+            let (next, kind) = self.rolling_kind(piece, function, expr)?;
+            piece = next;
+            kinds.push(RollingFunction { function: kind, frame: function.params.window_frame.clone() });
+        }
+        let ttl = match unbounded {
+            true => self.ttl(
+                "a window function over an unbounded frame",
+                "Say how far it looks back: `RANGE BETWEEN INTERVAL '30 days' PRECEDING AND CURRENT ROW`.",
+            )?,
+            false => None,
+        };
+        let inputs = piece.plan.schema().iter().map(|(q, f)| (q.cloned(), Arc::clone(f)));
+        let made = node.schema.iter().skip(width).map(|(q, f)| (q.cloned(), Arc::clone(f)));
+        let full = DFSchema::new_with_metadata(inputs.chain(made).collect(), std::collections::HashMap::new())?;
+        let full = Arc::new(full);
+        let spec = RollingSpec {
+            input: Arc::new(piece.plan.schema().as_arrow().clone()),
+            keys,
+            time,
+            functions: kinds,
+            emit: self.rolling_emit(),
+            ttl,
+            output: unique_schema(&full, false),
+        };
+        // Rows wait for the end of their frame, and other times of a row with them.
+        let waits: Option<Vec<i64>> = functions.iter().map(|function| wait(function)).collect();
+        let wait = waits.map(|waits| waits.into_iter().max().unwrap_or(0));
+        let lag = |lag: &Option<i64>| lag.zip(wait).map(|(lag, wait)| lag.max(time.lag) + wait);
+        let mut times: Vec<Option<i64>> = piece.rows.times.iter().map(lag).collect();
+        let inner = times.len();
+        times.resize(full.fields().len(), None);
+        let input = self.input(piece, "rolling_input")?;
+        let out = self.operator(OperatorSpec::Rolling(spec), vec![input], &full, false, times)?;
+        let columns = out.columns();
+        let exprs = columns.iter().take(width).chain(columns.iter().skip(inner)).cloned().map(Expr::Column).collect();
+        out.project(exprs)
+    }
+
+    fn order_by_time(&self, piece: Piece, function: &WindowFunction) -> Result<(Piece, TimeColumn)> {
+        let [order] = function.params.order_by.as_slice() else {
+            return Err(refused("a window function that is not ordered by event time alone")
+                .with_hint("Write `OVER (PARTITION BY … ORDER BY ts …)` with the source's watermark column."));
+        };
+        let (piece, places) = with_columns(piece, std::slice::from_ref(&order.expr))?;
+        match (order.asc, piece.rows.times[places[0]]) {
+            (true, Some(lag)) => Ok((piece, TimeColumn { column: places[0], lag })),
+            (false, Some(_)) => Err(refused("a window function in descending order of time")
+                .with_hint("Order ascending; `lead` and FOLLOWING look ahead. `row_number() … ORDER BY ts DESC` works with a filter `<= n`.")),
+            (_, None) => Err(refused(&format!("a window function ordered by `{}`, which is not event time,", order.expr))
+                .with_detail("Rows can only be taken in an order that a watermark follows.")
+                .with_hint("Declare `WATERMARK FOR ts AS ts - INTERVAL '5 seconds'` on the source and order by `ts`; for the best n rows filter `row_number() … <= n`.")),
+        }
+    }
+
+    fn rolling_kind(&self, piece: Piece, function: &WindowFunction, expr: &Expr) -> Result<(Piece, RollingKind)> {
+        let params = &function.params;
+        let ignore_nulls = matches!(params.null_treatment, Some(NullTreatment::IgnoreNulls));
+        match &function.fun {
+            WindowFunctionDefinition::AggregateUDF(udaf) => {
+                let schema = piece.plan.schema();
+                let mut args = Vec::with_capacity(params.args.len());
+                for arg in &params.args {
+                    args.push(self.physical(arg, schema)?);
+                }
+                let filter = params.filter.as_ref().map(|filter| self.physical(filter, schema)).transpose()?;
+                let built = AggregateExprBuilder::new(Arc::clone(udaf), args)
+                    .schema(Arc::new(schema.as_arrow().clone()))
+                    .alias(expr.schema_name().to_string())
+                    .with_distinct(params.distinct)
+                    .with_ignore_nulls(ignore_nulls)
+                    .build()?;
+                Ok((piece, RollingKind::Aggregate(Arc::new(built), filter)))
+            }
+            WindowFunctionDefinition::WindowUDF(udf) => {
+                if params.filter.is_some() || params.distinct {
+                    return Err(refused(&format!("FILTER or DISTINCT with `{}`", udf.name())));
+                }
+                window_udf(piece, udf.name(), params.args.as_slice(), ignore_nulls)
+            }
+        }
+    }
+}
+
+fn window_udf(piece: Piece, name: &str, args: &[Expr], ignore_nulls: bool) -> Result<(Piece, RollingKind)> {
+    if name == "row_number" {
+        return Ok((piece, RollingKind::RowNumber));
+    }
+    let Some(argument) = args.first() else { return Err(unknown(name)) };
+    let (piece, places) = with_columns(piece, std::slice::from_ref(argument))?;
+    let column = places[0];
+    let kind = match name {
+        "lag" | "lead" => {
+            let offset = match args.get(1) {
+                None => 1,
+                Some(expr) => integer(expr).ok_or_else(|| Error::sql(format!("the offset of `{name}` must be a number")))?,
+            };
+            let kind = piece.plan.schema().field(column).data_type();
+            let default = match args.get(2) {
+                None => ScalarValue::try_from(kind)?,
+                Some(Expr::Literal(value, _)) => value.cast_to(kind)?,
+                Some(_) => return Err(Error::sql(format!("the default of `{name}` must be a constant"))),
+            };
+            let offset = if name == "lead" { -offset } else { offset };
+            RollingKind::Lag { column, offset, default }
+        }
+        "first_value" => RollingKind::FirstValue { column, ignore_nulls },
+        "last_value" => RollingKind::LastValue { column, ignore_nulls },
+        _ => return Err(unknown(name)),
+    };
+    Ok((piece, kind))
+}
+
+fn unknown(name: &str) -> Error {
+    refused(&format!("the window function `{name}`"))
+        .with_hint("Aggregates, `row_number`, `lag`, `lead`, `first_value` and `last_value` do; `rank` and `dense_rank` with a filter `<= n`.")
+}
+
+fn integer(expr: &Expr) -> Option<i64> {
+    match expr {
+        Expr::Literal(value, _) => match value.cast_to(&arrow::datatypes::DataType::Int64).ok()? {
+            ScalarValue::Int64(value) => value,
+            _ => None,
+        },
+        Expr::Negative(inner) => integer(inner).map(|value| -value),
+        Expr::Cast(cast) => integer(&cast.expr),
+        _ => None,
+    }
+}
+
+fn is_unbounded(function: &WindowFunction) -> bool {
+    // What looks at neighbours only has no use for its frame.
+    if let WindowFunctionDefinition::WindowUDF(udf) = &function.fun
+        && matches!(udf.name(), "lag" | "lead" | "row_number")
+    {
+        return udf.name() == "row_number";
+    }
+    let unbounded = |bound: &WindowFrameBound| match bound {
+        WindowFrameBound::Preceding(value) | WindowFrameBound::Following(value) => value.is_null(),
+        WindowFrameBound::CurrentRow => false,
+    };
+    unbounded(&function.params.window_frame.start_bound) || unbounded(&function.params.window_frame.end_bound)
+}
+
+/// How long a row waits for what its frame looks ahead at, microseconds; `None` = as long as the next rows take.
+fn wait(function: &WindowFunction) -> Option<i64> {
+    let frame = &function.params.window_frame;
+    if let WindowFunctionDefinition::WindowUDF(udf) = &function.fun
+        && matches!(udf.name(), "lag" | "lead" | "row_number")
+    {
+        return (udf.name() != "lead").then_some(0);
+    }
+    match (&frame.units, &frame.end_bound) {
+        (_, WindowFrameBound::CurrentRow | WindowFrameBound::Preceding(_)) => Some(0),
+        (WindowFrameUnits::Range, WindowFrameBound::Following(value)) => scalar_micros(value),
+        (_, WindowFrameBound::Following(_)) => None,
+    }
+}

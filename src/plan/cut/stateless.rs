@@ -1,0 +1,96 @@
+//! Nodes that need no memory: the weight and the times are carried through them.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use datafusion::logical_expr::{
+    Expr, Filter, LogicalPlan, LogicalPlanBuilder, SubqueryAlias, TableScan, Union, Unnest,
+};
+
+use super::piece::{Piece, Rows, held, scan};
+use super::{Cutter, refused};
+use crate::error::Result;
+use crate::operator::WEIGHT;
+
+impl Cutter<'_> {
+    pub(super) fn table_scan(&mut self, node: &TableScan) -> Result<Piece> {
+        let Some(id) = held(node) else {
+            return Err(refused(&format!("reading table `{}` as a stream", node.table_name))
+                .with_hint("Join a stream to it, or read it as a stream by CREATE SOURCE … WITH (connector = 'delta')."));
+        };
+        let stream = self.streams[id.0].clone();
+        let columns = stream.schema.fields().len() - usize::from(stream.rows.retract);
+        let chosen: Vec<usize> = node.projection.clone().unwrap_or_else(|| (0..columns).collect());
+        let times = chosen.iter().map(|column| stream.rows.times[*column]).collect();
+        let rows = Rows { times, ..stream.rows.clone() };
+        // SQL sees the stream without its weight; from here on the weight is read along.
+        let mut read = chosen;
+        if stream.rows.retract {
+            read.push(columns);
+        }
+        let plan = scan(&stream, Some(read))?;
+        let plan = match node.table_name.table() == stream.name {
+            true => plan,
+            false => LogicalPlan::SubqueryAlias(SubqueryAlias::try_new(Arc::new(plan), node.table_name.clone())?),
+        };
+        let plan = match node.filters.iter().cloned().reduce(Expr::and) {
+            None => plan,
+            Some(predicate) => LogicalPlan::Filter(Filter::try_new(predicate, Arc::new(plan))?),
+        };
+        Ok(Piece { plan, rows })
+    }
+
+    pub(super) fn filter(&mut self, node: &Filter) -> Result<Piece> {
+        self.note_rank_limit(node);
+        let piece = self.cut(&node.input)?;
+        let plan = LogicalPlan::Filter(Filter::try_new(node.predicate.clone(), Arc::new(piece.plan))?);
+        Ok(Piece { plan, rows: piece.rows })
+    }
+
+    pub(super) fn alias(&mut self, node: &SubqueryAlias) -> Result<Piece> {
+        let piece = self.cut(&node.input)?;
+        let plan = LogicalPlan::SubqueryAlias(SubqueryAlias::try_new(Arc::new(piece.plan), node.alias.clone())?);
+        Ok(Piece { plan, rows: piece.rows })
+    }
+
+    pub(super) fn union(&mut self, node: &Union) -> Result<Piece> {
+        let mut pieces = Vec::with_capacity(node.inputs.len());
+        for input in &node.inputs {
+            pieces.push(self.cut(input)?);
+        }
+        let retract = pieces.iter().any(|piece| piece.rows.retract);
+        let width = node.schema.fields().len();
+        // A column is event time if it is in every input; the slowest counts.
+        let lag = |column: usize| -> Option<i64> {
+            let lags: Option<Vec<i64>> = pieces.iter().map(|piece| piece.rows.times[column]).collect();
+            lags?.into_iter().max()
+        };
+        let times = (0..width).map(lag).collect();
+        let sources: BTreeSet<usize> = pieces.iter().flat_map(|piece| piece.rows.sources.iter().copied()).collect();
+        let stage = pieces.iter().map(|piece| piece.rows.stage).max().unwrap_or(0);
+        let mut inputs = Vec::with_capacity(pieces.len());
+        for piece in pieces {
+            let piece = if retract { piece.weighted()? } else { piece };
+            inputs.push(Arc::new(piece.plan));
+        }
+        let plan = LogicalPlan::Union(Union::try_new_with_loose_types(inputs)?);
+        Ok(Piece { plan, rows: Rows { retract, times, sources, stage } })
+    }
+
+    pub(super) fn unnest(&mut self, node: &Unnest) -> Result<Piece> {
+        let piece = self.cut(&node.input)?;
+        let rows = piece.rows.clone();
+        let plan = LogicalPlanBuilder::from(piece.plan)
+            .unnest_columns_with_options(node.exec_columns.clone(), node.options.clone())?
+            .build()?;
+        // Each output column comes from one input column; a list's lag is that of its elements.
+        let width = plan.schema().fields().len() - usize::from(rows.retract);
+        let times =
+            (0..width).map(|column| rows.times.get(*node.dependency_indices.get(column)?).copied().flatten()).collect();
+        let keeps_weight = !rows.retract || plan.schema().fields().last().is_some_and(|field| field.name() == WEIGHT);
+        if !keeps_weight {
+            return Err(refused("unnest over rows that may be taken back"));
+        }
+        Ok(Piece { plan, rows: Rows { times, ..rows } })
+    }
+}

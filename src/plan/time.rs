@@ -1,0 +1,191 @@
+//! Lags: how far behind the watermark the values of an expression can be.
+//!
+//! A column with lag L holds, in rows yet to come, values that are null or `>= W - L`, W being the watermark; so a value v is complete
+//! once `v + L < W`. All in microseconds. Lags may be negative: `window_end` has one of -1.
+
+use arrow::datatypes::{DataType, TimeUnit};
+use datafusion::common::{Column, ScalarValue};
+use datafusion::logical_expr::{BinaryExpr, Expr, Operator};
+
+use crate::function::{HOP_STARTS, SHIFT, TUMBLE_START};
+
+const SECOND: i64 = 1_000_000;
+const DAY: i64 = 86_400 * SECOND;
+
+/// The lag of `expr`, given the lags of columns; `None` where nothing bounds its values from below.
+pub fn time_lag(expr: &Expr, lag_of_column: &dyn Fn(&Column) -> Option<i64>) -> Option<i64> {
+    let lag = |expr: &Expr| time_lag(expr, lag_of_column);
+    match expr {
+        Expr::Column(column) => lag_of_column(column),
+        Expr::Alias(alias) => lag(&alias.expr),
+        Expr::Cast(cast) => lag(&cast.expr)?.checked_add(lost(cast.field.data_type())?),
+        Expr::TryCast(cast) => lag(&cast.expr)?.checked_add(lost(cast.field.data_type())?),
+        Expr::BinaryExpr(BinaryExpr { left, op: Operator::Plus, right }) => match interval_micros(right) {
+            Some(by) => lag(left)?.checked_sub(by),
+            None => lag(right)?.checked_sub(interval_micros(left)?),
+        },
+        Expr::BinaryExpr(BinaryExpr { left, op: Operator::Minus, right }) => {
+            lag(left)?.checked_add(interval_micros(right)?)
+        }
+        Expr::ScalarFunction(call) => function_lag(call.name(), &call.args, &lag),
+        Expr::Case(case) => {
+            let otherwise = case.else_expr.as_ref().map(|expr| lag(expr));
+            all(case.when_then_expr.iter().map(|(_, then)| lag(then)).chain(otherwise))
+        }
+        Expr::Literal(value, _) if value.is_null() => Some(i64::MIN),
+        _ => None,
+    }
+}
+
+fn function_lag(name: &str, args: &[Expr], lag: &dyn Fn(&Expr) -> Option<i64>) -> Option<i64> {
+    match (name, args) {
+        ("date_trunc", [unit, time]) => lag(time)?.checked_add(unit_micros(unit)? - 1),
+        ("date_bin", [size, time] | [size, time, _]) => lag(time)?.checked_add(interval_micros(size)?.checked_sub(1)?),
+        (TUMBLE_START, [time, size, _]) => lag(time)?.checked_add(micros(size)?.checked_sub(1)?),
+        (HOP_STARTS, [time, _, size, _]) => lag(time)?.checked_add(micros(size)?.checked_sub(1)?),
+        (SHIFT, [time, by]) => lag(time)?.checked_sub(micros(by)?),
+        ("to_timestamp_micros" | "to_timestamp_nanos" | "to_local_time", [time]) => lag(time),
+        ("to_timestamp_millis", [time]) => lag(time)?.checked_add(999),
+        ("to_timestamp_seconds", [time]) => lag(time)?.checked_add(SECOND - 1),
+        ("coalesce" | "greatest" | "least", args) => all(args.iter().map(lag)),
+        _ => None,
+    }
+}
+
+/// The largest of the lags, if all are known.
+fn all(lags: impl Iterator<Item = Option<i64>>) -> Option<i64> {
+    lags.collect::<Option<Vec<_>>>()?.into_iter().max()
+}
+
+/// How much a cast to this type takes from a time at most.
+fn lost(to: &DataType) -> Option<i64> {
+    match to {
+        DataType::Timestamp(TimeUnit::Microsecond | TimeUnit::Nanosecond, _) => Some(0),
+        DataType::Timestamp(TimeUnit::Millisecond, _) => Some(999),
+        DataType::Timestamp(TimeUnit::Second, _) => Some(SECOND - 1),
+        _ => None,
+    }
+}
+
+/// How much `date_trunc` takes from a time at most, plus 1.
+fn unit_micros(unit: &Expr) -> Option<i64> {
+    let Expr::Literal(ScalarValue::Utf8(Some(unit)) | ScalarValue::Utf8View(Some(unit)), _) = unit else { return None };
+    Some(match unit.to_ascii_lowercase().as_str() {
+        "microsecond" => 1,
+        "millisecond" => 1_000,
+        "second" => SECOND,
+        "minute" => 60 * SECOND,
+        "hour" => 3_600 * SECOND,
+        "day" => DAY,
+        "week" => 7 * DAY,
+        "month" => 31 * DAY,
+        "quarter" => 92 * DAY,
+        "year" => 366 * DAY,
+        _ => return None,
+    })
+}
+
+/// A literal BIGINT.
+fn micros(expr: &Expr) -> Option<i64> {
+    match expr {
+        Expr::Literal(ScalarValue::Int64(Some(micros)), _) => Some(*micros),
+        _ => None,
+    }
+}
+
+/// A literal interval in microseconds; `None` if it has months, whose length differs, or parts of a microsecond.
+pub fn interval_micros(expr: &Expr) -> Option<i64> {
+    match expr {
+        Expr::Literal(value, _) => scalar_micros(value),
+        Expr::Negative(inner) => interval_micros(inner)?.checked_neg(),
+        Expr::Alias(alias) => interval_micros(&alias.expr),
+        Expr::Cast(cast) => interval_micros(&cast.expr),
+        _ => None,
+    }
+}
+
+/// An interval or duration in microseconds; `None` if it has months or parts of a microsecond.
+pub fn scalar_micros(value: &ScalarValue) -> Option<i64> {
+    match value {
+        ScalarValue::IntervalMonthDayNano(Some(interval))
+            if interval.months == 0 && interval.nanoseconds % 1_000 == 0 =>
+        {
+            i64::from(interval.days).checked_mul(DAY)?.checked_add(interval.nanoseconds / 1_000)
+        }
+        ScalarValue::IntervalDayTime(Some(interval)) => {
+            i64::from(interval.days).checked_mul(DAY)?.checked_add(i64::from(interval.milliseconds) * 1_000)
+        }
+        ScalarValue::DurationSecond(Some(duration)) => duration.checked_mul(SECOND),
+        ScalarValue::DurationMillisecond(Some(duration)) => duration.checked_mul(1_000),
+        ScalarValue::DurationMicrosecond(Some(duration)) => Some(*duration),
+        ScalarValue::DurationNanosecond(Some(duration)) if duration % 1_000 == 0 => Some(duration / 1_000),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use datafusion::common::DFSchema;
+    use datafusion::execution::SessionStateBuilder;
+    use datafusion::prelude::SessionContext;
+
+    use super::*;
+    use crate::function::window_functions;
+    use crate::sql::types::timestamp;
+
+    const MINUTE: i64 = 60 * SECOND;
+
+    /// The lag of a SQL expression over `ts` with lag 5, `other` with lag 100 and `n` without any.
+    fn lag(sql: &str) -> Option<i64> {
+        let context = SessionContext::new_with_state(SessionStateBuilder::new().with_default_features().build());
+        for function in window_functions() {
+            context.register_udf(function);
+        }
+        let fields = [("ts", timestamp()), ("other", timestamp()), ("n", DataType::Int64)];
+        let fields: Vec<_> =
+            fields.into_iter().map(|(name, kind)| arrow::datatypes::Field::new(name, kind, true)).collect();
+        let schema = DFSchema::try_from(arrow::datatypes::Schema::new(fields)).unwrap();
+        let expr = context.parse_sql_expr(sql, &schema).unwrap();
+        time_lag(&expr, &|column| match column.name.as_str() {
+            "ts" => Some(5),
+            "other" => Some(100),
+            _ => None,
+        })
+    }
+
+    #[test]
+    fn lags_follow_from_what_an_expression_takes_from_a_time() {
+        for (sql, expected) in [
+            ("ts", Some(5)),
+            ("n", None),
+            ("ts - INTERVAL '5 seconds'", Some(5 + 5 * SECOND)),
+            ("ts + INTERVAL '1 day'", Some(5 - DAY)),
+            ("INTERVAL '1 minute' + ts", Some(5 - MINUTE)),
+            ("ts - INTERVAL '1 month'", None),
+            ("date_trunc('minute', ts)", Some(5 + MINUTE - 1)),
+            ("date_trunc('week', ts)", Some(5 + 7 * DAY - 1)),
+            ("date_bin(INTERVAL '15 minutes', ts)", Some(5 + 15 * MINUTE - 1)),
+            ("weir_tumble_start(ts, 1000, 0)", Some(5 + 999)),
+            ("weir_shift(weir_tumble_start(ts, 1000, 0), 1000)", Some(4)),
+            ("weir_hop_starts(ts, 10, 1000, 0)", Some(5 + 999)),
+            ("coalesce(ts, other)", Some(100)),
+            ("greatest(ts, n)", None),
+            ("CASE WHEN n > 0 THEN ts ELSE other END", Some(100)),
+            ("CASE WHEN n > 0 THEN ts END", Some(5)),
+            ("arrow_cast(ts, 'Timestamp(Second, None)')", None),
+            ("to_timestamp_micros(n)", None),
+        ] {
+            assert_eq!(lag(sql), expected, "{sql}");
+        }
+    }
+
+    #[test]
+    fn casts_lose_what_their_unit_cannot_hold() {
+        let ts = Expr::Column(Column::from_name("ts"));
+        let cast = |to| Expr::Cast(datafusion::logical_expr::Cast::new(Box::new(ts.clone()), to));
+        let lag = |expr: &Expr| time_lag(expr, &|_| Some(5));
+        assert_eq!(lag(&cast(DataType::Timestamp(TimeUnit::Nanosecond, None))), Some(5));
+        assert_eq!(lag(&cast(DataType::Timestamp(TimeUnit::Second, None))), Some(5 + SECOND - 1));
+        assert_eq!(lag(&cast(DataType::Date32)), None);
+    }
+}

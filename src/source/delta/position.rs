@@ -1,0 +1,92 @@
+//! A place in the history of a table as one number.
+//!
+//! From the highest bit: the version (28 bits), whether its commit is read and not its snapshot (1), the row among all
+//! that are read there (34). So offsets grow along the way: the snapshot of version 7, then commit 8, then commit 9.
+
+use crate::error::{Error, Result};
+use crate::source::chunk::Offset;
+
+const ROW_BITS: u32 = 34;
+const MAX_ROW: u64 = (1 << ROW_BITS) - 1;
+const MAX_VERSION: u64 = (1 << 28) - 1;
+
+/// What is read of a version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Part {
+    /// All rows of the table.
+    Snapshot,
+    /// What the version's commit changed.
+    Commit,
+}
+
+/// The next row to be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Position {
+    pub version: u64,
+    pub part: Part,
+    pub row: u64,
+}
+
+impl Position {
+    /// Before the first row of a version's snapshot.
+    pub fn snapshot(version: u64) -> Self {
+        Self { version, part: Part::Snapshot, row: 0 }
+    }
+
+    /// Before the first row that a version's commit changed.
+    pub fn commit(version: u64) -> Self {
+        Self { version, part: Part::Commit, row: 0 }
+    }
+
+    /// Behind everything that is read of this version.
+    pub fn next_version(self) -> Self {
+        Self::commit(self.version + 1)
+    }
+
+    /// The place that an offset names. Errors: no place has this offset.
+    pub fn of_offset(offset: Offset) -> Result<Self> {
+        let bits =
+            u64::try_from(offset).map_err(|_| Error::damaged(format!("offset {offset} is not one of a table")))?;
+        let slot = bits >> ROW_BITS;
+        let part = if slot & 1 == 1 { Part::Commit } else { Part::Snapshot };
+        Ok(Self { version: slot >> 1, part, row: bits & MAX_ROW })
+    }
+
+    /// The offset of this place. Errors: more versions or rows than an offset can tell.
+    pub fn offset(self) -> Result<Offset> {
+        if self.version > MAX_VERSION || self.row > MAX_ROW {
+            return Err(Error::environment("the table has more versions or rows than can be read as a source")
+                .with_detail(format!("Version {}, row {}.", self.version, self.row))
+                .with_hint("At most 268,435,455 versions, and 17,179,869,183 rows in a commit, can be told apart."));
+        }
+        let slot = self.version << 1 | u64::from(self.part == Part::Commit);
+        Ok((slot << ROW_BITS | self.row) as Offset)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn offsets_grow_along_the_way_and_lead_back() {
+        let way = [
+            Position::snapshot(0),
+            Position { row: 9, ..Position::snapshot(0) },
+            Position::commit(1),
+            Position { row: MAX_ROW, ..Position::commit(1) },
+            Position::snapshot(2),
+            Position::commit(2),
+            Position::commit(MAX_VERSION),
+            Position { row: MAX_ROW, ..Position::commit(MAX_VERSION) },
+        ];
+        let offsets: Vec<_> = way.iter().map(|place| place.offset().unwrap()).collect();
+        assert!(offsets.is_sorted_by(|a, b| a < b) && offsets[0] == 0, "{offsets:?}");
+        for (place, offset) in way.iter().zip(offsets) {
+            assert_eq!(Position::of_offset(offset).unwrap(), *place);
+        }
+        assert!(Position::commit(MAX_VERSION + 1).offset().is_err());
+        assert!(Position { row: MAX_ROW + 1, ..Position::commit(1) }.offset().is_err());
+        assert!(Position::of_offset(-1).is_err());
+    }
+}

@@ -1,0 +1,143 @@
+//! The rows that are read of one version: its files in order, cut into batches, from any row on.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+
+use super::position::Position;
+use crate::delta::{DataFile, FileRows, TableStore};
+use crate::error::{Context, Error, Result};
+use crate::sql::types::timestamp;
+
+/// Files are decoded in batches of at most this many rows, so that a chunk stays within caches.
+const MAX_BATCH_ROWS: usize = 65_536;
+const CHANGE_TYPE: &str = "_change_type";
+
+/// What a file's rows mean to a change feed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Change {
+    /// They came (or are there).
+    Insert,
+    /// They went.
+    Delete,
+    /// Each row says itself.
+    Told,
+}
+
+/// What is read of files.
+#[derive(Debug, Clone)]
+pub(super) struct Columns {
+    /// Columns of the table, in its order.
+    pub(super) read: SchemaRef,
+    pub(super) partition_columns: Vec<String>,
+    /// True when rows say how they changed.
+    pub(super) feed: bool,
+}
+
+/// The files of one version while they are read.
+#[derive(Debug)]
+pub(super) struct VersionRows {
+    /// The next row to hand out.
+    pub(super) position: Position,
+    timestamp_ms: i64,
+    files: VecDeque<(DataFile, Change)>,
+    open: Option<(FileRows, Change)>,
+    /// Decoded and not yet handed out: whether there is more is known before the last row is given.
+    ahead: Option<RecordBatch>,
+    /// Rows to pass over.
+    skip: u64,
+}
+
+impl VersionRows {
+    /// The rows of `files` from `position` on.
+    pub(super) fn new(position: Position, timestamp_ms: i64, files: VecDeque<(DataFile, Change)>) -> Self {
+        Self { position, timestamp_ms, files, open: None, ahead: None, skip: position.row }
+    }
+
+    /// Looks ahead. False when no row is left. Errors: the version has fewer rows than were read of it.
+    pub(super) async fn has_more(&mut self, store: &TableStore, columns: &Columns) -> Result<bool> {
+        while self.ahead.is_none() {
+            let Some((rows, change)) = &mut self.open else {
+                let Some((file, change)) = self.files.pop_front() else { break };
+                self.open(store, columns, &file, change).await?;
+                continue;
+            };
+            let change = *change;
+            let Some(batch) = rows.next().await? else {
+                self.open = None;
+                continue;
+            };
+            let pass = self.skip.min(batch.num_rows() as u64);
+            self.skip -= pass;
+            if (pass as usize) < batch.num_rows() {
+                let batch = batch.slice(pass as usize, batch.num_rows() - pass as usize);
+                self.ahead = Some(if columns.feed { self.told(&batch, change)? } else { batch });
+            }
+        }
+        if self.ahead.is_none() && self.skip > 0 {
+            let Position { version, row, .. } = self.position;
+            return Err(Error::environment(format!("version {version} of `{}` is not what it was", store.location()))
+                .with_detail(format!("It was read up to row {row} and has {} rows now.", row - self.skip))
+                .with_hint("If the table was made anew, give the source or the pipeline another name to begin anew."));
+        }
+        Ok(self.ahead.is_some())
+    }
+
+    /// The next rows, at most `limit`; empty before [`VersionRows::has_more`] was asked.
+    pub(super) fn take(&mut self, limit: usize) -> Option<RecordBatch> {
+        let batch = self.ahead.take()?;
+        let rows = batch.num_rows().min(limit.max(1));
+        if rows < batch.num_rows() {
+            self.ahead = Some(batch.slice(rows, batch.num_rows() - rows));
+        }
+        self.position.row += rows as u64;
+        Some(batch.slice(0, rows))
+    }
+
+    /// Opens a file, unless all its rows are to be passed over.
+    async fn open(&mut self, store: &TableStore, columns: &Columns, file: &DataFile, change: Change) -> Result<()> {
+        let mut jump = 0;
+        if let Some(rows) = file.rows {
+            if self.skip >= rows {
+                self.skip -= rows;
+                return Ok(());
+            }
+            jump = std::mem::take(&mut self.skip);
+        }
+        let mut schema = columns.read.clone();
+        if change == Change::Told {
+            let told = Field::new(CHANGE_TYPE, DataType::Utf8, true);
+            let fields = schema.fields().iter().cloned().chain([Arc::new(told)]).collect::<Vec<_>>();
+            schema = Arc::new(Schema::new(fields));
+        }
+        let rows = FileRows::open(store, file, &schema, &columns.partition_columns, jump, MAX_BATCH_ROWS).await?;
+        self.open = Some((rows, change));
+        Ok(())
+    }
+
+    /// The rows with what happened to them, in which version, and when.
+    fn told(&self, batch: &RecordBatch, change: Change) -> Result<RecordBatch> {
+        let rows = batch.num_rows();
+        let mut fields = batch.schema().fields().to_vec();
+        let mut arrays = batch.columns().to_vec();
+        if let Some(word) = match change {
+            Change::Insert => Some("insert"),
+            Change::Delete => Some("delete"),
+            Change::Told => None,
+        } {
+            fields.push(Arc::new(Field::new(CHANGE_TYPE, DataType::Utf8, true)));
+            arrays.push(Arc::new(StringArray::from_iter_values(std::iter::repeat_n(word, rows))));
+        }
+        let version = i64::try_from(self.position.version).unwrap_or(i64::MAX);
+        let instant = TimestampMicrosecondArray::from_value(self.timestamp_ms.saturating_mul(1_000), rows);
+        let versions: ArrayRef = Arc::new(Int64Array::from_value(version, rows));
+        fields.push(Arc::new(Field::new("_commit_version", DataType::Int64, false)));
+        fields.push(Arc::new(Field::new("_commit_timestamp", timestamp(), false)));
+        arrays.push(versions);
+        arrays.push(Arc::new(instant.with_data_type(timestamp())));
+        let schema = Arc::new(Schema::new(fields));
+        RecordBatch::try_new(schema, arrays).internal(|| "a change cannot be told".to_owned())
+    }
+}

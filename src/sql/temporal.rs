@@ -1,0 +1,168 @@
+//! Joins in time, written so that DataFusion can plan them: ordinary joins whose condition carries a mark.
+//!
+//! - `JOIN c FOR SYSTEM_TIME AS OF t.ts ON cond` becomes `JOIN c ON cond AND weir_system_time(t.ts, cond)`;
+//! - `t ASOF JOIN r MATCH_CONDITION (t.ts >= r.ts) ON cond` becomes `t LEFT JOIN r ON cond AND weir_asof(t.ts >= r.ts)`
+//!   (as in Snowflake, a left row without a match is kept).
+//!
+//! A mark names columns of both sides, so that no optimiser moves it out of its join: the planner finds it in the join's
+//! filter and takes it out. The functions are in `crate::function`.
+
+use std::ops::ControlFlow;
+
+use datafusion::sql::sqlparser::ast::{
+    BinaryOperator, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentList, FunctionArguments, Ident, Join,
+    JoinConstraint, JoinOperator, ObjectName, Select, Spanned, TableFactor, TableVersion, TableWithJoins, VisitMut,
+    VisitorMut,
+};
+
+use super::Diagnostic;
+use super::cursor::Parsed;
+
+/// Marks a join to the version of the right table at a time: `weir_system_time(time, condition)`; always true.
+pub const SYSTEM_TIME: &str = "weir_system_time";
+/// Marks the match condition of an ASOF join: `weir_asof(left >= right)`; as true as its argument.
+pub const ASOF: &str = "weir_asof";
+
+/// Rewrites every join in time within `ast`, which is a query or a statement.
+pub fn mark_joins(ast: &mut impl VisitMut) -> Parsed<()> {
+    match ast.visit(&mut Marker) {
+        ControlFlow::Continue(()) => Ok(()),
+        ControlFlow::Break(error) => Err(error),
+    }
+}
+
+struct Marker;
+
+impl VisitorMut for Marker {
+    type Break = Diagnostic;
+
+    fn post_visit_select(&mut self, select: &mut Select) -> ControlFlow<Diagnostic> {
+        for from in &mut select.from {
+            if let Err(error) = mark(from) {
+                return ControlFlow::Break(error);
+            }
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+fn mark(from: &mut TableWithJoins) -> Parsed<()> {
+    if let Some(time) = system_time(&mut from.relation)? {
+        return Err(Diagnostic::new(time.span().into(), "`FOR SYSTEM_TIME AS OF` belongs to a joined table").with_hint(
+            "Join the table to the stream whose time it follows: `… t JOIN c FOR SYSTEM_TIME AS OF t.ts AS c ON …`.",
+        ));
+    }
+    from.joins.iter_mut().try_for_each(mark_join)
+}
+
+fn mark_join(join: &mut Join) -> Parsed<()> {
+    if let Some(time) = system_time(&mut join.relation)? {
+        let Some(condition) = condition(&mut join.join_operator) else {
+            return Err(Diagnostic::new(time.span().into(), "a join `FOR SYSTEM_TIME AS OF` needs an `ON` condition")
+                .with_hint("Write `… AS c ON c.key = t.key`."));
+        };
+        let given = Expr::Nested(Box::new(condition.clone()));
+        let mark = call(SYSTEM_TIME, vec![time, condition.clone()]);
+        *condition = and(given, mark);
+    }
+    if let JoinOperator::AsOf { match_condition, constraint } = &mut join.join_operator {
+        let mark = call(ASOF, vec![match_condition.clone()]);
+        let condition = match constraint {
+            JoinConstraint::On(condition) => and(Expr::Nested(Box::new(condition.clone())), mark),
+            JoinConstraint::None => mark,
+            JoinConstraint::Using(_) | JoinConstraint::Natural => {
+                return Err(Diagnostic::new(match_condition.span().into(), "an ASOF join needs an `ON` condition")
+                    .with_hint("Write `… MATCH_CONDITION (t.ts >= r.ts) ON t.key = r.key`."));
+            }
+        };
+        join.join_operator = JoinOperator::Left(JoinConstraint::On(condition));
+    }
+    Ok(())
+}
+
+/// Takes `FOR SYSTEM_TIME AS OF time` off a table; joins inside parentheses are marked too.
+fn system_time(relation: &mut TableFactor) -> Parsed<Option<Expr>> {
+    match relation {
+        TableFactor::NestedJoin { table_with_joins, .. } => mark(table_with_joins).map(|()| None),
+        TableFactor::Table { version, .. } => match version.take() {
+            Some(TableVersion::ForSystemTimeAsOf(time)) => Ok(Some(time)),
+            other => {
+                *version = other;
+                Ok(None)
+            }
+        },
+        _ => Ok(None),
+    }
+}
+
+/// The ON condition of an inner or outer join.
+fn condition(operator: &mut JoinOperator) -> Option<&mut Expr> {
+    match operator {
+        JoinOperator::Join(JoinConstraint::On(condition))
+        | JoinOperator::Inner(JoinConstraint::On(condition))
+        | JoinOperator::Left(JoinConstraint::On(condition))
+        | JoinOperator::LeftOuter(JoinConstraint::On(condition)) => Some(condition),
+        _ => None,
+    }
+}
+
+fn and(left: Expr, right: Expr) -> Expr {
+    Expr::BinaryOp { left: Box::new(left), op: BinaryOperator::And, right: Box::new(right) }
+}
+
+fn call(name: &str, arguments: Vec<Expr>) -> Expr {
+    let args = arguments.into_iter().map(|argument| FunctionArg::Unnamed(FunctionArgExpr::Expr(argument))).collect();
+    Expr::Function(Function {
+        name: ObjectName::from(vec![Ident::new(name)]),
+        uses_odbc_syntax: false,
+        parameters: FunctionArguments::None,
+        args: FunctionArguments::List(FunctionArgumentList { duplicate_treatment: None, args, clauses: Vec::new() }),
+        filter: None,
+        null_treatment: None,
+        over: None,
+        within_group: Vec::new(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::sql::embedded::query;
+    use crate::sql::lexer::tokenize;
+
+    fn marked(text: &str) -> Result<String, String> {
+        let query = query(&tokenize(text, 0, &mut Vec::new()));
+        query.map(|query| query.to_string()).map_err(|error| error.message)
+    }
+
+    #[test]
+    fn joins_in_time_carry_their_marks() {
+        for (text, expected) in [
+            (
+                "SELECT * FROM t LEFT JOIN c FOR SYSTEM_TIME AS OF t.ts AS d ON d.a = t.a",
+                "SELECT * FROM t LEFT JOIN c AS d ON (d.a = t.a) AND weir_system_time(t.ts, d.a = t.a)",
+            ),
+            (
+                "SELECT * FROM t ASOF JOIN r MATCH_CONDITION (t.ts >= r.ts) ON t.id = r.id",
+                "SELECT * FROM t LEFT JOIN r ON (t.id = r.id) AND weir_asof(t.ts >= r.ts)",
+            ),
+            (
+                "SELECT * FROM (SELECT * FROM t ASOF JOIN r MATCH_CONDITION (t.ts >= r.ts)) AS x",
+                "SELECT * FROM (SELECT * FROM t LEFT JOIN r ON weir_asof(t.ts >= r.ts)) AS x",
+            ),
+        ] {
+            assert_eq!(marked(text).as_deref(), Ok(expected), "{text}");
+        }
+    }
+
+    #[test]
+    fn joins_in_time_without_a_condition_are_refused() {
+        for text in [
+            "SELECT * FROM c FOR SYSTEM_TIME AS OF now()",
+            "SELECT * FROM t JOIN c FOR SYSTEM_TIME AS OF t.ts USING (a)",
+            "SELECT * FROM t CROSS JOIN c FOR SYSTEM_TIME AS OF t.ts",
+            "SELECT * FROM t ASOF JOIN r MATCH_CONDITION (t.ts >= r.ts) USING (a)",
+        ] {
+            assert!(marked(text).is_err(), "{text}");
+        }
+    }
+}

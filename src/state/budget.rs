@@ -1,0 +1,189 @@
+//! How much memory the state of a process may take, shared by all its operators.
+//!
+//! Everyone who remembers holds a [`MemoryShare`] and says what it takes; who can put state on disk does so while
+//! [`MemoryShare::must_shrink`]; and intake slows down by what [`MemoryBudget::pressure`] says. Nothing fails for lack of
+//! memory here.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+/// A limit shared by all state; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct MemoryBudget {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    limit: u64,
+    used: AtomicU64,
+    shares: AtomicU64,
+    /// Why an owner cannot get smaller, by its number.
+    stuck: Mutex<Vec<(u64, String)>>,
+    next: AtomicU64,
+}
+
+/// Why intake should slow down, and how much.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pressure {
+    /// Bytes.
+    pub used: u64,
+    pub limit: u64,
+    /// A sentence for progress and logs.
+    pub reason: String,
+    /// How long to wait before the next micro-batch is read.
+    pub delay: Duration,
+}
+
+impl MemoryBudget {
+    /// A budget of `limit` bytes.
+    pub fn new(limit: u64) -> Self {
+        let inner = Inner {
+            limit,
+            used: AtomicU64::new(0),
+            shares: AtomicU64::new(0),
+            stuck: Mutex::default(),
+            next: AtomicU64::new(0),
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// A share of it, taking nothing yet; given back when dropped.
+    pub fn share(&self) -> MemoryShare {
+        self.inner.shares.fetch_add(1, Ordering::Relaxed);
+        let number = self.inner.next.fetch_add(1, Ordering::Relaxed);
+        MemoryShare { budget: self.clone(), number, held: 0, stuck: false }
+    }
+
+    /// Bytes that state takes.
+    pub fn used(&self) -> u64 {
+        self.inner.used.load(Ordering::Relaxed)
+    }
+
+    /// Bytes that state may take.
+    pub fn limit(&self) -> u64 {
+        self.inner.limit
+    }
+
+    /// `Some` while state takes more than it may. The delay grows with the excess, from 10 ms to 5 s, so that a pipeline whose
+    /// state is bounded by time still moves on and gets rid of it.
+    pub fn pressure(&self) -> Option<Pressure> {
+        let (used, limit) = (self.used(), self.limit());
+        if used <= limit {
+            return None;
+        }
+        let stuck = self.inner.stuck.lock().unwrap_or_else(PoisonError::into_inner);
+        let why = stuck.first().map_or("cold state is being written to disk", |(_, why)| why.as_str());
+        let percent = (u128::from(used - limit) * 100 / u128::from(limit.max(1))).min(50) as u64;
+        Some(Pressure {
+            used,
+            limit,
+            reason: format!("state takes {} MiB of {} MiB: {why}", used >> 20, limit >> 20),
+            delay: Duration::from_millis((10 + percent * percent * 2).min(5_000)),
+        })
+    }
+}
+
+/// What one owner of state takes of a [`MemoryBudget`].
+#[derive(Debug)]
+pub struct MemoryShare {
+    budget: MemoryBudget,
+    number: u64,
+    held: u64,
+    stuck: bool,
+}
+
+impl MemoryShare {
+    /// Says how many bytes the owner takes now.
+    pub fn set(&mut self, bytes: u64) {
+        let used = &self.budget.inner.used;
+        if bytes >= self.held {
+            used.fetch_add(bytes - self.held, Ordering::Relaxed);
+        } else {
+            used.fetch_sub(self.held - bytes, Ordering::Relaxed);
+        }
+        self.held = bytes;
+    }
+
+    /// Bytes the owner takes.
+    pub fn held(&self) -> u64 {
+        self.held
+    }
+
+    /// True when all together take too much, would they take `more` bytes, and this owner at least its even part of the limit:
+    /// when the limit is exceeded there is always such an owner.
+    pub fn must_shrink(&self, more: u64) -> bool {
+        let inner = &self.budget.inner;
+        let even = inner.limit / inner.shares.load(Ordering::Relaxed).max(1);
+        self.budget.used().saturating_add(more) > inner.limit && self.held.saturating_add(more) >= even
+    }
+
+    /// Says why this owner cannot get smaller, or that it can.
+    pub fn set_stuck(&mut self, why: Option<&str>) {
+        if why.is_some() == self.stuck {
+            return;
+        }
+        self.stuck = why.is_some();
+        let mut stuck = self.budget.inner.stuck.lock().unwrap_or_else(PoisonError::into_inner);
+        stuck.retain(|(number, _)| *number != self.number);
+        stuck.extend(why.map(|why| (self.number, why.to_owned())));
+    }
+}
+
+impl Drop for MemoryShare {
+    fn drop(&mut self) {
+        self.set(0);
+        self.set_stuck(None);
+        self.budget.inner.shares.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_add_up_and_are_given_back() {
+        let budget = MemoryBudget::new(100);
+        let mut a = budget.share();
+        let mut b = budget.share();
+        a.set(70);
+        b.set(20);
+        a.set(60);
+        assert_eq!(budget.used(), 80);
+        assert_eq!(budget.pressure(), None);
+        drop(a);
+        assert_eq!(budget.used(), 20);
+        assert_eq!(b.held(), 20);
+    }
+
+    #[test]
+    fn who_takes_more_than_an_even_part_must_shrink() {
+        let budget = MemoryBudget::new(100);
+        let mut large = budget.share();
+        let mut small = budget.share();
+        large.set(90);
+        small.set(20);
+        assert!(large.must_shrink(0));
+        assert!(!small.must_shrink(0));
+        large.set(75);
+        assert!(!large.must_shrink(0));
+        assert!(large.must_shrink(6));
+    }
+
+    #[test]
+    fn pressure_says_why_and_slows_more_the_more_is_taken() {
+        let budget = MemoryBudget::new(100 << 20);
+        let mut share = budget.share();
+        share.set_stuck(Some("there is no disk"));
+        share.set(101 << 20);
+        let little = budget.pressure().unwrap();
+        assert_eq!(little.reason, "state takes 101 MiB of 100 MiB: there is no disk");
+        share.set(200 << 20);
+        let much = budget.pressure().unwrap();
+        assert!(little.delay < much.delay && much.delay <= Duration::from_secs(5), "{little:?} {much:?}");
+        share.set_stuck(None);
+        assert!(!budget.pressure().unwrap().reason.contains("no disk"));
+    }
+}

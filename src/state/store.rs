@@ -1,0 +1,381 @@
+//! The state of operators in an object store: an epoch's changes written as new immutable files, live rows read back.
+//!
+//! Files are never changed, and no two are ever written under one name (it holds a random number), so a crash or a second process
+//! can leave files that nobody needs but never damage what a snapshot names. Which snapshot counts is the manifest's business.
+//!
+//! The root holds `<operator>/<table>/<epoch>-<random>.state`.
+
+use std::collections::HashSet;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arrow::array::{BooleanArray, RecordBatch};
+use arrow::compute::{concat_batches, filter_record_batch, interleave_record_batch};
+use futures::stream::{self, StreamExt, TryStreamExt};
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt};
+
+use super::file::{Block, FileReader, FileWriter, Kind, block_schema, damaged};
+use super::key_group::{KEY_GROUPS, groups_of};
+use super::manifest::Epoch;
+use super::newest::{Newest, Older};
+use super::snapshot::{OperatorSnapshot, STATE_FORMAT, StateFile, TableSnapshot};
+use super::table::{NO_WATERMARK, StateChange, StateTable};
+use crate::env::Env;
+use crate::error::{Context, Error, Result};
+
+/// Files opened and tables written at a time.
+const AT_ONCE: usize = 8;
+/// Runs of blocks fetched ahead.
+const AHEAD: usize = 3;
+/// Rows in a block, at most; key groups are cut apart at a 32nd of a file or this many rows.
+const BLOCK_ROWS: usize = 1 << 16;
+/// Smaller changes are one block, whatever their key groups.
+const SORT_ROWS: usize = 1 << 12;
+
+/// The state of a pipeline's operators. One per pipeline and process; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct StateStore {
+    pub(super) store: Arc<dyn ObjectStore>,
+    env: Env,
+    /// Written here and not yet seen in a snapshot that counts, so not to be removed.
+    pending: Arc<Mutex<HashSet<String>>>,
+}
+
+impl StateStore {
+    /// State at the root of `store`, which must make a write durable before it answers.
+    pub fn new(store: Arc<dyn ObjectStore>, env: Env) -> Self {
+        Self { store, env, pending: Arc::default() }
+    }
+
+    /// Writes what an epoch changed, `changes[shard]` as the operator's shards gave it. Durable when it returns. `before` is
+    /// the snapshot of the epoch before. Tables in which nothing changed get no file.
+    ///
+    /// Errors: changes that do not fit the tables; a store that cannot be written.
+    pub async fn write(
+        &self,
+        operator: &str,
+        epoch: Epoch,
+        tables: &[StateTable],
+        before: Option<&OperatorSnapshot>,
+        changes: Vec<Vec<StateChange>>,
+    ) -> Result<OperatorSnapshot> {
+        let mut snapshot = before.cloned().unwrap_or_else(|| OperatorSnapshot::empty(operator));
+        if snapshot.operator != operator || snapshot.format != STATE_FORMAT {
+            return Err(Error::internal(format!("state of `{}` was given to `{operator}`", snapshot.operator)));
+        }
+        self.adopted(&snapshot);
+        let mut merged: Vec<StateChange> = (0..tables.len()).map(empty_change).collect();
+        for change in changes.into_iter().flatten() {
+            let table = merged.get_mut(change.table);
+            let into =
+                table.ok_or_else(|| Error::internal(format!("`{operator}` has no state table {}", change.table)))?;
+            into.upserts.extend(change.upserts);
+            into.deletes.extend(change.deletes);
+            into.cutoff = into.cutoff.max(change.cutoff);
+        }
+        let writes =
+            merged.into_iter().zip(tables).map(|(change, table)| self.write_table(operator, epoch, table, change));
+        let written: Vec<_> = stream::iter(writes.collect::<Vec<_>>()).buffered(AT_ONCE).try_collect().await?;
+        for (table, (file, cutoff)) in tables.iter().zip(written) {
+            let into = snapshot.table_mut(table.name);
+            into.files.extend(file);
+            into.cutoff = into.cutoff.max(cutoff);
+            into.drop_dead_files(table);
+        }
+        Ok(snapshot)
+    }
+
+    async fn write_table(
+        &self,
+        operator: &str,
+        epoch: Epoch,
+        table: &StateTable,
+        change: StateChange,
+    ) -> Result<(Option<StateFile>, i64)> {
+        if change.is_empty() {
+            return Ok((None, change.cutoff));
+        }
+        let mut writer = self.begin(operator, epoch, table);
+        let written = async {
+            write_rows(&mut writer, table, Kind::Upserts, &change.upserts).await?;
+            write_rows(&mut writer, table, Kind::Deletes, &change.deletes).await
+        };
+        let file = self.end(written.await, writer, epoch).await?;
+        Ok((file, change.cutoff))
+    }
+
+    /// Begins a file under a name of its own.
+    pub(super) fn begin(&self, operator: &str, epoch: Epoch, table: &StateTable) -> FileWriter {
+        let id = self.env.random_id();
+        let path = Path::from(format!("{operator}/{}/{:020}-{id:016x}.state", table.name, epoch.0));
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner).insert(path.to_string());
+        FileWriter::new(Arc::clone(&self.store), path, operator, table)
+    }
+
+    /// Ends a file after its blocks were `written`; `None` when there were none.
+    pub(super) async fn end(&self, written: Result<()>, writer: FileWriter, epoch: Epoch) -> Result<Option<StateFile>> {
+        match written {
+            Ok(()) if writer.is_empty() => Ok(None),
+            Ok(()) => writer.finish(epoch).await.map(Some),
+            Err(error) => {
+                writer.abort().await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Gives `each` the live rows of a table that shard `shard` of `shards` owns: of each key the newest version, without dead
+    /// ones. Every byte read is checked.
+    ///
+    /// Errors: of kind `Damaged` when a file is missing, was changed or does not fit the operator; those of `each`.
+    pub async fn read(
+        &self,
+        snapshot: &OperatorSnapshot,
+        table: &StateTable,
+        shard: usize,
+        shards: usize,
+        each: impl FnMut(RecordBatch) -> Result<()> + Send,
+    ) -> Result<()> {
+        let cutoff = snapshot.table(table.name).map_or(NO_WATERMARK, |stored| stored.cutoff);
+        self.read_beneath(snapshot, table, groups_of(shard, shards), &mut Newest::new(table, cutoff)?, each).await
+    }
+
+    /// As [`StateStore::read`], for the keys in `groups` that `newest` has not seen yet.
+    pub async fn read_beneath(
+        &self,
+        snapshot: &OperatorSnapshot,
+        table: &StateTable,
+        groups: Range<u16>,
+        newest: &mut Newest,
+        mut each: impl FnMut(RecordBatch) -> Result<()> + Send,
+    ) -> Result<()> {
+        let Some(stored) = snapshot.table(table.name).filter(|_| !groups.is_empty()) else { return Ok(()) };
+        let readers = self.open(snapshot, stored, table).await?;
+        let mut runs = Vec::new();
+        for (age, reader) in readers.iter().enumerate() {
+            let older = if age + 1 < readers.len() { Older::Follow } else { Older::None };
+            if older == Older::Follow && !table.append_only {
+                runs.extend(
+                    reader.runs(Kind::Deletes, &groups, NO_WATERMARK).into_iter().map(|run| (reader, run, older)),
+                );
+            }
+            // Dead rows that hide older ones are read for their keys.
+            let unread = if older == Older::None || table.append_only { stored.cutoff } else { NO_WATERMARK };
+            runs.extend(reader.runs(Kind::Upserts, &groups, unread).into_iter().map(|run| (reader, run, older)));
+        }
+        let fetches = runs.into_iter().map(|(reader, run, older)| {
+            let reader = Arc::clone(reader);
+            async move {
+                let bytes = reader.fetch(&run).await?;
+                Ok::<_, Error>((reader, bytes, run, older))
+            }
+        });
+        let mut fetched = stream::iter(fetches.collect::<Vec<_>>()).buffered(AHEAD);
+        while let Some((reader, bytes, run, older)) = fetched.try_next().await? {
+            for block in &run {
+                let rows = within(reader.decode(&run, &bytes, block)?, block, table, &groups)?;
+                if block.kind == Kind::Deletes {
+                    newest.deletes(&rows)?;
+                    continue;
+                }
+                let live = newest.live(&rows, older)?;
+                if live.num_rows() > 0 {
+                    each(live)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Readers of a table's files, newest first.
+    async fn open(
+        &self,
+        snapshot: &OperatorSnapshot,
+        stored: &TableSnapshot,
+        table: &StateTable,
+    ) -> Result<Vec<Arc<FileReader>>> {
+        if snapshot.format != STATE_FORMAT {
+            return Err(Error::damaged(format!("state of operator `{}` has an unknown format", snapshot.operator))
+                .with_detail(format!("It has format {}; this version reads {STATE_FORMAT}.", snapshot.format))
+                .with_hint("Run the version of weir that wrote it, or rebuild the state with `--allow-rebuild`."));
+        }
+        self.open_files(&snapshot.operator, stored.files.iter().rev(), table).await
+    }
+
+    pub(super) async fn open_files<'a>(
+        &self,
+        operator: &str,
+        files: impl Iterator<Item = &'a StateFile>,
+        table: &StateTable,
+    ) -> Result<Vec<Arc<FileReader>>> {
+        let opened = files.map(|file| FileReader::open(Arc::clone(&self.store), file, operator, table));
+        stream::iter(opened.collect::<Vec<_>>()).buffered(AT_ONCE).map_ok(Arc::new).try_collect().await
+    }
+
+    /// Removes the files that none of the `live` snapshots names and that were begun before epoch `before`. `live` must hold
+    /// every snapshot that could still be resumed from and the newest one; files written here that no snapshot named yet are
+    /// left alone. Returns how many went.
+    pub async fn remove_unneeded(&self, live: &[&OperatorSnapshot], before: Epoch) -> Result<usize> {
+        let needed: HashSet<&str> =
+            live.iter().flat_map(|snapshot| snapshot.files()).map(|f| f.path.as_str()).collect();
+        let listed: Vec<_> =
+            self.store.list(None).try_collect().await.environment(|| "state files cannot be listed".to_owned())?;
+        let mut unneeded = Vec::new();
+        {
+            let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
+            pending.retain(|path| !needed.contains(path.as_str()));
+            for object in listed {
+                let path = object.location;
+                let begun = path.filename().and_then(|name| name.get(..20)).and_then(|e| e.parse::<u64>().ok());
+                let old = begun.is_some_and(|epoch| epoch < before.0);
+                if old && !needed.contains(path.as_ref()) && !pending.contains(path.as_ref()) {
+                    unneeded.push(path);
+                }
+            }
+        }
+        let mut removed = 0;
+        for path in unneeded {
+            match self.store.delete(&path).await {
+                Ok(()) | Err(object_store::Error::NotFound { .. }) => removed += 1,
+                Err(error) => tracing::warn!(%path, %error, "old state file stays"),
+            }
+        }
+        Ok(removed)
+    }
+
+    /// Files that a snapshot names are looked after by those who keep the snapshot.
+    pub(super) fn adopted(&self, snapshot: &OperatorSnapshot) {
+        let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
+        for file in snapshot.files() {
+            pending.remove(&file.path);
+        }
+    }
+
+    /// Says that files written here will not come into any snapshot.
+    pub(super) fn forget(&self, file: &StateFile) {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner).remove(&file.path);
+    }
+
+    /// Checks every byte of a snapshot; for `VERIFY` and tests.
+    pub async fn verify(&self, snapshot: &OperatorSnapshot, tables: &[StateTable]) -> Result<()> {
+        for stored in &snapshot.tables {
+            let Some(table) = tables.iter().find(|table| table.name == stored.name) else {
+                let path = stored.files.first().map_or("", |file| file.path.as_str());
+                return Err(damaged(path, &snapshot.operator, &format!("it has no state table `{}`", stored.name)));
+            };
+            for reader in self.open(snapshot, stored, table).await? {
+                for kind in [Kind::Upserts, Kind::Deletes] {
+                    for run in reader.runs(kind, &(0..KEY_GROUPS), NO_WATERMARK) {
+                        let bytes = reader.fetch(&run).await?;
+                        run.iter().try_for_each(|block| reader.decode(&run, &bytes, block).map(|_| ()))?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn empty_change(table: usize) -> StateChange {
+    StateChange { table, upserts: Vec::new(), deletes: Vec::new(), cutoff: NO_WATERMARK }
+}
+
+/// The rows of a block that are in `groups`.
+pub(super) fn within(rows: RecordBatch, block: &Block, table: &StateTable, groups: &Range<u16>) -> Result<RecordBatch> {
+    if block.within(groups) {
+        return Ok(rows);
+    }
+    let mask: BooleanArray = table.groups(&rows)?.into_iter().map(|group| Some(groups.contains(&group))).collect();
+    filter_record_batch(&rows, &mask).internal(|| "state rows cannot be filtered".to_owned())
+}
+
+/// Writes rows of one kind in the order of their key groups, cut into blocks between groups where possible.
+pub(super) async fn write_rows(
+    writer: &mut FileWriter,
+    table: &StateTable,
+    kind: Kind,
+    batches: &[RecordBatch],
+) -> Result<()> {
+    let misfit = || format!("rows do not fit state table `{}`", table.name);
+    let schema = block_schema(table, kind);
+    let (mut fitting, mut groups) = (Vec::new(), Vec::new());
+    for batch in batches.iter().filter(|batch| batch.num_rows() > 0) {
+        // Shards may differ in metadata and nullability.
+        fitting.push(RecordBatch::try_new(Arc::clone(&schema), batch.columns().to_vec()).internal(misfit)?);
+        groups.push(table.groups(batch)?);
+    }
+    let batches: Vec<&RecordBatch> = fitting.iter().collect();
+    let total: usize = batches.iter().map(|batch| batch.num_rows()).sum();
+    if total == 0 {
+        return Ok(());
+    }
+    let all = groups.iter().flatten();
+    let (first, last) = all.fold((KEY_GROUPS, 0), |(low, high), &group| (low.min(group), high.max(group)));
+    if let ([only], true) = (batches.as_slice(), total <= SORT_ROWS) {
+        return writer.block(kind, (first, last), (*only).clone()).await;
+    }
+    if total <= SORT_ROWS {
+        let rows = concat_batches(&schema, batches).internal(misfit)?;
+        return writer.block(kind, (first, last), rows).await;
+    }
+    let (order, ends) = by_group(&groups, total);
+    for (groups, range) in cut(&ends, (total / 32).clamp(SORT_ROWS, BLOCK_ROWS)) {
+        let rows = interleave_record_batch(&batches, &order[range]).internal(misfit)?;
+        writer.block(kind, groups, rows).await?;
+    }
+    Ok(())
+}
+
+/// The (batch, row) pairs in the order of their groups, and where each group ends.
+fn by_group(groups: &[Vec<u16>], total: usize) -> (Vec<(usize, usize)>, Vec<usize>) {
+    let mut places = vec![0_usize; usize::from(KEY_GROUPS) + 1];
+    for &group in groups.iter().flatten() {
+        places[usize::from(group) + 1] += 1;
+    }
+    for group in 0..usize::from(KEY_GROUPS) {
+        places[group + 1] += places[group];
+    }
+    let mut order = vec![(0, 0); total];
+    for (batch, groups) in groups.iter().enumerate() {
+        for (row, &group) in groups.iter().enumerate() {
+            let place = &mut places[usize::from(group)];
+            order[*place] = (batch, row);
+            *place += 1;
+        }
+    }
+    places.pop();
+    (order, places)
+}
+
+/// Cuts sorted rows into blocks of about `aim` rows: whole groups together while they are small, a large group alone and in
+/// pieces.
+fn cut(ends: &[usize], aim: usize) -> Vec<((u16, u16), Range<usize>)> {
+    let mut blocks = Vec::new();
+    let mut start = 0;
+    let mut first = None;
+    for (group, &end) in ends.iter().enumerate() {
+        let group_start = if group == 0 { 0 } else { ends[group - 1] };
+        if end == group_start {
+            continue;
+        }
+        let group = group as u16;
+        if let Some(open) = first.filter(|_| end - start > aim * 3 / 2) {
+            blocks.push(((open, group - 1), start..group_start));
+            (start, first) = (group_start, None);
+        }
+        first = first.or(Some(group));
+        while end - start > BLOCK_ROWS {
+            blocks.push(((group, group), start..start + BLOCK_ROWS));
+            start += BLOCK_ROWS;
+        }
+        if end - start >= aim {
+            blocks.push(((first.unwrap_or(group), group), start..end));
+            (start, first) = (end, None);
+        }
+    }
+    if let (Some(first), Some(&end)) = (first, ends.last().filter(|&&end| start < end)) {
+        blocks.push(((first, ends.len() as u16 - 1), start..end));
+    }
+    blocks
+}
