@@ -278,6 +278,11 @@ impl Multiset {
         Ok(self.calls.results(&mut accumulators)?)
     }
 
+    /// The slots of groups that have rows.
+    pub fn groups(&self) -> impl Iterator<Item = u32> {
+        (0..self.members.len() as u32).filter(|group| !self.members[*group as usize].is_empty())
+    }
+
     /// Drops all rows of groups.
     pub fn drop_groups(&mut self, groups: &[u32]) -> Result<()> {
         self.extremes.iter_mut().for_each(|extreme| extreme.drop_groups(groups));

@@ -51,6 +51,8 @@ pub(super) struct Updating {
     /// Slots by the value of their closing key.
     open: BTreeMap<i64, Vec<u32>>,
     cutoff: i64,
+    /// Rows were restored and no step was made since.
+    restored: bool,
 }
 
 /// Where an aggregate's result comes from.
@@ -147,6 +149,7 @@ impl Updating {
             width,
             open: BTreeMap::new(),
             cutoff: NO_WATERMARK,
+            restored: false,
         })
     }
 
@@ -334,6 +337,17 @@ impl Updating {
         self.table.delete(slots)
     }
 
+    /// Drops restored rows whose group was not restored: a cutoff may have removed the group while its rows lay on disk.
+    fn adopt(&mut self) -> Result<()> {
+        if std::mem::take(&mut self.restored)
+            && let Some(multiset) = &self.multiset
+        {
+            let orphans: Vec<u32> = multiset.groups().filter(|group| !self.table.is_live(*group)).collect();
+            self.remove(&orphans)?;
+        }
+        Ok(())
+    }
+
     /// Forgets groups that were not touched for long.
     fn expire(&mut self, tick: Tick) -> Result<()> {
         let Some(expiry) = &mut self.expiry else { return Ok(()) };
@@ -360,6 +374,7 @@ impl Updating {
 
 impl Operator for Updating {
     fn step(&mut self, inputs: Vec<Vec<RecordBatch>>, tick: Tick) -> Result<Stepped> {
+        self.adopt()?;
         let mut stepped = Stepped::default();
         let mut stamps = Vec::new();
         for rows in inputs.into_iter().flatten() {
@@ -425,6 +440,7 @@ impl Operator for Updating {
     }
 
     fn restore(&mut self, table: usize, rows: RecordBatch, _watermark: i64) -> Result<()> {
+        self.restored = true;
         let (keys, values) = rows.columns().split_at(self.keys.len());
         if table == 1 {
             let Some(multiset) = &mut self.multiset else {
@@ -442,6 +458,11 @@ impl Operator for Updating {
             }
         }
         self.open(&slots, keys, 0..slots.len())
+    }
+
+    fn due(&self) -> i64 {
+        // Without a closing key nothing comes out but by rows.
+        self.closing.map_or(END_OF_TIME, |closing| closing.due(self.open.keys().next().copied()))
     }
 
     fn usage(&self) -> StateUsage {
