@@ -191,6 +191,10 @@ impl Operator for Closing {
         Ok(())
     }
 
+    fn due(&self) -> i64 {
+        self.closing.due(self.windows.keys().next().copied())
+    }
+
     fn usage(&self) -> StateUsage {
         let mut usage = StateUsage { rows: 0, bytes: 0, oldest: self.windows.keys().next().copied() };
         for window in self.windows.values() {

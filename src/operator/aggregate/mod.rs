@@ -10,6 +10,7 @@ mod times;
 mod layout;
 mod closing;
 mod weighted;
+mod extremes;
 mod multiset;
 mod expiry;
 mod updating;

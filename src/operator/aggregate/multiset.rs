@@ -1,7 +1,8 @@
 //! The rows of groups, each with how often it is there: for aggregates that cannot take rows back by arithmetic.
 //!
-//! Only the columns that those aggregates read are kept. The aggregates of a touched group are computed anew over its rows, in the
-//! order of their encoded values, so that the result depends on the rows alone and not on how they came.
+//! Only the columns that those aggregates read are kept. MIN and MAX look up their answer ([`super::extremes`]). All others are
+//! computed anew over the rows of each touched group, in the order of their encoded values, so that the result depends on the
+//! rows alone and not on how they came.
 
 use std::sync::Arc;
 
@@ -19,6 +20,7 @@ use crate::error::{Error, Result};
 use crate::state::{KeyedChanges, KeyedTable};
 
 use super::call::{Call, Calls};
+use super::extremes::Extreme;
 use super::layout::batch;
 
 /// Weighted rows by group.
@@ -26,6 +28,10 @@ pub(super) struct Multiset {
     /// The input columns that are kept.
     columns: Vec<usize>,
     schema: SchemaRef,
+    /// What answers each call.
+    answers: Vec<Answer>,
+    extremes: Vec<Extreme>,
+    /// Those computed over all rows of a group.
     calls: Calls,
     /// Keyed by the group's slot and the kept columns; the value is the weight.
     rows: KeyedTable,
@@ -34,6 +40,13 @@ pub(super) struct Multiset {
     /// Per row slot, where in its group's list it is.
     places: Vec<u32>,
     pending: Vec<Pending>,
+}
+
+/// Where a result comes from.
+#[derive(Debug, Clone, Copy)]
+enum Answer {
+    Extreme(usize),
+    Computed(usize),
 }
 
 /// Rows of the current step, whose groups have no slot yet.
@@ -45,23 +58,34 @@ struct Pending {
 
 impl Multiset {
     /// Keeps what `calls`, over the columns of `input`, read.
-    pub fn new(input: &Schema, mut calls: Calls) -> Result<Self> {
+    pub fn new(input: &Schema, calls: Calls) -> Result<Self> {
         let expressions = calls.0.iter().flat_map(|call| call.arguments.iter().chain(&call.filter));
         let mut columns: Vec<usize> =
             expressions.flat_map(|expression| collect_columns(expression)).map(|column| column.index()).collect();
         columns.sort_unstable();
         columns.dedup();
-        for call in &mut calls.0 {
-            Self::rebase(call, &columns)?;
-        }
         let fields: Vec<Field> =
             columns.iter().map(|column| input.field(*column).clone().with_nullable(true)).collect();
+        let schema = Arc::new(Schema::new(fields.clone()));
+        let (mut answers, mut extremes, mut computed) = (Vec::new(), Vec::new(), Calls::default());
+        for mut call in calls.0 {
+            Self::rebase(&mut call, &columns)?;
+            if let Some(extreme) = Extreme::of(&call, &schema)? {
+                answers.push(Answer::Extreme(extremes.len()));
+                extremes.push(extreme);
+            } else {
+                answers.push(Answer::Computed(computed.0.len()));
+                computed.0.push(call);
+            }
+        }
         let key_types: Vec<DataType> =
             std::iter::once(DataType::UInt32).chain(fields.iter().map(|field| field.data_type().clone())).collect();
         Ok(Self {
             columns,
-            schema: Arc::new(Schema::new(fields)),
-            calls,
+            schema,
+            answers,
+            extremes,
+            calls: computed,
             rows: KeyedTable::new(&key_types, &[DataType::Int64])?,
             members: Vec::new(),
             places: Vec::new(),
@@ -103,7 +127,19 @@ impl Multiset {
     pub fn settle(&mut self, groups: &[u32]) -> Result<()> {
         for pending in std::mem::take(&mut self.pending) {
             let of: Vec<u32> = pending.groups.iter().map(|group| groups[*group]).collect();
+            self.count_extremes(&of, pending.columns.clone(), &pending.weights)?;
             self.count(&of, pending.columns, &pending.weights)?;
+        }
+        Ok(())
+    }
+
+    fn count_extremes(&mut self, groups: &[u32], columns: Vec<ArrayRef>, weights: &Int64Array) -> Result<()> {
+        if self.extremes.is_empty() {
+            return Ok(());
+        }
+        let rows = batch(&self.schema, columns, groups.len())?;
+        for extreme in &mut self.extremes {
+            extreme.add(&rows, groups, weights)?;
         }
         Ok(())
     }
@@ -176,6 +212,15 @@ impl Multiset {
 
     /// The results of groups, over their rows.
     pub fn evaluate(&self, groups: &[u32]) -> Result<Vec<ArrayRef>> {
+        let computed = if self.calls.0.is_empty() { Vec::new() } else { self.compute(groups)? };
+        let answer = |answer: &Answer| match answer {
+            Answer::Extreme(number) => Ok(self.extremes[*number].evaluate(groups)?),
+            Answer::Computed(number) => Ok(computed[*number].clone()),
+        };
+        self.answers.iter().map(answer).collect()
+    }
+
+    fn compute(&self, groups: &[u32]) -> Result<Vec<ArrayRef>> {
         let mut slots = Vec::new();
         let mut ids = Vec::new();
         // Accumulators are only told of groups that have rows; where the result of the others is.
@@ -194,7 +239,7 @@ impl Multiset {
             sources.push(Some(full));
             full += 1;
         }
-        let results = self.evaluate_rows(&slots, ids, full)?;
+        let results = self.compute_rows(&slots, ids, full)?;
         if full == groups.len() {
             return Ok(results);
         }
@@ -206,7 +251,7 @@ impl Multiset {
         Ok(self.calls.0.iter().zip(&results).map(spread).collect::<Result<_, _>>()?)
     }
 
-    fn evaluate_rows(&self, slots: &[u32], mut ids: Vec<usize>, groups: usize) -> Result<Vec<ArrayRef>> {
+    fn compute_rows(&self, slots: &[u32], mut ids: Vec<usize>, groups: usize) -> Result<Vec<ArrayRef>> {
         if groups == 0 {
             return Ok(self.calls.0.iter().map(|call| new_empty_array(&call.result)).collect());
         }
@@ -233,8 +278,14 @@ impl Multiset {
         Ok(self.calls.results(&mut accumulators)?)
     }
 
+    /// The slots of groups that have rows.
+    pub fn groups(&self) -> impl Iterator<Item = u32> {
+        (0..self.members.len() as u32).filter(|group| !self.members[*group as usize].is_empty())
+    }
+
     /// Drops all rows of groups.
     pub fn drop_groups(&mut self, groups: &[u32]) -> Result<()> {
+        self.extremes.iter_mut().for_each(|extreme| extreme.drop_groups(groups));
         for group in groups {
             let members = self.members.get_mut(*group as usize).map(std::mem::take).unwrap_or_default();
             self.rows.delete(&members)?;
@@ -247,6 +298,7 @@ impl Multiset {
         let Some((weights, columns)) = columns.split_last() else {
             return Err(Error::damaged("rows of an aggregate were stored without weights"));
         };
+        self.count_extremes(groups, columns.to_vec(), weights.as_primitive::<Int64Type>())?;
         let mut keys: Vec<ArrayRef> = vec![Arc::new(UInt32Array::from(groups.to_vec()))];
         keys.extend_from_slice(columns);
         let slots = self.rows.restore(&keys, std::slice::from_ref(weights), groups.len())?;
@@ -267,7 +319,8 @@ impl Multiset {
     /// Rows and bytes.
     pub fn usage(&self) -> (usize, usize) {
         let lists = self.members.capacity() * size_of::<Vec<u32>>() + self.places.capacity() * 2 * size_of::<u32>();
-        (self.rows.len(), self.rows.bytes() + lists)
+        let extremes: usize = self.extremes.iter().map(Extreme::bytes).sum();
+        (self.rows.len(), self.rows.bytes() + lists + extremes)
     }
 }
 

@@ -42,6 +42,11 @@ impl ClosingKey {
         watermark == END_OF_TIME || value < self.complete_below(watermark)
     }
 
+    /// The first watermark at which the smallest of some values, if there is one, is complete.
+    pub fn due(&self, smallest: Option<i64>) -> i64 {
+        smallest.map_or(END_OF_TIME, |value| value.saturating_add(self.lag).saturating_add(1))
+    }
+
     /// Parts a batch into the rows that count and, if there are any, those that came too late (or have no time at all).
     pub fn part(&self, batch: RecordBatch, tick: Tick) -> Result<(RecordBatch, Option<RecordBatch>)> {
         let values = microseconds(batch.column(self.column))?;

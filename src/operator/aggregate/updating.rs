@@ -51,6 +51,8 @@ pub(super) struct Updating {
     /// Slots by the value of their closing key.
     open: BTreeMap<i64, Vec<u32>>,
     cutoff: i64,
+    /// Rows were restored and no step was made since.
+    restored: bool,
 }
 
 /// Where an aggregate's result comes from.
@@ -78,27 +80,41 @@ struct Touched {
     alive: Vec<bool>,
 }
 
-impl Updating {
-    /// The operator of a spec that has no closing key or a retracting input.
-    pub fn new(spec: AggregateSpec, closing: Option<ClosingKey>) -> Result<Self> {
-        let keys = key_fields(&spec);
-        let mut calls = Calls::default();
-        let mut by_rows = Calls::default();
+/// Which calls go by state and which by rows.
+#[derive(Default)]
+struct Chosen {
+    calls: Calls,
+    by_rows: Calls,
+    /// Per aggregate, whether by state, and its place there.
+    chosen: Vec<(bool, usize)>,
+}
+
+impl Chosen {
+    fn of(spec: &AggregateSpec) -> Result<Self> {
         let weight = spec.retract.then(|| {
             let last = spec.input.fields().len() - 1;
             Arc::new(Column::new(spec.input.field(last).name(), last)) as Arc<dyn PhysicalExpr>
         });
-        calls.0.extend(weight.as_ref().map(row_count));
-        let mut chosen = Vec::new();
+        let mut all = Self::default();
+        all.calls.0.extend(weight.as_ref().map(row_count));
         for (function, filter) in spec.aggregates.iter().zip(&spec.filters) {
-            let linear = match &weight {
+            let by_state = match &weight {
                 Some(weight) => weighted(function, filter.as_ref(), weight)?,
                 None => Some(Call::native(function, filter.clone())?),
             };
-            let target = if linear.is_some() { &mut calls } else { &mut by_rows };
-            chosen.push((linear.is_some(), target.0.len()));
-            target.0.push(linear.map_or_else(|| Call::native(function, filter.clone()), Ok)?);
+            let target = if by_state.is_some() { &mut all.calls } else { &mut all.by_rows };
+            all.chosen.push((by_state.is_some(), target.0.len()));
+            target.0.push(by_state.map_or_else(|| Call::native(function, filter.clone()), Ok)?);
         }
+        Ok(all)
+    }
+}
+
+impl Updating {
+    /// The operator of a spec that has no closing key or a retracting input.
+    pub fn new(spec: AggregateSpec, closing: Option<ClosingKey>) -> Result<Self> {
+        let keys = key_fields(&spec);
+        let Chosen { calls, by_rows, chosen } = Chosen::of(&spec)?;
         let width = calls.state_types().len();
         let mut types = calls.state_types();
         let touched = spec.ttl.map(|_| Field::new("touched", DataType::Int64, true));
@@ -133,6 +149,7 @@ impl Updating {
             width,
             open: BTreeMap::new(),
             cutoff: NO_WATERMARK,
+            restored: false,
         })
     }
 
@@ -320,6 +337,17 @@ impl Updating {
         self.table.delete(slots)
     }
 
+    /// Drops restored rows whose group was not restored: a cutoff may have removed the group while its rows lay on disk.
+    fn adopt(&mut self) -> Result<()> {
+        if std::mem::take(&mut self.restored)
+            && let Some(multiset) = &self.multiset
+        {
+            let orphans: Vec<u32> = multiset.groups().filter(|group| !self.table.is_live(*group)).collect();
+            self.remove(&orphans)?;
+        }
+        Ok(())
+    }
+
     /// Forgets groups that were not touched for long.
     fn expire(&mut self, tick: Tick) -> Result<()> {
         let Some(expiry) = &mut self.expiry else { return Ok(()) };
@@ -346,6 +374,7 @@ impl Updating {
 
 impl Operator for Updating {
     fn step(&mut self, inputs: Vec<Vec<RecordBatch>>, tick: Tick) -> Result<Stepped> {
+        self.adopt()?;
         let mut stepped = Stepped::default();
         let mut stamps = Vec::new();
         for rows in inputs.into_iter().flatten() {
@@ -411,6 +440,7 @@ impl Operator for Updating {
     }
 
     fn restore(&mut self, table: usize, rows: RecordBatch, _watermark: i64) -> Result<()> {
+        self.restored = true;
         let (keys, values) = rows.columns().split_at(self.keys.len());
         if table == 1 {
             let Some(multiset) = &mut self.multiset else {
@@ -428,6 +458,11 @@ impl Operator for Updating {
             }
         }
         self.open(&slots, keys, 0..slots.len())
+    }
+
+    fn due(&self) -> i64 {
+        // Without a closing key nothing comes out but by rows.
+        self.closing.map_or(END_OF_TIME, |closing| closing.due(self.open.keys().next().copied()))
     }
 
     fn usage(&self) -> StateUsage {

@@ -37,6 +37,8 @@ const AGGREGATES: &[&str] = &[
     "min(s)",
     "min(f)",
     "max(x)",
+    "max(x) FILTER (WHERE b)",
+    "min(x + id)",
     "max(d)",
     "max(ts)",
     "stddev(f)",

@@ -182,3 +182,34 @@ async fn late_rows_are_given_back_and_not_counted() {
     let late: Vec<String> = stepped.late.iter().flat_map(|(_, rows)| names(rows, 1)).collect();
     assert_eq!(late, ["late", "null"]);
 }
+
+#[tokio::test]
+async fn rows_of_a_group_that_a_cutoff_removed_are_dropped() {
+    let plain = spec(&["k_str"], &["count(*)", "min(x)", "median(x)"], true).await;
+    let spec = AggregateSpec { ttl: Some(1600), ..plain };
+    let mut operator = aggregate(spec.clone()).unwrap();
+    step(&mut operator, &[row(1, "a", 5), row(2, "b", 6)], true, tick(0, 0, 1000));
+    let mut fresh = aggregate(spec).unwrap();
+    for change in operator.changes().unwrap().into_iter().filter(|change| change.table == 1) {
+        change.upserts.into_iter().for_each(|rows| fresh.restore(1, rows, 0).unwrap());
+    }
+    assert_eq!(step(&mut fresh, &[row(3, "a", 7)], true, tick(0, 0, 9000)), ["a 1 7 7.0 1"]);
+    let gone: usize = fresh.changes().unwrap()[1].deletes.iter().map(RecordBatch::num_rows).sum();
+    assert_eq!((gone, fresh.usage().rows), (2, 2));
+}
+
+#[tokio::test]
+async fn nothing_comes_out_before_it_is_due() {
+    for retract in [false, true] {
+        let plain = spec(&["window_start", "k_str"], &["count(*)"], retract).await;
+        let closing = Some(TimeColumn { column: plain.input.index_of("window_start").unwrap(), lag: 5 });
+        let output = output(&plain.output, false);
+        let mut operator = aggregate(AggregateSpec { closing, output, ..plain }).unwrap();
+        assert_eq!(operator.due(), i64::MAX);
+        let input = Row { start: Some(Some(100)), ..row(3, "a", 1) };
+        step(&mut operator, &[input], retract, tick(10, 11, 0));
+        let due = operator.due();
+        assert_eq!(step(&mut operator, &[], retract, tick(11, due - 1, 0)), [""; 0]);
+        assert_eq!(step(&mut operator, &[], retract, tick(due - 1, due, 0)).len(), 1);
+    }
+}
