@@ -39,7 +39,7 @@ pub(super) struct AsofJoin {
 }
 
 impl AsofJoin {
-    pub(super) fn new(spec: &AsofSpec) -> Result<Self> {
+    pub(super) fn new(spec: AsofSpec) -> Result<Self> {
         let intake = |schema, keys, time| {
             let time = Some(time);
             Intake::new(&IntakeOptions { schema, keys, null_equals_null: false, retract: false, time, timed: true })
@@ -72,11 +72,11 @@ impl AsofJoin {
         Ok(Self {
             left_time: spec.left_time,
             right_time: spec.right_time,
-            left_keys: spec.left_keys.clone(),
-            right_keys: spec.right_keys.clone(),
+            left_keys: spec.left_keys,
+            right_keys: spec.right_keys,
             or_equal: spec.or_equal,
             outer: spec.outer,
-            output: Arc::clone(&spec.output),
+            output: spec.output,
             intakes,
             sides,
             versions: Versions::default(),

@@ -1,7 +1,8 @@
 //! A hash multimap from hash to row numbers, as chains of links: 16 bytes a row and one cache line a step.
 //!
 //! Only 32 bits of the hash are kept, so what is found are candidates: whoever asks compares the keys. Rows are numbered without gaps;
-//! a row is taken out by giving it the time [`DEAD`], which no range of times contains.
+//! a row is taken out by giving it the time [`DEAD`], which no range of times contains. Chains run from the newest row to the oldest, and
+//! what is dead must not make them long: rows that expire do so oldest first, so a search stops at the oldest live row; others are unlinked.
 
 /// The end of a chain, and "no row".
 pub(super) const NONE: u32 = u32::MAX;
@@ -38,7 +39,12 @@ pub(super) struct Chains {
     links: Vec<Link>,
     /// A power of two; empty at first.
     heads: Vec<u32>,
+    /// All rows below this are dead.
+    floor: u32,
 }
+
+/// A row is unlinked if so many steps lead to it; otherwise it stays in its chain, dead.
+const UNLINK_STEPS: usize = 32;
 
 impl Chains {
     pub(super) fn len(&self) -> usize {
@@ -57,8 +63,32 @@ impl Chains {
         self.time(row) != DEAD
     }
 
-    pub(super) fn kill(&mut self, row: u32) {
+    /// The row dies, as one of the oldest.
+    pub(super) fn expire(&mut self, row: u32) {
         self.links[row as usize].time = DEAD;
+        while self.links.get(self.floor as usize).is_some_and(|link| link.time == DEAD) {
+            self.floor += 1;
+        }
+    }
+
+    /// The row dies, at any age.
+    pub(super) fn kill(&mut self, row: u32) {
+        self.expire(row);
+        let Link { tag, next, .. } = self.links[row as usize];
+        let head = tag as usize & (self.heads.len() - 1);
+        let mut at = self.heads[head];
+        if at == row {
+            self.heads[head] = next;
+            return;
+        }
+        for _ in 0..UNLINK_STEPS {
+            let Some(link) = self.links.get_mut(at as usize) else { return };
+            if link.next == row {
+                link.next = next;
+                return;
+            }
+            at = link.next;
+        }
     }
 
     /// Appends rows.
@@ -80,6 +110,7 @@ impl Chains {
         self.links.retain(|link| link.time != DEAD);
         self.links.shrink_to(self.links.len() * 2);
         self.heads = Vec::new();
+        self.floor = 0;
         self.grow();
     }
 
@@ -119,7 +150,7 @@ impl Chains {
             let mut at = if cursor.link == 0 { self.heads[tag as usize & mask] } else { cursor.link - 1 };
             let (low, high) = range(cursor.row);
             let low = low.max(DEAD + 1);
-            while at != NONE {
+            while at != NONE && at >= self.floor {
                 if rows.len() >= limit {
                     cursor.link = at + 1;
                     return true;

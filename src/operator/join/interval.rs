@@ -32,7 +32,7 @@ pub(super) struct IntervalJoin {
 }
 
 impl IntervalJoin {
-    pub(super) fn new(spec: &JoinSpec, bounds: TimeBounds) -> Result<Self> {
+    pub(super) fn new(spec: JoinSpec, bounds: TimeBounds) -> Result<Self> {
         if spec.left_retract || spec.right_retract || spec.output_retract {
             return Err(Error::internal("an interval join was planned over rows that are taken back"));
         }

@@ -35,14 +35,14 @@ use side::{Arriving, Side};
 /// One shard of a join of two streams; port 0 is left, port 1 right. Errors: a spec that contradicts itself.
 pub fn join(spec: JoinSpec) -> Result<Box<dyn Operator>> {
     Ok(match spec.bounds {
-        Some(bounds) => Box::new(interval::IntervalJoin::new(&spec, bounds)?),
-        None => Box::new(updating::UpdatingJoin::new(&spec)?),
+        Some(bounds) => Box::new(interval::IntervalJoin::new(spec, bounds)?),
+        None => Box::new(updating::UpdatingJoin::new(spec)?),
     })
 }
 
 /// One shard of an ASOF join; port 0 is left, port 1 right. Errors: a spec that contradicts itself.
 pub fn asof(spec: AsofSpec) -> Result<Box<dyn Operator>> {
-    Ok(Box::new(asof::AsofJoin::new(&spec)?))
+    Ok(Box::new(asof::AsofJoin::new(spec)?))
 }
 
 /// The time below which everything is complete, for values that may trail the watermark by `lag`.

@@ -107,8 +107,8 @@ pub(super) struct Pairs {
 
 impl Matcher {
     /// `rows` are the inputs' columns without weights. Errors: keys whose types differ.
-    pub(super) fn new(spec: &JoinSpec, rows: [&SchemaRef; 2]) -> Result<Self> {
-        let keys = [spec.left_keys.clone(), spec.right_keys.clone()];
+    pub(super) fn new(spec: JoinSpec, rows: [&SchemaRef; 2]) -> Result<Self> {
+        let keys = [spec.left_keys, spec.right_keys];
         let kind = |side: usize, key: usize| rows[side].field(key).data_type();
         if keys[0].len() != keys[1].len() || keys[0].iter().zip(&keys[1]).any(|(&l, &r)| kind(0, l) != kind(1, r)) {
             return Err(Error::internal("keys of a join differ in number or type"));
@@ -128,7 +128,7 @@ impl Matcher {
             widths: [rows[0].fields().len(), rows[1].fields().len()],
             pairs_come_out,
             weighted: spec.output_retract,
-            output: Arc::clone(&spec.output),
+            output: spec.output,
         })
     }
 

@@ -281,7 +281,10 @@ impl Side {
     /// Forgets a row.
     pub(super) fn kill(&mut self, slot: u32) {
         if self.chains.is_live(slot) {
-            self.bury(slot);
+            self.chains.kill(slot);
+            if let Some(whole) = &mut self.whole {
+                whole.kill(slot);
+            }
             self.dead += 1;
             if self.flags[slot as usize] & WRITTEN != 0 {
                 self.killed.push(slot);
@@ -301,16 +304,12 @@ impl Side {
     pub(super) fn expire(&mut self, slots: &[u32], cutoff: i64) {
         self.cutoff = self.cutoff.max(cutoff);
         for &slot in slots {
-            self.bury(slot);
+            self.chains.expire(slot);
+            if let Some(whole) = &mut self.whole {
+                whole.expire(slot);
+            }
         }
         self.dead += slots.len();
-    }
-
-    fn bury(&mut self, slot: u32) {
-        self.chains.kill(slot);
-        if let Some(whole) = &mut self.whole {
-            whole.kill(slot);
-        }
     }
 
     /// Ends a step: clears dead slots away if there are many. Returns each slot's new number ([`NONE`] = gone) if they changed.
@@ -395,6 +394,7 @@ const WRITE_ROWS: usize = 65_536;
 fn keep<T>(values: &mut Vec<T>, live: &[bool]) {
     let mut flags = live.iter();
     values.retain(|_| flags.next().copied().unwrap_or(false));
+    values.shrink_to(values.len() * 2);
 }
 
 /// The two sides' use together.

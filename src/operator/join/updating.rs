@@ -36,7 +36,7 @@ pub(super) struct UpdatingJoin {
 }
 
 impl UpdatingJoin {
-    pub(super) fn new(spec: &JoinSpec) -> Result<Self> {
+    pub(super) fn new(spec: JoinSpec) -> Result<Self> {
         let roles = roles(spec.join_type)?;
         let retract = [spec.left_retract, spec.right_retract];
         let ends = [(&spec.left, &spec.left_keys, spec.left_time), (&spec.right, &spec.right_keys, spec.right_time)];
@@ -62,8 +62,8 @@ impl UpdatingJoin {
             })
         };
         let sides = [side(0, "left"), side(1, "right")];
-        let matcher = Matcher::new(spec, [intakes[0].row(), intakes[1].row()])?;
         let (ttl, output_retract) = (spec.ttl, spec.output_retract);
+        let matcher = Matcher::new(spec, [intakes[0].row(), intakes[1].row()])?;
         Ok(Self { roles, retract, output_retract, ttl, times, matcher, intakes, sides })
     }
 

@@ -3,7 +3,7 @@
 use datafusion::common::JoinType;
 use rand::Rng;
 
-use super::bounded::{TYPES, spec, sql};
+use super::bounded::{TYPES, spec, sql, vary_keys};
 use super::*;
 use crate::operator::join::join;
 use crate::operator::spec::TimeColumn;
@@ -12,12 +12,13 @@ fn equals_batch(retract: [bool; 2]) {
     for_seeds(64, |rng| {
         let join_type = TYPES[rng.random_range(0..TYPES.len())];
         let weighted = retract != [false, false] || join_type != JoinType::Inner;
-        let spec = spec(join_type, retract, weighted, rng.random_bool(0.5), rng.random_bool(0.3));
+        let mut spec = spec(join_type, retract, weighted, rng.random_bool(0.5), rng.random_bool(0.3));
+        vary_keys(&mut spec, rng);
         let duplicates = rng.random_bool(0.5);
         let input = Input { rows: 200, retract, lags: [0, 0], null_times: true, duplicates };
         let events = random_events(rng, input);
         let make = || join(spec.clone()).unwrap();
-        let mut run = Run::new(&make, [vec![KEY], vec![KEY]], weighted);
+        let mut run = Run::new(&make, [spec.left_keys.clone(), spec.right_keys.clone()], weighted);
         let sql = sql(&spec);
         play(&mut run, &events, input, rng, |run, so_far, rng| {
             if rng.random_bool(0.1) {
