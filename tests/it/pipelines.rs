@@ -44,6 +44,38 @@ fn files_become_tables_and_new_files_are_picked_up_where_the_last_run_ended() {
 }
 
 #[test]
+fn a_table_that_one_pipeline_writes_is_the_source_of_another() {
+    let weir = Weir::new();
+    weir.write("p.sql", FILES);
+    weir.write(
+        "q.sql",
+        "
+        CREATE SOURCE written WITH (connector = 'delta', path = 'warehouse/everything');
+        CREATE SOURCE changed WITH (connector = 'delta', path = 'warehouse/large', mode = 'changes', starting_version = '0');
+        CREATE TABLE copy (id BIGINT NOT NULL, amount DOUBLE, day DATE) USING DELTA;
+        CREATE TABLE history (id BIGINT NOT NULL, change STRING, version BIGINT) USING DELTA;
+        INSERT INTO copy SELECT * FROM written;
+        INSERT INTO history SELECT id, _change_type AS change, _commit_version AS version FROM changed;",
+    );
+    let refused = weir.run(&["check", "q.sql"]);
+    assert!(text(&refused.stderr).contains("no Delta table at `warehouse/everything`"), "{}", text(&refused.stderr));
+    for part in 0..3 {
+        weir.write(&format!("in/{part}.jsonl"), &lines(part * 1000..(part + 1) * 1000));
+        weir.succeed(&["run", "p.sql", "--trigger", "available now"]);
+        weir.succeed(&["check", "q.sql", "--connect"]);
+        weir.succeed(&["run", "q.sql", "--trigger", "available now"]);
+        let counts = "SELECT count(*), count(DISTINCT id), sum(amount), count(DISTINCT day) FROM";
+        assert_eq!(weir.query(&format!("{counts} copy")), weir.query(&format!("{counts} everything")));
+        let seen = weir.query("SELECT count(*), count(DISTINCT id), max(change), min(version) FROM history");
+        let large = weir.query("SELECT count(*), count(DISTINCT id) FROM large");
+        assert_eq!(seen, [format!("{},insert,1", large[0])]);
+    }
+    assert_eq!(weir.number("SELECT count(*) FROM copy"), 3000);
+    let explained = weir.succeed(&["explain", "q.sql"]);
+    assert!(explained.contains("changes of delta table warehouse/large"), "{explained}");
+}
+
+#[test]
 fn a_stopped_pipeline_commits_the_open_epoch_and_ends_with_0() {
     let weir = Weir::new();
     weir.write(

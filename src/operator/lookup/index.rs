@@ -16,9 +16,11 @@ use twox_hash::XxHash64;
 use crate::error::{Context, Error, Result};
 
 /// The end of a chain of rows with one key.
-const NONE: u32 = u32::MAX;
+pub const NONE: u32 = u32::MAX;
 /// Rows of several files are put together up to this many bytes.
 const CHUNK_BYTES: usize = 128 << 20;
+/// Tests have few tags, so that other keys are met under the same one.
+const TAG_MASK: u32 = if cfg!(test) { 1 } else { u32::MAX };
 /// A segment that is alive in the newest version.
 pub const ALIVE: u64 = u64::MAX;
 
@@ -73,6 +75,13 @@ struct Entry {
     next: u32,
 }
 
+/// The newest row of a key, and enough of the key's hash to tell it from nearly all others without looking at it.
+#[derive(Debug, Clone, Copy)]
+struct Head {
+    tag: u32,
+    entry: u32,
+}
+
 /// Where a row is: its chunk and its number there.
 pub type Place = (u32, u32);
 
@@ -93,7 +102,7 @@ pub struct Index {
     segments: Vec<Segment>,
     entries: Vec<Entry>,
     key_bytes: Vec<u8>,
-    heads: HashTable<u32>,
+    heads: HashTable<Head>,
     /// Rows of segments that are alive in some version, and of those that are not.
     live_rows: usize,
     dead_rows: usize,
@@ -129,7 +138,7 @@ impl Index {
         self.chunk_bytes
             + self.entries.capacity() * size_of::<Entry>()
             + self.key_bytes.capacity()
-            + self.heads.capacity() * size_of::<u32>() * 5 / 4
+            + self.heads.capacity() * (size_of::<Head>() + 1) * 8 / 7
     }
 
     /// The rows, to be taken from by [`Place`].
@@ -147,13 +156,13 @@ impl Index {
         self.insert(keys, segments.collect())
     }
 
-    /// Ends a file: `version` has it no more. False when no version before has it.
-    pub fn end(&mut self, identity: &str, version: u64) -> bool {
+    /// Ends a file, if there is one: `version` has it no more.
+    pub fn end(&mut self, identity: &str, version: u64) {
         let found = self.segments.iter_mut().rev().find(|s| s.until == ALIVE && s.identity == identity);
-        let Some(segment) = found else { return false };
-        segment.until = version;
-        self.uniform = false;
-        true
+        if let Some(segment) = found {
+            segment.until = version;
+            self.uniform = false;
+        }
     }
 
     /// Gives up the versions before `first`; their rows go now or later.
@@ -168,11 +177,30 @@ impl Index {
         self.rebuild(keys, first)
     }
 
-    /// Calls `found` with the place of every row that has `key` in `version`.
+    /// For each key the number of its newest row, or [`NONE`]; also where `null` says that it has no value.
+    ///
+    /// In three short loops, not one long one: each waits for memory in one way only, so the processor overlaps the waiting
+    /// of many rows.
+    pub fn heads(&self, keys: &Rows, null: Option<&[bool]>) -> Vec<u32> {
+        let hashes: Vec<u64> = keys.iter().map(|key| hash(key.as_ref())).collect();
+        let candidate =
+            |hash: &u64| self.heads.find(*hash, |head| head.tag == tag(*hash)).map_or(NONE, |head| head.entry);
+        let mut heads: Vec<u32> = hashes.iter().map(candidate).collect();
+        for (row, head) in heads.iter_mut().enumerate().filter(|(_, head)| **head != NONE) {
+            let key = keys.row(row);
+            if null.is_some_and(|null| null[row]) {
+                *head = NONE;
+            } else if self.key(*head) != key.as_ref() {
+                *head = self.exact(hashes[row], key.as_ref());
+            }
+        }
+        heads
+    }
+
+    /// Calls `found` with the place of every row from `head` on that `version` has.
     #[inline]
-    pub fn find(&self, key: &[u8], version: u64, mut found: impl FnMut(Place)) {
-        let Some(head) = self.heads.find(hash(key), |entry| self.key(*entry) == key) else { return };
-        let mut next = *head;
+    pub fn walk(&self, head: u32, version: u64, mut found: impl FnMut(Place)) {
+        let mut next = head;
         while next != NONE {
             let entry = &self.entries[next as usize];
             if self.uniform || self.is_alive(entry.segment, version) {
@@ -180,6 +208,13 @@ impl Index {
             }
             next = entry.next;
         }
+    }
+
+    /// The newest row of a key whose tag another key has, too.
+    #[cold]
+    fn exact(&self, hash: u64, key: &[u8]) -> u32 {
+        let found = self.heads.find(hash, |head| head.tag == tag(hash) && self.key(head.entry) == key);
+        found.map_or(NONE, |head| head.entry)
     }
 
     #[inline]
@@ -205,7 +240,7 @@ impl Index {
             let entry = &entries[*entry as usize];
             &key_bytes[entry.key_start as usize..entry.key_start as usize + entry.key_length as usize]
         };
-        self.heads.reserve(more, |entry| hash(key_of(entry)));
+        self.heads.reserve(more, |head| hash(key_of(&head.entry)));
         // Files are put together, so that rows are taken from few arrays.
         let mut waiting: Vec<(u32, RecordBatch)> = Vec::new();
         let mut bytes = 0;
@@ -259,14 +294,15 @@ impl Index {
             &key_bytes[entry.key_start as usize..entry.key_start as usize + entry.key_length as usize]
         };
         let (mut key_start, mut next) = (key_bytes.len() as u64, NONE);
-        match heads.find_mut(hash_of, |entry| key_of(*entry) == key) {
+        let tag = tag(hash_of);
+        match heads.find_mut(hash_of, |head| head.tag == tag && key_of(head.entry) == key) {
             Some(head) => {
                 // The same bytes serve all rows of a key.
-                (key_start, next) = (entries[*head as usize].key_start, *head);
-                *head = number;
+                (key_start, next) = (entries[head.entry as usize].key_start, head.entry);
+                head.entry = number;
             }
             None => {
-                heads.insert_unique(hash_of, number, |entry| hash(key_of(*entry)));
+                heads.insert_unique(hash_of, Head { tag, entry: number }, |head| hash(key_of(head.entry)));
                 key_bytes.extend_from_slice(key);
             }
         }
@@ -311,6 +347,12 @@ impl Index {
 fn slice_bytes(batch: &RecordBatch) -> Result<usize> {
     let sizes = batch.columns().iter().map(|column| column.to_data().get_slice_memory_size());
     sizes.sum::<Result<usize, _>>().internal(|| "a lookup table cannot be measured".to_owned())
+}
+
+/// Bits that the hash table itself looks at least.
+#[inline]
+fn tag(hash: u64) -> u32 {
+    (hash >> 25) as u32 & TAG_MASK
 }
 
 #[inline]

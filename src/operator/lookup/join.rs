@@ -5,7 +5,6 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, UInt32Array, new_null_array};
 use arrow::compute::{interleave, take};
 use arrow::datatypes::{Field, Schema, SchemaRef, TimestampMicrosecondType};
-use arrow::row::Rows;
 use datafusion::common::JoinType;
 use datafusion::physical_expr::PhysicalExpr;
 
@@ -36,7 +35,8 @@ pub(super) fn join(lookup: &Lookup, batch: &RecordBatch) -> Result<RecordBatch> 
     let (keys, null) = lookup.left_keys.encode(batch, &spec.left_keys)?;
     // A filter decides whether a row is matched at all, so unmatched rows are filled in behind it.
     let fill = spec.join_type == JoinType::Left && spec.filter.is_none();
-    let mut pairs = matches(lookup, batch, &keys, null.as_deref(), fill);
+    let heads = lookup.index.heads(&keys, null.as_deref());
+    let mut pairs = matches(lookup, batch, &heads, fill);
     if let Some(filter) = &spec.filter {
         let kept = evaluate(lookup, batch, &pairs, filter)?;
         pairs = filtered(&pairs, &kept, batch.num_rows(), spec.join_type == JoinType::Left);
@@ -46,20 +46,21 @@ pub(super) fn join(lookup: &Lookup, batch: &RecordBatch) -> Result<RecordBatch> 
         .internal(|| format!("rows joined to `{}` do not fit their schema", spec.table))
 }
 
-fn matches(lookup: &Lookup, batch: &RecordBatch, keys: &Rows, null: Option<&[bool]>, fill: bool) -> Pairs {
+/// Every row with all its matches; `heads` says where those begin.
+fn matches(lookup: &Lookup, batch: &RecordBatch, heads: &[u32], fill: bool) -> Pairs {
     let rows = batch.num_rows();
     let mut pairs = Pairs { left: Vec::with_capacity(rows), right: Vec::with_capacity(rows) };
     let times = lookup.spec.as_of.map(|column| batch.column(column).as_primitive::<TimestampMicrosecondType>());
     let newest = lookup.newest();
-    for row in 0..rows {
+    for (row, head) in heads.iter().enumerate() {
         let version = match times {
             None => Some(newest),
             Some(times) if times.is_valid(row) => lookup.version_at(times.value(row)),
             Some(_) => None,
         };
         let before = pairs.left.len();
-        if let Some(version) = version.filter(|_| null.is_none_or(|null| !null[row])) {
-            lookup.index.find(keys.row(row).as_ref(), version, |place| pairs.push(row, place));
+        if let Some(version) = version {
+            lookup.index.walk(*head, version, |place| pairs.push(row, place));
         }
         if fill && pairs.left.len() == before {
             pairs.push(row, NOWHERE);

@@ -196,7 +196,8 @@ impl Lookup {
         let added: Vec<DataFile> = commit.adds.iter().map(|(file, _)| file.clone()).collect();
         // Everything is read before anything is changed: a failure leaves the version before.
         let files = self.read_files(&added).await?;
-        for (file, _) in &commit.removes {
+        // A file that comes again, say with other statistics, takes the place of itself.
+        for file in commit.removes.iter().map(|(file, _)| file).chain(&added) {
             self.index.end(&file.identity(), version);
         }
         self.index.add(&self.right_keys, files, version)?;

@@ -93,7 +93,7 @@ fn customers(random: &mut StdRng, rows: usize) -> RecordBatch {
     let grp: StringArray = (0..rows)
         .map(|_| {
             let g = random.random_range(0..3);
-            maybe(random, format!("g{g}"))
+            maybe(random, format!("g {g}"))
         })
         .collect();
     RecordBatch::try_from_iter_with_nullable([
@@ -117,7 +117,7 @@ fn events(random: &mut StdRng, rows: usize, retract: bool) -> RecordBatch {
     let g: StringArray = (0..rows)
         .map(|_| {
             let g = random.random_range(0..4);
-            maybe(random, format!("g{g}"))
+            maybe(random, format!("g {g}"))
         })
         .collect();
     let ts = TimestampMicrosecondArray::from_value(0, rows).with_data_type(timestamp());
@@ -172,11 +172,17 @@ async fn a_lookup_says_what_a_batch_join_says_at_every_version() {
         for _ in 0..5 {
             let rows = random.random_range(0..25);
             let batches = [customers(&mut random, rows), customers(&mut random, 3)];
-            match random.random_range(0..4) {
+            match random.random_range(0..6) {
                 0 => table.replace(&batches, true).await,
                 1 if !table.files.is_empty() => {
                     let gone = table.files[random.random_range(0..table.files.len())].clone();
                     table.commit(Vec::new(), vec![gone], true).await;
+                }
+                2 if !table.files.is_empty() => {
+                    // A file comes again as it is, without having gone.
+                    let again = table.files[random.random_range(0..table.files.len())].clone();
+                    table.files.retain(|file| file.path != again.path);
+                    table.commit(vec![again], Vec::new(), false).await;
                 }
                 _ => table.append(&batches).await,
             }
@@ -211,7 +217,7 @@ fn at(events: &[(i64, Option<i64>)]) -> RecordBatch {
     let times: TimestampMicrosecondArray = events.iter().map(|(_, time)| *time).collect();
     let columns: Vec<ArrayRef> = vec![
         Arc::new(Int64Array::from_iter_values(events.iter().map(|(key, _)| *key))),
-        Arc::new(StringArray::from(vec!["g0"; rows])),
+        Arc::new(StringArray::from(vec!["g 0"; rows])),
         Arc::new(Int64Array::from_iter_values(0..rows as i64)),
         Arc::new(times.with_data_type(timestamp())),
     ];
