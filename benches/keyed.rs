@@ -66,7 +66,8 @@ fn rows(key: ArrayRef, from: u64) -> RecordBatch {
 }
 
 /// Steps through `steps` micro-batches and prints what they cost.
-fn measure(name: &str, operator: &mut dyn Operator, steps: u64, input: impl Fn(u64) -> RecordBatch) {
+fn measure(name: &str, make: &dyn Fn() -> Box<dyn Operator>, steps: u64, input: impl Fn(u64) -> RecordBatch) {
+    let mut operator = make();
     let resident = resident_bytes();
     let (mut spent, mut before, mut slowest) = (0, i64::MIN, 0);
     for step in 0..steps {
@@ -90,9 +91,19 @@ fn measure(name: &str, operator: &mut dyn Operator, steps: u64, input: impl Fn(u
     );
     let start = cpu_ns();
     let changes = operator.changes().unwrap();
-    let written: usize = changes.iter().flat_map(|c| &c.upserts).map(RecordBatch::num_rows).sum();
-    if written > 0 {
-        println!("    all of it written: {:.0} ns a row", (cpu_ns() - start) as f64 / written as f64);
+    let wrote = cpu_ns() - start;
+    let mut restored = make();
+    let (mut rows, start) = (0, cpu_ns());
+    for change in changes {
+        for batch in change.upserts {
+            rows += batch.num_rows();
+            restored.restore(change.table, batch, before).unwrap();
+        }
+    }
+    let restoring = cpu_ns() - start;
+    if rows > 0 {
+        let each = |ns: u64| ns as f64 / rows as f64;
+        println!("    all of it written: {:.0} ns a row, read back: {:.0} ns a row", each(wrote), each(restoring));
     }
 }
 
@@ -103,15 +114,13 @@ fn deduplication(key: &ArrayRef, hours: Option<i64>, emit: DeduplicateEmit) -> B
 }
 
 fn distinct(name: &str, keys: u64, hours: Option<i64>, key: fn(u64) -> ArrayRef) {
-    let mut operator = deduplication(&key(0), hours, DeduplicateEmit::OnArrival);
-    measure(name, operator.as_mut(), keys / STEP, |from| rows(key(from), from));
+    let make = || deduplication(&key(0), hours, DeduplicateEmit::OnArrival);
+    measure(name, &make, keys / STEP, |from| rows(key(from), from));
 }
 
 fn waiting(keys: u64) {
-    let mut operator = deduplication(&string_key(0), Some(24), DeduplicateEmit::OnWatermark);
-    measure("dedup by watermark, distinct strings", operator.as_mut(), keys / STEP, |from| {
-        rows(string_key(from), from)
-    });
+    let make = || deduplication(&string_key(0), Some(24), DeduplicateEmit::OnWatermark);
+    measure("dedup by watermark, distinct strings", &make, keys / STEP, |from| rows(string_key(from), from));
 }
 
 fn best(count: u64) {
@@ -138,9 +147,9 @@ fn best(count: u64) {
             time: None,
             output: Arc::new(Schema::new(fields.clone())),
         };
-        measure(name, top_n(spec(1)).unwrap().as_mut(), count / STEP, |from| rows(key(from), from));
+        measure(name, &|| top_n(spec(1)).unwrap(), count / STEP, |from| rows(key(from), from));
         let name = format!("{} of 10", name.replace("row per", "10 rows per"));
-        measure(&name, top_n(spec(10)).unwrap().as_mut(), count / STEP / 5, |from| rows(key(from), from));
+        measure(&name, &|| top_n(spec(10)).unwrap(), count / STEP / 5, |from| rows(key(from), from));
     }
 }
 

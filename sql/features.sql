@@ -25,7 +25,7 @@ CREATE SOURCE labels (
 
 CREATE TABLE features (
   transaction_id STRING NOT NULL, user_id STRING, terminal_id STRING, ts TIMESTAMP, is_fraud BOOLEAN,
-  amount DOUBLE, weekend INT, night INT,
+  amount DOUBLE, weekend BIGINT, night BIGINT,
   customer_n_1d BIGINT, customer_mean_1d DOUBLE,
   customer_n_7d BIGINT, customer_mean_7d DOUBLE,
   customer_n_30d BIGINT, customer_mean_30d DOUBLE,

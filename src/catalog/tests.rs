@@ -123,7 +123,7 @@ fn files_generators_and_simple_sinks_are_read() {
 fn tables_functions_models_and_pipelines_are_built() {
     let catalog = loaded(
         "CREATE TABLE t (a INT NOT NULL, b STRING, d DATE, CHECK (a > 0), CONSTRAINT small CHECK (a < 10), PRIMARY KEY (a) NOT ENFORCED)
-           PARTITIONED BY (d) LOCATION '${BROKER}/x' TBLPROPERTIES ('delta.appendOnly' = 'true', 'mine' = 'x') OPTIONS (aws_secret = '${PASSWORD}');
+           PARTITIONED BY (d) LOCATION '${BROKER}/x' TBLPROPERTIES ('delta.appendOnly' = 'false', 'mine' = 'x') OPTIONS (aws_secret = '${PASSWORD}');
          CREATE FUNCTION f(x DOUBLE) RETURNS DOUBLE LANGUAGE sql AS $$ x / 2 $$;
          CREATE MODEL m WITH (provider = 'LightGBM', path = 'm.txt');
          CREATE VIEW w AS SELECT 1 AS a; CREATE VIEW v (x) AS SELECT a FROM w;
@@ -336,4 +336,74 @@ proptest::proptest! {
             proptest::prop_assert!(errors.list.iter().all(|error| !error.span.is_empty()), "{}", errors.render(true));
         }
     }
+}
+#[test]
+fn a_primary_key_makes_columns_not_null_and_a_table_that_takes_rows_back() {
+    let catalog = loaded(
+        "CREATE TABLE t (a INT, b STRING, v DOUBLE, PRIMARY KEY (b, a) NOT ENFORCED); CREATE TABLE plain (a INT);
+         CREATE SINK f WITH (connector = 'file', path = 'x'); CREATE SINK c WITH (connector = 'console');",
+    );
+    let table = &catalog.tables["t"];
+    assert_eq!(table.primary_key, ["b", "a"]);
+    let nullable: Vec<_> = table.columns.iter().map(|column| column.nullable).collect();
+    assert_eq!(nullable, [false, false, true]);
+    let accepting = ["t", "plain", "f", "c", "nobody"].map(|target| catalog.accepts_retractions(target));
+    assert_eq!(accepting, [true, false, false, true, false]);
+}
+
+#[test]
+fn keys_that_cannot_be_are_refused() {
+    for (text, message) in [
+        ("CREATE TABLE t (a INT, PRIMARY KEY (a, a) NOT ENFORCED)", "column `a` is in the key twice"),
+        ("CREATE TABLE t (a ARRAY<INT>, PRIMARY KEY (a) NOT ENFORCED)", "column `a` is ARRAY<INT> and cannot be a key"),
+        (
+            "CREATE TABLE t (a INT, PRIMARY KEY (a) NOT ENFORCED) TBLPROPERTIES ('delta.appendOnly' = 'true')",
+            "a table with a primary key cannot be append-only",
+        ),
+        (
+            "CREATE SINK s WITH (connector = 'upsert-kafka', bootstrap_servers = 'b', topic = 't')",
+            "connector `upsert-kafka` needs a key",
+        ),
+        (
+            "CREATE SINK s (a INT) WITH (connector = 'kafka', bootstrap_servers = 'b', topic = 't', primary_key = 'b')",
+            "unknown column `b`",
+        ),
+        (
+            "CREATE SINK s WITH (connector = 'kafka', bootstrap_servers = 'b', topic = 't', primary_key = 'a, b', key_format = 'text')",
+            "`key_format = 'text'` needs a `primary_key` of one column",
+        ),
+        (
+            "CREATE SINK s WITH (connector = 'kafka', bootstrap_servers = 'b', topic = 't', format = 'avro')",
+            "format `avro` is not supported yet for messages",
+        ),
+    ] {
+        assert_eq!(errors(text), [message], "{text}");
+    }
+}
+
+#[test]
+fn topics_take_changes_by_key_or_in_debeziums_envelope() {
+    let catalog = loaded(
+        "CREATE SINK plain WITH (connector = 'kafka', bootstrap_servers = 'b', topic = 't', key = 'a');
+         CREATE SINK keyed WITH (connector = 'kafka', bootstrap_servers = 'b', topic = 't', format = 'json', primary_key = 'a, b');
+         CREATE SINK upserts WITH (connector = 'upsert-kafka', bootstrap_servers = 'b', topic = 't', primary_key = 'a', key_format = 'text');
+         CREATE SINK debezium WITH (connector = 'kafka', bootstrap_servers = 'b', topic = 't', format = 'debezium-json');
+         CREATE TABLE flink (a INT, PRIMARY KEY (a) NOT ENFORCED) WITH ('connector' = 'upsert-kafka', 'topic' = 't',
+           'properties.bootstrap.servers' = 'b', 'key.format' = 'json', 'value.format' = 'json');
+         CREATE TABLE src (a INT) WITH (connector = 'kafka', bootstrap_servers = 'b', topic = 't', format = 'json');
+         INSERT INTO flink SELECT a FROM src;",
+    );
+    let changes = |sink: &str| match &catalog.sinks[sink].connector {
+        SinkConnector::Kafka(options) => options.changes.clone(),
+        other => panic!("{other:?}"),
+    };
+    let encoding = |format, key: &[&str], key_format| {
+        Some(ChangeEncoding { format, key: key.iter().map(|key| (*key).to_owned()).collect(), key_format })
+    };
+    assert_eq!(changes("plain"), None);
+    assert_eq!(changes("keyed"), encoding(ChangeFormat::Upsert, &["a", "b"], KeyFormat::Json));
+    assert_eq!(changes("upserts"), encoding(ChangeFormat::Upsert, &["a"], KeyFormat::Text));
+    assert_eq!(changes("debezium"), encoding(ChangeFormat::Debezium, &[], KeyFormat::Json));
+    assert_eq!(changes("flink"), encoding(ChangeFormat::Upsert, &["a"], KeyFormat::Json));
+    assert!(!catalog.accepts_retractions("plain") && catalog.accepts_retractions("debezium"));
 }

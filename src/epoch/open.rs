@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
-use arrow::array::{AsArray, Int64Array};
+use arrow::array::{Array, AsArray, Int64Array};
 use arrow::compute::kernels::cmp::gt;
 use arrow::compute::{filter_record_batch, not};
 use arrow::datatypes::Int64Type;
@@ -299,7 +299,7 @@ impl Outputs {
                 true => retracting_rows(&batch, check)?,
             };
             for rows in parts {
-                self.buffered.fetch_add(rows.rows.get_array_memory_size() as u64, Ordering::Relaxed);
+                self.buffered.fetch_add(size_of_rows(&rows.rows), Ordering::Relaxed);
                 arrived.push(Arrived { micro_batch, branch, lane, rows });
             }
         }
@@ -309,6 +309,11 @@ impl Outputs {
         }
         Ok(())
     }
+}
+
+/// Bytes of these very rows: batches may be parts of larger ones.
+fn size_of_rows(rows: &RecordBatch) -> u64 {
+    rows.columns().iter().map(|column| column.to_data().get_slice_memory_size().unwrap_or(0) as u64).sum()
 }
 
 /// Parts of a retracting batch, with their weights. Only rows given are checked: what is taken back was checked when it was given.
@@ -422,14 +427,59 @@ impl OpenEpoch {
 /// Rows that came too late for an operator, as dead letters: the row as JSON.
 fn late_rows(operator: &str, rows: &RecordBatch) -> Result<Vec<Letter>> {
     let messages = encode(rows, None)?;
-    let letter = |payload: &[u8]| DeadLetter {
+    let letter = |payload: Option<&[u8]>| DeadLetter {
         partition: Arc::from(""),
         offset: -1,
         timestamp_ms: -1,
         key: None,
-        payload: Some(payload.to_vec()),
+        payload: payload.map(<[u8]>::to_vec),
         reason: "the row is older than the watermark".to_owned(),
         column: None,
     };
     Ok(messages.iter().map(|row| Letter { source: operator.to_owned(), letter: letter(row.payload) }).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::ArrayRef;
+
+    use super::*;
+
+    fn weighted(ids: &[i64], weights: &[i64]) -> RecordBatch {
+        let column = |values: &[i64]| Arc::new(Int64Array::from(values.to_vec())) as ArrayRef;
+        RecordBatch::try_from_iter([("id", column(ids)), (WEIGHT, column(weights))]).unwrap()
+    }
+
+    fn ids(rows: &RecordBatch) -> Vec<i64> {
+        rows.column(0).as_primitive::<Int64Type>().values().to_vec()
+    }
+
+    #[test]
+    fn only_rows_given_are_checked_and_none_is_lost_when_all_are_good() {
+        let mut seen = Vec::new();
+        let check = |rows: RecordBatch| {
+            seen = ids(&rows);
+            Ok(rows)
+        };
+        let parts = retracting_rows(&weighted(&[1, 2, 3], &[1, -1, 1]), check).unwrap();
+        assert_eq!(seen, [1, 3]);
+        let [part] = parts.as_slice() else { panic!("{parts:?}") };
+        assert_eq!(ids(&part.rows), [1, 2, 3]);
+        assert_eq!(part.weights.as_ref().unwrap().values(), &[1, -1, 1]);
+    }
+
+    #[test]
+    fn rows_that_break_a_rule_leave_the_others_taken_back_first() {
+        let check = |rows: RecordBatch| Ok(rows.slice(1, rows.num_rows() - 1));
+        let parts = retracting_rows(&weighted(&[1, 2, 3], &[1, -1, 1]), check).unwrap();
+        let [back, given] = parts.as_slice() else { panic!("{parts:?}") };
+        assert_eq!((ids(&back.rows), back.weights.as_ref().unwrap().values().to_vec()), (vec![2], vec![-1]));
+        assert_eq!((ids(&given.rows), &given.weights), (vec![3], &None));
+    }
+
+    #[test]
+    fn a_stream_without_weights_is_not_taken_for_a_retracting_one() {
+        let plain = weighted(&[1], &[1]).project(&[0]).unwrap();
+        assert!(split_weights(&plain).is_err());
+    }
 }

@@ -1,15 +1,16 @@
 //! An operator whose cold state lies on local disk.
 //!
-//! The key groups of a shard are divided into cells, each an instance of the operator with the rows and the state of its groups. When state takes
-//! more memory than the [`MemoryBudget`] allows, the cells that had no rows for the longest time are dropped from memory; when
-//! rows come for such a cell, or its time has come ([`Operator::due`]), it is made anew and its state restored. So what comes out is what one instance
-//! would give, apart from the order of rows with different keys.
+//! The key groups of a shard are divided into cells, each an instance of the operator with the rows and the state of its
+//! groups. When state takes more memory than the [`MemoryBudget`] allows, the cells that had no rows for the longest time are
+//! dropped from memory; when rows come for such a cell, or its time has come ([`Operator::due`]), it is made anew and its
+//! state restored. So what comes out is what one instance would give, apart from the order of rows with different keys.
 //!
-//! Everything that `changes` ever gave, and what was restored, is kept on disk in state files, compacted like any state; a cell's state is
-//! what they hold plus what changed since (`pending`, in memory until the epoch's `changes`). It is a copy for speed and room, not for durability.
+//! Everything that `changes` ever gave, and what was restored, is kept on disk in state files, compacted like any state; a
+//! cell's state is what they hold plus what changed since (`pending`, in memory until the epoch's `changes`). It is a copy for
+//! speed and room, not for durability.
 //!
-//! Dividing costs time at every step, so this is for operators under pressure. Without a disk there is one cell, which never leaves memory, and
-//! the budget is told why it cannot shrink.
+//! Dividing costs time at every step, so this is for operators under pressure. Without a disk there is one cell, which never
+//! leaves memory, and the budget is told why it cannot shrink.
 
 #[cfg(test)]
 mod tests;
@@ -22,8 +23,8 @@ use futures::executor::block_on;
 use super::contract::{Operator, StateUsage, Stepped, Tick};
 use crate::error::{Error, Result};
 use crate::state::{
-    Epoch, MemoryBudget, MemoryShare, NO_WATERMARK, Newest, Older, OperatorSnapshot, SpillFolder, StateChange,
-    StateStore, StateTable, groups_of, key_groups, split,
+    Epoch, MemoryBudget, MemoryShare, NO_WATERMARK, Newest, Older, OperatorSnapshot, SpillStore, StateChange,
+    StateTable, groups_of, key_groups, split,
 };
 
 /// Restored rows are written to disk when they take so many bytes.
@@ -46,10 +47,10 @@ pub struct CellsSpec {
     pub cells: usize,
     pub budget: MemoryBudget,
     /// `None`: nothing leaves memory.
-    pub disk: Option<SpillFolder>,
+    pub disk: Option<SpillStore>,
 }
 
-/// See the module.
+/// One shard of an operator, its cold state on local disk.
 pub struct Cells {
     make: Factory,
     routing: Vec<Vec<usize>>,
@@ -60,7 +61,8 @@ pub struct Cells {
     disk: Option<Disk>,
     /// Counts steps, to tell cold cells.
     steps: u64,
-    watermark: i64,
+    /// That of the last step, if there was one.
+    tick: Option<Tick>,
 }
 
 /// The operator for some key groups.
@@ -75,13 +77,15 @@ struct Cell {
     due: i64,
     /// The watermark that its state stands at.
     watermark: i64,
+    /// The last step it took part in.
+    stepped: u64,
     /// What it changed before it left memory, in this epoch; oldest first.
     pending: Vec<Vec<StateChange>>,
 }
 
 /// The image of all state as of the last `changes`.
 struct Disk {
-    store: StateStore,
+    store: SpillStore,
     image: OperatorSnapshot,
     epoch: Epoch,
     /// Restored rows that are not in `image` yet, per table.
@@ -105,13 +109,10 @@ impl Cells {
         for cell in &mut cells[1..] {
             cell.operator = Some((spec.make)()?);
         }
-        let disk = match &spec.disk {
-            Some(folder) => Some(Disk::new(folder.store()?, tables.len())),
-            None => None,
-        };
+        let disk = spec.disk.map(|store| Disk::new(store, tables.len()));
         let share = spec.budget.share();
         let (make, routing) = (spec.make, spec.routing);
-        Ok(Self { make, routing, tables, groups, cells, share, disk, steps: 0, watermark: NO_WATERMARK })
+        Ok(Self { make, routing, tables, groups, cells, share, disk, steps: 0, tick: None })
     }
 
     /// How many cells are in memory.
@@ -157,11 +158,17 @@ impl Cells {
             self.make_room(cell)?;
             self.load(cell)?;
         }
-        let stepped = match &mut self.cells[cell].operator {
-            Some(operator) => operator.step(inputs, tick)?,
-            None => Stepped::default(),
-        };
-        self.cells[cell].watermark = tick.watermark;
+        let cell = &mut self.cells[cell];
+        let Some(operator) = &mut cell.operator else { return Ok(Stepped::default()) };
+        let mut missed = Stepped::default();
+        if let Some(last) = self.tick.filter(|_| cell.stepped + 1 < self.steps) {
+            // The steps it was left out of were not due, so they count as one; only forgetting can be left to do.
+            let nothing = vec![Vec::new(); inputs.len()];
+            missed = operator.step(nothing, Tick { before: cell.watermark, ..last })?;
+        }
+        let mut stepped = operator.step(inputs, tick)?;
+        (cell.watermark, cell.stepped) = (tick.watermark, self.steps);
+        stepped.rows.splice(0..0, missed.rows);
         Ok(stepped)
     }
 
@@ -222,7 +229,7 @@ impl Cells {
             }
             if let Some(disk) = &self.disk {
                 let groups = cell.groups.clone();
-                block_on(disk.store.read_beneath(&disk.image, table, groups, &mut newest, restore))?;
+                block_on(disk.store.state().read_beneath(&disk.image, table, groups, &mut newest, restore))?;
             }
         }
         cell.operator = Some(operator);
@@ -293,7 +300,7 @@ impl Operator for Cells {
             // What was just used will be used again, so dropping it would gain nothing.
             self.shrink(Some(cell).filter(|&cell| self.cells[cell].touched == self.steps))?;
         }
-        self.watermark = tick.watermark;
+        self.tick = Some(tick);
         let mut all = Stepped::default();
         for one in stepped {
             all.rows.extend(one.rows);
@@ -328,7 +335,6 @@ impl Operator for Cells {
         for cell in &mut self.cells {
             cell.watermark = watermark;
         }
-        self.watermark = watermark;
         let Some(disk) = &mut self.disk else {
             return match &mut self.cells[0].operator {
                 Some(operator) => operator.restore(table, rows, watermark),
@@ -370,13 +376,14 @@ impl Cell {
             usage: StateUsage::default(),
             due: NO_WATERMARK,
             watermark: NO_WATERMARK,
+            stepped: 0,
             pending: Vec::new(),
         }
     }
 }
 
 impl Disk {
-    fn new(store: StateStore, tables: usize) -> Self {
+    fn new(store: SpillStore, tables: usize) -> Self {
         let image = OperatorSnapshot::empty("cells");
         Self { store, image, epoch: Epoch(0), restored: vec![Vec::new(); tables], restored_bytes: 0 }
     }
@@ -384,14 +391,13 @@ impl Disk {
     /// Adds changes to the image, and merges its files when there are many.
     fn write(&mut self, tables: &[StateTable], changes: Vec<StateChange>) -> Result<()> {
         self.epoch = self.epoch.next();
-        let written = self.store.write(&self.image.operator, self.epoch, tables, Some(&self.image), vec![changes]);
+        let store = self.store.state();
+        let written = store.write(&self.image.operator, self.epoch, tables, Some(&self.image), vec![changes]);
         self.image = block_on(written)?;
         for _ in 0..MERGES {
-            let Some(compaction) = block_on(self.store.compact(&self.image, tables, self.epoch))? else {
-                return Ok(());
-            };
+            let Some(compaction) = block_on(store.compact(&self.image, tables, self.epoch))? else { return Ok(()) };
             self.image = compaction.apply(&self.image);
-            block_on(self.store.remove_unneeded(&[&self.image], Epoch(u64::MAX)))?;
+            block_on(store.remove_unneeded(&[&self.image], Epoch(u64::MAX)))?;
         }
         Ok(())
     }

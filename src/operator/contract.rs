@@ -76,8 +76,9 @@ pub trait Operator: Send {
     /// What is remembered now. Cheap enough for every epoch.
     fn usage(&self) -> StateUsage;
 
-    /// A step without rows whose watermark is below this does nothing, or nothing but forget what its `cutoff` covers; so state that lies on disk need
-    /// not be fetched for it. Cheap enough for every step. Unless an operator knows better, every step matters.
+    /// A step without rows whose watermark is below this gives nothing out; it may forget what its `cutoff` covers. So state that lies
+    /// on disk need not be fetched for it, and several such steps may come as one. Cheap enough for every step. Unless an operator knows
+    /// better, every step matters.
     fn due(&self) -> i64 {
         NO_WATERMARK
     }

@@ -4,6 +4,7 @@
 mod aggregate;
 mod contract;
 mod cells;
+mod restore;
 mod held;
 mod rolling;
 mod join;
@@ -24,3 +25,4 @@ pub use top_n::top_n;
 pub use rolling::rolling;
 pub use join::{asof, join};
 pub use lookup::Lookup;
+pub use restore::restore;

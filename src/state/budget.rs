@@ -1,7 +1,8 @@
 //! How much memory the state of a process may take, shared by all its operators.
 //!
-//! Everyone who remembers holds a [`MemoryShare`] and says what it takes; who can put state on disk does so while [`MemoryShare::must_shrink`]; and
-//! intake slows down by what [`MemoryBudget::pressure`] says. Nothing fails for lack of memory here.
+//! Everyone who remembers holds a [`MemoryShare`] and says what it takes; who can put state on disk does so while
+//! [`MemoryShare::must_shrink`]; and intake slows down by what [`MemoryBudget::pressure`] says. Nothing fails for lack of
+//! memory here.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -65,8 +66,8 @@ impl MemoryBudget {
         self.inner.limit
     }
 
-    /// `Some` while state takes more than it may. The delay grows with the excess, from 10 ms to 5 s, so that a pipeline whose state is bounded by
-    /// time still moves on and gets rid of it.
+    /// `Some` while state takes more than it may. The delay grows with the excess, from 10 ms to 5 s, so that a pipeline whose
+    /// state is bounded by time still moves on and gets rid of it.
     pub fn pressure(&self) -> Option<Pressure> {
         let (used, limit) = (self.used(), self.limit());
         if used <= limit {
@@ -110,8 +111,8 @@ impl MemoryShare {
         self.held
     }
 
-    /// True when all together take too much, would they take `more` bytes, and this owner at least its even part of the limit: when the limit is exceeded
-    /// there is always such an owner.
+    /// True when all together take too much, would they take `more` bytes, and this owner at least its even part of the limit:
+    /// when the limit is exceeded there is always such an owner.
     pub fn must_shrink(&self, more: u64) -> bool {
         let inner = &self.budget.inner;
         let even = inner.limit / inner.shares.load(Ordering::Relaxed).max(1);

@@ -1,10 +1,12 @@
 //! Compaction: several files of a table become one, so that their number stays small and dead rows go.
 //!
-//! Which files is a pure decision over their sizes ([`choose`]): a file is rewritten together with everything newer once that is at least half its
-//! size, so each rewriting makes a row's file at least 1.5 times as large and a row is rewritten O(log n) times; the files that stay are
-//! each more than twice as large as everything newer, so there are O(log n) of them. Small tables wait until [`ENOUGH`] files are there.
+//! Which files is a pure decision over their sizes ([`choose`]): a file is rewritten together with everything newer once that
+//! is at least half its size, so each rewriting makes a row's file at least 1.5 times as large and a row is rewritten O(log n)
+//! times; the files that stay are each more than twice as large as everything newer, so there are O(log n) of them. Small
+//! tables wait until [`ENOUGH`] files are there.
 //!
-//! It works on an immutable snapshot beside the epochs; [`Compaction::apply`] then puts the new file into the snapshot of any later epoch.
+//! It works on an immutable snapshot beside the epochs; [`Compaction::apply`] then puts the new file into the snapshot of any
+//! later epoch.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -45,7 +47,8 @@ struct Merged {
 }
 
 impl Compaction {
-    /// The snapshot with the merged files in place of those they were made from; `snapshot` is that of the compacted epoch or any later one.
+    /// The snapshot with the merged files in place of those they were made from; `snapshot` is that of the compacted epoch or
+    /// any later one.
     #[must_use]
     pub fn apply(&self, snapshot: &OperatorSnapshot) -> OperatorSnapshot {
         let mut compacted = snapshot.clone();
@@ -71,8 +74,8 @@ impl Compaction {
 }
 
 impl StateStore {
-    /// Merges files of a snapshot where that is worth while; `None` when it is not. `epoch` is the one under way. To be called one at a time per operator, and the result to be
-    /// [applied](Compaction::apply) or [dropped](StateStore::discard).
+    /// Merges files of a snapshot where that is worth while; `None` when it is not. `epoch` is the one under way. To be called
+    /// one at a time per operator, and the result to be [applied](Compaction::apply) or [dropped](StateStore::discard).
     pub async fn compact(
         &self,
         snapshot: &OperatorSnapshot,
@@ -123,8 +126,8 @@ impl StateStore {
     }
 }
 
-/// Merges the rows of some key groups. Dead rows below `cutoff` go. Deletes go when nothing `oldest` is beneath them; otherwise they and dead
-/// upserts must go on hiding what older files hold.
+/// Merges the rows of some key groups. Dead rows below `cutoff` go. Deletes go when nothing `oldest` is beneath them;
+/// otherwise they and dead upserts must go on hiding what older files hold.
 async fn merge_part(
     readers: &[Arc<FileReader>],
     table: &StateTable,
@@ -138,7 +141,8 @@ async fn merge_part(
     for (age, reader) in readers.iter().enumerate() {
         let last = age + 1 == readers.len();
         let older = if last { Older::None } else { Older::Follow };
-        if !(last && oldest) && !table.append_only {
+        let beneath = !(last && oldest);
+        if beneath && !table.append_only {
             for rows in decoded(reader, Kind::Deletes, table, &groups).await? {
                 let kept = newest.deletes(&rows)?;
                 if !oldest {
@@ -156,7 +160,7 @@ async fn merge_part(
 
 async fn decoded(reader: &FileReader, kind: Kind, table: &StateTable, groups: &Range<u16>) -> Result<Vec<RecordBatch>> {
     let mut rows = Vec::new();
-    for run in reader.runs(kind, groups) {
+    for run in reader.runs(kind, groups, NO_WATERMARK) {
         let bytes = reader.fetch(&run).await?;
         for block in &run {
             rows.push(within(reader.decode(&run, &bytes, block)?, block, table, groups)?);

@@ -2,10 +2,11 @@
 //!
 //! Layout: blocks, one behind the other, then the footer. A block is a complete Arrow IPC stream (schema, one record batch, end;
 //! buffers compressed with LZ4) of rows of some key groups. The footer is JSON: format, operator, table, and per block its kind,
-//! place, rows, key groups, times and XXH64. The snapshot that names the file holds its size, the footer's size and the footer's XXH64, so
-//! every byte that is read is checked, and a shard reads only the blocks of its key groups.
+//! place, rows, key groups, times and XXH64. The snapshot that names the file holds its size, the footer's size and the
+//! footer's XXH64, so every byte that is read is checked, and a shard reads only the blocks of its key groups.
 //!
-//! What does not check out is an error of kind `Damaged` that names the file and the operator. Where rows belong in time is left to [`super::store`].
+//! What does not check out is an error of kind `Damaged` that names the file and the operator. Where rows belong in time is
+//! left to [`super::store`].
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -61,6 +62,11 @@ impl Block {
     /// True when some of its rows may be in `groups`.
     pub fn touches(&self, groups: &Range<u16>) -> bool {
         self.groups.0 < groups.end && groups.start <= self.groups.1
+    }
+
+    /// True when all of its rows have a time below `cutoff`.
+    pub fn is_dead(&self, cutoff: i64) -> bool {
+        self.times.is_some_and(|(_, newest)| newest < cutoff)
     }
 
     /// True when all of its rows are in `groups`.
@@ -148,10 +154,9 @@ impl FileWriter {
 
     /// Gives up: nothing of the file stays.
     pub async fn abort(mut self) {
-        if let Some(upload) = &mut self.upload {
-            if let Err(error) = upload.abort().await {
-                tracing::warn!(path = %self.path, %error, "unfinished state file stays");
-            }
+        let Some(upload) = &mut self.upload else { return };
+        if let Err(error) = upload.abort().await {
+            tracing::warn!(path = %self.path, %error, "unfinished state file stays");
         }
     }
 
@@ -290,10 +295,11 @@ impl FileReader {
         Ok(reader)
     }
 
-    /// Groups of blocks that are fetched together, of one kind, with rows in `groups`.
-    pub fn runs(&self, kind: Kind, groups: &Range<u16>) -> Vec<Vec<Block>> {
+    /// Groups of blocks that are fetched together, of one kind, with rows in `groups` that are not all below `cutoff`.
+    pub fn runs(&self, kind: Kind, groups: &Range<u16>, cutoff: i64) -> Vec<Vec<Block>> {
         let mut runs: Vec<Vec<Block>> = Vec::new();
-        for block in self.blocks.iter().filter(|block| block.kind == kind && block.touches(groups)) {
+        let wanted = |block: &&Block| block.kind == kind && block.touches(groups) && !block.is_dead(cutoff);
+        for block in self.blocks.iter().filter(wanted) {
             match runs.last_mut() {
                 Some(run)
                     if run.last().is_some_and(|last| last.offset + last.bytes == block.offset)

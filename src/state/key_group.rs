@@ -6,9 +6,10 @@
 //! A row's hash folds one 64-bit word per column, `h' = mix((h + 0x9E3779B97F4A7C15) xor word)` from `h = 0`, where `mix` is the
 //! finalizer of splitmix64; the group is the top 7 bits of `h`. The words:
 //! - null of any type: `0x6E756C6C6E756C6C`;
-//! - booleans 0 or 1; integers, dates, times, timestamps and durations: their number, extended to 64 bits with its sign if it has one;
-//! - floats: the bits of the DOUBLE, with one zero and one NaN; decimals of 128 bits: their 64-bit halves, low first, folded (of 256
-//!   bits: all four; narrower ones are integers);
+//! - booleans 0 or 1; integers, dates, times, timestamps and durations: their number, extended to 64 bits with its sign if it
+//!   has one;
+//! - floats: the bits of the DOUBLE, with one zero and one NaN; decimals of 128 bits: their 64-bit halves, low first, folded
+//!   (of 256 bits: all four; narrower ones are integers);
 //! - strings and binaries: XXH64 of the bytes, seed 0;
 //! - month-day-nano intervals: months, days, nanoseconds folded; day-time: days, milliseconds folded; year-month: the number;
 //! - structs: the words of their columns folded; lists and maps: the length, then the hash of each element, folded.
@@ -48,7 +49,8 @@ pub fn shard_of(group: u16, shards: usize) -> usize {
     usize::from(group) * shards / usize::from(KEY_GROUPS)
 }
 
-/// The key groups that a shard, of `shards`, owns: those that [`shard_of`] gives it. Empty for some when there are more shards than groups.
+/// The key groups that a shard, of `shards`, owns: those that [`shard_of`] gives it. Empty for some when there are more shards
+/// than groups.
 pub fn groups_of(shard: usize, shards: usize) -> Range<u16> {
     let first = |shard: usize| (shard * usize::from(KEY_GROUPS)).div_ceil(shards.max(1)).min(KEY_GROUPS.into()) as u16;
     first(shard)..first(shard + 1)

@@ -20,7 +20,7 @@ pub use key_group::{KEY_GROUPS, groups_of, key_groups, shard_of, split};
 pub use manifest::{CommitPermit, Epoch, Manifest, ManifestId, ManifestStore, OffsetRange, SourceTime, TableCommit};
 pub use newest::{Newest, Older};
 pub use snapshot::{OperatorSnapshot, STATE_FORMAT, StateFile, TableSnapshot, TableUsage, usage};
-pub use spill::SpillFolder;
+pub use spill::{SpillFolder, SpillStore};
 pub use store::StateStore;
 pub use keyed::{KeyIndex, KeyedChanges, KeyedTable};
 pub use table::{NO_WATERMARK, StateChange, StateTable};

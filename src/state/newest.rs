@@ -1,7 +1,7 @@
 //! Which rows of a state table are its newest versions, found by going through the files from the newest to the oldest.
 //!
-//! Keys are compared exactly. Those of up to 16 bytes are packed into one number, wider ones kept in their row encoding; so that a
-//! million keys take 20 to 40 MB while files are read, and nothing afterwards.
+//! Keys are compared exactly. Those of up to 16 bytes are packed into one number, wider ones kept in their row encoding; so
+//! that a million keys take 20 to 40 MB while files are read, and nothing afterwards.
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch};
 use arrow::buffer::BooleanBuffer;

@@ -1,8 +1,8 @@
 //! What the state of an operator consists of at an epoch: plain data, a part of the manifest.
 //!
-//! A snapshot names immutable files, oldest first. A row's newest version is in the newest file that holds its key; rows of a file
-//! are dead when a newer file deletes or replaces them, or when their time is below the table's cutoff. So an epoch adds at most one
-//! file per table, and what a snapshot means never changes.
+//! A snapshot names immutable files, oldest first. A row's newest version is in the newest file that holds its key; rows of a
+//! file are dead when a newer file deletes or replaces them, or when their time is below the table's cutoff. So an epoch adds
+//! at most one file per table, and what a snapshot means never changes.
 
 use serde::{Deserialize, Serialize};
 
@@ -63,6 +63,8 @@ pub struct TableUsage {
     pub bytes: u64,
     /// The newest epoch that changed it.
     pub changed: Option<Epoch>,
+    /// No live row has a time below this, if the table has times.
+    pub oldest: Option<i64>,
 }
 
 /// What every table of a snapshot takes in the store.
@@ -74,6 +76,7 @@ pub fn usage(snapshot: &OperatorSnapshot) -> Vec<TableUsage> {
         deletes: table.files.iter().map(|file| file.deletes).sum(),
         bytes: table.files.iter().map(|file| file.bytes).sum(),
         changed: table.files.iter().map(|file| file.epoch).max(),
+        oldest: table.files.iter().filter_map(|file| file.times).map(|(oldest, _)| oldest.max(table.cutoff)).min(),
     };
     snapshot.tables.iter().map(table).collect()
 }

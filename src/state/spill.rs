@@ -1,9 +1,10 @@
 //! The folder on local disk that cold state goes to while a process runs.
 //!
-//! Nothing in it outlives the process: state is durable in its snapshots, and what a killed process left behind is removed by the next one. A locked
-//! file tells a running process's folder from a dead one's.
+//! Nothing in it outlives the process: state is durable in its snapshots, and what a killed process left behind is removed by
+//! the next one. A locked file tells a running process's folder from a dead one's.
 
 use std::fs::{self, File, TryLockError};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -48,13 +49,13 @@ impl SpillFolder {
     }
 
     /// A store in a subfolder of its own. It is not durable, as nothing here needs to be.
-    pub fn store(&self) -> Result<StateStore> {
+    pub fn store(&self) -> Result<SpillStore> {
         let number = self.inner.next.fetch_add(1, Ordering::Relaxed);
         let folder = self.inner.folder.join(number.to_string());
         let context = || format!("spill folder `{}` cannot be made", folder.display());
         fs::create_dir_all(&folder).environment(context)?;
         let store = LocalFileSystem::new_with_prefix(&folder).environment(context)?;
-        Ok(StateStore::new(Arc::new(store), self.inner.env.clone()))
+        Ok(SpillStore { state: StateStore::new(Arc::new(store), self.inner.env.clone()), folder: Some(folder) })
     }
 
     /// Where it is.
@@ -63,11 +64,47 @@ impl SpillFolder {
     }
 }
 
+/// State that need not outlive its owner; its folder, if it has one, goes with it.
+#[derive(Debug)]
+pub struct SpillStore {
+    state: StateStore,
+    folder: Option<PathBuf>,
+}
+
+impl SpillStore {
+    /// The files.
+    pub fn state(&self) -> &StateStore {
+        &self.state
+    }
+}
+
+impl From<StateStore> for SpillStore {
+    /// A store that someone else cleans up.
+    fn from(state: StateStore) -> Self {
+        Self { state, folder: None }
+    }
+}
+
+impl Drop for SpillStore {
+    fn drop(&mut self) {
+        if let Some(folder) = &self.folder {
+            remove(folder);
+        }
+    }
+}
+
 impl Drop for Inner {
     fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir_all(&self.folder) {
-            tracing::warn!(folder = %self.folder.display(), %error, "spill folder stays");
+        remove(&self.folder);
+    }
+}
+
+fn remove(folder: &Path) {
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            tracing::warn!(folder = %folder.display(), %error, "spill folder stays");
         }
+        _ => {}
     }
 }
 
@@ -81,11 +118,7 @@ fn remove_abandoned(parent: &Path) {
         // A folder without a lock file is just being made, or was made by a process killed in between: a few bytes.
         let Ok(lock) = File::open(entry.path().join(LOCK)) else { continue };
         match lock.try_lock() {
-            Ok(()) => {
-                if let Err(error) = fs::remove_dir_all(entry.path()) {
-                    tracing::warn!(folder = %entry.path().display(), %error, "abandoned spill folder stays");
-                }
-            }
+            Ok(()) => remove(&entry.path()),
             Err(TryLockError::WouldBlock) => {}
             Err(TryLockError::Error(error)) => {
                 tracing::warn!(folder = %entry.path().display(), %error, "spill folder cannot be looked at");
@@ -114,5 +147,10 @@ mod tests {
         let path = running.path().to_owned();
         drop(running);
         assert!(!path.exists() && next.path().exists());
+
+        let stores = [next.store().unwrap(), next.store().unwrap()];
+        assert_eq!(fs::read_dir(next.path()).unwrap().count(), 3);
+        drop(stores);
+        assert_eq!(fs::read_dir(next.path()).unwrap().count(), 1, "stores stay");
     }
 }

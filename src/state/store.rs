@@ -20,7 +20,7 @@ use super::key_group::{KEY_GROUPS, groups_of};
 use super::manifest::Epoch;
 use super::newest::{Newest, Older};
 use super::snapshot::{OperatorSnapshot, STATE_FORMAT, StateFile, TableSnapshot};
-use super::table::{StateChange, StateTable};
+use super::table::{NO_WATERMARK, StateChange, StateTable};
 use crate::env::Env;
 use crate::error::{Context, Error, Result};
 
@@ -48,8 +48,8 @@ impl StateStore {
         Self { store, env, pending: Arc::default() }
     }
 
-    /// Writes what an epoch changed, `changes[shard]` as the operator's shards gave it. Durable when it returns. `before` is the snapshot of the epoch
-    /// before. Tables in which nothing changed get no file.
+    /// Writes what an epoch changed, `changes[shard]` as the operator's shards gave it. Durable when it returns. `before` is
+    /// the snapshot of the epoch before. Tables in which nothing changed get no file.
     ///
     /// Errors: changes that do not fit the tables; a store that cannot be written.
     pub async fn write(
@@ -125,8 +125,8 @@ impl StateStore {
         }
     }
 
-    /// Gives `each` the live rows of a table that shard `shard` of `shards` owns: of each key the newest version, without dead ones.
-    /// Every byte read is checked.
+    /// Gives `each` the live rows of a table that shard `shard` of `shards` owns: of each key the newest version, without dead
+    /// ones. Every byte read is checked.
     ///
     /// Errors: of kind `Damaged` when a file is missing, was changed or does not fit the operator; those of `each`.
     pub async fn read(
@@ -137,7 +137,7 @@ impl StateStore {
         shards: usize,
         each: impl FnMut(RecordBatch) -> Result<()> + Send,
     ) -> Result<()> {
-        let cutoff = snapshot.table(table.name).map_or(super::NO_WATERMARK, |stored| stored.cutoff);
+        let cutoff = snapshot.table(table.name).map_or(NO_WATERMARK, |stored| stored.cutoff);
         self.read_beneath(snapshot, table, groups_of(shard, shards), &mut Newest::new(table, cutoff)?, each).await
     }
 
@@ -156,9 +156,13 @@ impl StateStore {
         for (age, reader) in readers.iter().enumerate() {
             let older = if age + 1 < readers.len() { Older::Follow } else { Older::None };
             if older == Older::Follow && !table.append_only {
-                runs.extend(reader.runs(Kind::Deletes, &groups).into_iter().map(|run| (reader, run, older)));
+                runs.extend(
+                    reader.runs(Kind::Deletes, &groups, NO_WATERMARK).into_iter().map(|run| (reader, run, older)),
+                );
             }
-            runs.extend(reader.runs(Kind::Upserts, &groups).into_iter().map(|run| (reader, run, older)));
+            // Dead rows that hide older ones are read for their keys.
+            let unread = if older == Older::None || table.append_only { stored.cutoff } else { NO_WATERMARK };
+            runs.extend(reader.runs(Kind::Upserts, &groups, unread).into_iter().map(|run| (reader, run, older)));
         }
         let fetches = runs.into_iter().map(|(reader, run, older)| {
             let reader = Arc::clone(reader);
@@ -209,8 +213,9 @@ impl StateStore {
         stream::iter(opened.collect::<Vec<_>>()).buffered(AT_ONCE).map_ok(Arc::new).try_collect().await
     }
 
-    /// Removes the files that none of the `live` snapshots names and that were begun before epoch `before`. `live` must hold every snapshot
-    /// that could still be resumed from and the newest one; files written here that no snapshot named yet are left alone. Returns how many went.
+    /// Removes the files that none of the `live` snapshots names and that were begun before epoch `before`. `live` must hold
+    /// every snapshot that could still be resumed from and the newest one; files written here that no snapshot named yet are
+    /// left alone. Returns how many went.
     pub async fn remove_unneeded(&self, live: &[&OperatorSnapshot], before: Epoch) -> Result<usize> {
         let needed: HashSet<&str> =
             live.iter().flat_map(|snapshot| snapshot.files()).map(|f| f.path.as_str()).collect();
@@ -261,7 +266,7 @@ impl StateStore {
             };
             for reader in self.open(snapshot, stored, table).await? {
                 for kind in [Kind::Upserts, Kind::Deletes] {
-                    for run in reader.runs(kind, &(0..KEY_GROUPS)) {
+                    for run in reader.runs(kind, &(0..KEY_GROUPS), NO_WATERMARK) {
                         let bytes = reader.fetch(&run).await?;
                         run.iter().try_for_each(|block| reader.decode(&run, &bytes, block).map(|_| ()))?;
                     }
@@ -273,7 +278,7 @@ impl StateStore {
 }
 
 fn empty_change(table: usize) -> StateChange {
-    StateChange { table, upserts: Vec::new(), deletes: Vec::new(), cutoff: super::NO_WATERMARK }
+    StateChange { table, upserts: Vec::new(), deletes: Vec::new(), cutoff: NO_WATERMARK }
 }
 
 /// The rows of a block that are in `groups`.
@@ -343,7 +348,8 @@ fn by_group(groups: &[Vec<u16>], total: usize) -> (Vec<(usize, usize)>, Vec<usiz
     (order, places)
 }
 
-/// Cuts sorted rows into blocks of about `aim` rows: whole groups together while they are small, a large group alone and in pieces.
+/// Cuts sorted rows into blocks of about `aim` rows: whole groups together while they are small, a large group alone and in
+/// pieces.
 fn cut(ends: &[usize], aim: usize) -> Vec<((u16, u16), Range<usize>)> {
     let mut blocks = Vec::new();
     let mut start = 0;
@@ -368,10 +374,8 @@ fn cut(ends: &[usize], aim: usize) -> Vec<((u16, u16), Range<usize>)> {
             (start, first) = (end, None);
         }
     }
-    if let (Some(first), Some(&end)) = (first, ends.last()) {
-        if start < end {
-            blocks.push(((first, ends.len() as u16 - 1), start..end));
-        }
+    if let (Some(first), Some(&end)) = (first, ends.last().filter(|&&end| start < end)) {
+        blocks.push(((first, ends.len() as u16 - 1), start..end));
     }
     blocks
 }

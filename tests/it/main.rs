@@ -12,3 +12,4 @@ mod pipelines;
 mod program;
 mod readers;
 mod sql_files;
+mod upserts;

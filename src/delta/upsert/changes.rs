@@ -75,14 +75,14 @@ impl Changes {
 
     /// What an epoch did, read back: its rows, one per key, and the keys that it deletes.
     pub fn again(
-        rows: Vec<RecordBatch>,
+        rows: &[RecordBatch],
         deleted: &[RecordBatch],
         schema: &SchemaRef,
         key: &[String],
         hasher: &KeyHasher,
     ) -> Result<Self> {
         let mut reduced = Reducer::new(schema, key, hasher, false)?;
-        for batch in &rows {
+        for batch in rows {
             reduced.take(batch, None)?;
         }
         for batch in deleted {
@@ -245,7 +245,10 @@ fn comparable(column: &ArrayRef) -> ArrayRef {
         Arc::new(map.entries().clone()),
         map.nulls().cloned(),
     );
-    list.map_or_else(|_| Arc::clone(column), |list| Arc::new(list))
+    match list {
+        Ok(list) => Arc::new(list),
+        Err(_) => Arc::clone(column),
+    }
 }
 
 /// The rows at these places, as one batch in `schema`.

@@ -153,7 +153,7 @@ impl UpsertTable {
         }
         let deleted = commit.deleted.as_deref().map(decode_keys).transpose()?.unwrap_or_default();
         let schema = Arc::clone(reader.schema());
-        let changes = Changes::again(rows, &deleted, &schema, &self.shared.key, &self.shared.hasher)?;
+        let changes = Changes::again(&rows, &deleted, &schema, &self.shared.key, &self.shared.hasher)?;
         self.shared.stage(&mut state, &changes).await
     }
 

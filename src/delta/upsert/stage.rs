@@ -210,7 +210,7 @@ impl Stager<'_> {
         let (descriptors, bytes) = vectors::write(self.table.store(), &dead).await?;
         out.staged.bytes += bytes;
         for ((id, file, dead), descriptor) in touched.into_iter().zip(descriptors) {
-            let add = vectors::revised(&file.add, descriptor);
+            let add = vectors::revised(&file.add, file.rows, descriptor);
             out.staged.removes.push(self.remove(file));
             out.staged.adds.push(add.clone());
             out.plan.revised.push((id, add, dead));

@@ -86,14 +86,13 @@ pub async fn read(store: &TableStore, add: &Add) -> Result<RoaringBitmap> {
     }
 }
 
-/// `add` with the rows that `descriptor` marks gone.
-pub fn revised(add: &Add, descriptor: DeletionVectorDescriptor) -> Add {
+/// `add`, of a file of `rows` physical rows, with the rows that `descriptor` marks gone. The protocol wants the number of rows.
+pub fn revised(add: &Add, rows: u32, descriptor: DeletionVectorDescriptor) -> Add {
     let stats = add.stats.as_deref().and_then(|stats| serde_json::from_str::<serde_json::Value>(stats).ok());
-    let stats = stats.map(|mut stats| {
-        stats["tightBounds"] = false.into();
-        stats.to_string()
-    });
-    Add { stats, deletion_vector: Some(descriptor), data_change: true, ..add.clone() }
+    let mut stats = stats.filter(serde_json::Value::is_object).unwrap_or_else(|| serde_json::json!({}));
+    stats["numRecords"] = rows.into();
+    stats["tightBounds"] = false.into();
+    Add { stats: Some(stats.to_string()), deletion_vector: Some(descriptor), data_change: true, ..add.clone() }
 }
 
 /// 4 bytes, most significant first, are 5 digits of base 85.

@@ -6,12 +6,14 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, AsArray, Int64Array};
 use arrow::compute::concat_batches;
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
+use object_store::memory::InMemory;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use super::*;
 use crate::env::Env;
-use crate::state::shard_of;
+use crate::operator::restore;
+use crate::state::{SpillFolder, StateStore, shard_of};
 
 /// What the test operator pretends that a remembered row takes.
 const ROW_BYTES: u64 = 1000;
@@ -34,8 +36,8 @@ fn rows(batch: &RecordBatch) -> Vec<[Option<i64>; 3]> {
 const INPUT: [&str; 3] = ["key", "at", "id"];
 const COUNTS: [&str; 3] = ["key", "count", "last"];
 
-/// Counts rows per key, giving the new count at each step and forgetting a key at its tenth row; and gives every row once more when the
-/// watermark has passed it, forgetting it.
+/// Counts rows per key, giving the new count at each step and forgetting a key at its tenth row; and gives every row once more
+/// when the watermark has passed it, forgetting it.
 #[derive(Default)]
 struct Counter {
     counts: BTreeMap<Option<i64>, [i64; 2]>,
@@ -195,9 +197,16 @@ impl Run {
     }
 }
 
-fn cells(shard: usize, shards: usize, budget: &MemoryBudget, disk: Option<&SpillFolder>) -> Cells {
+/// Makes a place to spill to.
+type Spill = dyn Fn() -> SpillStore;
+
+fn memory() -> SpillStore {
+    StateStore::new(Arc::new(InMemory::new()), Env::manual(0, 3)).into()
+}
+
+fn cells(shard: usize, shards: usize, budget: &MemoryBudget, disk: Option<&Spill>) -> Cells {
     let make: Factory = Box::new(|| Ok(Box::new(Counter::default())));
-    let (routing, budget, disk) = (vec![vec![0]], budget.clone(), disk.cloned());
+    let (routing, budget, disk) = (vec![vec![0]], budget.clone(), disk.map(|disk| disk()));
     Cells::new(CellsSpec { make, routing, shard, shards, cells: 8, budget, disk }).unwrap()
 }
 
@@ -220,16 +229,36 @@ fn sorted(batches: &[RecordBatch]) -> Vec<[Option<i64>; 3]> {
     all
 }
 
-fn restored(image: &Image, shards: usize, budget: &MemoryBudget, disk: &SpillFolder, watermark: i64) -> Vec<Cells> {
-    let mut made: Vec<_> = (0..shards).map(|shard| cells(shard, shards, budget, Some(disk))).collect();
-    let counts: Vec<_> = image.counts.values().copied().collect();
-    let waiting: Vec<_> = image.waiting.iter().copied().collect();
-    for (table, rows) in [batch(COUNTS, &counts), batch(INPUT, &waiting)].into_iter().enumerate() {
-        for (shard, rows) in route(&[rows], shards).into_iter().enumerate() {
-            rows.into_iter().for_each(|rows| made[shard].restore(table, rows, watermark).unwrap());
+/// Where a run's changes are written, as the engine would.
+struct Durable {
+    store: StateStore,
+    snapshot: OperatorSnapshot,
+    epoch: Epoch,
+}
+
+impl Durable {
+    fn new() -> Self {
+        let store = StateStore::new(Arc::new(InMemory::new()), Env::manual(0, 5));
+        Self { store, snapshot: OperatorSnapshot::empty("counter"), epoch: Epoch(0) }
+    }
+
+    fn write(&mut self, tables: &[StateTable], changes: Vec<Vec<StateChange>>) {
+        self.epoch = self.epoch.next();
+        let written = self.store.write("counter", self.epoch, tables, Some(&self.snapshot), changes);
+        self.snapshot = block_on(written).unwrap();
+        if let Some(compaction) = block_on(self.store.compact(&self.snapshot, tables, self.epoch)).unwrap() {
+            self.snapshot = compaction.apply(&self.snapshot);
         }
     }
-    made
+
+    fn restore(&self, shards: usize, budget: &MemoryBudget, disk: &Spill, watermark: i64) -> Vec<Cells> {
+        let one = |shard| {
+            let mut made = cells(shard, shards, budget, Some(disk));
+            block_on(restore(&mut made, &self.store, &self.snapshot, (shard, shards), watermark)).unwrap();
+            made
+        };
+        (0..shards).map(one).collect()
+    }
 }
 
 #[test]
@@ -237,12 +266,15 @@ fn cells_short_of_memory_give_what_one_operator_gives_and_remember_the_same() {
     let folder = tempfile::tempdir().unwrap();
     let (mut spilled, mut skipped) = (0, 0);
     for seed in 0..100 {
-        let disk = SpillFolder::create(folder.path(), &Env::manual(0, seed)).unwrap();
+        let spilling = SpillFolder::create(folder.path(), &Env::manual(0, seed)).unwrap();
+        let files = move || spilling.store().unwrap();
+        // Real files for some; memory is faster.
+        let disk: &Spill = if seed % 10 == 0 { &files } else { &memory };
         let mut run = Run { rng: StdRng::seed_from_u64(seed), watermark: NO_WATERMARK, next_id: 0 };
         let budget = MemoryBudget::new(ROW_BYTES * [5, 60, 10_000][run.rng.random_range(0..3)]);
         let mut plain = Counter::default();
-        let mut sharded = vec![cells(0, 1, &budget, Some(&disk))];
-        let (mut expected, mut image) = (Image::default(), Image::default());
+        let mut sharded = vec![cells(0, 1, &budget, Some(disk))];
+        let (mut expected, mut image, mut durable) = (Image::default(), Image::default(), Durable::new());
         for step in 0..run.rng.random_range(5..40) {
             let (input, tick) = (run.input(), run.tick());
             let want = plain.step(vec![input.clone()], tick).unwrap();
@@ -259,7 +291,9 @@ fn cells_short_of_memory_give_what_one_operator_gives_and_remember_the_same() {
             skipped += usize::from(input.is_empty() && sharded.iter().any(|cells| cells.resident() < 8 / shards));
             if run.rng.random_bool(0.3) {
                 expected.apply(plain.changes().unwrap());
-                sharded.iter_mut().for_each(|cells| image.apply(cells.changes().unwrap()));
+                let changes: Vec<_> = sharded.iter_mut().map(|cells| cells.changes().unwrap()).collect();
+                changes.iter().for_each(|changes| image.apply(changes.clone()));
+                durable.write(&plain.state(), changes);
                 assert_eq!(image, expected, "seed {seed}, step {step}");
                 let rows: u64 = sharded.iter().map(|cells| cells.usage().rows).sum();
                 assert!(rows >= plain.usage().rows, "seed {seed}: {rows} {:?}", plain.usage());
@@ -267,7 +301,7 @@ fn cells_short_of_memory_give_what_one_operator_gives_and_remember_the_same() {
                     let shards = [1, 2, 3, 7][run.rng.random_range(0..4)];
                     drop(sharded);
                     assert_eq!(budget.used(), 0, "seed {seed}");
-                    sharded = restored(&image, shards, &budget, &disk, run.watermark);
+                    sharded = durable.restore(shards, &budget, disk, run.watermark);
                 }
             }
         }
@@ -278,10 +312,8 @@ fn cells_short_of_memory_give_what_one_operator_gives_and_remember_the_same() {
 
 #[test]
 fn cold_cells_leave_memory_and_the_budget_is_kept() {
-    let folder = tempfile::tempdir().unwrap();
-    let disk = SpillFolder::create(folder.path(), &Env::manual(0, 1)).unwrap();
     let budget = MemoryBudget::new(ROW_BYTES * 600);
-    let mut cells = cells(0, 1, &budget, Some(&disk));
+    let mut cells = cells(0, 1, &budget, Some(&memory));
     let tick = Tick { before: NO_WATERMARK, watermark: 0, now: 0 };
     for step in 0..20 {
         // 1,000 keys in all, which need twice the rows.
@@ -305,9 +337,7 @@ fn cold_cells_leave_memory_and_the_budget_is_kept() {
 
 #[test]
 fn a_key_changed_again_and_again_within_an_epoch_is_handed_out_once() {
-    let folder = tempfile::tempdir().unwrap();
-    let disk = SpillFolder::create(folder.path(), &Env::manual(0, 1)).unwrap();
-    let mut cells = cells(0, 1, &MemoryBudget::new(1), Some(&disk));
+    let mut cells = cells(0, 1, &MemoryBudget::new(1), Some(&memory));
     let tick = Tick { before: NO_WATERMARK, watermark: NO_WATERMARK, now: 0 };
     for round in 0..13 {
         let made: Vec<_> = (0..40).map(|key| [Some(key), Some(5), Some(round * 40 + key)]).collect();
@@ -339,10 +369,19 @@ fn without_a_disk_the_budget_is_told_why_and_nothing_else_changes() {
 
 #[test]
 fn rows_of_another_shard_are_a_defect() {
-    let folder = tempfile::tempdir().unwrap();
-    let disk = SpillFolder::create(folder.path(), &Env::manual(0, 1)).unwrap();
-    let mut cells = cells(0, 2, &MemoryBudget::new(1_000_000), Some(&disk));
+    let mut cells = cells(0, 2, &MemoryBudget::new(1_000_000), Some(&memory));
     let made: Vec<_> = (0..100).map(|n| [Some(n), Some(1), Some(n)]).collect();
     let tick = Tick { before: NO_WATERMARK, watermark: 3, now: 0 };
     assert!(cells.step(vec![vec![batch(INPUT, &made)]], tick).is_err());
+}
+
+#[test]
+fn a_snapshot_with_a_table_that_the_operator_lacks_is_refused() {
+    let mut durable = Durable::new();
+    let other = StateTable { name: "other", ..Counter::default().state().remove(0) };
+    let rows = batch(COUNTS, &[[Some(1), Some(1), Some(1)]]);
+    durable.write(&[other], vec![vec![StateChange { upserts: vec![rows], ..no_change(0) }]]);
+    let mut counter = Counter::default();
+    let restored = block_on(restore(&mut counter, &durable.store, &durable.snapshot, (0, 1), 0));
+    assert_eq!(restored.expect_err("a foreign table").message(), "operator `counter` has no state table `other`");
 }

@@ -12,7 +12,7 @@ use rand::{Rng, SeedableRng};
 
 use super::deduplicate;
 use crate::operator::keyed::harness::{
-    Flow, ID, K, N, TS, V, assert_same, batch_sql, consolidated, feed, random_rows, schema,
+    Flow, ID, K, N, TS, V, assert_same, batch_sql, consolidated, feed, random_rows, rows_of_odd_types, schema,
 };
 use crate::operator::keyed::micros;
 use crate::operator::spec::{DeduplicateEmit, DeduplicateSpec, TimeColumn};
@@ -236,4 +236,20 @@ fn memory_is_flat_while_time_moves_on() {
     assert!(flow.bytes() <= early * 12 / 10, "{} bytes, {early} at first", flow.bytes());
     flow.step(&[], END_OF_TIME);
     assert_eq!(flow.remembered().0, 0);
+}
+
+#[test]
+fn keys_of_any_type_survive_a_restart() {
+    for seed in 0..40 {
+        let rng = &mut StdRng::seed_from_u64(seed);
+        let rows = rows_of_odd_types(rng, 200);
+        let emit = if seed % 2 == 0 { DeduplicateEmit::OnArrival } else { DeduplicateEmit::OnWatermark };
+        let (time, keys) = (Some(TimeColumn { column: 3, lag: 0 }), vec![2, 0, 1]);
+        let spec = DeduplicateSpec { input: rows.schema(), keys: keys.clone(), time, within: Some(1 << 40), emit };
+        let make = || deduplicate(spec.clone()).unwrap();
+        let mut flow = Flow::new(&make, &keys);
+        feed(&mut flow, &rows, 3, 30, 0, rng);
+        let sql = "SELECT a, b, c, min(ts) FROM t GROUP BY a, b, c";
+        assert_same(&consolidated(&flow.rows, false), &batch_sql(&rows, sql), seed);
+    }
 }

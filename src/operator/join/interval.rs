@@ -10,7 +10,7 @@ use arrow::array::BooleanArray;
 use arrow::compute::filter_record_batch;
 use arrow::record_batch::RecordBatch;
 
-use super::chains::Cursor;
+use super::chains::{Cursor, Want};
 use super::intake::{Intake, IntakeOptions, Rows, Taken, only, pick};
 use super::layout::Facts;
 use super::pairs::{Matcher, PAIRS, Role, roles};
@@ -118,10 +118,14 @@ impl IntervalJoin {
         let TimeBounds { lower, upper, .. } = self.bounds;
         let (from, to) = if port == 0 { (lower, upper) } else { (upper.saturating_neg(), lower.saturating_neg()) };
         let range = |row: usize| (times[row].saturating_add(from), times[row].saturating_add(to));
+        if counted && self.matcher.keys_decide() {
+            return self.matcher.any(port, rows, hashes, range, &self.sides[1 - port]);
+        }
         let mut cursor = Cursor::default();
         loop {
             let (mut probing, mut slots) = (Vec::new(), Vec::new());
-            let more = self.sides[1 - port].search(hashes, range, &mut cursor, PAIRS, (&mut probing, &mut slots));
+            let more =
+                self.sides[1 - port].search(Want::All, hashes, range, &mut cursor, PAIRS, (&mut probing, &mut slots));
             if !slots.is_empty() {
                 let pairs = self.matcher.check(port, rows, &self.sides[1 - port], (probing, slots))?;
                 if counted {

@@ -6,7 +6,7 @@ use arrow::array::{
     Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatchOptions, UInt32Array, new_null_array,
 };
 use arrow::compute::kernels::cmp::{eq, not_distinct};
-use arrow::compute::{and, prep_null_mask_filter, take};
+use arrow::compute::{and, prep_null_mask_filter, take, take_record_batch};
 use arrow::datatypes::{DataType, Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
 use datafusion::common::JoinType;
@@ -15,6 +15,7 @@ use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_expr::utils::collect_columns;
 
+use super::chains::{Cursor, Want};
 use super::consolidate::encode;
 use super::intake::{only, pick};
 use super::segments::refused;
@@ -164,6 +165,52 @@ impl Matcher {
             pairs.keep(&passed)?;
         }
         Ok(pairs)
+    }
+
+    /// True when one match is as good as all, and equal keys are one.
+    pub(super) fn keys_decide(&self) -> bool {
+        self.filter.is_none() && !self.pairs_come_out
+    }
+
+    /// Which rows have a match, where [`Matcher::keys_decide`]: a key that many rows share costs no more than another.
+    pub(super) fn any(
+        &self,
+        probing: usize,
+        probe: &RecordBatch,
+        hashes: &[u64],
+        range: impl Fn(usize) -> (i64, i64),
+        stored: &Side,
+    ) -> Result<Vec<bool>> {
+        let mut met = vec![false; hashes.len()];
+        let mut unsure = Vec::new();
+        let mut cursor = Cursor::default();
+        loop {
+            let (mut rows, mut slots) = (Vec::new(), Vec::new());
+            let more = stored.search(Want::One, hashes, &range, &mut cursor, PAIRS, (&mut rows, &mut slots));
+            let pairs = self.check(probing, probe, stored, (rows.clone(), slots))?;
+            pairs.rows.iter().for_each(|&row| met[row as usize] = true);
+            unsure.extend(rows.into_iter().filter(|&row| !met[row as usize]));
+            if !more {
+                break;
+            }
+        }
+        if unsure.is_empty() {
+            return Ok(met);
+        }
+        // Their one candidate had another key.
+        let probe = take_record_batch(probe, &UInt32Array::from(unsure.clone())).internal(refused)?;
+        let hashes: Vec<u64> = unsure.iter().map(|&row| hashes[row as usize]).collect();
+        let mut cursor = Cursor::default();
+        loop {
+            let (mut rows, mut slots) = (Vec::new(), Vec::new());
+            let range = |row: usize| range(unsure[row] as usize);
+            let more = stored.search(Want::All, &hashes, range, &mut cursor, PAIRS, (&mut rows, &mut slots));
+            let pairs = self.check(probing, &probe, stored, (rows, slots))?;
+            pairs.rows.iter().for_each(|&row| met[unsure[row as usize] as usize] = true);
+            if !more {
+                return Ok(met);
+            }
+        }
     }
 
     /// The pairs as output rows.

@@ -10,7 +10,7 @@ use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
 
 use super::buckets::Buckets;
-use super::chains::{Chains, Cursor, NONE};
+use super::chains::{Chains, Cursor, NONE, Want};
 use super::intake::hash;
 use super::layout::{Facts, Layout, Noted};
 use super::pairs::equal;
@@ -143,13 +143,14 @@ impl Side {
     /// Candidates by key and time, see [`Chains::search`].
     pub(super) fn search(
         &self,
+        want: Want,
         hashes: &[u64],
         range: impl Fn(usize) -> (i64, i64),
         cursor: &mut Cursor,
         limit: usize,
         pairs: (&mut Vec<u32>, &mut Vec<u32>),
     ) -> bool {
-        self.chains.search(hashes, range, cursor, limit, pairs)
+        self.chains.search(want, hashes, range, cursor, limit, pairs)
     }
 
     pub(super) fn gather(&self, columns: &[usize], slots: &[u32]) -> Result<Vec<ArrayRef>> {
@@ -170,7 +171,7 @@ impl Side {
         let hashes = hash(&columns, rows.num_rows())?;
         let (mut numbers, mut slots) = (Vec::new(), Vec::new());
         let all = |_| (i64::MIN, i64::MAX);
-        whole.search(&hashes, all, &mut Cursor::default(), usize::MAX, (&mut numbers, &mut slots));
+        whole.search(Want::All, &hashes, all, &mut Cursor::default(), usize::MAX, (&mut numbers, &mut slots));
         let stored = self.rows(&slots)?;
         let numbers = UInt32Array::from(numbers);
         let mut same = BooleanBuffer::new_set(slots.len());

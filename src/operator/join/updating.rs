@@ -10,7 +10,7 @@ use arrow::compute::{concat_batches, filter_record_batch};
 use arrow::record_batch::RecordBatch;
 use std::sync::Arc;
 
-use super::chains::{Cursor, NONE};
+use super::chains::{Cursor, NONE, Want};
 use super::consolidate::consolidate_output;
 use super::intake::{Intake, IntakeOptions, Taken, pick};
 use super::layout::Facts;
@@ -98,6 +98,16 @@ impl UpdatingJoin {
         self.remember(port, arriving)
     }
 
+    /// True when matches of a side's rows are never taken back.
+    fn matches_only_come(&self, side: usize) -> bool {
+        !self.retract[1 - side]
+    }
+
+    /// True when a row that has a match will never matter again.
+    fn done_when_matched(&self, side: usize) -> bool {
+        matches!(self.roles[side], Role::Semi | Role::Anti) && self.retract == [false, false]
+    }
+
     fn remember(&mut self, port: usize, arriving: Arriving<'_>) -> Result<()> {
         let count = arriving.rows.num_rows();
         let side = &mut self.sides[port];
@@ -111,21 +121,27 @@ impl UpdatingJoin {
     /// Lets pairs out; says what each row's matches weigh.
     fn probe(&mut self, port: usize, taken: &Taken, out: &mut Vec<RecordBatch>) -> Result<Vec<i64>> {
         let rows = &taken.rows;
+        let (counted, once) = (self.roles[1 - port].counts(), self.matches_only_come(1 - port));
         let mut matches = vec![0; if self.roles[port].counts() { rows.times.len() } else { 0 }];
         let weight = |row: u32| rows.weights.get(row as usize).copied().unwrap_or(1);
         let all = |_| (i64::MIN, i64::MAX);
+        if self.roles[port].counts() && self.matches_only_come(port) && self.matcher.keys_decide() {
+            let met = self.matcher.any(port, &rows.rows, &taken.hashes, all, &self.sides[1 - port])?;
+            return Ok(met.into_iter().map(i64::from).collect());
+        }
         let mut cursor = Cursor::default();
         loop {
             let (mut probing, mut slots) = (Vec::new(), Vec::new());
             let stored = &mut self.sides[1 - port];
-            let more = stored.search(&taken.hashes, all, &mut cursor, PAIRS, (&mut probing, &mut slots));
+            let more = stored.search(Want::All, &taken.hashes, all, &mut cursor, PAIRS, (&mut probing, &mut slots));
             if !slots.is_empty() {
                 let mut pairs = self.matcher.check(port, &rows.rows, stored, (probing, slots))?;
                 for (&row, &slot) in pairs.rows.iter().zip(&pairs.slots) {
                     if self.roles[port].counts() {
                         matches[row as usize] += stored.weight(slot);
                     }
-                    if self.roles[1 - port].counts() {
+                    // Where no match is ever taken back, the first is all that matters.
+                    if counted && !(once && stored.matches(slot) > 0) {
                         stored.touch(slot);
                         stored.add_matches(slot, weight(row));
                     }
@@ -151,7 +167,7 @@ impl UpdatingJoin {
 
     /// Lets out what changed of the rows that come out alone, and forgets rows that count no more.
     fn settle(&mut self, number: usize, out: &mut Vec<RecordBatch>) -> Result<()> {
-        let role = self.roles[number];
+        let (role, done_when_matched) = (self.roles[number], self.done_when_matched(number));
         let side = &mut self.sides[number];
         let (mut slots, mut weights) = (Vec::new(), Vec::new());
         let touched = side.take_touched();
@@ -169,7 +185,8 @@ impl UpdatingJoin {
         for row in touched {
             let weight = side.weight(row.slot);
             // Below zero: the row it takes back was forgotten by its TTL.
-            if weight == 0 || (weight < 0 && self.ttl.is_some()) {
+            let unknown = weight < 0 && self.ttl.is_some();
+            if weight == 0 || unknown || (done_when_matched && side.matches(row.slot) > 0) {
                 side.kill(row.slot);
             }
         }

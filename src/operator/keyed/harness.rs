@@ -3,9 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, Float64Array, Int64Array, StringArray, TimestampMicrosecondArray, UInt32Array};
+use arrow::array::{
+    ArrayRef, DictionaryArray, Float64Array, Int64Array, ListArray, StringArray, StringViewArray,
+    TimestampMicrosecondArray, UInt32Array,
+};
 use arrow::compute::{concat_batches, take_record_batch};
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use arrow::datatypes::{DataType, Field, Int32Type, Int64Type, Schema, SchemaRef, TimeUnit};
 use arrow::record_batch::RecordBatch;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use datafusion::common::utils::normalize_float_zero;
@@ -239,6 +242,23 @@ pub fn random_rows(rng: &mut StdRng, count: usize, disorder: i64) -> RecordBatch
         Arc::new(Int64Array::from_iter_values(0..count as i64)),
     ];
     RecordBatch::try_new(schema(), columns).unwrap()
+}
+
+/// Random rows `a STRING VIEW, b DICTIONARY, c LIST, ts BIGINT`, with nulls and texts too long to be inlined.
+pub fn rows_of_odd_types(rng: &mut StdRng, count: usize) -> RecordBatch {
+    let text = |n: u32| format!("{n}{}", " and so on".repeat(n as usize % 4));
+    let mut pick =
+        |null: f64| (0..count).map(|_| (!rng.random_bool(null)).then(|| rng.random_range(0..5_u32))).collect();
+    let (a, b, c): (Vec<_>, Vec<_>, Vec<_>) = (pick(0.1), pick(0.1), pick(0.1));
+    let a: StringViewArray = a.into_iter().map(|n| n.map(text)).collect();
+    let b: DictionaryArray<Int32Type> =
+        b.into_iter().map(|n| n.map(text)).collect::<Vec<_>>().iter().map(|t| t.as_deref()).collect();
+    let lists = c.into_iter().map(|n| n.map(|n| (0..n as i64 % 3).map(Some).collect::<Vec<_>>()));
+    let c = ListArray::from_iter_primitive::<Int64Type, _, _>(lists);
+    let ts = Int64Array::from_iter_values(0..count as i64);
+    let columns: [(&str, ArrayRef); 4] =
+        [("a", Arc::new(a)), ("b", Arc::new(b)), ("c", Arc::new(c)), ("ts", Arc::new(ts))];
+    RecordBatch::try_from_iter_with_nullable(columns.map(|(name, column)| (name, column, true))).unwrap()
 }
 
 /// Feeds all rows in random micro-batches, some empty, with random saves and rebuilds, then ends time. No row is late if none is

@@ -12,7 +12,7 @@ use rand::{Rng, SeedableRng};
 
 use super::top_n;
 use crate::operator::keyed::harness::{
-    Flow, ID, K, N, TS, V, assert_same, batch_sql, consolidated, feed, random_rows, schema,
+    Flow, ID, K, N, TS, V, assert_same, batch_sql, consolidated, feed, random_rows, rows_of_odd_types, schema,
 };
 use crate::operator::keyed::{micros, with_columns};
 use crate::operator::spec::{RankFunction, TimeColumn, TopNSpec};
@@ -394,5 +394,37 @@ fn weights_count_rows_several_times() {
         let tick = crate::operator::Tick { before: NO_WATERMARK, watermark: NO_WATERMARK, now: 0 };
         let out = operator.step(vec![vec![weighted.clone()]], tick).unwrap().rows;
         assert_same(&consolidated(&out, true), &case.answer(&repeated), seed);
+    }
+}
+
+#[test]
+fn rows_of_any_type_survive_a_restart() {
+    for seed in 0..40 {
+        let rng = &mut StdRng::seed_from_u64(seed);
+        let rows = rows_of_odd_types(rng, 200);
+        let limit = 1 + seed as usize % 3;
+        let spec = TopNSpec {
+            input: rows.schema(),
+            retract: false,
+            function: RankFunction::RowNumber,
+            keys: vec![1, 2],
+            routing: 2,
+            order: vec![(0, SortOptions::default())],
+            limit,
+            with_rank: true,
+            closing: None,
+            ttl: None,
+            time: None,
+            output: output(&rows.schema(), true, true),
+        };
+        let make = || top_n(spec.clone()).unwrap();
+        let mut flow = Flow::new(&make, &[1, 2]);
+        feed(&mut flow, &rows, 3, 30, 0, rng);
+        // Among equal values of `a` the other columns are equal but for `ts`.
+        let sql = format!(
+            "SELECT * FROM (SELECT *, row_number() OVER (PARTITION BY b, c ORDER BY a NULLS FIRST, ts) AS rn FROM t)
+             WHERE rn <= {limit}"
+        );
+        assert_same(&consolidated(&flow.rows, true), &batch_sql(&rows, &sql), seed);
     }
 }

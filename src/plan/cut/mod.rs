@@ -24,7 +24,7 @@ use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext
 use datafusion::logical_expr::{Expr, LogicalPlan};
 use datafusion::physical_expr::{PhysicalExpr, create_physical_expr};
 
-pub use piece::{Piece, Rows, Stream, unique_schema, weight_field};
+pub use piece::{Piece, Rows, Stream, unique_schema};
 
 use super::operators::{OperatorNode, OperatorSpec};
 use crate::catalog::{Emit, PipelineOptions, StateTtl};

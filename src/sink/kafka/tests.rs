@@ -13,7 +13,8 @@ use rdkafka::message::{Headers, Message as _};
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::*;
-use crate::catalog::{KafkaConnection, KafkaSecurity, Secret};
+use crate::catalog::{ChangeEncoding, ChangeFormat, KafkaConnection, KafkaSecurity, KeyFormat, Secret};
+use crate::delta::UpsertRows;
 use crate::env::Env;
 use crate::error::ErrorKind;
 use crate::source::kafka::embedded::Broker;
@@ -146,4 +147,89 @@ async fn a_transaction_delivers_its_messages_through_a_queue_that_is_full() {
     let messages = vec![TopicMessages { topic: "alerts".to_owned(), messages: vec![encode(&rows, None).unwrap()] }];
     producer.commit(4, 1, messages).await.unwrap();
     assert_eq!(end_of(&broker, "alerts"), 1000);
+}
+
+/// Three keys: one changed, one made, one gone; one came and went, one is as before.
+fn changes() -> Vec<UpsertRows> {
+    let step = |rows: &[(i64, &str, i64)]| UpsertRows {
+        rows: batch(vec![
+            ("id", Arc::new(Int64Array::from_iter_values(rows.iter().map(|row| row.0)))),
+            ("v", Arc::new(StringArray::from_iter_values(rows.iter().map(|row| row.1)))),
+        ]),
+        weights: Some(Int64Array::from_iter_values(rows.iter().map(|row| row.2))),
+    };
+    vec![
+        step(&[(1, "b", 1), (1, "a", -1), (2, "x", 1), (3, "gone", -1), (4, "brief", 1)]),
+        step(&[(1, "b", -1), (1, "c", 1), (4, "brief", -1)]),
+    ]
+}
+
+fn encoded(format: ChangeFormat, key: &[&str], key_format: KeyFormat) -> Vec<(Option<String>, Option<String>)> {
+    let key = key.iter().map(|key| (*key).to_owned()).collect();
+    let encoding = ChangeEncoding { format, key, key_format };
+    let origin = ChangeOrigin { pipeline: "p".to_owned(), sink: "s".to_owned(), epoch: 7 };
+    let messages = encode_changes(changes(), &encoding, &origin, &Env::manual(5, 1)).unwrap();
+    let text = |bytes: Option<&[u8]>| bytes.map(|bytes| String::from_utf8(bytes.to_vec()).unwrap());
+    messages.iter().map(|message| (text(message.key), text(message.payload))).collect()
+}
+
+#[test]
+fn upserts_are_one_message_a_key_and_a_tombstone_for_one_that_is_gone() {
+    let some = |text: &str| Some(text.to_owned());
+    assert_eq!(
+        encoded(ChangeFormat::Upsert, &["id"], KeyFormat::Json),
+        [
+            (some(r#"{"id":1}"#), some(r#"{"id":1,"v":"c"}"#)),
+            (some(r#"{"id":2}"#), some(r#"{"id":2,"v":"x"}"#)),
+            (some(r#"{"id":3}"#), None),
+        ]
+    );
+    let keys: Vec<_> = encoded(ChangeFormat::Upsert, &["id"], KeyFormat::Text).into_iter().map(|m| m.0).collect();
+    assert_eq!(keys, [some("1"), some("2"), some("3")]);
+    let both = encoded(ChangeFormat::Upsert, &["v", "id"], KeyFormat::Json);
+    assert!(both.contains(&(some(r#"{"v":"a","id":1}"#), None)), "{both:?}");
+}
+
+#[test]
+fn debezium_messages_say_what_was_before_and_after() {
+    let parts = |key: &[&str]| -> Vec<String> {
+        let messages = encoded(ChangeFormat::Debezium, key, KeyFormat::Json);
+        let read = |(key, payload): (Option<String>, Option<String>)| {
+            let value: serde_json::Value = serde_json::from_str(&payload.unwrap()).unwrap();
+            assert_eq!((&value["source"]["table"], &value["source"]["epoch"]), (&"s".into(), &7.into()));
+            assert_eq!(value["ts_ms"], 5);
+            let v = |side: &str| value[side]["v"].as_str().unwrap_or("-").to_owned();
+            format!("{} {} {} {}", key.unwrap_or_default(), value["op"].as_str().unwrap(), v("before"), v("after"))
+        };
+        messages.into_iter().map(read).collect()
+    };
+    assert_eq!(parts(&["id"]), [r#"{"id":1} u a c"#, r#"{"id":2} c - x"#, r#"{"id":3} d gone -"#]);
+    // Without a key every row speaks for itself.
+    assert_eq!(parts(&[]), [" c - b", " d a -", " c - x", " d gone -", " c - brief", " d b -", " c - c", " d brief -"]);
+}
+
+#[tokio::test]
+async fn a_tombstone_reaches_the_topic_as_a_key_without_a_value() {
+    let broker = Broker::start(&[("alerts", 1)]).unwrap();
+    let env = Env::system().unwrap();
+    let producer = DirectProducer::open(&connection(broker.bootstrap_servers()), "alerts", "p", &env).unwrap();
+    let encoding =
+        ChangeEncoding { format: ChangeFormat::Upsert, key: vec!["id".to_owned()], key_format: KeyFormat::Text };
+    let origin = ChangeOrigin { pipeline: "p".to_owned(), sink: "s".to_owned(), epoch: 7 };
+    producer.send(&encode_changes(changes(), &encoding, &origin, &env).unwrap(), 7, 0).await.unwrap();
+    producer.flush().await.unwrap();
+    let consumer: BaseConsumer = rdkafka::ClientConfig::new()
+        .set("bootstrap.servers", broker.bootstrap_servers())
+        .set("group.id", "g")
+        .create()
+        .unwrap();
+    let mut list = TopicPartitionList::new();
+    list.add_partition_offset("alerts", 0, Offset::Beginning).unwrap();
+    consumer.assign(&list).unwrap();
+    let mut found = Vec::new();
+    for _ in 0..3 {
+        let message = consumer.poll(Duration::from_secs(10)).unwrap().unwrap();
+        found.push((message.key().map(<[u8]>::to_vec), message.payload().is_some()));
+    }
+    assert_eq!(found, [(Some(b"1".to_vec()), true), (Some(b"2".to_vec()), true), (Some(b"3".to_vec()), false)]);
 }

@@ -21,8 +21,8 @@ fn file(bytes: u64, number: u64) -> StateFile {
     }
 }
 
-/// Runs the decision over made-up sizes; `live` bounds how large a merge into the oldest file can become. Returns the most files there were and
-/// how many bytes were rewritten per byte written.
+/// Runs the decision over made-up sizes; `live` bounds how large a merge into the oldest file can become. Returns the most
+/// files there were and how many bytes were rewritten per byte written.
 fn simulate(base: u64, deltas: impl Iterator<Item = u64>, live: u64) -> (usize, f64) {
     let table = table(KeyKind::Narrow, false);
     let mut stored = TableSnapshot { name: "rows".into(), files: vec![file(base, 0)], cutoff: NO_WATERMARK };
@@ -134,7 +134,8 @@ async fn only_what_no_snapshot_can_need_is_removed() {
     other.write("op", Epoch(8), tables, snapshots.get(7), only(upserts(&table, &numbered(3..4)))).await.unwrap();
     let compaction = store.compact(&snapshots[8], tables, Epoch(9)).await.unwrap().unwrap();
     let compacted = compaction.apply(&snapshots[8]);
-    // While epoch 8 can be resumed from, its files stay; so does the merged file, which no manifest names yet; and whatever is not old.
+    // While epoch 8 can be resumed from, its files stay; so does the merged file, which no manifest names yet; and whatever is
+    // not old.
     assert_eq!(store.remove_unneeded(&[&snapshots[8]], Epoch(8)).await.unwrap(), 0);
     assert_eq!(store.remove_unneeded(&[&snapshots[8]], Epoch(9)).await.unwrap(), 1);
     let merged = compacted.tables[0].files[0].path.clone();

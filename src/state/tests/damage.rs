@@ -107,7 +107,11 @@ async fn a_shard_reads_only_its_own_part_of_a_large_file() {
     broken[late] ^= 1;
     replace(&objects, path, broken).await;
     let mut rows = 0;
-    store.read(&snapshot, &table, 0, 2, |batch| Ok(rows += batch.num_rows())).await.unwrap();
+    let count = |batch: RecordBatch| {
+        rows += batch.num_rows();
+        Ok(())
+    };
+    store.read(&snapshot, &table, 0, 2, count).await.unwrap();
     assert!(rows > 40_000, "{rows}");
     assert_names(&store.read(&snapshot, &table, 1, 2, |_| Ok(())).await.expect_err("broken"), path);
 }

@@ -46,8 +46,8 @@ fn groups_are_what_they_always_were() {
         (Arc::new(Field::new("b", DataType::Utf8, true)), strings.clone()),
     ]);
     let structs = array(structs);
-    assert_eq!(groups(&[integers.clone()]), GOLDEN[0]);
-    assert_eq!(groups(&[strings.clone()]), GOLDEN[1]);
+    assert_eq!(groups(std::slice::from_ref(&integers)), GOLDEN[0]);
+    assert_eq!(groups(std::slice::from_ref(&strings)), GOLDEN[1]);
     assert_eq!(groups(&[floats]), GOLDEN[2]);
     assert_eq!(groups(&[flags]), GOLDEN[3]);
     assert_eq!(groups(&[decimals]), GOLDEN[4]);
@@ -105,7 +105,7 @@ fn equal_values_have_equal_groups_whatever_their_type() {
 #[test]
 fn values_under_nulls_and_outside_slices_do_not_count() {
     let nulls = Some(arrow::buffer::NullBuffer::from(vec![false, false, true]));
-    let hidden = Int64Array::new(vec![7, 8, 9].into(), nulls.clone());
+    let hidden = Int64Array::new(vec![7, 8, 9].into(), nulls);
     let clean = Int64Array::from(vec![None, None, Some(9)]);
     assert_eq!(groups(&[array(hidden)]), groups(&[array(clean)]));
 

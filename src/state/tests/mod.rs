@@ -107,7 +107,11 @@ async fn read_all(
     let mut all = Vec::new();
     for shard in 0..shards {
         let mut own = Vec::new();
-        store.read(snapshot, table, shard, shards, |rows| Ok(own.push(rows))).await?;
+        let collect = |rows| {
+            own.push(rows);
+            Ok(())
+        };
+        store.read(snapshot, table, shard, shards, collect).await?;
         for rows in &own {
             assert!(table.groups(rows)?.into_iter().all(|group| super::shard_of(group, shards) == shard));
         }
