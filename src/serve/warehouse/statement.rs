@@ -54,7 +54,8 @@ fn system_query(tokens: &[TokenWithSpan]) -> Option<String> {
         [show, what, rest @ ..] => (show, what, rest),
         _ => return None,
     };
-    let table = ["state", "progress", "pipelines"].into_iter().find(|table| is(what, table)).filter(|_| is(show, "show"))?;
+    let table =
+        ["state", "progress", "pipelines"].into_iter().find(|table| is(what, table)).filter(|_| is(show, "show"))?;
     match rest {
         [] => Some(format!("SELECT * FROM weir.{table}")),
         [keyword, pipeline] if is(keyword, "for") => {
