@@ -9,20 +9,24 @@ use arrow::array::{AsArray, Float32Array};
 use arrow::compute::{cast, concat_batches};
 use arrow::datatypes::{DataType, Float32Type};
 use arrow::record_batch::RecordBatch;
+use datafusion::catalog::TableProvider;
 use datafusion::datasource::MemTable;
-use datafusion::prelude::{SessionConfig, SessionContext};
+use datafusion::execution::runtime_env::RuntimeEnv;
+use datafusion::prelude::SessionContext;
 
 use super::produce::{Pace, Target, send};
-use super::project::{Project, surroundings};
+use super::project::{Project, runtime, surroundings};
 use super::report::{Report, grouped};
 use super::run::{Runner, run_all};
 use super::server::Server;
 use super::{Failure, signals};
+use crate::catalog::Catalog;
 use crate::config::Config;
 use crate::env::Env;
 use crate::epoch::Stop;
 use crate::error::{Context, Error, Result};
 use crate::metrics::Metrics;
+use crate::plan::{FunctionSet, views};
 use crate::source::generator::{Rendering, Simulator};
 use crate::source::kafka::embedded::Broker;
 use crate::sql::SourceFile;
@@ -63,7 +67,7 @@ pub async fn run(args: Args, config: &Config, json: bool) -> Result<(), Failure>
 
     let model = dir.join("models").join("fraud.txt");
     let mut simulator = Simulator::new(SEED, 5000, 10_000);
-    let trained = train(&mut simulator, &model).await?;
+    let trained = train(&mut simulator, &model, runtime(config)?).await?;
     say(&format!("2. {trained}"));
 
     let mut config = config.clone();
@@ -130,6 +134,8 @@ fn next_steps(server: &Server) -> String {
          In another terminal:\n  \
          weir query --url grpc://{flight} 'SELECT count(*) AS n, avg(score) AS score FROM scored'\n  \
          weir query --url grpc://{flight} 'SELECT * FROM fraud_alerts ORDER BY score DESC LIMIT 10'\n  \
+         weir query --url grpc://{flight} 'SELECT * FROM user_stats ORDER BY highest_score DESC LIMIT 10'\n  \
+         weir query --url grpc://{flight} 'SHOW STATE'\n  \
          weir query --url grpc://{flight} 'SELECT reason, count(*) AS n FROM weir.dead_letters GROUP BY reason'\n",
         flight = server.flight
     )
@@ -144,29 +150,33 @@ fn produce(mut simulator: Simulator, servers: &str, rate: f64, stop: Stop) -> to
     })
 }
 
+/// The columns of `features` that the model is trained on, in the order of the call in `sql/fraud.sql`.
+const FEATURES: [&str; 11] = [
+    "amount",
+    "weekend",
+    "night",
+    "customer_n_1d",
+    "customer_mean_1d",
+    "customer_n_7d",
+    "customer_mean_7d",
+    "terminal_n_1d",
+    "terminal_mean_1d",
+    "terminal_n_7d",
+    "terminal_mean_7d",
+];
+
 /// Trains on the simulator's first days with the features that `sql/fraud.sql` computes: the same SQL, in batch.
-async fn train(simulator: &mut Simulator, path: &Path) -> Result<String> {
+async fn train(simulator: &mut Simulator, path: &Path, runtime: Arc<RuntimeEnv>) -> Result<String> {
     let began = std::time::Instant::now();
     let days = (0..HISTORY_DAYS).map(|_| simulator.next_day()).collect::<Result<Vec<RecordBatch>>>()?;
     let first = days.first().ok_or_else(|| Error::internal("the simulator has no history"))?;
     let history = concat_batches(&first.schema(), &days).internal(|| "simulated days differ".to_owned())?;
     let rows = history.num_rows();
-    let context = SessionContext::new_with_config(SessionConfig::new().with_target_partitions(1));
-    let table = MemTable::try_new(history.schema(), vec![vec![history]])?;
-    context.register_table("transactions", Arc::new(table))?;
-    let features = context
-        .sql(
-            "SELECT amount, date_part('hour', ts) AS hour, CASE WHEN date_part('dow', ts) IN (0, 6) THEN 1 ELSE 0 END AS weekend, \
-             CASE WHEN date_part('hour', ts) <= 6 THEN 1 ELSE 0 END AS night, is_fraud FROM transactions",
-        )
-        .await?
-        .collect()
-        .await?;
-    let schema = features.first().map(RecordBatch::schema).ok_or_else(|| Error::internal("no features"))?;
-    let features = concat_batches(&schema, &features).internal(|| "features differ".to_owned())?;
-    let labels = cast(features.column(4), &DataType::Float32).internal(|| "labels are not boolean".to_owned())?;
+    let features = features(history, runtime).await?;
+    let labels = cast(features.column(FEATURES.len()), &DataType::Float32).internal(|| "labels are not boolean".to_owned())?;
     let labels: Float32Array = labels.as_primitive::<Float32Type>().clone();
-    let inputs = features.project(&[0, 1, 2, 3]).internal(|| "features are missing".to_owned())?;
+    let columns: Vec<usize> = (0..FEATURES.len()).collect();
+    let inputs = features.project(&columns).internal(|| "features are missing".to_owned())?;
     let frauds = labels.iter().flatten().filter(|label| *label > 0.5).count();
     let parameters: BTreeMap<String, String> = [
         ("objective", "binary"),
@@ -188,4 +198,22 @@ async fn train(simulator: &mut Simulator, path: &Path) -> Result<String> {
         grouped(rows as u64),
         grouped(frauds as u64)
     ))
+}
+
+/// The features of every transaction of `history`, then whether it was fraud.
+async fn features(history: RecordBatch, runtime: Arc<RuntimeEnv>) -> Result<RecordBatch> {
+    let file = Arc::new(SourceFile::new("sql/fraud.sql", PIPELINE));
+    let catalog = Catalog::load(&[file], &|_| None).map_err(|problems| Error::internal(problems.render(false)))?;
+    let schema = history.schema();
+    let table: Arc<dyn TableProvider> = Arc::new(MemTable::try_new(Arc::clone(&schema), vec![vec![history]])?);
+    let inputs = BTreeMap::from([("transactions".to_owned(), Arc::clone(&table)), ("history".to_owned(), table)]);
+    let session = views(&catalog, &FunctionSet::default(), inputs, runtime).await?;
+    let names: Vec<String> = FEATURES.iter().map(|name| format!("f.{name}")).collect();
+    let query = format!(
+        "SELECT {}, h.is_fraud FROM features f JOIN history h ON f.transaction_id = h.transaction_id ORDER BY h.transaction_id",
+        names.join(", ")
+    );
+    let found = SessionContext::new_with_state(session).sql(&query).await?.collect().await?;
+    let schema = found.first().map(RecordBatch::schema).ok_or_else(|| Error::internal("no features"))?;
+    concat_batches(&schema, &found).internal(|| "features differ".to_owned())
 }

@@ -67,6 +67,28 @@ pub async fn batch(
     Ok(Batch { session, inserts })
 }
 
+/// A session in which the catalog's views can be queried over `inputs`, in batch. Views that cannot be planned (their model is not trained
+/// yet) are left out.
+pub async fn views(
+    catalog: &Catalog,
+    functions: &FunctionSet,
+    inputs: BTreeMap<String, Arc<dyn TableProvider>>,
+    runtime: Arc<RuntimeEnv>,
+) -> Result<SessionState> {
+    let session = session_state_for(catalog, functions, runtime, RelationMode::Batch)
+        .map_err(|problems| crate::error::Error::sql(problems.first().map_or("", |problem| problem.message.as_str())))?;
+    for (name, table) in inputs {
+        register(&session, &name, table)?;
+    }
+    for name in &catalog.view_order {
+        let view = &catalog.views[name];
+        let Ok(plan) = plan(&session, &view.query).await else { continue };
+        let plan = super::compile::renamed(plan, &view.columns)?;
+        register(&session, name, Arc::new(ViewTable::new(plan, None)))?;
+    }
+    Ok(session)
+}
+
 fn register(session: &SessionState, name: &str, table: Arc<dyn TableProvider>) -> Result<()> {
     let schema = session.schema_for_ref(datafusion::common::TableReference::bare(name))?;
     let _previous = schema.register_table(name.to_owned(), table)?;

@@ -22,7 +22,7 @@ mod share;
 mod time;
 mod watermark;
 
-pub use batch::{Batch, BatchInsert, batch};
+pub use batch::{Batch, BatchInsert, batch, views};
 pub use compile::{Targets, compile};
 pub use dataflow::{Branch, Dataflow, Fragment, Lane, SourceInput};
 pub use operators::{OperatorNode, OperatorSpec};
