@@ -112,7 +112,7 @@ fn streamed(batch: &RecordBatch, spec: &RollingSpec, step: usize) -> f64 {
         let stepped = operator.step(vec![vec![batch.slice(at, count)]], Tick { before, watermark, now: 0 }).unwrap();
         out += stepped.rows.iter().map(RecordBatch::num_rows).sum::<usize>();
         // An epoch now and then.
-        if at / step % 10 == 0 {
+        if (at / step).is_multiple_of(10) {
             operator.changes().unwrap();
         }
         before = watermark;

@@ -156,7 +156,12 @@ async fn restore(store: &StateStore, snapshot: &OperatorSnapshot, name: &str) ->
         let (store, snapshot) = (store.clone(), snapshot.clone());
         tokio::spawn(async move {
             let mut operator = Keyed::default();
-            store.read(&snapshot, &table(), shard, SHARDS, |rows| Ok(operator.restore(&rows))).await?;
+            store
+                .read(&snapshot, &table(), shard, SHARDS, |rows| {
+                    operator.restore(&rows);
+                    Ok(())
+                })
+                .await?;
             Ok::<_, Error>(operator.keys.len())
         })
     };

@@ -226,7 +226,6 @@ pub struct DeltaSourceOptions {
 
 /// What a source reads from.
 #[derive(Debug, Clone)]
-#[expect(clippy::large_enum_variant, reason = "a handful exist per process")]
 pub enum SourceConnector {
     Kafka(KafkaSourceOptions),
     File(FileSourceOptions),

@@ -173,7 +173,8 @@ async fn train(simulator: &mut Simulator, path: &Path, runtime: Arc<RuntimeEnv>)
     let history = concat_batches(&first.schema(), &days).internal(|| "simulated days differ".to_owned())?;
     let rows = history.num_rows();
     let features = features(history, runtime).await?;
-    let labels = cast(features.column(FEATURES.len()), &DataType::Float32).internal(|| "labels are not boolean".to_owned())?;
+    let labels =
+        cast(features.column(FEATURES.len()), &DataType::Float32).internal(|| "labels are not boolean".to_owned())?;
     let labels: Float32Array = labels.as_primitive::<Float32Type>().clone();
     let columns: Vec<usize> = (0..FEATURES.len()).collect();
     let inputs = features.project(&columns).internal(|| "features are missing".to_owned())?;

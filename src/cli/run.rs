@@ -50,8 +50,7 @@ pub async fn run(args: Args, config: &Config, json: bool) -> Result<(), Failure>
     let report = Arc::new(Report::new(json));
     let metrics = Arc::new(Metrics::new());
     let around = Surroundings { allow_rebuild: args.allow_rebuild, ..surroundings(config, env)? };
-    let runner =
-        Runner { around, report: Arc::clone(&report), metrics: Arc::clone(&metrics) };
+    let runner = Runner { around, report: Arc::clone(&report), metrics: Arc::clone(&metrics) };
     let jobs = runner.jobs(&project, args.pipeline.as_deref(), args.trigger).await?;
     let server = if args.serve { Some(Server::start(config, &runner.around, &project, metrics).await?) } else { None };
     if let Some(server) = &server {
@@ -187,7 +186,8 @@ fn record(metrics: &Metrics, progress: &Progress) {
     metrics.bytes_out.with([pipeline, "files"]).add(progress.bytes);
     metrics.epochs.with([pipeline]).add(1);
     metrics.last_epoch.with([pipeline]).set(progress.epoch as f64);
-    let took: u64 = ["close", "state", "manifest", "commit"].iter().filter_map(|step| progress.duration_ms.get(*step)).sum();
+    let took: u64 =
+        ["close", "state", "manifest", "commit"].iter().filter_map(|step| progress.duration_ms.get(*step)).sum();
     metrics.commit_seconds.with([pipeline]).observe(took as f64 / 1000.0);
     metrics.micro_batch_seconds.with([pipeline]).observe(progress.latency_ms / 1000.0);
 }

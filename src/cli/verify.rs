@@ -44,7 +44,9 @@ pub async fn run(args: Args, config: &Config) -> Result<(), Failure> {
     match differing {
         0 => Ok(()),
         count => Err(Error::sql(format!("{count} of the tables differ from what the SQL says in batch"))
-            .with_detail("Late rows, rows that a TTL forgot and rows emitted on arrival make a stream differ from its batch.")
+            .with_detail(
+                "Late rows, rows that a TTL forgot and rows emitted on arrival make a stream differ from its batch.",
+            )
             .with_hint("`weir status` counts late rows.")
             .into()),
     }

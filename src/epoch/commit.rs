@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use tokio::task::JoinSet;
 
+use super::memory::OperatorChanges;
 use super::open::{Arrived, LaneWriter, Outputs, Ranges};
 use super::remember::Remembered;
 use super::sinks::{BranchSink, Sinks, TableSink};
@@ -19,7 +20,6 @@ use crate::error::{Context, Error, Result};
 use crate::sink::dead_letters::{self, Letter};
 use crate::sink::kafka::{ChangeOrigin, TopicMessages, encode_changes};
 use crate::source::chunk::Offsets;
-use super::memory::OperatorChanges;
 use crate::state::{
     CommitPermit, Epoch, Manifest, ManifestId, ManifestStore, OperatorSnapshot, SourceTime, TableCommit,
 };
@@ -131,7 +131,7 @@ impl Committer {
                         closing.spawn(async move { writer.close().await.map(|files| (table, files)) });
                     }
                     (LaneWriter::Changes(rows), BranchSink::Upsert(table)) => {
-                        upserts.entry(*table).or_default().extend(rows)
+                        upserts.entry(*table).or_default().extend(rows);
                     }
                     (LaneWriter::Changes(rows), _) => changes.entry(branch).or_default().extend(rows),
                     (LaneWriter::Messages(encoded), BranchSink::Transaction { topic, .. }) => {

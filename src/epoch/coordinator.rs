@@ -18,9 +18,9 @@ use super::memory::{Limits, Memory};
 use super::open::{MicroBatch, OpenEpoch, Outputs};
 use super::progress::{OperatorProgress, Progress, ProgressSink, SinkProgress, SourceProgress, instant};
 use super::recovery::{Resumed, recover};
-use super::sinks::Sinks;
 use super::remember::Remembered;
 use super::restore::restore;
+use super::sinks::Sinks;
 use super::stop::Stop;
 use super::watermark::SourceClock;
 use crate::catalog::Trigger;
@@ -362,8 +362,14 @@ impl Coordinator {
             self.dataflow = Arc::new(fresh);
         }
         let next = self.open.epoch.next();
-        let outputs =
-            Outputs::new(next, &self.committer.run, Arc::clone(&self.sinks), Arc::clone(&self.dataflow), self.lanes, self.keep_late);
+        let outputs = Outputs::new(
+            next,
+            &self.committer.run,
+            Arc::clone(&self.sinks),
+            Arc::clone(&self.dataflow),
+            self.lanes,
+            self.keep_late,
+        );
         let now_ms = self.env.unix_ms();
         let full = std::mem::replace(&mut self.open, OpenEpoch::new(next, outputs, now_ms));
         let began = full.began;

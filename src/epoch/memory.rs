@@ -15,7 +15,8 @@ use crate::error::{Context, Error, Result};
 use crate::operator::{Cells, CellsSpec, Lookup, Operator, StateUsage, Stepped, Tick, restore};
 use crate::plan::{Dataflow, OperatorSpec};
 use crate::state::{
-    MemoryBudget, NO_WATERMARK, OperatorSnapshot, Pressure, SpillFolder, StateChange, StateStore, StateTable, key_groups, shard_of,
+    MemoryBudget, NO_WATERMARK, OperatorSnapshot, Pressure, SpillFolder, StateChange, StateStore, StateTable,
+    key_groups, shard_of,
 };
 
 /// Fewer rows than this are not worth a task per shard.
@@ -63,7 +64,12 @@ pub struct OperatorChanges {
 
 impl Memory {
     /// Empty shards for every operator of `dataflow`; tables that are looked up are read, each from its store.
-    pub async fn new(dataflow: &Dataflow, shards: usize, tables: &BTreeMap<String, TableStore>, limits: Limits) -> Result<Self> {
+    pub async fn new(
+        dataflow: &Dataflow,
+        shards: usize,
+        tables: &BTreeMap<String, TableStore>,
+        limits: Limits,
+    ) -> Result<Self> {
         let mut operators = Vec::with_capacity(dataflow.operators.len());
         for node in &dataflow.operators {
             let routing = node.spec.routing();
@@ -89,7 +95,12 @@ impl Memory {
 
     /// Makes every operator anew from what was written of it, in parts that can leave memory one by one. The snapshots must be those
     /// of this very moment.
-    pub async fn divide(&mut self, dataflow: &Dataflow, states: &StateStore, snapshots: &[OperatorSnapshot]) -> Result<()> {
+    pub async fn divide(
+        &mut self,
+        dataflow: &Dataflow,
+        states: &StateStore,
+        snapshots: &[OperatorSnapshot],
+    ) -> Result<()> {
         self.divided = true;
         for (node, operator) in dataflow.operators.iter().zip(&mut self.operators) {
             let snapshot = snapshots.iter().find(|snapshot| snapshot.operator == node.id);
@@ -147,7 +158,13 @@ impl Memory {
     }
 
     /// Gives operator `index` back what a snapshot holds; `watermark` is the W that it was written under.
-    pub async fn restore(&mut self, index: usize, states: &StateStore, snapshot: &OperatorSnapshot, watermark: i64) -> Result<()> {
+    pub async fn restore(
+        &mut self,
+        index: usize,
+        states: &StateStore,
+        snapshot: &OperatorSnapshot,
+        watermark: i64,
+    ) -> Result<()> {
         let shards = self.operators[index].shards.len();
         for (shard, operator) in self.operators[index].shards.iter_mut().enumerate() {
             restore(operator.as_mut(), states, snapshot, (shard, shards), watermark).await?;
@@ -225,7 +242,8 @@ impl Memory {
     /// What every operator has to write down.
     pub fn changes(&mut self, dataflow: &Dataflow) -> Result<Vec<OperatorChanges>> {
         let mut all = Vec::with_capacity(self.operators.len());
-        let remembering = dataflow.operators.iter().zip(&mut self.operators).filter(|(_, operator)| operator.lookup.is_none());
+        let remembering =
+            dataflow.operators.iter().zip(&mut self.operators).filter(|(_, operator)| operator.lookup.is_none());
         for (node, operator) in remembering {
             let tables = operator.shards.first().map(|shard| shard.state()).unwrap_or_default();
             let changes = operator.shards.iter_mut().map(|shard| shard.changes()).collect::<Result<_>>()?;

@@ -16,8 +16,8 @@ use arrow::record_batch::RecordBatch;
 use tokio::sync::Mutex;
 
 use super::feed::Fed;
-use super::sinks::{BranchSink, Sinks, TableSink};
 use super::memory::Memory;
+use super::sinks::{BranchSink, Sinks, TableSink};
 use crate::delta::{TableWriter, UpsertRows, Violations};
 use crate::error::{Context, Error, Result};
 use crate::operator::WEIGHT;
@@ -79,7 +79,14 @@ pub struct Arrived {
 
 impl Outputs {
     /// Writers for `epoch`; nothing is opened yet.
-    pub fn new(epoch: Epoch, run: &str, sinks: Arc<Sinks>, dataflow: Arc<Dataflow>, lanes: usize, keep_late: bool) -> Self {
+    pub fn new(
+        epoch: Epoch,
+        run: &str,
+        sinks: Arc<Sinks>,
+        dataflow: Arc<Dataflow>,
+        lanes: usize,
+        keep_late: bool,
+    ) -> Self {
         let branches = dataflow.branches.len();
         Self {
             epoch,

@@ -15,8 +15,8 @@ use super::memory::Limits;
 use super::progress::ProgressSink;
 use super::sinks::{BranchSink, Sinks, TableSink, one_cluster};
 use crate::catalog::{
-    AtEnd, Catalog, Delivery, InsertDef, KafkaSinkOptions, Late, PipelineDef, PipelineOptions, Secret, SinkConnector, SinkDef, SourceConnector,
-    TableDef,
+    AtEnd, Catalog, Delivery, InsertDef, KafkaSinkOptions, Late, PipelineDef, PipelineOptions, Secret, SinkConnector,
+    SinkDef, SourceConnector, TableDef,
 };
 use crate::delta::{Table, TableStore, UpsertTable, WriterOptions};
 use crate::env::Env;

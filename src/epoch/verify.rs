@@ -158,10 +158,13 @@ async fn read(def: &SourceDef, pipeline: &str, ends: &Offsets, around: &Surround
     }
 }
 
+/// The doubles of a row, and where it is: batch and row.
+type Doubles = (Vec<f64>, (usize, usize));
+
 /// Rows of one side, by the columns that must be equal, with their doubles.
 #[derive(Default)]
 struct Side {
-    rows: HashMap<Vec<u8>, Vec<(Vec<f64>, (usize, usize))>>,
+    rows: HashMap<Vec<u8>, Vec<Doubles>>,
     count: u64,
 }
 
@@ -239,7 +242,9 @@ fn collect(schema: &SchemaRef, batches: &[RecordBatch]) -> Result<Side> {
 }
 
 fn close(a: &[f64], b: &[f64]) -> bool {
-    a.iter().zip(b).all(|(a, b)| a == b || (a.is_nan() && b.is_nan()) || (a - b).abs() <= TOLERANCE * a.abs().max(b.abs()).max(1.0))
+    a.iter().zip(b).all(|(a, b)| {
+        a == b || (a.is_nan() && b.is_nan()) || (a - b).abs() <= TOLERANCE * a.abs().max(b.abs()).max(1.0)
+    })
 }
 
 /// True when some time of the row is not complete yet.

@@ -15,14 +15,14 @@ mod deduplicate;
 mod top_n;
 mod session;
 
-pub use cells::{Cells, CellsSpec};
 pub use aggregate::aggregate;
+pub use cells::{Cells, CellsSpec};
 pub use contract::{END_OF_TIME, Operator, StateUsage, Stepped, Tick, WEIGHT};
 pub use deduplicate::deduplicate;
 pub use held::{Held, HeldExec, HeldTable, StreamId};
-pub use session::session;
-pub use top_n::top_n;
-pub use rolling::rolling;
 pub use join::{asof, join};
 pub use lookup::Lookup;
 pub use restore::restore;
+pub use rolling::rolling;
+pub use session::session;
+pub use top_n::top_n;

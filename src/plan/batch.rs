@@ -45,8 +45,9 @@ pub async fn batch(
     inputs: BTreeMap<String, Arc<dyn TableProvider>>,
     runtime: Arc<RuntimeEnv>,
 ) -> Result<Batch> {
-    let session = session_state_for(catalog, functions, runtime, RelationMode::Batch)
-        .map_err(|problems| crate::error::Error::sql(problems.first().map_or("", |problem| problem.message.as_str())))?;
+    let session = session_state_for(catalog, functions, runtime, RelationMode::Batch).map_err(|problems| {
+        crate::error::Error::sql(problems.first().map_or("", |problem| problem.message.as_str()))
+    })?;
     for (name, table) in inputs {
         register(&session, &name, table)?;
     }
@@ -75,8 +76,9 @@ pub async fn views(
     inputs: BTreeMap<String, Arc<dyn TableProvider>>,
     runtime: Arc<RuntimeEnv>,
 ) -> Result<SessionState> {
-    let session = session_state_for(catalog, functions, runtime, RelationMode::Batch)
-        .map_err(|problems| crate::error::Error::sql(problems.first().map_or("", |problem| problem.message.as_str())))?;
+    let session = session_state_for(catalog, functions, runtime, RelationMode::Batch).map_err(|problems| {
+        crate::error::Error::sql(problems.first().map_or("", |problem| problem.message.as_str()))
+    })?;
     for (name, table) in inputs {
         register(&session, &name, table)?;
     }

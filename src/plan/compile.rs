@@ -166,7 +166,14 @@ impl Compiler<'_> {
         for Cutting { name, stream, piece } in std::mem::take(&mut self.cutter.cuttings) {
             let Some(plan) = self.physical(&piece.plan, span).await else { continue };
             let reads = streams_read(&piece.plan);
-            fragments.push(Fragment { name, stream, plan, stage: piece.rows.stage, reads, retract: piece.rows.retract });
+            fragments.push(Fragment {
+                name,
+                stream,
+                plan,
+                stage: piece.rows.stage,
+                reads,
+                retract: piece.rows.retract,
+            });
         }
         fragments
     }

@@ -4,7 +4,8 @@ use arrow::datatypes::SchemaRef;
 
 use super::operators::OperatorSpec;
 use crate::operator::spec::{
-    AggregateSpec, DeduplicateEmit, DeduplicateSpec, JoinSpec, RollingEmit, RollingKind, RollingSpec, TimeColumn, TopNSpec,
+    AggregateSpec, DeduplicateEmit, DeduplicateSpec, JoinSpec, RollingEmit, RollingKind, RollingSpec, TimeColumn,
+    TopNSpec,
 };
 
 type Facts = Vec<(&'static str, String)>;
@@ -56,7 +57,10 @@ fn aggregate(spec: &AggregateSpec) -> Facts {
             let key = spec.input.field(closing.column).name();
             facts.push(("time", time(&spec.input, Some(closing))));
             facts.push(("state", "groups of open windows".to_owned()));
-            facts.push(("emits", format!("a group once, when the watermark has passed {key} by {}", interval(closing.lag))));
+            facts.push((
+                "emits",
+                format!("a group once, when the watermark has passed {key} by {}", interval(closing.lag)),
+            ));
             facts.push(("evicts", "a group when it has come out".to_owned()));
         }
         None => {
@@ -90,10 +94,15 @@ fn top_n(spec: &TopNSpec) -> Facts {
             format!("{}{}", spec.input.field(*column).name(), if options.descending { " desc" } else { "" })
         })
         .collect();
-    let kept = if spec.retract { "every row of each key".to_owned() } else { format!("{} rows of each key", spec.limit) };
+    let kept =
+        if spec.retract { "every row of each key".to_owned() } else { format!("{} rows of each key", spec.limit) };
     let (emits, evicts) = match spec.closing {
         Some(closing) => (
-            format!("the first {} of a key once, when {} is complete", spec.limit, spec.input.field(closing.column).name()),
+            format!(
+                "the first {} of a key once, when {} is complete",
+                spec.limit,
+                spec.input.field(closing.column).name()
+            ),
             "a key when it has come out".to_owned(),
         ),
         None => (
@@ -134,9 +143,10 @@ fn rolling(spec: &RollingSpec) -> Facts {
 
 fn join(spec: &JoinSpec) -> Facts {
     let kind = spec.join_type.to_string().to_lowercase();
-    let mut facts = vec![
-        ("joins", format!("{kind} on {}", equalities(&spec.left, &spec.left_keys, &spec.right, &spec.right_keys))),
-    ];
+    let mut facts = vec![(
+        "joins",
+        format!("{kind} on {}", equalities(&spec.left, &spec.left_keys, &spec.right, &spec.right_keys)),
+    )];
     match spec.bounds {
         Some(bounds) => {
             facts.push((
@@ -194,8 +204,13 @@ fn forgets(ttl: Option<i64>, what: &str) -> String {
 
 /// Microseconds as a person says them.
 fn interval(us: i64) -> String {
-    const UNITS: [(i64, &str); 5] =
-        [(86_400_000_000, "day"), (3_600_000_000, "hour"), (60_000_000, "minute"), (1_000_000, "second"), (1_000, "ms")];
+    const UNITS: [(i64, &str); 5] = [
+        (86_400_000_000, "day"),
+        (3_600_000_000, "hour"),
+        (60_000_000, "minute"),
+        (1_000_000, "second"),
+        (1_000, "ms"),
+    ];
     if us == 0 {
         return "0 seconds".to_owned();
     }

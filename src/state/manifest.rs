@@ -226,12 +226,15 @@ impl ManifestStore {
         let listed: Vec<_> =
             self.store.list(None).try_collect().await.environment(|| "manifests cannot be listed".to_owned())?;
         let newest = listed.iter().max_by(|a, b| {
-            let epoch = |object: &object_store::ObjectMeta| object.location.filename().and_then(|n| n.get(..20)).map(str::to_owned);
+            let epoch = |object: &object_store::ObjectMeta| {
+                object.location.filename().and_then(|n| n.get(..20)).map(str::to_owned)
+            };
             (epoch(a), a.last_modified).cmp(&(epoch(b), b.last_modified))
         });
         let Some(name) = newest.and_then(|object| object.location.filename()) else { return Ok(None) };
         let parts = name.strip_suffix(".json").and_then(|name| name.split_once('-'));
-        let Some((epoch, id)) = parts.and_then(|(epoch, id)| Some((epoch.parse().ok()?, i64::from_str_radix(id, 16).ok()?)))
+        let Some((epoch, id)) =
+            parts.and_then(|(epoch, id)| Some((epoch.parse().ok()?, i64::from_str_radix(id, 16).ok()?)))
         else {
             return Ok(None);
         };

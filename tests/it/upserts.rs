@@ -37,7 +37,7 @@ fn check(weir: &Weir, parts: i64) {
     let expected = format!("{KEYS},{KEYS},{}.0", newest(parts));
     for table in ["newest", "by_day"] {
         let found = weir.query(&format!("SELECT count(*), count(DISTINCT id), sum(v) FROM {table}"));
-        assert_eq!(found, [expected.clone()], "{table}");
+        assert_eq!(found, std::slice::from_ref(&expected), "{table}");
     }
     let wrong = weir.number(&format!("SELECT count(*) FROM by_day WHERE day <> concat('d', (id + {}) % 3)", parts - 1));
     assert_eq!(wrong, 0, "a row is in its partition");

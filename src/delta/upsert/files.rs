@@ -189,6 +189,7 @@ impl Partitioning {
 }
 
 /// Which rows of a file are wanted.
+#[derive(Clone, Copy)]
 enum Wanted<'a> {
     Live,
     These(&'a RoaringBitmap),

@@ -175,8 +175,8 @@ fn random_epoch(random: &mut StdRng, map: &mut BTreeMap<i64, Row>, keys: i64, se
         for id in touched {
             *serial += 1;
             let old = map.get(&id).cloned();
-            if retracts && old.is_some() {
-                rows.push((id, old.unwrap(), -1));
+            if let (true, Some(old)) = (retracts, old.clone()) {
+                rows.push((id, old, -1));
                 map.remove(&id);
                 if random.random_bool(0.4) {
                     continue;

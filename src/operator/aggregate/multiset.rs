@@ -60,8 +60,7 @@ impl Multiset {
     /// Keeps what `calls`, over the columns of `input`, read.
     pub fn new(input: &Schema, calls: Calls) -> Result<Self> {
         let expressions = calls.0.iter().flat_map(|call| call.arguments.iter().chain(&call.filter));
-        let mut columns: Vec<usize> =
-            expressions.flat_map(|expression| collect_columns(expression)).map(|column| column.index()).collect();
+        let mut columns: Vec<usize> = expressions.flat_map(collect_columns).map(|column| column.index()).collect();
         columns.sort_unstable();
         columns.dedup();
         let fields: Vec<Field> =

@@ -545,7 +545,8 @@ fn differs(a: &[ArrayRef], b: &[ArrayRef], rows: usize) -> Result<BooleanArray> 
 fn nested_differs(a: &ArrayRef, b: &ArrayRef) -> Result<BooleanArray> {
     let rows = || {
         let converter = RowConverter::new(vec![SortField::new(a.data_type().clone())])?;
-        let (a, b) = (converter.convert_columns(&[a.clone()])?, converter.convert_columns(&[b.clone()])?);
+        let (a, b) =
+            (converter.convert_columns(std::slice::from_ref(a))?, converter.convert_columns(std::slice::from_ref(b))?);
         Ok(a.iter().zip(b.iter()).map(|(a, b)| Some(a != b)).collect())
     };
     Ok(rows().map_err(|error: arrow::error::ArrowError| DataFusionError::from(error))?)

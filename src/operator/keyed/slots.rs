@@ -187,7 +187,8 @@ mod tests {
         let mut table = SlotTable::new();
         let mut expected = BTreeSet::new();
         // Few hashes for some numbers, so that long runs of equal hashes occur too.
-        let hash_of = |number: u32| if number % 50 == 0 { number % 7 } else { SlotTable::hash(&number.to_le_bytes()) };
+        let hash_of =
+            |number: u32| if number.is_multiple_of(50) { number % 7 } else { SlotTable::hash(&number.to_le_bytes()) };
         for _ in 0..200_000 {
             let number = rng.random_range(0..40_000);
             let hash = hash_of(number);

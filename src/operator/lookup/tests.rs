@@ -239,9 +239,9 @@ async fn rows_are_answered_from_the_version_of_their_time() {
                 let batches = [customers(&mut random, 20)];
                 let rewrite = random.random_bool(0.5);
                 if rewrite {
-                    table.replace(&batches, true).await
+                    table.replace(&batches, true).await;
                 } else {
-                    table.append(&batches).await
+                    table.append(&batches).await;
                 }
                 committed.push(env.unix_ms() * 1_000);
             }

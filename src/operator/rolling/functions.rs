@@ -272,11 +272,10 @@ where
     })
 }
 
-fn extreme<O>(
-    argument: Option<usize>,
-    of: DataType,
-    array: fn(&DataType, &mut dyn Iterator<Item = Option<O::Value>>) -> Result<ArrayRef>,
-) -> Result<Box<dyn Function>>
+/// Values as an array of a type.
+type MakeArray<V> = fn(&DataType, &mut dyn Iterator<Item = Option<V>>) -> Result<ArrayRef>;
+
+fn extreme<O>(argument: Option<usize>, of: DataType, array: MakeArray<O::Value>) -> Result<Box<dyn Function>>
 where
     O: Order + Send + 'static,
     O::Value: Kept,

@@ -29,7 +29,7 @@ fn shape(seed: u64) -> Shape {
         gap: gap * SECOND,
         lag: [0, 6, 15][(seed / 3) as usize % 3] * SECOND,
         grain: [SECOND, SECOND / 8, 1][(seed / 9) as usize % 3],
-        text_keys: seed % 2 == 0,
+        text_keys: seed.is_multiple_of(2),
     }
 }
 

@@ -23,7 +23,9 @@ struct Key {
 impl Cutter<'_> {
     pub(super) fn aggregate(&mut self, node: &Aggregate) -> Result<Piece> {
         if node.group_expr.iter().any(|expr| matches!(expr, Expr::GroupingSet(_))) {
-            return Err(refused("GROUPING SETS, CUBE or ROLLUP").with_hint("Write one GROUP BY per grouping, with UNION ALL."));
+            return Err(
+                refused("GROUPING SETS, CUBE or ROLLUP").with_hint("Write one GROUP BY per grouping, with UNION ALL.")
+            );
         }
         let piece = self.cut(&node.input)?;
         let (piece, columns) = with_columns(piece, &node.group_expr)?;
@@ -64,7 +66,7 @@ impl Cutter<'_> {
         let mut times: Vec<Option<i64>> = keys.iter().map(|key| key.lag.filter(|_| !retract)).collect();
         times.resize(schema.fields().len(), None);
         let input = self.input(piece, "aggregate_input")?;
-        let out = self.operator(OperatorSpec::Aggregate(spec), vec![input], &schema, retract, times)?;
+        let out = self.operator(OperatorSpec::Aggregate(spec), &[input], &schema, retract, times)?;
         // Back into the order of GROUP BY.
         let columns = out.columns();
         let mut exprs: Vec<Option<Expr>> = vec![None; columns.len()];
@@ -77,12 +79,15 @@ impl Cutter<'_> {
 
     /// GROUP BY without aggregates: the first row of each key goes through.
     fn distinct(&mut self, node: &Aggregate, piece: Piece, keys: &[Key]) -> Result<Piece> {
-        let exprs: Vec<Expr> = keys.iter().map(|key| Expr::Column(piece.plan.schema().columns()[key.column].clone())).collect();
+        let exprs: Vec<Expr> =
+            keys.iter().map(|key| Expr::Column(piece.plan.schema().columns()[key.column].clone())).collect();
         let timed = keys.iter().enumerate().find_map(|(at, key)| key.lag.map(|lag| TimeColumn { column: at, lag }));
         let within = match timed {
             // Equal rows have equal times, so a key can go when its time is complete.
             Some(time) => Some(time.lag.max(0) + 1),
-            None => self.ttl("DISTINCT", "Include a window's start or end, or use DEDUPLICATE(… WITHIN INTERVAL '1 day').")?,
+            None => {
+                self.ttl("DISTINCT", "Include a window's start or end, or use DEDUPLICATE(… WITHIN INTERVAL '1 day').")?
+            }
         };
         let piece = piece.project(exprs)?;
         let time = timed.or_else(|| piece.time());
@@ -95,7 +100,7 @@ impl Cutter<'_> {
         };
         let times = piece.rows.times.clone();
         let input = self.input(piece, "distinct_input")?;
-        self.operator(OperatorSpec::Deduplicate(spec), vec![input], &node.schema, false, times)
+        self.operator(OperatorSpec::Deduplicate(spec), &[input], &node.schema, false, times)
     }
 
     fn lower(&self, node: &Aggregate, piece: &Piece) -> Result<Lowered> {

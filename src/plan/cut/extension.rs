@@ -45,7 +45,7 @@ impl Cutter<'_> {
             *end = Some(time.lag - 1);
         }
         let input = self.input(piece, "session_input")?;
-        self.operator(OperatorSpec::Session(spec), vec![input], &schema, false, times)
+        self.operator(OperatorSpec::Session(spec), &[input], &schema, false, times)
     }
 
     fn deduplicate(&mut self, node: &DeduplicateNode) -> Result<Piece> {
@@ -76,7 +76,7 @@ impl Cutter<'_> {
         let width = node.input.schema().fields().len();
         let times = piece.rows.times.clone();
         let input = self.input(piece, "deduplicate_input")?;
-        let out = self.operator(OperatorSpec::Deduplicate(spec), vec![input], &schema, false, times)?;
+        let out = self.operator(OperatorSpec::Deduplicate(spec), &[input], &schema, false, times)?;
         let exprs = out.columns().into_iter().take(width).map(Expr::Column).collect();
         out.project(exprs)
     }

@@ -85,12 +85,14 @@ impl Cutter<'_> {
         let left = self.input(left, "join_left")?;
         let right = self.input(right, "join_right")?;
         let kind = node.join_type;
-        let out = self.operator(OperatorSpec::Join(spec), vec![left, right], &schema, output_retract, times)?;
+        let out = self.operator(OperatorSpec::Join(spec), &[left, right], &schema, output_retract, times)?;
         // Without the columns that were added for keys.
         let columns = out.columns();
         let kept: Vec<Expr> = match kind {
             JoinType::LeftSemi | JoinType::LeftAnti => columns.into_iter().take(left_width).map(Expr::Column).collect(),
-            JoinType::RightSemi | JoinType::RightAnti => columns.into_iter().take(right_width).map(Expr::Column).collect(),
+            JoinType::RightSemi | JoinType::RightAnti => {
+                columns.into_iter().take(right_width).map(Expr::Column).collect()
+            }
             _ => {
                 let left = columns.iter().take(left_width);
                 let right = columns.iter().skip(left_all).take(right_width.min(right_all));
@@ -108,7 +110,9 @@ impl Cutter<'_> {
             return Err(needs_append("an ASOF join"));
         }
         if conditions.len() > 1 {
-            return Err(refused("an ASOF join whose ON has more than equalities").with_hint("Filter before or after the join."));
+            return Err(
+                refused("an ASOF join whose ON has more than equalities").with_hint("Filter before or after the join.")
+            );
         }
         let comparison = matched.first().map(comparisons).unwrap_or_default();
         let Some((l, r, lower, upper)) = comparison.first().and_then(|binary| difference(left, right, binary)) else {
@@ -116,9 +120,12 @@ impl Cutter<'_> {
                 .with_hint("Write `MATCH_CONDITION (t.ts >= r.ts)`."));
         };
         let or_equal = comparison.iter().any(|binary| matches!(binary.op, Operator::GtEq | Operator::LtEq));
-        let (Some(left_lag), Some(right_lag), None, Some(0)) = (left.rows.times[l], right.rows.times[r], lower, upper) else {
-            return Err(Error::sql("the MATCH_CONDITION of an ASOF join must be `left time >= right time`, both event time")
-                .with_hint("Declare a WATERMARK on both sources and write `MATCH_CONDITION (t.ts >= r.ts)`."));
+        let (Some(left_lag), Some(right_lag), None, Some(0)) = (left.rows.times[l], right.rows.times[r], lower, upper)
+        else {
+            return Err(Error::sql(
+                "the MATCH_CONDITION of an ASOF join must be `left time >= right time`, both event time",
+            )
+            .with_hint("Declare a WATERMARK on both sources and write `MATCH_CONDITION (t.ts >= r.ts)`."));
         };
         let schema = output_schema(left, right, node.join_type)?;
         let spec = AsofSpec {
@@ -137,7 +144,7 @@ impl Cutter<'_> {
         let left_all = left.columns().len();
         let left = self.input(left.clone(), "asof_left")?;
         let right = self.input(right.clone(), "asof_right")?;
-        let out = self.operator(OperatorSpec::Asof(spec), vec![left, right], &schema, false, times)?;
+        let out = self.operator(OperatorSpec::Asof(spec), &[left, right], &schema, false, times)?;
         let columns = out.columns();
         let kept = columns.iter().take(*left_width).chain(columns.iter().skip(left_all).take(*right_width));
         let kept = kept.cloned().map(Expr::Column).collect();
@@ -178,7 +185,8 @@ fn is_micros(kind: &arrow::datatypes::DataType) -> bool {
 fn check_type(kind: JoinType) -> Result<()> {
     match kind {
         JoinType::LeftMark | JoinType::RightMark => {
-            Err(refused("EXISTS or IN inside an OR").with_hint("Write it as a join, or as the only condition of WHERE."))
+            Err(refused("EXISTS or IN inside an OR")
+                .with_hint("Write it as a join, or as the only condition of WHERE."))
         }
         _ => Ok(()),
     }
@@ -217,7 +225,8 @@ fn output_schema(left: &Piece, right: &Piece, kind: JoinType) -> Result<Arc<DFSc
     };
     let schema = DFSchema::new_with_metadata(all, std::collections::HashMap::new());
     schema.map(Arc::new).map_err(|error| {
-        Error::from(error).with_hint("Give the two inputs different aliases, and columns that are computed different names.")
+        Error::from(error)
+            .with_hint("Give the two inputs different aliases, and columns that are computed different names.")
     })
 }
 
@@ -248,7 +257,13 @@ fn times(left: &Piece, right: &Piece, spec: &JoinSpec) -> Vec<Option<i64>> {
 }
 
 /// The time bounds that the condition implies: from equal times among the keys, or from comparisons.
-fn bounds(left: &Piece, right: &Piece, left_keys: &[usize], right_keys: &[usize], conditions: &[Expr]) -> Option<TimeBounds> {
+fn bounds(
+    left: &Piece,
+    right: &Piece,
+    left_keys: &[usize],
+    right_keys: &[usize],
+    conditions: &[Expr],
+) -> Option<TimeBounds> {
     let time = |piece: &Piece, column: usize| piece.rows.times[column].map(|lag| TimeColumn { column, lag });
     for (l, r) in left_keys.iter().zip(right_keys) {
         if let (Some(left), Some(right)) = (time(left, *l), time(right, *r)) {
@@ -267,9 +282,9 @@ fn bounds(left: &Piece, right: &Piece, left_keys: &[usize], right_keys: &[usize]
             None => found.push((lt, rt, lower, upper)),
         }
     }
-    found.into_iter().find_map(|(left, right, lower, upper)| {
-        Some(TimeBounds { left, right, lower: lower?, upper: upper? })
-    })
+    found
+        .into_iter()
+        .find_map(|(left, right, lower, upper)| Some(TimeBounds { left, right, lower: lower?, upper: upper? }))
 }
 
 /// BETWEEN as two comparisons.

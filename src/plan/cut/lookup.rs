@@ -34,7 +34,9 @@ impl Cutter<'_> {
             (Some(table), None, JoinType::Inner) => (&node.right, table, JoinType::Inner, true),
             (Some(table), None, JoinType::Right) => (&node.right, table, JoinType::Left, true),
             (None, None, _) => return Ok(None),
-            (Some(_), Some(_), _) => return Err(refused("a join of two tables").with_hint("Join a stream to each of them.")),
+            (Some(_), Some(_), _) => {
+                return Err(refused("a join of two tables").with_hint("Join a stream to each of them."));
+            }
             (left, right, kind) => {
                 let table = left.or(right).map(|side| side.table).unwrap_or_default();
                 return Err(refused(&format!("a {kind} join to table `{table}`"))
@@ -48,10 +50,12 @@ impl Cutter<'_> {
         let (mut piece, left_keys) = with_columns(piece, &left_on)?;
         let right_keys = right_on.iter().map(|key| table_key(key, &side)).collect::<Result<Vec<_>>>()?;
         if left_keys.is_empty() {
-            return Err(refused(&format!("a join to table `{}` without equal keys", side.table)).with_hint("Write `ON c.key = t.key`."));
+            return Err(refused(&format!("a join to table `{}` without equal keys", side.table))
+                .with_hint("Write `ON c.key = t.key`."));
         }
         let mut conditions = node.filter.clone().map(split_conjunction_owned).unwrap_or_default();
-        let time = conditions.iter().find_map(|condition| mark(condition, SYSTEM_TIME)).and_then(|args| args.first().cloned());
+        let time =
+            conditions.iter().find_map(|condition| mark(condition, SYSTEM_TIME)).and_then(|args| args.first().cloned());
         conditions.retain(|condition| mark(condition, SYSTEM_TIME).is_none());
         conditions.extend(side.conditions.iter().cloned());
         let mut as_of = None;
@@ -81,12 +85,13 @@ impl Cutter<'_> {
         let mut times = piece.rows.times.clone();
         times.resize(full.fields().len(), None);
         let input = self.input(piece, "lookup_input")?;
-        let out = self.operator(OperatorSpec::Lookup(spec), vec![input], &full, retract, times)?;
+        let out = self.operator(OperatorSpec::Lookup(spec), &[input], &full, retract, times)?;
         let columns = out.columns();
         let (mine, theirs) = (&columns[..width], &columns[inner..]);
         let ordered = if swapped { [theirs, mine] } else { [mine, theirs] };
         let wanted = node.schema.columns();
-        let exprs: Vec<Expr> = ordered.concat().into_iter().filter(|column| wanted.contains(column)).map(Expr::Column).collect();
+        let exprs: Vec<Expr> =
+            ordered.concat().into_iter().filter(|column| wanted.contains(column)).map(Expr::Column).collect();
         out.project(exprs).map(Some)
     }
 }

@@ -124,7 +124,7 @@ impl<'a> Cutter<'a> {
     pub fn operator(
         &mut self,
         spec: OperatorSpec,
-        inputs: Vec<Stream>,
+        inputs: &[Stream],
         schema: &DFSchema,
         retract: bool,
         times: Vec<Option<i64>>,
@@ -132,7 +132,7 @@ impl<'a> Cutter<'a> {
         let stage = inputs.iter().map(|input| input.rows.stage).max().unwrap_or(0);
         let sources = inputs.iter().flat_map(|input| input.rows.sources.iter().copied()).collect();
         let rows = Rows { retract, times, sources, stage: stage + 1 };
-        let identity = spec.identity(&inputs);
+        let identity = spec.identity(inputs);
         let id = self.state_id(&spec, &identity);
         let name = id.clone();
         let output = self.stream(&name, spec.output(), rows.clone(), identity);
@@ -164,7 +164,7 @@ impl<'a> Cutter<'a> {
         let mut text = plan.display_indent_schema().to_string();
         for id in streams_read(plan) {
             let stream = &self.streams[id.0];
-            text.push_str("\n");
+            text.push('\n');
             text.push_str(&stream.name);
             text.push_str(" = ");
             text.push_str(&stream.identity);

@@ -7,7 +7,9 @@ use arrow::compute::SortOptions;
 use datafusion::common::{Column, DFSchema, ScalarValue};
 use datafusion::logical_expr::expr::{WindowFunction, WindowFunctionDefinition};
 use datafusion::logical_expr::utils::split_conjunction;
-use datafusion::logical_expr::{BinaryExpr, Expr, FetchType, Filter, Limit, LogicalPlan, Operator, SkipType, Sort, SortExpr, Window};
+use datafusion::logical_expr::{
+    BinaryExpr, Expr, FetchType, Filter, Limit, LogicalPlan, Operator, SkipType, Sort, SortExpr, Window,
+};
 
 use super::aggregate::with_columns;
 use super::piece::{Piece, unique_schema};
@@ -65,14 +67,12 @@ impl Cutter<'_> {
         rank: RankFunction,
         limit: usize,
     ) -> Result<Option<Piece>> {
-        let ([time], [sort], 1, RankFunction::RowNumber, false) = (order, sorts, limit, rank, piece.rows.retract) else {
+        let ([time], [sort], 1, RankFunction::RowNumber, false) = (order, sorts, limit, rank, piece.rows.retract)
+        else {
             return Ok(None);
         };
         let Some(lag) = piece.rows.times[*time].filter(|_| sort.asc) else { return Ok(None) };
-        let within = self.ttl(
-            "row_number() = 1",
-            "Use DEDUPLICATE(TABLE …, KEY(…), WITHIN INTERVAL '1 day').",
-        )?;
+        let within = self.ttl("row_number() = 1", "Use DEDUPLICATE(TABLE …, KEY(…), WITHIN INTERVAL '1 day').")?;
         let width = node.input.schema().fields().len();
         let emit = match self.rolling_emit() {
             RollingEmit::OnWatermark => DeduplicateEmit::OnWatermark,
@@ -88,7 +88,7 @@ impl Cutter<'_> {
         let schema = piece.plan.schema().as_ref().clone();
         let times = piece.rows.times.clone();
         let input = self.input(piece.clone(), "first_row_input")?;
-        let out = self.operator(OperatorSpec::Deduplicate(spec), vec![input], &schema, false, times)?;
+        let out = self.operator(OperatorSpec::Deduplicate(spec), &[input], &schema, false, times)?;
         let mut exprs: Vec<Expr> = out.columns().into_iter().take(width).map(Expr::Column).collect();
         let (qualifier, field) = node.schema.qualified_field(width);
         let one = datafusion::logical_expr::lit(ScalarValue::UInt64(Some(1)));
@@ -119,10 +119,15 @@ impl Cutter<'_> {
             (true, Some(crate::catalog::StateTtl::After(_))) => self.ttl("Top-N", "")?,
             _ => None,
         };
-        let mut full: Vec<_> = piece.columns().iter().map(|column| {
-            let (qualifier, field) = piece.plan.schema().qualified_field(super::position(&piece, column).unwrap_or(0));
-            (qualifier.cloned(), Arc::clone(field))
-        }).collect();
+        let mut full: Vec<_> = piece
+            .columns()
+            .iter()
+            .map(|column| {
+                let (qualifier, field) =
+                    piece.plan.schema().qualified_field(super::position(&piece, column).unwrap_or(0));
+                (qualifier.cloned(), Arc::clone(field))
+            })
+            .collect();
         if let Some(schema) = schema {
             let (qualifier, field) = schema.qualified_field(width);
             full.push((qualifier.cloned(), Arc::clone(field)));
@@ -148,7 +153,7 @@ impl Cutter<'_> {
         }
         times.resize(full.fields().len(), None);
         let input = self.input(piece, "top_n_input")?;
-        let out = self.operator(OperatorSpec::TopN(spec), vec![input], &full, retract, times)?;
+        let out = self.operator(OperatorSpec::TopN(spec), &[input], &full, retract, times)?;
         // Without the columns that were added for keys and order.
         let columns = out.columns();
         let rank = schema.is_some().then(|| columns.last().cloned()).flatten();
@@ -158,7 +163,9 @@ impl Cutter<'_> {
 
     pub(super) fn sort(&mut self, node: &Sort) -> Result<Piece> {
         let Some(limit) = node.fetch else {
-            return Err(refused("ORDER BY").with_hint("Rows leave a stream as they come; sort when you query the table, or add LIMIT for a Top-N."));
+            return Err(refused("ORDER BY").with_hint(
+                "Rows leave a stream as they come; sort when you query the table, or add LIMIT for a Top-N.",
+            ));
         };
         let piece = self.cut(&node.input)?;
         let width = piece.columns().len();

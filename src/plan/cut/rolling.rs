@@ -64,7 +64,7 @@ impl Cutter<'_> {
         let inner = times.len();
         times.resize(full.fields().len(), None);
         let input = self.input(piece, "rolling_input")?;
-        let out = self.operator(OperatorSpec::Rolling(spec), vec![input], &full, false, times)?;
+        let out = self.operator(OperatorSpec::Rolling(spec), &[input], &full, false, times)?;
         let columns = out.columns();
         let exprs = columns.iter().take(width).chain(columns.iter().skip(inner)).cloned().map(Expr::Column).collect();
         out.project(exprs)
@@ -126,7 +126,9 @@ fn window_udf(piece: Piece, name: &str, args: &[Expr], ignore_nulls: bool) -> Re
         "lag" | "lead" => {
             let offset = match args.get(1) {
                 None => 1,
-                Some(expr) => integer(expr).ok_or_else(|| Error::sql(format!("the offset of `{name}` must be a number")))?,
+                Some(expr) => {
+                    integer(expr).ok_or_else(|| Error::sql(format!("the offset of `{name}` must be a number")))?
+                }
             };
             let kind = piece.plan.schema().field(column).data_type();
             let default = match args.get(2) {

@@ -15,8 +15,9 @@ use crate::operator::WEIGHT;
 impl Cutter<'_> {
     pub(super) fn table_scan(&mut self, node: &TableScan) -> Result<Piece> {
         let Some(id) = held(node) else {
-            return Err(refused(&format!("reading table `{}` as a stream", node.table_name))
-                .with_hint("Join a stream to it, or read it as a stream by CREATE SOURCE … WITH (connector = 'delta')."));
+            return Err(refused(&format!("reading table `{}` as a stream", node.table_name)).with_hint(
+                "Join a stream to it, or read it as a stream by CREATE SOURCE … WITH (connector = 'delta').",
+            ));
         };
         let stream = self.streams[id.0].clone();
         let columns = stream.schema.fields().len() - usize::from(stream.rows.retract);

@@ -50,10 +50,7 @@ fn system_query(tokens: &[TokenWithSpan]) -> Option<String> {
         .map(|token| if let Token::Word(word) = &token.token { Some(word) } else { None })
         .collect::<Option<_>>()?;
     let is = |word: &Word, text: &str| word.quote_style.is_none() && word.value.eq_ignore_ascii_case(text);
-    let (show, what, rest) = match words.as_slice() {
-        [show, what, rest @ ..] => (show, what, rest),
-        _ => return None,
-    };
+    let [show, what, rest @ ..] = words.as_slice() else { return None };
     let table =
         ["state", "progress", "pipelines"].into_iter().find(|table| is(what, table)).filter(|_| is(show, "show"))?;
     match rest {

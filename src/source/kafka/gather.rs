@@ -175,7 +175,8 @@ impl Gathered {
 
     /// Partitions that may still hand out records.
     pub fn open(&self) -> Vec<PartitionId> {
-        let open = self.partitions.iter().filter(|partition| !partition.is_done() || partition.next > partition.handed_out);
+        let open =
+            self.partitions.iter().filter(|partition| !partition.is_done() || partition.next > partition.handed_out);
         open.map(|partition| Arc::clone(&partition.id)).collect()
     }
 

@@ -43,8 +43,7 @@ fn ids_are_dense_and_time_never_goes_back() {
 #[test]
 fn bids_are_for_auctions_and_by_persons_of_their_time() {
     let bids = STORY.rows(NexmarkTable::Bid, 0, 46_000).unwrap();
-    let (auctions, bidders) =
-        (bids["auction"].as_primitive::<Int64Type>(), bids["bidder"].as_primitive::<Int64Type>());
+    let (auctions, bidders) = (bids["auction"].as_primitive::<Int64Type>(), bids["bidder"].as_primitive::<Int64Type>());
     for row in 0..bids.num_rows() {
         let round = row as i64 / 46;
         assert!((1_000..=1_000 + round * 3 + 2 + 11).contains(&auctions.value(row)), "row {row}");

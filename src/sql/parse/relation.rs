@@ -59,7 +59,7 @@ fn clauses(cursor: &mut Cursor<'_>, relation: &mut CreateRelation, object: Objec
     let is_table = object == ObjectKind::Table || is_view;
     let known = if is_view { MATERIALIZED } else { CLAUSES };
     let mut seen: Vec<&str> = Vec::new();
-    while !cursor.at_end() && !(is_view && cursor.sees(&["AS"])) {
+    while !cursor.at_end() && (!is_view || !cursor.sees(&["AS"])) {
         let span = cursor.span();
         let Some(clause) = known.iter().find(|clause| cursor.eat(&clause.split(' ').collect::<Vec<_>>())) else {
             return Err(foreign_clause(cursor)

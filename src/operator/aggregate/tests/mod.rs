@@ -254,7 +254,8 @@ fn with_take_backs(random: &mut StdRng, rows: Vec<Row>) -> Vec<Row> {
 
 /// The rows that are left, as often as they are.
 fn expand(rows: &[Row]) -> Vec<Row> {
-    let mut left: BTreeMap<(i64, Option<Option<i64>>), (Row, i64)> = BTreeMap::new();
+    type Known = BTreeMap<(i64, Option<Option<i64>>), (Row, i64)>;
+    let mut left = Known::new();
     for row in rows {
         left.entry((row.id, row.start)).or_insert_with(|| (row.clone(), 0)).1 += row.weight;
     }
