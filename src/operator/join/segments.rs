@@ -68,11 +68,11 @@ impl Segments {
             return Ok(columns.iter().map(|&c| new_empty_array(self.schema.field(c).data_type())).collect());
         }
         if let [part] = self.parts.as_slice() {
-            return take_all(part, columns, slots.iter().copied().collect());
+            return take_all(part, columns, &slots.iter().copied().collect());
         }
         let (parts, places) = self.locate(slots);
         if let [part] = parts.as_slice() {
-            return take_all(part, columns, places.iter().map(|&(_, row)| row as u32).collect());
+            return take_all(part, columns, &places.iter().map(|&(_, row)| row as u32).collect());
         }
         let gather = |&column: &usize| {
             let arrays: Vec<&dyn Array> = parts.iter().map(|part| part.batch.column(column).as_ref()).collect();
@@ -116,8 +116,8 @@ impl Segments {
     }
 }
 
-fn take_all(part: &Part, columns: &[usize], rows: UInt32Array) -> Result<Vec<ArrayRef>> {
-    columns.iter().map(|&column| take(part.batch.column(column), &rows, None).internal(refused)).collect()
+fn take_all(part: &Part, columns: &[usize], rows: &UInt32Array) -> Result<Vec<ArrayRef>> {
+    columns.iter().map(|&column| take(part.batch.column(column), rows, None).internal(refused)).collect()
 }
 
 /// Views keep the buffers of every row they ever shared a batch with; what is stored for long must not.
