@@ -24,7 +24,7 @@ use crate::error::{Context, Error, Result};
 use crate::operator::spec::JoinSpec;
 
 /// Pairs are checked so many at a time; few in tests, so that a search has to go on where it stopped.
-pub(super) const PAIRS: usize = if cfg!(test) { 40 } else { 16_384 };
+pub(super) const PAIRS: usize = if cfg!(test) { 12 } else { 16_384 };
 
 /// What becomes of one side's rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -109,11 +109,16 @@ impl UpdatingJoin {
     }
 
     fn remember(&mut self, port: usize, arriving: Arriving<'_>) -> Result<()> {
-        let count = arriving.rows.num_rows();
+        let (count, done) = (arriving.rows.num_rows(), self.done_when_matched(port));
         let side = &mut self.sides[port];
         let first = side.insert(arriving)?;
         if self.retract[port] || self.roles[port].counts() {
-            (first..).take(count).for_each(|slot| side.touch_new(slot));
+            for slot in (first..).take(count) {
+                side.touch_new(slot);
+                if done && side.matches(slot) > 0 {
+                    side.kill(slot);
+                }
+            }
         }
         Ok(())
     }
@@ -122,6 +127,7 @@ impl UpdatingJoin {
     fn probe(&mut self, port: usize, taken: &Taken, out: &mut Vec<RecordBatch>) -> Result<Vec<i64>> {
         let rows = &taken.rows;
         let (counted, once) = (self.roles[1 - port].counts(), self.matches_only_come(1 - port));
+        let done = self.done_when_matched(1 - port);
         let mut matches = vec![0; if self.roles[port].counts() { rows.times.len() } else { 0 }];
         let weight = |row: u32| rows.weights.get(row as usize).copied().unwrap_or(1);
         let all = |_| (i64::MIN, i64::MAX);
@@ -144,6 +150,9 @@ impl UpdatingJoin {
                     if counted && !(once && stored.matches(slot) > 0) {
                         stored.touch(slot);
                         stored.add_matches(slot, weight(row));
+                        if done {
+                            stored.kill(slot);
+                        }
                     }
                 }
                 if self.matcher.pairs_come_out() {
@@ -167,7 +176,7 @@ impl UpdatingJoin {
 
     /// Lets out what changed of the rows that come out alone, and forgets rows that count no more.
     fn settle(&mut self, number: usize, out: &mut Vec<RecordBatch>) -> Result<()> {
-        let (role, done_when_matched) = (self.roles[number], self.done_when_matched(number));
+        let role = self.roles[number];
         let side = &mut self.sides[number];
         let (mut slots, mut weights) = (Vec::new(), Vec::new());
         let touched = side.take_touched();
@@ -185,8 +194,7 @@ impl UpdatingJoin {
         for row in touched {
             let weight = side.weight(row.slot);
             // Below zero: the row it takes back was forgotten by its TTL.
-            let unknown = weight < 0 && self.ttl.is_some();
-            if weight == 0 || unknown || (done_when_matched && side.matches(row.slot) > 0) {
+            if weight == 0 || (weight < 0 && self.ttl.is_some()) {
                 side.kill(row.slot);
             }
         }
