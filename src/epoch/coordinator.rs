@@ -24,7 +24,7 @@ use super::sinks::Sinks;
 use super::stop::Stop;
 use super::watermark::SourceClock;
 use crate::catalog::Trigger;
-use crate::delta::TableStore;
+use crate::delta::{Table, TableStore};
 use crate::env::Env;
 use crate::error::{Context, Error, Result};
 use crate::function::EpochClock;
@@ -44,6 +44,8 @@ pub struct Job {
     /// Tables that streams are joined to, by name.
     pub lookups: BTreeMap<String, TableStore>,
     pub limits: Limits,
+    /// The table of `seed_from`.
+    pub seed: Option<Table>,
     /// State that does not fit the dataflow may be dropped, and operators without state may begin empty.
     pub allow_rebuild: bool,
     pub keep_late: bool,

@@ -16,6 +16,7 @@ mod protocol;
 mod recovery;
 mod remember;
 mod restore;
+mod seed;
 mod sinks;
 mod stop;
 mod upkeep;

@@ -148,11 +148,19 @@ pub async fn prepare(
     let store = TableStore::open(&below(&folder, "manifests"), &around.storage, &around.env)?;
     let states = TableStore::open(&below(&folder, "state"), &around.storage, &around.env)?;
     let options = &pipeline.options;
+    let seed = match options.seed_from.as_ref().and_then(|seed| catalog.tables.get(&seed.table)) {
+        None => None,
+        Some(def) => {
+            let store = TableStore::open(&around.table_location(def), &around.storage_of(def), &around.env)?;
+            Some(Table::open(store).await?)
+        }
+    };
     Ok(Job {
         manifests: ManifestStore::new(store.object_store()),
         states: StateStore::new(states.object_store(), around.env.clone()),
         lookups,
         limits: around.limits.clone(),
+        seed,
         allow_rebuild: around.allow_rebuild,
         keep_late: options.late == Late::DeadLetter,
         flush_at_end: flushes(&dataflow, options),

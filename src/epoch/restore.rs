@@ -7,6 +7,7 @@
 use super::coordinator::Job;
 use super::memory::Memory;
 use super::recovery::Resumed;
+use super::seed::seed;
 use crate::error::{Error, Result};
 use crate::plan::{Dataflow, OperatorNode, OperatorSpec};
 use crate::state::{NO_WATERMARK, OperatorSnapshot};
@@ -53,6 +54,11 @@ pub async fn restore(job: &Job, resumed: &Resumed) -> Result<Memory> {
         memory.restore(index, &job.states, snapshot, watermark).await?;
         memory.resume(index, watermark);
     }
+    if began {
+        for operator in seed(job, resumed, &mut memory).await? {
+            tracing::info!(pipeline = job.dataflow.pipeline, operator, "memory filled from the table of `seed_from`");
+        }
+    }
     Ok(memory)
 }
 
@@ -65,7 +71,7 @@ fn check(job: &Job, resumed: &Resumed, began: bool) -> Result<()> {
     }
     let lost: Vec<String> = migration(&job.dataflow, &resumed.state)
         .into_iter()
-        .filter(|(_, fate)| *fate != Fate::Keep)
+        .filter(|(_, fate)| *fate != Fate::Keep && !(*fate == Fate::Build && job.seed.is_some()))
         .map(|(operator, fate)| match fate {
             Fate::Drop => format!("{operator}: its state would be dropped"),
             _ => format!("{operator}: has no state and would begin empty"),

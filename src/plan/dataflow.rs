@@ -111,6 +111,11 @@ impl Dataflow {
         Ok(())
     }
 
+    /// DataFusion's runtime that the plans run in.
+    pub fn runtime(&self) -> &Arc<datafusion::execution::runtime_env::RuntimeEnv> {
+        self.session.runtime_env()
+    }
+
     /// The operators that follow a stage's fragments.
     pub fn operators_of(&self, stage: usize) -> impl Iterator<Item = (usize, &OperatorNode)> {
         self.operators.iter().enumerate().filter(move |(_, operator)| operator.stage == stage)

@@ -25,7 +25,7 @@ fn check(files: &[&Path]) -> Output {
     for name in ["KAFKA", "TOPIC", "ALERTS", "INPUT", "RATE"] {
         command.env_remove(name);
     }
-    command.env("MODEL", root().join("tests/data/fraud.txt")).output().unwrap()
+    command.env("MODEL", root().join("tests/data/fraud_histories.txt")).output().unwrap()
 }
 
 fn printed(output: &Output) -> String {
