@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 
 use arrow::array::{ArrayRef, AsArray, UInt64Array};
-use arrow::compute::{interleave_record_batch, take_record_batch};
+use arrow::compute::{concat_batches, interleave_record_batch, take_record_batch};
 use arrow::datatypes::{Int64Type, TimestampMicrosecondType};
 use arrow::record_batch::RecordBatch;
 
@@ -16,6 +16,9 @@ use crate::error::{Context, Error, Result};
 
 /// Batches with fewer rows are not worth rewriting.
 const SMALL: usize = 512;
+
+/// Runs of neighbours of this length are copied as a whole.
+const LONG: usize = 16;
 
 /// (time, arrival).
 type Entry = (i64, u64);
@@ -164,16 +167,18 @@ impl Waiting {
         }
         let (numbers, picks) = self.locate(entries)?;
         let gathered = self.gather(&numbers, &picks)?;
-        let mut marks: Vec<Vec<bool>> = Vec::with_capacity(numbers.len());
+        let mut marks: Vec<(Vec<bool>, usize)> = Vec::with_capacity(numbers.len());
         for number in &numbers {
-            marks.push(self.batches.get_mut(number).map(|held| std::mem::take(&mut held.taken)).unwrap_or_default());
+            let taken = self.batches.get_mut(number).map(|held| std::mem::take(&mut held.taken));
+            marks.push((taken.unwrap_or_default(), 0));
         }
         for (index, row) in &picks {
-            marks[*index][*row] = true;
+            marks[*index].0[*row] = true;
+            marks[*index].1 += 1;
         }
-        for (number, taken) in numbers.iter().zip(marks) {
+        for (number, (taken, count)) in numbers.iter().zip(marks) {
             if let Some(held) = self.batches.get_mut(number) {
-                held.left = taken.iter().filter(|taken| !**taken).count();
+                held.left -= count;
                 held.taken = taken;
             }
             self.shrink(*number)?;
@@ -207,14 +212,21 @@ impl Waiting {
         Ok((numbers, picks))
     }
 
-    /// The located rows, in order; without copying if they lie so.
+    /// The located rows, in order: runs of neighbours are copied as a whole, a single one not at all.
     fn gather(&self, numbers: &[u64], picks: &[(usize, usize)]) -> Result<RecordBatch> {
-        let first = picks[0].1;
-        if numbers.len() == 1 && picks.iter().enumerate().all(|(at, pick)| pick.1 == first + at) {
-            return Ok(self.batches[&numbers[0]].batch.slice(first, picks.len()));
-        }
+        let failed = || "waiting rows cannot be gathered".to_owned();
         let batches: Vec<&RecordBatch> = numbers.iter().map(|number| &self.batches[number].batch).collect();
-        interleave_record_batch(&batches, picks).internal(|| "waiting rows cannot be gathered".to_owned())
+        let neighbours = |one: &(usize, usize), next: &(usize, usize)| one.0 == next.0 && one.1 + 1 == next.1;
+        let parts = 1 + picks.windows(2).filter(|pair| !neighbours(&pair[0], &pair[1])).count();
+        if parts > 1 && parts * LONG > picks.len() {
+            return interleave_record_batch(&batches, picks).internal(failed);
+        }
+        let parts = picks.chunk_by(neighbours);
+        let mut parts: Vec<_> = parts.map(|part| batches[part[0].0].slice(part[0].1, part.len())).collect();
+        match parts.len() {
+            1 => Ok(parts.swap_remove(0)),
+            _ => concat_batches(&parts[0].schema(), &parts).internal(failed),
+        }
     }
 
     /// Drops a batch without rows; rewrites one that is mostly gone.
