@@ -123,7 +123,7 @@ INSERT INTO t SELECT id, id AS n FROM s;
     assert_eq!(output.status.code(), Some(1), "{errors}");
     for wanted in [
         "bad.sql:4:",
-        "ORDER BY cannot run on a stream",
+        "ORDER BY without LIMIT cannot run on a stream",
         "bad.sql:5:",
         "idd",
         "bad.sql:6:",
