@@ -12,4 +12,6 @@ mod pipelines;
 mod program;
 mod readers;
 mod sql_files;
+mod stateful;
+mod stateful_crash;
 mod upserts;

@@ -34,8 +34,9 @@ fn printed(output: &Output) -> String {
 
 #[test]
 fn every_example_passes_check() {
-    let files = sql_files("sql");
+    let mut files = sql_files("sql");
     assert!(files.len() >= 3, "{files:?}");
+    files.extend(sql_files("sql/nexmark"));
     for file in files {
         let output = check(&[&file]);
         assert!(output.status.success(), "{}:\n{}", file.display(), printed(&output));

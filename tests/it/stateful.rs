@@ -1,0 +1,86 @@
+//! The examples with time and memory, run by the real program to their end: what was streamed is what a batch says, and for
+//! the fraud features what pandas says.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::program::{Weir, text};
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Runs an example to its end and compares it with its batch; returns what `weir verify` printed.
+fn run_and_verify(weir: &Weir, file: &Path, variables: &[(&str, &str)]) -> String {
+    let file = file.to_str().unwrap();
+    let succeed = |arguments: &[&str]| {
+        let output = weir.command(arguments).envs(variables.iter().copied()).output().unwrap();
+        let printed = format!("{}\n{}", text(&output.stdout), text(&output.stderr));
+        assert!(output.status.success(), "weir {arguments:?}: {}\n{printed}", output.status);
+        text(&output.stdout)
+    };
+    succeed(&["run", file]);
+    let verdict = succeed(&["verify", file]);
+    assert!(verdict.contains("  ok  ") && !verdict.contains("DIFFER"), "{file}: {verdict}");
+    assert!(!verdict.contains("  0 rows streamed"), "{file} compares nothing with nothing: {verdict}");
+    verdict
+}
+
+#[test]
+fn every_nexmark_query_streams_what_its_batch_says() {
+    let mut files: Vec<PathBuf> =
+        std::fs::read_dir(root().join("sql/nexmark")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    assert_eq!(files.len(), 20, "{files:?}");
+    let weir = Weir::new();
+    for file in &files {
+        run_and_verify(&weir, file, &[("EVENTS", "20000"), ("SEED", "42")]);
+    }
+}
+
+#[test]
+fn the_fraud_features_are_those_of_the_batch_and_of_pandas() {
+    let weir = Weir::new();
+    let variables = [("DAYS", "12"), ("CUSTOMERS", "100"), ("TERMINALS", "200"), ("SEED", "42")];
+    run_and_verify(&weir, &root().join("sql/features.sql"), &variables);
+    let rows = weir.number("SELECT count(*) FROM features");
+    assert!(rows > 1_000, "{rows}");
+    assert!(weir.number("SELECT count(*) FROM features WHERE terminal_n_7d > 0") > 0, "labels arrive");
+    let tools = root().join("tests/tools/python");
+    let setup = Command::new("bash").arg(tools.join("setup.sh")).output();
+    let Some(setup) = setup.ok().filter(|setup| setup.status.success()) else {
+        eprintln!("######## SKIPPED: no Python environment (tests/tools/python/setup.sh)");
+        return;
+    };
+    let output = Command::new(text(&setup.stdout).trim())
+        .arg(tools.join("features.py"))
+        .arg(weir.path("warehouse/features"))
+        .output()
+        .unwrap();
+    let printed = text(&output.stdout);
+    assert!(output.status.success(), "{printed}{}", text(&output.stderr));
+    assert!(printed.contains(&format!("{rows} rows, largest difference")), "{printed}");
+}
+
+#[test]
+fn verify_tells_a_table_that_is_not_what_the_sql_says() {
+    let sql = "
+CREATE SOURCE bid (WATERMARK FOR date_time AS date_time - INTERVAL '4 seconds')
+  WITH (connector = 'nexmark', table = 'bid', events = '2000', seed = '1');
+CREATE TABLE t (auction BIGINT, n BIGINT, total BIGINT, PRIMARY KEY (auction) NOT ENFORCED) USING DELTA;
+CREATE PIPELINE p WITH (state_ttl = 'none') AS BEGIN
+  INSERT INTO t SELECT auction, count(*) AS n, sum(price) AS total FROM bid GROUP BY auction;
+END;
+";
+    let weir = Weir::new();
+    weir.write("p.sql", sql);
+    weir.succeed(&["run", "p.sql"]);
+    weir.succeed(&["verify", "p.sql"]);
+    weir.write("p.sql", &sql.replace("sum(price) AS", "sum(price + 1) AS"));
+    let output = weir.run(&["verify", "p.sql"]);
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output.stderr));
+    let verdict = text(&output.stdout);
+    let rows = weir.number("SELECT count(*) FROM t");
+    assert!(verdict.contains("DIFFER t") && verdict.contains("only in batch"), "{verdict}");
+    assert!(rows < 1_000 && verdict.contains(&format!("{rows} missing, {rows} too many")), "{rows}: {verdict}");
+}
