@@ -121,11 +121,6 @@ impl Dataflow {
         self.operators.iter().enumerate().filter(move |(_, operator)| operator.stage == stage)
     }
 
-    /// Sources whose rows some operator remembers.
-    pub fn remembered_sources(&self) -> BTreeSet<usize> {
-        self.operators.iter().flat_map(|operator| operator.sources.iter().copied()).collect()
-    }
-
     /// A lane without rows.
     pub fn lane(&self) -> Lane {
         let held = Arc::new(Held::new(self.streams));
