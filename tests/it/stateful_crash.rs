@@ -34,7 +34,7 @@ fn line(i: u64) -> String {
     let mixed = i * 2_654_435_761 % (1 << 32);
     let at = i * 100 + mixed % 8_000;
     let (seconds, ms) = (at / 1_000, at % 1_000);
-    let v = if mixed % 31 == 0 { "null".to_owned() } else { format!("{}.25", (mixed >> 16) % 100) };
+    let v = if mixed.is_multiple_of(31) { "null".to_owned() } else { format!("{}.25", (mixed >> 16) % 100) };
     let ts = format!("2026-01-01T{:02}:{:02}:{:02}.{ms:03}Z", seconds / 3_600, seconds / 60 % 60, seconds % 60);
     format!("{{\"id\":{i},\"k\":{},\"v\":{v},\"ts\":\"{ts}\"}}\n", (mixed >> 8) % KEYS)
 }
