@@ -174,7 +174,14 @@ pub fn surroundings(config: &Config, env: Env) -> Result<Surroundings> {
     let bytes = config.memory_limit_bytes() / 2;
     let spill = match config.spill_folder.as_str() {
         "" => None,
-        folder => Some(SpillFolder::create(std::path::Path::new(folder), &env)?),
+        folder => match SpillFolder::create(std::path::Path::new(folder), &env) {
+            Ok(folder) => Some(folder),
+            // A folder that another user owns, say: only state that outgrows its memory would miss it.
+            Err(error) => {
+                tracing::warn!(%error, "state cannot go to disk");
+                None
+            }
+        },
     };
     let limits = Limits { bytes, spill, budget: MemoryBudget::new(bytes) };
     Ok(Surroundings {
