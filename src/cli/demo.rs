@@ -106,7 +106,7 @@ pub async fn run(args: Args, config: &Config, json: bool) -> Result<(), Failure>
     let upkeep = runner.upkeep(&config, &jobs, stop.clone());
     let finish = run_all(jobs, stop.clone()).await;
     stop.now();
-    upkeep.abort();
+    let _ended = upkeep.await;
     runner.report.end();
     server.stop().await;
     let sent = producer.await.internal(|| "the simulator ended abnormally".to_owned())??;

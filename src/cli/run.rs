@@ -58,7 +58,9 @@ pub async fn run(args: Args, config: &Config, json: bool) -> Result<(), Failure>
     }
     let upkeep = runner.upkeep(config, &jobs, stop.clone());
     let finish = run_all(jobs, stop.clone()).await;
-    upkeep.abort();
+    // Upkeep ends by itself when it has finished its round: cut off, it would leave a thread behind that has no runtime.
+    stop.now();
+    let _ended = upkeep.await;
     report.end();
     if let Some(server) = server {
         server.stop().await;

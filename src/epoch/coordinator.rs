@@ -331,7 +331,7 @@ impl Coordinator {
 
     /// Runs a micro-batch without rows: time has moved.
     async fn advance(&mut self, end: Option<i64>) -> Result<()> {
-        if self.memory.is_empty() {
+        if !self.memory.would_move(&self.dataflow, &self.times(end)) {
             return Ok(());
         }
         let arrived = Instant::now();

@@ -13,7 +13,7 @@ use arrow::record_batch::RecordBatch;
 use crate::delta::TableStore;
 use crate::error::{Context, Error, Result};
 use crate::operator::{Cells, CellsSpec, Lookup, Operator, StateUsage, Stepped, Tick, restore};
-use crate::plan::{Dataflow, OperatorSpec};
+use crate::plan::{Dataflow, OperatorNode, OperatorSpec};
 use crate::state::{
     MemoryBudget, NO_WATERMARK, OperatorSnapshot, Pressure, SpillFolder, StateChange, StateStore, StateTable,
     key_groups, shard_of,
@@ -170,6 +170,22 @@ impl Memory {
             restore(operator.as_mut(), states, snapshot, (shard, shards), watermark).await?;
         }
         Ok(())
+    }
+
+    /// Begins operator `index` anew, with nothing remembered.
+    pub fn forget(&mut self, index: usize, node: &OperatorNode) -> Result<()> {
+        for shard in &mut self.operators[index].shards {
+            *shard = node.spec.build()?;
+        }
+        Ok(())
+    }
+
+    /// True when these watermarks of the sources would move some operator's.
+    pub fn would_move(&self, dataflow: &Dataflow, times: &[i64]) -> bool {
+        dataflow.operators.iter().zip(&self.operators).any(|(node, operator)| {
+            let watermark = node.sources.iter().map(|source| times[*source]).min();
+            watermark.is_some_and(|watermark| watermark > operator.watermark)
+        })
     }
 
     /// Goes on at a watermark after everything is restored.

@@ -8,7 +8,7 @@ use super::coordinator::Job;
 use super::memory::Memory;
 use super::recovery::Resumed;
 use super::seed::seed;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::plan::{Dataflow, OperatorNode, OperatorSpec};
 use crate::state::{NO_WATERMARK, OperatorSnapshot};
 
@@ -51,7 +51,14 @@ pub async fn restore(job: &Job, resumed: &Resumed) -> Result<Memory> {
     for (index, node) in job.dataflow.operators.iter().enumerate() {
         let Some(snapshot) = resumed.state.iter().find(|snapshot| snapshot.operator == node.id) else { continue };
         let watermark = resumed.watermarks.get(&node.id).copied().unwrap_or(NO_WATERMARK);
-        memory.restore(index, &job.states, snapshot, watermark).await?;
+        match memory.restore(index, &job.states, snapshot, watermark).await {
+            Ok(()) => {}
+            Err(error) if job.allow_rebuild && error.kind() == ErrorKind::Damaged => {
+                tracing::warn!(operator = node.id, %error, "state is damaged; the operator begins empty");
+                memory.forget(index, node)?;
+            }
+            Err(error) => return Err(error),
+        }
         memory.resume(index, watermark);
     }
     if began {

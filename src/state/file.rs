@@ -381,7 +381,5 @@ fn same_columns(a: &Schema, b: &Schema) -> bool {
 pub(super) fn damaged(path: &str, operator: &str, what: &str) -> Error {
     Error::damaged(format!("state file `{path}` of operator `{operator}` is damaged"))
         .with_detail(format!("What was found: {what}."))
-        .with_hint(
-            "Restore the file from a backup, or let the operator's state be rebuilt from its sources with `--allow-rebuild`.",
-        )
+        .with_hint("Restore the file from a backup, or let the operator begin with an empty memory: `--allow-rebuild`.")
 }

@@ -64,9 +64,12 @@ impl Cutter<'_> {
             (piece, as_of) = (next, places.first().copied());
         }
         if piece.rows.retract && as_of.is_none() {
-            return Err(refused(&format!("rows that may be taken back, joined to table `{}` as it is now,", side.table))
-                .with_detail("A row could be taken back under another version of the table than it was given under.")
-                .with_hint("Join before the aggregate, or `FOR SYSTEM_TIME AS OF` a time of the row."));
+            return Err(refused(&format!(
+                "rows that may be taken back, joined to table `{}` as it is now,",
+                side.table
+            ))
+            .with_detail("A row could be taken back under another version of the table than it was given under.")
+            .with_hint("Join before the aggregate, or `FOR SYSTEM_TIME AS OF` a time of the row."));
         }
         let left = fields(piece.plan.schema(), piece.columns().len(), false);
         let right = |nullable| fields(&side.schema, side.schema.fields().len(), nullable);
