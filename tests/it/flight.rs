@@ -176,7 +176,7 @@ async fn metadata_describes_server_and_tables() {
     let tables = fetch(&mut client, info).await;
     let names = tables[0].column_by_name("table_name").unwrap().as_any().downcast_ref::<StringArray>().unwrap();
     let names: Vec<_> = names.iter().flatten().collect();
-    assert_eq!(names, ["payments", "dead_letters", "pipelines", "progress", "tables"]);
+    assert_eq!(names, ["payments", "dead_letters", "pipelines", "progress", "state", "tables"]);
     let info = client.get_sql_info(vec![SqlInfo::FlightSqlServerName]).await.unwrap();
     assert_eq!(fetch(&mut client, info).await[0].num_rows(), 1);
     let info = client.get_catalogs().await.unwrap();

@@ -138,7 +138,7 @@ fn a_shared_view_is_computed_once() {
     let weir = Weir::new();
     weir.write("p.sql", FILES);
     let plan = weir.succeed(&["explain", "p.sql"]);
-    assert_eq!(plan.matches("shared view seen").count(), 1, "{plan}");
+    assert_eq!(plan.matches("stream seen").count(), 1, "{plan}");
     assert_eq!(plan.matches("HeldExec: stream=seen").count(), 2, "{plan}");
     assert_eq!(plan.matches("HeldExec: stream=events").count(), 1, "{plan}");
 }

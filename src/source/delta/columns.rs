@@ -112,6 +112,10 @@ fn with_defaults(options: &mut DeltaSourceOptions, storage: &BTreeMap<String, Se
 }
 
 async fn ask(options: &DeltaSourceOptions, span: Span, env: &Env) -> Result<Vec<ColumnDef>> {
+    // Asked for a folder that is not there, the store would log an error of its own.
+    if local_folder(&options.path).is_some_and(|folder| !folder.join("_delta_log").is_dir()) {
+        return Err(Error::config(format!("no Delta table at `{}`", options.path)));
+    }
     let shape = TableShape::read(&TableStore::open(&options.path, &options.storage, env)?, None).await?;
     let of_field = |field: &Arc<arrow::datatypes::Field>| ColumnDef {
         name: field.name().clone(),
