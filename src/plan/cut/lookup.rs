@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use datafusion::common::{DFSchema, DFSchemaRef, JoinType};
+use datafusion::common::{Column, DFSchema, DFSchemaRef, JoinType};
 use datafusion::datasource::source_as_provider;
 use datafusion::logical_expr::utils::{conjunction, split_conjunction_owned};
 use datafusion::logical_expr::{Expr, Join, LogicalPlan, TableScan};
@@ -94,14 +94,17 @@ impl Cutter<'_> {
         times.resize(full.fields().len(), None);
         let input = self.input(piece, "lookup_input")?;
         let out = self.operator(OperatorSpec::Lookup(spec), &[input], &full, retract, times)?;
-        let columns = out.columns();
-        let (mine, theirs) = (&columns[..width], &columns[inner..]);
-        let ordered = if swapped { [theirs, mine] } else { [mine, theirs] };
-        let wanted = node.schema.columns();
-        let exprs: Vec<Expr> =
-            ordered.concat().into_iter().filter(|column| wanted.contains(column)).map(Expr::Column).collect();
+        let exprs = ordered(&out.columns(), width, inner, swapped, node);
         out.project(exprs).map(Some)
     }
+}
+
+/// The join's columns in its own order: of the operator's output the stream's first `width` columns and, from `inner` on, the table's.
+fn ordered(columns: &[Column], width: usize, inner: usize, swapped: bool, node: &Join) -> Vec<Expr> {
+    let (mine, theirs) = (&columns[..width], &columns[inner..]);
+    let ordered = if swapped { [theirs, mine] } else { [mine, theirs] };
+    let wanted = node.schema.columns();
+    ordered.concat().into_iter().filter(|column| wanted.contains(column)).map(Expr::Column).collect()
 }
 
 /// The table, when a side of a join is nothing but a table: filtered, renamed, with some of its columns.
