@@ -71,7 +71,7 @@ pub async fn run(args: Args, config: &Config, json: bool) -> Result<(), Failure>
     say(&format!("2. {trained}"));
 
     let mut config = config.clone();
-    config.warehouse = dir.join("warehouse").display().to_string();
+    config.warehouse = fresh_warehouse(&dir).display().to_string();
     let variables = BTreeMap::from([
         ("KAFKA".to_owned(), broker.bootstrap_servers().to_owned()),
         ("MODEL".to_owned(), model.display().to_string()),
@@ -125,6 +125,13 @@ fn folder(given: Option<PathBuf>, env: &Env) -> Result<PathBuf> {
     let dir = given.unwrap_or_else(|| std::env::temp_dir().join(format!("weir-demo-{:08x}", env.random_u64() >> 32)));
     std::fs::create_dir_all(dir.join("models")).environment(|| format!("folder `{}` cannot be made", dir.display()))?;
     Ok(dir)
+}
+
+/// The broker is new with every demo, so tables of an earlier one cannot go on.
+fn fresh_warehouse(dir: &Path) -> PathBuf {
+    let names = std::iter::once("warehouse".to_owned()).chain((2..).map(|number| format!("warehouse-{number}")));
+    let mut free = names.map(|name| dir.join(name)).filter(|folder| !folder.exists());
+    free.next().unwrap_or_else(|| dir.join("warehouse"))
 }
 
 fn next_steps(server: &Server) -> String {

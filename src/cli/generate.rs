@@ -32,7 +32,7 @@ pub struct Args {
     terminals: u32,
     #[arg(long, default_value_t = 42)]
     seed: u64,
-    /// Add `is_fraud` and `fraud_scenario`
+    /// Add `is_fraud`
     #[arg(long)]
     labels: bool,
     /// Cut every this-many-th record short, to see dead letters; 0 = never

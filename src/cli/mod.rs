@@ -93,7 +93,11 @@ impl From<Error> for Failure {
 ///
 /// The exit code is 0 done, 1 the user's input is wrong, 2 the environment failed, 3 fenced by another run.
 pub fn main() -> ExitCode {
-    let typed = Typed::parse();
+    let typed = Typed::try_parse().unwrap_or_else(|error| {
+        let _ = error.print();
+        // What was typed is the user's input: 1, as for SQL. Help and version are no errors.
+        std::process::exit(i32::from(error.use_stderr()))
+    });
     let config = match Config::load(typed.config.as_deref()) {
         Ok(config) => config,
         Err(error) => return report_failure(&Failure::Error(error)),

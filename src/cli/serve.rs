@@ -131,18 +131,15 @@ fn open_at(store: &TableStore, config: &Config, memory: u64, functions: Vec<Arc<
     Ok(Arc::new(Warehouse::new(Location::of(store)?, options)?))
 }
 
-/// Serves until Ctrl-C. Prints the addresses to standard error.
+/// Serves until Ctrl-C or SIGTERM. Prints the addresses to standard error.
 pub async fn run(args: Args, config: &Config) -> Result<()> {
     let warehouse = open_warehouse(config, args.warehouse.as_deref())?;
     let mut options = ServeOptions::from_config(config)?;
     options.flight_listen = args.flight_listen.or(options.flight_listen);
     options.http_listen = args.http_listen.or(options.http_listen);
-    let interrupted = async {
-        // Without a signal handler the servers run until they are killed.
-        if tokio::signal::ctrl_c().await.is_err() {
-            std::future::pending::<()>().await;
-        }
-    };
+    let stop = crate::epoch::Stop::default();
+    super::signals::listen(stop.clone())?;
+    let interrupted = async move { stop.wait().await };
     let metrics = Arc::new(Metrics::new());
     let servers = start(options, warehouse, metrics, Arc::new(|| Readiness::Ready), interrupted).await?;
     for line in servers.addresses() {

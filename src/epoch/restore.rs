@@ -89,5 +89,5 @@ fn check(job: &Job, resumed: &Resumed, began: bool) -> Result<()> {
     }
     Err(Error::sql(format!("pipeline `{pipeline}` was edited in a way that loses state"))
         .with_detail(lost.join("; "))
-        .with_hint("`EXPLAIN MIGRATION` tells what each operator keeps. Undo the edit, give the pipeline another name to read everything again, or start once with `--allow-rebuild`."))
+        .with_hint("`weir check --against-state` tells what each operator keeps. Undo the edit, give the pipeline another name to read everything again, or start once with `--allow-rebuild`."))
 }

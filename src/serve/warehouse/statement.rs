@@ -135,7 +135,16 @@ fn name_versions(tokens: Vec<TokenWithSpan>) -> Result<Vec<TokenWithSpan>> {
     let mut rest = tokens.into_iter().peekable();
     while let Some(current) = rest.next() {
         let table = named.last().and_then(|before| match &before.token {
-            Token::Word(word) if word.keyword == Keyword::NoKeyword || word.quote_style.is_some() => Some(word.clone()),
+            // What stands before a table's name is no name; many names are keywords somewhere.
+            Token::Word(word)
+                if word.quote_style.is_some()
+                    || !matches!(
+                        word.keyword,
+                        Keyword::FROM | Keyword::JOIN | Keyword::AS | Keyword::LATERAL | Keyword::ON
+                    ) =>
+            {
+                Some(word.clone())
+            }
             _ => None,
         });
         let upcoming = rest.clone().take(3).map(|token| token.token).collect::<Vec<_>>();
