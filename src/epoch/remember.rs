@@ -118,7 +118,12 @@ impl Inner {
             return;
         }
         let Some(task) = self.compacting.take() else { return };
-        for compaction in task.await.unwrap_or_default() {
+        let compactions = task.await.unwrap_or_else(|error| {
+            // The files as they are stay good.
+            tracing::warn!(%error, "state was not compacted");
+            Vec::new()
+        });
+        for compaction in compactions {
             for snapshot in &mut self.newest {
                 *snapshot = compaction.apply(snapshot);
             }
