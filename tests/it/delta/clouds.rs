@@ -77,19 +77,23 @@ fn azurite() -> Option<Server> {
     Some(Server::start(command, port))
 }
 
+/// By the interpreter, never by the scripts in `bin`: those name the folder they were installed from, and `.build` may be
+/// shared by clones that are gone.
 fn moto() -> Option<Server> {
     let folder = build_folder("moto");
-    let program = folder.join("bin/moto_server");
-    if !program.exists() {
+    let python = folder.join("bin/python");
+    let is_there = || succeeds(Command::new(&python).args(["-c", "import moto.server, flask"]));
+    if !is_there() {
         let made = succeeds(Command::new("python3").args(["-m", "venv"]).arg(&folder));
-        let mut install = Command::new(folder.join("bin/pip"));
-        if !made || !succeeds(install.args(["install", "--quiet", "moto[server,s3]>=5.1"])) || !program.exists() {
+        let mut install = Command::new(&python);
+        install.args(["-m", "pip", "install", "--quiet", "moto[server,s3]>=5.1"]);
+        if !made || !succeeds(&mut install) || !is_there() {
             return None;
         }
     }
     let port = free_port();
-    let mut command = Command::new(program);
-    command.args(["--host", "127.0.0.1", "--port", &port.to_string()]);
+    let mut command = Command::new(python);
+    command.args(["-m", "moto.server", "--host", "127.0.0.1", "--port", &port.to_string()]);
     Some(Server::start(command, port))
 }
 

@@ -5,7 +5,9 @@ set -euo pipefail
 
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 root="$(cd "$here/../../.." && pwd)"
-venv="${WEIR_TEST_VENV:-$root/.build/venv-tests}"
+mkdir -p "$root/.build"
+# The real folder, should .build be a link: what pip installs names it, and must outlive this clone.
+venv="${WEIR_TEST_VENV:-$(cd "$root/.build" && pwd -P)/venv-tests}"
 wanted="$(cksum < "$here/requirements.txt")"
 
 if [ "$(cat "$venv/.requirements" 2>/dev/null || true)" = "$wanted" ] && [ -x "$venv/bin/python" ]; then
