@@ -62,7 +62,8 @@ async fn against_state(project: &Project, config: &Config) -> Result<(), Failure
     let mut lossless = true;
     for pipeline in &project.catalog.pipelines {
         let dataflow = super::migration::planned(project, pipeline, config).await?;
-        lossless &= super::migration::against_state(&dataflow, &around).await?;
+        let seed = pipeline.options.seed_from.as_ref().map(|seed| seed.table.as_str());
+        lossless &= super::migration::against_state(&dataflow, seed, &around).await?;
     }
     if lossless {
         return Ok(());

@@ -50,7 +50,8 @@ async fn migration(new: &Project, old: &Path, only: Option<&str>, config: &Confi
         match old.catalog.pipelines.iter().find(|other| other.name == pipeline.name) {
             Some(before) => {
                 let before = planned(&old, before, config).await?;
-                let _lossless = between(&before, &after);
+                let seed = pipeline.options.seed_from.as_ref().map(|seed| seed.table.as_str());
+                let _lossless = between(&before, &after, seed);
             }
             None => println!("migration of {}  the old file has no such pipeline", pipeline.name),
         }

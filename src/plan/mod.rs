@@ -24,8 +24,9 @@ mod watermark;
 
 pub use batch::{Batch, BatchInsert, batch, views};
 pub use compile::{Targets, compile};
-pub use dataflow::{Branch, Dataflow, Fragment, Lane, SourceInput};
+pub use dataflow::{Branch, Dataflow, Fragment, Lane, Makers, SourceInput};
 pub use explain::explain;
+pub use fit::keeps_data;
 pub use materialized::with_view_columns;
 pub use nodes::{DeduplicateNode, SessionNode, WINDOW_END, WINDOW_START, length};
 pub use operators::{OperatorNode, OperatorSpec};

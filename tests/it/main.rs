@@ -5,6 +5,7 @@
 mod architecture;
 mod crash;
 mod delta;
+mod editing;
 mod flight;
 mod kafka;
 mod kafka_support;
