@@ -89,7 +89,9 @@ fn print(lines: &[Line], seed: Option<&str>) -> bool {
         let rows = line.rows.map_or_else(String::new, |rows| format!("  {} rows", super::report::grouped(rows)));
         let (word, meaning) = match (&line.fate, seed) {
             (Fate::Keep, _) => ("keep", "goes on with its state".to_owned()),
-            (Fate::Build, Some(table)) => ("rebuild", format!("has no state: is filled from table {table} (seed_from)")),
+            (Fate::Build, Some(table)) => {
+                ("rebuild", format!("has no state: is filled from table {table} (seed_from)"))
+            }
             (Fate::Build, None) => ("rebuild", format!("has no state and would begin empty: {}", line.empty)),
             (Fate::Drop, _) => ("drop", "no longer wanted: its state would go".to_owned()),
         };

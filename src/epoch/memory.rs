@@ -15,8 +15,8 @@ use crate::error::{Context, Error, Result};
 use crate::operator::{Cells, CellsSpec, Lookup, Operator, StateUsage, Stepped, Tick, restore};
 use crate::plan::{Dataflow, OperatorNode, OperatorSpec};
 use crate::state::{
-    MemoryBudget, NO_WATERMARK, OperatorSnapshot, Pressure, SpillFolder, SpillStore, StateChange, StateStore, StateTable,
-    key_groups, shard_of,
+    MemoryBudget, NO_WATERMARK, OperatorSnapshot, Pressure, SpillFolder, SpillStore, StateChange, StateStore,
+    StateTable, key_groups, shard_of,
 };
 
 /// Fewer rows than this are not worth a task per shard.

@@ -80,8 +80,11 @@ pub fn seeded_source(dataflow: &Dataflow, fresh: &[usize]) -> Result<usize> {
             .with_hint("Add what reads one source, run the pipeline once, then add what reads the next; or start once with `--allow-rebuild` and empty memory."));
     };
     if dataflow.sources[source].def.watermark.is_none() {
-        return Err(Error::sql(format!("`seed_from` needs a WATERMARK on source `{}`", dataflow.sources[source].def.name))
-            .with_detail("History is read in order of event time."));
+        return Err(Error::sql(format!(
+            "`seed_from` needs a WATERMARK on source `{}`",
+            dataflow.sources[source].def.name
+        ))
+        .with_detail("History is read in order of event time."));
     }
     Ok(source)
 }
@@ -153,7 +156,9 @@ async fn cut(job: &Job, seed: &SeedTable, source: usize) -> Result<Cut> {
     }
     for branch in branches {
         let makers = job.dataflow.makers(branch.reads.iter().copied());
-        if let Some(waits) = makers.operators.iter().map(|index| &job.dataflow.operators[*index]).find(|node| node.spec.holds_back()) {
+        if let Some(waits) =
+            makers.operators.iter().map(|index| &job.dataflow.operators[*index]).find(|node| node.spec.holds_back())
+        {
             return Err(Error::sql(format!("table `{}` does not have all rows that pipeline `{pipeline}` has read", seed.name))
                 .with_detail(format!("It is written behind operator `{}`, which holds rows back until their time is complete.", waits.id))
                 .with_hint("Write a table straight from the source and name that in `seed_from`; or keep the source's METADATA columns `offset`, `partition` and `topic` in it, under their names."));
@@ -269,7 +274,8 @@ impl<'a> Replay<'a> {
     /// The first and the last event time of rows that are in order.
     fn times(&self, rows: &[RecordBatch]) -> Result<(Option<i64>, Option<i64>)> {
         let time = |batch: &RecordBatch, row: usize| -> Result<i64> {
-            let column = batch.column_by_name(&self.time).and_then(|c| c.as_primitive_opt::<TimestampMicrosecondType>());
+            let column =
+                batch.column_by_name(&self.time).and_then(|c| c.as_primitive_opt::<TimestampMicrosecondType>());
             column.map(|column| column.value(row)).ok_or_else(|| Error::internal("history has no event time"))
         };
         let first = rows.first().map(|batch| time(batch, 0)).transpose()?;

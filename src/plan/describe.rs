@@ -16,7 +16,9 @@ impl OperatorSpec {
         match self {
             Self::Aggregate(spec) => spec.closing.is_some() || spec.ttl.and(spec.time).is_some(),
             Self::TopN(spec) => spec.closing.is_some() || spec.ttl.and(spec.time).is_some(),
-            Self::Deduplicate(spec) => spec.emit == DeduplicateEmit::OnWatermark || spec.within.and(spec.time).is_some(),
+            Self::Deduplicate(spec) => {
+                spec.emit == DeduplicateEmit::OnWatermark || spec.within.and(spec.time).is_some()
+            }
             Self::Join(spec) => {
                 spec.bounds.is_some() || (spec.ttl.is_some() && spec.left_time.or(spec.right_time).is_some())
             }

@@ -14,7 +14,7 @@ CREATE SOURCE events (id BIGINT NOT NULL, k BIGINT, v DOUBLE, ts TIMESTAMP, META
 
 const TABLES: &str = "
 CREATE TABLE history (id BIGINT, k BIGINT, v DOUBLE, ts TIMESTAMP) USING DELTA;
-CREATE TABLE firsts (id BIGINT, k BIGINT, ts TIMESTAMP) USING DELTA;
+CREATE TABLE firsts (id BIGINT, k BIGINT, ts TIMESTAMP, twice DOUBLE) USING DELTA;
 CREATE TABLE rolled (id BIGINT, k BIGINT, ts TIMESTAMP, n BIGINT, total DOUBLE) USING DELTA;
 CREATE TABLE deep (id BIGINT, k BIGINT, ts TIMESTAMP, n BIGINT, total DOUBLE) USING DELTA;
 CREATE TABLE minutes (k BIGINT, window_start TIMESTAMP, n BIGINT, total DOUBLE) USING DELTA;
@@ -24,7 +24,7 @@ CREATE VIEW unique_events AS SELECT * FROM DEDUPLICATE(TABLE events, KEY(id), WI
 ";
 
 const HISTORY: &str = "INSERT INTO history SELECT id, k, v, ts FROM events;";
-const FIRSTS: &str = "INSERT INTO firsts SELECT id, k, ts FROM unique_events;";
+const FIRSTS: &str = "INSERT INTO firsts SELECT id, k, ts, 2 * v AS twice FROM unique_events;";
 const ROLLED: &str = "INSERT INTO rolled SELECT id, k, ts, count(*) OVER w AS n, sum(v) OVER w AS total FROM events
     WINDOW w AS (PARTITION BY k ORDER BY ts RANGE BETWEEN INTERVAL '5 minutes' PRECEDING AND CURRENT ROW);";
 const DEEP: &str = "INSERT INTO deep SELECT id, k, ts, count(*) OVER w AS n, sum(v) OVER w AS total FROM unique_events
@@ -173,9 +173,19 @@ fn a_table_that_cannot_stand_for_the_stream_is_refused_with_the_remedy() {
     let with = |insert| [kept.as_slice(), &[insert]].concat();
     let claims = [
         // Another table's rows have no known relation to what was read.
-        (", seed_from = 'rolled'", ROLLED, "of table `rolled` end and those still to be read begin is not known", "METADATA columns"),
+        (
+            ", seed_from = 'rolled'",
+            ROLLED,
+            "of table `rolled` end and those still to be read begin is not known",
+            "METADATA columns",
+        ),
         // Written behind an operator that holds rows back.
-        (", seed_from = 'deep'", MINUTES, "`deep` does not have all rows that pipeline `p` has read", "straight from the source"),
+        (
+            ", seed_from = 'deep'",
+            MINUTES,
+            "`deep` does not have all rows that pipeline `p` has read",
+            "straight from the source",
+        ),
         (", seed_from = 'firsts'", ROLLED, "`firsts` cannot stand for source `events`", "It has no column `v`."),
         (", seed_from = 'history'", PER_KEY, "cannot be filled by `seed_from`", "another name"),
     ];
@@ -214,7 +224,10 @@ fn a_rebuild_is_recorded_though_nothing_comes_to_read_and_says_what_begins_empty
     // One operator goes, two come.
     edited.write("", &[FIRSTS, ROLLED, PER_KEY]);
     let checked = text(&edited.weir.run(&["check", "p.sql", "--against-state"]).stdout);
-    assert!(checked.contains("would begin empty: frames that reach back before now will lack the rows read before"), "{checked}");
+    assert!(
+        checked.contains("would begin empty: frames that reach back before now will lack the rows read before"),
+        "{checked}"
+    );
     edited.weir.write("old.sql", &before);
     let explained = edited.weir.succeed(&["explain", "p.sql", "--migration", "old.sql"]);
     assert!(explained.contains("groups count only the rows that come from now on"), "{explained}");
@@ -261,7 +274,7 @@ fn scheduled_runs_over_what_is_there_lose_no_row_at_their_seams() {
     edited.write("", &inserts);
     assert!(refused(&edited.weir).contains("--allow-rebuild"));
     edited.weir.succeed(&[TO_THE_END.as_slice(), &["--allow-rebuild"]].concat());
-    edited.add(12..14);
+    edited.add(12..18);
     edited.weir.succeed(&TO_THE_END);
     let windows = "SELECT count(*), count(DISTINCT k || ' ' || window_start) FROM minutes WHERE window_start > '2026-01-01T00:06:00'";
     let counts = edited.weir.query(windows);

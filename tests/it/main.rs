@@ -9,6 +9,7 @@ mod editing;
 mod flight;
 mod kafka;
 mod kafka_support;
+mod memory;
 mod pipelines;
 mod program;
 mod readers;

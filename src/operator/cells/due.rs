@@ -220,10 +220,10 @@ fn play(case: &Case, seed: u64) -> usize {
 #[test]
 fn only_cells_that_are_touched_or_due_are_fetched_and_nothing_comes_late() {
     for case in CASES {
-        let left_out: usize = (0..25).map(|seed| play(case, seed)).sum();
+        let left_out: usize = (0..10).map(|seed| play(case, seed)).sum();
         // Rows that wait for rows of their key may come out at any step.
         let wanted = if case.name == "rolling rows ahead" { 0 } else { 3_000 };
-        println!("{}: {left_out} of 16000 cell steps were left out", case.name);
+        println!("{}: {left_out} of 6400 cell steps were left out", case.name);
         assert!(left_out >= wanted, "{}: {left_out}", case.name);
     }
 }

@@ -431,10 +431,10 @@ fn a_disk_that_fills_up_costs_memory_and_nothing_else() {
                 let unwritten = cells.disk.as_ref().is_some_and(|disk| !disk.unwritten.is_empty());
                 assert!(!unwritten || full.load(Ordering::Relaxed), "seed {seed}: not offered again");
                 refused += usize::from(unwritten);
-            }
-            if run.rng.random_bool(0.1) {
-                drop(cells);
-                cells = durable.restore(1, &budget, &disk, run.watermark).remove(0);
+                if run.rng.random_bool(0.2) {
+                    drop(cells);
+                    cells = durable.restore(1, &budget, &disk, run.watermark).remove(0);
+                }
             }
         }
         assert!(spilled > 0 && (refused > 0 || seed % 3 > 0), "seed {seed}: {spilled} {refused}");
