@@ -460,6 +460,7 @@ impl Coordinator {
             feed.committed(offsets);
         }
         let mut progress = committing.progress;
+        progress.state_operators.extend(self.indexes.progress());
         let total = committing.began.elapsed();
         progress.processed_rows_per_second = per_second(progress.num_input_rows, total);
         progress.duration_ms = BTreeMap::from([
@@ -538,7 +539,7 @@ impl Coordinator {
                 watermark: instant(self.memory.watermark(index)),
             }
         };
-        operators.map(describe).chain(self.indexes.progress()).collect()
+        operators.map(describe).collect()
     }
 }
 

@@ -14,13 +14,13 @@ const BOUNDED: &str = "
 CREATE SOURCE events (id BIGINT NOT NULL, k BIGINT, v DOUBLE, ts TIMESTAMP, WATERMARK FOR ts AS ts - INTERVAL '10 seconds')
   WITH (connector = 'file', path = 'in/*.jsonl', format = 'json', poll_interval = '20 ms');
 CREATE TABLE minutes (k BIGINT, window_start TIMESTAMP, n BIGINT, total DOUBLE) USING DELTA;
-CREATE TABLE rolled (id BIGINT, k BIGINT, n BIGINT, total DOUBLE) USING DELTA;
+CREATE TABLE rolled (id BIGINT, k BIGINT, ts TIMESTAMP, n BIGINT, total DOUBLE) USING DELTA;
 CREATE TABLE pairs (id BIGINT, other BIGINT) USING DELTA;
 CREATE VIEW unique_events AS SELECT * FROM DEDUPLICATE(TABLE events, KEY(id), WITHIN INTERVAL '10 minutes');
 CREATE PIPELINE p WITH (trigger = 'continuous', max_rows_per_micro_batch = 200) AS BEGIN
   INSERT INTO minutes SELECT k, window_start, count(*) AS n, sum(v) AS total
     FROM TUMBLE(TABLE events, DESCRIPTOR(ts), INTERVAL '1 minute') GROUP BY k, window_start, window_end;
-  INSERT INTO rolled SELECT id, k, count(*) OVER w AS n, sum(v) OVER w AS total FROM unique_events
+  INSERT INTO rolled SELECT id, k, ts, count(*) OVER w AS n, sum(v) OVER w AS total FROM unique_events
     WINDOW w AS (PARTITION BY k ORDER BY ts RANGE BETWEEN INTERVAL '10 minutes' PRECEDING AND CURRENT ROW);
   INSERT INTO pairs SELECT a.id, b.id AS other FROM events a JOIN unique_events b
     ON a.k = b.k AND b.ts BETWEEN a.ts AND a.ts + INTERVAL '30 seconds' WHERE a.id % 50 = 7;
