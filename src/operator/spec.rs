@@ -165,6 +165,12 @@ pub enum RollingKind {
         column: usize,
         ignore_nulls: bool,
     },
+    /// The n-th row's value from the beginning of the frame, from its end if `n` is negative; never 0.
+    NthValue {
+        column: usize,
+        n: i64,
+        ignore_nulls: bool,
+    },
 }
 
 /// A join of two streams on equal keys. Output: the left columns, the right columns (without weights), then the weight if it

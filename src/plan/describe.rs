@@ -174,6 +174,7 @@ fn rolling(spec: &RollingSpec) -> Facts {
             RollingKind::Lag { column, offset, .. } => format!("lag({}, {offset})", spec.input.field(*column).name()),
             RollingKind::FirstValue { column, .. } => format!("first_value({})", spec.input.field(*column).name()),
             RollingKind::LastValue { column, .. } => format!("last_value({})", spec.input.field(*column).name()),
+            RollingKind::NthValue { column, n, .. } => format!("nth_value({}, {n})", spec.input.field(*column).name()),
         };
         facts.push(("computes", name));
     }
