@@ -130,6 +130,33 @@ struct Coordinator {
     finish: Finish,
 }
 
+/// Every source, being read.
+struct Reading {
+    feeds: Vec<Feed>,
+    inboxes: Vec<mpsc::Receiver<Said>>,
+    clocks: Vec<SourceClock>,
+}
+
+impl Reading {
+    async fn start(job: &Job, resumed: &Resumed, positions: &[Offsets], stop: &Stop) -> Result<Self> {
+        let bounded = job.trigger == Trigger::AvailableNow;
+        let mut reading = Self { feeds: Vec::new(), inboxes: Vec::new(), clocks: Vec::new() };
+        for (index, source) in job.dataflow.sources.iter().enumerate() {
+            let from = ReadFrom { offsets: positions[index].clone(), bounded };
+            let reader = crate::source::open(&source.def, &job.dataflow.pipeline, from, &job.env).await?;
+            let decoder = Arc::new(Decoder::new(&source.def)?);
+            let decoding = Decoding { decoder, watermark: source.watermark.clone() };
+            let limits = FeedLimits { poll: job.poll, lanes: job.lanes };
+            let (sender, inbox) = channel();
+            reading.feeds.push(Feed::start(index, reader, decoding, limits, sender, stop.clone()));
+            reading.inboxes.push(inbox);
+            let time = resumed.times.get(&source.def.name).cloned().unwrap_or_default();
+            reading.clocks.push(SourceClock::new(time, source.def.idle_after));
+        }
+        Ok(reading)
+    }
+}
+
 struct Committing {
     task: JoinHandle<Result<Committed>>,
     progress: Progress,
@@ -139,26 +166,11 @@ struct Committing {
 
 impl Coordinator {
     async fn start(job: Job, resumed: Resumed, stop: Stop) -> Result<Self> {
-        let bounded = job.trigger == Trigger::AvailableNow;
         let sources: Vec<String> = job.dataflow.sources.iter().map(|source| source.def.name.clone()).collect();
         let positions: Vec<Offsets> =
             sources.iter().map(|name| resumed.positions.get(name).cloned().unwrap_or_default()).collect();
-        let mut inboxes = Vec::new();
-        let mut feeds = Vec::new();
         let Restored { memory, state, changed, over } = restore(&job, &resumed).await?;
-        let mut clocks = Vec::new();
-        for (index, source) in job.dataflow.sources.iter().enumerate() {
-            let from = ReadFrom { offsets: positions[index].clone(), bounded };
-            let reader = crate::source::open(&source.def, &job.dataflow.pipeline, from, &job.env).await?;
-            let decoder = Arc::new(Decoder::new(&source.def)?);
-            let decoding = Decoding { decoder, watermark: source.watermark.clone() };
-            let limits = FeedLimits { poll: job.poll, lanes: job.lanes };
-            let (sender, inbox) = channel();
-            feeds.push(Feed::start(index, reader, decoding, limits, sender, stop.clone()));
-            inboxes.push(inbox);
-            let time = resumed.times.get(&source.def.name).cloned().unwrap_or_default();
-            clocks.push(SourceClock::new(time, source.def.idle_after));
-        }
+        let Reading { feeds, inboxes, clocks } = Reading::start(&job, &resumed, &positions, &stop).await?;
         let sinks = Arc::new(job.sinks);
         let indexes = Indexes::of(&sinks, &job.limits.budget).await;
         let committer = Committer {

@@ -137,3 +137,23 @@ END;
     assert_eq!(verdict.matches("  ok  ").count(), 1, "{verdict}");
     assert!(weir.number("SELECT count(*) FROM t WHERE second IS NOT NULL") > 100);
 }
+
+#[test]
+fn frames_that_cannot_be_kept_are_refused_by_the_check_with_their_place() {
+    let weir = Weir::new();
+    weir.write(
+        "p.sql",
+        "
+CREATE SOURCE bid (WATERMARK FOR date_time AS date_time - INTERVAL '4 seconds') WITH (connector = 'nexmark', table = 'bid');
+CREATE TABLE t (auction BIGINT, n BIGINT) USING DELTA;
+INSERT INTO t SELECT auction, count(*) OVER (PARTITION BY auction ORDER BY date_time GROUPS BETWEEN 2 PRECEDING AND CURRENT ROW) AS n FROM bid;
+INSERT INTO t SELECT auction, nth_value(price, 0) OVER (PARTITION BY auction ORDER BY date_time RANGE INTERVAL '1 second' PRECEDING) AS n FROM bid;
+",
+    );
+    let output = weir.run(&["check", "p.sql"]);
+    let errors = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{errors}");
+    for wanted in ["p.sql:4:", "a window function over a GROUPS frame cannot run on a stream", "RANGE with intervals", "p.sql:5:", "must be a number, not 0"] {
+        assert!(errors.contains(wanted), "{wanted} is missing in:\n{errors}");
+    }
+}
