@@ -11,6 +11,7 @@ use crate::error::Error;
 use crate::sql::Diagnostics;
 
 mod check;
+mod connect;
 mod demo;
 mod explain;
 mod migration;
