@@ -182,7 +182,6 @@ fn connect(addresses: &[SocketAddr]) -> Result<ProbeStep, ProbeStep> {
 }
 
 /// Encryption and login, which librdkafka does in one go: its words say which of the two failed.
-#[expect(clippy::type_complexity, reason = "what was reached beside what was found on the way, in one place")]
 fn login(
     connection: &KafkaConnection,
     env: &Env,
