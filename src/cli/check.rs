@@ -3,12 +3,14 @@
 use std::path::PathBuf;
 
 use super::Failure;
+use super::output::say;
 use super::project::{Project, runtime};
+use super::statements::Statements;
 use crate::catalog::{Catalog, KafkaConnection, SinkConnector, SourceConnector};
 use crate::config::Config;
 use crate::env::Env;
-use crate::epoch::{declared_targets, plan};
 use crate::error::{Context, Error, Result};
+use crate::plan::Targets;
 use crate::source::delta::Reach;
 
 /// What was typed.
@@ -27,26 +29,22 @@ pub struct Args {
 
 /// Parses, binds and plans; prints what was found. Errors: every problem at once, exit 1.
 pub async fn run(args: Args, config: &Config) -> Result<(), Failure> {
-    let mut project = Project::load(&args.files)?;
+    let mut project = Project::read(&args.files)?;
     let reach = if args.connect { Reach::Anywhere } else { Reach::Local };
-    project.complete(reach, config, &Env::system()?).await?;
-    let runtime = runtime(config)?;
-    let mut problems = Vec::new();
-    for pipeline in &project.catalog.pipelines {
-        let targets = declared_targets(&project.catalog, pipeline);
-        let planned = plan(&project.catalog, pipeline, &project.functions(), &targets, runtime.clone()).await;
-        problems.extend(planned.err().unwrap_or_default());
-    }
+    project.complete(reach, config, &Env::system()?).await;
+    let statements = Statements::of(&project, config, &Env::system()?, reach)?;
+    let mut problems = project.problems(&Targets::new(), &[], runtime(config)?).await;
+    problems.extend(statements.problems(&project).await?);
     let found = project.diagnostics(problems);
     if !found.is_empty() {
         return Err(Failure::Sql(found));
     }
     for pipeline in &project.catalog.pipelines {
         let targets: Vec<_> = pipeline.inserts.iter().map(|insert| insert.target.as_str()).collect();
-        println!("ok  pipeline {} -> {}", pipeline.name, targets.join(", "));
+        say!("ok  pipeline {} -> {}", pipeline.name, targets.join(", "));
     }
     if project.catalog.pipelines.is_empty() {
-        println!("ok  no pipeline in these files");
+        say!("ok  no pipeline in these files");
     }
     if args.against_state {
         against_state(&project, config).await?;
@@ -76,7 +74,7 @@ async fn against_state(project: &Project, config: &Config) -> Result<(), Failure
 async fn connect(catalog: &Catalog, config: &Config, env: Env) -> Result<()> {
     let mut failed = 0;
     for source in catalog.sources.values() {
-        println!("source {}", source.name);
+        say!("source {}", source.name);
         match &source.connector {
             SourceConnector::Kafka(options) => {
                 failed += kafka(&options.connection, &options.topic, &env).await?;
@@ -89,8 +87,8 @@ async fn connect(catalog: &Catalog, config: &Config, env: Env) -> Result<()> {
                 let outcome = found.map(|_| options.path.clone()).map_err(|error| error.to_string());
                 failed += show([("path".to_owned(), outcome, Some("Check the path and its permissions.".to_owned()))]);
             }
-            SourceConnector::Generator(_) => println!("  ok    generator"),
-            SourceConnector::Nexmark(_) => println!("  ok    nexmark"),
+            SourceConnector::Generator(_) => say!("  ok    generator"),
+            SourceConnector::Nexmark(_) => say!("  ok    nexmark"),
             SourceConnector::Delta(options) => {
                 let found = crate::source::delta::probe(source, options, &config.storage, &env).await;
                 let (outcome, hint) = match found {
@@ -103,7 +101,7 @@ async fn connect(catalog: &Catalog, config: &Config, env: Env) -> Result<()> {
     }
     for sink in catalog.sinks.values() {
         if let SinkConnector::Kafka(options) = &sink.connector {
-            println!("sink {}", sink.name);
+            say!("sink {}", sink.name);
             failed += kafka(&options.connection, &options.topic, &env).await?;
         }
     }
@@ -111,10 +109,10 @@ async fn connect(catalog: &Catalog, config: &Config, env: Env) -> Result<()> {
     for table in catalog.tables.values() {
         // Its columns are its query's: made by the first run.
         if table.columns.is_empty() && catalog.materialized.contains_key(&table.name) {
-            println!("table {}\n  ok    made by its pipeline", table.name);
+            say!("table {}\n  ok    made by its pipeline", table.name);
             continue;
         }
-        println!("table {}", table.name);
+        say!("table {}", table.name);
         let location = around.table_location(table);
         let mut storage = around.storage.clone();
         storage.extend(table.storage.clone());
@@ -138,12 +136,12 @@ fn show(steps: impl IntoIterator<Item = (String, Result<String, String>, Option<
     let mut failed = 0;
     for (name, outcome, hint) in steps {
         match outcome {
-            Ok(found) => println!("  ok    {name}: {found}"),
+            Ok(found) => say!("  ok    {name}: {found}"),
             Err(wrong) => {
                 failed += 1;
-                println!("  FAIL  {name}: {wrong}");
+                say!("  FAIL  {name}: {wrong}");
                 if let Some(hint) = hint {
-                    println!("        {hint}");
+                    say!("        {hint}");
                 }
             }
         }
