@@ -3,11 +3,13 @@
 use std::path::PathBuf;
 
 use super::Failure;
+use super::output::say;
 use super::project::{Project, runtime};
+use super::statements::Statements;
 use crate::config::Config;
 use crate::env::Env;
-use crate::epoch::{declared_targets, plan};
 use crate::error::Error;
+use crate::plan::Targets;
 use crate::source::delta::Reach;
 
 /// What was typed.
@@ -26,26 +28,22 @@ pub struct Args {
 
 /// Parses, binds and plans; prints what was found. Errors: every problem at once, exit 1.
 pub async fn run(args: Args, config: &Config) -> Result<(), Failure> {
-    let mut project = Project::load(&args.files)?;
+    let mut project = Project::read(&args.files)?;
     let reach = if args.connect { Reach::Anywhere } else { Reach::Local };
-    project.complete(reach, config, &Env::system()?).await?;
-    let runtime = runtime(config)?;
-    let mut problems = Vec::new();
-    for pipeline in &project.catalog.pipelines {
-        let targets = declared_targets(&project.catalog, pipeline);
-        let planned = plan(&project.catalog, pipeline, &project.functions(), &targets, runtime.clone()).await;
-        problems.extend(planned.err().unwrap_or_default());
-    }
+    project.complete(reach, config, &Env::system()?).await;
+    let statements = Statements::of(&project, config, &Env::system()?, reach)?;
+    let mut problems = project.problems(&Targets::new(), &[], runtime(config)?).await;
+    problems.extend(statements.problems(&project).await?);
     let found = project.diagnostics(problems);
     if !found.is_empty() {
         return Err(Failure::Sql(found));
     }
     for pipeline in &project.catalog.pipelines {
         let targets: Vec<_> = pipeline.inserts.iter().map(|insert| insert.target.as_str()).collect();
-        println!("ok  pipeline {} -> {}", pipeline.name, targets.join(", "));
+        say!("ok  pipeline {} -> {}", pipeline.name, targets.join(", "));
     }
     if project.catalog.pipelines.is_empty() {
-        println!("ok  no pipeline in these files");
+        say!("ok  no pipeline in these files");
     }
     if args.against_state {
         against_state(&project, config).await?;

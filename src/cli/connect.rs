@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use super::output::say;
 use crate::catalog::{
     Catalog, Delivery, FileSourceOptions, KafkaSinkOptions, KafkaSourceOptions, SinkConnector, SinkDef,
     SourceConnector, SourceDef,
@@ -49,16 +50,16 @@ pub async fn connect(catalog: &Catalog, config: &Config, env: Env) -> Result<()>
     let around = super::project::surroundings(config, env)?;
     let mut failed = 0;
     for source in catalog.sources.values() {
-        println!("source {}", source.name);
+        say!("source {}", source.name);
         failed += show(of_source(source, &around).await?);
     }
     for sink in catalog.sinks.values() {
-        println!("sink {}", sink.name);
+        say!("sink {}", sink.name);
         failed += show(of_sink(sink, catalog, &around).await?);
     }
     failed += tables(catalog, &around).await;
     for pipeline in &catalog.pipelines {
-        println!("pipeline {}", pipeline.name);
+        say!("pipeline {}", pipeline.name);
         let location = around.pipeline_location(&pipeline.name);
         let tried = match TableStore::open(&location, &around.storage, &around.env) {
             Ok(store) => store.probe().await,
@@ -161,10 +162,10 @@ fn file_sink(path: &str) -> Step {
 async fn tables(catalog: &Catalog, around: &Surroundings) -> usize {
     let mut failed = 0;
     for table in catalog.tables.values() {
-        println!("table {}", table.name);
+        say!("table {}", table.name);
         // Its columns are its query's: made by the first run.
         if table.columns.is_empty() && catalog.materialized.contains_key(&table.name) {
-            println!("  ok    made by its pipeline");
+            say!("  ok    made by its pipeline");
             continue;
         }
         let mut storage = around.storage.clone();
@@ -189,12 +190,12 @@ fn show(steps: impl IntoIterator<Item = Step>) -> usize {
     let mut failed = 0;
     for Step { name, outcome, hint } in steps {
         match outcome {
-            Ok(found) => println!("  ok    {name}: {found}"),
+            Ok(found) => say!("  ok    {name}: {found}"),
             Err(wrong) => {
                 failed += 1;
-                println!("  FAIL  {name}: {wrong}");
+                say!("  FAIL  {name}: {wrong}");
                 if let Some(hint) = hint {
-                    println!("        {hint}");
+                    say!("        {hint}");
                 }
             }
         }

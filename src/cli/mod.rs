@@ -18,6 +18,7 @@ mod migration;
 pub mod format;
 mod generate;
 mod logging;
+mod output;
 mod produce;
 mod project;
 pub mod query;
@@ -26,8 +27,12 @@ mod run;
 pub mod serve;
 mod server;
 mod signals;
+mod statements;
 mod status;
 mod verify;
+
+#[cfg(test)]
+mod golden;
 
 /// weir: SQL pipelines from Kafka to Delta Lake, exactly once, with model scoring.
 #[derive(Debug, Parser)]
@@ -139,14 +144,14 @@ async fn run_command(command: Command, config: &Config, json: bool, asked_for_js
         Command::Check(args) => check::run(args, config).await,
         Command::Explain(args) => explain::run(args, config).await,
         Command::Verify(args) => verify::run(args, config).await,
-        Command::Serve(args) => Ok(serve::run(args, config).await?),
-        Command::Query(args) => Ok(query::run(args, config).await?),
+        Command::Serve(args) => serve::run(args, config).await,
+        Command::Query(args) => query::run(args, config).await,
         Command::Generate(args) => Ok(generate::run(args).await?),
         // A demo speaks to a person, also through a pipe, unless JSON was asked for.
         Command::Demo(args) => demo::run(args, config, asked_for_json).await,
         Command::Status(args) => Ok(status::run(args, config).await?),
         Command::Config => {
-            print!("{}", Config::documented());
+            output::say!("{}", Config::documented().trim_end());
             Ok(())
         }
     }
