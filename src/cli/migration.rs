@@ -1,6 +1,9 @@
 //! What an edit of the SQL does to what operators remember.
 
+use std::path::Path;
+
 use super::Failure;
+use super::output::say;
 use super::project::{Project, runtime};
 use crate::catalog::PipelineDef;
 use crate::config::Config;
@@ -46,7 +49,7 @@ pub async fn newest_manifest(around: &Surroundings, pipeline: &str) -> Result<Op
 /// Errors: operators that cannot be filled from it.
 pub async fn against_state(dataflow: &Dataflow, seed: Option<&str>, around: &Surroundings) -> Result<bool> {
     let Some(manifest) = newest_manifest(around, &dataflow.pipeline).await? else {
-        println!("migration of {}  the pipeline has not run yet", dataflow.pipeline);
+        say!("migration of {}  the pipeline has not run yet", dataflow.pipeline);
         return Ok(true);
     };
     let rows = |operator: &str| {
@@ -55,7 +58,7 @@ pub async fn against_state(dataflow: &Dataflow, seed: Option<&str>, around: &Sur
     };
     let fates = migration(dataflow, &manifest.state).into_iter();
     let lines: Vec<Line> = fates.map(|(id, fate)| Line::new(dataflow, id.clone(), fate, rows(&id))).collect();
-    println!("migration of {}  from epoch {}", dataflow.pipeline, manifest.epoch);
+    say!("migration of {}  from epoch {}", dataflow.pipeline, manifest.epoch);
     let lossless = print(&lines, seed);
     let builds = |id: &str| lines.iter().any(|line| line.fate == Fate::Build && line.operator == id);
     let operators = dataflow.operators.iter().enumerate();
@@ -67,7 +70,7 @@ pub async fn against_state(dataflow: &Dataflow, seed: Option<&str>, around: &Sur
 }
 
 /// Prints what becomes of the operators of `old` when `new` takes its place; true when nothing is lost.
-pub fn between(old: &Dataflow, new: &Dataflow, seed: Option<&str>) -> bool {
+fn between(old: &Dataflow, new: &Dataflow, seed: Option<&str>) -> bool {
     let has = |dataflow: &Dataflow, id: &str| dataflow.operators.iter().any(|node| node.id == id);
     let mut lines: Vec<Line> = Vec::new();
     for node in &new.operators {
@@ -77,13 +80,34 @@ pub fn between(old: &Dataflow, new: &Dataflow, seed: Option<&str>) -> bool {
     for node in old.operators.iter().filter(|node| !has(new, &node.id)) {
         lines.push(Line::new(old, node.id.clone(), Fate::Drop, None));
     }
-    println!("migration of {}", new.pipeline);
+    say!("migration of {}", new.pipeline);
     print(&lines, seed)
+}
+
+/// Prints what becomes of the operators of the file `old` when `new` takes its place.
+pub async fn from_file(new: &Project, old: &Path, only: Option<&str>, config: &Config) -> Result<(), Failure> {
+    let old = Project::load(&[old.to_owned()])?;
+    for pipeline in new.pipelines(only)? {
+        let after = planned(new, pipeline, config).await?;
+        match old.catalog.pipelines.iter().find(|other| other.name == pipeline.name) {
+            Some(before) => {
+                let before = planned(&old, before, config).await?;
+                let _lossless = between(&before, &after, seed_of(pipeline));
+            }
+            None => say!("migration of {}  the old file has no such pipeline", pipeline.name),
+        }
+    }
+    Ok(())
+}
+
+/// The table of a pipeline's `seed_from`.
+pub fn seed_of(pipeline: &PipelineDef) -> Option<&str> {
+    pipeline.options.seed_from.as_ref().map(|seed| seed.table.as_str())
 }
 
 fn print(lines: &[Line], seed: Option<&str>) -> bool {
     if lines.is_empty() {
-        println!("  no operator remembers anything");
+        say!("  no operator remembers anything");
     }
     for line in lines {
         let rows = line.rows.map_or_else(String::new, |rows| format!("  {} rows", super::report::grouped(rows)));
@@ -95,7 +119,7 @@ fn print(lines: &[Line], seed: Option<&str>) -> bool {
             (Fate::Build, None) => ("rebuild", format!("has no state and would begin empty: {}", line.empty)),
             (Fate::Drop, _) => ("drop", "no longer wanted: its state would go".to_owned()),
         };
-        println!("  {word:<8} {:<40} {meaning}{rows}", line.operator);
+        say!("  {word:<8} {:<40} {meaning}{rows}", line.operator);
     }
     lines.iter().all(|line| line.fate == Fate::Keep || (line.fate == Fate::Build && seed.is_some()))
 }

@@ -7,10 +7,12 @@ mod clock;
 mod first;
 mod marks;
 mod sql;
+mod stand_in;
 mod window;
 
 pub use clock::EpochClock;
 pub use first::{FIRST_WITHIN, first_within};
 pub use marks::mark_functions;
 pub use sql::sql_function;
+pub use stand_in::stand_in;
 pub use window::{HOP_STARTS, SHIFT, TUMBLE_START, window_functions};

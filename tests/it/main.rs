@@ -7,6 +7,7 @@ mod crash;
 mod delta;
 mod editing;
 mod flight;
+mod fuzzing;
 mod kafka;
 mod kafka_support;
 mod memory;

@@ -153,7 +153,13 @@ INSERT INTO t SELECT auction, nth_value(price, 0) OVER (PARTITION BY auction ORD
     let output = weir.run(&["check", "p.sql"]);
     let errors = text(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{errors}");
-    for wanted in ["p.sql:4:", "a window function over a GROUPS frame cannot run on a stream", "RANGE with intervals", "p.sql:5:", "must be a number, not 0"] {
+    for wanted in [
+        "p.sql:4:",
+        "a window function over a GROUPS frame cannot run on a stream",
+        "RANGE with intervals",
+        "p.sql:5:",
+        "must be a number, not 0",
+    ] {
         assert!(errors.contains(wanted), "{wanted} is missing in:\n{errors}");
     }
 }
