@@ -298,7 +298,7 @@ fn an_operator_over_a_source_that_is_new_begins_without_leave() {
         format!("{others}{}", edited.sql(", seed_from = 'history', at_end = 'flush'", &[HISTORY, FIRSTS, joined]));
     edited.weir.write("p.sql", &sql);
     let checked = edited.weir.succeed(&["check", "p.sql", "--against-state"]);
-    assert!(checked.contains("begin     interval_join"), "{checked}");
+    assert!(checked.contains("begin    interval_join"), "{checked}");
     let lines: String = (0..200).map(line).collect();
     edited.weir.write("more/0.jsonl", &lines);
     edited.weir.succeed(&TO_THE_END);
