@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use super::columns::{checks, columns, known, watermark};
 use super::definition::{
-    ChangeEncoding, ChangeFormat, ColumnDef, FileSourceOptions, KafkaSinkOptions, Metadata, OnError, Secret, SinkConnector, SinkDef,
-    SourceConnector, SourceDef, TableDef, TableFeed,
+    ChangeEncoding, ChangeFormat, ColumnDef, FileSourceOptions, KafkaSinkOptions, Metadata, OnError, Secret,
+    SinkConnector, SinkDef, SourceConnector, SourceDef, TableDef, TableFeed,
 };
 use super::options::{
     OptionReader, Scope, delta_source, eventhubs_sink, eventhubs_source, feed_columns, file_sink, file_source,
@@ -197,14 +197,8 @@ fn on_error(reader: &mut OptionReader<'_>) -> OnError {
 }
 
 /// What a message broker tells of a record.
-const ALL_METADATA: &[Metadata] = &[
-    Metadata::Key,
-    Metadata::Partition,
-    Metadata::Offset,
-    Metadata::Timestamp,
-    Metadata::Headers,
-    Metadata::Topic,
-];
+const ALL_METADATA: &[Metadata] =
+    &[Metadata::Key, Metadata::Partition, Metadata::Offset, Metadata::Timestamp, Metadata::Headers, Metadata::Topic];
 
 /// A source's columns: declared, or for a generator the fixed ones; none for a Delta table that shall be asked.
 fn source_columns(

@@ -7,8 +7,8 @@ use tokio::task::JoinSet;
 
 use super::project::{Project, environment, surroundings};
 use super::report::Report;
-use super::statements::Statements;
 use super::server::Server;
+use super::statements::Statements;
 use super::{Failure, signals};
 use crate::catalog::Trigger;
 use crate::config::Config;

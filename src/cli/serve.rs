@@ -119,11 +119,7 @@ impl ServeOptions {
 /// The configured warehouse, or the one at `path`, a folder or an object store's URL; with what `files` declare.
 ///
 /// Errors: what is wrong with the files.
-pub async fn open_warehouse(
-    config: &Config,
-    path: Option<&str>,
-    files: &[PathBuf],
-) -> Result<Arc<Warehouse>, Failure> {
+pub async fn open_warehouse(config: &Config, path: Option<&str>, files: &[PathBuf]) -> Result<Arc<Warehouse>, Failure> {
     let env = Env::system()?;
     let memory = config.memory_limit_bytes();
     if files.is_empty() {

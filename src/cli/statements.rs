@@ -63,13 +63,17 @@ impl Statements {
     async fn problems_of(&self, project: &Project, statement: &Statement) -> Result<Vec<Diagnostic>> {
         match &statement.kind {
             StatementKind::Verify(verify) => return Ok(wrong_verify(project, verify).into_iter().collect()),
-            StatementKind::Migration(Migration { from }) => return Ok(from.as_ref().and_then(wrong_file).into_iter().collect()),
+            StatementKind::Migration(Migration { from }) => {
+                return Ok(from.as_ref().and_then(wrong_file).into_iter().collect());
+            }
             _ => {}
         }
         let Some(warehouse) = &self.warehouse else { return Ok(Vec::new()) };
         match warehouse.plan_part(&project.catalog.files, statement.span).await {
             Ok(_) => Ok(Vec::new()),
-            Err(Refusal::Sql(diagnostics)) => Ok(diagnostics.list.into_iter().map(|found| self.unknown(found)).collect()),
+            Err(Refusal::Sql(diagnostics)) => {
+                Ok(diagnostics.list.into_iter().map(|found| self.unknown(found)).collect())
+            }
             Err(Refusal::Other(error)) => Err(error),
         }
     }
@@ -84,7 +88,13 @@ impl Statements {
     }
 
     /// Answers all of them, in their order. Errors: the first that fails; a VERIFY that finds a difference.
-    pub async fn run(&self, project: &Project, config: &Config, around: &Surroundings, json: bool) -> Result<(), Failure> {
+    pub async fn run(
+        &self,
+        project: &Project,
+        config: &Config,
+        around: &Surroundings,
+        json: bool,
+    ) -> Result<(), Failure> {
         let format = if json { OutputFormat::Json } else { OutputFormat::Table };
         for statement in &project.catalog.statements {
             match &statement.kind {
@@ -187,7 +197,9 @@ fn wrong_verify(project: &Project, verify: &Verify) -> Option<Diagnostic> {
 fn wrong_file(file: &Name) -> Option<Diagnostic> {
     let error: Error = match std::fs::read_to_string(&file.value) {
         Ok(_) => return None,
-        Err(error) => Error::config(format!("SQL file `{}` cannot be read", file.value)).with_detail(format!("{error}.")),
+        Err(error) => {
+            Error::config(format!("SQL file `{}` cannot be read", file.value)).with_detail(format!("{error}."))
+        }
     };
     Some(super::project::of_error(file.span, &error))
 }

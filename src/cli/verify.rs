@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use super::Failure;
-use super::output::say;
 use super::migration::{newest_manifest, planned};
+use super::output::say;
 use super::project::{Project, environment, surroundings};
 use super::report::grouped;
 use crate::catalog::PipelineDef;
@@ -60,7 +60,9 @@ pub async fn pipeline(
 /// That so many tables differ.
 pub fn differ(count: usize) -> Error {
     Error::sql(format!("{count} of the tables differ from what the SQL says in batch"))
-        .with_detail("Late rows, rows that a TTL forgot and rows emitted on arrival make a stream differ from its batch.")
+        .with_detail(
+            "Late rows, rows that a TTL forgot and rows emitted on arrival make a stream differ from its batch.",
+        )
         .with_hint("`weir status` counts late rows.")
 }
 

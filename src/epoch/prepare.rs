@@ -225,11 +225,7 @@ async fn open_lookups(
     Ok((stores, columns))
 }
 
-async fn open_lookup(
-    catalog: &Catalog,
-    name: &str,
-    around: &Surroundings,
-) -> Result<Option<(TableStore, SchemaRef)>> {
+async fn open_lookup(catalog: &Catalog, name: &str, around: &Surroundings) -> Result<Option<(TableStore, SchemaRef)>> {
     let Some(def) = catalog.tables.get(name) else { return Ok(None) };
     let store = TableStore::open(&around.table_location(def), &around.storage_of(def), &around.env)?;
     let table = Table::open(store.clone()).await.map_err(|error| {

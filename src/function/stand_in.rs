@@ -8,7 +8,11 @@ use datafusion::logical_expr::{ColumnarValue, ScalarFunctionArgs, ScalarUDF, Sca
 /// `name(anything …)` that gives `returns`; it can be planned and never run.
 pub fn stand_in(name: &str, returns: DataType) -> ScalarUDF {
     // Volatile, so that no optimiser asks it for a value.
-    ScalarUDF::from(StandIn { name: name.to_owned(), returns, signature: Signature::variadic_any(Volatility::Volatile) })
+    ScalarUDF::from(StandIn {
+        name: name.to_owned(),
+        returns,
+        signature: Signature::variadic_any(Volatility::Volatile),
+    })
 }
 
 #[derive(Debug, PartialEq, Eq, Hash)]

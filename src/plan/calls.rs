@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
-    Expr, Function, FunctionArg, FunctionArguments, ObjectNamePart, Query, Visit, VisitMut, VisitorMut, visit_expressions,
+    Expr, Function, FunctionArg, FunctionArguments, ObjectNamePart, Query, Visit, VisitMut, VisitorMut,
+    visit_expressions,
 };
 
 /// True when `ast` calls one of `names`.

@@ -62,7 +62,12 @@ impl Diagnostics {
         list.sort_by_key(|d| (d.span.is_empty(), d.span.file, d.span.start));
         let mut unlike: Vec<Diagnostic> = Vec::with_capacity(list.len());
         for diagnostic in list {
-            if !unlike.iter().rev().take_while(|other| other.span.start == diagnostic.span.start).any(|other| *other == diagnostic) {
+            if !unlike
+                .iter()
+                .rev()
+                .take_while(|other| other.span.start == diagnostic.span.start)
+                .any(|other| *other == diagnostic)
+            {
                 unlike.push(diagnostic);
             }
         }

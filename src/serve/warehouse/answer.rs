@@ -6,16 +6,18 @@ use arrow::datatypes::SchemaRef;
 use datafusion::catalog::TableProvider;
 use serde_json::Value;
 
-use super::declared::{Declared, delivery, on_error, sink_connector, sink_format, source_connector, source_format, watermark};
+use super::declared::{
+    Declared, delivery, on_error, sink_connector, sink_format, source_connector, source_format, watermark,
+};
 use super::refusal::Refusal;
 use super::system::{integer, integers, memory, micros, strings, text, timestamps};
 use super::{Warehouse, location::Location};
-use crate::catalog::{Catalog, InsertDef, PipelineDef, PipelineOptions};
+use crate::catalog::{Catalog, InsertDef, PipelineDef, PipelineOptions, Trigger};
 use crate::delta::{AsOf, detail, history};
 use crate::error::{Error, Result};
 use crate::model::Model;
-use crate::plan::{FunctionSet, Targets, columns_of, compile, explain, reads_stream, session_and_problems};
 use crate::plan::RelationMode;
+use crate::plan::{FunctionSet, Targets, columns_of, compile, explain, reads_stream, session_and_problems};
 use crate::sql::statement::{Aspect, Describe, Explain, Insert, Name, ObjectKind};
 use crate::sql::suggest::did_you_mean;
 use crate::sql::types::sql_name;
@@ -48,8 +50,9 @@ impl Warehouse {
                     .with_hint(format!("Run `weir verify file.sql --pipeline {}`.", verify.pipeline.value)),
             ),
             StatementKind::Migration(_) => place.refuse(
-                Diagnostic::new(place.span, "`EXPLAIN MIGRATION` compares SQL files, which a query cannot")
-                    .with_hint("Run `weir check file.sql --against-state`, or `weir explain new.sql --migration old.sql`."),
+                Diagnostic::new(place.span, "`EXPLAIN MIGRATION` compares SQL files, which a query cannot").with_hint(
+                    "Run `weir check file.sql --against-state`, or `weir explain new.sql --migration old.sql`.",
+                ),
             ),
             _ => Ok(None),
         }
@@ -108,7 +111,11 @@ impl Warehouse {
         } else if let Some(def) = catalog.sources.get(name).filter(|_| is(ObjectKind::Source)) {
             if details { properties(source(declared, name)) } else { columns(&def.schema()) }
         } else if let Some(def) = catalog.sinks.get(name).filter(|_| is(ObjectKind::Sink)) {
-            if details || def.columns.is_empty() { properties(sink(declared, name)) } else { columns(&sink_schema(def)) }
+            if details || def.columns.is_empty() {
+                properties(sink(declared, name))
+            } else {
+                columns(&sink_schema(def))
+            }
         } else if catalog.views.contains_key(name) && (is(ObjectKind::View) || is(ObjectKind::MaterializedView)) {
             match (details, view_columns(declared, name).await) {
                 (false, Some(schema)) => columns(&schema),
@@ -170,12 +177,14 @@ impl Warehouse {
             }
             _ => return Ok(None),
         };
-        let streams = self.declared_files().filter(|declared| is_insert || reads_stream(&declared.catalog, &insert.query));
+        let streams =
+            self.declared_files().filter(|declared| is_insert || reads_stream(&declared.catalog, &insert.query));
         let Some(declared) = streams else {
             if !is_insert {
                 return Ok(None);
             }
-            let error = Diagnostic::new(insert.target.span, "`EXPLAIN INSERT` needs the files that declare what it reads");
+            let error =
+                Diagnostic::new(insert.target.span, "`EXPLAIN INSERT` needs the files that declare what it reads");
             return place.refuse(error.with_hint("Name them: `weir query --file file.sql 'EXPLAIN INSERT …'`."));
         };
         let mut catalog = declared.catalog.clone();
@@ -237,7 +246,10 @@ fn columns(schema: &SchemaRef) -> Result<Arc<dyn TableProvider>, Error> {
     memory(vec![
         ("column_name", strings(fields.iter().map(|field| Some(field.name().clone())))),
         ("data_type", strings(fields.iter().map(|field| Some(field.data_type().to_string())))),
-        ("is_nullable", strings(fields.iter().map(|field| Some(if field.is_nullable() { "YES" } else { "NO" }.to_owned())))),
+        (
+            "is_nullable",
+            strings(fields.iter().map(|field| Some(if field.is_nullable() { "YES" } else { "NO" }.to_owned()))),
+        ),
     ])
 }
 
@@ -330,11 +342,20 @@ fn pipeline(catalog: &Catalog, name: &str) -> Properties {
     present(vec![
         ("kind", Some("pipeline".to_owned())),
         ("writes", Some(targets.join(", "))),
-        ("trigger", Some(format!("{:?}", def.options.trigger.unwrap_or_default()).to_lowercase())),
+        ("trigger", Some(trigger(def.options.trigger.unwrap_or_default()))),
         ("max_rows_per_micro_batch", Some(def.options.max_rows_per_micro_batch.to_string())),
         ("parallelism", def.options.parallelism.map(|lanes| lanes.to_string())),
         ("declared_at", catalog.files.place(def.span)),
     ])
+}
+
+/// A trigger as it is written.
+fn trigger(trigger: Trigger) -> String {
+    match trigger {
+        Trigger::Interval(interval) => format!("{interval:?}"),
+        Trigger::AvailableNow => "available now".to_owned(),
+        Trigger::Continuous => "continuous".to_owned(),
+    }
 }
 
 /// One row of what the table is, in the words of Delta's own DESCRIBE DETAIL.

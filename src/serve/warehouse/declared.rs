@@ -147,8 +147,12 @@ pub fn source_connector(def: &SourceDef) -> (&'static str, String) {
             (connector, format!("topic {} at {}", options.topic, options.connection.bootstrap_servers))
         }
         SourceConnector::File(options) => ("file", options.path.clone()),
-        SourceConnector::Generator(options) => ("generator", format!("{:?} seed {}", options.table, options.seed).to_lowercase()),
-        SourceConnector::Nexmark(options) => ("nexmark", format!("{:?} seed {}", options.table, options.seed).to_lowercase()),
+        SourceConnector::Generator(options) => {
+            ("generator", format!("{:?} seed {}", options.table, options.seed).to_lowercase())
+        }
+        SourceConnector::Nexmark(options) => {
+            ("nexmark", format!("{:?} seed {}", options.table, options.seed).to_lowercase())
+        }
         SourceConnector::Delta(options) => match options.feed {
             TableFeed::Append => ("delta", options.path.clone()),
             TableFeed::Changes => ("delta", format!("changes of {}", options.path)),

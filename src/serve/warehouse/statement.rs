@@ -55,7 +55,9 @@ pub fn parse(tokens: Vec<TokenWithSpan>) -> Parsed<Statement> {
     });
     let mut statement = match parsed {
         Ok(Some(statement)) => statement,
-        Ok(None) => return Err(Diagnostic::new(all, "more than one statement").with_hint("Send statements one by one.")),
+        Ok(None) => {
+            return Err(Diagnostic::new(all, "more than one statement").with_hint("Send statements one by one."));
+        }
         Err(error) => return Err(syntax_error(&error, &tokens, all)),
     };
     if !reads(&statement) {
@@ -226,7 +228,8 @@ fn name_versions(tokens: Vec<TokenWithSpan>) -> Parsed<Vec<TokenWithSpan>> {
 /// `VERSION AS OF 3` or `TIMESTAMP AS OF '…'`, begun by `first`.
 fn version_clause(first: &Token, rest: &[TokenWithSpan]) -> Parsed<Option<AsOf>> {
     let [as_word, of_word, value] = rest else { return Ok(None) };
-    let (Token::Word(first), Token::Word(as_word), Token::Word(of_word)) = (first, &as_word.token, &of_word.token) else {
+    let (Token::Word(first), Token::Word(as_word), Token::Word(of_word)) = (first, &as_word.token, &of_word.token)
+    else {
         return Ok(None);
     };
     if as_word.keyword != Keyword::AS || of_word.keyword != Keyword::OF {
@@ -241,10 +244,8 @@ fn version_clause(first: &Token, rest: &[TokenWithSpan]) -> Parsed<Option<AsOf>>
             })
         }
         (Keyword::TIMESTAMP, Token::SingleQuotedString(text)) => instant(text, span).map(Some),
-        (Keyword::VERSION | Keyword::TIMESTAMP, _) => {
-            Err(Diagnostic::new(span, "version of a table is not a literal")
-                .with_hint("Write `VERSION AS OF 3` or `TIMESTAMP AS OF '2026-01-31 12:00:00'`."))
-        }
+        (Keyword::VERSION | Keyword::TIMESTAMP, _) => Err(Diagnostic::new(span, "version of a table is not a literal")
+            .with_hint("Write `VERSION AS OF 3` or `TIMESTAMP AS OF '2026-01-31 12:00:00'`.")),
         _ => Ok(None),
     }
 }

@@ -38,7 +38,8 @@ const SHOWN: &[(&str, Show)] = &[
 ];
 
 /// Changes of a table that another program makes.
-const TABLE_TOOL: &str = "Stop the pipelines that write the table and change it with another program, such as Python's `deltalake`";
+const TABLE_TOOL: &str =
+    "Stop the pipelines that write the table and change it with another program, such as Python's `deltalake`";
 
 /// Statements that weir does not run, and what does their work.
 const LATER: &[(&[&str], &str)] = &[
@@ -46,24 +47,42 @@ const LATER: &[(&[&str], &str)] = &[
         &["REFRESH", "MODEL"],
         "Train with LightGBM, save the model over the file that `path` names, and start the pipeline again.",
     ),
+    (&["REFRESH", "MATERIALIZED", "VIEW"], "A materialized view is kept up to date by its pipeline: `weir run`."),
     (
-        &["REFRESH", "MATERIALIZED", "VIEW"],
-        "A materialized view is kept up to date by its pipeline: `weir run`.",
+        &["REFRESH"],
+        "Tables are read at their newest version, and materialized views are kept up to date by `weir run`.",
     ),
-    (&["REFRESH"], "Tables are read at their newest version, and materialized views are kept up to date by `weir run`."),
     (
         &["ALTER", "MODEL"],
         "The model that answers is the file that `path` names: put another in its place and start the pipeline again.",
     ),
     (&["ALTER", "TABLE"], "{}: `DeltaTable(path).alter.add_columns(…)` or `.alter.set_table_properties({…})`."),
-    (&["ALTER", "PIPELINE"], "Change the options in `CREATE PIPELINE … WITH (…)` and start it again: it goes on where it was."),
+    (
+        &["ALTER", "PIPELINE"],
+        "Change the options in `CREATE PIPELINE … WITH (…)` and start it again: it goes on where it was.",
+    ),
     (&["ALTER"], "Change the CREATE statement in the file and start the pipeline again: it goes on where it was."),
     (&["OPTIMIZE"], "{}: `DeltaTable(path).optimize.compact()`, or `.optimize.z_order([…])`."),
-    (&["VACUUM"], "Use another program, such as Python's `deltalake`: `DeltaTable(path).vacuum(retention_hours=168, dry_run=False)`."),
-    (&["RESTORE"], "{}: `DeltaTable(path).restore(version)`. Older versions can be read without: `SELECT … FROM t VERSION AS OF 3`."),
-    (&["DELETE"], "{}: `DeltaTable(path).delete(\"…\")`. A table with `PRIMARY KEY (…) NOT ENFORCED` drops the rows that its query takes back."),
-    (&["UPDATE"], "{}: `DeltaTable(path).update(…)`. `INSERT INTO` a table with `PRIMARY KEY (…) NOT ENFORCED` replaces rows by key."),
-    (&["MERGE", "INTO"], "Declare `PRIMARY KEY (…) NOT ENFORCED` on the table: `INSERT INTO` it then replaces rows by key."),
+    (
+        &["VACUUM"],
+        "Use another program, such as Python's `deltalake`: `DeltaTable(path).vacuum(retention_hours=168, dry_run=False)`.",
+    ),
+    (
+        &["RESTORE"],
+        "{}: `DeltaTable(path).restore(version)`. Older versions can be read without: `SELECT … FROM t VERSION AS OF 3`.",
+    ),
+    (
+        &["DELETE"],
+        "{}: `DeltaTable(path).delete(\"…\")`. A table with `PRIMARY KEY (…) NOT ENFORCED` drops the rows that its query takes back.",
+    ),
+    (
+        &["UPDATE"],
+        "{}: `DeltaTable(path).update(…)`. `INSERT INTO` a table with `PRIMARY KEY (…) NOT ENFORCED` replaces rows by key.",
+    ),
+    (
+        &["MERGE", "INTO"],
+        "Declare `PRIMARY KEY (…) NOT ENFORCED` on the table: `INSERT INTO` it then replaces rows by key.",
+    ),
     (&["MERGE"], "Declare `PRIMARY KEY (…) NOT ENFORCED` on the table: `INSERT INTO` it then replaces rows by key."),
     (&["START", "PIPELINE"], "Start it from the command line: `weir run file.sql --pipeline name`."),
     (&["STOP", "PIPELINE"], "Stop its process with Ctrl-C or SIGTERM: it commits what it has and ends."),
@@ -74,7 +93,10 @@ const LATER: &[(&[&str], &str)] = &[
     (&["TRUNCATE"], "{}: `DeltaTable(path).delete()`."),
     (&["COPY"], "Write with `INSERT INTO` a sink with connector `file`, or print with `weir query … --format csv`."),
     (&["ANALYZE"], "Statistics are written with every file: there is nothing to gather."),
-    (&["SET"], "Options stand in the `WITH (…)` of statements and in `config/weir.yaml`; `weir config` explains its keys."),
+    (
+        &["SET"],
+        "Options stand in the `WITH (…)` of statements and in `config/weir.yaml`; `weir config` explains its keys.",
+    ),
     (&["GRANT"], "Who may read is for the object store to say; the Flight SQL server has one token, `flight.token`."),
     (&["BEGIN"], "INSERTs that commit together stand in one `CREATE PIPELINE … AS BEGIN … END`."),
     (&["COMMIT"], "INSERTs that commit together stand in one `CREATE PIPELINE … AS BEGIN … END`."),
