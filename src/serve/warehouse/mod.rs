@@ -219,7 +219,7 @@ impl Warehouse {
             let place = crate::sql::diagnose(&error, files, span).span;
             (query_error(error), place)
         };
-        let references = state.resolve_table_references(&statement).map_err(|error| query_error(error))?;
+        let references = state.resolve_table_references(&statement).map_err(query_error)?;
         let lists = references.iter().any(|reference| reference.schema() == Some("information_schema"));
         let listed = if lists { self.list_tables().await? } else { Vec::new() };
         state.register_catalog_list(Arc::new(RequestCatalogs::new(Arc::clone(self), &listed)));
