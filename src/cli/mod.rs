@@ -11,6 +11,7 @@ use crate::error::Error;
 use crate::sql::Diagnostics;
 
 mod check;
+mod connect;
 mod demo;
 mod explain;
 mod migration;
@@ -107,6 +108,10 @@ pub fn main() -> ExitCode {
         Ok(config) => config,
         Err(error) => return report_failure(&Failure::Error(error)),
     };
+    let asked_for_json = match typed.log {
+        Some(choice) => matches!(choice, LogChoice::Json),
+        None => matches!(config.log.format, LogFormat::Json),
+    };
     let json = match typed.log {
         Some(LogChoice::Json) => true,
         Some(LogChoice::Text) => false,
@@ -120,7 +125,7 @@ pub fn main() -> ExitCode {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let done = match runtime {
         Ok(runtime) => {
-            let done = runtime.block_on(run_command(typed.command, &config, json));
+            let done = runtime.block_on(run_command(typed.command, &config, json, asked_for_json));
             // A blocked client thread must not keep a finished program alive.
             runtime.shutdown_timeout(std::time::Duration::from_secs(2));
             done
@@ -133,7 +138,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-async fn run_command(command: Command, config: &Config, json: bool) -> Result<(), Failure> {
+async fn run_command(command: Command, config: &Config, json: bool, asked_for_json: bool) -> Result<(), Failure> {
     match command {
         Command::Run(args) => run::run(args, config, json).await,
         Command::Check(args) => check::run(args, config).await,
@@ -142,7 +147,8 @@ async fn run_command(command: Command, config: &Config, json: bool) -> Result<()
         Command::Serve(args) => serve::run(args, config).await,
         Command::Query(args) => query::run(args, config).await,
         Command::Generate(args) => Ok(generate::run(args).await?),
-        Command::Demo(args) => demo::run(args, config, json).await,
+        // A demo speaks to a person, also through a pipe, unless JSON was asked for.
+        Command::Demo(args) => demo::run(args, config, asked_for_json).await,
         Command::Status(args) => Ok(status::run(args, config).await?),
         Command::Config => {
             output::say!("{}", Config::documented().trim_end());
