@@ -15,4 +15,5 @@ mod readers;
 mod sql_files;
 mod stateful;
 mod stateful_crash;
+mod statements;
 mod upserts;
