@@ -37,7 +37,7 @@ use self::tables::Tables;
 use super::failure::{nearest, query_error, quoted};
 use crate::delta::{AsOf, TableVersion};
 use crate::error::{Error, Result};
-use crate::plan::{RelationMode, register_relations};
+use crate::plan::{RelationMode, physical_rules, register_relations};
 
 /// The one catalog's name.
 pub const CATALOG: &str = "weir";
@@ -301,6 +301,7 @@ fn session_state(options: WarehouseOptions) -> Result<SessionState> {
         .with_runtime_env(runtime)
         .with_default_features()
         .with_table_factories(HashMap::new())
+        .with_physical_optimizer_rules(physical_rules())
         .build();
     for function in options.functions {
         datafusion::execution::FunctionRegistry::register_udf(&mut state, function).map_err(query_error)?;
