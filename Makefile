@@ -13,10 +13,10 @@ export PATH := $(CURDIR)/.build/bin:$(PATH):$(HOME)/.cargo/bin:$(CURDIR)/.build/
 CARGO_FLAGS := --release --locked
 ARGS ?=
 
-.PHONY: help setup build demo test fmt lint doc unit it bench deny clean distclean
+.PHONY: help setup build demo test fmt lint doc bench bench-tools fuzz deny clean distclean
 
 help: ## this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 20
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
 
 setup: ## install what building needs and is missing (apt, private venv); says what it installs
 	@.ci/setup.sh build
@@ -46,6 +46,14 @@ fmt: ## format the code
 
 bench: setup ## CPU per million rows of the parts and of the whole (ARGS='--rows 1000000'); see benches/README.md
 	cargo bench --locked --bench '*' -- $(ARGS)
+
+bench-tools: ## for the scoring bench: tl2cgen and treelite from PyPI into .build/venv-bench
+	@[ -x .build/venv-bench/bin/python ] || python3 -m venv .build/venv-bench
+	.build/venv-bench/bin/python -m pip install -q --disable-pip-version-check tl2cgen treelite setuptools scipy
+
+fuzz: setup ## the model parser against any bytes (ARGS='-max_total_time=60'); needs cargo-fuzz and a nightly toolchain
+	@command -v cargo-fuzz >/dev/null || { echo 'make fuzz: cargo install --locked cargo-fuzz' >&2; exit 2; }
+	cargo +nightly fuzz run --fuzz-dir tests/fuzz model_text tests/fuzz/corpus src/model/tests/fixtures -- $(ARGS)
 
 deny: ## advisories, licences, sources of the dependencies; needs cargo-deny and network
 	@command -v cargo-deny >/dev/null || { echo 'make deny: cargo install --locked cargo-deny' >&2; exit 2; }

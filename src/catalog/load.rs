@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::definition::{FunctionDef, ModelDef, PipelineDef, PipelineOptions, Secret, ViewDef};
 use super::materialized::primary_key;
-use super::names::{Claim, Names};
+use super::names::{Claim, Names, Namespace};
 use super::options::{OptionReader, Scope, pipeline as pipeline_options};
 use super::pipelines::{check_cycles, check_insert, check_seeds};
 use super::{Catalog, relations};
@@ -14,10 +14,10 @@ use crate::sql::statement::{
     CreateFunction, CreateMaterializedView, CreateModel, CreatePipeline, CreateRelation, CreateSecret, CreateView,
     Drop, Head, Insert, ObjectKind, SecretOrigin,
 };
-use crate::sql::{Diagnostic, Diagnostics, Files, SourceFile, Span, StatementKind, parse};
+use crate::sql::{Diagnostic, Files, SourceFile, Span, StatementKind, parse};
 
-/// See [`Catalog::load`].
-pub fn load(files: &[Arc<SourceFile>], lookup: &dyn Fn(&str) -> Option<String>) -> Result<Catalog, Diagnostics> {
+/// See [`Catalog::read`].
+pub fn read(files: &[Arc<SourceFile>], lookup: &dyn Fn(&str) -> Option<String>) -> (Catalog, Vec<Diagnostic>) {
     let mut loader = Loader {
         lookup,
         files: Files::new(files),
@@ -26,6 +26,7 @@ pub fn load(files: &[Arc<SourceFile>], lookup: &dyn Fn(&str) -> Option<String>) 
         secrets: BTreeMap::new(),
         foreign: Vec::new(),
         inserts: Vec::new(),
+        unread_targets: BTreeSet::new(),
         errors: Vec::new(),
     };
     for (index, file) in files.iter().enumerate() {
@@ -55,7 +56,7 @@ pub fn load(files: &[Arc<SourceFile>], lookup: &dyn Fn(&str) -> Option<String>) 
         bare.retain(|insert| loader.fills(insert));
         loader.bare_inserts(file, bare);
     }
-    loader.finish(files)
+    loader.finish()
 }
 
 struct Loader<'a> {
@@ -68,6 +69,8 @@ struct Loader<'a> {
     foreign: Vec<CreateRelation>,
     /// Every INSERT, for checking once all objects are known.
     inserts: Vec<Insert>,
+    /// Targets of INSERTs that could not be read.
+    unread_targets: BTreeSet<String>,
     errors: Vec<Diagnostic>,
 }
 
@@ -84,6 +87,7 @@ impl Loader<'_> {
             StatementKind::CreatePipeline(create) => self.pipeline(create),
             StatementKind::Drop(drop) => self.drop(&drop),
             StatementKind::Broken(name) => self.names.set_broken(name.value),
+            StatementKind::BrokenInsert(target) => drop(self.unread_targets.insert(target.value)),
             // Gathered by `load`.
             StatementKind::CreateMaterializedView(_)
             | StatementKind::ShowState(_)
@@ -108,6 +112,12 @@ impl Loader<'_> {
             Ok(Claim::Keep) => false,
             Err(error) => {
                 self.errors.push(error);
+                // Of two kinds, which is meant is not known.
+                if matches!(Namespace::of(kind), Namespace::Relations | Namespace::Callables)
+                    && self.names.kind(kind, &head.name.value) != Some(kind)
+                {
+                    self.names.set_broken(head.name.value.clone());
+                }
                 false
             }
         }
@@ -193,7 +203,22 @@ impl Loader<'_> {
                 .map(|table| drop(self.catalog.tables.insert(name.clone(), table))),
         };
         if built.is_none() {
-            self.names.set_broken(name);
+            self.stand_in(name, kind, &create);
+        }
+    }
+
+    /// What is known of a source or table whose options are wrong: its columns, for queries to be checked against.
+    fn stand_in(&mut self, name: String, kind: ObjectKind, create: &CreateRelation) {
+        match kind {
+            ObjectKind::Source => match relations::declared_source(create) {
+                Some(source) => drop(self.catalog.sources.insert(name, source)),
+                None => self.names.set_broken(name),
+            },
+            ObjectKind::Table => match relations::declared_table(create) {
+                Some(table) => drop(self.catalog.tables.insert(name, table)),
+                None => self.names.set_broken(name),
+            },
+            _ => self.names.set_broken(name),
         }
     }
 
@@ -277,7 +302,10 @@ impl Loader<'_> {
             path_span: path.span,
         });
         self.errors.extend(errors);
-        self.catalog.models.extend(model.map(|model| (name.value.clone(), model)));
+        match model {
+            Some(model) => drop(self.catalog.models.insert(name.value.clone(), model)),
+            None => drop(self.catalog.broken.models.insert(name.value.clone())),
+        }
     }
 
     fn pipeline(&mut self, mut create: CreatePipeline) {
@@ -321,7 +349,8 @@ impl Loader<'_> {
 
     /// Tables of Flink's form are sinks where something is inserted into them, else sources.
     fn foreign(&mut self) {
-        let targets: BTreeSet<&str> = self.inserts.iter().map(|insert| insert.target.value.as_str()).collect();
+        let read = self.inserts.iter().map(|insert| insert.target.value.as_str());
+        let targets: BTreeSet<&str> = read.chain(self.unread_targets.iter().map(String::as_str)).collect();
         let scope = Scope { files: &self.files, lookup: self.lookup, secrets: &self.secrets };
         for create in &self.foreign {
             let name = create.head.name.value.clone();
@@ -337,23 +366,33 @@ impl Loader<'_> {
                     .map(|source| drop(self.catalog.sources.insert(name.clone(), source)))
             };
             if built.is_none() {
-                self.names.set_broken(name);
+                match relations::declared_source(create).filter(|_| !is_target) {
+                    Some(source) => drop(self.catalog.sources.insert(name, source)),
+                    None => self.names.set_broken(name),
+                }
             }
         }
     }
 
-    fn finish(mut self, files: &[Arc<SourceFile>]) -> Result<Catalog, Diagnostics> {
+    fn finish(mut self) -> (Catalog, Vec<Diagnostic>) {
         self.foreign();
         for insert in &self.inserts {
+            let before = self.errors.len();
             check_insert(insert, &self.catalog, &self.names, &mut self.errors);
+            if self.errors.len() > before {
+                self.catalog.broken.inserts.push(insert.target.span);
+            }
         }
         check_seeds(&self.catalog, &self.names, &mut self.errors);
-        check_cycles(&self.catalog.views, &mut self.errors);
-        if !self.errors.is_empty() {
-            return Err(Diagnostics::new(files, self.errors));
-        }
+        let cyclic = check_cycles(&self.catalog.views, &mut self.errors);
+        let broken = &mut self.catalog.broken;
+        broken.relations.extend(cyclic);
+        broken.relations.extend(self.names.broken().iter().cloned());
+        // A model that is declared with wrong options is still known to be a model.
+        let models = &broken.models;
+        broken.callables.extend(self.names.broken().iter().filter(|name| !models.contains(*name)).cloned());
         self.catalog.secrets = self.secrets.into_keys().collect();
-        Ok(self.catalog)
+        (self.catalog, self.errors)
     }
 }
 

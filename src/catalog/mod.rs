@@ -15,14 +15,14 @@ mod names;
 mod pipelines;
 mod load;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 pub use definition::*;
 pub use options::{feed_columns, nexmark_columns};
 pub use value::trigger as parse_trigger;
 
-use crate::sql::{Diagnostics, Files, SourceFile, Span, Statement};
+use crate::sql::{Diagnostic, Diagnostics, Files, SourceFile, Span, Statement};
 
 /// Everything that some SQL files declare.
 #[derive(Debug, Clone, Default)]
@@ -45,6 +45,29 @@ pub struct Catalog {
     pub secrets: Vec<String>,
     /// SELECT, EXPLAIN, SHOW and DESCRIBE, in order.
     pub statements: Vec<Statement>,
+    /// Empty in a catalog without errors.
+    pub broken: Broken,
+}
+
+/// What could not be made. Its errors are told where they are; whatever hangs on it is passed over, so that a cause is told
+/// once and everything that does not hang on it is still checked.
+#[derive(Debug, Clone, Default)]
+pub struct Broken {
+    /// Sources, tables, sinks and views of which nothing more is known than the name.
+    pub relations: BTreeSet<String>,
+    /// Functions and models of which not even the type is known.
+    pub callables: BTreeSet<String>,
+    /// Models that are not there: calls of them give DOUBLE, whatever their arguments.
+    pub models: BTreeSet<String>,
+    /// INSERTs whose list of columns is wrong, by their target's place.
+    pub inserts: Vec<Span>,
+}
+
+impl Broken {
+    /// True when the names of these relations stand for something that could not be made.
+    pub fn reads_any<'n>(&self, names: impl IntoIterator<Item = &'n String>) -> bool {
+        names.into_iter().any(|name| self.relations.contains(name))
+    }
 }
 
 impl Catalog {
@@ -52,7 +75,14 @@ impl Catalog {
     ///
     /// Errors: every error of every file.
     pub fn load(files: &[Arc<SourceFile>], lookup: &dyn Fn(&str) -> Option<String>) -> Result<Self, Diagnostics> {
-        load::load(files, lookup)
+        let (catalog, errors) = Self::read(files, lookup);
+        if errors.is_empty() { Ok(catalog) } else { Err(Diagnostics::new(files, errors)) }
+    }
+
+    /// The same, with all that could be read beside what is wrong: planning that finds the errors of its own stage. Such a
+    /// catalog is for checking only; stand-ins take the place of what is broken.
+    pub fn read(files: &[Arc<SourceFile>], lookup: &dyn Fn(&str) -> Option<String>) -> (Self, Vec<Diagnostic>) {
+        load::read(files, lookup)
     }
 
     /// Whether a query that takes rows back can be written to this table or sink.

@@ -108,6 +108,11 @@ impl Names {
         self.broken.push(name);
     }
 
+    /// The names that nothing more is said about.
+    pub fn broken(&self) -> &[String] {
+        &self.broken
+    }
+
     /// True when a statement about `name` could not be read.
     pub fn is_broken(&self, name: &str) -> bool {
         self.broken.iter().any(|broken| broken == name)
@@ -115,7 +120,12 @@ impl Names {
 
     /// The kind of the relation of this name.
     pub fn relation(&self, name: &str) -> Option<ObjectKind> {
-        self.taken.get(&(Namespace::Relations, name.to_owned())).map(|(kind, _)| *kind)
+        self.kind(ObjectKind::Table, name)
+    }
+
+    /// The kind of the object that has this name where objects like `like` have theirs.
+    pub fn kind(&self, like: ObjectKind, name: &str) -> Option<ObjectKind> {
+        self.taken.get(&(Namespace::of(like), name.to_owned())).map(|(kind, _)| *kind)
     }
 
     /// Notes that a relation turned out to be of another kind (a table of another system's form).

@@ -72,8 +72,9 @@ pub fn check_seeds(catalog: &Catalog, names: &Names, errors: &mut Vec<Diagnostic
     }
 }
 
-/// Views that read themselves, each reported once.
-pub fn check_cycles(views: &BTreeMap<String, ViewDef>, errors: &mut Vec<Diagnostic>) {
+/// Views that read themselves, each reported once; gives their names.
+pub fn check_cycles(views: &BTreeMap<String, ViewDef>, errors: &mut Vec<Diagnostic>) -> Vec<String> {
+    let mut cyclic = Vec::new();
     let reads: BTreeMap<&str, BTreeSet<String>> =
         views.iter().map(|(name, view)| (name.as_str(), relation_names(&view.query))).collect();
     for (name, view) in views {
@@ -82,6 +83,7 @@ pub fn check_cycles(views: &BTreeMap<String, ViewDef>, errors: &mut Vec<Diagnost
         while let Some(next) = open.pop() {
             if next == name {
                 errors.push(Diagnostic::new(view.span, format!("view `{name}` reads itself")));
+                cyclic.push(name.clone());
                 break;
             }
             if seen.insert(next)
@@ -91,6 +93,7 @@ pub fn check_cycles(views: &BTreeMap<String, ViewDef>, errors: &mut Vec<Diagnost
             }
         }
     }
+    cyclic
 }
 
 /// The relations that a query names, folded as SQL folds them, without those that it defines in WITH.

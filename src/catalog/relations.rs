@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use super::columns::{checks, columns, known, watermark};
 use super::definition::{
-    ChangeEncoding, ChangeFormat, ColumnDef, KafkaSinkOptions, Metadata, OnError, Secret, SinkConnector, SinkDef,
-    SourceConnector, SourceDef, TableDef, TableFeed,
+    ChangeEncoding, ChangeFormat, ColumnDef, FileSourceOptions, KafkaSinkOptions, Metadata, OnError, Secret,
+    SinkConnector, SinkDef, SourceConnector, SourceDef, TableDef, TableFeed,
 };
 use super::options::{
     OptionReader, Scope, delta_source, eventhubs_sink, eventhubs_source, feed_columns, file_sink, file_source,
@@ -124,6 +124,52 @@ pub fn source(create: &CreateRelation, scope: &Scope<'_>, errors: &mut Vec<Diagn
     })
 }
 
+/// A source of which only the columns can be believed, for queries to be checked against: nothing reads it.
+pub fn declared_source(create: &CreateRelation) -> Built<SourceDef> {
+    let mut errors = Vec::new();
+    let columns = columns(&create.columns, ALL_METADATA, &mut errors);
+    let watermark = create.watermark.as_ref().and_then(|found| watermark(found, &columns, &mut errors));
+    if columns.is_empty() || !errors.is_empty() {
+        return None;
+    }
+    let connector = SourceConnector::File(FileSourceOptions { path: String::new(), poll_interval: Duration::ZERO });
+    let name = &create.head.name;
+    Some(SourceDef {
+        name: name.value.clone(),
+        columns,
+        watermark,
+        connector,
+        format: Format::Json,
+        on_error: OnError::default(),
+        idle_after: IDLE_AFTER,
+        max_drift: None,
+        span: name.span,
+    })
+}
+
+/// A table of which only the columns and the key can be believed: nothing opens it.
+pub fn declared_table(create: &CreateRelation) -> Built<TableDef> {
+    let mut errors = Vec::new();
+    let mut columns = columns(&create.columns, &[], &mut errors);
+    let primary_key = known(&create.primary_key, &columns, &mut errors);
+    key_columns(create, &mut columns, &mut errors);
+    if columns.is_empty() || !errors.is_empty() {
+        return None;
+    }
+    let name = &create.head.name;
+    Some(TableDef {
+        name: name.value.clone(),
+        columns,
+        partitioned_by: Vec::new(),
+        location: None,
+        properties: BTreeMap::new(),
+        storage: BTreeMap::new(),
+        primary_key,
+        checks: Vec::new(),
+        span: name.span,
+    })
+}
+
 /// How long a silent partition holds the watermark back where nothing is said.
 const IDLE_AFTER: Duration = Duration::from_secs(30);
 
@@ -150,6 +196,10 @@ fn on_error(reader: &mut OptionReader<'_>) -> OnError {
     reader.choice(&["on_error"], WORDS).unwrap_or_default()
 }
 
+/// What a message broker tells of a record.
+const ALL_METADATA: &[Metadata] =
+    &[Metadata::Key, Metadata::Partition, Metadata::Offset, Metadata::Timestamp, Metadata::Headers, Metadata::Topic];
+
 /// A source's columns: declared, or for a generator the fixed ones; none for a Delta table that shall be asked.
 fn source_columns(
     create: &CreateRelation,
@@ -158,17 +208,9 @@ fn source_columns(
     fixed: Option<Vec<ColumnDef>>,
     errors: &mut Vec<Diagnostic>,
 ) -> Vec<ColumnDef> {
-    const ALL: &[Metadata] = &[
-        Metadata::Key,
-        Metadata::Partition,
-        Metadata::Offset,
-        Metadata::Timestamp,
-        Metadata::Headers,
-        Metadata::Topic,
-    ];
     let name = &create.head.name;
     let available = match (connector, format) {
-        (Connector::Kafka | Connector::EventHubs, _) => ALL,
+        (Connector::Kafka | Connector::EventHubs, _) => ALL_METADATA,
         (Connector::File, Format::Json | Format::Csv) => &[Metadata::Offset, Metadata::Topic],
         _ => &[],
     };

@@ -112,10 +112,11 @@ pub async fn run(args: Args, config: &Config, json: bool) -> Result<(), Failure>
     let sent = producer.await.internal(|| "the simulator ended abnormally".to_owned())??;
     let finish = finish?;
     say(&format!(
-        "\n{} transactions sent, {} read and scored in {} epochs. Look at what is left:\n  weir query --warehouse {} 'SELECT count(*), max(score) FROM scored'",
+        "\n{} transactions sent, {} read and scored in {} epochs. Look at what is left:\n  {} query --warehouse {} 'SELECT count(*), max(score) FROM scored'",
         grouped(sent),
         grouped(finish.records),
         finish.epochs,
+        program(),
         config.warehouse
     ));
     Ok(())
@@ -134,16 +135,28 @@ fn fresh_warehouse(dir: &Path) -> PathBuf {
     free.next().unwrap_or_else(|| dir.join("warehouse"))
 }
 
+/// How the person calls this program: by its name if the shell finds it, else by its path, from here if it lies below.
+fn program() -> String {
+    let Ok(path) = std::env::current_exe() else { return "weir".to_owned() };
+    let folders = std::env::var_os("PATH").unwrap_or_default();
+    if std::env::split_paths(&folders).any(|folder| Some(folder.as_path()) == path.parent()) {
+        return "weir".to_owned();
+    }
+    let here = std::env::current_dir().unwrap_or_default();
+    path.strip_prefix(here).unwrap_or(&path).display().to_string()
+}
+
 fn next_steps(server: &Server) -> String {
+    let weir = program();
     format!(
         "Each line below is an epoch: rows read, rows a second, records still in Kafka, worst time from arrival to written,\n\
          time to commit, files. About 1 in 1000 records is damaged on purpose and goes to the dead letters.\n\
          In another terminal:\n  \
-         weir query --url grpc://{flight} 'SELECT count(*) AS n, avg(score) AS score FROM scored'\n  \
-         weir query --url grpc://{flight} 'SELECT * FROM fraud_alerts ORDER BY score DESC LIMIT 10'\n  \
-         weir query --url grpc://{flight} 'SELECT * FROM user_stats ORDER BY highest_score DESC LIMIT 10'\n  \
-         weir query --url grpc://{flight} 'SHOW STATE'\n  \
-         weir query --url grpc://{flight} 'SELECT reason, count(*) AS n FROM weir.dead_letters GROUP BY reason'\n",
+         {weir} query --url grpc://{flight} 'SELECT count(*) AS n, avg(score) AS score FROM scored'\n  \
+         {weir} query --url grpc://{flight} 'SELECT * FROM fraud_alerts ORDER BY score DESC LIMIT 10'\n  \
+         {weir} query --url grpc://{flight} 'SELECT * FROM user_stats ORDER BY highest_score DESC LIMIT 10'\n  \
+         {weir} query --url grpc://{flight} 'SHOW STATE'\n  \
+         {weir} query --url grpc://{flight} 'SELECT reason, count(*) AS n FROM weir.dead_letters GROUP BY reason'\n",
         flight = server.flight
     )
 }

@@ -1,13 +1,14 @@
 //! `weir explain`: how a pipeline would run.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use super::Failure;
-use super::migration::{between, planned};
-use super::project::{Project, runtime};
+use super::output::say;
+use super::project::{Project, runtime, surroundings};
+use super::statements::Statements;
+use super::{Failure, migration};
 use crate::config::Config;
 use crate::env::Env;
-use crate::epoch::{declared_targets, plan};
+use crate::plan::Targets;
 use crate::source::delta::Reach;
 
 /// What was typed.
@@ -24,36 +25,30 @@ pub struct Args {
     migration: Option<PathBuf>,
 }
 
-/// Plans and prints. Errors: as `weir check`.
+/// Plans and prints pipelines, then answers the EXPLAINs of the files. Errors: as `weir check`.
 pub async fn run(args: Args, config: &Config) -> Result<(), Failure> {
-    let mut project = Project::load(&args.files)?;
-    project.complete(Reach::Local, config, &Env::system()?).await?;
+    let mut project = Project::read(&args.files)?;
+    project.complete(Reach::Local, config, &Env::system()?).await;
+    let statements = Statements::of(&project, config, &Env::system()?, Reach::Local)?;
+    let mut problems = project.problems(&Targets::new(), &[], runtime(config)?).await;
+    problems.extend(statements.problems(&project).await?);
+    let found = project.diagnostics(problems);
+    if !found.is_empty() {
+        return Err(Failure::Sql(found));
+    }
+    let only = args.pipeline.as_deref();
     if let Some(old) = &args.migration {
-        return migration(&project, old, args.pipeline.as_deref(), config).await;
+        return migration::from_file(&project, old, only, config).await;
     }
-    for pipeline in project.pipelines(args.pipeline.as_deref())? {
-        let targets = declared_targets(&project.catalog, pipeline);
-        let planned = plan(&project.catalog, pipeline, &project.functions(), &targets, runtime(config)?).await;
-        let dataflow = planned.map_err(|list| Failure::Sql(project.diagnostics(list)))?;
-        println!("{}", crate::plan::explain(&dataflow));
+    for pipeline in project.pipelines(only)? {
+        let dataflow = migration::planned(&project, pipeline, config).await?;
+        say!("{}", crate::plan::explain(&dataflow));
         for (name, described) in project.models() {
-            println!("model {name}  {described}");
+            say!("model {name}  {described}");
         }
     }
-    Ok(())
-}
-
-async fn migration(new: &Project, old: &Path, only: Option<&str>, config: &Config) -> Result<(), Failure> {
-    let old = Project::load(&[old.to_owned()])?;
-    for pipeline in new.pipelines(only)? {
-        let after = planned(new, pipeline, config).await?;
-        match old.catalog.pipelines.iter().find(|other| other.name == pipeline.name) {
-            Some(before) => {
-                let before = planned(&old, before, config).await?;
-                let _lossless = between(&before, &after);
-            }
-            None => println!("migration of {}  the old file has no such pipeline", pipeline.name),
-        }
+    if statements.is_empty() {
+        return Ok(());
     }
-    Ok(())
+    statements.explain(&project, config, &surroundings(config, Env::system()?)?).await
 }

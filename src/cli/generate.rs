@@ -26,10 +26,13 @@ pub struct Args {
     /// End after this many simulated days
     #[arg(long, default_value_t = 183)]
     days: u32,
-    #[arg(long, default_value_t = 5000)]
+    /// People with a card
+    #[arg(long, default_value_t = 5000, value_parser = clap::value_parser!(u32).range(1..))]
     customers: u32,
-    #[arg(long, default_value_t = 10_000)]
+    /// Places to pay at
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..))]
     terminals: u32,
+    /// The same seed gives the same records
     #[arg(long, default_value_t = 42)]
     seed: u64,
     /// Add `is_fraud`

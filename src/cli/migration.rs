@@ -1,6 +1,9 @@
 //! What an edit of the SQL does to what operators remember.
 
+use std::path::Path;
+
 use super::Failure;
+use super::output::say;
 use super::project::{Project, runtime};
 use crate::catalog::PipelineDef;
 use crate::config::Config;
@@ -34,7 +37,7 @@ pub async fn newest_manifest(around: &Surroundings, pipeline: &str) -> Result<Op
 /// Prints what becomes of the state that the warehouse has; true when nothing is lost.
 pub async fn against_state(dataflow: &Dataflow, around: &Surroundings) -> Result<bool> {
     let Some(manifest) = newest_manifest(around, &dataflow.pipeline).await? else {
-        println!("migration of {}  the pipeline has not run yet", dataflow.pipeline);
+        say!("migration of {}  the pipeline has not run yet", dataflow.pipeline);
         return Ok(true);
     };
     let rows = |operator: &str| {
@@ -43,12 +46,12 @@ pub async fn against_state(dataflow: &Dataflow, around: &Surroundings) -> Result
     };
     let fates = migration(dataflow, &manifest.state).into_iter();
     let lines: Vec<Line> = fates.map(|(operator, fate)| Line { rows: rows(&operator), operator, fate }).collect();
-    println!("migration of {}  from epoch {}", dataflow.pipeline, manifest.epoch);
+    say!("migration of {}  from epoch {}", dataflow.pipeline, manifest.epoch);
     Ok(print(&lines))
 }
 
 /// Prints what becomes of the operators of `old` when `new` takes its place; true when nothing is lost.
-pub fn between(old: &Dataflow, new: &Dataflow) -> bool {
+fn between(old: &Dataflow, new: &Dataflow) -> bool {
     let has = |dataflow: &Dataflow, id: &str| dataflow.operators.iter().any(|node| node.id == id);
     let mut lines: Vec<Line> = Vec::new();
     for node in &new.operators {
@@ -58,13 +61,29 @@ pub fn between(old: &Dataflow, new: &Dataflow) -> bool {
     for node in old.operators.iter().filter(|node| !has(new, &node.id)) {
         lines.push(Line { operator: node.id.clone(), fate: Fate::Drop, rows: None });
     }
-    println!("migration of {}", new.pipeline);
+    say!("migration of {}", new.pipeline);
     print(&lines)
+}
+
+/// Prints what becomes of the operators of the file `old` when `new` takes its place.
+pub async fn from_file(new: &Project, old: &Path, only: Option<&str>, config: &Config) -> Result<(), Failure> {
+    let old = Project::load(&[old.to_owned()])?;
+    for pipeline in new.pipelines(only)? {
+        let after = planned(new, pipeline, config).await?;
+        match old.catalog.pipelines.iter().find(|other| other.name == pipeline.name) {
+            Some(before) => {
+                let before = planned(&old, before, config).await?;
+                let _lossless = between(&before, &after);
+            }
+            None => say!("migration of {}  the old file has no such pipeline", pipeline.name),
+        }
+    }
+    Ok(())
 }
 
 fn print(lines: &[Line]) -> bool {
     if lines.is_empty() {
-        println!("  no operator remembers anything");
+        say!("  no operator remembers anything");
     }
     for line in lines {
         let rows = line.rows.map_or_else(String::new, |rows| format!("  {} rows", super::report::grouped(rows)));
@@ -73,7 +92,7 @@ fn print(lines: &[Line]) -> bool {
             Fate::Build => ("rebuild", "has no state: begins empty, or from the pipeline's seed_from"),
             Fate::Drop => ("drop", "no longer wanted: its state would go"),
         };
-        println!("  {word:<8} {:<40} {meaning}{rows}", line.operator);
+        say!("  {word:<8} {:<40} {meaning}{rows}", line.operator);
     }
     lines.iter().all(|line| line.fate == Fate::Keep)
 }

@@ -11,12 +11,14 @@ use crate::error::Error;
 use crate::sql::Diagnostics;
 
 mod check;
+mod connect;
 mod demo;
 mod explain;
 mod migration;
 pub mod format;
 mod generate;
 mod logging;
+mod output;
 mod produce;
 mod project;
 pub mod query;
@@ -25,8 +27,12 @@ mod run;
 pub mod serve;
 mod server;
 mod signals;
+mod statements;
 mod status;
 mod verify;
+
+#[cfg(test)]
+mod golden;
 
 /// weir: SQL pipelines from Kafka to Delta Lake, exactly once, with model scoring.
 #[derive(Debug, Parser)]
@@ -102,6 +108,10 @@ pub fn main() -> ExitCode {
         Ok(config) => config,
         Err(error) => return report_failure(&Failure::Error(error)),
     };
+    let asked_for_json = match typed.log {
+        Some(choice) => matches!(choice, LogChoice::Json),
+        None => matches!(config.log.format, LogFormat::Json),
+    };
     let json = match typed.log {
         Some(LogChoice::Json) => true,
         Some(LogChoice::Text) => false,
@@ -115,7 +125,7 @@ pub fn main() -> ExitCode {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let done = match runtime {
         Ok(runtime) => {
-            let done = runtime.block_on(run_command(typed.command, &config, json));
+            let done = runtime.block_on(run_command(typed.command, &config, json, asked_for_json));
             // A blocked client thread must not keep a finished program alive.
             runtime.shutdown_timeout(std::time::Duration::from_secs(2));
             done
@@ -128,19 +138,20 @@ pub fn main() -> ExitCode {
     }
 }
 
-async fn run_command(command: Command, config: &Config, json: bool) -> Result<(), Failure> {
+async fn run_command(command: Command, config: &Config, json: bool, asked_for_json: bool) -> Result<(), Failure> {
     match command {
         Command::Run(args) => run::run(args, config, json).await,
         Command::Check(args) => check::run(args, config).await,
         Command::Explain(args) => explain::run(args, config).await,
         Command::Verify(args) => verify::run(args, config).await,
-        Command::Serve(args) => Ok(serve::run(args, config).await?),
-        Command::Query(args) => Ok(query::run(args, config).await?),
+        Command::Serve(args) => serve::run(args, config).await,
+        Command::Query(args) => query::run(args, config).await,
         Command::Generate(args) => Ok(generate::run(args).await?),
-        Command::Demo(args) => demo::run(args, config, json).await,
+        // A demo speaks to a person, also through a pipe, unless JSON was asked for.
+        Command::Demo(args) => demo::run(args, config, asked_for_json).await,
         Command::Status(args) => Ok(status::run(args, config).await?),
         Command::Config => {
-            print!("{}", Config::documented());
+            output::say!("{}", Config::documented().trim_end());
             Ok(())
         }
     }

@@ -7,6 +7,7 @@ use rdkafka::ClientConfig;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
+use super::output::Output;
 use crate::epoch::Stop;
 use crate::error::{Context, Error, Result};
 use crate::source::generator::{Rendering, Simulator, to_json_lines};
@@ -30,7 +31,7 @@ impl Target {
             return Self::kafka(servers, topic);
         }
         if text == "-" {
-            return Ok(Self::Lines(Box::new(std::io::BufWriter::new(std::io::stdout()))));
+            return Ok(Self::Lines(Box::new(std::io::BufWriter::new(Output::default()))));
         }
         let file = std::fs::File::create(text)
             .context(crate::error::ErrorKind::Config, || format!("file `{text}` cannot be made"))?;

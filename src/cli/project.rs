@@ -1,5 +1,6 @@
 //! SQL files with everything they need to be planned: catalog, models, functions.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -11,11 +12,12 @@ use super::Failure;
 use crate::catalog::{Catalog, PipelineDef};
 use crate::config::Config;
 use crate::env::Env;
-use crate::epoch::{Limits, Refused, Surroundings};
+use crate::epoch::{Limits, Refused, Surroundings, declared_targets};
 use crate::error::{Context, Error, Result};
 use crate::function::EpochClock;
 use crate::model::{Model, ModelSlot, ScoringUdf};
-use crate::plan::FunctionSet;
+use crate::plan::{FunctionSet, Targets};
+use crate::serve::warehouse::Declared;
 use crate::source::delta::{Reach, complete};
 use crate::sql::{Diagnostic, Diagnostics, SourceFile};
 use crate::state::{MemoryBudget, SpillFolder};
@@ -27,13 +29,15 @@ pub struct Project {
     models: Vec<(Arc<ModelSlot>, Arc<datafusion::logical_expr::ScalarUDF>)>,
     /// Model name to hash.
     pub hashes: BTreeMap<String, String>,
-    /// Problems of the models; shown with those of the plans.
+    /// What loading the files has found; shown with the problems of the plans.
     problems: Vec<Diagnostic>,
 }
 
 impl Project {
-    /// Reads and binds `paths`. Errors: files that cannot be read, and every error of the SQL text.
-    pub fn load(paths: &[PathBuf]) -> Result<Self, Failure> {
+    /// Reads `paths` and what they name. What is wrong with the SQL is kept for [`Project::problems`], which finds the rest.
+    ///
+    /// Errors: files that cannot be read.
+    pub fn read(paths: &[PathBuf]) -> Result<Self> {
         let mut files = Vec::new();
         for path in paths {
             let text = std::fs::read_to_string(path).map_err(|error| {
@@ -41,15 +45,30 @@ impl Project {
             })?;
             files.push(Arc::new(SourceFile::new(path.display().to_string(), text)));
         }
-        Self::from_files(&files, &|name| std::env::var(name).ok())
+        Self::read_files(&files, &|name| std::env::var(name).ok())
     }
 
-    /// Binds files that are in memory already.
-    ///
-    /// `lookup` answers for environment variables.
+    /// Reads and binds `paths`. Errors: files that cannot be read, and every error of binding them.
+    pub fn load(paths: &[PathBuf]) -> Result<Self, Failure> {
+        Self::read(paths)?.sound()
+    }
+
+    /// The same, with the columns of Delta tables that their sources do not declare.
+    pub async fn complete_from(paths: &[PathBuf], reach: Reach, config: &Config, env: &Env) -> Result<Self, Failure> {
+        let mut project = Self::read(paths)?;
+        project.complete(reach, config, env).await;
+        project.sound()
+    }
+
+    /// Binds files that are in memory already; `lookup` answers for environment variables.
     pub fn from_files(files: &[Arc<SourceFile>], lookup: &dyn Fn(&str) -> Option<String>) -> Result<Self, Failure> {
-        let catalog = Catalog::load(files, lookup).map_err(Failure::Sql)?;
-        let mut project = Self { catalog, models: Vec::new(), hashes: BTreeMap::new(), problems: Vec::new() };
+        Self::read_files(files, lookup)?.sound()
+    }
+
+    /// As [`Project::read`], for files that are in memory already.
+    pub fn read_files(files: &[Arc<SourceFile>], lookup: &dyn Fn(&str) -> Option<String>) -> Result<Self> {
+        let (catalog, problems) = Catalog::read(files, lookup);
+        let mut project = Self { catalog, models: Vec::new(), hashes: BTreeMap::new(), problems };
         for def in project.catalog.models.values() {
             match Model::load(&def.path) {
                 Ok(model) => {
@@ -58,22 +77,58 @@ impl Project {
                     let function = ScoringUdf::new(&def.name, Arc::clone(&slot))?;
                     project.models.push((slot, Arc::new(function.into())));
                 }
-                Err(error) => project.problems.push(of_error(def.path_span, &error)),
+                Err(error) => {
+                    project.problems.push(of_error(def.path_span, &error));
+                    project.catalog.broken.models.insert(def.name.clone());
+                }
             }
         }
         Ok(project)
     }
 
-    /// Asks Delta tables for the columns that their sources do not declare. Errors: tables that cannot be asked.
-    pub async fn complete(&mut self, reach: Reach, config: &Config, env: &Env) -> Result<(), Failure> {
+    /// The project, if nothing was wrong with what has been looked at so far.
+    fn sound(self) -> Result<Self, Failure> {
+        match self.problems.is_empty() {
+            true => Ok(self),
+            false => Err(Failure::Sql(self.diagnostics(Vec::new()))),
+        }
+    }
+
+    /// Asks Delta tables for the columns that their sources do not declare; tables that cannot be asked are problems.
+    pub async fn complete(&mut self, reach: Reach, config: &Config, env: &Env) {
         let problems = complete(&mut self.catalog, reach, &config.storage, env).await;
-        if problems.is_empty() { Ok(()) } else { Err(Failure::Sql(self.diagnostics(problems))) }
+        self.problems.extend(problems);
+    }
+
+    /// Everything wrong with the files that planning can tell, beside what loading them has found; `known` are the columns of
+    /// tables that were opened, `missing` those that could not be: what looks them up is passed over.
+    pub async fn problems(&self, known: &Targets, missing: &[String], runtime: Arc<RuntimeEnv>) -> Vec<Diagnostic> {
+        let mut catalog = Cow::Borrowed(&self.catalog);
+        if !missing.is_empty() {
+            catalog.to_mut().broken.relations.extend(missing.iter().cloned());
+        }
+        let targets = |pipeline: Option<&PipelineDef>| {
+            let declared = pipeline.map(|pipeline| declared_targets(&self.catalog, pipeline)).unwrap_or_default();
+            declared.into_iter().chain(known.clone()).collect()
+        };
+        crate::plan::problems(&catalog, &self.functions(), &targets, runtime).await
     }
 
     /// The functions of one pipeline; each has a clock of its own.
     pub fn functions(&self) -> FunctionSet {
         let models = self.models.iter().map(|(_, function)| Arc::clone(function)).collect();
         FunctionSet { models, clock: EpochClock::default() }
+    }
+
+    /// What is declared, for a warehouse that is asked about it.
+    pub fn declared(&self) -> Declared {
+        let models = self.models.iter().map(|(slot, function)| (function.name().to_owned(), Arc::clone(slot)));
+        Declared {
+            catalog: self.catalog.clone(),
+            models: models.collect(),
+            functions: self.functions().models,
+            empty_tables: false,
+        }
     }
 
     /// The models that answer, with what is known of them.
@@ -85,16 +140,9 @@ impl Project {
         })
     }
 
-    /// Diagnostics of this project's files.
+    /// Diagnostics of this project's files: `list` and what loading them has found.
     pub fn diagnostics(&self, mut list: Vec<Diagnostic>) -> Diagnostics {
-        if !self.problems.is_empty() {
-            // A model that is missing makes every call of it an unknown function: the cause is enough.
-            let names: Vec<_> = self.catalog.models.keys().map(|name| format!("`{name}`")).collect();
-            list.retain(|d| {
-                !names.iter().any(|name| d.message.contains("function") && d.message.contains(name.as_str()))
-            });
-            list.extend(self.problems.iter().cloned());
-        }
+        list.extend(self.problems.iter().cloned());
         Diagnostics::new(&self.catalog.files, list)
     }
 

@@ -12,13 +12,15 @@ use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 
+use super::Failure;
 use super::format::{OutputFormat, RowWriter};
+use super::output::Output;
 use super::serve::open_warehouse;
 use crate::config::{Config, Secret};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::serve::choose_cryptography;
 use crate::serve::failure::query_error;
-use crate::serve::warehouse::Warehouse;
+use crate::serve::warehouse::{Query, Warehouse, of_server};
 
 /// Where Debian, Red Hat and Alpine keep the authorities that the system trusts.
 const SYSTEM_AUTHORITIES: [&str; 3] =
@@ -27,8 +29,11 @@ const SYSTEM_AUTHORITIES: [&str; 3] =
 /// What was typed after `weir query`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The statement: SELECT, SHOW TABLES, DESCRIBE or EXPLAIN.
+    /// The statement: SELECT, SHOW …, DESCRIBE … or EXPLAIN …
     pub sql: String,
+    /// A SQL file whose sources, views, models … can be asked about and whose functions can be called; may be repeated.
+    #[arg(short, long = "file", value_name = "FILE", conflicts_with = "url")]
+    pub files: Vec<PathBuf>,
     /// How rows are written.
     #[arg(long, value_enum, default_value_t)]
     pub format: OutputFormat,
@@ -50,26 +55,23 @@ pub enum Target {
 }
 
 /// Runs the statement and prints its rows.
-pub async fn run(args: Args, config: &Config) -> Result<()> {
+pub async fn run(args: Args, config: &Config) -> Result<(), Failure> {
     let target = match args.url {
         Some(url) => Target::Server { url, token: config.flight.token.clone(), ca: args.ca },
-        None => Target::Local(open_warehouse(config, args.warehouse.as_deref())?),
+        None => Target::Local(open_warehouse(config, args.warehouse.as_deref(), &args.files).await?),
     };
-    execute(&args.sql, args.format, target, std::io::stdout()).await
+    execute(&args.sql, args.format, target, Output::default()).await
 }
 
 /// Runs the statement and writes its rows to `out`.
-pub async fn execute(sql: &str, format: OutputFormat, target: Target, out: impl Write) -> Result<()> {
-    let mut out = BufWriter::new(out);
+pub async fn execute(sql: &str, format: OutputFormat, target: Target, out: impl Write) -> Result<(), Failure> {
     match target {
-        Target::Local(warehouse) => {
-            let stream = warehouse.plan(sql).await?.stream().await?;
-            let schema = stream.schema();
-            write_rows(format, &schema, stream.map_err(query_error).boxed(), &mut out).await
-        }
+        Target::Local(warehouse) => Ok(print(&warehouse.plan_statement(sql).await?, format, out).await?),
         Target::Server { url, token, ca } => {
+            let mut out = BufWriter::new(out);
             let mut client = connect(&url, token, ca.as_deref()).await?;
-            let info = client.execute(sql.to_owned(), None).await.map_err(flight_error)?;
+            let info = client.execute(sql.to_owned(), None).await;
+            let info = info.map_err(|error| of_server(flight_error(error), sql))?;
             let schema = Arc::new(info.clone().try_decode_schema().internal(|| "answer has no schema".to_owned())?);
             for endpoint in info.endpoint {
                 let Some(ticket) = endpoint.ticket else { continue };
@@ -79,6 +81,14 @@ pub async fn execute(sql: &str, format: OutputFormat, target: Target, out: impl 
             Ok(())
         }
     }
+}
+
+/// Runs a planned statement and writes its rows to `out`.
+pub async fn print(query: &Query, format: OutputFormat, out: impl Write) -> Result<()> {
+    let mut out = BufWriter::new(out);
+    let stream = query.stream().await?;
+    let schema = stream.schema();
+    write_rows(format, &schema, stream.map_err(query_error).boxed(), &mut out).await
 }
 
 async fn write_rows(
@@ -160,7 +170,10 @@ fn flight_error(error: FlightError) -> Error {
             for line in lines {
                 error = match line.strip_prefix("hint: ") {
                     Some(hint) => error.with_hint(hint),
-                    None => error.with_detail(line),
+                    None => {
+                        let before = error.detail().map(|detail| format!("{detail}\n")).unwrap_or_default();
+                        error.with_detail(format!("{before}{line}"))
+                    }
                 };
             }
             error

@@ -8,12 +8,14 @@ use tokio::task::JoinSet;
 use super::project::{Project, environment, surroundings};
 use super::report::Report;
 use super::server::Server;
+use super::statements::Statements;
 use super::{Failure, signals};
 use crate::catalog::Trigger;
 use crate::config::Config;
-use crate::epoch::{self, Finish, Progress, ProgressFile, ProgressSink, Stop, Surroundings, prepare};
+use crate::epoch::{self, Finish, Progress, ProgressFile, ProgressSink, Stop, Surroundings, known_lookups, prepare};
 use crate::error::{Context, Error, Result};
 use crate::metrics::Metrics;
+use crate::plan::Targets;
 use crate::source::delta::Reach;
 
 /// What was typed.
@@ -42,15 +44,21 @@ fn parse_trigger(text: &str) -> Result<Trigger, String> {
 
 /// Runs every pipeline. Errors: SQL errors before anything is opened; the first pipeline that fails ends all.
 pub async fn run(args: Args, config: &Config, json: bool) -> Result<(), Failure> {
-    let mut project = Project::load(&args.files)?;
+    let mut project = Project::read(&args.files)?;
     let env = environment()?;
-    project.complete(Reach::Anywhere, config, &env).await?;
+    project.complete(Reach::Anywhere, config, &env).await;
     let stop = Stop::default();
     signals::listen(stop.clone())?;
     let report = Arc::new(Report::new(json));
     let metrics = Arc::new(Metrics::new());
     let around = Surroundings { allow_rebuild: args.allow_rebuild, ..surroundings(config, env)? };
     let runner = Runner { around, report: Arc::clone(&report), metrics: Arc::clone(&metrics) };
+    let statements = Statements::of(&project, config, &runner.around.env, Reach::Anywhere)?;
+    runner.check(&project, &statements).await?;
+    statements.run(&project, config, &runner.around, json).await?;
+    if project.catalog.pipelines.is_empty() && !statements.is_empty() {
+        return Ok(());
+    }
     let jobs = runner.jobs(&project, args.pipeline.as_deref(), args.trigger).await?;
     let server = if args.serve { Some(Server::start(config, &runner.around, &project, metrics).await?) } else { None };
     if let Some(server) = &server {
@@ -78,6 +86,27 @@ pub struct Runner {
 }
 
 impl Runner {
+    /// Everything wrong with the files, before anything is made or run.
+    async fn check(&self, project: &Project, statements: &Statements) -> Result<(), Failure> {
+        let (mut known, mut failed) = (Targets::new(), Vec::new());
+        for pipeline in &project.catalog.pipelines {
+            let (columns, unopened) = known_lookups(&project.catalog, pipeline, &self.around).await;
+            known.extend(columns);
+            failed.extend(unopened);
+        }
+        let missing: Vec<String> = failed.iter().map(|(name, _)| name.clone()).collect();
+        let mut problems = project.problems(&known, &missing, Arc::clone(&self.around.runtime)).await;
+        problems.extend(statements.problems(project).await?);
+        let found = project.diagnostics(problems);
+        if !found.is_empty() {
+            return Err(Failure::Sql(found));
+        }
+        match failed.into_iter().next() {
+            Some((_, error)) => Err(error.into()),
+            None => Ok(()),
+        }
+    }
+
     /// Prepares every pipeline, or the one named `only`.
     pub async fn jobs(
         &self,

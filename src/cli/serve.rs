@@ -2,13 +2,13 @@
 
 use std::future::Future;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use futures::FutureExt;
 
-use datafusion::logical_expr::ScalarUDF;
-
+use super::Failure;
+use super::project::Project;
 use crate::config::{Config, Secret};
 use crate::delta::TableStore;
 use crate::env::Env;
@@ -18,7 +18,8 @@ use crate::serve::BoundServer;
 use crate::serve::flight::{self, FlightOptions, TlsIdentity};
 use crate::serve::http::{self, HttpState, Readiness};
 use crate::serve::warehouse::location::Location;
-use crate::serve::warehouse::{Warehouse, WarehouseOptions};
+use crate::serve::warehouse::{Declared, Warehouse, WarehouseOptions};
+use crate::source::delta::Reach;
 
 /// What was typed after `weir serve`.
 #[derive(Debug, clap::Args)]
@@ -26,6 +27,9 @@ pub struct Args {
     /// The warehouse's folder; default: the configuration's
     #[arg(long, value_name = "PATH")]
     warehouse: Option<String>,
+    /// A SQL file whose sources, views, models … can be asked about and whose functions can be called; may be repeated
+    #[arg(short, long = "file", value_name = "FILE")]
+    files: Vec<PathBuf>,
     /// Where Flight SQL listens; port 0 takes a free one
     #[arg(long, value_name = "ADDRESS")]
     flight_listen: Option<SocketAddr>,
@@ -112,28 +116,48 @@ impl ServeOptions {
     }
 }
 
-/// The configured warehouse, or the one at `path`: a folder or an object store's URL.
-pub fn open_warehouse(config: &Config, path: Option<&str>) -> Result<Arc<Warehouse>> {
-    let store = TableStore::open(path.unwrap_or(&config.warehouse), &config.storage, &Env::system()?)?;
-    open_at(&store, config, config.memory_limit_bytes(), Vec::new())
+/// The configured warehouse, or the one at `path`, a folder or an object store's URL; with what `files` declare.
+///
+/// Errors: what is wrong with the files.
+pub async fn open_warehouse(config: &Config, path: Option<&str>, files: &[PathBuf]) -> Result<Arc<Warehouse>, Failure> {
+    let env = Env::system()?;
+    let memory = config.memory_limit_bytes();
+    if files.is_empty() {
+        let store = TableStore::open(path.unwrap_or(&config.warehouse), &config.storage, &env)?;
+        return Ok(Arc::new(Warehouse::new(Location::of(&store)?, options(config, memory))?));
+    }
+    let project = Project::complete_from(files, Reach::Anywhere, config, &env).await?;
+    Ok(warehouse_of(&project, project.declared(), config, path, &env, memory)?)
 }
 
-/// The configured warehouse beside running pipelines, whose models can be called as functions. Queries get a quarter of
-/// the memory limit, so that they cannot starve the pipelines.
-pub fn open_warehouse_with(config: &Config, env: &Env, functions: Vec<Arc<ScalarUDF>>) -> Result<Arc<Warehouse>> {
-    let store = TableStore::open(&config.warehouse, &config.storage, env)?;
-    open_at(&store, config, config.memory_limit_bytes() / 4, functions)
+/// A warehouse that knows what is `declared`; its queries have `memory` bytes.
+pub fn warehouse_of(
+    project: &Project,
+    declared: Declared,
+    config: &Config,
+    path: Option<&str>,
+    env: &Env,
+    memory: u64,
+) -> Result<Arc<Warehouse>> {
+    let store = TableStore::open(path.unwrap_or(&config.warehouse), &config.storage, env)?;
+    let warehouse = Warehouse::new(Location::of(&store)?, options(config, memory))?.declaring(declared)?;
+    for table in project.catalog.tables.values() {
+        let Some(location) = &table.location else { continue };
+        let mut storage = config.storage.clone();
+        storage.extend(table.storage.clone());
+        warehouse.declare(&table.name, Location::of(&TableStore::open(location, &storage, env)?)?);
+    }
+    Ok(Arc::new(warehouse))
 }
 
-fn open_at(store: &TableStore, config: &Config, memory: u64, functions: Vec<Arc<ScalarUDF>>) -> Result<Arc<Warehouse>> {
+fn options(config: &Config, memory: u64) -> WarehouseOptions {
     let memory_limit_bytes = usize::try_from(memory).unwrap_or(usize::MAX);
-    let options = WarehouseOptions { memory_limit_bytes, parallelism: Some(config.partitions()), functions };
-    Ok(Arc::new(Warehouse::new(Location::of(store)?, options)?))
+    WarehouseOptions { memory_limit_bytes, parallelism: Some(config.partitions()), functions: Vec::new() }
 }
 
 /// Serves until Ctrl-C or SIGTERM. Prints the addresses to standard error.
-pub async fn run(args: Args, config: &Config) -> Result<()> {
-    let warehouse = open_warehouse(config, args.warehouse.as_deref())?;
+pub async fn run(args: Args, config: &Config) -> Result<(), Failure> {
+    let warehouse = open_warehouse(config, args.warehouse.as_deref(), &args.files).await?;
     let mut options = ServeOptions::from_config(config)?;
     options.flight_listen = args.flight_listen.or(options.flight_listen);
     options.http_listen = args.http_listen.or(options.http_listen);
@@ -145,5 +169,5 @@ pub async fn run(args: Args, config: &Config) -> Result<()> {
     for line in servers.addresses() {
         eprintln!("{line}");
     }
-    servers.join().await
+    Ok(servers.join().await?)
 }

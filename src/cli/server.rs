@@ -4,14 +4,12 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use super::project::Project;
-use super::serve::{ServeOptions, Servers, open_warehouse_with, start};
+use super::serve::{ServeOptions, Servers, start, warehouse_of};
 use crate::config::Config;
-use crate::delta::TableStore;
 use crate::epoch::{Stop, Surroundings};
 use crate::error::{Error, Result};
 use crate::metrics::Metrics;
 use crate::serve::http::Readiness;
-use crate::serve::warehouse::location::Location;
 
 /// The servers of a process that also runs pipelines.
 pub struct Server {
@@ -56,14 +54,9 @@ impl Server {
         project: &Project,
         metrics: Arc<Metrics>,
     ) -> Result<Self> {
-        let functions = project.functions().models;
-        let warehouse = open_warehouse_with(config, &around.env, functions)?;
-        for table in project.catalog.tables.values().filter(|table| table.location.is_some()) {
-            let mut storage = around.storage.clone();
-            storage.extend(table.storage.clone());
-            let store = TableStore::open(&around.table_location(table), &storage, &around.env)?;
-            warehouse.declare(&table.name, Location::of(&store)?);
-        }
+        // A quarter of the memory limit, so that queries cannot starve the pipelines.
+        let memory = config.memory_limit_bytes() / 4;
+        let warehouse = warehouse_of(project, project.declared(), config, None, &around.env, memory)?;
         let stop = Stop::default();
         let stopped = stop.clone();
         let ready = Arc::new(|| Readiness::Ready);

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use crate::cli::output::say;
 use crate::cli::report::{grouped, size};
 use crate::config::Config;
 use crate::epoch::Progress;
@@ -37,7 +38,7 @@ pub async fn run(args: Args, config: &Config) -> Result<()> {
         for line in lines.into_iter().rev() {
             shown += 1;
             if args.json {
-                println!("{line}");
+                say!("{line}");
                 continue;
             }
             let progress: Progress =
@@ -65,8 +66,8 @@ fn pipelines(folder: &Path) -> Result<Vec<String>> {
 }
 
 fn print(progress: &Progress) {
-    println!("{}  epoch {}  {}", progress.name, progress.epoch, progress.timestamp);
-    println!(
+    say!("{}  epoch {}  {}", progress.name, progress.epoch, progress.timestamp);
+    say!(
         "  {} rows in, {} rows/s, worst latency {:.1} ms, {} dead letters, {} files, {}",
         grouped(progress.num_input_rows),
         grouped(progress.processed_rows_per_second as u64),
@@ -78,7 +79,7 @@ fn print(progress: &Progress) {
     for source in &progress.sources {
         let offsets: Vec<_> = source.end_offset.iter().map(|(partition, end)| format!("{partition}={end}")).collect();
         let lag = source.lag.map_or_else(|| "unknown".to_owned(), grouped);
-        println!("  from {}  lag {lag}  {}", source.description, offsets.join(" "));
+        say!("  from {}  lag {lag}  {}", source.description, offsets.join(" "));
     }
     for operator in &progress.state_operators {
         let late = match operator.num_rows_late {
@@ -86,7 +87,7 @@ fn print(progress: &Progress) {
             late => format!("  {} late", grouped(late)),
         };
         let watermark = operator.watermark.as_deref().unwrap_or("none");
-        println!(
+        say!(
             "  keeps {}  {} rows  {}  watermark {watermark}{late}",
             operator.operator,
             grouped(operator.num_rows_total),
@@ -95,6 +96,6 @@ fn print(progress: &Progress) {
     }
     for sink in &progress.sinks {
         let version = sink.version.map_or_else(String::new, |version| format!("  version {version}"));
-        println!("  to   {}  {} rows  ({}){version}", sink.description, grouped(sink.num_output_rows), sink.kind);
+        say!("  to   {}  {} rows  ({}){version}", sink.description, grouped(sink.num_output_rows), sink.kind);
     }
 }

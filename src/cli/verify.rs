@@ -4,10 +4,12 @@ use std::path::PathBuf;
 
 use super::Failure;
 use super::migration::{newest_manifest, planned};
+use super::output::say;
 use super::project::{Project, environment, surroundings};
 use super::report::grouped;
+use crate::catalog::PipelineDef;
 use crate::config::Config;
-use crate::epoch::{Comparison, verify};
+use crate::epoch::{Comparison, Surroundings, verify};
 use crate::error::Error;
 
 /// What was typed.
@@ -26,35 +28,47 @@ pub async fn run(args: Args, config: &Config) -> Result<(), Failure> {
     let project = Project::load(&args.files)?;
     let around = surroundings(config, environment()?)?;
     let mut differing = 0;
-    for pipeline in project.pipelines(args.pipeline.as_deref())? {
-        let dataflow = planned(&project, pipeline, config).await?;
-        let Some(manifest) = newest_manifest(&around, &pipeline.name).await? else {
-            return Err(Error::config(format!("pipeline `{}` has not run in this warehouse", pipeline.name))
+    for def in project.pipelines(args.pipeline.as_deref())? {
+        let Some(count) = pipeline(&project, def, config, &around).await? else {
+            return Err(Error::config(format!("pipeline `{}` has not run in this warehouse", def.name))
                 .with_hint("Run it first: `weir run`.")
                 .into());
         };
-        println!("pipeline {}  up to epoch {}", pipeline.name, manifest.epoch);
-        let functions = project.functions();
-        let compared = verify(&project.catalog, pipeline, &functions, &dataflow, &manifest, &around).await?;
-        for comparison in &compared {
-            print(comparison);
-        }
-        differing += compared.iter().filter(|comparison| !comparison.agrees()).count();
+        differing += count;
     }
-    match differing {
-        0 => Ok(()),
-        count => Err(Error::sql(format!("{count} of the tables differ from what the SQL says in batch"))
-            .with_detail(
-                "Late rows, rows that a TTL forgot and rows emitted on arrival make a stream differ from its batch.",
-            )
-            .with_hint("`weir status` counts late rows.")
-            .into()),
+    if differing == 0 { Ok(()) } else { Err(differ(differing).into()) }
+}
+
+/// Compares the tables of one pipeline and prints each; gives how many differ, `None` when the pipeline has not run.
+pub async fn pipeline(
+    project: &Project,
+    pipeline: &PipelineDef,
+    config: &Config,
+    around: &Surroundings,
+) -> Result<Option<usize>, Failure> {
+    let dataflow = planned(project, pipeline, config).await?;
+    let Some(manifest) = newest_manifest(around, &pipeline.name).await? else { return Ok(None) };
+    say!("pipeline {}  up to epoch {}", pipeline.name, manifest.epoch);
+    let functions = project.functions();
+    let compared = verify(&project.catalog, pipeline, &functions, &dataflow, &manifest, around).await?;
+    for comparison in &compared {
+        print(comparison);
     }
+    Ok(Some(compared.iter().filter(|comparison| !comparison.agrees()).count()))
+}
+
+/// That so many tables differ.
+pub fn differ(count: usize) -> Error {
+    Error::sql(format!("{count} of the tables differ from what the SQL says in batch"))
+        .with_detail(
+            "Late rows, rows that a TTL forgot and rows emitted on arrival make a stream differ from its batch.",
+        )
+        .with_hint("`weir status` counts late rows.")
 }
 
 fn print(comparison: &Comparison) {
     let verdict = if comparison.agrees() { "ok   " } else { "DIFFER" };
-    println!(
+    say!(
         "  {verdict} {}  {} rows streamed, {} in batch, {} not due yet, {} missing, {} too many",
         comparison.target,
         grouped(comparison.streamed),
@@ -64,6 +78,6 @@ fn print(comparison: &Comparison) {
         grouped(comparison.surplus)
     );
     for example in &comparison.examples {
-        println!("         {example}");
+        say!("         {example}");
     }
 }

@@ -21,7 +21,9 @@ use crate::catalog::{
 use crate::delta::{Table, TableStore, UpsertTable, WriterOptions};
 use crate::env::Env;
 use crate::error::{Context, Error, Result};
-use crate::plan::{Dataflow, FunctionSet, Targets, compile, lookup_tables, session_state, with_view_columns};
+use crate::plan::{
+    Dataflow, FunctionSet, RelationMode, Targets, compile, lookup_tables, session_and_problems, with_view_columns,
+};
 use crate::sink::dead_letters;
 use crate::sink::kafka::{DirectProducer, TransactionalProducer};
 use crate::source::chunk::PollLimit;
@@ -112,8 +114,34 @@ pub async fn plan(
     targets: &Targets,
     runtime: Arc<RuntimeEnv>,
 ) -> Result<Dataflow, Vec<Diagnostic>> {
-    let session = session_state(catalog, functions, runtime)?;
-    compile(catalog, pipeline, targets, session).await
+    let (session, mut problems) = session_and_problems(catalog, functions, runtime, RelationMode::Stream);
+    match compile(catalog, pipeline, targets, session).await {
+        Ok(dataflow) if problems.is_empty() => Ok(dataflow),
+        Ok(_) => Err(problems),
+        Err(more) => {
+            problems.extend(more);
+            Err(problems)
+        }
+    }
+}
+
+/// The columns of the tables that streams are joined to, read from the tables.
+///
+/// Errors: the first table that cannot be opened, beside the columns of the others; its name.
+pub async fn known_lookups(
+    catalog: &Catalog,
+    pipeline: &PipelineDef,
+    around: &Surroundings,
+) -> (Targets, Vec<(String, Error)>) {
+    let (mut known, mut failed) = (Targets::new(), Vec::new());
+    for name in lookup_tables(catalog, pipeline) {
+        match open_lookup(catalog, &name, around).await {
+            Ok(Some((_, schema))) => drop(known.insert(name, schema)),
+            Ok(None) => {}
+            Err(error) => failed.push((name, error)),
+        }
+    }
+    (known, failed)
 }
 
 /// Opens everything that a pipeline writes to and plans it.
@@ -190,15 +218,21 @@ async fn open_lookups(
 ) -> Result<(BTreeMap<String, TableStore>, Targets)> {
     let (mut stores, mut columns) = (BTreeMap::new(), Targets::new());
     for name in lookup_tables(catalog, pipeline) {
-        let Some(def) = catalog.tables.get(&name) else { continue };
-        let store = TableStore::open(&around.table_location(def), &around.storage_of(def), &around.env)?;
-        let table = Table::open(store.clone()).await.map_err(|error| {
-            error.with_hint(format!("A stream is joined to `{name}`: it must be there before the pipeline starts."))
-        })?;
-        columns.insert(name.clone(), table.schema());
+        let Some((store, schema)) = open_lookup(catalog, &name, around).await? else { continue };
+        columns.insert(name.clone(), schema);
         stores.insert(name, store);
     }
     Ok((stores, columns))
+}
+
+async fn open_lookup(catalog: &Catalog, name: &str, around: &Surroundings) -> Result<Option<(TableStore, SchemaRef)>> {
+    let Some(def) = catalog.tables.get(name) else { return Ok(None) };
+    let store = TableStore::open(&around.table_location(def), &around.storage_of(def), &around.env)?;
+    let table = Table::open(store.clone()).await.map_err(|error| {
+        error.with_hint(format!("A stream is joined to `{name}`: it must be there before the pipeline starts."))
+    })?;
+    let schema = table.schema();
+    Ok(Some((store, schema)))
 }
 
 /// Sources that end for good end time with them, unless the pipeline says otherwise.

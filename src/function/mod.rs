@@ -8,6 +8,7 @@ mod date_bin;
 mod first;
 mod marks;
 mod sql;
+mod stand_in;
 mod window;
 
 pub use clock::EpochClock;
@@ -15,4 +16,5 @@ pub use date_bin::date_bin_in_micros;
 pub use first::{FIRST_WITHIN, first_within};
 pub use marks::mark_functions;
 pub use sql::sql_function;
+pub use stand_in::stand_in;
 pub use window::{HOP_STARTS, SHIFT, TUMBLE_START, window_functions};

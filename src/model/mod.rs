@@ -38,6 +38,8 @@ pub struct Model {
     hash: String,
     forest: Arc<Forest>,
     evaluator: Box<dyn Evaluator>,
+    /// What the choice of the evaluator was made by.
+    measured: Vec<choice::Measured>,
 }
 
 impl Model {
@@ -58,9 +60,9 @@ impl Model {
     /// Loads a LightGBM text model; `origin` is what errors call it.
     pub fn from_text(origin: &str, text: &str) -> Result<Self> {
         let (forest, lightgbm) = read(origin, text)?;
-        let evaluator = choice::fastest(&forest, lightgbm)?;
+        let (evaluator, measured) = choice::fastest(&forest, lightgbm)?;
         let hash = hex::encode(Sha256::digest(text.as_bytes()));
-        Ok(Self { origin: origin.to_owned(), hash, forest, evaluator })
+        Ok(Self { origin: origin.to_owned(), hash, forest, evaluator, measured })
     }
 
     /// Every evaluator of a text model on this machine, LightGBM's own first; for benchmarks and tests.
@@ -135,18 +137,38 @@ impl Model {
         }
     }
 
+    /// How many leaves its trees have.
+    pub fn leaves(&self) -> usize {
+        self.forest.trees().iter().map(|tree| tree.leaves.len()).sum()
+    }
+
+    /// The name of the evaluator that was the fastest here.
+    pub fn evaluator(&self) -> &'static str {
+        self.evaluator.name()
+    }
+
+    /// What was measured at load to choose the evaluator: `lightgbm 2310 ns a row, avx2 310 ns a row`.
+    pub fn measured(&self) -> String {
+        if self.measured.is_empty() {
+            return "nothing: LightGBM's own is the only evaluator for such trees".to_owned();
+        }
+        let figures = self.measured.iter().map(|(name, taken)| format!("{name} {taken:.0} ns a row"));
+        figures.collect::<Vec<_>>().join(", ")
+    }
+
     /// What `DESCRIBE MODEL` shows, as names and values.
     pub fn describe(&self) -> Vec<(&'static str, String)> {
-        let leaves: usize = self.forest.trees().iter().map(|tree| tree.leaves.len()).sum();
         vec![
             ("origin", self.origin.clone()),
             ("sha256", self.hash.clone()),
             ("objective", self.objective().to_string()),
+            ("feature_count", self.features().len().to_string()),
             ("features", listed(self.features())),
             ("outputs", self.outputs().to_string()),
             ("trees", self.trees().to_string()),
-            ("leaves", leaves.to_string()),
+            ("leaves", self.leaves().to_string()),
             ("evaluator", self.evaluator.name().to_owned()),
+            ("measured", self.measured()),
         ]
     }
 }

@@ -12,14 +12,15 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast::{Query, Statement as SqlStatement};
 
+use super::calls::{calls_any, forget_argument_names};
 use super::cut::{Cutter, Cutting, Piece, Rows, streams_read};
 use super::dataflow::{Branch, Dataflow, Fragment, SourceInput};
 use super::fit::fit;
 use super::lookup::LookupTable;
 use super::refusal::refusals;
-use super::share::{reading, relation_names};
+use super::share::{Reading, everything, reading, relation_names};
 use super::watermark::watermark_expr;
-use crate::catalog::{Catalog, InsertDef, PipelineDef, ViewDef};
+use crate::catalog::{Catalog, InsertDef, PipelineDef, PipelineOptions, ViewDef};
 use crate::error::Error;
 use crate::operator::HeldTable;
 use crate::sql::{Diagnostic, Span, diagnose};
@@ -39,24 +40,8 @@ pub async fn compile(
     session: SessionState,
 ) -> Compiled<Dataflow> {
     let reading = reading(catalog, pipeline);
-    let cutter = Cutter::new(&session, &pipeline.options);
-    let mut compiler = Compiler { catalog, session: &session, cutter, problems: Vec::new(), broken: BTreeSet::new() };
-    let mut sources = Vec::new();
-    for name in &reading.sources {
-        sources.extend(compiler.source(name, sources.len()));
-    }
-    for name in &reading.tables {
-        compiler.table(name, targets);
-    }
-    for name in &reading.views {
-        let before = compiler.problems.len();
-        compiler.view(&catalog.views[name], reading.shared.contains(name)).await;
-        if compiler.problems.len() > before
-            || relation_names(&catalog.views[name].query).iter().any(|n| compiler.broken.contains(n))
-        {
-            compiler.broken.insert(name.clone());
-        }
-    }
+    let mut compiler = Compiler::new(catalog, &session, &pipeline.options);
+    let sources = compiler.read(&reading, targets).await;
     let mut branches = Vec::new();
     for insert in &pipeline.inserts {
         branches.extend(compiler.insert(insert, targets.get(&insert.target)).await);
@@ -72,16 +57,63 @@ pub async fn compile(
     Ok(Dataflow { pipeline: pipeline.name.clone(), sources, fragments, operators, branches, stages, streams, session })
 }
 
+/// The errors of every watermark and view, whether a pipeline uses it or not: names, types and functions. What cannot run on a
+/// stream is for the pipelines to find that would run it.
+pub async fn declarations(catalog: &Catalog, targets: &Targets, session: SessionState) -> Vec<Diagnostic> {
+    let mut reading = everything(catalog);
+    reading.shared.clear();
+    let options = PipelineOptions::default();
+    let mut compiler = Compiler::new(catalog, &session, &options);
+    compiler.refuses = false;
+    let _sources = compiler.read(&reading, targets).await;
+    compiler.problems
+}
+
 struct Compiler<'a> {
     catalog: &'a Catalog,
     session: &'a SessionState,
     cutter: Cutter<'a>,
     problems: Vec<Diagnostic>,
-    /// Views that could not be planned: what reads them is passed over, the cause has been said.
+    /// Relations that could not be made or planned: what reads them is passed over, the cause has been said.
     broken: BTreeSet<String>,
+    /// What cannot run on a stream is an error.
+    refuses: bool,
 }
 
-impl Compiler<'_> {
+impl<'a> Compiler<'a> {
+    fn new(catalog: &'a Catalog, session: &'a SessionState, options: &'a PipelineOptions) -> Self {
+        let cutter = Cutter::new(session, options);
+        let broken = catalog.broken.relations.clone();
+        Self { catalog, session, cutter, problems: Vec::new(), broken, refuses: true }
+    }
+
+    /// Makes everything known that is read; gives the sources.
+    async fn read(&mut self, reading: &Reading, targets: &Targets) -> Vec<SourceInput> {
+        let mut sources = Vec::new();
+        for name in &reading.sources {
+            sources.extend(self.source(name, sources.len()));
+        }
+        for name in &reading.tables {
+            self.table(name, targets);
+        }
+        for name in &reading.views {
+            let before = self.problems.len();
+            let view = &self.catalog.views[name];
+            let is_broken = self.hangs_on_broken(&view.query);
+            self.view(view, reading.shared.contains(name)).await;
+            if self.problems.len() > before || is_broken {
+                self.broken.insert(name.clone());
+            }
+        }
+        sources
+    }
+
+    /// True when the query reads or calls something that could not be made.
+    fn hangs_on_broken(&self, query: &Query) -> bool {
+        relation_names(query).iter().any(|name| self.broken.contains(name))
+            || calls_any(query, &self.catalog.broken.callables)
+    }
+
     fn source(&mut self, name: &str, index: usize) -> Option<SourceInput> {
         let def = self.catalog.sources[name].clone();
         let watermark = match watermark_expr(&def, self.session, &self.catalog.files) {
@@ -112,6 +144,7 @@ impl Compiler<'_> {
                 let message = format!("the columns of table `{name}` are not known without opening it");
                 let hint = "Declare them in CREATE TABLE; `weir run` opens the table.";
                 self.problems.push(Diagnostic::new(def.span, message).with_hint(hint));
+                self.broken.insert(name.to_owned());
             }
         }
     }
@@ -197,7 +230,9 @@ impl Compiler<'_> {
 
     async fn insert(&mut self, insert: &InsertDef, target: Option<&SchemaRef>) -> Option<Branch> {
         let mut plan = self.query(&insert.query, insert.span).await?;
-        if let Some(target) = target {
+        let broken = &self.catalog.broken;
+        let fits = !broken.inserts.contains(&insert.target_span) && !broken.relations.contains(&insert.target);
+        if let Some(target) = target.filter(|_| fits) {
             plan = match fit(plan, &insert.target, target, &insert.columns) {
                 Ok(plan) => plan,
                 Err(error) => {
@@ -207,7 +242,9 @@ impl Compiler<'_> {
             };
         }
         let piece = self.cut(&plan, insert.span)?;
-        if piece.rows.retract && !self.catalog.accepts_retractions(&insert.target) {
+        let is_known =
+            self.catalog.tables.contains_key(&insert.target) || self.catalog.sinks.contains_key(&insert.target);
+        if piece.rows.retract && is_known && !self.catalog.accepts_retractions(&insert.target) {
             self.problems.push(of_error(&takes_back(&insert.target), insert.target_span));
             return None;
         }
@@ -222,11 +259,11 @@ impl Compiler<'_> {
     }
 
     async fn query(&mut self, query: &Query, span: Span) -> Option<LogicalPlan> {
-        if relation_names(query).iter().any(|name| self.broken.contains(name)) {
+        if self.hangs_on_broken(query) {
             return None;
         }
         let refused = refusals(query);
-        if !refused.is_empty() {
+        if self.refuses && !refused.is_empty() {
             for refusal in refused {
                 let place = Span::from(refusal.span);
                 let place = if place.is_empty() { span } else { place };
@@ -234,7 +271,9 @@ impl Compiler<'_> {
             }
             return None;
         }
-        let statement = Statement::Statement(Box::new(SqlStatement::Query(Box::new(query.clone()))));
+        let mut query = query.clone();
+        forget_argument_names(&mut query, &self.catalog.broken.models);
+        let statement = Statement::Statement(Box::new(SqlStatement::Query(Box::new(query))));
         let plan = match self.session.statement_to_plan(statement).await {
             Ok(plan) => plan,
             Err(error) => return self.problem(&error, span),

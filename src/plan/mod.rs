@@ -5,6 +5,8 @@
 //! target ([`fit`]) and puts the pieces together ([`compile`]). Nothing here reads input, opens a connection or knows of epochs.
 
 mod batch;
+mod calls;
+mod check;
 mod compile;
 mod cut;
 mod dataflow;
@@ -23,6 +25,8 @@ mod time;
 mod watermark;
 
 pub use batch::{Batch, BatchInsert, batch, views};
+pub use calls::calls_any;
+pub use check::{columns_of, hangs_on_broken, problems};
 pub use compile::{Targets, compile};
 pub use dataflow::{Branch, Dataflow, Fragment, Lane, SourceInput};
 pub use explain::explain;
@@ -30,10 +34,7 @@ pub use materialized::with_view_columns;
 pub use nodes::{DeduplicateNode, SessionNode, WINDOW_END, WINDOW_START, length};
 pub use operators::{OperatorNode, OperatorSpec};
 pub use relation::{RelationMode, Relations, register_relations};
-pub use session::{FunctionSet, physical_rules, session_state, session_state_for};
-pub use share::lookup_tables;
+pub use session::{FunctionSet, physical_rules, session_and_problems, session_state, session_state_for};
+pub use share::{lookup_tables, reads_stream};
 pub use time::{interval_micros, scalar_micros, time_lag};
 pub use watermark::watermark_expr;
-
-#[cfg(test)]
-mod golden;

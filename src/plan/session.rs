@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use arrow::datatypes::DataType;
 use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::execution::{SessionState, SessionStateBuilder};
 use datafusion::logical_expr::ScalarUDF;
@@ -11,10 +12,11 @@ use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
 use datafusion::prelude::SessionConfig;
 
 use crate::catalog::Catalog;
-use crate::function::{EpochClock, date_bin_in_micros, sql_function};
+use crate::function::{EpochClock, date_bin_in_micros, sql_function, stand_in};
 use crate::sql::types::SqlTypes;
 use crate::sql::{Diagnostic, Span, diagnose};
 
+use super::calls::calls_any;
 use super::relation::{RelationMode, register_relations};
 
 /// The functions that a pipeline's SQL may call beside DataFusion's own.
@@ -45,6 +47,17 @@ pub fn session_state_for(
     runtime: Arc<RuntimeEnv>,
     mode: RelationMode,
 ) -> Result<SessionState, Vec<Diagnostic>> {
+    let (state, problems) = session_and_problems(catalog, functions, runtime, mode);
+    if problems.is_empty() { Ok(state) } else { Err(problems) }
+}
+
+/// The same; functions that cannot be bound have stand-ins, so that what calls them can still be checked.
+pub fn session_and_problems(
+    catalog: &Catalog,
+    functions: &FunctionSet,
+    runtime: Arc<RuntimeEnv>,
+    mode: RelationMode,
+) -> (SessionState, Vec<Diagnostic>) {
     let mut config = SessionConfig::new()
         .with_target_partitions(1)
         .with_round_robin_repartition(false)
@@ -72,6 +85,9 @@ pub fn session_state_for(
     for model in &functions.models {
         register(&mut state, model.as_ref().clone());
     }
+    for model in &catalog.broken.models {
+        register(&mut state, stand_in(model, DataType::Float64));
+    }
     let times = catalog.sources.values().filter_map(|source| {
         source.watermark.as_ref().map(|watermark| (source.name.clone(), watermark.column.clone()))
     });
@@ -82,10 +98,15 @@ pub fn session_state_for(
     for def in catalog.functions.values() {
         match sql_function(def, &state) {
             Ok(function) => register(&mut state, function),
-            Err(error) => problems.push(diagnose(&error, &catalog.files, def.span)),
+            Err(error) => {
+                if !calls_any(&def.body, &catalog.broken.callables) {
+                    problems.push(diagnose(&error, &catalog.files, def.span));
+                }
+                register(&mut state, stand_in(&def.name, def.returns.clone()));
+            }
         }
     }
-    if problems.is_empty() { Ok(state) } else { Err(problems) }
+    (state, problems)
 }
 
 /// DataFusion's rules but for what costs a stream more than it saves.

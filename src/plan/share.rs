@@ -34,6 +34,21 @@ pub fn reading(catalog: &Catalog, pipeline: &PipelineDef) -> Reading {
     found
 }
 
+/// Every source and view, each after those it reads, and the tables that views read.
+pub fn everything(catalog: &Catalog) -> Reading {
+    let mut walk = Walk { catalog, readers: BTreeMap::new(), found: Reading::default(), open: BTreeSet::new() };
+    for name in catalog.sources.keys().chain(&catalog.view_order) {
+        walk.name(name);
+    }
+    walk.found
+}
+
+/// True when the query reads a source or a view, as a pipeline does.
+pub fn reads_stream(catalog: &Catalog, query: &Query) -> bool {
+    let is_stream = |name: &String| catalog.sources.contains_key(name) || catalog.views.contains_key(name);
+    relation_names(query).iter().any(is_stream)
+}
+
 /// The Delta tables that `pipeline` joins streams to, by name.
 pub fn lookup_tables(catalog: &Catalog, pipeline: &PipelineDef) -> Vec<String> {
     reading(catalog, pipeline).tables

@@ -32,6 +32,11 @@ pub fn diagnose_all(error: &DataFusionError, files: &[Arc<SourceFile>], fallback
     }
 }
 
+/// The first place within `place` (or the statement around it) where `name` stands.
+pub fn find_name(name: &str, files: &[Arc<SourceFile>], place: Span) -> Option<Span> {
+    Reporter { files, fallback: place }.find(name, false)
+}
+
 struct Reporter<'a> {
     files: &'a [Arc<SourceFile>],
     fallback: Span,

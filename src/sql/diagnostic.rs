@@ -60,7 +60,18 @@ impl Diagnostics {
     /// The errors `list` of `files`, sorted by place, each once.
     pub fn new(files: &[Arc<SourceFile>], mut list: Vec<Diagnostic>) -> Self {
         list.sort_by_key(|d| (d.span.is_empty(), d.span.file, d.span.start));
-        list.dedup();
+        let mut unlike: Vec<Diagnostic> = Vec::with_capacity(list.len());
+        for diagnostic in list {
+            if !unlike
+                .iter()
+                .rev()
+                .take_while(|other| other.span.start == diagnostic.span.start)
+                .any(|other| *other == diagnostic)
+            {
+                unlike.push(diagnostic);
+            }
+        }
+        let list = unlike;
         Self { files: Files::new(files), list }
     }
 

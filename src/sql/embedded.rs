@@ -57,7 +57,7 @@ fn missing_table(tokens: &[TokenWithSpan]) -> Option<Diagnostic> {
 }
 
 /// A parser's error at the token that it names.
-fn located(error: &ParserError, tokens: &[TokenWithSpan]) -> Diagnostic {
+pub fn located(error: &ParserError, tokens: &[TokenWithSpan]) -> Diagnostic {
     let all =
         || tokens.first().zip(tokens.last()).map(|(a, b)| Span::from(a.span).to(b.span.into())).unwrap_or_default();
     let text = match error {

@@ -20,8 +20,8 @@ pub mod types;
 pub mod parse;
 pub mod diagnose;
 
-pub use diagnose::{diagnose, diagnose_all};
+pub use diagnose::{diagnose, diagnose_all, find_name};
 pub use diagnostic::{Diagnostic, Diagnostics};
-pub use parse::parse;
+pub use parse::{asked, parse};
 pub use place::{Files, Position, SourceFile, Span};
 pub use statement::{Statement, StatementKind};

@@ -44,6 +44,8 @@ pub enum StatementKind {
     /// A CREATE that could not be read: its errors are reported, and its name counts as taken so that nothing else is
     /// said about it.
     Broken(Name),
+    /// An INSERT that could not be read: its target, which still counts as written to.
+    BrokenInsert(Name),
 }
 
 /// `CREATE [OR REPLACE] … [IF NOT EXISTS] name`.
@@ -307,13 +309,15 @@ pub struct Migration {
     pub from: Option<Name>,
 }
 
-/// `DESCRIBE [DETAIL | HISTORY] [MODEL] name`.
+/// `DESCRIBE [DETAIL | HISTORY] [MODEL] name [LIMIT n]`.
 #[derive(Debug, Clone)]
 pub struct Describe {
     pub aspect: Aspect,
     /// `Some` when the statement says which kind of object it means.
     pub object: Option<ObjectKind>,
     pub name: Name,
+    /// How many entries of the history are wanted, the newest first.
+    pub limit: Option<usize>,
 }
 
 /// What DESCRIBE tells.

@@ -7,14 +7,17 @@ use std::time::Duration;
 use arrow::array::{Int64Array, StringArray};
 use arrow::datatypes::{DataType, Field, Schema};
 use arrow::record_batch::RecordBatch;
+use weir::catalog::KafkaConnection;
+use weir::catalog::{ColumnDef, ColumnOrigin, Format, OnError, SourceConnector, SourceDef};
 use weir::catalog::{KafkaSourceOptions, OnDataLoss, Secret, StartingOffsets};
 use weir::env::Env;
 use weir::error::ErrorKind;
 use weir::sink::kafka::{DirectProducer, Messages, TopicMessages, TransactionalProducer, encode};
 use weir::source::chunk::{Chunk, Offsets, Payload, Poll, PollLimit, ReadFrom, SourceReader};
-use weir::source::kafka::{KafkaReader, Wants, probe};
+use weir::source::kafka::{KafkaReader, ProbeStep, Wants, probe_sink, probe_source};
 
-use crate::kafka_support::{PASSWORD, RealKafka};
+use crate::kafka_support::acl::rd_kafka_AclOperation_t as Acl;
+use crate::kafka_support::{GUEST, PASSWORD, RealKafka};
 
 fn options(kafka: &RealKafka, topic: &str) -> KafkaSourceOptions {
     KafkaSourceOptions {
@@ -406,18 +409,78 @@ async fn direct_messages_are_read_within_milliseconds() {
     assert!(times[50] < Duration::from_millis(50), "p50 {:?}", times[50]);
 }
 
+/// The steps of a probe of a source with one column, `n BIGINT`.
+async fn probed_source(connection: KafkaConnection, topic: &str) -> Vec<ProbeStep> {
+    let options = KafkaSourceOptions {
+        connection,
+        topic: topic.to_owned(),
+        group_id: None,
+        starting_offsets: StartingOffsets::Earliest,
+        on_data_loss: OnDataLoss::Fail,
+        event_hubs: false,
+    };
+    let column = ColumnDef {
+        name: "n".to_owned(),
+        data_type: DataType::Int64,
+        nullable: true,
+        origin: ColumnOrigin::Field(vec!["n".to_owned()]),
+        span: Default::default(),
+    };
+    let def = SourceDef {
+        name: "s".to_owned(),
+        columns: vec![column],
+        watermark: None,
+        connector: SourceConnector::Kafka(options.clone()),
+        format: Format::Json,
+        on_error: OnError::DeadLetter,
+        idle_after: Duration::from_secs(30),
+        max_drift: None,
+        span: Default::default(),
+    };
+    let task = tokio::task::spawn_blocking(move || probe_source(&def, &options, &Env::system().unwrap()));
+    task.await.unwrap()
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_probe_names_every_step_that_worked() {
+async fn a_probe_names_every_step_that_worked_and_decodes_the_newest_records() {
     let Some(kafka) = RealKafka::shared() else { return };
     kafka.create_topic("probed", 2);
-    kafka.transactions("prober").commit("probed", 1, ["{}"]);
-    let connection = kafka.connection();
-    let steps = tokio::task::spawn_blocking(move || probe(&connection, "probed", &Env::system().unwrap()));
-    let steps = steps.await.unwrap();
+    kafka.transactions("prober").commit("probed", 1, ["{\"n\":1}", "{\"n\":\"one\"}"]);
+    let steps = probed_source(kafka.connection(), "probed").await;
     let names: Vec<&str> = steps.iter().map(|step| step.name.as_str()).collect();
     assert_eq!(names, ["address", "tcp", "login", "topic", "sample"], "{steps:?}");
     assert_eq!(steps[3].outcome.as_deref(), Ok("`probed` has 2 partitions"));
-    assert_eq!(steps[4].outcome.as_deref(), Ok("a record of 2 bytes was read"));
+    let sample = steps[4].outcome.as_deref().unwrap();
+    assert!(sample.starts_with("1 of 2 records decode; `probed/1` at 1: column `n`: "), "{sample}");
+
+    kafka.create_topic("unlike", 1);
+    kafka.produce("unlike", 0, ["n=1"]);
+    let steps = probed_source(kafka.connection(), "unlike").await;
+    let sample = steps[4].outcome.as_ref().unwrap_err();
+    assert!(sample.starts_with("0 of 1 records decode; `unlike/0` at 0: not valid JSON"), "{sample}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_probe_of_a_sink_tells_whether_the_user_may_write_and_writes_nothing() {
+    let Some(kafka) = RealKafka::shared() else { return };
+    for topic in ["open-to-guests", "closed-to-guests", "unseen-by-guests"] {
+        kafka.create_topic(topic, 1);
+    }
+    kafka.allow(Acl::RD_KAFKA_ACL_OPERATION_READ, "closed-to-guests");
+    kafka.allow(Acl::RD_KAFKA_ACL_OPERATION_WRITE, "open-to-guests");
+    let last = async |topic: &'static str| {
+        let connection = kafka.connection_as(GUEST, PASSWORD);
+        let steps = tokio::task::spawn_blocking(move || probe_sink(&connection, topic, &Env::system().unwrap()));
+        steps.await.unwrap().pop().unwrap()
+    };
+    let open = last("open-to-guests").await;
+    assert_eq!((open.name.as_str(), open.outcome.is_ok()), ("write", true), "{open:?}");
+    let closed = last("closed-to-guests").await;
+    assert_eq!(closed.outcome, Err("the user may not write to `closed-to-guests`".to_owned()));
+    let unseen = last("unseen-by-guests").await;
+    assert_eq!(unseen.outcome, Err("topic `unseen-by-guests` may not be described by this user".to_owned()));
+    let mut reader = self::open(&options(&kafka, "open-to-guests"), bounded(Offsets::new()));
+    assert!(read_all(&mut reader).await.unwrap().is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -440,7 +503,7 @@ async fn a_login_opens_the_topic_and_a_wrong_password_is_refused_without_being_t
     let refused = TransactionalProducer::open(&connection, "p", "", &["guarded".to_owned()], &env).await;
     assert_eq!(refused.err().unwrap().kind(), ErrorKind::Config);
 
-    let steps = tokio::task::spawn_blocking(move || probe(&connection, "guarded", &Env::system().unwrap()));
+    let steps = tokio::task::spawn_blocking(move || probe_sink(&connection, "guarded", &Env::system().unwrap()));
     let steps = steps.await.unwrap();
     let last = steps.last().unwrap();
     assert_eq!((last.name.as_str(), last.outcome.is_err()), ("login", true), "{steps:?}");

@@ -6,6 +6,7 @@ mod architecture;
 mod crash;
 mod delta;
 mod flight;
+mod fuzzing;
 mod kafka;
 mod kafka_support;
 mod lookups;

@@ -31,10 +31,16 @@ pub(crate) fn all(forest: &Arc<Forest>, lightgbm: Box<dyn Evaluator>) -> Vec<Box
     evaluators
 }
 
-/// The fastest evaluator by measurement on synthetic rows.
-pub(crate) fn fastest(forest: &Arc<Forest>, lightgbm: Box<dyn Evaluator>) -> Result<Box<dyn Evaluator>> {
+/// An evaluator and how long it took for a row, nanoseconds.
+pub(crate) type Measured = (&'static str, f64);
+
+/// The fastest evaluator by measurement on synthetic rows, and what was measured; nothing where there is no choice.
+pub(crate) fn fastest(
+    forest: &Arc<Forest>,
+    lightgbm: Box<dyn Evaluator>,
+) -> Result<(Box<dyn Evaluator>, Vec<Measured>)> {
     let Some(layout) = Layout::new(forest).map(Arc::new) else {
-        return Ok(lightgbm);
+        return Ok((lightgbm, Vec::new()));
     };
     let columns = synthetic_columns(forest);
     let time = |evaluator: &dyn Evaluator, rows: usize, runs: usize| {
@@ -42,20 +48,22 @@ pub(crate) fn fastest(forest: &Arc<Forest>, lightgbm: Box<dyn Evaluator>) -> Res
         nanoseconds(evaluator, &batch, forest.outputs, runs)
     };
     let mut best = (time(lightgbm.as_ref(), BLOCK, LIGHTGBM_RUNS)? / BLOCK as f64, None);
+    let mut measured = vec![(lightgbm.name(), best.0)];
     for kernel in Kernel::available() {
         let evaluator = Blocks::new(Arc::clone(forest), Arc::clone(&layout), kernel, 0);
         let taken = time(&evaluator, ROWS, RUNS)? / ROWS as f64;
+        measured.push((evaluator.name(), taken));
         if taken < best.0 {
             best = (taken, Some(kernel));
         }
     }
     let (per_row, Some(kernel)) = best else {
-        return Ok(lightgbm);
+        return Ok((lightgbm, measured));
     };
     // A block costs the same however few of its rows are used: below this many, rows one by one are cheaper.
     let single = time(&Blocks::new(Arc::clone(forest), Arc::clone(&layout), kernel, 1), 1, RUNS)?;
     let few = ((per_row * BLOCK as f64 / single) as usize).clamp(1, BLOCK);
-    Ok(Box::new(Blocks::new(Arc::clone(forest), layout, kernel, few)))
+    Ok((Box::new(Blocks::new(Arc::clone(forest), layout, kernel, few)), measured))
 }
 
 /// The shortest of several runs.

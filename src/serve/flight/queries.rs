@@ -194,6 +194,11 @@ impl RunningQueries {
         })
     }
 
+    /// Counts a statement that was refused before it ran.
+    pub fn refused(&self) {
+        self.metrics.flight_queries.with(["failed"]).add(1);
+    }
+
     /// Cancels a query, now or as soon as its rows are asked for.
     pub fn cancel(&self, id: &str) {
         let mut inner = lock(&self.inner);

@@ -80,7 +80,7 @@ impl Service {
     }
 
     async fn query_info(&self, what: What, request: Request<FlightDescriptor>) -> Answer<FlightInfo> {
-        let queries = self.plan(&what).await.map_err(|error| status(&error))?;
+        let queries = self.plan(&what).await.map_err(|error| self.refuse(&error))?;
         let schema = match (queries.first(), &what) {
             (Some(query), _) => query.schema(),
             (None, What::Prepared(handle)) => self.unbound_schema(handle).await.map_err(|error| status(&error))?,
@@ -94,8 +94,14 @@ impl Service {
         Ok(self.warehouse.plan(&self.prepared.get(handle)?.sql).await?.schema())
     }
 
+    /// The status of a statement that could not be planned, which counts as failed.
+    fn refuse(&self, error: &Error) -> Status {
+        self.queries.refused();
+        status(error)
+    }
+
     async fn query_rows(&self, ticket: &QueryTicket) -> Rows {
-        let Some(running) = self.queries.begin(&ticket.id) else {
+        let Some(mut running) = self.queries.begin(&ticket.id) else {
             return Err(Status::cancelled("query was cancelled"));
         };
         let started = async {
@@ -108,7 +114,10 @@ impl Service {
         };
         let cancelled = running.cancelled();
         let (schema, batches) = tokio::select! {
-            started = started => started.map_err(|error| status(&error)),
+            started = started => started.map_err(|error| {
+                running.end(Outcome::Failed);
+                status(&error)
+            }),
             () = cancelled.cancelled() => Err(Status::cancelled("query was cancelled")),
         }
         .inspect_err(|refused| {
@@ -260,7 +269,7 @@ impl FlightSqlService for Service {
         query: ActionCreatePreparedStatementRequest,
         _request: Request<Action>,
     ) -> Result<ActionCreatePreparedStatementResult, Status> {
-        let planned = self.warehouse.plan(&query.query).await.map_err(|error| status(&error))?;
+        let planned = self.warehouse.plan(&query.query).await.map_err(|error| self.refuse(&error))?;
         let parameters = planned.parameters().map_err(|error| status(&error))?;
         Ok(ActionCreatePreparedStatementResult {
             dataset_schema: ipc_schema(&planned.schema())?,

@@ -73,7 +73,10 @@ impl SchemaProvider for PublicSchema {
 
     async fn table(&self, name: &str) -> DataFusionResult<Option<Arc<dyn TableProvider>>> {
         let (name, as_of) = split_version(name);
-        Ok(self.warehouse.find(name, as_of).await?.map(|table| table.provider))
+        match self.warehouse.find(name, as_of).await? {
+            Some(table) => Ok(Some(table.provider)),
+            None => Ok(self.warehouse.declared_relation(name)?),
+        }
     }
 
     fn table_exist(&self, name: &str) -> bool {

@@ -5,9 +5,12 @@
 //! up at that moment. Promises that a query sees each table at one version, the newest when it was planned, that it
 //! cannot write, and that no path can be queried.
 
+mod answer;
 mod catalog;
+mod declared;
 pub mod location;
 pub mod progress;
+mod refusal;
 mod statement;
 mod state;
 mod system;
@@ -20,24 +23,37 @@ use std::num::NonZeroUsize;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion::catalog::TableProvider;
 use datafusion::common::ParamValues;
+use datafusion::datasource::empty::EmptyTable;
+use datafusion::datasource::provider_as_source;
+use datafusion::error::DataFusionError;
+use datafusion::execution::FunctionRegistry;
 use datafusion::execution::context::{SQLOptions, SessionConfig, SessionState};
 use datafusion::execution::memory_pool::{FairSpillPool, TrackConsumersPool};
-use datafusion::execution::runtime_env::RuntimeEnvBuilder;
+use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::execution::session_state::SessionStateBuilder;
-use datafusion::logical_expr::{LogicalPlan, ScalarUDF};
+use datafusion::logical_expr::{LogicalPlan, LogicalPlanBuilder, ScalarUDF};
 use datafusion::physical_plan::{SendableRecordBatchStream, execute_stream};
 use datafusion::scalar::ScalarValue;
+use datafusion::sql::sqlparser::tokenizer::TokenWithSpan;
 use futures::{StreamExt, TryStreamExt};
 
+use self::answer::Place;
 use self::catalog::RequestCatalogs;
+pub use self::declared::Declared;
 use self::location::Location;
+use self::refusal::STATEMENT;
+pub use self::refusal::{Refusal, of_server};
 pub use self::statement::read_only;
 use self::tables::Tables;
 use super::failure::{nearest, query_error, quoted};
 use crate::delta::{AsOf, TableVersion};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
+use crate::function::sql_function;
 use crate::plan::{RelationMode, physical_rules, register_relations};
+use crate::sql::cursor::is_keyword;
+use crate::sql::{Diagnostic, Position, SourceFile, Span, asked, find_name};
 
 /// The one catalog's name.
 pub const CATALOG: &str = "weir";
@@ -77,21 +93,23 @@ pub struct TableEntry {
 #[derive(Debug)]
 pub struct Warehouse {
     location: Location,
-    declared: RwLock<BTreeMap<String, Location>>,
+    /// Tables outside of the warehouse.
+    elsewhere: RwLock<BTreeMap<String, Location>>,
     tables: Tables,
     state: Arc<SessionState>,
+    declared: Option<Arc<Declared>>,
 }
 
 impl Warehouse {
     /// A warehouse over `location`; nothing is read yet.
     pub fn new(location: Location, options: WarehouseOptions) -> Result<Self> {
         let state = Arc::new(session_state(options)?);
-        Ok(Self { location, declared: RwLock::default(), tables: Tables::default(), state })
+        Ok(Self { location, elsewhere: RwLock::default(), tables: Tables::default(), state, declared: None })
     }
 
     /// Names a table that lives elsewhere (`CREATE TABLE … LOCATION`); it hides a folder of the same name.
     pub fn declare(&self, name: impl Into<String>, location: Location) {
-        self.declared.write().unwrap_or_else(PoisonError::into_inner).insert(name.into(), location);
+        self.elsewhere.write().unwrap_or_else(PoisonError::into_inner).insert(name.into(), location);
     }
 
     /// Where the warehouse lives.
@@ -119,7 +137,7 @@ impl Warehouse {
             .await?;
         let mut entries: BTreeMap<String, TableEntry> =
             found.into_iter().flatten().map(|entry| (entry.name.clone(), entry)).collect();
-        for (name, location) in self.declared.read().unwrap_or_else(PoisonError::into_inner).iter() {
+        for (name, location) in self.elsewhere.read().unwrap_or_else(PoisonError::into_inner).iter() {
             entries.insert(name.clone(), TableEntry { name: name.clone(), location: location.clone() });
         }
         Ok(entries.into_values().collect())
@@ -146,10 +164,61 @@ impl Warehouse {
         Ok(described)
     }
 
-    /// Plans the one statement of `sql` against the tables as they are now.
+    /// Plans the one statement of `sql` against the tables as they are now. Errors say where in `sql` they arose.
     pub async fn plan(self: &Arc<Self>, sql: &str) -> Result<Query> {
-        let statement = statement::parse(sql)?;
+        self.plan_statement(sql).await.map_err(Refusal::into_error)
+    }
+
+    /// The same, with every error at its place.
+    pub async fn plan_statement(self: &Arc<Self>, sql: &str) -> Result<Query, Refusal> {
+        // Behind the declared files, whose places an error may name, too.
+        let mut files = self.declared.as_ref().map(|declared| declared.catalog.files.to_vec()).unwrap_or_default();
+        let file = u16::try_from(files.len()).unwrap_or(u16::MAX);
+        files.push(Arc::new(SourceFile::new(STATEMENT, sql)));
+        let start = Position { line: 1, column: 1 };
+        let lines = sql.lines().count().max(1);
+        let width = sql.lines().last().map_or(0, |line| line.chars().count());
+        let end = Position { line: lines as u32, column: width as u32 + 1 };
+        self.plan_part(&files, Span { file, start, end: end.max(start.right(1)) }).await
+    }
+
+    /// Plans the one statement that stands at `span` of `files`, which begin with those that are declared here.
+    pub async fn plan_part(self: &Arc<Self>, files: &[Arc<SourceFile>], span: Span) -> Result<Query, Refusal> {
+        let text = files.get(usize::from(span.file)).map_or("", |file| file.slice(span));
+        let at = |diagnostic| Refusal::at(files, diagnostic);
+        let tokens = statement::tokens(text, span).map_err(at)?;
+        if let Some(asked) = asked(&tokens).map_err(at)?
+            && let Some(rows) = self.answer(&asked, Place { files, span }).await?
+        {
+            return self.all_of(rows);
+        }
+        if let Some((table, query)) = statement::system_query(&tokens) {
+            if self.declared.is_none() && declared::is_declared(table) {
+                return Err(at(no_files(table, span)));
+            }
+            let start = Position { line: 1, column: 1 };
+            let tokens = statement::tokens(&query, Span { file: span.file, start, end: start }).map_err(at)?;
+            return self.plan_tokens(tokens, files, span).await;
+        }
+        let writes = ["CREATE", "DROP", "INSERT"].iter().any(|word| is_keyword(tokens.first().map(|t| &t.token), word));
+        if writes {
+            return Err(at(statement::writes(span)));
+        }
+        self.plan_tokens(tokens, files, span).await
+    }
+
+    async fn plan_tokens(
+        self: &Arc<Self>,
+        tokens: Vec<TokenWithSpan>,
+        files: &[Arc<SourceFile>],
+        span: Span,
+    ) -> Result<Query, Refusal> {
+        let statement = statement::parse(tokens).map_err(|error| Refusal::at(files, error))?;
         let mut state = self.state.as_ref().clone();
+        let refuse = |error: DataFusionError| {
+            let place = crate::sql::diagnose(&error, files, span).span;
+            (query_error(error), place)
+        };
         let references = state.resolve_table_references(&statement).map_err(query_error)?;
         let lists = references.iter().any(|reference| reference.schema() == Some("information_schema"));
         let listed = if lists { self.list_tables().await? } else { Vec::new() };
@@ -157,12 +226,93 @@ impl Warehouse {
         state.mark_start_execution();
         let plan = match state.statement_to_plan(statement).await {
             Ok(plan) => plan,
-            Err(error) => return Err(self.explain_missing_table(query_error(error)).await),
+            Err(error) => {
+                let (error, place) = refuse(error);
+                let error = self.explain_missing_table(error).await;
+                return Err(placed(error, files, place, span));
+            }
         };
         let read_only_options =
             SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
-        read_only_options.verify_plan(&plan).map_err(|_| read_only())?;
+        if read_only_options.verify_plan(&plan).is_err() {
+            return Err(Refusal::at(files, statement::writes(span)));
+        }
         Ok(Query { plan, state })
+    }
+
+    /// Rows that are there already, as a query.
+    fn all_of(&self, rows: Arc<dyn TableProvider>) -> Result<Query, Refusal> {
+        let scan = LogicalPlanBuilder::scan("answer", provider_as_source(rows), None);
+        let plan = scan.and_then(LogicalPlanBuilder::build).map_err(query_error)?;
+        Ok(Query { plan, state: self.state.as_ref().clone() })
+    }
+
+    /// Answers questions about what files declare, and lets queries call their functions and models.
+    ///
+    /// Errors: a function whose body cannot be bound.
+    pub fn declaring(mut self, declared: Declared) -> Result<Self> {
+        let mut state = self.state.as_ref().clone();
+        let register = |state: &mut SessionState, function: Arc<ScalarUDF>| {
+            FunctionRegistry::register_udf(state, function).map(|_| ()).map_err(query_error)
+        };
+        for function in &declared.functions {
+            register(&mut state, Arc::clone(function))?;
+        }
+        for def in declared.catalog.functions.values() {
+            // What is wrong with it is told where the files are checked.
+            if let Ok(function) = sql_function(def, &state) {
+                register(&mut state, Arc::new(function))?;
+            }
+        }
+        self.state = Arc::new(state);
+        self.declared = Some(Arc::new(declared));
+        Ok(self)
+    }
+
+    /// What a query finds under the name of something that is declared and is no table of the warehouse.
+    fn declared_relation(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>> {
+        let Some(declared) = &self.declared else { return Ok(None) };
+        let catalog = &declared.catalog;
+        if let Some(table) = catalog.tables.get(name) {
+            if declared.empty_tables && !table.columns.is_empty() {
+                return Ok(Some(Arc::new(EmptyTable::new(table.schema()))));
+            }
+            return Err(Error::sql(format!("table `{name}` is declared, and no pipeline has written it yet"))
+                .with_hint("It is made when its pipeline starts: `weir run`."));
+        }
+        let kind = match name {
+            _ if catalog.sources.contains_key(name) => "source",
+            _ if catalog.sinks.contains_key(name) => "sink",
+            _ if catalog.views.contains_key(name) => "view",
+            _ => return Ok(None),
+        };
+        Err(Error::sql(format!("`{name}` is a {kind}, and a query reads tables"))
+            .with_hint("Write what you want to see to a table: `INSERT INTO …`, or `CREATE MATERIALIZED VIEW`."))
+    }
+
+    /// What files declare, if this warehouse was told.
+    pub fn declared_files(&self) -> Option<&Declared> {
+        self.declared.as_deref()
+    }
+
+    /// Where queries have their memory.
+    fn runtime(&self) -> &Arc<RuntimeEnv> {
+        self.state.runtime_env()
+    }
+
+    /// Where the table `name` is: declared, or a folder of that name, in any case.
+    async fn location_of(&self, name: &str) -> Result<Location> {
+        let elsewhere = self.elsewhere.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned();
+        if let Some(location) = elsewhere {
+            return Ok(location);
+        }
+        let exact = self.location.child(name);
+        if exact.child("_delta_log").exists().await? {
+            return Ok(exact);
+        }
+        let listed = self.list_tables().await?;
+        let alike = listed.into_iter().find(|entry| entry.name.eq_ignore_ascii_case(name));
+        Ok(alike.map_or(exact, |entry| entry.location))
     }
 
     /// Looks `name` up among the tables: declared, then folder, then either ignoring case when only one fits.
@@ -175,7 +325,7 @@ impl Warehouse {
                 Ok(None)
             };
         }
-        let declared = self.declared.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned();
+        let declared = self.elsewhere.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned();
         let location = declared.unwrap_or_else(|| self.location.child(name));
         if let Some(table) = self.open(&location, as_of).await? {
             return Ok(Some(table));
@@ -208,6 +358,26 @@ impl Warehouse {
             None => refused.with_hint(format!("There are {}.", quoted(&names))),
         }
     }
+}
+
+/// The statement's own error at `place`, or at the name that it is about; what failed beside it as it is.
+fn placed(error: Error, files: &[Arc<SourceFile>], place: Span, statement: Span) -> Refusal {
+    if error.kind() != ErrorKind::Sql {
+        return Refusal::Other(error);
+    }
+    let named = || error.message().split('`').nth(1).and_then(|name| find_name(name, files, statement));
+    let place = if place == statement { named().unwrap_or(place) } else { place };
+    let mut diagnostic = Diagnostic::new(place, error.message()).or_hint(error.hint().map(str::to_owned));
+    diagnostic.detail = error.detail().map(str::to_owned);
+    Refusal::at(files, diagnostic)
+}
+
+/// `SHOW SOURCES` and the like where no files are known.
+fn no_files(table: &str, span: Span) -> Diagnostic {
+    let what = table.replace('_', " ");
+    Diagnostic::new(span, format!("no SQL files are known here, and {what} are declared in files")).with_hint(
+        "Name them: `weir query --file file.sql …`, `weir serve --file file.sql`; `weir run --serve` knows its own.",
+    )
 }
 
 /// A planned statement.
@@ -290,6 +460,8 @@ fn session_state(options: WarehouseOptions) -> Result<SessionState> {
     if let Some(parallelism) = options.parallelism {
         config = config.with_target_partitions(parallelism.max(1));
     }
+    // Errors say where in the statement they arose.
+    config.options_mut().sql_parser.collect_spans = true;
     // Plain strings everywhere, as in pipelines; not every Flight SQL client knows string views.
     config.options_mut().sql_parser.map_string_types_to_utf8view = false;
     config.options_mut().execution.parquet.schema_force_view_types = false;

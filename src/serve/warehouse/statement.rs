@@ -9,75 +9,120 @@ use chrono::{DateTime, NaiveDate, NaiveDateTime, Utc};
 use datafusion::error::DataFusionError;
 use datafusion::sql::parser::{DFParserBuilder, Statement};
 use datafusion::sql::sqlparser::ast::Statement as SqlStatement;
-use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::keywords::Keyword;
-use datafusion::sql::sqlparser::parser::ParserError;
-use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer, Word};
+use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Word};
 
 use crate::delta::AsOf;
-use crate::error::{Error, Result};
-use crate::serve::failure::query_error;
+use crate::error::Error;
+use crate::sql::cursor::{Cursor, Parsed, lower_first};
 use crate::sql::dialect::WeirDialect;
+use crate::sql::embedded::located;
+use crate::sql::lexer::tokenize_part;
 use crate::sql::normalize::normalize;
 use crate::sql::temporal::mark_joins;
+use crate::sql::{Diagnostic, Span};
 
-/// Parses the one statement of `sql`; anything but a query, SHOW, DESCRIBE or EXPLAIN is refused.
-pub fn parse(sql: &str) -> Result<Statement> {
-    let tokens = Tokenizer::new(&GenericDialect {}, sql)
-        .tokenize_with_location()
-        .map_err(|error| query_error(DataFusionError::from(ParserError::from(error))))?;
-    if let Some(query) = system_query(&tokens) {
-        return parse(&query);
+/// The tokens of the one statement that stands at `span` of `text`'s file, with positions in that file.
+pub fn tokens(text: &str, span: Span) -> Parsed<Vec<TokenWithSpan>> {
+    let mut errors = Vec::new();
+    let mut tokens = tokenize_part(text, span, &mut errors);
+    if let Some(error) = errors.into_iter().next() {
+        return Err(error);
     }
+    while tokens.last().is_some_and(|last| last.token == Token::SemiColon) {
+        tokens.pop();
+    }
+    if tokens.is_empty() {
+        return Err(Diagnostic::new(span, "there is no statement").with_hint("Try `SHOW TABLES`."));
+    }
+    let ends = tokens.iter().position(|token| token.token == Token::SemiColon);
+    match ends.and_then(|end| tokens.get(end + 1)) {
+        Some(next) => {
+            Err(Diagnostic::new(next.span.into(), "more than one statement").with_hint("Send statements one by one."))
+        }
+        None => Ok(tokens),
+    }
+}
+
+/// Parses one statement; anything but a query, SHOW, DESCRIBE or EXPLAIN is refused.
+pub fn parse(tokens: Vec<TokenWithSpan>) -> Parsed<Statement> {
+    let all = tokens.first().map(|first| Span::from(first.span).to(last_span(&tokens))).unwrap_or_default();
     let tokens = normalize(&name_versions(number_placeholders(tokens)?)?);
-    let mut parser = DFParserBuilder::new(tokens).with_dialect(&WeirDialect).build().map_err(query_error)?;
-    let mut statements = parser.parse_statements().map_err(query_error)?;
-    let mut statement =
-        statements.pop_front().ok_or_else(|| Error::sql("there is no statement").with_hint("Try `SHOW TABLES`."))?;
-    if !statements.is_empty() {
-        return Err(Error::sql("more than one statement").with_hint("Send statements one by one."));
+    let parsed = DFParserBuilder::new(tokens.clone()).with_dialect(&WeirDialect).build().and_then(|mut parser| {
+        let mut statements = parser.parse_statements()?;
+        let rest = statements.len();
+        Ok(statements.pop_front().filter(|_| rest == 1))
+    });
+    let mut statement = match parsed {
+        Ok(Some(statement)) => statement,
+        Ok(None) => {
+            return Err(Diagnostic::new(all, "more than one statement").with_hint("Send statements one by one."));
+        }
+        Err(error) => return Err(syntax_error(&error, &tokens, all)),
+    };
+    if !reads(&statement) {
+        return Err(writes(all));
     }
-    refuse_writes(&statement)?;
     joins_in_time(&mut statement)?;
     Ok(statement)
 }
 
-/// `SHOW STATE | PROGRESS | PIPELINES [FOR pipeline]` as a query of a system table.
-fn system_query(tokens: &[TokenWithSpan]) -> Option<String> {
-    let words: Vec<&Word> = tokens
-        .iter()
-        .filter(|token| !matches!(token.token, Token::Whitespace(_) | Token::SemiColon))
-        .map(|token| if let Token::Word(word) = &token.token { Some(word) } else { None })
-        .collect::<Option<_>>()?;
-    let is = |word: &Word, text: &str| word.quote_style.is_none() && word.value.eq_ignore_ascii_case(text);
-    let [show, what, rest @ ..] = words.as_slice() else { return None };
-    let table =
-        ["state", "progress", "pipelines"].into_iter().find(|table| is(what, table)).filter(|_| is(show, "show"))?;
-    match rest {
-        [] => Some(format!("SELECT * FROM weir.{table}")),
-        [keyword, pipeline] if is(keyword, "for") => {
-            Some(format!("SELECT * FROM weir.{table} WHERE pipeline = '{}'", pipeline.value.replace('\'', "''")))
-        }
-        _ => None,
+fn last_span(tokens: &[TokenWithSpan]) -> Span {
+    tokens.last().map(|token| token.span.into()).unwrap_or_default()
+}
+
+fn syntax_error(error: &DataFusionError, tokens: &[TokenWithSpan], all: Span) -> Diagnostic {
+    match error {
+        DataFusionError::SQL(error, _) => located(error, tokens),
+        DataFusionError::Diagnostic(_, inner) | DataFusionError::Context(_, inner) => syntax_error(inner, tokens, all),
+        other => Diagnostic::new(all, lower_first(&other.message())),
     }
 }
 
-fn joins_in_time(statement: &mut Statement) -> Result<()> {
+/// What `SHOW` lists from system tables.
+const SHOWN: [&str; 10] = [
+    "state",
+    "progress",
+    "pipelines",
+    "views",
+    "materialized views",
+    "sources",
+    "sinks",
+    "models",
+    "functions",
+    "secrets",
+];
+
+/// `SHOW STATE | PROGRESS | PIPELINES | SOURCES | … [FOR pipeline]` as a query of a system table, and that table.
+pub fn system_query(tokens: &[TokenWithSpan]) -> Option<(&'static str, String)> {
+    let mut cursor = Cursor::new(tokens);
+    if !cursor.eat(&["SHOW"]) {
+        return None;
+    }
+    let shown = SHOWN.iter().find(|shown| cursor.eat(&shown.split(' ').collect::<Vec<_>>()))?;
+    let table = if *shown == "materialized views" { "materialized_views" } else { *shown };
+    let is_of_pipeline = matches!(table, "state" | "progress" | "pipelines");
+    let query = format!("SELECT * FROM weir.{table}");
+    if is_of_pipeline && cursor.eat(&["FOR"]) {
+        cursor.eat(&["PIPELINE"]);
+        let pipeline = cursor.name("the pipeline's name").ok()?;
+        return cursor
+            .at_end()
+            .then(|| (table, format!("{query} WHERE pipeline = '{}'", pipeline.value.replace('\'', "''"))));
+    }
+    cursor.at_end().then_some((table, query))
+}
+
+fn joins_in_time(statement: &mut Statement) -> Parsed<()> {
     match statement {
-        Statement::Statement(statement) => mark_joins(statement.as_mut()).map_err(|problem| {
-            let error = Error::sql(problem.message);
-            match problem.hint {
-                Some(hint) => error.with_hint(hint),
-                None => error,
-            }
-        }),
+        Statement::Statement(statement) => mark_joins(statement.as_mut()),
         Statement::Explain(explain) => joins_in_time(&mut explain.statement),
         _ => Ok(()),
     }
 }
 
-fn refuse_writes(statement: &Statement) -> Result<()> {
-    let reads = match statement {
+fn reads(statement: &Statement) -> bool {
+    match statement {
         Statement::Statement(statement) => matches!(
             statement.as_ref(),
             SqlStatement::Query(_)
@@ -88,22 +133,28 @@ fn refuse_writes(statement: &Statement) -> Result<()> {
                 | SqlStatement::ExplainTable { .. }
                 | SqlStatement::Explain { .. }
         ),
-        Statement::Explain(explain) => return refuse_writes(&explain.statement),
+        Statement::Explain(explain) => reads(&explain.statement),
         Statement::CreateExternalTable(_) | Statement::CopyTo(_) | Statement::Reset(_) => false,
-    };
-    if reads { Ok(()) } else { Err(read_only()) }
+    }
 }
 
 /// What a statement that writes is answered with.
 pub fn read_only() -> Error {
-    Error::sql("only queries are served")
+    let Diagnostic { message, detail, hint, .. } = writes(Span::default());
+    Error::sql(message).with_detail(detail.unwrap_or_default()).with_hint(hint.unwrap_or_default())
+}
+
+/// The same, at its place.
+pub fn writes(span: Span) -> Diagnostic {
+    Diagnostic::new(span, "only queries are served")
         .with_detail("The server reads tables and never writes them.")
         .with_hint("Tables are written by pipelines: `weir run`.")
 }
 
-fn number_placeholders(tokens: Vec<TokenWithSpan>) -> Result<Vec<TokenWithSpan>> {
+fn number_placeholders(tokens: Vec<TokenWithSpan>) -> Parsed<Vec<TokenWithSpan>> {
     let mut numbered = Vec::with_capacity(tokens.len());
     let (mut marks, mut dollars) = (0, 0);
+    let mut last = Span::default();
     for TokenWithSpan { token, span } in tokens {
         let (is_mark, rest) = match &token {
             Token::Whitespace(_) => continue,
@@ -116,6 +167,9 @@ fn number_placeholders(tokens: Vec<TokenWithSpan>) -> Result<Vec<TokenWithSpan>>
             }
             _ => (false, None),
         };
+        if is_mark || matches!(token, Token::Placeholder(_)) {
+            last = span.into();
+        }
         if is_mark {
             marks += 1;
             numbered.push(TokenWithSpan { token: Token::Placeholder(format!("${marks}")), span });
@@ -125,12 +179,13 @@ fn number_placeholders(tokens: Vec<TokenWithSpan>) -> Result<Vec<TokenWithSpan>>
         }
     }
     if marks > 0 && dollars > 0 {
-        return Err(Error::sql("parameters are written both `?` and `$1`").with_hint("Use one of the two forms."));
+        let error = Diagnostic::new(last, "parameters are written both `?` and `$1`");
+        return Err(error.with_hint("Use one of the two forms."));
     }
     Ok(numbered)
 }
 
-fn name_versions(tokens: Vec<TokenWithSpan>) -> Result<Vec<TokenWithSpan>> {
+fn name_versions(tokens: Vec<TokenWithSpan>) -> Parsed<Vec<TokenWithSpan>> {
     let mut named: Vec<TokenWithSpan> = Vec::with_capacity(tokens.len());
     let mut rest = tokens.into_iter().peekable();
     while let Some(current) = rest.next() {
@@ -147,7 +202,7 @@ fn name_versions(tokens: Vec<TokenWithSpan>) -> Result<Vec<TokenWithSpan>> {
             }
             _ => None,
         });
-        let upcoming = rest.clone().take(3).map(|token| token.token).collect::<Vec<_>>();
+        let upcoming = rest.clone().take(3).collect::<Vec<_>>();
         let (Some(table), Some(version)) = (table, version_clause(&current.token, &upcoming)?) else {
             named.push(current);
             continue;
@@ -171,27 +226,31 @@ fn name_versions(tokens: Vec<TokenWithSpan>) -> Result<Vec<TokenWithSpan>> {
 }
 
 /// `VERSION AS OF 3` or `TIMESTAMP AS OF '…'`, begun by `first`.
-fn version_clause(first: &Token, rest: &[Token]) -> Result<Option<AsOf>> {
-    let (Token::Word(first), [Token::Word(as_word), Token::Word(of_word), value]) = (first, rest) else {
+fn version_clause(first: &Token, rest: &[TokenWithSpan]) -> Parsed<Option<AsOf>> {
+    let [as_word, of_word, value] = rest else { return Ok(None) };
+    let (Token::Word(first), Token::Word(as_word), Token::Word(of_word)) = (first, &as_word.token, &of_word.token)
+    else {
         return Ok(None);
     };
     if as_word.keyword != Keyword::AS || of_word.keyword != Keyword::OF {
         return Ok(None);
     }
-    match (first.keyword, value) {
+    let span = value.span.into();
+    match (first.keyword, &value.token) {
         (Keyword::VERSION, Token::Number(text, _)) => {
             text.parse().map(|version| Some(AsOf::Version(version))).map_err(|_| {
-                Error::sql(format!("`{text}` is not a version")).with_hint("Versions are whole numbers from 0.")
+                Diagnostic::new(span, format!("`{text}` is not a version"))
+                    .with_hint("Versions are whole numbers from 0.")
             })
         }
-        (Keyword::TIMESTAMP, Token::SingleQuotedString(text)) => instant(text).map(Some),
-        (Keyword::VERSION | Keyword::TIMESTAMP, _) => Err(Error::sql("version of a table is not a literal")
+        (Keyword::TIMESTAMP, Token::SingleQuotedString(text)) => instant(text, span).map(Some),
+        (Keyword::VERSION | Keyword::TIMESTAMP, _) => Err(Diagnostic::new(span, "version of a table is not a literal")
             .with_hint("Write `VERSION AS OF 3` or `TIMESTAMP AS OF '2026-01-31 12:00:00'`.")),
         _ => Ok(None),
     }
 }
 
-fn instant(text: &str) -> Result<AsOf> {
+fn instant(text: &str, span: Span) -> Parsed<AsOf> {
     let parsed = DateTime::parse_from_rfc3339(text)
         .map(|instant| instant.with_timezone(&Utc))
         .ok()
@@ -201,7 +260,7 @@ fn instant(text: &str) -> Result<AsOf> {
             day.and_hms_opt(0, 0, 0).map(|naive| naive.and_utc())
         });
     parsed.map(AsOf::Timestamp).ok_or_else(|| {
-        Error::sql(format!("`{text}` is not a point in time"))
+        Diagnostic::new(span, format!("`{text}` is not a point in time"))
             .with_hint("Write RFC 3339, `2026-01-31 12:00:00` or `2026-01-31`; without a zone it is UTC.")
     })
 }
@@ -234,6 +293,12 @@ fn word(value: &str, quote_style: Option<char>) -> Token {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sql::Position;
+
+    fn parse(sql: &str) -> Parsed<Statement> {
+        let start = Position { line: 1, column: 1 };
+        super::parse(tokens(sql, Span { file: 0, start, end: start })?)
+    }
 
     #[test]
     fn question_marks_are_numbered_in_order() {
@@ -248,7 +313,7 @@ mod tests {
 
     #[test]
     fn both_forms_of_parameters_at_once_are_refused() {
-        assert!(parse("SELECT ? + $1").unwrap_err().message().contains("both"));
+        assert!(parse("SELECT ? + $1").unwrap_err().message.contains("both"));
     }
 
     #[test]
@@ -293,7 +358,7 @@ mod tests {
 
     #[test]
     fn two_statements_are_refused() {
-        assert_eq!(parse("SELECT 1; SELECT 2").unwrap_err().message(), "more than one statement");
+        assert_eq!(parse("SELECT 1; SELECT 2").unwrap_err().message, "more than one statement");
         parse("SELECT 1;").unwrap();
     }
 }

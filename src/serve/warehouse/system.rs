@@ -14,13 +14,26 @@ use datafusion::logical_expr::{Expr, LogicalPlanBuilder, lit};
 use serde_json::Value;
 
 use super::progress::{last_epochs, pipelines};
-use super::{TableEntry, Warehouse};
+use super::{Declared, TableEntry, Warehouse};
 use crate::delta::AsOf;
 use crate::error::Result;
 use crate::serve::failure::query_error;
 
 /// The names of the system tables, sorted.
-pub const NAMES: [&str; 5] = ["dead_letters", "pipelines", "progress", "state", "tables"];
+pub const NAMES: [&str; 12] = [
+    "dead_letters",
+    "functions",
+    "materialized_views",
+    "models",
+    "pipelines",
+    "progress",
+    "secrets",
+    "sinks",
+    "sources",
+    "state",
+    "tables",
+    "views",
+];
 
 /// The system table `name` as it is now.
 pub async fn table(warehouse: &Warehouse, name: &str) -> Result<Option<Arc<dyn TableProvider>>> {
@@ -30,7 +43,11 @@ pub async fn table(warehouse: &Warehouse, name: &str) -> Result<Option<Arc<dyn T
         "state" => super::state::table(warehouse).await.map(Some),
         "tables" => table_table(warehouse).await.map(Some),
         "dead_letters" => dead_letters(warehouse).await.map(Some),
-        _ => Ok(None),
+        other => match warehouse.declared_files() {
+            Some(declared) => declared.table(other),
+            // Without files there is nothing in them.
+            None => Declared::default().table(other),
+        },
     }
 }
 
@@ -57,13 +74,24 @@ async fn progress(warehouse: &Warehouse) -> Result<Arc<dyn TableProvider>> {
     ])
 }
 
-/// One row a pipeline, of its last epoch.
+/// One row a pipeline, of its last epoch; those that files declare, too, if they have not run.
 async fn pipeline_table(warehouse: &Warehouse) -> Result<Arc<dyn TableProvider>> {
     let mut rows = Vec::new();
     for pipeline in pipelines(warehouse.location()).await? {
         let last = last_epochs(&pipeline, 1).await?.pop().unwrap_or(Value::Null);
         rows.push((pipeline.name, last));
     }
+    let catalog = warehouse.declared_files().map(|declared| &declared.catalog);
+    let declared = catalog.map(|catalog| catalog.pipelines.as_slice()).unwrap_or_default();
+    for pipeline in declared {
+        if !rows.iter().any(|(name, _)| *name == pipeline.name) {
+            rows.push((pipeline.name.clone(), Value::Null));
+        }
+    }
+    let writes = |name: &str| {
+        let pipeline = declared.iter().find(|pipeline| pipeline.name == name)?;
+        Some(pipeline.inserts.iter().map(|insert| insert.target.as_str()).collect::<Vec<_>>().join(", "))
+    };
     let values: Vec<&Value> = rows.iter().map(|(_, last)| last).collect();
     memory(vec![
         ("pipeline", strings(rows.iter().map(|(name, _)| Some(name.clone())))),
@@ -72,6 +100,7 @@ async fn pipeline_table(warehouse: &Warehouse) -> Result<Arc<dyn TableProvider>>
         ("last_commit", timestamps(values.iter().map(|v| micros(v.get("timestamp"))))),
         ("last_input_rows", integers(values.iter().map(|v| integer(v, &["numInputRows"])))),
         ("processed_rows_per_second", floats(values.iter().map(|v| float(v, "processedRowsPerSecond")))),
+        ("writes", strings(rows.iter().map(|(name, _)| writes(name)))),
     ])
 }
 

@@ -28,7 +28,7 @@ pub enum Reach {
 }
 
 /// Gives every Delta source that declares no columns those of its table; `storage` are the object-store options that sources
-/// do not set. What could not be found out is told at the source's name.
+/// do not set. What could not be found out is told at the source's name, and the source counts as broken.
 pub async fn complete(
     catalog: &mut Catalog,
     reach: Reach,
@@ -36,6 +36,7 @@ pub async fn complete(
     env: &Env,
 ) -> Vec<Diagnostic> {
     let mut problems = Vec::new();
+    let mut failed = Vec::new();
     for def in catalog.sources.values_mut() {
         let SourceConnector::Delta(options) = &mut def.connector else { continue };
         with_defaults(options, storage);
@@ -50,13 +51,22 @@ pub async fn complete(
                 )
                 .with_hint("Declare them, or check with `--connect`."),
             );
+            failed.push(def.name.clone());
             continue;
         }
+        let before = problems.len();
         match ask(options, def.span, env).await {
             Ok(columns) => def.columns = columns,
             Err(error) => problems.push(of_error(&error, def.span)),
         }
         problems.extend(check_watermark(def));
+        if problems.len() > before {
+            failed.push(def.name.clone());
+        }
+    }
+    for name in failed {
+        catalog.sources.remove(&name);
+        catalog.broken.relations.insert(name);
     }
     problems
 }

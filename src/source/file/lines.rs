@@ -30,6 +30,22 @@ pub(super) enum LastLine {
     Waits,
     /// It is complete: nobody will write more.
     Counts,
+    /// It is complete if it is a JSON value, else its writer is not done and it waits.
+    CountsIfJson,
+}
+
+impl LastLine {
+    fn counts(self, text: &[u8]) -> bool {
+        match self {
+            Self::Waits => false,
+            Self::Counts => true,
+            Self::CountsIfJson => {
+                let start = memchr::memrchr(b'\n', text).map_or(0, |end| end + 1);
+                let line = text[start..].strip_prefix(BYTE_ORDER_MARK).unwrap_or(&text[start..]);
+                serde_json::from_slice::<serde::de::IgnoredAny>(line).is_ok()
+            }
+        }
+    }
 }
 
 /// The records of a range's first lines, and the byte after them; `None` if no line is complete.
@@ -51,7 +67,7 @@ pub(super) fn read(
         let missing = wanted.min(range.end - range.start) - text.len() as u64;
         (&mut file).take(missing).read_to_end(&mut text).environment(failed)?;
         let at_end = text.len() as u64 >= range.end - range.start || (text.len() as u64) < wanted;
-        if let Some(length) = complete_length(&text, at_end && range.last_line == LastLine::Counts) {
+        if let Some(length) = complete_length(&text, at_end && range.last_line.counts(&text)) {
             return Ok(Some(split(&text[..length], range.start, rows, header)));
         }
         if at_end {
@@ -81,6 +97,17 @@ pub(super) fn read_header(path: &Path, end: u64, last_line: LastLine) -> Result<
     let text = without_line_end(&line);
     let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text);
     Ok(Some((text.to_vec(), read as u64)))
+}
+
+/// Whether `at` is the middle of a line of which both halves are there. Errors: the file cannot be read.
+pub(super) fn is_inside_a_line(path: &Path, at: u64) -> Result<bool> {
+    let failed = || format!("cannot read `{}`", path.display());
+    let Some(before) = at.checked_sub(1) else { return Ok(false) };
+    let mut file = File::open(path).environment(failed)?;
+    file.seek(SeekFrom::Start(before)).environment(failed)?;
+    let mut around = Vec::new();
+    file.take(2).read_to_end(&mut around).environment(failed)?;
+    Ok(matches!(around[..], [before, after] if before != b'\n' && !matches!(after, b'\r' | b'\n')))
 }
 
 fn complete_length(text: &[u8], all: bool) -> Option<usize> {

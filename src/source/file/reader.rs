@@ -47,6 +47,8 @@ struct FileState {
     header: Option<(Vec<u8>, u64)>,
     /// Nothing more to read until the file grows.
     exhausted: bool,
+    /// Where reading begins is known to be no middle of a line.
+    begins_well: bool,
 }
 
 impl FileReader {
@@ -79,6 +81,7 @@ impl FileReader {
                 next,
                 header: None,
                 exhausted: true,
+                begins_well: next == 0 || self.format == Format::Parquet,
             });
             if self.format != Format::Parquet && (found.size as i64) < state.next.max(state.size as i64) {
                 return Err(Error::environment(format!("file `{id}` of source `{}` has become shorter", self.source))
@@ -131,8 +134,18 @@ impl FileReader {
 
     fn read_lines(&mut self, id: &PartitionId, rows: usize, bytes: usize) -> Result<Option<Chunk>> {
         let Some(state) = self.files.get_mut(id) else { return Ok(None) };
-        let last_line = if self.bounded { LastLine::Counts } else { LastLine::Waits };
+        let last_line = match (self.bounded, self.format) {
+            (false, _) => LastLine::Waits,
+            (true, Format::Json) => LastLine::CountsIfJson,
+            (true, _) => LastLine::Counts,
+        };
         let start = state.next;
+        if !state.begins_well {
+            if lines::is_inside_a_line(&state.path, start.unsigned_abs())? {
+                return Err(grown_inside_a_line(&self.source, id, start));
+            }
+            state.begins_well = true;
+        }
         let mut first = start.unsigned_abs();
         if self.format == Format::Csv && state.header.is_none() {
             state.header = lines::read_header(&state.path, state.size, last_line)?;
@@ -149,6 +162,14 @@ impl FileReader {
         let range = Range { start: first, end: state.size.max(first), last_line };
         let Some((records, end)) = lines::read(&state.path, range, rows, bytes, header)? else {
             state.exhausted = true;
+            if self.bounded && first < state.size {
+                tracing::warn!(
+                    source = self.source,
+                    file = &**id,
+                    byte = first,
+                    "the last line has no line end and is not a whole JSON value: it is left for a later run"
+                );
+            }
             return Ok(None);
         };
         state.next = end as i64;
@@ -212,4 +233,11 @@ impl SourceReader for FileReader {
     fn lag(&self) -> Option<u64> {
         self.files.values().all(|state| state.exhausted).then_some(0)
     }
+}
+
+#[cold]
+fn grown_inside_a_line(source: &str, file: &str, at: Offset) -> Error {
+    Error::environment(format!("file `{file}` of source `{source}` has grown inside a line that was read as its last"))
+        .with_detail(format!("It was read up to byte {at}, where it ended without a line end; now that line goes on."))
+        .with_hint("Let writers end lines before a run with `'available now'`, or write whole files and rename them into the folder.")
 }

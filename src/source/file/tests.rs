@@ -67,13 +67,46 @@ fn bounded_reading_ends_where_the_files_ended_and_takes_the_last_line() {
     let folder = tempfile::tempdir().unwrap();
     let env = Env::manual(0, 1);
     let path = folder.path().join("a.json");
-    append(&path, "one\ntwo");
+    append(&path, "1\n[2]");
     let mut reader = open(&path, Format::Json, &ReadFrom { bounded: true, ..ReadFrom::default() }, &env);
-    append(&path, "\nthree\n");
+    append(&path, "\n3\n");
     env.advance(INTERVAL);
-    assert_eq!(poll(&mut reader, 1, 1 << 20), ["a.json@0 one"]);
-    assert_eq!(poll(&mut reader, 9, 2), ["a.json@4 two"], "a line longer than the limit is read whole");
+    assert_eq!(poll(&mut reader, 1, 1 << 20), ["a.json@0 1"]);
+    assert_eq!(poll(&mut reader, 9, 2), ["a.json@2 [2]"], "a line longer than the limit is read whole");
     assert_eq!(poll(&mut reader, 9, 2), ["finished"]);
+}
+
+#[test]
+fn bounded_reading_leaves_a_last_line_whose_writer_is_not_done_to_the_next_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let env = Env::manual(0, 1);
+    let path = folder.path().join("a.json");
+    append(&path, "{\"a\":1}\n{\"a\":");
+    let mut reader = open(&path, Format::Json, &ReadFrom { bounded: true, ..ReadFrom::default() }, &env);
+    assert_eq!(poll(&mut reader, 9, 1 << 20), ["a.json@0 {\"a\":1}"]);
+    assert_eq!(poll(&mut reader, 9, 1 << 20), ["finished"]);
+    append(&path, "2}");
+    let offsets = Offsets::from([("a.json".into(), 8)]);
+    let mut reader = open(&path, Format::Json, &ReadFrom { offsets, bounded: true }, &env);
+    assert_eq!(poll(&mut reader, 9, 1 << 20), ["a.json@8 {\"a\":2}"]);
+    assert_eq!(poll(&mut reader, 9, 1 << 20), ["finished"]);
+}
+
+#[test]
+fn a_line_that_goes_on_after_it_was_read_as_the_last_is_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.csv");
+    append(&path, "a,b\n1,2");
+    let offsets = || Offsets::from([("a.csv".into(), 7)]);
+    let bounded = || ReadFrom { offsets: offsets(), bounded: true };
+    let limit = PollLimit { rows: 9, bytes: 99, wait: Duration::ZERO, linger: Duration::ZERO };
+    append(&path, "\n3,4\n");
+    let mut reader = open(&path, Format::Csv, &bounded(), &Env::manual(0, 1));
+    assert_eq!(poll(&mut reader, 9, 99), ["a.csv@8 3,4"], "its line end alone may come later");
+    fs::write(&path, "a,b\n1,23\n").unwrap();
+    let mut reader = open(&path, Format::Csv, &bounded(), &Env::manual(0, 1));
+    let error = futures::executor::block_on(reader.poll(limit)).unwrap_err();
+    assert_eq!(error.message(), "file `a.csv` of source `files` has grown inside a line that was read as its last");
 }
 
 #[test]

@@ -100,7 +100,7 @@ impl Simulator {
                 continue;
             };
             if reach.is_empty() {
-                continue;
+                continue; // no terminal at all
             }
             for _ in 0..count.sample(&mut stream) as u32 {
                 let millis = (time_of_day.sample(&mut stream) * 1_000.0) as i64;

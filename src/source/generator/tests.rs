@@ -47,6 +47,15 @@ fn all_rows(reader: &mut GeneratorReader, rows: usize) -> (Vec<String>, i64) {
 }
 
 #[test]
+fn in_a_sparse_world_everyone_pays_somewhere() {
+    for seed in 0..5 {
+        let mut simulator = Simulator::new(seed, 3, 1);
+        let rows: usize = (0..60).map(|_| simulator.next_day().unwrap().num_rows()).sum();
+        assert!(rows > 0, "seed {seed}");
+    }
+}
+
+#[test]
 fn the_published_size_gives_the_published_numbers() {
     let mut simulator = Simulator::new(42, 5_000, 10_000);
     let (mut rows, mut by_scenario, mut last) = (0, [0u64; 4], i64::MIN);

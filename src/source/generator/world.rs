@@ -50,6 +50,10 @@ impl World {
             let place = (stream.unit() * SIDE, stream.unit() * SIDE);
             let from = world.reach.len();
             add_within_reach(place, &places, &cells, &mut world.reach);
+            // Of the published world everyone reaches some; in a sparse one, people go to the nearest.
+            if world.reach.len() == from {
+                world.reach.extend(nearest(place, &places));
+            }
             world.reach[from..].sort_unstable();
             world.customers.push(Customer {
                 mean_amount: 5.0 + 95.0 * stream.unit(),
@@ -59,6 +63,12 @@ impl World {
         }
         world
     }
+}
+
+fn nearest(place: (f64, f64), places: &[(f64, f64)]) -> Option<u32> {
+    let distance = |other: &(f64, f64)| (place.0 - other.0).hypot(place.1 - other.1);
+    let (terminal, _) = places.iter().enumerate().min_by(|a, b| distance(a.1).total_cmp(&distance(b.1)))?;
+    Some(terminal as u32)
 }
 
 fn cell(coordinate: f64) -> usize {

@@ -4,8 +4,8 @@
 //! in batches into buffers per partition ([`gather`]); [`KafkaReader`] hands these out as chunks. Where a partition
 //! begins is a pure decision ([`start`]). Consumer groups play no part but to publish progress for lag monitors.
 //!
-//! Also here, because the Kafka sink and the commands share it: how to reach a cluster ([`client`]), [`probe`] for
-//! `weir check --connect`, and the [`embedded`] development broker.
+//! Also here, because the Kafka sink and the commands share it: how to reach a cluster ([`client`]), [`probe_source`]
+//! and [`probe_sink`] for `weir check --connect`, and the [`embedded`] development broker.
 
 pub mod client;
 pub mod embedded;
@@ -13,6 +13,7 @@ pub mod embedded;
 mod cluster;
 mod gather;
 mod native;
+mod permissions;
 mod probe;
 mod reader;
 mod session;
@@ -21,5 +22,5 @@ mod start;
 mod tests;
 
 pub use gather::Wants;
-pub use probe::{ProbeStep, probe, sample};
+pub use probe::{ProbeStep, probe_sink, probe_source};
 pub use reader::KafkaReader;

@@ -4,21 +4,27 @@ use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::time::Duration;
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::message::BorrowedMessage;
 use rdkafka::{Message, Offset as KafkaOffset, TopicPartitionList};
 
 use super::client::{self, Context};
 use super::cluster::{self, Attempt};
-use crate::catalog::KafkaConnection;
+use super::permissions;
+use crate::catalog::{KafkaConnection, KafkaSourceOptions, SourceDef};
 use crate::env::Env;
-use crate::error::{Error, Result};
+use crate::source::chunk::{Chunk, Payload, Records};
+use crate::source::sample;
 
 /// How long one step may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// How many of a partition's newest offsets are looked at.
+const SAMPLE: i64 = 10;
+
 /// One step of a probe.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProbeStep {
-    /// `address`, `tcp`, `login`, `topic` or `sample`.
+    /// `address`, `tcp`, `tls`, `login`, `topic`, `sample` or `write`.
     pub name: String,
     /// What was found, or what failed, in a line.
     pub outcome: Result<String, String>,
@@ -36,50 +42,100 @@ impl ProbeStep {
     }
 }
 
-/// Tries the steps address, tcp, login, topic and sample in order and stops after the first that fails. Blocks for
-/// up to 5 s a step.
-pub fn probe(connection: &KafkaConnection, topic: &str, env: &Env) -> Vec<ProbeStep> {
+/// Tries the steps address, tcp, tls, login, topic and sample in order and stops after the first that fails. Blocks for
+/// up to 5 s a step. The newest records of one partition, at most ten, are decoded as the source says.
+pub fn probe_source(def: &SourceDef, options: &KafkaSourceOptions, env: &Env) -> Vec<ProbeStep> {
+    let (mut steps, reached) = reach(&options.connection, &options.topic, env);
+    if let Some(Reached { consumer, context, partitions }) = reached {
+        steps.push(match newest(&consumer, &context, &options.topic, &partitions) {
+            Ok(None) => ProbeStep::passed("sample", "no record yet".to_owned()),
+            Ok(Some(chunk)) => match sample::describe(def, chunk) {
+                Ok(found) => ProbeStep::passed("sample", found),
+                Err(why) => ProbeStep::failed("sample", why, sample::HINT),
+            },
+            Err(Attempt::Retry(why)) => ProbeStep::failed(
+                "sample",
+                why,
+                "Check that the user may READ the topic and that every broker's advertised listener can be reached.",
+            ),
+            Err(Attempt::Absent(error) | Attempt::GiveUp(error)) => {
+                ProbeStep::failed("sample", error.message().to_owned(), error.hint().unwrap_or_default())
+            }
+        });
+    }
+    steps
+}
+
+/// Tries the steps address, tcp, tls, login, topic and write in order and stops after the first that fails. Writes
+/// nothing: the brokers tell what the user may do. Blocks for up to 5 s a step.
+pub fn probe_sink(connection: &KafkaConnection, topic: &str, env: &Env) -> Vec<ProbeStep> {
+    let (mut steps, reached) = reach(connection, topic, env);
+    if let Some(Reached { consumer, .. }) = reached {
+        steps.push(match permissions::may_write(&consumer, topic, PATIENCE) {
+            Ok(Some(true)) => ProbeStep::passed("write", format!("the user may write to `{topic}`")),
+            Ok(Some(false)) => ProbeStep::failed(
+                "write",
+                format!("the user may not write to `{topic}`"),
+                "Grant the user WRITE on the topic.",
+            ),
+            Ok(None) => ProbeStep::passed("write", "the brokers do not tell who may write".to_owned()),
+            Err(why) => ProbeStep::failed("write", why, "Try again; the brokers may be starting."),
+        });
+    }
+    steps
+}
+
+/// A topic that can be reached.
+struct Reached {
+    consumer: BaseConsumer<Context>,
+    context: Context,
+    partitions: Vec<i32>,
+}
+
+/// The steps up to the topic, and what they led to if all passed.
+fn reach(connection: &KafkaConnection, topic: &str, env: &Env) -> (Vec<ProbeStep>, Option<Reached>) {
     let mut steps = Vec::new();
     let addresses = match resolve(connection) {
         Ok((found, addresses)) => {
             steps.push(ProbeStep::passed("address", found));
             addresses
         }
-        Err(step) => return with(steps, step),
+        Err(step) => return (with(steps, step), None),
     };
     match connect(&addresses) {
         Ok(step) => steps.push(step),
-        Err(step) => return with(steps, step),
+        Err(step) => return (with(steps, step), None),
     }
-    match login(connection, env) {
-        Ok((consumer, context, step)) => {
-            steps.push(step);
-            topic_and_sample(&consumer, &context, topic, &mut steps);
-            steps
+    let (consumer, context) = match login(connection, env) {
+        Ok((consumer, context, found)) => {
+            steps.extend(found);
+            (consumer, context)
         }
-        Err(step) => with(steps, step),
+        Err(failed) => {
+            steps.extend(failed);
+            return (steps, None);
+        }
+    };
+    match cluster::partitions(&consumer, topic, context.redact()) {
+        Ok(partitions) => {
+            let count = partitions.len();
+            let noun = if count == 1 { "partition" } else { "partitions" };
+            steps.push(ProbeStep::passed("topic", format!("`{topic}` has {count} {noun}")));
+            (steps, Some(Reached { consumer, context, partitions }))
+        }
+        Err(Attempt::Retry(why)) => {
+            (with(steps, ProbeStep::failed("topic", why, "Try again; the brokers may be starting.")), None)
+        }
+        Err(Attempt::Absent(error) | Attempt::GiveUp(error)) => {
+            let step = ProbeStep::failed("topic", error.message().to_owned(), error.hint().unwrap_or_default());
+            (with(steps, step), None)
+        }
     }
-}
-
-/// The value of one of the newest records of the topic; `None` = there is none (or a tombstone). Blocks up to 10 s.
-pub fn sample(connection: &KafkaConnection, topic: &str, env: &Env) -> Result<Option<Vec<u8>>> {
-    let context = Context::new(connection, env);
-    let consumer = client::create_consumer(connection, "weir-check", context.clone())?;
-    let partitions =
-        cluster::partitions(&consumer, topic, context.redact()).map_err(|attempt| plain(connection, attempt))?;
-    newest(&consumer, &context, topic, &partitions).map_err(|attempt| plain(connection, attempt))
 }
 
 fn with(mut steps: Vec<ProbeStep>, last: ProbeStep) -> Vec<ProbeStep> {
     steps.push(last);
     steps
-}
-
-fn plain(connection: &KafkaConnection, attempt: Attempt) -> Error {
-    match attempt {
-        Attempt::Retry(reason) => client::unreachable_error(connection, &reason),
-        Attempt::Absent(error) | Attempt::GiveUp(error) => error,
-    }
 }
 
 fn resolve(connection: &KafkaConnection) -> Result<(String, Vec<SocketAddr>), ProbeStep> {
@@ -102,81 +158,79 @@ fn resolve(connection: &KafkaConnection) -> Result<(String, Vec<SocketAddr>), Pr
         ));
     }
     let names: Vec<String> = addresses.iter().map(SocketAddr::to_string).collect();
-    Ok((names.join(", "), addresses))
+    // One broker of several is enough to begin with; a name that is wrong is told all the same.
+    let but = failure.map(|why| format!("; but {why}")).unwrap_or_default();
+    Ok((names.join(", ") + &but, addresses))
 }
 
 fn connect(addresses: &[SocketAddr]) -> Result<ProbeStep, ProbeStep> {
-    let mut failure = String::new();
+    let mut failures = Vec::new();
     for address in addresses {
         match TcpStream::connect_timeout(address, PATIENCE) {
-            Ok(_) => return Ok(ProbeStep::passed("tcp", format!("{address} accepts connections"))),
-            Err(error) => failure = format!("{address}: {error}"),
+            Ok(_) => {
+                let before: String = failures.iter().map(|failure| format!("; but {failure}")).collect();
+                return Ok(ProbeStep::passed("tcp", format!("{address} accepts connections{before}")));
+            }
+            Err(error) => failures.push(format!("{address}: {error}")),
         }
     }
     Err(ProbeStep::failed(
         "tcp",
-        failure,
+        failures.join("; "),
         "Check that the broker runs, the port, and the firewall between it and this machine.",
     ))
 }
 
-fn login(connection: &KafkaConnection, env: &Env) -> Result<(BaseConsumer<Context>, Context, ProbeStep), ProbeStep> {
+/// Encryption and login, which librdkafka does in one go: its words say which of the two failed.
+fn login(
+    connection: &KafkaConnection,
+    env: &Env,
+) -> Result<(BaseConsumer<Context>, Context, Vec<ProbeStep>), Vec<ProbeStep>> {
     let context = Context::new(connection, env);
-    let hint = match (&connection.security.sasl, connection.security.tls) {
+    let security = &connection.security;
+    let hint = match (&security.sasl, security.tls) {
         (Some(_), _) => "Check `sasl_mechanism`, `sasl_username`, `sasl_password` and whether the port wants TLS.",
         (None, true) => "Check `ssl_ca_location` and whether the port speaks TLS.",
         (None, false) => "The port may want TLS or a login: see the `ssl_*` and `sasl_*` options.",
     };
-    let consumer = client::create_consumer(connection, "weir-check", context.clone())
-        .map_err(|error| ProbeStep::failed("login", error.detail().unwrap_or(error.message()).to_owned(), hint))?;
+    let encrypted = || ProbeStep::passed("tls", "the connection is encrypted and the certificate trusted".to_owned());
+    let consumer = client::create_consumer(connection, "weir-check", context.clone()).map_err(|error| {
+        vec![ProbeStep::failed("login", error.detail().unwrap_or(error.message()).to_owned(), hint)]
+    })?;
     match consumer.fetch_metadata(None, PATIENCE) {
         Ok(metadata) => {
             let found = format!("{} brokers, {} topics", metadata.brokers().len(), metadata.topics().len());
-            Ok((consumer, context, ProbeStep::passed("login", found)))
+            let mut steps: Vec<ProbeStep> = security.tls.then(encrypted).into_iter().collect();
+            steps.push(ProbeStep::passed("login", found));
+            Ok((consumer, context, steps))
         }
         Err(error) => {
             cluster::serve_events(&consumer);
-            let why = context.refused().or_else(|| context.last_trouble());
+            let refused = context.refused();
+            let login_refused =
+                refused.as_ref().is_some_and(|why| why.contains("SASL") || why.contains("uthentication"));
+            let why = refused.or_else(|| context.last_trouble());
             let why = why.unwrap_or_else(|| context.redact().describe(&error));
-            Err(ProbeStep::failed("login", why, hint))
+            Err(match (security.tls, login_refused) {
+                (true, true) => vec![encrypted(), ProbeStep::failed("login", why, hint)],
+                (true, false) => vec![ProbeStep::failed(
+                    "tls",
+                    why,
+                    "Check `ssl_ca_location`, the certificate's host name, and whether the port speaks TLS.",
+                )],
+                (false, _) => vec![ProbeStep::failed("login", why, hint)],
+            })
         }
     }
 }
 
-fn topic_and_sample(consumer: &BaseConsumer<Context>, context: &Context, topic: &str, steps: &mut Vec<ProbeStep>) {
-    let partitions = match cluster::partitions(consumer, topic, context.redact()) {
-        Ok(partitions) => partitions,
-        Err(Attempt::Retry(why)) => {
-            steps.push(ProbeStep::failed("topic", why, "Try again; the brokers may be starting."));
-            return;
-        }
-        Err(Attempt::Absent(error) | Attempt::GiveUp(error)) => {
-            steps.push(ProbeStep::failed("topic", error.message().to_owned(), error.hint().unwrap_or_default()));
-            return;
-        }
-    };
-    steps.push(ProbeStep::passed("topic", format!("`{topic}` has {} partitions", partitions.len())));
-    steps.push(match newest(consumer, context, topic, &partitions) {
-        Ok(Some(value)) => ProbeStep::passed("sample", format!("a record of {} bytes was read", value.len())),
-        Ok(None) => ProbeStep::passed("sample", "no record yet".to_owned()),
-        Err(Attempt::Retry(why)) => ProbeStep::failed(
-            "sample",
-            why,
-            "Check that the user may READ the topic and that every broker's advertised listener can be reached.",
-        ),
-        Err(Attempt::Absent(error) | Attempt::GiveUp(error)) => {
-            ProbeStep::failed("sample", error.message().to_owned(), error.hint().unwrap_or_default())
-        }
-    });
-}
-
-/// The value of one partition's newest record; partitions without records are passed over.
+/// The newest records, at most [`SAMPLE`], of the first partition that has any; `None` = no partition has.
 fn newest(
     consumer: &BaseConsumer<Context>,
     context: &Context,
     topic: &str,
     partitions: &[i32],
-) -> Result<Option<Vec<u8>>, Attempt> {
+) -> Result<Option<Chunk>, Attempt> {
     let lows = cluster::offsets(consumer, topic, partitions, KafkaOffset::Beginning, context.redact())?;
     let highs = cluster::offsets(consumer, topic, partitions, KafkaOffset::End, context.redact())?;
     let internal = |error: rdkafka::error::KafkaError| Attempt::Retry(context.redact().describe(&error));
@@ -186,16 +240,40 @@ fn newest(
             continue;
         }
         let mut list = TopicPartitionList::new();
-        // A little before the end: the last offsets may be transaction markers.
-        let from = KafkaOffset::Offset((high - 10).max(low));
-        list.add_partition_offset(topic, partition, from).map_err(internal)?;
+        let from = (high - SAMPLE).max(low);
+        list.add_partition_offset(topic, partition, KafkaOffset::Offset(from)).map_err(internal)?;
         consumer.assign(&list).map_err(internal)?;
-        return match consumer.poll(PATIENCE) {
-            Some(Ok(message)) => Ok(message.payload().map(<[u8]>::to_vec)),
-            Some(Err(rdkafka::error::KafkaError::PartitionEOF(_))) => Ok(None),
-            Some(Err(error)) => Err(internal(error)),
-            None => Err(Attempt::Retry("no record came within 5 s".to_owned())),
+        let mut records = Records { bounds: vec![0], ..Records::default() };
+        // The last offsets may be transaction markers: then the end comes before the last of them.
+        let end = loop {
+            match consumer.poll(PATIENCE) {
+                Some(Ok(message)) => {
+                    let end = message.offset() + 1;
+                    add(&mut records, &message);
+                    if end >= high {
+                        break end;
+                    }
+                }
+                Some(Err(rdkafka::error::KafkaError::PartitionEOF(_))) => break high,
+                Some(Err(error)) => return Err(internal(error)),
+                None if records.is_empty() => return Err(Attempt::Retry("no record came within 5 s".to_owned())),
+                None => break records.offsets.last().map_or(from, |last| last + 1),
+            }
         };
+        if !records.is_empty() {
+            let partition = format!("{topic}/{partition}").into();
+            return Ok(Some(Chunk { partition, start: from, end, payload: Payload::Records(records) }));
+        }
     }
     Ok(None)
+}
+
+fn add(records: &mut Records, message: &BorrowedMessage<'_>) {
+    match message.payload() {
+        Some(payload) => records.data.extend_from_slice(payload),
+        None => records.tombstones.push(records.len() as u32),
+    }
+    records.bounds.push(records.data.len() as u32);
+    records.offsets.push(message.offset());
+    records.timestamps_ms.push(message.timestamp().to_millis().unwrap_or(-1));
 }

@@ -285,13 +285,13 @@ fn an_unknown_property_is_named() {
 
 #[test]
 fn a_probe_stops_at_the_first_step_that_fails() {
-    let steps = probe(&connection("127.0.0.1:1"), "t", &env());
+    let steps = probe_sink(&connection("127.0.0.1:1"), "t", &env());
     let outcomes: Vec<_> = steps.iter().map(|step| (step.name.as_str(), step.outcome.is_ok())).collect();
     assert_eq!(outcomes, [("address", true), ("tcp", false)]);
     assert!(steps[1].hint.is_some());
 
     let broker = Broker::start(&[("t", 1)]).unwrap();
-    let steps = probe(&connection(broker.bootstrap_servers()), "missing", &env());
+    let steps = probe_sink(&connection(broker.bootstrap_servers()), "missing", &env());
     assert_eq!(steps.last().unwrap().outcome, Err("topic `missing` does not exist".to_owned()));
 }
 

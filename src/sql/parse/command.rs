@@ -37,25 +37,69 @@ const SHOWN: &[(&str, Show)] = &[
     ("PROGRESS", Show::Progress),
 ];
 
-/// Statements that DIALECT.md has and a later version will run.
-const LATER: &[&[&str]] = &[
-    &["REFRESH", "MODEL"],
-    &["ALTER", "MODEL"],
-    &["ALTER", "TABLE"],
-    &["ALTER"],
-    &["OPTIMIZE"],
-    &["VACUUM"],
-    &["RESTORE"],
-    &["DELETE"],
-    &["UPDATE"],
-    &["MERGE", "INTO"],
-    &["MERGE"],
-    &["START", "PIPELINE"],
-    &["STOP", "PIPELINE"],
-    &["REPLAY", "DEAD", "LETTERS"],
-    &["TRUNCATE"],
-    &["COPY"],
-    &["ANALYZE"],
+/// Changes of a table that another program makes.
+const TABLE_TOOL: &str =
+    "Stop the pipelines that write the table and change it with another program, such as Python's `deltalake`";
+
+/// Statements that weir does not run, and what does their work.
+const LATER: &[(&[&str], &str)] = &[
+    (
+        &["REFRESH", "MODEL"],
+        "Train with LightGBM, save the model over the file that `path` names, and start the pipeline again.",
+    ),
+    (&["REFRESH", "MATERIALIZED", "VIEW"], "A materialized view is kept up to date by its pipeline: `weir run`."),
+    (
+        &["REFRESH"],
+        "Tables are read at their newest version, and materialized views are kept up to date by `weir run`.",
+    ),
+    (
+        &["ALTER", "MODEL"],
+        "The model that answers is the file that `path` names: put another in its place and start the pipeline again.",
+    ),
+    (&["ALTER", "TABLE"], "{}: `DeltaTable(path).alter.add_columns(…)` or `.alter.set_table_properties({…})`."),
+    (
+        &["ALTER", "PIPELINE"],
+        "Change the options in `CREATE PIPELINE … WITH (…)` and start it again: it goes on where it was.",
+    ),
+    (&["ALTER"], "Change the CREATE statement in the file and start the pipeline again: it goes on where it was."),
+    (&["OPTIMIZE"], "{}: `DeltaTable(path).optimize.compact()`, or `.optimize.z_order([…])`."),
+    (
+        &["VACUUM"],
+        "Use another program, such as Python's `deltalake`: `DeltaTable(path).vacuum(retention_hours=168, dry_run=False)`.",
+    ),
+    (
+        &["RESTORE"],
+        "{}: `DeltaTable(path).restore(version)`. Older versions can be read without: `SELECT … FROM t VERSION AS OF 3`.",
+    ),
+    (
+        &["DELETE"],
+        "{}: `DeltaTable(path).delete(\"…\")`. A table with `PRIMARY KEY (…) NOT ENFORCED` drops the rows that its query takes back.",
+    ),
+    (
+        &["UPDATE"],
+        "{}: `DeltaTable(path).update(…)`. `INSERT INTO` a table with `PRIMARY KEY (…) NOT ENFORCED` replaces rows by key.",
+    ),
+    (
+        &["MERGE", "INTO"],
+        "Declare `PRIMARY KEY (…) NOT ENFORCED` on the table: `INSERT INTO` it then replaces rows by key.",
+    ),
+    (&["MERGE"], "Declare `PRIMARY KEY (…) NOT ENFORCED` on the table: `INSERT INTO` it then replaces rows by key."),
+    (&["START", "PIPELINE"], "Start it from the command line: `weir run file.sql --pipeline name`."),
+    (&["STOP", "PIPELINE"], "Stop its process with Ctrl-C or SIGTERM: it commits what it has and ends."),
+    (
+        &["REPLAY", "DEAD", "LETTERS"],
+        "Read them from `weir.dead_letters` (the bytes are in `payload`), mend them, and send them to the source again.",
+    ),
+    (&["TRUNCATE"], "{}: `DeltaTable(path).delete()`."),
+    (&["COPY"], "Write with `INSERT INTO` a sink with connector `file`, or print with `weir query … --format csv`."),
+    (&["ANALYZE"], "Statistics are written with every file: there is nothing to gather."),
+    (
+        &["SET"],
+        "Options stand in the `WITH (…)` of statements and in `config/weir.yaml`; `weir config` explains its keys.",
+    ),
+    (&["GRANT"], "Who may read is for the object store to say; the Flight SQL server has one token, `flight.token`."),
+    (&["BEGIN"], "INSERTs that commit together stand in one `CREATE PIPELINE … AS BEGIN … END`."),
+    (&["COMMIT"], "INSERTs that commit together stand in one `CREATE PIPELINE … AS BEGIN … END`."),
 ];
 
 /// What follows DROP.
@@ -89,7 +133,9 @@ pub fn explain(cursor: &mut Cursor<'_>) -> Parsed<StatementKind> {
         return migration(cursor).map(StatementKind::Migration);
     }
     if cursor.sees(&["ANALYZE"]) {
-        return Err(not_yet(cursor.span(), "`EXPLAIN ANALYZE`"));
+        return Err(not_yet(cursor.span(), "`EXPLAIN ANALYZE`").with_hint(
+            "`weir query 'EXPLAIN ANALYZE SELECT …'` runs one over tables; of a running pipeline `weir status` tells what each epoch took.",
+        ));
     }
     let verbose = cursor.eat(&["VERBOSE"]);
     let start = cursor.span();
@@ -166,12 +212,27 @@ pub fn describe(cursor: &mut Cursor<'_>) -> Parsed<Describe> {
     let has_more = cursor.peek_at(1).is_some();
     let object = KINDS.iter().find(|(word, _)| has_more && eat(cursor, word)).map(|(_, kind)| *kind);
     let name = cursor.object_name("an object's name")?;
-    Ok(Describe { aspect, object, name })
+    let limit = match aspect == Aspect::History && cursor.eat(&["LIMIT"]) {
+        false => None,
+        true => Some(count(cursor)?),
+    };
+    Ok(Describe { aspect, object, name, limit })
 }
 
-/// A diagnostic if a statement comes next that only a later version can run.
+fn count(cursor: &mut Cursor<'_>) -> Parsed<usize> {
+    let number = match cursor.peek() {
+        Some(Token::Number(text, _)) => text.parse().ok(),
+        _ => None,
+    };
+    let number = number.ok_or_else(|| cursor.expected("a number of entries"))?;
+    cursor.advance();
+    Ok(number)
+}
+
+/// A diagnostic if a statement comes next that weir does not run.
 pub fn unsupported(cursor: &mut Cursor<'_>) -> Option<Diagnostic> {
     let start = cursor.position();
-    let words = LATER.iter().find(|words| cursor.eat(words))?;
-    Some(not_yet(cursor.since(start), &format!("`{}`", words.join(" "))))
+    let (words, hint) = LATER.iter().find(|(words, _)| cursor.eat(words))?;
+    let error = not_yet(cursor.since(start), &format!("`{}`", words.join(" ")));
+    Some(error.with_hint(hint.replace("{}", TABLE_TOOL)))
 }

@@ -50,11 +50,16 @@ fn statement(tokens: &[TokenWithSpan], errors: &mut Vec<Diagnostic>) -> Option<S
     errors.append(&mut cursor.errors);
     match outcome {
         Ok(kind) if !failed => return Some(Statement { kind, span }),
+        // A wrong INSERT of a pipeline does not hide what is wrong with the others.
+        Ok(kind @ StatementKind::CreatePipeline(_)) => return Some(Statement { kind, span }),
         Ok(_) => {}
         Err(error) => errors.push(error),
     }
-    let name = created_name(tokens)?;
-    Some(Statement { kind: StatementKind::Broken(name), span })
+    let kind = match created_name(tokens) {
+        Some(name) => StatementKind::Broken(name),
+        None => StatementKind::BrokenInsert(insert_target(tokens)?),
+    };
+    Some(Statement { kind, span })
 }
 
 /// Statements by their first word.
@@ -86,12 +91,48 @@ fn kind(cursor: &mut Cursor<'_>) -> Parsed<StatementKind> {
     if begins_query(cursor) {
         return embedded::query(cursor.rest()).map(StatementKind::Query);
     }
-    Err(command::unsupported(cursor).unwrap_or_else(|| {
-        let found = cursor.found();
-        Diagnostic::new(cursor.span(), format!("expected a statement, found {found}")).or_hint(
-            cursor.peek_word().and_then(|word| super::suggest::did_you_mean(word, FIRST_WORDS.iter().copied())),
-        )
-    }))
+    Err(command::unsupported(cursor).unwrap_or_else(|| no_statement(cursor)))
+}
+
+/// What one statement asks of what is declared and running, if it is of a form of ours: DESCRIBE, EXPLAIN of a query or an
+/// INSERT, VERIFY, EXPLAIN MIGRATION. `None` = a query, or a form of DataFusion's.
+///
+/// Errors: a statement that cannot be read, or that weir does not run.
+pub fn asked(tokens: &[TokenWithSpan]) -> Parsed<Option<StatementKind>> {
+    let mut cursor = Cursor::new(tokens);
+    let explains = cursor.eat(&["EXPLAIN"]);
+    let describes = !explains && (cursor.eat(&["DESCRIBE"]) || cursor.eat(&["DESC"]));
+    if explains {
+        let verbose = usize::from(cursor.sees(&["VERBOSE"]));
+        let ours = ["INSERT", "MIGRATION"].iter().any(|word| is_keyword(cursor.peek_at(verbose), word));
+        let found = command::explain(&mut cursor).and_then(|kind| cursor.finish().map(|()| kind));
+        // What is wrong with a query, DataFusion's parser says with its own forms of EXPLAIN in mind.
+        return if ours { found.map(Some) } else { Ok(found.ok()) };
+    }
+    if describes {
+        let ours = cursor.peek_at(1).is_some() && (cursor.sees(&["DETAIL"]) || cursor.sees(&["HISTORY"]));
+        let found = command::describe(&mut cursor).and_then(|found| cursor.finish().map(|()| found));
+        return match found {
+            Ok(found) => Ok(Some(StatementKind::Describe(found))),
+            Err(error) if ours => Err(error),
+            Err(_) => Ok(None),
+        };
+    }
+    if cursor.eat(&["VERIFY", "PIPELINE"]) {
+        let found = command::verify(&mut cursor)?;
+        return cursor.finish().map(|()| Some(StatementKind::Verify(found)));
+    }
+    if begins_query(&cursor) || ["SHOW", "CREATE", "DROP", "INSERT"].iter().any(|word| cursor.sees(&[word])) {
+        return Ok(None);
+    }
+    Err(command::unsupported(&mut cursor).unwrap_or_else(|| no_statement(&cursor)))
+}
+
+/// No statement begins like this.
+fn no_statement(cursor: &Cursor<'_>) -> Diagnostic {
+    let found = cursor.found();
+    Diagnostic::new(cursor.span(), format!("expected a statement, found {found}"))
+        .or_hint(cursor.peek_word().and_then(|word| super::suggest::did_you_mean(word, FIRST_WORDS.iter().copied())))
 }
 
 /// True when a query comes next.
@@ -151,6 +192,14 @@ fn created_name(tokens: &[TokenWithSpan]) -> Option<Name> {
     OBJECTS.iter().find(|object| is_keyword(cursor.peek(), object))?;
     cursor.advance();
     cursor.eat(&["IF", "NOT", "EXISTS"]);
+    cursor.name("a name").ok()
+}
+
+/// The target of an INSERT that could not be parsed to its end.
+fn insert_target(tokens: &[TokenWithSpan]) -> Option<Name> {
+    let mut cursor = Cursor::new(tokens);
+    cursor.expect(&["INSERT", "INTO"]).ok()?;
+    cursor.eat(&["TABLE"]);
     cursor.name("a name").ok()
 }
 

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use futures::executor::block_on;
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
+pub use rdkafka::bindings as acl;
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -26,6 +27,9 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// The user whom the listener with login knows, and the password.
 pub const USER: &str = "weir";
 pub const PASSWORD: &str = "over-the-dam";
+
+/// A user who may do what [`RealKafka::allow`] says, and no more; the password is [`PASSWORD`] too.
+pub const GUEST: &str = "guest";
 
 /// A running broker; dropping it kills it and deletes its data.
 pub struct RealKafka {
@@ -98,9 +102,14 @@ impl RealKafka {
 
     /// The same broker through a listener that knows one user, [`USER`], by SASL PLAIN.
     pub fn connection_with_login(&self, password: &str) -> KafkaConnection {
+        self.connection_as(USER, password)
+    }
+
+    /// The same as any user.
+    pub fn connection_as(&self, user: &str, password: &str) -> KafkaConnection {
         let mut connection = self.connection();
         connection.bootstrap_servers.clone_from(&self.login_servers);
-        connection.security.sasl = Some(("PLAIN".to_owned(), USER.to_owned(), Secret::new(password)));
+        connection.security.sasl = Some(("PLAIN".to_owned(), user.to_owned(), Secret::new(password)));
         connection
     }
 
@@ -125,6 +134,36 @@ impl RealKafka {
         let results = block_on(self.admin().create_topics([&new], &AdminOptions::new())).unwrap();
         results.into_iter().for_each(|result| drop(result.unwrap()));
         self.wait_for_partitions(topic, partitions);
+    }
+
+    /// Lets [`GUEST`] do `operation` on a topic.
+    pub fn allow(&self, operation: acl::rd_kafka_AclOperation_t, topic: &str) {
+        let admin = self.admin();
+        let client = admin.inner().native_ptr();
+        let (name, who, host) = (c_string(topic), c_string(&format!("User:{GUEST}")), c_string("*"));
+        // SAFETY: the strings and the client live to the end of the block; everything made is destroyed once.
+        unsafe {
+            let binding = acl::rd_kafka_AclBinding_new(
+                acl::rd_kafka_ResourceType_t::RD_KAFKA_RESOURCE_TOPIC,
+                name.as_ptr(),
+                acl::rd_kafka_ResourcePatternType_t::RD_KAFKA_RESOURCE_PATTERN_LITERAL,
+                who.as_ptr(),
+                host.as_ptr(),
+                operation,
+                acl::rd_kafka_AclPermissionType_t::RD_KAFKA_ACL_PERMISSION_TYPE_ALLOW,
+                std::ptr::null_mut(),
+                0,
+            );
+            assert!(!binding.is_null());
+            let queue = acl::rd_kafka_queue_new(client);
+            acl::rd_kafka_CreateAcls(client, [binding].as_mut_ptr(), 1, std::ptr::null(), queue);
+            let event = acl::rd_kafka_queue_poll(queue, 30_000);
+            assert!(!event.is_null(), "no answer");
+            assert_eq!(acl::rd_kafka_event_error(event), acl::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR);
+            acl::rd_kafka_event_destroy(event);
+            acl::rd_kafka_queue_destroy(queue);
+            acl::rd_kafka_AclBinding_destroy(binding);
+        }
     }
 
     /// Raises a topic's number of partitions.
@@ -308,6 +347,10 @@ fn java(jars: &Path) -> Command {
     command
 }
 
+fn c_string(text: &str) -> std::ffi::CString {
+    std::ffi::CString::new(text).unwrap()
+}
+
 struct Ports {
     broker: u16,
     login: u16,
@@ -337,7 +380,9 @@ controller.listener.names=CONTROLLER
 inter.broker.listener.name=PLAINTEXT
 listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,LOGIN:SASL_PLAINTEXT
 listener.name.login.sasl.enabled.mechanisms=PLAIN
-listener.name.login.plain.sasl.jaas.config={module} required user_{USER}=\"{PASSWORD}\";
+listener.name.login.plain.sasl.jaas.config={module} required user_{USER}=\"{PASSWORD}\" user_{GUEST}=\"{PASSWORD}\";
+authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
+super.users=User:ANONYMOUS;User:{USER}
 log.dirs={}
 auto.create.topics.enable=false
 offsets.topic.replication.factor=1

@@ -1,7 +1,10 @@
-//! Scoring: LightGBM's own batch prediction against ours, in one run on one core.
+//! Scoring: LightGBM's own batch prediction, tl2cgen's generated code where it is installed, and ours, in one run on one core.
 //!
-//! Prints CPU time per row (the thread's own, so that other work on the machine does not count) and the ratio. Every
-//! cell's scores are compared bit by bit first. `cargo bench --bench scoring [-- all]`: `all` also shows every evaluator.
+//! Prints CPU time per row (the thread's own, so that other work on the machine does not count) and how much faster than
+//! LightGBM ours is. Every cell's scores are compared bit by bit first. `cargo bench --bench scoring [-- all]`: `all` also
+//! shows every evaluator. The process is pinned to the first core it may use.
+
+mod generated;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,27 +16,46 @@ use weir::error::{Error, Result};
 use weir::model::evaluator::{Batch, Column, Evaluator};
 use weir::model::{Model, train};
 
+use generated::{Generated, entries};
+
 /// CPU seconds that a cell may take per evaluator.
 const BUDGET: f64 = 0.15;
 const ROWS: usize = 8_192;
 
 fn main() -> Result<()> {
     let all = std::env::args().any(|argument| argument == "all");
+    if !pin_to_one_core() {
+        println!("not pinned: this system does not let a process choose its core");
+    }
     println!(
-        "{:>5} {:>6} {:>8} {:>5}  {:>12} {:>12} {:>6}  evaluator",
-        "trees", "leaves", "features", "batch", "LightGBM ns", "ours ns", "ratio"
+        "{:>5} {:>6} {:>8} {:>5}  {:>12} {:>12} {:>12} {:>6}  evaluator",
+        "trees", "leaves", "features", "batch", "LightGBM ns", "tl2cgen ns", "ours ns", "ratio"
     );
+    let mut tl2cgen = true;
     for features in [15, 100] {
         let columns = columns(features);
         for (trees, leaves) in [(20, 31), (100, 31), (500, 31), (100, 255)] {
             let text = model(&columns, trees, leaves)?;
             let model = Model::from_text("bench", &text)?;
             let evaluators = Model::evaluators(&text)?;
+            let generated = Generated::compile(&text)?;
+            tl2cgen &= generated.is_some();
             for rows in [1, 100, ROWS] {
                 let batch = Batch::new(columns.iter().map(|column| Column::plain(&column[..rows])).collect(), rows)?;
                 check_equal(&model, evaluators[0].as_ref(), &batch)?;
                 let mut scores = vec![0.0; rows];
                 let theirs = nanoseconds_per_row(rows, || evaluators[0].score(&batch, &mut scores))?;
+                let by_tl2cgen = match &generated {
+                    Some(generated) => {
+                        let mut entries = entries(&columns, rows);
+                        let score = || {
+                            generated.score(&mut entries, features, &mut scores);
+                            Ok(())
+                        };
+                        format!("{:.1}", nanoseconds_per_row(rows, score)?)
+                    }
+                    None => "-".to_owned(),
+                };
                 let ours = nanoseconds_per_row(rows, || model.score(&batch, &mut scores))?;
                 let name = model
                     .describe()
@@ -41,7 +63,7 @@ fn main() -> Result<()> {
                     .find(|(key, _)| *key == "evaluator")
                     .map_or(String::new(), |(_, name)| name);
                 println!(
-                    "{trees:>5} {leaves:>6} {features:>8} {rows:>5}  {theirs:>12.1} {ours:>12.1} {:>5.1}x  {name}",
+                    "{trees:>5} {leaves:>6} {features:>8} {rows:>5}  {theirs:>12.1} {by_tl2cgen:>12} {ours:>12.1} {:>5.1}x  {name}",
                     theirs / ours
                 );
                 if all {
@@ -53,7 +75,30 @@ fn main() -> Result<()> {
             }
         }
     }
+    if !tl2cgen {
+        println!("tl2cgen is not installed: `make bench-tools`");
+    }
     Ok(())
+}
+
+/// Keeps this thread, and the threads it starts, on the first core it may use. False = the system refuses.
+fn pin_to_one_core() -> bool {
+    const WORDS: usize = 16;
+    unsafe extern "C" {
+        fn sched_getaffinity(process: i32, bytes: usize, mask: *mut u64) -> i32;
+        fn sched_setaffinity(process: i32, bytes: usize, mask: *const u64) -> i32;
+    }
+    let mut mask = [0_u64; WORDS];
+    let bytes = std::mem::size_of_val(&mask);
+    // SAFETY: the mask is as long as is said; process 0 is the calling thread.
+    if unsafe { sched_getaffinity(0, bytes, mask.as_mut_ptr()) } < 0 {
+        return false;
+    }
+    let Some(first) = mask.iter().position(|word| *word != 0) else { return false };
+    let mut one = [0_u64; WORDS];
+    one[first] = 1 << mask[first].trailing_zeros();
+    // SAFETY: as above.
+    unsafe { sched_setaffinity(0, bytes, one.as_ptr()) == 0 }
 }
 
 /// Columns shaped like the fraud features: skewed amounts, counts, shares, with some missing values.

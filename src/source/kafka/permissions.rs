@@ -1,0 +1,86 @@
+//! What a user may do with a topic, as the brokers tell it: nothing is written to find out.
+//!
+//! KIP-430; librdkafka's `DescribeTopics`, which `rdkafka` does not wrap.
+
+use std::ffi::{CStr, CString};
+use std::time::Duration;
+
+use rdkafka::bindings as native;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+
+use super::client::Context;
+
+/// Whether the user may write to `topic`; `None` = the brokers do not tell. Errors: why the question got no answer.
+pub fn may_write(consumer: &BaseConsumer<Context>, topic: &str, patience: Duration) -> Result<Option<bool>, String> {
+    let name = CString::new(topic).map_err(|_| "the topic's name has a zero byte".to_owned())?;
+    let patience_ms = i32::try_from(patience.as_millis()).unwrap_or(i32::MAX);
+    let client = consumer.client().native_ptr();
+    let mut names = [name.as_ptr()];
+    // SAFETY: `client` and `name` live to the end of this function. Everything made here is destroyed below, in reverse,
+    // once; the event owns what is read from it and is destroyed after the last read.
+    unsafe {
+        let options =
+            native::rd_kafka_AdminOptions_new(client, native::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS);
+        let queue = native::rd_kafka_queue_new(client);
+        let topics = native::rd_kafka_TopicCollection_of_topic_names(names.as_mut_ptr(), names.len());
+        let mut text = [0; 256];
+        native::rd_kafka_AdminOptions_set_request_timeout(options, patience_ms, text.as_mut_ptr(), text.len());
+        let refused = native::rd_kafka_AdminOptions_set_include_authorized_operations(options, 1);
+        let answer = if refused.is_null() {
+            native::rd_kafka_DescribeTopics(client, topics, options, queue);
+            let event = native::rd_kafka_queue_poll(queue, patience_ms);
+            let answer = if event.is_null() { Err("the brokers did not answer".to_owned()) } else { read(event) };
+            if !event.is_null() {
+                native::rd_kafka_event_destroy(event);
+            }
+            answer
+        } else {
+            native::rd_kafka_error_destroy(refused);
+            Ok(None)
+        };
+        native::rd_kafka_TopicCollection_destroy(topics);
+        native::rd_kafka_queue_destroy(queue);
+        native::rd_kafka_AdminOptions_destroy(options);
+        answer
+    }
+}
+
+/// What the answer says of its one topic.
+///
+/// # Safety
+/// `event` must be alive.
+unsafe fn read(event: *mut native::rd_kafka_event_t) -> Result<Option<bool>, String> {
+    const NO_ERROR: native::rd_kafka_resp_err_t = native::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR;
+    // SAFETY: the event is alive, and what is read from it lives as long. Counts say how long the arrays are.
+    unsafe {
+        if native::rd_kafka_event_error(event) != NO_ERROR {
+            return Err(CStr::from_ptr(native::rd_kafka_event_error_string(event)).to_string_lossy().into_owned());
+        }
+        let result = native::rd_kafka_event_DescribeTopics_result(event);
+        if result.is_null() {
+            return Ok(None);
+        }
+        let mut count = 0;
+        let topics = native::rd_kafka_DescribeTopics_result_topics(result, &raw mut count);
+        if topics.is_null() || count == 0 {
+            return Ok(None);
+        }
+        let topic = *topics;
+        let error = native::rd_kafka_TopicDescription_error(topic);
+        if !error.is_null() && native::rd_kafka_error_code(error) != NO_ERROR {
+            return Err(CStr::from_ptr(native::rd_kafka_error_string(error)).to_string_lossy().into_owned());
+        }
+        let mut count = 0;
+        let operations = native::rd_kafka_TopicDescription_authorized_operations(topic, &raw mut count);
+        if operations.is_null() || count == 0 {
+            return Ok(None);
+        }
+        // As numbers: a broker may name an operation that the enum does not know.
+        let allowed = std::slice::from_raw_parts(operations.cast::<u32>(), count);
+        let may = [
+            native::rd_kafka_AclOperation_t::RD_KAFKA_ACL_OPERATION_WRITE as u32,
+            native::rd_kafka_AclOperation_t::RD_KAFKA_ACL_OPERATION_ALL as u32,
+        ];
+        Ok(Some(allowed.iter().any(|operation| may.contains(operation))))
+    }
+}

@@ -1,0 +1,73 @@
+//! What a few records of a source look like once they are decoded: for `weir check --connect`.
+
+use std::time::Duration;
+
+use super::chunk::{Chunk, Payload, Poll, PollLimit, ReadFrom, SourceReader};
+use super::decode::Decoder;
+use super::file::FileReader;
+use crate::catalog::{FileSourceOptions, OnError, SourceDef};
+use crate::env::Env;
+use crate::error::Error;
+
+/// What to do when records do not fit.
+pub const HINT: &str =
+    "Compare the source's columns and `format` with the records; `weir run` would make them dead letters.";
+
+/// Records that are decoded at most.
+const ROWS: usize = 100;
+
+/// Decodes `chunk` as the source says: how many records fit, and what is wrong with the first that does not. Errors: none
+/// fits, or one does not and the source says `on_error = 'fail'`.
+pub fn describe(def: &SourceDef, chunk: Chunk) -> Result<String, String> {
+    let count = match &chunk.payload {
+        Payload::Records(records) => records.len(),
+        Payload::Rows(batch) => batch.num_rows(),
+    };
+    // So that the first refusal is there to be told, whatever becomes of it in a run.
+    let keeping = SourceDef { on_error: OnError::DeadLetter, ..def.clone() };
+    let decoded =
+        Decoder::new(&keeping).and_then(|decoder| decoder.decode(chunk)).map_err(|error| in_a_line(&error))?;
+    let Some(first) = decoded.dead.first() else {
+        return Ok(format!("{count} of {count} records decode"));
+    };
+    let column = first.column.as_ref().map(|column| format!("column `{column}`: ")).unwrap_or_default();
+    let told = format!(
+        "{} of {count} records decode; `{}` at {}: {column}{}",
+        count - decoded.refused,
+        first.partition,
+        first.offset,
+        first.reason
+    );
+    if decoded.refused == count || def.on_error == OnError::Fail { Err(told) } else { Ok(told) }
+}
+
+/// Reads the first records of the first file and describes them. Errors: the path cannot be read, or as [`describe`].
+pub async fn of_file(def: &SourceDef, options: &FileSourceOptions, env: &Env) -> Result<String, String> {
+    let from = ReadFrom { bounded: true, ..ReadFrom::default() };
+    let limit = PollLimit { rows: ROWS, bytes: 1 << 20, wait: Duration::ZERO, linger: Duration::ZERO };
+    let polled = match FileReader::open(&def.name, options, def.format, &from, env) {
+        Ok(mut reader) => reader.poll(limit).await,
+        Err(error) => Err(error),
+    };
+    match polled.map_err(|error| in_a_line(&error))? {
+        Poll::Chunks(chunks) => chunks.into_iter().next().map_or_else(|| Ok(no_record()), |chunk| describe(def, chunk)),
+        Poll::Idle | Poll::Finished => Ok(no_record()),
+    }
+}
+
+fn no_record() -> String {
+    "no record yet".to_owned()
+}
+
+fn in_a_line(error: &Error) -> String {
+    let mut text = error.message().to_owned();
+    if let Some(detail) = error.detail() {
+        text = format!("{text}: {detail}");
+    }
+    let mut cause = std::error::Error::source(error);
+    while let Some(inner) = cause {
+        text = format!("{text}: {inner}");
+        cause = inner.source();
+    }
+    text
+}
