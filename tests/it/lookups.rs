@@ -76,7 +76,12 @@ impl Shop {
     /// Waits until an order is in the table that commits last.
     fn wait_for(&self, running: &mut Running, orders: usize) {
         let deadline = Instant::now() + Duration::from_secs(60);
+        while !self.weir.path("warehouse/then_was/_delta_log").exists() {
+            std::thread::sleep(Duration::from_millis(10));
+            assert!(running.runs() && Instant::now() < deadline, "no table comes: {}", running.printed());
+        }
         while self.weir.number("SELECT count(*) FROM then_was") < orders as i64 {
+            std::thread::sleep(Duration::from_millis(10));
             assert!(running.runs() && Instant::now() < deadline, "no order comes: {}", running.printed());
         }
     }
