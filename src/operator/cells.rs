@@ -18,7 +18,6 @@ mod tests;
 use std::ops::Range;
 
 use arrow::array::RecordBatch;
-use futures::executor::block_on;
 
 use super::contract::{Operator, StateUsage, Stepped, Tick};
 use crate::error::{Error, Result};
@@ -229,7 +228,7 @@ impl Cells {
             }
             if let Some(disk) = &self.disk {
                 let groups = cell.groups.clone();
-                block_on(disk.store.state().read_beneath(&disk.image, table, groups, &mut newest, restore))?;
+                wait(disk.store.state().read_beneath(&disk.image, table, groups, &mut newest, restore))?;
             }
         }
         cell.operator = Some(operator);
@@ -393,14 +392,20 @@ impl Disk {
         self.epoch = self.epoch.next();
         let store = self.store.state();
         let written = store.write(&self.image.operator, self.epoch, tables, Some(&self.image), vec![changes]);
-        self.image = block_on(written)?;
+        self.image = wait(written)?;
         for _ in 0..MERGES {
-            let Some(compaction) = block_on(store.compact(&self.image, tables, self.epoch))? else { return Ok(()) };
+            let Some(compaction) = wait(store.compact(&self.image, tables, self.epoch))? else { return Ok(()) };
             self.image = compaction.apply(&self.image);
-            block_on(store.remove_unneeded(&[&self.image], Epoch(u64::MAX)))?;
+            wait(store.remove_unneeded(&[&self.image], Epoch(u64::MAX)))?;
         }
         Ok(())
     }
+}
+
+/// Waits for work on disk. Operators are not asynchronous, and this one may run within a task of tokio whose share of turns is used up: tokio
+/// would then put the wake-up off until the task returns, which it does not while it waits here.
+fn wait<T>(work: impl Future<Output = T>) -> T {
+    futures::executor::block_on(tokio::task::unconstrained(work))
 }
 
 fn no_change(table: usize) -> StateChange {
