@@ -198,10 +198,13 @@ fn end_of(tokens: &[TokenWithSpan], start: usize, words: &[&str]) -> usize {
             Token::RParen => depth -= 1,
             Token::SemiColon => return index,
             // `left(x, 1)` is a function.
-            token if depth == 0 && index > start && words.iter().any(|word| is_keyword(Some(token), word)) => {
-                if tokens.get(index + 1).is_none_or(|next| next.token != Token::LParen) {
-                    return index;
-                }
+            token
+                if depth == 0
+                    && index > start
+                    && words.iter().any(|word| is_keyword(Some(token), word))
+                    && tokens.get(index + 1).is_none_or(|next| next.token != Token::LParen) =>
+            {
+                return index;
             }
             _ => {}
         }

@@ -177,10 +177,10 @@ async fn streamed_and_batch(seed: u64, queries: Queries, random: &mut StdRng) ->
     let folder = tempfile::tempdir().unwrap();
     let divides = random.random_bool(0.15);
     let limits = match divides {
-        false => Limits { bytes: u64::MAX, spill: None, budget: MemoryBudget::new(u64::MAX) },
+        false => Limits { bytes: u64::MAX, spill: Err("none".to_owned()), budget: MemoryBudget::new(u64::MAX) },
         true => Limits {
             bytes: 100_000,
-            spill: Some(SpillFolder::create(folder.path(), &env).unwrap()),
+            spill: Ok(SpillFolder::create(folder.path(), &env).unwrap()),
             budget: MemoryBudget::new(5_000),
         },
     };
