@@ -154,7 +154,7 @@ def check_errors():
                      "Did you mean `payments`?")
         expect_error(lambda: cursor.execute("SELECT amuont FROM payments"), "column `amuont` does not exist",
                      "Did you mean `amount`?")
-        expect_error(lambda: cursor.execute("SELEC 1"), "not valid SQL")
+        expect_error(lambda: cursor.execute("SELEC 1"), "expected a statement, found `SELEC`")
         expect_error(lambda: cursor.execute("SELECT * FROM '/etc/passwd'"), "cannot be queried")
         # Found out only while running.
         expect_error(lambda: (cursor.execute("SELECT 1 / (id - 5) FROM payments"), cursor.fetchall()), "divide by zero")
