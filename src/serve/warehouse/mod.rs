@@ -50,7 +50,7 @@ use super::failure::{nearest, query_error, quoted};
 use crate::delta::{AsOf, TableVersion};
 use crate::error::{Error, ErrorKind, Result};
 use crate::function::sql_function;
-use crate::plan::{RelationMode, register_relations};
+use crate::plan::{RelationMode, physical_rules, register_relations};
 use crate::sql::cursor::is_keyword;
 use crate::sql::{Diagnostic, Position, SourceFile, Span, asked, find_name};
 
@@ -472,6 +472,7 @@ fn session_state(options: WarehouseOptions) -> Result<SessionState> {
         .with_runtime_env(runtime)
         .with_default_features()
         .with_table_factories(HashMap::new())
+        .with_physical_optimizer_rules(physical_rules())
         .build();
     for function in options.functions {
         datafusion::execution::FunctionRegistry::register_udf(&mut state, function).map_err(query_error)?;
