@@ -21,6 +21,18 @@ pub struct Env {
     stores: Stores,
 }
 
+/// How far the state of [`splitmix64`] moves.
+const SPLITMIX_STEP: u64 = 0x9E37_79B9_7F4A_7C15;
+
+/// The next number of a splitmix64 stream (Steele, Lea, Flood: "Fast splittable pseudorandom number generators", 2014): the same on every
+/// machine and in every version.
+pub fn splitmix64(state: &mut u64) -> u64 {
+    *state = state.wrapping_add(SPLITMIX_STEP);
+    let mixed = (*state ^ (*state >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    mixed ^ (mixed >> 31)
+}
+
 /// Puts something between weir and every object store that is opened, e.g. injected faults.
 pub type StoreWrapper = Arc<dyn Fn(Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore> + Send + Sync>;
 
@@ -152,10 +164,8 @@ impl Env {
 
     /// The next pseudo-random number (splitmix64).
     pub fn random_u64(&self) -> u64 {
-        let state = self.random.fetch_add(0x9E37_79B9_7F4A_7C15, Ordering::SeqCst).wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mixed = (state ^ (state >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        mixed ^ (mixed >> 31)
+        let mut state = self.random.fetch_add(SPLITMIX_STEP, Ordering::SeqCst);
+        splitmix64(&mut state)
     }
 
     /// A 16-digit hexadecimal identifier with its number, which is never negative as an `i64`.

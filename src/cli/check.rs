@@ -59,7 +59,8 @@ async fn against_state(project: &Project, config: &Config) -> Result<(), Failure
     let mut lossless = true;
     for pipeline in &project.catalog.pipelines {
         let dataflow = super::migration::planned_as_run(project, pipeline, &around).await?;
-        lossless &= super::migration::against_state(&dataflow, &around).await?;
+        let seed = super::migration::seed_of(pipeline);
+        lossless &= super::migration::against_state(&dataflow, seed, &around).await?;
     }
     if lossless {
         return Ok(());

@@ -9,7 +9,7 @@ use super::project::{Project, runtime};
 use crate::catalog::PipelineDef;
 use crate::config::Config;
 use crate::delta::TableStore;
-use crate::epoch::{Fate, Surroundings, below, declared_targets, known_lookups, migration, plan};
+use crate::epoch::{Fate, Surroundings, below, declared_targets, known_lookups, migration, plan, seeded_source};
 use crate::error::Result;
 use crate::plan::Dataflow;
 use crate::state::{Manifest, ManifestStore};
@@ -19,6 +19,15 @@ struct Line {
     operator: String,
     fate: Fate,
     rows: Option<u64>,
+    /// What it means that it begins empty.
+    empty: &'static str,
+}
+
+impl Line {
+    fn new(dataflow: &Dataflow, operator: String, fate: Fate, rows: Option<u64>) -> Self {
+        let node = dataflow.operators.iter().find(|node| node.id == operator);
+        Self { fate, rows, empty: node.map_or("", |node| node.spec.begins_empty()), operator }
+    }
 }
 
 /// Plans a pipeline for comparison. Errors: as `weir check`.
@@ -54,8 +63,11 @@ pub async fn newest_manifest(around: &Surroundings, pipeline: &str) -> Result<Op
     ManifestStore::new(store.object_store()).newest().await
 }
 
-/// Prints what becomes of the state that the warehouse has; true when nothing is lost.
-pub async fn against_state(dataflow: &Dataflow, around: &Surroundings) -> Result<bool> {
+/// Prints what becomes of the state that the warehouse has; true when nothing is lost. Operators without state are filled from the table
+/// `seed`, if there is one.
+///
+/// Errors: operators that cannot be filled from it.
+pub async fn against_state(dataflow: &Dataflow, seed: Option<&str>, around: &Surroundings) -> Result<bool> {
     let Some(manifest) = newest_manifest(around, &dataflow.pipeline).await? else {
         say!("migration of {}  the pipeline has not run yet", dataflow.pipeline);
         return Ok(true);
@@ -65,24 +77,31 @@ pub async fn against_state(dataflow: &Dataflow, around: &Surroundings) -> Result
         Some(crate::state::usage(snapshot).iter().map(|table| table.rows).sum())
     };
     let fates = migration(dataflow, &manifest.state).into_iter();
-    let lines: Vec<Line> = fates.map(|(operator, fate)| Line { rows: rows(&operator), operator, fate }).collect();
+    let lines: Vec<Line> = fates.map(|(id, fate)| Line::new(dataflow, id.clone(), fate, rows(&id))).collect();
     say!("migration of {}  from epoch {}", dataflow.pipeline, manifest.epoch);
-    Ok(print(&lines))
+    let lossless = print(&lines, seed);
+    let builds = |id: &str| lines.iter().any(|line| line.fate == Fate::Build && line.operator == id);
+    let operators = dataflow.operators.iter().enumerate();
+    let fresh: Vec<usize> = operators.filter(|(_, node)| builds(&node.id)).map(|(index, _)| index).collect();
+    if seed.is_some() && !fresh.is_empty() {
+        seeded_source(dataflow, &fresh)?;
+    }
+    Ok(lossless)
 }
 
 /// Prints what becomes of the operators of `old` when `new` takes its place; true when nothing is lost.
-fn between(old: &Dataflow, new: &Dataflow) -> bool {
+fn between(old: &Dataflow, new: &Dataflow, seed: Option<&str>) -> bool {
     let has = |dataflow: &Dataflow, id: &str| dataflow.operators.iter().any(|node| node.id == id);
     let mut lines: Vec<Line> = Vec::new();
     for node in &new.operators {
         let fate = if has(old, &node.id) { Fate::Keep } else { Fate::Build };
-        lines.push(Line { operator: node.id.clone(), fate, rows: None });
+        lines.push(Line::new(new, node.id.clone(), fate, None));
     }
     for node in old.operators.iter().filter(|node| !has(new, &node.id)) {
-        lines.push(Line { operator: node.id.clone(), fate: Fate::Drop, rows: None });
+        lines.push(Line::new(old, node.id.clone(), Fate::Drop, None));
     }
     say!("migration of {}", new.pipeline);
-    print(&lines)
+    print(&lines, seed)
 }
 
 /// Prints what becomes of the operators of the file `old` when `new` takes its place.
@@ -93,7 +112,7 @@ pub async fn from_file(new: &Project, old: &Path, only: Option<&str>, config: &C
         match old.catalog.pipelines.iter().find(|other| other.name == pipeline.name) {
             Some(before) => {
                 let before = planned(&old, before, config).await?;
-                let _lossless = between(&before, &after);
+                let _lossless = between(&before, &after, seed_of(pipeline));
             }
             None => say!("migration of {}  the old file has no such pipeline", pipeline.name),
         }
@@ -101,18 +120,26 @@ pub async fn from_file(new: &Project, old: &Path, only: Option<&str>, config: &C
     Ok(())
 }
 
-fn print(lines: &[Line]) -> bool {
+/// The table of a pipeline's `seed_from`.
+pub fn seed_of(pipeline: &PipelineDef) -> Option<&str> {
+    pipeline.options.seed_from.as_ref().map(|seed| seed.table.as_str())
+}
+
+fn print(lines: &[Line], seed: Option<&str>) -> bool {
     if lines.is_empty() {
         say!("  no operator remembers anything");
     }
     for line in lines {
         let rows = line.rows.map_or_else(String::new, |rows| format!("  {} rows", super::report::grouped(rows)));
-        let (word, meaning) = match line.fate {
-            Fate::Keep => ("keep", "goes on with its state"),
-            Fate::Build => ("rebuild", "has no state: begins empty, or from the pipeline's seed_from"),
-            Fate::Drop => ("drop", "no longer wanted: its state would go"),
+        let (word, meaning) = match (&line.fate, seed) {
+            (Fate::Keep, _) => ("keep", "goes on with its state".to_owned()),
+            (Fate::Build, Some(table)) => {
+                ("rebuild", format!("has no state: is filled from table {table} (seed_from)"))
+            }
+            (Fate::Build, None) => ("rebuild", format!("has no state and would begin empty: {}", line.empty)),
+            (Fate::Drop, _) => ("drop", "no longer wanted: its state would go".to_owned()),
         };
         say!("  {word:<8} {:<40} {meaning}{rows}", line.operator);
     }
-    lines.iter().all(|line| line.fate == Fate::Keep)
+    lines.iter().all(|line| line.fate == Fate::Keep || (line.fate == Fate::Build && seed.is_some()))
 }

@@ -221,15 +221,12 @@ pub fn runtime(config: &Config) -> Result<Arc<RuntimeEnv>> {
 pub fn surroundings(config: &Config, env: Env) -> Result<Surroundings> {
     let bytes = config.memory_limit_bytes() / 2;
     let spill = match config.spill_folder.as_str() {
-        "" => None,
-        folder => match SpillFolder::create(std::path::Path::new(folder), &env) {
-            Ok(folder) => Some(folder),
+        "" => Err("no folder for spilling is configured, so it cannot go to disk".to_owned()),
+        folder => SpillFolder::create(std::path::Path::new(folder), &env).map_err(|error| {
             // A folder that another user owns, say: only state that outgrows its memory would miss it.
-            Err(error) => {
-                tracing::warn!(%error, "state cannot go to disk");
-                None
-            }
-        },
+            tracing::warn!(%error, "state cannot go to disk");
+            format!("{}, so it cannot go to disk", error.message())
+        }),
     };
     let limits = Limits { bytes, spill, budget: MemoryBudget::new(bytes) };
     Ok(Surroundings {

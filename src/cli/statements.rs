@@ -151,7 +151,7 @@ async fn migrate(project: &Project, asked: &Migration, config: &Config, around: 
         None => {
             for pipeline in &project.catalog.pipelines {
                 let dataflow = migration::planned_as_run(project, pipeline, around).await?;
-                let _lossless = migration::against_state(&dataflow, around).await?;
+                let _lossless = migration::against_state(&dataflow, migration::seed_of(pipeline), around).await?;
             }
             Ok(())
         }

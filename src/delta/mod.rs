@@ -28,7 +28,7 @@ mod writer;
 
 pub use deltalake::kernel::{Add, AddCDCFile, Remove};
 
-pub use self::between::{TimeRange, rows_between};
+pub use self::between::{TimeRange, rows_between, rows_in_order};
 pub use self::changes::{Commit, Newness};
 pub use self::commit::{CommitOutcome, CommitRequest};
 pub use self::files::{DataFile, FileRows, TableShape, files_at, in_order, read_file};

@@ -14,17 +14,19 @@ use tokio::task::JoinHandle;
 
 use super::commit::{Closed, Committed, Committer};
 use super::feed::{Decoding, Fed, Feed, FeedLimits, Said, channel};
+use super::indexes::Indexes;
 use super::memory::{Limits, Memory};
 use super::open::{MicroBatch, OpenEpoch, Outputs};
 use super::progress::{OperatorProgress, Progress, ProgressSink, SinkProgress, SourceProgress, instant};
 use super::recovery::{Resumed, recover};
 use super::remember::Remembered;
-use super::restore::restore;
+use super::restore::{Restored, restore};
+use super::seed::SeedTable;
 use super::sinks::Sinks;
 use super::stop::Stop;
 use super::watermark::SourceClock;
 use crate::catalog::Trigger;
-use crate::delta::{Table, TableStore};
+use crate::delta::TableStore;
 use crate::env::Env;
 use crate::error::{Context, Error, Result};
 use crate::function::EpochClock;
@@ -45,7 +47,7 @@ pub struct Job {
     pub lookups: BTreeMap<String, TableStore>,
     pub limits: Limits,
     /// The table of `seed_from`.
-    pub seed: Option<Table>,
+    pub seed: Option<SeedTable>,
     /// State that does not fit the dataflow may be dropped, and operators without state may begin empty.
     pub allow_rebuild: bool,
     pub keep_late: bool,
@@ -75,6 +77,9 @@ const BUFFERED_BYTES: u64 = 64 << 20;
 
 /// How often silent partitions are looked at.
 const IDLE_CHECK: Duration = Duration::from_millis(500);
+
+/// How often the log says that reading slows down, at most.
+const WARN_EVERY: Duration = Duration::from_secs(10);
 
 /// Plans are given fresh run-time state after this many micro-batches.
 const RESET_EVERY: u64 = 512;
@@ -110,14 +115,46 @@ struct Coordinator {
     /// Event time per source.
     clocks: Vec<SourceClock>,
     memory: Memory,
+    indexes: Indexes,
+    /// When the log last said that reading slows down.
+    warned: Option<Instant>,
     /// Which operators follow time: without any, watermarks move nothing.
     keep_late: bool,
     flush_at_end: bool,
     flushed: bool,
+    /// Per source an operator that has seen the end of it, if there is one.
+    over: Vec<Option<String>>,
     open: OpenEpoch,
     committing: Option<Committing>,
     since_reset: u64,
     finish: Finish,
+}
+
+/// Every source, being read.
+struct Reading {
+    feeds: Vec<Feed>,
+    inboxes: Vec<mpsc::Receiver<Said>>,
+    clocks: Vec<SourceClock>,
+}
+
+impl Reading {
+    async fn start(job: &Job, resumed: &Resumed, positions: &[Offsets], stop: &Stop) -> Result<Self> {
+        let bounded = job.trigger == Trigger::AvailableNow;
+        let mut reading = Self { feeds: Vec::new(), inboxes: Vec::new(), clocks: Vec::new() };
+        for (index, source) in job.dataflow.sources.iter().enumerate() {
+            let from = ReadFrom { offsets: positions[index].clone(), bounded };
+            let reader = crate::source::open(&source.def, &job.dataflow.pipeline, from, &job.env).await?;
+            let decoder = Arc::new(Decoder::new(&source.def)?);
+            let decoding = Decoding { decoder, watermark: source.watermark.clone() };
+            let limits = FeedLimits { poll: job.poll, lanes: job.lanes };
+            let (sender, inbox) = channel();
+            reading.feeds.push(Feed::start(index, reader, decoding, limits, sender, stop.clone()));
+            reading.inboxes.push(inbox);
+            let time = resumed.times.get(&source.def.name).cloned().unwrap_or_default();
+            reading.clocks.push(SourceClock::new(time, source.def.idle_after));
+        }
+        Ok(reading)
+    }
 }
 
 struct Committing {
@@ -129,27 +166,13 @@ struct Committing {
 
 impl Coordinator {
     async fn start(job: Job, resumed: Resumed, stop: Stop) -> Result<Self> {
-        let bounded = job.trigger == Trigger::AvailableNow;
         let sources: Vec<String> = job.dataflow.sources.iter().map(|source| source.def.name.clone()).collect();
         let positions: Vec<Offsets> =
             sources.iter().map(|name| resumed.positions.get(name).cloned().unwrap_or_default()).collect();
-        let mut inboxes = Vec::new();
-        let mut feeds = Vec::new();
-        let memory = restore(&job, &resumed).await?;
-        let mut clocks = Vec::new();
-        for (index, source) in job.dataflow.sources.iter().enumerate() {
-            let from = ReadFrom { offsets: positions[index].clone(), bounded };
-            let reader = crate::source::open(&source.def, &job.dataflow.pipeline, from, &job.env).await?;
-            let decoder = Arc::new(Decoder::new(&source.def)?);
-            let decoding = Decoding { decoder, watermark: source.watermark.clone() };
-            let limits = FeedLimits { poll: job.poll, lanes: job.lanes };
-            let (sender, inbox) = channel();
-            feeds.push(Feed::start(index, reader, decoding, limits, sender, stop.clone()));
-            inboxes.push(inbox);
-            let time = resumed.times.get(&source.def.name).cloned().unwrap_or_default();
-            clocks.push(SourceClock::new(time, source.def.idle_after));
-        }
+        let Restored { memory, state, changed, over } = restore(&job, &resumed).await?;
+        let Reading { feeds, inboxes, clocks } = Reading::start(&job, &resumed, &positions, &stop).await?;
         let sinks = Arc::new(job.sinks);
+        let indexes = Indexes::of(&sinks, &job.limits.budget).await;
         let committer = Committer {
             pipeline: job.dataflow.pipeline.clone(),
             run: job.run,
@@ -158,7 +181,7 @@ impl Coordinator {
             sources,
             sinks: Arc::clone(&sinks),
             manifests: job.manifests,
-            remembered: Remembered::new(job.states, resumed.state, job.env.clone()),
+            remembered: Remembered::new(job.states, state, job.env.clone()),
             env: job.env.clone(),
         };
         let dataflow = Arc::new(job.dataflow);
@@ -167,9 +190,12 @@ impl Coordinator {
             Outputs::new(resumed.next, &committer.run, Arc::clone(&sinks), Arc::clone(&dataflow), lanes, job.keep_late);
         let now_ms = job.env.unix_ms();
         job.clock.set_ms(now_ms);
+        let mut open = OpenEpoch::new(resumed.next, outputs, now_ms);
+        // What operators were given or have lost is written down even if nothing comes to read.
+        open.touched = changed;
         Ok(Self {
             ended: vec![false; feeds.len()],
-            open: OpenEpoch::new(resumed.next, outputs, now_ms),
+            open,
             dataflow,
             sinks,
             committer: Arc::new(committer),
@@ -177,9 +203,12 @@ impl Coordinator {
             lanes,
             clocks,
             memory,
+            indexes,
+            warned: None,
             keep_late: job.keep_late,
             flush_at_end: job.flush_at_end,
             flushed: false,
+            over,
             clock: job.clock,
             env: job.env,
             progress: job.progress,
@@ -202,6 +231,7 @@ impl Coordinator {
             }
             if self.stopping || self.all_ended() {
                 if self.committing.is_none() && self.open.is_idle() {
+                    self.say_what_waits();
                     return Ok(self.finish);
                 }
                 if self.committing.is_none() {
@@ -213,7 +243,7 @@ impl Coordinator {
             let reading = !self.stopping && !self.all_ended() && self.open.outputs.buffered() < BUFFERED_BYTES;
             tokio::select! {
                 biased;
-                done = wait(&mut self.committing) => self.committed(done)?,
+                done = wait(&mut self.committing) => self.committed(done).await?,
                 () = self.stop.wait(), if !self.stopping => {
                     self.stopping = true;
                     self.inboxes.iter_mut().for_each(mpsc::Receiver::close);
@@ -222,6 +252,17 @@ impl Coordinator {
                 (source, said) = next(&mut self.inboxes, &turns), if reading && !turns.is_empty() => self.hear(source, said).await?,
                 () = tokio::time::sleep(IDLE_CHECK), if reading && self.waits_for_time() => self.set_idle_aside().await?,
             }
+        }
+    }
+
+    /// A run that has read what there was may leave rows and windows waiting for time: somebody may look for them.
+    fn say_what_waits(&self) {
+        let waits = |(index, node): (usize, &crate::plan::OperatorNode)| {
+            self.memory.watermark(index) != END_OF_TIME && node.spec.holds_back() && self.memory.usage(index).rows > 0
+        };
+        if self.all_ended() && !self.stopping && self.dataflow.operators.iter().enumerate().any(waits) {
+            let pipeline = &self.committer.pipeline;
+            tracing::info!(pipeline, "what waits for its time stays for the next run (`at_end = 'flush'` lets it out)");
         }
     }
 
@@ -274,6 +315,9 @@ impl Coordinator {
     }
 
     async fn take(&mut self, mut fed: Fed) -> Result<()> {
+        if let Some(operator) = self.over[fed.source].as_deref().filter(|_| fed.records > 0) {
+            return Err(self.after_the_end(fed.source, operator));
+        }
         if self.open.is_idle() {
             self.memory.refresh().await?;
         }
@@ -290,10 +334,20 @@ impl Coordinator {
         self.open.take(batch, &mut self.memory, fed.arrived).await?;
         self.since_reset += 1;
         if let Some(pressure) = self.memory.pressure() {
-            tracing::warn!(pipeline = self.committer.pipeline, "reading slows down: {}", pressure.reason);
+            if self.warned.is_none_or(|warned| warned.elapsed() >= WARN_EVERY) {
+                self.warned = Some(Instant::now());
+                tracing::warn!(pipeline = self.committer.pipeline, "reading slows down: {}", pressure.reason);
+            }
             tokio::time::sleep(pressure.delay).await;
         }
         Ok(())
+    }
+
+    fn after_the_end(&self, source: usize, operator: &str) -> Error {
+        let (pipeline, source) = (&self.committer.pipeline, &self.committer.sources[source]);
+        Error::config(format!("pipeline `{pipeline}` was told that its input had ended, and source `{source}` has more"))
+            .with_detail(format!("`at_end = 'flush'` let out all that operator `{operator}` held back; every row that comes now would be late. None was read."))
+            .with_hint("Use `at_end = 'keep'` for input that comes in parts. To go on here, start once with `--allow-rebuild`, which begins with empty memory where the tables left off; or give the pipeline another name to read everything again.")
     }
 
     /// Holds partitions back that have run ahead of the slowest by more than the source allows.
@@ -390,7 +444,7 @@ impl Coordinator {
         };
         let committer = Arc::clone(&self.committer);
         self.finish.records += closed.records;
-        let divide = self.memory.should_divide();
+        let divide = self.memory.should_divide(self.indexes.bytes());
         let task = tokio::spawn(async move { committer.commit(closed).await });
         self.committing = Some(Committing { task, progress, positions: self.positions.clone(), began });
         if divide { self.divide().await } else { Ok(()) }
@@ -399,7 +453,7 @@ impl Coordinator {
     /// State has outgrown its memory: waits until it is durable, then begins anew from that, with parts that can go to disk.
     async fn divide(&mut self) -> Result<()> {
         let done = wait(&mut self.committing).await;
-        self.committed(done)?;
+        self.committed(done).await?;
         tracing::warn!(pipeline = self.committer.pipeline, "state has outgrown its memory; cold keys go to disk");
         let snapshots = self.committer.remembered.newest().await;
         self.memory.divide(&self.dataflow, self.committer.remembered.store(), &snapshots).await
@@ -410,13 +464,15 @@ impl Coordinator {
         operators.map(|(index, node)| (node.id.clone(), self.memory.watermark(index))).collect()
     }
 
-    fn committed(&mut self, done: Result<(Committed, Committing)>) -> Result<()> {
+    async fn committed(&mut self, done: Result<(Committed, Committing)>) -> Result<()> {
         let (done, committing) = done?;
+        self.indexes.measure().await;
         self.finish.epochs += 1;
         for (feed, offsets) in self.feeds.iter().zip(committing.positions) {
             feed.committed(offsets);
         }
         let mut progress = committing.progress;
+        progress.state_operators.extend(self.indexes.progress());
         let total = committing.began.elapsed();
         progress.processed_rows_per_second = per_second(progress.num_input_rows, total);
         progress.duration_ms = BTreeMap::from([

@@ -15,8 +15,8 @@ use crate::error::{Context, Error, Result};
 use crate::operator::{Cells, CellsSpec, Lookup, Operator, StateUsage, Stepped, Tick, restore};
 use crate::plan::{Dataflow, OperatorNode, OperatorSpec};
 use crate::state::{
-    MemoryBudget, NO_WATERMARK, OperatorSnapshot, Pressure, SpillFolder, StateChange, StateStore, StateTable,
-    key_groups, shard_of,
+    MemoryBudget, NO_WATERMARK, OperatorSnapshot, Pressure, SpillFolder, SpillStore, StateChange, StateStore,
+    StateTable, key_groups, shard_of,
 };
 
 /// Fewer rows than this are not worth a task per shard.
@@ -35,9 +35,20 @@ pub struct Memory {
 pub struct Limits {
     /// Bytes that state may take before cold keys leave memory.
     pub bytes: u64,
-    /// `None`: nothing leaves memory.
-    pub spill: Option<SpillFolder>,
+    /// The reason, if there is none: nothing leaves memory.
+    pub spill: Result<SpillFolder, String>,
     pub budget: MemoryBudget,
+}
+
+impl Limits {
+    /// A place on disk; else why there is none.
+    fn room(&self) -> Result<SpillStore, String> {
+        let folder = self.spill.as_ref().map_err(Clone::clone)?;
+        folder.store().map_err(|error| {
+            tracing::warn!(%error, "state stays in memory");
+            format!("{}, so it cannot go to disk", error.message())
+        })
+    }
 }
 
 /// Parts that a shard's keys are divided into when some of them leave memory.
@@ -88,9 +99,11 @@ impl Memory {
         Ok(Self { operators, limits, divided: false })
     }
 
-    /// True when state takes more than it may and cold keys could leave memory.
-    pub fn should_divide(&self) -> bool {
-        !self.divided && (0..self.operators.len()).map(|index| self.usage(index).bytes).sum::<u64>() > self.limits.bytes
+    /// True when state, together with `beside` bytes of others, takes more than it may and cold keys could leave memory. Little is left where
+    /// it is: that would cost more than it gains.
+    pub fn should_divide(&self, beside: u64) -> bool {
+        let bytes = (0..self.operators.len()).map(|index| self.usage(index).bytes).sum::<u64>();
+        !self.divided && bytes.saturating_add(beside) > self.limits.bytes && bytes > self.limits.bytes / 8
     }
 
     /// Makes every operator anew from what was written of it, in parts that can leave memory one by one. The snapshots must be those
@@ -116,7 +129,7 @@ impl Memory {
                     shards,
                     cells: CELLS,
                     budget: self.limits.budget.clone(),
-                    disk: self.limits.spill.as_ref().map(SpillFolder::store).transpose()?,
+                    disk: self.limits.room(),
                 })?;
                 restore(&mut cells, states, snapshot, (shard, shards), operator.watermark).await?;
                 operator.shards.push(Box::new(cells));
@@ -178,6 +191,12 @@ impl Memory {
             *shard = node.spec.build()?;
         }
         Ok(())
+    }
+
+    /// Takes operator `index` of `from`, another memory of the same dataflow with as many shards, as it stands at `watermark`.
+    pub fn adopt(&mut self, index: usize, from: &mut Self, watermark: i64) {
+        std::mem::swap(&mut self.operators[index].shards, &mut from.operators[index].shards);
+        self.operators[index].watermark = watermark;
     }
 
     /// True when these watermarks of the sources would move some operator's.

@@ -8,6 +8,7 @@
 mod commit;
 mod coordinator;
 mod feed;
+mod indexes;
 mod memory;
 mod open;
 mod prepare;
@@ -29,6 +30,7 @@ pub use prepare::{Refused, Surroundings, below, declared_targets, known_lookups,
 pub use progress::{OperatorProgress, Progress, ProgressFile, ProgressSink, SinkProgress, SourceProgress};
 pub use recovery::{Resumed, recover};
 pub use restore::{Fate, migration};
+pub use seed::seeded_source;
 pub use sinks::{BranchSink, Sinks, TableSink, one_cluster};
 pub use stop::Stop;
 pub use upkeep::{Upkeep, UpkeepPolicy};

@@ -13,6 +13,7 @@ use object_store::{ObjectStoreExt, PutMode};
 use super::coordinator::Job;
 use super::memory::Limits;
 use super::progress::ProgressSink;
+use super::seed::SeedTable;
 use super::sinks::{BranchSink, Sinks, TableSink, one_cluster};
 use crate::catalog::{
     AtEnd, Catalog, Delivery, InsertDef, KafkaSinkOptions, Late, PipelineDef, PipelineOptions, Secret, SinkConnector,
@@ -180,7 +181,7 @@ pub async fn prepare(
         None => None,
         Some(def) => {
             let store = TableStore::open(&around.table_location(def), &around.storage_of(def), &around.env)?;
-            Some(Table::open(store).await?)
+            Some(SeedTable { name: def.name.clone(), table: Table::open(store).await? })
         }
     };
     Ok(Job {
@@ -235,12 +236,17 @@ async fn open_lookup(catalog: &Catalog, name: &str, around: &Surroundings) -> Re
     Ok(Some((store, schema)))
 }
 
-/// Sources that end for good end time with them, unless the pipeline says otherwise.
+/// Sources that end for good end time with them, unless the pipeline says otherwise. A run over what is there now ends, too, but more
+/// may come to its files, tables and topics, and the next run goes on with what this one leaves waiting.
 fn flushes(dataflow: &Dataflow, options: &PipelineOptions) -> bool {
-    let endless = |source: &crate::plan::SourceInput| matches!(source.def.connector, SourceConnector::Kafka(_));
+    let ends_for_good = |source: &crate::plan::SourceInput| match &source.def.connector {
+        SourceConnector::Generator(options) => options.days.is_some() || options.rows.is_some(),
+        SourceConnector::Nexmark(options) => options.events.is_some(),
+        SourceConnector::Kafka(_) | SourceConnector::File(_) | SourceConnector::Delta(_) => false,
+    };
     match options.at_end {
         Some(at_end) => at_end == AtEnd::Flush,
-        None => !dataflow.sources.iter().any(endless),
+        None => dataflow.sources.iter().all(ends_for_good),
     }
 }
 

@@ -30,12 +30,14 @@ struct Inner {
     older: VecDeque<Vec<OperatorSnapshot>>,
     compacting: Option<JoinHandle<Vec<Compaction>>>,
     epochs: u64,
+    /// This process has written.
+    begun: bool,
 }
 
 impl Remembered {
     /// Goes on from what the last manifest names.
     pub fn new(store: StateStore, newest: Vec<OperatorSnapshot>, env: Env) -> Self {
-        let inner = Inner { newest, older: VecDeque::new(), compacting: None, epochs: 0 };
+        let inner = Inner { newest, older: VecDeque::new(), compacting: None, epochs: 0, begun: false };
         Self { store, env, inner: Mutex::new(inner) }
     }
 
@@ -55,7 +57,11 @@ impl Remembered {
             return Ok(Vec::new());
         }
         let mut inner = self.inner.lock().await;
-        inner.adopt_compactions().await;
+        if std::mem::replace(&mut inner.begun, true) {
+            inner.adopt_compactions().await;
+        } else {
+            inner.catch_up(&self.store, &changes, epoch).await;
+        }
         let mut next = Vec::with_capacity(changes.len());
         let mut tables = Vec::with_capacity(changes.len());
         for OperatorChanges { operator, tables: kept, changes } in changes {
@@ -112,6 +118,19 @@ impl Remembered {
 }
 
 impl Inner {
+    /// Merges what earlier processes have left. Runs of a single epoch, one after the other, never see the end of a merge in the background.
+    async fn catch_up(&mut self, store: &StateStore, changes: &[OperatorChanges], epoch: Epoch) {
+        for change in changes {
+            let of = self.newest.iter_mut().find(|snapshot| snapshot.operator == change.operator);
+            let Some(snapshot) = of else { continue };
+            match store.compact(snapshot, &change.tables, epoch).await {
+                Ok(Some(compaction)) => *snapshot = compaction.apply(snapshot),
+                Ok(None) => {}
+                Err(error) => tracing::warn!(operator = snapshot.operator, %error, "state was not compacted"),
+            }
+        }
+    }
+
     /// Puts merged files in the place of those they were made from.
     async fn adopt_compactions(&mut self) {
         if !self.compacting.as_ref().is_some_and(JoinHandle::is_finished) {

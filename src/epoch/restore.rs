@@ -6,9 +6,11 @@
 
 use super::coordinator::Job;
 use super::memory::Memory;
+use super::progress::instant;
 use super::recovery::Resumed;
-use super::seed::seed;
+use super::seed::{Seeded, seed};
 use crate::error::{Error, ErrorKind, Result};
+use crate::operator::END_OF_TIME;
 use crate::plan::{Dataflow, OperatorNode, OperatorSpec};
 use crate::state::{NO_WATERMARK, OperatorSnapshot};
 
@@ -43,30 +45,91 @@ pub fn migration(dataflow: &Dataflow, state: &[OperatorSnapshot]) -> Vec<(String
     fates
 }
 
-/// The operators' memory as the last epoch left it.
-pub async fn restore(job: &Job, resumed: &Resumed) -> Result<Memory> {
-    let mut memory = Memory::new(&job.dataflow, job.lanes, &job.lookups, job.limits.clone()).await?;
+/// The operators' memory, and how it differs from what the last epoch wrote.
+pub struct Restored {
+    pub memory: Memory,
+    /// The snapshots that it goes on from; operators that begin anew have none.
+    pub state: Vec<OperatorSnapshot>,
+    /// Operators were filled, begun anew or dropped: the next epoch has something to write even without input.
+    pub changed: bool,
+    /// Per source an operator that has seen the end of time, to which whatever comes is late.
+    pub over: Vec<Option<String>>,
+}
+
+/// The operators' memory as the last epoch left it; new ones filled from the table of `seed_from`, or empty.
+pub async fn restore(job: &Job, resumed: &Resumed) -> Result<Restored> {
+    let dataflow = &job.dataflow;
+    let mut memory = Memory::new(dataflow, job.lanes, &job.lookups, job.limits.clone()).await?;
     let began = resumed.next.0 > 1;
     check(job, resumed, began)?;
-    for (index, node) in job.dataflow.operators.iter().enumerate() {
-        let Some(snapshot) = resumed.state.iter().find(|snapshot| snapshot.operator == node.id) else { continue };
+    let fates = migration(dataflow, &resumed.state);
+    let mut fresh = Vec::new();
+    let mut over = vec![None; dataflow.sources.len()];
+    for (index, node) in dataflow.operators.iter().enumerate() {
+        let reached = reached(node, dataflow, resumed);
+        let Some(snapshot) = resumed.state.iter().find(|snapshot| snapshot.operator == node.id) else {
+            if began {
+                memory.resume(index, reached);
+            }
+            fresh.extend(Some(index).filter(|_| !matches!(node.spec, OperatorSpec::Lookup(_))));
+            continue;
+        };
         let watermark = resumed.watermarks.get(&node.id).copied().unwrap_or(NO_WATERMARK);
+        memory.resume(index, watermark);
+        let ended = watermark == END_OF_TIME && node.spec.follows_time();
+        if ended && job.allow_rebuild {
+            fresh.push(index);
+            memory.resume(index, reached);
+            continue;
+        }
+        if ended {
+            node.sources.iter().for_each(|source| over[*source] = Some(node.id.clone()));
+        }
         match memory.restore(index, &job.states, snapshot, watermark).await {
             Ok(()) => {}
             Err(error) if job.allow_rebuild && error.kind() == ErrorKind::Damaged => {
                 tracing::warn!(operator = node.id, %error, "state is damaged; the operator begins empty");
                 memory.forget(index, node)?;
+                fresh.push(index);
             }
             Err(error) => return Err(error),
         }
-        memory.resume(index, watermark);
     }
     if began {
-        for operator in seed(job, resumed, &mut memory).await? {
-            tracing::info!(pipeline = job.dataflow.pipeline, operator, "memory filled from the table of `seed_from`");
-        }
+        fill(job, resumed, &fresh, &mut memory).await?;
     }
-    Ok(memory)
+    let changed = began && (!fresh.is_empty() || fates.iter().any(|(_, fate)| *fate != Fate::Keep));
+    let anew = |id: &str| fresh.iter().any(|index| dataflow.operators[*index].id == id);
+    let state = resumed.state.iter().filter(|snapshot| !anew(&snapshot.operator)).cloned().collect();
+    Ok(Restored { memory, state, changed, over })
+}
+
+/// How far the sources of an operator have come.
+fn reached(node: &OperatorNode, dataflow: &Dataflow, resumed: &Resumed) -> i64 {
+    let time = |source: &usize| resumed.times.get(&dataflow.sources[*source].def.name).map(|time| time.watermark);
+    node.sources.iter().map(|source| time(source).unwrap_or(NO_WATERMARK)).min().unwrap_or(NO_WATERMARK)
+}
+
+/// Fills operators that have no state, where the pipeline says from what; says so where they begin empty.
+async fn fill(job: &Job, resumed: &Resumed, fresh: &[usize], memory: &mut Memory) -> Result<()> {
+    let pipeline = &job.dataflow.pipeline;
+    match seed(job, resumed, fresh, memory).await {
+        Ok(Some(Seeded { operators, rows, oldest })) => {
+            let (operators, oldest) = (operators.join(", "), oldest.and_then(instant));
+            tracing::info!(pipeline, operators, rows, oldest, "memory filled from the table of `seed_from`");
+            return Ok(());
+        }
+        Ok(None) => {}
+        Err(error) if job.allow_rebuild && error.kind() == ErrorKind::Sql => {
+            tracing::warn!(pipeline, %error, "memory is not filled from the table of `seed_from`");
+        }
+        Err(error) => return Err(error),
+    }
+    for node in fresh.iter().map(|index| &job.dataflow.operators[*index]) {
+        let at = instant(reached(node, &job.dataflow, resumed));
+        tracing::warn!(pipeline, operator = node.id, at, "begins empty: {}", node.spec.begins_empty());
+    }
+    Ok(())
 }
 
 /// Refuses what would lose state or begin without it.

@@ -10,17 +10,21 @@
 //! speed and room, not for durability.
 //!
 //! Dividing costs time at every step, so this is for operators under pressure. Without a disk there is one cell, which never
-//! leaves memory, and the budget is told why it cannot shrink.
+//! leaves memory, and the budget is told why it cannot shrink. A disk that takes no more is no failure: what it refuses stays in
+//! memory (`unwritten`) and is offered again with the next changes, and the budget is told so meanwhile.
 
+#[cfg(test)]
+mod due;
 #[cfg(test)]
 mod tests;
 
 use std::ops::Range;
 
-use arrow::array::RecordBatch;
+use arrow::array::{BooleanArray, RecordBatch};
+use arrow::compute::filter_record_batch;
 
 use super::contract::{Operator, StateUsage, Stepped, Tick};
-use crate::error::{Error, Result};
+use crate::error::{Context, Error, Result};
 use crate::state::{
     Epoch, MemoryBudget, MemoryShare, NO_WATERMARK, Newest, Older, OperatorSnapshot, SpillStore, StateChange,
     StateTable, groups_of, key_groups, split,
@@ -45,8 +49,8 @@ pub struct CellsSpec {
     /// How many cells, at most one per key group.
     pub cells: usize,
     pub budget: MemoryBudget,
-    /// `None`: nothing leaves memory.
-    pub disk: Option<SpillStore>,
+    /// The reason, if there is none: nothing leaves memory.
+    pub disk: Result<SpillStore, String>,
 }
 
 /// One shard of an operator, its cold state on local disk.
@@ -58,6 +62,8 @@ pub struct Cells {
     cells: Vec<Cell>,
     share: MemoryShare,
     disk: Option<Disk>,
+    /// Why there is no disk.
+    without: String,
     /// Counts steps, to tell cold cells.
     steps: u64,
     /// That of the last step, if there was one.
@@ -90,6 +96,10 @@ struct Disk {
     /// Restored rows that are not in `image` yet, per table.
     restored: Vec<Vec<RecordBatch>>,
     restored_bytes: usize,
+    /// Changes that the disk did not take, oldest first; newer than `image`.
+    unwritten: Vec<Vec<StateChange>>,
+    /// What it said.
+    refusal: Option<String>,
 }
 
 impl Cells {
@@ -100,7 +110,7 @@ impl Cells {
         let groups = groups_of(spec.shard, spec.shards);
         let routed = spec.routing.iter().all(|columns| !columns.is_empty()) && tables.iter().all(|t| t.routing > 0);
         let count = match &spec.disk {
-            Some(_) if routed => spec.cells.clamp(1, usize::from(groups.end - groups.start).max(1)),
+            Ok(_) if routed => spec.cells.clamp(1, usize::from(groups.end - groups.start).max(1)),
             _ => 1,
         };
         let mut cells: Vec<_> = (0..count).map(|cell| Cell::empty(part(&groups, cell, count))).collect();
@@ -108,10 +118,13 @@ impl Cells {
         for cell in &mut cells[1..] {
             cell.operator = Some((spec.make)()?);
         }
-        let disk = spec.disk.map(|store| Disk::new(store, tables.len()));
+        let (disk, without) = match spec.disk {
+            Ok(store) => (Some(Disk::new(store, tables.len())), String::new()),
+            Err(reason) => (None, reason),
+        };
         let share = spec.budget.share();
         let (make, routing) = (spec.make, spec.routing);
-        Ok(Self { make, routing, tables, groups, cells, share, disk, steps: 0, tick: None })
+        Ok(Self { make, routing, tables, groups, cells, share, disk, without, steps: 0, tick: None })
     }
 
     /// How many cells are in memory.
@@ -208,7 +221,9 @@ impl Cells {
         let mut operator = (self.make)()?;
         let cell = &mut self.cells[number];
         for (index, table) in self.tables.iter().enumerate() {
-            let pending = || cell.pending.iter().rev().flatten().filter(|change| change.table == index);
+            let unwritten = self.disk.iter().flat_map(|disk| &disk.unwritten);
+            let lists: Vec<&Vec<StateChange>> = unwritten.chain(&cell.pending).collect();
+            let pending = || lists.iter().rev().flat_map(|list| list.iter()).filter(|change| change.table == index);
             let stored = self.disk.as_ref().and_then(|disk| disk.image.table(table.name));
             let cutoff = stored.map_or(NO_WATERMARK, |stored| stored.cutoff);
             let cutoff = pending().map(|change| change.cutoff).fold(cutoff, i64::max);
@@ -220,7 +235,8 @@ impl Cells {
                     newest.deletes(rows)?;
                 }
                 for rows in &change.upserts {
-                    let live = newest.live(rows, Older::Follow)?;
+                    let Some(rows) = in_groups(rows, table, &cell.groups)? else { continue };
+                    let live = newest.live(&rows, Older::Follow)?;
                     if live.num_rows() > 0 {
                         restore(live)?;
                     }
@@ -244,7 +260,8 @@ impl Cells {
     fn bytes(&self) -> u64 {
         let resident = self.cells.iter().filter_map(|cell| cell.operator.as_ref()).map(|o| o.usage().bytes);
         let pending = self.cells.iter().flat_map(|cell| cell.pending.iter().flatten());
-        let pending = pending.flat_map(|change| change.upserts.iter().chain(&change.deletes));
+        let unwritten = self.disk.iter().flat_map(|disk| disk.unwritten.iter().flatten());
+        let pending = pending.chain(unwritten).flat_map(|change| change.upserts.iter().chain(&change.deletes));
         let restored = self.disk.as_ref().map_or(0, |disk| disk.restored_bytes as u64);
         resident.sum::<u64>() + pending.map(|rows| rows.get_array_memory_size() as u64).sum::<u64>() + restored
     }
@@ -252,17 +269,19 @@ impl Cells {
     /// Drops cold cells, but not `keep`, while there is too much in memory.
     fn shrink(&mut self, keep: Option<usize>) -> Result<()> {
         self.account();
-        if self.disk.is_none() {
+        let Some(disk) = &self.disk else {
             let over = self.share.must_shrink(0);
-            self.share.set_stuck(over.then_some("no folder for spilling is configured, so it cannot go to disk"));
+            self.share.set_stuck(Some(self.without.as_str()).filter(|_| over));
             return Ok(());
-        }
+        };
+        let refusal = disk.refusal.clone();
         while self.share.must_shrink(0) {
             let Some(coldest) = self.coldest(keep) else { break };
             self.spill(coldest)?;
         }
         let over = self.share.must_shrink(0);
-        self.share.set_stuck(over.then_some("what one step needs at a time does not fit"));
+        let why = refusal.as_deref().unwrap_or("what one step needs at a time does not fit");
+        self.share.set_stuck(over.then_some(why));
         Ok(())
     }
 
@@ -276,7 +295,9 @@ impl Cells {
         let changes =
             rows.map(|(table, upserts)| StateChange { table, upserts, deletes: Vec::new(), cutoff: NO_WATERMARK });
         let changes = changes.collect();
-        disk.write(&self.tables, changes)
+        disk.write(&self.tables, changes)?;
+        self.account();
+        Ok(())
     }
 }
 
@@ -384,22 +405,91 @@ impl Cell {
 impl Disk {
     fn new(store: SpillStore, tables: usize) -> Self {
         let image = OperatorSnapshot::empty("cells");
-        Self { store, image, epoch: Epoch(0), restored: vec![Vec::new(); tables], restored_bytes: 0 }
+        Self {
+            store,
+            image,
+            epoch: Epoch(0),
+            restored: vec![Vec::new(); tables],
+            restored_bytes: 0,
+            unwritten: Vec::new(),
+            refusal: None,
+        }
     }
 
-    /// Adds changes to the image, and merges its files when there are many.
+    /// Adds changes to the image, and merges its files when there are many. What the disk refuses stays in memory.
     fn write(&mut self, tables: &[StateTable], changes: Vec<StateChange>) -> Result<()> {
-        self.epoch = self.epoch.next();
-        let store = self.store.state();
-        let written = store.write(&self.image.operator, self.epoch, tables, Some(&self.image), vec![changes]);
-        self.image = wait(written)?;
-        for _ in 0..MERGES {
-            let Some(compaction) = wait(store.compact(&self.image, tables, self.epoch))? else { return Ok(()) };
-            self.image = compaction.apply(&self.image);
-            wait(store.remove_unneeded(&[&self.image], Epoch(u64::MAX)))?;
+        self.unwritten.push(changes);
+        let mut all: Vec<StateChange> = (0..tables.len()).map(no_change).collect();
+        merge_changes(tables, self.unwritten.clone(), &mut all)?;
+        all.retain(|change| !change.is_empty() || change.cutoff > NO_WATERMARK);
+        match self.try_write(tables, all) {
+            Ok(image) => {
+                self.image = image;
+                self.unwritten.clear();
+                if self.refusal.take().is_some() {
+                    tracing::info!("the spill folder takes state again");
+                }
+                self.merge(tables);
+            }
+            Err(error) => {
+                // One list, so that a key changed again and again while the disk is full is held once.
+                let mut merged: Vec<StateChange> = (0..tables.len()).map(no_change).collect();
+                merge_changes(tables, std::mem::take(&mut self.unwritten), &mut merged)?;
+                self.unwritten.push(merged);
+                let reason = format!("the spill folder cannot be written ({})", cause(&error));
+                if self.refusal.as_ref() != Some(&reason) {
+                    tracing::warn!("{reason}; state stays in memory");
+                }
+                self.refusal = Some(reason);
+            }
         }
         Ok(())
     }
+
+    fn try_write(&mut self, tables: &[StateTable], changes: Vec<StateChange>) -> Result<OperatorSnapshot> {
+        self.epoch = self.epoch.next();
+        let store = self.store.state();
+        wait(store.write(&self.image.operator, self.epoch, tables, Some(&self.image), vec![changes]))
+    }
+
+    /// Merges files; where that fails they are good as they are.
+    fn merge(&mut self, tables: &[StateTable]) {
+        let store = self.store.state();
+        for _ in 0..MERGES {
+            let merged = wait(store.compact(&self.image, tables, self.epoch)).and_then(|compaction| {
+                let Some(compaction) = compaction else { return Ok(false) };
+                self.image = compaction.apply(&self.image);
+                wait(store.remove_unneeded(&[&self.image], Epoch(u64::MAX)))?;
+                Ok(true)
+            });
+            match merged {
+                Ok(true) => {}
+                Ok(false) => return,
+                Err(error) => return tracing::warn!(%error, "spilled state was not merged"),
+            }
+        }
+    }
+}
+
+/// What lies at the bottom of an error.
+fn cause(error: &Error) -> String {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause.to_string()
+}
+
+/// The rows of a state table that belong to `groups`.
+fn in_groups(rows: &RecordBatch, table: &StateTable, groups: &Range<u16>) -> Result<Option<RecordBatch>> {
+    let routing = rows.columns()[..table.routing].to_vec();
+    let of = key_groups(&routing, rows.num_rows())?;
+    if of.iter().all(|group| groups.contains(group)) {
+        return Ok(Some(rows.clone()));
+    }
+    let mine: BooleanArray = of.iter().map(|group| Some(groups.contains(group))).collect();
+    let mine = filter_record_batch(rows, &mine).internal(|| "state rows cannot be parted by key group".to_owned())?;
+    Ok(Some(mine).filter(|rows| rows.num_rows() > 0))
 }
 
 /// Waits for work on disk. Operators are not asynchronous, and this one may run within a task of tokio whose share of turns is used up: tokio

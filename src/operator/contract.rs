@@ -77,8 +77,8 @@ pub trait Operator: Send {
     fn usage(&self) -> StateUsage;
 
     /// A step without rows whose watermark is below this gives nothing out; it may forget what its `cutoff` covers. So state that lies
-    /// on disk need not be fetched for it, and several such steps may come as one. Cheap enough for every step. Unless an operator knows
-    /// better, every step matters.
+    /// on disk need not be fetched for it, and several such steps may come as one. Asked when state leaves memory: it may cost a look
+    /// at what is remembered. Unless an operator knows better, every step matters.
     fn due(&self) -> i64 {
         NO_WATERMARK
     }

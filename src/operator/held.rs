@@ -84,6 +84,11 @@ impl HeldExec {
         );
         Ok(Self { name: name.to_owned(), stream, projection, properties: Arc::new(properties) })
     }
+
+    /// The stream that is read; the plan's schema has the columns that are wanted of it.
+    pub fn stream(&self) -> StreamId {
+        self.stream
+    }
 }
 
 impl DisplayAs for HeldExec {

@@ -237,6 +237,11 @@ impl Operator for Sessions {
         Ok(())
     }
 
+    fn due(&self) -> i64 {
+        let end = self.queue.first_key_value().map(|(end, _)| end.saturating_sub(1));
+        self.time.past(end)
+    }
+
     fn usage(&self) -> StateUsage {
         let rows = self.rows.len();
         let sessions = self.keys.len() * size_of::<Session>() + rows * size_of::<(i64, Waiting)>();

@@ -12,12 +12,21 @@ use datafusion::logical_expr::WindowFrame;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
 
+use super::contract::END_OF_TIME;
+
 /// A column whose values in rows yet to come are >= W - `lag`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TimeColumn {
     pub column: usize,
     /// Microseconds; may be negative.
     pub lag: i64,
+}
+
+impl TimeColumn {
+    /// The first watermark at which `value` is complete; the end of time if there is none.
+    pub fn past(self, value: Option<i64>) -> i64 {
+        value.map_or(END_OF_TIME, |value| value.saturating_add(self.lag).saturating_add(1))
+    }
 }
 
 /// GROUP BY. Output: the keys in order, then one column per aggregate.
@@ -154,6 +163,12 @@ pub enum RollingKind {
     },
     LastValue {
         column: usize,
+        ignore_nulls: bool,
+    },
+    /// The n-th row's value from the beginning of the frame, from its end if `n` is negative; never 0.
+    NthValue {
+        column: usize,
+        n: i64,
         ignore_nulls: bool,
     },
 }

@@ -18,7 +18,7 @@ use sha2::{Digest, Sha256};
 use super::operators::OperatorNode;
 use crate::catalog::SourceDef;
 use crate::error::Result;
-use crate::operator::{Held, StreamId};
+use crate::operator::{Held, HeldExec, StreamId};
 
 /// A source as the dataflow reads it.
 #[derive(Debug, Clone)]
@@ -58,6 +58,13 @@ pub struct Branch {
     pub times: Vec<Option<i64>>,
     /// Whose rows it is made from.
     pub sources: BTreeSet<usize>,
+}
+
+/// What makes some streams, by index.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Makers {
+    pub fragments: BTreeSet<usize>,
+    pub operators: BTreeSet<usize>,
 }
 
 /// A pipeline, planned once.
@@ -121,6 +128,43 @@ impl Dataflow {
         self.operators.iter().enumerate().filter(move |(_, operator)| operator.stage == stage)
     }
 
+    /// Everything that stands between the sources and `streams`.
+    pub fn makers(&self, streams: impl IntoIterator<Item = StreamId>) -> Makers {
+        let mut makers = Makers::default();
+        let mut wanted: Vec<StreamId> = streams.into_iter().collect();
+        while let Some(stream) = wanted.pop() {
+            let fragments = self.fragments.iter().enumerate().filter(|(_, fragment)| fragment.stream == stream);
+            for (index, fragment) in fragments {
+                if makers.fragments.insert(index) {
+                    wanted.extend(&fragment.reads);
+                }
+            }
+            let operators = self.operators.iter().enumerate().filter(|(_, operator)| operator.output == stream);
+            for (index, operator) in operators {
+                if makers.operators.insert(index) {
+                    wanted.extend(&operator.inputs);
+                }
+            }
+        }
+        makers
+    }
+
+    /// The columns of a source that `makers` read, by name.
+    pub fn columns_read(&self, makers: &Makers, source: &SourceInput) -> BTreeSet<String> {
+        let mut columns = BTreeSet::new();
+        if makers.operators.iter().any(|operator| self.operators[*operator].inputs.contains(&source.stream)) {
+            columns.extend(source.def.columns.iter().map(|column| column.name.clone()));
+        }
+        let mut plans: Vec<_> = makers.fragments.iter().map(|fragment| &self.fragments[*fragment].plan).collect();
+        while let Some(plan) = plans.pop() {
+            plans.extend(plan.children());
+            if plan.downcast_ref::<HeldExec>().is_some_and(|leaf| leaf.stream() == source.stream) {
+                columns.extend(plan.schema().fields().iter().map(|field| field.name().clone()));
+            }
+        }
+        columns
+    }
+
     /// A lane without rows.
     pub fn lane(&self) -> Lane {
         let held = Arc::new(Held::new(self.streams));
@@ -165,12 +209,7 @@ impl Lane {
     /// Runs a stage: its fragments in order, then its branches; returns the rows of each branch that has any, with its index. Memory: a
     /// lane's rows, input and output, are held until it ends.
     pub async fn run(&self, dataflow: &Dataflow, stage: usize) -> Result<Vec<(usize, Vec<RecordBatch>)>> {
-        for fragment in dataflow.fragments.iter().filter(|fragment| fragment.stage == stage) {
-            if self.has_rows(&fragment.reads) {
-                let rows = self.collect(&fragment.plan).await?;
-                self.fill(fragment.stream, rows)?;
-            }
-        }
+        self.run_fragments(dataflow, stage, |_| true).await?;
         let mut out = Vec::new();
         for (index, branch) in dataflow.branches.iter().enumerate().filter(|(_, branch)| branch.stage == stage) {
             if self.has_rows(&branch.reads) {
@@ -181,6 +220,18 @@ impl Lane {
             }
         }
         Ok(out)
+    }
+
+    /// Runs those fragments of a stage that are wanted, by index, in order.
+    pub async fn run_fragments(&self, dataflow: &Dataflow, stage: usize, wanted: impl Fn(usize) -> bool) -> Result<()> {
+        let of_stage = dataflow.fragments.iter().enumerate().filter(|(_, fragment)| fragment.stage == stage);
+        for (_, fragment) in of_stage.filter(|(index, _)| wanted(*index)) {
+            if self.has_rows(&fragment.reads) {
+                let rows = self.collect(&fragment.plan).await?;
+                self.fill(fragment.stream, rows)?;
+            }
+        }
+        Ok(())
     }
 
     fn has_rows(&self, streams: &[StreamId]) -> bool {

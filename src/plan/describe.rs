@@ -11,6 +11,52 @@ use crate::operator::spec::{
 type Facts = Vec<(&'static str, String)>;
 
 impl OperatorSpec {
+    /// True when what it gives or forgets depends on how far event time has come.
+    pub fn follows_time(&self) -> bool {
+        match self {
+            Self::Aggregate(spec) => spec.closing.is_some() || spec.ttl.and(spec.time).is_some(),
+            Self::TopN(spec) => spec.closing.is_some() || spec.ttl.and(spec.time).is_some(),
+            Self::Deduplicate(spec) => {
+                spec.emit == DeduplicateEmit::OnWatermark || spec.within.and(spec.time).is_some()
+            }
+            Self::Join(spec) => {
+                spec.bounds.is_some() || (spec.ttl.is_some() && spec.left_time.or(spec.right_time).is_some())
+            }
+            Self::Session(_) | Self::Rolling(_) | Self::Asof(_) => true,
+            Self::Lookup(_) => false,
+        }
+    }
+
+    /// True when rows may come out later than in the step in which they go in.
+    pub fn holds_back(&self) -> bool {
+        match self {
+            Self::Aggregate(spec) => spec.closing.is_some(),
+            Self::TopN(spec) => spec.closing.is_some(),
+            Self::Deduplicate(spec) => spec.emit == DeduplicateEmit::OnWatermark,
+            Self::Rolling(spec) => spec.emit == RollingEmit::OnWatermark,
+            Self::Join(spec) => spec.bounds.is_some(),
+            Self::Session(_) | Self::Asof(_) => true,
+            Self::Lookup(_) => false,
+        }
+    }
+
+    /// What it means that it begins with an empty memory in the middle of a stream, for someone who reads its output.
+    pub fn begins_empty(&self) -> &'static str {
+        match self {
+            Self::Aggregate(spec) if spec.closing.is_some() => {
+                "windows that are open now will lack the rows read before"
+            }
+            Self::Session(_) => "sessions that are open now will lack the rows read before",
+            Self::TopN(spec) if spec.closing.is_some() => "windows that are open now will lack the rows read before",
+            Self::Rolling(_) => "frames that reach back before now will lack the rows read before",
+            Self::Aggregate(_) => "groups count only the rows that come from now on",
+            Self::TopN(_) => "only rows that come from now on are ranked",
+            Self::Deduplicate(_) => "a row whose key was read before passes once more",
+            Self::Join(_) | Self::Asof(_) => "rows read before find no match any more",
+            Self::Lookup(_) => "nothing is remembered",
+        }
+    }
+
     /// What it does, line by line: a word and its explanation.
     pub fn explain(&self) -> Facts {
         match self {
@@ -128,6 +174,7 @@ fn rolling(spec: &RollingSpec) -> Facts {
             RollingKind::Lag { column, offset, .. } => format!("lag({}, {offset})", spec.input.field(*column).name()),
             RollingKind::FirstValue { column, .. } => format!("first_value({})", spec.input.field(*column).name()),
             RollingKind::LastValue { column, .. } => format!("last_value({})", spec.input.field(*column).name()),
+            RollingKind::NthValue { column, n, .. } => format!("nth_value({}, {n})", spec.input.field(*column).name()),
         };
         facts.push(("computes", name));
     }

@@ -125,7 +125,7 @@ fn count_mismatch(target_name: &str, wanted: usize, given: usize, who: &str) -> 
 }
 
 /// True when every value of `from` has its equal in `to`. Nanoseconds go to microseconds, the finest that Delta has.
-fn keeps_data(from: &DataType, to: &DataType) -> bool {
+pub fn keeps_data(from: &DataType, to: &DataType) -> bool {
     use DataType as T;
     if from == to || *from == T::Null {
         return true;

@@ -53,7 +53,7 @@ impl MemoryBudget {
     pub fn share(&self) -> MemoryShare {
         self.inner.shares.fetch_add(1, Ordering::Relaxed);
         let number = self.inner.next.fetch_add(1, Ordering::Relaxed);
-        MemoryShare { budget: self.clone(), number, held: 0, stuck: false }
+        MemoryShare { budget: self.clone(), number, held: 0, stuck: None }
     }
 
     /// Bytes that state takes.
@@ -91,7 +91,7 @@ pub struct MemoryShare {
     budget: MemoryBudget,
     number: u64,
     held: u64,
-    stuck: bool,
+    stuck: Option<String>,
 }
 
 impl MemoryShare {
@@ -121,10 +121,10 @@ impl MemoryShare {
 
     /// Says why this owner cannot get smaller, or that it can.
     pub fn set_stuck(&mut self, why: Option<&str>) {
-        if why.is_some() == self.stuck {
+        if why == self.stuck.as_deref() {
             return;
         }
-        self.stuck = why.is_some();
+        self.stuck = why.map(str::to_owned);
         let mut stuck = self.budget.inner.stuck.lock().unwrap_or_else(PoisonError::into_inner);
         stuck.retain(|(number, _)| *number != self.number);
         stuck.extend(why.map(|why| (self.number, why.to_owned())));
@@ -183,6 +183,8 @@ mod tests {
         share.set(200 << 20);
         let much = budget.pressure().unwrap();
         assert!(little.delay < much.delay && much.delay <= Duration::from_secs(5), "{little:?} {much:?}");
+        share.set_stuck(Some("the disk is full"));
+        assert!(budget.pressure().unwrap().reason.ends_with("the disk is full"));
         share.set_stuck(None);
         assert!(!budget.pressure().unwrap().reason.contains("no disk"));
     }

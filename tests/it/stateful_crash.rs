@@ -26,11 +26,11 @@ END;
 ";
 
 const KEYS: u64 = 40;
-const PER_FILE: u64 = 300;
-const TO_THE_END: [&str; 4] = ["run", "p.sql", "--trigger", "available now"];
+pub const PER_FILE: u64 = 300;
+pub const TO_THE_END: [&str; 4] = ["run", "p.sql", "--trigger", "available now"];
 
 /// The moment of event `i` is up to 8 seconds out of order, within the watermark's 10; some values are null.
-fn line(i: u64) -> String {
+pub fn line(i: u64) -> String {
     let mixed = i * 2_654_435_761 % (1 << 32);
     let at = i * 100 + mixed % 8_000;
     let (seconds, ms) = (at / 1_000, at % 1_000);
@@ -40,7 +40,7 @@ fn line(i: u64) -> String {
 }
 
 /// What record `n` of the input holds: every 13th repeats an earlier one.
-fn event_of(n: u64) -> u64 {
+pub fn event_of(n: u64) -> u64 {
     if n % 13 == 5 { n - 3 } else { n }
 }
 

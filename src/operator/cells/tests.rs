@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use arrow::array::{ArrayRef, AsArray, Int64Array};
 use arrow::compute::concat_batches;
@@ -12,6 +13,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use super::*;
+use crate::delta::store::faults::{Fault, FaultyStore, Operation};
 use crate::env::Env;
 use crate::operator::restore;
 use crate::state::{SpillFolder, StateStore, shard_of};
@@ -207,7 +209,8 @@ fn memory() -> SpillStore {
 
 fn cells(shard: usize, shards: usize, budget: &MemoryBudget, disk: Option<&Spill>) -> Cells {
     let make: Factory = Box::new(|| Ok(Box::new(Counter::default())));
-    let (routing, budget, disk) = (vec![vec![0]], budget.clone(), disk.map(|disk| disk()));
+    let disk = disk.map(|disk| disk()).ok_or_else(|| "no folder for spilling is configured".to_owned());
+    let (routing, budget) = (vec![vec![0]], budget.clone());
     Cells::new(CellsSpec { make, routing, shard, shards, cells: 8, budget, disk }).unwrap()
 }
 
@@ -394,4 +397,79 @@ async fn cold_state_comes_back_within_a_task_whose_turns_are_used_up() {
         consume_budget().await;
     }
     assert_eq!(wait(tokio::task::spawn_blocking(|| 7)).unwrap(), 7);
+}
+
+/// A disk that is full while `full` is set.
+fn filling(full: &Arc<AtomicBool>) -> SpillStore {
+    let full = Arc::clone(full);
+    let store = FaultyStore::new(Arc::new(InMemory::new()), move |operation| match operation {
+        Operation::Put(_) | Operation::Upload(_) if full.load(Ordering::Relaxed) => Fault::Error,
+        _ => Fault::None,
+    });
+    StateStore::new(Arc::new(store), Env::manual(0, 3)).into()
+}
+
+#[test]
+fn a_disk_that_fills_up_costs_memory_and_nothing_else() {
+    for seed in 0..60 {
+        let mut run = Run { rng: StdRng::seed_from_u64(seed), watermark: NO_WATERMARK, next_id: 0 };
+        let budget = MemoryBudget::new(ROW_BYTES * 20);
+        let full = Arc::new(AtomicBool::new(seed % 3 == 0));
+        let disk = {
+            let full = Arc::clone(&full);
+            move || filling(&full)
+        };
+        let mut cells = cells(0, 1, &budget, Some(&disk));
+        let mut plain = Counter::default();
+        let (mut expected, mut image, mut durable) = (Image::default(), Image::default(), Durable::new());
+        let (mut refused, mut spilled) = (0, 0);
+        for step in 0..40 {
+            if run.rng.random_bool(0.15) {
+                full.store(run.rng.random_bool(0.5), Ordering::Relaxed);
+            }
+            let (input, tick) = (run.input(), run.tick());
+            let want = plain.step(vec![input.clone()], tick).unwrap();
+            let got = cells.step(vec![input], tick).unwrap();
+            assert_eq!(sorted(&got.rows), sorted(&want.rows), "seed {seed}, step {step}");
+            spilled += cells.cells.len() - cells.resident();
+            if run.rng.random_bool(0.4) {
+                expected.apply(plain.changes().unwrap());
+                let changes = cells.changes().unwrap();
+                image.apply(changes.clone());
+                assert_eq!(image, expected, "seed {seed}, step {step}");
+                durable.write(&plain.state(), vec![changes]);
+                let unwritten = cells.disk.as_ref().is_some_and(|disk| !disk.unwritten.is_empty());
+                assert!(!unwritten || full.load(Ordering::Relaxed), "seed {seed}: not offered again");
+                refused += usize::from(unwritten);
+                if run.rng.random_bool(0.2) {
+                    drop(cells);
+                    cells = durable.restore(1, &budget, &disk, run.watermark).remove(0);
+                }
+            }
+        }
+        assert!(spilled > 0 && (refused > 0 || seed % 3 > 0), "seed {seed}: {spilled} {refused}");
+    }
+}
+
+#[test]
+fn the_budget_is_told_that_the_disk_is_full_until_it_is_not() {
+    let (budget, full) = (MemoryBudget::new(ROW_BYTES * 10), Arc::new(AtomicBool::new(true)));
+    let disk = {
+        let full = Arc::clone(&full);
+        move || filling(&full)
+    };
+    let mut cells = cells(0, 1, &budget, Some(&disk));
+    let tick = Tick { before: NO_WATERMARK, watermark: 0, now: 0 };
+    for step in 0..3 {
+        let made: Vec<_> = (step * 200..step * 200 + 200).map(|n| [Some(n), Some(1_000_000), Some(n)]).collect();
+        cells.step(vec![vec![batch(INPUT, &made)]], tick).unwrap();
+        cells.changes().unwrap();
+    }
+    cells.step(vec![Vec::new()], tick).unwrap();
+    let pressure = budget.pressure().unwrap();
+    assert!(pressure.reason.contains("the spill folder cannot be written (injected fault)"), "{pressure:?}");
+    full.store(false, Ordering::Relaxed);
+    cells.changes().unwrap();
+    cells.step(vec![Vec::new()], tick).unwrap();
+    assert_eq!(budget.pressure(), None, "{} of {}", budget.used(), budget.limit());
 }

@@ -12,7 +12,7 @@ use arrow::record_batch::RecordBatch;
 
 use super::seen::SeenKeys;
 use crate::error::{Context, Result};
-use crate::operator::contract::{Operator, StateUsage, Stepped, Tick};
+use crate::operator::contract::{END_OF_TIME, Operator, StateUsage, Stepped, Tick};
 use crate::operator::keyed::{Encoder, SlotTable, WARM, column_watermark, micros, split_late};
 use crate::operator::spec::{DeduplicateSpec, TimeColumn};
 use crate::state::{NO_WATERMARK, StateChange, StateTable};
@@ -109,6 +109,10 @@ impl Operator for OnArrival {
     fn restore(&mut self, _table: usize, rows: RecordBatch, watermark: i64) -> Result<()> {
         self.seen.advance(self.time.map_or(NO_WATERMARK, |time| column_watermark(watermark, time.lag)));
         self.seen.restore(&rows, &mut self.encoder)
+    }
+
+    fn due(&self) -> i64 {
+        END_OF_TIME
     }
 
     fn usage(&self) -> StateUsage {

@@ -198,6 +198,10 @@ impl Operator for OnWatermark {
         Ok(())
     }
 
+    fn due(&self) -> i64 {
+        self.time.past(self.turns.first_key_value().map(|((turn, _), _)| turn.0))
+    }
+
     fn usage(&self) -> StateUsage {
         // Tree nodes are half empty; a key's list has room for four turns.
         let turns = self.turns.len() * (2 * size_of::<(Turn, u32, u32)>() + 4 * size_of::<Turn>());

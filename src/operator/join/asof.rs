@@ -187,6 +187,10 @@ impl Operator for AsofJoin {
         Ok(())
     }
 
+    fn due(&self) -> i64 {
+        self.right_time.past(self.sides[0].oldest_unmatched())
+    }
+
     fn usage(&self) -> StateUsage {
         let mut usage = usage(&self.sides);
         usage.bytes += self.versions.bytes() as u64;

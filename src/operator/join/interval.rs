@@ -19,7 +19,7 @@ use super::side::{Arriving, Side, SideOptions, usage};
 use super::watermark_minus;
 use crate::error::{Context, Error, Result};
 use crate::operator::spec::{JoinSpec, TimeBounds};
-use crate::operator::{Operator, StateUsage, Stepped, Tick};
+use crate::operator::{END_OF_TIME, Operator, StateUsage, Stepped, Tick};
 use crate::state::{StateChange, StateTable};
 
 /// The interval join of one shard.
@@ -210,6 +210,17 @@ impl Operator for IntervalJoin {
     fn restore(&mut self, table: usize, rows: RecordBatch, watermark: i64) -> Result<()> {
         let cutoff = self.cutoff(table, watermark);
         super::restore(&mut self.sides, &self.intakes, table, &rows, cutoff).map(|_| ())
+    }
+
+    fn due(&self) -> i64 {
+        let due = |side: usize| {
+            let lonely = self.sides[side].oldest_unmatched().filter(|_| self.roles[side].keeps_lonely());
+            // The first watermark whose cutoff is above that time.
+            let TimeBounds { left, right, lower, upper } = self.bounds;
+            let behind = if side == 0 { right.lag.saturating_add(upper) } else { left.lag.saturating_sub(lower) };
+            lonely.map_or(END_OF_TIME, |time| time.saturating_add(behind).saturating_add(1))
+        };
+        due(0).min(due(1))
     }
 
     fn usage(&self) -> StateUsage {

@@ -377,6 +377,12 @@ impl Side {
         Ok(Some(StateChange { table, upserts, deletes, cutoff: self.cutoff }))
     }
 
+    /// The smallest time of a row that has found no match. Cost: a look at every row.
+    pub(super) fn oldest_unmatched(&self) -> Option<i64> {
+        let slots = (0..self.chains.len() as u32).filter(|slot| self.chains.is_live(*slot) && self.matches(*slot) == 0);
+        slots.map(|slot| self.chains.time(slot)).min()
+    }
+
     pub(super) fn usage(&self) -> StateUsage {
         let slots =
             self.flags.capacity() + 8 * (self.seqs.capacity() + self.weights.capacity() + self.matches.capacity());

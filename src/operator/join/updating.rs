@@ -20,7 +20,7 @@ use super::side::{Arriving, Side, SideOptions, usage};
 use super::watermark_minus;
 use crate::error::{Context, Result};
 use crate::operator::spec::{JoinSpec, TimeColumn};
-use crate::operator::{Operator, StateUsage, Stepped, Tick};
+use crate::operator::{END_OF_TIME, Operator, StateUsage, Stepped, Tick};
 use crate::state::{NO_WATERMARK, StateChange, StateTable};
 
 /// The updating join of one shard.
@@ -262,6 +262,11 @@ impl Operator for UpdatingJoin {
         let by_event_time = self.times.get(table).is_some_and(Option::is_some);
         let cutoff = if by_event_time { self.cutoff(table, watermark, 0) } else { NO_WATERMARK };
         super::restore(&mut self.sides, &self.intakes, table, &rows, cutoff).map(|_| ())
+    }
+
+    fn due(&self) -> i64 {
+        // What a TTL ends comes out no more.
+        END_OF_TIME
     }
 
     fn usage(&self) -> StateUsage {

@@ -54,6 +54,13 @@ pub(super) fn compile(plan: &mut Plan, function: &RollingFunction, index: usize)
             let none = ScalarValue::try_from(&output)?.to_array()?;
             Ok((frame, pick(plan, *column, End::Last, none, *ignore_nulls)?))
         }
+        RollingKind::NthValue { column, n, ignore_nulls } => {
+            let frame = plan.frame(Extent::of(&function.frame)?);
+            let none = ScalarValue::try_from(&output)?.to_array()?;
+            let after = usize::try_from(n.unsigned_abs().saturating_sub(1)).unwrap_or(usize::MAX);
+            let end = if *n > 0 { End::FromFirst(after) } else { End::FromLast(after) };
+            Ok((frame, pick(plan, *column, end, none, *ignore_nulls)?))
+        }
     }
 }
 
@@ -340,11 +347,14 @@ impl Function for RowNumber {
     }
 }
 
-/// Which end of a frame a value is taken from.
+/// Which row of a frame a value is taken from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum End {
     First,
     Last,
+    /// So many rows after the first, or before the last.
+    FromFirst(usize),
+    FromLast(usize),
 }
 
 /// A value of one row of the frame.
@@ -372,6 +382,8 @@ impl Function for Pick {
             let slot = match self.end {
                 End::First => (start..end).find(is_valid),
                 End::Last => (start..end).rev().find(is_valid),
+                End::FromFirst(after) => (start..end).filter(is_valid).nth(after),
+                End::FromLast(before) => (start..end).rev().filter(is_valid).nth(before),
             };
             slot.map(|slot| references[slot])
         });

@@ -342,6 +342,12 @@ impl Operator for Rolling {
         Ok(())
     }
 
+    fn due(&self) -> i64 {
+        let early = self.early.oldest().map(|time| self.plan.due(time));
+        let open = self.open.oldest().map(|time| self.plan.due_open(time));
+        [early, open].into_iter().flatten().min().unwrap_or(super::END_OF_TIME)
+    }
+
     fn usage(&self) -> StateUsage {
         let functions: usize = self.plan.functions.iter().map(|(_, function)| function.size()).sum();
         let bytes = self.store.size() + self.keys.size() + self.early.size() + self.open.size() + functions;

@@ -289,6 +289,21 @@ impl Plan {
         }
     }
 
+    /// The first watermark at which something happens to a row of `time` that waits for its time.
+    pub(super) fn due(&self, time: i64) -> i64 {
+        time.saturating_add(self.lag).saturating_add(1)
+    }
+
+    /// The first watermark at which a row of `time` that waits for others to follow may come out; those that wait for rows of their key may
+    /// at any.
+    pub(super) fn due_open(&self, time: i64) -> i64 {
+        match &self.wait {
+            Wait { rows: 1.., .. } => NO_WATERMARK,
+            Wait { end: true, .. } => END_OF_TIME,
+            wait => self.due(wait.shifts.iter().map(|shift| shift.upper(time)).fold(time, i64::max)),
+        }
+    }
+
     /// No row before this (ordering) time waits to come out, other than for rows of its key.
     fn open(&self, watermark: i64) -> i64 {
         let open = self.wait.open(watermark);

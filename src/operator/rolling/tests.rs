@@ -170,6 +170,11 @@ fn functions_of_rows_equal_batch() {
         ("last_value(s)", gone),
         ("first_value(n) IGNORE NULLS", five),
         ("last_value(v) IGNORE NULLS", gone),
+        ("nth_value(v, 2)", five),
+        ("nth_value(s, 3)", gone),
+        ("nth_value(n, -2)", five),
+        ("nth_value(n, 2) IGNORE NULLS", five),
+        ("nth_value(v, -3) IGNORE NULLS", gone),
         ("array_agg(n)", five),
     ];
     streamed_equals_batch(400..418, &sql, |shape| shape.rows = shape.rows.min(500));

@@ -348,6 +348,10 @@ impl Operator for Best {
         Ok(())
     }
 
+    fn due(&self) -> i64 {
+        self.life.due()
+    }
+
     fn usage(&self) -> StateUsage {
         let entries = self.entries.capacity() * size_of::<Entry>() + self.dirty.capacity() * size_of::<u32>();
         let bytes = self.keys.bytes() + self.rows.bytes() + self.life.bytes() + entries;

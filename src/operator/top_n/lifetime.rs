@@ -7,7 +7,7 @@ use arrow::datatypes::{DataType, TimeUnit};
 use arrow::record_batch::RecordBatch;
 
 use crate::error::{Error, Result};
-use crate::operator::contract::Tick;
+use crate::operator::contract::{END_OF_TIME, Tick};
 use crate::operator::keyed::{column_watermark, micros, split_late};
 use crate::operator::spec::{TimeColumn, TopNSpec};
 use crate::state::NO_WATERMARK;
@@ -213,6 +213,12 @@ impl Lifetime {
     /// State rows whose time is below this are gone.
     pub fn cutoff(&self) -> i64 {
         self.cutoff
+    }
+
+    /// The watermark at which the first partition closes; what a TTL ends comes out no more.
+    pub fn due(&self) -> i64 {
+        let first = self.closing_queue.first_key_value().map(|(window, _)| *window);
+        self.closing.map_or(END_OF_TIME, |closing| closing.past(first))
     }
 
     /// The oldest window or stamp.

@@ -346,6 +346,10 @@ impl Operator for Ranked {
         Ok(())
     }
 
+    fn due(&self) -> i64 {
+        self.life.due()
+    }
+
     fn usage(&self) -> StateUsage {
         let partitions = self.partitions.capacity() * size_of::<Partition>();
         let pending = (self.dirty.capacity() + self.gone.len() * 2) * size_of::<(u32, RowKey)>();

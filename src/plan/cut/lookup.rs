@@ -40,7 +40,7 @@ impl Cutter<'_> {
             }
             (left, right, kind) => {
                 let table = left.or(right).map(|side| side.table).unwrap_or_default();
-                return Err(refused(&format!("a {kind} join to table `{table}`"))
+                return Err(refused(&format!("a {} join to table `{table}`", kind.to_string().to_uppercase()))
                     .with_hint("A stream can be joined to a table by an inner join, or by an outer join that keeps the stream's rows."));
             }
         };

@@ -31,6 +31,10 @@ impl Cutter<'_> {
         let mut kinds = Vec::with_capacity(functions.len());
         let mut unbounded = false;
         for (function, expr) in functions.iter().zip(&node.window_expr) {
+            if function.params.window_frame.units == WindowFrameUnits::Groups {
+                return Err(refused("a window function over a GROUPS frame")
+                    .with_hint("Write the frame as RANGE with intervals, or as ROWS."));
+            }
             unbounded |= is_unbounded(function);
             let (next, kind) = self.rolling_kind(piece, function, expr)?;
             piece = next;
@@ -141,6 +145,14 @@ fn window_udf(piece: Piece, name: &str, args: &[Expr], ignore_nulls: bool) -> Re
         }
         "first_value" => RollingKind::FirstValue { column, ignore_nulls },
         "last_value" => RollingKind::LastValue { column, ignore_nulls },
+        "nth_value" => match args.get(1).and_then(integer) {
+            Some(n) if n != 0 => RollingKind::NthValue { column, n, ignore_nulls },
+            _ => {
+                return Err(Error::sql("the second argument of `nth_value` must be a number, not 0").with_hint(
+                    "`nth_value(x, 2)` is the second row of the frame, `nth_value(x, -2)` the last but one.",
+                ));
+            }
+        },
         _ => return Err(unknown(name)),
     };
     Ok((piece, kind))
@@ -148,7 +160,7 @@ fn window_udf(piece: Piece, name: &str, args: &[Expr], ignore_nulls: bool) -> Re
 
 fn unknown(name: &str) -> Error {
     refused(&format!("the window function `{name}`"))
-        .with_hint("Aggregates, `row_number`, `lag`, `lead`, `first_value` and `last_value` do; `rank` and `dense_rank` with a filter `<= n`.")
+        .with_hint("Aggregates, `row_number`, `lag`, `lead`, `first_value`, `last_value` and `nth_value` do; `rank` and `dense_rank` with a filter `<= n`.")
 }
 
 fn integer(expr: &Expr) -> Option<i64> {

@@ -12,7 +12,7 @@ use super::declared::{
 use super::refusal::Refusal;
 use super::system::{integer, integers, memory, micros, strings, text, timestamps};
 use super::{Warehouse, location::Location};
-use crate::catalog::{Catalog, InsertDef, PipelineDef, PipelineOptions};
+use crate::catalog::{Catalog, InsertDef, PipelineDef, PipelineOptions, Trigger};
 use crate::delta::{AsOf, detail, history};
 use crate::error::{Error, Result};
 use crate::model::Model;
@@ -342,11 +342,20 @@ fn pipeline(catalog: &Catalog, name: &str) -> Properties {
     present(vec![
         ("kind", Some("pipeline".to_owned())),
         ("writes", Some(targets.join(", "))),
-        ("trigger", Some(format!("{:?}", def.options.trigger.unwrap_or_default()).to_lowercase())),
+        ("trigger", Some(trigger(def.options.trigger.unwrap_or_default()))),
         ("max_rows_per_micro_batch", Some(def.options.max_rows_per_micro_batch.to_string())),
         ("parallelism", def.options.parallelism.map(|lanes| lanes.to_string())),
         ("declared_at", catalog.files.place(def.span)),
     ])
+}
+
+/// A trigger as it is written.
+fn trigger(trigger: Trigger) -> String {
+    match trigger {
+        Trigger::Interval(interval) => format!("{interval:?}"),
+        Trigger::AvailableNow => "available now".to_owned(),
+        Trigger::Continuous => "continuous".to_owned(),
+    }
 }
 
 /// One row of what the table is, in the words of Delta's own DESCRIBE DETAIL.

@@ -2,7 +2,9 @@
 
 use rand::RngCore;
 
-/// A splitmix64 stream (Steele, Lea, Flood: "Fast splittable pseudorandom number generators", 2014).
+use crate::env::splitmix64;
+
+/// A splitmix64 stream.
 #[derive(Debug, Clone)]
 pub(super) struct Stream(u64);
 
@@ -45,10 +47,7 @@ impl RngCore for Stream {
     }
 
     fn next_u64(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        mixed ^ (mixed >> 31)
+        splitmix64(&mut self.0)
     }
 
     fn fill_bytes(&mut self, out: &mut [u8]) {

@@ -141,6 +141,10 @@ fn compiled(session: &SessionContext, input: &SchemaRef, function: &WindowFuncti
     let ignore_nulls = params.null_treatment == Some(NullTreatment::IgnoreNulls);
     let literal = |at: usize| match params.args.get(at) {
         Some(Expr::Literal(value, _)) => Some(value.clone()),
+        Some(Expr::Negative(inner)) => match inner.as_ref() {
+            Expr::Literal(value, _) => Some(value.arithmetic_negate().unwrap()),
+            other => panic!("no literal: {other}"),
+        },
         Some(other) => panic!("no literal: {other}"),
         None => None,
     };
@@ -160,6 +164,10 @@ fn compiled(session: &SessionContext, input: &SchemaRef, function: &WindowFuncti
             "row_number" => RollingKind::RowNumber,
             "first_value" => RollingKind::FirstValue { column: column(), ignore_nulls },
             "last_value" => RollingKind::LastValue { column: column(), ignore_nulls },
+            "nth_value" => {
+                let n = literal(1).map_or(1, |n| i64::try_from(n).unwrap());
+                RollingKind::NthValue { column: column(), n, ignore_nulls }
+            }
             name @ ("lag" | "lead") => {
                 let by = literal(1).map_or(1, |by| i64::try_from(by).unwrap());
                 RollingKind::Lag {
@@ -182,7 +190,8 @@ pub fn spec(input: &SchemaRef, functions: Vec<RollingFunction>, emit: RollingEmi
             RollingKind::RowNumber => DataType::UInt64,
             RollingKind::Lag { column, .. }
             | RollingKind::FirstValue { column, .. }
-            | RollingKind::LastValue { column, .. } => input.field(*column).data_type().clone(),
+            | RollingKind::LastValue { column, .. }
+            | RollingKind::NthValue { column, .. } => input.field(*column).data_type().clone(),
         };
         fields.push(Arc::new(Field::new(format!("f{index}"), of, true)));
     }
