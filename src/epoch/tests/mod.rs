@@ -222,7 +222,10 @@ async fn lookup_table(env: &Env) -> WrittenTable {
 /// Memory without a limit, or, where there is a folder for cold state, hardly any.
 fn limits(spill: Option<SpillFolder>) -> Limits {
     match spill {
-        None => Limits { bytes: u64::MAX, spill, budget: MemoryBudget::new(u64::MAX) },
-        Some(_) => Limits { bytes: 100_000, spill, budget: MemoryBudget::new(5_000) },
+        None => {
+            let spill = Err("nothing is short of memory".to_owned());
+            Limits { bytes: u64::MAX, spill, budget: MemoryBudget::new(u64::MAX) }
+        }
+        Some(folder) => Limits { bytes: 100_000, spill: Ok(folder), budget: MemoryBudget::new(5_000) },
     }
 }
