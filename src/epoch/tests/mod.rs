@@ -164,26 +164,10 @@ async fn streamed_and_batch(seed: u64, queries: Queries, random: &mut StdRng) ->
         }
     };
     let env = Env::manual(1_700_000_000_000, seed);
-    let mut table = WrittenTable::create(
-        &declared(
-            "dim",
-            &[("k", DataType::Int64, true), ("label", DataType::Utf8, true), ("rate", DataType::Float64, true)],
-            &[],
-        ),
-        &env,
-    )
-    .await;
-    table.append(&[dim()]).await;
+    let table = lookup_table(&env).await;
     let folder = tempfile::tempdir().unwrap();
     let divides = random.random_bool(0.15);
-    let limits = match divides {
-        false => Limits { bytes: u64::MAX, spill: Err("none".to_owned()), budget: MemoryBudget::new(u64::MAX) },
-        true => Limits {
-            bytes: 100_000,
-            spill: Ok(SpillFolder::create(folder.path(), &env).unwrap()),
-            budget: MemoryBudget::new(5_000),
-        },
-    };
+    let limits = limits(divides.then(|| SpillFolder::create(folder.path(), &env).unwrap()));
     let sources = dataflow.sources.iter().map(|source| {
         let number: usize = source.def.name[1..].parse().unwrap();
         Log::new(random, &source.def.schema(), number, shape)
@@ -225,4 +209,23 @@ async fn streamed_and_batch(seed: u64, queries: Queries, random: &mut StdRng) ->
     let late: usize = logs.iter().map(Log::late).sum();
     assert!(ended.late > 0 || late < 6, "{late} rows were late, none of them told");
     Outcome::Agreed(ended)
+}
+
+/// The table that streams are joined to, older than every row.
+async fn lookup_table(env: &Env) -> WrittenTable {
+    let columns = [("k", DataType::Int64, true), ("label", DataType::Utf8, true), ("rate", DataType::Float64, true)];
+    let mut table = WrittenTable::create(&declared("dim", &columns, &[]), env).await;
+    table.append(&[dim()]).await;
+    table
+}
+
+/// Memory without a limit, or, where there is a folder for cold state, hardly any.
+fn limits(spill: Option<SpillFolder>) -> Limits {
+    match spill {
+        None => {
+            let spill = Err("nothing is short of memory".to_owned());
+            Limits { bytes: u64::MAX, spill, budget: MemoryBudget::new(u64::MAX) }
+        }
+        Some(folder) => Limits { bytes: 100_000, spill: Ok(folder), budget: MemoryBudget::new(5_000) },
+    }
 }
