@@ -244,7 +244,11 @@ impl Loader<'_> {
         if table.primary_key.is_empty() {
             match primary_key(&name, &query, &columns) {
                 Ok(keys) => table.primary_key = keys,
-                Err(error) => self.errors.push(error),
+                Err(error) => {
+                    self.errors.push(error);
+                    // Without its key nothing can be said of what it takes.
+                    self.catalog.broken.inserts.push(insert.target.span);
+                }
             }
         }
         let scope = Scope { files: &self.files, lookup: self.lookup, secrets: &self.secrets };

@@ -58,7 +58,7 @@ async fn against_state(project: &Project, config: &Config) -> Result<(), Failure
     let around = super::project::surroundings(config, Env::system()?)?;
     let mut lossless = true;
     for pipeline in &project.catalog.pipelines {
-        let dataflow = super::migration::planned(project, pipeline, config).await?;
+        let dataflow = super::migration::planned_as_run(project, pipeline, &around).await?;
         let seed = super::migration::seed_of(pipeline);
         lossless &= super::migration::against_state(&dataflow, seed, &around).await?;
     }

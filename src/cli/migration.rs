@@ -1,6 +1,7 @@
 //! What an edit of the SQL does to what operators remember.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use super::Failure;
 use super::output::say;
@@ -8,7 +9,7 @@ use super::project::{Project, runtime};
 use crate::catalog::PipelineDef;
 use crate::config::Config;
 use crate::delta::TableStore;
-use crate::epoch::{Fate, Surroundings, below, declared_targets, migration, plan, seeded_source};
+use crate::epoch::{Fate, Surroundings, below, declared_targets, known_lookups, migration, plan, seeded_source};
 use crate::error::Result;
 use crate::plan::Dataflow;
 use crate::state::{Manifest, ManifestStore};
@@ -34,6 +35,25 @@ pub async fn planned(project: &Project, pipeline: &PipelineDef, config: &Config)
     let targets = declared_targets(&project.catalog, pipeline);
     let planned = plan(&project.catalog, pipeline, &project.functions(), &targets, runtime(config)?).await;
     planned.map_err(|list| Failure::Sql(project.diagnostics(list)))
+}
+
+/// Plans a pipeline that has run: the columns of tables that streams are joined to are those of the tables. Errors: as `weir check`; a table
+/// that cannot be opened.
+pub async fn planned_as_run(
+    project: &Project,
+    pipeline: &PipelineDef,
+    around: &Surroundings,
+) -> Result<Dataflow, Failure> {
+    let (known, mut unopened) = known_lookups(&project.catalog, pipeline, around).await;
+    let mut targets = declared_targets(&project.catalog, pipeline);
+    targets.extend(known);
+    let runtime = Arc::clone(&around.runtime);
+    let planned = plan(&project.catalog, pipeline, &project.functions(), &targets, runtime).await;
+    planned.map_err(|list| match unopened.pop() {
+        // Without its columns nothing that reads the table can be planned.
+        Some((_, error)) => error.into(),
+        None => Failure::Sql(project.diagnostics(list)),
+    })
 }
 
 /// The newest manifest of a pipeline; `None` when it has never run.

@@ -100,7 +100,7 @@ impl Statements {
             match &statement.kind {
                 StatementKind::Verify(asked) => {
                     let Some(pipeline) = project.catalog.pipeline(&asked.pipeline.value) else { continue };
-                    match verify::pipeline(project, pipeline, config, around).await? {
+                    match verify::pipeline(project, pipeline, around).await? {
                         None => say!("pipeline {}  has not run yet: there is nothing to verify", pipeline.name),
                         Some(0) => {}
                         Some(differing) => return Err(verify::differ(differing).into()),
@@ -150,7 +150,7 @@ async fn migrate(project: &Project, asked: &Migration, config: &Config, around: 
         Some(old) => migration::from_file(project, Path::new(&old.value), None, config).await,
         None => {
             for pipeline in &project.catalog.pipelines {
-                let dataflow = migration::planned(project, pipeline, config).await?;
+                let dataflow = migration::planned_as_run(project, pipeline, around).await?;
                 let _lossless = migration::against_state(&dataflow, migration::seed_of(pipeline), around).await?;
             }
             Ok(())

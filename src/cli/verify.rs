@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::Failure;
-use super::migration::{newest_manifest, planned};
+use super::migration::{newest_manifest, planned_as_run};
 use super::output::say;
 use super::project::{Project, environment, surroundings};
 use super::report::grouped;
@@ -29,7 +29,7 @@ pub async fn run(args: Args, config: &Config) -> Result<(), Failure> {
     let around = surroundings(config, environment()?)?;
     let mut differing = 0;
     for def in project.pipelines(args.pipeline.as_deref())? {
-        let Some(count) = pipeline(&project, def, config, &around).await? else {
+        let Some(count) = pipeline(&project, def, &around).await? else {
             return Err(Error::config(format!("pipeline `{}` has not run in this warehouse", def.name))
                 .with_hint("Run it first: `weir run`.")
                 .into());
@@ -43,11 +43,10 @@ pub async fn run(args: Args, config: &Config) -> Result<(), Failure> {
 pub async fn pipeline(
     project: &Project,
     pipeline: &PipelineDef,
-    config: &Config,
     around: &Surroundings,
 ) -> Result<Option<usize>, Failure> {
-    let dataflow = planned(project, pipeline, config).await?;
     let Some(manifest) = newest_manifest(around, &pipeline.name).await? else { return Ok(None) };
+    let dataflow = planned_as_run(project, pipeline, around).await?;
     say!("pipeline {}  up to epoch {}", pipeline.name, manifest.epoch);
     let functions = project.functions();
     let compared = verify(&project.catalog, pipeline, &functions, &dataflow, &manifest, around).await?;

@@ -35,3 +35,6 @@ pub use sinks::{BranchSink, Sinks, TableSink, one_cluster};
 pub use stop::Stop;
 pub use upkeep::{Upkeep, UpkeepPolicy};
 pub use verify::{Comparison, verify};
+
+#[cfg(test)]
+mod tests;

@@ -168,7 +168,7 @@ struct Side {
     count: u64,
 }
 
-fn compare(
+pub(super) fn compare(
     target: &str,
     schema: &SchemaRef,
     found: &[RecordBatch],

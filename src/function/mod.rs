@@ -4,6 +4,7 @@
 //! Models become functions in [`crate::model`]; the planner registers both.
 
 mod clock;
+mod date_bin;
 mod first;
 mod marks;
 mod sql;
@@ -11,6 +12,7 @@ mod stand_in;
 mod window;
 
 pub use clock::EpochClock;
+pub use date_bin::date_bin_in_micros;
 pub use first::{FIRST_WITHIN, first_within};
 pub use marks::mark_functions;
 pub use sql::sql_function;

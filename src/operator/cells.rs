@@ -22,7 +22,6 @@ use std::ops::Range;
 
 use arrow::array::{BooleanArray, RecordBatch};
 use arrow::compute::filter_record_batch;
-use futures::executor::block_on;
 
 use super::contract::{Operator, StateUsage, Stepped, Tick};
 use crate::error::{Context, Error, Result};
@@ -245,7 +244,7 @@ impl Cells {
             }
             if let Some(disk) = &self.disk {
                 let groups = cell.groups.clone();
-                block_on(disk.store.state().read_beneath(&disk.image, table, groups, &mut newest, restore))?;
+                wait(disk.store.state().read_beneath(&disk.image, table, groups, &mut newest, restore))?;
             }
         }
         cell.operator = Some(operator);
@@ -450,17 +449,17 @@ impl Disk {
     fn try_write(&mut self, tables: &[StateTable], changes: Vec<StateChange>) -> Result<OperatorSnapshot> {
         self.epoch = self.epoch.next();
         let store = self.store.state();
-        block_on(store.write(&self.image.operator, self.epoch, tables, Some(&self.image), vec![changes]))
+        wait(store.write(&self.image.operator, self.epoch, tables, Some(&self.image), vec![changes]))
     }
 
     /// Merges files; where that fails they are good as they are.
     fn merge(&mut self, tables: &[StateTable]) {
         let store = self.store.state();
         for _ in 0..MERGES {
-            let merged = block_on(store.compact(&self.image, tables, self.epoch)).and_then(|compaction| {
+            let merged = wait(store.compact(&self.image, tables, self.epoch)).and_then(|compaction| {
                 let Some(compaction) = compaction else { return Ok(false) };
                 self.image = compaction.apply(&self.image);
-                block_on(store.remove_unneeded(&[&self.image], Epoch(u64::MAX)))?;
+                wait(store.remove_unneeded(&[&self.image], Epoch(u64::MAX)))?;
                 Ok(true)
             });
             match merged {
@@ -491,6 +490,12 @@ fn in_groups(rows: &RecordBatch, table: &StateTable, groups: &Range<u16>) -> Res
     let mine: BooleanArray = of.iter().map(|group| Some(groups.contains(group))).collect();
     let mine = filter_record_batch(rows, &mine).internal(|| "state rows cannot be parted by key group".to_owned())?;
     Ok(Some(mine).filter(|rows| rows.num_rows() > 0))
+}
+
+/// Waits for work on disk. Operators are not asynchronous, and this one may run within a task of tokio whose share of turns is used up: tokio
+/// would then put the wake-up off until the task returns, which it does not while it waits here.
+fn wait<T>(work: impl Future<Output = T>) -> T {
+    futures::executor::block_on(tokio::task::unconstrained(work))
 }
 
 fn no_change(table: usize) -> StateChange {

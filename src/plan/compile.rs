@@ -23,6 +23,7 @@ use super::watermark::watermark_expr;
 use crate::catalog::{Catalog, InsertDef, PipelineDef, PipelineOptions, ViewDef};
 use crate::error::Error;
 use crate::operator::HeldTable;
+use crate::sql::clause::Clause;
 use crate::sql::{Diagnostic, Span, diagnose};
 
 /// What is known of the schemas of INSERT targets, by name. A target that is missing takes whatever the query gives.
@@ -78,17 +79,20 @@ struct Compiler<'a> {
     broken: BTreeSet<String>,
     /// What cannot run on a stream is an error.
     refuses: bool,
+    /// Views that are streams of their own.
+    shared: BTreeSet<String>,
 }
 
 impl<'a> Compiler<'a> {
     fn new(catalog: &'a Catalog, session: &'a SessionState, options: &'a PipelineOptions) -> Self {
         let cutter = Cutter::new(session, options);
         let broken = catalog.broken.relations.clone();
-        Self { catalog, session, cutter, problems: Vec::new(), broken, refuses: true }
+        Self { catalog, session, cutter, problems: Vec::new(), broken, refuses: true, shared: BTreeSet::new() }
     }
 
     /// Makes everything known that is read; gives the sources.
     async fn read(&mut self, reading: &Reading, targets: &Targets) -> Vec<SourceInput> {
+        self.shared.clone_from(&reading.shared);
         let mut sources = Vec::new();
         for name in &reading.sources {
             sources.extend(self.source(name, sources.len()));
@@ -167,7 +171,7 @@ impl<'a> Compiler<'a> {
         }
         // What SQL sees of the stream: names as the view gives them, without a weight.
         let seen: SchemaRef = Arc::new(plan.schema().as_arrow().clone());
-        let piece = self.cut(&plan, view.span)?;
+        let piece = self.cut(&plan, &view.query, view.span)?;
         let stream = match self.cutter.shared(piece, &view.name) {
             Ok(stream) => stream,
             Err(error) => {
@@ -180,7 +184,7 @@ impl<'a> Compiler<'a> {
     }
 
     /// Optimises a plan and cuts it.
-    fn cut(&mut self, plan: &LogicalPlan, span: Span) -> Option<Piece> {
+    fn cut(&mut self, plan: &LogicalPlan, query: &Query, span: Span) -> Option<Piece> {
         let optimised = match self.session.optimize(plan) {
             Ok(optimised) => optimised,
             Err(error) => return self.problem(&error, span),
@@ -188,10 +192,28 @@ impl<'a> Compiler<'a> {
         match self.cutter.cut(&optimised) {
             Ok(piece) => Some(piece),
             Err(error) => {
-                self.problems.push(of_error(&error, span));
+                let clause = std::error::Error::source(&error).and_then(|source| source.downcast_ref::<Clause>());
+                let place = clause.and_then(|clause| clause.find(&self.catalog.files, &self.statements(query, span)));
+                self.problems.push(of_error(&error, place.unwrap_or(span)));
                 None
             }
         }
+    }
+
+    /// The places of all statements that are planned as one: the query's own, and the views that are written into it.
+    fn statements(&self, query: &Query, span: Span) -> Vec<Span> {
+        let mut places = vec![span];
+        let mut open = relation_names(query);
+        let mut seen = BTreeSet::new();
+        while let Some(name) = open.pop() {
+            if let Some(view) = self.catalog.views.get(&name).filter(|_| !self.shared.contains(&name))
+                && seen.insert(name)
+            {
+                places.push(view.span);
+                open.extend(relation_names(&view.query));
+            }
+        }
+        places
     }
 
     async fn fragments(&mut self, span: Span) -> Vec<Fragment> {
@@ -241,10 +263,10 @@ impl<'a> Compiler<'a> {
                 }
             };
         }
-        let piece = self.cut(&plan, insert.span)?;
+        let piece = self.cut(&plan, &insert.query, insert.span)?;
         let is_known =
             self.catalog.tables.contains_key(&insert.target) || self.catalog.sinks.contains_key(&insert.target);
-        if piece.rows.retract && is_known && !self.catalog.accepts_retractions(&insert.target) {
+        if piece.rows.retract && fits && is_known && !self.catalog.accepts_retractions(&insert.target) {
             self.problems.push(of_error(&takes_back(&insert.target), insert.target_span));
             return None;
         }

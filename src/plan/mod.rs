@@ -35,7 +35,7 @@ pub use materialized::with_view_columns;
 pub use nodes::{DeduplicateNode, SessionNode, WINDOW_END, WINDOW_START, length};
 pub use operators::{OperatorNode, OperatorSpec};
 pub use relation::{RelationMode, Relations, register_relations};
-pub use session::{FunctionSet, session_and_problems, session_state, session_state_for};
+pub use session::{FunctionSet, physical_rules, session_and_problems, session_state, session_state_for};
 pub use share::{lookup_tables, reads_stream};
 pub use time::{interval_micros, scalar_micros, time_lag};
 pub use watermark::watermark_expr;

@@ -7,10 +7,12 @@ use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::execution::{SessionState, SessionStateBuilder};
 use datafusion::logical_expr::ScalarUDF;
 use datafusion::optimizer::{Optimizer, OptimizerRule};
+use datafusion::physical_optimizer::PhysicalOptimizerRule;
+use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
 use datafusion::prelude::SessionConfig;
 
 use crate::catalog::Catalog;
-use crate::function::{EpochClock, sql_function, stand_in};
+use crate::function::{EpochClock, date_bin_in_micros, sql_function, stand_in};
 use crate::sql::types::SqlTypes;
 use crate::sql::{Diagnostic, Span, diagnose};
 
@@ -74,7 +76,9 @@ pub fn session_and_problems(
         .with_default_features()
         .with_type_planner(Arc::new(SqlTypes))
         .with_optimizer_rules(rules())
+        .with_physical_optimizer_rules(physical_rules())
         .build();
+    register(&mut state, date_bin_in_micros());
     for clock in functions.clock.functions() {
         register(&mut state, clock);
     }
@@ -111,6 +115,13 @@ fn rules() -> Vec<Arc<dyn OptimizerRule + Send + Sync>> {
     const LEFT_OUT: [&str; 1] = ["single_distinct_aggregation_to_group_by"];
     let all = Optimizer::new().rules;
     all.into_iter().filter(|rule| !LEFT_OUT.contains(&rule.name())).collect()
+}
+
+/// DataFusion's rules for physical plans without the one that moves filters down: it goes by names, and where both sides of a join have a
+/// column of one name it moves a condition on both below one of them. Conditions on one side have been moved before, in the logical plan.
+pub fn physical_rules() -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
+    let all = PhysicalOptimizer::new().rules;
+    all.into_iter().filter(|rule| rule.name() != "FilterPushdown").collect()
 }
 
 fn register(state: &mut SessionState, function: ScalarUDF) {

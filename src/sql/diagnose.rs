@@ -149,6 +149,19 @@ impl Reporter<'_> {
             return Diagnostic::new(self.place(planned, Some(name), true), format!("unknown function `{name}`"))
                 .or_hint(did_you_mean(name, known.iter().map(String::as_str)));
         }
+        if let Some(name) = between(text, "Unknown parameter name '", "'") {
+            let known: Vec<&str> = between(text, "Valid parameters are: [", "]")
+                .map(|list| list.split(", ").collect())
+                .unwrap_or_default();
+            let found =
+                Diagnostic::new(self.place(planned, Some(name), false), format!("no argument is named `{name}`"));
+            let found = found.or_hint(did_you_mean(name, known.iter().copied()));
+            return if known.is_empty() {
+                found
+            } else {
+                found.with_detail(format!("Arguments are {}.", some(&known)))
+            };
+        }
         if let Some(call) = between(text, "No function matches the given name and argument types '", "'") {
             return self.wrong_arguments(call, text, planned);
         }
@@ -188,6 +201,11 @@ impl Reporter<'_> {
         let candidates: Vec<_> =
             text.lines().skip_while(|line| !line.contains("Candidate functions")).skip(1).collect();
         let candidates: Vec<_> = candidates.iter().map(|line| line.trim()).filter(|line| !line.is_empty()).collect();
+        if let [features] = candidates.as_slice()
+            && self.created(&["MODEL"]).iter().any(|model| model == name)
+        {
+            return wrong_features(name, call, features, span);
+        }
         let found = found.with_hint("Cast the arguments with `CAST(… AS …)`.");
         if candidates.is_empty() { found } else { found.with_detail(format!("It takes {}.", some(&candidates))) }
     }
@@ -233,6 +251,57 @@ impl Reporter<'_> {
         found.dedup();
         found
     }
+}
+
+/// A call of a model with other arguments than its features; `features` is the call as it should be.
+fn wrong_features(model: &str, call: &str, features: &str, span: Span) -> Diagnostic {
+    let wanted = arguments(features);
+    let given = arguments(call);
+    if given.len() != wanted.len() {
+        let counted = |count: usize| if count == 1 { "1 argument".to_owned() } else { format!("{count} arguments") };
+        let verb = if given.len() == 1 { "is" } else { "are" };
+        let message = format!("model `{model}` takes {}, {} {verb} given", counted(wanted.len()), given.len());
+        let named: Vec<String> = wanted.iter().take(2).map(|name| format!("{name} => …")).collect();
+        return Diagnostic::new(span, message).with_detail(format!("Its features are {}.", some(&wanted))).with_hint(
+            format!(
+                "Give a number for each, in this order: `{features}`; or by name: `{model}({}, …)`.",
+                named.join(", ")
+            ),
+        );
+    }
+    let is_number = |kind: &&str| {
+        ["Int", "UInt", "Float", "Decimal", "Boolean", "Null"].iter().any(|number| kind.starts_with(number))
+    };
+    let wrong = given.iter().zip(&wanted).enumerate().find(|(_, (kind, _))| !is_number(kind));
+    let message = match wrong {
+        Some((at, (kind, name))) => {
+            format!("argument {} (`{name}`) of model `{model}` is {kind}, not a number", at + 1)
+        }
+        None => format!("wrong arguments: `{call}`"),
+    };
+    Diagnostic::new(span, message)
+        .with_detail(format!("The call is `{features}`."))
+        .with_hint("Give numbers or booleans: encode it as it was encoded when the model was trained.")
+}
+
+/// The arguments of a call in words, `f(a, Decimal128(10, 2))`, at its outermost commas.
+fn arguments(call: &str) -> Vec<&str> {
+    let inner = call.split_once('(').map_or("", |(_, rest)| rest.strip_suffix(')').unwrap_or(rest));
+    let (mut parts, mut depth, mut start) = (Vec::new(), 0usize, 0);
+    for (at, character) in inner.char_indices() {
+        match character {
+            '(' => depth += 1,
+            ')' => depth = depth.saturating_sub(1),
+            ',' if depth == 0 => {
+                parts.push(inner[start..at].trim());
+                start = at + 1;
+            }
+            _ => {}
+        }
+    }
+    parts.push(inner[start..].trim());
+    parts.retain(|part| !part.is_empty());
+    parts
 }
 
 /// True when the token is this identifier.
@@ -304,5 +373,11 @@ mod tests {
             "`t.a` must appear because it's not 'x y' of `b`"
         );
         assert_eq!(sentence("possible column t.a"), "Possible column t.a.");
+    }
+
+    #[test]
+    fn arguments_are_told_apart_at_outermost_commas() {
+        assert_eq!(arguments("f(Float64, Decimal128(10, 2))"), ["Float64", "Decimal128(10, 2)"]);
+        assert!(arguments("f()").is_empty());
     }
 }

@@ -19,6 +19,7 @@ pub mod embedded;
 pub mod types;
 pub mod parse;
 pub mod diagnose;
+pub mod clause;
 
 pub use diagnose::{diagnose, diagnose_all, find_name};
 pub use diagnostic::{Diagnostic, Diagnostics};

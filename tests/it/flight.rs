@@ -131,7 +131,11 @@ async fn errors_arrive_with_their_hint_and_writes_are_refused() {
     let mut client = server.client().await;
     let (code, text) = status(client.execute("SELECT nmae FROM payments".to_owned(), None).await.unwrap_err());
     assert_eq!(code, Code::InvalidArgument);
-    assert_eq!(text, "column `nmae` does not exist\nhint: Did you mean `name`?");
+    assert_eq!(text, "column `nmae` does not exist\nAt line 1, columns 8 to 11.\nhint: Did you mean `name`?");
+    let failed = || server.metrics.flight_queries.with(["failed"]).get();
+    assert_eq!(failed(), 1, "a statement that cannot be planned has failed");
+    assert!(client.prepare("SELECT nmae FROM payments".to_owned(), None).await.is_err());
+    assert_eq!(failed(), 2);
     for sql in ["INSERT INTO payments VALUES (1, 'x')", "DROP TABLE payments"] {
         let (code, text) = status(client.execute(sql.to_owned(), None).await.unwrap_err());
         assert_eq!(code, Code::InvalidArgument);
@@ -176,7 +180,9 @@ async fn metadata_describes_server_and_tables() {
     let tables = fetch(&mut client, info).await;
     let names = tables[0].column_by_name("table_name").unwrap().as_any().downcast_ref::<StringArray>().unwrap();
     let names: Vec<_> = names.iter().flatten().collect();
-    assert_eq!(names, ["payments", "dead_letters", "pipelines", "progress", "state", "tables"]);
+    let system = ["dead_letters", "functions", "materialized_views", "models", "pipelines", "progress", "secrets"];
+    let system = [&system[..], &["sinks", "sources", "state", "tables", "views"]].concat();
+    assert_eq!(names, [&["payments"][..], &system].concat());
     let info = client.get_sql_info(vec![SqlInfo::FlightSqlServerName]).await.unwrap();
     assert_eq!(fetch(&mut client, info).await[0].num_rows(), 1);
     let info = client.get_catalogs().await.unwrap();

@@ -167,7 +167,7 @@ INSERT INTO t SELECT transaction_id AS id, fraud_score(amount, 1, 2, 3) AS score
     let count = weir.run(&["check", "m.sql"]);
     assert_eq!(count.status.code(), Some(1));
     assert!(
-        text(&count.stderr).contains("It takes `fraud_score(amount, hour, weekend, night)`"),
+        text(&count.stderr).contains("in this order: `fraud_score(amount, hour, weekend, night)`"),
         "{}",
         text(&count.stderr)
     );

@@ -70,10 +70,10 @@ const CASES: &[Case] = &[
     Case { name: "top 2 of a window", ports: 1, make: || ranks(2, true) },
     Case { name: "best so far", ports: 1, make: || ranks(1, false) },
     Case { name: "top 2 so far", ports: 1, make: || ranks(2, false) },
-    Case { name: "rolling on watermark", ports: 1, make: || frames(RollingEmit::OnWatermark, range(40, 0)) },
-    Case { name: "rolling on arrival", ports: 1, make: || frames(RollingEmit::OnArrival, range(40, 0)) },
-    Case { name: "rolling ahead", ports: 1, make: || frames(RollingEmit::OnWatermark, range(40, -25)) },
-    Case { name: "rolling rows ahead", ports: 1, make: || frames(RollingEmit::OnWatermark, counted()) },
+    Case { name: "rolling on watermark", ports: 1, make: || frames(RollingEmit::OnWatermark, &range(40, 0)) },
+    Case { name: "rolling on arrival", ports: 1, make: || frames(RollingEmit::OnArrival, &range(40, 0)) },
+    Case { name: "rolling ahead", ports: 1, make: || frames(RollingEmit::OnWatermark, &range(40, -25)) },
+    Case { name: "rolling rows ahead", ports: 1, make: || frames(RollingEmit::OnWatermark, &counted()) },
     Case { name: "interval inner", ports: 2, make: || joins(JoinType::Inner, true) },
     Case { name: "interval left", ports: 2, make: || joins(JoinType::Left, true) },
     Case { name: "interval full", ports: 2, make: || joins(JoinType::Full, true) },
@@ -124,7 +124,7 @@ fn counted() -> WindowFrame {
     WindowFrame::new_bounds(WindowFrameUnits::Rows, start, WindowFrameBound::Following(bound(1)))
 }
 
-fn frames(emit: RollingEmit, frame: WindowFrame) -> Result<Box<dyn Operator>> {
+fn frames(emit: RollingEmit, frame: &WindowFrame) -> Result<Box<dyn Operator>> {
     let first = RollingKind::FirstValue { column: 2, ignore_nulls: false };
     let last = RollingKind::LastValue { column: 2, ignore_nulls: false };
     let functions = [first, last].map(|function| RollingFunction { function, frame: frame.clone() }).to_vec();

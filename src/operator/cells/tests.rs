@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use arrow::array::{ArrayRef, AsArray, Int64Array};
 use arrow::compute::concat_batches;
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
+use futures::executor::block_on;
 use object_store::memory::InMemory;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -387,6 +388,15 @@ fn a_snapshot_with_a_table_that_the_operator_lacks_is_refused() {
     let mut counter = Counter::default();
     let restored = block_on(restore(&mut counter, &durable.store, &durable.snapshot, (0, 1), 0));
     assert_eq!(restored.expect_err("a foreign table").message(), "operator `counter` has no state table `other`");
+}
+
+#[tokio::test]
+async fn cold_state_comes_back_within_a_task_whose_turns_are_used_up() {
+    use tokio::task::coop::{consume_budget, has_budget_remaining};
+    while has_budget_remaining() {
+        consume_budget().await;
+    }
+    assert_eq!(wait(tokio::task::spawn_blocking(|| 7)).unwrap(), 7);
 }
 
 /// A disk that is full while `full` is set.

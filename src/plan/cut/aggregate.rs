@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
+use datafusion::common::ScalarValue;
 use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
-use datafusion::logical_expr::{Aggregate, Expr};
+use datafusion::logical_expr::{Aggregate, Expr, ExprSchemable};
 use datafusion::physical_expr::aggregate::LoweredAggregateBuilder;
 
 use super::piece::{Piece, unique_schema};
@@ -28,7 +29,8 @@ impl Cutter<'_> {
             );
         }
         let piece = self.cut(&node.input)?;
-        let (piece, columns) = with_columns(piece, &node.group_expr)?;
+        let groups = node.group_expr.iter().map(|expr| one_zero(expr, &piece)).collect::<Result<Vec<_>>>()?;
+        let (piece, columns) = with_columns(piece, &groups)?;
         let mut keys: Vec<Key> = columns
             .iter()
             .enumerate()
@@ -115,6 +117,16 @@ impl Cutter<'_> {
         }
         Ok((aggregates, filters))
     }
+}
+
+/// Of floating-point keys, with 0 in place of -0: they are equal, and a batch gives 0 for both.
+fn one_zero(expr: &Expr, piece: &Piece) -> Result<Expr> {
+    let kind = expr.get_type(piece.plan.schema())?;
+    if !kind.is_floating() {
+        return Ok(expr.clone());
+    }
+    let zero = ScalarValue::new_zero(&kind)?;
+    Ok(expr.clone().unalias() + Expr::Literal(zero, None))
 }
 
 type Lowered = (

@@ -29,6 +29,11 @@ struct Sides {
 impl Cutter<'_> {
     pub(super) fn join(&mut self, node: &Join) -> Result<Piece> {
         check_type(node.join_type)?;
+        if node.null_aware {
+            return Err(refused("NOT IN over columns that may be null")
+                .with_detail("One null among the values would take every row back.")
+                .with_hint("Write `NOT EXISTS (SELECT 1 FROM … WHERE a = b)`, which nulls do not match."));
+        }
         if let Some(looked_up) = self.lookup_join(node)? {
             return Ok(looked_up);
         }

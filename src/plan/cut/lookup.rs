@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{Column, DFSchema, DFSchemaRef, JoinType};
 use datafusion::datasource::source_as_provider;
 use datafusion::logical_expr::utils::{conjunction, split_conjunction_owned};
@@ -39,7 +40,7 @@ impl Cutter<'_> {
             }
             (left, right, kind) => {
                 let table = left.or(right).map(|side| side.table).unwrap_or_default();
-                return Err(refused(&format!("a {kind} join to table `{table}`"))
+                return Err(refused(&format!("a {} join to table `{table}`", kind.to_string().to_uppercase()))
                     .with_hint("A stream can be joined to a table by an inner join, or by an outer join that keeps the stream's rows."));
             }
         };
@@ -116,8 +117,22 @@ fn table_side(plan: &LogicalPlan) -> Option<TableSide> {
         }
         LogicalPlan::SubqueryAlias(alias) => {
             let side = table_side(&alias.input)?;
-            // Conditions below the alias would name columns by the old name.
-            side.conditions.is_empty().then(|| TableSide { schema: Arc::clone(&alias.schema), ..side })
+            let schema = side.schema.as_ref().clone().replace_qualifier(alias.alias.clone());
+            // Conditions below the alias name columns by the old name.
+            let renamed = |expr: Expr| {
+                expr.transform(|expr| {
+                    Ok(match expr {
+                        Expr::Column(column) => {
+                            let name = Column::new(Some(alias.alias.clone()), column.name);
+                            Transformed::yes(Expr::Column(name))
+                        }
+                        other => Transformed::no(other),
+                    })
+                })
+            };
+            let conditions = side.conditions.into_iter().map(|expr| renamed(expr).map(|renamed| renamed.data));
+            let conditions = conditions.collect::<datafusion::error::Result<_>>().ok()?;
+            Some(TableSide { table: side.table, schema: Arc::new(schema), conditions })
         }
         LogicalPlan::Filter(filter) => {
             let mut side = table_side(&filter.input)?;

@@ -10,6 +10,7 @@ mod extension;
 mod join;
 mod lookup;
 mod piece;
+mod place;
 mod ranking;
 mod rolling;
 mod stateless;
@@ -76,8 +77,13 @@ impl<'a> Cutter<'a> {
         stream
     }
 
-    /// Cuts an optimised plan: what is left runs over streams only.
+    /// Cuts an optimised plan: what is left runs over streams only. Errors carry the [`Clause`](crate::sql::clause::Clause) that
+    /// they are about as their source.
     pub fn cut(&mut self, plan: &LogicalPlan) -> Result<Piece> {
+        self.cut_node(plan).map_err(|error| place::located(error, plan))
+    }
+
+    fn cut_node(&mut self, plan: &LogicalPlan) -> Result<Piece> {
         match plan {
             LogicalPlan::TableScan(scan) => self.table_scan(scan),
             LogicalPlan::Projection(projection) => self.cut(&projection.input)?.project(projection.expr.clone()),

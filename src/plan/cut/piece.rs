@@ -58,12 +58,13 @@ impl Piece {
         self.rows.retract.then(|| self.plan.schema().columns().pop().map(Expr::Column)).flatten()
     }
 
-    /// The lag of an expression over this piece's columns.
+    /// The lag of an expression over this piece's columns. What is never anything but null is no time.
     pub fn lag(&self, expr: &Expr) -> Option<i64> {
-        super::super::time::time_lag(expr, &|column| {
+        let lag = super::super::time::time_lag(expr, &|column| {
             let index = self.plan.schema().maybe_index_of_column(column)?;
             self.rows.times.get(index).copied().flatten()
-        })
+        });
+        lag.filter(|lag| *lag > i64::MIN / 2)
     }
 
     /// The column of event time that lags least, if there is one.

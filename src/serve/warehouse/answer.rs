@@ -12,7 +12,7 @@ use super::declared::{
 use super::refusal::Refusal;
 use super::system::{integer, integers, memory, micros, strings, text, timestamps};
 use super::{Warehouse, location::Location};
-use crate::catalog::{Catalog, InsertDef, PipelineDef, PipelineOptions};
+use crate::catalog::{Catalog, InsertDef, PipelineDef, PipelineOptions, Trigger};
 use crate::delta::{AsOf, detail, history};
 use crate::error::{Error, Result};
 use crate::model::Model;
@@ -107,28 +107,28 @@ impl Warehouse {
         let is = |wanted: ObjectKind| kind.is_none_or(|kind| kind == wanted);
         let details = aspect == Aspect::Detail;
         let found = if let Some(slot) = declared.models.get(name).filter(|_| is(ObjectKind::Model)) {
-            properties(model(&slot.current()))
+            properties(&model(&slot.current()))
         } else if let Some(def) = catalog.sources.get(name).filter(|_| is(ObjectKind::Source)) {
-            if details { properties(source(declared, name)) } else { columns(&def.schema()) }
+            if details { properties(&source(declared, name)) } else { columns(&def.schema()) }
         } else if let Some(def) = catalog.sinks.get(name).filter(|_| is(ObjectKind::Sink)) {
             if details || def.columns.is_empty() {
-                properties(sink(declared, name))
+                properties(&sink(declared, name))
             } else {
                 columns(&sink_schema(def))
             }
         } else if catalog.views.contains_key(name) && (is(ObjectKind::View) || is(ObjectKind::MaterializedView)) {
             match (details, view_columns(declared, name).await) {
                 (false, Some(schema)) => columns(&schema),
-                _ => properties(view(declared, name)),
+                _ => properties(&view(declared, name)),
             }
         } else if let Some(def) = catalog.tables.get(name).filter(|_| is(ObjectKind::Table)) {
-            if details { properties(table(declared, name)) } else { columns(&def.schema()) }
+            if details { properties(&table(declared, name)) } else { columns(&def.schema()) }
         } else if catalog.functions.contains_key(name) && is(ObjectKind::Function) {
-            properties(function(declared, name))
+            properties(&function(declared, name))
         } else if catalog.pipeline(name).is_some() && is(ObjectKind::Pipeline) {
-            properties(pipeline(catalog, name))
+            properties(&pipeline(catalog, name))
         } else if catalog.secrets.iter().any(|secret| secret == name) && is(ObjectKind::Secret) {
-            properties(vec![("kind", "secret".to_owned()), ("text", "never shown".to_owned())])
+            properties(&[("kind", "secret".to_owned()), ("text", "never shown".to_owned())])
         } else {
             return Ok(None);
         };
@@ -255,7 +255,7 @@ fn columns(schema: &SchemaRef) -> Result<Arc<dyn TableProvider>, Error> {
 
 type Properties = Vec<(&'static str, String)>;
 
-fn properties(properties: Properties) -> Result<Arc<dyn TableProvider>, Error> {
+fn properties(properties: &[(&str, String)]) -> Result<Arc<dyn TableProvider>, Error> {
     memory(vec![
         ("property", strings(properties.iter().map(|(name, _)| Some((*name).to_owned())))),
         ("value", strings(properties.iter().map(|(_, value)| Some(value.clone())))),
@@ -342,11 +342,20 @@ fn pipeline(catalog: &Catalog, name: &str) -> Properties {
     present(vec![
         ("kind", Some("pipeline".to_owned())),
         ("writes", Some(targets.join(", "))),
-        ("trigger", Some(format!("{:?}", def.options.trigger.unwrap_or_default()).to_lowercase())),
+        ("trigger", Some(trigger(def.options.trigger.unwrap_or_default()))),
         ("max_rows_per_micro_batch", Some(def.options.max_rows_per_micro_batch.to_string())),
         ("parallelism", def.options.parallelism.map(|lanes| lanes.to_string())),
         ("declared_at", catalog.files.place(def.span)),
     ])
+}
+
+/// A trigger as it is written.
+fn trigger(trigger: Trigger) -> String {
+    match trigger {
+        Trigger::Interval(interval) => format!("{interval:?}"),
+        Trigger::AvailableNow => "available now".to_owned(),
+        Trigger::Continuous => "continuous".to_owned(),
+    }
 }
 
 /// One row of what the table is, in the words of Delta's own DESCRIBE DETAIL.

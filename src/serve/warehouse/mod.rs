@@ -27,7 +27,6 @@ use datafusion::catalog::TableProvider;
 use datafusion::common::ParamValues;
 use datafusion::datasource::empty::EmptyTable;
 use datafusion::datasource::provider_as_source;
-use datafusion::error::DataFusionError;
 use datafusion::execution::FunctionRegistry;
 use datafusion::execution::context::{SQLOptions, SessionConfig, SessionState};
 use datafusion::execution::memory_pool::{FairSpillPool, TrackConsumersPool};
@@ -51,7 +50,7 @@ use super::failure::{nearest, query_error, quoted};
 use crate::delta::{AsOf, TableVersion};
 use crate::error::{Error, ErrorKind, Result};
 use crate::function::sql_function;
-use crate::plan::{RelationMode, register_relations};
+use crate::plan::{RelationMode, physical_rules, register_relations};
 use crate::sql::cursor::is_keyword;
 use crate::sql::{Diagnostic, Position, SourceFile, Span, asked, find_name};
 
@@ -215,11 +214,7 @@ impl Warehouse {
     ) -> Result<Query, Refusal> {
         let statement = statement::parse(tokens).map_err(|error| Refusal::at(files, error))?;
         let mut state = self.state.as_ref().clone();
-        let refuse = |error: DataFusionError| {
-            let place = crate::sql::diagnose(&error, files, span).span;
-            (query_error(error), place)
-        };
-        let references = state.resolve_table_references(&statement).map_err(|error| query_error(error))?;
+        let references = state.resolve_table_references(&statement).map_err(query_error)?;
         let lists = references.iter().any(|reference| reference.schema() == Some("information_schema"));
         let listed = if lists { self.list_tables().await? } else { Vec::new() };
         state.register_catalog_list(Arc::new(RequestCatalogs::new(Arc::clone(self), &listed)));
@@ -227,9 +222,13 @@ impl Warehouse {
         let plan = match state.statement_to_plan(statement).await {
             Ok(plan) => plan,
             Err(error) => {
-                let (error, place) = refuse(error);
-                let error = self.explain_missing_table(error).await;
-                return Err(placed(error, files, place, span));
+                let found = crate::sql::diagnose(&error, files, span);
+                // What is wrong with a call is told better there.
+                if error.to_string().contains("No function matches") {
+                    return Err(Refusal::at(files, found));
+                }
+                let error = self.explain_missing_table(query_error(error)).await;
+                return Err(placed(error, files, found.span, span));
             }
         };
         let read_only_options =
@@ -473,6 +472,7 @@ fn session_state(options: WarehouseOptions) -> Result<SessionState> {
         .with_runtime_env(runtime)
         .with_default_features()
         .with_table_factories(HashMap::new())
+        .with_physical_optimizer_rules(physical_rules())
         .build();
     for function in options.functions {
         datafusion::execution::FunctionRegistry::register_udf(&mut state, function).map_err(query_error)?;

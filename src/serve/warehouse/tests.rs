@@ -14,9 +14,12 @@ use object_store::{ObjectStoreExt, PutPayload};
 use url::Url;
 
 use super::location::Location;
-use super::{Warehouse, WarehouseOptions};
+use super::{Declared, Refusal, Warehouse, WarehouseOptions};
+use crate::catalog::Catalog;
 use crate::error::{Error, ErrorKind, Result};
+use crate::model::{Model, ModelSlot, ScoringUdf};
 use crate::serve::failure::query_error;
+use crate::sql::SourceFile;
 
 fn in_memory() -> Location {
     Location::new(Url::parse("memory:///lake").unwrap(), Arc::new(InMemory::new())).unwrap()
@@ -309,4 +312,152 @@ async fn the_table_of_tables_tells_versions_and_faults() {
     assert_eq!(number(&warehouse, "SELECT version FROM weir.tables WHERE table_name = 'scored'").await, 1);
     let faults = "SELECT count(*) FROM weir.tables WHERE table_name = 'broken' AND error IS NOT NULL";
     assert_eq!(number(&warehouse, faults).await, 1);
+}
+
+const DECLARED: &str = "
+CREATE SECRET pw FROM ENV NOBODY;
+CREATE SOURCE tx (id BIGINT, name STRING, ts TIMESTAMP, WATERMARK FOR ts AS ts - INTERVAL '5 seconds')
+WITH (connector = 'kafka', bootstrap_servers = 'broker:9092', topic = 'tx', sasl_mechanism = 'PLAIN', sasl_username = 'u', sasl_password = 'hunter2');
+CREATE TABLE scored (id BIGINT, name STRING, score DOUBLE);
+CREATE TABLE later (id BIGINT);
+CREATE SINK alerts WITH (connector = 'blackhole');
+CREATE FUNCTION half(x DOUBLE) RETURNS DOUBLE LANGUAGE sql AS $$ x / 2 $$;
+CREATE MODEL fraud WITH (provider = 'lightgbm', path = 'tests/data/fraud.txt');
+CREATE VIEW v AS SELECT id, name, half(1) AS score FROM tx;
+CREATE MATERIALIZED VIEW m AS SELECT name, count(*) AS n FROM tx GROUP BY name;
+INSERT INTO scored SELECT * FROM v;
+";
+
+/// A warehouse that knows the objects of [`DECLARED`].
+fn declaring(location: &Location) -> Arc<Warehouse> {
+    let files = [Arc::new(SourceFile::new("a.sql", DECLARED))];
+    let catalog = Catalog::load(&files, &|_| None).unwrap_or_else(|errors| panic!("{}", errors.render(false)));
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/fraud.txt");
+    let slot = ModelSlot::new(Model::load(path).unwrap());
+    let function = Arc::new(ScoringUdf::new("fraud", Arc::clone(&slot)).unwrap().into());
+    let models = [("fraud".to_owned(), slot)].into();
+    let declared = Declared { catalog, models, functions: vec![function], empty_tables: false };
+    let warehouse = Warehouse::new(location.clone(), WarehouseOptions::default()).unwrap();
+    Arc::new(warehouse.declaring(declared).unwrap())
+}
+
+#[tokio::test]
+async fn what_files_declare_is_shown_and_secrets_are_not() {
+    let warehouse = declaring(&in_memory());
+    let mut shown = String::new();
+    for (sql, expected) in [
+        ("SHOW SOURCES", "topic tx at broker:9092"),
+        ("SHOW SINKS", "blackhole"),
+        ("SHOW VIEWS", "a.sql:10:13"),
+        ("show materialized views", "count(*)"),
+        ("SHOW FUNCTIONS", "x DOUBLE"),
+        ("SHOW MODELS", "binary sigmoid:1"),
+        ("SHOW SECRETS", "pw"),
+        ("SHOW PIPELINES", "m, scored"),
+        ("SELECT watermark FROM weir.sources", "ts AS ts - INTERVAL '5 seconds'"),
+        ("DESCRIBE tx", "Timestamp(µs, \"UTC\")"),
+        ("DESCRIBE DETAIL SOURCE tx", "dead_letter"),
+        ("DESCRIBE v", "score"),
+        ("DESCRIBE VIEW m", "Int64"),
+        ("DESCRIBE FUNCTION half", "x / 2"),
+        ("DESCRIBE PIPELINE a", "writes"),
+        ("DESCRIBE scored", "Float64"),
+        ("DESCRIBE SECRET pw", "never shown"),
+        ("EXPLAIN INSERT INTO scored SELECT id, name, half(2) FROM tx", "insert into scored  [append]"),
+        ("EXPLAIN SELECT name, count(*) FROM tx GROUP BY name", "operator aggregate"),
+        ("SELECT half(3) AS h, fraud(1, 2, 3, 4) > 0 AS f", "| 1.5 | true |"),
+    ] {
+        let answer = ask(&warehouse, sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+        assert!(answer.contains(expected), "{sql}:\n{answer}");
+        shown.push_str(&answer);
+    }
+    assert!(!shown.contains("hunter2"), "a secret was shown");
+}
+
+#[tokio::test]
+async fn a_model_is_described_with_the_evaluator_and_what_it_was_chosen_by() {
+    let answer = ask(&declaring(&in_memory()), "DESCRIBE MODEL fraud").await.unwrap();
+    for expected in
+        ["sha256", "feature_count | 4", "`amount`, `hour`, `weekend`, `night`", "trees", "leaves", "ns a row"]
+    {
+        assert!(answer.contains(expected), "{expected}:\n{answer}");
+    }
+}
+
+#[tokio::test]
+async fn without_files_declarations_are_asked_for_in_vain_with_a_hint() {
+    let warehouse = warehouse(&in_memory());
+    for sql in ["SHOW SOURCES", "SHOW MODELS", "EXPLAIN INSERT INTO t SELECT 1", "DESCRIBE MODEL m"] {
+        let refused = refusal(&warehouse, sql).await;
+        assert!(refused.hint().unwrap_or_default().contains("--file"), "{sql}: {refused:?}");
+    }
+    assert_eq!(number(&warehouse, "SELECT count(*) FROM weir.models").await, 0);
+}
+
+#[tokio::test]
+async fn what_is_declared_and_no_table_cannot_be_read_by_a_query() {
+    let location = in_memory();
+    let warehouse = declaring(&location);
+    for (sql, message) in [
+        ("SELECT * FROM tx", "`tx` is a source, and a query reads tables"),
+        ("SELECT * FROM v", "`v` is a view, and a query reads tables"),
+        ("SELECT * FROM later", "table `later` is declared, and no pipeline has written it yet"),
+        ("EXPLAIN INSERT INTO scord SELECT 1", "unknown table or sink `scord`"),
+        ("EXPLAIN INSERT INTO scored SELECT idd FROM tx", "unknown column `idd`"),
+        ("DESCRIBE MODEL fruad", "model `fruad` does not exist"),
+        ("DESCRIBE HISTORY MODEL fraud", "a model has no history"),
+        ("SELECT fraud(1, 2)", "model `fraud` takes 4 arguments, 2 are given"),
+        ("VERIFY PIPELINE a", "`VERIFY PIPELINE` reads the sources again, which a query cannot"),
+        ("OPTIMIZE scored", "`OPTIMIZE` is not supported yet"),
+    ] {
+        let refused = refusal(&warehouse, sql).await;
+        assert_eq!((refused.kind(), refused.message()), (ErrorKind::Sql, message), "{sql}");
+        assert!(refused.hint().is_some() || sql.contains("idd"), "{sql}: {refused:?}");
+    }
+    append(&location.child("scored"), rows(&[1])).await;
+    assert_eq!(number(&warehouse, "SELECT count(*) FROM scored").await, 1);
+}
+
+#[tokio::test]
+async fn a_tables_history_and_detail_come_from_its_log() {
+    let location = in_memory();
+    let warehouse = warehouse(&location);
+    let table = location.child("scored");
+    for id in 1..=3 {
+        append(&table, rows(&[id])).await;
+    }
+    let history = ask(&warehouse, "DESCRIBE HISTORY scored").await.unwrap();
+    assert_eq!(history.matches("WRITE").count(), 3, "{history}");
+    assert!(history.find("| 2 ").unwrap() < history.find("| 0 ").unwrap(), "newest first: {history}");
+    let newest = ask(&warehouse, "DESCRIBE HISTORY scored LIMIT 1").await.unwrap();
+    assert_eq!(newest.matches("WRITE").count(), 1, "{newest}");
+    let detail = ask(&warehouse, "DESCRIBE DETAIL scored").await.unwrap();
+    assert!(detail.contains("num_files") && detail.contains("| delta "), "{detail}");
+    let missing = refusal(&warehouse, "DESCRIBE HISTORY scorde").await;
+    assert_eq!((missing.message(), missing.hint()), ("table `scorde` does not exist", Some("Did you mean `scored`?")));
+    // What weir itself writes there.
+    let entry = r#"{"commitInfo":{"timestamp":1000,"operation":"STREAMING UPDATE","userMetadata":"{\"pipeline\":\"fraud\",\"epoch\":7}"}}"#;
+    put(&table.child("_delta_log"), "00000000000000000003.json", entry).await;
+    let newest = ask(&warehouse, "DESCRIBE HISTORY scored LIMIT 1").await.unwrap();
+    assert!(newest.contains("| fraud    | 7 "), "{newest}");
+}
+
+#[tokio::test]
+async fn errors_stand_where_they_are_in_the_statement() {
+    let location = in_memory();
+    let warehouse = warehouse(&location);
+    append(&location.child("scored"), rows(&[1])).await;
+    for (sql, underlined) in [
+        ("SELECT id,\n  nmae FROM scored", "nmae"),
+        ("SELECT *\nFROM scorde", "scorde"),
+        ("SELECT * FORM scored", "FORM"),
+        ("SELECT 1; SELECT 2", "SELECT"),
+        ("SELECT lenth(name) FROM scored", "lenth"),
+        ("SELECT * FROM scored VERSION AS OF id", "id"),
+    ] {
+        let Err(Refusal::Sql(found)) = warehouse.plan_statement(sql).await else { panic!("{sql}") };
+        assert_eq!(found.files.slice(found.list[0].span), underlined, "{sql}: {}", found.render(false));
+    }
+    let told = refusal(&warehouse, "SELECT id,\n  nmae FROM scored").await;
+    assert!(told.detail().unwrap_or_default().contains("At line 2, columns 3 to 6."), "{told:?}");
 }

@@ -389,9 +389,12 @@ async fn columns_are_taken_from_the_table_or_must_be_there() {
         Catalog::load(&[file], &|_| None).unwrap()
     };
     let none = BTreeMap::new();
-    let mut catalog = load("CREATE SOURCE s WITH (connector = 'delta', path = 'memory://w/t', mode = 'changes');");
+    let changes = "CREATE SOURCE s WITH (connector = 'delta', path = 'memory://w/t', mode = 'changes');";
+    let mut catalog = load(changes);
     let problems = complete(&mut catalog, Reach::Local, &none, &env).await;
     assert_eq!(problems[0].message, "the columns of source `s` are not known without a connection");
+    assert!(catalog.broken.relations.contains("s"), "what reads it is passed over");
+    let mut catalog = load(changes);
     assert!(complete(&mut catalog, Reach::Anywhere, &none, &env).await.is_empty());
     let names: Vec<_> = catalog.sources["s"].columns.iter().map(|column| column.name.as_str()).collect();
     assert_eq!(names, ["id", "word", "day", "_change_type", "_commit_version", "_commit_timestamp"]);

@@ -29,7 +29,9 @@ pub fn parse(file: &SourceFile, index: u16) -> (Vec<Statement>, Vec<Diagnostic>)
         let ends_at_cut = is_cut && range.end == tokens.len();
         let tokens = &tokens[range];
         let mut found = Vec::new();
-        statements.extend(statement(tokens, &mut found));
+        let read = statement(tokens, &mut found);
+        // What is missing at its end is not known: only its name counts.
+        statements.extend(if ends_at_cut { broken(tokens) } else { read });
         // What stands right before an unreadable place is only unfinished because of it.
         let end = last_span(tokens).end;
         errors.extend(found.into_iter().filter(|error| !(ends_at_cut && error.span.start >= end)));
@@ -55,11 +57,16 @@ fn statement(tokens: &[TokenWithSpan], errors: &mut Vec<Diagnostic>) -> Option<S
         Ok(_) => {}
         Err(error) => errors.push(error),
     }
+    broken(tokens)
+}
+
+/// What is known of a statement that could not be read.
+fn broken(tokens: &[TokenWithSpan]) -> Option<Statement> {
     let kind = match created_name(tokens) {
         Some(name) => StatementKind::Broken(name),
         None => StatementKind::BrokenInsert(insert_target(tokens)?),
     };
-    Some(Statement { kind, span })
+    Some(Statement { kind, span: last_span(&tokens[..1]).to(last_span(tokens)) })
 }
 
 /// Statements by their first word.

@@ -66,7 +66,9 @@ pub fn insert(cursor: &mut Cursor<'_>) -> Parsed<Insert> {
     }
     cursor.advance();
     if cursor.sees(&["OVERWRITE"]) {
-        return Err(not_yet(cursor.span(), "`INSERT OVERWRITE`"));
+        return Err(not_yet(cursor.span(), "`INSERT OVERWRITE`").with_hint(
+            "A stream has no end to replace a table with: write `INSERT INTO` a table with `PRIMARY KEY (…) NOT ENFORCED`.",
+        ));
     }
     cursor.expect(&["INTO"])?;
     cursor.eat(&["TABLE"]);

@@ -128,7 +128,7 @@ def check_metadata():
         columns = [column["column_name"] for column in tables["payments"]["table_columns"]]
         assert columns == payments().column_names, columns
         system = {table["table_name"] for table in schemas["weir"]}
-        assert system == {"dead_letters", "pipelines", "progress", "state", "tables"}, system
+        assert {"dead_letters", "pipelines", "progress", "sources", "state", "tables"} <= set(system), system
         one = connection.adbc_get_objects(depth="tables", table_name_filter="pay%").read_all().to_pylist()
         named = [t["table_name"] for c in one for s in c["catalog_db_schemas"] for t in s["db_schema_tables"]]
         assert named == ["payments"], named
@@ -154,7 +154,7 @@ def check_errors():
                      "Did you mean `payments`?")
         expect_error(lambda: cursor.execute("SELECT amuont FROM payments"), "column `amuont` does not exist",
                      "Did you mean `amount`?")
-        expect_error(lambda: cursor.execute("SELEC 1"), "not valid SQL")
+        expect_error(lambda: cursor.execute("SELEC 1"), "expected a statement, found `SELEC`")
         expect_error(lambda: cursor.execute("SELECT * FROM '/etc/passwd'"), "cannot be queried")
         # Found out only while running.
         expect_error(lambda: (cursor.execute("SELECT 1 / (id - 5) FROM payments"), cursor.fetchall()), "divide by zero")
@@ -166,7 +166,9 @@ def check_writes_refused():
     with connect() as connection, connection.cursor() as cursor:
         for sql in ["INSERT INTO payments (id) VALUES (1)", "DELETE FROM payments", "DROP TABLE payments",
                     "CREATE TABLE t AS SELECT 1", "UPDATE payments SET id = 1", "COPY payments TO '/tmp/x.csv'"]:
-            expect_error(lambda: cursor.execute(sql), "only queries are served")
+            # Verbs that another program does are refused with its name.
+            by_others = sql.split()[0] in ("DELETE", "UPDATE", "COPY")
+            expect_error(lambda: cursor.execute(sql), "is not supported yet" if by_others else "only queries are served")
             expect_error(lambda: cursor.executescript(sql), "only queries are served")
         expect_error(lambda: cursor.adbc_ingest("fresh", pa.table({"a": [1]}), mode="create"), "")
         cursor.execute("SELECT count(*) FROM payments")

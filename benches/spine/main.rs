@@ -11,16 +11,16 @@
     reason = "a measurement that cannot be made stops"
 )]
 
-#[path = "../tests/it/kafka_support/mod.rs"]
+#[path = "../../tests/it/kafka_support/mod.rs"]
 #[expect(dead_code, reason = "the tests use the rest")]
 mod kafka_support;
+mod live;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arrow::array::{Float32Array, Float64Array, RecordBatch};
 use arrow::datatypes::SchemaRef;
@@ -29,8 +29,6 @@ use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::message::Message;
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::{Offset, TopicPartitionList};
 use weir::catalog::{Catalog, SourceDef};
 use weir::error::Result;
@@ -92,7 +90,12 @@ fn main() -> Result<()> {
     );
     println!("of which starting and ending the program: {:.3} CPU-seconds", idle / 1e6);
     println!("pipeline: {:.2} million rows/s/core", 1.0 / plain);
-    live(&kafka, folder.path(), seconds);
+    for (name, sql) in [("deduplicated", DEDUPLICATED), ("minute windows", MINUTES)] {
+        let cost = run(&kafka, folder.path(), "transactions", sql, rows);
+        println!("{name:<18} {cost:>8.3}  {:.2} million rows/s/core", 1.0 / cost);
+    }
+    live::live(&kafka, folder.path(), seconds, false);
+    live::live(&kafka, folder.path(), seconds, true);
     Ok(())
 }
 
@@ -128,9 +131,8 @@ fn lines(rows: usize) -> Result<(Vec<u8>, Vec<u32>)> {
 }
 
 fn fill(kafka: &RealKafka, (data, bounds): &(Vec<u8>, Vec<u32>)) {
-    let each = (bounds.len() - 1).div_ceil(PARTITIONS as usize);
     for partition in 0..PARTITIONS {
-        let mine = bounds.windows(2).skip(partition as usize * each).take(each);
+        let mine = bounds.windows(2).skip(partition as usize).step_by(PARTITIONS as usize);
         kafka.produce(
             "transactions",
             partition,
@@ -157,6 +159,30 @@ fn read_raw(kafka: &RealKafka, rows: usize) {
 const SOURCE: &str = "CREATE SOURCE transactions (transaction_id STRING NOT NULL, user_id STRING, amount DOUBLE, \
     ts TIMESTAMP, terminal_id STRING, location STRING) WITH (connector = 'kafka', bootstrap_servers = '${KAFKA}', \
     topic = '${TOPIC}', format = 'json');";
+
+/// As [`SOURCE`], with event time; rows of one partition come in its order.
+macro_rules! timed {
+    ($rest:literal) => {
+        concat!(
+            "CREATE SOURCE transactions (transaction_id STRING NOT NULL, user_id STRING, amount DOUBLE, \
+    ts TIMESTAMP, terminal_id STRING, location STRING, WATERMARK FOR ts AS ts - INTERVAL '5 seconds') WITH (connector = 'kafka', \
+    bootstrap_servers = '${KAFKA}', topic = '${TOPIC}', format = 'json');",
+            $rest
+        )
+    };
+}
+
+const DEDUPLICATED: &str = timed!(
+    "CREATE TABLE once (transaction_id STRING NOT NULL, user_id STRING, amount DOUBLE, ts TIMESTAMP, terminal_id STRING, \
+     location STRING) USING DELTA; \
+     INSERT INTO once SELECT * FROM DEDUPLICATE(TABLE transactions, KEY(transaction_id), WITHIN INTERVAL '24 hours');"
+);
+
+const MINUTES: &str = timed!(
+    "CREATE TABLE minutes (window_start TIMESTAMP, n BIGINT, total DOUBLE, highest DOUBLE) USING DELTA; \
+     INSERT INTO minutes SELECT window_start, count(*), sum(amount), max(amount) \
+     FROM TUMBLE(TABLE transactions, DESCRIPTOR(ts), INTERVAL '1 minute') GROUP BY window_start, window_end;"
+);
 
 fn source() -> (SourceDef, SchemaRef) {
     let file = Arc::new(SourceFile::new("bench.sql", SOURCE));
@@ -275,124 +301,16 @@ fn pipeline(kafka: &RealKafka, folder: &Path, topic: &str, scored: bool, rows: u
          terminal_id STRING, location STRING) USING DELTA; INSERT INTO plain SELECT * FROM transactions;"
             .to_owned()
     };
-    std::fs::write(folder.join("bench.sql"), format!("{SOURCE}\n{insert}")).unwrap();
+    run(kafka, folder, topic, &format!("{SOURCE}\n{insert}"), rows)
+}
+
+/// What the topic costs to its end under this SQL.
+fn run(kafka: &RealKafka, folder: &Path, topic: &str, sql: &str, rows: usize) -> f64 {
+    std::fs::write(folder.join("bench.sql"), sql).unwrap();
     let _ = std::fs::remove_dir_all(folder.join("warehouse"));
     cost(rows, || assert!(start(kafka, folder, topic, "available now").wait().unwrap().success()))
 }
 
 fn now_us() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_micros() as i64
-}
-
-/// 20,000 rows a second through scoring into a table and an alert topic; every record carries when it was sent.
-fn live(kafka: &RealKafka, folder: &Path, seconds: usize) {
-    const RATE: usize = 20_000;
-    let servers = kafka.connection().bootstrap_servers;
-    kafka.create_topic("live", PARTITIONS);
-    kafka.create_topic("alerts", 1);
-    let sql = format!(
-        "CREATE SOURCE transactions (id BIGINT NOT NULL, amount DOUBLE, ts TIMESTAMP, sent BIGINT) WITH (connector = 'kafka', \
-         bootstrap_servers = '${{KAFKA}}', topic = '${{TOPIC}}', format = 'json'); {VIEW}
-         CREATE TABLE scored (id BIGINT NOT NULL, sent BIGINT, score DOUBLE) USING DELTA;
-         CREATE SINK alerts WITH (connector = 'kafka', bootstrap_servers = '{servers}', topic = 'alerts', delivery = 'at_least_once');
-         INSERT INTO scored SELECT id, sent, score FROM enriched;
-         INSERT INTO alerts SELECT id, sent, score FROM enriched WHERE id % 100 = 0;"
-    );
-    std::fs::write(folder.join("bench.sql"), sql).unwrap();
-    let _ = std::fs::remove_dir_all(folder.join("warehouse"));
-    let mut weir = start(kafka, folder, "live", "1 second");
-    let consumer: BaseConsumer =
-        kafka.config().set("group.id", "alerts").set("fetch.wait.max.ms", "5").create().unwrap();
-    let mut list = TopicPartitionList::new();
-    list.add_partition_offset("alerts", 0, Offset::Beginning).unwrap();
-    consumer.assign(&list).unwrap();
-    std::thread::sleep(Duration::from_secs(3));
-    let over = Arc::new(AtomicBool::new(false));
-    let sending = send(kafka, RATE, Arc::clone(&over));
-    let log = folder.join("warehouse/scored/_delta_log");
-    let began = Instant::now();
-    let (mut latencies, mut ages, mut version) = (Vec::new(), Vec::new(), 1);
-    // The first seconds warm up both sides and do not count.
-    let warm = Duration::from_secs(5);
-    while began.elapsed() < Duration::from_secs(seconds as u64) + warm {
-        if let Some(Ok(message)) = consumer.poll(Duration::from_millis(1)) {
-            let sent = number(message.payload().unwrap_or_default(), "\"sent\":");
-            if began.elapsed() > warm {
-                latencies.push((now_us() - sent) as f64 / 1000.0);
-            }
-        }
-        if let Ok(entry) = std::fs::read_to_string(log.join(format!("{version:020}.json"))) {
-            version += 1;
-            if began.elapsed() > warm {
-                ages.extend(row_ages(&entry, now_us()));
-            }
-        }
-    }
-    let status = std::fs::read_to_string(format!("/proc/{}/status", weir.id())).unwrap_or_default();
-    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap_or("unknown").trim().to_owned();
-    over.store(true, Ordering::Relaxed);
-    let sent = sending.join().unwrap();
-    let _ = weir.kill();
-    let _ = weir.wait();
-    let rate = sent as f64 / began.elapsed().as_secs_f64();
-    println!(
-        "\nat {rate:.0} rows/s for {seconds} s, 1 s trigger, scored, one alert in a hundred; the producer shares the machine"
-    );
-    println!("freshness, ms      {}", percentiles(&mut ages));
-    println!("alert latency, ms  {}", percentiles(&mut latencies));
-    println!("peak resident      {peak}");
-}
-
-fn send(kafka: &RealKafka, rate: usize, over: Arc<AtomicBool>) -> std::thread::JoinHandle<usize> {
-    let producer: BaseProducer = kafka.config().set("linger.ms", "5").set("acks", "1").create().unwrap();
-    std::thread::spawn(move || {
-        let (began, mut sent) = (Instant::now(), 0);
-        while !over.load(Ordering::Relaxed) {
-            while sent as f64 >= began.elapsed().as_secs_f64() * rate as f64 {
-                producer.poll(Duration::ZERO);
-                std::thread::sleep(Duration::from_micros(500));
-            }
-            let payload = format!(
-                "{{\"id\":{sent},\"amount\":{}.5,\"ts\":\"2026-01-01T10:00:00Z\",\"sent\":{}}}",
-                sent % 300,
-                now_us()
-            );
-            let record = BaseRecord::<(), [u8]>::to("live")
-                .partition((sent % PARTITIONS as usize) as i32)
-                .payload(payload.as_bytes());
-            if producer.send(record).is_ok() {
-                sent += 1;
-            }
-        }
-        let _ = producer.flush(Duration::from_secs(10));
-        sent
-    })
-}
-
-fn number(payload: &[u8], key: &str) -> i64 {
-    let text = String::from_utf8_lossy(payload);
-    let digits = text.split_once(key).map_or("", |(_, rest)| rest);
-    digits.chars().take_while(char::is_ascii_digit).collect::<String>().parse().unwrap_or(0)
-}
-
-/// Ages at `now` of a hundred rows spread evenly between the oldest and the newest that a commit's statistics name.
-fn row_ages(entry: &str, now: i64) -> Vec<f64> {
-    let mut ages = Vec::new();
-    for line in entry.lines().filter(|line| line.starts_with("{\"add\"")) {
-        let action: serde_json::Value = serde_json::from_str(line).unwrap_or_default();
-        let stats: serde_json::Value =
-            serde_json::from_str(action["add"]["stats"].as_str().unwrap_or("{}")).unwrap_or_default();
-        if let (Some(old), Some(new)) = (stats["minValues"]["sent"].as_i64(), stats["maxValues"]["sent"].as_i64()) {
-            ages.extend((0..100).map(|i| (now - old - (new - old) * i / 99) as f64 / 1000.0));
-        }
-    }
-    ages
-}
-
-fn percentiles(values: &mut [f64]) -> String {
-    values.sort_by(f64::total_cmp);
-    let at =
-        |share: f64| values.get(((values.len() as f64 * share) as usize).min(values.len().saturating_sub(1))).copied();
-    let [p50, p99, max] = [0.5, 0.99, 1.0].map(|share| at(share).unwrap_or(f64::NAN));
-    format!("p50 {p50:.1}  p99 {p99:.1}  max {max:.1}  ({} samples)", values.len())
 }

@@ -1,0 +1,26 @@
+CREATE SOURCE a (id STRING, n BIGINT, ts TIMESTAMP, WATERMARK FOR ts AS ts - INTERVAL '5 seconds')
+WITH (connector = 'file', path = 'in');
+CREATE SOURCE b (id STRING, m BIGINT, ts TIMESTAMP, WATERMARK FOR ts AS ts - INTERVAL '5 seconds')
+WITH (connector = 'file', path = 'in');
+CREATE TABLE c (id STRING, name STRING);
+CREATE SINK o WITH (connector = 'console');
+CREATE VIEW ranked AS
+SELECT id,
+       sum(n) OVER (PARTITION BY id ORDER BY ts RANGE BETWEEN INTERVAL '1 hour' PRECEDING AND CURRENT ROW) AS s,
+       max(n) OVER (PARTITION BY id ORDER BY n) AS x
+FROM a;
+
+INSERT INTO o
+SELECT a.id, b.m, c.name
+FROM a
+LEFT JOIN c ON c.id = a.id
+JOIN b ON b.id = a.id
+WHERE a.n > 1;
+INSERT INTO o SELECT s, x FROM ranked;
+INSERT INTO o SELECT DISTINCT id FROM a;
+INSERT INTO o SELECT id FROM a WHERE n > 1 OR id IN (SELECT id FROM b);
+INSERT INTO o SELECT name FROM c;
+INSERT INTO o SELECT a.id FROM a FULL JOIN c ON c.id = a.id;
+INSERT INTO o SELECT * FROM (SELECT id, count(*) AS n FROM a GROUP BY id) g ASOF JOIN b MATCH_CONDITION (g.n >= b.m) ON b.id = g.id;
+INSERT INTO o SELECT * FROM SESSION(TABLE (SELECT id, max(ts) AS ts FROM a GROUP BY id) PARTITION BY id, DESCRIPTOR(ts), INTERVAL '5 minutes');
+INSERT INTO o SELECT * FROM DEDUPLICATE(TABLE a, KEY(id));
