@@ -76,7 +76,7 @@ pub async fn against_state(dataflow: &Dataflow, seed: Option<&str>, around: &Sur
         let snapshot = manifest.state.iter().find(|snapshot| snapshot.operator == operator)?;
         Some(crate::state::usage(snapshot).iter().map(|table| table.rows).sum())
     };
-    let fates = migration(dataflow, &manifest.state).into_iter();
+    let fates = migration(dataflow, &manifest.state, &manifest.positions).into_iter();
     let lines: Vec<Line> = fates.map(|(id, fate)| Line::new(dataflow, id.clone(), fate, rows(&id))).collect();
     say!("migration of {}  from epoch {}", dataflow.pipeline, manifest.epoch);
     let lossless = print(&lines, seed);
@@ -133,6 +133,7 @@ fn print(lines: &[Line], seed: Option<&str>) -> bool {
         let rows = line.rows.map_or_else(String::new, |rows| format!("  {} rows", super::report::grouped(rows)));
         let (word, meaning) = match (&line.fate, seed) {
             (Fate::Keep, _) => ("keep", "goes on with its state".to_owned()),
+            (Fate::Begin, _) => ("begin", "reads a source that is new: begins empty".to_owned()),
             (Fate::Build, Some(table)) => {
                 ("rebuild", format!("has no state: is filled from table {table} (seed_from)"))
             }
@@ -141,5 +142,9 @@ fn print(lines: &[Line], seed: Option<&str>) -> bool {
         };
         say!("  {word:<8} {:<40} {meaning}{rows}", line.operator);
     }
-    lines.iter().all(|line| line.fate == Fate::Keep || (line.fate == Fate::Build && seed.is_some()))
+    lines.iter().all(|line| match line.fate {
+        Fate::Keep | Fate::Begin => true,
+        Fate::Build => seed.is_some(),
+        Fate::Drop => false,
+    })
 }

@@ -4,6 +4,8 @@
 //! wrong for one that has read input already: then it is refused, unless rebuilding is allowed. State that no operator asks for is
 //! never dropped in silence either.
 
+use std::collections::BTreeMap;
+
 use super::coordinator::Job;
 use super::memory::Memory;
 use super::progress::instant;
@@ -12,6 +14,7 @@ use super::seed::{Seeded, seed};
 use crate::error::{Error, ErrorKind, Result};
 use crate::operator::END_OF_TIME;
 use crate::plan::{Dataflow, OperatorNode, OperatorSpec};
+use crate::source::chunk::Offsets;
 use crate::state::{NO_WATERMARK, OperatorSnapshot};
 
 /// What becomes of the state of one operator.
@@ -19,14 +22,22 @@ use crate::state::{NO_WATERMARK, OperatorSnapshot};
 pub enum Fate {
     /// The operator is there as it was: its state goes on.
     Keep,
-    /// The operator is new, or remembers other things than before: it begins empty.
+    /// The operator is new, and so are all sources that it reads: it begins empty, as it should.
+    Begin,
+    /// The operator is new, or remembers other things than before: it begins empty, though rows of its sources were read.
     Build,
     /// No operator asks for this state any more.
     Drop,
 }
 
-/// Every operator, old and new, with its fate.
-pub fn migration(dataflow: &Dataflow, state: &[OperatorSnapshot]) -> Vec<(String, Fate)> {
+/// Every operator, old and new, with its fate. `positions` says how far each source was read.
+pub fn migration(
+    dataflow: &Dataflow,
+    state: &[OperatorSnapshot],
+    positions: &BTreeMap<String, Offsets>,
+) -> Vec<(String, Fate)> {
+    let was_read =
+        |source: &usize| positions.get(&dataflow.sources[*source].def.name).is_some_and(|offsets| !offsets.is_empty());
     let remembering = |node: &&OperatorNode| !matches!(node.spec, OperatorSpec::Lookup(_));
     let mut fates: Vec<(String, Fate)> = dataflow
         .operators
@@ -34,7 +45,12 @@ pub fn migration(dataflow: &Dataflow, state: &[OperatorSnapshot]) -> Vec<(String
         .filter(remembering)
         .map(|node| {
             let known = state.iter().any(|snapshot| snapshot.operator == node.id);
-            (node.id.clone(), if known { Fate::Keep } else { Fate::Build })
+            let fate = match known {
+                true => Fate::Keep,
+                false if node.sources.iter().any(was_read) => Fate::Build,
+                false => Fate::Begin,
+            };
+            (node.id.clone(), fate)
         })
         .collect();
     for snapshot in state {
@@ -62,7 +78,7 @@ pub async fn restore(job: &Job, resumed: &Resumed) -> Result<Restored> {
     let mut memory = Memory::new(dataflow, job.lanes, &job.lookups, job.limits.clone()).await?;
     let began = resumed.next.0 > 1;
     check(job, resumed, began)?;
-    let fates = migration(dataflow, &resumed.state);
+    let fates = migration(dataflow, &resumed.state, &resumed.positions);
     let mut fresh = Vec::new();
     let mut over = vec![None; dataflow.sources.len()];
     for (index, node) in dataflow.operators.iter().enumerate() {
@@ -71,7 +87,8 @@ pub async fn restore(job: &Job, resumed: &Resumed) -> Result<Restored> {
             if began {
                 memory.resume(index, reached);
             }
-            fresh.extend(Some(index).filter(|_| !matches!(node.spec, OperatorSpec::Lookup(_))));
+            let builds = fates.iter().any(|(id, fate)| *id == node.id && *fate == Fate::Build);
+            fresh.extend(Some(index).filter(|_| builds));
             continue;
         };
         let watermark = resumed.watermarks.get(&node.id).copied().unwrap_or(NO_WATERMARK);
@@ -139,9 +156,9 @@ fn check(job: &Job, resumed: &Resumed, began: bool) -> Result<()> {
         return Err(Error::damaged(format!("the last manifest of pipeline `{pipeline}` is gone, and with it what its operators remembered"))
             .with_hint("Restore the `_weir` folder of the warehouse; `--allow-rebuild` begins with empty memory where the tables left off."));
     }
-    let lost: Vec<String> = migration(&job.dataflow, &resumed.state)
+    let lost: Vec<String> = migration(&job.dataflow, &resumed.state, &resumed.positions)
         .into_iter()
-        .filter(|(_, fate)| *fate != Fate::Keep && !(*fate == Fate::Build && job.seed.is_some()))
+        .filter(|(_, fate)| *fate == Fate::Drop || (*fate == Fate::Build && job.seed.is_none()))
         .map(|(operator, fate)| match fate {
             Fate::Drop => format!("{operator}: its state would be dropped"),
             _ => format!("{operator}: has no state and would begin empty"),

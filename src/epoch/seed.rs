@@ -93,7 +93,9 @@ pub fn seeded_source(dataflow: &Dataflow, fresh: &[usize]) -> Result<usize> {
 ///
 /// Errors: as [`seeded_source`]; a table that lacks a column or whose rows cannot be told from those to be read.
 pub async fn seed(job: &Job, resumed: &Resumed, fresh: &[usize], memory: &mut Memory) -> Result<Option<Seeded>> {
-    let Some(seed) = job.seed.as_ref().filter(|_| !fresh.is_empty()) else { return Ok(None) };
+    // Without its manifest a pipeline does not know how far event time has come, and all of the past would come out again.
+    let known = !fresh.is_empty() && resumed.state_known;
+    let Some(seed) = job.seed.as_ref().filter(|_| known) else { return Ok(None) };
     let dataflow = &job.dataflow;
     let source = seeded_source(dataflow, fresh)?;
     let makers = dataflow.makers(fresh.iter().map(|index| dataflow.operators[*index].output));

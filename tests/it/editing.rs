@@ -283,3 +283,24 @@ fn scheduled_runs_over_what_is_there_lose_no_row_at_their_seams() {
     let (all, distinct) = counts[0].split_once(',').unwrap();
     assert!(all == distinct && all.parse::<u64>().unwrap() > 0, "{counts:?}");
 }
+
+#[test]
+fn an_operator_over_a_source_that_is_new_begins_without_leave() {
+    let edited = Edited::new(2);
+    edited.write("", &[HISTORY, FIRSTS]);
+    edited.add(0..3);
+    edited.weir.succeed(&TO_THE_END);
+    let others =
+        SOURCE.replace("METADATA_COLUMNS", "").replace("SOURCE events", "SOURCE others").replace("in/", "more/");
+    let joined = "INSERT INTO pairs SELECT a.id, b.id AS other FROM others a JOIN others b
+      ON a.id = b.k AND b.ts BETWEEN a.ts AND a.ts + INTERVAL '1 hour';";
+    let sql =
+        format!("{others}{}", edited.sql(", seed_from = 'history', at_end = 'flush'", &[HISTORY, FIRSTS, joined]));
+    edited.weir.write("p.sql", &sql);
+    let checked = edited.weir.succeed(&["check", "p.sql", "--against-state"]);
+    assert!(checked.contains("begin    interval_join"), "{checked}");
+    let lines: String = (0..200).map(line).collect();
+    edited.weir.write("more/0.jsonl", &lines);
+    edited.weir.succeed(&TO_THE_END);
+    assert!(edited.weir.number("SELECT count(*) FROM pairs") > 100);
+}
