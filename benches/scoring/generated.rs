@@ -6,6 +6,7 @@ use std::ffi::{CString, c_char, c_int, c_void};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use weir::error::{Context, Error, Result};
 
@@ -35,8 +36,10 @@ impl Generated {
             return Ok(None);
         }
         let failed = || "tl2cgen failed".to_owned();
-        let folder = std::env::temp_dir().join(format!("weir-bench-scoring-{}", std::process::id()));
-        let _ = std::fs::remove_dir_all(&folder);
+        // A path of its own: the loader hands out what it has loaded under one again.
+        static COMPILED: AtomicUsize = AtomicUsize::new(0);
+        let number = COMPILED.fetch_add(1, Ordering::Relaxed);
+        let folder = std::env::temp_dir().join(format!("weir-bench-scoring-{}-{number}", std::process::id()));
         std::fs::create_dir_all(&folder).environment(failed)?;
         let model = folder.join("model.txt");
         std::fs::write(&model, text).environment(failed)?;
