@@ -70,8 +70,7 @@ pub async fn connect(catalog: &Catalog, config: &Config, env: Env) -> Result<()>
     }
     match failed {
         0 => Ok(()),
-        1 => Err(Error::environment("1 of the steps above failed")),
-        _ => Err(Error::environment(format!("{failed} of the steps above failed"))),
+        failed => Err(Error::environment(format!("{failed} of the steps above failed"))),
     }
 }
 

@@ -7,9 +7,10 @@ use std::time::Duration;
 use arrow::array::{Int64Array, StringArray};
 use arrow::datatypes::{DataType, Field, Schema};
 use arrow::record_batch::RecordBatch;
-use weir::catalog::KafkaConnection;
-use weir::catalog::{ColumnDef, ColumnOrigin, Format, OnError, SourceConnector, SourceDef};
-use weir::catalog::{KafkaSourceOptions, OnDataLoss, Secret, StartingOffsets};
+use weir::catalog::{
+    ColumnDef, ColumnOrigin, Format, KafkaSourceOptions, OnDataLoss, OnError, Secret, SourceConnector, SourceDef,
+    StartingOffsets,
+};
 use weir::env::Env;
 use weir::error::ErrorKind;
 use weir::sink::kafka::{DirectProducer, Messages, TopicMessages, TransactionalProducer, encode};
@@ -410,15 +411,7 @@ async fn direct_messages_are_read_within_milliseconds() {
 }
 
 /// The steps of a probe of a source with one column, `n BIGINT`.
-async fn probed_source(connection: KafkaConnection, topic: &str) -> Vec<ProbeStep> {
-    let options = KafkaSourceOptions {
-        connection,
-        topic: topic.to_owned(),
-        group_id: None,
-        starting_offsets: StartingOffsets::Earliest,
-        on_data_loss: OnDataLoss::Fail,
-        event_hubs: false,
-    };
+async fn probed_source(options: KafkaSourceOptions) -> Vec<ProbeStep> {
     let column = ColumnDef {
         name: "n".to_owned(),
         data_type: DataType::Int64,
@@ -446,7 +439,7 @@ async fn a_probe_names_every_step_that_worked_and_decodes_the_newest_records() {
     let Some(kafka) = RealKafka::shared() else { return };
     kafka.create_topic("probed", 2);
     kafka.transactions("prober").commit("probed", 1, ["{\"n\":1}", "{\"n\":\"one\"}"]);
-    let steps = probed_source(kafka.connection(), "probed").await;
+    let steps = probed_source(options(&kafka, "probed")).await;
     let names: Vec<&str> = steps.iter().map(|step| step.name.as_str()).collect();
     assert_eq!(names, ["address", "tcp", "login", "topic", "sample"], "{steps:?}");
     assert_eq!(steps[3].outcome.as_deref(), Ok("`probed` has 2 partitions"));
@@ -455,7 +448,7 @@ async fn a_probe_names_every_step_that_worked_and_decodes_the_newest_records() {
 
     kafka.create_topic("unlike", 1);
     kafka.produce("unlike", 0, ["n=1"]);
-    let steps = probed_source(kafka.connection(), "unlike").await;
+    let steps = probed_source(options(&kafka, "unlike")).await;
     let sample = steps[4].outcome.as_ref().unwrap_err();
     assert!(sample.starts_with("0 of 1 records decode; `unlike/0` at 0: not valid JSON"), "{sample}");
 }
