@@ -41,22 +41,25 @@ fn main() -> Result<()> {
             let generated = Generated::compile(&text)?;
             tl2cgen &= generated.is_some();
             for rows in [1, 100, ROWS] {
-                let batch = Batch::new(columns.iter().map(|column| Column::plain(&column[..rows])).collect(), rows)?;
-                check_equal(&model, evaluators[0].as_ref(), &batch)?;
+                let batches = batches(&columns, rows)?;
+                for batch in &batches {
+                    check_equal(&model, evaluators[0].as_ref(), batch)?;
+                }
                 let mut scores = vec![0.0; rows];
-                let theirs = nanoseconds_per_row(rows, || evaluators[0].score(&batch, &mut scores))?;
+                let theirs = nanoseconds_per_row(&batches, |_, batch| evaluators[0].score(batch, &mut scores))?;
                 let by_tl2cgen = match &generated {
                     Some(generated) => {
-                        let mut entries = entries(&columns, rows);
-                        let score = || {
-                            generated.score(&mut entries, features, &mut scores);
+                        let mut entries = entries(&columns, rows * batches.len());
+                        let score = |at: usize, _: &Batch<'_>| {
+                            let size = rows * features;
+                            generated.score(&mut entries[at * size..][..size], features, &mut scores);
                             Ok(())
                         };
-                        format!("{:.1}", nanoseconds_per_row(rows, score)?)
+                        format!("{:.1}", nanoseconds_per_row(&batches, score)?)
                     }
                     None => "-".to_owned(),
                 };
-                let ours = nanoseconds_per_row(rows, || model.score(&batch, &mut scores))?;
+                let ours = nanoseconds_per_row(&batches, |_, batch| model.score(batch, &mut scores))?;
                 let name = model
                     .describe()
                     .into_iter()
@@ -68,7 +71,7 @@ fn main() -> Result<()> {
                 );
                 if all {
                     for evaluator in &evaluators[1..] {
-                        let taken = nanoseconds_per_row(rows, || evaluator.score(&batch, &mut scores))?;
+                        let taken = nanoseconds_per_row(&batches, |_, batch| evaluator.score(batch, &mut scores))?;
                         println!("{:>40} {taken:>12.1}  {evaluator:?}", "");
                     }
                 }
@@ -160,18 +163,33 @@ fn check_equal(model: &Model, reference: &dyn Evaluator, batch: &Batch<'_>) -> R
     Err(Error::internal("our scores differ from LightGBM's"))
 }
 
-/// CPU time of this thread per row, over as many runs as the budget allows; the best third of them.
-fn nanoseconds_per_row(rows: usize, mut run: impl FnMut() -> Result<()>) -> Result<f64> {
-    run()?;
+/// Batches of so many rows that are scored in turn: rows of a stream are new every time, and a processor that met the same
+/// few again and again would learn the jumps that they take.
+fn batches(columns: &[Vec<f64>], rows: usize) -> Result<Vec<Batch<'_>>> {
+    let turns = match rows {
+        1 => 256,
+        100 => 20,
+        _ => 1,
+    };
+    let batch = |turn: usize| {
+        let part = |column| Column::plain(&Vec::as_slice(column)[turn * rows..][..rows]);
+        Batch::new(columns.iter().map(part).collect(), rows)
+    };
+    (0..turns).map(batch).collect()
+}
+
+/// CPU time of this thread per row, over as many rounds as the budget allows; the best third of them. `run` takes a batch and
+/// its number.
+fn nanoseconds_per_row(batches: &[Batch<'_>], mut run: impl FnMut(usize, &Batch<'_>) -> Result<()>) -> Result<f64> {
+    let rows: usize = batches.iter().map(Batch::rows).sum();
+    let mut round = || batches.iter().enumerate().try_for_each(|(number, batch)| run(number, batch));
+    round()?;
     let mut times = Vec::new();
     let begin = thread_seconds();
     while times.len() < 3 || thread_seconds() - begin < BUDGET {
         let start = thread_seconds();
-        let repeats = if rows < 1_000 { 1_000 / rows } else { 1 };
-        for _ in 0..repeats {
-            run()?;
-        }
-        times.push((thread_seconds() - start) / repeats as f64);
+        round()?;
+        times.push(thread_seconds() - start);
     }
     times.sort_by(f64::total_cmp);
     let best = &times[..times.len().div_ceil(3)];

@@ -119,6 +119,8 @@ pub async fn run(args: Args, config: &Config, json: bool) -> Result<(), Failure>
         program(),
         config.warehouse
     ));
+    // It ends with the program: clients that are still closing would complain that it is gone.
+    std::mem::forget(broker);
     Ok(())
 }
 

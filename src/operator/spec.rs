@@ -11,6 +11,7 @@ use datafusion::common::JoinType;
 use datafusion::logical_expr::WindowFrame;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
+use datafusion::physical_expr::utils::collect_columns;
 
 use super::contract::END_OF_TIME;
 
@@ -171,6 +172,24 @@ pub enum RollingKind {
         n: i64,
         ignore_nulls: bool,
     },
+}
+
+impl RollingKind {
+    /// The columns that it reads.
+    pub fn columns(&self) -> Vec<usize> {
+        match self {
+            Self::Aggregate(aggregate, filter) => {
+                let ordering = aggregate.order_bys().iter().map(|sort| Arc::clone(&sort.expr));
+                let read = aggregate.expressions().into_iter().chain(ordering).chain(filter.clone());
+                read.flat_map(|expr| collect_columns(&expr)).map(|column| column.index()).collect()
+            }
+            Self::RowNumber => Vec::new(),
+            Self::Lag { column, .. }
+            | Self::FirstValue { column, .. }
+            | Self::LastValue { column, .. }
+            | Self::NthValue { column, .. } => vec![*column],
+        }
+    }
 }
 
 /// A join of two streams on equal keys. Output: the left columns, the right columns (without weights), then the weight if it

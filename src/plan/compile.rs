@@ -132,7 +132,9 @@ impl<'a> Compiler<'a> {
         let times = schema.fields().iter().map(|field| (Some(field.name().as_str()) == timed).then_some(0)).collect();
         let rows = Rows { retract: false, times, sources: BTreeSet::from([index]), stage: 0 };
         let declared = def.watermark.as_ref().map(|watermark| watermark.expression.to_string());
-        let identity = format!("source {name} {:?} watermark {declared:?}", schema.fields());
+        let time =
+            timed.and_then(|timed| schema.field_with_name(timed).ok()).map(|field| field.data_type().to_string());
+        let identity = format!("source {name} watermark {declared:?} {time:?}");
         let stream = self.cutter.stream(name, Arc::clone(&schema), rows, identity);
         self.register(name, Arc::new(HeldTable::new(name, stream.id, schema)));
         Some(SourceInput { def, stream: stream.id, watermark })

@@ -1,14 +1,17 @@
 //! Operators as nodes of a dataflow: what each is, what it reads, where its state is.
 
 use std::collections::BTreeSet;
-use std::fmt::Write;
+use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
+use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_expr::expressions::Column;
 
-use super::cut::Stream;
 use crate::error::{Error, Result};
 use crate::operator::spec::{
-    AggregateSpec, AsofSpec, DeduplicateSpec, JoinSpec, LookupSpec, RollingSpec, SessionSpec, TopNSpec,
+    AggregateSpec, AsofSpec, DeduplicateEmit, DeduplicateSpec, JoinSpec, LookupSpec, RollingEmit, RollingFunction,
+    RollingKind, RollingSpec, SessionSpec, TimeColumn, TopNSpec,
 };
 use crate::operator::{self, Operator, StreamId};
 
@@ -102,18 +105,34 @@ impl OperatorSpec {
         }
     }
 
-    /// All that decides what the operator remembers, in words: its own work and what its inputs are.
-    pub fn identity(&self, inputs: &[Stream]) -> String {
-        let mut text = String::new();
-        let _ = write!(text, "{}: {}", self.kind(), self.essence());
-        for input in inputs {
-            let _ = write!(text, "\n<- {:?} {:?} {{{}}}", fields(&input.schema), input.rows.times, input.identity);
-        }
-        text
+    /// The columns of its input that decide what it remembers, by name; `None` = all of them.
+    pub fn remembered(&self) -> Option<Vec<usize>> {
+        let (schema, columns) = match self {
+            Self::Deduplicate(spec) if spec.emit == DeduplicateEmit::OnArrival => {
+                let time = spec.within.and(spec.time).map(|time| time.column);
+                (&spec.input, spec.keys.iter().copied().chain(time).collect::<BTreeSet<_>>())
+            }
+            Self::Rolling(spec) if spec.emit == RollingEmit::OnArrival => {
+                let mut columns: BTreeSet<_> = spec.keys.iter().copied().chain([spec.time.column]).collect();
+                columns.extend(spec.functions.iter().flat_map(|function| function.function.columns()));
+                (&spec.input, columns)
+            }
+            _ => return None,
+        };
+        let mut columns: Vec<usize> = columns.into_iter().collect();
+        columns.sort_by_key(|&column| schema.field(column).name());
+        Some(columns)
     }
 
-    /// What it does, in a line that is the same for the same work.
-    fn essence(&self) -> String {
+    /// What it does, in a line that is the same for the same work. Columns are numbered among those that are remembered.
+    pub fn essence(&self) -> String {
+        let remembered = self.remembered();
+        let place = |column: usize| match &remembered {
+            Some(columns) => columns.iter().position(|&other| other == column).unwrap_or(column),
+            None => column,
+        };
+        let places = |columns: &[usize]| columns.iter().map(|&column| place(column)).collect::<Vec<_>>();
+        let time = |time: TimeColumn| TimeColumn { column: place(time.column), ..time };
         match self {
             Self::Aggregate(spec) => format!(
                 "by {:?} closing {:?} {:?} filters {:?}",
@@ -123,21 +142,27 @@ impl OperatorSpec {
                 spec.filters.iter().map(|filter| filter.as_ref().map(ToString::to_string)).collect::<Vec<_>>()
             ),
             Self::Session(spec) => format!("by {:?} time {:?} gap {}", spec.keys, spec.time, spec.gap),
-            Self::Deduplicate(spec) => format!("by {:?} time {:?} {:?}", spec.keys, spec.time, spec.emit),
+            Self::Deduplicate(spec) => {
+                // On arrival, time matters only when keys are ever forgotten.
+                let counted = spec.time.filter(|_| spec.emit == DeduplicateEmit::OnWatermark || spec.within.is_some());
+                format!("by {:?} time {:?} {:?}", places(&spec.keys), counted.map(time), spec.emit)
+            }
             Self::TopN(spec) => format!(
                 "{:?} by {:?} order {:?} limit {} closing {:?}",
                 spec.function, spec.keys, spec.order, spec.limit, spec.closing
             ),
-            Self::Rolling(spec) => format!(
-                "by {:?} time {:?} emit {:?} {:?}",
-                spec.keys,
-                spec.time,
-                spec.emit,
-                spec.functions
-                    .iter()
-                    .map(|function| format!("{:?} {:?}", rolling_name(&function.function), function.frame))
-                    .collect::<Vec<_>>()
-            ),
+            Self::Rolling(spec) => {
+                let function = |function: &RollingFunction| {
+                    format!("{:?} {:?}", rolling_name(&function.function, &place), function.frame)
+                };
+                format!(
+                    "by {:?} time {:?} emit {:?} {:?}",
+                    places(&spec.keys),
+                    time(spec.time),
+                    spec.emit,
+                    spec.functions.iter().map(function).collect::<Vec<_>>()
+                )
+            }
             Self::Join(spec) => format!(
                 "{:?} on {:?}={:?} bounds {:?} filter {:?}",
                 spec.join_type,
@@ -155,16 +180,35 @@ impl OperatorSpec {
     }
 }
 
-fn rolling_name(kind: &operator::spec::RollingKind) -> String {
-    use operator::spec::RollingKind as Kind;
-    match kind {
-        Kind::Aggregate(aggregate, filter) => {
-            format!("{} {:?}", aggregate.name(), filter.as_ref().map(ToString::to_string))
+fn rolling_name(kind: &RollingKind, place: &dyn Fn(usize) -> usize) -> String {
+    let placed = |filter: &Arc<dyn PhysicalExpr>| {
+        let placed = Arc::clone(filter).transform_up(|expr| {
+            Ok(match expr.downcast_ref::<Column>() {
+                Some(column) => Transformed::yes(
+                    Arc::new(Column::new(column.name(), place(column.index()))) as Arc<dyn PhysicalExpr>
+                ),
+                None => Transformed::no(expr),
+            })
+        });
+        // The closure never fails.
+        placed.map_or_else(|_| filter.to_string(), |placed| placed.data.to_string())
+    };
+    match kind.clone() {
+        RollingKind::Aggregate(aggregate, filter) => {
+            format!("{} {:?}", aggregate.name(), filter.as_ref().map(placed))
         }
-        other => format!("{other:?}"),
+        RollingKind::Lag { column, offset, default } => {
+            format!("{:?}", RollingKind::Lag { column: place(column), offset, default })
+        }
+        RollingKind::FirstValue { column, ignore_nulls } => {
+            format!("{:?}", RollingKind::FirstValue { column: place(column), ignore_nulls })
+        }
+        RollingKind::LastValue { column, ignore_nulls } => {
+            format!("{:?}", RollingKind::LastValue { column: place(column), ignore_nulls })
+        }
+        RollingKind::NthValue { column, n, ignore_nulls } => {
+            format!("{:?}", RollingKind::NthValue { column: place(column), n, ignore_nulls })
+        }
+        RollingKind::RowNumber => format!("{:?}", RollingKind::RowNumber),
     }
-}
-
-fn fields(schema: &SchemaRef) -> Vec<String> {
-    schema.fields().iter().map(|field| format!("{} {}", field.name(), field.data_type())).collect()
 }

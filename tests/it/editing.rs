@@ -304,3 +304,51 @@ fn an_operator_over_a_source_that_is_new_begins_without_leave() {
     edited.weir.succeed(&TO_THE_END);
     assert!(edited.weir.number("SELECT count(*) FROM pairs") > 100);
 }
+
+#[test]
+fn columns_that_only_pass_through_may_come_and_go() {
+    let pipeline = |emit: &str, source: &str, table: &str, columns: &str| {
+        format!(
+            "CREATE SOURCE events ({source} ts TIMESTAMP, WATERMARK FOR ts AS ts - INTERVAL '10 seconds')
+               WITH (connector = 'file', path = 'in/*.jsonl', format = 'json', poll_interval = '20 ms');
+             CREATE TABLE narrow (id BIGINT, k BIGINT, ts TIMESTAMP, n BIGINT, total DOUBLE) USING DELTA;
+             CREATE TABLE wide (id BIGINT, k BIGINT, ts TIMESTAMP, n BIGINT, total DOUBLE, note STRING, size INT) USING DELTA;
+             CREATE VIEW firsts AS SELECT * FROM DEDUPLICATE(TABLE events, KEY(id), WITHIN INTERVAL '1 hour');
+             CREATE PIPELINE p WITH (rolling_emit = '{emit}', max_rows_per_micro_batch = 200, parallelism = '2') AS BEGIN
+               INSERT INTO {table} SELECT id, k, ts, count(*) OVER w AS n, sum(v) FILTER (WHERE v > 0) OVER w AS total{columns}
+               FROM firsts WHERE k <> 3
+               WINDOW w AS (PARTITION BY k ORDER BY ts RANGE BETWEEN INTERVAL '5 minutes' PRECEDING AND CURRENT ROW);
+             END;"
+        )
+    };
+    let narrow = |emit| pipeline(emit, "id BIGINT NOT NULL, k BIGINT, v DOUBLE,", "narrow", "");
+    // In the source, through both operators, and in another order.
+    let source = "note STRING, v DOUBLE, size INT, id BIGINT NOT NULL, k BIGINT,";
+    let wide = |emit| pipeline(emit, source, "wide", ", note, size");
+    let edited = Edited::new(1);
+    edited.weir.write("p.sql", &narrow("on_arrival"));
+    edited.add(0..6);
+    edited.weir.succeed(&TO_THE_END);
+    edited.weir.write("p.sql", &wide("on_arrival"));
+    let checked = edited.weir.succeed(&["check", "p.sql", "--against-state"]);
+    assert_eq!(checked.matches("keep  ").count(), 2, "{checked}");
+    edited.add(6..10);
+    edited.weir.succeed(&TO_THE_END);
+
+    let whole = Edited::new(1);
+    whole.weir.write("p.sql", &narrow("on_arrival"));
+    whole.add(0..10);
+    whole.weir.succeed(&TO_THE_END);
+    let rows = |edited: &Edited, table: &str| edited.weir.query(&format!("SELECT id, k, ts, n, total FROM {table}"));
+    let both: BTreeSet<String> = ["narrow", "wide"].iter().flat_map(|table| rows(&edited, table)).collect();
+    assert_eq!(both, rows(&whole, "narrow").into_iter().collect());
+
+    // Rows that wait for their time are remembered whole: then the columns matter.
+    let waiting = Edited::new(1);
+    waiting.weir.write("p.sql", &narrow("on_watermark"));
+    waiting.add(0..2);
+    waiting.weir.succeed(&TO_THE_END);
+    waiting.weir.write("p.sql", &wide("on_watermark"));
+    let checked = text(&waiting.weir.run(&["check", "p.sql", "--against-state"]).stdout);
+    assert_eq!(checked.matches("keep  ").count(), 1, "{checked}");
+}

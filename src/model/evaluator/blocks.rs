@@ -6,8 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::kernel::{Kernel, Masks, TreeView};
 use super::layout::{LaidTree, Layout};
 use super::ranks::BLOCK;
-#[cfg(target_arch = "x86_64")]
-use super::row512::{COLUMNS, RowTrees};
+use super::rows::{ROOM, Rows};
 use super::walk::{WALKS, walk};
 use super::{Batch, Evaluator};
 use crate::error::Result;
@@ -17,14 +16,13 @@ use crate::model::forest::Forest;
 const TILE_BLOCKS: usize = 8;
 const TILE: usize = TILE_BLOCKS * BLOCK;
 
-/// Evaluates in blocks of 64 rows with one of the kernels, and walks rows that would leave a block mostly empty.
+/// Evaluates in blocks of 64 rows with one of the kernels, and one by one rows that would leave a block mostly empty.
 pub struct Blocks {
     forest: Arc<Forest>,
     layout: Arc<Layout>,
     kernel: Kernel,
-    #[cfg(target_arch = "x86_64")]
-    row: Option<RowTrees>,
-    /// Up to this many rows are walked.
+    rows: Arc<Rows>,
+    /// Up to this many rows are scored one by one.
     few: usize,
     idle: Mutex<Vec<Scratch>>,
 }
@@ -35,22 +33,14 @@ struct Scratch {
     /// By output, then by row of the tile.
     sums: Vec<f64>,
     masks: Masks,
-    #[cfg(target_arch = "x86_64")]
-    row: Box<[u8; COLUMNS]>,
+    /// The ranks of a single row.
+    row: Vec<u8>,
 }
 
 impl Blocks {
-    /// An evaluator that walks batches of up to `few` rows.
-    pub(super) fn new(forest: Arc<Forest>, layout: Arc<Layout>, kernel: Kernel, few: usize) -> Self {
-        Self {
-            forest,
-            #[cfg(target_arch = "x86_64")]
-            row: matches!(kernel, Kernel::Avx512(_)).then(|| RowTrees::new(&layout)).flatten(),
-            layout,
-            kernel,
-            few: few.min(BLOCK),
-            idle: Mutex::new(Vec::new()),
-        }
+    /// An evaluator that scores what is left of a batch one by one when it is up to `few` rows.
+    pub(super) fn new(forest: Arc<Forest>, layout: Arc<Layout>, kernel: Kernel, rows: Arc<Rows>, few: usize) -> Self {
+        Self { forest, layout, kernel, rows, few: few.min(BLOCK), idle: Mutex::new(Vec::new()) }
     }
 
     fn scratch(&self) -> Scratch {
@@ -59,8 +49,7 @@ impl Blocks {
             ranks: vec![0; TILE * self.layout.columns.max(1)],
             sums: vec![0.0; TILE * self.layout.outputs],
             masks: Masks::default(),
-            #[cfg(target_arch = "x86_64")]
-            row: Box::new([0; COLUMNS]),
+            row: vec![0; self.layout.columns.max(ROOM)],
         })
     }
 
@@ -102,14 +91,8 @@ impl Blocks {
     /// Sums the trees for one row.
     fn score_row(&self, batch: &Batch<'_>, row: usize, sums: &mut [f64], scratch: &mut Scratch) {
         sums.fill(0.0);
-        #[cfg(target_arch = "x86_64")]
-        if let Some(trees) = &self.row {
-            self.kernel.rank_row(&self.layout, batch, row, scratch.row.as_mut_slice());
-            trees.add_to(&scratch.row, sums);
-            return;
-        }
-        self.kernel.rank_row(&self.layout, batch, row, &mut scratch.ranks);
-        self.walk_trees(&scratch.ranks, sums);
+        self.kernel.rank_row(&self.layout, batch, row, &mut scratch.row);
+        self.rows.add_trees(&self.layout, &scratch.row, sums);
     }
 
     /// Adds one tree to the sums of many rows.
@@ -121,19 +104,6 @@ impl Blocks {
             let leaves = walk::<BLOCK>(&self.layout.walk, ranks, [tree.root; WALKS], places);
             for (sum, leaf) in sums.iter_mut().zip(leaves) {
                 *sum += self.layout.walk_values[leaf as usize];
-            }
-        }
-    }
-
-    /// Sums all trees for the row with these ranks, one per column.
-    fn walk_trees(&self, ranks: &[u8], sums: &mut [f64]) {
-        let mut output = 0;
-        for trees in self.layout.trees.chunks(WALKS) {
-            let roots = std::array::from_fn(|walk| trees[walk.min(trees.len() - 1)].root);
-            let leaves = walk::<1>(&self.layout.walk, ranks, roots, [0; WALKS]);
-            for leaf in &leaves[..trees.len()] {
-                sums[output] += self.layout.walk_values[*leaf as usize];
-                output = if output + 1 == sums.len() { 0 } else { output + 1 };
             }
         }
     }
@@ -158,6 +128,10 @@ impl Evaluator for Blocks {
 
 impl fmt::Debug for Blocks {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Blocks").field("kernel", &self.kernel).field("few", &self.few).finish_non_exhaustive()
+        f.debug_struct("Blocks")
+            .field("kernel", &self.kernel)
+            .field("rows", &self.rows.name())
+            .field("few", &self.few)
+            .finish_non_exhaustive()
     }
 }

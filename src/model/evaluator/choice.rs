@@ -1,5 +1,6 @@
 //! Which evaluator a model gets: the one that is fastest on it, here and now.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -7,12 +8,15 @@ use super::blocks::Blocks;
 use super::kernel::Kernel;
 use super::layout::Layout;
 use super::ranks::BLOCK;
+use super::rows::Rows;
 use super::{Batch, Column, Evaluator};
 use crate::error::Result;
 use crate::model::forest::{Forest, Test};
 
 /// Rows of the synthetic batch.
 const ROWS: usize = 4 * BLOCK;
+/// Rows that are scored one by one.
+const SINGLE_ROWS: usize = 16;
 /// Runs of which the fastest counts: the others met an interruption or a cold cache.
 const RUNS: usize = 5;
 /// Runs of LightGBM, which takes most of the time.
@@ -22,9 +26,12 @@ const LIGHTGBM_RUNS: usize = 2;
 pub(crate) fn all(forest: &Arc<Forest>, lightgbm: Box<dyn Evaluator>) -> Vec<Box<dyn Evaluator>> {
     let mut evaluators = vec![lightgbm];
     if let Some(layout) = Layout::new(forest).map(Arc::new) {
-        for kernel in Kernel::available() {
-            for few in [0, 8, BLOCK] {
-                evaluators.push(Box::new(Blocks::new(Arc::clone(forest), Arc::clone(&layout), kernel, few)));
+        for rows in Rows::available(&layout).into_iter().map(Arc::new) {
+            for kernel in Kernel::available() {
+                for few in [0, 8, BLOCK] {
+                    let (forest, layout, rows) = (Arc::clone(forest), Arc::clone(&layout), Arc::clone(&rows));
+                    evaluators.push(Box::new(Blocks::new(forest, layout, kernel, rows, few)));
+                }
             }
         }
     }
@@ -43,15 +50,23 @@ pub(crate) fn fastest(
         return Ok((lightgbm, Vec::new()));
     };
     let columns = synthetic_columns(forest);
-    let time = |evaluator: &dyn Evaluator, rows: usize, runs: usize| {
-        let batch = Batch::new(columns.iter().map(|column| Column::plain(&column[..rows])).collect(), rows)?;
-        nanoseconds(evaluator, &batch, forest.outputs, runs)
+    let batch = |rows: Range<usize>| {
+        Batch::new(columns.iter().map(|column| Column::plain(&column[rows.clone()])).collect(), rows.len())
     };
-    let mut best = (time(lightgbm.as_ref(), BLOCK, LIGHTGBM_RUNS)? / BLOCK as f64, None);
+    // Nanoseconds per row of one batch, and of as many single rows.
+    let time = |evaluator: &dyn Evaluator, rows: usize, runs: usize| {
+        nanoseconds(evaluator, &[batch(0..rows)?], forest.outputs, runs)
+    };
+    let time_single = |evaluator: &dyn Evaluator| {
+        let rows = (0..SINGLE_ROWS).map(|row| batch(row..row + 1)).collect::<Result<Vec<_>>>()?;
+        nanoseconds(evaluator, &rows, forest.outputs, RUNS)
+    };
+    let walks = Arc::new(Rows::Walks);
+    let mut best = (time(lightgbm.as_ref(), BLOCK, LIGHTGBM_RUNS)?, None);
     let mut measured = vec![(lightgbm.name(), best.0)];
     for kernel in Kernel::available() {
-        let evaluator = Blocks::new(Arc::clone(forest), Arc::clone(&layout), kernel, 0);
-        let taken = time(&evaluator, ROWS, RUNS)? / ROWS as f64;
+        let evaluator = Blocks::new(Arc::clone(forest), Arc::clone(&layout), kernel, Arc::clone(&walks), 0);
+        let taken = time(&evaluator, ROWS, RUNS)?;
         measured.push((evaluator.name(), taken));
         if taken < best.0 {
             best = (taken, Some(kernel));
@@ -60,22 +75,35 @@ pub(crate) fn fastest(
     let (per_row, Some(kernel)) = best else {
         return Ok((lightgbm, measured));
     };
+    let of_rows = |rows: &Arc<Rows>, few: usize| {
+        Blocks::new(Arc::clone(forest), Arc::clone(&layout), kernel, Arc::clone(rows), few)
+    };
+    let mut single = (f64::INFINITY, walks);
+    for rows in Rows::available(&layout).into_iter().map(Arc::new) {
+        let taken = time_single(&of_rows(&rows, 1))?;
+        measured.push((rows.name(), taken));
+        if taken < single.0 {
+            single = (taken, rows);
+        }
+    }
     // A block costs the same however few of its rows are used: below this many, rows one by one are cheaper.
-    let single = time(&Blocks::new(Arc::clone(forest), Arc::clone(&layout), kernel, 1), 1, RUNS)?;
-    let few = ((per_row * BLOCK as f64 / single) as usize).clamp(1, BLOCK);
-    Ok((Box::new(Blocks::new(Arc::clone(forest), layout, kernel, few)), measured))
+    let few = ((per_row * BLOCK as f64 / single.0) as usize).clamp(1, BLOCK);
+    Ok((Box::new(of_rows(&single.1, few)), measured))
 }
 
-/// The shortest of several runs.
-fn nanoseconds(evaluator: &dyn Evaluator, batch: &Batch<'_>, outputs: usize, runs: usize) -> Result<f64> {
-    let mut scores = vec![0.0; batch.rows() * outputs];
+/// Nanoseconds per row over all the batches, the shortest of several runs.
+fn nanoseconds(evaluator: &dyn Evaluator, batches: &[Batch<'_>], outputs: usize, runs: usize) -> Result<f64> {
+    let rows: usize = batches.iter().map(Batch::rows).sum();
+    let mut scores = vec![0.0; rows * outputs];
     let mut shortest = Duration::MAX;
     for _ in 0..runs {
         let start = Instant::now();
-        evaluator.score(batch, &mut scores)?;
+        for batch in batches {
+            evaluator.score(batch, &mut scores[..batch.rows() * outputs])?;
+        }
         shortest = shortest.min(start.elapsed());
     }
-    Ok(shortest.as_nanos().max(1) as f64)
+    Ok(shortest.as_nanos().max(1) as f64 / rows as f64)
 }
 
 /// Values on both sides of the model's own thresholds, the same for the same model.

@@ -55,6 +55,14 @@ pub(super) enum Kernel {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Detected(());
 
+#[cfg(target_arch = "x86_64")]
+impl Detected {
+    /// A proof, if the processor gave it.
+    pub fn if_so(able: bool) -> Option<Self> {
+        able.then_some(Self(()))
+    }
+}
+
 impl Kernel {
     /// The kernels that this machine can run.
     pub fn available() -> Vec<Self> {
@@ -91,7 +99,10 @@ impl Kernel {
             // SAFETY: a `Detected` is only made when the processor has the features.
             #[cfg(target_arch = "x86_64")]
             Self::Avx512(_) => unsafe { super::avx512::rank_block(layout, batch, start, rows, block) },
-            _ => rank_block(layout, batch, start, rows, block),
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2(_) => unsafe { super::avx2::rank_block(layout, batch, start, rows, block) },
+            Self::Portable => rank_block(layout, batch, start, rows, block),
         }
     }
 
@@ -101,7 +112,10 @@ impl Kernel {
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
             Self::Avx512(_) => unsafe { super::avx512::rank_row(layout, batch, row, ranks) },
-            _ => rank_row(layout, batch, row, ranks),
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2(_) => unsafe { super::avx2::rank_row(layout, batch, row, ranks) },
+            Self::Portable => rank_row(layout, batch, row, ranks),
         }
     }
 

@@ -4,19 +4,26 @@
 //! for several outputs a row's scores side by side.
 //!
 //! [`Reference`] is LightGBM. [`blocks::Blocks`] is ours: `layout` turns a forest into comparisons of bytes, `ranks` a
-//! batch into bytes, `kernel` evaluates trees on blocks of rows and `walk` on single rows; `choice` measures which is
+//! batch into bytes, `kernel` evaluates trees on blocks of rows and `rows` on single rows; `choice` measures which is
 //! fastest on a model.
 
+#[cfg(target_arch = "x86_64")]
+mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod blocks;
 pub(super) mod choice;
 mod kernel;
 mod layout;
+#[cfg(target_arch = "x86_64")]
+mod pieces;
 mod ranks;
 mod reference;
 #[cfg(target_arch = "x86_64")]
+mod row256;
+#[cfg(target_arch = "x86_64")]
 mod row512;
+mod rows;
 mod walk;
 
 pub(super) use self::reference::Reference;

@@ -98,7 +98,9 @@ impl Values {
     }
 }
 
-fn search_bytes(feature: &RankedFeature, values: &[f64; BLOCK], rows: usize) -> [u8; BLOCK] {
+/// Ranks by at most [`FEW_THRESHOLDS`] comparisons, or by binary search.
+#[inline(always)]
+pub(super) fn search_bytes(feature: &RankedFeature, values: &[f64; BLOCK], rows: usize) -> [u8; BLOCK] {
     let mut bytes = [0; BLOCK];
     if feature.count <= FEW_THRESHOLDS {
         let mut counts = [0_u64; BLOCK];
@@ -128,7 +130,7 @@ fn search_wide(thresholds: &[f64], values: &[f64; BLOCK]) -> [u32; BLOCK] {
 }
 
 /// Counts the thresholds below each value by binary search without branches.
-#[inline]
+#[inline(always)]
 fn search<const N: usize>(thresholds: &[f64], values: &[f64; N]) -> [usize; N] {
     let mut found = [0; N];
     let mut step = thresholds.len() / 2;

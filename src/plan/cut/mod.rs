@@ -7,6 +7,7 @@
 
 mod aggregate;
 mod extension;
+mod identity;
 mod join;
 mod lookup;
 mod piece;
@@ -138,7 +139,7 @@ impl<'a> Cutter<'a> {
         let stage = inputs.iter().map(|input| input.rows.stage).max().unwrap_or(0);
         let sources = inputs.iter().flat_map(|input| input.rows.sources.iter().copied()).collect();
         let rows = Rows { retract, times, sources, stage: stage + 1 };
-        let identity = spec.identity(inputs);
+        let identity = self.operator_identity(&spec, inputs)?;
         let id = self.state_id(&spec, &identity);
         let name = id.clone();
         let output = self.stream(&name, spec.output(), rows.clone(), identity);
@@ -163,19 +164,6 @@ impl<'a> Cutter<'a> {
         let base = format!("{}-{hash}", spec.kind());
         let same = self.operators.iter().filter(|other| other.id.starts_with(&base)).count();
         if same == 0 { base } else { format!("{base}-{}", same + 1) }
-    }
-
-    /// A plan in words, with the streams it reads replaced by what they are.
-    fn identity(&self, plan: &LogicalPlan) -> String {
-        let mut text = plan.display_indent_schema().to_string();
-        for id in streams_read(plan) {
-            let stream = &self.streams[id.0];
-            text.push('\n');
-            text.push_str(&stream.name);
-            text.push_str(" = ");
-            text.push_str(&stream.identity);
-        }
-        text
     }
 
     /// A logical expression over `schema` as a physical one.

@@ -1,0 +1,95 @@
+//! What an operator remembers, in words: the ground for the address of its state.
+//!
+//! The same words must come out as long as the state would be the same, and other words when it would not. Columns that only pass
+//! through an operator are not remembered when it answers at once, so that they may come and go: then the words tell of the columns that
+//! it reads, and its input is described by what these are computed from.
+
+use std::fmt::Write;
+use std::sync::Arc;
+
+use datafusion::logical_expr::{Expr, LogicalPlan, Projection};
+use datafusion::optimizer::optimize_projections::OptimizeProjections;
+use datafusion::optimizer::{Optimizer, OptimizerContext};
+
+use super::piece::{self, Stream};
+use super::{Cutter, streams_read};
+use crate::error::Result;
+use crate::operator::StreamId;
+use crate::plan::operators::OperatorSpec;
+
+impl Cutter<'_> {
+    /// All that decides what the operator remembers: its own work and what its inputs are.
+    pub(super) fn operator_identity(&self, spec: &OperatorSpec, inputs: &[Stream]) -> Result<String> {
+        let mut text = format!("{}: {}", spec.kind(), spec.essence());
+        for input in inputs {
+            let all = || (0..input.schema.fields().len()).collect();
+            let columns = spec.remembered().unwrap_or_else(all);
+            let fields = columns.iter().map(|&column| {
+                let field = input.schema.field(column);
+                format!("{} {}", field.name(), field.data_type())
+            });
+            let fields: Vec<String> = fields.collect();
+            let times: Vec<_> = columns.iter().map(|&column| input.rows.times.get(column).copied().flatten()).collect();
+            let source = if spec.remembered().is_some() {
+                self.columns_identity(input, &columns)?
+            } else {
+                input.identity.clone()
+            };
+            let _ = write!(text, "\n<- {fields:?} {times:?} {{{source}}}");
+        }
+        Ok(text)
+    }
+
+    /// A plan in words, with the streams it reads replaced by what they are.
+    pub(super) fn identity(&self, plan: &LogicalPlan) -> String {
+        if let Some((id, names)) = plain_columns(plan) {
+            let (stream, fields) = (&self.streams[id.0], plan.schema().fields());
+            return if fields.iter().map(|field| field.name()).eq(&names) {
+                stream.identity.clone()
+            } else {
+                format!("{names:?} of {}", stream.identity)
+            };
+        }
+        let mut text = plan.display_indent_schema().to_string();
+        for id in streams_read(plan) {
+            let stream = &self.streams[id.0];
+            let _ = write!(text, "\n{} = {}", stream.name, stream.identity);
+        }
+        text
+    }
+
+    /// What some columns of a stream are computed from, in words.
+    fn columns_identity(&self, stream: &Stream, columns: &[usize]) -> Result<String> {
+        let Some(cutting) = self.cuttings.iter().find(|cutting| cutting.stream == stream.id) else {
+            return Ok(stream.identity.clone());
+        };
+        let plan = &cutting.piece.plan;
+        let all = plan.schema().columns();
+        let wanted = columns.iter().map(|&column| Expr::Column(all[column].clone())).collect();
+        let plan = LogicalPlan::Projection(Projection::try_new(wanted, Arc::new(plan.clone()))?);
+        let rules = Optimizer::with_rules(vec![Arc::new(OptimizeProjections::new())]);
+        let plan = rules.optimize(plan, &OptimizerContext::new(), |_, _| {})?;
+        Ok(self.identity(&plan))
+    }
+}
+
+/// The stream behind a plan that only picks columns of it, and their names there.
+fn plain_columns(plan: &LogicalPlan) -> Option<(StreamId, Vec<String>)> {
+    match plan {
+        LogicalPlan::TableScan(scan) if scan.filters.is_empty() && scan.fetch.is_none() => {
+            let names = scan.projected_schema.fields().iter().map(|field| field.name().clone()).collect();
+            Some((piece::held(scan)?, names))
+        }
+        LogicalPlan::SubqueryAlias(alias) => plain_columns(&alias.input),
+        LogicalPlan::Projection(projection) => {
+            let (stream, names) = plain_columns(&projection.input)?;
+            let schema = projection.input.schema();
+            let name = |expr: &Expr| match expr.clone().unalias() {
+                Expr::Column(column) => Some(names[schema.maybe_index_of_column(&column)?].clone()),
+                _ => None,
+            };
+            Some((stream, projection.expr.iter().map(name).collect::<Option<_>>()?))
+        }
+        _ => None,
+    }
+}
