@@ -184,7 +184,12 @@ fn rolling(spec: &RollingSpec) -> Facts {
     };
     facts.push(("state", "rows within the widest frame".to_owned()));
     facts.push(("emits", emits.to_owned()));
-    facts.push(("evicts", forgets(spec.ttl, "rows that no frame reaches any more; unbounded frames forget after")));
+    let unreachable = "rows that no frame reaches any more";
+    let evicts = spec.ttl.map_or_else(
+        || unreachable.to_owned(),
+        |ttl| format!("{unreachable}; unbounded frames forget after {}", interval(ttl)),
+    );
+    facts.push(("evicts", evicts));
     facts
 }
 

@@ -7,7 +7,8 @@
 use std::fmt::Write;
 use std::sync::Arc;
 
-use datafusion::logical_expr::{Expr, LogicalPlan, Projection};
+use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::logical_expr::{Expr, LogicalPlan, Projection, TableScan};
 use datafusion::optimizer::optimize_projections::OptimizeProjections;
 use datafusion::optimizer::{Optimizer, OptimizerContext};
 
@@ -69,8 +70,43 @@ impl Cutter<'_> {
         let plan = LogicalPlan::Projection(Projection::try_new(wanted, Arc::new(plan.clone()))?);
         let rules = Optimizer::with_rules(vec![Arc::new(OptimizeProjections::new())]);
         let plan = rules.optimize(plan, &OptimizerContext::new(), |_, _| {})?;
-        Ok(self.identity(&plan))
+        Ok(self.identity(&in_order(plan)?))
     }
+}
+
+/// The same plan with the columns of its nodes in the order of their names, whatever order the input's columns have; plans with nodes
+/// that go by position stay as they are.
+fn in_order(plan: LogicalPlan) -> Result<LogicalPlan> {
+    let by_name = |node: &LogicalPlan| {
+        Ok(matches!(
+            node,
+            LogicalPlan::Projection(_)
+                | LogicalPlan::Filter(_)
+                | LogicalPlan::SubqueryAlias(_)
+                | LogicalPlan::TableScan(_)
+        ))
+    };
+    if plan.exists(|node| by_name(node).map(|by_name| !by_name))? {
+        return Ok(plan);
+    }
+    let ordered = plan.transform_up(|node| {
+        let node = match node {
+            LogicalPlan::TableScan(scan) => {
+                let fields = scan.source.schema();
+                let mut columns = scan.projection.unwrap_or_else(|| (0..fields.fields().len()).collect());
+                columns.sort_by_key(|&column| fields.field(column).name().clone());
+                let scan = TableScan::try_new(scan.table_name, scan.source, Some(columns), scan.filters, scan.fetch)?;
+                LogicalPlan::TableScan(scan)
+            }
+            LogicalPlan::Projection(Projection { mut expr, input, .. }) => {
+                expr.sort_by_key(|expr| expr.qualified_name().1);
+                LogicalPlan::Projection(Projection::try_new(expr, input)?)
+            }
+            other => other.recompute_schema()?,
+        };
+        Ok(Transformed::yes(node))
+    })?;
+    Ok(ordered.data)
 }
 
 /// The stream behind a plan that only picks columns of it, and their names there.
