@@ -154,7 +154,7 @@ mod tests {
     fn rows(times: &[Option<i64>]) -> RecordBatch {
         let times = TimestampMicrosecondArray::from(times.to_vec());
         RecordBatch::try_from_iter([
-            ("n", Arc::new(Int64Array::from(vec![Some(9_000_000); times.len()])) as ArrayRef),
+            ("n", Arc::new(Int64Array::from(vec![9; times.len()])) as ArrayRef),
             ("ts", Arc::new(times.clone().with_timezone("UTC")) as _),
             ("plain", Arc::new(times) as _),
         ])
@@ -168,11 +168,10 @@ mod tests {
             ("ts", Some(1), 8_900_000),
             ("ts - INTERVAL '5 seconds'", Some(1), 3_900_000),
             ("plain - INTERVAL '1 day'", Some(2), 8_900_000 - 86_400_000_000),
-            ("arrow_cast(ts, 'Timestamp(Second, Some(\"UTC\"))')", Some(1), 8_000_000),
+            ("arrow_cast(ts, 'Timestamp(Second, Some(\"UTC\"))')", None, 8_000_000),
             ("ts - INTERVAL '1 month'", None, 8_900_000 - 31 * 86_400_000_000),
             ("date_trunc('second', ts)", None, 8_000_000),
-            ("CASE WHEN ts > to_timestamp(8) THEN ts - INTERVAL '1 minute' ELSE ts END", None, 7_000_000),
-            ("to_timestamp(n / 1000000)", None, 9_000_000),
+            ("to_timestamp(n)", None, 9_000_000),
         ] {
             let found = bound(expression).unwrap();
             let kind = found.expr.data_type(&some.schema()).unwrap();
