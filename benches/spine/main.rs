@@ -36,11 +36,13 @@ use weir::model::evaluator::{Batch, Column};
 use weir::model::{Model, train};
 use weir::source::chunk::{Chunk, Payload, Records};
 use weir::source::decode::Decoder;
-use weir::source::generator::{Rendering, Simulator, to_json_lines};
+use weir::source::generator::{EventTime, Rendering, Simulator, to_json_lines};
 use weir::sql::SourceFile;
 
 const PARTITIONS: i32 = 6;
 const CHUNK: usize = 16_384;
+/// Rows in every second of the dense topic: 6,000 a minute.
+const DENSE: usize = 100;
 
 fn main() -> Result<()> {
     let argument = |name: &str| {
@@ -51,13 +53,15 @@ fn main() -> Result<()> {
     let seconds = argument("--seconds").unwrap_or(20);
     let Some(kafka) = RealKafka::start() else { return Ok(()) };
     let folder = tempfile::tempdir().unwrap();
-    let lines = lines(rows)?;
+    let lines = lines(rows, None)?;
     println!(
         "{rows} transactions, {:.0} bytes each; CPU-seconds per million rows\n",
         lines.0.len() as f64 / rows as f64
     );
     kafka.create_topic("transactions", PARTITIONS);
-    fill(&kafka, &lines);
+    fill(&kafka, "transactions", &lines);
+    kafka.create_topic("dense", PARTITIONS);
+    fill(&kafka, "dense", &self::lines(rows, Some(DENSE))?);
 
     let mut parts = 0.0;
     let raw = cost(rows, || read_raw(&kafka, rows));
@@ -90,8 +94,13 @@ fn main() -> Result<()> {
     );
     println!("of which starting and ending the program: {:.3} CPU-seconds", idle / 1e6);
     println!("pipeline: {:.2} million rows/s/core", 1.0 / plain);
-    for (name, sql) in [("deduplicated", DEDUPLICATED), ("minute windows", MINUTES)] {
-        let cost = run(&kafka, folder.path(), "transactions", sql, rows);
+    let stateful = [
+        ("deduplicated", "transactions", DEDUPLICATED),
+        ("minute windows", "transactions", MINUTES),
+        ("dense minutes", "dense", MINUTES),
+    ];
+    for (name, topic, sql) in stateful {
+        let cost = run(&kafka, folder.path(), topic, sql, rows);
         println!("{name:<18} {cost:>8.3}  {:.2} million rows/s/core", 1.0 / cost);
     }
     live::live(&kafka, folder.path(), seconds, false);
@@ -117,27 +126,31 @@ fn cost(rows: usize, work: impl FnOnce()) -> f64 {
     (cpu() - before) / (rows as f64 / 1e6)
 }
 
-fn lines(rows: usize) -> Result<(Vec<u8>, Vec<u32>)> {
+/// Transactions as the simulation has them, about seven a minute, or so many in every second.
+fn lines(rows: usize, a_second: Option<usize>) -> Result<(Vec<u8>, Vec<u32>)> {
     let mut simulator = Simulator::new(42, 5000, 10_000);
     let (mut data, mut bounds) = (Vec::new(), vec![0]);
     while bounds.len() <= rows {
-        let (text, ends) = to_json_lines(&simulator.next_day()?, Rendering::default())?;
-        for pair in ends.windows(2).take(rows + 1 - bounds.len()) {
-            data.extend_from_slice(&text[pair[0] as usize..pair[1] as usize]);
-            bounds.push(data.len() as u32);
+        let day = simulator.next_day()?;
+        let step = a_second.unwrap_or(day.num_rows()).max(1);
+        for start in (0..day.num_rows()).step_by(step) {
+            let part = day.slice(start, step.min(day.num_rows() - start));
+            let second = bounds.len() / step;
+            let event_time = a_second.map_or(EventTime::Simulated, |_| EventTime::At(second as i64 * 1_000));
+            let (text, ends) = to_json_lines(&part, Rendering { event_time, ..Rendering::default() })?;
+            for pair in ends.windows(2).take(rows + 1 - bounds.len()) {
+                data.extend_from_slice(&text[pair[0] as usize..pair[1] as usize]);
+                bounds.push(data.len() as u32);
+            }
         }
     }
     Ok((data, bounds))
 }
 
-fn fill(kafka: &RealKafka, (data, bounds): &(Vec<u8>, Vec<u32>)) {
+fn fill(kafka: &RealKafka, topic: &str, (data, bounds): &(Vec<u8>, Vec<u32>)) {
     for partition in 0..PARTITIONS {
         let mine = bounds.windows(2).skip(partition as usize).step_by(PARTITIONS as usize);
-        kafka.produce(
-            "transactions",
-            partition,
-            mine.map(|pair| data[pair[0] as usize..pair[1] as usize].trim_ascii_end()),
-        );
+        kafka.produce(topic, partition, mine.map(|pair| data[pair[0] as usize..pair[1] as usize].trim_ascii_end()));
     }
 }
 

@@ -7,16 +7,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use arrow::array::AsArray;
-use arrow::compute::{concat_batches, max};
-use arrow::datatypes::TimestampMicrosecondType;
+use arrow::compute::concat_batches;
 use arrow::record_batch::RecordBatch;
-use datafusion::physical_plan::PhysicalExpr;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use super::stop::Stop;
 use crate::error::{Context, Result};
+use crate::plan::Watermark;
 use crate::source::chunk::{Chunk, DeadLetter, Decoded, Offsets, PartitionId, Payload, Poll, PollLimit, SourceReader};
 use crate::source::decode::Decoder;
 use crate::state::OffsetRange;
@@ -60,8 +58,7 @@ pub enum Said {
 #[derive(Debug, Clone)]
 pub struct Decoding {
     pub decoder: Arc<Decoder>,
-    /// Gives each row's watermark, TIMESTAMP(µs).
-    pub watermark: Option<Arc<dyn PhysicalExpr>>,
+    pub watermark: Option<Watermark>,
 }
 
 impl Decoding {
@@ -70,11 +67,8 @@ impl Decoding {
         let partition = Arc::clone(&chunk.partition);
         let decoded = self.decoder.decode(chunk)?;
         let reached = match &self.watermark {
-            Some(watermark) if decoded.rows.num_rows() > 0 => {
-                let values = watermark.evaluate(&decoded.rows)?.into_array(decoded.rows.num_rows())?;
-                max(values.as_primitive::<TimestampMicrosecondType>())
-            }
-            _ => None,
+            Some(watermark) => watermark.reached(&decoded.rows)?,
+            None => None,
         };
         Ok((partition, decoded, reached))
     }

@@ -19,7 +19,7 @@ use super::fit::fit;
 use super::lookup::LookupTable;
 use super::refusal::refusals;
 use super::share::{Reading, everything, reading, relation_names};
-use super::watermark::watermark_expr;
+use super::watermark::watermark;
 use crate::catalog::{Catalog, InsertDef, PipelineDef, PipelineOptions, ViewDef};
 use crate::error::Error;
 use crate::operator::HeldTable;
@@ -120,7 +120,7 @@ impl<'a> Compiler<'a> {
 
     fn source(&mut self, name: &str, index: usize) -> Option<SourceInput> {
         let def = self.catalog.sources[name].clone();
-        let watermark = match watermark_expr(&def, self.session, &self.catalog.files) {
+        let watermark = match watermark(&def, self.session, &self.catalog.files) {
             Ok(watermark) => watermark,
             Err(problem) => {
                 self.problems.push(problem);

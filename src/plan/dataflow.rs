@@ -11,11 +11,12 @@ use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
 use datafusion::execution::{SessionState, TaskContext};
 use datafusion::physical_plan::execution_plan::reset_plan_states;
-use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties, PhysicalExpr};
+use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
 use futures::StreamExt;
 use sha2::{Digest, Sha256};
 
 use super::operators::OperatorNode;
+use super::watermark::Watermark;
 use crate::catalog::SourceDef;
 use crate::error::Result;
 use crate::operator::{Held, HeldExec, StreamId};
@@ -25,8 +26,7 @@ use crate::operator::{Held, HeldExec, StreamId};
 pub struct SourceInput {
     pub def: SourceDef,
     pub stream: StreamId,
-    /// Over the source's columns, TIMESTAMP(µs); its greatest value is the partition's watermark.
-    pub watermark: Option<Arc<dyn PhysicalExpr>>,
+    pub watermark: Option<Watermark>,
 }
 
 /// Rows that are computed once per micro-batch and held: a view that several branches share, or what an operator reads.

@@ -38,4 +38,4 @@ pub use relation::{RelationMode, Relations, register_relations};
 pub use session::{FunctionSet, physical_rules, session_and_problems, session_state, session_state_for};
 pub use share::{lookup_tables, reads_stream};
 pub use time::{interval_micros, scalar_micros, time_lag};
-pub use watermark::watermark_expr;
+pub use watermark::Watermark;

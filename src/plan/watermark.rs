@@ -1,40 +1,89 @@
-//! The watermark of a source, bound: which column is its event time, and the expression that says, row by row, which times are
-//! not expected any more.
+//! The watermark of a source, bound: the expression that says of a row which times are not expected any more after it.
 
 use std::sync::Arc;
 
-use arrow::datatypes::{DataType, TimeUnit};
+use arrow::array::{Array, AsArray};
+use arrow::compute::max;
+use arrow::datatypes::{DataType, TimeUnit, TimestampMicrosecondType};
+use arrow::record_batch::RecordBatch;
 use datafusion::common::DFSchema;
 use datafusion::error::Result as PlanResult;
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::simplify::SimplifyContext;
-use datafusion::logical_expr::{Expr, ExprSchemable};
+use datafusion::logical_expr::{BinaryExpr, Expr, ExprSchemable, Operator};
 use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::sql::sqlparser::ast::{ExprWithAlias, Spanned};
 
-use super::time::time_lag;
+use super::time::{interval_micros, time_lag};
 use crate::catalog::{SourceDef, WatermarkDef};
 use crate::sql::types::sql_name;
 use crate::sql::{Diagnostic, Files, Span, diagnose};
 
-/// Binds the watermark of `source`, if it declares one: an expression over the source's schema that gives a TIMESTAMP(µs), whose
-/// greatest value so far is a partition's watermark. It is deterministic.
+/// An expression over a source's schema that gives a TIMESTAMP(µs), whose greatest value so far is a partition's watermark. It is
+/// deterministic.
+#[derive(Debug, Clone)]
+pub struct Watermark {
+    expr: Arc<dyn PhysicalExpr>,
+    /// The TIMESTAMP(µs) column whose greatest value gives the greatest watermark, if that is known of the expression.
+    follows: Option<usize>,
+}
+
+impl Watermark {
+    /// The greatest watermark among some rows, microseconds; `None` if they have none.
+    pub fn reached(&self, rows: &RecordBatch) -> PlanResult<Option<i64>> {
+        let newest = match self.follows {
+            None => None,
+            Some(column) => {
+                let times = rows.column(column).as_primitive::<TimestampMicrosecondType>();
+                let Some(greatest) = max(times) else { return Ok(None) };
+                // Calendar arithmetic costs more than decoding a row does, so it is done for one of them.
+                let is_greatest = |row: &usize| times.values()[*row] == greatest && times.is_valid(*row);
+                (0..times.len()).find(is_greatest).map(|row| rows.slice(row, 1))
+            }
+        };
+        let rows = newest.as_ref().unwrap_or(rows);
+        let values = self.expr.evaluate(rows)?.into_array(rows.num_rows())?;
+        Ok(max(values.as_primitive::<TimestampMicrosecondType>()))
+    }
+}
+
+/// Binds the watermark of `source`, if it declares one.
 ///
 /// Errors, at the expression's place: unknown columns and functions, a type that is no timestamp, a value that changes from call to
 /// call, a watermark that runs ahead of the event time.
-pub fn watermark_expr(
-    source: &SourceDef,
-    session: &SessionState,
-    files: &Files,
-) -> Result<Option<Arc<dyn PhysicalExpr>>, Diagnostic> {
+pub fn watermark(source: &SourceDef, session: &SessionState, files: &Files) -> Result<Option<Watermark>, Diagnostic> {
     let Some(def) = &source.watermark else { return Ok(None) };
     let place = files.span(def.expression.span(), def.span);
     let planned = |error| diagnose(&error, files, place);
     let bound = bind(source, def, session).map_err(planned)?;
     check(&bound, def, place)?;
     let schema = DFSchema::try_from(source.schema()).map_err(planned)?;
-    session.create_physical_expr(bound.expr, &schema).map(Some).map_err(planned)
+    let follows = followed(&bound.expr, &schema);
+    let expr = session.create_physical_expr(bound.expr, &schema).map_err(planned)?;
+    Ok(Some(Watermark { expr, follows }))
+}
+
+/// The TIMESTAMP(µs) column that an expression never falls behind: it is the column, less or more a fixed time, in whatever unit.
+fn followed(expr: &Expr, schema: &DFSchema) -> Option<usize> {
+    match expr {
+        Expr::Column(column) => {
+            let index = schema.index_of_column(column).ok()?;
+            let kind = schema.field(index).data_type();
+            matches!(kind, DataType::Timestamp(TimeUnit::Microsecond, _)).then_some(index)
+        }
+        Expr::Alias(alias) => followed(&alias.expr, schema),
+        // Between a time with a zone and one without, the clock of the zone may go back.
+        Expr::Cast(cast) => match (cast.field.data_type(), cast.expr.get_type(schema).ok()?) {
+            (DataType::Timestamp(_, to), DataType::Timestamp(_, from)) if *to == from => followed(&cast.expr, schema),
+            _ => None,
+        },
+        Expr::BinaryExpr(BinaryExpr { left, op: Operator::Plus | Operator::Minus, right }) => {
+            interval_micros(right)?;
+            followed(left, schema)
+        }
+        _ => None,
+    }
 }
 
 struct Bound {
@@ -81,8 +130,7 @@ fn check(bound: &Bound, def: &WatermarkDef, place: Span) -> Result<(), Diagnosti
 
 #[cfg(test)]
 mod tests {
-    use arrow::array::{AsArray, RecordBatch, TimestampMicrosecondArray};
-    use arrow::datatypes::TimestampMicrosecondType;
+    use arrow::array::{ArrayRef, Int64Array, TimestampMicrosecondArray};
     use datafusion::execution::runtime_env::RuntimeEnv;
 
     use super::*;
@@ -91,7 +139,7 @@ mod tests {
     use crate::sql::SourceFile;
 
     /// What the watermark of a source with `ts`, `plain` and `n` is found to be.
-    fn bound(expression: &str) -> Result<Arc<dyn PhysicalExpr>, Diagnostic> {
+    fn bound(expression: &str) -> Result<Watermark, Diagnostic> {
         let sql = format!(
             "CREATE SOURCE s (n BIGINT, ts TIMESTAMP, plain TIMESTAMP_NTZ, WATERMARK FOR ts AS {expression})
              WITH (connector = 'file', path = 'in', idle_after = '30 seconds', max_drift = '1 minute');"
@@ -100,27 +148,45 @@ mod tests {
         let catalog = Catalog::load(&files, &|_| None).unwrap_or_else(|errors| panic!("{}", errors.render(false)));
         let empty = Catalog::default();
         let session = session_state(&empty, &FunctionSet::default(), Arc::new(RuntimeEnv::default())).unwrap();
-        watermark_expr(&catalog.sources["s"], &session, &catalog.files).map(Option::unwrap)
+        watermark(&catalog.sources["s"], &session, &catalog.files).map(Option::unwrap)
     }
 
-    #[test]
-    fn a_watermark_is_evaluated_over_the_rows() {
-        let found = bound("ts - INTERVAL '5 seconds'").unwrap();
-        let times = TimestampMicrosecondArray::from(vec![Some(7_000_000), None]);
-        let rows = RecordBatch::try_from_iter([
-            ("n", arrow::array::new_null_array(&DataType::Int64, 2)),
+    fn rows(times: &[Option<i64>]) -> RecordBatch {
+        let times = TimestampMicrosecondArray::from(times.to_vec());
+        RecordBatch::try_from_iter([
+            ("n", Arc::new(Int64Array::from(vec![9; times.len()])) as ArrayRef),
             ("ts", Arc::new(times.clone().with_timezone("UTC")) as _),
             ("plain", Arc::new(times) as _),
         ])
-        .unwrap();
-        let values = found.evaluate(&rows).unwrap().into_array(2).unwrap();
-        let values: Vec<_> = values.as_primitive::<TimestampMicrosecondType>().iter().collect();
-        assert_eq!(values, [Some(2_000_000), None]);
-        for expression in
-            ["ts", "date_trunc('second', ts)", "to_timestamp(n)", "arrow_cast(ts, 'Timestamp(Second, Some(\"UTC\"))')"]
-        {
-            let kind = bound(expression).unwrap().data_type(&rows.schema()).unwrap();
+        .unwrap()
+    }
+
+    #[test]
+    fn the_watermark_of_some_rows_is_the_greatest_of_each() {
+        let some = rows(&[Some(7_000_000), None, Some(8_900_000), Some(-5_000_000), None]);
+        for (expression, follows, reached) in [
+            ("ts", Some(1), 8_900_000),
+            ("ts - INTERVAL '5 seconds'", Some(1), 3_900_000),
+            ("plain - INTERVAL '1 day'", Some(2), 8_900_000 - 86_400_000_000),
+            ("arrow_cast(ts, 'Timestamp(Second, Some(\"UTC\"))')", None, 8_000_000),
+            ("ts - INTERVAL '1 month'", None, 8_900_000 - 31 * 86_400_000_000),
+            ("date_trunc('second', ts)", None, 8_000_000),
+            ("to_timestamp(n)", None, 9_000_000),
+        ] {
+            let found = bound(expression).unwrap();
+            let kind = found.expr.data_type(&some.schema()).unwrap();
             assert!(matches!(kind, DataType::Timestamp(TimeUnit::Microsecond, _)), "{expression}: {kind}");
+            assert_eq!(found.follows, follows, "{expression}");
+            assert_eq!(found.reached(&some).unwrap(), Some(reached), "{expression}");
+        }
+    }
+
+    #[test]
+    fn rows_without_a_time_reach_nothing() {
+        for expression in ["ts", "ts - INTERVAL '5 seconds'", "date_trunc('second', ts)"] {
+            let found = bound(expression).unwrap();
+            assert_eq!(found.reached(&rows(&[])).unwrap(), None);
+            assert_eq!(found.reached(&rows(&[None, None])).unwrap(), None);
         }
     }
 

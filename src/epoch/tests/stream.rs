@@ -5,9 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use arrow::array::{AsArray, RecordBatch};
-use arrow::compute::max;
-use arrow::datatypes::TimestampMicrosecondType;
+use arrow::array::RecordBatch;
 use arrow::row::{RowConverter, SortField};
 use rand::Rng;
 use rand::rngs::StdRng;
@@ -202,8 +200,7 @@ impl<'a> Run<'a> {
 
     fn reached(&self, source: usize, rows: &RecordBatch) -> Option<i64> {
         let watermark = self.setup.dataflow.sources[source].watermark.as_ref().unwrap();
-        let values = watermark.evaluate(rows).unwrap().into_array(rows.num_rows()).unwrap();
-        max(values.as_primitive::<TimestampMicrosecondType>())
+        watermark.reached(rows).unwrap()
     }
 
     fn now(&self) -> i64 {

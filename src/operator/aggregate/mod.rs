@@ -8,6 +8,8 @@ mod call;
 mod groups;
 mod times;
 mod layout;
+mod pane;
+mod panes;
 mod closing;
 mod weighted;
 mod extremes;
@@ -20,11 +22,17 @@ use crate::error::{Error, Result};
 use super::contract::Operator;
 use super::spec::AggregateSpec;
 use closing::Closing;
+use panes::WORTHWHILE;
 use times::ClosingKey;
 use updating::Updating;
 
 /// Makes one shard of a GROUP BY.
 pub fn aggregate(spec: AggregateSpec) -> Result<Box<dyn Operator>> {
+    sharing(spec, WORTHWHILE)
+}
+
+/// As [`aggregate`], where so many rows are worth a hash aggregation of their own.
+fn sharing(spec: AggregateSpec, worthwhile: usize) -> Result<Box<dyn Operator>> {
     let closing = match spec.closing {
         None => None,
         Some(time) => {
@@ -34,7 +42,7 @@ pub fn aggregate(spec: AggregateSpec) -> Result<Box<dyn Operator>> {
         }
     };
     match closing {
-        Some(closing) if !spec.retract => Ok(Box::new(Closing::new(spec, closing)?)),
+        Some(closing) if !spec.retract => Ok(Box::new(Closing::new(spec, closing, worthwhile)?)),
         closing => Ok(Box::new(Updating::new(spec, closing)?)),
     }
 }

@@ -105,6 +105,11 @@ impl KeyedTable {
         self.marks[slot as usize] & LIVE != 0
     }
 
+    /// Whether the row in a slot was written since the last [`KeyedTable::changes`].
+    pub fn is_changed(&self, slot: u32) -> bool {
+        self.marks[slot as usize] & CHANGED != 0
+    }
+
     /// The slots of all rows.
     pub fn live_slots(&self) -> Vec<u32> {
         (0..self.marks.len() as u32).filter(|slot| self.is_live(*slot)).collect()

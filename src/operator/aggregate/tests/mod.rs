@@ -13,6 +13,7 @@ use rand::{Rng, SeedableRng};
 
 use self::input::{DISORDER, Row, Taste, WINDOW, answer, batch, count, output, schema, spec};
 use self::shards::Shards;
+use super::panes::WORTHWHILE;
 use super::times::microseconds;
 use crate::operator::spec::{AggregateSpec, TimeColumn};
 use crate::operator::{END_OF_TIME, Stepped, Tick};
@@ -94,7 +95,8 @@ fn drive(
     watermark_of: impl Fn(usize) -> i64,
     mut each: impl FnMut(&[Row], Tick, Stepped),
 ) -> Shards {
-    let mut shards = Shards::new(spec, random.random_range(1..4));
+    let worthwhile = *[1, 5, 40, WORTHWHILE].choose(random).unwrap();
+    let mut shards = Shards::new(spec, random.random_range(1..4), worthwhile);
     let mut before = NO_WATERMARK;
     let mut done = 0;
     loop {

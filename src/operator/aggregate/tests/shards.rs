@@ -9,13 +9,14 @@ use rand::Rng;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 
-use crate::operator::aggregate::{aggregate, times::microseconds};
+use crate::operator::aggregate::{sharing, times::microseconds};
 use crate::operator::spec::AggregateSpec;
 use crate::operator::{Operator, Stepped, Tick};
 use crate::state::{NO_WATERMARK, StateTable, key_groups, shard_of};
 
 pub struct Shards {
     spec: AggregateSpec,
+    worthwhile: usize,
     shards: Vec<Box<dyn Operator>>,
     tables: Vec<Kept>,
 }
@@ -88,10 +89,10 @@ impl Kept {
 }
 
 impl Shards {
-    pub fn new(spec: &AggregateSpec, shards: usize) -> Self {
-        let shards: Vec<_> = (0..shards).map(|_| aggregate(spec.clone()).unwrap()).collect();
+    pub fn new(spec: &AggregateSpec, shards: usize, worthwhile: usize) -> Self {
+        let shards: Vec<_> = (0..shards).map(|_| sharing(spec.clone(), worthwhile).unwrap()).collect();
         let tables = shards[0].state().into_iter().map(Kept::new).collect();
-        Self { spec: spec.clone(), shards, tables }
+        Self { spec: spec.clone(), worthwhile, shards, tables }
     }
 
     /// Gives each shard its rows.
@@ -134,7 +135,7 @@ impl Shards {
     /// Starts anew from what was kept, with another number of shards.
     pub fn restart(&mut self, random: &mut StdRng, shards: usize, watermark: i64) {
         let before = self.rows();
-        self.shards = (0..shards).map(|_| aggregate(self.spec.clone()).unwrap()).collect();
+        self.shards = (0..shards).map(|_| sharing(self.spec.clone(), self.worthwhile).unwrap()).collect();
         let mut order: Vec<usize> = (0..self.tables.len()).collect();
         order.shuffle(random);
         for number in order {
