@@ -1,7 +1,8 @@
 //! Every Nexmark query and the fraud features: streamed by the program, beside DataFusion in batch over the same rows.
 //!
-//! `cargo bench --bench nexmark -- --events 1000000`. Both sides make the rows (that cost is shown) and throw the result away: the stream into a
-//! blackhole sink. CPU time is that of whole processes, user and system, from `/proc`; pin with `taskset -c 0`.
+//! `cargo bench --bench nexmark -- --events 1000000 [--only q4,q20] [--runs 3]`. Both sides make the rows (that cost is shown) and throw the
+//! result away: the stream into a blackhole sink. Starting the program, with the same query over one event, is shown by itself. CPU time is that of
+//! whole processes, user and system, from `/proc`: the median of the runs. Pin with `taskset -c 0`.
 
 #![allow(clippy::allow_attributes, reason = "which of these are needed changes with the measurement")]
 #![allow(
@@ -33,96 +34,172 @@ use weir::sql::SourceFile;
 /// Makes the table that q13 joins bids to.
 const SIDE_INPUT: &str = "side_input.sql";
 
+/// A run is so many rounds that they take this long: the kernel counts in hundredths of a second.
+const SAMPLE_SECONDS: f64 = 0.25;
+
 fn main() {
-    let argument = |name: &str| {
-        let mut arguments = std::env::args().skip_while(move |argument| argument != name);
-        arguments.nth(1).and_then(|value| value.parse::<u64>().ok())
-    };
-    let events = argument("--events").unwrap_or(1_000_000);
-    let days = argument("--days").unwrap_or(183);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    println!("{events} Nexmark events, {days} days of transactions; CPU-seconds\n");
-    println!("| | input rows | making rows | batch | stream | stream / (rows + batch) | k events/s/core |");
-    println!("|---|---|---|---|---|---|---|");
+    let argument = |name: &str| std::env::args().skip_while(|argument| argument != name).nth(1);
+    let number = |name: &str, default: u64| argument(name).and_then(|value| value.parse().ok()).unwrap_or(default);
+    let size = Size { events: number("--events", 1_000_000), days: number("--days", 183) };
+    let runs = number("--runs", 3) as usize;
+    let only: Option<Vec<String>> = argument("--only").map(|names| names.split(',').map(str::to_owned).collect());
+    println!("{} Nexmark events, {} days of transactions; CPU-seconds, medians of {runs}\n", size.events, size.days);
+    println!(
+        "| | input rows | making rows | batch | start | stream | stream / (rows + batch) | without start | k events/s/core |"
+    );
+    println!("|---|---|---|---|---|---|---|---|---|");
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut files: Vec<PathBuf> =
         std::fs::read_dir(root.join("sql/nexmark")).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.retain(|path| !path.ends_with(SIDE_INPUT));
-    files.sort_by_key(|path| number(path));
+    files.sort_by_key(|path| query(path));
     files.push(root.join("sql/features.sql"));
+    files.retain(|path| only.as_ref().is_none_or(|only| only.contains(&stem(path))));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     for file in files {
-        runtime.block_on(measure(&file, events, days));
+        measure(&runtime, &file, size, runs);
     }
 }
 
-fn number(path: &Path) -> u32 {
-    path.file_stem().unwrap().to_string_lossy()[1..].parse().unwrap_or(u32::MAX)
+fn stem(path: &Path) -> String {
+    path.file_stem().unwrap().to_string_lossy().into_owned()
 }
 
-async fn measure(file: &Path, events: u64, days: u64) {
-    let name = file.file_stem().unwrap().to_string_lossy().into_owned();
+fn query(path: &Path) -> u32 {
+    stem(path)[1..].parse().unwrap_or(u32::MAX)
+}
+
+/// How much there is to read.
+#[derive(Clone, Copy)]
+struct Size {
+    events: u64,
+    days: u64,
+}
+
+impl Size {
+    fn variables(self) -> BTreeMap<&'static str, String> {
+        BTreeMap::from([
+            ("EVENTS", self.events.to_string()),
+            ("DAYS", self.days.to_string()),
+            ("CUSTOMERS", if self.days > 1 { "5000" } else { "1" }.to_owned()),
+            ("TERMINALS", if self.days > 1 { "10000" } else { "1" }.to_owned()),
+        ])
+    }
+}
+
+/// A folder with a configuration, in which the program runs.
+struct Place {
+    folder: tempfile::TempDir,
+}
+
+impl Place {
+    fn new() -> Self {
+        let place = Self { folder: tempfile::tempdir().unwrap() };
+        let config = format!("warehouse: {}\nparallelism: 1\n", place.warehouse().display());
+        std::fs::write(place.folder.path().join("weir.yaml"), config).unwrap();
+        place
+    }
+
+    fn warehouse(&self) -> PathBuf {
+        self.folder.path().join("warehouse")
+    }
+
+    fn run(&self, path: &Path, size: Size) {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_weir"));
+        command.arg("-c").arg(self.folder.path().join("weir.yaml")).args(["--log", "json", "run"]).arg(path);
+        let output = command.envs(size.variables()).output().unwrap();
+        assert!(output.status.success(), "{}: {}", path.display(), String::from_utf8_lossy(&output.stderr));
+    }
+}
+
+fn measure(runtime: &tokio::runtime::Runtime, file: &Path, size: Size, runs: usize) {
+    let name = stem(file);
     let text = blackholes(&std::fs::read_to_string(file).unwrap());
-    let variables = BTreeMap::from([
-        ("EVENTS", events.to_string()),
-        ("DAYS", days.to_string()),
-        ("CUSTOMERS", "5000".to_owned()),
-        ("TERMINALS", "10000".to_owned()),
-    ]);
+    let variables = size.variables();
     let source = Arc::new(SourceFile::new(name.clone(), text.clone()));
     let catalog = Catalog::load(&[source], &|name| variables.get(name).cloned())
         .unwrap_or_else(|problems| panic!("{}", problems.render(false)));
-    let pipeline = &catalog.pipelines[0];
 
-    let start = cpu(false);
     let mut inputs: BTreeMap<String, Arc<dyn TableProvider>> = BTreeMap::new();
     let mut rows = 0;
-    for def in catalog.sources.values() {
-        let batches = read(def).await;
-        rows += batches.iter().map(RecordBatch::num_rows).sum::<usize>();
-        inputs.insert(def.name.clone(), Arc::new(MemTable::try_new(def.schema(), vec![batches]).unwrap()));
-    }
-    let making = cpu(false) - start;
+    let making = median(runs, || {
+        inputs.clear();
+        rows = 0;
+        timed(false, || {
+            for def in catalog.sources.values() {
+                let batches = runtime.block_on(read(def));
+                rows += batches.iter().map(RecordBatch::num_rows).sum::<usize>();
+                inputs.insert(def.name.clone(), Arc::new(MemTable::try_new(def.schema(), vec![batches]).unwrap()));
+            }
+        })
+    });
 
-    let folder = tempfile::tempdir().unwrap();
-    let config = folder.path().join("weir.yaml");
-    let warehouse = folder.path().join("warehouse");
-    std::fs::write(&config, format!("warehouse: {}\nparallelism: 1\n", warehouse.display())).unwrap();
-    let run = |path: &Path| {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_weir"));
-        command.arg("-c").arg(&config).args(["--log", "json", "run"]).arg(path).envs(&variables);
-        let output = command.output().unwrap();
-        assert!(output.status.success(), "{}: {}", path.display(), String::from_utf8_lossy(&output.stderr));
-    };
+    let tables = Place::new();
     if !catalog.tables.is_empty() {
-        run(&file.with_file_name(SIDE_INPUT));
+        tables.run(&file.with_file_name(SIDE_INPUT), size);
     }
     for table in catalog.tables.keys() {
-        let location = warehouse.join(table).display().to_string();
+        let location = tables.warehouse().join(table).display().to_string();
         let store = TableStore::open(&location, &BTreeMap::new(), &Env::system().unwrap()).unwrap();
-        inputs.insert(table.clone(), Table::open(store).await.unwrap().provider(None).await.unwrap());
+        let provider = async { Table::open(store).await.unwrap().provider(None).await.unwrap() };
+        inputs.insert(table.clone(), runtime.block_on(provider));
     }
+    let in_batch = median(runs, || timed(false, || runtime.block_on(run_batch(&catalog, inputs.clone()))));
+    drop(inputs);
 
-    let start = cpu(false);
+    let path = tables.folder.path().join(format!("{name}.sql"));
+    std::fs::write(&path, text).unwrap();
+    let streaming = |size: Size| {
+        median(runs, || {
+            let place = Place::new();
+            if !catalog.tables.is_empty() {
+                place.run(&file.with_file_name(SIDE_INPUT), size);
+            }
+            timed(true, || place.run(&path, size))
+        })
+    };
+    let start = streaming(Size { events: 1, days: 1 });
+    let streamed = streaming(size);
+    println!(
+        "| {name} | {rows} | {making:.2} | {in_batch:.2} | {start:.2} | {streamed:.2} | {:.2} | {:.2} | {:.0} |",
+        streamed / (making + in_batch),
+        (streamed - start) / (making + in_batch),
+        rows.max(if name == "features" { 0 } else { size.events as usize }) as f64 / 1_000.0 / streamed
+    );
+}
+
+async fn run_batch(catalog: &Catalog, inputs: BTreeMap<String, Arc<dyn TableProvider>>) {
     let runtime = Arc::new(RuntimeEnv::default());
-    let planned = batch(&catalog, pipeline, &FunctionSet::default(), &Targets::new(), inputs, runtime).await.unwrap();
+    let (functions, targets) = (FunctionSet::default(), Targets::new());
+    let planned = batch(catalog, &catalog.pipelines[0], &functions, &targets, inputs, runtime).await.unwrap();
     for insert in &planned.inserts {
         let plan = planned.session.create_physical_plan(&insert.plan).await.unwrap();
         let context = Arc::new(TaskContext::from(&planned.session));
         drop(datafusion::physical_plan::collect(plan, context).await.unwrap());
     }
-    let in_batch = cpu(false) - start;
-    drop(planned);
+}
 
-    let path = folder.path().join(format!("{name}.sql"));
-    std::fs::write(&path, text).unwrap();
-    let start = cpu(true);
-    run(&path);
-    let streamed = cpu(true) - start;
-    println!(
-        "| {name} | {rows} | {making:.2} | {in_batch:.2} | {streamed:.2} | {:.2} | {:.0} |",
-        streamed / (making + in_batch),
-        rows.max(if name == "features" { 0 } else { events as usize }) as f64 / 1_000.0 / streamed
-    );
+/// The median of what `sample` gives, where a sample is the mean of enough rounds.
+fn median(runs: usize, mut sample: impl FnMut() -> f64) -> f64 {
+    let mut samples: Vec<f64> = (0..runs)
+        .map(|_| {
+            let (mut total, mut rounds) = (0.0, 0.0);
+            while total < SAMPLE_SECONDS && rounds < 20.0 {
+                total += sample();
+                rounds += 1.0;
+            }
+            total / rounds
+        })
+        .collect();
+    samples.sort_by(f64::total_cmp);
+    samples[samples.len() / 2]
+}
+
+/// CPU-seconds that `work` takes in this process, or in its children.
+fn timed(children: bool, work: impl FnOnce()) -> f64 {
+    let start = cpu(children);
+    work();
+    cpu(children) - start
 }
 
 /// The file with every table that is written as a sink that throws rows away.

@@ -30,6 +30,10 @@ const AT_ONCE: usize = 8;
 const AHEAD: usize = 3;
 /// Rows in a block, at most; key groups are cut apart at a 32nd of a file or this many rows.
 const BLOCK_ROWS: usize = 1 << 16;
+/// Bytes in a block before it is compressed, about, at most: more than a cache holds would be compressed out of memory, twice.
+const BLOCK_BYTES: usize = 1 << 19;
+/// Rows that are in a block however wide they are.
+const WIDE_ROWS: usize = 512;
 /// Smaller changes are one block, whatever their key groups.
 const SORT_ROWS: usize = 1 << 12;
 
@@ -320,11 +324,18 @@ pub(super) async fn write_rows(
         return writer.block(kind, (first, last), rows).await;
     }
     let (order, ends) = by_group(&groups, total);
-    for (groups, range) in cut(&ends, (total / 32).clamp(SORT_ROWS, BLOCK_ROWS)) {
+    let most = (total * BLOCK_BYTES / bytes(&batches).max(1)).clamp(WIDE_ROWS, BLOCK_ROWS);
+    for (groups, range) in cut(&ends, (total / 32).clamp(SORT_ROWS, BLOCK_ROWS).min(most), most) {
         let rows = interleave_record_batch(&batches, &order[range]).internal(misfit)?;
         writer.block(kind, groups, rows).await?;
     }
     Ok(())
+}
+
+/// What rows take, without what else lies in the buffers that they share.
+fn bytes(batches: &[&RecordBatch]) -> usize {
+    let columns = batches.iter().flat_map(|batch| batch.columns());
+    columns.map(|column| column.to_data().get_slice_memory_size().unwrap_or_default()).sum()
 }
 
 /// The (batch, row) pairs in the order of their groups, and where each group ends.
@@ -348,9 +359,9 @@ fn by_group(groups: &[Vec<u16>], total: usize) -> (Vec<(usize, usize)>, Vec<usiz
     (order, places)
 }
 
-/// Cuts sorted rows into blocks of about `aim` rows: whole groups together while they are small, a large group alone and in
-/// pieces.
-fn cut(ends: &[usize], aim: usize) -> Vec<((u16, u16), Range<usize>)> {
+/// Cuts sorted rows into blocks of about `aim` rows, none of more than `most`: whole groups together while they are small, a large
+/// group alone and in even pieces.
+fn cut(ends: &[usize], aim: usize, most: usize) -> Vec<((u16, u16), Range<usize>)> {
     let mut blocks = Vec::new();
     let mut start = 0;
     let mut first = None;
@@ -364,12 +375,17 @@ fn cut(ends: &[usize], aim: usize) -> Vec<((u16, u16), Range<usize>)> {
             blocks.push(((open, group - 1), start..group_start));
             (start, first) = (group_start, None);
         }
-        first = first.or(Some(group));
-        while end - start > BLOCK_ROWS {
-            blocks.push(((group, group), start..start + BLOCK_ROWS));
-            start += BLOCK_ROWS;
+        let first_of = first.get_or_insert(group);
+        let pieces = (end - start).div_ceil(most);
+        for piece in (1..pieces).rev() {
+            let rows = (end - start).div_ceil(piece + 1);
+            blocks.push(((*first_of, group), start..start + rows));
+            start += rows;
+            if start >= group_start {
+                *first_of = group;
+            }
         }
-        if end - start >= aim {
+        if end - start >= aim || pieces > 1 {
             blocks.push(((first.unwrap_or(group), group), start..end));
             (start, first) = (end, None);
         }
@@ -378,4 +394,36 @@ fn cut(ends: &[usize], aim: usize) -> Vec<((u16, u16), Range<usize>)> {
         blocks.push(((first, ends.len() as u16 - 1), start..end));
     }
     blocks
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::rngs::StdRng;
+    use rand::{Rng, SeedableRng};
+
+    use super::cut;
+
+    #[test]
+    fn blocks_cover_the_rows_and_name_their_groups() {
+        let mut rng = StdRng::seed_from_u64(5);
+        for _ in 0..500 {
+            let most = rng.random_range(1..60);
+            let aim = rng.random_range(1..=most);
+            let large = if rng.random_bool(0.5) { 300 } else { 12 };
+            let sizes: Vec<usize> = (0..20).map(|_| rng.random_range(0..large)).collect();
+            let group_of: Vec<u16> = (0..20).flat_map(|group| vec![group; sizes[usize::from(group)]]).collect();
+            let ends: Vec<usize> = sizes.iter().scan(0, |sum, size| Some((*sum += size, *sum).1)).collect();
+            let mut next = 0;
+            for ((first, last), rows) in cut(&ends, aim, most) {
+                assert_eq!(rows.start, next);
+                assert!(!rows.is_empty() && rows.len() <= most, "{rows:?} with {aim} of {most}");
+                assert!(
+                    group_of[rows.clone()].iter().all(|group| (first..=last).contains(group)),
+                    "{rows:?} {first} {last}"
+                );
+                next = rows.end;
+            }
+            assert_eq!(next, group_of.len());
+        }
+    }
 }

@@ -15,6 +15,8 @@ use datafusion::logical_expr::{EmitTo, GroupsAccumulator};
 use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
 use datafusion::physical_expr::{GroupsAccumulatorAdapter, PhysicalExpr};
 
+use super::distinct;
+
 /// Makes an empty accumulator.
 pub(super) type Factory = Arc<dyn Fn() -> Result<Box<dyn GroupsAccumulator>> + Send + Sync>;
 
@@ -29,6 +31,8 @@ pub(super) struct Call {
     pub result: DataType,
     /// The result is the (only) state column.
     pub plain: bool,
+    /// The state is a list of distinct values and the result how many: see [`super::distinct`].
+    pub distinct: bool,
     /// Evaluating the same state twice may give different results (an order that is a hash table's), so results are remembered.
     pub fickle: bool,
     /// Giving a row twice changes nothing.
@@ -71,6 +75,7 @@ impl Call {
             state: state.iter().map(|field| field.as_ref().clone()).collect(),
             result,
             plain,
+            distinct: distinct::is_list(name, function.is_distinct(), &state),
             fickle: !is_steady(name, function.is_distinct()),
             idempotent: function.is_distinct()
                 || matches!(name, "min" | "max" | "bool_and" | "bool_or" | "bit_and" | "bit_or" | "approx_distinct"),
@@ -86,6 +91,33 @@ impl Call {
         }
     }
 
+    /// The state columns of groups, out of an accumulator of at least one.
+    fn states(&self, accumulator: &mut dyn GroupsAccumulator) -> Result<Vec<ArrayRef>> {
+        let states = accumulator.state(EmitTo::All)?;
+        if states.len() != self.state.len() {
+            let (given, wanted) = (states.len(), self.state.len());
+            return Err(DataFusionError::Internal(format!("{given} state columns, not {wanted}")));
+        }
+        states.into_iter().zip(&self.state).map(|(state, field)| fit(state, field.data_type())).collect()
+    }
+
+    /// Merges states before and since, of the groups that `ids` names one after the other.
+    fn merge(&self, before: &[ArrayRef], since: &[ArrayRef], ids: &[usize], groups: usize) -> Result<Vec<ArrayRef>> {
+        let columns = before.iter().zip(since).map(|(before, since)| concat(&[before.as_ref(), since.as_ref()]));
+        let columns: Vec<ArrayRef> = columns.collect::<Result<_, _>>()?;
+        let mut accumulator = (self.make)()?;
+        accumulator.merge_batch(&columns, ids, groups)?;
+        self.states(accumulator.as_mut())
+    }
+
+    /// The only state column merged without accumulators, where that can be done.
+    fn unite(&self, before: &[ArrayRef], known: &[usize], since: &[ArrayRef]) -> Option<ArrayRef> {
+        match (before, since) {
+            ([before], [since]) if self.distinct => distinct::merge(before, known, since),
+            _ => None,
+        }
+    }
+
     /// Results of groups from their states; consumes nothing that the caller keeps.
     fn result_of(&self, states: &[ArrayRef], groups: usize) -> Result<ArrayRef> {
         if self.plain {
@@ -93,6 +125,9 @@ impl Call {
         }
         if groups == 0 {
             return Ok(new_empty_array(&self.result));
+        }
+        if let Some(counts) = states.first().filter(|_| self.distinct).and_then(distinct::count) {
+            return Ok(counts);
         }
         let ids: Vec<usize> = (0..groups).collect();
         let mut accumulator = (self.make)()?;
@@ -152,30 +187,21 @@ impl Calls {
         // One call that mentions every group: accumulators may take a group that was announced but not mentioned for one that has a
         // value. What was before goes first, for aggregates that keep the order of their input.
         let ids: Vec<usize> = known.iter().copied().chain(0..groups).collect();
-        let columns = before.iter().zip(since).map(|(before, since)| concat(&[before.as_ref(), since.as_ref()]));
-        let columns: Vec<ArrayRef> = columns.collect::<Result<_, _>>()?;
-        let mut accumulators = self.accumulators()?;
-        for (accumulator, states) in accumulators.iter_mut().zip(self.split(&columns)) {
-            accumulator.merge_batch(states, &ids, groups)?;
+        let mut merged = Vec::with_capacity(since.len());
+        for (call, (before, since)) in self.0.iter().zip(self.split(before).zip(self.split(since))) {
+            match call.unite(before, known, since) {
+                Some(states) => merged.push(states),
+                None => merged.extend(call.merge(before, since, &ids, groups)?),
+            }
         }
-        self.states(&mut accumulators)
+        Ok(merged)
     }
 
     /// Takes the states out of accumulators of at least one group.
     pub fn states(&self, accumulators: &mut Accumulators) -> Result<Vec<ArrayRef>> {
         let mut columns = Vec::new();
         for (call, accumulator) in self.0.iter().zip(accumulators) {
-            let states = accumulator.state(EmitTo::All)?;
-            if states.len() != call.state.len() {
-                return Err(DataFusionError::Internal(format!(
-                    "{} state columns, not {}",
-                    states.len(),
-                    call.state.len()
-                )));
-            }
-            for (state, field) in states.into_iter().zip(&call.state) {
-                columns.push(fit(state, field.data_type())?);
-            }
+            columns.extend(call.states(accumulator.as_mut())?);
         }
         Ok(columns)
     }

@@ -4,6 +4,7 @@
 //! are DataFusion's, fed with the rows of a step, their states merged with those kept ([`call`], [`groups`]). Windows are not known
 //! here: a window's bounds are grouping columns like others, and the one that closes is named by the spec.
 
+mod distinct;
 mod call;
 mod groups;
 mod times;

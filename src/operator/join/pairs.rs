@@ -89,8 +89,9 @@ pub(super) struct Matcher {
     keys: [Vec<usize>; 2],
     null_equals_null: bool,
     filter: Option<Filter>,
-    /// The columns of left and right that are wanted of a pair.
-    wanted: [Vec<usize>; 2],
+    /// The columns of left and right that decide whether a pair matches, and the others that are wanted of those that do.
+    deciding: [Vec<usize>; 2],
+    others: [Vec<usize>; 2],
     widths: [usize; 2],
     pairs_come_out: bool,
     weighted: bool,
@@ -115,16 +116,19 @@ impl Matcher {
         }
         let filter = spec.filter.as_ref().map(|filter| Filter::new(filter, rows)).transpose()?;
         let pairs_come_out = roles(spec.join_type)?.iter().all(|role| !matches!(role, Role::Semi | Role::Anti));
-        let wanted = [0, 1].map(|side| {
+        let columns = |side: usize, decide: bool| -> Vec<usize> {
             let filtered = filter.as_ref().map_or(&[][..], |filter| &filter.reads[side]);
             let all = 0..rows[side].fields().len();
-            all.filter(|c| pairs_come_out || keys[side].contains(c) || filtered.contains(c)).collect()
-        });
+            all.filter(|c| decide == (keys[side].contains(c) || filtered.contains(c))).collect()
+        };
+        let deciding = [columns(0, true), columns(1, true)];
+        let others = if pairs_come_out { [columns(0, false), columns(1, false)] } else { Default::default() };
         Ok(Self {
             keys,
             null_equals_null: spec.null_equals_null,
             filter,
-            wanted,
+            deciding,
+            others,
             widths: [rows[0].fields().len(), rows[1].fields().len()],
             pairs_come_out,
             weighted: spec.output_retract,
@@ -145,17 +149,9 @@ impl Matcher {
         stored: &Side,
         (rows, slots): (Vec<u32>, Vec<u32>),
     ) -> Result<Pairs> {
-        let numbers = UInt32Array::from(rows);
-        let mut columns = [vec![None; self.widths[0]], vec![None; self.widths[1]]];
-        for &column in &self.wanted[probing] {
-            columns[probing][column] = Some(take(probe.column(column), &numbers, None).internal(refused)?);
-        }
-        let wanted = &self.wanted[1 - probing];
-        for (&column, array) in wanted.iter().zip(stored.gather(wanted, &slots)?) {
-            columns[1 - probing][column] = Some(array);
-        }
-        let rows = numbers.values().to_vec();
+        let columns = [vec![None; self.widths[0]], vec![None; self.widths[1]]];
         let mut pairs = Pairs { rows, slots, columns };
+        pairs.fetch(&self.deciding, probing, probe, stored)?;
         for (&left, &right) in self.keys[0].iter().zip(&self.keys[1]) {
             let equal = equal(pairs.column(0, left)?, pairs.column(1, right)?, self.null_equals_null)?;
             pairs.keep(&equal)?;
@@ -164,6 +160,7 @@ impl Matcher {
             let passed = filter.evaluate(&pairs)?;
             pairs.keep(&passed)?;
         }
+        pairs.fetch(&self.others, probing, probe, stored)?;
         Ok(pairs)
     }
 
@@ -252,6 +249,19 @@ impl Matcher {
 }
 
 impl Pairs {
+    /// Copies columns of left and right.
+    fn fetch(&mut self, columns: &[Vec<usize>; 2], probing: usize, probe: &RecordBatch, stored: &Side) -> Result<()> {
+        let numbers = UInt32Array::from(self.rows.clone());
+        for &column in &columns[probing] {
+            self.columns[probing][column] = Some(take(probe.column(column), &numbers, None).internal(refused)?);
+        }
+        let asked = &columns[1 - probing];
+        for (&column, array) in asked.iter().zip(stored.gather(asked, &self.slots)?) {
+            self.columns[1 - probing][column] = Some(array);
+        }
+        Ok(())
+    }
+
     fn column(&self, side: usize, column: usize) -> Result<&ArrayRef> {
         self.columns[side][column].as_ref().ok_or_else(missing)
     }

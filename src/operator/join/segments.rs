@@ -3,6 +3,7 @@
 //! Owns the columns and how they are laid out: small batches are merged with their neighbour once it is no more than twice as
 //! large, so a row is copied a logarithmic number of times and there are few segments to look into. Which rows are wanted is the owner's concern.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, UInt32Array, new_empty_array};
@@ -79,6 +80,17 @@ impl Segments {
             interleave(&arrays, &places).internal(refused)
         };
         columns.iter().map(gather).collect()
+    }
+
+    /// The given columns of rows that follow one another, without copying them: one piece per segment that has some.
+    pub(super) fn stretch(&self, columns: &[usize], slots: Range<usize>) -> Vec<Vec<ArrayRef>> {
+        let first = self.parts.partition_point(|part| part.start + part.batch.num_rows() <= slots.start);
+        let parts = self.parts[first..].iter().take_while(|part| part.start < slots.end);
+        let piece = |part: &Part| {
+            let (from, to) = (slots.start.max(part.start), slots.end.min(part.start + part.batch.num_rows()));
+            columns.iter().map(|&column| part.batch.column(column).slice(from - part.start, to - from)).collect()
+        };
+        parts.map(piece).collect()
     }
 
     /// Keeps the rows that `keep` says (one flag per row); they are renumbered in the same order.

@@ -3,7 +3,7 @@
 //! Rows are numbered by slot. A slot dies when its row is evicted or taken back; dead slots are never found again and are
 //! cleared away once they are the half, so slots stay valid within a step only.
 
-use arrow::array::{ArrayRef, BooleanArray, UInt32Array};
+use arrow::array::{Array, ArrayRef, BooleanArray, UInt32Array};
 use arrow::buffer::BooleanBuffer;
 use arrow::compute::take;
 use arrow::datatypes::SchemaRef;
@@ -364,17 +364,36 @@ impl Side {
         }
         self.written_cutoff = self.cutoff;
         let mut upserts = Vec::new();
-        for slots in dirty.chunks(WRITE_ROWS) {
-            let pick = |values: &[i64]| slots.iter().filter_map(|&slot| values.get(slot as usize).copied()).collect();
-            let noted = Noted {
-                seqs: pick(&self.seqs),
-                weights: pick(&self.weights),
-                matches: pick(&self.matches),
-                clock: slots.iter().map(|&slot| self.chains.time(slot)).collect(),
-            };
-            upserts.push(self.layout.rows(self.segments.gather(&self.layout.order(), slots)?, noted)?);
+        let mut scattered: Vec<u32> = Vec::new();
+        let order = self.layout.order();
+        // New rows follow one another and are given as they lie.
+        for run in dirty.chunk_by(|a, b| a + 1 == *b) {
+            if run.len() < STRETCH_ROWS {
+                scattered.extend_from_slice(run);
+                continue;
+            }
+            let mut rest = run;
+            for columns in self.segments.stretch(&order, run[0] as usize..run[0] as usize + run.len()) {
+                let (slots, after) = rest.split_at(columns.first().map_or(rest.len(), |column| column.len()));
+                upserts.push(self.layout.rows(columns, self.noted(slots))?);
+                rest = after;
+            }
+        }
+        for slots in scattered.chunks(WRITE_ROWS) {
+            upserts.push(self.layout.rows(self.segments.gather(&order, slots)?, self.noted(slots))?);
         }
         Ok(Some(StateChange { table, upserts, deletes, cutoff: self.cutoff }))
+    }
+
+    /// What is known of rows beyond their columns.
+    fn noted(&self, slots: &[u32]) -> Noted {
+        let pick = |values: &[i64]| slots.iter().filter_map(|&slot| values.get(slot as usize).copied()).collect();
+        Noted {
+            seqs: pick(&self.seqs),
+            weights: pick(&self.weights),
+            matches: pick(&self.matches),
+            clock: slots.iter().map(|&slot| self.chains.time(slot)).collect(),
+        }
     }
 
     /// The smallest time of a row that has found no match. Cost: a look at every row.
@@ -393,6 +412,9 @@ impl Side {
         StateUsage { rows: self.len() as u64, bytes: bytes as u64, oldest }
     }
 }
+
+/// So many rows that follow one another are written without being copied; few in tests.
+const STRETCH_ROWS: usize = if cfg!(test) { 4 } else { 1024 };
 
 /// Rows per batch of the state table.
 const WRITE_ROWS: usize = 65_536;

@@ -31,6 +31,8 @@ pub struct Entry {
     pub weight: i64,
     /// How many of the bytes are order values.
     pub order: u32,
+    /// Where its columns are kept, if they are.
+    pub number: u32,
     /// Whether state has it, perhaps with another weight.
     pub written: bool,
     /// Whether it must be written.
@@ -59,6 +61,7 @@ pub struct Limit {
 pub struct Place {
     pub row: RowKey,
     pub order: u32,
+    pub number: u32,
     pub rank: u64,
     pub count: i64,
 }
@@ -177,7 +180,7 @@ impl Partition {
             let then = std::mem::replace(&mut entry.shown, now);
             left -= usize::from(then.count > 0);
             shown += usize::from(now.count > 0);
-            difference(row, entry.order, then, now, limit, &mut change);
+            difference(row, entry, then, now, limit, &mut change);
             before += weight;
         }
         self.shown = shown;
@@ -185,10 +188,11 @@ impl Partition {
 }
 
 /// The changes that turn what was put out of a row into what shall be.
-pub fn difference(row: &RowKey, order: u32, then: Shown, now: Shown, limit: Limit, change: &mut impl FnMut(Place)) {
+pub fn difference(row: &RowKey, entry: &Entry, then: Shown, now: Shown, limit: Limit, change: &mut impl FnMut(Place)) {
+    let Entry { order, number, .. } = *entry;
     let mut put = |rank: u64, count: i64| {
         if count != 0 {
-            change(Place { row: row.clone(), order, rank, count });
+            change(Place { row: row.clone(), order, number, rank, count });
         }
     };
     if limit.function == RankFunction::RowNumber && limit.with_rank {

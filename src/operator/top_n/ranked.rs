@@ -12,7 +12,7 @@ use super::lifetime::Lifetime;
 use super::partition::{Entry, Limit, Partition, Place, RowKey, Shown, difference};
 use crate::error::{Context, Error, Result};
 use crate::operator::contract::{Operator, StateUsage, Stepped, Tick};
-use crate::operator::keyed::{Encoder, KeyIndex, Layout, micros, pick};
+use crate::operator::keyed::{Encoder, KeyIndex, Layout, RowStore, micros, pick};
 use crate::operator::spec::TopNSpec;
 use crate::state::{StateChange, StateTable};
 
@@ -20,6 +20,9 @@ const WEIGHT: (&str, DataType) = ("__count", DataType::Int64);
 const STAMP: (&str, DataType) = ("__stamp", DataType::Timestamp(TimeUnit::Microsecond, None));
 /// Memory of a row beside its bytes: reference counts, its place in the tree, half-empty nodes.
 const ROW_OVERHEAD: usize = 16 + (size_of::<RowKey>() + size_of::<Entry>()) * 3 / 2;
+
+/// The number of a row whose columns are not kept.
+const BYTES_ONLY: u32 = u32::MAX;
 
 /// Keeps the rows of each partition in order.
 #[derive(Debug)]
@@ -33,6 +36,11 @@ pub struct Ranked {
     order: Encoder,
     full: Encoder,
     partitions: Vec<Partition>,
+    /// The columns of the rows of an append stream, which are few. Those of a stream that takes rows back, which are all, are only in
+    /// their bytes: reading columns out of these is slower.
+    columns: RowStore,
+    /// Numbers of rows that this step has dropped.
+    dropped: Vec<u32>,
     /// This step's partitions.
     touched: Vec<u32>,
     /// What this step puts out.
@@ -64,6 +72,8 @@ impl Ranked {
             order: Encoder::new(&shape.rows, &spec.order)?,
             full: Encoder::of_keys(&shape.rows, &all)?,
             partitions: Vec::new(),
+            columns: RowStore::new(Arc::clone(&shape.rows)),
+            dropped: Vec::new(),
             touched: Vec::new(),
             changes: Vec::new(),
             zeros: Vec::new(),
@@ -109,20 +119,28 @@ impl Ranked {
         } else {
             self.full.encode(&pick(&batch, candidates.clone())?)?;
         }
+        let mut kept = (Vec::new(), Vec::new());
         for (at, row) in candidates.into_iter().enumerate() {
             let weight = weights.as_ref().map_or(1, |weights| weights.value(row as usize));
-            self.apply(numbers[row as usize], row as usize, at, weight);
+            if let Some(number) = self.apply(numbers[row as usize], row as usize, at, weight) {
+                kept.0.push(number);
+                kept.1.push(row);
+            }
+        }
+        if !kept.0.is_empty() {
+            self.columns.fill(kept.0, pick(&batch, kept.1)?);
         }
         self.numbers = numbers;
         Ok(())
     }
 
-    /// Counts a row `weight` times; `row` is its place in the batch, `at` among the candidates.
-    fn apply(&mut self, number: u32, row: usize, at: usize, weight: i64) {
+    /// Counts a row `weight` times; `row` is its place in the batch, `at` among the candidates. Gives the number under which its columns
+    /// are to be kept, if so.
+    fn apply(&mut self, number: u32, row: usize, at: usize, weight: i64) -> Option<u32> {
         let order = self.order.row(row);
         let partition = &mut self.partitions[number as usize];
         if !self.shape.retract && !partition.admits(order, self.limit) {
-            return;
+            return None;
         }
         let limit = self.limit;
         if !std::mem::replace(&mut partition.touched, true) {
@@ -142,8 +160,10 @@ impl Ranked {
             self.rows += 1;
             self.row_bytes += key.bytes.len() + ROW_OVERHEAD;
             let written = self.gone.remove(&key).is_some();
-            Entry { weight: 0, order: order_len, written, dirty: false, shown: Shown::default() }
+            let number = if self.shape.retract { BYTES_ONLY } else { self.columns.reserve() };
+            Entry { weight: 0, order: order_len, number, written, dirty: false, shown: Shown::default() }
         });
+        let kept = Some(entry.number).filter(|number| new && *number != BYTES_ONLY);
         entry.weight += weight;
         if entry.weight == 0 {
             self.zeros.push((number, key.clone()));
@@ -157,16 +177,20 @@ impl Ranked {
                 self.drop_row(number, row, entry);
             }
         }
+        kept
     }
 
     /// A row was taken out of its partition.
     fn drop_row(&mut self, number: u32, row: RowKey, entry: Entry) {
         self.rows -= 1;
         self.row_bytes -= row.bytes.len() + ROW_OVERHEAD;
+        if entry.number != BYTES_ONLY {
+            self.dropped.push(entry.number);
+        }
         if entry.shown.count > 0 {
             self.partitions[number as usize].shown -= 1;
             let changes = &mut self.changes;
-            difference(&row, entry.order, entry.shown, Shown::default(), self.limit, &mut |place| changes.push(place));
+            difference(&row, &entry, entry.shown, Shown::default(), self.limit, &mut |place| changes.push(place));
         }
         if entry.written {
             self.gone.insert(row, entry.order);
@@ -223,6 +247,8 @@ impl Ranked {
             }
             self.rows -= partition.rows.len();
             self.row_bytes -= partition.rows.keys().map(|row| row.bytes.len() + ROW_OVERHEAD).sum::<usize>();
+            let numbers = partition.rows.values().map(|entry| entry.number);
+            self.dropped.extend(numbers.filter(|number| *number != BYTES_ONLY));
             self.keys.remove(number);
             self.life.forget(number);
         }
@@ -231,6 +257,11 @@ impl Ranked {
 
     fn decode(&self, rows: &[(&RowKey, u32)]) -> Result<Vec<ArrayRef>> {
         self.full.decode(rows.iter().map(|(row, order)| &row.bytes[*order as usize..]))
+    }
+
+    /// The columns of rows that have not been let go before this step, given also by the numbers that they are kept under.
+    fn columns_of(&self, rows: &[(&RowKey, u32)], numbers: &[u32]) -> Result<Vec<ArrayRef>> {
+        if self.shape.retract { self.decode(rows) } else { Ok(self.columns.gather(numbers)?.columns().to_vec()) }
     }
 
     /// Places as output rows. An append stream says several times what counts several times.
@@ -242,9 +273,10 @@ impl Ranked {
         let each = places.iter().flat_map(|place| std::iter::repeat_n(place, times(place)));
         let places: Vec<&Place> = each.collect();
         let rows: Vec<_> = places.iter().map(|place| (&place.row, place.order)).collect();
+        let numbers: Vec<u32> = places.iter().map(|place| place.number).collect();
         let ranks: UInt64Array = places.iter().map(|place| Some(place.rank)).collect();
         let weights: Int64Array = places.iter().map(|place| Some(place.count)).collect();
-        out.push(self.shape.output(&self.decode(&rows)?, ranks, weights)?);
+        out.push(self.shape.output(&self.columns_of(&rows, &numbers)?, ranks, weights)?);
         Ok(())
     }
 
@@ -278,6 +310,10 @@ impl Operator for Ranked {
         self.output(&places, &mut stepped.rows)?;
         let expired = self.life.expired(tick);
         self.end(expired);
+        for number in std::mem::take(&mut self.dropped) {
+            self.columns.remove(number);
+        }
+        self.columns.tidy()?;
         Ok(stepped)
     }
 
@@ -289,13 +325,14 @@ impl Operator for Ranked {
     }
 
     fn changes(&mut self) -> Result<Vec<StateChange>> {
-        let (mut rows, mut weights, mut stamps) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut rows, mut numbers, mut weights, mut stamps) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let dirty = std::mem::take(&mut self.dirty);
         for (number, bytes) in &dirty {
             let Some(entry) = self.partitions[*number as usize].rows.get_mut(bytes) else { continue };
             if std::mem::take(&mut entry.dirty) {
                 entry.written = true;
                 rows.push((bytes, entry.order));
+                numbers.push(entry.number);
                 weights.push(entry.weight);
                 stamps.push(self.life.stamp_of(*number));
             }
@@ -303,7 +340,7 @@ impl Operator for Ranked {
         let mut change = StateChange { table: 0, upserts: vec![], deletes: vec![], cutoff: self.life.cutoff() };
         if !rows.is_empty() {
             let added = self.added(weights, stamps);
-            change.upserts.push(self.layout.to_state(&self.decode(&rows)?, added)?);
+            change.upserts.push(self.layout.to_state(&self.columns_of(&rows, &numbers)?, added)?);
         }
         if !self.gone.is_empty() {
             // All columns identify a row, so a deleted one is a state row without what was added.
@@ -327,6 +364,7 @@ impl Operator for Ranked {
         let numbers = self.resolve(&input)?;
         let moments = self.life.moments(&input)?;
         self.full.encode(&input)?;
+        let kept: Vec<u32> = numbers.iter().filter(|_| !self.shape.retract).map(|_| self.columns.reserve()).collect();
         for (row, &number) in numbers.iter().enumerate() {
             self.life.restore(number, &moments, row, stamps.as_ref().map(|stamps| stamps.value(row)));
             let order = self.order.row(row);
@@ -336,13 +374,17 @@ impl Operator for Ranked {
             partition.restored = self.shape.updating;
             self.rows += 1;
             self.row_bytes += key.bytes.len() + ROW_OVERHEAD;
-            let entry = Entry { weight, order, written: true, dirty: false, shown: Shown::default() };
+            let column = kept.get(row).copied().unwrap_or(BYTES_ONLY);
+            let entry = Entry { weight, order, number: column, written: true, dirty: false, shown: Shown::default() };
             partition.rows.insert(key.clone(), entry);
             if !self.shape.retract {
                 partition.count(&key, order, weight.unsigned_abs(), true, self.limit);
             }
         }
         self.numbers = numbers;
+        if !kept.is_empty() {
+            self.columns.fill(kept, pick(&input, (0..input.num_rows() as u32).collect())?);
+        }
         Ok(())
     }
 
@@ -353,7 +395,8 @@ impl Operator for Ranked {
     fn usage(&self) -> StateUsage {
         let partitions = self.partitions.capacity() * size_of::<Partition>();
         let pending = (self.dirty.capacity() + self.gone.len() * 2) * size_of::<(u32, RowKey)>();
-        let bytes = self.keys.bytes() + self.life.bytes() + self.row_bytes + partitions + pending;
+        let rows = self.row_bytes + self.columns.bytes();
+        let bytes = self.keys.bytes() + self.life.bytes() + rows + partitions + pending;
         StateUsage { rows: self.rows as u64, bytes: bytes as u64, oldest: self.life.oldest() }
     }
 }

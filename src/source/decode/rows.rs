@@ -23,7 +23,8 @@ pub(super) fn decode(
     let rows = batch.num_rows();
     let place = metadata::split_partition(&decoder.connector, partition);
     let mut letters = decoder.letters(partition);
-    let mut refusals: Vec<Option<Refusal>> = vec![None; rows];
+    // Empty until a row is refused: mostly none is.
+    let mut refusals: Vec<Option<Refusal>> = Vec::new();
     let mut columns = Vec::with_capacity(decoder.columns.len());
     for column in &decoder.columns {
         let (found, array) = match &column.origin {
@@ -39,6 +40,9 @@ pub(super) fn decode(
         };
         judge(column, &found, &array, &mut refusals);
         columns.push(array);
+    }
+    if refusals.is_empty() {
+        return Ok(Decoded { rows: decoder.batch(columns, rows)?, dead: letters.dead, refused: 0 });
     }
     let good: BooleanArray = refusals.iter().map(|refusal| Some(refusal.is_none())).collect();
     for (row, refusal) in refusals.into_iter().enumerate() {
@@ -65,10 +69,11 @@ fn finish(decoder: &Decoder, columns: Vec<ArrayRef>, good: &BooleanArray, letter
 }
 
 /// Notes the rows whose value was lost in conversion, or is null where it may not be.
-fn judge(column: &ColumnDef, found: &ArrayRef, array: &ArrayRef, refusals: &mut [Option<Refusal>]) {
+fn judge(column: &ColumnDef, found: &ArrayRef, array: &ArrayRef, refusals: &mut Vec<Option<Refusal>>) {
     if array.null_count() == 0 || (column.nullable && array.null_count() == found.null_count()) {
         return;
     }
+    refusals.resize(array.len(), None);
     for (row, refusal) in refusals.iter_mut().enumerate() {
         if refusal.is_some() || array.is_valid(row) {
             continue;

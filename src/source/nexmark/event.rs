@@ -94,8 +94,9 @@ impl Story {
     }
 
     fn persons(&self, numbers: impl Iterator<Item = u64>) -> Vec<ArrayRef> {
-        let (mut id, mut time) = (Int64Builder::new(), times());
-        let mut texts: [StringBuilder; 6] = std::array::from_fn(|_| StringBuilder::new());
+        let count = numbers.size_hint().0;
+        let (mut id, mut time) = (Int64Builder::with_capacity(count), times(count));
+        let mut texts = texts(count, [16, 18, 20, 14, 2, 76]);
         let mut scratch = String::new();
         for number in numbers {
             let mut dice = Dice::new(self.seed, number);
@@ -120,9 +121,10 @@ impl Story {
     }
 
     fn auctions(&self, numbers: impl Iterator<Item = u64>) -> Vec<ArrayRef> {
-        let mut numeric: [Int64Builder; 5] = std::array::from_fn(|_| Int64Builder::new());
-        let (mut time, mut expires) = (times(), times());
-        let mut texts: [StringBuilder; 3] = std::array::from_fn(|_| StringBuilder::new());
+        let count = numbers.size_hint().0;
+        let mut numeric: [Int64Builder; 5] = std::array::from_fn(|_| Int64Builder::with_capacity(count));
+        let (mut time, mut expires) = (times(count), times(count));
+        let mut texts = texts(count, [10, 60, 230]);
         for number in numbers {
             let mut dice = Dice::new(self.seed, number);
             let initial = dice.price();
@@ -155,9 +157,10 @@ impl Story {
     }
 
     fn bids(&self, numbers: impl Iterator<Item = u64>) -> Vec<ArrayRef> {
-        let mut numeric: [Int64Builder; 3] = std::array::from_fn(|_| Int64Builder::new());
-        let mut time = times();
-        let mut texts: [StringBuilder; 3] = std::array::from_fn(|_| StringBuilder::new());
+        let count = numbers.size_hint().0;
+        let mut numeric: [Int64Builder; 3] = std::array::from_fn(|_| Int64Builder::with_capacity(count));
+        let mut time = times(count);
+        let mut texts = texts(count, [10, 76, 24]);
         let mut scratch = String::new();
         for number in numbers {
             let mut dice = Dice::new(self.seed, number);
@@ -210,8 +213,13 @@ impl Story {
     }
 }
 
-fn times() -> TimestampMicrosecondBuilder {
-    TimestampMicrosecondBuilder::new().with_data_type(timestamp())
+fn times(count: usize) -> TimestampMicrosecondBuilder {
+    TimestampMicrosecondBuilder::with_capacity(count).with_data_type(timestamp())
+}
+
+/// Columns of so many texts of about so many bytes each.
+fn texts<const N: usize>(count: usize, bytes: [usize; N]) -> [StringBuilder; N] {
+    bytes.map(|bytes| StringBuilder::with_capacity(count, count * bytes))
 }
 
 /// The newest person at event `number`.
