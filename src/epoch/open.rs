@@ -508,17 +508,4 @@ mod tests {
         let plain = weighted(&[1], &[1]).project(&[0]).unwrap();
         assert!(split_weights(&plain).is_err());
     }
-
-    #[test]
-    fn few_rows_of_shards_go_on_as_one_batch_and_many_in_lanes() {
-        let of = |rows: usize| weighted(&vec![1; rows], &vec![1; rows]);
-        let few = in_lanes(vec![vec![of(2)], vec![], vec![of(0), of(3)]]).unwrap();
-        assert_eq!(
-            few.iter().map(|rows| rows.iter().map(RecordBatch::num_rows).collect()).collect::<Vec<Vec<_>>>(),
-            [[5]]
-        );
-        let many = in_lanes(vec![vec![of(SPREAD_ROWS)], vec![of(1)]]).unwrap();
-        assert_eq!(many.iter().map(Vec::len).collect::<Vec<_>>(), [1, 1]);
-        assert!(in_lanes(Vec::new()).unwrap().concat().is_empty());
-    }
 }

@@ -68,30 +68,3 @@ fn step_back() {
         unsafe { setpriority(PRIO_PROCESS, CALLING_THREAD, NICENESS) };
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn work_runs_on_a_thread_of_its_own_and_its_result_is_given_once() {
-        let here = std::thread::current().id();
-        let mut work = Background::start("work", async move { std::thread::current().id() != here }).unwrap();
-        let elsewhere = loop {
-            match work.finished() {
-                Some(result) => break result.unwrap(),
-                None => tokio::task::yield_now().await,
-            }
-        };
-        assert!(elsewhere);
-        assert!(work.finished().is_some_and(|again| again.is_err()));
-        assert_eq!(Background::start("more", async { 7 }).unwrap().result().await.unwrap(), 7);
-    }
-
-    #[tokio::test]
-    async fn work_that_ends_abnormally_says_so() {
-        let work = Background::start("broken", async { std::panic::resume_unwind(Box::new("broken")) });
-        let ended: Result<()> = work.unwrap().result().await;
-        assert!(ended.is_err());
-    }
-}

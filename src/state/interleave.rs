@@ -2,12 +2,13 @@
 //!
 //! As arrow does it, but for booleans: arrow sends those one by one through a builder made for anything.
 
+use std::sync::Arc;
+
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, RecordBatchOptions};
 use arrow::buffer::{BooleanBuffer, NullBuffer};
 use arrow::compute::interleave;
 use arrow::datatypes::DataType;
 use arrow::error::ArrowError;
-use std::sync::Arc;
 
 /// The rows that `picks` name, as (batch, row), in that order. The batches have one schema, and there is at least one.
 pub fn interleave_rows(batches: &[&RecordBatch], picks: &[(usize, usize)]) -> Result<RecordBatch, ArrowError> {
