@@ -51,8 +51,18 @@ fn main() -> Result<()> {
     };
     let rows = argument("--rows").unwrap_or(1_000_000);
     let seconds = argument("--seconds").unwrap_or(20);
+    let live_only = std::env::args().any(|argument| argument == "--live");
     let Some(kafka) = RealKafka::start() else { return Ok(()) };
     let folder = tempfile::tempdir().unwrap();
+    if live_only {
+        let (def, _) = source();
+        let decoder = Decoder::new(&def)?;
+        let chunks = chunks(&lines(4 * CHUNK, None)?).into_iter();
+        let batches: Vec<_> = chunks.map(|chunk| decoder.decode(chunk).unwrap().rows).collect();
+        std::fs::write(folder.path().join("fraud.txt"), model(&batches)?).unwrap();
+        live::live(&kafka, folder.path(), seconds, true);
+        return Ok(());
+    }
     let lines = lines(rows, None)?;
     println!(
         "{rows} transactions, {:.0} bytes each; CPU-seconds per million rows\n",

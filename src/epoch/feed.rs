@@ -19,8 +19,9 @@ use crate::source::chunk::{Chunk, DeadLetter, Decoded, Offsets, PartitionId, Pay
 use crate::source::decode::Decoder;
 use crate::state::OffsetRange;
 
-/// Micro-batches that may wait decoded in front of the dataflow.
-const AHEAD: usize = 2;
+/// Micro-batches that may wait decoded in front of the dataflow. What comes while one waits is gathered by the reader and becomes the
+/// next, so that a dataflow that is behind gets fewer and larger ones.
+const AHEAD: usize = 1;
 
 /// Below this many rows a micro-batch stays in one lane: spreading it would cost more than it saves.
 const SPREAD_ROWS: usize = 8_192;
@@ -166,6 +167,7 @@ struct Work {
 impl Work {
     async fn run(mut self, out: &mpsc::Sender<Said>) -> Result<()> {
         loop {
+            let Ok(place) = out.reserve().await else { return Ok(()) };
             if self.commits.has_changed().unwrap_or(false) {
                 let offsets = self.commits.borrow_and_update().clone();
                 self.reader.committed(&offsets);
@@ -182,9 +184,7 @@ impl Work {
                 Poll::Chunks(chunks) => {
                     let mut fed = decode(self.source, chunks, &self.decoding, self.limits.lanes).await?;
                     fed.open = self.reader.open_partitions();
-                    if out.send(Said::Batch(Box::new(fed))).await.is_err() {
-                        return Ok(());
-                    }
+                    place.send(Said::Batch(Box::new(fed)));
                 }
             }
         }

@@ -20,7 +20,7 @@ use crate::state::{
 };
 
 /// Fewer rows than this are not worth a task per shard.
-const SPREAD_ROWS: usize = 4_096;
+pub(super) const SPREAD_ROWS: usize = 4_096;
 
 /// The operators of a dataflow, with their memory.
 pub struct Memory {

@@ -10,13 +10,13 @@ use std::time::Instant;
 
 use arrow::array::{Array, AsArray, Int64Array};
 use arrow::compute::kernels::cmp::gt;
-use arrow::compute::{filter_record_batch, not};
+use arrow::compute::{concat_batches, filter_record_batch, not};
 use arrow::datatypes::Int64Type;
 use arrow::record_batch::RecordBatch;
 use tokio::sync::Mutex;
 
 use super::feed::Fed;
-use super::memory::Memory;
+use super::memory::{Memory, SPREAD_ROWS};
 use super::sinks::{BranchSink, Sinks, TableSink};
 use crate::delta::{TableWriter, UpsertRows, Violations};
 use crate::error::{Context, Error, Result};
@@ -207,11 +207,15 @@ impl Outputs {
         let inputs: Vec<Vec<RecordBatch>> = node.inputs.iter().map(|stream| of_port(*stream)).collect();
         let watermark = node.sources.iter().map(|source| times[*source]).min().unwrap_or(crate::state::NO_WATERMARK);
         let stepped = memory.step(index, inputs, watermark, now).await?;
-        for (lane, out) in lanes.iter().zip(stepped) {
+        let mut of_shards = Vec::with_capacity(stepped.len());
+        for out in stepped {
             if self.keep_late {
                 self.keep_late_rows(&node.id, out.late)?;
             }
-            lane.fill(node.output, out.rows)?;
+            of_shards.push(out.rows);
+        }
+        for (lane, rows) in lanes.iter().zip(in_lanes(of_shards)?) {
+            lane.fill(node.output, rows)?;
         }
         Ok(())
     }
@@ -316,6 +320,21 @@ impl Outputs {
         }
         Ok(())
     }
+}
+
+/// What shards gave, as rows per lane. A few go on in one lane, as one batch: what every batch and every task costs would be more than
+/// what its rows cost, and where processors are busy each task waits for its turn.
+fn in_lanes(of_shards: Vec<Vec<RecordBatch>>) -> Result<Vec<Vec<RecordBatch>>> {
+    let total: usize = of_shards.iter().flatten().map(RecordBatch::num_rows).sum();
+    if total >= SPREAD_ROWS {
+        return Ok(of_shards);
+    }
+    let rows: Vec<RecordBatch> = of_shards.into_iter().flatten().filter(|rows| rows.num_rows() > 0).collect();
+    if rows.len() < 2 {
+        return Ok(vec![rows]);
+    }
+    let joined = concat_batches(&rows[0].schema(), &rows);
+    Ok(vec![vec![joined.internal(|| "shards of an operator differ in schema".to_owned())?]])
 }
 
 /// Bytes of these very rows: batches may be parts of larger ones.

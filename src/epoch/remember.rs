@@ -3,19 +3,23 @@
 
 use std::collections::VecDeque;
 
+use arrow::record_batch::RecordBatch;
 use tokio::sync::Mutex;
-use tokio::task::JoinHandle;
 
 use super::memory::OperatorChanges;
 use crate::env::Env;
 use crate::error::Result;
-use crate::state::{Compaction, Epoch, OperatorSnapshot, StateStore, StateTable};
+use crate::state::{Background, Compaction, Epoch, OperatorSnapshot, StateChange, StateStore, StateTable};
 
 /// Epochs whose state is kept beside the newest one: a sink may still be behind by one.
 const KEPT_EPOCHS: usize = 4;
 
 /// Files are looked through for what can go after so many epochs.
 const TIDY_EVERY: u64 = 32;
+
+/// Changes of so many rows are written in the background: more of them come with input that is read as fast as it can be, and writing
+/// that steps back for reading would fall ever farther behind.
+const FEW_ROWS: usize = 1 << 16;
 
 /// What a pipeline's operators remember, as files.
 pub struct Remembered {
@@ -28,7 +32,7 @@ pub struct Remembered {
 struct Inner {
     newest: Vec<OperatorSnapshot>,
     older: VecDeque<Vec<OperatorSnapshot>>,
-    compacting: Option<JoinHandle<Vec<Compaction>>>,
+    compacting: Option<Background<Vec<Compaction>>>,
     epochs: u64,
     /// This process has written.
     begun: bool,
@@ -58,7 +62,7 @@ impl Remembered {
         }
         let mut inner = self.inner.lock().await;
         if std::mem::replace(&mut inner.begun, true) {
-            inner.adopt_compactions().await;
+            inner.adopt_compactions();
         } else {
             inner.catch_up(&self.store, &changes, epoch).await;
         }
@@ -66,8 +70,11 @@ impl Remembered {
         let mut tables = Vec::with_capacity(changes.len());
         for OperatorChanges { operator, tables: kept, changes } in changes {
             self.env.failpoint("epoch.before_state").await?;
-            let before = inner.newest.iter().find(|snapshot| snapshot.operator == operator);
-            next.push(self.store.write(&operator, epoch, &kept, before, changes).await?);
+            let before = inner.newest.iter().find(|snapshot| snapshot.operator == operator).cloned();
+            let (store, of) = (self.store.clone(), kept.clone());
+            let few = rows(&changes) <= FEW_ROWS;
+            let write = async move { store.write(&operator, epoch, &of, before.as_ref(), changes).await };
+            next.push(if few { Background::start("weir-state", write)?.result().await?? } else { write.await? });
             tables.push(kept);
         }
         let before = std::mem::replace(&mut inner.newest, next.clone());
@@ -76,20 +83,23 @@ impl Remembered {
             inner.older.pop_front();
         }
         if inner.compacting.is_none() {
-            inner.compacting = Some(self.compact(next.clone(), tables, epoch));
+            inner.compacting = self.compact(next.clone(), tables, epoch);
         }
         Ok(next)
     }
 
-    /// Merges files in the background.
+    /// Merges files in the background, if any are worth it.
     fn compact(
         &self,
         snapshots: Vec<OperatorSnapshot>,
         tables: Vec<Vec<StateTable>>,
         epoch: Epoch,
-    ) -> JoinHandle<Vec<Compaction>> {
+    ) -> Option<Background<Vec<Compaction>>> {
+        if !snapshots.iter().zip(&tables).any(|(snapshot, tables)| snapshot.is_worth_compacting(tables)) {
+            return None;
+        }
         let store = self.store.clone();
-        tokio::spawn(async move {
+        let work = async move {
             let mut done = Vec::new();
             for (snapshot, tables) in snapshots.iter().zip(&tables) {
                 match store.compact(snapshot, tables, epoch).await {
@@ -99,7 +109,9 @@ impl Remembered {
                 }
             }
             done
-        })
+        };
+        let started = Background::start("weir-compaction", work);
+        started.map_err(|error| tracing::warn!(%error, "state was not compacted")).ok()
     }
 
     /// Removes files that no kept epoch names, now and then; called when `epoch` is committed everywhere. Failures are logged.
@@ -117,6 +129,12 @@ impl Remembered {
     }
 }
 
+/// How many rows are to be written.
+fn rows(changes: &[Vec<StateChange>]) -> usize {
+    let batches = changes.iter().flatten().flat_map(|change| change.upserts.iter().chain(&change.deletes));
+    batches.map(RecordBatch::num_rows).sum()
+}
+
 impl Inner {
     /// Merges what earlier processes have left. Runs of a single epoch, one after the other, never see the end of a merge in the background.
     async fn catch_up(&mut self, store: &StateStore, changes: &[OperatorChanges], epoch: Epoch) {
@@ -132,12 +150,10 @@ impl Inner {
     }
 
     /// Puts merged files in the place of those they were made from.
-    async fn adopt_compactions(&mut self) {
-        if !self.compacting.as_ref().is_some_and(JoinHandle::is_finished) {
-            return;
-        }
-        let Some(task) = self.compacting.take() else { return };
-        let compactions = task.await.unwrap_or_else(|error| {
+    fn adopt_compactions(&mut self) {
+        let Some(finished) = self.compacting.as_mut().and_then(Background::finished) else { return };
+        self.compacting = None;
+        let compactions = finished.unwrap_or_else(|error| {
             // The files as they are stay good.
             tracing::warn!(%error, "state was not compacted");
             Vec::new()

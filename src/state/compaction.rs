@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 
-use super::file::{FileReader, FileWriter, Kind};
+use super::file::{Encoding, FileReader, FileWriter, Kind};
 use super::key_group::KEY_GROUPS;
 use super::manifest::Epoch;
 use super::newest::{Newest, Older, alive};
@@ -29,7 +29,7 @@ const FLOOR: u64 = 64 << 10;
 /// A merge takes at least so many files, unless one file is mostly dead.
 const RUN: usize = 4;
 /// Rows merged at a time; bounds the memory of a compaction.
-const ROWS_AT_ONCE: u64 = 1 << 20;
+const ROWS_AT_ONCE: u64 = 1 << 18;
 
 /// Files that became one.
 #[derive(Debug, Clone)]
@@ -73,6 +73,13 @@ impl Compaction {
     }
 }
 
+impl OperatorSnapshot {
+    /// Whether [`StateStore::compact`] would merge any of its files.
+    pub fn is_worth_compacting(&self, tables: &[StateTable]) -> bool {
+        tables.iter().any(|table| self.table(table.name).is_some_and(|stored| choose(stored, table).is_some()))
+    }
+}
+
 impl StateStore {
     /// Merges files of a snapshot where that is worth while; `None` when it is not. `epoch` is the one under way. To be called
     /// one at a time per operator, and the result to be [applied](Compaction::apply) or [dropped](StateStore::discard).
@@ -112,7 +119,7 @@ impl StateStore {
         let rows: u64 = files.iter().map(|file| file.rows + file.deletes).sum();
         let parts = (rows / ROWS_AT_ONCE + 1).min(KEY_GROUPS.into()) as usize;
         let oldest = range.start == 0;
-        let mut writer = self.begin(operator, epoch, table);
+        let mut writer = self.begin(operator, epoch, table, Encoding::InPlace);
         let mut written = Ok(());
         for part in 0..parts {
             let groups = super::groups_of(part, parts);

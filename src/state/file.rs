@@ -11,7 +11,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
+use arrow::array::{Array, RecordBatch};
 use arrow::buffer::Buffer;
 use arrow::datatypes::{Schema, SchemaRef};
 use arrow::ipc::reader::StreamDecoder;
@@ -33,6 +33,8 @@ use crate::error::{Context, Error, Result};
 const WHOLE: u64 = 1 << 20;
 /// Larger objects are uploaded in parts of about this size.
 const PART: usize = 16 << 20;
+/// About what a block takes without rows.
+const SCHEMA_BYTES: usize = 4 << 10;
 /// Blocks that lie side by side are fetched together up to this size.
 const FETCH: u64 = 8 << 20;
 
@@ -83,12 +85,22 @@ struct Footer {
     blocks: Vec<Block>,
 }
 
+/// Where blocks are encoded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Encoding {
+    /// On other threads, so that the one that writes goes on with other files.
+    Aside,
+    /// On the thread that writes.
+    InPlace,
+}
+
 /// Writes one file, block by block; memory is bounded by a part.
 pub(super) struct FileWriter {
     store: Arc<dyn ObjectStore>,
     path: Path,
     operator: String,
     table: StateTable,
+    encoding: Encoding,
     upload: Option<Box<dyn MultipartUpload>>,
     waiting: Vec<Bytes>,
     offset: u64,
@@ -98,12 +110,19 @@ pub(super) struct FileWriter {
 
 impl FileWriter {
     /// Begins the file `path`, which nobody else may write.
-    pub fn new(store: Arc<dyn ObjectStore>, path: Path, operator: &str, table: &StateTable) -> Self {
+    pub fn new(
+        store: Arc<dyn ObjectStore>,
+        path: Path,
+        operator: &str,
+        table: &StateTable,
+        encoding: Encoding,
+    ) -> Self {
         Self {
             store,
             path,
             operator: operator.to_owned(),
             table: table.clone(),
+            encoding,
             upload: None,
             waiting: Vec::new(),
             offset: 0,
@@ -117,13 +136,16 @@ impl FileWriter {
         let (count, times) = (rows.num_rows() as u64, span(&self.table, kind, &rows));
         let schema = block_schema(&self.table, kind);
         let name = self.table.name;
-        let (bytes, checksum) = offload(move || {
+        let work = move || {
             let bytes =
                 encode(&schema, &rows).internal(|| format!("rows of state table `{name}` cannot be encoded"))?;
             let checksum = XxHash64::oneshot(0, &bytes);
             Ok((bytes, checksum))
-        })
-        .await?;
+        };
+        let (bytes, checksum) = match self.encoding {
+            Encoding::Aside => offload(work).await?,
+            Encoding::InPlace => work()?,
+        };
         let size = bytes.len() as u64;
         self.blocks.push(Block { kind, offset: self.offset, bytes: size, rows: count, groups, times, checksum });
         self.append(bytes.into()).await
@@ -221,7 +243,10 @@ pub(super) fn block_schema(table: &StateTable, kind: Kind) -> SchemaRef {
 fn encode(schema: &Schema, rows: &RecordBatch) -> Result<Vec<u8>, arrow::error::ArrowError> {
     let options = IpcWriteOptions::try_new(64, false, MetadataVersion::V5)?
         .try_with_compression(Some(CompressionType::LZ4_FRAME))?;
-    let mut writer = StreamWriter::try_new_with_options(Vec::new(), schema, options)?;
+    // About as large as it becomes: growing step by step would take new memory again and again.
+    let plain: usize = rows.columns().iter().map(|of| of.to_data().get_slice_memory_size().unwrap_or(0)).sum();
+    let room = plain / 2 + SCHEMA_BYTES;
+    let mut writer = StreamWriter::try_new_with_options(Vec::with_capacity(room), schema, options)?;
     writer.write(rows)?;
     writer.finish()?;
     writer.into_inner()

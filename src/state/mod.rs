@@ -2,6 +2,7 @@
 
 mod key_group;
 mod table;
+mod interleave;
 mod keyed;
 mod manifest;
 mod snapshot;
@@ -9,13 +10,16 @@ mod newest;
 mod file;
 mod store;
 mod compaction;
+mod background;
 mod budget;
 mod spill;
 #[cfg(test)]
 mod tests;
 
+pub use background::Background;
 pub use budget::{MemoryBudget, MemoryShare, Pressure};
 pub use compaction::Compaction;
+pub use interleave::interleave_rows;
 pub use key_group::{KEY_GROUPS, groups_of, key_groups, shard_of, split};
 pub use keyed::{KeyIndex, KeyedChanges, KeyedTable};
 pub use manifest::{CommitPermit, Epoch, Manifest, ManifestId, ManifestStore, OffsetRange, SourceTime, TableCommit};

@@ -10,12 +10,13 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::array::{BooleanArray, RecordBatch};
-use arrow::compute::{concat_batches, filter_record_batch, interleave_record_batch};
+use arrow::compute::{concat_batches, filter_record_batch};
 use futures::stream::{self, StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 
-use super::file::{Block, FileReader, FileWriter, Kind, block_schema, damaged};
+use super::file::{Block, Encoding, FileReader, FileWriter, Kind, block_schema, damaged};
+use super::interleave::interleave_rows;
 use super::key_group::{KEY_GROUPS, groups_of};
 use super::manifest::Epoch;
 use super::newest::{Newest, Older};
@@ -100,7 +101,9 @@ impl StateStore {
         if change.is_empty() {
             return Ok((None, change.cutoff));
         }
-        let mut writer = self.begin(operator, epoch, table);
+        let rows: usize = change.upserts.iter().chain(&change.deletes).map(RecordBatch::num_rows).sum();
+        let encoding = if rows <= BLOCK_ROWS { Encoding::InPlace } else { Encoding::Aside };
+        let mut writer = self.begin(operator, epoch, table, encoding);
         let written = async {
             write_rows(&mut writer, table, Kind::Upserts, &change.upserts).await?;
             write_rows(&mut writer, table, Kind::Deletes, &change.deletes).await
@@ -110,11 +113,11 @@ impl StateStore {
     }
 
     /// Begins a file under a name of its own.
-    pub(super) fn begin(&self, operator: &str, epoch: Epoch, table: &StateTable) -> FileWriter {
+    pub(super) fn begin(&self, operator: &str, epoch: Epoch, table: &StateTable, encoding: Encoding) -> FileWriter {
         let id = self.env.random_id();
         let path = Path::from(format!("{operator}/{}/{:020}-{id:016x}.state", table.name, epoch.0));
         self.pending.lock().unwrap_or_else(PoisonError::into_inner).insert(path.to_string());
-        FileWriter::new(Arc::clone(&self.store), path, operator, table)
+        FileWriter::new(Arc::clone(&self.store), path, operator, table, encoding)
     }
 
     /// Ends a file after its blocks were `written`; `None` when there were none.
@@ -326,7 +329,7 @@ pub(super) async fn write_rows(
     let (order, ends) = by_group(&groups, total);
     let most = (total * BLOCK_BYTES / bytes(&batches).max(1)).clamp(WIDE_ROWS, BLOCK_ROWS);
     for (groups, range) in cut(&ends, (total / 32).clamp(SORT_ROWS, BLOCK_ROWS).min(most), most) {
-        let rows = interleave_record_batch(&batches, &order[range]).internal(misfit)?;
+        let rows = interleave_rows(&batches, &order[range]).internal(misfit)?;
         writer.block(kind, groups, rows).await?;
     }
     Ok(())

@@ -4,7 +4,7 @@ use arrow::array::ArrayRef;
 
 use super::bound::{Bound, Shift, seek};
 use super::plan::Plan;
-use super::store::Store;
+use super::store::{Store, TOGETHER};
 use crate::error::Result;
 
 /// Rows that come out, and one frame of each.
@@ -72,6 +72,9 @@ pub(super) fn columns(
 fn positions_of(plan: &Plan, store: &mut Store, keys: &[u32], times: &[i64], positions: &[u32]) -> Vec<Vec<u32>> {
     let mut found: Vec<Vec<u32>> = plan.bounds.iter().map(|_| Vec::with_capacity(keys.len())).collect();
     for (row, (key, time)) in keys.iter().zip(times).enumerate() {
+        if row % TOGETHER == 0 {
+            store.warm_cursors(&keys[row..keys.len().min(row + TOGETHER)]);
+        }
         let (block, position) = (store.block(*key), positions[row] as usize);
         for (index, (bound, found)) in plan.bounds.iter().zip(&mut found).enumerate() {
             let at = match bound {

@@ -291,6 +291,7 @@ impl Rolling {
     /// Drops what is needed no more.
     fn tidy(&mut self, rows: usize) -> Result<()> {
         let needed = self.plan.needed(self.watermark);
+        let from = needed.from;
         for key in self.store.sweep(rows.max(SWEEP), &needed) {
             self.keys.remove(key);
             for (_, function) in &mut self.plan.functions {
@@ -298,7 +299,11 @@ impl Rolling {
             }
         }
         // Rows that must be named are referred to until they are written down.
-        if self.plan.is_counted() { Ok(()) } else { self.store.tidy() }
+        if self.plan.is_counted() {
+            return Ok(());
+        }
+        self.journal.forget(self.plan.keys.len(), from);
+        self.store.tidy()
     }
 }
 

@@ -3,7 +3,7 @@
 //! Table `waiting` has rows that have not come out, whole; table `history` has what is remembered of rows whose time is complete. A
 //! row is written to each at most once. Both shrink by cutoff alone, unless frames count rows: then tombstones name rows.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray, BooleanArray, Int64Array, PrimitiveArray};
@@ -22,7 +22,7 @@ use crate::state::{NO_WATERMARK, StateChange};
 #[derive(Debug, Default)]
 pub(super) struct Journal {
     /// Columns of the history table, and the rows' keys where rows are counted.
-    placed: Vec<(Vec<ArrayRef>, Vec<u32>)>,
+    placed: VecDeque<(Vec<ArrayRef>, Vec<u32>)>,
     /// Rows that have left the waiting table, where that takes a tombstone.
     left: Vec<RecordBatch>,
     /// The waiting table has all rows with a lower sequence.
@@ -32,7 +32,17 @@ pub(super) struct Journal {
 
 impl Journal {
     pub(super) fn placed(&mut self, columns: Vec<ArrayRef>, keys: Vec<u32>) {
-        self.placed.push((columns, keys));
+        self.placed.push_back((columns, keys));
+    }
+
+    /// Lets go of rows before `cutoff`, which will not be written down any more: an epoch may be as long as all input, and see far
+    /// more rows than are remembered at its end. `time` is the column of the history table.
+    pub(super) fn forget(&mut self, time: usize, cutoff: i64) {
+        let is_dead =
+            |(columns, _): &(Vec<ArrayRef>, _)| times(&columns[time]).last().is_none_or(|last| *last < cutoff);
+        while self.placed.front().is_some_and(is_dead) {
+            self.placed.pop_front();
+        }
     }
 
     pub(super) fn left(&mut self, rows: RecordBatch) {
@@ -107,7 +117,7 @@ impl Rolling {
         &mut self,
         table: usize,
         schema: &SchemaRef,
-        placed: Vec<(Vec<ArrayRef>, Vec<u32>)>,
+        placed: VecDeque<(Vec<ArrayRef>, Vec<u32>)>,
     ) -> Result<StateChange> {
         let gone = self.store.take_gone();
         let gone_rows: HashSet<(u32, i64)> = gone.iter().map(|row| (row.key, row.ordinal as i64)).collect();

@@ -8,6 +8,8 @@
 //! Promises: rows of a key are ordered by (time, order of insertion); rows placed by one call keep their slots until the next call.
 //! Leaves to others: what the rows are for, and which are still needed ([`Needed`] says).
 
+use std::hint::black_box;
+
 use super::bound::seek;
 use super::chunks::Chunks;
 use super::column::{Column, Place};
@@ -15,6 +17,10 @@ use super::plan::Keep;
 
 /// The smallest block has two slots.
 const SMALLEST: u8 = 1;
+
+/// Keys whose memory is fetched together. Rows come in the order of time, so each is of another key, far from the last one's:
+/// searches that wait for memory one by one spend most of their time so.
+pub(super) const TOGETHER: usize = 64;
 
 /// The rows of one key.
 #[derive(Debug, Clone, Copy, Default)]
@@ -174,6 +180,32 @@ impl Store {
         found
     }
 
+    /// Reads where the searches of these keys will begin. Nothing is decided on what is read, so the processor need not wait for
+    /// one key before it asks for the next.
+    pub(super) fn warm_cursors(&self, keys: &[u32]) {
+        let mut seen = 0;
+        for key in keys {
+            let block = self.blocks[*key as usize];
+            for cursor in &self.cursors[*key as usize * self.bounds..][..self.bounds] {
+                let hint = cursor.wrapping_sub(block.gone as u32).min(block.len.saturating_sub(1));
+                seen ^= self.times.get(block.first() + hint as usize).copied().unwrap_or_default();
+            }
+        }
+        black_box(seen);
+    }
+
+    /// Reads the oldest and the newest times of these keys, as [`Store::warm_cursors`] does.
+    fn warm_ends(&self, keys: impl Iterator<Item = u32>) {
+        let mut seen = 0;
+        for key in keys {
+            let block = self.blocks[key as usize];
+            for slot in [block.first(), block.end()] {
+                seen ^= self.times.get(slot).copied().unwrap_or_default();
+            }
+        }
+        black_box(seen);
+    }
+
     /// Makes room in the tables for keys up to `keys`.
     pub(super) fn know(&mut self, keys: usize) {
         if self.blocks.len() < keys {
@@ -200,9 +232,12 @@ impl Store {
             block.incoming += 1;
         }
         let touched = std::mem::take(&mut self.touched);
-        for key in &touched {
-            self.retire(*key, needed);
-            self.reserve(*key);
+        for keys in touched.chunks(TOGETHER) {
+            self.warm_ends(keys.iter().copied());
+            for key in keys {
+                self.retire(*key, needed);
+                self.reserve(*key);
+            }
         }
         let mut places = Vec::with_capacity(keys.len());
         let mut ordinals = Vec::with_capacity(keys.len());
@@ -349,7 +384,11 @@ impl Store {
     /// Retires rows of the next `count` keys, in turn, and gives back what they hold too much. Returns the keys without rows.
     pub(super) fn sweep(&mut self, count: usize, needed: &Needed) -> Vec<u32> {
         let mut empty = Vec::new();
-        for _ in 0..count.min(self.blocks.len()) {
+        for number in 0..count.min(self.blocks.len()) {
+            if number % TOGETHER == 0 {
+                let next = (self.swept + 1..self.blocks.len()).take(TOGETHER.min(count - number));
+                self.warm_ends(next.map(|key| key as u32));
+            }
             self.swept = if self.swept + 1 >= self.blocks.len() { 0 } else { self.swept + 1 };
             let key = self.swept as u32;
             if self.blocks[self.swept].class == 0 {

@@ -8,11 +8,12 @@
 use std::collections::BTreeMap;
 
 use arrow::array::{ArrayRef, AsArray, UInt64Array};
-use arrow::compute::{concat_batches, interleave_record_batch, take_record_batch};
+use arrow::compute::{concat_batches, take_record_batch};
 use arrow::datatypes::{Int64Type, TimestampMicrosecondType};
 use arrow::record_batch::RecordBatch;
 
 use crate::error::{Context, Error, Result};
+use crate::state::interleave_rows;
 
 /// Batches with fewer rows are not worth rewriting.
 const SMALL: usize = 512;
@@ -219,7 +220,7 @@ impl Waiting {
         let neighbours = |one: &(usize, usize), next: &(usize, usize)| one.0 == next.0 && one.1 + 1 == next.1;
         let parts = 1 + picks.windows(2).filter(|pair| !neighbours(&pair[0], &pair[1])).count();
         if parts > 1 && parts * LONG > picks.len() {
-            return interleave_record_batch(&batches, picks).internal(failed);
+            return interleave_rows(&batches, picks).internal(failed);
         }
         let parts = picks.chunk_by(neighbours);
         let mut parts: Vec<_> = parts.map(|part| batches[part[0].0].slice(part[0].1, part.len())).collect();

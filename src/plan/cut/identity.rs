@@ -8,7 +8,8 @@ use std::fmt::Write;
 use std::sync::Arc;
 
 use datafusion::common::tree_node::{Transformed, TreeNode};
-use datafusion::logical_expr::{Expr, LogicalPlan, Projection, TableScan};
+use datafusion::logical_expr::logical_plan::TableScanBuilder;
+use datafusion::logical_expr::{Expr, LogicalPlan, Projection};
 use datafusion::optimizer::optimize_projections::OptimizeProjections;
 use datafusion::optimizer::{Optimizer, OptimizerContext};
 
@@ -95,7 +96,8 @@ fn in_order(plan: LogicalPlan) -> Result<LogicalPlan> {
                 let fields = scan.source.schema();
                 let mut columns = scan.projection.unwrap_or_else(|| (0..fields.fields().len()).collect());
                 columns.sort_by_key(|&column| fields.field(column).name().clone());
-                let scan = TableScan::try_new(scan.table_name, scan.source, Some(columns), scan.filters, scan.fetch)?;
+                let builder = TableScanBuilder::new(scan.table_name, scan.source).with_projection(Some(columns));
+                let scan = builder.with_filters(scan.filters).with_fetch(scan.fetch).build()?;
                 LogicalPlan::TableScan(scan)
             }
             LogicalPlan::Projection(Projection { mut expr, input, .. }) => {

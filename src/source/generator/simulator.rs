@@ -83,7 +83,8 @@ impl Simulator {
 
     fn transactions(&self, day: u64) -> Vec<Transaction> {
         let mut transactions = self.genuine(day);
-        transactions.sort_by_key(|transaction| (transaction.millis, transaction.customer));
+        // They are in the order of customers, which this sort keeps where times are equal.
+        transactions.sort_by_key(|transaction| transaction.millis);
         self.commit_fraud(day, &mut transactions);
         transactions
     }
@@ -205,37 +206,38 @@ fn in_cents(amount: f64) -> f64 {
     (amount * 100.0).round() / 100.0
 }
 
-/// Writes names into one buffer.
+/// The last name written, at the end of a buffer.
 #[derive(Debug, Default)]
-struct Names(String);
+struct Names([u8; 32]);
 
 impl Names {
-    /// `prefix` and `number` with at least `width` digits.
+    /// `prefix`, of at most 12 bytes, and `number` with at least `width` digits.
     fn write(&mut self, prefix: &str, number: u64, width: usize) -> &str {
-        let mut digits = [b'0'; 20];
-        let mut rest = number;
-        let mut at = digits.len();
-        while rest > 0 {
+        let (mut at, mut rest) = (self.0.len(), number);
+        let padded = at - width;
+        while rest > 0 || at > padded {
             at -= 1;
-            digits[at] += (rest % 10) as u8;
+            self.0[at] = b'0' + (rest % 10) as u8;
             rest /= 10;
         }
-        self.0.clear();
-        self.0.push_str(prefix);
-        self.0.extend(digits[at.min(digits.len() - width)..].iter().map(|digit| char::from(*digit)));
-        &self.0
+        let start = at - prefix.len();
+        self.0[start..at].copy_from_slice(prefix.as_bytes());
+        std::str::from_utf8(&self.0[start..]).unwrap_or_default()
     }
 
     /// The name of a grid cell, as `x42y17`.
     fn cell(&mut self, [x, y]: [u8; 2]) -> &str {
-        self.0.clear();
-        for (axis, value) in [('x', x), ('y', y)] {
-            self.0.push(axis);
+        let mut at = self.0.len();
+        for (axis, value) in [(b'y', y), (b'x', x)] {
+            at -= 1;
+            self.0[at] = b'0' + value % 10;
             if value >= 10 {
-                self.0.push(char::from(b'0' + value / 10));
+                at -= 1;
+                self.0[at] = b'0' + value / 10;
             }
-            self.0.push(char::from(b'0' + value % 10));
+            at -= 1;
+            self.0[at] = axis;
         }
-        &self.0
+        std::str::from_utf8(&self.0[at..]).unwrap_or_default()
     }
 }
