@@ -168,7 +168,6 @@ mod tests {
             ("ts", Some(1), 8_900_000),
             ("ts - INTERVAL '5 seconds'", Some(1), 3_900_000),
             ("plain - INTERVAL '1 day'", Some(2), 8_900_000 - 86_400_000_000),
-            ("arrow_cast(ts, 'Timestamp(Second, Some(\"UTC\"))')", None, 8_000_000),
             ("ts - INTERVAL '1 month'", None, 8_900_000 - 31 * 86_400_000_000),
             ("date_trunc('second', ts)", None, 8_000_000),
             ("to_timestamp(n)", None, 9_000_000),
