@@ -27,6 +27,9 @@ CREATE PIPELINE p WITH (trigger = 'continuous', max_rows_per_micro_batch = 200) 
 END;
 ";
 
+/// Bytes that an index keeps of keys that are gone before it is worth sweeping, with the room that its vectors have doubled into.
+const UNSWEPT: f64 = 192.0 * 1024.0;
+
 /// Files for an hour of event time.
 const HOUR: u64 = 36_000 / PER_FILE;
 
@@ -97,7 +100,7 @@ fn an_hour_of_event_time_leaves_memory_where_it_was_after_half_of_it() {
     for (operator, (rows, bytes)) in half {
         let (more_rows, more_bytes) = whole[&operator];
         assert!(rows > 30.0 && more_rows <= rows * 1.15, "{operator}: {rows} rows became {more_rows}");
-        assert!(more_bytes <= bytes * 1.3, "{operator}: {bytes} bytes became {more_bytes}");
+        assert!(more_bytes <= bytes * 1.3 + UNSWEPT, "{operator}: {bytes} bytes became {more_bytes}");
     }
 }
 
