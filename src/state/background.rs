@@ -60,7 +60,7 @@ fn step_back() {
         const PRIO_PROCESS: c_int = 0;
         const CALLING_THREAD: c_uint = 0;
         const NICENESS: c_int = 10;
-        // Of the C library that the standard library brings; a crate for one call would make everything be compiled anew.
+        // Of the C library that the standard library links.
         unsafe extern "C" {
             fn setpriority(which: c_int, who: c_uint, priority: c_int) -> c_int;
         }
