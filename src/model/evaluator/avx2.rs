@@ -1,28 +1,113 @@
 //! The AVX2 form of [`super::ranks`].
 
 use std::arch::x86_64::{
-    __m256d, _CMP_LT_OQ, _mm_add_epi64, _mm_cvtsi128_si64, _mm_unpackhi_epi64, _mm256_add_epi64, _mm256_castpd_si256,
-    _mm256_castsi256_si128, _mm256_cmp_pd, _mm256_extracti128_si256, _mm256_loadu_pd, _mm256_set1_pd,
-    _mm256_setzero_si256, _mm256_storeu_si256, _mm256_sub_epi64,
+    __m128i, __m256d, __m256i, _CMP_LE_OQ, _CMP_LT_OQ, _CMP_UNORD_Q, _mm_add_epi64, _mm_blendv_epi8, _mm_cvtsi128_si64,
+    _mm_packs_epi16, _mm_set1_epi8, _mm_setr_epi8, _mm_shuffle_epi8, _mm_storeu_si128, _mm_unpackhi_epi64,
+    _mm256_and_pd, _mm256_andnot_pd, _mm256_castpd_si256, _mm256_castps_si256, _mm256_castsi256_pd,
+    _mm256_castsi256_ps, _mm256_castsi256_si128, _mm256_cmp_pd, _mm256_extracti128_si256, _mm256_loadu_pd,
+    _mm256_or_si256, _mm256_packs_epi32, _mm256_set1_epi64x, _mm256_set1_pd, _mm256_setzero_pd, _mm256_setzero_si256,
+    _mm256_shuffle_ps, _mm256_sub_epi64, _mm256_testz_si256,
 };
 
-use super::Batch;
-use super::layout::{Layout, RankedFeature};
-use super::ranks::{BLOCK, rank_block_with, rank_row_with, search_bytes};
+use super::layout::{Layout, RankColumn, RankedFeature};
+use super::ranks::{BLOCK, rank_feature_with, rank_row_with, rank_sets, search_bytes};
+use super::{Batch, Column};
+use crate::model::forest::ZERO_THRESHOLD;
 
 /// Up to this many thresholds are compared one after another.
-const FEW_THRESHOLDS: usize = 16;
+const FEW_THRESHOLDS: usize = 32;
+/// Values compared side by side.
+const SIDE: usize = 16;
 
 /// Ranks a block of rows; see [`super::ranks::rank_block`].
 #[target_feature(enable = "avx2")]
 pub(super) fn rank_block(layout: &Layout, batch: &Batch<'_>, start: usize, rows: usize, block: &mut [u8]) {
-    rank_block_with(layout, batch, start, rows, block, |feature, values, rows| {
-        if feature.count <= FEW_THRESHOLDS {
-            count_by_threshold(&feature.thresholds[..feature.count], values, rows)
-        } else {
-            search_bytes(feature, values, rows)
+    for feature in &layout.features {
+        let values = &batch.columns()[feature.feature];
+        match feature.columns.as_slice() {
+            [column] if feature.count <= FEW_THRESHOLDS => {
+                let target = &mut block[column.index * BLOCK..][..BLOCK];
+                rank_few(&feature.thresholds[..feature.count], column, values, start, rows, target);
+            }
+            _ => rank_feature_with(feature, values, start, rows, block, search_bytes),
         }
-    });
+    }
+    rank_sets(layout, batch, start, rows, block);
+}
+
+/// Ranks a feature of few thresholds and one column: every value is compared with every threshold.
+#[target_feature(enable = "avx2")]
+fn rank_few(
+    thresholds: &[f64],
+    column: &RankColumn,
+    values: &Column<'_>,
+    start: usize,
+    rows: usize,
+    target: &mut [u8],
+) {
+    for (index, target) in target.as_chunks_mut::<SIDE>().0.iter_mut().take(rows.div_ceil(SIDE)).enumerate() {
+        let first = start + index * SIDE;
+        match values.plain_from(first).and_then(<[f64]>::first_chunk) {
+            Some(values) => rank_side(thresholds, column, values, target),
+            None => {
+                let mut copy = [0.0; SIDE];
+                values.copy_to(first, &mut copy[..SIDE.min(rows - index * SIDE)]);
+                rank_side(thresholds, column, &copy, target);
+            }
+        }
+    }
+}
+
+/// Ranks 16 values by comparing all of them with one threshold after another.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn rank_side(thresholds: &[f64], column: &RankColumn, values: &[f64; SIDE], target: &mut [u8; SIDE]) {
+    // Loops, not closures: what a closure calls is not compiled for AVX2 unless it happens to be inlined.
+    let magnitude = _mm256_castsi256_pd(_mm256_set1_epi64x(i64::MAX));
+    let tiny = _mm256_set1_pd(ZERO_THRESHOLD);
+    let mut fours = [_mm256_setzero_pd(); 4];
+    let mut zeros = [_mm256_setzero_si256(); 4];
+    let mut nans = [_mm256_setzero_si256(); 4];
+    for piece in 0..4 {
+        // SAFETY: each of the four pieces has four doubles.
+        let four = unsafe { _mm256_loadu_pd(values[piece * 4..].as_ptr()) };
+        let zero = _mm256_cmp_pd::<_CMP_LE_OQ>(_mm256_and_pd(four, magnitude), tiny);
+        fours[piece] = _mm256_andnot_pd(zero, four);
+        zeros[piece] = _mm256_castpd_si256(zero);
+        nans[piece] = _mm256_castpd_si256(_mm256_cmp_pd::<_CMP_UNORD_Q>(four, four));
+    }
+    let mut below = [_mm256_setzero_si256(); 4];
+    for &threshold in thresholds {
+        let threshold = _mm256_set1_pd(threshold);
+        for piece in 0..4 {
+            // A comparison that holds is -1.
+            let holds = _mm256_castpd_si256(_mm256_cmp_pd::<_CMP_LT_OQ>(threshold, fours[piece]));
+            below[piece] = _mm256_sub_epi64(below[piece], holds);
+        }
+    }
+    let mut ranks = bytes(below);
+    let any = _mm256_or_si256(_mm256_or_si256(nans[0], nans[1]), _mm256_or_si256(nans[2], nans[3]));
+    if _mm256_testz_si256(any, any) == 0 {
+        ranks = _mm_blendv_epi8(ranks, _mm_set1_epi8(column.nan as i8), bytes(nans));
+    }
+    if let Some(zero) = column.zero {
+        ranks = _mm_blendv_epi8(ranks, _mm_set1_epi8(zero as i8), bytes(zeros));
+    }
+    // SAFETY: the target has 16 bytes.
+    unsafe { _mm_storeu_si128(target.as_mut_ptr().cast(), ranks) }
+}
+
+/// Sixteen numbers of -128 to 127 as bytes.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn bytes(numbers: [__m256i; 4]) -> __m128i {
+    let (a, b) = (_mm256_castsi256_ps(numbers[0]), _mm256_castsi256_ps(numbers[1]));
+    let (c, d) = (_mm256_castsi256_ps(numbers[2]), _mm256_castsi256_ps(numbers[3]));
+    // The low halves, then 16 bits of each: the first two of each four in the lower lane, the others in the upper.
+    let (ab, cd) = (_mm256_shuffle_ps::<0x88>(a, b), _mm256_shuffle_ps::<0x88>(c, d));
+    let words = _mm256_packs_epi32(_mm256_castps_si256(ab), _mm256_castps_si256(cd));
+    let bytes = _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));
+    _mm_shuffle_epi8(bytes, _mm_setr_epi8(0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15))
 }
 
 /// Ranks one row; see [`super::ranks::rank_row`].
@@ -54,35 +139,4 @@ fn count_below(thresholds: &[f64; 16], value: __m256d) -> usize {
     }
     let two = _mm_add_epi64(_mm256_castsi256_si128(below), _mm256_extracti128_si256::<1>(below));
     _mm_cvtsi128_si64(_mm_add_epi64(two, _mm_unpackhi_epi64(two, two))) as usize
-}
-
-/// Compares all values with one threshold after another.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn count_by_threshold(thresholds: &[f64], values: &[f64; BLOCK], rows: usize) -> [u8; BLOCK] {
-    let mut bytes = [0; BLOCK];
-    let pieces = values.as_chunks::<16>().0.iter().zip(bytes.as_chunks_mut::<16>().0);
-    for (values, bytes) in pieces.take(rows.div_ceil(16)) {
-        let values: [__m256d; 4] = std::array::from_fn(|piece| {
-            // SAFETY: each of the four pieces has four doubles.
-            unsafe { _mm256_loadu_pd(values[piece * 4..].as_ptr()) }
-        });
-        let mut counts = [_mm256_setzero_si256(); 4];
-        for &threshold in thresholds {
-            let threshold = _mm256_set1_pd(threshold);
-            for (count, values) in counts.iter_mut().zip(values) {
-                let above = _mm256_castpd_si256(_mm256_cmp_pd::<_CMP_LT_OQ>(threshold, values));
-                *count = _mm256_add_epi64(*count, above);
-            }
-        }
-        let mut numbers = [0_i64; 16];
-        for (numbers, count) in numbers.as_chunks_mut::<4>().0.iter_mut().zip(counts) {
-            // SAFETY: a chunk has four numbers.
-            unsafe { _mm256_storeu_si256(numbers.as_mut_ptr().cast(), count) };
-        }
-        for (byte, number) in bytes.iter_mut().zip(numbers) {
-            *byte = number.unsigned_abs() as u8;
-        }
-    }
-    bytes
 }

@@ -32,6 +32,7 @@ use std::fmt;
 
 use arrow::array::{Array, Float64Array};
 use arrow::buffer::NullBuffer;
+use arrow::util::bit_chunk_iterator::BitChunks;
 
 use crate::error::{Error, Result};
 
@@ -84,15 +85,25 @@ impl<'a> Column<'a> {
         Self { values, nulls: None }
     }
 
+    /// The values from `start` on when none of them can be null.
+    #[inline]
+    pub(super) fn plain_from(&self, start: usize) -> Option<&'a [f64]> {
+        self.nulls.is_none().then(|| &self.values[start..])
+    }
+
     /// Copies the rows from `start` on into `target`, nulls as NaN.
     #[inline]
     pub(super) fn copy_to(&self, start: usize, target: &mut [f64]) {
         let source = &self.values[start..start + target.len()];
         target.copy_from_slice(source);
         if let Some(nulls) = self.nulls {
-            for (offset, value) in target.iter_mut().enumerate() {
-                if nulls.is_null(start + offset) {
-                    *value = f64::NAN;
+            let words = BitChunks::new(nulls.buffer(), nulls.offset() + start, target.len()).iter_padded();
+            for (valid, values) in words.zip(target.chunks_mut(64)) {
+                if valid.count_ones() as usize == values.len() {
+                    continue;
+                }
+                for (offset, value) in values.iter_mut().enumerate() {
+                    *value = if valid >> offset & 1 == 1 { *value } else { f64::NAN };
                 }
             }
         }

@@ -33,25 +33,43 @@ pub(super) fn rank_block_with(
     search: impl Fn(&RankedFeature, &[f64; BLOCK], usize) -> [u8; BLOCK],
 ) {
     for feature in &layout.features {
-        let values = Values::load(&batch.columns()[feature.feature], start, rows);
-        if feature.count <= 255 {
-            let ranks = search(feature, &values.values, rows);
-            for column in &feature.columns {
-                let target = &mut block[column.index * BLOCK..][..BLOCK];
-                target.copy_from_slice(&ranks);
-                values.substitute(column.nan, column.zero, target);
+        rank_feature_with(feature, &batch.columns()[feature.feature], start, rows, block, &search);
+    }
+    rank_sets(layout, batch, start, rows, block);
+}
+
+/// Ranks one feature's values into its columns of `block`.
+#[inline(always)]
+pub(super) fn rank_feature_with(
+    feature: &RankedFeature,
+    column: &Column<'_>,
+    start: usize,
+    rows: usize,
+    block: &mut [u8],
+    search: impl Fn(&RankedFeature, &[f64; BLOCK], usize) -> [u8; BLOCK],
+) {
+    let values = Values::load(column, start, rows);
+    if feature.count <= 255 {
+        let ranks = search(feature, &values.values, rows);
+        for column in &feature.columns {
+            let target = &mut block[column.index * BLOCK..][..BLOCK];
+            target.copy_from_slice(&ranks);
+            values.substitute(column.nan, column.zero, target);
+        }
+    } else {
+        let ranks = search_wide(&feature.thresholds, &values.values);
+        for column in &feature.columns {
+            let target = &mut block[column.index * BLOCK..][..BLOCK];
+            for (target, &rank) in target.iter_mut().zip(&ranks) {
+                *target = rank.saturating_sub(column.base).min(255) as u8;
             }
-        } else {
-            let ranks = search_wide(&feature.thresholds, &values.values);
-            for column in &feature.columns {
-                let target = &mut block[column.index * BLOCK..][..BLOCK];
-                for (target, &rank) in target.iter_mut().zip(&ranks) {
-                    *target = rank.saturating_sub(column.base).min(255) as u8;
-                }
-                values.substitute(column.nan, column.zero, target);
-            }
+            values.substitute(column.nan, column.zero, target);
         }
     }
+}
+
+/// Ranks what categorical splits look at.
+pub(super) fn rank_sets(layout: &Layout, batch: &Batch<'_>, start: usize, rows: usize, block: &mut [u8]) {
     for set in &layout.sets {
         rank_set(set, &batch.columns()[set.feature], start, rows, block);
     }
