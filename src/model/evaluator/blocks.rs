@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::aligned::Aligned;
 use super::kernel::{Kernel, Masks, TreeView};
 use super::layout::{LaidTree, Layout};
 use super::ranks::BLOCK;
@@ -29,12 +30,12 @@ pub struct Blocks {
 
 /// Working memory of one thread.
 struct Scratch {
-    ranks: Vec<u8>,
+    ranks: Aligned<u8>,
     /// By output, then by row of the tile.
-    sums: Vec<f64>,
+    sums: Aligned<f64>,
     masks: Masks,
     /// The ranks of a single row.
-    row: Vec<u8>,
+    row: Aligned<u8>,
 }
 
 impl Blocks {
@@ -46,10 +47,10 @@ impl Blocks {
     fn scratch(&self) -> Scratch {
         let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
         idle.unwrap_or_else(|| Scratch {
-            ranks: vec![0; TILE * self.layout.columns.max(1)],
-            sums: vec![0.0; TILE * self.layout.outputs],
+            ranks: Aligned::new(TILE * self.layout.columns.max(1)),
+            sums: Aligned::new(TILE * self.layout.outputs),
             masks: Masks::default(),
-            row: vec![0; self.layout.columns.max(ROOM)],
+            row: Aligned::new(self.layout.columns.max(ROOM)),
         })
     }
 

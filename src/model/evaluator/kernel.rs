@@ -23,9 +23,13 @@ pub(super) struct TreeView<'a> {
     pub leaves: &'a [f64],
 }
 
+/// A byte per row and slot, each slot in one cache line.
+#[repr(align(64))]
+struct ByteMasks([[u8; BLOCK]; 256]);
+
 /// Room for the masks of rows that wait for a node, by slot.
 pub(super) struct Masks {
-    bytes: Box<[[u8; BLOCK]; 256]>,
+    bytes: Box<ByteMasks>,
     #[cfg(target_arch = "x86_64")]
     bits: Box<[[u64; 2]; 256]>,
 }
@@ -33,7 +37,7 @@ pub(super) struct Masks {
 impl Default for Masks {
     fn default() -> Self {
         Self {
-            bytes: Box::new([[0; BLOCK]; 256]),
+            bytes: Box::new(ByteMasks([[0; BLOCK]; 256])),
             #[cfg(target_arch = "x86_64")]
             bits: Box::new([[0; 2]; 256]),
         }
@@ -144,7 +148,7 @@ fn avx2(tree: TreeView<'_>, ranks: &[u8], columns: usize, sums: &mut [f64], mask
 #[inline(always)]
 fn portable(tree: TreeView<'_>, ranks: &[u8], columns: usize, sums: &mut [f64], masks: &mut Masks) {
     for (ranks, sums) in ranks.chunks_exact(columns * BLOCK).zip(sums.as_chunks_mut::<BLOCK>().0) {
-        let leaves = leaf_numbers(tree.steps, ranks.as_chunks().0, &mut masks.bytes);
+        let leaves = leaf_numbers(tree.steps, ranks.as_chunks().0, &mut masks.bytes.0);
         add_leaves(tree.leaves, &leaves, sums);
     }
 }

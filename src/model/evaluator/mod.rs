@@ -7,6 +7,7 @@
 //! batch into bytes, `kernel` evaluates trees on blocks of rows and `rows` on single rows; `choice` measures which is
 //! fastest on a model.
 
+mod aligned;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
