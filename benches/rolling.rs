@@ -98,6 +98,7 @@ fn spec(input: &SchemaRef, key: usize, value: usize, frames: &[(i32, i32)], emit
         functions,
         emit,
         ttl: None,
+        shown: None,
         output: Arc::new(Schema::new(fields)),
     }
 }

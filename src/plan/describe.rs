@@ -183,6 +183,9 @@ fn rolling(spec: &RollingSpec) -> Facts {
         RollingEmit::OnArrival => "a row at once, from the rows known so far",
     };
     facts.push(("state", "rows within the widest frame".to_owned()));
+    if let Some(shown) = &spec.shown {
+        facts.push(("shows", format!("rows where {shown}; the others only count")));
+    }
     facts.push(("emits", emits.to_owned()));
     let unreachable = "rows that no frame reaches any more";
     let evicts = spec.ttl.map_or_else(

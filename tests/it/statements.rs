@@ -75,6 +75,34 @@ fn explain_answers_the_explains_of_a_file() {
 }
 
 #[test]
+fn a_filter_over_a_rolling_window_spares_the_rows_that_it_leaves_out_and_no_others() {
+    let weir = Weir::new();
+    let window =
+        "count(*) OVER (PARTITION BY user_id ORDER BY ts RANGE BETWEEN INTERVAL '1 day' PRECEDING AND CURRENT ROW)";
+    weir.write(
+        "counts.sql",
+        &format!(
+            "CREATE SOURCE t (WATERMARK FOR ts AS ts) WITH (connector = 'generator', days = '3', customers = '20', terminals = '40');
+             CREATE TABLE counts (id STRING, n BIGINT) USING DELTA;
+             CREATE TABLE some_counts (id STRING, n BIGINT) USING DELTA;
+             CREATE PIPELINE all_rows AS BEGIN INSERT INTO counts SELECT transaction_id, {window} FROM t; END;
+             CREATE PIPELINE some_rows AS BEGIN
+               INSERT INTO some_counts
+               SELECT transaction_id, n FROM (SELECT transaction_id, amount, {window} AS n FROM t) WHERE amount > 50 AND n > 1;
+             END;",
+        ),
+    );
+    let explained = weir.succeed(&["explain", "counts.sql"]);
+    let shows: Vec<_> = explained.lines().filter(|line| line.trim_start().starts_with("shows")).collect();
+    assert_eq!(shows.len(), 1, "{explained}");
+    assert!(shows[0].contains("rows where amount@") && !shows[0].contains("> 1;"), "{shows:?}");
+    weir.succeed(&["run", "counts.sql", "--trigger", "available now"]);
+    let some = weir.number("SELECT count(*) FROM some_counts");
+    assert!(0 < some && some < weir.number("SELECT count(*) FROM counts WHERE n > 1"));
+    assert_eq!(weir.number("SELECT count(*) FROM some_counts s JOIN counts c USING (id) WHERE s.n = c.n"), some);
+}
+
+#[test]
 fn query_knows_the_files_it_is_given_and_shows_errors_at_their_place() {
     let weir = with_pipeline("");
     let shown = weir.succeed(&["query", "--file", "clicks.sql", "--format", "csv", "SHOW SOURCES"]);

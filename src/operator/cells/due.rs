@@ -129,7 +129,16 @@ fn frames(emit: RollingEmit, frame: &WindowFrame) -> Result<Box<dyn Operator>> {
     let last = RollingKind::LastValue { column: 2, ignore_nulls: false };
     let functions = [first, last].map(|function| RollingFunction { function, frame: frame.clone() }).to_vec();
     let output = schema(&[("first", DataType::Int64), ("last", DataType::Int64)]);
-    rolling(RollingSpec { input: schema(&[]), keys: vec![0], time: TIME, functions, emit, ttl: Some(80), output })
+    rolling(RollingSpec {
+        input: schema(&[]),
+        keys: vec![0],
+        time: TIME,
+        functions,
+        emit,
+        ttl: Some(80),
+        shown: None,
+        output,
+    })
 }
 
 fn joins(join_type: JoinType, bounded: bool) -> Result<Box<dyn Operator>> {

@@ -40,6 +40,16 @@ pub(super) trait Function: Send {
     }
 }
 
+/// Tells the functions of rows that were placed before others.
+pub(super) fn squeeze(plan: &mut Plan, store: &mut Store) {
+    let squeezed = std::mem::take(&mut store.squeezed);
+    for (_, function) in &mut plan.functions {
+        for (key, ordinal) in &squeezed {
+            function.squeezed(*key, *ordinal);
+        }
+    }
+}
+
 /// All functions' columns, for rows given by key, time and position among the key's rows.
 pub(super) fn columns(
     plan: &mut Plan,
@@ -48,12 +58,7 @@ pub(super) fn columns(
     times: &[i64],
     positions: &[u32],
 ) -> Result<Vec<ArrayRef>> {
-    let squeezed = std::mem::take(&mut store.squeezed);
-    for (_, function) in &mut plan.functions {
-        for (key, ordinal) in &squeezed {
-            function.squeezed(*key, *ordinal);
-        }
-    }
+    squeeze(plan, store);
     let firsts: Vec<u32> = keys.iter().map(|key| store.block(*key).first() as u32).collect();
     let bounds = positions_of(plan, store, keys, times, positions);
     let frames: Vec<_> = plan

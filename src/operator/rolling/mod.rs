@@ -10,6 +10,7 @@
 //! A row that is late comes out at once (or when the rows after it that its frames reach are complete), computed from what is
 //! remembered; rows already out stay as they are, later ones count it. On arrival: all rows of a step become known first, then each
 //! comes out, in order of (time, arrival), computed from all that is known. Rows without a time have no place: they are late.
+//! Rows that the query above leaves out whatever the functions say count for others, and nothing is computed for them.
 //!
 //! Leaves to others: deciding that a frame without an end, or without beginning and TTL, shall not be run.
 
@@ -30,7 +31,7 @@ mod waiting;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, Int64Array, UInt64Array};
+use arrow::array::{Array, ArrayRef, BooleanArray, Int64Array, UInt64Array, as_boolean_array};
 use arrow::compute::{concat_batches, filter_record_batch, is_not_null, is_null, take_record_batch};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
@@ -254,8 +255,31 @@ impl Rolling {
         positions
     }
 
-    /// Rows with their functions.
+    /// The rows that are to be shown, with their functions.
     fn output(&mut self, rows: &RecordBatch, keys: &[u32], positions: &[u32]) -> Result<RecordBatch> {
+        let Some(hidden) = self.hidden(rows)? else { return self.with_functions(rows, keys, positions) };
+        let shown = |values: &[u32]| -> Vec<u32> {
+            values.iter().zip(&hidden).filter(|(_, hidden)| !**hidden).map(|(value, _)| *value).collect()
+        };
+        if !hidden.contains(&false) {
+            evaluate::squeeze(&mut self.plan, &mut self.store);
+            return Ok(RecordBatch::new_empty(Arc::clone(&self.plan.output)));
+        }
+        let mask: BooleanArray = hidden.iter().map(|hidden| Some(!hidden)).collect();
+        let rows = filter_record_batch(rows, &mask).internal(|| "rows cannot be left out".to_owned())?;
+        self.with_functions(&rows, &shown(keys), &shown(positions))
+    }
+
+    /// Which rows do not come out; nothing if all do.
+    fn hidden(&self, rows: &RecordBatch) -> Result<Option<Vec<bool>>> {
+        let Some(shown) = &self.plan.shown else { return Ok(None) };
+        let shown = shown.evaluate(rows).and_then(|shown| shown.into_array(rows.num_rows()))?;
+        let shown = as_boolean_array(&shown).iter().map(|shown| shown != Some(true));
+        let hidden: Vec<bool> = shown.collect();
+        Ok(hidden.contains(&true).then_some(hidden))
+    }
+
+    fn with_functions(&mut self, rows: &RecordBatch, keys: &[u32], positions: &[u32]) -> Result<RecordBatch> {
         let times = times(rows.column(self.plan.time));
         let results = evaluate::columns(&mut self.plan, &mut self.store, keys, times, positions)?;
         let columns = rows.columns().iter().cloned().chain(results).collect();

@@ -106,6 +106,8 @@ pub(super) struct Plan {
     lag: i64,
     pub(super) emit: RollingEmit,
     ttl: Option<i64>,
+    /// Which rows come out, over the input.
+    pub(super) shown: Option<Arc<dyn PhysicalExpr>>,
     pub(super) bounds: Vec<Bound>,
     pub(super) frames: Vec<Frame>,
     pub(super) arguments: Vec<Argument>,
@@ -132,6 +134,7 @@ impl Plan {
             lag: spec.time.lag,
             emit: spec.emit,
             ttl: spec.ttl,
+            shown: spec.shown,
             bounds: Vec::new(),
             frames: Vec::new(),
             arguments: Vec::new(),

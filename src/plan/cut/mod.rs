@@ -56,6 +56,8 @@ pub struct Cutter<'a> {
     pub operators: Vec<OperatorNode>,
     /// Ranking windows whose rank is bounded by a filter above: address of the node, and the bound.
     limits: BTreeMap<usize, usize>,
+    /// What a filter above asks of the rows of a window's input: address of the node, and the conditions.
+    shown: BTreeMap<usize, Vec<Expr>>,
 }
 
 impl<'a> Cutter<'a> {
@@ -68,6 +70,7 @@ impl<'a> Cutter<'a> {
             cuttings: Vec::new(),
             operators: Vec::new(),
             limits: BTreeMap::new(),
+            shown: BTreeMap::new(),
         }
     }
 

@@ -198,7 +198,7 @@ fn options(sort: &SortExpr) -> SortOptions {
 }
 
 /// Nodes are told apart by where they are: the plan is not changed while it is cut.
-fn address(window: &Window) -> usize {
+pub(super) fn address(window: &Window) -> usize {
     std::ptr::from_ref(window) as usize
 }
 

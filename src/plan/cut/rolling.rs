@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use datafusion::common::{DFSchema, ScalarValue};
 use datafusion::logical_expr::expr::{NullTreatment, WindowFunction, WindowFunctionDefinition};
-use datafusion::logical_expr::{Expr, Window, WindowFrameBound, WindowFrameUnits};
+use datafusion::logical_expr::utils::{conjunction, split_conjunction};
+use datafusion::logical_expr::{Expr, Filter, LogicalPlan, Window, WindowFrameBound, WindowFrameUnits};
 use datafusion::physical_expr::aggregate::AggregateExprBuilder;
 
 use super::aggregate::with_columns;
 use super::piece::{Piece, unique_schema};
-use super::ranking::window_function;
+use super::ranking::{address, window_function};
 use super::{Cutter, needs_append, refused};
 use crate::error::{Error, Result};
 use crate::operator::spec::{RollingFunction, RollingKind, RollingSpec, TimeColumn};
@@ -17,6 +18,17 @@ use crate::plan::operators::OperatorSpec;
 use crate::plan::time::scalar_micros;
 
 impl Cutter<'_> {
+    /// Remembers for the window right below a filter which of its rows can pass, as far as the input's columns say.
+    pub(super) fn note_shown(&mut self, filter: &Filter) {
+        let LogicalPlan::Window(window) = filter.input.as_ref() else { return };
+        let input = window.input.schema();
+        let asks_input = |condition: &Expr| {
+            !condition.is_volatile() && condition.column_refs().into_iter().all(|column| input.has_column(column))
+        };
+        let conditions = split_conjunction(&filter.predicate).into_iter().filter(|condition| asks_input(condition));
+        self.shown.entry(address(window)).or_default().extend(conditions.cloned());
+    }
+
     pub(super) fn rolling(&mut self, node: &Window) -> Result<Piece> {
         let piece = self.cut(&node.input)?;
         if piece.rows.retract {
@@ -47,6 +59,8 @@ impl Cutter<'_> {
             )?,
             false => None,
         };
+        let shown = self.shown.get(&address(node)).cloned().and_then(conjunction);
+        let shown = shown.map(|shown| self.physical(&shown, piece.plan.schema())).transpose()?;
         let inputs = piece.plan.schema().iter().map(|(q, f)| (q.cloned(), Arc::clone(f)));
         let made = node.schema.iter().skip(width).map(|(q, f)| (q.cloned(), Arc::clone(f)));
         let full = DFSchema::new_with_metadata(inputs.chain(made).collect(), std::collections::HashMap::new())?;
@@ -58,6 +72,7 @@ impl Cutter<'_> {
             functions: kinds,
             emit: self.rolling_emit(),
             ttl,
+            shown,
             output: unique_schema(&full, false),
         };
         // Rows wait for the end of their frame, and other times of a row with them.

@@ -43,6 +43,7 @@ impl Cutter<'_> {
 
     pub(super) fn filter(&mut self, node: &Filter) -> Result<Piece> {
         self.note_rank_limit(node);
+        self.note_shown(node);
         let piece = self.cut(&node.input)?;
         let plan = LogicalPlan::Filter(Filter::try_new(node.predicate.clone(), Arc::new(piece.plan))?);
         Ok(Piece { plan, rows: piece.rows })
