@@ -1,8 +1,10 @@
 //! `f(…) OVER (PARTITION BY k ORDER BY time …)`.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use datafusion::common::{DFSchema, ScalarValue};
+use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::common::{Column, DFSchema, ScalarValue};
 use datafusion::logical_expr::expr::{NullTreatment, WindowFunction, WindowFunctionDefinition};
 use datafusion::logical_expr::utils::{conjunction, split_conjunction};
 use datafusion::logical_expr::{Expr, Filter, LogicalPlan, Window, WindowFrameBound, WindowFrameUnits};
@@ -18,15 +20,16 @@ use crate::plan::operators::OperatorSpec;
 use crate::plan::time::scalar_micros;
 
 impl Cutter<'_> {
-    /// Remembers for the window right below a filter which of its rows can pass, as far as the input's columns say.
+    /// Remembers for the window below a filter which of its rows can pass, as far as the columns of its input say.
     pub(super) fn note_shown(&mut self, filter: &Filter) {
-        let LogicalPlan::Window(window) = filter.input.as_ref() else { return };
-        let input = window.input.schema();
-        let asks_input = |condition: &Expr| {
-            !condition.is_volatile() && condition.column_refs().into_iter().all(|column| input.has_column(column))
-        };
-        let conditions = split_conjunction(&filter.predicate).into_iter().filter(|condition| asks_input(condition));
-        self.shown.entry(address(window)).or_default().extend(conditions.cloned());
+        for condition in split_conjunction(&filter.predicate) {
+            if condition.is_volatile() {
+                continue;
+            }
+            if let Some((window, condition)) = asked_of_input(&filter.input, condition.clone()) {
+                self.shown.entry(address(window)).or_default().push(condition);
+            }
+        }
     }
 
     pub(super) fn rolling(&mut self, node: &Window) -> Result<Piece> {
@@ -132,6 +135,47 @@ impl Cutter<'_> {
             }
         }
     }
+}
+
+/// The window below, with the condition on its rows as one on its input's, if it is about nothing else.
+fn asked_of_input(plan: &LogicalPlan, condition: Expr) -> Option<(&Window, Expr)> {
+    match plan {
+        LogicalPlan::Window(window) => {
+            let input = window.input.schema();
+            let asks_input = condition.column_refs().into_iter().all(|column| input.has_column(column));
+            asks_input.then_some((window, condition))
+        }
+        LogicalPlan::Projection(projection) => {
+            let below = projection.expr.iter().map(|expr| match expr.clone().unalias() {
+                Expr::Column(column) => Some(column),
+                _ => None,
+            });
+            let names = projection.schema.columns().into_iter().zip(below);
+            asked_of_input(&projection.input, renamed(condition, names)?)
+        }
+        LogicalPlan::SubqueryAlias(alias) => {
+            let names = alias.schema.columns().into_iter().zip(alias.input.schema().columns().into_iter().map(Some));
+            asked_of_input(&alias.input, renamed(condition, names)?)
+        }
+        _ => None,
+    }
+}
+
+/// The expression over other columns; nothing where one has no other name.
+fn renamed(expr: Expr, names: impl Iterator<Item = (Column, Option<Column>)>) -> Option<Expr> {
+    let names: BTreeMap<Column, Option<Column>> = names.collect();
+    let mut all = true;
+    let renamed = expr.transform(|expr| match &expr {
+        Expr::Column(column) => match names.get(column) {
+            Some(Some(below)) => Ok(Transformed::yes(Expr::Column(below.clone()))),
+            _ => {
+                all = false;
+                Ok(Transformed::no(expr))
+            }
+        },
+        _ => Ok(Transformed::no(expr)),
+    });
+    renamed.ok().filter(|_| all).map(|renamed| renamed.data)
 }
 
 fn window_udf(piece: Piece, name: &str, args: &[Expr], ignore_nulls: bool) -> Result<(Piece, RollingKind)> {
