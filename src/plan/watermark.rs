@@ -58,9 +58,11 @@ pub fn watermark(source: &SourceDef, session: &SessionState, files: &Files) -> R
     let planned = |error| diagnose(&error, files, place);
     let bound = bind(source, def, session).map_err(planned)?;
     check(&bound, def, place)?;
-    let schema = DFSchema::try_from(source.schema()).map_err(planned)?;
-    let follows = followed(&bound.expr, &schema);
-    let expr = session.create_physical_expr(bound.expr, &schema).map_err(planned)?;
+    let schema = Arc::new(DFSchema::try_from(source.schema()).map_err(planned)?);
+    // Some functions, `arrow_cast` for one, are only ever run as what they are simplified to.
+    let expr = simplifier(&schema).simplify(bound.expr).map_err(planned)?;
+    let follows = followed(&expr, &schema);
+    let expr = session.create_physical_expr(expr, &schema).map_err(planned)?;
     Ok(Some(Watermark { expr, follows }))
 }
 
@@ -96,8 +98,7 @@ fn bind(source: &SourceDef, def: &WatermarkDef, session: &SessionState) -> PlanR
     let schema = Arc::new(DFSchema::try_from(source.schema())?);
     let expr = ExprWithAlias { expr: def.expression.clone(), alias: None };
     let expr = session.create_logical_expr_from_sql_expr(expr, &schema)?;
-    let context = SimplifyContext::builder().with_schema(Arc::clone(&schema)).build();
-    let expr = ExprSimplifier::new(context).coerce(expr, &schema)?;
+    let expr = simplifier(&schema).coerce(expr, &schema)?;
     let kind = expr.get_type(&schema)?;
     let expr = match &kind {
         DataType::Timestamp(unit, zone) if *unit != TimeUnit::Microsecond => {
@@ -106,6 +107,10 @@ fn bind(source: &SourceDef, def: &WatermarkDef, session: &SessionState) -> PlanR
         _ => expr,
     };
     Ok(Bound { expr, kind })
+}
+
+fn simplifier(schema: &Arc<DFSchema>) -> ExprSimplifier {
+    ExprSimplifier::new(SimplifyContext::builder().with_schema(Arc::clone(schema)).build())
 }
 
 fn check(bound: &Bound, def: &WatermarkDef, place: Span) -> Result<(), Diagnostic> {
@@ -168,6 +173,7 @@ mod tests {
             ("ts", Some(1), 8_900_000),
             ("ts - INTERVAL '5 seconds'", Some(1), 3_900_000),
             ("plain - INTERVAL '1 day'", Some(2), 8_900_000 - 86_400_000_000),
+            ("arrow_cast(ts, 'Timestamp(Second, Some(\"UTC\"))')", Some(1), 8_000_000),
             ("ts - INTERVAL '1 month'", None, 8_900_000 - 31 * 86_400_000_000),
             ("date_trunc('second', ts)", None, 8_000_000),
             ("to_timestamp(n)", None, 9_000_000),

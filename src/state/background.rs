@@ -68,3 +68,51 @@ fn step_back() {
         unsafe { setpriority(PRIO_PROCESS, CALLING_THREAD, NICENESS) };
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn work_goes_on_beside_the_runtime_and_gives_its_result_once() {
+        let (go, wait) = oneshot::channel::<u32>();
+        let mut work = Background::start("test", async { wait.await.unwrap() + 1 }).unwrap();
+        assert!(work.finished().is_none());
+        go.send(6).unwrap();
+        let found = loop {
+            match work.finished() {
+                Some(found) => break found,
+                None => tokio::time::sleep(Duration::from_millis(1)).await,
+            }
+        };
+        assert_eq!(found.unwrap(), 7);
+        assert_eq!(Background::start("test", async { 1 }).unwrap().result().await.unwrap(), 1);
+    }
+
+    #[tokio::test]
+    async fn work_that_panics_is_an_error_and_nothing_else() {
+        let start = || Background::<u32>::start("test", async { panic!("of this test") }).unwrap();
+        let error = start().result().await.unwrap_err();
+        assert!(error.message().contains("background work ended abnormally"), "{error}");
+        let mut work = start();
+        while work.finished().is_none() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn only_its_own_thread_steps_back() {
+        // The 19th value of a thread's `stat` is its niceness; its name may hold spaces, so they are counted after it.
+        let niceness = || {
+            let stat = std::fs::read_to_string("/proc/thread-self/stat").unwrap();
+            stat[stat.rfind(')').unwrap()..].split(' ').nth(17).unwrap().parse::<i32>().unwrap()
+        };
+        let before = niceness();
+        let inside = Background::start("test", async move { niceness() }).unwrap().result().await.unwrap();
+        assert_eq!(niceness(), before);
+        assert!(inside == 10 || before > 0, "niceness {inside}");
+    }
+}
