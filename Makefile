@@ -54,7 +54,9 @@ bench-tools: ## for the scoring bench: tl2cgen and treelite from PyPI into .buil
 fuzz: setup ## the model parser against any bytes (ARGS='-max_total_time=60'); needs cargo-fuzz and a nightly toolchain
 	@command -v cargo-fuzz >/dev/null || { echo 'make fuzz: cargo install --locked cargo-fuzz' >&2; exit 2; }
 	@mkdir -p tests/fuzz/corpus
-	cargo +nightly fuzz run --fuzz-dir tests/fuzz model_text tests/fuzz/corpus src/model/tests/fixtures -- $(ARGS)
+	@cp Cargo.lock tests/fuzz/Cargo.lock
+	@# What is fuzzed is safe Rust: a sanitizer would only slow it down.
+	cargo +nightly fuzz run --fuzz-dir tests/fuzz --sanitizer none model_text tests/fuzz/corpus src/model/tests/fixtures -- $(ARGS)
 
 deny: ## advisories, licences, sources of the dependencies; needs cargo-deny and network
 	@command -v cargo-deny >/dev/null || { echo 'make deny: cargo install --locked cargo-deny' >&2; exit 2; }
