@@ -103,6 +103,30 @@ fn a_filter_over_a_rolling_window_spares_the_rows_that_it_leaves_out_and_no_othe
 }
 
 #[test]
+fn what_one_filter_asks_of_its_window_is_asked_of_no_other() {
+    let weir = Weir::new();
+    let window =
+        "count(*) OVER (PARTITION BY user_id ORDER BY ts RANGE BETWEEN INTERVAL '1 day' PRECEDING AND CURRENT ROW)";
+    let inserts: String = (0..20)
+        .map(|insert| {
+            let filter = if insert % 2 == 0 { "WHERE amount > 50" } else { "" };
+            format!("INSERT INTO counts SELECT transaction_id, n FROM (SELECT *, {window} AS n FROM t) {filter};")
+        })
+        .collect();
+    weir.write(
+        "counts.sql",
+        &format!(
+            "CREATE SOURCE t (WATERMARK FOR ts AS ts) WITH (connector = 'generator', days = '3', customers = '20', terminals = '40');
+             CREATE TABLE counts (id STRING, n BIGINT) USING DELTA;
+             CREATE PIPELINE p AS BEGIN {inserts} END;",
+        ),
+    );
+    let explained = weir.succeed(&["explain", "counts.sql"]);
+    let begins = |with: &str| explained.lines().filter(|line| line.trim_start().starts_with(with)).count();
+    assert_eq!((begins("operator rolling"), begins("shows")), (20, 10), "{explained}");
+}
+
+#[test]
 fn query_knows_the_files_it_is_given_and_shows_errors_at_their_place() {
     let weir = with_pipeline("");
     let shown = weir.succeed(&["query", "--file", "clicks.sql", "--format", "csv", "SHOW SOURCES"]);

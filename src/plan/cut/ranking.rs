@@ -35,9 +35,12 @@ impl Cutter<'_> {
             [only] => window_function(only).and_then(|function| Some((function, rank_function(function)?))),
             _ => None,
         };
-        match (ranked, self.limits.get(&address(node)).copied()) {
+        // Taken out, since a node of a later plan may lie at the same address.
+        let limit = self.limits.remove(&address(node));
+        let shown = self.shown.remove(&address(node)).unwrap_or_default();
+        match (ranked, limit) {
             (Some((function, rank)), Some(limit)) => self.top_n(node, function, rank, limit),
-            _ => self.rolling(node),
+            _ => self.rolling(node, shown),
         }
     }
 

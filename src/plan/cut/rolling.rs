@@ -32,7 +32,8 @@ impl Cutter<'_> {
         }
     }
 
-    pub(super) fn rolling(&mut self, node: &Window) -> Result<Piece> {
+    /// A window whose rows come out where all of `shown`, conditions on its input, hold.
+    pub(super) fn rolling(&mut self, node: &Window, shown: Vec<Expr>) -> Result<Piece> {
         let piece = self.cut(&node.input)?;
         if piece.rows.retract {
             return Err(needs_append("a window function"));
@@ -62,8 +63,7 @@ impl Cutter<'_> {
             )?,
             false => None,
         };
-        let shown = self.shown.get(&address(node)).cloned().and_then(conjunction);
-        let shown = shown.map(|shown| self.physical(&shown, piece.plan.schema())).transpose()?;
+        let shown = conjunction(shown).map(|shown| self.physical(&shown, piece.plan.schema())).transpose()?;
         let inputs = piece.plan.schema().iter().map(|(q, f)| (q.cloned(), Arc::clone(f)));
         let made = node.schema.iter().skip(width).map(|(q, f)| (q.cloned(), Arc::clone(f)));
         let full = DFSchema::new_with_metadata(inputs.chain(made).collect(), std::collections::HashMap::new())?;
