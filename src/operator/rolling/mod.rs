@@ -32,7 +32,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, BooleanArray, Int64Array, UInt64Array, as_boolean_array};
-use arrow::compute::{concat_batches, filter_record_batch, is_not_null, is_null, take_record_batch};
+use arrow::compute::{
+    concat_batches, filter_record_batch, is_not_null, is_null, prep_null_mask_filter, take_record_batch,
+};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
 
@@ -257,26 +259,28 @@ impl Rolling {
 
     /// The rows that are to be shown, with their functions.
     fn output(&mut self, rows: &RecordBatch, keys: &[u32], positions: &[u32]) -> Result<RecordBatch> {
-        let Some(hidden) = self.hidden(rows)? else { return self.with_functions(rows, keys, positions) };
-        let shown = |values: &[u32]| -> Vec<u32> {
-            values.iter().zip(&hidden).filter(|(_, hidden)| !**hidden).map(|(value, _)| *value).collect()
-        };
-        if !hidden.contains(&false) {
+        let Some(shown) = self.shown(rows)? else { return self.with_functions(rows, keys, positions) };
+        if shown.true_count() == 0 {
             evaluate::squeeze(&mut self.plan, &mut self.store);
             return Ok(RecordBatch::new_empty(Arc::clone(&self.plan.output)));
         }
-        let mask: BooleanArray = hidden.iter().map(|hidden| Some(!hidden)).collect();
-        let rows = filter_record_batch(rows, &mask).internal(|| "rows cannot be left out".to_owned())?;
-        self.with_functions(&rows, &shown(keys), &shown(positions))
+        let of = |values: &[u32]| -> Vec<u32> {
+            values.iter().zip(shown.values()).filter(|(_, shown)| *shown).map(|(value, _)| *value).collect()
+        };
+        let (keys, positions) = (of(keys), of(positions));
+        let rows = filter_record_batch(rows, &shown).internal(|| "rows cannot be left out".to_owned())?;
+        self.with_functions(&rows, &keys, &positions)
     }
 
-    /// Which rows do not come out; nothing if all do.
-    fn hidden(&self, rows: &RecordBatch) -> Result<Option<Vec<bool>>> {
+    /// Which rows come out; nothing if all do.
+    fn shown(&self, rows: &RecordBatch) -> Result<Option<BooleanArray>> {
         let Some(shown) = &self.plan.shown else { return Ok(None) };
         let shown = shown.evaluate(rows).and_then(|shown| shown.into_array(rows.num_rows()))?;
-        let shown = as_boolean_array(&shown).iter().map(|shown| shown != Some(true));
-        let hidden: Vec<bool> = shown.collect();
-        Ok(hidden.contains(&true).then_some(hidden))
+        let shown = match as_boolean_array(&shown) {
+            shown if shown.null_count() > 0 => prep_null_mask_filter(shown),
+            shown => shown.clone(),
+        };
+        Ok((shown.true_count() < rows.num_rows()).then_some(shown))
     }
 
     fn with_functions(&mut self, rows: &RecordBatch, keys: &[u32], positions: &[u32]) -> Result<RecordBatch> {
