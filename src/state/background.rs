@@ -97,9 +97,13 @@ mod tests {
         let error = start().result().await.unwrap_err();
         assert!(error.message().contains("background work ended abnormally"), "{error}");
         let mut work = start();
-        while work.finished().is_none() {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
+        let found = loop {
+            match work.finished() {
+                Some(found) => break found,
+                None => tokio::time::sleep(Duration::from_millis(1)).await,
+            }
+        };
+        assert!(found.is_err());
     }
 
     #[cfg(target_os = "linux")]
@@ -113,6 +117,7 @@ mod tests {
         let before = niceness();
         let inside = Background::start("test", async move { niceness() }).unwrap().result().await.unwrap();
         assert_eq!(niceness(), before);
-        assert!(inside == 10 || before > 0, "niceness {inside}");
+        // Who runs the tests further back than that may not be let forward again.
+        assert!(inside == 10 || before > 10, "niceness {inside} after {before}");
     }
 }
