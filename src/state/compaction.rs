@@ -119,7 +119,7 @@ impl StateStore {
         let rows: u64 = files.iter().map(|file| file.rows + file.deletes).sum();
         let parts = (rows / ROWS_AT_ONCE + 1).min(KEY_GROUPS.into()) as usize;
         let oldest = range.start == 0;
-        let mut writer = self.begin(operator, epoch, table, Encoding::InPlace);
+        let mut writer = self.begin(operator, epoch, table, Encoding::Compressed);
         let mut written = Ok(());
         for part in 0..parts {
             let groups = super::groups_of(part, parts);

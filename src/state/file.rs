@@ -1,7 +1,7 @@
 //! The state file: an immutable object with the upserts and deletes of one table.
 //!
 //! Layout: blocks, one behind the other, then the footer. A block is a complete Arrow IPC stream (schema, one record batch, end;
-//! buffers compressed with LZ4) of rows of some key groups. The footer is JSON: format, operator, table, and per block its kind,
+//! buffers compressed with LZ4 in files that come of merging, plain in those of an epoch, which are merged soon) of rows of some key groups. The footer is JSON: format, operator, table, and per block its kind,
 //! place, rows, key groups, times and XXH64. The snapshot that names the file holds its size, the footer's size and the
 //! footer's XXH64, so every byte that is read is checked, and a shard reads only the blocks of its key groups.
 //!
@@ -85,13 +85,15 @@ struct Footer {
     blocks: Vec<Block>,
 }
 
-/// Where blocks are encoded.
+/// How blocks are encoded, and where.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Encoding {
-    /// On other threads, so that the one that writes goes on with other files.
+    /// Plain, on other threads, so that the one that writes goes on with other files.
     Aside,
-    /// On the thread that writes.
+    /// Plain, on the thread that writes.
     InPlace,
+    /// Compressed, on the thread that writes.
+    Compressed,
 }
 
 /// Writes one file, block by block; memory is bounded by a part.
@@ -136,15 +138,16 @@ impl FileWriter {
         let (count, times) = (rows.num_rows() as u64, span(&self.table, kind, &rows));
         let schema = block_schema(&self.table, kind);
         let name = self.table.name;
+        let compression = (self.encoding == Encoding::Compressed).then_some(CompressionType::LZ4_FRAME);
         let work = move || {
-            let bytes =
-                encode(&schema, &rows).internal(|| format!("rows of state table `{name}` cannot be encoded"))?;
+            let bytes = encode(&schema, &rows, compression);
+            let bytes = bytes.internal(|| format!("rows of state table `{name}` cannot be encoded"))?;
             let checksum = XxHash64::oneshot(0, &bytes);
             Ok((bytes, checksum))
         };
         let (bytes, checksum) = match self.encoding {
             Encoding::Aside => offload(work).await?,
-            Encoding::InPlace => work()?,
+            Encoding::InPlace | Encoding::Compressed => work()?,
         };
         let size = bytes.len() as u64;
         self.blocks.push(Block { kind, offset: self.offset, bytes: size, rows: count, groups, times, checksum });
@@ -240,12 +243,15 @@ pub(super) fn block_schema(table: &StateTable, kind: Kind) -> SchemaRef {
     }
 }
 
-fn encode(schema: &Schema, rows: &RecordBatch) -> Result<Vec<u8>, arrow::error::ArrowError> {
-    let options = IpcWriteOptions::try_new(64, false, MetadataVersion::V5)?
-        .try_with_compression(Some(CompressionType::LZ4_FRAME))?;
+fn encode(
+    schema: &Schema,
+    rows: &RecordBatch,
+    compression: Option<CompressionType>,
+) -> Result<Vec<u8>, arrow::error::ArrowError> {
+    let options = IpcWriteOptions::try_new(64, false, MetadataVersion::V5)?.try_with_compression(compression)?;
     // About as large as it becomes: growing step by step would take new memory again and again.
     let plain: usize = rows.columns().iter().map(|of| of.to_data().get_slice_memory_size().unwrap_or(0)).sum();
-    let room = plain / 2 + SCHEMA_BYTES;
+    let room = if compression.is_some() { plain / 2 } else { plain } + SCHEMA_BYTES;
     let mut writer = StreamWriter::try_new_with_options(Vec::with_capacity(room), schema, options)?;
     writer.write(rows)?;
     writer.finish()?;

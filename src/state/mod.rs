@@ -3,6 +3,7 @@
 mod key_group;
 mod table;
 mod interleave;
+mod scatter;
 mod keyed;
 mod manifest;
 mod snapshot;

@@ -11,15 +11,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::array::{BooleanArray, RecordBatch};
 use arrow::compute::{concat_batches, filter_record_batch};
+use arrow::datatypes::SchemaRef;
 use futures::stream::{self, StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 
 use super::file::{Block, Encoding, FileReader, FileWriter, Kind, block_schema, damaged};
-use super::interleave::interleave_rows;
 use super::key_group::{KEY_GROUPS, groups_of};
 use super::manifest::Epoch;
 use super::newest::{Newest, Older};
+use super::scatter::scatter_rows;
 use super::snapshot::{OperatorSnapshot, STATE_FORMAT, StateFile, TableSnapshot};
 use super::table::{NO_WATERMARK, StateChange, StateTable};
 use crate::env::Env;
@@ -35,6 +36,8 @@ const BLOCK_ROWS: usize = 1 << 16;
 const BLOCK_BYTES: usize = 1 << 19;
 /// Rows that are in a block however wide they are.
 const WIDE_ROWS: usize = 512;
+/// Bytes that are put in the order of their key groups at a time, about: they shall fit a cache, and memory.
+const CHUNK_BYTES: usize = 16 << 20;
 /// Smaller changes are one block, whatever their key groups.
 const SORT_ROWS: usize = 1 << 12;
 
@@ -297,69 +300,109 @@ pub(super) fn within(rows: RecordBatch, block: &Block, table: &StateTable, group
     filter_record_batch(&rows, &mask).internal(|| "state rows cannot be filtered".to_owned())
 }
 
-/// Writes rows of one kind in the order of their key groups, cut into blocks between groups where possible.
+/// Writes rows of one kind, so many at a time in the order of their key groups, cut into blocks between groups where possible.
 pub(super) async fn write_rows(
     writer: &mut FileWriter,
     table: &StateTable,
     kind: Kind,
     batches: &[RecordBatch],
 ) -> Result<()> {
-    let misfit = || format!("rows do not fit state table `{}`", table.name);
-    let schema = block_schema(table, kind);
-    let (mut fitting, mut groups) = (Vec::new(), Vec::new());
-    for batch in batches.iter().filter(|batch| batch.num_rows() > 0) {
+    let mut chunk = Chunk::new(table, kind);
+    for batch in batches {
+        let pieces = bytes(batch).div_ceil(CHUNK_BYTES).clamp(1, batch.num_rows().max(1));
+        let rows = batch.num_rows().div_ceil(pieces).max(1);
+        for first in (0..batch.num_rows()).step_by(rows) {
+            let piece = batch.slice(first, rows.min(batch.num_rows() - first));
+            let size = bytes(&piece);
+            if chunk.bytes + size > CHUNK_BYTES {
+                std::mem::replace(&mut chunk, Chunk::new(table, kind)).write(writer).await?;
+            }
+            chunk.push(piece, size)?;
+        }
+    }
+    chunk.write(writer).await
+}
+
+/// Rows that are put in order together.
+struct Chunk<'a> {
+    table: &'a StateTable,
+    kind: Kind,
+    schema: SchemaRef,
+    batches: Vec<RecordBatch>,
+    groups: Vec<Vec<u16>>,
+    bytes: usize,
+}
+
+impl<'a> Chunk<'a> {
+    fn new(table: &'a StateTable, kind: Kind) -> Self {
+        Self { table, kind, schema: block_schema(table, kind), batches: Vec::new(), groups: Vec::new(), bytes: 0 }
+    }
+
+    fn misfit(&self) -> impl FnOnce() -> String + use<> {
+        let table = self.table.name;
+        move || format!("rows do not fit state table `{table}`")
+    }
+
+    fn push(&mut self, rows: RecordBatch, bytes: usize) -> Result<()> {
+        self.groups.push(self.table.groups(&rows)?);
         // Shards may differ in metadata and nullability.
-        fitting.push(RecordBatch::try_new(Arc::clone(&schema), batch.columns().to_vec()).internal(misfit)?);
-        groups.push(table.groups(batch)?);
+        let fitting = RecordBatch::try_new(Arc::clone(&self.schema), rows.columns().to_vec());
+        self.batches.push(fitting.internal(self.misfit())?);
+        self.bytes += bytes;
+        Ok(())
     }
-    let batches: Vec<&RecordBatch> = fitting.iter().collect();
-    let total: usize = batches.iter().map(|batch| batch.num_rows()).sum();
-    if total == 0 {
-        return Ok(());
+
+    async fn write(self, writer: &mut FileWriter) -> Result<()> {
+        let total: usize = self.groups.iter().map(Vec::len).sum();
+        if total == 0 {
+            return Ok(());
+        }
+        if total <= SORT_ROWS {
+            let all = self.groups.iter().flatten();
+            let groups = all.fold((KEY_GROUPS, 0), |(low, high), &group| (low.min(group), high.max(group)));
+            let rows = match self.batches.as_slice() {
+                [only] => only.clone(),
+                batches => concat_batches(&self.schema, batches).internal(self.misfit())?,
+            };
+            return writer.block(self.kind, groups, rows).await;
+        }
+        let (places, ends) = by_group(&self.groups);
+        let sorted = scatter_rows(&self.schema, &self.batches, &places).internal(self.misfit())?;
+        let most = (total * BLOCK_BYTES / self.bytes.max(1)).clamp(WIDE_ROWS, BLOCK_ROWS);
+        let kind = self.kind;
+        drop(self);
+        for (groups, range) in cut(&ends, (total / 32).clamp(SORT_ROWS, BLOCK_ROWS).min(most), most) {
+            writer.block(kind, groups, sorted.slice(range.start, range.len())).await?;
+        }
+        Ok(())
     }
-    let all = groups.iter().flatten();
-    let (first, last) = all.fold((KEY_GROUPS, 0), |(low, high), &group| (low.min(group), high.max(group)));
-    if let ([only], true) = (batches.as_slice(), total <= SORT_ROWS) {
-        return writer.block(kind, (first, last), (*only).clone()).await;
-    }
-    if total <= SORT_ROWS {
-        let rows = concat_batches(&schema, batches).internal(misfit)?;
-        return writer.block(kind, (first, last), rows).await;
-    }
-    let (order, ends) = by_group(&groups, total);
-    let most = (total * BLOCK_BYTES / bytes(&batches).max(1)).clamp(WIDE_ROWS, BLOCK_ROWS);
-    for (groups, range) in cut(&ends, (total / 32).clamp(SORT_ROWS, BLOCK_ROWS).min(most), most) {
-        let rows = interleave_rows(&batches, &order[range]).internal(misfit)?;
-        writer.block(kind, groups, rows).await?;
-    }
-    Ok(())
 }
 
 /// What rows take, without what else lies in the buffers that they share.
-fn bytes(batches: &[&RecordBatch]) -> usize {
-    let columns = batches.iter().flat_map(|batch| batch.columns());
+fn bytes(batch: &RecordBatch) -> usize {
+    let columns = batch.columns().iter();
     columns.map(|column| column.to_data().get_slice_memory_size().unwrap_or_default()).sum()
 }
 
-/// The (batch, row) pairs in the order of their groups, and where each group ends.
-fn by_group(groups: &[Vec<u16>], total: usize) -> (Vec<(usize, usize)>, Vec<usize>) {
-    let mut places = vec![0_usize; usize::from(KEY_GROUPS) + 1];
+/// Each row's place in the order of the groups, and where each group ends.
+fn by_group(groups: &[Vec<u16>]) -> (Vec<Vec<u32>>, Vec<usize>) {
+    let mut ends = vec![0_usize; KEY_GROUPS.into()];
     for &group in groups.iter().flatten() {
-        places[usize::from(group) + 1] += 1;
+        ends[usize::from(group)] += 1;
     }
-    for group in 0..usize::from(KEY_GROUPS) {
-        places[group + 1] += places[group];
+    let mut total = 0;
+    let mut next = Vec::with_capacity(ends.len());
+    for end in &mut ends {
+        next.push(total as u32);
+        total += *end;
+        *end = total;
     }
-    let mut order = vec![(0, 0); total];
-    for (batch, groups) in groups.iter().enumerate() {
-        for (row, &group) in groups.iter().enumerate() {
-            let place = &mut places[usize::from(group)];
-            order[*place] = (batch, row);
-            *place += 1;
-        }
-    }
-    places.pop();
-    (order, places)
+    let mut place = |&group: &u16| {
+        let next = &mut next[usize::from(group)];
+        *next += 1;
+        *next - 1
+    };
+    (groups.iter().map(|groups| groups.iter().map(&mut place).collect()).collect(), ends)
 }
 
 /// Cuts sorted rows into blocks of about `aim` rows, none of more than `most`: whole groups together while they are small, a large
