@@ -5,8 +5,8 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, UInt32Array};
-use arrow::compute::{interleave_record_batch, take_record_batch};
+use arrow::array::{Array, ArrayRef, AsArray, UInt32Array, new_empty_array};
+use arrow::compute::{interleave, take, take_record_batch};
 use arrow::datatypes::{DataType, SchemaRef};
 use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 
@@ -102,9 +102,17 @@ impl RowStore {
 
     /// The rows of `numbers`, in order.
     pub fn gather(&self, numbers: &[u32]) -> Result<RecordBatch> {
+        let columns: Vec<usize> = (0..self.schema.fields().len()).collect();
+        let options = RecordBatchOptions::new().with_row_count(Some(numbers.len()));
+        let columns = self.gather_columns(&columns, numbers)?;
+        RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &options).internal(unreadable)
+    }
+
+    /// Some columns of the rows of `numbers`, in order.
+    pub fn gather_columns(&self, columns: &[usize], numbers: &[u32]) -> Result<Vec<ArrayRef>> {
         let mut used = vec![DEAD; self.segments.len()];
         let mut batches = Vec::new();
-        let mut indices = Vec::with_capacity(numbers.len());
+        let mut picks = Vec::with_capacity(numbers.len());
         for &number in numbers {
             let (at, row) = self.places[number as usize];
             let slot = &mut used[at as usize];
@@ -112,16 +120,21 @@ impl RowStore {
                 *slot = batches.len() as u32;
                 batches.extend(self.segments[at as usize].as_ref().map(|segment| &segment.batch));
             }
-            indices.push((*slot as usize, row as usize));
+            picks.push((*slot as usize, row as usize));
         }
-        let failed = || "remembered rows cannot be read".to_owned();
         match batches.as_slice() {
-            [] => Ok(RecordBatch::new_empty(Arc::clone(&self.schema))),
+            [] => Ok(columns.iter().map(|&column| new_empty_array(self.schema.field(column).data_type())).collect()),
             [batch] => {
-                let rows = UInt32Array::from_iter_values(indices.iter().map(|(_, row)| *row as u32));
-                take_record_batch(batch, &rows).internal(failed)
+                let rows = UInt32Array::from_iter_values(picks.iter().map(|(_, row)| *row as u32));
+                columns.iter().map(|&column| take(batch.column(column), &rows, None).internal(unreadable)).collect()
             }
-            _ => interleave_record_batch(&batches, &indices).internal(failed),
+            batches => {
+                let gather = |&column: &usize| {
+                    let arrays: Vec<&dyn Array> = batches.iter().map(|batch| batch.column(column).as_ref()).collect();
+                    interleave(&arrays, &picks).internal(unreadable)
+                };
+                columns.iter().map(gather).collect()
+            }
         }
     }
 
@@ -178,6 +191,10 @@ impl RowStore {
         self.fill(numbers, batch);
         Ok(())
     }
+}
+
+fn unreadable() -> String {
+    "remembered rows cannot be read".to_owned()
 }
 
 /// Some rows of a batch, as a copy that holds on to nothing else of it.

@@ -5,6 +5,7 @@
 //! and dense_rank(), always. Rows equal in every column are one row that counts several times.
 //!
 //! - [`best`]: the first row per partition of an append stream, the common case: one row per key, replaced in place.
+//! - [`leading`]: the first few rows per partition of an append stream, by row_number(): a short list per key.
 //! - [`ranked`]: everything else: an ordered set of rows per partition. Append streams keep what is within the limit; a stream
 //!   that takes rows back keeps all, since the next one may move up.
 //!
@@ -12,6 +13,7 @@
 //! TTL, a partition that no row has come to for so long (up to an eighth longer) is forgotten; what it has put out stays out.
 
 mod best;
+mod leading;
 mod lifetime;
 mod partition;
 mod ranked;
@@ -30,11 +32,12 @@ use crate::error::{Context, Error, Result};
 
 /// The operator that `spec` describes.
 pub fn top_n(spec: TopNSpec) -> Result<Box<dyn Operator>> {
-    if spec.limit == 1 && !spec.retract && spec.function == RankFunction::RowNumber {
-        Ok(Box::new(best::Best::new(spec)?))
-    } else {
-        Ok(Box::new(ranked::Ranked::new(&spec)?))
-    }
+    let first_come = !spec.retract && spec.function == RankFunction::RowNumber;
+    Ok(match spec.limit {
+        1 if first_come => Box::new(best::Best::new(spec)?),
+        2..=leading::MOST if first_come => Box::new(leading::Leading::new(&spec)?),
+        _ => Box::new(ranked::Ranked::new(&spec)?),
+    })
 }
 
 /// What rows look like on the way in and out.

@@ -1,0 +1,586 @@
+//! The first few rows per partition of an append stream: `row_number() … <= n` for a small `n`.
+//!
+//! A partition is a short list of rows in order. Of a row the list holds the first bytes of its encoded order values, which mostly decide,
+//! and the number that its columns are kept under; all bytes are made for rows that tie.
+
+use std::cmp::Ordering;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, AsArray, Int64Array, TimestampMicrosecondArray, UInt64Array};
+use arrow::datatypes::{DataType, Int64Type, SchemaRef, TimeUnit};
+use arrow::record_batch::RecordBatch;
+
+use super::Shape;
+use super::lifetime::Lifetime;
+use crate::error::{Context, Error, Result};
+use crate::operator::contract::{Operator, StateUsage, Stepped, Tick};
+use crate::operator::keyed::{Encoder, KeyIndex, Layout, RowStore, micros, pick};
+use crate::operator::spec::TopNSpec;
+use crate::state::{StateChange, StateTable};
+
+/// Longer lists would be slow to insert into; short in tests, so that both kinds of partitions are tried.
+pub const MOST: usize = if cfg!(test) { 5 } else { 1024 };
+
+const WEIGHT: (&str, DataType) = ("__count", DataType::Int64);
+const SEQ: (&str, DataType) = ("__seq", DataType::Int64);
+const STAMP: (&str, DataType) = ("__stamp", DataType::Timestamp(TimeUnit::Microsecond, None));
+
+/// The row must be written.
+const DIRTY: u8 = 1;
+/// State has the row, perhaps with another weight.
+const WRITTEN: u8 = 2;
+
+/// Keeps the first rows of each partition.
+#[derive(Debug)]
+pub struct Leading {
+    shape: Shape,
+    layout: Layout,
+    limit: u32,
+    /// The columns that route.
+    routing: Vec<usize>,
+    deleted: SchemaRef,
+    keys: KeyIndex,
+    life: Lifetime,
+    order: Encoder,
+    ties: Ties,
+    partitions: Vec<Partition>,
+    rows: RowStore,
+    /// By number of the row.
+    facts: Vec<Facts>,
+    next_seq: i64,
+    /// Numbers of rows that this step lets go, and those of them that state has.
+    dropped: Vec<u32>,
+    gone: Vec<u32>,
+    deletes: Vec<RecordBatch>,
+    /// This step's partitions.
+    touched: Vec<u32>,
+    /// What this step puts out.
+    changes: Vec<Place>,
+    /// Numbers of rows that must be written; some may be gone, or there twice.
+    dirty: Vec<u32>,
+    numbers: Vec<u32>,
+}
+
+#[derive(Debug, Default)]
+struct Partition {
+    /// In order; rows that are equal in every column are one.
+    rows: Vec<Entry>,
+    /// The sum of the weights.
+    total: u32,
+    /// Whether this step has seen it.
+    touched: bool,
+    /// Whether it came from state, so that nobody remembers what was put out.
+    restored: bool,
+}
+
+#[derive(Debug)]
+struct Entry {
+    /// The first 16 bytes of the encoded order values.
+    prefix: u128,
+    number: u32,
+    /// How often the row counts; more than the limit makes no difference.
+    weight: u32,
+    /// How it was put out: so often, with this rank (0 = without) and those that follow it.
+    rank: u32,
+    count: u32,
+}
+
+/// What is known of a row beside its place.
+#[derive(Debug, Default)]
+struct Facts {
+    /// The encoded order values and all columns, once a tie has asked for them.
+    bytes: Option<Box<[u8]>>,
+    /// Names the row in state.
+    seq: i64,
+    partition: u32,
+    weight: u32,
+    flags: u8,
+}
+
+/// A row to put out, `count` times: negative takes back.
+#[derive(Debug)]
+struct Place {
+    number: u32,
+    rank: u32,
+    count: i64,
+}
+
+/// Order values and all columns as bytes, for rows that cannot be told apart by the first bytes of their order values.
+#[derive(Debug)]
+struct Ties {
+    /// Of one row.
+    order: Encoder,
+    one: Encoder,
+    /// Of the candidates of a batch, if there are `many` ties.
+    batch: Encoder,
+    /// Of the candidate that is being looked at; empty = not made.
+    candidate: Vec<u8>,
+    /// How many comparisons this batch took.
+    compared: usize,
+    /// The batch before took so many that it is cheaper to make the bytes of all rows at once.
+    many: bool,
+}
+
+impl Ties {
+    fn new(rows: &SchemaRef, spec: &TopNSpec) -> Result<Self> {
+        let all: Vec<usize> = (0..rows.fields().len()).collect();
+        let encoder = || Encoder::of_keys(rows, &all);
+        Ok(Self {
+            order: Encoder::new(rows, &spec.order)?,
+            one: encoder()?,
+            batch: encoder()?,
+            candidate: Vec::new(),
+            compared: 0,
+            many: false,
+        })
+    }
+
+    /// Begins with a batch of candidates.
+    fn begin(&mut self, batch: &RecordBatch) -> Result<()> {
+        self.many = self.compared * 16 > batch.num_rows();
+        self.compared = 0;
+        if self.many { self.batch.encode(batch) } else { Ok(()) }
+    }
+
+    /// Begins with candidate `at` of `batch`.
+    fn look_at(&mut self, batch: &RecordBatch, at: usize, order: &[u8]) -> Result<()> {
+        self.candidate.clear();
+        if self.many { self.make(batch, at, order) } else { Ok(()) }
+    }
+
+    fn make(&mut self, batch: &RecordBatch, at: usize, order: &[u8]) -> Result<()> {
+        if !self.candidate.is_empty() {
+            return Ok(());
+        }
+        self.candidate.extend_from_slice(order);
+        if self.many {
+            self.candidate.extend_from_slice(self.batch.row(at));
+        } else {
+            self.one.encode(&batch.slice(at, 1))?;
+            self.candidate.extend_from_slice(self.one.row(0));
+        }
+        Ok(())
+    }
+
+    /// How the candidate, whose bytes are made, stands to a remembered row.
+    fn compare(&mut self, rows: &RowStore, number: u32, facts: &mut Facts) -> Result<Ordering> {
+        self.compared += 1;
+        if facts.bytes.is_none() {
+            let row = rows.gather(&[number])?;
+            self.order.encode(&row)?;
+            self.one.encode(&row)?;
+            facts.bytes = Some([self.order.row(0), self.one.row(0)].concat().into());
+        }
+        Ok(facts.bytes.as_deref().map_or(Ordering::Equal, |bytes| self.candidate.as_slice().cmp(bytes)))
+    }
+
+    /// Where in a list a row equal in every column is, or else where candidate `at` of `batch` belongs.
+    fn find(
+        &mut self,
+        list: &[Entry],
+        (prefix, order): (u128, &[u8]),
+        (batch, at): (&RecordBatch, usize),
+        rows: &RowStore,
+        facts: &mut [Facts],
+    ) -> Result<Result<usize, usize>> {
+        let mut low = list.partition_point(|row| row.prefix < prefix);
+        let mut high = low + list[low..].partition_point(|row| row.prefix == prefix);
+        if low < high {
+            self.make(batch, at, order)?;
+        }
+        while low < high {
+            let middle = low.midpoint(high);
+            let number = list[middle].number;
+            match self.compare(rows, number, &mut facts[number as usize])? {
+                Ordering::Less => high = middle,
+                Ordering::Greater => low = middle + 1,
+                Ordering::Equal => return Ok(Ok(middle)),
+            }
+        }
+        Ok(Err(low))
+    }
+
+    fn made(&self) -> Option<Box<[u8]>> {
+        (!self.candidate.is_empty()).then(|| self.candidate.as_slice().into())
+    }
+}
+
+/// No encoding is the beginning of another, so padded ones are equal only if they are.
+fn prefix(order: &[u8]) -> u128 {
+    let mut padded = [0; 16];
+    let len = order.len().min(16);
+    padded[..len].copy_from_slice(&order[..len]);
+    u128::from_be_bytes(padded)
+}
+
+impl Partition {
+    /// Whether a row may come within the limit.
+    fn admits(&self, prefix: u128, limit: u32) -> bool {
+        self.total < limit || self.rows.last().is_some_and(|last| prefix <= last.prefix)
+    }
+
+    /// Takes out a row that has gone beyond the limit, if any. A row that counts several times stays whole.
+    fn pop_beyond(&mut self, limit: u32) -> Option<Entry> {
+        let last = self.rows.last()?;
+        if self.total <= limit || self.total - last.weight < limit {
+            return None;
+        }
+        self.total -= last.weight;
+        self.rows.pop()
+    }
+
+    /// Brings what is put out up to date with the rows, and tells the changes.
+    fn show(&mut self, limit: u32, with_rank: bool, mut change: impl FnMut(Place)) {
+        let mut before = 0;
+        for row in &mut self.rows {
+            let (rank, count) = (row.rank, row.count);
+            row.count = row.weight.min(limit.saturating_sub(before));
+            row.rank = if with_rank { before + 1 } else { 0 };
+            difference(row.number, (rank, count), (row.rank, row.count), with_rank, &mut change);
+            before += row.weight;
+        }
+    }
+}
+
+/// The changes that turn what was put out of a row (first rank and count) into what shall be.
+fn difference(number: u32, then: (u32, u32), now: (u32, u32), with_rank: bool, change: &mut impl FnMut(Place)) {
+    if !with_rank {
+        let count = i64::from(now.1) - i64::from(then.1);
+        if count != 0 {
+            change(Place { number, rank: 0, count });
+        }
+        return;
+    }
+    if then == now {
+        return;
+    }
+    let ranks = |(rank, count): (u32, u32)| rank..rank + count;
+    ranks(then).filter(|rank| !ranks(now).contains(rank)).for_each(|rank| change(Place { number, rank, count: -1 }));
+    ranks(now).filter(|rank| !ranks(then).contains(rank)).for_each(|rank| change(Place { number, rank, count: 1 }));
+}
+
+impl Leading {
+    /// An operator that has seen nothing.
+    pub fn new(spec: &TopNSpec) -> Result<Self> {
+        let shape = Shape::new(spec);
+        let life = Lifetime::new(spec)?;
+        let added: &[_] = if life.stamped() { &[WEIGHT, SEQ, STAMP] } else { &[WEIGHT, SEQ] };
+        let routing = spec.keys[..spec.routing].to_vec();
+        let layout = Layout::new(&shape.rows, &routing, added);
+        let deleted = table(&layout, &life, routing.len()).delete_schema();
+        Ok(Self {
+            limit: spec.limit as u32,
+            keys: KeyIndex::new(&shape.rows, &spec.keys)?,
+            order: Encoder::new(&shape.rows, &spec.order)?,
+            ties: Ties::new(&shape.rows, spec)?,
+            partitions: Vec::new(),
+            rows: RowStore::new(Arc::clone(&shape.rows)),
+            facts: Vec::new(),
+            next_seq: 0,
+            dropped: Vec::new(),
+            gone: Vec::new(),
+            deletes: Vec::new(),
+            touched: Vec::new(),
+            changes: Vec::new(),
+            dirty: Vec::new(),
+            numbers: Vec::new(),
+            shape,
+            layout,
+            routing,
+            deleted,
+            life,
+        })
+    }
+
+    fn resolve(&mut self, batch: &RecordBatch) -> Result<Vec<u32>> {
+        let mut numbers = std::mem::take(&mut self.numbers);
+        self.keys.resolve(batch, &mut numbers)?;
+        self.partitions.resize_with(self.keys.bound(), Partition::default);
+        self.life.grow(self.keys.bound());
+        self.order.encode(batch)?;
+        Ok(numbers)
+    }
+
+    /// Takes the rows of a batch, all in time.
+    fn take(&mut self, batch: &RecordBatch) -> Result<()> {
+        let (batch, _) = self.shape.split(batch)?;
+        let partitions = self.resolve(&batch)?;
+        let moments = self.life.moments(&batch)?;
+        let mut candidates = Vec::with_capacity(partitions.len());
+        for (row, &partition) in partitions.iter().enumerate() {
+            if self.life.visit(partition, &moments, row) {
+                self.write_again(partition);
+            }
+            if self.partitions[partition as usize].admits(prefix(self.order.row(row)), self.limit) {
+                candidates.push(row as u32);
+            }
+        }
+        if !candidates.is_empty() {
+            let picked = pick(&batch, candidates.clone())?;
+            let numbers = self.keep(&picked);
+            self.ties.begin(&picked)?;
+            for (at, (number, row)) in numbers.into_iter().zip(candidates).enumerate() {
+                if !self.rank(partitions[row as usize], row as usize, (&picked, at), number)? {
+                    self.dropped.push(number);
+                }
+            }
+        }
+        self.numbers = partitions;
+        Ok(())
+    }
+
+    /// Numbers for rows that are remembered from now on.
+    fn keep(&mut self, rows: &RecordBatch) -> Vec<u32> {
+        let numbers: Vec<u32> = (0..rows.num_rows()).map(|_| self.rows.reserve()).collect();
+        self.rows.fill(numbers.clone(), rows.clone());
+        let bound = numbers.iter().max().map_or(0, |&number| number as usize + 1);
+        if self.facts.len() < bound {
+            self.facts.resize_with(bound, Facts::default);
+        }
+        numbers
+    }
+
+    /// Gives a row its place, if it has one; `row` is its number in the batch, `at` among the candidates. What goes beyond the limit goes.
+    fn rank(&mut self, partition: u32, row: usize, (picked, at): (&RecordBatch, usize), number: u32) -> Result<bool> {
+        let order = self.order.row(row);
+        let prefix = prefix(order);
+        let list = &self.partitions[partition as usize];
+        if !list.admits(prefix, self.limit) {
+            return Ok(false);
+        }
+        self.ties.look_at(picked, at, order)?;
+        let place = self.ties.find(&list.rows, (prefix, order), (picked, at), &self.rows, &mut self.facts)?;
+        self.touch(partition);
+        let of_partition = &mut self.partitions[partition as usize];
+        let new = match place {
+            Ok(same) => {
+                let entry = &mut of_partition.rows[same];
+                if entry.weight < self.limit {
+                    entry.weight += 1;
+                    of_partition.total += 1;
+                    let number = entry.number;
+                    self.facts[number as usize].weight = entry.weight;
+                    self.mark(number);
+                }
+                false
+            }
+            Err(place) if place == of_partition.rows.len() && of_partition.total >= self.limit => false,
+            Err(place) => {
+                of_partition.rows.insert(place, Entry { prefix, number, weight: 1, rank: 0, count: 0 });
+                of_partition.total += 1;
+                let (bytes, seq) = (self.ties.made(), self.next_seq);
+                self.next_seq += 1;
+                self.facts[number as usize] = Facts { bytes, seq, partition, weight: 1, flags: 0 };
+                self.mark(number);
+                true
+            }
+        };
+        while let Some(entry) = self.partitions[partition as usize].pop_beyond(self.limit) {
+            self.drop_row(&entry);
+        }
+        Ok(new)
+    }
+
+    fn touch(&mut self, number: u32) {
+        let partition = &mut self.partitions[number as usize];
+        if !std::mem::replace(&mut partition.touched, true) {
+            self.touched.push(number);
+            if std::mem::take(&mut partition.restored) {
+                partition.show(self.limit, self.shape.with_rank, |_| {});
+            }
+        }
+    }
+
+    fn mark(&mut self, number: u32) {
+        let facts = &mut self.facts[number as usize];
+        if facts.flags & DIRTY == 0 {
+            facts.flags |= DIRTY;
+            self.dirty.push(number);
+        }
+    }
+
+    /// The partition's stamp is new: its rows carry it.
+    fn write_again(&mut self, partition: u32) {
+        let numbers: Vec<u32> = self.partitions[partition as usize].rows.iter().map(|row| row.number).collect();
+        numbers.into_iter().for_each(|number| self.mark(number));
+    }
+
+    /// A row was taken out of its partition.
+    fn drop_row(&mut self, entry: &Entry) {
+        let changes = &mut self.changes;
+        difference(entry.number, (entry.rank, entry.count), (0, 0), self.shape.with_rank, &mut |place| {
+            changes.push(place);
+        });
+        self.dropped.push(entry.number);
+        let facts = &mut self.facts[entry.number as usize];
+        if facts.flags & WRITTEN != 0 {
+            self.gone.push(entry.number);
+        }
+        *facts = Facts { seq: facts.seq, ..Facts::default() };
+    }
+
+    /// Ends the step for the partitions it has touched, and gives what it changed within the limits.
+    fn settle(&mut self) -> Vec<Place> {
+        let mut changes = std::mem::take(&mut self.changes);
+        for number in std::mem::take(&mut self.touched) {
+            let partition = &mut self.partitions[number as usize];
+            partition.touched = false;
+            if self.shape.updating {
+                partition.show(self.limit, self.shape.with_rank, |place| changes.push(place));
+            }
+        }
+        changes
+    }
+
+    /// Ends partitions; state drops their rows by time.
+    fn end(&mut self, numbers: Vec<u32>) -> Vec<Place> {
+        let mut places = Vec::new();
+        for number in numbers {
+            let mut partition = std::mem::take(&mut self.partitions[number as usize]);
+            if !self.shape.updating {
+                partition.show(self.limit, self.shape.with_rank, |place| places.push(place));
+            }
+            for row in partition.rows {
+                self.dropped.push(row.number);
+                self.facts[row.number as usize] = Facts::default();
+            }
+            self.keys.remove(number);
+            self.life.forget(number);
+        }
+        places
+    }
+
+    /// Lets the rows go that this step has dropped.
+    fn let_go(&mut self) -> Result<()> {
+        if !self.gone.is_empty() {
+            let mut columns = self.rows.gather_columns(&self.routing, &self.gone)?;
+            let seqs = self.gone.iter().map(|&number| self.facts[number as usize].seq);
+            columns.push(Arc::new(Int64Array::from_iter_values(seqs)));
+            let deletes = RecordBatch::try_new(Arc::clone(&self.deleted), columns);
+            self.deletes.push(deletes.internal(|| "deleted rows do not fit their table".to_owned())?);
+            self.gone.clear();
+        }
+        for number in std::mem::take(&mut self.dropped) {
+            self.rows.remove(number);
+        }
+        self.rows.tidy()
+    }
+
+    /// Places as output rows. A stream that is not updating says several times what counts several times.
+    fn output(&self, places: &[Place], out: &mut Vec<RecordBatch>) -> Result<()> {
+        if places.is_empty() {
+            return Ok(());
+        }
+        let times = |place: &Place| if self.shape.updating { 1 } else { place.count.max(0) as usize };
+        let places: Vec<&Place> = places.iter().flat_map(|place| std::iter::repeat_n(place, times(place))).collect();
+        let numbers: Vec<u32> = places.iter().map(|place| place.number).collect();
+        let ranks = UInt64Array::from_iter_values(places.iter().map(|place| u64::from(place.rank)));
+        let weights = Int64Array::from_iter_values(places.iter().map(|place| place.count));
+        out.push(self.shape.output(self.rows.gather(&numbers)?.columns(), ranks, weights)?);
+        Ok(())
+    }
+}
+
+fn table(layout: &Layout, life: &Lifetime, routing: usize) -> StateTable {
+    let width = layout.width();
+    let time = life.state_time(|column| layout.place(column), width + 2);
+    let key = (0..routing).chain([width + 1]).collect();
+    StateTable { name: "rows", schema: Arc::clone(layout.schema()), routing, key, time, append_only: false }
+}
+
+impl Operator for Leading {
+    fn step(&mut self, inputs: Vec<Vec<RecordBatch>>, tick: Tick) -> Result<Stepped> {
+        let mut stepped = Stepped::default();
+        self.life.begin(tick);
+        for batch in inputs.into_iter().flatten() {
+            let (rows, late) = self.life.split(&batch)?;
+            stepped.late.extend(late.map(|late| (0, late)));
+            if let Some(rows) = rows {
+                self.take(&rows)?;
+            }
+        }
+        let changes = self.settle();
+        self.output(&changes, &mut stepped.rows)?;
+        let closed = self.life.closed(tick);
+        let places = self.end(closed);
+        self.output(&places, &mut stepped.rows)?;
+        let expired = self.life.expired(tick);
+        self.end(expired);
+        self.let_go()?;
+        Ok(stepped)
+    }
+
+    fn state(&self) -> Vec<StateTable> {
+        vec![table(&self.layout, &self.life, self.routing.len())]
+    }
+
+    fn changes(&mut self) -> Result<Vec<StateChange>> {
+        let (mut numbers, mut weights, mut seqs, mut stamps) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        for number in std::mem::take(&mut self.dirty) {
+            let facts = &mut self.facts[number as usize];
+            if facts.flags & DIRTY != 0 {
+                facts.flags = WRITTEN;
+                numbers.push(number);
+                weights.push(i64::from(facts.weight));
+                seqs.push(facts.seq);
+                stamps.push(self.life.stamp_of(facts.partition));
+            }
+        }
+        let mut upserts = Vec::new();
+        if !numbers.is_empty() {
+            let mut added: Vec<ArrayRef> = vec![Arc::new(Int64Array::from(weights)), Arc::new(Int64Array::from(seqs))];
+            if self.life.stamped() {
+                added.push(Arc::new(TimestampMicrosecondArray::from(stamps)));
+            }
+            upserts.push(self.layout.to_state(self.rows.gather(&numbers)?.columns(), added)?);
+        }
+        let deletes = std::mem::take(&mut self.deletes);
+        Ok(vec![StateChange { table: 0, upserts, deletes, cutoff: self.life.cutoff() }])
+    }
+
+    fn restore(&mut self, _table: usize, rows: RecordBatch, _watermark: i64) -> Result<()> {
+        let input = self.layout.to_input(&rows)?;
+        let width = self.layout.width();
+        let numbers =
+            |column: usize| rows.columns().get(column).and_then(|column| column.as_primitive_opt::<Int64Type>());
+        let (Some(weights), Some(seqs)) = (numbers(width), numbers(width + 1)) else {
+            return Err(Error::damaged("state rows of a top-n have no count or number"));
+        };
+        let stamps = if self.life.stamped() { Some(micros(&rows, width + 2)?) } else { None };
+        let partitions = self.resolve(&input)?;
+        let moments = self.life.moments(&input)?;
+        let picked = pick(&input, (0..input.num_rows() as u32).collect())?;
+        let numbers = self.keep(&picked);
+        self.ties.begin(&picked)?;
+        for (row, (&partition, number)) in partitions.iter().zip(numbers).enumerate() {
+            self.life.restore(partition, &moments, row, stamps.as_ref().map(|stamps| stamps.value(row)));
+            let order = self.order.row(row);
+            let prefix = prefix(order);
+            self.ties.look_at(&picked, row, order)?;
+            let of_partition = &mut self.partitions[partition as usize];
+            let list = &of_partition.rows;
+            let (Ok(place) | Err(place)) =
+                self.ties.find(list, (prefix, order), (&picked, row), &self.rows, &mut self.facts)?;
+            let (weight, seq) = (weights.value(row).clamp(1, self.limit.into()) as u32, seqs.value(row));
+            of_partition.rows.insert(place, Entry { prefix, number, weight, rank: 0, count: 0 });
+            of_partition.total += weight;
+            of_partition.restored = self.shape.updating;
+            self.facts[number as usize] = Facts { bytes: self.ties.made(), seq, partition, weight, flags: WRITTEN };
+            self.next_seq = self.next_seq.max(seq + 1);
+        }
+        self.numbers = partitions;
+        Ok(())
+    }
+
+    fn due(&self) -> i64 {
+        self.life.due()
+    }
+
+    fn usage(&self) -> StateUsage {
+        let lists: usize = self.rows.len() * size_of::<Entry>() * 3 / 2;
+        let partitions = self.partitions.capacity() * size_of::<Partition>();
+        let facts = self.facts.capacity() * size_of::<Facts>() + self.dirty.capacity() * size_of::<u32>();
+        let bytes = self.keys.bytes() + self.life.bytes() + self.rows.bytes() + lists + partitions + facts;
+        StateUsage { rows: self.rows.len() as u64, bytes: bytes as u64, oldest: self.life.oldest() }
+    }
+}
