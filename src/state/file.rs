@@ -32,7 +32,7 @@ use crate::error::{Context, Error, Result};
 /// Files up to this size are fetched at once.
 const WHOLE: u64 = 1 << 20;
 /// Larger objects are uploaded in parts of about this size.
-const PART: usize = 16 << 20;
+const PART: usize = 8 << 20;
 /// About what a block takes without rows.
 const SCHEMA_BYTES: usize = 4 << 10;
 /// Blocks that lie side by side are fetched together up to this size.

@@ -95,7 +95,7 @@ fn bytes<T: ByteArrayType>(parts: &[Part<'_>], rows: usize) -> Result<ArrayRef, 
     let mut end = 0;
     for of_row in &mut ends {
         end += of_row.as_usize();
-        *of_row = T::Offset::from_usize(end).ok_or(ArrowError::OffsetOverflowError(end))?;
+        *of_row = T::Offset::from_usize(end).ok_or_else(|| ArrowError::OffsetOverflowError(end))?;
     }
     let mut values = vec![0; end];
     for (array, places) in parts {

@@ -37,7 +37,7 @@ const BLOCK_BYTES: usize = 1 << 19;
 /// Rows that are in a block however wide they are.
 const WIDE_ROWS: usize = 512;
 /// Bytes that are put in the order of their key groups at a time, about: they shall fit a cache, and memory.
-const CHUNK_BYTES: usize = 16 << 20;
+const CHUNK_BYTES: usize = 8 << 20;
 /// Smaller changes are one block, whatever their key groups.
 const SORT_ROWS: usize = 1 << 12;
 

@@ -387,12 +387,18 @@ impl Side {
 
     /// What is known of rows beyond their columns.
     fn noted(&self, slots: &[u32]) -> Noted {
-        let pick = |values: &[i64]| slots.iter().filter_map(|&slot| values.get(slot as usize).copied()).collect();
+        let run = slots.first().filter(|_| slots.windows(2).all(|pair| pair[0] + 1 == pair[1]));
+        let run = run.map(|&first| first as usize..first as usize + slots.len());
+        let pick = |values: &[i64]| match &run {
+            Some(run) => values.get(run.clone()).unwrap_or_default().to_vec(),
+            None => slots.iter().filter_map(|&slot| values.get(slot as usize).copied()).collect(),
+        };
+        let clock: &[u32] = if self.options.facts.clock { slots } else { &[] };
         Noted {
             seqs: pick(&self.seqs),
             weights: pick(&self.weights),
             matches: pick(&self.matches),
-            clock: slots.iter().map(|&slot| self.chains.time(slot)).collect(),
+            clock: clock.iter().map(|&slot| self.chains.time(slot)).collect(),
         }
     }
 
