@@ -25,4 +25,4 @@ pub use lookup::Lookup;
 pub use restore::restore;
 pub use rolling::rolling;
 pub use session::session;
-pub use top_n::top_n;
+pub use top_n::{Keeping, top_n};

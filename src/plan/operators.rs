@@ -148,8 +148,13 @@ impl OperatorSpec {
                 format!("by {:?} time {:?} {:?}", places(&spec.keys), counted.map(time), spec.emit)
             }
             Self::TopN(spec) => format!(
-                "{:?} by {:?} order {:?} limit {} closing {:?}",
-                spec.function, spec.keys, spec.order, spec.limit, spec.closing
+                "{:?} by {:?} order {:?} limit {} closing {:?} kept {:?}",
+                spec.function,
+                spec.keys,
+                spec.order,
+                spec.limit,
+                spec.closing,
+                operator::Keeping::of(spec)
             ),
             Self::Rolling(spec) => {
                 let function = |function: &RollingFunction| {

@@ -30,13 +30,32 @@ use super::contract::Operator;
 use super::spec::{RankFunction, TopNSpec};
 use crate::error::{Context, Error, Result};
 
+/// How the rows of partitions are kept, in memory and in state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keeping {
+    Best,
+    Leading,
+    Ranked,
+}
+
+impl Keeping {
+    /// What suits `spec`.
+    pub fn of(spec: &TopNSpec) -> Self {
+        match spec.limit {
+            _ if spec.retract || spec.function != RankFunction::RowNumber => Self::Ranked,
+            1 => Self::Best,
+            2..=leading::MOST => Self::Leading,
+            _ => Self::Ranked,
+        }
+    }
+}
+
 /// The operator that `spec` describes.
 pub fn top_n(spec: TopNSpec) -> Result<Box<dyn Operator>> {
-    let first_come = !spec.retract && spec.function == RankFunction::RowNumber;
-    Ok(match spec.limit {
-        1 if first_come => Box::new(best::Best::new(spec)?),
-        2..=leading::MOST if first_come => Box::new(leading::Leading::new(&spec)?),
-        _ => Box::new(ranked::Ranked::new(&spec)?),
+    Ok(match Keeping::of(&spec) {
+        Keeping::Best => Box::new(best::Best::new(spec)?),
+        Keeping::Leading => Box::new(leading::Leading::new(&spec)?),
+        Keeping::Ranked => Box::new(ranked::Ranked::new(&spec)?),
     })
 }
 
