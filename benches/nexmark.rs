@@ -1,8 +1,9 @@
 //! Every Nexmark query and the fraud features: streamed by the program, beside DataFusion in batch over the same rows.
 //!
-//! `cargo bench --bench nexmark -- --events 1000000 [--only q4,q20] [--runs 3]`. Both sides make the rows (that cost is shown) and throw the
-//! result away: the stream into a blackhole sink. Starting the program, with the same query over one event, is shown by itself. CPU time is that of
-//! whole processes, user and system, from `/proc`: the median of the runs. Pin with `taskset -c 0`.
+//! `cargo bench --bench nexmark -- --events 1000000 [--only q4,q20] [--runs 3]`. Both sides are processes that begin with nothing, make the rows and
+//! throw the result away, the stream into a blackhole sink: the batch makes all rows (that cost is shown), holds them in memory and runs the
+//! query over them. Starting either, with the same query over one event, is shown by itself. CPU time is that of whole processes, user and
+//! system, from `/proc`: the median of the runs. Pin with `taskset -c 0`.
 
 #![allow(clippy::allow_attributes, reason = "which of these are needed changes with the measurement")]
 #![allow(
@@ -31,6 +32,10 @@ use weir::plan::{FunctionSet, Targets, batch};
 use weir::source::chunk::{Payload, Poll, PollLimit, ReadFrom};
 use weir::sql::SourceFile;
 
+/// As the program has it.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Makes the table that q13 joins bids to.
 const SIDE_INPUT: &str = "side_input.sql";
 
@@ -41,11 +46,16 @@ fn main() {
     let argument = |name: &str| std::env::args().skip_while(|argument| argument != name).nth(1);
     let number = |name: &str, default: u64| argument(name).and_then(|value| value.parse().ok()).unwrap_or(default);
     let size = Size { events: number("--events", 1_000_000), days: number("--days", 183) };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    if let Some(file) = argument("--batch-of") {
+        let tables = argument("--tables").unwrap();
+        return in_batch(&runtime, Path::new(&file), size, Path::new(&tables), argument("--rows-only").is_none());
+    }
     let runs = number("--runs", 3) as usize;
     let only: Option<Vec<String>> = argument("--only").map(|names| names.split(',').map(str::to_owned).collect());
     println!("{} Nexmark events, {} days of transactions; CPU-seconds, medians of {runs}\n", size.events, size.days);
     println!(
-        "| | input rows | making rows | batch | start | stream | stream / (rows + batch) | without start | k events/s/core |"
+        "| | making rows | batch with its rows | stream | stream / batch | start of batch | start of stream | without starts | k events/s/core |"
     );
     println!("|---|---|---|---|---|---|---|---|---|");
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -55,9 +65,8 @@ fn main() {
     files.sort_by_key(|path| query(path));
     files.push(root.join("sql/features.sql"));
     files.retain(|path| only.as_ref().is_none_or(|only| only.contains(&stem(path))));
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     for file in files {
-        measure(&runtime, &file, size, runs);
+        measure(&file, size, runs);
     }
 }
 
@@ -112,60 +121,71 @@ impl Place {
     }
 }
 
-fn measure(runtime: &tokio::runtime::Runtime, file: &Path, size: Size, runs: usize) {
+fn measure(file: &Path, size: Size, runs: usize) {
     let name = stem(file);
     let text = blackholes(&std::fs::read_to_string(file).unwrap());
+    let tables = Place::new();
+    let side = file.with_file_name(SIDE_INPUT);
+    let joined = text.contains("CREATE TABLE ");
+    if joined {
+        tables.run(&side, size);
+    }
+    let path = tables.folder.path().join(format!("{name}.sql"));
+    std::fs::write(&path, text).unwrap();
+    let least = Size { events: 1, days: 1 };
+
+    let batch = |size: Size, more: &[&str]| {
+        median(runs, || {
+            let mut command = Command::new(std::env::current_exe().unwrap());
+            command.arg("--batch-of").arg(&path).arg("--tables").arg(tables.warehouse()).args(more);
+            command.args(["--events", &size.events.to_string(), "--days", &size.days.to_string()]);
+            timed(|| assert!(command.status().unwrap().success()))
+        })
+    };
+    let stream = |size: Size| {
+        median(runs, || {
+            let place = Place::new();
+            if joined {
+                place.run(&side, size);
+            }
+            timed(|| place.run(&path, size))
+        })
+    };
+    let making = batch(size, &["--rows-only", "yes"]);
+    let (batch_start, batch) = (batch(least, &[]), batch(size, &[]));
+    let (stream_start, stream) = (stream(least), stream(size));
+    let speed = match name.as_str() {
+        "features" => String::new(),
+        _ => format!("{:.0}", size.events as f64 / 1_000.0 / stream),
+    };
+    println!(
+        "| {name} | {making:.2} | {batch:.2} | {stream:.2} | {:.2} | {batch_start:.2} | {stream_start:.2} | {:.2} | {speed} |",
+        stream / batch,
+        (stream - stream_start) / (batch - batch_start),
+    );
+}
+
+/// What a process of its own does: it makes the rows of a file's sources, and runs its pipeline over them.
+fn in_batch(runtime: &tokio::runtime::Runtime, file: &Path, size: Size, tables: &Path, query: bool) {
     let variables = size.variables();
-    let source = Arc::new(SourceFile::new(name.clone(), text.clone()));
+    let source = Arc::new(SourceFile::new(stem(file), std::fs::read_to_string(file).unwrap()));
     let catalog = Catalog::load(&[source], &|name| variables.get(name).cloned())
         .unwrap_or_else(|problems| panic!("{}", problems.render(false)));
-
     let mut inputs: BTreeMap<String, Arc<dyn TableProvider>> = BTreeMap::new();
-    let mut rows = 0;
-    let making = median(runs, || {
-        inputs.clear();
-        rows = 0;
-        timed(false, || {
-            for def in catalog.sources.values() {
-                let batches = runtime.block_on(read(def));
-                rows += batches.iter().map(RecordBatch::num_rows).sum::<usize>();
-                inputs.insert(def.name.clone(), Arc::new(MemTable::try_new(def.schema(), vec![batches]).unwrap()));
-            }
-        })
-    });
-
-    let tables = Place::new();
-    if !catalog.tables.is_empty() {
-        tables.run(&file.with_file_name(SIDE_INPUT), size);
+    for def in catalog.sources.values() {
+        let batches = runtime.block_on(read(def));
+        inputs.insert(def.name.clone(), Arc::new(MemTable::try_new(def.schema(), vec![batches]).unwrap()));
+    }
+    if !query {
+        return;
     }
     for table in catalog.tables.keys() {
-        let location = tables.warehouse().join(table).display().to_string();
+        let location = tables.join(table).display().to_string();
         let store = TableStore::open(&location, &BTreeMap::new(), &Env::system().unwrap()).unwrap();
         let provider = async { Table::open(store).await.unwrap().provider(None).await.unwrap() };
         inputs.insert(table.clone(), runtime.block_on(provider));
     }
-    let in_batch = median(runs, || timed(false, || runtime.block_on(run_batch(&catalog, inputs.clone()))));
-    drop(inputs);
-
-    let path = tables.folder.path().join(format!("{name}.sql"));
-    std::fs::write(&path, text).unwrap();
-    let streaming = |size: Size| {
-        median(runs, || {
-            let place = Place::new();
-            if !catalog.tables.is_empty() {
-                place.run(&file.with_file_name(SIDE_INPUT), size);
-            }
-            timed(true, || place.run(&path, size))
-        })
-    };
-    let start = streaming(Size { events: 1, days: 1 });
-    let streamed = streaming(size);
-    println!(
-        "| {name} | {rows} | {making:.2} | {in_batch:.2} | {start:.2} | {streamed:.2} | {:.2} | {:.2} | {:.0} |",
-        streamed / (making + in_batch),
-        (streamed - start) / (making + in_batch),
-        rows.max(if name == "features" { 0 } else { size.events as usize }) as f64 / 1_000.0 / streamed
-    );
+    runtime.block_on(run_batch(&catalog, inputs));
 }
 
 async fn run_batch(catalog: &Catalog, inputs: BTreeMap<String, Arc<dyn TableProvider>>) {
@@ -195,11 +215,11 @@ fn median(runs: usize, mut sample: impl FnMut() -> f64) -> f64 {
     samples[samples.len() / 2]
 }
 
-/// CPU-seconds that `work` takes in this process, or in its children.
-fn timed(children: bool, work: impl FnOnce()) -> f64 {
-    let start = cpu(children);
+/// CPU-seconds of the processes that `work` runs.
+fn timed(work: impl FnOnce()) -> f64 {
+    let start = cpu();
     work();
-    cpu(children) - start
+    cpu() - start
 }
 
 /// The file with every table that is written as a sink that throws rows away.
@@ -240,11 +260,10 @@ async fn read(def: &weir::catalog::SourceDef) -> Vec<RecordBatch> {
     }
 }
 
-/// CPU-seconds of this process, or of its ended children.
-fn cpu(children: bool) -> f64 {
+/// CPU-seconds of the ended children of this process.
+fn cpu() -> f64 {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
     let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
-    let first = if children { 13 } else { 11 };
-    let ticks: f64 = fields[first..first + 2].iter().map(|field| field.parse::<f64>().unwrap()).sum();
+    let ticks: f64 = fields[13..15].iter().map(|field| field.parse::<f64>().unwrap()).sum();
     ticks / 100.0
 }
