@@ -22,6 +22,7 @@ mod functions;
 mod keys;
 mod plan;
 mod recovery;
+mod shown;
 mod store;
 mod summary;
 #[cfg(test)]
@@ -31,10 +32,8 @@ mod waiting;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, BooleanArray, Int64Array, UInt64Array, as_boolean_array};
-use arrow::compute::{
-    concat_batches, filter_record_batch, is_not_null, is_null, prep_null_mask_filter, take_record_batch,
-};
+use arrow::array::{Array, ArrayRef, BooleanArray, Int64Array, UInt64Array};
+use arrow::compute::{concat_batches, filter_record_batch, is_not_null, is_null, take_record_batch};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
 
@@ -43,7 +42,7 @@ use self::keys::Keys;
 use self::plan::{Plan, SEQUENCE};
 use self::recovery::Journal;
 use self::store::Store;
-use self::waiting::{Waiting, times};
+use self::waiting::{Released, Waiting, times};
 use super::spec::{RollingEmit, RollingSpec};
 use super::{Operator, StateUsage, Stepped, Tick};
 use crate::error::{Context, Error, Result};
@@ -132,21 +131,37 @@ impl Rolling {
     /// Releases what `watermark` completes.
     fn advance(&mut self, watermark: i64, stepped: &mut Stepped) -> Result<()> {
         let released = self.early.release(|time| time < watermark || watermark == super::END_OF_TIME)?;
-        if let Some(released) = &released {
-            let rows = self.plain(released)?;
-            let settled = self.settle(&rows)?;
-            if !self.plan.wait.is_any() {
-                let positions = self.positions(&settled);
-                stepped.rows.push(self.output(&rows, &settled.keys, &positions)?);
-            }
-        }
-        if self.plan.wait.is_any() {
+        if !self.plan.wait.is_any() {
             if let Some(released) = released {
-                self.open.push(released);
+                stepped.rows.push(self.settle_and_show(released)?);
             }
-            self.close(watermark, stepped)?;
+            return Ok(());
         }
-        Ok(())
+        if let Some(released) = released {
+            let rows = released.rows()?;
+            self.settle(&self.plain(&rows)?)?;
+            self.open.push(rows);
+        }
+        self.close(watermark, stepped)
+    }
+
+    /// Rows that come out as soon as they have their places.
+    fn settle_and_show(&mut self, released: Released) -> Result<RecordBatch> {
+        let Some(condition) = &self.plan.shown else {
+            let rows = self.plain(&released.rows()?)?;
+            let settled = self.settle(&rows)?;
+            let positions = self.positions(&settled);
+            return self.with_functions(&rows, &settled.keys, &positions);
+        };
+        let rows = condition.narrowed(&released)?;
+        let shown = condition.of(&rows)?;
+        let settled = self.settle(&rows)?;
+        let positions = self.positions(&settled);
+        let Some(shown) = shown else {
+            let rows = self.plain(&released.rows()?)?;
+            return self.with_functions(&rows, &settled.keys, &positions);
+        };
+        self.with_functions_where(&shown, &settled.keys, &positions, || released.only(&shown).rows())
     }
 
     /// Lets out the rows whose frames are complete.
@@ -154,7 +169,7 @@ impl Rolling {
         if self.plan.wait.rows == 0 {
             let wait = &self.plan.wait;
             let Some(released) = self.open.release(|time| wait.is_over(time, watermark))? else { return Ok(()) };
-            let rows = self.plain(&released)?;
+            let rows = self.plain(&released.rows()?)?;
             let keys = self.numbers(&rows)?;
             let positions = self.locate(&keys, times(rows.column(self.plan.time)));
             stepped.rows.push(self.output(&rows, &keys, &positions)?);
@@ -180,6 +195,7 @@ impl Rolling {
         });
         self.open = open;
         if let Some(released) = released? {
+            let released = released.rows()?;
             let rows = self.plain(&released)?;
             stepped.rows.push(self.output(&rows, &keys, &positions)?);
             self.journal.left(released);
@@ -259,7 +275,21 @@ impl Rolling {
 
     /// The rows that are to be shown, with their functions.
     fn output(&mut self, rows: &RecordBatch, keys: &[u32], positions: &[u32]) -> Result<RecordBatch> {
-        let Some(shown) = self.shown(rows)? else { return self.with_functions(rows, keys, positions) };
+        let shown = self.plan.shown.as_ref().map_or(Ok(None), |condition| condition.of(rows))?;
+        let Some(shown) = shown else { return self.with_functions(rows, keys, positions) };
+        self.with_functions_where(&shown, keys, positions, || {
+            filter_record_batch(rows, &shown).internal(|| "rows cannot be left out".to_owned())
+        })
+    }
+
+    /// Those of the rows that are `shown`, which `rows` gives, with their functions.
+    fn with_functions_where(
+        &mut self,
+        shown: &BooleanArray,
+        keys: &[u32],
+        positions: &[u32],
+        rows: impl FnOnce() -> Result<RecordBatch>,
+    ) -> Result<RecordBatch> {
         if shown.true_count() == 0 {
             evaluate::squeeze(&mut self.plan, &mut self.store);
             return Ok(RecordBatch::new_empty(Arc::clone(&self.plan.output)));
@@ -267,20 +297,8 @@ impl Rolling {
         let of = |values: &[u32]| -> Vec<u32> {
             values.iter().zip(shown.values()).filter(|(_, shown)| *shown).map(|(value, _)| *value).collect()
         };
-        let (keys, positions) = (of(keys), of(positions));
-        let rows = filter_record_batch(rows, &shown).internal(|| "rows cannot be left out".to_owned())?;
-        self.with_functions(&rows, &keys, &positions)
-    }
-
-    /// Which rows come out; nothing if all do.
-    fn shown(&self, rows: &RecordBatch) -> Result<Option<BooleanArray>> {
-        let Some(shown) = &self.plan.shown else { return Ok(None) };
-        let shown = shown.evaluate(rows).and_then(|shown| shown.into_array(rows.num_rows()))?;
-        let shown = match as_boolean_array(&shown) {
-            shown if shown.null_count() > 0 => prep_null_mask_filter(shown),
-            shown => shown.clone(),
-        };
-        Ok((shown.true_count() < rows.num_rows()).then_some(shown))
+        let rows = self.plain(&rows()?)?;
+        self.with_functions(&rows, &of(keys), &of(positions))
     }
 
     fn with_functions(&mut self, rows: &RecordBatch, keys: &[u32], positions: &[u32]) -> Result<RecordBatch> {

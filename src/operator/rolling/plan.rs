@@ -16,6 +16,7 @@ use super::bound::{Bound, CUT, Extent, Shift};
 use super::column::Kind;
 use super::evaluate::Function;
 use super::functions;
+use super::shown::Shown;
 use super::store::Needed;
 use crate::error::{Context, Error, Result};
 use crate::operator::END_OF_TIME;
@@ -106,8 +107,8 @@ pub(super) struct Plan {
     lag: i64,
     pub(super) emit: RollingEmit,
     ttl: Option<i64>,
-    /// Which rows come out, over the input.
-    pub(super) shown: Option<Arc<dyn PhysicalExpr>>,
+    /// Which rows come out, if not all do.
+    pub(super) shown: Option<Shown>,
     pub(super) bounds: Vec<Bound>,
     pub(super) frames: Vec<Frame>,
     pub(super) arguments: Vec<Argument>,
@@ -126,6 +127,9 @@ impl Plan {
                 "a rolling window is ordered by something that is no timestamp in microseconds",
             ));
         }
+        let read = spec.functions.iter().flat_map(|function| function.function.columns());
+        let read = read.chain(spec.keys.iter().copied()).chain([spec.time.column]).collect();
+        let shown = spec.shown.map(|condition| Shown::new(condition, &spec.input, read));
         let mut plan = Self {
             input: spec.input,
             output: spec.output,
@@ -134,7 +138,7 @@ impl Plan {
             lag: spec.time.lag,
             emit: spec.emit,
             ttl: spec.ttl,
-            shown: spec.shown,
+            shown,
             bounds: Vec::new(),
             frames: Vec::new(),
             arguments: Vec::new(),

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use arrow::array::{ArrayRef, AsArray, UInt64Array};
+use arrow::array::{ArrayRef, AsArray, BooleanArray, UInt64Array};
 use arrow::compute::{concat_batches, take_record_batch};
 use arrow::datatypes::{Int64Type, TimestampMicrosecondType};
 use arrow::record_batch::RecordBatch;
@@ -42,6 +42,34 @@ struct Held {
     left: usize,
     /// The greatest sequence.
     newest: i64,
+}
+
+/// Rows that were taken out, still in the batches they came in.
+#[derive(Debug)]
+pub(super) struct Released {
+    batches: Vec<RecordBatch>,
+    /// (batch, row) of each, in order.
+    picks: Vec<(usize, usize)>,
+}
+
+impl Released {
+    /// The rows: runs of neighbours are copied as a whole, a single one not at all.
+    pub(super) fn rows(&self) -> Result<RecordBatch> {
+        gather(&self.batches.iter().collect::<Vec<_>>(), &self.picks)
+    }
+
+    /// Some columns of them.
+    pub(super) fn columns(&self, columns: &[usize]) -> Result<RecordBatch> {
+        let batches = self.batches.iter().map(|batch| batch.project(columns)).collect::<Result<Vec<_>, _>>();
+        let batches = batches.internal(|| "waiting rows cannot be gathered".to_owned())?;
+        gather(&batches.iter().collect::<Vec<_>>(), &self.picks)
+    }
+
+    /// Those that `wanted` says.
+    pub(super) fn only(self, wanted: &BooleanArray) -> Self {
+        let picks = self.picks.into_iter().zip(wanted.values()).filter(|(_, wanted)| *wanted);
+        Self { batches: self.batches, picks: picks.map(|(pick, _)| pick).collect() }
+    }
 }
 
 /// Where entries are found: the batches' numbers, and (index among them, row) for each.
@@ -119,7 +147,7 @@ impl Waiting {
     }
 
     /// Takes out the rows whose time is complete, which is monotone, in order of (time, arrival).
-    pub(super) fn release(&mut self, is_complete: impl Fn(i64) -> bool) -> Result<Option<RecordBatch>> {
+    pub(super) fn release(&mut self, is_complete: impl Fn(i64) -> bool) -> Result<Option<Released>> {
         let mut entries: Vec<Entry> = Vec::new();
         let mut parts = 0;
         for run in &mut self.runs {
@@ -144,14 +172,15 @@ impl Waiting {
     pub(super) fn release_some(
         &mut self,
         is_complete: impl FnOnce(&RecordBatch) -> Result<Vec<bool>>,
-    ) -> Result<Option<RecordBatch>> {
+    ) -> Result<Option<Released>> {
         let runs = std::mem::take(&mut self.runs);
         let entries = runs.iter().fold(Vec::new(), |all, run| merge(&all, run.left()));
         if entries.is_empty() {
             return Ok(None);
         }
         let (numbers, picks) = self.locate(&entries)?;
-        let complete = is_complete(&self.gather(&numbers, &picks)?)?;
+        let batches: Vec<&RecordBatch> = numbers.iter().map(|number| &self.batches[number].batch).collect();
+        let complete = is_complete(&gather(&batches, &picks)?)?;
         let split = |wanted: bool| {
             entries.iter().zip(&complete).filter(move |(_, is)| **is == wanted).map(|(entry, _)| *entry).collect()
         };
@@ -162,12 +191,12 @@ impl Waiting {
         self.take(&out)
     }
 
-    fn take(&mut self, entries: &[Entry]) -> Result<Option<RecordBatch>> {
+    fn take(&mut self, entries: &[Entry]) -> Result<Option<Released>> {
         if entries.is_empty() {
             return Ok(None);
         }
         let (numbers, picks) = self.locate(entries)?;
-        let gathered = self.gather(&numbers, &picks)?;
+        let batches = numbers.iter().map(|number| self.batches[number].batch.clone()).collect();
         let mut marks: Vec<(Vec<bool>, usize)> = Vec::with_capacity(numbers.len());
         for number in &numbers {
             let taken = self.batches.get_mut(number).map(|held| std::mem::take(&mut held.taken));
@@ -185,7 +214,7 @@ impl Waiting {
             self.shrink(*number)?;
         }
         self.rows -= entries.len();
-        Ok(Some(gathered))
+        Ok(Some(Released { batches, picks }))
     }
 
     fn locate(&self, entries: &[Entry]) -> Result<Located> {
@@ -211,23 +240,6 @@ impl Waiting {
             }
         }
         Ok((numbers, picks))
-    }
-
-    /// The located rows, in order: runs of neighbours are copied as a whole, a single one not at all.
-    fn gather(&self, numbers: &[u64], picks: &[(usize, usize)]) -> Result<RecordBatch> {
-        let failed = || "waiting rows cannot be gathered".to_owned();
-        let batches: Vec<&RecordBatch> = numbers.iter().map(|number| &self.batches[number].batch).collect();
-        let neighbours = |one: &(usize, usize), next: &(usize, usize)| one.0 == next.0 && one.1 + 1 == next.1;
-        let parts = 1 + picks.windows(2).filter(|pair| !neighbours(&pair[0], &pair[1])).count();
-        if parts > 1 && parts * LONG > picks.len() {
-            return interleave_rows(&batches, picks).internal(failed);
-        }
-        let parts = picks.chunk_by(neighbours);
-        let mut parts: Vec<_> = parts.map(|part| batches[part[0].0].slice(part[0].1, part.len())).collect();
-        match parts.len() {
-            1 => Ok(parts.swap_remove(0)),
-            _ => concat_batches(&parts[0].schema(), &parts).internal(failed),
-        }
     }
 
     /// Drops a batch without rows; rewrites one that is mostly gone.
@@ -265,6 +277,21 @@ impl Waiting {
             }
         }
         Ok(found)
+    }
+}
+
+fn gather(batches: &[&RecordBatch], picks: &[(usize, usize)]) -> Result<RecordBatch> {
+    let failed = || "waiting rows cannot be gathered".to_owned();
+    let neighbours = |one: &(usize, usize), next: &(usize, usize)| one.0 == next.0 && one.1 + 1 == next.1;
+    let parts = 1 + picks.windows(2).filter(|pair| !neighbours(&pair[0], &pair[1])).count();
+    if parts > 1 && parts * LONG > picks.len() {
+        return interleave_rows(batches, picks).internal(failed);
+    }
+    let parts = picks.chunk_by(neighbours);
+    let mut parts: Vec<_> = parts.map(|part| batches[part[0].0].slice(part[0].1, part.len())).collect();
+    match parts.len() {
+        1 => Ok(parts.swap_remove(0)),
+        _ => concat_batches(&batches[0].schema(), &parts).internal(failed),
     }
 }
 

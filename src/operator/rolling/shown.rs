@@ -1,0 +1,60 @@
+//! Which rows a window puts out, where a filter right above it asks for columns of its input only.
+//!
+//! The others count in the frames. So all rows are read as far as the window and the condition read them, and whole only those that come out.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, BooleanArray, NullArray, as_boolean_array};
+use arrow::compute::prep_null_mask_filter;
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::record_batch::RecordBatch;
+use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_expr::utils::collect_columns;
+
+use super::waiting::Released;
+use crate::error::{Context, Result};
+
+/// The condition, and what is read of rows that may not fulfil it.
+#[derive(Debug)]
+pub(super) struct Shown {
+    condition: Arc<dyn PhysicalExpr>,
+    reads: Vec<usize>,
+    /// The input's, without a type for what is not read.
+    narrow: SchemaRef,
+}
+
+impl Shown {
+    /// For a window over `input` that reads the columns `window`.
+    pub(super) fn new(condition: Arc<dyn PhysicalExpr>, input: &SchemaRef, window: BTreeSet<usize>) -> Self {
+        let mut reads = window;
+        reads.extend(collect_columns(&condition).iter().map(|column| column.index()));
+        let field = |(column, field): (usize, &Arc<Field>)| match reads.contains(&column) {
+            true => Arc::clone(field),
+            false => Arc::new(Field::new(field.name(), DataType::Null, true)),
+        };
+        let narrow = Arc::new(Schema::new(input.fields().iter().enumerate().map(field).collect::<Vec<_>>()));
+        Self { condition, reads: reads.into_iter().collect(), narrow }
+    }
+
+    /// The rows as far as they are read, every column in its place.
+    pub(super) fn narrowed(&self, released: &Released) -> Result<RecordBatch> {
+        let read = released.columns(&self.reads)?;
+        let unread: ArrayRef = Arc::new(NullArray::new(read.num_rows()));
+        let mut columns = vec![unread; self.narrow.fields().len()];
+        for (&column, values) in self.reads.iter().zip(read.columns()) {
+            columns[column] = Arc::clone(values);
+        }
+        RecordBatch::try_new(Arc::clone(&self.narrow), columns).internal(|| "a row lost its shape".to_owned())
+    }
+
+    /// Which rows come out; nothing if all do.
+    pub(super) fn of(&self, rows: &RecordBatch) -> Result<Option<BooleanArray>> {
+        let shown = self.condition.evaluate(rows).and_then(|shown| shown.into_array(rows.num_rows()))?;
+        let shown = match as_boolean_array(&shown) {
+            shown if shown.null_count() > 0 => prep_null_mask_filter(shown),
+            shown => shown.clone(),
+        };
+        Ok((shown.true_count() < rows.num_rows()).then_some(shown))
+    }
+}
