@@ -11,7 +11,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use arrow::array::{Array, RecordBatch};
+use arrow::array::RecordBatch;
 use arrow::buffer::Buffer;
 use arrow::datatypes::{Schema, SchemaRef};
 use arrow::ipc::reader::StreamDecoder;
@@ -27,6 +27,7 @@ use super::manifest::Epoch;
 use super::newest::times;
 use super::snapshot::{STATE_FORMAT, StateFile};
 use super::table::StateTable;
+use super::views::{bytes, compact_views};
 use crate::error::{Context, Error, Result};
 
 /// Files up to this size are fetched at once.
@@ -135,6 +136,7 @@ impl FileWriter {
 
     /// Appends rows of the key groups `groups` (first and last).
     pub async fn block(&mut self, kind: Kind, groups: (u16, u16), rows: RecordBatch) -> Result<()> {
+        let rows = compact_views(rows)?;
         let (count, times) = (rows.num_rows() as u64, span(&self.table, kind, &rows));
         let schema = block_schema(&self.table, kind);
         let name = self.table.name;
@@ -250,7 +252,7 @@ fn encode(
 ) -> Result<Vec<u8>, arrow::error::ArrowError> {
     let options = IpcWriteOptions::try_new(64, false, MetadataVersion::V5)?.try_with_compression(compression)?;
     // About as large as it becomes: growing step by step would take new memory again and again.
-    let plain: usize = rows.columns().iter().map(|of| of.to_data().get_slice_memory_size().unwrap_or(0)).sum();
+    let plain: usize = rows.columns().iter().map(bytes).sum();
     let room = if compression.is_some() { plain / 2 } else { plain } + SCHEMA_BYTES;
     let mut writer = StreamWriter::try_new_with_options(Vec::with_capacity(room), schema, options)?;
     writer.write(rows)?;

@@ -4,6 +4,7 @@ mod key_group;
 mod table;
 mod interleave;
 mod scatter;
+mod views;
 mod keyed;
 mod manifest;
 mod snapshot;
@@ -29,3 +30,4 @@ pub use snapshot::{OperatorSnapshot, STATE_FORMAT, StateFile, TableSnapshot, Tab
 pub use spill::{SpillFolder, SpillStore};
 pub use store::StateStore;
 pub use table::{NO_WATERMARK, StateChange, StateTable};
+pub use views::compact_views;

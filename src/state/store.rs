@@ -23,6 +23,7 @@ use super::newest::{Newest, Older};
 use super::scatter::scatter_rows;
 use super::snapshot::{OperatorSnapshot, STATE_FORMAT, StateFile, TableSnapshot};
 use super::table::{NO_WATERMARK, StateChange, StateTable};
+use super::views;
 use crate::env::Env;
 use crate::error::{Context, Error, Result};
 
@@ -378,10 +379,8 @@ impl<'a> Chunk<'a> {
     }
 }
 
-/// What rows take, without what else lies in the buffers that they share.
 fn bytes(batch: &RecordBatch) -> usize {
-    let columns = batch.columns().iter();
-    columns.map(|column| column.to_data().get_slice_memory_size().unwrap_or_default()).sum()
+    batch.columns().iter().map(views::bytes).sum()
 }
 
 /// Each row's place in the order of the groups, and where each group ends.

@@ -4,14 +4,14 @@
 //! large, so a row is copied a logarithmic number of times and there are few segments to look into. Which rows are wanted is the owner's concern.
 
 use std::ops::Range;
-use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, UInt32Array, new_empty_array};
+use arrow::array::{Array, ArrayRef, BooleanArray, UInt32Array, new_empty_array};
 use arrow::compute::{concat_batches, filter_record_batch, interleave, take};
-use arrow::datatypes::{DataType, SchemaRef};
+use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
 
 use crate::error::{Context, Result};
+use crate::state::compact_views;
 
 /// Segments grow to this many rows; few in tests, so that little input has many.
 const SEGMENT_ROWS: usize = if cfg!(test) { 50 } else { 65_536 };
@@ -56,7 +56,7 @@ impl Segments {
                 break;
             }
             let merged = concat_batches(&self.schema, [&left.batch, &right.batch]).internal(refused)?;
-            let part = Part { start: left.start, batch: without_garbage(&merged)? };
+            let part = Part { start: left.start, batch: compact_views(merged)? };
             self.parts.truncate(self.parts.len() - 2);
             self.parts.push(part);
         }
@@ -100,7 +100,7 @@ impl Segments {
         for part in parts {
             let kept = keep.slice(part.start, part.batch.num_rows());
             let batch = filter_record_batch(&part.batch, &kept).internal(refused)?;
-            self.push(without_garbage(&batch)?)?;
+            self.push(compact_views(batch)?)?;
         }
         Ok(())
     }
@@ -130,19 +130,6 @@ impl Segments {
 
 fn take_all(part: &Part, columns: &[usize], rows: &UInt32Array) -> Result<Vec<ArrayRef>> {
     columns.iter().map(|&column| take(part.batch.column(column), rows, None).internal(refused)).collect()
-}
-
-/// Views keep the buffers of every row they ever shared a batch with; what is stored for long must not.
-fn without_garbage(batch: &RecordBatch) -> Result<RecordBatch> {
-    let clean = |column: &ArrayRef| -> ArrayRef {
-        match column.data_type() {
-            DataType::Utf8View => Arc::new(column.as_string_view().gc()),
-            DataType::BinaryView => Arc::new(column.as_binary_view().gc()),
-            _ => Arc::clone(column),
-        }
-    };
-    let columns = batch.columns().iter().map(clean).collect();
-    RecordBatch::try_new(batch.schema(), columns).internal(refused)
 }
 
 pub(super) fn refused() -> String {

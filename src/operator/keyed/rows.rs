@@ -5,12 +5,13 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, UInt32Array, new_empty_array};
+use arrow::array::{Array, ArrayRef, UInt32Array, new_empty_array};
 use arrow::compute::{interleave, take, take_record_batch};
-use arrow::datatypes::{DataType, SchemaRef};
+use arrow::datatypes::SchemaRef;
 use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 
 use crate::error::{Context, Result};
+use crate::state::compact_views;
 
 /// A segment with this many rows is not joined with others any more.
 const FULL: usize = 1 << 16;
@@ -181,7 +182,7 @@ impl RowStore {
                 numbers.extend(segment.numbers.iter().copied().filter(|&number| number != DEAD));
             }
         }
-        let batch = compact(self.gather(&numbers)?)?;
+        let batch = compact_views(self.gather(&numbers)?)?;
         for &at in segments {
             if let Some(segment) = self.segments[at as usize].take() {
                 self.bytes -= segment.bytes;
@@ -200,25 +201,7 @@ fn unreadable() -> String {
 /// Some rows of a batch, as a copy that holds on to nothing else of it.
 pub fn pick(batch: &RecordBatch, rows: Vec<u32>) -> Result<RecordBatch> {
     let rows = UInt32Array::from(rows);
-    compact(take_record_batch(batch, &rows).internal(|| "rows cannot be picked".to_owned())?)
-}
-
-/// View arrays share the buffers of the batch they were taken from, whole; give them buffers of their own.
-fn compact(batch: RecordBatch) -> Result<RecordBatch> {
-    let is_view = |column: &ArrayRef| matches!(column.data_type(), DataType::Utf8View | DataType::BinaryView);
-    if !batch.columns().iter().any(is_view) {
-        return Ok(batch);
-    }
-    let own = |column: &ArrayRef| -> ArrayRef {
-        match column.data_type() {
-            DataType::Utf8View => Arc::new(column.as_string_view().gc()),
-            DataType::BinaryView => Arc::new(column.as_binary_view().gc()),
-            _ => Arc::clone(column),
-        }
-    };
-    let columns = batch.columns().iter().map(own).collect();
-    let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
-    RecordBatch::try_new_with_options(batch.schema(), columns, &options).internal(|| "rows cannot be copied".to_owned())
+    compact_views(take_record_batch(batch, &rows).internal(|| "rows cannot be picked".to_owned())?)
 }
 
 #[cfg(test)]

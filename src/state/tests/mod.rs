@@ -4,6 +4,7 @@ mod compaction;
 mod damage;
 mod groups;
 mod oracle;
+mod sizes;
 
 use std::sync::Arc;
 
