@@ -318,7 +318,7 @@ pub(super) async fn write_rows(
             if chunk.bytes + size > CHUNK_BYTES {
                 std::mem::replace(&mut chunk, Chunk::new(table, kind)).write(writer).await?;
             }
-            chunk.push(piece, size)?;
+            chunk.push(&piece, size)?;
         }
     }
     chunk.write(writer).await
@@ -344,8 +344,8 @@ impl<'a> Chunk<'a> {
         move || format!("rows do not fit state table `{table}`")
     }
 
-    fn push(&mut self, rows: RecordBatch, bytes: usize) -> Result<()> {
-        self.groups.push(self.table.groups(&rows)?);
+    fn push(&mut self, rows: &RecordBatch, bytes: usize) -> Result<()> {
+        self.groups.push(self.table.groups(rows)?);
         // Shards may differ in metadata and nullability.
         let fitting = RecordBatch::try_new(Arc::clone(&self.schema), rows.columns().to_vec());
         self.batches.push(fitting.internal(self.misfit())?);
