@@ -7,8 +7,8 @@ use arrow::array::{ArrayRef, Int64Array, TimestampMicrosecondArray, UInt64Array}
 use arrow::datatypes::{DataType, TimeUnit};
 use arrow::record_batch::RecordBatch;
 
-use super::Shape;
 use super::lifetime::Lifetime;
+use super::{Shape, prefix};
 use crate::error::Result;
 use crate::operator::contract::{Operator, StateUsage, Stepped, Tick};
 use crate::operator::keyed::{Encoder, KeyIndex, Layout, RowStore, micros, pick};
@@ -82,7 +82,6 @@ impl Entry {
 
     /// How a row with these order values stands to this one.
     fn compare(&self, order: &[u8]) -> Ordering {
-        // No encoding is a prefix of another, so a padded one equals no other.
         prefix(order).cmp(&self.prefix).then_with(|| rest(order).cmp(&self.rest))
     }
 
@@ -92,13 +91,6 @@ impl Entry {
         self.rest.extend_from_slice(rest(order));
         self.tie = None;
     }
-}
-
-fn prefix(order: &[u8]) -> u128 {
-    let mut padded = [0; 16];
-    let len = order.len().min(16);
-    padded[..len].copy_from_slice(&order[..len]);
-    u128::from_be_bytes(padded)
 }
 
 fn rest(order: &[u8]) -> &[u8] {

@@ -3,15 +3,16 @@
 //! A partition is a short list of rows in order. Of a row the list holds the first bytes of its encoded order values, which mostly decide,
 //! and the number that its columns are kept under; all bytes are made for rows that tie.
 
-use std::cmp::Ordering;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray, Int64Array, TimestampMicrosecondArray, UInt64Array};
 use arrow::datatypes::{DataType, Int64Type, SchemaRef, TimeUnit};
 use arrow::record_batch::RecordBatch;
 
-use super::Shape;
 use super::lifetime::Lifetime;
+use super::list::{Entry, Facts, Partition, Place, difference};
+use super::ties::Ties;
+use super::{Shape, prefix};
 use crate::error::{Context, Error, Result};
 use crate::operator::contract::{Operator, StateUsage, Stepped, Tick};
 use crate::operator::keyed::{Encoder, KeyIndex, Layout, RowStore, micros, pick};
@@ -59,204 +60,6 @@ pub struct Leading {
     /// Numbers of rows that must be written; some may be gone, or there twice.
     dirty: Vec<u32>,
     numbers: Vec<u32>,
-}
-
-#[derive(Debug, Default)]
-struct Partition {
-    /// In order; rows that are equal in every column are one.
-    rows: Vec<Entry>,
-    /// The sum of the weights.
-    total: u32,
-    /// Whether this step has seen it.
-    touched: bool,
-    /// Whether it came from state, so that nobody remembers what was put out.
-    restored: bool,
-}
-
-#[derive(Debug)]
-struct Entry {
-    /// The first 16 bytes of the encoded order values.
-    prefix: u128,
-    number: u32,
-    /// How often the row counts; more than the limit makes no difference.
-    weight: u32,
-    /// How it was put out: so often, with this rank (0 = without) and those that follow it.
-    rank: u32,
-    count: u32,
-}
-
-/// What is known of a row beside its place.
-#[derive(Debug, Default)]
-struct Facts {
-    /// The encoded order values and all columns, once a tie has asked for them.
-    bytes: Option<Box<[u8]>>,
-    /// Names the row in state.
-    seq: i64,
-    partition: u32,
-    weight: u32,
-    flags: u8,
-}
-
-/// A row to put out, `count` times: negative takes back.
-#[derive(Debug)]
-struct Place {
-    number: u32,
-    rank: u32,
-    count: i64,
-}
-
-/// Order values and all columns as bytes, for rows that cannot be told apart by the first bytes of their order values.
-#[derive(Debug)]
-struct Ties {
-    /// Of one row.
-    order: Encoder,
-    one: Encoder,
-    /// Of the candidates of a batch, if there are `many` ties.
-    batch: Encoder,
-    /// Of the candidate that is being looked at; empty = not made.
-    candidate: Vec<u8>,
-    /// How many comparisons this batch took.
-    compared: usize,
-    /// The batch before took so many that it is cheaper to make the bytes of all rows at once.
-    many: bool,
-}
-
-impl Ties {
-    fn new(rows: &SchemaRef, spec: &TopNSpec) -> Result<Self> {
-        let all: Vec<usize> = (0..rows.fields().len()).collect();
-        let encoder = || Encoder::of_keys(rows, &all);
-        Ok(Self {
-            order: Encoder::new(rows, &spec.order)?,
-            one: encoder()?,
-            batch: encoder()?,
-            candidate: Vec::new(),
-            compared: 0,
-            many: false,
-        })
-    }
-
-    /// Begins with a batch of candidates.
-    fn begin(&mut self, batch: &RecordBatch) -> Result<()> {
-        self.many = self.compared * 16 > batch.num_rows();
-        self.compared = 0;
-        if self.many { self.batch.encode(batch) } else { Ok(()) }
-    }
-
-    /// Begins with candidate `at` of `batch`.
-    fn look_at(&mut self, batch: &RecordBatch, at: usize, order: &[u8]) -> Result<()> {
-        self.candidate.clear();
-        if self.many { self.make(batch, at, order) } else { Ok(()) }
-    }
-
-    fn make(&mut self, batch: &RecordBatch, at: usize, order: &[u8]) -> Result<()> {
-        if !self.candidate.is_empty() {
-            return Ok(());
-        }
-        self.candidate.extend_from_slice(order);
-        if self.many {
-            self.candidate.extend_from_slice(self.batch.row(at));
-        } else {
-            self.one.encode(&batch.slice(at, 1))?;
-            self.candidate.extend_from_slice(self.one.row(0));
-        }
-        Ok(())
-    }
-
-    /// How the candidate, whose bytes are made, stands to a remembered row.
-    fn compare(&mut self, rows: &RowStore, number: u32, facts: &mut Facts) -> Result<Ordering> {
-        self.compared += 1;
-        if facts.bytes.is_none() {
-            let row = rows.gather(&[number])?;
-            self.order.encode(&row)?;
-            self.one.encode(&row)?;
-            facts.bytes = Some([self.order.row(0), self.one.row(0)].concat().into());
-        }
-        Ok(facts.bytes.as_deref().map_or(Ordering::Equal, |bytes| self.candidate.as_slice().cmp(bytes)))
-    }
-
-    /// Where in a list a row equal in every column is, or else where candidate `at` of `batch` belongs.
-    fn find(
-        &mut self,
-        list: &[Entry],
-        (prefix, order): (u128, &[u8]),
-        (batch, at): (&RecordBatch, usize),
-        rows: &RowStore,
-        facts: &mut [Facts],
-    ) -> Result<Result<usize, usize>> {
-        let mut low = list.partition_point(|row| row.prefix < prefix);
-        let mut high = low + list[low..].partition_point(|row| row.prefix == prefix);
-        if low < high {
-            self.make(batch, at, order)?;
-        }
-        while low < high {
-            let middle = low.midpoint(high);
-            let number = list[middle].number;
-            match self.compare(rows, number, &mut facts[number as usize])? {
-                Ordering::Less => high = middle,
-                Ordering::Greater => low = middle + 1,
-                Ordering::Equal => return Ok(Ok(middle)),
-            }
-        }
-        Ok(Err(low))
-    }
-
-    fn made(&self) -> Option<Box<[u8]>> {
-        (!self.candidate.is_empty()).then(|| self.candidate.as_slice().into())
-    }
-}
-
-/// No encoding is the beginning of another, so padded ones are equal only if they are.
-fn prefix(order: &[u8]) -> u128 {
-    let mut padded = [0; 16];
-    let len = order.len().min(16);
-    padded[..len].copy_from_slice(&order[..len]);
-    u128::from_be_bytes(padded)
-}
-
-impl Partition {
-    /// Whether a row may come within the limit.
-    fn admits(&self, prefix: u128, limit: u32) -> bool {
-        self.total < limit || self.rows.last().is_some_and(|last| prefix <= last.prefix)
-    }
-
-    /// Takes out a row that has gone beyond the limit, if any. A row that counts several times stays whole.
-    fn pop_beyond(&mut self, limit: u32) -> Option<Entry> {
-        let last = self.rows.last()?;
-        if self.total <= limit || self.total - last.weight < limit {
-            return None;
-        }
-        self.total -= last.weight;
-        self.rows.pop()
-    }
-
-    /// Brings what is put out up to date with the rows, and tells the changes.
-    fn show(&mut self, limit: u32, with_rank: bool, mut change: impl FnMut(Place)) {
-        let mut before = 0;
-        for row in &mut self.rows {
-            let (rank, count) = (row.rank, row.count);
-            row.count = row.weight.min(limit.saturating_sub(before));
-            row.rank = if with_rank { before + 1 } else { 0 };
-            difference(row.number, (rank, count), (row.rank, row.count), with_rank, &mut change);
-            before += row.weight;
-        }
-    }
-}
-
-/// The changes that turn what was put out of a row (first rank and count) into what shall be.
-fn difference(number: u32, then: (u32, u32), now: (u32, u32), with_rank: bool, change: &mut impl FnMut(Place)) {
-    if !with_rank {
-        let count = i64::from(now.1) - i64::from(then.1);
-        if count != 0 {
-            change(Place { number, rank: 0, count });
-        }
-        return;
-    }
-    if then == now {
-        return;
-    }
-    let ranks = |(rank, count): (u32, u32)| rank..rank + count;
-    ranks(then).filter(|rank| !ranks(now).contains(rank)).for_each(|rank| change(Place { number, rank, count: -1 }));
-    ranks(now).filter(|rank| !ranks(then).contains(rank)).for_each(|rank| change(Place { number, rank, count: 1 }));
 }
 
 impl Leading {

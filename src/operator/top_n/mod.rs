@@ -15,8 +15,10 @@
 mod best;
 mod leading;
 mod lifetime;
+mod list;
 mod partition;
 mod ranked;
+mod ties;
 #[cfg(test)]
 mod tests;
 
@@ -57,6 +59,15 @@ pub fn top_n(spec: TopNSpec) -> Result<Box<dyn Operator>> {
         Keeping::Leading => Box::new(leading::Leading::new(&spec)?),
         Keeping::Ranked => Box::new(ranked::Ranked::new(&spec)?),
     })
+}
+
+/// The first bytes of a row's encoded order values, which mostly decide. No encoding is the beginning of another, so padded ones are equal
+/// only if they are.
+fn prefix(order: &[u8]) -> u128 {
+    let mut padded = [0; 16];
+    let len = order.len().min(16);
+    padded[..len].copy_from_slice(&order[..len]);
+    u128::from_be_bytes(padded)
 }
 
 /// What rows look like on the way in and out.

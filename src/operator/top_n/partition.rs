@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::Bound::{Excluded, Unbounded};
 use std::sync::Arc;
 
+use super::prefix;
 use crate::operator::spec::RankFunction;
 
 /// A row as bytes: its encoded order values followed by all its columns, so that the order of the bytes is the order of the rows.
@@ -17,10 +18,7 @@ pub struct RowKey {
 impl RowKey {
     /// The key of a row.
     pub fn new(bytes: &[u8]) -> Self {
-        let mut padded = [0; 16];
-        let len = bytes.len().min(16);
-        padded[..len].copy_from_slice(&bytes[..len]);
-        Self { prefix: u128::from_be_bytes(padded), bytes: bytes.into() }
+        Self { prefix: prefix(bytes), bytes: bytes.into() }
     }
 }
 
