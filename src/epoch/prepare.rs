@@ -184,9 +184,10 @@ pub async fn prepare(
             Some(SeedTable { name: def.name.clone(), table: Table::open(store).await? })
         }
     };
+    let near = StateStore::new(states.object_store(), around.env.clone());
     Ok(Job {
         manifests: ManifestStore::new(store.object_store()),
-        states: StateStore::new(states.object_store(), around.env.clone()),
+        states: if states.is_local() { near } else { near.far() },
         lookups,
         limits: around.limits.clone(),
         seed,

@@ -119,7 +119,8 @@ impl StateStore {
         let rows: u64 = files.iter().map(|file| file.rows + file.deletes).sum();
         let parts = (rows / ROWS_AT_ONCE + 1).min(KEY_GROUPS.into()) as usize;
         let oldest = range.start == 0;
-        let mut writer = self.begin(operator, epoch, table, Encoding::Compressed);
+        let encoding = Encoding { aside: false, compressed: true };
+        let mut writer = self.begin(operator, epoch, table, encoding);
         let mut written = Ok(());
         for part in 0..parts {
             let groups = super::groups_of(part, parts);

@@ -1,7 +1,7 @@
 //! The state file: an immutable object with the upserts and deletes of one table.
 //!
 //! Layout: blocks, one behind the other, then the footer. A block is a complete Arrow IPC stream (schema, one record batch, end;
-//! buffers compressed with LZ4 in files that come of merging, plain in those of an epoch, which are merged soon) of rows of some key groups. The footer is JSON: format, operator, table, and per block its kind,
+//! buffers compressed with LZ4, but plain in an epoch's files on local disks, which are merged soon) of rows of some key groups. The footer is JSON: format, operator, table, and per block its kind,
 //! place, rows, key groups, times and XXH64. The snapshot that names the file holds its size, the footer's size and the
 //! footer's XXH64, so every byte that is read is checked, and a shard reads only the blocks of its key groups.
 //!
@@ -86,15 +86,12 @@ struct Footer {
     blocks: Vec<Block>,
 }
 
-/// How blocks are encoded, and where.
+/// How blocks are encoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Encoding {
-    /// Plain, on other threads, so that the one that writes goes on with other files.
-    Aside,
-    /// Plain, on the thread that writes.
-    InPlace,
-    /// Compressed, on the thread that writes.
-    Compressed,
+pub(super) struct Encoding {
+    /// On other threads, so that the one that writes goes on with other files.
+    pub aside: bool,
+    pub compressed: bool,
 }
 
 /// Writes one file, block by block; memory is bounded by a part.
@@ -140,17 +137,14 @@ impl FileWriter {
         let (count, times) = (rows.num_rows() as u64, span(&self.table, kind, &rows));
         let schema = block_schema(&self.table, kind);
         let name = self.table.name;
-        let compression = (self.encoding == Encoding::Compressed).then_some(CompressionType::LZ4_FRAME);
+        let compression = self.encoding.compressed.then_some(CompressionType::LZ4_FRAME);
         let work = move || {
             let bytes = encode(&schema, &rows, compression);
             let bytes = bytes.internal(|| format!("rows of state table `{name}` cannot be encoded"))?;
             let checksum = XxHash64::oneshot(0, &bytes);
             Ok((bytes, checksum))
         };
-        let (bytes, checksum) = match self.encoding {
-            Encoding::Aside => offload(work).await?,
-            Encoding::InPlace | Encoding::Compressed => work()?,
-        };
+        let (bytes, checksum) = if self.encoding.aside { offload(work).await? } else { work()? };
         let size = bytes.len() as u64;
         self.blocks.push(Block { kind, offset: self.offset, bytes: size, rows: count, groups, times, checksum });
         self.append(bytes.into()).await

@@ -47,6 +47,8 @@ const SORT_ROWS: usize = 1 << 12;
 pub struct StateStore {
     pub(super) store: Arc<dyn ObjectStore>,
     env: Env,
+    /// Bytes cost more than the time to compress them.
+    far: bool,
     /// Written here and not yet seen in a snapshot that counts, so not to be removed.
     pending: Arc<Mutex<HashSet<String>>>,
 }
@@ -54,7 +56,13 @@ pub struct StateStore {
 impl StateStore {
     /// State at the root of `store`, which must make a write durable before it answers.
     pub fn new(store: Arc<dyn ObjectStore>, env: Env) -> Self {
-        Self { store, env, pending: Arc::default() }
+        Self { store, env, far: false, pending: Arc::default() }
+    }
+
+    /// With every file compressed, for stores behind a network; otherwise only those are that come of merging.
+    #[must_use]
+    pub fn far(self) -> Self {
+        Self { far: true, ..self }
     }
 
     /// Writes what an epoch changed, `changes[shard]` as the operator's shards gave it. Durable when it returns. `before` is
@@ -106,7 +114,7 @@ impl StateStore {
             return Ok((None, change.cutoff));
         }
         let rows: usize = change.upserts.iter().chain(&change.deletes).map(RecordBatch::num_rows).sum();
-        let encoding = if rows <= BLOCK_ROWS { Encoding::InPlace } else { Encoding::Aside };
+        let encoding = Encoding { aside: rows > BLOCK_ROWS, compressed: self.far };
         let mut writer = self.begin(operator, epoch, table, encoding);
         let written = async {
             write_rows(&mut writer, table, Kind::Upserts, &change.upserts).await?;

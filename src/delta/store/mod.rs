@@ -81,6 +81,11 @@ impl TableStore {
         &self.location
     }
 
+    /// Whether it is in this machine's file system.
+    pub fn is_local(&self) -> bool {
+        self.url.scheme() == "file"
+    }
+
     /// The store, with paths relative to this folder.
     pub fn object_store(&self) -> Arc<dyn ObjectStore> {
         Arc::clone(&self.table)

@@ -85,3 +85,24 @@ async fn one_of_many_shards_reads_a_part_of_a_large_file() {
         assert!((whole / 8..whole / 3).contains(&part), "{part} of {whole} bytes");
     }
 }
+
+#[tokio::test]
+async fn files_of_far_stores_are_compressed() {
+    let table = table();
+    let (store, near) = written(&table, vec![rows(&table)]).await;
+    let far = store.clone().far();
+    let change = StateChange { table: 0, upserts: vec![rows(&table)], deletes: Vec::new(), cutoff: NO_WATERMARK };
+    let tables = std::slice::from_ref(&table);
+    let far = far.write("op", Epoch(2), tables, None, vec![vec![change]]).await.unwrap();
+    assert!(size(&far) * 2 < size(&near), "{} and {} bytes", size(&far), size(&near));
+    let of = async |snapshot: &OperatorSnapshot| {
+        let mut rows = 0;
+        let count = |batch: RecordBatch| {
+            rows += batch.num_rows();
+            Ok(())
+        };
+        store.read(snapshot, &table, 0, 1, count).await.unwrap();
+        rows
+    };
+    assert_eq!((of(&near).await, of(&far).await), (ROWS as usize, ROWS as usize));
+}
