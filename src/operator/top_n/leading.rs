@@ -219,6 +219,7 @@ impl Leading {
         if facts.flags & WRITTEN != 0 {
             self.gone.push(entry.number);
         }
+        self.ties.let_go(facts);
         *facts = Facts { seq: facts.seq, ..Facts::default() };
     }
 
@@ -245,7 +246,9 @@ impl Leading {
             }
             for row in partition.rows {
                 self.dropped.push(row.number);
-                self.facts[row.number as usize] = Facts::default();
+                let facts = &mut self.facts[row.number as usize];
+                self.ties.let_go(facts);
+                *facts = Facts::default();
             }
             self.keys.remove(number);
             self.life.forget(number);
@@ -383,7 +386,8 @@ impl Operator for Leading {
         let lists: usize = self.rows.len() * size_of::<Entry>() * 3 / 2;
         let partitions = self.partitions.capacity() * size_of::<Partition>();
         let facts = self.facts.capacity() * size_of::<Facts>() + self.dirty.capacity() * size_of::<u32>();
-        let bytes = self.keys.bytes() + self.life.bytes() + self.rows.bytes() + lists + partitions + facts;
+        let encoded = self.keys.bytes() + self.order.bytes() + self.ties.bytes();
+        let bytes = encoded + self.life.bytes() + self.rows.bytes() + lists + partitions + facts;
         StateUsage { rows: self.rows.len() as u64, bytes: bytes as u64, oldest: self.life.oldest() }
     }
 }

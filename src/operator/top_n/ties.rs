@@ -24,6 +24,8 @@ pub struct Ties {
     compared: usize,
     /// The batch before took so many that it is cheaper to make the bytes of all rows at once.
     many: bool,
+    /// Memory of the bytes that rows hold.
+    held: usize,
 }
 
 impl Ties {
@@ -38,6 +40,7 @@ impl Ties {
             candidate: Vec::new(),
             compared: 0,
             many: false,
+            held: 0,
         })
     }
 
@@ -75,7 +78,9 @@ impl Ties {
             let row = rows.gather(&[number])?;
             self.order.encode(&row)?;
             self.one.encode(&row)?;
-            facts.bytes = Some([self.order.row(0), self.one.row(0)].concat().into());
+            let bytes: Box<[u8]> = [self.order.row(0), self.one.row(0)].concat().into();
+            self.held += bytes.len();
+            facts.bytes = Some(bytes);
         }
         Ok(facts.bytes.as_deref().map_or(Ordering::Equal, |bytes| self.candidate.as_slice().cmp(bytes)))
     }
@@ -106,8 +111,77 @@ impl Ties {
         Ok(Err(low))
     }
 
-    /// The bytes of the candidate, if a tie has asked for them.
-    pub fn made(&self) -> Option<Box<[u8]>> {
+    /// The bytes of the candidate, if a tie has asked for them, for the row that it becomes.
+    pub fn made(&mut self) -> Option<Box<[u8]>> {
+        self.held += self.candidate.len();
         (!self.candidate.is_empty()).then(|| self.candidate.as_slice().into())
+    }
+
+    /// A row goes, with the bytes that it holds.
+    pub fn let_go(&mut self, facts: &mut Facts) {
+        self.held -= facts.bytes.take().map_or(0, |bytes| bytes.len());
+    }
+
+    /// Memory.
+    pub fn bytes(&self) -> usize {
+        self.held + self.order.bytes() + self.one.bytes() + self.batch.bytes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::array::{ArrayRef, Int64Array, StringArray};
+    use arrow::compute::SortOptions;
+
+    use super::*;
+    use crate::operator::spec::RankFunction;
+    use crate::operator::top_n::prefix;
+
+    #[test]
+    fn ties_are_told_apart_by_all_columns_and_what_they_take_is_counted() {
+        let columns: [(&str, ArrayRef); 2] = [
+            ("v", Arc::new(Int64Array::from(vec![7, 7, 7]))),
+            ("text", Arc::new(StringArray::from(vec!["b", "a", "b"]))),
+        ];
+        let rows = RecordBatch::try_from_iter(columns).unwrap();
+        let spec = TopNSpec {
+            input: rows.schema(),
+            retract: false,
+            function: RankFunction::RowNumber,
+            keys: Vec::new(),
+            routing: 0,
+            order: vec![(0, SortOptions::default())],
+            limit: 3,
+            with_rank: false,
+            closing: None,
+            ttl: None,
+            time: None,
+            output: rows.schema(),
+        };
+        let mut order = Encoder::new(&rows.schema(), &spec.order).unwrap();
+        order.encode(&rows).unwrap();
+        let order = order.row(0);
+        let mut store = RowStore::new(rows.schema());
+        let number = store.reserve();
+        store.fill(vec![number], rows.slice(0, 1));
+        let list = [Entry { prefix: prefix(order), number, weight: 1, rank: 0, count: 0 }];
+        let mut facts = [Facts::default()];
+        let mut ties = Ties::new(&rows.schema(), &spec).unwrap();
+        ties.begin(&rows).unwrap();
+        for (at, place) in [(1, Err(0)), (2, Ok(0))] {
+            ties.look_at(&rows, at, order).unwrap();
+            assert!(ties.made().is_none());
+            let found = ties.find(&list, (prefix(order), order), (&rows, at), &store, &mut facts).unwrap();
+            assert_eq!(found, place, "row {at}");
+        }
+        let of_one = facts[0].bytes.as_ref().unwrap().len();
+        assert_eq!(ties.held, of_one);
+        let mut other = Facts { bytes: ties.made(), ..Facts::default() };
+        assert_eq!(ties.held, 2 * of_one);
+        ties.let_go(&mut other);
+        ties.let_go(&mut facts[0]);
+        assert_eq!(ties.held, 0);
     }
 }
