@@ -46,10 +46,9 @@ fn main() {
     let argument = |name: &str| std::env::args().skip_while(|argument| argument != name).nth(1);
     let number = |name: &str, default: u64| argument(name).and_then(|value| value.parse().ok()).unwrap_or(default);
     let size = Size { events: number("--events", 1_000_000), days: number("--days", 183) };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     if let Some(file) = argument("--batch-of") {
         let tables = argument("--tables").unwrap();
-        return in_batch(&runtime, Path::new(&file), size, Path::new(&tables), argument("--rows-only").is_none());
+        return in_batch(Path::new(&file), size, Path::new(&tables), argument("--rows-only").is_none());
     }
     let runs = number("--runs", 3) as usize;
     let only: Option<Vec<String>> = argument("--only").map(|names| names.split(',').map(str::to_owned).collect());
@@ -166,7 +165,8 @@ fn measure(file: &Path, size: Size, runs: usize) {
 }
 
 /// What a process of its own does: it makes the rows of a file's sources, and runs its pipeline over them.
-fn in_batch(runtime: &tokio::runtime::Runtime, file: &Path, size: Size, tables: &Path, query: bool) {
+fn in_batch(file: &Path, size: Size, tables: &Path, query: bool) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let variables = size.variables();
     let source = Arc::new(SourceFile::new(stem(file), std::fs::read_to_string(file).unwrap()));
     let catalog = Catalog::load(&[source], &|name| variables.get(name).cloned())

@@ -1,9 +1,10 @@
 //! The state file: an immutable object with the upserts and deletes of one table.
 //!
 //! Layout: blocks, one behind the other, then the footer. A block is a complete Arrow IPC stream (schema, one record batch, end;
-//! buffers compressed with LZ4, but plain in an epoch's files on local disks, which are merged soon) of rows of some key groups. The footer is JSON: format, operator, table, and per block its kind,
-//! place, rows, key groups, times and XXH64. The snapshot that names the file holds its size, the footer's size and the
-//! footer's XXH64, so every byte that is read is checked, and a shard reads only the blocks of its key groups.
+//! buffers compressed with LZ4, but plain in an epoch's files on local disks, which are merged soon) of rows of some key groups.
+//! The footer is JSON: format, operator, table, and per block its kind, place, rows, key groups, times and XXH64. The snapshot that
+//! names the file holds its size, the footer's size and the footer's XXH64, so every byte that is read is checked, and a shard reads
+//! only the blocks of its key groups.
 //!
 //! What does not check out is an error of kind `Damaged` that names the file and the operator. Where rows belong in time is
 //! left to [`super::store`].

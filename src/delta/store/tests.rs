@@ -20,6 +20,7 @@ fn a_location_is_a_path_or_a_url() {
     assert_eq!(open("file:///tmp/t", &env).unwrap().url().as_str(), "file:///tmp/t/");
     assert_eq!(open("memory://shared/t/", &env).unwrap().url().as_str(), "memory://shared/t/");
     assert_eq!(open("memory:///t", &env).unwrap().url().as_str(), "memory:///t/");
+    assert!(open("/tmp/a b", &env).unwrap().is_local() && !open("memory:///t", &env).unwrap().is_local());
     let error = open("ftp://host/t", &env).unwrap_err();
     assert_eq!(error.message(), "unknown scheme `ftp` in location `ftp://host/t`");
 }
