@@ -7,11 +7,12 @@ use arrow::array::{ArrayRef, Int64Array, TimestampMicrosecondArray, UInt64Array}
 use arrow::datatypes::{DataType, TimeUnit};
 use arrow::record_batch::RecordBatch;
 
+use super::keyed::Keyed;
 use super::lifetime::Lifetime;
 use super::{Shape, prefix};
 use crate::error::Result;
 use crate::operator::contract::{Operator, StateUsage, Stepped, Tick};
-use crate::operator::keyed::{Encoder, KeyIndex, Layout, RowStore, micros, pick};
+use crate::operator::keyed::{Encoder, Layout, RowStore, micros, pick};
 use crate::operator::spec::TopNSpec;
 use crate::state::{StateChange, StateTable};
 
@@ -26,16 +27,11 @@ pub struct Best {
     layout: Layout,
     key_columns: Vec<usize>,
     routing: usize,
-    keys: KeyIndex,
-    life: Lifetime,
-    order: Encoder,
+    parts: Keyed<Entry>,
     ties: Ties,
-    /// By partition.
-    entries: Vec<Entry>,
     rows: RowStore,
     /// Partitions that must be written.
     dirty: Vec<u32>,
-    numbers: Vec<u32>,
 }
 
 /// The best row of a partition.
@@ -71,11 +67,13 @@ struct Ties {
     current: bool,
 }
 
-impl Entry {
-    fn vacant() -> Self {
+impl Default for Entry {
+    fn default() -> Self {
         Self { prefix: 0, rest: Vec::new(), tie: None, row: NONE, change: NONE, dirty: false }
     }
+}
 
+impl Entry {
     fn is_vacant(&self) -> bool {
         self.row == NONE && self.change == NONE
     }
@@ -112,42 +110,28 @@ impl Best {
         };
         Ok(Self {
             routing: spec.routing,
-            keys: KeyIndex::new(&shape.rows, &spec.keys)?,
-            order: Encoder::new(&shape.rows, &spec.order)?,
+            parts: Keyed::new(&shape.rows, &spec, life)?,
             rows: RowStore::new(Arc::clone(&shape.rows)),
-            entries: Vec::new(),
             dirty: Vec::new(),
-            numbers: Vec::new(),
             key_columns: spec.keys,
             shape,
             layout,
-            life,
             ties,
         })
-    }
-
-    /// Finds the partitions of a batch's rows.
-    fn resolve(&mut self, batch: &RecordBatch) -> Result<Vec<u32>> {
-        let mut numbers = std::mem::take(&mut self.numbers);
-        self.keys.resolve(batch, &mut numbers)?;
-        self.entries.resize_with(self.keys.bound(), Entry::vacant);
-        self.life.grow(self.keys.bound());
-        self.order.encode(batch)?;
-        Ok(numbers)
     }
 
     /// Compares the rows of the last of `batches` with the best of their partitions.
     fn contest(&mut self, batches: &[RecordBatch], changes: &mut Vec<Change>) -> Result<()> {
         let Some((batch, at)) = batches.last().zip(batches.len().checked_sub(1)) else { return Ok(()) };
-        let numbers = self.resolve(batch)?;
-        let moments = self.life.moments(batch)?;
+        let numbers = self.parts.resolve(batch)?;
+        let moments = self.parts.life.moments(batch)?;
         self.ties.current = false;
         for (row, &partition) in numbers.iter().enumerate() {
-            if self.life.visit(partition, &moments, row) {
+            if self.parts.life.visit(partition, &moments, row) {
                 self.mark(partition);
             }
-            let entry = &self.entries[partition as usize];
-            let ordering = if entry.is_vacant() { Ordering::Less } else { entry.compare(self.order.row(row)) };
+            let entry = &self.parts.of[partition as usize];
+            let ordering = if entry.is_vacant() { Ordering::Less } else { entry.compare(self.parts.order.row(row)) };
             let tie = match ordering {
                 Ordering::Less => None,
                 Ordering::Greater => continue,
@@ -156,8 +140,8 @@ impl Best {
                     better => better,
                 },
             };
-            let entry = &mut self.entries[partition as usize];
-            entry.set_order(self.order.row(row));
+            let entry = &mut self.parts.of[partition as usize];
+            entry.set_order(self.parts.order.row(row));
             entry.tie = tie;
             if entry.change == NONE {
                 entry.change = changes.len() as u32;
@@ -168,12 +152,12 @@ impl Best {
             }
             self.mark(partition);
         }
-        self.numbers = numbers;
+        self.parts.give_back(numbers);
         Ok(())
     }
 
     fn mark(&mut self, partition: u32) {
-        let entry = &mut self.entries[partition as usize];
+        let entry = &mut self.parts.of[partition as usize];
         if !entry.dirty {
             entry.dirty = true;
             self.dirty.push(partition);
@@ -194,7 +178,7 @@ impl Best {
             ties.batch.encode(batch)?;
             ties.current = true;
         }
-        let entry = &mut self.entries[partition as usize];
+        let entry = &mut self.parts.of[partition as usize];
         if entry.tie.is_none() {
             let best = match changes.get(entry.change as usize) {
                 Some(change) => batches[change.batch as usize].slice(change.row as usize, 1),
@@ -217,7 +201,7 @@ impl Best {
             let (rows, numbers) = &mut picked[change.batch as usize];
             rows.push(change.row);
             numbers.push(number);
-            let entry = &mut self.entries[change.partition as usize];
+            let entry = &mut self.parts.of[change.partition as usize];
             (entry.row, entry.change) = (number, NONE);
             if change.old != NONE {
                 old.push(change.old);
@@ -252,12 +236,10 @@ impl Best {
     fn end(&mut self, partitions: &[u32]) -> Vec<u32> {
         let mut rows = Vec::with_capacity(partitions.len());
         for &partition in partitions {
-            let entry = std::mem::replace(&mut self.entries[partition as usize], Entry::vacant());
+            let entry = self.parts.take(partition);
             if entry.row != NONE {
                 rows.push(entry.row);
             }
-            self.keys.remove(partition);
-            self.life.forget(partition);
         }
         rows
     }
@@ -266,11 +248,11 @@ impl Best {
 impl Operator for Best {
     fn step(&mut self, inputs: Vec<Vec<RecordBatch>>, tick: Tick) -> Result<Stepped> {
         let mut stepped = Stepped::default();
-        self.life.begin(tick);
+        self.parts.life.begin(tick);
         let mut batches = Vec::new();
         let mut changes = Vec::new();
         for batch in inputs.into_iter().flatten() {
-            let (rows, late) = self.life.split(&batch)?;
+            let (rows, late) = self.parts.life.split(&batch)?;
             stepped.late.extend(late.map(|late| (0, late)));
             if let Some(rows) = rows {
                 batches.push(self.shape.split(&rows)?.0);
@@ -278,12 +260,12 @@ impl Operator for Best {
             }
         }
         self.settle(&batches, &changes, &mut stepped.rows)?;
-        let closed = self.life.closed(tick);
+        let closed = self.parts.life.closed(tick);
         let rows = self.end(&closed);
         if !rows.is_empty() {
             stepped.rows.push(self.output(&self.rows.gather(&rows)?, 1)?);
         }
-        let expired = self.life.expired(tick);
+        let expired = self.parts.life.expired(tick);
         for row in self.end(&expired).into_iter().chain(rows) {
             self.rows.remove(row);
         }
@@ -294,7 +276,7 @@ impl Operator for Best {
     fn state(&self) -> Vec<StateTable> {
         let mut key: Vec<usize> = (0..self.routing).collect();
         key.extend(self.key_columns[self.routing..].iter().map(|&column| self.layout.place(column)));
-        let time = self.life.state_time(|column| self.layout.place(column), self.layout.width());
+        let time = self.parts.life.state_time(|column| self.layout.place(column), self.layout.width());
         let schema = Arc::clone(self.layout.schema());
         vec![StateTable { name: "best", schema, routing: self.routing, key, time, append_only: false }]
     }
@@ -303,36 +285,36 @@ impl Operator for Best {
         let mut numbers = Vec::new();
         let mut stamps = Vec::new();
         for partition in std::mem::take(&mut self.dirty) {
-            let entry = &mut self.entries[partition as usize];
+            let entry = &mut self.parts.of[partition as usize];
             if std::mem::take(&mut entry.dirty) && entry.row != NONE {
                 numbers.push(entry.row);
-                stamps.push(self.life.stamp_of(partition));
+                stamps.push(self.parts.life.stamp_of(partition));
             }
         }
         let mut upserts = Vec::new();
         if !numbers.is_empty() {
             let stamps: ArrayRef = Arc::new(TimestampMicrosecondArray::from(stamps));
-            let added = if self.life.stamped() { vec![stamps] } else { Vec::new() };
+            let added = if self.parts.life.stamped() { vec![stamps] } else { Vec::new() };
             upserts.push(self.layout.to_state(self.rows.gather(&numbers)?.columns(), added)?);
         }
-        Ok(vec![StateChange { table: 0, upserts, deletes: Vec::new(), cutoff: self.life.cutoff() }])
+        Ok(vec![StateChange { table: 0, upserts, deletes: Vec::new(), cutoff: self.parts.life.cutoff() }])
     }
 
     fn restore(&mut self, _table: usize, rows: RecordBatch, _watermark: i64) -> Result<()> {
         let input = self.layout.to_input(&rows)?;
-        let stamps = if self.life.stamped() { Some(micros(&rows, self.layout.width())?) } else { None };
-        let partitions = self.resolve(&input)?;
-        let moments = self.life.moments(&input)?;
+        let stamps = if self.parts.life.stamped() { Some(micros(&rows, self.layout.width())?) } else { None };
+        let partitions = self.parts.resolve(&input)?;
+        let moments = self.parts.life.moments(&input)?;
         let mut numbers = Vec::with_capacity(partitions.len());
         for (row, &partition) in partitions.iter().enumerate() {
             let number = self.rows.reserve();
-            let entry = &mut self.entries[partition as usize];
-            entry.set_order(self.order.row(row));
+            let entry = &mut self.parts.of[partition as usize];
+            entry.set_order(self.parts.order.row(row));
             entry.row = number;
             numbers.push(number);
-            self.life.restore(partition, &moments, row, stamps.as_ref().map(|stamps| stamps.value(row)));
+            self.parts.life.restore(partition, &moments, row, stamps.as_ref().map(|stamps| stamps.value(row)));
         }
-        self.numbers = partitions;
+        self.parts.give_back(partitions);
         if !numbers.is_empty() {
             let all = (0..input.num_rows() as u32).collect();
             self.rows.fill(numbers, pick(&input, all)?);
@@ -341,12 +323,11 @@ impl Operator for Best {
     }
 
     fn due(&self) -> i64 {
-        self.life.due()
+        self.parts.life.due()
     }
 
     fn usage(&self) -> StateUsage {
-        let entries = self.entries.capacity() * size_of::<Entry>() + self.dirty.capacity() * size_of::<u32>();
-        let bytes = self.keys.bytes() + self.rows.bytes() + self.life.bytes() + entries;
-        StateUsage { rows: self.rows.len() as u64, bytes: bytes as u64, oldest: self.life.oldest() }
+        let bytes = self.parts.bytes() + self.rows.bytes() + self.dirty.capacity() * size_of::<u32>();
+        StateUsage { rows: self.rows.len() as u64, bytes: bytes as u64, oldest: self.parts.life.oldest() }
     }
 }

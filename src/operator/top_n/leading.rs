@@ -9,13 +9,14 @@ use arrow::array::{ArrayRef, AsArray, Int64Array, TimestampMicrosecondArray, UIn
 use arrow::datatypes::{DataType, Int64Type, SchemaRef, TimeUnit};
 use arrow::record_batch::RecordBatch;
 
+use super::keyed::Keyed;
 use super::lifetime::Lifetime;
 use super::list::{Entry, Facts, Partition, Place, difference};
 use super::ties::Ties;
 use super::{Shape, prefix};
 use crate::error::{Context, Error, Result};
 use crate::operator::contract::{Operator, StateUsage, Stepped, Tick};
-use crate::operator::keyed::{Encoder, KeyIndex, Layout, RowStore, micros, pick};
+use crate::operator::keyed::{Layout, RowStore, micros, pick};
 use crate::operator::spec::TopNSpec;
 use crate::state::{StateChange, StateTable};
 
@@ -40,11 +41,8 @@ pub struct Leading {
     /// The columns that route.
     routing: Vec<usize>,
     deleted: SchemaRef,
-    keys: KeyIndex,
-    life: Lifetime,
-    order: Encoder,
+    parts: Keyed<Partition>,
     ties: Ties,
-    partitions: Vec<Partition>,
     rows: RowStore,
     /// By number of the row.
     facts: Vec<Facts>,
@@ -59,7 +57,6 @@ pub struct Leading {
     changes: Vec<Place>,
     /// Numbers of rows that must be written; some may be gone, or there twice.
     dirty: Vec<u32>,
-    numbers: Vec<u32>,
 }
 
 impl Leading {
@@ -73,10 +70,8 @@ impl Leading {
         let deleted = table(&layout, &life, routing.len()).delete_schema();
         Ok(Self {
             limit: spec.limit as u32,
-            keys: KeyIndex::new(&shape.rows, &spec.keys)?,
-            order: Encoder::new(&shape.rows, &spec.order)?,
+            parts: Keyed::new(&shape.rows, spec, life)?,
             ties: Ties::new(&shape.rows, spec)?,
-            partitions: Vec::new(),
             rows: RowStore::new(Arc::clone(&shape.rows)),
             facts: Vec::new(),
             next_seq: 0,
@@ -86,35 +81,24 @@ impl Leading {
             touched: Vec::new(),
             changes: Vec::new(),
             dirty: Vec::new(),
-            numbers: Vec::new(),
             shape,
             layout,
             routing,
             deleted,
-            life,
         })
-    }
-
-    fn resolve(&mut self, batch: &RecordBatch) -> Result<Vec<u32>> {
-        let mut numbers = std::mem::take(&mut self.numbers);
-        self.keys.resolve(batch, &mut numbers)?;
-        self.partitions.resize_with(self.keys.bound(), Partition::default);
-        self.life.grow(self.keys.bound());
-        self.order.encode(batch)?;
-        Ok(numbers)
     }
 
     /// Takes the rows of a batch, all in time.
     fn take(&mut self, batch: &RecordBatch) -> Result<()> {
         let (batch, _) = self.shape.split(batch)?;
-        let partitions = self.resolve(&batch)?;
-        let moments = self.life.moments(&batch)?;
+        let partitions = self.parts.resolve(&batch)?;
+        let moments = self.parts.life.moments(&batch)?;
         let mut candidates = Vec::with_capacity(partitions.len());
         for (row, &partition) in partitions.iter().enumerate() {
-            if self.life.visit(partition, &moments, row) {
+            if self.parts.life.visit(partition, &moments, row) {
                 self.write_again(partition);
             }
-            if self.partitions[partition as usize].admits(prefix(self.order.row(row)), self.limit) {
+            if self.parts.of[partition as usize].admits(prefix(self.parts.order.row(row)), self.limit) {
                 candidates.push(row as u32);
             }
         }
@@ -128,7 +112,7 @@ impl Leading {
                 }
             }
         }
-        self.numbers = partitions;
+        self.parts.give_back(partitions);
         Ok(())
     }
 
@@ -145,16 +129,16 @@ impl Leading {
 
     /// Gives a row its place, if it has one; `row` is its number in the batch, `at` among the candidates. What goes beyond the limit goes.
     fn rank(&mut self, partition: u32, row: usize, (picked, at): (&RecordBatch, usize), number: u32) -> Result<bool> {
-        let order = self.order.row(row);
+        let order = self.parts.order.row(row);
         let prefix = prefix(order);
-        let list = &self.partitions[partition as usize];
+        let list = &self.parts.of[partition as usize];
         if !list.admits(prefix, self.limit) {
             return Ok(false);
         }
         self.ties.look_at(picked, at, order)?;
         let place = self.ties.find(&list.rows, (prefix, order), (picked, at), &self.rows, &mut self.facts)?;
         self.touch(partition);
-        let of_partition = &mut self.partitions[partition as usize];
+        let of_partition = &mut self.parts.of[partition as usize];
         let new = match place {
             Ok(same) => {
                 let entry = &mut of_partition.rows[same];
@@ -178,14 +162,14 @@ impl Leading {
                 true
             }
         };
-        while let Some(entry) = self.partitions[partition as usize].pop_beyond(self.limit) {
+        while let Some(entry) = self.parts.of[partition as usize].pop_beyond(self.limit) {
             self.drop_row(&entry);
         }
         Ok(new)
     }
 
     fn touch(&mut self, number: u32) {
-        let partition = &mut self.partitions[number as usize];
+        let partition = &mut self.parts.of[number as usize];
         if !std::mem::replace(&mut partition.touched, true) {
             self.touched.push(number);
             if std::mem::take(&mut partition.restored) {
@@ -204,7 +188,7 @@ impl Leading {
 
     /// The partition's stamp is new: its rows carry it.
     fn write_again(&mut self, partition: u32) {
-        let numbers: Vec<u32> = self.partitions[partition as usize].rows.iter().map(|row| row.number).collect();
+        let numbers: Vec<u32> = self.parts.of[partition as usize].rows.iter().map(|row| row.number).collect();
         numbers.into_iter().for_each(|number| self.mark(number));
     }
 
@@ -227,7 +211,7 @@ impl Leading {
     fn settle(&mut self) -> Vec<Place> {
         let mut changes = std::mem::take(&mut self.changes);
         for number in std::mem::take(&mut self.touched) {
-            let partition = &mut self.partitions[number as usize];
+            let partition = &mut self.parts.of[number as usize];
             partition.touched = false;
             if self.shape.updating {
                 partition.show(self.limit, self.shape.with_rank, |place| changes.push(place));
@@ -240,7 +224,7 @@ impl Leading {
     fn end(&mut self, numbers: Vec<u32>) -> Vec<Place> {
         let mut places = Vec::new();
         for number in numbers {
-            let mut partition = std::mem::take(&mut self.partitions[number as usize]);
+            let mut partition = self.parts.take(number);
             if !self.shape.updating {
                 partition.show(self.limit, self.shape.with_rank, |place| places.push(place));
             }
@@ -250,8 +234,6 @@ impl Leading {
                 self.ties.let_go(facts);
                 *facts = Facts::default();
             }
-            self.keys.remove(number);
-            self.life.forget(number);
         }
         places
     }
@@ -297,9 +279,9 @@ fn table(layout: &Layout, life: &Lifetime, routing: usize) -> StateTable {
 impl Operator for Leading {
     fn step(&mut self, inputs: Vec<Vec<RecordBatch>>, tick: Tick) -> Result<Stepped> {
         let mut stepped = Stepped::default();
-        self.life.begin(tick);
+        self.parts.life.begin(tick);
         for batch in inputs.into_iter().flatten() {
-            let (rows, late) = self.life.split(&batch)?;
+            let (rows, late) = self.parts.life.split(&batch)?;
             stepped.late.extend(late.map(|late| (0, late)));
             if let Some(rows) = rows {
                 self.take(&rows)?;
@@ -307,17 +289,17 @@ impl Operator for Leading {
         }
         let changes = self.settle();
         self.output(&changes, &mut stepped.rows)?;
-        let closed = self.life.closed(tick);
+        let closed = self.parts.life.closed(tick);
         let places = self.end(closed);
         self.output(&places, &mut stepped.rows)?;
-        let expired = self.life.expired(tick);
+        let expired = self.parts.life.expired(tick);
         self.end(expired);
         self.let_go()?;
         Ok(stepped)
     }
 
     fn state(&self) -> Vec<StateTable> {
-        vec![table(&self.layout, &self.life, self.routing.len())]
+        vec![table(&self.layout, &self.parts.life, self.routing.len())]
     }
 
     fn changes(&mut self) -> Result<Vec<StateChange>> {
@@ -329,19 +311,19 @@ impl Operator for Leading {
                 numbers.push(number);
                 weights.push(i64::from(facts.weight));
                 seqs.push(facts.seq);
-                stamps.push(self.life.stamp_of(facts.partition));
+                stamps.push(self.parts.life.stamp_of(facts.partition));
             }
         }
         let mut upserts = Vec::new();
         if !numbers.is_empty() {
             let mut added: Vec<ArrayRef> = vec![Arc::new(Int64Array::from(weights)), Arc::new(Int64Array::from(seqs))];
-            if self.life.stamped() {
+            if self.parts.life.stamped() {
                 added.push(Arc::new(TimestampMicrosecondArray::from(stamps)));
             }
             upserts.push(self.layout.to_state(self.rows.gather(&numbers)?.columns(), added)?);
         }
         let deletes = std::mem::take(&mut self.deletes);
-        Ok(vec![StateChange { table: 0, upserts, deletes, cutoff: self.life.cutoff() }])
+        Ok(vec![StateChange { table: 0, upserts, deletes, cutoff: self.parts.life.cutoff() }])
     }
 
     fn restore(&mut self, _table: usize, rows: RecordBatch, _watermark: i64) -> Result<()> {
@@ -352,18 +334,18 @@ impl Operator for Leading {
         let (Some(weights), Some(seqs)) = (numbers(width), numbers(width + 1)) else {
             return Err(Error::damaged("state rows of a top-n have no count or number"));
         };
-        let stamps = if self.life.stamped() { Some(micros(&rows, width + 2)?) } else { None };
-        let partitions = self.resolve(&input)?;
-        let moments = self.life.moments(&input)?;
+        let stamps = if self.parts.life.stamped() { Some(micros(&rows, width + 2)?) } else { None };
+        let partitions = self.parts.resolve(&input)?;
+        let moments = self.parts.life.moments(&input)?;
         let picked = pick(&input, (0..input.num_rows() as u32).collect())?;
         let numbers = self.keep(&picked);
         self.ties.begin(&picked)?;
         for (row, (&partition, number)) in partitions.iter().zip(numbers).enumerate() {
-            self.life.restore(partition, &moments, row, stamps.as_ref().map(|stamps| stamps.value(row)));
-            let order = self.order.row(row);
+            self.parts.life.restore(partition, &moments, row, stamps.as_ref().map(|stamps| stamps.value(row)));
+            let order = self.parts.order.row(row);
             let prefix = prefix(order);
             self.ties.look_at(&picked, row, order)?;
-            let of_partition = &mut self.partitions[partition as usize];
+            let of_partition = &mut self.parts.of[partition as usize];
             let list = &of_partition.rows;
             let (Ok(place) | Err(place)) =
                 self.ties.find(list, (prefix, order), (&picked, row), &self.rows, &mut self.facts)?;
@@ -374,20 +356,18 @@ impl Operator for Leading {
             self.facts[number as usize] = Facts { bytes: self.ties.made(), seq, partition, weight, flags: WRITTEN };
             self.next_seq = self.next_seq.max(seq + 1);
         }
-        self.numbers = partitions;
+        self.parts.give_back(partitions);
         Ok(())
     }
 
     fn due(&self) -> i64 {
-        self.life.due()
+        self.parts.life.due()
     }
 
     fn usage(&self) -> StateUsage {
         let lists: usize = self.rows.len() * size_of::<Entry>() * 3 / 2;
-        let partitions = self.partitions.capacity() * size_of::<Partition>();
         let facts = self.facts.capacity() * size_of::<Facts>() + self.dirty.capacity() * size_of::<u32>();
-        let encoded = self.keys.bytes() + self.order.bytes() + self.ties.bytes();
-        let bytes = encoded + self.life.bytes() + self.rows.bytes() + lists + partitions + facts;
-        StateUsage { rows: self.rows.len() as u64, bytes: bytes as u64, oldest: self.life.oldest() }
+        let bytes = self.parts.bytes() + self.ties.bytes() + self.rows.bytes() + lists + facts;
+        StateUsage { rows: self.rows.len() as u64, bytes: bytes as u64, oldest: self.parts.life.oldest() }
     }
 }

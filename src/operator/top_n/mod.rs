@@ -13,6 +13,7 @@
 //! TTL, a partition that no row has come to for so long (up to an eighth longer) is forgotten; what it has put out stays out.
 
 mod best;
+mod keyed;
 mod leading;
 mod lifetime;
 mod list;

@@ -8,11 +8,12 @@ use arrow::datatypes::{DataType, Int64Type, TimeUnit};
 use arrow::record_batch::RecordBatch;
 
 use super::Shape;
+use super::keyed::Keyed;
 use super::lifetime::Lifetime;
 use super::partition::{Entry, Limit, Partition, Place, RowKey, Shown, difference};
 use crate::error::{Context, Error, Result};
 use crate::operator::contract::{Operator, StateUsage, Stepped, Tick};
-use crate::operator::keyed::{Encoder, KeyIndex, Layout, RowStore, micros, pick};
+use crate::operator::keyed::{Encoder, Layout, RowStore, micros, pick};
 use crate::operator::spec::TopNSpec;
 use crate::state::{StateChange, StateTable};
 
@@ -31,11 +32,8 @@ pub struct Ranked {
     layout: Layout,
     limit: Limit,
     routing: usize,
-    keys: KeyIndex,
-    life: Lifetime,
-    order: Encoder,
+    parts: Keyed<Partition>,
     full: Encoder,
-    partitions: Vec<Partition>,
     /// The columns of the rows of an append stream, which are few. Those of a stream that takes rows back, which are all, are only in
     /// their bytes: reading columns out of these is slower.
     columns: RowStore,
@@ -53,7 +51,6 @@ pub struct Ranked {
     gone: BTreeMap<RowKey, u32>,
     rows: usize,
     row_bytes: usize,
-    numbers: Vec<u32>,
     scratch: Vec<u8>,
 }
 
@@ -68,10 +65,8 @@ impl Ranked {
         Ok(Self {
             limit: Limit { function: spec.function, rows: spec.limit as u64, with_rank: spec.with_rank },
             routing: spec.routing,
-            keys: KeyIndex::new(&shape.rows, &spec.keys)?,
-            order: Encoder::new(&shape.rows, &spec.order)?,
+            parts: Keyed::new(&shape.rows, spec, life)?,
             full: Encoder::of_keys(&shape.rows, &all)?,
-            partitions: Vec::new(),
             columns: RowStore::new(Arc::clone(&shape.rows)),
             dropped: Vec::new(),
             touched: Vec::new(),
@@ -81,36 +76,25 @@ impl Ranked {
             gone: BTreeMap::new(),
             rows: 0,
             row_bytes: 0,
-            numbers: Vec::new(),
             scratch: Vec::new(),
             shape,
             layout,
-            life,
         })
-    }
-
-    fn resolve(&mut self, batch: &RecordBatch) -> Result<Vec<u32>> {
-        let mut numbers = std::mem::take(&mut self.numbers);
-        self.keys.resolve(batch, &mut numbers)?;
-        self.partitions.resize_with(self.keys.bound(), Partition::default);
-        self.life.grow(self.keys.bound());
-        self.order.encode(batch)?;
-        Ok(numbers)
     }
 
     /// Takes the rows of a batch, all in time.
     fn take(&mut self, batch: &RecordBatch) -> Result<()> {
         let (batch, weights) = self.shape.split(batch)?;
-        let numbers = self.resolve(&batch)?;
-        let moments = self.life.moments(&batch)?;
+        let numbers = self.parts.resolve(&batch)?;
+        let moments = self.parts.life.moments(&batch)?;
         let mut candidates = Vec::with_capacity(numbers.len());
         for (row, &partition) in numbers.iter().enumerate() {
-            if self.life.visit(partition, &moments, row) {
+            if self.parts.life.visit(partition, &moments, row) {
                 self.write_again(partition);
             }
             // Rows far beyond the limit are not looked at any further.
-            let admitted = &self.partitions[partition as usize];
-            if self.shape.retract || admitted.admits(self.order.row(row), self.limit) {
+            let admitted = &self.parts.of[partition as usize];
+            if self.shape.retract || admitted.admits(self.parts.order.row(row), self.limit) {
                 candidates.push(row as u32);
             }
         }
@@ -130,15 +114,15 @@ impl Ranked {
         if !kept.0.is_empty() {
             self.columns.fill(kept.0, pick(&batch, kept.1)?);
         }
-        self.numbers = numbers;
+        self.parts.give_back(numbers);
         Ok(())
     }
 
     /// Counts a row `weight` times; `row` is its place in the batch, `at` among the candidates. Gives the number under which its columns
     /// are to be kept, if so.
     fn apply(&mut self, number: u32, row: usize, at: usize, weight: i64) -> Option<u32> {
-        let order = self.order.row(row);
-        let partition = &mut self.partitions[number as usize];
+        let order = self.parts.order.row(row);
+        let partition = &mut self.parts.of[number as usize];
         if !self.shape.retract && !partition.admits(order, self.limit) {
             return None;
         }
@@ -173,7 +157,7 @@ impl Ranked {
         }
         if !self.shape.retract {
             partition.count(&key, order_len, weight.unsigned_abs(), new, limit);
-            while let Some((row, entry)) = self.partitions[number as usize].pop_beyond(limit) {
+            while let Some((row, entry)) = self.parts.of[number as usize].pop_beyond(limit) {
                 self.drop_row(number, row, entry);
             }
         }
@@ -188,7 +172,7 @@ impl Ranked {
             self.dropped.push(entry.number);
         }
         if entry.shown.count > 0 {
-            self.partitions[number as usize].shown -= 1;
+            self.parts.of[number as usize].shown -= 1;
             let changes = &mut self.changes;
             difference(&row, &entry, entry.shown, Shown::default(), self.limit, &mut |place| changes.push(place));
         }
@@ -199,7 +183,7 @@ impl Ranked {
 
     /// The partition's stamp is new: its rows carry it.
     fn write_again(&mut self, number: u32) {
-        for (row, entry) in &mut self.partitions[number as usize].rows {
+        for (row, entry) in &mut self.parts.of[number as usize].rows {
             if !std::mem::replace(&mut entry.dirty, true) {
                 self.dirty.push((number, row.clone()));
             }
@@ -209,7 +193,7 @@ impl Ranked {
     /// Ends the step for the partitions it has touched, and gives what it changed within the limits.
     fn settle(&mut self) -> Vec<Place> {
         for (number, row) in std::mem::take(&mut self.zeros) {
-            let rows = &mut self.partitions[number as usize].rows;
+            let rows = &mut self.parts.of[number as usize].rows;
             if rows.get(&row).is_some_and(|entry| entry.weight == 0)
                 && let Some(entry) = rows.remove(&row)
             {
@@ -218,7 +202,7 @@ impl Ranked {
         }
         let mut changes = std::mem::take(&mut self.changes);
         for number in std::mem::take(&mut self.touched) {
-            let partition = &mut self.partitions[number as usize];
+            let partition = &mut self.parts.of[number as usize];
             partition.touched = false;
             if self.shape.updating {
                 partition.show(self.limit, |place| changes.push(place));
@@ -230,9 +214,8 @@ impl Ranked {
     /// Forgets partitions that hold nothing any more, so that their keys do not stay.
     fn sweep(&mut self, numbers: impl Iterator<Item = u32>) {
         for number in numbers {
-            if self.partitions[number as usize].rows.is_empty() {
-                self.keys.remove(number);
-                self.life.forget(number);
+            if self.parts.of[number as usize].rows.is_empty() {
+                self.parts.take(number);
             }
         }
     }
@@ -241,7 +224,7 @@ impl Ranked {
     fn end(&mut self, numbers: Vec<u32>) -> Vec<Place> {
         let mut places = Vec::new();
         for number in numbers {
-            let mut partition = std::mem::take(&mut self.partitions[number as usize]);
+            let mut partition = self.parts.take(number);
             if !self.shape.updating {
                 partition.show(self.limit, |place| places.push(place));
             }
@@ -249,8 +232,6 @@ impl Ranked {
             self.row_bytes -= partition.rows.keys().map(|row| row.bytes.len() + ROW_OVERHEAD).sum::<usize>();
             let numbers = partition.rows.values().map(|entry| entry.number);
             self.dropped.extend(numbers.filter(|number| *number != BYTES_ONLY));
-            self.keys.remove(number);
-            self.life.forget(number);
         }
         places
     }
@@ -282,7 +263,7 @@ impl Ranked {
 
     fn added(&self, weights: Vec<i64>, stamps: Vec<i64>) -> Vec<ArrayRef> {
         let mut added: Vec<ArrayRef> = vec![Arc::new(Int64Array::from(weights))];
-        if self.life.stamped() {
+        if self.parts.life.stamped() {
             added.push(Arc::new(TimestampMicrosecondArray::from(stamps)));
         }
         added
@@ -292,23 +273,23 @@ impl Ranked {
 impl Operator for Ranked {
     fn step(&mut self, inputs: Vec<Vec<RecordBatch>>, tick: Tick) -> Result<Stepped> {
         let mut stepped = Stepped::default();
-        self.life.begin(tick);
+        self.parts.life.begin(tick);
         let mut visited = Vec::new();
         for batch in inputs.into_iter().flatten() {
-            let (rows, late) = self.life.split(&batch)?;
+            let (rows, late) = self.parts.life.split(&batch)?;
             stepped.late.extend(late.map(|late| (0, late)));
             if let Some(rows) = rows {
                 self.take(&rows)?;
-                visited.extend_from_slice(&self.numbers);
+                visited.extend_from_slice(self.parts.resolved());
             }
         }
         let changes = self.settle();
         self.output(&changes, &mut stepped.rows)?;
         self.sweep(visited.into_iter());
-        let closed = self.life.closed(tick);
+        let closed = self.parts.life.closed(tick);
         let places = self.end(closed);
         self.output(&places, &mut stepped.rows)?;
-        let expired = self.life.expired(tick);
+        let expired = self.parts.life.expired(tick);
         self.end(expired);
         for number in std::mem::take(&mut self.dropped) {
             self.columns.remove(number);
@@ -319,7 +300,7 @@ impl Operator for Ranked {
 
     fn state(&self) -> Vec<StateTable> {
         let width = self.layout.width();
-        let time = self.life.state_time(|column| self.layout.place(column), width + 1);
+        let time = self.parts.life.state_time(|column| self.layout.place(column), width + 1);
         let (schema, key) = (Arc::clone(self.layout.schema()), (0..width).collect());
         vec![StateTable { name: "rows", schema, routing: self.routing, key, time, append_only: false }]
     }
@@ -328,16 +309,16 @@ impl Operator for Ranked {
         let (mut rows, mut numbers, mut weights, mut stamps) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let dirty = std::mem::take(&mut self.dirty);
         for (number, bytes) in &dirty {
-            let Some(entry) = self.partitions[*number as usize].rows.get_mut(bytes) else { continue };
+            let Some(entry) = self.parts.of[*number as usize].rows.get_mut(bytes) else { continue };
             if std::mem::take(&mut entry.dirty) {
                 entry.written = true;
                 rows.push((bytes, entry.order));
                 numbers.push(entry.number);
                 weights.push(entry.weight);
-                stamps.push(self.life.stamp_of(*number));
+                stamps.push(self.parts.life.stamp_of(*number));
             }
         }
-        let mut change = StateChange { table: 0, upserts: vec![], deletes: vec![], cutoff: self.life.cutoff() };
+        let mut change = StateChange { table: 0, upserts: vec![], deletes: vec![], cutoff: self.parts.life.cutoff() };
         if !rows.is_empty() {
             let added = self.added(weights, stamps);
             change.upserts.push(self.layout.to_state(&self.columns_of(&rows, &numbers)?, added)?);
@@ -360,17 +341,17 @@ impl Operator for Ranked {
         let Some(weights) = rows.column(width).as_primitive_opt::<Int64Type>() else {
             return Err(Error::damaged("state rows of a top-n have no count"));
         };
-        let stamps = if self.life.stamped() { Some(micros(&rows, width + 1)?) } else { None };
-        let numbers = self.resolve(&input)?;
-        let moments = self.life.moments(&input)?;
+        let stamps = if self.parts.life.stamped() { Some(micros(&rows, width + 1)?) } else { None };
+        let numbers = self.parts.resolve(&input)?;
+        let moments = self.parts.life.moments(&input)?;
         self.full.encode(&input)?;
         let kept: Vec<u32> = numbers.iter().filter(|_| !self.shape.retract).map(|_| self.columns.reserve()).collect();
         for (row, &number) in numbers.iter().enumerate() {
-            self.life.restore(number, &moments, row, stamps.as_ref().map(|stamps| stamps.value(row)));
-            let order = self.order.row(row);
+            self.parts.life.restore(number, &moments, row, stamps.as_ref().map(|stamps| stamps.value(row)));
+            let order = self.parts.order.row(row);
             let key = RowKey::new(&[order, self.full.row(row)].concat());
             let (order, weight) = (order.len() as u32, weights.value(row));
-            let partition = &mut self.partitions[number as usize];
+            let partition = &mut self.parts.of[number as usize];
             partition.restored = self.shape.updating;
             self.rows += 1;
             self.row_bytes += key.bytes.len() + ROW_OVERHEAD;
@@ -381,7 +362,7 @@ impl Operator for Ranked {
                 partition.count(&key, order, weight.unsigned_abs(), true, self.limit);
             }
         }
-        self.numbers = numbers;
+        self.parts.give_back(numbers);
         if !kept.is_empty() {
             self.columns.fill(kept, pick(&input, (0..input.num_rows() as u32).collect())?);
         }
@@ -389,14 +370,13 @@ impl Operator for Ranked {
     }
 
     fn due(&self) -> i64 {
-        self.life.due()
+        self.parts.life.due()
     }
 
     fn usage(&self) -> StateUsage {
-        let partitions = self.partitions.capacity() * size_of::<Partition>();
         let pending = (self.dirty.capacity() + self.gone.len() * 2) * size_of::<(u32, RowKey)>();
         let rows = self.row_bytes + self.columns.bytes();
-        let bytes = self.keys.bytes() + self.life.bytes() + rows + partitions + pending;
-        StateUsage { rows: self.rows as u64, bytes: bytes as u64, oldest: self.life.oldest() }
+        let bytes = self.parts.bytes() + rows + pending;
+        StateUsage { rows: self.rows as u64, bytes: bytes as u64, oldest: self.parts.life.oldest() }
     }
 }
