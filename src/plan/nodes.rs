@@ -1,4 +1,4 @@
-//! Logical nodes that DataFusion has no word for: sessions and deduplication of a stream.
+//! Logical nodes that DataFusion has no word for: sessions, deduplication and ASOF joins of a stream.
 //!
 //! They stand in the logical plans of pipelines only, between the query's own nodes; the planner makes operators of them. In a
 //! batch plan the same SQL is ordinary window functions (see [`super::relation`]).
@@ -142,6 +142,59 @@ impl UserDefinedLogicalNodeCore for DeduplicateNode {
         match one(inputs) {
             Some(input) => Ok(Self { input, keys: exprs, time, within: self.within }),
             None => internal_err!("a deduplication has one input"),
+        }
+    }
+
+    fn necessary_children_exprs(&self, output_columns: &[usize]) -> Option<Vec<Vec<usize>>> {
+        Some(vec![output_columns.to_vec()])
+    }
+}
+
+/// An ASOF join, whose condition is marked: the join's columns. A condition on the right side's columns is asked of the row that has matched;
+/// below the join it would make another row match.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct AsofNode {
+    /// The join, perhaps below a projection.
+    pub input: LogicalPlan,
+    /// The names of the right side's columns.
+    pub right: Vec<String>,
+}
+
+impl PartialOrd for AsofNode {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        (self == other).then_some(Ordering::Equal)
+    }
+}
+
+impl UserDefinedLogicalNodeCore for AsofNode {
+    fn name(&self) -> &'static str {
+        "Asof"
+    }
+
+    fn inputs(&self) -> Vec<&LogicalPlan> {
+        vec![&self.input]
+    }
+
+    fn schema(&self) -> &DFSchemaRef {
+        self.input.schema()
+    }
+
+    fn expressions(&self) -> Vec<Expr> {
+        Vec::new()
+    }
+
+    fn prevent_predicate_push_down_columns(&self) -> HashSet<String> {
+        self.right.iter().cloned().collect()
+    }
+
+    fn fmt_for_explain(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Asof")
+    }
+
+    fn with_exprs_and_inputs(&self, _: Vec<Expr>, inputs: Vec<LogicalPlan>) -> Result<Self> {
+        match one(inputs) {
+            Some(input) => Ok(Self { input, right: self.right.clone() }),
+            None => internal_err!("an ASOF join stands above one join"),
         }
     }
 

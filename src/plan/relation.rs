@@ -9,6 +9,7 @@
 
 mod arguments;
 mod batch;
+mod stream;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -27,6 +28,7 @@ use datafusion::sql::sqlparser::tokenizer::Span;
 
 use self::arguments::{Arguments, Function, problem};
 use self::batch::AsofAsWindow;
+use self::stream::AsofApart;
 use super::nodes::{DeduplicateNode, SessionNode, WINDOW_END, WINDOW_START};
 use super::time::scalar_micros;
 use crate::function::{HOP_STARTS, SHIFT, TUMBLE_START, first_within, mark_functions, window_functions};
@@ -46,9 +48,14 @@ pub fn register_relations(state: &mut SessionState, mode: RelationMode, times: B
     for function in window_functions().into_iter().chain(mark_functions()) {
         state.register_udf(Arc::new(function))?;
     }
-    if mode == RelationMode::Batch {
-        state.register_udwf(Arc::new(first_within()))?;
-        state.add_analyzer_rule(Arc::new(AsofAsWindow));
+    match mode {
+        RelationMode::Stream => {
+            state.add_analyzer_rule(Arc::new(AsofApart));
+        }
+        RelationMode::Batch => {
+            state.register_udwf(Arc::new(first_within()))?;
+            state.add_analyzer_rule(Arc::new(AsofAsWindow));
+        }
     }
     state.register_relation_planner(Arc::new(Relations { mode, times }))
 }

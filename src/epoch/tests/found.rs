@@ -65,3 +65,12 @@ fn a_condition_on_both_sides_of_an_outer_join_stays_above_it() {
                 ON x.k = y.k AND y.ts > x.ts - INTERVAL '30 seconds' AND y.ts <= x.ts - INTERVAL '20 seconds') WHERE id % 3 <> 1";
     agrees(views, &[join], "state_ttl = 'none'");
 }
+
+#[test]
+fn a_condition_on_what_an_asof_join_found_is_asked_of_the_newest_row_only() {
+    let views = "CREATE VIEW newest AS SELECT x.id, x.k, y.g, y.v, x.n, x.ts FROM s0 x ASOF JOIN s1 y \
+                 MATCH_CONDITION (x.ts >= y.ts) ON x.k = y.k;\n";
+    for condition in ["v > -1", "g = 'g1'", "g IS NULL OR v < 2", "n > 1 AND v > 0", "k = 1"] {
+        agrees(views, &[&format!("SELECT * FROM newest WHERE {condition}")], "state_ttl = 'none'");
+    }
+}

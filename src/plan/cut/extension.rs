@@ -1,4 +1,4 @@
-//! SESSION and DEDUPLICATE.
+//! SESSION, DEDUPLICATE, and the place of ASOF joins.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use super::piece::{Piece, unique_schema};
 use super::{Cutter, needs_append, refused};
 use crate::error::{Error, Result};
 use crate::operator::spec::{DeduplicateEmit, DeduplicateSpec, SessionSpec, TimeColumn};
-use crate::plan::nodes::{DeduplicateNode, SessionNode};
+use crate::plan::nodes::{AsofNode, DeduplicateNode, SessionNode};
 use crate::plan::operators::OperatorSpec;
 
 impl Cutter<'_> {
@@ -20,6 +20,9 @@ impl Cutter<'_> {
         }
         if let Some(deduplicate) = node.as_any().downcast_ref::<DeduplicateNode>() {
             return self.deduplicate(deduplicate);
+        }
+        if let Some(asof) = node.as_any().downcast_ref::<AsofNode>() {
+            return self.cut(&asof.input);
         }
         Err(refused(&format!("`{}`", node.name())))
     }

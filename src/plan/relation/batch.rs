@@ -110,7 +110,7 @@ impl AnalyzerRule for AsofAsWindow {
 }
 
 /// If the join's condition is marked: the condition without the mark, and the right side's time.
-fn unmarked(join: &Join) -> Result<Option<(Vec<Expr>, Expr)>> {
+pub(super) fn unmarked(join: &Join) -> Result<Option<(Vec<Expr>, Expr)>> {
     let Some(filter) = &join.filter else { return Ok(None) };
     let mut time = None;
     let mut filters = Vec::new();
