@@ -11,6 +11,7 @@ use object_store::ObjectStore;
 use object_store::memory::InMemory;
 
 use crate::error::{Error, Result};
+use crate::output::{Printer, Stream};
 
 /// The process's surroundings; cheap to clone.
 #[derive(Clone, Debug)]
@@ -19,6 +20,7 @@ pub struct Env {
     random: Arc<AtomicU64>,
     failpoints: Arc<Mutex<BTreeMap<String, Action>>>,
     stores: Stores,
+    output: Printer,
 }
 
 /// How far the state of [`splitmix64`] moves.
@@ -90,6 +92,7 @@ impl Env {
             random: Arc::new(AtomicU64::new(seed)),
             failpoints: Arc::default(),
             stores: Stores::default(),
+            output: Printer::new(Stream::Output),
         };
         if let Ok(text) = std::env::var("WEIR_FAILPOINTS") {
             env.set_failpoints(&text)?;
@@ -104,6 +107,7 @@ impl Env {
             random: Arc::new(AtomicU64::new(seed)),
             failpoints: Arc::default(),
             stores: Stores::default(),
+            output: Printer::new(Stream::Output),
         }
     }
 
@@ -118,6 +122,13 @@ impl Env {
     #[must_use]
     pub fn with_durability(mut self, durability: Durability) -> Self {
         self.stores.durability = durability;
+        self
+    }
+
+    /// The same surroundings with another printer.
+    #[must_use]
+    pub fn with_output(mut self, output: Printer) -> Self {
+        self.output = output;
         self
     }
 
@@ -140,6 +151,11 @@ impl Env {
         }
     }
 
+    /// What prints to standard output beside the work.
+    pub fn output(&self) -> &Printer {
+        &self.output
+    }
+
     /// Milliseconds since 1970-01-01 UTC.
     pub fn unix_ms(&self) -> i64 {
         match &self.clock {
@@ -153,6 +169,16 @@ impl Env {
     /// A monotonic instant, for durations only.
     pub fn instant(&self) -> Instant {
         Instant::now()
+    }
+
+    /// Waits for a moment; as [`Env::instant`], by the real clock.
+    pub async fn sleep_until(&self, at: Instant) {
+        tokio::time::sleep_until(at.into()).await;
+    }
+
+    /// Waits for a while.
+    pub async fn sleep(&self, time: Duration) {
+        self.sleep_until(self.instant() + time).await;
     }
 
     /// Moves a manual clock; a system clock is left alone.

@@ -5,6 +5,7 @@
 //! `sql` knows nothing of ours but errors, `cli` knows everything.
 
 pub mod error;
+pub mod output;
 pub mod env;
 pub mod metrics;
 pub mod config;

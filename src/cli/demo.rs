@@ -19,7 +19,7 @@ use super::project::{Project, runtime, surroundings};
 use super::report::{Report, grouped};
 use super::run::{Runner, run_all};
 use super::server::Server;
-use super::{Failure, signals};
+use super::{Failure, Printing, signals};
 use crate::catalog::Catalog;
 use crate::config::Config;
 use crate::env::Env;
@@ -50,14 +50,16 @@ pub struct Args {
 }
 
 /// Runs the demo. Errors: whatever the parts say.
-pub async fn run(args: Args, config: &Config, json: bool) -> Result<(), Failure> {
-    let env = Env::system()?;
+pub async fn run(args: Args, config: &Config, printing: &Printing) -> Result<(), Failure> {
+    // A demo speaks to a person, also through a pipe, unless JSON was asked for.
+    let (json, output) = (printing.asked_for_json, &printing.output);
+    let env = Env::system()?.with_output(output.clone());
     let stop = Stop::default();
-    signals::listen(stop.clone())?;
+    signals::listen(stop.clone(), printing.log.clone())?;
     let dir = folder(args.dir, &env)?;
     let say = |text: &str| {
         if !json {
-            println!("{text}");
+            output.print(format!("{text}\n"));
         }
     };
     say("weir demo: card transactions -> Kafka -> SQL with a fraud model -> Delta Lake, in one process\n");
@@ -83,7 +85,7 @@ pub async fn run(args: Args, config: &Config, json: bool) -> Result<(), Failure>
     let metrics = Arc::new(Metrics::new());
     let runner = Runner {
         around: surroundings(&config, env)?,
-        report: Arc::new(Report::new(json)),
+        report: Arc::new(Report::new(json, output.clone())),
         metrics: Arc::clone(&metrics),
     };
     let jobs = runner.jobs(&project, None, None).await?;

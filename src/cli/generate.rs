@@ -3,7 +3,7 @@
 use clap::ValueEnum;
 
 use super::produce::{Pace, Target, send};
-use super::signals;
+use super::{Printing, signals};
 use crate::epoch::Stop;
 use crate::error::{Context, Result};
 use crate::source::generator::{Labels, Rendering, Simulator};
@@ -50,9 +50,9 @@ enum What {
 }
 
 /// Generates until done or interrupted. Errors: a target that takes no records.
-pub async fn run(args: Args) -> Result<()> {
+pub async fn run(args: Args, printing: &Printing) -> Result<()> {
     let stop = Stop::default();
-    signals::listen(stop.clone())?;
+    signals::listen(stop.clone(), printing.log.clone())?;
     let mut target = Target::parse(&args.to)?;
     let What::Transactions = args.what;
     let task = tokio::task::spawn_blocking(move || {
@@ -62,6 +62,6 @@ pub async fn run(args: Args) -> Result<()> {
         send(&mut simulator, &mut target, pace, Rendering { labels, ..Rendering::default() }, &stop)
     });
     let sent = task.await.internal(|| "the generator ended abnormally".to_owned())??;
-    eprintln!("{} records", super::report::grouped(sent));
+    printing.log.print(format!("{} records\n", super::report::grouped(sent)));
     Ok(())
 }

@@ -1,13 +1,16 @@
 //! The command line: one file per subcommand. What was typed is parsed here; each subcommand gets typed arguments.
 
+use std::fmt::Write;
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::config::{Config, LogFormat};
 use crate::error::Error;
+use crate::output::{Patience, Printer, Stream};
 use crate::sql::Diagnostics;
 
 mod check;
@@ -95,6 +98,21 @@ impl From<Error> for Failure {
     }
 }
 
+impl Failure {
+    fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::Sql(_) => ExitCode::from(1),
+            Self::Error(error) => ExitCode::from(error.kind().exit_code()),
+        }
+    }
+}
+
+/// How long the last lines may take where nobody may be reading.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// How long threads that block are waited for at the end.
+const THREADS_END: Duration = Duration::from_secs(2);
+
 /// Parses the arguments, runs the command, prints what went wrong once.
 ///
 /// The exit code is 0 done, 1 the user's input is wrong, 2 the environment failed, 3 fenced by another run.
@@ -104,10 +122,30 @@ pub fn main() -> ExitCode {
         // What was typed is the user's input: 1, as for SQL. Help and version are no errors.
         std::process::exit(i32::from(error.use_stderr()))
     });
-    let config = match Config::load(typed.config.as_deref()) {
-        Ok(config) => config,
-        Err(error) => return report_failure(&Failure::Error(error)),
+    let (log, output) = (Printer::new(Stream::Error), Printer::new(Stream::Output));
+    let patience = patience(&typed.command);
+    let code = match run_typed(typed, &log, &output) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            log.print_last(describe(&failure));
+            failure.exit_code()
+        }
     };
+    output.drain(patience);
+    log.drain(patience);
+    code
+}
+
+/// How long what is left to print at the end may take. What runs on its own ends on its own; other commands have somebody who reads.
+fn patience(command: &Command) -> Patience {
+    match command {
+        Command::Run(_) | Command::Serve(_) | Command::Demo(_) => Patience::AtMost(LAST_WORDS),
+        _ => Patience::Endless,
+    }
+}
+
+fn run_typed(typed: Typed, log: &Printer, output: &Printer) -> Result<(), Failure> {
+    let config = Config::load(typed.config.as_deref())?;
     let asked_for_json = match typed.log {
         Some(choice) => matches!(choice, LogChoice::Json),
         None => matches!(config.log.format, LogFormat::Json),
@@ -121,34 +159,38 @@ pub fn main() -> ExitCode {
             LogFormat::Auto => !std::io::stderr().is_terminal(),
         },
     };
-    logging::start(json, &config.log.level);
+    logging::start(json, &config.log.level, log);
+    let printing = Printing { json, asked_for_json, output: output.clone(), log: log.clone() };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    let done = match runtime {
-        Ok(runtime) => {
-            let done = runtime.block_on(run_command(typed.command, &config, json, asked_for_json));
-            // A blocked client thread must not keep a finished program alive.
-            runtime.shutdown_timeout(std::time::Duration::from_secs(2));
-            done
-        }
-        Err(error) => Err(Error::environment("threads cannot be started").with_source(error).into()),
-    };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => report_failure(&failure),
-    }
+    let runtime = runtime.map_err(|error| Error::environment("threads cannot be started").with_source(error))?;
+    let done = runtime.block_on(run_command(typed.command, &config, &printing));
+    // A blocked client thread must not keep a finished program alive.
+    runtime.shutdown_timeout(THREADS_END);
+    done
 }
 
-async fn run_command(command: Command, config: &Config, json: bool, asked_for_json: bool) -> Result<(), Failure> {
+/// How a command that runs on its own prints; nobody has to read it.
+pub struct Printing {
+    /// For machines.
+    json: bool,
+    /// JSON was asked for, not only guessed.
+    asked_for_json: bool,
+    /// Standard output.
+    output: Printer,
+    /// Standard error.
+    log: Printer,
+}
+
+async fn run_command(command: Command, config: &Config, printing: &Printing) -> Result<(), Failure> {
     match command {
-        Command::Run(args) => run::run(args, config, json).await,
+        Command::Run(args) => run::run(args, config, printing).await,
         Command::Check(args) => check::run(args, config).await,
         Command::Explain(args) => explain::run(args, config).await,
         Command::Verify(args) => verify::run(args, config).await,
-        Command::Serve(args) => serve::run(args, config).await,
+        Command::Serve(args) => serve::run(args, config, printing).await,
         Command::Query(args) => query::run(args, config).await,
-        Command::Generate(args) => Ok(generate::run(args).await?),
-        // A demo speaks to a person, also through a pipe, unless JSON was asked for.
-        Command::Demo(args) => demo::run(args, config, asked_for_json).await,
+        Command::Generate(args) => Ok(generate::run(args, printing).await?),
+        Command::Demo(args) => demo::run(args, config, printing).await,
         Command::Status(args) => Ok(status::run(args, config).await?),
         Command::Config => {
             output::say!("{}", Config::documented().trim_end());
@@ -157,29 +199,25 @@ async fn run_command(command: Command, config: &Config, json: bool, asked_for_js
     }
 }
 
-/// Prints a failure to standard error and gives its exit code.
-fn report_failure(failure: &Failure) -> ExitCode {
+/// A failure as it is printed to standard error.
+fn describe(failure: &Failure) -> String {
     let color = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    match failure {
-        Failure::Sql(diagnostics) => {
-            eprint!("{}", diagnostics.render(color));
-            ExitCode::from(1)
-        }
-        Failure::Error(error) => {
-            let (red, bold, off) = if color { ("\x1b[1;31m", "\x1b[1m", "\x1b[0m") } else { ("", "", "") };
-            eprintln!("{red}error{off}{bold}: {}{off}", error.message());
-            let mut cause = std::error::Error::source(error);
-            while let Some(inner) = cause {
-                eprintln!("  caused by: {inner}");
-                cause = inner.source();
-            }
-            if let Some(detail) = error.detail() {
-                eprintln!("  note: {detail}");
-            }
-            if let Some(hint) = error.hint() {
-                eprintln!("  help: {hint}");
-            }
-            ExitCode::from(error.kind().exit_code())
-        }
+    let error = match failure {
+        Failure::Sql(diagnostics) => return diagnostics.render(color),
+        Failure::Error(error) => error,
+    };
+    let (red, bold, off) = if color { ("\x1b[1;31m", "\x1b[1m", "\x1b[0m") } else { ("", "", "") };
+    let mut text = format!("{red}error{off}{bold}: {}{off}\n", error.message());
+    let mut cause = std::error::Error::source(error);
+    while let Some(inner) = cause {
+        let _ = writeln!(text, "  caused by: {inner}");
+        cause = inner.source();
     }
+    if let Some(detail) = error.detail() {
+        let _ = writeln!(text, "  note: {detail}");
+    }
+    if let Some(hint) = error.hint() {
+        let _ = writeln!(text, "  help: {hint}");
+    }
+    text
 }

@@ -1,15 +1,18 @@
 //! How a running pipeline shows itself: a line per epoch, a live line in between on a terminal, JSON lines otherwise.
 
-use std::io::{IsTerminal, Write};
+use std::fmt::Write;
+use std::io::IsTerminal;
 use std::sync::Mutex;
 use std::sync::PoisonError;
 
 use crate::epoch::Progress;
+use crate::output::Printer;
 
 /// Prints progress to standard output.
 pub struct Report {
     json: bool,
     attended: bool,
+    output: Printer,
     live: Mutex<Live>,
 }
 
@@ -23,19 +26,19 @@ struct Live {
 
 impl Report {
     /// JSON lines when `json`, or when standard output is not a terminal and nobody asked for text.
-    pub fn new(json: bool) -> Self {
-        Self { json, attended: std::io::stdout().is_terminal(), live: Mutex::default() }
+    pub fn new(json: bool, output: Printer) -> Self {
+        Self { json, attended: std::io::stdout().is_terminal(), output, live: Mutex::default() }
     }
 
-    /// Shows one epoch. A closed standard output is not an error: the pipeline goes on.
+    /// Shows one epoch, to whoever reads.
     pub fn epoch(&self, progress: &Progress) {
-        let mut out = std::io::stdout().lock();
         if self.json {
             if let Ok(line) = serde_json::to_string(progress) {
-                let _ = writeln!(out, "{line}");
+                self.output.print(line + "\n");
             }
             return;
         }
+        let mut out = String::new();
         let mut live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
         live.rows += progress.num_input_rows;
         live.epochs += 1;
@@ -62,13 +65,13 @@ impl Report {
                 size(progress.memory)
             );
         }
-        let _ = out.flush();
+        self.output.print(out);
     }
 
     /// Ends the live line.
     pub fn end(&self) {
         if self.attended && !self.json {
-            let _ = writeln!(std::io::stdout());
+            self.output.print("\n");
         }
     }
 }

@@ -9,7 +9,7 @@ use super::project::{Project, environment, surroundings};
 use super::report::Report;
 use super::server::Server;
 use super::statements::Statements;
-use super::{Failure, signals};
+use super::{Failure, Printing, signals};
 use crate::catalog::Trigger;
 use crate::config::Config;
 use crate::epoch::{self, Finish, Progress, ProgressFile, ProgressSink, Stop, Surroundings, known_lookups, prepare};
@@ -43,39 +43,58 @@ fn parse_trigger(text: &str) -> Result<Trigger, String> {
 }
 
 /// Runs every pipeline. Errors: SQL errors before anything is opened; the first pipeline that fails ends all.
-pub async fn run(args: Args, config: &Config, json: bool) -> Result<(), Failure> {
-    let mut project = Project::read(&args.files)?;
-    let env = environment()?;
-    project.complete(Reach::Anywhere, config, &env).await;
+pub async fn run(args: Args, config: &Config, printing: &Printing) -> Result<(), Failure> {
     let stop = Stop::default();
-    signals::listen(stop.clone())?;
-    let report = Arc::new(Report::new(json));
-    let metrics = Arc::new(Metrics::new());
-    let around = Surroundings { allow_rebuild: args.allow_rebuild, ..surroundings(config, env)? };
-    let runner = Runner { around, report: Arc::clone(&report), metrics: Arc::clone(&metrics) };
-    let statements = Statements::of(&project, config, &runner.around.env, Reach::Anywhere)?;
-    runner.check(&project, &statements).await?;
-    statements.run(&project, config, &runner.around, json).await?;
-    if project.catalog.pipelines.is_empty() && !statements.is_empty() {
-        return Ok(());
-    }
-    let jobs = runner.jobs(&project, args.pipeline.as_deref(), args.trigger).await?;
-    let server = if args.serve { Some(Server::start(config, &runner.around, &project, metrics).await?) } else { None };
-    if let Some(server) = &server {
-        server.announce(json);
-    }
+    signals::listen(stop.clone(), printing.log.clone())?;
+    let started = tokio::select! {
+        biased;
+        () = stop.wait() => None,
+        started = start(&args, config, printing) => started?,
+    };
+    let Some(Started { runner, jobs, server }) = started else { return Ok(()) };
     let upkeep = runner.upkeep(config, &jobs, stop.clone());
     let finish = run_all(jobs, stop.clone()).await;
     // Upkeep ends by itself when it has finished its round: cut off, it would leave a thread behind that has no runtime.
     stop.now();
     let _ended = upkeep.await;
-    report.end();
+    runner.report.end();
     if let Some(server) = server {
         server.stop().await;
     }
     let finish = finish?;
     tracing::info!(epochs = finish.epochs, records = finish.records, "ended");
     Ok(())
+}
+
+/// Pipelines about to run.
+struct Started {
+    runner: Runner,
+    jobs: Vec<epoch::Job>,
+    server: Option<Server>,
+}
+
+/// Everything before the first record: stores are looked at, brokers connected, statements answered, servers started. `None`: the files
+/// have no pipeline, only statements.
+async fn start(args: &Args, config: &Config, printing: &Printing) -> Result<Option<Started>, Failure> {
+    let mut project = Project::read(&args.files)?;
+    let env = environment()?.with_output(printing.output.clone());
+    project.complete(Reach::Anywhere, config, &env).await;
+    let report = Arc::new(Report::new(printing.json, printing.output.clone()));
+    let metrics = Arc::new(Metrics::new());
+    let around = Surroundings { allow_rebuild: args.allow_rebuild, ..surroundings(config, env)? };
+    let runner = Runner { around, report, metrics: Arc::clone(&metrics) };
+    let statements = Statements::of(&project, config, &runner.around.env, Reach::Anywhere)?;
+    runner.check(&project, &statements).await?;
+    statements.run(&project, config, &runner.around, printing.json).await?;
+    if project.catalog.pipelines.is_empty() && !statements.is_empty() {
+        return Ok(None);
+    }
+    let jobs = runner.jobs(&project, args.pipeline.as_deref(), args.trigger).await?;
+    let server = if args.serve { Some(Server::start(config, &runner.around, &project, metrics).await?) } else { None };
+    if let Some(server) = &server {
+        server.announce(printing);
+    }
+    Ok(Some(Started { runner, jobs, server }))
 }
 
 /// Makes jobs of a project's pipelines.

@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use futures::FutureExt;
 
-use super::Failure;
 use super::project::Project;
+use super::{Failure, Printing};
 use crate::config::{Config, Secret};
 use crate::delta::TableStore;
 use crate::env::Env;
@@ -156,18 +156,18 @@ fn options(config: &Config, memory: u64) -> WarehouseOptions {
 }
 
 /// Serves until Ctrl-C or SIGTERM. Prints the addresses to standard error.
-pub async fn run(args: Args, config: &Config) -> Result<(), Failure> {
+pub async fn run(args: Args, config: &Config, printing: &Printing) -> Result<(), Failure> {
     let warehouse = open_warehouse(config, args.warehouse.as_deref(), &args.files).await?;
     let mut options = ServeOptions::from_config(config)?;
     options.flight_listen = args.flight_listen.or(options.flight_listen);
     options.http_listen = args.http_listen.or(options.http_listen);
     let stop = crate::epoch::Stop::default();
-    super::signals::listen(stop.clone())?;
+    super::signals::listen(stop.clone(), printing.log.clone())?;
     let interrupted = async move { stop.wait().await };
     let metrics = Arc::new(Metrics::new());
     let servers = start(options, warehouse, metrics, Arc::new(|| Readiness::Ready), interrupted).await?;
     for line in servers.addresses() {
-        eprintln!("{line}");
+        printing.log.print(format!("{line}\n"));
     }
     Ok(servers.join().await?)
 }

@@ -3,6 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
+use super::Printing;
 use super::project::Project;
 use super::serve::{ServeOptions, Servers, start, warehouse_of};
 use crate::config::Config;
@@ -67,13 +68,13 @@ impl Server {
         Ok(Self { flight: flight.addr, http: http.addr, servers, stop })
     }
 
-    /// Says where the servers are, on standard error.
-    pub fn announce(&self, json: bool) {
-        if json {
+    /// Says where the servers are, in the log.
+    pub fn announce(&self, printing: &Printing) {
+        if printing.json {
             tracing::info!(flight = %self.flight, http = %self.http, "serving");
         } else {
             for line in self.servers.addresses() {
-                eprintln!("{line}");
+                printing.log.print(format!("{line}\n"));
             }
         }
     }

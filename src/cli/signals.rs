@@ -1,30 +1,75 @@
-//! Ctrl-C and SIGTERM: the first asks for a clean end, the second ends at once.
+//! Ctrl-C and SIGTERM: the first asks for a clean end, the second ends at once, and so does the time that a clean end may take.
+//!
+//! They are listened to by a thread of their own, so that nothing that the engine does, and nobody who does not read what it prints, can
+//! be in their way. An end at once is as safe as a crash: the next run commits what was half committed and reads the rest again.
 
-use tokio::signal::unix::{SignalKind, signal};
+use std::time::Duration;
+
+use tokio::runtime::Builder;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::epoch::Stop;
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, Result};
+use crate::output::{Patience, Printer};
 
 /// The exit code of a program that was interrupted twice.
 const INTERRUPTED: i32 = 130;
 
-/// Sets `stop` at the first signal and ends the process at the second.
-pub fn listen(stop: Stop) -> Result<()> {
-    let mut interrupt = signal(SignalKind::interrupt()).environment(|| "signals cannot be listened to".to_owned())?;
-    let mut terminate = signal(SignalKind::terminate()).environment(|| "signals cannot be listened to".to_owned())?;
-    tokio::spawn(async move {
-        loop {
-            tokio::select! {
-                _ = interrupt.recv() => {}
-                _ = terminate.recv() => {}
-            }
-            if stop.is_set() {
-                eprintln!("stopped without committing; the next run reads the open epoch again");
-                std::process::exit(INTERRUPTED);
-            }
+/// How long a clean end may take; with what starts and ends around it the process is gone within 5 s.
+const CLEAN_END: Duration = Duration::from_secs(4);
+
+/// How long the last line of the log is waited for.
+const LAST_WORDS: Duration = Duration::from_millis(200);
+
+/// Sets `stop` at the first signal and ends the process at the second, or when a clean end has not come in time.
+pub fn listen(stop: Stop, log: Printer) -> Result<()> {
+    let failed = || "signals cannot be listened to".to_owned();
+    let runtime = Builder::new_current_thread().enable_all().build().environment(failed)?;
+    let mut signals = {
+        let _inside = runtime.enter();
+        let listen = |kind| signal(kind).environment(failed);
+        Signals { interrupt: listen(SignalKind::interrupt())?, terminate: listen(SignalKind::terminate())? }
+    };
+    let thread = std::thread::Builder::new().name("signals".to_owned());
+    let started = thread.spawn(move || {
+        let (code, why) = runtime.block_on(signals.end(&stop));
+        tracing::warn!("{why}; the next run finishes or reads again what was open");
+        log.drain(Patience::AtMost(LAST_WORDS));
+        exit(code);
+    });
+    started.map(|_| ()).map_err(|error| Error::environment(failed()).with_source(error))
+}
+
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    /// Waits until the process has to end at once; gives its exit code and why.
+    async fn end(&mut self, stop: &Stop) -> (i32, &'static str) {
+        self.next().await;
+        if !stop.is_set() {
             tracing::info!("stopping: the open epoch is committed first; signal again to end at once");
             stop.now();
+            tokio::select! {
+                () = self.next() => {}
+                () = tokio::time::sleep(CLEAN_END) => return (0, "stopped before the open epoch was committed: it took too long"),
+            }
         }
-    });
-    Ok(())
+        (INTERRUPTED, "stopped at once, without committing")
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}
+
+/// Ends the process without what usually comes before: handlers and buffers may wait for threads that do not end.
+fn exit(code: i32) -> ! {
+    // SAFETY: takes a number and does not return; nothing of the process is used after it.
+    unsafe { libc::_exit(code) }
 }

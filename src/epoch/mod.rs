@@ -9,6 +9,7 @@ mod commit;
 mod coordinator;
 mod feed;
 mod indexes;
+mod job;
 mod memory;
 mod open;
 mod prepare;
@@ -24,7 +25,8 @@ mod upkeep;
 mod verify;
 mod watermark;
 
-pub use coordinator::{Finish, Job, run};
+pub use coordinator::run;
+pub use job::{Finish, Job};
 pub use memory::Limits;
 pub use prepare::{Refused, Surroundings, below, declared_targets, known_lookups, plan, prepare};
 pub use progress::{OperatorProgress, Progress, ProgressFile, ProgressSink, SinkProgress, SourceProgress};

@@ -233,8 +233,10 @@ impl Outputs {
         let count: usize = rows.iter().map(RecordBatch::num_rows).sum();
         match &self.sinks.branches[branch] {
             BranchSink::Blackhole => {}
-            BranchSink::Console if self.dataflow.branches[branch].retract => console::print_changes(name, &rows)?,
-            BranchSink::Console => console::print(name, &rows)?,
+            BranchSink::Console(output) if self.dataflow.branches[branch].retract => {
+                console::print_changes(name, &rows, output).await?;
+            }
+            BranchSink::Console(output) => console::print(name, &rows, output).await?,
             sink if sink.consolidates() => self.hold(branch, lane, rows).await?,
             BranchSink::Direct { producer, key, .. } => {
                 for batch in &rows {

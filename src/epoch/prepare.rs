@@ -8,9 +8,8 @@ use std::time::Duration;
 use arrow::datatypes::SchemaRef;
 use datafusion::execution::runtime_env::RuntimeEnv;
 use object_store::path::Path;
-use object_store::{ObjectStoreExt, PutMode};
 
-use super::coordinator::Job;
+use super::job::Job;
 use super::memory::Limits;
 use super::progress::ProgressSink;
 use super::seed::SeedTable;
@@ -19,6 +18,7 @@ use crate::catalog::{
     AtEnd, Catalog, Delivery, InsertDef, KafkaSinkOptions, Late, PipelineDef, PipelineOptions, Secret, SinkConnector,
     SinkDef, SourceConnector, TableDef,
 };
+use crate::delta::store::retry::put_once;
 use crate::delta::{Table, TableStore, UpsertTable, WriterOptions};
 use crate::env::Env;
 use crate::error::{Context, Error, Result};
@@ -319,7 +319,7 @@ impl Opener<'_> {
         }
         let sink = self.catalog.sinks.get(target).ok_or_else(|| Error::internal(format!("no sink `{target}`")))?;
         Ok(match &sink.connector {
-            SinkConnector::Console => BranchSink::Console,
+            SinkConnector::Console => BranchSink::Console(self.around.env.output().clone()),
             SinkConnector::Blackhole => BranchSink::Blackhole,
             SinkConnector::File { path } => BranchSink::File { folder: PathBuf::from(path), format: sink.format },
             SinkConnector::Kafka(options) => match options.delivery {
@@ -356,15 +356,11 @@ impl Opener<'_> {
     /// in the pipeline's folder.
     async fn pipeline_id(&self) -> Result<String> {
         let folder = self.around.pipeline_location(&self.pipeline.name);
-        let store = TableStore::open(&folder, &self.around.storage, &self.around.env)?.object_store();
-        let path = Path::from("id");
-        let fresh = format!("{:016x}", self.around.env.random_id());
-        let context = || format!("the id of pipeline `{}` cannot be kept", self.pipeline.name);
-        match store.put_opts(&path, fresh.into(), PutMode::Create.into()).await {
-            Ok(_) | Err(object_store::Error::AlreadyExists { .. }) => {}
-            Err(error) => return Err(Error::environment(context()).with_source(error)),
-        }
-        let kept = store.get(&path).await.environment(context)?.bytes().await.environment(context)?;
+        let env = &self.around.env;
+        let store = TableStore::open(&folder, &self.around.storage, env)?.object_store();
+        let fresh = format!("{:016x}", env.random_id());
+        let kept = put_once(store.as_ref(), &Path::from("id"), fresh.into(), env).await;
+        let kept = kept.environment(|| format!("the id of pipeline `{}` cannot be kept", self.pipeline.name))?;
         Ok(String::from_utf8_lossy(&kept).trim().to_owned())
     }
 

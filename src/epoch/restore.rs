@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use super::coordinator::Job;
+use super::job::Job;
 use super::memory::Memory;
 use super::progress::instant;
 use super::recovery::Resumed;

@@ -16,7 +16,7 @@ use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef, TimestampM
 use arrow::record_batch::RecordBatch;
 use futures::TryStreamExt;
 
-use super::coordinator::Job;
+use super::job::Job;
 use super::memory::Memory;
 use super::recovery::Resumed;
 use crate::catalog::{ColumnOrigin, Metadata, SourceConnector, SourceDef};

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use crate::catalog::{ChangeEncoding, Format, KafkaConnection};
 use crate::delta::{Table, UpsertTable, WriterOptions};
+use crate::output::Printer;
 use crate::sink::kafka::{DirectProducer, TransactionalProducer};
 
 /// A Delta table that takes part in the commit.
@@ -39,7 +40,7 @@ pub enum BranchSink {
         key: Option<String>,
         changes: Option<ChangeEncoding>,
     },
-    Console,
+    Console(Printer),
     File {
         folder: PathBuf,
         format: Format,
@@ -53,7 +54,7 @@ impl BranchSink {
         match self {
             Self::Upsert(_) => true,
             Self::Transaction { changes, .. } | Self::Direct { changes, .. } => changes.is_some(),
-            Self::Table(_) | Self::Console | Self::File { .. } | Self::Blackhole => false,
+            Self::Table(_) | Self::Console(_) | Self::File { .. } | Self::Blackhole => false,
         }
     }
 
@@ -64,7 +65,7 @@ impl BranchSink {
             Self::Upsert(_) => "delta upsert",
             Self::Transaction { .. } => "kafka exactly_once",
             Self::Direct { .. } => "kafka at_least_once",
-            Self::Console => "console",
+            Self::Console(_) => "console",
             Self::File { .. } => "file",
             Self::Blackhole => "blackhole",
         }

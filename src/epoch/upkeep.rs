@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::coordinator::Job;
+use super::job::Job;
 use super::stop::Stop;
 use crate::delta::{Cleanup, MaintenancePolicy, Table};
 use crate::state::{Epoch, ManifestStore};

@@ -1,6 +1,6 @@
-//! `connector = 'console'`: rows as a table on standard output. For looking, not for pipelines.
+//! `connector = 'console'`: rows as a table on standard output. For looking, not for pipelines: rows that nobody reads are dropped, and the
+//! log says so.
 
-use std::io::Write;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray, StringArray};
@@ -9,11 +9,12 @@ use arrow::record_batch::RecordBatch;
 use arrow::util::pretty::pretty_format_batches;
 
 use crate::error::{Context, Error, Result};
+use crate::output::Printer;
 
 /// Prints rows of a retracting stream: their weight, which comes last, is shown first, as `+` or `-`.
-pub fn print_changes(name: &str, rows: &[RecordBatch]) -> Result<()> {
+pub async fn print_changes(name: &str, rows: &[RecordBatch], output: &Printer) -> Result<()> {
     let rows = rows.iter().map(signed).collect::<Result<Vec<_>>>()?;
-    print(name, &rows)
+    print(name, &rows, output).await
 }
 
 fn signed(rows: &RecordBatch) -> Result<RecordBatch> {
@@ -29,11 +30,11 @@ fn signed(rows: &RecordBatch) -> Result<RecordBatch> {
     RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).internal(fail)
 }
 
-/// Prints `rows` under the sink's name.
-pub fn print(name: &str, rows: &[RecordBatch]) -> Result<()> {
+/// Prints `rows` under the sink's name; waits for room as long as somebody reads.
+pub async fn print(name: &str, rows: &[RecordBatch], output: &Printer) -> Result<()> {
     let shown = pretty_format_batches(rows).internal(|| format!("rows of `{name}` cannot be shown"))?;
-    let mut out = std::io::stdout().lock();
-    writeln!(out, "-- {name}\n{shown}").environment(|| "standard output is closed".to_owned())
+    output.print_patiently(format!("-- {name}\n{shown}\n")).await;
+    Ok(())
 }
 
 /// One row as a line of JSON, for messages.

@@ -20,4 +20,5 @@ mod stateful;
 mod stateful_crash;
 mod stateful_kafka;
 mod statements;
+mod stopping;
 mod upserts;

@@ -151,6 +151,59 @@ CREATE PIPELINE p AS BEGIN INSERT INTO newest SELECT id, v FROM events; END;
     assert!(weir.number("SELECT count(*) FROM newest") > keys);
 }
 
+/// Groups in an upserted table, and a file that shows when rows have come.
+const GROUPS: &str = "
+CREATE SOURCE events (id BIGINT NOT NULL, k BIGINT, v DOUBLE, ts TIMESTAMP) WITH (connector = 'file', path = 'in/*.jsonl', format = 'json');
+CREATE TABLE groups (id BIGINT, n BIGINT, PRIMARY KEY (id) NOT ENFORCED) USING DELTA;
+CREATE SINK seen (id BIGINT) WITH (connector = 'file', path = 'seen', format = 'json');
+CREATE PIPELINE p WITH (trigger = '1 hour', state_ttl = 'none') AS BEGIN
+  INSERT INTO groups SELECT id, count(*) AS n FROM events GROUP BY id;
+  INSERT INTO seen SELECT id FROM events;
+END;
+";
+
+/// Files with enough keys to outgrow half a MiB.
+const FILES: u64 = 20_000 / PER_FILE;
+
+/// A folder whose pipeline has state that is larger than its memory from the first epoch on.
+fn outgrown() -> Weir {
+    let weir = Weir::new();
+    weir.write("p.sql", GROUPS);
+    weir.write("tight.yaml", &format!("memory_limit: 1MiB\nspill_folder: {}\n", weir.path("spill").display()));
+    add(&weir, 0..FILES);
+    weir
+}
+
+/// Every key is in the table, and the state of the last epoch was more than its half of the limit.
+fn has_outgrown(weir: &Weir) {
+    // Some records come twice.
+    let (keys, sum) = (weir.number("SELECT count(*) FROM groups"), weir.number("SELECT sum(n) FROM groups"));
+    assert!(keys > 18_000 && sum as u64 == FILES * PER_FILE, "{keys} keys of {sum} records");
+    let epochs = progress(weir);
+    let bytes = epochs.last().unwrap()["stateOperators"][0]["memoryUsedBytes"].as_u64().unwrap();
+    assert!(bytes > 1 << 19, "{bytes} bytes of state prove nothing");
+}
+
+#[test]
+fn state_that_outgrows_its_memory_with_the_last_epoch_does_not_keep_a_run_from_ending() {
+    let weir = outgrown();
+    let to_the_end = [["-c", "tight.yaml"].as_slice(), &TO_THE_END].concat();
+    let mut running = weir.start(&to_the_end, &[], "log");
+    assert_eq!(running.wait(Duration::from_secs(60)), Some(0), "{}", running.printed());
+    has_outgrown(&weir);
+}
+
+#[test]
+fn state_that_outgrows_its_memory_on_sigterm_does_not_keep_a_run_from_ending() {
+    let weir = outgrown();
+    let mut running = weir.start(&["-c", "tight.yaml", "run", "p.sql"], &[], "log");
+    let written = || std::fs::read_dir(weir.path("seen")).is_ok_and(|folder| folder.count() > 0);
+    wait_for(&mut running, "no row has come", written);
+    std::thread::sleep(Duration::from_millis(500));
+    assert_eq!(running.terminate(), Some(0), "{}", running.printed());
+    has_outgrown(&weir);
+}
+
 #[test]
 fn a_spill_folder_that_cannot_be_used_slows_a_pipeline_down_and_never_ends_it() {
     let weir = Weir::new();

@@ -85,9 +85,13 @@ impl Running {
 
     /// SIGTERM, then waits for the end. Returns the exit code.
     pub fn terminate(&mut self) -> Option<i32> {
-        let pid = self.child.id().to_string();
-        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+        self.signal();
         self.wait(Duration::from_secs(60))
+    }
+
+    /// SIGTERM.
+    pub fn signal(&self) {
+        signal(&self.child);
     }
 
     /// Waits for the end, at most `limit`. Returns the exit code, `None` after a signal; fails the test when it goes on.
@@ -118,6 +122,11 @@ impl Drop for Running {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Sends SIGTERM.
+pub fn signal(child: &Child) {
+    assert!(Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap().success());
 }
 
 /// Bytes as text.

@@ -79,6 +79,32 @@ impl RetryStore {
     }
 }
 
+/// Puts a small object that is made once and never changed, unless it is there; returns its content, whoever has written it.
+///
+/// An answer that fails may follow a write that took effect, which only a look tells.
+pub async fn put_once(store: &dyn ObjectStore, path: &Path, content: Bytes, env: &Env) -> Result<Bytes> {
+    let mut attempt = 0;
+    loop {
+        let put = store.put_opts(path, content.clone().into(), PutMode::Create.into()).await;
+        let found = match store.get(path).await {
+            Ok(found) => found.bytes().await,
+            Err(error) => Err(error),
+        };
+        match (put, found) {
+            (_, Ok(found)) => return Ok(found),
+            (Err(error), Err(Error::NotFound { .. })) => {
+                if !is_transient(&error) || attempt + 1 >= ATTEMPTS {
+                    return Err(error);
+                }
+                tracing::debug!(%error, attempt, "object store failed, trying again");
+                tokio::time::sleep(pause(env, attempt)).await;
+                attempt += 1;
+            }
+            (_, Err(error)) => return Err(error),
+        }
+    }
+}
+
 /// Whether trying again may help.
 pub fn is_transient(error: &Error) -> bool {
     matches!(error, Error::Generic { .. })

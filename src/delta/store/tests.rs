@@ -89,6 +89,32 @@ async fn reads_and_plain_writes_are_repeated_but_conditional_writes_are_not() {
 }
 
 #[tokio::test]
+async fn what_is_made_once_survives_answers_that_fail_and_keeps_its_first_content() {
+    let id = Path::from("id");
+    for failures in 0..8 {
+        let (env, _) = flaky(failures);
+        let store = open("memory://a/t", &env).unwrap().object_store();
+        assert_eq!(retry::put_once(store.as_ref(), &id, "first".into(), &env).await.unwrap(), "first");
+        assert_eq!(retry::put_once(store.as_ref(), &id, "second".into(), &env).await.unwrap(), "first");
+    }
+    // A write that took effect and reported failure is its own.
+    let ambiguous = |inner| -> Arc<dyn ObjectStore> {
+        let fault = |operation: Operation<'_>| match operation {
+            Operation::Put(_) => Fault::Ambiguous,
+            _ => Fault::None,
+        };
+        Arc::new(FaultyStore::new(inner, fault))
+    };
+    let env = env().with_store_wrapper(Arc::new(ambiguous));
+    let store = open("memory://a/t", &env).unwrap().object_store();
+    assert_eq!(retry::put_once(store.as_ref(), &id, "first".into(), &env).await.unwrap(), "first");
+    // A store that never answers is an error in the end.
+    let (env, _) = flaky(u32::MAX);
+    let store = open("memory://a/t", &env).unwrap().object_store();
+    retry::put_once(store.as_ref(), &id, "first".into(), &env).await.unwrap_err();
+}
+
+#[tokio::test]
 async fn a_listing_that_fails_at_its_start_begins_anew() {
     let (env, calls) = flaky(1);
     let store = open("memory://a/t", &env).unwrap();

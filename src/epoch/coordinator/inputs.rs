@@ -1,0 +1,172 @@
+//! The sources of a running pipeline: their feeds, what the feeds hand over, and how far each is in event time.
+
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Instant;
+
+use tokio::sync::mpsc;
+
+use super::super::feed::{Decoding, Fed, Feed, FeedLimits, Said, channel};
+use super::super::job::Job;
+use super::super::recovery::Resumed;
+use super::super::stop::Stop;
+use super::super::watermark::SourceClock;
+use crate::catalog::Trigger;
+use crate::error::Result;
+use crate::operator::END_OF_TIME;
+use crate::source::chunk::{Offsets, ReadFrom};
+use crate::source::decode::Decoder;
+use crate::state::{NO_WATERMARK, SourceTime};
+
+/// Every source, being read. All vectors are in the order of the dataflow's sources.
+pub struct Inputs {
+    feeds: Vec<Feed>,
+    inboxes: Vec<mpsc::Receiver<Said>>,
+    clocks: Vec<SourceClock>,
+    /// Sources that have been read to their end.
+    ended: Vec<bool>,
+    /// How far a source may run ahead of others, microseconds.
+    drifts: Vec<Option<i64>>,
+    /// A source that has ended for good holds no watermark back.
+    flush_at_end: bool,
+}
+
+impl Inputs {
+    /// Begins to read every source of `job` at `positions`.
+    pub async fn start(job: &Job, resumed: &Resumed, positions: &[Offsets], stop: &Stop) -> Result<Self> {
+        let bounded = job.trigger == Trigger::AvailableNow;
+        let sources = &job.dataflow.sources;
+        let mut inputs = Self {
+            feeds: Vec::with_capacity(sources.len()),
+            inboxes: Vec::with_capacity(sources.len()),
+            clocks: Vec::with_capacity(sources.len()),
+            ended: vec![false; sources.len()],
+            drifts: Vec::with_capacity(sources.len()),
+            flush_at_end: job.flush_at_end,
+        };
+        for (index, source) in sources.iter().enumerate() {
+            let from = ReadFrom { offsets: positions[index].clone(), bounded };
+            let reader = crate::source::open(&source.def, &job.dataflow.pipeline, from, &job.env).await?;
+            let decoder = Arc::new(Decoder::new(&source.def)?);
+            let decoding = Decoding { decoder, watermark: source.watermark.clone() };
+            let limits = FeedLimits { poll: job.poll, lanes: job.lanes };
+            let (sender, inbox) = channel();
+            inputs.feeds.push(Feed::start(index, reader, decoding, limits, sender, stop.clone()));
+            inputs.inboxes.push(inbox);
+            let time = resumed.times.get(&source.def.name).cloned().unwrap_or_default();
+            inputs.clocks.push(SourceClock::new(time, source.def.idle_after));
+            let drift = source.def.max_drift.map(|drift| i64::try_from(drift.as_micros()).unwrap_or(i64::MAX));
+            inputs.drifts.push(drift);
+        }
+        Ok(inputs)
+    }
+
+    /// True when all sources have been read to their end.
+    pub fn all_ended(&self) -> bool {
+        self.ended.iter().all(|ended| *ended)
+    }
+
+    /// Sources that may be read now, the one that is furthest behind in event time first; one that is too far ahead of the others
+    /// waits.
+    pub fn turns(&self) -> Vec<usize> {
+        let reading = |source: &usize| !self.ended[*source];
+        let times = (0..self.clocks.len()).filter(reading).map(|source| self.watermark(source));
+        let slowest = times.filter(|time| *time != NO_WATERMARK).min();
+        let near = |source: &usize| {
+            let ahead = slowest.map_or(0, |slowest| self.watermark(*source).saturating_sub(slowest));
+            self.drifts[*source].is_none_or(|drift| ahead <= drift)
+        };
+        let mut turns: Vec<usize> = (0..self.clocks.len()).filter(reading).filter(near).collect();
+        turns.sort_by_key(|source| self.watermark(*source));
+        turns
+    }
+
+    /// What the first of `turns` that has an event hands over; `None`: its feed is gone.
+    pub async fn next(&mut self, turns: &[usize]) -> (usize, Option<Said>) {
+        std::future::poll_fn(|context| {
+            for source in turns {
+                if let Poll::Ready(event) = self.inboxes[*source].poll_recv(context) {
+                    return Poll::Ready((*source, event));
+                }
+            }
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// Takes no more events.
+    pub fn close(&mut self) {
+        self.inboxes.iter_mut().for_each(mpsc::Receiver::close);
+    }
+
+    /// Notes that `source` has been read to its end.
+    pub fn on_end(&mut self, source: usize) {
+        self.ended[source] = true;
+    }
+
+    /// Moves event time by what a micro-batch has reached.
+    pub fn on_rows(&mut self, fed: &Fed) {
+        self.clocks[fed.source].hear(&fed.reached, &fed.open, Instant::now());
+        self.align(fed.source);
+    }
+
+    /// Sets silent partitions aside; true when that moved a watermark.
+    pub fn set_idle_aside(&mut self) -> bool {
+        let now = Instant::now();
+        let mut moved = false;
+        for clock in &mut self.clocks {
+            moved |= clock.advance(now);
+        }
+        (0..self.clocks.len()).for_each(|source| self.align(source));
+        moved
+    }
+
+    /// True when time may move without rows.
+    pub fn may_idle(&self) -> bool {
+        self.clocks.iter().any(SourceClock::may_idle)
+    }
+
+    /// Holds partitions back that have run ahead of the slowest by more than the source allows.
+    fn align(&self, source: usize) {
+        let Some(drift) = self.drifts[source] else { return };
+        let ahead = self.clocks[source].ahead(Instant::now());
+        let far = ahead.into_iter().filter(|(_, distance)| *distance > drift).map(|(partition, _)| partition);
+        self.feeds[source].hold(far.collect());
+    }
+
+    /// The watermark of every source as operators see it.
+    pub fn times(&self) -> Vec<i64> {
+        let time = |(source, ended): (usize, &bool)| match *ended && self.flush_at_end {
+            true => END_OF_TIME,
+            false => self.watermark(source),
+        };
+        self.ended.iter().enumerate().map(time).collect()
+    }
+
+    /// The watermark that the rows of `source` have reached.
+    pub fn watermark(&self, source: usize) -> i64 {
+        self.clocks[source].watermark()
+    }
+
+    /// What the manifest keeps of every source's event time.
+    pub fn source_times(&self) -> impl Iterator<Item = SourceTime> {
+        self.clocks.iter().map(SourceClock::time)
+    }
+
+    /// Records of `source` not yet read; `None` = not known.
+    pub fn lag(&self, source: usize) -> Option<u64> {
+        self.feeds[source].lag()
+    }
+
+    /// Records not yet read, where every source knows.
+    pub fn total_lag(&self) -> Option<u64> {
+        self.feeds.iter().map(Feed::lag).sum()
+    }
+
+    /// Passes on how far commits have come.
+    pub fn on_committed(&self, positions: Vec<Offsets>) {
+        for (feed, offsets) in self.feeds.iter().zip(positions) {
+            feed.committed(offsets);
+        }
+    }
+}

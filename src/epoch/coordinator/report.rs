@@ -1,0 +1,105 @@
+//! What an epoch did, as progress.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::super::commit::Committed;
+use super::super::open::OpenEpoch;
+use super::super::progress::{OperatorProgress, Progress, SinkProgress, SourceProgress, instant};
+use super::Coordinator;
+use crate::metrics::resident_memory_bytes;
+use crate::plan::OperatorNode;
+use crate::state::OffsetRange;
+
+impl Coordinator {
+    /// What is known of an epoch when it closes.
+    pub(super) fn describe(&self, full: &OpenEpoch) -> Progress {
+        let elapsed = full.began.elapsed();
+        let rows = full.outputs.rows();
+        let sinks = self.dataflow.branches.iter().zip(&self.sinks.branches).zip(rows);
+        Progress {
+            name: self.committer.pipeline.clone(),
+            run_id: self.committer.run.clone(),
+            epoch: full.epoch.0,
+            timestamp: chrono::DateTime::from_timestamp_millis(full.began_ms)
+                .map(|at| at.to_rfc3339_opts(chrono::SecondsFormat::Millis, true))
+                .unwrap_or_default(),
+            num_input_rows: full.records,
+            input_rows_per_second: per_second(full.records, elapsed),
+            micro_batches: full.micro_batches,
+            latency_ms: full.worst_latency_us as f64 / 1000.0,
+            lag: self.inputs.total_lag(),
+            sources: self.describe_sources(full),
+            sinks: sinks
+                .map(|((branch, sink), rows)| SinkProgress {
+                    description: branch.target.clone(),
+                    kind: sink.kind().to_owned(),
+                    num_output_rows: rows,
+                    version: None,
+                })
+                .collect(),
+            state_operators: self.describe_operators(),
+            ..Progress::default()
+        }
+    }
+
+    fn describe_sources(&self, full: &OpenEpoch) -> Vec<SourceProgress> {
+        let text = |ranges: &BTreeMap<_, OffsetRange>, end: bool| {
+            ranges
+                .iter()
+                .map(|(p, r): (&std::sync::Arc<str>, _)| (p.to_string(), if end { r.end } else { r.start }))
+                .collect()
+        };
+        let describe = |(source, ranges): (&usize, &BTreeMap<_, OffsetRange>)| SourceProgress {
+            description: self.committer.sources[*source].clone(),
+            start_offset: text(ranges, false),
+            end_offset: text(ranges, true),
+            lag: self.inputs.lag(*source),
+            watermark: instant(self.inputs.watermark(*source)),
+        };
+        full.ranges.iter().map(describe).collect()
+    }
+
+    fn describe_operators(&self) -> Vec<OperatorProgress> {
+        let operators = self.dataflow.operators.iter().enumerate();
+        let describe = |(index, node): (usize, &OperatorNode)| {
+            let usage = self.memory.usage(index);
+            OperatorProgress {
+                operator: node.id.clone(),
+                kind: node.spec.kind().to_owned(),
+                num_rows_total: usage.rows,
+                memory_used_bytes: usage.bytes,
+                oldest: usage.oldest.and_then(instant),
+                num_rows_late: self.memory.late(index),
+                watermark: instant(self.memory.watermark(index)),
+            }
+        };
+        operators.map(describe).collect()
+    }
+}
+
+impl Progress {
+    /// Adds what the commit did; `total` is the time since the epoch began.
+    pub(super) fn finished(&mut self, done: &Committed, total: Duration) {
+        self.processed_rows_per_second = per_second(self.num_input_rows, total);
+        self.duration_ms = BTreeMap::from([
+            ("close".to_owned(), done.close_ms),
+            ("state".to_owned(), done.state_ms),
+            ("manifest".to_owned(), done.manifest_ms),
+            ("commit".to_owned(), done.commit_ms),
+            ("total".to_owned(), total.as_millis() as u64),
+        ]);
+        self.files = done.files;
+        self.bytes = done.bytes;
+        self.dead_letters = done.dead_letters;
+        for sink in &mut self.sinks {
+            sink.version = done.versions.get(&sink.description).copied();
+        }
+        self.memory = resident_memory_bytes().unwrap_or(0);
+    }
+}
+
+fn per_second(rows: u64, time: Duration) -> f64 {
+    let seconds = time.as_secs_f64();
+    if seconds > 0.0 { (rows as f64 / seconds).round() } else { 0.0 }
+}

@@ -1,0 +1,50 @@
+//! What a run of a pipeline is given, and how it ends.
+
+use std::collections::BTreeMap;
+
+use super::memory::Limits;
+use super::progress::ProgressSink;
+use super::seed::SeedTable;
+use super::sinks::Sinks;
+use crate::catalog::Trigger;
+use crate::delta::TableStore;
+use crate::env::Env;
+use crate::function::EpochClock;
+use crate::plan::Dataflow;
+use crate::source::chunk::PollLimit;
+use crate::state::{ManifestStore, StateStore};
+
+/// Everything a run needs.
+pub struct Job {
+    pub dataflow: Dataflow,
+    pub sinks: Sinks,
+    pub manifests: ManifestStore,
+    pub states: StateStore,
+    /// Tables that streams are joined to, by name.
+    pub lookups: BTreeMap<String, TableStore>,
+    pub limits: Limits,
+    /// The table of `seed_from`.
+    pub seed: Option<SeedTable>,
+    /// State that does not fit the dataflow may be dropped, and operators without state may begin empty.
+    pub allow_rebuild: bool,
+    pub keep_late: bool,
+    /// At the end of all input everything that waits for time is emitted.
+    pub flush_at_end: bool,
+    pub trigger: Trigger,
+    pub lanes: usize,
+    pub poll: PollLimit,
+    /// Model name to hash.
+    pub models: BTreeMap<String, String>,
+    pub clock: EpochClock,
+    pub env: Env,
+    /// Names this process in manifests and progress.
+    pub run: String,
+    pub progress: ProgressSink,
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Finish {
+    pub epochs: u64,
+    pub records: u64,
+}
