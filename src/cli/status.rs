@@ -1,5 +1,6 @@
 //! `weir status`: what the warehouse's pipelines did last.
 
+use std::io;
 use std::path::Path;
 
 use crate::cli::output::say;
@@ -21,30 +22,36 @@ pub struct Args {
     epochs: usize,
 }
 
-/// Prints the newest epochs of each pipeline. Errors: a warehouse that is not a local folder, a pipeline that never ran.
+/// Prints the newest epochs of each pipeline. Errors: a warehouse that is not a local folder, a pipeline that never ran; damaged progress,
+/// once the rest has been shown.
 pub async fn run(args: Args, config: &Config) -> Result<()> {
     let folder = crate::delta::local_folder(&config.warehouse).ok_or_else(|| {
         Error::config("`weir status` reads a local warehouse")
             .with_hint("Ask the running process: its HTTP port answers at /progress.")
     })?;
-    let mut shown = 0;
+    let (mut shown, mut damaged) = (0, Vec::new());
     for name in pipelines(&folder.join("_weir"))? {
         if args.pipeline.as_ref().is_some_and(|only| *only != name) {
             continue;
         }
-        let path = folder.join("_weir").join(&name).join("progress.jsonl");
-        let text = std::fs::read_to_string(&path).unwrap_or_default();
-        let lines: Vec<&str> = text.lines().rev().take(args.epochs.max(1)).collect();
-        for line in lines.into_iter().rev() {
+        let Kept { epochs, damage } =
+            read(&folder.join("_weir").join(&name).join("progress.jsonl"), args.epochs.max(1));
+        damaged.extend(damage);
+        for (line, progress) in epochs {
             shown += 1;
             if args.json {
                 say!("{line}");
-                continue;
+            } else {
+                print(&progress);
             }
-            let progress: Progress =
-                serde_json::from_str(line).internal(|| format!("progress in `{}` is not readable", path.display()))?;
-            print(&progress);
         }
+    }
+    if !damaged.is_empty() {
+        let files = if damaged.len() == 1 { "a progress file is" } else { "progress files are" };
+        return Err(Error::damaged(format!("{files} damaged")).with_detail(damaged.join("\n        ")).with_hint(
+            "Only what `weir status` and `weir.progress` show is lost: tables, state and manifests do not depend on it. \
+             Remove the file, and the next epoch begins another.",
+        ));
     }
     if shown == 0 {
         let which = args.pipeline.map_or_else(String::new, |name| format!(" `{name}`"));
@@ -54,8 +61,55 @@ pub async fn run(args: Args, config: &Config) -> Result<()> {
     Ok(())
 }
 
+/// What can be read of a progress file.
+#[derive(Debug, Default, PartialEq)]
+struct Kept {
+    /// Lines with what they say, oldest first.
+    epochs: Vec<(String, Progress)>,
+    /// What is wrong with the file.
+    damage: Option<String>,
+}
+
+/// The newest `count` epochs of a progress file. Nothing where there is no file. A last line that is not ended is being written; damage
+/// before the epochs that are asked for harms nobody.
+fn read(path: &Path, count: usize) -> Kept {
+    let bytes = match std::fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            return Kept::default();
+        }
+        Err(error) => return Kept { damage: Some(format!("`{}`: {error}", path.display())), ..Kept::default() },
+    };
+    let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(&[][..], |end| &bytes[..end]);
+    let lines: Vec<&[u8]> = whole.split(|byte| *byte == b'\n').collect();
+    let mut kept = Kept::default();
+    let mut wrong = Vec::new();
+    for (number, line) in lines.iter().enumerate().rev().filter(|(_, line)| !line.is_empty()) {
+        match serde_json::from_slice::<Progress>(line) {
+            Ok(progress) => kept.epochs.push((String::from_utf8_lossy(line).into_owned(), progress)),
+            Err(_) => wrong.push(number + 1),
+        }
+        if kept.epochs.len() == count {
+            break;
+        }
+    }
+    kept.epochs.reverse();
+    if whole.is_empty() && !bytes.is_empty() {
+        wrong.push(1);
+    }
+    if let Some(last) = wrong.first() {
+        let more = if wrong.len() > 1 { format!(" and {} before it", wrong.len() - 1) } else { String::new() };
+        kept.damage = Some(format!("`{}`: line {last}{more} cannot be read", path.display()));
+    }
+    kept
+}
+
 fn pipelines(folder: &Path) -> Result<Vec<String>> {
-    let Ok(entries) = std::fs::read_dir(folder) else { return Ok(Vec::new()) };
+    let entries = match std::fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error).environment(|| format!("folder `{}` cannot be read", folder.display())),
+    };
     let mut names = Vec::new();
     for entry in entries {
         let entry = entry.environment(|| format!("folder `{}` cannot be read", folder.display()))?;
@@ -97,5 +151,44 @@ fn print(progress: &Progress) {
     for sink in &progress.sinks {
         let version = sink.version.map_or_else(String::new, |version| format!("  version {version}"));
         say!("  to   {}  {} rows  ({}){version}", sink.description, grouped(sink.num_output_rows), sink.kind);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kept(bytes: &[u8], count: usize) -> Kept {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("progress.jsonl");
+        std::fs::write(&path, bytes).unwrap();
+        let mut kept = read(&path, count);
+        kept.damage = kept.damage.map(|damage| damage.replace(&format!("`{}`", path.display()), "it"));
+        kept
+    }
+
+    fn numbers(kept: &Kept) -> Vec<u64> {
+        kept.epochs.iter().map(|(_, progress)| progress.epoch).collect()
+    }
+
+    #[test]
+    fn the_newest_epochs_are_read_and_a_line_that_is_being_written_is_left_out() {
+        let found = kept(b"{\"epoch\":1}\n{\"epoch\":2}\n{\"epoch\":3}\n{\"epo", 2);
+        assert_eq!((numbers(&found), found.damage), (vec![2, 3], None));
+        assert_eq!(kept(b"", 2), Kept::default());
+        assert_eq!(read(Path::new("nowhere/progress.jsonl"), 1), Kept::default());
+    }
+
+    #[test]
+    fn damaged_lines_among_the_newest_are_named_and_the_others_shown() {
+        let bytes = b"{\"epoch\":1}\n\xff\xfe\n{\"epoch\":2}\nx\n";
+        let found = kept(bytes, 5);
+        assert_eq!(numbers(&found), [1, 2]);
+        assert_eq!(found.damage.as_deref(), Some("it: line 4 and 1 before it cannot be read"));
+        let found = kept(bytes, 1);
+        assert_eq!((numbers(&found), found.damage.as_deref()), (vec![2], Some("it: line 4 cannot be read")));
+        assert_eq!(kept(b"x\n{\"epoch\":2}\n", 1).damage, None);
+        let all = kept(&[0x80; 100], 1);
+        assert_eq!((all.epochs, all.damage.as_deref()), (Vec::new(), Some("it: line 1 cannot be read")));
     }
 }

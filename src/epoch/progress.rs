@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::OpenOptions;
-use std::io::Write;
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -103,7 +103,27 @@ impl ProgressFile {
     /// `progress.jsonl` in `folder`, which is made if it is not there.
     pub fn open(folder: &Path) -> Result<Self> {
         std::fs::create_dir_all(folder).environment(|| format!("folder `{}` cannot be made", folder.display()))?;
-        Ok(Self { path: folder.join("progress.jsonl") })
+        let file = Self { path: folder.join("progress.jsonl") };
+        if let Err(error) = file.end_line() {
+            tracing::warn!(path = %file.path.display(), %error, "progress cannot be read");
+        }
+        Ok(file)
+    }
+
+    /// Ends a line that was cut off when a machine died, so that it does not damage the next.
+    fn end_line(&self) -> std::io::Result<()> {
+        let mut file = match OpenOptions::new().read(true).append(true).open(&self.path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        if file.metadata()?.len() == 0 {
+            return Ok(());
+        }
+        let mut last = [0];
+        file.seek(SeekFrom::End(-1))?;
+        file.read_exact(&mut last)?;
+        if last == *b"\n" { Ok(()) } else { file.write_all(b"\n") }
     }
 
     /// Appends an epoch. Progress is a convenience: a failure is logged, never returned.
@@ -119,9 +139,11 @@ impl ProgressFile {
         let mut file = OpenOptions::new().create(true).append(true).open(&self.path)?;
         file.write_all(&line)?;
         if file.metadata()?.len() > KEPT_BYTES {
-            let text = std::fs::read_to_string(&self.path)?;
+            // Bytes, so that damage in it goes with its older half.
+            let text = std::fs::read(&self.path)?;
             let keep = text.len() / 2;
-            let from = text[keep..].find('\n').map_or(text.len(), |end| keep + end + 1);
+            let end = text[keep..].iter().position(|byte| *byte == b'\n');
+            let from = end.map_or(text.len(), |end| keep + end + 1);
             let fresh = self.path.with_extension("jsonl.new");
             std::fs::write(&fresh, &text[from..])?;
             std::fs::rename(&fresh, &self.path)?;

@@ -2,7 +2,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use object_store::PutMode;
 
-use super::faults::{Fault, FaultRates, FaultyStore};
+use super::faults::{Fault, FaultRates, FaultyStore, Operation};
 use super::*;
 
 fn open(location: &str, env: &Env) -> Result<TableStore> {
