@@ -82,6 +82,8 @@ pub struct MaintenanceConfig {
     pub checkpoint_every_commits: u64,
     /// Whether log entries beyond the table's retention are deleted after a checkpoint.
     pub log_cleanup: bool,
+    /// Whether files that upserts have replaced are deleted once the table's retention is over.
+    pub remove_expired_files: bool,
     /// Newest manifests kept per pipeline; at least 2, because epoch N-1's is needed until every sink has N.
     pub keep_manifests: u64,
 }
@@ -171,7 +173,7 @@ impl Default for HttpConfig {
 
 impl Default for MaintenanceConfig {
     fn default() -> Self {
-        Self { checkpoint_every_commits: 50, log_cleanup: true, keep_manifests: 100 }
+        Self { checkpoint_every_commits: 50, log_cleanup: true, remove_expired_files: true, keep_manifests: 100 }
     }
 }
 

@@ -177,6 +177,7 @@ impl Runner {
         let policy = epoch::UpkeepPolicy {
             checkpoint_every_commits: config.maintenance.checkpoint_every_commits,
             log_cleanup: config.maintenance.log_cleanup,
+            remove_expired_files: config.maintenance.remove_expired_files,
             keep_manifests: config.maintenance.keep_manifests,
         };
         let upkeep: Vec<_> = jobs.iter().map(|job| epoch::Upkeep::of(job, policy)).collect();

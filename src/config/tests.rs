@@ -51,7 +51,7 @@ fn every_setting_is_read() {
     let config = parse(
         "warehouse: s3://lake/w\nstorage: {aws_region: eu-central-1}\nmemory_limit: 4GiB\nparallelism: 3\n\
          flight: {listen: '0.0.0.0:1', token: t, tls_cert: c.pem, tls_key: k.pem}\nhttp: {listen: '127.0.0.1:2'}\n\
-         maintenance: {checkpoint_every_commits: 7, log_cleanup: false, keep_manifests: 9}\n\
+         maintenance: {checkpoint_every_commits: 7, log_cleanup: false, remove_expired_files: false, keep_manifests: 9}\n\
          delta: {target_file_size: 1MB, compression: snappy}\nlog: {format: json, level: debug}\n\
          kafka: {fetch_wait_ms: 5, queued_bytes: 1024}\n",
     )
@@ -67,7 +67,12 @@ fn every_setting_is_read() {
     assert_eq!(config.http.listen.port(), 2);
     assert_eq!(
         config.maintenance,
-        MaintenanceConfig { checkpoint_every_commits: 7, log_cleanup: false, keep_manifests: 9 }
+        MaintenanceConfig {
+            checkpoint_every_commits: 7,
+            log_cleanup: false,
+            remove_expired_files: false,
+            keep_manifests: 9
+        }
     );
     assert_eq!(config.delta.target_file_size, ByteSize(1_000_000));
     assert_eq!(config.delta.compression, Compression::SNAPPY);

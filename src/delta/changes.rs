@@ -3,10 +3,10 @@
 //! Promises: a commit is read once and whole; files are in a fixed order. Whether the change means anything to a reader is
 //! for the reader to say.
 
-use deltalake::kernel::{Add, AddCDCFile, Remove};
 use object_store::ObjectStoreExt;
 use serde::Deserialize;
 
+use super::actions::{Add, AddCDCFile, Remove};
 use super::files::{DataFile, in_order};
 use super::log::{entry_path, read_entry};
 use super::store::TableStore;

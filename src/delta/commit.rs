@@ -4,16 +4,16 @@
 //! the last version this process knew and its own is read and judged; nothing is assumed of an unclear answer. The cost is
 //! one small object, however long the log is: nothing of the table's files is kept in memory. Retries are bounded.
 
-use deltalake::kernel::{AddCDCFile, Remove};
 use serde_json::{Map, Value, json};
 
+use super::actions::{Add, AddCDCFile, Remove};
 use super::judge::{Entry, PipelineTxns, Verdict, judge, judge_progress, overtakes};
 use super::log::{entry_path, read_entry};
 use super::metadata::uuid_like;
 use super::store::retry::pause;
 use super::table::{Progress, Table};
 use super::upsert::UpsertCommit;
-use super::{Add, StagedFiles, store::TableStore};
+use super::{StagedFiles, store::TableStore};
 use crate::env::Env;
 use crate::error::{Context, Error, Result};
 
@@ -92,7 +92,7 @@ impl Table {
                 _ => Err(fenced(self.name(), &request, epoch, manifest_id)),
             };
         }
-        self.metadata().check_appendable(self.name())?;
+        self.check_writable(&request)?;
         if self.moved_since(request.read_version(), progress.version).await? {
             return Ok(CommitOutcome::Overtaken { version: progress.version });
         }
@@ -103,13 +103,23 @@ impl Table {
         Ok(outcome)
     }
 
-    /// Whether entries that are known by now, but were not when `read` was read, have moved files.
+    /// Refuses what the table does not allow, as far as this process knows it.
+    fn check_writable(&self, request: &CommitRequest) -> Result<()> {
+        let metadata = self.metadata();
+        metadata.check_appendable(self.name())?;
+        match request.upsert {
+            Some(_) => metadata.check_upsertable(self.name()),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether entries that are known by now, but were not when `read` was read, have made its files useless.
     async fn moved_since(&self, read: Option<u64>, known: u64) -> Result<bool> {
         let Some(read) = read else { return Ok(false) };
         for version in read + 1..=known {
             // An entry that was cleaned up cannot be judged.
             let Some(bytes) = read_entry(self.store(), version).await? else { return Ok(true) };
-            if Entry::parse(version, &bytes)?.moves_data {
+            if overtakes(&Entry::parse(version, &bytes)?, version, Some(read)) {
                 return Ok(true);
             }
         }
@@ -178,7 +188,10 @@ impl Table {
                     return Ok(CaughtUp::Found(version));
                 }
                 Verdict::Fenced { epoch, manifest_id } => return Err(fenced(self.name(), request, epoch, manifest_id)),
-                Verdict::TableChanged => self.adopt(&entry)?,
+                Verdict::TableChanged => {
+                    self.adopt(&entry)?;
+                    self.check_writable(request)?;
+                }
                 Verdict::Unrelated => {}
             }
             progress.see(&entry);

@@ -4,7 +4,6 @@
 //! columns: partition values filled in, deletion vectors applied, columns that the file lacks null. Queries do not come this
 //! way (see [`scan`](super::scan)); it is for whoever must remember where it stopped.
 
-use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
@@ -14,7 +13,9 @@ use arrow::compute::{CastOptions, cast_with_options, filter_record_batch};
 use arrow::datatypes::{Field, SchemaRef};
 use bytes::Bytes;
 use datafusion::common::ScalarValue;
-use deltalake::kernel::{Add, AddCDCFile, DeletionVectorDescriptor, LogicalFileView, Remove, Snapshot};
+use delta_kernel::actions::deletion_vector::DeletionVectorDescriptor as KernelDescriptor;
+use deltalake::DeltaTableError;
+use deltalake::kernel::{DeletionVectorDescriptor, LogicalFileView};
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt, TryFutureExt, TryStreamExt};
 use object_store::path::Path;
@@ -25,7 +26,9 @@ use parquet::arrow::{ParquetRecordBatchStreamBuilder, ProjectionMask};
 use parquet::errors::ParquetError;
 use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
 
-use super::log::with_snapshot;
+use super::actions::{Add, AddCDCFile, LogPath, PartitionValues, Remove};
+use super::damage::{damaged_file, unreadable_file, unreadable_vector};
+use super::log::{open_snapshot, with_snapshot};
 use super::metadata::TableMetadata;
 use super::store::TableStore;
 use crate::error::{Context, Error, ErrorKind, Result};
@@ -70,7 +73,7 @@ impl TableShape {
 pub struct DataFile {
     /// Relative to the table.
     pub path: String,
-    pub partition_values: BTreeMap<String, Option<String>>,
+    pub partition_values: PartitionValues,
     /// Bytes, if the log says so.
     pub size: Option<u64>,
     /// Milliseconds since 1970 UTC.
@@ -87,8 +90,8 @@ impl DataFile {
         let physical = counted.and_then(|stats| stats["numRecords"].as_u64());
         let deleted = add.deletion_vector.as_ref().map_or(0, |vector| vector.cardinality.unsigned_abs());
         Self {
-            path: add.path,
-            partition_values: sorted(add.partition_values),
+            path: decoded(&add.path),
+            partition_values: add.partition_values,
             size: u64::try_from(add.size).ok(),
             modified_ms: add.modification_time,
             rows: physical.and_then(|rows| rows.checked_sub(deleted)),
@@ -102,7 +105,7 @@ impl DataFile {
         let deleted = deletion_vector.as_ref().map_or(0, |vector| vector.cardinality.unsigned_abs());
         Self {
             path: view.path().into_owned(),
-            partition_values: sorted(view.partition_values_map()),
+            partition_values: view.partition_values_map().into_iter().collect(),
             size: u64::try_from(view.size()).ok(),
             modified_ms: view.modification_time(),
             rows: view.num_records().and_then(|rows| (rows as u64).checked_sub(deleted)),
@@ -113,8 +116,8 @@ impl DataFile {
     /// The file that a `remove` action takes away.
     pub fn of_remove(remove: Remove) -> Self {
         Self {
-            path: remove.path,
-            partition_values: sorted(remove.partition_values.unwrap_or_default()),
+            path: decoded(&remove.path),
+            partition_values: remove.partition_values.unwrap_or_default(),
             size: remove.size.and_then(|size| u64::try_from(size).ok()),
             modified_ms: remove.deletion_timestamp.unwrap_or(0),
             rows: None,
@@ -125,8 +128,8 @@ impl DataFile {
     /// A file of the change feed.
     pub fn of_cdc(cdc: AddCDCFile) -> Self {
         Self {
-            path: cdc.path,
-            partition_values: sorted(cdc.partition_values),
+            path: decoded(&cdc.path),
+            partition_values: cdc.partition_values,
             size: u64::try_from(cdc.size).ok(),
             modified_ms: 0,
             rows: None,
@@ -143,8 +146,9 @@ impl DataFile {
     }
 }
 
-fn sorted(values: HashMap<String, Option<String>>) -> BTreeMap<String, Option<String>> {
-    values.into_iter().collect()
+/// Where the file is; one outside of the table keeps its spelling, and is refused when it is opened.
+fn decoded(path: &LogPath) -> String {
+    path.object().map_or_else(|_| path.to_string(), |object| object.to_string())
 }
 
 /// Brings files into the order in which they are read: by time of writing, then by path.
@@ -155,9 +159,8 @@ pub fn in_order(files: &mut [DataFile]) {
 /// The files of a version, in order. Errors: the log does not reach back to it.
 pub async fn files_at(store: &TableStore, version: u64) -> Result<Vec<DataFile>> {
     let failed = || format!("cannot list the files of version {version} of `{}`", store.location());
-    let log_store = store.log_store();
-    let snapshot =
-        Snapshot::try_new(log_store.as_ref(), Some(version)).await.context(ErrorKind::Environment, failed)?;
+    let unread = |error: DeltaTableError| Error::environment(failed()).with_source(error);
+    let (snapshot, log_store) = open_snapshot(store.url(), &store.root_store(), Some(version), unread).await?;
     let views = snapshot.file_views(log_store.as_ref(), None);
     let files = views.map_ok(|view| DataFile::of_view(&view)).try_collect::<Vec<_>>().await;
     let mut files = files.environment(failed)?;
@@ -179,6 +182,8 @@ pub struct FileRows {
     /// Rows still to be passed over.
     skip: u64,
     path: String,
+    /// Of the table.
+    location: String,
 }
 
 impl FileRows {
@@ -200,17 +205,18 @@ impl FileRows {
         };
         let constants = constants(file, schema, partition_columns)?;
         let deleted = match &file.deletion_vector {
-            Some(vector) => deleted_rows(store, vector).await?,
+            Some(vector) => deleted_rows(store, &file.path, vector).await?,
             None => Vec::new(),
         };
-        let stored = StoredFile { objects, path, size };
+        let stored = StoredFile { objects, path: path.clone(), size };
         // What the writer thought of Arrow types does not matter: the table says which types there are.
         let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
         let builder = ParquetRecordBatchStreamBuilder::new_with_options(stored, options).await;
-        let builder = builder.map_err(|error| match not_found(&error) {
-            true => gone(store, file, error),
-            false => Error::new(ErrorKind::Environment, failed()).with_source(error),
-        })?;
+        let builder = match builder {
+            Ok(builder) => builder,
+            Err(error) if not_found(&error) => return Err(gone(store, file, error)),
+            Err(error) => return Err(unreadable_file(store, &path, file.size, error).await),
+        };
         let wanted: Vec<usize> = (builder.parquet_schema().root_schema().get_fields().iter().enumerate())
             .filter(|(_, field)| schema.index_of(field.name()).is_ok_and(|index| constants[index].is_none()))
             .map(|(index, _)| index)
@@ -221,13 +227,14 @@ impl FileRows {
         let builder = builder.with_projection(mask).with_batch_size(batch_rows.max(1)).with_offset(jump);
         let stream = builder.build().environment(failed)?;
         let (skip, path) = (skip - jump as u64, file.path.clone());
-        Ok(Self { stream, schema: schema.clone(), constants, deleted, next_row: jump as u64, skip, path })
+        let location = store.location().to_owned();
+        Ok(Self { stream, schema: schema.clone(), constants, deleted, next_row: jump as u64, skip, path, location })
     }
 
     /// The next rows, never none; `None` at the end.
     pub async fn next(&mut self) -> Result<Option<RecordBatch>> {
         while let Some(batch) = self.stream.next().await {
-            let batch = batch.environment(|| format!("cannot read file `{}`", self.path))?;
+            let batch = batch.map_err(|error| damaged_file(&self.location, &self.path, error))?;
             let mut rows = self.conform(&batch)?;
             let first = self.next_row;
             self.next_row += batch.num_rows() as u64;
@@ -319,16 +326,13 @@ fn constants(file: &DataFile, schema: &SchemaRef, partition_columns: &[String]) 
 }
 
 /// The rows that a deletion vector deletes, ascending.
-async fn deleted_rows(store: &TableStore, vector: &DeletionVectorDescriptor) -> Result<Vec<u64>> {
-    let failed = format!("cannot read a deletion vector of `{}`", store.location());
+async fn deleted_rows(store: &TableStore, file: &str, vector: &DeletionVectorDescriptor) -> Result<Vec<u64>> {
+    let failed = || format!("the deletion vector of file `{file}` cannot be read");
     let (engine, url) = (store.log_store().engine(None), store.url().clone());
-    let vector = vector.clone();
-    let read = tokio::task::spawn_blocking(move || {
-        let vector: delta_kernel::actions::deletion_vector::DeletionVectorDescriptor = vector.try_into()?;
-        vector.row_indexes(delta_kernel::Engine::storage_handler(engine.as_ref()), &url)
-    });
-    let read = read.await.internal(|| "reading a deletion vector was interrupted".to_owned())?;
-    read.environment(|| failed)
+    let vector = KernelDescriptor::try_from(vector.clone()).context(ErrorKind::Damaged, failed)?;
+    let reading = vector.clone();
+    let read = tokio::task::spawn_blocking(move || reading.row_indexes(engine.storage_handler(), &url));
+    read.await.internal(failed)?.map_err(|error| unreadable_vector(store, file, &vector, error))
 }
 
 fn not_found(error: &ParquetError) -> bool {

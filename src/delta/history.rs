@@ -2,16 +2,15 @@
 
 use std::sync::Arc;
 
-use deltalake::kernel::Snapshot;
-use deltalake::logstore::{StorageConfig, default_logstore};
+use deltalake::DeltaTableError;
 use futures::{StreamExt, TryStreamExt, stream};
 use object_store::path::Path;
-use object_store::prefix::PrefixStore;
 use object_store::{ObjectStore, ObjectStoreExt};
 use serde_json::Value;
 use url::Url;
 
-use crate::error::{Context, Error, ErrorKind, Result};
+use super::log::open_snapshot;
+use crate::error::{Context, Error, Result};
 
 /// Log entries that are read at a time.
 const CONCURRENCY: usize = 16;
@@ -73,10 +72,8 @@ pub async fn history(store: &dyn ObjectStore, folder: &Path, limit: Option<usize
 /// The table at `url` in `root`, the store from the root of its bucket.
 pub async fn detail(url: &Url, root: Arc<dyn ObjectStore>) -> Result<TableDetail> {
     let failed = || format!("cannot read table `{url}`");
-    let prefix = Path::from_url_path(url.path()).context(ErrorKind::Config, failed)?;
-    let prefixed = Arc::new(PrefixStore::new(Arc::clone(&root), prefix));
-    let log_store = default_logstore(prefixed, root, url, &StorageConfig::default());
-    let snapshot = Snapshot::try_new(log_store.as_ref(), None).await.environment(failed)?;
+    let unread = |error: DeltaTableError| Error::environment(failed()).with_source(error);
+    let (snapshot, log_store) = open_snapshot(url, &root, None, unread).await?;
     let files = snapshot.file_views(log_store.as_ref(), None);
     let (files, bytes) = files
         .try_fold((0, 0), |(files, bytes), file| async move { Ok((files + 1, bytes + file.size().unsigned_abs())) })

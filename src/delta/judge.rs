@@ -4,7 +4,8 @@
 //! the same pipeline = another run has taken over; a change of the table's metadata or protocol = the table must be
 //! looked at again; everything else does not concern an append that reads nothing. An upsert was computed from the
 //! table's files: any file that another writer has added or removed since then overtakes it ([`overtakes`]), whichever it
-//! is, since a file that was added may hold a key that the upsert takes for new.
+//! is, since a file that was added may hold a key that the upsert takes for new. So does a change of the table itself:
+//! whether it has a change feed and deletion vectors decides what files an upsert writes.
 
 use serde::Deserialize;
 use serde::de::IgnoredAny;
@@ -135,7 +136,8 @@ pub fn judge_progress(epoch: i64, manifest_id: Option<i64>, ours: &PipelineTxns)
 
 /// Whether the entry at `version` makes files useless that were computed from `read_version`; `None` = from nothing.
 pub fn overtakes(entry: &Entry, version: u64, read_version: Option<u64>) -> bool {
-    entry.moves_data && read_version.is_some_and(|read| version > read)
+    let changes = entry.moves_data || entry.metadata.is_some() || entry.protocol.is_some();
+    changes && read_version.is_some_and(|read| version > read)
 }
 
 #[cfg(test)]
@@ -200,7 +202,8 @@ mod tests {
 
     #[test]
     fn files_that_others_moved_overtake_what_was_computed_before() {
-        for lines in [r#"{"add":{"path":"a"}}"#, r#"{"remove":{"path":"b","dataChange":false}}"#] {
+        let moved = [r#"{"add":{"path":"a"}}"#, r#"{"remove":{"path":"b","dataChange":false}}"#];
+        for lines in moved.into_iter().chain([r#"{"metaData":{"id":"x"}}"#, r#"{"protocol":{"minReaderVersion":1}}"#]) {
             let entry = entry(lines);
             assert!(overtakes(&entry, 8, Some(7)));
             assert!(!overtakes(&entry, 7, Some(7)), "what was read is known");

@@ -13,9 +13,15 @@ use delta_kernel::engine::arrow_data::ArrowEngineData;
 use delta_kernel::schema::{DataType, StructField, StructType};
 use delta_kernel::snapshot::{Snapshot, SnapshotRef};
 use delta_kernel::{DeltaResult, Engine};
-use object_store::ObjectStoreExt;
+use deltalake::DeltaTableError;
+use deltalake::kernel::Snapshot as DeltaSnapshot;
+use deltalake::logstore::{LogStoreRef, StorageConfig, default_logstore};
 use object_store::path::Path;
+use object_store::prefix::PrefixStore;
+use object_store::{ObjectStore, ObjectStoreExt};
+use url::Url;
 
+use super::damage::LogFolder;
 use super::metadata::TableMetadata;
 use super::store::TableStore;
 use crate::error::{Context, Error, ErrorKind, Result};
@@ -55,6 +61,17 @@ pub async fn with_snapshot<T: Send + 'static>(
     version: Option<u64>,
     work: impl FnOnce(&KernelTable) -> Result<T> + Send + 'static,
 ) -> Result<T> {
+    let log = LogFolder::new(store.object_store(), &Path::default(), store.location());
+    let mut found = snapshot(store, version).await;
+    if found.is_err() && log.mend().await {
+        found = snapshot(store, version).await;
+    }
+    let table = log.explained(found).await?;
+    let done = tokio::task::spawn_blocking(move || work(&table)).await.internal(interrupted)?;
+    log.explained(done).await
+}
+
+async fn snapshot(store: &TableStore, version: Option<u64>) -> Result<KernelTable> {
     let (url, location) = (store.url().clone(), store.location().to_owned());
     let engine = store.log_store().engine(None);
     let blocking = tokio::task::spawn_blocking(move || {
@@ -63,9 +80,31 @@ pub async fn with_snapshot<T: Send + 'static>(
             builder = builder.at_version(version);
         }
         let snapshot = builder.build(engine.as_ref()).map_err(|error| open_error(&location, error))?;
-        work(&KernelTable { snapshot, engine })
+        Ok(KernelTable { snapshot, engine })
     });
-    blocking.await.internal(|| "reading a table was interrupted".to_owned())?
+    blocking.await.internal(interrupted)?
+}
+
+fn interrupted() -> String {
+    "reading a table was interrupted".to_owned()
+}
+
+/// A snapshot as delta-rs has it, with the log store that it reads from, of the table in `folder` of `root`.
+pub async fn open_snapshot(
+    url: &Url,
+    root: &Arc<dyn ObjectStore>,
+    version: Option<u64>,
+    failed: impl Fn(DeltaTableError) -> Error,
+) -> Result<(DeltaSnapshot, LogStoreRef)> {
+    let prefix = Path::from_url_path(url.path()).context(ErrorKind::Config, || format!("bad path in `{url}`"))?;
+    let prefixed = Arc::new(PrefixStore::new(Arc::clone(root), prefix.clone()));
+    let log_store = default_logstore(prefixed, Arc::clone(root), url, &StorageConfig::default());
+    let log = LogFolder::new(Arc::clone(root), &prefix, url);
+    let mut found = DeltaSnapshot::try_new(log_store.as_ref(), version).await;
+    if found.is_err() && log.mend().await {
+        found = DeltaSnapshot::try_new(log_store.as_ref(), version).await;
+    }
+    Ok((log.explained(found.map_err(failed)).await?, log_store))
 }
 
 /// Reads protocol, metadata and, if wanted, all transactions of the newest version.

@@ -6,14 +6,14 @@
 
 use std::time::Duration;
 
+use deltalake::DeltaTableError;
 use deltalake::checkpoints::cleanup_expired_logs_for;
-use deltalake::kernel::Snapshot;
 use deltalake::table::config::TablePropertiesExt;
 use futures::TryStreamExt;
 
-use super::log::with_snapshot;
+use super::log::{KernelTable, open_snapshot, with_snapshot};
 use super::table::Table;
-use crate::error::{Context, ErrorKind, Result};
+use crate::error::{Context, Error, Result};
 
 /// When the log is tended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,9 +22,11 @@ pub struct MaintenancePolicy {
     pub checkpoint_every: u64,
     /// Whether expired entries are removed after a checkpoint.
     pub cleanup: Cleanup,
+    /// Whether files that were removed longer ago than `delta.deletedFileRetentionDuration` are deleted before one, which forgets them.
+    pub removed_files: Cleanup,
 }
 
-/// What happens to log entries older than the table's `delta.logRetentionDuration` (30 days).
+/// What happens to what is older than the table says it keeps; log entries: `delta.logRetentionDuration` (30 days).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cleanup {
     /// They are removed, unless the table forbids it.
@@ -35,7 +37,7 @@ pub enum Cleanup {
 
 impl Default for MaintenancePolicy {
     fn default() -> Self {
-        Self { checkpoint_every: 50, cleanup: Cleanup::Expired }
+        Self { checkpoint_every: 50, cleanup: Cleanup::Expired, removed_files: Cleanup::Never }
     }
 }
 
@@ -48,6 +50,8 @@ pub struct MaintenanceReport {
     pub checkpointed: bool,
     /// Removed files of the log.
     pub log_files_removed: usize,
+    /// Deleted files that were no longer part of the table.
+    pub files_deleted: usize,
 }
 
 /// The files of a table.
@@ -63,17 +67,26 @@ impl Table {
     /// Writes a checkpoint if one is due and removes what has expired.
     pub async fn maintain(&self, policy: &MaintenancePolicy) -> Result<MaintenanceReport> {
         let (every, name) = (policy.checkpoint_every.max(1), self.name().to_owned());
-        let mut report = with_snapshot(self.store(), None, move |table| {
-            let version = table.snapshot.version();
+        let is_due = move |table: &KernelTable| {
             let last = table.snapshot.log_segment().checkpoint_version.map_or(0, |version| version + 1);
-            let due = version + 1 >= last + every;
-            if due {
-                let written = table.snapshot.checkpoint(table.engine.as_ref(), None);
-                written.environment(|| format!("cannot write a log checkpoint of table `{name}`"))?;
-            }
-            Ok(MaintenanceReport { version, checkpointed: due, log_files_removed: 0 })
+            table.snapshot.version() + 1 >= last + every
+        };
+        let (version, due) =
+            with_snapshot(self.store(), None, move |table| Ok((table.snapshot.version(), is_due(table)))).await?;
+        let mut report = MaintenanceReport { version, ..MaintenanceReport::default() };
+        if !due {
+            return Ok(report);
+        }
+        if policy.removed_files == Cleanup::Expired {
+            report.files_deleted = self.remove_expired_files().await?;
+        }
+        report.version = with_snapshot(self.store(), None, move |table| {
+            let written = table.snapshot.checkpoint(table.engine.as_ref(), None);
+            written.environment(|| format!("cannot write a log checkpoint of table `{name}`"))?;
+            Ok(table.snapshot.version())
         })
         .await?;
+        report.checkpointed = true;
         let metadata = self.metadata();
         let properties = metadata.table_properties();
         let wanted = policy.cleanup == Cleanup::Expired && properties.enable_expired_log_cleanup();
@@ -94,8 +107,9 @@ impl Table {
     /// Counts the table's files; costs a replay of its log.
     pub async fn files(&self, wanted_size: u64) -> Result<FileSummary> {
         let failed = || format!("cannot list the files of table `{}`", self.name());
-        let log_store = self.store().log_store();
-        let snapshot = Snapshot::try_new(log_store.as_ref(), None).await.context(ErrorKind::Environment, failed)?;
+        let store = self.store();
+        let unread = |error: DeltaTableError| Error::environment(failed()).with_source(error);
+        let (snapshot, log_store) = open_snapshot(store.url(), &store.root_store(), None, unread).await?;
         let files = snapshot.file_views(log_store.as_ref(), None);
         let summary = files.try_fold(FileSummary::default(), |mut summary, file| async move {
             let size = file.size().unsigned_abs();

@@ -19,6 +19,7 @@ use crate::env::Env;
 use crate::error::{Context, Error, ErrorKind, Result};
 
 const DELETION_VECTORS: &str = "delta.enableDeletionVectors";
+const APPEND_ONLY: &str = "delta.appendOnly";
 const CONSTRAINT_PREFIX: &str = "delta.constraints.";
 /// Would let log checkpoints forget a pipeline's progress.
 const TXN_RETENTION: &str = "delta.setTransactionRetentionDuration";
@@ -150,6 +151,16 @@ impl TableMetadata {
             Some(reason) => Err(Error::config(format!("table `{table}` cannot be written by weir"))
                 .with_detail(format!("The table {reason}."))),
         }
+    }
+
+    /// Refuses a table whose rows must not be changed or removed.
+    pub fn check_upsertable(&self, table: &str) -> Result<()> {
+        if !self.is_on(APPEND_ONLY) {
+            return Ok(());
+        }
+        Err(Error::sql(format!("table `{table}` is append-only and cannot be upserted"))
+            .with_detail(format!("Its property `{APPEND_ONLY}` is `true`; a primary key means that rows are replaced."))
+            .with_hint("Declare it without a primary key, or switch the property off."))
     }
 
     /// Whether rows may be marked in deletion vectors.

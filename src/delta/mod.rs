@@ -7,15 +7,20 @@
 //! Promises: a staged file is durable before it is handed out; a commit is made once or found to have been made; the
 //! cost of a commit does not depend on how many came before. Which epoch to commit, and when, is `epoch`'s business.
 
+mod actions;
 mod between;
 mod changes;
 mod commit;
+mod damage;
 mod files;
+mod expired;
 mod history;
 mod judge;
+mod listing;
 mod log;
 mod maintain;
 mod metadata;
+mod partitions;
 mod probe;
 mod scan;
 pub mod store;
@@ -26,8 +31,7 @@ pub mod testing;
 mod validate;
 mod writer;
 
-pub use deltalake::kernel::{Add, AddCDCFile, Remove};
-
+pub use self::actions::{Add, AddCDCFile, LogPath, Remove};
 pub use self::between::{TimeRange, rows_between, rows_in_order};
 pub use self::changes::{Commit, Newness};
 pub use self::commit::{CommitOutcome, CommitRequest};

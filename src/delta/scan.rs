@@ -9,15 +9,15 @@ use datafusion::catalog::{Session, TableProvider};
 use datafusion::error::Result as DataFusionResult;
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType};
 use datafusion::physical_plan::ExecutionPlan;
-use deltalake::DeltaTable;
 use deltalake::delta_datafusion::{DeltaScanConfig, DeltaScanNext};
-use deltalake::kernel::Snapshot;
 use deltalake::logstore::{StorageConfig, default_logstore};
+use deltalake::{DeltaTable, DeltaTableError};
 use object_store::ObjectStore;
 use object_store::path::Path;
 use object_store::prefix::PrefixStore;
 use url::Url;
 
+use super::log::open_snapshot;
 use super::table::Table;
 use crate::error::{Context, Error, ErrorKind, Result};
 
@@ -41,22 +41,23 @@ pub struct TableVersion {
 /// transactions, constraints and files are not looked at before rows are read.
 pub async fn open_version(url: &Url, root: Arc<dyn ObjectStore>, as_of: AsOf) -> Result<TableVersion> {
     let failed = || format!("cannot read table `{url}`");
-    let prefix = Path::from_url_path(url.path()).context(ErrorKind::Config, failed)?;
-    let prefixed = Arc::new(PrefixStore::new(Arc::clone(&root), prefix));
-    let log_store = default_logstore(prefixed, Arc::clone(&root), url, &StorageConfig::default());
     let version = match as_of {
         AsOf::Newest => None,
         AsOf::Version(version) => Some(version),
         AsOf::Timestamp(instant) => {
-            let mut table = DeltaTable::new(Arc::clone(&log_store));
+            let prefix = Path::from_url_path(url.path()).context(ErrorKind::Config, failed)?;
+            let prefixed = Arc::new(PrefixStore::new(Arc::clone(&root), prefix));
+            let log_store = default_logstore(prefixed, Arc::clone(&root), url, &StorageConfig::default());
+            let mut table = DeltaTable::new(log_store);
             table.load_with_datetime(instant).await.context(ErrorKind::Sql, failed)?;
             table.version()
         }
     };
-    let snapshot = Snapshot::try_new(log_store.as_ref(), version).await.map_err(|error| match as_of {
+    let unread = |error: DeltaTableError| match as_of {
         AsOf::Version(version) => Error::sql(format!("table `{url}` has no version {version}")).with_source(error),
         AsOf::Newest | AsOf::Timestamp(_) => Error::environment(failed()).with_source(error),
-    })?;
+    };
+    let (snapshot, _) = open_snapshot(url, &root, version, unread).await?;
     let version = snapshot.version();
     let mut config = DeltaScanConfig::new().with_wrap_partition_values(false);
     config.schema_force_view_types = false;

@@ -6,12 +6,14 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use serde_json::json;
 
 use super::judge::{Entry, PipelineTxns};
 use super::log::{self, Transactions, entry_path};
 use super::metadata::{Rule, TableMetadata, creation_actions, uuid_like};
+use super::partitions::as_stored;
 use super::store::TableStore;
 use super::store::retry::pause;
 use super::validate::Validator;
@@ -171,6 +173,11 @@ impl Table {
     /// A writer of staged files.
     pub fn writer(&self, options: &WriterOptions) -> Result<TableWriter> {
         TableWriter::new(self.store(), &self.metadata(), options)
+    }
+
+    /// Rows as the table holds them: an empty partition value is null.
+    pub fn as_stored(&self, rows: &RecordBatch) -> Result<RecordBatch> {
+        as_stored(rows, &self.metadata().partition_columns)
     }
 
     /// The table's rules, compiled when it was opened: a table whose rules change under a writer stops it.

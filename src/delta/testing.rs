@@ -4,12 +4,11 @@ use std::collections::BTreeMap;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::DataType;
-use deltalake::kernel::Remove;
 use object_store::ObjectStoreExt;
 use serde_json::{Value, json};
 
 use super::log::entry_path;
-use super::{Add, Table, TableStore, WriterOptions};
+use super::{Add, LogPath, Table, TableStore, WriterOptions};
 use crate::catalog::{ColumnDef, ColumnOrigin, TableDef};
 use crate::env::Env;
 
@@ -82,19 +81,8 @@ impl WrittenTable {
 
     /// Commits what came and what went.
     pub async fn commit(&mut self, mut adds: Vec<Add>, removed: Vec<Add>, data_change: bool) {
-        let gone: Vec<String> = removed.iter().map(|add| add.path.clone()).collect();
-        let removes = removed.into_iter().map(|add| Remove {
-            path: add.path,
-            data_change,
-            deletion_timestamp: Some(self.env.unix_ms()),
-            extended_file_metadata: Some(true),
-            partition_values: Some(add.partition_values),
-            size: Some(add.size),
-            tags: None,
-            deletion_vector: add.deletion_vector,
-            base_row_id: None,
-            default_row_commit_version: None,
-        });
+        let gone: Vec<LogPath> = removed.iter().map(|add| add.path.clone()).collect();
+        let removes = removed.into_iter().map(|add| add.removal(self.env.unix_ms(), data_change));
         let removes: Vec<Value> = removes.map(|remove| json!({ "remove": remove })).collect();
         adds.iter_mut().for_each(|add| add.data_change = data_change);
         self.files.retain(|file| !gone.contains(&file.path));

@@ -16,6 +16,7 @@ use datafusion::physical_expr::PhysicalExpr;
 use datafusion::prelude::{SessionConfig, SessionContext};
 
 use super::metadata::{Rule, TableMetadata};
+use super::partitions::{as_stored, may_be_null};
 use super::writer::conform;
 use crate::error::{Context, Error, ErrorKind, Result};
 
@@ -27,6 +28,7 @@ pub struct Validator {
     lenient: SchemaRef,
     /// Columns that must not be null.
     required: Vec<usize>,
+    partition_columns: Vec<String>,
     rules: Vec<(String, Arc<dyn PhysicalExpr>)>,
 }
 
@@ -43,7 +45,7 @@ impl Default for Validator {
     /// Checks nothing.
     fn default() -> Self {
         let schema = SchemaRef::new(Schema::empty());
-        Self { lenient: schema.clone(), schema, required: Vec::new(), rules: Vec::new() }
+        Self { lenient: schema.clone(), schema, required: Vec::new(), partition_columns: Vec::new(), rules: Vec::new() }
     }
 }
 
@@ -62,7 +64,8 @@ impl Validator {
             .chain(extra)
             .map(|rule| Ok((rule.name.clone(), compile_rule(table, rule, &lenient)?)))
             .collect::<Result<_>>()?;
-        Ok(Self { schema, lenient, required, rules })
+        let partition_columns = metadata.partition_columns.clone();
+        Ok(Self { schema, lenient, required, partition_columns, rules })
     }
 
     /// Whether there is anything to check.
@@ -76,7 +79,7 @@ impl Validator {
             return Ok(None);
         }
         let rows = conform(batch, &self.lenient)?;
-        let broken = self.broken(&rows)?;
+        let broken = self.broken(&conform(&as_stored(&rows, &self.partition_columns)?, &self.lenient)?)?;
         let Some((first, others)) = broken.split_first() else { return Ok(None) };
         let bad = others.iter().fold(first.rows.clone(), |all, broken| &all | &broken.rows);
         let fail = || "cannot separate rows that violate constraints".to_owned();
@@ -96,7 +99,8 @@ impl Validator {
         for index in &self.required {
             if let Some(nulls) = rows.column(*index).logical_nulls().filter(|nulls| nulls.null_count() > 0) {
                 let column = self.schema.field(*index).name().as_str();
-                broken.push(Broken { rule: column, column: Some(column), rows: !nulls.inner() });
+                let empty_too = may_be_null(&self.schema, &self.partition_columns, *index);
+                broken.push(Broken { rule: column, column: Some(column), empty_too, rows: !nulls.inner() });
             }
         }
         for (rule, expression) in &self.rules {
@@ -104,7 +108,7 @@ impl Validator {
             let value = value.context(ErrorKind::Sql, || format!("constraint `{rule}` cannot be evaluated"))?;
             let holds = true_rows(value.as_boolean());
             if holds.count_set_bits() < rows.num_rows() {
-                broken.push(Broken { rule, column: None, rows: !&holds });
+                broken.push(Broken { rule, column: None, empty_too: false, rows: !&holds });
             }
         }
         Ok(broken)
@@ -115,12 +119,15 @@ impl Validator {
 struct Broken<'a> {
     rule: &'a str,
     column: Option<&'a str>,
+    /// Whether an empty value of the column counts as null: of partition columns of text or bytes.
+    empty_too: bool,
     rows: BooleanBuffer,
 }
 
 impl Broken<'_> {
     fn reason(&self) -> String {
         match self.column {
+            Some(column) if self.empty_too => format!("`{column}` is null or empty but NOT NULL"),
             Some(column) => format!("`{column}` is null but NOT NULL"),
             None => format!("violates constraint `{}`", self.rule),
         }
@@ -211,6 +218,24 @@ mod tests {
         assert!(validator(&[("folded", "N > 0")]).is_ok());
         let error = validator(&[("unknown", "m > 0")]).unwrap_err();
         assert_eq!(error.message(), "constraint `unknown` of table `t` cannot be understood");
+    }
+
+    #[test]
+    fn an_empty_value_of_a_partition_column_counts_as_null() {
+        let field = |name: &str| json!({ "name": name, "type": "string", "nullable": name == "q", "metadata": {} });
+        let schema = json!({ "type": "struct", "fields": [field("p"), field("q")] }).to_string();
+        let metadata = json!({ "schemaString": schema, "partitionColumns": ["p", "q"] });
+        let metadata = TableMetadata::read("t", &json!({ "minWriterVersion": 2 }), &metadata).unwrap();
+        let rule = Rule { name: "filled".into(), sql: "q IS NOT NULL".into() };
+        let validator = Validator::compile("t", &metadata, &[rule]).unwrap();
+        let texts = |values: &[&str]| Arc::new(StringArray::from(values.to_vec())) as ArrayRef;
+        let rows = [("p", texts(&["", "a", "b"])), ("q", texts(&["x", "", "y"]))];
+        let found = validator.check(&RecordBatch::try_from_iter(rows).unwrap()).unwrap().unwrap();
+        assert_eq!(found.good.num_rows(), 1);
+        let [(payload, reason, column), (_, other, _)] = &found.letters[..] else { panic!("{:?}", found.letters) };
+        assert_eq!((reason.as_str(), column.as_deref()), ("`p` is null or empty but NOT NULL", Some("p")));
+        assert_eq!(String::from_utf8_lossy(payload), "{\"p\":\"\",\"q\":\"x\"}");
+        assert_eq!(other, "violates constraint `filled`");
     }
 
     #[test]

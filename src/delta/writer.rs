@@ -12,14 +12,15 @@ use arrow::array::{ArrayRef, RecordBatch, new_null_array};
 use arrow::compute::{CastOptions, cast_with_options};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use deltalake::datafile::writer::{DeltaWriter, WriterConfig};
-use deltalake::kernel::{Add, AddCDCFile, Remove};
 use deltalake::parquet::basic::{Compression as ParquetCompression, ZstdLevel};
 use deltalake::parquet::file::properties::WriterProperties;
 use object_store::ObjectStore;
 use object_store::prefix::PrefixStore;
 use serde::{Deserialize, Serialize};
 
+use super::actions::{Add, AddCDCFile, Remove};
 use super::metadata::TableMetadata;
+use super::partitions::{ShortPaths, as_stored, short_path, split};
 use super::store::TableStore;
 use super::table::Table;
 use super::upsert::UpsertCommit;
@@ -144,7 +145,11 @@ impl StagedFiles {
 
 /// Writes rows of one table into files of about the target size, one open file per partition.
 pub struct TableWriter {
-    inner: DeltaWriter,
+    folder: Arc<dyn ObjectStore>,
+    config: WriterConfig,
+    partition_columns: Vec<String>,
+    /// By the parts that [`split`] tells apart; nearly always one.
+    inner: BTreeMap<u64, DeltaWriter>,
     schema: SchemaRef,
     location: String,
     rows: u64,
@@ -182,18 +187,28 @@ impl TableWriter {
             properties.data_skipping_num_indexed_cols.unwrap_or_default(),
             stats_columns.map(|columns| columns.iter().map(ToString::to_string).collect()),
         );
-        let inner = DeltaWriter::new(folder, config);
-        Ok(Self { inner, schema, location: store.location().to_owned(), rows: 0 })
+        Ok(Self {
+            folder: Arc::new(ShortPaths(folder)),
+            config,
+            partition_columns: metadata.partition_columns.clone(),
+            inner: BTreeMap::new(),
+            schema,
+            location: store.location().to_owned(),
+            rows: 0,
+        })
     }
 
-    /// Adds rows. Columns are matched by name; those the batch lacks are null.
+    /// Adds rows. Columns are matched by name; those the batch lacks are null, and so is an empty partition value.
     pub async fn write(&mut self, batch: &RecordBatch) -> Result<()> {
         if batch.num_rows() == 0 {
             return Ok(());
         }
-        let batch = conform(batch, &self.schema)?;
-        let written = self.inner.write(&batch).await;
-        written.environment(|| format!("cannot write a file of `{}`", self.location))?;
+        let batch = conform(&as_stored(batch, &self.partition_columns)?, &self.schema)?;
+        for (part, rows) in split(&batch, &self.partition_columns)? {
+            let new = || DeltaWriter::new(Arc::clone(&self.folder), self.config.clone());
+            let written = self.inner.entry(part).or_insert_with(new).write(&rows).await;
+            written.environment(|| format!("cannot write a file of `{}`", self.location))?;
+        }
         self.rows += batch.num_rows() as u64;
         Ok(())
     }
@@ -205,14 +220,25 @@ impl TableWriter {
 
     /// Finishes all files. Without rows there are none.
     pub async fn close(self) -> Result<StagedFiles> {
-        let adds = self.inner.close().await.environment(|| format!("cannot finish a file of `{}`", self.location))?;
+        let mut adds = Vec::new();
+        for writer in self.inner.into_values() {
+            let written =
+                writer.close().await.environment(|| format!("cannot finish a file of `{}`", self.location))?;
+            adds.extend(written.into_iter().map(|add| {
+                let path = short_path(&add.path);
+                Add::of_written(deltalake::kernel::Add { path, ..add })
+            }));
+        }
         let bytes = adds.iter().map(|add| add.size.unsigned_abs()).sum();
         Ok(StagedFiles { adds, rows: self.rows, bytes, ..StagedFiles::default() })
     }
 
     /// Gives up; whatever was written already stays unnamed.
     pub async fn abort(self) -> Result<()> {
-        self.inner.abort().await.environment(|| format!("cannot abandon a file of `{}`", self.location))
+        for writer in self.inner.into_values() {
+            writer.abort().await.environment(|| format!("cannot abandon a file of `{}`", self.location))?;
+        }
+        Ok(())
     }
 }
 

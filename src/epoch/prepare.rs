@@ -176,6 +176,8 @@ pub async fn prepare(
     let folder = around.pipeline_location(&pipeline.name);
     let store = TableStore::open(&below(&folder, "manifests"), &around.storage, &around.env)?;
     let states = TableStore::open(&below(&folder, "state"), &around.storage, &around.env)?;
+    store.remove_leftovers().await;
+    states.remove_leftovers().await;
     let options = &pipeline.options;
     let seed = match options.seed_from.as_ref().and_then(|seed| catalog.tables.get(&seed.table)) {
         None => None,
@@ -295,6 +297,7 @@ impl Opener<'_> {
     async fn table(&mut self, def: &TableDef) -> Result<()> {
         let location = self.around.table_location(def);
         let store = TableStore::open(&location, &self.around.storage_of(def), &self.around.env)?;
+        store.remove_leftovers().await;
         let table = Table::open_or_create(store, def).await?;
         if def.name != dead_letters::NAME {
             self.targets.insert(def.name.clone(), table.schema());

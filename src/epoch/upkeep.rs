@@ -15,13 +15,16 @@ const PAUSE: Duration = Duration::from_secs(2);
 pub struct UpkeepPolicy {
     pub checkpoint_every_commits: u64,
     pub log_cleanup: bool,
+    /// Whether files that upserts have replaced are deleted when the table no longer keeps them.
+    pub remove_expired_files: bool,
     /// At least 2: the newest epoch's manifest and the one before.
     pub keep_manifests: u64,
 }
 
 /// The upkeep of one pipeline.
 pub struct Upkeep {
-    tables: Vec<(String, Table)>,
+    /// With their names, and whether they are upserted.
+    tables: Vec<(String, Table, bool)>,
     pipeline: String,
     manifests: ManifestStore,
     policy: UpkeepPolicy,
@@ -30,16 +33,19 @@ pub struct Upkeep {
 impl Upkeep {
     /// Upkeep for the tables and manifests of `job`.
     pub fn of(job: &Job, policy: UpkeepPolicy) -> Self {
-        let tables = job.sinks.tables.iter().map(|sink| (sink.name.clone(), sink.table.clone())).collect();
+        let tables = job.sinks.tables.iter();
+        let tables = tables.map(|sink| (sink.name.clone(), sink.table.clone(), sink.upsert.is_some())).collect();
         let pipeline = job.dataflow.pipeline.clone();
         Self { tables, pipeline, manifests: job.manifests.clone(), policy }
     }
 
     /// Works until `stop` is set. Failures are logged and tried again: upkeep never stops a pipeline.
     pub async fn run(self, stop: Stop) {
-        let policy = MaintenancePolicy {
+        let when = |on: bool| if on { Cleanup::Expired } else { Cleanup::Never };
+        let policy_of = |upserted: bool| MaintenancePolicy {
             checkpoint_every: self.policy.checkpoint_every_commits,
-            cleanup: if self.policy.log_cleanup { Cleanup::Expired } else { Cleanup::Never },
+            cleanup: when(self.policy.log_cleanup),
+            removed_files: when(self.policy.remove_expired_files && upserted),
         };
         let mut rounds: u64 = 0;
         loop {
@@ -47,8 +53,8 @@ impl Upkeep {
                 () = stop.wait() => return,
                 () = tokio::time::sleep(PAUSE) => {}
             }
-            for (name, table) in &self.tables {
-                if let Err(error) = table.maintain(&policy).await {
+            for (name, table, upserted) in &self.tables {
+                if let Err(error) = table.maintain(&policy_of(*upserted)).await {
                     tracing::warn!(table = name, %error, "log checkpoint failed, will be tried again");
                 }
             }
@@ -60,7 +66,7 @@ impl Upkeep {
     }
 
     async fn drop_manifests(&self) {
-        let Some((_, first)) = self.tables.first() else { return };
+        let Some((_, first, _)) = self.tables.first() else { return };
         let Ok(found) = first.transactions(&format!("weir:{}", self.pipeline)).await else { return };
         let Some(epoch) = found.get(&format!("weir:{}", self.pipeline)).and_then(|epoch| u64::try_from(*epoch).ok())
         else {

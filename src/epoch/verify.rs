@@ -97,6 +97,7 @@ pub async fn verify(
         for branch in dataflow.branches.iter().filter(|branch| branch.target == *name) {
             times = owed(branch, manifest, dataflow);
         }
+        let expected = expected.iter().map(|rows| table.as_stored(rows)).collect::<Result<Vec<_>>>()?;
         let provider = table.provider(None).await?;
         let context = datafusion::prelude::SessionContext::new_with_state(planned.session.clone());
         let found = context.read_table(provider)?.collect().await?;

@@ -215,6 +215,11 @@ impl ManifestStore {
                 "Restore the file from a backup; without it the pipeline cannot tell what its last epoch wrote.",
             )
         })?;
+        if manifest.format > 1 {
+            return Err(Error::damaged(format!("manifest `{path}` has format {}, and 1 is read", manifest.format))
+                .with_detail("A newer version of weir wrote it.")
+                .with_hint("Run that version, or go back to a backup that was made before it ran."));
+        }
         if manifest.format != 1 || manifest.epoch != epoch || manifest.id != id {
             return Err(Error::damaged(format!("manifest `{path}` does not hold what its name says")));
         }

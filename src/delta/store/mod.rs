@@ -20,7 +20,7 @@ use object_store::prefix::PrefixStore;
 use object_store::{ObjectStore, ObjectStoreExt};
 use url::Url;
 
-use self::local::LocalStore;
+use self::local::{LocalStore, leftovers};
 use self::retry::RetryStore;
 use crate::catalog::Secret;
 use crate::env::{Durability, Env};
@@ -109,6 +109,21 @@ impl TableStore {
     /// What delta-rs takes: a log store on this very store.
     pub(super) fn log_store(&self) -> LogStoreRef {
         default_logstore(self.object_store(), self.root_store(), &self.url, &StorageConfig::default())
+    }
+
+    /// Removes unfinished files below this folder that writers left when they died; only in this machine's file system.
+    /// A failure is logged: leftovers only cost space.
+    pub async fn remove_leftovers(&self) {
+        let Some(folder) = self.is_local().then(|| self.url.to_file_path().ok()).flatten() else { return };
+        let now_ms = self.env.unix_ms();
+        let (removed, location) =
+            (tokio::task::spawn_blocking(move || leftovers::remove_below(&folder, now_ms)).await, &self.location);
+        match removed {
+            Ok(Ok(0)) => {}
+            Ok(Ok(files)) => tracing::info!(location, files, "removed unfinished files of writers that died"),
+            Ok(Err(error)) => tracing::warn!(location, %error, "cannot remove unfinished files"),
+            Err(error) => tracing::warn!(location, %error, "cannot remove unfinished files"),
+        }
     }
 
     /// Whether a Delta table lies here.

@@ -12,19 +12,18 @@ use arrow::compute::{CastOptions, cast_with_options};
 use arrow::datatypes::{Schema, SchemaRef};
 use arrow::row::{RowConverter, SortField};
 use datafusion::common::ScalarValue;
-use deltalake::kernel::{Add, Remove, Snapshot};
 use deltalake::parquet::arrow::ProjectionMask;
 use deltalake::parquet::arrow::arrow_reader::RowSelection;
 use deltalake::parquet::arrow::async_reader::ParquetRecordBatchStreamBuilder;
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
-use object_store::path::Path;
 use roaring::RoaringBitmap;
 use serde::Deserialize;
 
+use super::super::actions::{Add, LogPath, Remove};
+use super::super::damage::{damaged_file, unreadable_file};
 use super::super::metadata::TableMetadata;
 use super::super::store::TableStore;
-use super::super::table::Table;
 use super::super::writer::conform;
 use super::stored::StoredFile;
 use super::vectors;
@@ -55,18 +54,7 @@ impl LiveFile {
 
     /// The action that takes the file out of the table.
     pub fn remove_action(&self, now_ms: i64) -> Remove {
-        Remove {
-            path: self.add.path.clone(),
-            data_change: true,
-            deletion_timestamp: Some(now_ms),
-            extended_file_metadata: Some(true),
-            partition_values: Some(self.add.partition_values.clone()),
-            size: Some(self.add.size),
-            tags: None,
-            deletion_vector: self.add.deletion_vector.clone(),
-            base_row_id: None,
-            default_row_commit_version: None,
-        }
+        self.add.removal(now_ms, true)
     }
 }
 
@@ -74,7 +62,7 @@ impl LiveFile {
 #[derive(Debug, Default)]
 pub struct LiveFiles {
     by_id: BTreeMap<u32, LiveFile>,
-    by_path: HashMap<String, u32>,
+    by_path: HashMap<LogPath, u32>,
     next: u32,
 }
 
@@ -115,7 +103,7 @@ impl LiveFiles {
         }
     }
 
-    pub fn remove_path(&mut self, path: &str) -> Option<u32> {
+    pub fn remove_path(&mut self, path: &LogPath) -> Option<u32> {
         let id = self.by_path.remove(path)?;
         self.by_id.remove(&id);
         Some(id)
@@ -132,7 +120,7 @@ impl LiveFiles {
     pub fn bytes(&self) -> u64 {
         let one = |file: &LiveFile| {
             let stats = file.add.stats.as_ref().map_or(0, String::len);
-            512 + 2 * file.add.path.len() as u64 + stats as u64 + file.dead.serialized_size() as u64
+            512 + 2 * file.add.path.as_str().len() as u64 + stats as u64 + file.dead.serialized_size() as u64
         };
         self.by_id.values().map(one).sum()
     }
@@ -259,10 +247,12 @@ impl FileReader {
     }
 
     async fn parquet(&self, add: &Add) -> Result<ParquetRecordBatchStreamBuilder<StoredFile>> {
-        let failed = || format!("file `{}` of `{}` cannot be read", add.path, self.store.location());
-        let path = Path::parse(&add.path).context(ErrorKind::Damaged, failed)?;
-        let reader = StoredFile::new(self.store.object_store(), path, add.size.unsigned_abs());
-        ParquetRecordBatchStreamBuilder::new(reader).await.environment(failed)
+        let (path, size) = (add.path.object()?, add.size.unsigned_abs());
+        let reader = StoredFile::new(self.store.object_store(), path.clone(), size);
+        match ParquetRecordBatchStreamBuilder::new(reader).await {
+            Ok(builder) => Ok(builder),
+            Err(error) => Err(unreadable_file(&self.store, &path, Some(size), error).await),
+        }
     }
 
     async fn read(
@@ -271,8 +261,8 @@ impl FileReader {
         columns: &SchemaRef,
         wanted: Wanted<'_>,
     ) -> Result<BoxStream<'static, Result<RecordBatch>>> {
-        let path = file.add.path.clone();
-        let failed = move || format!("file `{path}` cannot be read");
+        let (path, location) = (file.add.path.object()?.to_string(), self.store.location().to_owned());
+        let failed = move |error| damaged_file(&location, &path, error);
         let builder = self.parquet(&file.add).await?;
         let roots = columns.fields().iter().filter_map(|field| builder.schema().index_of(field.name()).ok());
         let mask = ProjectionMask::roots(builder.parquet_schema(), roots.collect::<Vec<_>>());
@@ -285,14 +275,11 @@ impl FileReader {
         if let Some(selection) = selection {
             builder = builder.with_row_selection(selection);
         }
-        let stream = builder.build().environment(&failed)?;
+        let stream = builder.build().map_err(&failed)?;
         let constants: HashMap<String, ArrayRef> =
             self.partitions()?.columns.iter().cloned().zip(file.values.iter().cloned()).collect();
         let columns = Arc::clone(columns);
-        Ok(stream
-            .map_err(move |error| Error::environment(failed()).with_source(error))
-            .map(move |batch| with_constants(&batch?, &constants, &columns))
-            .boxed())
+        Ok(stream.map_err(failed).map(move |batch| with_constants(&batch?, &constants, &columns)).boxed())
     }
 }
 
@@ -347,25 +334,6 @@ fn with_constants(
     }
     let rows = RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays).internal(fail)?;
     conform(&rows, columns)
-}
-
-/// The newest version and its files.
-pub async fn active(table: &Table) -> Result<(u64, Vec<Add>)> {
-    let failed = || format!("cannot list the files of table `{}`", table.name());
-    let log_store = table.store().log_store();
-    let snapshot = Snapshot::try_new(log_store.as_ref(), None).await.context(ErrorKind::Environment, failed)?;
-    let version = snapshot.version();
-    let files = snapshot.file_views(log_store.as_ref(), None).map_ok(|file| Add {
-        path: file.path().into_owned(),
-        partition_values: file.partition_values_map(),
-        size: file.size(),
-        modification_time: file.modification_time(),
-        data_change: true,
-        stats: file.stats(),
-        deletion_vector: file.deletion_vector_descriptor(),
-        ..Add::default()
-    });
-    Ok((version, files.try_collect().await.environment(failed)?))
 }
 
 /// The files that a log entry removes and adds.

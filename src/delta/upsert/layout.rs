@@ -2,13 +2,15 @@
 //!
 //! Files grow in tiers, each about eight times the one below, as in a size-tiered log-structured merge tree: when eight of a
 //! tier have gathered in a partition they become one of the next. So a row is rewritten about once per tier on its way
-//! to a full file, and there are at most seven files a tier. A full file is left alone until half of its rows are dead.
-//! What is not necessary in this very epoch is bounded by a budget of bytes.
+//! to a full file, and there are at most seven files a tier. A file is rewritten for its dead rows alone when they are half of
+//! it and enough bytes to be worth a file; in smaller ones they wait until the tier is folded. What is not necessary in this very epoch is bounded by a budget of bytes.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Files of one tier that become one of the next.
 const FANOUT: usize = 8;
+/// Parts of a full file that dead rows must take up before a file is rewritten for their sake.
+const WORN_PARTS: u64 = 32;
 
 /// How upserts lay out files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,6 +48,11 @@ impl Candidate<'_> {
         (u128::from(self.bytes) * u128::from(rows - self.dead.min(rows)) / u128::from(rows)) as u64
     }
 
+    /// Whether its dead rows are worth a rewrite.
+    fn is_worn(&self, policy: UpsertPolicy) -> bool {
+        self.dead * 2 >= self.rows && self.bytes - self.live_bytes().min(self.bytes) >= policy.target / WORN_PARTS
+    }
+
     fn tier(&self) -> u32 {
         self.live_bytes().max(1).ilog2() / FANOUT.ilog2()
     }
@@ -74,7 +81,7 @@ pub fn rewrites(files: &[Candidate<'_>], policy: UpsertPolicy) -> BTreeSet<u32> 
             chosen.extend(fitting);
         }
     }
-    let mut worn: Vec<_> = files.iter().filter(|f| !chosen.contains(&f.id) && f.dead * 2 >= f.rows).collect();
+    let mut worn: Vec<_> = files.iter().filter(|f| !chosen.contains(&f.id) && f.is_worn(policy)).collect();
     worn.sort_by_key(|file| (file.live_bytes(), file.id));
     for file in worn {
         // A file larger than the budget has its turn when little of it is left.
@@ -140,6 +147,13 @@ mod tests {
         assert_eq!(chosen(&worn, true), [0, 1]);
         let small: Vec<_> = (0..20).map(|n| file(n, 100 * KIB)).collect();
         assert_eq!(chosen(&small, true).len(), 10);
+    }
+
+    #[test]
+    fn a_small_file_is_not_rewritten_for_its_dead_rows_alone() {
+        let worn = |n| Candidate { dead: 900, touched: true, ..file(n, 10 * KIB) };
+        assert_eq!(chosen(&(0..7).map(worn).collect::<Vec<_>>(), true), [0_u32; 0]);
+        assert_eq!(chosen(&(0..8).map(worn).collect::<Vec<_>>(), true).len(), 8);
     }
 
     #[test]

@@ -34,12 +34,16 @@ use self::files::{FileReader, LiveFiles, moved_files};
 use self::index::{KeyHasher, KeyIndex};
 pub use self::layout::UpsertPolicy;
 use self::stage::{Plan, Stager};
+#[cfg(test)]
+pub use self::vectors::write as write_vectors;
 use super::commit::CommitOutcome;
 use super::judge::Entry;
+use super::listing;
 use super::log::read_entry;
+use super::partitions::as_stored;
 use super::table::Table;
 use super::writer::{StagedFiles, WriterOptions};
-use super::{Add, metadata::TableMetadata};
+use super::{actions::Add, metadata::TableMetadata};
 use crate::error::{Context, Error, Result};
 
 /// Files whose keys are read at the same time when the index is built.
@@ -101,10 +105,7 @@ impl UpsertTable {
     ///
     /// Errors: a key column that the table lacks or that cannot be a key.
     pub fn new(table: Table, key: &[String], options: &WriterOptions) -> Result<Self> {
-        if table.properties().get("delta.appendOnly").is_some_and(|value| value.eq_ignore_ascii_case("true")) {
-            return Err(Error::sql(format!("table `{}` is append-only and cannot be upserted", table.name()))
-                .with_hint("Declare it without a primary key, or switch `delta.appendOnly` off."));
-        }
+        table.metadata().check_upsertable(table.name())?;
         let fields = key_schema(&table, &table.metadata(), key)?;
         let hasher = KeyHasher::new(&fields, table.store().env())?;
         let shared = Shared { table, key: key.to_vec(), options: *options, hasher, state: Mutex::default() };
@@ -130,6 +131,7 @@ impl UpsertTable {
         let mut state = self.shared.state.lock().await;
         self.shared.catch_up(&mut state).await?;
         let schema = self.shared.table.schema();
+        let rows = self.shared.as_stored(rows)?;
         let changes = Changes::consolidate(rows, &schema, &self.shared.key, &self.shared.hasher)?;
         self.shared.stage(&mut state, &changes).await
     }
@@ -189,9 +191,20 @@ impl Shared {
         FileReader::new(self.table.store().clone(), &self.table.metadata())
     }
 
+    /// The rows as the table will hold them, whether they are given or taken back: the index and the change feed must agree
+    /// with it.
+    fn as_stored(&self, rows: Vec<UpsertRows>) -> Result<Vec<UpsertRows>> {
+        let partition_columns = self.table.partition_columns();
+        let stored = rows.into_iter().map(|UpsertRows { rows, weights }| {
+            Ok(UpsertRows { rows: as_stored(&rows, &partition_columns)?, weights })
+        });
+        stored.collect()
+    }
+
     async fn stage(&self, state: &mut State, changes: &Changes) -> Result<StagedFiles> {
         state.pending = None;
         let metadata = self.table.metadata();
+        metadata.check_upsertable(self.table.name())?;
         let stager = Stager {
             table: &self.table,
             key: &self.key,
@@ -246,7 +259,7 @@ impl Shared {
 
     async fn build(&self, state: &mut State) -> Result<()> {
         *state = State::default();
-        let (version, adds) = files::active(&self.table).await?;
+        let (version, adds) = listing::active(&self.table).await?;
         let reader = self.reader();
         let keys = key_schema(&self.table, &self.table.metadata(), &self.key)?;
         let reading = futures::stream::iter(adds).map(|add| async {

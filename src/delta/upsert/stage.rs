@@ -10,10 +10,10 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, RecordBatch, StringArray, UInt32Array};
 use arrow::compute::take_record_batch;
 use arrow::datatypes::{DataType, Field, Schema};
-use deltalake::kernel::{Add, AddCDCFile, Remove};
 use futures::TryStreamExt;
 use roaring::RoaringBitmap;
 
+use super::super::actions::{Add, AddCDCFile, LogPath, Remove};
 use super::super::metadata::TableMetadata;
 use super::super::table::Table;
 use super::super::writer::{CHANGE_TYPE, StagedFiles, TableWriter, WriterOptions};
@@ -244,11 +244,10 @@ impl Stager<'_> {
             .adds
             .into_iter()
             .map(|add| AddCDCFile {
-                path: format!("_change_data/{}", add.path),
+                path: LogPath::spelled(format!("_change_data/{}", add.path)),
                 size: add.size,
                 partition_values: add.partition_values,
                 data_change: false,
-                tags: None,
             })
             .collect();
         Ok(())

@@ -18,6 +18,9 @@ use crate::catalog::{ColumnDef, ColumnOrigin, TableDef};
 use crate::env::Env;
 use crate::error::ErrorKind;
 
+mod odd;
+mod retention;
+
 type Row = (String, f64, String);
 
 /// `id BIGINT NOT NULL, name STRING, v DOUBLE, day STRING`, keyed by id.

@@ -1,22 +1,31 @@
 //! Deletion vectors: which rows of a file are gone, beside the file.
 //!
-//! The vectors that an epoch writes share one file, `deletion_vector_<uuid>.bin` in the table's folder, in the protocol's
+//! Small vectors are written into the log entry itself (storage type `i`), so that an epoch of few rows costs no file more. The
+//! others that an epoch writes share one file, `deletion_vector_<uuid>.bin` in the table's folder, in the protocol's
 //! format (64-bit Roaring bitmaps, each with size and checksum). A file's `add` names its vector; `numRecords` goes on counting
 //! physical rows, and the other statistics become bounds (`tightBounds` = false).
 
 use bytes::Bytes;
 use delta_kernel::actions::deletion_vector::DeletionVectorDescriptor as KernelDescriptor;
 use delta_kernel::actions::deletion_vector_writer::{DeletionVector, StreamingDeletionVectorWriter};
-use deltalake::kernel::{Add, DeletionVectorDescriptor, StorageType};
+use deltalake::kernel::{DeletionVectorDescriptor, StorageType};
 use object_store::ObjectStoreExt;
 use object_store::path::Path;
 use roaring::{RoaringBitmap, RoaringTreemap};
 
+use super::super::actions::Add;
+use super::super::damage::unreadable_vector;
 use super::super::store::TableStore;
 use crate::error::{Context, Error, ErrorKind, Result};
 
 /// The alphabet of Z85, ZeroMQ's base 85.
 const Z85: &[u8; 85] = b"0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.-:+=^!/*?&<>()[]{}@%$#";
+
+/// Bytes of a vector that is written into the log, and of all those of one commit.
+const INLINE_BYTES: usize = 2 << 10;
+const INLINE_BYTES_OF_A_COMMIT: usize = 16 << 10;
+/// What a serialized bitmap begins with: 1681511377, least significant byte first.
+const MAGIC: [u8; 4] = 1_681_511_377_u32.to_le_bytes();
 
 /// A bitmap as the kernel writes it.
 struct Vector(RoaringTreemap);
@@ -39,8 +48,54 @@ impl DeletionVector for Vector {
     }
 }
 
-/// Writes these vectors into one file, durably; returns what the `add` actions say of each, and the file's size.
+/// Writes these vectors, durably where they get a file; returns what the `add` actions say of each, and the file's size.
 pub async fn write(store: &TableStore, dead: &[RoaringBitmap]) -> Result<(Vec<DeletionVectorDescriptor>, u64)> {
+    let inline: Vec<Option<Vec<u8>>> = dead.iter().map(inline_bytes).collect();
+    let in_log: usize = inline.iter().flatten().map(Vec::len).sum();
+    let mut written = match in_log <= INLINE_BYTES_OF_A_COMMIT {
+        true => {
+            inline.into_iter().zip(dead).map(|(bytes, rows)| bytes.map(|bytes| inline_vector(&bytes, rows))).collect()
+        }
+        false => vec![None; dead.len()],
+    };
+    let in_file: Vec<RoaringBitmap> =
+        written.iter().zip(dead).filter(|(done, _)| done.is_none()).map(|(_, rows)| rows.clone()).collect();
+    let size = match in_file.is_empty() {
+        true => 0,
+        false => {
+            let (descriptors, size) = write_file(store, &in_file).await?;
+            written.iter_mut().filter(|done| done.is_none()).zip(descriptors).for_each(|(to, done)| *to = Some(done));
+            size
+        }
+    };
+    Ok((written.into_iter().flatten().collect(), size))
+}
+
+/// The vector as it stands in the log, if it is small enough.
+fn inline_bytes(rows: &RoaringBitmap) -> Option<Vec<u8>> {
+    let map = RoaringTreemap::from_bitmaps([(0, rows.clone())]);
+    let size = map.serialized_size() + MAGIC.len();
+    if size > INLINE_BYTES {
+        return None;
+    }
+    let mut bytes = MAGIC.to_vec();
+    map.serialize_into(&mut bytes).ok()?;
+    Some(bytes)
+}
+
+fn inline_vector(bytes: &[u8], rows: &RoaringBitmap) -> DeletionVectorDescriptor {
+    let mut padded = bytes.to_vec();
+    padded.resize(bytes.len().next_multiple_of(4), 0);
+    DeletionVectorDescriptor {
+        storage_type: StorageType::Inline,
+        path_or_inline_dv: z85(&padded),
+        offset: None,
+        size_in_bytes: bytes.len() as i32,
+        cardinality: rows.len() as i64,
+    }
+}
+
+async fn write_file(store: &TableStore, dead: &[RoaringBitmap]) -> Result<(Vec<DeletionVectorDescriptor>, u64)> {
     let failed = || format!("cannot write deletion vectors of `{}`", store.location());
     let env = store.env();
     let uuid = uuid::Builder::from_random_bytes(
@@ -72,12 +127,12 @@ pub async fn write(store: &TableStore, dead: &[RoaringBitmap]) -> Result<(Vec<De
 /// The rows that a file's vector marks; none without a vector.
 pub async fn read(store: &TableStore, add: &Add) -> Result<RoaringBitmap> {
     let Some(descriptor) = add.deletion_vector.clone() else { return Ok(RoaringBitmap::new()) };
-    let path = add.path.clone();
-    let failed = move || format!("the deletion vector of file `{path}` cannot be read");
+    let failed = || format!("the deletion vector of file `{}` cannot be read", add.path);
     let descriptor = KernelDescriptor::try_from(descriptor).context(ErrorKind::Damaged, &failed)?;
     let (storage, url) = (store.log_store().engine(None).storage_handler(), store.url().clone());
-    let read = tokio::task::spawn_blocking(move || descriptor.read(storage, &url)).await.internal(&failed)?;
-    let rows = read.context(ErrorKind::Damaged, &failed)?;
+    let vector = descriptor.clone();
+    let read = tokio::task::spawn_blocking(move || vector.read(storage, &url)).await.internal(&failed)?;
+    let rows = read.map_err(|error| unreadable_vector(store, add.path.as_str(), &descriptor, error))?;
     let low = rows.bitmaps().map(|(high, rows)| (high == 0).then(|| rows.clone()));
     let low: Option<Vec<RoaringBitmap>> = low.collect();
     match low {
@@ -96,8 +151,8 @@ pub fn revised(add: &Add, rows: u32, descriptor: DeletionVectorDescriptor) -> Ad
 }
 
 /// 4 bytes, most significant first, are 5 digits of base 85.
-fn z85(bytes: &[u8; 16]) -> String {
-    let mut text = String::with_capacity(20);
+fn z85(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len() / 4 * 5);
     for chunk in bytes.chunks_exact(4) {
         let value = chunk.iter().fold(0_u32, |value, byte| value << 8 | u32::from(*byte));
         for power in [85_u32.pow(4), 85_u32.pow(3), 85_u32.pow(2), 85, 1] {
@@ -110,6 +165,24 @@ fn z85(bytes: &[u8; 16]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::env::Env;
+
+    #[tokio::test]
+    async fn small_vectors_stand_in_the_log_and_large_ones_in_one_file() {
+        let store = TableStore::open("memory://w/t", &Default::default(), &Env::manual(0, 1)).unwrap();
+        let small: RoaringBitmap = [3, 70_000].into_iter().collect();
+        let large: RoaringBitmap = (0..5_000).map(|row| row * 3).collect();
+        let (written, bytes) = write(&store, &[small.clone(), large.clone(), small.clone()]).await.unwrap();
+        let kinds: Vec<_> = written.iter().map(|vector| vector.storage_type).collect();
+        assert_eq!(kinds, [StorageType::Inline, StorageType::UuidRelativePath, StorageType::Inline]);
+        assert!(bytes > 0);
+        for (descriptor, rows) in written.into_iter().zip([&small, &large, &small]) {
+            let add = Add { deletion_vector: Some(descriptor), ..Add::default() };
+            assert_eq!(read(&store, &add).await.unwrap(), *rows);
+        }
+        let (_, bytes) = write(&store, &[small]).await.unwrap();
+        assert_eq!(bytes, 0);
+    }
 
     #[test]
     fn a_uuid_is_spelt_as_the_protocol_spells_it() {

@@ -4,8 +4,8 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use object_store::{ObjectStore, ObjectStoreExt};
-use weir::delta::CommitOutcome;
 use weir::delta::store::faults::{Fault, FaultRates, FaultyStore, Operation};
+use weir::delta::{CommitOutcome, LogPath};
 use weir::env::Durability;
 use weir::error::ErrorKind;
 
@@ -265,7 +265,7 @@ async fn commit_ten_thousand_costs_as_much_as_commit_one_hundred() {
     let mut times = Vec::new();
     for epoch in 1..=10_000 {
         let mut files = staged.clone();
-        files.adds[0].path = format!("part-{epoch:05}.parquet");
+        files.adds[0].path = LogPath::spelled(format!("part-{epoch:05}.parquet"));
         let commit = request("p", epoch, epoch, files);
         let start = Instant::now();
         table.commit(commit).await.unwrap();

@@ -1,0 +1,220 @@
+//! Partition values as a Delta table can hold them.
+//!
+//! The log has partition values as text, and the protocol reads an empty one as null: an empty string in a partition column
+//! cannot be stored. [`as_stored`] makes it the null that readers will see, before constraints are checked, keys are compared
+//! and the change feed is written, so that all of them agree. [`split`] keeps texts that delta-rs would take for its folder of
+//! nulls apart from nulls, and [`ShortPaths`] keeps folder names within what file systems and stores allow.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, UInt32Array};
+use arrow::compute::kernels::length::length;
+use arrow::compute::kernels::nullif::nullif;
+use arrow::compute::{cast, take_record_batch};
+use arrow::datatypes::{DataType, Field, Int32Type, Int64Type, Schema, SchemaRef};
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::stream::{BoxStream, StreamExt};
+use object_store::path::Path;
+use object_store::{
+    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, PutMultipartOptions,
+    PutOptions, PutPayload, PutResult, Result as StoreResult,
+};
+use sha2::{Digest, Sha256};
+
+use crate::error::{Context, Result};
+
+/// Hive's folder for null; delta-rs names its writers by folder, so this text and null would share one.
+const NULL_FOLDER: &str = "__HIVE_DEFAULT_PARTITION__";
+/// Longest folder name; local file systems allow 255 bytes, stores about 1,000 for a whole path.
+const LONGEST_NAME: usize = 150;
+/// Bytes of a longer name that stay.
+const KEPT_NAME: usize = 100;
+
+/// `rows` as the table holds them: an empty value in a partition column of text or bytes becomes null, and that column nullable.
+pub(super) fn as_stored(rows: &RecordBatch, partition_columns: &[String]) -> Result<RecordBatch> {
+    let fail = || "partition values cannot be looked at".to_owned();
+    let mut changed: Option<(Vec<Arc<Field>>, Vec<ArrayRef>)> = None;
+    for name in partition_columns {
+        let Ok(index) = rows.schema().index_of(name) else { continue };
+        let Some((column, empty)) = empty_values(rows.column(index)).internal(fail)? else { continue };
+        let (fields, columns) =
+            changed.get_or_insert_with(|| (rows.schema().fields().to_vec(), rows.columns().to_vec()));
+        columns[index] = nullif(&column, &empty).internal(fail)?;
+        let field = fields[index].as_ref().clone().with_nullable(true);
+        fields[index] = Arc::new(field.with_data_type(column.data_type().clone()));
+    }
+    match changed {
+        None => Ok(rows.clone()),
+        Some((fields, columns)) => RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).internal(fail),
+    }
+}
+
+/// The column, not encoded as a dictionary, and which of its values are empty; `None` when none is.
+fn empty_values(column: &ArrayRef) -> Result<Option<(ArrayRef, BooleanArray)>, arrow::error::ArrowError> {
+    let plain = match column.data_type() {
+        DataType::Utf8 | DataType::LargeUtf8 | DataType::Binary | DataType::LargeBinary => Arc::clone(column),
+        DataType::Utf8View => cast(column, &DataType::Utf8)?,
+        DataType::BinaryView => cast(column, &DataType::Binary)?,
+        DataType::Dictionary(_, value) if **value == DataType::Utf8 => cast(column, &DataType::Utf8)?,
+        _ => return Ok(None),
+    };
+    let lengths = length(&plain)?;
+    let empty: BooleanArray = match lengths.as_primitive_opt::<Int32Type>() {
+        Some(lengths) => lengths.iter().map(|length| Some(length == Some(0))).collect(),
+        None => lengths.as_primitive::<Int64Type>().iter().map(|length| Some(length == Some(0))).collect(),
+    };
+    Ok((empty.true_count() > 0).then_some((plain, empty)))
+}
+
+/// Divides rows so that within each part a partition column never holds both null and the text that names the folder of nulls.
+/// Parts carry a number that is the same for rows that may share a writer; nearly always there is one part, 0.
+pub(super) fn split(rows: &RecordBatch, partition_columns: &[String]) -> Result<Vec<(u64, RecordBatch)>> {
+    let mut parts: BTreeMap<u64, Vec<u32>> = BTreeMap::new();
+    let mut marks: Vec<u64> = Vec::new();
+    for (bit, name) in partition_columns.iter().enumerate() {
+        let Some(texts) = rows.column_by_name(name).and_then(|column| column.as_string_opt::<i32>()) else { continue };
+        for (row, text) in texts.iter().enumerate() {
+            if text == Some(NULL_FOLDER) {
+                marks.resize(rows.num_rows(), 0);
+                marks[row] |= 1 << (bit % 64);
+            }
+        }
+    }
+    if marks.is_empty() {
+        return Ok(vec![(0, rows.clone())]);
+    }
+    for (row, mark) in marks.into_iter().enumerate() {
+        parts.entry(mark).or_default().push(row as u32);
+    }
+    let take = |(mark, rows_of): (u64, Vec<u32>)| -> Result<(u64, RecordBatch)> {
+        let part = take_record_batch(rows, &UInt32Array::from(rows_of));
+        Ok((mark, part.internal(|| "rows cannot be divided into partitions".to_owned())?))
+    };
+    parts.into_iter().map(take).collect()
+}
+
+/// `path` with every folder name that is too long cut and told apart by a hash.
+pub(super) fn short_path(path: &str) -> String {
+    let short = |name: &str| {
+        if name.len() <= LONGEST_NAME {
+            return name.to_owned();
+        }
+        let hash = hex::encode(&Sha256::digest(name)[..8]);
+        let mut kept = KEPT_NAME;
+        // Neither a character nor an escape is cut in two.
+        let bytes = name.as_bytes();
+        while !name.is_char_boundary(kept) || bytes[kept - 1] == b'%' || bytes[kept - 2] == b'%' {
+            kept -= 1;
+        }
+        format!("{}~{hash}", &name[..kept])
+    };
+    path.split('/').map(short).collect::<Vec<_>>().join("/")
+}
+
+/// A store that keeps what is written to it at [`short_path`]s.
+#[derive(Debug)]
+pub(super) struct ShortPaths(pub Arc<dyn ObjectStore>);
+
+fn shortened(path: &Path) -> Path {
+    Path::parse(short_path(path.as_ref())).unwrap_or_else(|_| path.clone())
+}
+
+impl fmt::Display for ShortPaths {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ShortPaths({})", self.0)
+    }
+}
+
+#[async_trait]
+impl ObjectStore for ShortPaths {
+    async fn put_opts(&self, location: &Path, payload: PutPayload, options: PutOptions) -> StoreResult<PutResult> {
+        self.0.put_opts(&shortened(location), payload, options).await
+    }
+
+    async fn put_multipart_opts(
+        &self,
+        location: &Path,
+        options: PutMultipartOptions,
+    ) -> StoreResult<Box<dyn MultipartUpload>> {
+        self.0.put_multipart_opts(&shortened(location), options).await
+    }
+
+    async fn get_opts(&self, location: &Path, options: GetOptions) -> StoreResult<GetResult> {
+        self.0.get_opts(&shortened(location), options).await
+    }
+
+    async fn get_ranges(&self, location: &Path, ranges: &[Range<u64>]) -> StoreResult<Vec<Bytes>> {
+        self.0.get_ranges(&shortened(location), ranges).await
+    }
+
+    fn delete_stream(&self, locations: BoxStream<'static, StoreResult<Path>>) -> BoxStream<'static, StoreResult<Path>> {
+        self.0.delete_stream(locations.map(|path| path.map(|path| shortened(&path))).boxed())
+    }
+
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, StoreResult<ObjectMeta>> {
+        self.0.list(prefix)
+    }
+
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> StoreResult<ListResult> {
+        self.0.list_with_delimiter(prefix).await
+    }
+
+    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> StoreResult<()> {
+        self.0.copy_opts(&shortened(from), &shortened(to), options).await
+    }
+}
+
+/// Whether an empty value of this column becomes null.
+pub(super) fn may_be_null(schema: &SchemaRef, partition_columns: &[String], index: usize) -> bool {
+    let field = schema.field(index);
+    partition_columns.contains(field.name()) && matches!(field.data_type(), DataType::Utf8 | DataType::Binary)
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::StringArray;
+
+    use super::*;
+
+    fn texts(values: &[Option<&str>]) -> RecordBatch {
+        let column: ArrayRef = Arc::new(StringArray::from(values.to_vec()));
+        RecordBatch::try_from_iter([("p", Arc::clone(&column)), ("v", column)]).unwrap()
+    }
+
+    #[test]
+    fn an_empty_partition_value_is_null_and_any_other_empty_text_stays() {
+        let rows = texts(&[Some(""), Some(" "), None, Some("a")]);
+        let stored = as_stored(&rows, &["p".to_owned()]).unwrap();
+        assert_eq!(stored.column(0).as_string::<i32>(), &StringArray::from(vec![None, Some(" "), None, Some("a")]));
+        assert_eq!(stored.column(1), rows.column(1));
+        let views = cast(rows.column(0), &DataType::Utf8View).unwrap();
+        let views = RecordBatch::try_from_iter([("p", views)]).unwrap();
+        assert_eq!(as_stored(&views, &["p".to_owned()]).unwrap().column(0).null_count(), 2);
+        assert_eq!(as_stored(&rows, &[]).unwrap(), rows);
+    }
+
+    #[test]
+    fn the_text_that_names_the_folder_of_nulls_has_writers_of_its_own() {
+        let rows = texts(&[Some("a"), None, Some(NULL_FOLDER), None]);
+        let parts = split(&rows, &["p".to_owned(), "v".to_owned()]).unwrap();
+        assert_eq!(parts.iter().map(|(mark, rows)| (*mark, rows.num_rows())).collect::<Vec<_>>(), [(0, 3), (3, 1)]);
+        assert_eq!(split(&texts(&[Some("a")]), &["p".to_owned()]).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn long_folder_names_are_cut_between_escapes_and_stay_apart() {
+        let long = |last: &str| format!("p={}{last}/part-0.parquet", "%C3%BC".repeat(100));
+        let (a, b) = (short_path(&long("a")), short_path(&long("b")));
+        assert_ne!(a, b);
+        assert!(a.split('/').all(|name| name.len() <= LONGEST_NAME) && a.ends_with("/part-0.parquet"), "{a}");
+        let folder = a.split('/').next().unwrap();
+        let kept = folder.split('~').next().unwrap();
+        assert!((kept.len() - 2).is_multiple_of(3), "{kept}");
+        assert_eq!(short_path(&a), a);
+        assert_eq!(short_path("p=x/y"), "p=x/y");
+    }
+}
