@@ -148,7 +148,7 @@ impl<'a> Field<'a> {
 }
 
 /// `-?digits(.digits)?(e[+-]?digits)?`
-fn is_decimal(word: &str) -> bool {
+pub(super) fn is_decimal(word: &str) -> bool {
     let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     let word = word.strip_prefix('-').unwrap_or(word);
     let (mantissa, exponent) =

@@ -7,9 +7,10 @@
 //! then both readers understand the same other model, and [`super::Model::hash`] is what tells the files apart.
 //!
 //! Grammar: `tree`, header lines, a blank line, one block per tree of exactly the size that `tree_sizes` says, `end
-//! of trees`; what follows (importances, parameters) does not bear on scores and is not read.
+//! of trees`; what follows (importances, parameters) does not bear on scores and is only held to what LightGBM can read back.
 
 mod fields;
+mod tail;
 mod tree;
 
 #[cfg(test)]
@@ -80,9 +81,10 @@ pub(crate) fn parse(text: &str) -> Result<Forest, Flaw> {
         line += block.bytes().filter(|&byte| byte == b'\n').count();
         rest = &rest[size..];
     }
-    if !rest.starts_with("end of trees\n") {
+    let Some(rest) = rest.strip_prefix("end of trees\n") else {
         return Err(Flaw::new(line, "`end of trees` is expected here"));
-    }
+    };
+    tail::check(rest, line + 1)?;
     let Header { features, outputs, average, objective, .. } = header;
     Ok(Forest { features, outputs, average, objective, trees })
 }
@@ -155,7 +157,8 @@ fn parse_features(fields: &mut Fields<'_>, count: usize) -> Result<Vec<String>, 
         return Err(field.flaw(format!("monotone_constraints do not match {count} features")));
     }
     let infos = fields.take("feature_infos")?;
-    if infos.words().count() != count || infos.words().any(str::is_empty) {
+    // LightGBM takes a line with two `=` for damage.
+    if infos.words().count() != count || infos.words().any(|word| word.is_empty() || word.contains('=')) {
         return Err(infos.flaw(format!("feature_infos do not match {count} features")));
     }
     Ok(features)

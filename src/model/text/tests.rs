@@ -126,3 +126,30 @@ fn every_damage_to_the_header_is_named() {
     let cut = &sound[..sound.len() - 80];
     assert!(flaw(cut).contains("cut short") || flaw(cut).contains("expected here"), "{}", flaw(cut));
 }
+
+#[test]
+fn what_follows_the_trees_must_be_what_lightgbm_can_read_back() {
+    let with = |tail: &str| format!("{}{tail}", model(TREE));
+    let sound = "x=1\n\nparameters:\n[boosting: gbdt]\n[sigmoid: 1]\n[learning_rate: 1e-05]\n[eval_at: 1,2,3]\n[data: ]\n[new_one: a:b]\n\n\
+                 end of parameters\n\npandas_categorical:[[\"a\", null]]\n";
+    parse(&with(sound)).unwrap();
+    for (damaged, expected) in [
+        ("[sigmoid 1]", "a parameter is written `[name: value]`"),
+        ("[sigmoid:1]", "a parameter is written `[name: value]`"),
+        ("[sigmoid: 1", "a parameter is written `[name: value]`"),
+        ("leaf_count=1 2", "a parameter is written `[name: value]`"),
+        ("[sig\u{1a}moid: 1]", "a parameter's name has letters, digits and `_`"),
+        ("[sigmoid: x]", "a parameter is not a number"),
+        ("[eval_at: 1;2]", "a parameter is not a list of numbers"),
+        ("[boosting: g\"t]", "a parameter's value holds a character that LightGBM cannot read back"),
+    ] {
+        let text = with(&sound.replace("[sigmoid: 1]", damaged));
+        let line = 1 + text.split('\n').position(|line| line == damaged).unwrap();
+        assert_eq!(flaw(&text), format!("line {line}: {expected}"));
+    }
+    assert!(flaw(&with(&sound.replace("end of parameters", "end of paramters"))).contains("[name: value]"));
+    assert!(flaw(&with(sound.split("end of").next().unwrap())).ends_with("the parameters do not end"));
+    assert!(flaw(&with(&sound.replace("null]]", "nul]]"))).ends_with("the categories of pandas are no JSON"));
+    let twice = with(sound).replace("feature_infos=[0:1]", "feature_infos=[=0:1]");
+    assert!(flaw(&twice).ends_with("feature_infos do not match 2 features"));
+}
