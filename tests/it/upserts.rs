@@ -104,3 +104,26 @@ fn killed_at_every_step_of_the_protocol_each_key_has_its_newest_row_once() {
         check(&weir, part + 1);
     }
 }
+
+#[test]
+fn unfinished_files_of_killed_processes_are_gone_after_the_next_start() {
+    let weir = Weir::new();
+    weir.write("p.sql", SQL);
+    weir.write("in/0.jsonl", &lines(0));
+    weir.succeed(&["run", "p.sql", "--trigger", "available now"]);
+    let left = [
+        "warehouse/newest/_delta_log/00000000000000000099.json#01",
+        "warehouse/by_day/day=d1/part-0.parquet#02",
+        "warehouse/_weir/p/manifests/00000000000000000009-00.json#01",
+        "warehouse/_weir/p/dead_letters/part-0.parquet#01",
+    ];
+    left.iter().for_each(|name| weir.write(name, "half"));
+    weir.write("warehouse/newest/part-0.parquet#1", "of another program, and young");
+    weir.write("in/1.jsonl", &lines(1));
+    weir.succeed(&["run", "p.sql", "--trigger", "available now"]);
+    check(&weir, 2);
+    for name in left {
+        assert!(!weir.path(name).exists(), "{name}");
+    }
+    assert!(weir.path("warehouse/newest/part-0.parquet#1").exists());
+}
