@@ -8,6 +8,7 @@ pub mod error;
 pub mod output;
 pub mod env;
 pub mod metrics;
+pub mod memory;
 pub mod config;
 pub mod sql;
 pub mod catalog;

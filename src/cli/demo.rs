@@ -84,7 +84,7 @@ pub async fn run(args: Args, config: &Config, printing: &Printing) -> Result<(),
     let project = Project::from_files(&[file], &|name| variables.get(name).cloned())?;
     let metrics = Arc::new(Metrics::new());
     let runner = Runner {
-        around: surroundings(&config, env)?,
+        around: surroundings(&config, env)?.shared_by(&project.catalog),
         report: Arc::new(Report::new(json, output.clone())),
         metrics: Arc::clone(&metrics),
     };

@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use datafusion::execution::memory_pool::FairSpillPool;
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 
 use super::Failure;
@@ -15,6 +14,7 @@ use crate::env::Env;
 use crate::epoch::{Limits, Refused, Surroundings, declared_targets};
 use crate::error::{Context, Error, Result};
 use crate::function::EpochClock;
+use crate::memory::{MemoryPool, MemoryUse};
 use crate::model::{Model, ModelSlot, ScoringUdf};
 use crate::plan::{FunctionSet, Targets};
 use crate::serve::warehouse::Declared;
@@ -196,9 +196,6 @@ pub fn environment() -> Result<Env> {
     }
 }
 
-/// What one poll of a source may return.
-const POLL_BYTES: usize = 32 << 20;
-
 fn compression(configured: parquet::basic::Compression) -> Result<crate::delta::Compression> {
     use parquet::basic::Compression as P;
     match configured {
@@ -212,14 +209,19 @@ fn compression(configured: parquet::basic::Compression) -> Result<crate::delta::
 
 /// DataFusion's runtime with the configured memory limit.
 pub fn runtime(config: &Config) -> Result<Arc<RuntimeEnv>> {
-    let limit = usize::try_from(config.memory_limit_bytes()).unwrap_or(usize::MAX);
-    let builder = RuntimeEnvBuilder::new().with_memory_pool(Arc::new(FairSpillPool::new(limit)));
+    runtime_of(&MemoryPool::new(config.memory_limit_bytes()))
+}
+
+/// DataFusion's runtime with its share of the pool.
+fn runtime_of(pool: &MemoryPool) -> Result<Arc<RuntimeEnv>> {
+    let builder = RuntimeEnvBuilder::new().with_memory_pool(Arc::new(pool.queries()));
     builder.build_arc().internal(|| "the query engine cannot be set up".to_owned())
 }
 
 /// What a configuration means for pipelines.
 pub fn surroundings(config: &Config, env: Env) -> Result<Surroundings> {
-    let bytes = config.memory_limit_bytes() / 2;
+    let pool = MemoryPool::new(config.memory_limit_bytes());
+    let bytes = pool.share(MemoryUse::State);
     let spill = match config.spill_folder.as_str() {
         "" => Err("no folder for spilling is configured, so it cannot go to disk".to_owned()),
         folder => SpillFolder::create(std::path::Path::new(folder), &env).map_err(|error| {
@@ -228,18 +230,19 @@ pub fn surroundings(config: &Config, env: Env) -> Result<Surroundings> {
             format!("{}, so it cannot go to disk", error.message())
         }),
     };
-    let limits = Limits { bytes, spill, budget: MemoryBudget::new(bytes) };
+    let limits =
+        Limits { bytes, spill, budget: MemoryBudget::new(bytes), kafka_queue: pool.kafka_bytes(1), pool, pipelines: 1 };
     Ok(Surroundings {
         env,
         warehouse: config.warehouse.clone(),
         storage: config.storage.clone(),
         lanes: config.partitions(),
-        runtime: runtime(config)?,
+        runtime: runtime_of(&limits.pool)?,
         writer: crate::delta::WriterOptions {
             target_file_size: config.delta.target_file_size.0,
             compression: compression(config.delta.compression)?,
+            ..crate::delta::WriterOptions::default()
         },
-        poll_bytes: POLL_BYTES,
         kafka: config.kafka.properties(),
         limits,
         allow_rebuild: false,

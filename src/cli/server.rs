@@ -9,6 +9,7 @@ use super::serve::{ServeOptions, Servers, start, warehouse_of};
 use crate::config::Config;
 use crate::epoch::{Stop, Surroundings};
 use crate::error::{Error, Result};
+use crate::memory::MemoryUse;
 use crate::metrics::Metrics;
 use crate::serve::http::Readiness;
 
@@ -55,8 +56,8 @@ impl Server {
         project: &Project,
         metrics: Arc<Metrics>,
     ) -> Result<Self> {
-        // A quarter of the memory limit, so that queries cannot starve the pipelines.
-        let memory = config.memory_limit_bytes() / 4;
+        // Their share of the memory limit, so that queries cannot starve the pipelines.
+        let memory = around.limits.pool.share(MemoryUse::Queries);
         let warehouse = warehouse_of(project, project.declared(), config, None, &around.env, memory)?;
         let stop = Stop::default();
         let stopped = stop.clone();

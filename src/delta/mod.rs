@@ -20,6 +20,7 @@ mod listing;
 mod log;
 mod maintain;
 mod metadata;
+mod open_files;
 mod partitions;
 mod probe;
 mod scan;
@@ -39,6 +40,7 @@ pub use self::files::{DataFile, FileRows, TableShape, files_at, in_order, read_f
 pub use self::history::{LoggedCommit, TableDetail, detail, history};
 pub use self::judge::PipelineTxns;
 pub use self::maintain::{Cleanup, FileSummary, MaintenancePolicy, MaintenanceReport};
+pub use self::open_files::size_of_rows;
 pub use self::probe::{ProbeStep, local_folder, probe};
 pub use self::scan::{AsOf, TableVersion, open_version};
 pub use self::store::TableStore;

@@ -2,18 +2,17 @@
 //!
 //! The log has partition values as text, and the protocol reads an empty one as null: an empty string in a partition column
 //! cannot be stored. [`as_stored`] makes it the null that readers will see, before constraints are checked, keys are compared
-//! and the change feed is written, so that all of them agree. [`split`] keeps texts that delta-rs would take for its folder of
-//! nulls apart from nulls, and [`ShortPaths`] keeps folder names within what file systems and stores allow.
+//! and the change feed is written, so that all of them agree. [`ShortPaths`] keeps folder names within what file systems and
+//! stores allow.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, UInt32Array};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch};
 use arrow::compute::kernels::length::length;
 use arrow::compute::kernels::nullif::nullif;
-use arrow::compute::{cast, take_record_batch};
+use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Int32Type, Int64Type, Schema, SchemaRef};
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -27,8 +26,6 @@ use sha2::{Digest, Sha256};
 
 use crate::error::{Context, Result};
 
-/// Hive's folder for null; delta-rs names its writers by folder, so this text and null would share one.
-const NULL_FOLDER: &str = "__HIVE_DEFAULT_PARTITION__";
 /// Longest folder name; local file systems allow 255 bytes, stores about 1,000 for a whole path.
 const LONGEST_NAME: usize = 150;
 /// Bytes of a longer name that stay.
@@ -68,33 +65,6 @@ fn empty_values(column: &ArrayRef) -> Result<Option<(ArrayRef, BooleanArray)>, a
         None => lengths.as_primitive::<Int64Type>().iter().map(|length| Some(length == Some(0))).collect(),
     };
     Ok((empty.true_count() > 0).then_some((plain, empty)))
-}
-
-/// Divides rows so that within each part a partition column never holds both null and the text that names the folder of nulls.
-/// Parts carry a number that is the same for rows that may share a writer; nearly always there is one part, 0.
-pub(super) fn split(rows: &RecordBatch, partition_columns: &[String]) -> Result<Vec<(u64, RecordBatch)>> {
-    let mut parts: BTreeMap<u64, Vec<u32>> = BTreeMap::new();
-    let mut marks: Vec<u64> = Vec::new();
-    for (bit, name) in partition_columns.iter().enumerate() {
-        let Some(texts) = rows.column_by_name(name).and_then(|column| column.as_string_opt::<i32>()) else { continue };
-        for (row, text) in texts.iter().enumerate() {
-            if text == Some(NULL_FOLDER) {
-                marks.resize(rows.num_rows(), 0);
-                marks[row] |= 1 << (bit % 64);
-            }
-        }
-    }
-    if marks.is_empty() {
-        return Ok(vec![(0, rows.clone())]);
-    }
-    for (row, mark) in marks.into_iter().enumerate() {
-        parts.entry(mark).or_default().push(row as u32);
-    }
-    let take = |(mark, rows_of): (u64, Vec<u32>)| -> Result<(u64, RecordBatch)> {
-        let part = take_record_batch(rows, &UInt32Array::from(rows_of));
-        Ok((mark, part.internal(|| "rows cannot be divided into partitions".to_owned())?))
-    };
-    parts.into_iter().map(take).collect()
 }
 
 /// `path` with every folder name that is too long cut and told apart by a hash.
@@ -195,14 +165,6 @@ mod tests {
         let views = RecordBatch::try_from_iter([("p", views)]).unwrap();
         assert_eq!(as_stored(&views, &["p".to_owned()]).unwrap().column(0).null_count(), 2);
         assert_eq!(as_stored(&rows, &[]).unwrap(), rows);
-    }
-
-    #[test]
-    fn the_text_that_names_the_folder_of_nulls_has_writers_of_its_own() {
-        let rows = texts(&[Some("a"), None, Some(NULL_FOLDER), None]);
-        let parts = split(&rows, &["p".to_owned(), "v".to_owned()]).unwrap();
-        assert_eq!(parts.iter().map(|(mark, rows)| (*mark, rows.num_rows())).collect::<Vec<_>>(), [(0, 3), (3, 1)]);
-        assert_eq!(split(&texts(&[Some("a")]), &["p".to_owned()]).unwrap().len(), 1);
     }
 
     #[test]

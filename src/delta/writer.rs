@@ -11,7 +11,6 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, RecordBatch, new_null_array};
 use arrow::compute::{CastOptions, cast_with_options};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use deltalake::datafile::writer::{DeltaWriter, WriterConfig};
 use deltalake::parquet::basic::{Compression as ParquetCompression, ZstdLevel};
 use deltalake::parquet::file::properties::WriterProperties;
 use object_store::ObjectStore;
@@ -20,14 +19,13 @@ use serde::{Deserialize, Serialize};
 
 use super::actions::{Add, AddCDCFile, Remove};
 use super::metadata::TableMetadata;
-use super::partitions::{ShortPaths, as_stored, short_path, split};
+use super::open_files::{FileFormat, FileLimits, OpenFiles};
+use super::partitions::{ShortPaths, as_stored, short_path};
 use super::store::TableStore;
 use super::table::Table;
 use super::upsert::UpsertCommit;
 use crate::error::{Context, Error, ErrorKind, Result};
 
-/// Rows handed to the Parquet writer between two looks at the file's size.
-const SLICE_ROWS: usize = 64 * 1024;
 /// Size of full files of upserted tables, with deletion vectors and without.
 const UPSERT_FILE_SIZE: u64 = 32 << 20;
 const COPIED_FILE_SIZE: u64 = 4 << 20;
@@ -51,11 +49,13 @@ pub struct WriterOptions {
     /// Bytes after which a file is closed and the next one begun; 0 = never.
     pub target_file_size: u64,
     pub compression: Compression,
+    /// Bytes that a writer's open files may take together: beyond it files end early.
+    pub memory: u64,
 }
 
 impl Default for WriterOptions {
     fn default() -> Self {
-        Self { target_file_size: 128 << 20, compression: Compression::Zstd(1) }
+        Self { target_file_size: 128 << 20, compression: Compression::Zstd(1), memory: 256 << 20 }
     }
 }
 
@@ -83,7 +83,7 @@ impl WriterOptions {
         Self { target_file_size: self.target_file_size.min(most), ..*self }.for_table(&table.properties())
     }
 
-    fn parquet(&self) -> Result<WriterProperties> {
+    fn parquet(&self, limits: &FileLimits) -> Result<WriterProperties> {
         let compression = match self.compression {
             Compression::Zstd(level) => ParquetCompression::ZSTD(
                 ZstdLevel::try_new(level).context(ErrorKind::Sql, || format!("bad zstd level {level}"))?,
@@ -94,6 +94,7 @@ impl WriterOptions {
         Ok(WriterProperties::builder()
             .set_compression(compression)
             .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
+            .set_max_row_group_bytes(Some(limits.row_group_bytes()))
             .set_created_by(format!("weir version {}", env!("CARGO_PKG_VERSION")))
             .build())
     }
@@ -143,15 +144,11 @@ impl StagedFiles {
     }
 }
 
-/// Writes rows of one table into files of about the target size, one open file per partition.
+/// Writes rows of one table into files of about the target size, at most one open file per partition and within its memory.
 pub struct TableWriter {
-    folder: Arc<dyn ObjectStore>,
-    config: WriterConfig,
+    files: OpenFiles,
     partition_columns: Vec<String>,
-    /// By the parts that [`split`] tells apart; nearly always one.
-    inner: BTreeMap<u64, DeltaWriter>,
     schema: SchemaRef,
-    location: String,
     rows: u64,
 }
 
@@ -178,24 +175,19 @@ impl TableWriter {
     ) -> Result<Self> {
         let properties = metadata.table_properties();
         let stats_columns = properties.data_skipping_stats_columns.as_ref();
-        let config = WriterConfig::new(
-            schema.clone(),
-            metadata.partition_columns.clone(),
-            Some(options.parquet()?),
-            NonZeroU64::new(options.target_file_size),
-            Some(SLICE_ROWS),
-            properties.data_skipping_num_indexed_cols.unwrap_or_default(),
-            stats_columns.map(|columns| columns.iter().map(ToString::to_string).collect()),
-        );
-        Ok(Self {
-            folder: Arc::new(ShortPaths(folder)),
-            config,
-            partition_columns: metadata.partition_columns.clone(),
-            inner: BTreeMap::new(),
-            schema,
+        let file_bytes = NonZeroU64::new(options.target_file_size);
+        let limits = FileLimits { memory: options.memory, file_bytes };
+        let format = FileFormat {
             location: store.location().to_owned(),
-            rows: 0,
-        })
+            schema: schema.clone(),
+            partition_columns: metadata.partition_columns.clone(),
+            properties: options.parquet(&limits)?,
+            limits,
+            indexed_columns: properties.data_skipping_num_indexed_cols.unwrap_or_default(),
+            stats_columns: stats_columns.map(|columns| columns.iter().map(ToString::to_string).collect()),
+        };
+        let files = OpenFiles::new(Arc::new(ShortPaths(folder)), format)?;
+        Ok(Self { files, partition_columns: metadata.partition_columns.clone(), schema, rows: 0 })
     }
 
     /// Adds rows. Columns are matched by name; those the batch lacks are null, and so is an empty partition value.
@@ -204,11 +196,7 @@ impl TableWriter {
             return Ok(());
         }
         let batch = conform(&as_stored(batch, &self.partition_columns)?, &self.schema)?;
-        for (part, rows) in split(&batch, &self.partition_columns)? {
-            let new = || DeltaWriter::new(Arc::clone(&self.folder), self.config.clone());
-            let written = self.inner.entry(part).or_insert_with(new).write(&rows).await;
-            written.environment(|| format!("cannot write a file of `{}`", self.location))?;
-        }
+        self.files.write(&batch).await?;
         self.rows += batch.num_rows() as u64;
         Ok(())
     }
@@ -218,27 +206,31 @@ impl TableWriter {
         self.rows
     }
 
+    /// Bytes that its open files take, about.
+    pub fn bytes(&self) -> u64 {
+        self.files.bytes()
+    }
+
+    /// Files that are finished already.
+    pub fn finished(&self) -> usize {
+        self.files.ended()
+    }
+
     /// Finishes all files. Without rows there are none.
     pub async fn close(self) -> Result<StagedFiles> {
-        let mut adds = Vec::new();
-        for writer in self.inner.into_values() {
-            let written =
-                writer.close().await.environment(|| format!("cannot finish a file of `{}`", self.location))?;
-            adds.extend(written.into_iter().map(|add| {
-                let path = short_path(&add.path);
-                Add::of_written(deltalake::kernel::Add { path, ..add })
-            }));
-        }
+        let written = self.files.close().await?;
+        let adds = written.into_iter().map(|add| {
+            let path = short_path(&add.path);
+            Add::of_written(deltalake::kernel::Add { path, ..add })
+        });
+        let adds: Vec<Add> = adds.collect();
         let bytes = adds.iter().map(|add| add.size.unsigned_abs()).sum();
         Ok(StagedFiles { adds, rows: self.rows, bytes, ..StagedFiles::default() })
     }
 
     /// Gives up; whatever was written already stays unnamed.
     pub async fn abort(self) -> Result<()> {
-        for writer in self.inner.into_values() {
-            writer.abort().await.environment(|| format!("cannot abandon a file of `{}`", self.location))?;
-        }
-        Ok(())
+        self.files.abort().await
     }
 }
 

@@ -17,7 +17,6 @@ use super::sinks::{BranchSink, Sinks, TableSink};
 use crate::delta::{CommitOutcome, CommitRequest, PipelineTxns, StagedFiles, UpsertRows, UpsertTable};
 use crate::env::Env;
 use crate::error::{Context, Error, Result};
-use crate::sink::dead_letters::{self, Letter};
 use crate::sink::kafka::{ChangeOrigin, TopicMessages, encode_changes};
 use crate::source::chunk::Offsets;
 use crate::state::{
@@ -49,7 +48,6 @@ pub struct Closed {
     pub ranges: Ranges,
     /// Next offsets per source index, after this epoch.
     pub positions: Vec<Offsets>,
-    pub dead: Vec<Letter>,
     pub records: u64,
     /// What the operators have to write down.
     pub changes: Vec<OperatorChanges>,
@@ -153,9 +151,9 @@ impl Committer {
         for (branch, rows) in changes {
             messages.extend(self.encode_changes(closed, branch, rows).await?);
         }
-        let letters: Vec<_> = closed.dead.iter().cloned().chain(closed.outputs.take_violations()).collect();
-        done.dead_letters = letters.len() as u64;
-        staged[self.sinks.dead_letters].merge(self.write_letters(&letters, closed.epoch).await?);
+        let (letters, count) = closed.outputs.close_letters().await?;
+        done.dead_letters = count;
+        staged[self.sinks.dead_letters].merge(letters);
         for branch in &self.sinks.branches {
             if let BranchSink::Direct { producer, .. } = branch {
                 producer.flush().await?;
@@ -170,16 +168,6 @@ impl Committer {
             done.bytes += files.bytes;
         }
         Ok((staged, messages))
-    }
-
-    async fn write_letters(&self, letters: &[Letter], epoch: Epoch) -> Result<StagedFiles> {
-        if letters.is_empty() {
-            return Ok(StagedFiles::default());
-        }
-        let sink = &self.sinks.tables[self.sinks.dead_letters];
-        let mut writer = sink.table.writer(&sink.options)?;
-        writer.write(&dead_letters::rows(letters, epoch.0, self.env.unix_ms())?).await?;
-        writer.close().await
     }
 
     /// Makes messages of an epoch's changes to a topic; sends them, unless they wait for the transaction.

@@ -12,8 +12,10 @@ use arrow::record_batch::RecordBatch;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
+use super::sinks::OutputMemory;
 use super::stop::Stop;
 use crate::error::{Context, Result};
+use crate::memory::Reserved;
 use crate::plan::Watermark;
 use crate::source::chunk::{Chunk, DeadLetter, Decoded, Offsets, PartitionId, Payload, Poll, PollLimit, SourceReader};
 use crate::source::decode::Decoder;
@@ -44,6 +46,9 @@ pub struct Fed {
     pub reached: Vec<(PartitionId, i64)>,
     /// Partitions that may still give rows; empty when the source is one stream.
     pub open: Vec<PartitionId>,
+    /// What it takes in memory, given back with it.
+    #[expect(dead_code, reason = "held, never looked at")]
+    reserved: Reserved,
 }
 
 /// What a feed says.
@@ -76,10 +81,18 @@ impl Decoding {
 }
 
 /// How feeds read.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct FeedLimits {
     pub poll: PollLimit,
     pub lanes: usize,
+    pub memory: OutputMemory,
+}
+
+impl FeedLimits {
+    /// The next poll's limit: what a micro-batch makes has to fit, since an epoch cannot close before its end.
+    fn poll(&self) -> PollLimit {
+        PollLimit { rows: self.poll.rows.min(self.memory.micro_batch_rows()), ..self.poll }
+    }
 }
 
 /// A running feed, as the coordinator holds it.
@@ -176,13 +189,14 @@ impl Work {
                 let partitions = self.holds.borrow_and_update().clone();
                 self.reader.hold(&partitions);
             }
-            let polled = self.reader.poll(self.limits.poll).await?;
+            let polled = self.reader.poll(self.limits.poll()).await?;
             self.lag.store(self.reader.lag().unwrap_or(u64::MAX), Ordering::Relaxed);
             match polled {
                 Poll::Idle => {}
                 Poll::Finished => return Ok(()),
                 Poll::Chunks(chunks) => {
-                    let mut fed = decode(self.source, chunks, &self.decoding, self.limits.lanes).await?;
+                    let reserved = self.limits.memory.reserve_input();
+                    let mut fed = decode(self.source, chunks, &self.decoding, self.limits.lanes, reserved).await?;
                     fed.open = self.reader.open_partitions();
                     place.send(Said::Batch(Box::new(fed)));
                 }
@@ -191,13 +205,21 @@ impl Work {
     }
 }
 
-async fn decode(source: usize, chunks: Vec<Chunk>, decoding: &Decoding, lanes: usize) -> Result<Fed> {
+async fn decode(
+    source: usize,
+    chunks: Vec<Chunk>,
+    decoding: &Decoding,
+    lanes: usize,
+    reserved: Reserved,
+) -> Result<Fed> {
     let arrived = Instant::now();
     let ranges = chunks
         .iter()
         .map(|chunk| (Arc::clone(&chunk.partition), OffsetRange { start: chunk.start, end: chunk.end }))
         .collect();
     let bytes = chunks.iter().map(|chunk| size(&chunk.payload)).sum();
+    // The records and their columns are held at a time.
+    reserved.set(2 * bytes);
     let mut tasks = Vec::new();
     for chunks in spread(chunks, lanes) {
         let decoding = decoding.clone();
@@ -213,7 +235,7 @@ async fn decode(source: usize, chunks: Vec<Chunk>, decoding: &Decoding, lanes: u
         }
     }
     let (lanes, dead, reached, open) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-    let mut fed = Fed { source, lanes, dead, ranges, records: 0, bytes, arrived, reached, open };
+    let mut fed = Fed { source, lanes, dead, ranges, records: 0, bytes, arrived, reached, open, reserved };
     for lane in decoded {
         let rows = gather(lane?, &mut fed)?;
         if !rows.is_empty() {

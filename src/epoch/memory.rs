@@ -3,7 +3,7 @@
 //! A row goes to the shard that owns its key group, so any number of shards gives the same rows. Shards of one operator run side by side;
 //! operators run one after the other, in the dataflow's order.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, UInt32Array};
@@ -12,7 +12,8 @@ use arrow::record_batch::RecordBatch;
 
 use crate::delta::TableStore;
 use crate::error::{Context, Error, Result};
-use crate::operator::{Cells, CellsSpec, Lookup, Operator, StateUsage, Stepped, Tick, restore};
+use crate::memory::MemoryPool;
+use crate::operator::{Cells, CellsSpec, Lookup, Operator, PART_BYTES, StateUsage, Stepped, Tick, restore};
 use crate::plan::{Dataflow, OperatorNode, OperatorSpec};
 use crate::state::{
     MemoryBudget, NO_WATERMARK, OperatorSnapshot, Pressure, SpillFolder, SpillStore, StateChange, StateStore,
@@ -21,6 +22,9 @@ use crate::state::{
 
 /// Fewer rows than this are not worth a task per shard.
 pub(super) const SPREAD_ROWS: usize = 4_096;
+
+/// Rows looked up at a time: each may find many.
+const LOOKUP_ROWS: usize = 8_192;
 
 /// The operators of a dataflow, with their memory.
 pub struct Memory {
@@ -38,6 +42,11 @@ pub struct Limits {
     /// The reason, if there is none: nothing leaves memory.
     pub spill: Result<SpillFolder, String>,
     pub budget: MemoryBudget,
+    pub pool: MemoryPool,
+    /// How many pipelines share the pool.
+    pub pipelines: usize,
+    /// Bytes that librdkafka may hold of a source or sink.
+    pub kafka_queue: u64,
 }
 
 impl Limits {
@@ -62,6 +71,9 @@ struct Remembering {
     /// W of the last step.
     watermark: i64,
     late: u64,
+    /// What is left of the last step: shards that are not done, rows that are not looked up.
+    unfinished: Vec<usize>,
+    unasked: VecDeque<RecordBatch>,
 }
 
 /// What an operator has to write down at the end of an epoch.
@@ -94,7 +106,8 @@ impl Memory {
                 let count = if routing.iter().all(Vec::is_empty) { 1 } else { shards.max(1) };
                 built = (0..count).map(|_| node.spec.build()).collect::<Result<Vec<_>>>()?;
             }
-            operators.push(Remembering { shards: built, lookup, routing, watermark: NO_WATERMARK, late: 0 });
+            let (watermark, unfinished, unasked) = (NO_WATERMARK, Vec::new(), VecDeque::new());
+            operators.push(Remembering { shards: built, lookup, routing, watermark, late: 0, unfinished, unasked });
         }
         Ok(Self { operators, limits, divided: false })
     }
@@ -238,7 +251,7 @@ impl Memory {
         sum
     }
 
-    /// Runs operator `index` over `inputs`, rows per port; returns what each shard gave.
+    /// Runs operator `index` over `inputs`, rows per port; returns what each shard gave. That may be a part: see [`Memory::next_part`].
     pub async fn step(
         &mut self,
         index: usize,
@@ -256,7 +269,8 @@ impl Memory {
             operator.watermark = watermark;
             let rows = inputs.into_iter().next().unwrap_or_default();
             lookup.prepare(&rows).await?;
-            return Ok(vec![Stepped { rows: lookup.apply(&rows)?, late: Vec::new() }]);
+            operator.unasked.extend(rows.iter().flat_map(|rows| cut(rows, LOOKUP_ROWS)));
+            return operator.look_up();
         }
         let tick = Tick { before: operator.watermark, watermark, now };
         operator.watermark = watermark;
@@ -269,9 +283,29 @@ impl Memory {
                 shards.map(|(shard, part)| shard.step(part, tick)).collect::<Result<Vec<_>>>()?
             }
         };
+        let unfinished = stepped.iter().enumerate().filter(|(_, stepped)| stepped.more);
+        operator.unfinished = unfinished.map(|(shard, _)| shard).collect();
         let late: usize = stepped.iter().flat_map(|out| &out.late).map(|(_, rows)| rows.num_rows()).sum();
         operator.late += late as u64;
         Ok(stepped)
+    }
+
+    /// Continues a step of operator `index` that gave a part of its rows; `None` when it has given all.
+    pub fn next_part(&mut self, index: usize) -> Result<Option<Vec<Stepped>>> {
+        let operator = &mut self.operators[index];
+        if !operator.unasked.is_empty() {
+            return operator.look_up().map(Some);
+        }
+        if operator.unfinished.is_empty() {
+            return Ok(None);
+        }
+        let mut parts = Vec::with_capacity(operator.unfinished.len());
+        for shard in std::mem::take(&mut operator.unfinished) {
+            let part = operator.shards[shard].resume()?;
+            operator.unfinished.extend(Some(shard).filter(|_| part.more));
+            parts.push(part);
+        }
+        Ok(Some(parts))
     }
 
     /// What every operator has to write down.
@@ -286,6 +320,30 @@ impl Memory {
         }
         Ok(all)
     }
+}
+
+impl Remembering {
+    /// Looks rows up until there is a part of the result.
+    fn look_up(&mut self) -> Result<Vec<Stepped>> {
+        let Some(lookup) = &mut self.lookup else { return Ok(Vec::new()) };
+        let (mut part, mut bytes) = (Stepped::default(), 0);
+        while let Some(rows) = self.unasked.pop_front() {
+            let found = lookup.apply(&[rows])?;
+            bytes += found.iter().map(RecordBatch::get_array_memory_size).sum::<usize>();
+            part.rows.extend(found);
+            if bytes >= PART_BYTES {
+                break;
+            }
+        }
+        part.more = !self.unasked.is_empty();
+        Ok(vec![part])
+    }
+}
+
+/// The rows in batches of at most so many.
+pub(super) fn cut(rows: &RecordBatch, most: usize) -> impl Iterator<Item = RecordBatch> {
+    let starts = (0..rows.num_rows()).step_by(most.max(1));
+    starts.map(move |start| rows.slice(start, most.min(rows.num_rows() - start)))
 }
 
 async fn side_by_side(

@@ -4,30 +4,39 @@
 //! file and a busy one makes a file per lane.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
-use arrow::array::{Array, AsArray, Int64Array};
+use arrow::array::{AsArray, Int64Array};
 use arrow::compute::kernels::cmp::gt;
-use arrow::compute::{concat_batches, filter_record_batch, not};
+use arrow::compute::{filter_record_batch, not};
 use arrow::datatypes::Int64Type;
 use arrow::record_batch::RecordBatch;
 use tokio::sync::Mutex;
 
 use super::feed::Fed;
-use super::memory::{Memory, SPREAD_ROWS};
+use super::letters::LetterBox;
+use super::memory::Memory;
 use super::sinks::{BranchSink, Sinks, TableSink};
-use crate::delta::{TableWriter, UpsertRows, Violations};
+use crate::delta::{StagedFiles, TableWriter, UpsertRows, Violations, size_of_rows};
 use crate::error::{Context, Error, Result};
+use crate::memory::Reserved;
 use crate::operator::WEIGHT;
-use crate::plan::{Branch, Dataflow, Lane};
+use crate::plan::{Branch, Dataflow};
 use crate::sink::console;
 use crate::sink::dead_letters::Letter;
 use crate::sink::file::FileWriter;
 use crate::sink::kafka::{Messages, encode};
 use crate::source::chunk::{DeadLetter, PartitionId};
 use crate::state::{Epoch, OffsetRange};
+
+/// What the name of a finished file takes until the epoch is committed: its `add` action, in the manifest and in the log entry.
+const FILE_ACTION_BYTES: u64 = 6 << 10;
+/// What a row takes besides itself in the changes of an operator's state.
+const CHANGED_ROW_BYTES: u64 = 32;
+/// What a row takes besides itself when an epoch's rows are consolidated by key.
+const CONSOLIDATED_ROW_BYTES: u64 = 200;
 
 /// What one epoch has read, per source index.
 pub type Ranges = BTreeMap<usize, BTreeMap<PartitionId, OffsetRange>>;
@@ -36,18 +45,23 @@ pub type Ranges = BTreeMap<usize, BTreeMap<PartitionId, OffsetRange>>;
 pub struct Outputs {
     epoch: Epoch,
     run: String,
-    sinks: Arc<Sinks>,
-    dataflow: Arc<Dataflow>,
+    pub(super) sinks: Arc<Sinks>,
+    pub(super) dataflow: Arc<Dataflow>,
     /// Per branch, per lane.
     writers: Vec<Vec<Mutex<Option<LaneWriter>>>>,
     rows: Vec<AtomicU64>,
-    buffered: AtomicU64,
-    violations: std::sync::Mutex<Vec<Letter>>,
+    /// Some plan may make many rows of one.
+    unfolds: bool,
+    /// What waits for the end of the epoch: rows, messages, names of files.
+    waiting: AtomicU64,
+    /// `waiting` and the open files.
+    reserved: Reserved,
+    letters: LetterBox,
     position: AtomicU64,
     /// Late rows become dead letters.
-    keep_late: bool,
+    pub(super) keep_late: bool,
     /// Micro-batches taken before the one that runs.
-    micro_batch: AtomicU64,
+    pub(super) micro_batch: AtomicU64,
 }
 
 /// Rows of one source, or none when only time has moved.
@@ -91,11 +105,13 @@ impl Outputs {
         Self {
             epoch,
             run: run.to_owned(),
-            sinks,
             writers: (0..branches).map(|_| (0..lanes).map(|_| Mutex::new(None)).collect()).collect(),
             rows: (0..branches).map(|_| AtomicU64::new(0)).collect(),
-            buffered: AtomicU64::new(0),
-            violations: std::sync::Mutex::default(),
+            unfolds: dataflow.unfolds(),
+            waiting: AtomicU64::new(0),
+            reserved: sinks.memory.reserve(),
+            letters: LetterBox::new(sinks.memory.reserve()),
+            sinks,
             position: AtomicU64::new(0),
             keep_late,
             micro_batch: AtomicU64::new(0),
@@ -113,14 +129,45 @@ impl Outputs {
         &self.dataflow.branches[branch]
     }
 
-    /// Bytes held until the epoch closes.
-    pub fn buffered(&self) -> u64 {
-        self.buffered.load(Ordering::Relaxed)
+    /// True when some plan may make many rows of one.
+    pub fn unfolds(&self) -> bool {
+        self.unfolds
     }
 
-    /// Rows that a table's constraints refused; taken once, when the epoch closes.
-    pub fn take_violations(&self) -> Vec<Letter> {
-        std::mem::take(&mut *self.violations.lock().unwrap_or_else(PoisonError::into_inner))
+    /// Bytes that wait for the end of the epoch.
+    fn waiting(&self) -> u64 {
+        self.waiting.load(Ordering::Relaxed)
+    }
+
+    /// True when so much waits for the end of the epoch that it should close, whatever its trigger says.
+    pub fn is_full(&self) -> bool {
+        self.waiting() >= self.sinks.memory.waiting_bytes()
+    }
+
+    /// Notes what waits from now on, before it is held.
+    fn wait(&self, bytes: u64) {
+        self.waiting.fetch_add(bytes, Ordering::Relaxed);
+        self.reserved.add(bytes);
+    }
+
+    /// Records that could not be decoded.
+    pub async fn refuse(&self, letters: impl IntoIterator<Item = Letter>) -> Result<()> {
+        if self.letters.put(letters) { self.write_letters().await } else { Ok(()) }
+    }
+
+    /// Dead letters so far.
+    pub fn refused(&self) -> u64 {
+        self.letters.count()
+    }
+
+    async fn write_letters(&self) -> Result<()> {
+        self.letters.write(&self.sinks.tables[self.sinks.dead_letters], self.epoch.0).await
+    }
+
+    /// The files of dead letters and how many there are; taken once, when the epoch closes.
+    pub async fn close_letters(&self) -> Result<(StagedFiles, u64)> {
+        self.write_letters().await?;
+        Ok((self.letters.close().await?, self.refused()))
     }
 
     /// Takes every open writer, per branch; used once, when the epoch closes.
@@ -136,99 +183,14 @@ impl Outputs {
         taken
     }
 
-    /// Runs a micro-batch through the dataflow and writes what comes out: stage by stage, lanes side by side within a stage.
-    pub async fn run(self: &Arc<Self>, batch: MicroBatch, memory: &mut Memory) -> Result<()> {
-        let lanes = batch.lanes.len().max(memory.widest()).max(1);
-        let lanes: Vec<Arc<Lane>> = (0..lanes).map(|_| Arc::new(self.dataflow.lane())).collect();
-        if let Some(source) = batch.source {
-            let stream = self.dataflow.sources[source].stream;
-            for (lane, rows) in lanes.iter().zip(batch.lanes) {
-                lane.fill(stream, rows)?;
-            }
-        }
-        for stage in 0..self.dataflow.stages {
-            self.run_stage(stage, &lanes).await?;
-            let operators: Vec<usize> = self.dataflow.operators_of(stage).map(|(index, _)| index).collect();
-            for index in operators {
-                self.run_operator(index, &lanes, &batch.times, batch.now, memory).await?;
-            }
-        }
-        Ok(())
-    }
-
-    async fn run_stage(self: &Arc<Self>, stage: usize, lanes: &[Arc<Lane>]) -> Result<()> {
-        let others: Vec<_> = lanes
-            .iter()
-            .enumerate()
-            .skip(1)
-            .filter(|(_, lane)| !lane.is_empty())
-            .map(|(number, lane)| {
-                let (outputs, lane) = (Arc::clone(self), Arc::clone(lane));
-                tokio::spawn(async move { outputs.run_lane(stage, number, &lane).await })
-            })
-            .collect();
-        if let Some(lane) = lanes.first() {
-            self.run_lane(stage, 0, lane).await?;
-        }
-        for task in others {
-            task.await.internal(|| "a lane ended abnormally".to_owned())??;
-        }
-        Ok(())
-    }
-
-    /// Runs one lane through one stage and writes what comes out.
-    async fn run_lane(&self, stage: usize, number: usize, lane: &Lane) -> Result<()> {
-        let mut waiting = Vec::new();
-        for (branch, rows) in lane.run(&self.dataflow, stage).await? {
-            // What is sent at once goes before anything that encodes files.
-            if matches!(self.sinks.branches[branch], BranchSink::Direct { .. }) {
-                self.write(branch, number, rows).await?;
-            } else {
-                waiting.push((branch, rows));
-            }
-        }
-        for (branch, rows) in waiting {
-            self.write(branch, number, rows).await?;
-        }
-        Ok(())
-    }
-
-    /// Gives an operator the rows of all lanes; what its shards give goes back to the lanes.
-    async fn run_operator(
-        &self,
-        index: usize,
-        lanes: &[Arc<Lane>],
-        times: &[i64],
-        now: i64,
-        memory: &mut Memory,
-    ) -> Result<()> {
-        let node = &self.dataflow.operators[index];
-        let of_port = |stream| lanes.iter().flat_map(|lane| lane.rows(stream).iter().cloned()).collect();
-        let inputs: Vec<Vec<RecordBatch>> = node.inputs.iter().map(|stream| of_port(*stream)).collect();
-        let watermark = node.sources.iter().map(|source| times[*source]).min().unwrap_or(crate::state::NO_WATERMARK);
-        let stepped = memory.step(index, inputs, watermark, now).await?;
-        let mut of_shards = Vec::with_capacity(stepped.len());
-        for out in stepped {
-            if self.keep_late {
-                self.keep_late_rows(&node.id, out.late)?;
-            }
-            of_shards.push(out.rows);
-        }
-        for (lane, rows) in lanes.iter().zip(in_lanes(of_shards)?) {
-            lane.fill(node.output, rows)?;
-        }
-        Ok(())
-    }
-
-    fn keep_late_rows(&self, operator: &str, late: Vec<(usize, RecordBatch)>) -> Result<()> {
+    pub(super) async fn keep_late_rows(&self, operator: &str, late: Vec<(usize, RecordBatch)>) -> Result<()> {
         for (_, rows) in late {
-            let letters = late_rows(operator, &rows)?;
-            self.violations.lock().unwrap_or_else(PoisonError::into_inner).extend(letters);
+            self.refuse(late_rows(operator, &rows)?).await?;
         }
         Ok(())
     }
 
-    async fn write(&self, branch: usize, lane: usize, rows: Vec<RecordBatch>) -> Result<()> {
+    pub(super) async fn write(&self, branch: usize, lane: usize, rows: Vec<RecordBatch>) -> Result<()> {
         let name = &self.dataflow.branches[branch].target;
         let count: usize = rows.iter().map(RecordBatch::num_rows).sum();
         match &self.sinks.branches[branch] {
@@ -251,7 +213,7 @@ impl Outputs {
                 };
                 for batch in &rows {
                     let encoded = encode(batch, key.as_deref())?;
-                    self.buffered.fetch_add(encoded.bytes() as u64, Ordering::Relaxed);
+                    self.wait(encoded.bytes() as u64);
                     held.push(encoded);
                 }
             }
@@ -281,18 +243,21 @@ impl Outputs {
         }
         let Some(LaneWriter::Table(writer)) = slot.as_mut() else { return Ok(()) };
         for batch in rows {
-            writer.write(&self.checked(sink, batch)?).await?;
+            let rows = self.checked(sink, batch).await?;
+            let before = (writer.bytes(), writer.finished());
+            writer.write(&rows).await?;
+            self.wait((writer.finished() - before.1) as u64 * FILE_ACTION_BYTES);
+            self.reserved.change(before.0, writer.bytes());
         }
         Ok(())
     }
 
     /// The rows that break no rule of the table; the others become dead letters.
-    fn checked(&self, sink: &TableSink, rows: RecordBatch) -> Result<RecordBatch> {
+    async fn checked(&self, sink: &TableSink, rows: RecordBatch) -> Result<RecordBatch> {
         match sink.table.validator().check(&rows)? {
             None => Ok(rows),
             Some(Violations { good, letters }) => {
-                let refused = letters.into_iter().map(|row| refused_row(&sink.name, row));
-                self.violations.lock().unwrap_or_else(PoisonError::into_inner).extend(refused);
+                self.refuse(letters.into_iter().map(|row| refused_row(&sink.name, row))).await?;
                 Ok(good)
             }
         }
@@ -300,19 +265,15 @@ impl Outputs {
 
     /// Keeps rows until the epoch closes, then to be consolidated by key.
     async fn hold(&self, branch: usize, lane: usize, rows: Vec<RecordBatch>) -> Result<()> {
-        let check = |rows: RecordBatch| match &self.sinks.branches[branch] {
-            BranchSink::Upsert(table) => self.checked(&self.sinks.tables[*table], rows),
-            _ => Ok(rows),
-        };
         let micro_batch = self.micro_batch.load(Ordering::Relaxed);
         let mut arrived = Vec::with_capacity(rows.len());
         for batch in rows {
             let parts = match self.dataflow.branches[branch].retract {
-                false => vec![UpsertRows { rows: check(batch)?, weights: None }],
-                true => retracting_rows(&batch, check)?,
+                false => vec![UpsertRows { rows: self.checked_for(branch, batch).await?, weights: None }],
+                true => self.retracting_rows(branch, &batch).await?,
             };
             for rows in parts {
-                self.buffered.fetch_add(size_of_rows(&rows.rows), Ordering::Relaxed);
+                self.wait(size_of_rows(&rows.rows) + rows.rows.num_rows() as u64 * CONSOLIDATED_ROW_BYTES);
                 arrived.push(Arrived { micro_batch, branch, lane, rows });
             }
         }
@@ -322,44 +283,43 @@ impl Outputs {
         }
         Ok(())
     }
-}
 
-/// What shards gave, as rows per lane. A few go on in one lane, as one batch: what every batch and every task costs would be more than
-/// what its rows cost, and where processors are busy each task waits for its turn.
-fn in_lanes(of_shards: Vec<Vec<RecordBatch>>) -> Result<Vec<Vec<RecordBatch>>> {
-    let total: usize = of_shards.iter().flatten().map(RecordBatch::num_rows).sum();
-    if total >= SPREAD_ROWS {
-        return Ok(of_shards);
+    async fn checked_for(&self, branch: usize, rows: RecordBatch) -> Result<RecordBatch> {
+        match &self.sinks.branches[branch] {
+            BranchSink::Upsert(table) => self.checked(&self.sinks.tables[*table], rows).await,
+            _ => Ok(rows),
+        }
     }
-    let rows: Vec<RecordBatch> = of_shards.into_iter().flatten().filter(|rows| rows.num_rows() > 0).collect();
-    if rows.len() < 2 {
-        return Ok(vec![rows]);
+
+    /// Parts of a retracting batch, with their weights. Only rows given are checked: what is taken back was checked when it was given.
+    async fn retracting_rows(&self, branch: usize, batch: &RecordBatch) -> Result<Vec<UpsertRows>> {
+        let (rows, weights) = split_weights(batch)?;
+        let given = given_rows(&rows, &weights)?;
+        let checked = self.checked_for(branch, given).await?;
+        checked_parts(rows, weights, checked)
     }
-    let joined = concat_batches(&rows[0].schema(), &rows);
-    Ok(vec![vec![joined.internal(|| "shards of an operator differ in schema".to_owned())?]])
 }
 
-/// Bytes of these very rows: batches may be parts of larger ones.
-fn size_of_rows(rows: &RecordBatch) -> u64 {
-    rows.columns().iter().map(|column| column.to_data().get_slice_memory_size().unwrap_or(0) as u64).sum()
+/// The rows that are given.
+fn given_rows(rows: &RecordBatch, weights: &Int64Array) -> Result<RecordBatch> {
+    let given = gt(weights, &Int64Array::new_scalar(0)).internal(unreadable)?;
+    filter_record_batch(rows, &given).internal(unreadable)
 }
 
-/// Parts of a retracting batch, with their weights. Only rows given are checked: what is taken back was checked when it was given.
-fn retracting_rows(
-    batch: &RecordBatch,
-    check: impl FnOnce(RecordBatch) -> Result<RecordBatch>,
-) -> Result<Vec<UpsertRows>> {
-    let fail = || "weights of a retracting stream cannot be read".to_owned();
-    let (mut rows, weights) = split_weights(batch)?;
-    let given = gt(&weights, &Int64Array::new_scalar(0)).internal(fail)?;
-    let checked = check(filter_record_batch(&rows, &given).internal(fail)?)?;
+/// A retracting batch without those rows given that were refused. `checked` are the others.
+fn checked_parts(rows: RecordBatch, weights: Int64Array, checked: RecordBatch) -> Result<Vec<UpsertRows>> {
+    let given = gt(&weights, &Int64Array::new_scalar(0)).internal(unreadable)?;
     if checked.num_rows() == given.true_count() {
         return Ok(vec![UpsertRows { rows, weights: Some(weights) }]);
     }
     // Within a step the order of taking back and giving does not matter.
-    rows = filter_record_batch(&rows, &not(&given).internal(fail)?).internal(fail)?;
+    let rows = filter_record_batch(&rows, &not(&given).internal(unreadable)?).internal(unreadable)?;
     let back = Int64Array::from_value(-1, rows.num_rows());
     Ok(vec![UpsertRows { rows, weights: Some(back) }, UpsertRows { rows: checked, weights: None }])
+}
+
+fn unreadable() -> String {
+    "weights of a retracting stream cannot be read".to_owned()
 }
 
 /// The rows of a retracting stream and, apart from them, their weights.
@@ -385,7 +345,7 @@ fn refused_row(table: &str, (payload, rules, column): (Vec<u8>, String, Option<S
         reason: format!("table `{table}`: {rules}"),
         column,
     };
-    Letter { source: table.to_owned(), letter }
+    Letter { source: Arc::from(table), letter }
 }
 
 /// The epoch that is being filled.
@@ -395,7 +355,8 @@ pub struct OpenEpoch {
     pub began: Instant,
     pub began_ms: i64,
     pub ranges: Ranges,
-    pub dead: Vec<Letter>,
+    /// Read with the micro-batch that comes next.
+    dead: Vec<Letter>,
     pub records: u64,
     pub bytes: u64,
     pub micro_batches: u64,
@@ -430,8 +391,9 @@ impl OpenEpoch {
 
     /// Notes what a micro-batch has read.
     pub fn note(&mut self, fed: &mut Fed, source_name: &str) {
+        let source: Arc<str> = Arc::from(source_name);
         let dead = std::mem::take(&mut fed.dead);
-        self.dead.extend(dead.into_iter().map(|letter| Letter { source: source_name.to_owned(), letter }));
+        self.dead.extend(dead.into_iter().map(|letter| Letter { source: Arc::clone(&source), letter }));
         let read = self.ranges.entry(fed.source).or_default();
         for (partition, range) in &fed.ranges {
             let known = read.entry(Arc::clone(partition)).or_insert(*range);
@@ -444,7 +406,16 @@ impl OpenEpoch {
     /// Runs a micro-batch to the end: through the dataflow and into the writers.
     pub async fn take(&mut self, batch: MicroBatch, memory: &mut Memory, arrived: Instant) -> Result<()> {
         self.touched = true;
+        self.outputs.refuse(std::mem::take(&mut self.dead)).await?;
+        let rows = batch.lanes.iter().flatten().map(RecordBatch::num_rows).sum();
+        let before = self.outputs.waiting();
+        if !memory.is_empty() {
+            // What operators change is written down when the epoch closes: at most as much as they were given, about.
+            let given: u64 = batch.lanes.iter().flatten().map(size_of_rows).sum();
+            self.outputs.wait(given + rows as u64 * CHANGED_ROW_BYTES);
+        }
         self.outputs.run(batch, memory).await?;
+        self.outputs.sinks.memory.micro_batch(rows, self.outputs.waiting() - before);
         self.micro_batches += 1;
         self.outputs.micro_batch.fetch_add(1, Ordering::Relaxed);
         self.worst_latency_us = self.worst_latency_us.max(arrived.elapsed().as_micros() as u64);
@@ -464,7 +435,8 @@ fn late_rows(operator: &str, rows: &RecordBatch) -> Result<Vec<Letter>> {
         reason: "the row is older than the watermark".to_owned(),
         column: None,
     };
-    Ok(messages.iter().map(|row| Letter { source: operator.to_owned(), letter: letter(row.payload) }).collect())
+    let source: Arc<str> = Arc::from(operator);
+    Ok(messages.iter().map(|row| Letter { source: Arc::clone(&source), letter: letter(row.payload) }).collect())
 }
 
 #[cfg(test)]
@@ -482,14 +454,16 @@ mod tests {
         rows.column(0).as_primitive::<Int64Type>().values().to_vec()
     }
 
+    /// The rows that are checked, and the parts when `check` lets these through.
+    fn parts(batch: &RecordBatch, check: impl FnOnce(RecordBatch) -> RecordBatch) -> (Vec<i64>, Vec<UpsertRows>) {
+        let (rows, weights) = split_weights(batch).unwrap();
+        let given = given_rows(&rows, &weights).unwrap();
+        (ids(&given), checked_parts(rows, weights, check(given)).unwrap())
+    }
+
     #[test]
     fn only_rows_given_are_checked_and_none_is_lost_when_all_are_good() {
-        let mut seen = Vec::new();
-        let check = |rows: RecordBatch| {
-            seen = ids(&rows);
-            Ok(rows)
-        };
-        let parts = retracting_rows(&weighted(&[1, 2, 3], &[1, -1, 1]), check).unwrap();
+        let (seen, parts) = parts(&weighted(&[1, 2, 3], &[1, -1, 1]), |rows| rows);
         assert_eq!(seen, [1, 3]);
         let [part] = parts.as_slice() else { panic!("{parts:?}") };
         assert_eq!(ids(&part.rows), [1, 2, 3]);
@@ -498,8 +472,7 @@ mod tests {
 
     #[test]
     fn rows_that_break_a_rule_leave_the_others_taken_back_first() {
-        let check = |rows: RecordBatch| Ok(rows.slice(1, rows.num_rows() - 1));
-        let parts = retracting_rows(&weighted(&[1, 2, 3], &[1, -1, 1]), check).unwrap();
+        let (_, parts) = parts(&weighted(&[1, 2, 3], &[1, -1, 1]), |rows| rows.slice(1, rows.num_rows() - 1));
         let [back, given] = parts.as_slice() else { panic!("{parts:?}") };
         assert_eq!((ids(&back.rows), back.weights.as_ref().unwrap().values().to_vec()), (vec![2], vec![-1]));
         assert_eq!((ids(&given.rows), &given.weights), (vec![3], &None));

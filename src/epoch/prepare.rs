@@ -13,15 +13,16 @@ use super::job::Job;
 use super::memory::Limits;
 use super::progress::ProgressSink;
 use super::seed::SeedTable;
-use super::sinks::{BranchSink, Sinks, TableSink, one_cluster};
+use super::sinks::{BranchSink, OutputMemory, Sinks, TableSink, one_cluster};
 use crate::catalog::{
-    AtEnd, Catalog, Delivery, InsertDef, KafkaSinkOptions, Late, PipelineDef, PipelineOptions, Secret, SinkConnector,
-    SinkDef, SourceConnector, TableDef,
+    AtEnd, Catalog, Delivery, InsertDef, KafkaConnection, KafkaSinkOptions, Late, PipelineDef, PipelineOptions, Secret,
+    SinkConnector, SinkDef, SourceConnector, SourceDef, TableDef,
 };
 use crate::delta::store::retry::put_once;
 use crate::delta::{Table, TableStore, UpsertTable, WriterOptions};
 use crate::env::Env;
 use crate::error::{Context, Error, Result};
+use crate::memory::MemoryUse;
 use crate::plan::{
     Dataflow, FunctionSet, RelationMode, Targets, compile, lookup_tables, session_and_problems, with_view_columns,
 };
@@ -29,7 +30,7 @@ use crate::sink::dead_letters;
 use crate::sink::kafka::{DirectProducer, TransactionalProducer};
 use crate::source::chunk::PollLimit;
 use crate::sql::Diagnostic;
-use crate::state::{ManifestStore, StateStore};
+use crate::state::{ManifestStore, MemoryBudget, StateStore};
 
 /// What a process has for all its pipelines.
 #[derive(Clone)]
@@ -42,8 +43,6 @@ pub struct Surroundings {
     pub lanes: usize,
     pub runtime: Arc<RuntimeEnv>,
     pub writer: WriterOptions,
-    /// Bytes that one poll of a source may return.
-    pub poll_bytes: usize,
     /// librdkafka properties of sources that do not set them.
     pub kafka: Vec<(&'static str, String)>,
     pub limits: Limits,
@@ -186,6 +185,7 @@ pub async fn prepare(
             Some(SeedTable { name: def.name.clone(), table: Table::open(store).await? })
         }
     };
+    let sources = dataflow.sources.len();
     let near = StateStore::new(states.object_store(), around.env.clone());
     Ok(Job {
         manifests: ManifestStore::new(store.object_store()),
@@ -202,7 +202,7 @@ pub async fn prepare(
         lanes: options.parallelism.unwrap_or(around.lanes).max(1),
         poll: PollLimit {
             rows: options.max_rows_per_micro_batch,
-            bytes: around.poll_bytes,
+            bytes: around.limits.pool.poll_bytes(sources * around.limits.pipelines),
             wait: Duration::from_millis(200),
             linger: options.max_delay,
         },
@@ -253,6 +253,31 @@ fn flushes(dataflow: &Dataflow, options: &PipelineOptions) -> bool {
     }
 }
 
+/// librdkafka's name for what a source may hold fetched; a queue may overshoot by one response.
+const FETCHED: &str = "queued.max.messages.kbytes";
+const FETCH_BYTES: u64 = 16 << 20;
+
+impl Surroundings {
+    /// These surroundings, shared by the pipelines of `catalog`: what their Kafka clients hold is sized by the memory limit and taken off
+    /// what is left for everything else.
+    pub fn shared_by(mut self, catalog: &Catalog) -> Self {
+        let pool = &self.limits.pool;
+        let kafka = |source: &&SourceDef| matches!(source.connector, SourceConnector::Kafka(_));
+        let sources = catalog.sources.values().filter(kafka).count();
+        let sinks = catalog.sinks.values().filter(|sink| matches!(sink.connector, SinkConnector::Kafka(_))).count();
+        let queue = pool.kafka_bytes(sources + sinks);
+        if !self.kafka.iter().any(|(name, _)| *name == FETCHED) {
+            self.kafka.push((FETCHED, (queue >> 10).to_string()));
+        }
+        pool.fixed((queue + FETCH_BYTES) * sources as u64 + queue * sinks as u64);
+        self.limits.kafka_queue = queue;
+        self.limits.bytes = pool.share(MemoryUse::State);
+        self.limits.budget = MemoryBudget::new(self.limits.bytes);
+        self.limits.pipelines = catalog.pipelines.len().max(1);
+        self
+    }
+}
+
 fn with_kafka_defaults(mut dataflow: Dataflow, defaults: &[(&'static str, String)]) -> Dataflow {
     for source in &mut dataflow.sources {
         if let SourceConnector::Kafka(options) = &mut source.def.connector {
@@ -291,7 +316,8 @@ impl Opener<'_> {
             branches.push(self.branch(&insert.target).await?);
         }
         let transaction = self.transaction().await?;
-        Ok(Sinks { branches, tables: std::mem::take(&mut self.tables), dead_letters, transaction })
+        let memory = OutputMemory::new(self.around.limits.pool.clone(), self.around.limits.pipelines);
+        Ok(Sinks { branches, tables: std::mem::take(&mut self.tables), dead_letters, transaction, memory })
     }
 
     async fn table(&mut self, def: &TableDef) -> Result<()> {
@@ -302,15 +328,31 @@ impl Opener<'_> {
         if def.name != dead_letters::NAME {
             self.targets.insert(def.name.clone(), table.schema());
         }
+        let writer = WriterOptions { memory: self.writer_bytes(), ..self.around.writer };
         let (options, upsert) = match def.primary_key.is_empty() {
-            true => (self.around.writer.for_table(&table.properties())?, None),
+            true => (writer.for_table(&table.properties())?, None),
             false => {
-                let options = self.around.writer.for_upserts(&table)?;
+                let options = writer.for_upserts(&table)?;
                 (options, Some(UpsertTable::new(table.clone(), &def.primary_key, &options)?))
             }
         };
         self.tables.push(TableSink { name: def.name.clone(), location, table, options, upsert });
         Ok(())
+    }
+
+    /// A producer's connection, with a bound on what librdkafka holds of it unless the sink has one.
+    fn with_queue(&self, connection: &KafkaConnection) -> KafkaConnection {
+        let mut connection = connection.clone();
+        let queue = Secret::new((self.around.limits.kafka_queue >> 10).to_string());
+        connection.properties.entry("queue.buffering.max.kbytes".to_owned()).or_insert(queue);
+        connection
+    }
+
+    /// What one of this pipeline's writers may take: a lane of an INSERT has one, dead letters have one.
+    fn writer_bytes(&self) -> u64 {
+        let lanes = self.pipeline.options.parallelism.unwrap_or(self.around.lanes).max(1);
+        let writers = (self.pipeline.inserts.len() * lanes + 1) * self.around.limits.pipelines;
+        self.around.limits.pool.writer_bytes(writers)
     }
 
     async fn branch(&self, target: &str) -> Result<BranchSink> {
@@ -332,7 +374,8 @@ impl Opener<'_> {
                 }
                 Delivery::AtLeastOnce => {
                     let (name, env) = (&self.pipeline.name, &self.around.env);
-                    let producer = DirectProducer::open(&options.connection, &options.topic, name, env)?;
+                    let connection = self.with_queue(&options.connection);
+                    let producer = DirectProducer::open(&connection, &options.topic, name, env)?;
                     let (producer, key) = (Arc::new(producer), options.key.clone());
                     BranchSink::Direct { producer, key, changes: options.changes.clone() }
                 }
@@ -374,7 +417,7 @@ impl Opener<'_> {
                 let topics = self.transaction_topics();
                 let id = self.pipeline_id().await?;
                 let (name, env) = (&self.pipeline.name, &self.around.env);
-                let opened = TransactionalProducer::open(connection, name, &id, &topics, env).await?;
+                let opened = TransactionalProducer::open(&self.with_queue(connection), name, &id, &topics, env).await?;
                 Ok(Some(opened))
             }
             Err([a, b]) => {

@@ -296,7 +296,10 @@ impl<'a> Replay<'a> {
                     continue;
                 }
                 let inputs = node.inputs.iter().map(|stream| lane.rows(*stream).to_vec()).collect();
-                let stepped = scratch.step(index, inputs, watermark, now).await?;
+                let mut stepped = scratch.step(index, inputs, watermark, now).await?;
+                while let Some(more) = scratch.next_part(index)? {
+                    stepped.extend(more);
+                }
                 lane.fill(node.output, stepped.into_iter().flat_map(|out| out.rows).collect())?;
             }
         }

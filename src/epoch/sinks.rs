@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use crate::catalog::{ChangeEncoding, Format, KafkaConnection};
 use crate::delta::{Table, UpsertTable, WriterOptions};
+use crate::memory::{MemoryPool, MemoryUse, Reserved};
 use crate::output::Printer;
 use crate::sink::kafka::{DirectProducer, TransactionalProducer};
 
@@ -82,6 +84,96 @@ pub struct Sinks {
     pub dead_letters: usize,
     /// One per pipeline: a transaction cannot span clusters.
     pub transaction: Option<TransactionalProducer>,
+    pub memory: OutputMemory,
+}
+
+/// What the epochs of one pipeline may hold.
+#[derive(Debug, Clone)]
+pub struct OutputMemory {
+    pool: MemoryPool,
+    pipelines: usize,
+    unfolding: Arc<Unfolding>,
+    /// Rows that the next micro-batch may have.
+    rows: Arc<AtomicUsize>,
+}
+
+/// What has been learnt of plans that make many rows of one.
+#[derive(Debug)]
+struct Unfolding {
+    /// Bytes that a row becomes, at worst of late.
+    row_bytes: AtomicU64,
+    /// Rows of the next slice, at most.
+    most: AtomicU64,
+}
+
+/// Rows of the first micro-batch, and how much larger the next may be.
+const FIRST_ROWS: usize = 8_192;
+const ROWS_GROWTH: usize = 4;
+/// No micro-batch is made smaller than this.
+const LEAST_ROWS: usize = 256;
+
+/// Rows of the first slice of a micro-batch whose rows may become many, and how much larger the next may be.
+const FIRST_SLICE: u64 = 16;
+const SLICE_GROWTH: u64 = 8;
+
+impl OutputMemory {
+    /// For one of so many pipelines.
+    pub fn new(pool: MemoryPool, pipelines: usize) -> Self {
+        let unfolding = Unfolding { row_bytes: AtomicU64::new(0), most: AtomicU64::new(FIRST_SLICE) };
+        Self { pool, pipelines, unfolding: Arc::new(unfolding), rows: Arc::new(AtomicUsize::new(FIRST_ROWS)) }
+    }
+
+    /// Bytes that may wait for the end of an epoch.
+    pub fn waiting_bytes(&self) -> u64 {
+        self.pool.waiting_bytes(self.pipelines)
+    }
+
+    /// Rows of a lane that may run through plans that make many rows of one.
+    pub fn slice_rows(&self) -> usize {
+        let Unfolding { row_bytes, most } = &*self.unfolding;
+        let fit = self.pool.slice_bytes(self.pipelines) / row_bytes.load(Ordering::Relaxed).max(1);
+        fit.clamp(1, most.load(Ordering::Relaxed)) as usize
+    }
+
+    /// So many rows have become so many bytes.
+    pub fn unfolded(&self, rows: u64, bytes: u64) {
+        if rows == 0 {
+            return;
+        }
+        let Unfolding { row_bytes, most } = &*self.unfolding;
+        let before = row_bytes.load(Ordering::Relaxed);
+        // Quick to see more, slow to trust in less.
+        row_bytes.store((bytes / rows).max(before - before / 8), Ordering::Relaxed);
+        most.store((rows.saturating_mul(SLICE_GROWTH)).max(FIRST_SLICE), Ordering::Relaxed);
+    }
+
+    /// Rows that the next micro-batch may have.
+    pub fn micro_batch_rows(&self) -> usize {
+        self.rows.load(Ordering::Relaxed)
+    }
+
+    /// A micro-batch of so many rows has made so much that waits for the end of its epoch: the next ones are to make a quarter of what
+    /// may wait, at most.
+    pub fn micro_batch(&self, rows: usize, waits: u64) {
+        let may_wait = self.waiting_bytes() / 4;
+        let now = self.micro_batch_rows();
+        if waits > may_wait {
+            let fit = u128::from(may_wait) * rows as u128 / u128::from(waits);
+            self.rows.store((fit as usize).max(LEAST_ROWS).min(now), Ordering::Relaxed);
+        } else if rows >= now / 2 && waits < may_wait / ROWS_GROWTH as u64 {
+            self.rows.store(now.saturating_mul(ROWS_GROWTH), Ordering::Relaxed);
+        }
+    }
+
+    /// Nothing yet, of what is read.
+    pub fn reserve_input(&self) -> Reserved {
+        self.pool.reserve(MemoryUse::Input)
+    }
+
+    /// Nothing yet.
+    pub fn reserve(&self) -> Reserved {
+        self.pool.reserve(MemoryUse::Output)
+    }
 }
 
 /// The cluster of the `exactly_once` sinks, when there is exactly one.

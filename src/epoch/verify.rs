@@ -125,7 +125,7 @@ async fn read(def: &SourceDef, pipeline: &str, ends: &Offsets, around: &Surround
     let decoder = Decoder::new(def)?;
     let limit = PollLimit {
         rows: 100_000,
-        bytes: around.poll_bytes,
+        bytes: around.limits.pool.poll_bytes(1),
         wait: std::time::Duration::from_millis(200),
         linger: std::time::Duration::ZERO,
     };

@@ -176,9 +176,9 @@ impl Cells {
         if let Some(last) = self.tick.filter(|_| cell.stepped + 1 < self.steps) {
             // The steps it was left out of were not due, so they count as one; only forgetting can be left to do.
             let nothing = vec![Vec::new(); inputs.len()];
-            missed = operator.step(nothing, Tick { before: cell.watermark, ..last })?;
+            missed = operator.whole_step(nothing, Tick { before: cell.watermark, ..last })?;
         }
-        let mut stepped = operator.step(inputs, tick)?;
+        let mut stepped = operator.whole_step(inputs, tick)?;
         (cell.watermark, cell.stepped) = (tick.watermark, self.steps);
         stepped.rows.splice(0..0, missed.rows);
         Ok(stepped)

@@ -23,6 +23,9 @@ use crate::state::{NO_WATERMARK, StateChange, StateTable};
 /// The last column of every retracting stream: BIGINT, never 0 or null.
 pub const WEIGHT: &str = "__weight";
 
+/// Rows that a step gives at once, where it can give them in parts; little in tests, so that steps have many parts.
+pub const PART_BYTES: usize = if cfg!(test) { 256 } else { 16 << 20 };
+
 /// The input has ended: every value is complete.
 pub const END_OF_TIME: i64 = i64::MAX;
 
@@ -45,6 +48,8 @@ pub struct Stepped {
     pub rows: Vec<RecordBatch>,
     /// Rows that came too late to count, in the schema of the input they came from (port, rows).
     pub late: Vec<(usize, RecordBatch)>,
+    /// The step is not done: [`Operator::resume`] gives more rows. Nothing else may be asked of the operator before.
+    pub more: bool,
 }
 
 /// How much an operator remembers.
@@ -62,6 +67,24 @@ pub trait Operator: Send {
     /// Takes a micro-batch: `inputs[port]` are the rows of that input, any number of batches, also none. Called also without rows when the
     /// watermark has moved.
     fn step(&mut self, inputs: Vec<Vec<RecordBatch>>, tick: Tick) -> Result<Stepped>;
+
+    /// Continues a step that gave a part of its rows; what it gives may be a part, too. Memory: an operator whose rows are many
+    /// times its input gives parts of about [`PART_BYTES`].
+    fn resume(&mut self) -> Result<Stepped> {
+        Ok(Stepped::default())
+    }
+
+    /// A step and all that is left of it at once.
+    fn whole_step(&mut self, inputs: Vec<Vec<RecordBatch>>, tick: Tick) -> Result<Stepped> {
+        let mut all = self.step(inputs, tick)?;
+        while std::mem::take(&mut all.more) {
+            let part = self.resume()?;
+            all.rows.extend(part.rows);
+            all.late.extend(part.late);
+            all.more = part.more;
+        }
+        Ok(all)
+    }
 
     /// The tables that [`Operator::changes`] and [`Operator::restore`] speak of; the same for every instance made from one spec.
     fn state(&self) -> Vec<StateTable>;

@@ -5,6 +5,7 @@
 //! part of a micro-batch that one task carries through the whole dataflow, has a `Held` of its own, so nothing here locks.
 
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use arrow::datatypes::SchemaRef;
@@ -32,18 +33,30 @@ pub struct StreamId(pub usize);
 #[derive(Debug)]
 pub struct Held {
     slots: Vec<OnceLock<Vec<RecordBatch>>>,
+    /// Bytes of lists that were unfolded.
+    unfolded: AtomicU64,
 }
 
 impl Held {
     /// Empty slots for `streams` streams.
     pub fn new(streams: usize) -> Self {
-        Self { slots: (0..streams).map(|_| OnceLock::new()).collect() }
+        Self { slots: (0..streams).map(|_| OnceLock::new()).collect(), unfolded: AtomicU64::new(0) }
     }
 
     /// Fills a stream's slot. A second filling is a defect and reported as such.
     pub fn fill(&self, stream: StreamId, rows: Vec<RecordBatch>) -> Result<()> {
         let slot = self.slots.get(stream.0).ok_or_else(|| defect(format!("no stream {}", stream.0)))?;
         slot.set(rows).map_err(|_| defect(format!("stream {} filled twice", stream.0)))
+    }
+
+    /// Notes bytes of lists that are about to be unfolded.
+    pub fn unfold(&self, bytes: u64) {
+        self.unfolded.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Bytes of all lists that were unfolded.
+    pub fn unfolded(&self) -> u64 {
+        self.unfolded.load(Ordering::Relaxed)
     }
 
     /// True when no stream has rows.

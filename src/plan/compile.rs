@@ -22,7 +22,7 @@ use super::share::{Reading, everything, reading, relation_names};
 use super::watermark::watermark;
 use crate::catalog::{Catalog, InsertDef, PipelineDef, PipelineOptions, ViewDef};
 use crate::error::Error;
-use crate::operator::HeldTable;
+use crate::operator::{HeldTable, MeterExec};
 use crate::sql::clause::Clause;
 use crate::sql::{Diagnostic, Span, diagnose};
 
@@ -306,7 +306,7 @@ impl<'a> Compiler<'a> {
     }
 
     async fn physical(&mut self, plan: &LogicalPlan, span: Span) -> Option<Arc<dyn ExecutionPlan>> {
-        match self.session.create_physical_plan(plan).await {
+        match self.session.create_physical_plan(plan).await.and_then(MeterExec::before_unnests) {
             Ok(plan) => Some(plan),
             Err(error) => self.problem(&error, span),
         }

@@ -19,7 +19,10 @@ use super::operators::OperatorNode;
 use super::watermark::Watermark;
 use crate::catalog::SourceDef;
 use crate::error::Result;
-use crate::operator::{Held, HeldExec, StreamId};
+use crate::operator::{Held, HeldExec, MeterExec, StreamId};
+
+/// A branch's rows are handed out when they have this many bytes.
+const PIECE_BYTES: usize = 16 << 20;
 
 /// A source as the dataflow reads it.
 #[derive(Debug, Clone)]
@@ -123,6 +126,11 @@ impl Dataflow {
         self.session.runtime_env()
     }
 
+    /// True when some plan may make many rows of one, so that rows are better run in slices.
+    pub fn unfolds(&self) -> bool {
+        self.plans().any(|(_, plan)| MeterExec::is_in(plan))
+    }
+
     /// The operators that follow a stage's fragments.
     pub fn operators_of(&self, stage: usize) -> impl Iterator<Item = (usize, &OperatorNode)> {
         self.operators.iter().enumerate().filter(move |(_, operator)| operator.stage == stage)
@@ -201,25 +209,41 @@ impl Lane {
         self.held.rows(stream)
     }
 
+    /// Bytes of lists that were unfolded.
+    pub fn unfolded(&self) -> u64 {
+        self.held.unfolded()
+    }
+
     /// True when no stream holds a row.
     pub fn is_empty(&self) -> bool {
         self.held.is_empty()
     }
 
-    /// Runs a stage: its fragments in order, then its branches; returns the rows of each branch that has any, with its index. Memory: a
-    /// lane's rows, input and output, are held until it ends.
-    pub async fn run(&self, dataflow: &Dataflow, stage: usize) -> Result<Vec<(usize, Vec<RecordBatch>)>> {
-        self.run_fragments(dataflow, stage, |_| true).await?;
-        let mut out = Vec::new();
-        for (index, branch) in dataflow.branches.iter().enumerate().filter(|(_, branch)| branch.stage == stage) {
-            if self.has_rows(&branch.reads) {
-                let rows = self.collect(&branch.plan).await?;
-                if !rows.is_empty() {
-                    out.push((index, rows));
+    /// Runs a branch and hands its rows out in pieces, each as soon as it is large enough to be worth it. Memory: one piece.
+    pub async fn run_branch<T: Future<Output = Result<()>>>(
+        &self,
+        branch: &Branch,
+        mut take: impl FnMut(Vec<RecordBatch>) -> T,
+    ) -> Result<()> {
+        if !self.has_rows(&branch.reads) {
+            return Ok(());
+        }
+        let (mut rows, mut bytes) = (Vec::new(), 0);
+        for partition in 0..branch.plan.output_partitioning().partition_count() {
+            let mut stream = branch.plan.execute(partition, Arc::clone(&self.context))?;
+            while let Some(batch) = stream.next().await {
+                let batch = batch?;
+                if batch.num_rows() > 0 {
+                    bytes += batch.get_array_memory_size();
+                    rows.push(batch);
+                }
+                if bytes >= PIECE_BYTES {
+                    bytes = 0;
+                    take(std::mem::take(&mut rows)).await?;
                 }
             }
         }
-        Ok(out)
+        if rows.is_empty() { Ok(()) } else { take(rows).await }
     }
 
     /// Runs those fragments of a stage that are wanted, by index, in order.

@@ -18,7 +18,7 @@ pub const NAME: &str = "weir.dead_letters";
 /// A dead letter with the source it came from.
 #[derive(Debug, Clone)]
 pub struct Letter {
-    pub source: String,
+    pub source: Arc<str>,
     pub letter: DeadLetter,
 }
 

@@ -12,6 +12,7 @@ mod kafka;
 mod kafka_support;
 mod lookups;
 mod memory;
+mod memory_limit;
 mod odd_partitions;
 mod pipelines;
 mod program;

@@ -106,6 +106,11 @@ impl Running {
         }
     }
 
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// True while it runs.
     pub fn runs(&mut self) -> bool {
         self.child.try_wait().unwrap().is_none()

@@ -49,7 +49,7 @@ impl Inputs {
             let reader = crate::source::open(&source.def, &job.dataflow.pipeline, from, &job.env).await?;
             let decoder = Arc::new(Decoder::new(&source.def)?);
             let decoding = Decoding { decoder, watermark: source.watermark.clone() };
-            let limits = FeedLimits { poll: job.poll, lanes: job.lanes };
+            let limits = FeedLimits { poll: job.poll, lanes: job.lanes, memory: job.sinks.memory.clone() };
             let (sender, inbox) = channel();
             inputs.feeds.push(Feed::start(index, reader, decoding, limits, sender, stop.clone()));
             inputs.inboxes.push(inbox);

@@ -37,9 +37,6 @@ use crate::operator::END_OF_TIME;
 use crate::plan::Dataflow;
 use crate::source::chunk::Offsets;
 
-/// An epoch closes early when this much waits for its commit.
-const BUFFERED_BYTES: u64 = 64 << 20;
-
 /// How often silent partitions are looked at.
 const IDLE_CHECK: Duration = Duration::from_millis(500);
 
@@ -203,7 +200,7 @@ impl Coordinator {
             (false, true) => Input::Held,
             (false, false) => Input::Readable,
         };
-        let epoch = match (self.open.is_idle(), self.open.outputs.buffered() >= BUFFERED_BYTES) {
+        let epoch = match (self.open.is_idle(), self.open.outputs.is_full()) {
             (true, _) => Content::Empty,
             (false, false) => Content::Some,
             (false, true) => Content::Full,

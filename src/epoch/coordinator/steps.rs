@@ -153,7 +153,6 @@ impl Coordinator {
             outputs: full.outputs,
             ranges: full.ranges,
             positions: self.positions.clone(),
-            dead: full.dead,
             records: full.records,
             changes: self.memory.changes(&self.dataflow)?,
             times: self.committer.sources.iter().cloned().zip(self.inputs.source_times()).collect(),

@@ -33,6 +33,7 @@ use super::verify::compare;
 use crate::catalog::Catalog;
 use crate::delta::testing::{WrittenTable, declared};
 use crate::env::Env;
+use crate::memory::MemoryPool;
 use crate::plan::{FunctionSet, Targets, batch};
 use crate::sql::SourceFile;
 use crate::state::{MemoryBudget, SpillFolder, StateStore};
@@ -221,11 +222,26 @@ async fn lookup_table(env: &Env) -> WrittenTable {
 
 /// Memory without a limit, or, where there is a folder for cold state, hardly any.
 fn limits(spill: Option<SpillFolder>) -> Limits {
+    let pool = MemoryPool::new(1 << 30);
     match spill {
         None => {
             let spill = Err("nothing is short of memory".to_owned());
-            Limits { bytes: u64::MAX, spill, budget: MemoryBudget::new(u64::MAX) }
+            Limits {
+                bytes: u64::MAX,
+                spill,
+                budget: MemoryBudget::new(u64::MAX),
+                pool,
+                pipelines: 1,
+                kafka_queue: 32 << 20,
+            }
         }
-        Some(folder) => Limits { bytes: 100_000, spill: Ok(folder), budget: MemoryBudget::new(5_000) },
+        Some(folder) => Limits {
+            bytes: 100_000,
+            spill: Ok(folder),
+            budget: MemoryBudget::new(5_000),
+            pool,
+            pipelines: 1,
+            kafka_queue: 32 << 20,
+        },
     }
 }

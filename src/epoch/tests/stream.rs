@@ -18,7 +18,7 @@ use crate::env::Env;
 use crate::epoch::memory::{Limits, Memory};
 use crate::epoch::open::{LaneWriter, MicroBatch, Outputs};
 use crate::epoch::remember::Remembered;
-use crate::epoch::sinks::{BranchSink, Sinks};
+use crate::epoch::sinks::{BranchSink, OutputMemory, Sinks};
 use crate::epoch::watermark::SourceClock;
 use crate::operator::END_OF_TIME;
 use crate::plan::{Branch, Dataflow};
@@ -233,7 +233,7 @@ impl<'a> Run<'a> {
             rows.retain(|_, count| *count != 0);
             assert!(rows.values().all(|count| *count > 0), "epoch {epoch:?} takes back what was never given");
         }
-        self.ended.late += self.outputs.take_violations().len();
+        self.ended.late += self.outputs.refused() as usize;
         let changes = self.memory.changes(&self.setup.dataflow).unwrap();
         self.committed.state = self.remembered.write(epoch, changes).await.unwrap();
         self.committed.epoch = epoch;
@@ -314,7 +314,8 @@ fn outputs(setup: &Setup, memory: &Memory, epoch: Epoch, lanes: usize) -> Arc<Ou
     let sink =
         |branch: &Branch| BranchSink::Transaction { topic: branch.target.clone(), key: None, changes: changes() };
     let branches = setup.dataflow.branches.iter().map(sink).collect();
-    let sinks = Arc::new(Sinks { branches, tables: Vec::new(), dead_letters: 0, transaction: None });
+    let memory_of = OutputMemory::new(setup.limits.pool.clone(), 1);
+    let sinks = Arc::new(Sinks { branches, tables: Vec::new(), dead_letters: 0, transaction: None, memory: memory_of });
     let lanes = lanes.max(memory.widest());
     Arc::new(Outputs::new(epoch, "test", sinks, Arc::clone(&setup.dataflow), lanes, true))
 }

@@ -116,7 +116,7 @@ impl Operator for Closing {
             self.add(&batch)?;
         }
         self.cutoff = self.cutoff.max(self.shape.closing.complete_below(tick.watermark));
-        Ok(Stepped { rows: self.close(tick.watermark)?, late })
+        Ok(Stepped { rows: self.close(tick.watermark)?, late, more: false })
     }
 
     fn state(&self) -> Vec<StateTable> {

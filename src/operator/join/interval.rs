@@ -4,6 +4,7 @@
 //! row of time l once the rows to come on the right are all later than l + upper, a right row of time r once those on the left
 //! are later than r - lower. The same instant is when a row is forgotten.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use arrow::array::BooleanArray;
@@ -13,14 +14,14 @@ use arrow::record_batch::RecordBatch;
 use super::chains::{Cursor, Want};
 use super::intake::{Intake, IntakeOptions, Rows, Taken, only, pick};
 use super::layout::Facts;
-use super::pairs::{Matcher, PAIRS, Role, roles};
+use super::pairs::{Matcher, PAIRS, Part, Role, roles};
 use super::segments::refused;
 use super::side::{Arriving, Side, SideOptions, usage};
 use super::watermark_minus;
 use crate::error::{Context, Error, Result};
 use crate::operator::spec::{JoinSpec, TimeBounds};
 use crate::operator::{END_OF_TIME, Operator, StateUsage, Stepped, Tick};
-use crate::state::{StateChange, StateTable};
+use crate::state::{NO_WATERMARK, StateChange, StateTable};
 
 /// The interval join of one shard.
 pub(super) struct IntervalJoin {
@@ -29,6 +30,18 @@ pub(super) struct IntervalJoin {
     matcher: Matcher,
     intakes: [Intake; 2],
     sides: [Side; 2],
+    /// What is left of the step that is not done.
+    probing: VecDeque<Probing>,
+    watermark: i64,
+}
+
+/// A port's rows, being joined with what the other side keeps.
+struct Probing {
+    port: usize,
+    taken: Taken,
+    cursor: Cursor,
+    /// Which rows have a match, so far.
+    met: Vec<bool>,
 }
 
 impl IntervalJoin {
@@ -69,7 +82,8 @@ impl IntervalJoin {
             side(1, &spec.right_keys, bounds.right.column, "right"),
         ];
         let matcher = Matcher::new(spec, [intakes[0].row(), intakes[1].row()])?;
-        Ok(Self { bounds, roles, matcher, intakes, sides })
+        let (probing, watermark) = (VecDeque::new(), NO_WATERMARK);
+        Ok(Self { bounds, roles, matcher, intakes, sides, probing, watermark })
     }
 
     /// Rows of a side with a time below this can match nothing that may still come.
@@ -81,10 +95,9 @@ impl IntervalJoin {
         }
     }
 
-    /// Joins a side's rows with what the other remembers, then remembers them too.
-    fn meet(&mut self, port: usize, taken: Taken, out: &mut Vec<RecordBatch>) -> Result<()> {
+    /// Remembers a side's rows, which have been joined with what the other remembers.
+    fn keep(&mut self, port: usize, taken: Taken, met: Vec<bool>, out: &mut Vec<RecordBatch>) -> Result<()> {
         let Rows { rows, times, .. } = taken.rows;
-        let met = self.probe(port, &rows, &taken.hashes, &times, out)?;
         let role = self.roles[port];
         if !matches!(role, Role::Semi | Role::Anti) {
             let matches = if role.counts() { met.iter().map(|&met| i64::from(met)).collect() } else { Vec::new() };
@@ -104,40 +117,37 @@ impl IntervalJoin {
         self.sides[port].insert(arriving).map(|_| ())
     }
 
-    /// Lets pairs out; says which rows have a match.
-    fn probe(
-        &mut self,
-        port: usize,
-        rows: &RecordBatch,
-        hashes: &[u64],
-        times: &[i64],
-        out: &mut Vec<RecordBatch>,
-    ) -> Result<Vec<bool>> {
+    /// Lets pairs out and notes which rows have a match. False when the part is full before all rows are done.
+    fn probe(&mut self, probing: &mut Probing, part: &mut Part) -> Result<bool> {
+        let Probing { port, taken, cursor, met } = probing;
+        let (port, rows, times) = (*port, &taken.rows.rows, &taken.rows.times);
         let counted = self.roles[port].counts();
-        let mut met = vec![false; if counted { rows.num_rows() } else { 0 }];
+        if counted && met.is_empty() {
+            met.resize(rows.num_rows(), false);
+        }
         let TimeBounds { lower, upper, .. } = self.bounds;
         let (from, to) = if port == 0 { (lower, upper) } else { (upper.saturating_neg(), lower.saturating_neg()) };
         let range = |row: usize| (times[row].saturating_add(from), times[row].saturating_add(to));
         if counted && self.matcher.keys_decide() {
-            return self.matcher.any(port, rows, hashes, range, &self.sides[1 - port]);
+            *met = self.matcher.any(port, rows, &taken.hashes, range, &self.sides[1 - port])?;
+            return Ok(true);
         }
-        let mut cursor = Cursor::default();
         loop {
             let (mut probing, mut slots) = (Vec::new(), Vec::new());
-            let more =
-                self.sides[1 - port].search(Want::All, hashes, range, &mut cursor, PAIRS, (&mut probing, &mut slots));
+            let stored = &self.sides[1 - port];
+            let more = stored.search(Want::All, &taken.hashes, range, cursor, PAIRS, (&mut probing, &mut slots));
             if !slots.is_empty() {
-                let pairs = self.matcher.check(port, rows, &self.sides[1 - port], (probing, slots))?;
+                let pairs = self.matcher.check(port, rows, stored, (probing, slots))?;
                 if counted {
                     pairs.rows.iter().for_each(|&row| met[row as usize] = true);
                 }
-                self.mark(1 - port, &pairs.slots, out)?;
+                self.mark(1 - port, &pairs.slots, &mut part.pairs[port])?;
                 if self.matcher.pairs_come_out() && !pairs.rows.is_empty() {
-                    out.push(self.matcher.output(pairs, None)?);
+                    part.push(port, self.matcher.output(pairs, None)?);
                 }
             }
-            if !more {
-                return Ok(met);
+            if !more || part.is_full() {
+                return Ok(!more);
             }
         }
     }
@@ -183,6 +193,7 @@ impl IntervalJoin {
 
 impl Operator for IntervalJoin {
     fn step(&mut self, inputs: Vec<Vec<RecordBatch>>, tick: Tick) -> Result<Stepped> {
+        self.watermark = tick.watermark;
         let mut stepped = Stepped::default();
         for (port, batches) in inputs.into_iter().enumerate().take(2) {
             let Some(mut taken) = self.intakes[port].take(&batches, tick.before, tick.now)? else { continue };
@@ -191,12 +202,29 @@ impl Operator for IntervalJoin {
                 let rows = lonely.rows;
                 stepped.rows.push(self.matcher.alone(port, rows.columns().to_vec(), rows.num_rows(), None)?);
             }
-            self.meet(port, taken, &mut stepped.rows)?;
+            self.probing.push_back(Probing { port, taken, cursor: Cursor::default(), met: Vec::new() });
         }
-        for side in 0..2 {
-            self.expire(side, tick.watermark, &mut stepped.rows)?;
-        }
+        let part = self.resume()?;
+        stepped.rows.extend(part.rows);
+        stepped.more = part.more;
         Ok(stepped)
+    }
+
+    fn resume(&mut self) -> Result<Stepped> {
+        let mut part = Part::new(true);
+        while let Some(mut probing) = self.probing.pop_front() {
+            if !self.probe(&mut probing, &mut part)? {
+                self.probing.push_front(probing);
+                return Ok(Stepped { rows: part.rows(), late: Vec::new(), more: true });
+            }
+            let Probing { port, taken, met, .. } = probing;
+            self.keep(port, taken, met, &mut part.pairs[port])?;
+        }
+        let mut rows = part.rows();
+        for side in 0..2 {
+            self.expire(side, self.watermark, &mut rows)?;
+        }
+        Ok(Stepped { rows, late: Vec::new(), more: false })
     }
 
     fn state(&self) -> Vec<StateTable> {

@@ -21,10 +21,39 @@ use super::intake::{only, pick};
 use super::segments::refused;
 use super::side::Side;
 use crate::error::{Context, Error, Result};
+use crate::operator::PART_BYTES;
 use crate::operator::spec::JoinSpec;
 
 /// Pairs are checked so many at a time; few in tests, so that a search has to go on where it stopped.
 pub(super) const PAIRS: usize = if cfg!(test) { 12 } else { 16_384 };
+
+/// The pairs that a step gives at once.
+pub(super) struct Part {
+    /// By the port whose rows came.
+    pub(super) pairs: [Vec<RecordBatch>; 2],
+    bytes: usize,
+    bounded: bool,
+}
+
+impl Part {
+    /// No pairs; `bounded` ones are full at some time.
+    pub(super) fn new(bounded: bool) -> Self {
+        Self { pairs: Default::default(), bytes: 0, bounded }
+    }
+
+    pub(super) fn push(&mut self, port: usize, rows: RecordBatch) {
+        self.bytes += rows.get_array_memory_size();
+        self.pairs[port].push(rows);
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.bounded && self.bytes >= PART_BYTES
+    }
+
+    pub(super) fn rows(self) -> Vec<RecordBatch> {
+        self.pairs.into_iter().flatten().collect()
+    }
+}
 
 /// What becomes of one side's rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

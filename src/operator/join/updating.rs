@@ -8,13 +8,14 @@
 use arrow::array::BooleanArray;
 use arrow::compute::{concat_batches, filter_record_batch};
 use arrow::record_batch::RecordBatch;
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::chains::{Cursor, NONE, Want};
 use super::consolidate::consolidate_output;
 use super::intake::{Intake, IntakeOptions, Taken, pick};
 use super::layout::Facts;
-use super::pairs::{Matcher, PAIRS, Role, roles};
+use super::pairs::{Matcher, PAIRS, Part, Role, roles};
 use super::segments::refused;
 use super::side::{Arriving, Side, SideOptions, usage};
 use super::watermark_minus;
@@ -33,6 +34,20 @@ pub(super) struct UpdatingJoin {
     matcher: Matcher,
     intakes: [Intake; 2],
     sides: [Side; 2],
+    /// What is left of the step that is not done.
+    probing: VecDeque<Probing>,
+    /// Of this step: rows that can never match.
+    unmatched: Vec<RecordBatch>,
+    tick: Tick,
+}
+
+/// A port's rows, being joined with what the other side keeps.
+struct Probing {
+    port: usize,
+    taken: Taken,
+    cursor: Cursor,
+    /// What each row's matches weigh, so far.
+    matches: Vec<i64>,
 }
 
 impl UpdatingJoin {
@@ -64,12 +79,22 @@ impl UpdatingJoin {
         let sides = [side(0, "left"), side(1, "right")];
         let (ttl, output_retract) = (spec.ttl, spec.output_retract);
         let matcher = Matcher::new(spec, [intakes[0].row(), intakes[1].row()])?;
-        Ok(Self { roles, retract, output_retract, ttl, times, matcher, intakes, sides })
+        let tick = Tick { before: NO_WATERMARK, watermark: NO_WATERMARK, now: 0 };
+        let (probing, unmatched) = (VecDeque::new(), Vec::new());
+        Ok(Self { roles, retract, output_retract, ttl, times, matcher, intakes, sides, probing, unmatched, tick })
     }
 
-    /// Joins a side's rows with what the other remembers, then remembers them too.
-    fn meet(&mut self, port: usize, taken: &Taken, out: &mut Vec<RecordBatch>) -> Result<()> {
-        let matches = self.probe(port, taken, out)?;
+    /// Joins a side's rows with what the other remembers, then remembers them too. False when the part is full before that.
+    fn meet(&mut self, probing: &mut Probing, part: &mut Part) -> Result<bool> {
+        if !self.probe(probing, part)? {
+            return Ok(false);
+        }
+        let Probing { port, taken, matches, .. } = probing;
+        self.keep(*port, taken, std::mem::take(matches))?;
+        Ok(true)
+    }
+
+    fn keep(&mut self, port: usize, taken: &Taken, matches: Vec<i64>) -> Result<()> {
         let rows = &taken.rows;
         if !self.retract[port] {
             let arriving = Arriving {
@@ -123,23 +148,26 @@ impl UpdatingJoin {
         Ok(())
     }
 
-    /// Lets pairs out; says what each row's matches weigh.
-    fn probe(&mut self, port: usize, taken: &Taken, out: &mut Vec<RecordBatch>) -> Result<Vec<i64>> {
-        let rows = &taken.rows;
+    /// Lets pairs out and adds up what each row's matches weigh. False when the part is full before all rows are done.
+    fn probe(&mut self, probing: &mut Probing, part: &mut Part) -> Result<bool> {
+        let Probing { port, taken, cursor, matches } = probing;
+        let (port, rows) = (*port, &taken.rows);
         let (counted, once) = (self.roles[1 - port].counts(), self.matches_only_come(1 - port));
         let done = self.done_when_matched(1 - port);
-        let mut matches = vec![0; if self.roles[port].counts() { rows.times.len() } else { 0 }];
+        if self.roles[port].counts() && matches.is_empty() {
+            matches.resize(rows.times.len(), 0);
+        }
         let weight = |row: u32| rows.weights.get(row as usize).copied().unwrap_or(1);
         let all = |_| (i64::MIN, i64::MAX);
         if self.roles[port].counts() && self.matches_only_come(port) && self.matcher.keys_decide() {
             let met = self.matcher.any(port, &rows.rows, &taken.hashes, all, &self.sides[1 - port])?;
-            return Ok(met.into_iter().map(i64::from).collect());
+            *matches = met.into_iter().map(i64::from).collect();
+            return Ok(true);
         }
-        let mut cursor = Cursor::default();
         loop {
             let (mut probing, mut slots) = (Vec::new(), Vec::new());
             let stored = &mut self.sides[1 - port];
-            let more = stored.search(Want::All, &taken.hashes, all, &mut cursor, PAIRS, (&mut probing, &mut slots));
+            let more = stored.search(Want::All, &taken.hashes, all, cursor, PAIRS, (&mut probing, &mut slots));
             if !slots.is_empty() {
                 let mut pairs = self.matcher.check(port, &rows.rows, stored, (probing, slots))?;
                 for (&row, &slot) in pairs.rows.iter().zip(&pairs.slots) {
@@ -164,12 +192,12 @@ impl UpdatingJoin {
                         weights = Some(products.into_iter().filter(|&weight| weight != 0).collect());
                     }
                     if !pairs.rows.is_empty() {
-                        out.push(self.matcher.output(pairs, weights)?);
+                        part.push(port, self.matcher.output(pairs, weights)?);
                     }
                 }
             }
-            if !more {
-                return Ok(matches);
+            if !more || part.is_full() {
+                return Ok(!more);
             }
         }
     }
@@ -226,28 +254,39 @@ impl UpdatingJoin {
 
 impl Operator for UpdatingJoin {
     fn step(&mut self, inputs: Vec<Vec<RecordBatch>>, tick: Tick) -> Result<Stepped> {
-        let mut pairs = [Vec::new(), Vec::new()];
-        let mut alone = Vec::new();
+        self.tick = tick;
         for (port, batches) in inputs.into_iter().enumerate().take(2) {
             let Some(mut taken) = self.intakes[port].take(&batches, tick.before, tick.now)? else { continue };
             if let Some(lonely) = taken.lonely.take().filter(|_| self.roles[port].keeps_lonely()) {
                 let (columns, count) = (lonely.rows.columns().to_vec(), lonely.rows.num_rows());
                 let weights = Some(lonely.weights).filter(|weights| !weights.is_empty());
-                alone.push(self.matcher.alone(port, columns, count, weights)?);
+                self.unmatched.push(self.matcher.alone(port, columns, count, weights)?);
             }
-            self.meet(port, &taken, &mut pairs[port])?;
+            self.probing.push_back(Probing { port, taken, cursor: Cursor::default(), matches: Vec::new() });
         }
-        let mut rows = self.consolidated(pairs)?;
-        rows.append(&mut alone);
+        self.resume()
+    }
+
+    fn resume(&mut self) -> Result<Stepped> {
+        // Where rows are taken back, a step's pairs have to be consolidated together.
+        let mut part = Part::new(self.retract == [false, false]);
+        while let Some(mut probing) = self.probing.pop_front() {
+            if !self.meet(&mut probing, &mut part)? {
+                self.probing.push_front(probing);
+                return Ok(Stepped { rows: part.rows(), late: Vec::new(), more: true });
+            }
+        }
+        let mut rows = self.consolidated(part.pairs)?;
+        rows.append(&mut self.unmatched);
         for side in 0..2 {
             self.settle(side, &mut rows)?;
-            let cutoff = self.cutoff(side, tick.watermark, tick.now);
+            let cutoff = self.cutoff(side, self.tick.watermark, self.tick.now);
             let over = self.sides[side].take_below(cutoff);
             self.sides[side].expire(&over, cutoff);
             self.sides[side].tidy()?;
         }
         rows.retain(|batch| batch.num_rows() > 0);
-        Ok(Stepped { rows, late: Vec::new() })
+        Ok(Stepped { rows, late: Vec::new(), more: false })
     }
 
     fn state(&self) -> Vec<StateTable> {

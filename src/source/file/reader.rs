@@ -17,6 +17,10 @@ use crate::env::Env;
 use crate::error::{Error, Result};
 use crate::source::chunk::{Chunk, Offset, Offsets, PartitionId, Payload, Poll, PollLimit, ReadFrom, SourceReader};
 
+/// Bytes of a line before any was read, and bytes that are read at a time at least.
+const LINE_BYTES: usize = 256;
+const READ_BYTES: usize = 64 << 10;
+
 /// Parquet batches hold at most this many rows, so that a chunk stays within caches.
 const MAX_BATCH_ROWS: usize = 65_536;
 
@@ -34,6 +38,8 @@ pub struct FileReader {
     files: BTreeMap<PartitionId, FileState>,
     listed_at_ms: i64,
     open: Option<(PartitionId, ParquetRows)>,
+    /// Bytes of a line, on average of the last chunk: so much is read for so many rows, and no more.
+    line_bytes: usize,
 }
 
 /// How far a file has been read.
@@ -67,6 +73,7 @@ impl FileReader {
             files: BTreeMap::new(),
             listed_at_ms: env.unix_ms(),
             open: None,
+            line_bytes: LINE_BYTES,
         };
         reader.take_listing(listing)?;
         Ok(reader)
@@ -133,6 +140,7 @@ impl FileReader {
     }
 
     fn read_lines(&mut self, id: &PartitionId, rows: usize, bytes: usize) -> Result<Option<Chunk>> {
+        let bytes = bytes.min(rows.saturating_mul(self.line_bytes).saturating_add(READ_BYTES));
         let Some(state) = self.files.get_mut(id) else { return Ok(None) };
         let last_line = match (self.bounded, self.format) {
             (false, _) => LastLine::Waits,
@@ -174,6 +182,8 @@ impl FileReader {
         };
         state.next = end as i64;
         state.exhausted = end >= state.size;
+        self.line_bytes =
+            records.data.len().checked_div(records.len()).map_or(self.line_bytes, |mean| mean + mean / 4 + 1);
         let partition = PartitionId::clone(id);
         Ok(Some(Chunk { partition, start, end: state.next, payload: Payload::Records(records) }))
     }

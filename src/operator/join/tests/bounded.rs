@@ -153,7 +153,7 @@ fn step(operator: &mut dyn Operator, events: &[Event], before: i64, watermark: i
         let here: Vec<&Event> = events.iter().filter(|event| event.port == port).collect();
         if here.is_empty() { Vec::new() } else { vec![batch(port, false, &here)] }
     });
-    operator.step(inputs.into(), Tick { before, watermark, now: 0 }).unwrap()
+    operator.whole_step(inputs.into(), Tick { before, watermark, now: 0 }).unwrap()
 }
 
 fn ids(stepped: &Stepped) -> Vec<String> {

@@ -219,7 +219,7 @@ impl<'a> Run<'a> {
                 let keys = &self.keys[port];
                 inputs[port].iter().map(|batch| routed(batch, keys, shard, count)).collect()
             };
-            let stepped = self.shards[shard].step(vec![part(0), part(1)], tick).unwrap();
+            let stepped = self.shards[shard].whole_step(vec![part(0), part(1)], tick).unwrap();
             self.collect(&stepped);
         }
     }

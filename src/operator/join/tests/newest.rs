@@ -68,7 +68,7 @@ fn left_rows_wait_for_the_right_side_and_late_rows_are_set_aside() {
             let here: Vec<&Event> = events.iter().filter(|event| event.port == port).collect();
             if here.is_empty() { Vec::new() } else { vec![batch(port, false, &here)] }
         });
-        let stepped = operator.step(inputs.into(), Tick { before, watermark, now: 0 }).unwrap();
+        let stepped = operator.whole_step(inputs.into(), Tick { before, watermark, now: 0 }).unwrap();
         let rows = stepped.rows.iter().flat_map(|batch| lines(batch, false));
         let rows = rows.map(|(row, _)| row.split(" | ").skip(1).step_by(4).collect::<Vec<_>>().join(" "));
         (rows.collect::<Vec<_>>(), stepped.late.iter().map(|(port, _)| *port).collect::<Vec<_>>())

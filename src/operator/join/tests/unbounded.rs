@@ -58,7 +58,7 @@ fn step(operator: &mut dyn Operator, retract: bool, events: &[Event], watermark:
         let here: Vec<&Event> = events.iter().filter(|event| event.port == port).collect();
         if here.is_empty() { Vec::new() } else { vec![batch(port, retract, &here)] }
     });
-    let stepped = operator.step(inputs.into(), Tick { before: watermark, watermark, now }).unwrap();
+    let stepped = operator.whole_step(inputs.into(), Tick { before: watermark, watermark, now }).unwrap();
     let rows = stepped.rows.iter().flat_map(|batch| lines(batch, true));
     rows.map(|(row, weight)| (row.split(" | ").skip(1).step_by(4).collect::<Vec<_>>().join(" "), weight)).collect()
 }

@@ -1,0 +1,261 @@
+//! The open files of one writer: at most one per partition, and together within the writer's memory.
+//!
+//! What a file holds in memory is estimated from the rows it was given: they are encoded at once, and a row group is written out when
+//! it has [`FileLimits::row_group_bytes`]. When all open files together exceed [`FileLimits::memory`], those that were not written to
+//! for the longest time end; a later row of their partition begins a new file. So 100,000 partitions cost files, not memory.
+
+use std::collections::HashMap;
+use std::num::NonZeroU64;
+
+use arrow::array::{Array, ArrayRef, RecordBatch, UInt32Array};
+use arrow::compute::take_record_batch;
+use arrow::datatypes::SchemaRef;
+use arrow::row::{RowConverter, SortField};
+use delta_kernel::expressions::Scalar;
+use delta_kernel::table_properties::DataSkippingNumIndexedCols;
+use deltalake::datafile::writer::{PartitionWriter, PartitionWriterConfig};
+use deltalake::kernel::Add;
+use deltalake::kernel::scalars::ScalarExt;
+use deltalake::logstore::ObjectStoreRef;
+use deltalake::parquet::file::properties::WriterProperties;
+use futures::{StreamExt, TryStreamExt};
+
+use crate::error::{Context, Error, Result};
+
+/// Rows handed to the Parquet writer between two looks at the file's size.
+const SLICE_ROWS: usize = 64 * 1024;
+/// What an open file takes before it has a row, and what it takes besides per column: encoders, page buffers, statistics.
+const FILE_BYTES: u64 = 8 << 10;
+const COLUMN_BYTES: u64 = 2 << 10;
+/// A part of an upload, and how many are under way where memory allows.
+const PART_BYTES: u64 = 5 << 20;
+const MOST_UPLOADS: u64 = 10;
+/// Files that end at the same time.
+const ENDING: usize = 16;
+
+/// What a writer's open files may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct FileLimits {
+    /// Bytes of all of them.
+    pub memory: u64,
+    /// A file ends beyond this; `None` = never.
+    pub file_bytes: Option<NonZeroU64>,
+}
+
+impl FileLimits {
+    /// A row group is written out when it has so many bytes.
+    pub(super) fn row_group_bytes(&self) -> usize {
+        usize::try_from((self.memory / 2).clamp(1 << 20, 1 << 30)).unwrap_or(usize::MAX)
+    }
+
+    fn uploads(&self) -> usize {
+        (self.memory / 4 / PART_BYTES).clamp(1, MOST_UPLOADS) as usize
+    }
+}
+
+/// How files are written.
+#[derive(Debug, Clone)]
+pub(super) struct FileFormat {
+    /// The table, for errors.
+    pub location: String,
+    pub schema: SchemaRef,
+    pub partition_columns: Vec<String>,
+    pub properties: WriterProperties,
+    pub limits: FileLimits,
+    pub indexed_columns: DataSkippingNumIndexedCols,
+    pub stats_columns: Option<Vec<String>>,
+}
+
+/// Writes rows into one open file per partition.
+pub(super) struct OpenFiles {
+    store: ObjectStoreRef,
+    format: FileFormat,
+    file_schema: SchemaRef,
+    /// The partition columns, by index.
+    partition: Vec<usize>,
+    keys: Option<RowConverter>,
+    open: HashMap<Box<[u8]>, OpenFile>,
+    /// What all open files take.
+    bytes: u64,
+    writes: u64,
+    done: Vec<Add>,
+}
+
+struct OpenFile {
+    writer: PartitionWriter,
+    /// Given to it since it began.
+    raw: u64,
+    /// What it takes.
+    bytes: u64,
+    /// The write that touched it last.
+    touched: u64,
+}
+
+impl OpenFiles {
+    pub(super) fn new(store: ObjectStoreRef, format: FileFormat) -> Result<Self> {
+        let failed = || "the partition columns cannot be grouped by".to_owned();
+        let columns = format.partition_columns.iter().map(|name| format.schema.index_of(name));
+        let partition = columns.collect::<Result<Vec<_>, _>>().internal(failed)?;
+        let rest: Vec<usize> = (0..format.schema.fields().len()).filter(|index| !partition.contains(index)).collect();
+        let file_schema = std::sync::Arc::new(format.schema.project(&rest).internal(failed)?);
+        let fields: Vec<_> =
+            partition.iter().map(|index| SortField::new(format.schema.field(*index).data_type().clone())).collect();
+        let keys = (!fields.is_empty()).then(|| RowConverter::new(fields)).transpose().internal(failed)?;
+        let (open, done) = (HashMap::new(), Vec::new());
+        Ok(Self { store, format, file_schema, partition, keys, open, bytes: 0, writes: 0, done })
+    }
+
+    /// Bytes that the open files take, about.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Files that have ended.
+    pub(super) fn ended(&self) -> usize {
+        self.done.len()
+    }
+
+    /// Adds rows in the writer's schema.
+    pub(super) async fn write(&mut self, batch: &RecordBatch) -> Result<()> {
+        self.writes += 1;
+        let Some(keys) = &self.keys else {
+            return self.write_to(Box::default(), batch, &[], 0).await;
+        };
+        let failed = || "rows cannot be divided into partitions".to_owned();
+        let values: Vec<ArrayRef> = self.partition.iter().map(|index| batch.column(*index).clone()).collect();
+        let rows = keys.convert_columns(&values).internal(failed)?;
+        let mut groups: HashMap<&[u8], Vec<u32>> = HashMap::new();
+        let mut order: Vec<&[u8]> = Vec::new();
+        for (number, row) in rows.iter().enumerate() {
+            let group = groups.entry(row.data()).or_insert_with(|| {
+                order.push(row.data());
+                Vec::new()
+            });
+            group.push(number as u32);
+        }
+        let rest: Vec<usize> = (0..batch.num_columns()).filter(|index| !self.partition.contains(index)).collect();
+        let columns = batch.project(&rest).internal(failed)?;
+        let groups: Vec<(Box<[u8]>, Vec<u32>)> =
+            order.into_iter().filter_map(|key| Some((Box::from(key), groups.remove(key)?))).collect();
+        for (key, numbers) in groups {
+            let first = numbers.first().copied().unwrap_or_default() as usize;
+            if numbers.len() == batch.num_rows() {
+                self.write_to(key, &columns, &values, first).await?;
+            } else {
+                let part = take_record_batch(&columns, &UInt32Array::from(numbers)).internal(failed)?;
+                self.write_to(key, &part, &values, first).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds rows of one partition, whose values are in row `first` of `values`.
+    async fn write_to(&mut self, key: Box<[u8]>, rows: &RecordBatch, values: &[ArrayRef], first: usize) -> Result<()> {
+        if !self.open.contains_key(&key) {
+            let room = self.file_bytes(0);
+            self.make_room(room).await?;
+            let file = OpenFile { writer: self.begin(values, first)?, raw: 0, bytes: 0, touched: 0 };
+            self.open.insert(key.clone(), file);
+        }
+        let added = size_of_rows(rows);
+        let raw = self.open.get(&key).map_or(0, |file| file.raw) + added;
+        let bytes = self.file_bytes(raw);
+        let Some(file) = self.open.get_mut(&key) else { return Err(Error::internal("an open file is gone")) };
+        (file.raw, file.touched) = (raw, self.writes);
+        self.bytes = self.bytes + bytes - file.bytes;
+        file.bytes = bytes;
+        let written = file.writer.write(rows).await;
+        written.environment(|| format!("cannot write a file of `{}`", self.format.location))?;
+        if self.bytes > self.format.limits.memory {
+            self.make_room(0).await?;
+        }
+        Ok(())
+    }
+
+    /// What a file takes after it was given so many bytes of rows.
+    fn file_bytes(&self, raw: u64) -> u64 {
+        let columns = self.file_schema.fields().len() as u64;
+        let encoding = raw.min(self.format.limits.row_group_bytes() as u64);
+        let uploading = (raw / 2).min(PART_BYTES);
+        FILE_BYTES + columns * COLUMN_BYTES + encoding + uploading
+    }
+
+    fn begin(&self, values: &[ArrayRef], row: usize) -> Result<PartitionWriter> {
+        let failed = || "a file cannot be begun".to_owned();
+        let scalars = self.format.partition_columns.iter().zip(values).map(|(name, column)| {
+            let unreadable = || Error::internal(format!("value of partition column `{name}` cannot be read"));
+            Ok((name.clone(), Scalar::from_array(column.as_ref(), row).ok_or_else(unreadable)?))
+        });
+        let config = PartitionWriterConfig::try_new(
+            self.file_schema.clone(),
+            scalars.collect::<Result<_>>()?,
+            Some(self.format.properties.clone()),
+            self.format.limits.file_bytes,
+            Some(SLICE_ROWS),
+            Some(self.format.limits.uploads()),
+            None,
+        );
+        let (indexed, stats) = (self.format.indexed_columns, self.format.stats_columns.clone());
+        PartitionWriter::try_with_config(self.store.clone(), config.internal(failed)?, indexed, stats).internal(failed)
+    }
+
+    /// Ends files until half of the memory is free, if `more` would be too much.
+    async fn make_room(&mut self, more: u64) -> Result<()> {
+        let limit = self.format.limits.memory;
+        if self.bytes + more <= limit || self.open.len() < 2 {
+            return Ok(());
+        }
+        let mut oldest: Vec<(u64, Box<[u8]>)> =
+            self.open.iter().map(|(key, file)| (file.touched, key.clone())).collect();
+        oldest.sort_unstable();
+        let mut ending = Vec::new();
+        for (_, key) in oldest {
+            if self.bytes + more <= limit / 2 {
+                break;
+            }
+            if let Some(file) = self.open.remove(&key) {
+                self.bytes -= file.bytes;
+                ending.push(file.writer);
+            }
+        }
+        self.end(ending).await
+    }
+
+    async fn end(&mut self, writers: Vec<PartitionWriter>) -> Result<()> {
+        let mut ended = futures::stream::iter(writers).map(PartitionWriter::close).buffered(ENDING);
+        let mut failure = None;
+        // After a failure the others end all the same: an upload that is cut off would leave parts that nobody sees.
+        while let Some(adds) = ended.next().await {
+            match adds {
+                Ok(adds) => self.done.extend(adds),
+                Err(error) => failure = failure.or(Some(error)),
+            }
+        }
+        drop(ended);
+        match failure {
+            None => Ok(()),
+            Some(error) => Err(error).environment(|| format!("cannot finish a file of `{}`", self.format.location)),
+        }
+    }
+
+    /// Ends all files and returns them.
+    pub(super) async fn close(mut self) -> Result<Vec<Add>> {
+        let mut files: Vec<_> = std::mem::take(&mut self.open).into_iter().collect();
+        files.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+        self.end(files.into_iter().map(|(_, file)| file.writer).collect()).await?;
+        Ok(self.done)
+    }
+
+    /// Gives up; whatever was written already stays unnamed.
+    pub(super) async fn abort(self) -> Result<()> {
+        let location = self.format.location;
+        let aborted = futures::stream::iter(self.open.into_values()).map(|file| file.writer.abort());
+        let aborted = aborted.buffered(ENDING).try_collect::<()>().await;
+        aborted.environment(|| format!("cannot abandon a file of `{location}`"))
+    }
+}
+
+/// Bytes of these very rows: batches may be parts of larger ones.
+pub fn size_of_rows(rows: &RecordBatch) -> u64 {
+    rows.columns().iter().map(|column| column.to_data().get_slice_memory_size().unwrap_or(0) as u64).sum()
+}

@@ -1,0 +1,252 @@
+//! How a micro-batch runs through the dataflow: stage by stage, lanes side by side within a stage; in slices where rows become many.
+//!
+//! An operator may give the rows of a step in parts (a join of keys that many rows share), and an unnest may make many rows of one. A
+//! part, or a slice of the input, runs through the rest of the dataflow and is written before the next one is made. The watermark
+//! moves with the last of them: to the operators behind, the others are steps in which time stands still.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use arrow::compute::concat_batches;
+use arrow::record_batch::RecordBatch;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+
+use super::memory::{Memory, SPREAD_ROWS};
+use super::open::{MicroBatch, Outputs};
+use super::sinks::BranchSink;
+use crate::error::{Context, Result};
+use crate::operator::Stepped;
+use crate::plan::Lane;
+use crate::state::NO_WATERMARK;
+
+/// A stage, and the operator behind it that has given the rows, if one has.
+#[derive(Clone, Copy)]
+struct Reached {
+    stage: usize,
+    operator: Option<usize>,
+}
+
+/// Event time and processing time of a run.
+#[derive(Clone, Copy)]
+struct Now<'a> {
+    times: &'a [i64],
+    now: i64,
+}
+
+impl Outputs {
+    /// Runs a micro-batch through the dataflow and writes what comes out.
+    pub async fn run(self: &Arc<Self>, mut batch: MicroBatch, memory: &mut Memory) -> Result<()> {
+        let rows = |batch: &MicroBatch| batch.lanes.iter().map(|lane| count(lane)).max().unwrap_or(0);
+        if self.unfolds() {
+            // Time moves with the last slice.
+            let still = vec![NO_WATERMARK; batch.times.len()];
+            loop {
+                let most = self.sinks.memory.slice_rows();
+                if rows(&batch) <= most {
+                    break;
+                }
+                let lanes = batch.lanes.iter_mut().map(|lane| take_rows(lane, most)).collect();
+                let slice = MicroBatch { source: batch.source, lanes, times: still.clone(), now: batch.now };
+                self.run_slice(slice, memory).await?;
+                self.micro_batch.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        self.run_slice(batch, memory).await
+    }
+
+    async fn run_slice(self: &Arc<Self>, batch: MicroBatch, memory: &mut Memory) -> Result<()> {
+        let rows = batch.lanes.iter().map(|lane| count(lane)).sum::<usize>();
+        let lanes = batch.lanes.len().max(memory.widest()).max(1);
+        let lanes: Vec<Arc<Lane>> = (0..lanes).map(|_| Arc::new(self.dataflow.lane())).collect();
+        if let Some(source) = batch.source {
+            let stream = self.dataflow.sources[source].stream;
+            for (lane, rows) in lanes.iter().zip(batch.lanes) {
+                lane.fill(stream, rows)?;
+            }
+        }
+        let now = Now { times: &batch.times, now: batch.now };
+        self.run_from(Reached { stage: 0, operator: None }, &lanes, now, memory).await?;
+        if self.unfolds() {
+            self.sinks.memory.unfolded(rows as u64, lanes.iter().map(|lane| lane.unfolded()).sum());
+        }
+        Ok(())
+    }
+
+    /// Runs everything behind `reached`.
+    async fn run_from(
+        self: &Arc<Self>,
+        reached: Reached,
+        lanes: &[Arc<Lane>],
+        now: Now<'_>,
+        memory: &mut Memory,
+    ) -> Result<()> {
+        for stage in reached.stage..self.dataflow.stages {
+            let after = reached.operator.filter(|_| stage == reached.stage);
+            if after.is_none() {
+                self.run_stage(stage, lanes).await?;
+            }
+            let operators = self.dataflow.operators_of(stage).map(|(index, _)| index);
+            let operators: Vec<usize> = operators.filter(|index| after.is_none_or(|after| *index > after)).collect();
+            for index in operators {
+                self.run_operator(Reached { stage, operator: Some(index) }, index, lanes, now, memory).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn run_stage(self: &Arc<Self>, stage: usize, lanes: &[Arc<Lane>]) -> Result<()> {
+        let others: Vec<_> = lanes
+            .iter()
+            .enumerate()
+            .skip(1)
+            .filter(|(_, lane)| !lane.is_empty())
+            .map(|(number, lane)| {
+                let (outputs, lane) = (Arc::clone(self), Arc::clone(lane));
+                tokio::spawn(async move { outputs.run_lane(stage, number, &lane).await })
+            })
+            .collect();
+        if let Some(lane) = lanes.first() {
+            self.run_lane(stage, 0, lane).await?;
+        }
+        for task in others {
+            task.await.internal(|| "a lane ended abnormally".to_owned())??;
+        }
+        Ok(())
+    }
+
+    /// Runs one lane through one stage and writes what comes out.
+    async fn run_lane(&self, stage: usize, number: usize, lane: &Lane) -> Result<()> {
+        lane.run_fragments(&self.dataflow, stage, |_| true).await?;
+        let of_stage = self.dataflow.branches.iter().enumerate().filter(|(_, branch)| branch.stage == stage);
+        // What is sent at once goes before anything that encodes files.
+        let direct = |branch: usize| matches!(self.sinks.branches[branch], BranchSink::Direct { .. });
+        let (first, others): (Vec<_>, Vec<_>) = of_stage.partition(|(branch, _)| direct(*branch));
+        for (index, branch) in first.into_iter().chain(others) {
+            lane.run_branch(branch, |rows| self.write(index, number, rows)).await?;
+        }
+        Ok(())
+    }
+
+    /// Gives an operator the rows of all lanes; what its shards give goes back to the lanes.
+    async fn run_operator(
+        self: &Arc<Self>,
+        reached: Reached,
+        index: usize,
+        lanes: &[Arc<Lane>],
+        now: Now<'_>,
+        memory: &mut Memory,
+    ) -> Result<()> {
+        let node = &self.dataflow.operators[index];
+        let of_port = |stream| lanes.iter().flat_map(|lane| lane.rows(stream).iter().cloned()).collect();
+        let inputs: Vec<Vec<RecordBatch>> = node.inputs.iter().map(|stream| of_port(*stream)).collect();
+        let watermark = node.sources.iter().map(|source| now.times[*source]).min().unwrap_or(NO_WATERMARK);
+        let mut stepped = memory.step(index, inputs, watermark, now.now).await?;
+        loop {
+            let rows = self.rows_of(&node.id, stepped).await?;
+            let Some(more) = memory.next_part(index)? else {
+                for (lane, rows) in lanes.iter().zip(in_lanes(rows)?) {
+                    lane.fill(node.output, rows)?;
+                }
+                return Ok(());
+            };
+            self.run_part(reached, index, rows, now.now, memory).await?;
+            stepped = more;
+        }
+    }
+
+    /// The rows that an operator gave, by shard; those that came too late become dead letters, where they are kept.
+    async fn rows_of(&self, operator: &str, stepped: Vec<Stepped>) -> Result<Vec<Vec<RecordBatch>>> {
+        let mut of_shards = Vec::with_capacity(stepped.len());
+        for out in stepped {
+            if self.keep_late {
+                self.keep_late_rows(operator, out.late).await?;
+            }
+            of_shards.push(out.rows);
+        }
+        Ok(of_shards)
+    }
+
+    /// Runs a part of an operator's rows through all that is behind it, and writes what comes of it.
+    fn run_part<'a>(
+        self: &'a Arc<Self>,
+        reached: Reached,
+        index: usize,
+        rows: Vec<Vec<RecordBatch>>,
+        now: i64,
+        memory: &'a mut Memory,
+    ) -> BoxFuture<'a, Result<()>> {
+        async move {
+            let rows = in_lanes(rows)?;
+            let lanes: Vec<Arc<Lane>> = rows.iter().map(|_| Arc::new(self.dataflow.lane())).collect();
+            for (lane, rows) in lanes.iter().zip(rows) {
+                lane.fill(self.dataflow.operators[index].output, rows)?;
+            }
+            let still = vec![NO_WATERMARK; self.dataflow.sources.len()];
+            self.run_from(reached, &lanes, Now { times: &still, now }, memory).await?;
+            self.micro_batch.fetch_add(1, Ordering::Relaxed);
+            Ok(())
+        }
+        .boxed()
+    }
+}
+
+fn count(rows: &[RecordBatch]) -> usize {
+    rows.iter().map(RecordBatch::num_rows).sum()
+}
+
+/// Takes the first rows, at most so many.
+fn take_rows(rows: &mut Vec<RecordBatch>, most: usize) -> Vec<RecordBatch> {
+    let (mut taken, mut left, mut room) = (Vec::new(), Vec::new(), most);
+    for batch in std::mem::take(rows) {
+        let part = room.min(batch.num_rows());
+        room -= part;
+        if part > 0 {
+            taken.push(batch.slice(0, part));
+        }
+        if part < batch.num_rows() {
+            left.push(batch.slice(part, batch.num_rows() - part));
+        }
+    }
+    *rows = left;
+    taken
+}
+
+/// What shards gave, as rows per lane. A few go on in one lane, as one batch: what every batch and every task costs would be more than
+/// what its rows cost, and where processors are busy each task waits for its turn.
+fn in_lanes(of_shards: Vec<Vec<RecordBatch>>) -> Result<Vec<Vec<RecordBatch>>> {
+    let total: usize = of_shards.iter().flatten().map(RecordBatch::num_rows).sum();
+    if total >= SPREAD_ROWS {
+        return Ok(of_shards);
+    }
+    let rows: Vec<RecordBatch> = of_shards.into_iter().flatten().filter(|rows| rows.num_rows() > 0).collect();
+    if rows.len() < 2 {
+        return Ok(vec![rows]);
+    }
+    let joined = concat_batches(&rows[0].schema(), &rows);
+    Ok(vec![vec![joined.internal(|| "shards of an operator differ in schema".to_owned())?]])
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{ArrayRef, Int64Array};
+
+    use super::*;
+
+    fn batch(numbers: std::ops::Range<i64>) -> RecordBatch {
+        let column: ArrayRef = Arc::new(Int64Array::from_iter_values(numbers));
+        RecordBatch::try_from_iter([("n", column)]).unwrap()
+    }
+
+    #[test]
+    fn slices_are_the_rows_in_their_order() {
+        let mut rows = vec![batch(0..5), batch(5..6), batch(6..20)];
+        let mut slices = Vec::new();
+        while !rows.is_empty() {
+            slices.push(take_rows(&mut rows, 4));
+        }
+        assert!(slices.iter().all(|slice| count(slice) <= 4));
+        let all: Vec<RecordBatch> = slices.into_iter().flatten().collect();
+        assert_eq!(concat_batches(&all[0].schema(), &all).unwrap(), batch(0..20));
+    }
+}
