@@ -210,7 +210,8 @@ pub struct QueryMemory {
 }
 
 impl QueryMemory {
-    fn new(limit: u64) -> Self {
+    /// A share of its own, where nothing else takes memory.
+    pub fn new(limit: u64) -> Self {
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
         Self { inner: Arc::new(FairSpillPool::new(limit)), limit }
     }

@@ -43,7 +43,7 @@ pub struct Metrics {
     pub state_bytes: Family<Gauge, 2>,
     /// Rows that came too late to count, by pipeline and operator.
     pub late_rows: Family<Gauge, 2>,
-    /// Bytes that DataFusion's memory pool has lent out, by use (`pipeline`, `queries`).
+    /// Bytes reserved of the memory pool, by use (`output`, `input`, `queries`); operators' state has its own metric.
     pub memory_reserved_bytes: Family<Gauge, 1>,
     /// Flight SQL queries ended, by outcome (`done`, `failed`, `cancelled`).
     pub flight_queries: Family<Counter, 1>,

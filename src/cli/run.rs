@@ -14,6 +14,7 @@ use crate::catalog::Trigger;
 use crate::config::Config;
 use crate::epoch::{self, Finish, Progress, ProgressFile, ProgressSink, Stop, Surroundings, known_lookups, prepare};
 use crate::error::{Context, Error, Result};
+use crate::memory::MemoryUse;
 use crate::metrics::Metrics;
 use crate::plan::Targets;
 use crate::source::delta::Reach;
@@ -158,6 +159,7 @@ impl Runner {
 
     fn progress(&self, pipeline: &str) -> Result<ProgressSink> {
         let (report, metrics) = (Arc::clone(&self.report), Arc::clone(&self.metrics));
+        let pool = self.around.limits.pool.clone();
         let folder = self.around.pipeline_location(pipeline);
         let kept = match crate::delta::local_folder(&folder) {
             Some(folder) => Some(ProgressFile::open(&folder)?),
@@ -166,6 +168,9 @@ impl Runner {
         Ok(Arc::new(move |progress: &Progress| {
             report.epoch(progress);
             record(&metrics, progress);
+            for of in [MemoryUse::Output, MemoryUse::Input] {
+                metrics.memory_reserved_bytes.with([of.name()]).set(pool.used(of) as f64);
+            }
             if let Some(file) = &kept {
                 file.append(progress);
             }

@@ -13,6 +13,7 @@ use crate::config::{Config, Secret};
 use crate::delta::TableStore;
 use crate::env::Env;
 use crate::error::{Context, ErrorKind, Result};
+use crate::memory::QueryMemory;
 use crate::metrics::Metrics;
 use crate::serve::BoundServer;
 use crate::serve::flight::{self, FlightOptions, TlsIdentity};
@@ -127,20 +128,21 @@ pub async fn open_warehouse(config: &Config, path: Option<&str>, files: &[PathBu
         return Ok(Arc::new(Warehouse::new(Location::of(&store)?, options(config, memory))?));
     }
     let project = Project::complete_from(files, Reach::Anywhere, config, &env).await?;
-    Ok(warehouse_of(&project, project.declared(), config, path, &env, memory)?)
+    Ok(warehouse_of(&project, project.declared(), config, path, &env, QueryMemory::new(memory))?)
 }
 
-/// A warehouse that knows what is `declared`; its queries have `memory` bytes.
+/// A warehouse that knows what is `declared`; its queries have a share of `memory`.
 pub fn warehouse_of(
     project: &Project,
     declared: Declared,
     config: &Config,
     path: Option<&str>,
     env: &Env,
-    memory: u64,
+    memory: QueryMemory,
 ) -> Result<Arc<Warehouse>> {
     let store = TableStore::open(path.unwrap_or(&config.warehouse), &config.storage, env)?;
-    let warehouse = Warehouse::new(Location::of(&store)?, options(config, memory))?.declaring(declared)?;
+    let options = options(config, memory.limit() as u64);
+    let warehouse = Warehouse::sharing(Location::of(&store)?, options, memory)?.declaring(declared)?;
     for table in project.catalog.tables.values() {
         let Some(location) = &table.location else { continue };
         let mut storage = config.storage.clone();

@@ -9,7 +9,6 @@ use super::serve::{ServeOptions, Servers, start, warehouse_of};
 use crate::config::Config;
 use crate::epoch::{Stop, Surroundings};
 use crate::error::{Error, Result};
-use crate::memory::MemoryUse;
 use crate::metrics::Metrics;
 use crate::serve::http::Readiness;
 
@@ -57,7 +56,7 @@ impl Server {
         metrics: Arc<Metrics>,
     ) -> Result<Self> {
         // Their share of the memory limit, so that queries cannot starve the pipelines.
-        let memory = around.limits.pool.share(MemoryUse::Queries);
+        let memory = around.limits.pool.queries();
         let warehouse = warehouse_of(project, project.declared(), config, None, &around.env, memory)?;
         let stop = Stop::default();
         let stopped = stop.clone();

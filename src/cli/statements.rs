@@ -15,6 +15,7 @@ use crate::delta::local_folder;
 use crate::env::Env;
 use crate::epoch::Surroundings;
 use crate::error::{Error, Result};
+use crate::memory::QueryMemory;
 use crate::plan::hangs_on_broken;
 use crate::serve::warehouse::{Refusal, Warehouse};
 use crate::source::delta::Reach;
@@ -40,7 +41,8 @@ impl Statements {
         let mut declared = project.declared();
         declared.empty_tables = true;
         let path = (!connected).then_some("memory://unconnected/warehouse");
-        let warehouse = serve::warehouse_of(project, declared, config, path, env, config.memory_limit_bytes() / 4)?;
+        let memory = QueryMemory::new(config.memory_limit_bytes() / 4);
+        let warehouse = serve::warehouse_of(project, declared, config, path, env, memory)?;
         Ok(Self { warehouse: Some(warehouse), connected })
     }
 

@@ -155,6 +155,9 @@ impl OutputMemory {
     /// A micro-batch of so many rows has made so much that waits for the end of its epoch: the next ones are to make a quarter of what
     /// may wait, at most.
     pub fn micro_batch(&self, rows: usize, waits: u64) {
+        if rows < LEAST_ROWS {
+            return;
+        }
         let may_wait = self.waiting_bytes() / 4;
         let now = self.micro_batch_rows();
         if waits > may_wait {
@@ -191,5 +194,46 @@ pub fn one_cluster<'a>(
         (first, None) => Ok(first.map(|(_, connection)| connection)),
         (Some((a, _)), Some((b, _))) => Err([a.to_owned(), b.to_owned()]),
         (None, Some(_)) => Ok(None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn memory() -> OutputMemory {
+        OutputMemory::new(MemoryPool::new(300 << 20), 1)
+    }
+
+    #[test]
+    fn micro_batches_grow_while_they_make_little_and_shrink_when_they_make_much() {
+        let memory = memory();
+        assert_eq!(memory.micro_batch_rows(), FIRST_ROWS);
+        memory.micro_batch(FIRST_ROWS, 0);
+        assert_eq!(memory.micro_batch_rows(), FIRST_ROWS * ROWS_GROWTH);
+        // Few rows say nothing, whatever they make.
+        memory.micro_batch(LEAST_ROWS - 1, u64::MAX);
+        memory.micro_batch(1_000, 1);
+        assert_eq!(memory.micro_batch_rows(), FIRST_ROWS * ROWS_GROWTH);
+        memory.micro_batch(10_000, memory.waiting_bytes());
+        assert_eq!(memory.micro_batch_rows(), 2_500);
+        memory.micro_batch(2_500, u64::MAX);
+        assert_eq!(memory.micro_batch_rows(), LEAST_ROWS);
+    }
+
+    #[test]
+    fn slices_fit_what_rows_became_and_grow_slowly() {
+        let memory = memory();
+        let fit = memory.pool.slice_bytes(1);
+        assert_eq!(memory.slice_rows() as u64, FIRST_SLICE);
+        memory.unfolded(FIRST_SLICE, 0);
+        assert_eq!(memory.slice_rows() as u64, FIRST_SLICE * SLICE_GROWTH);
+        memory.unfolded(1, fit / 2);
+        assert_eq!(memory.slice_rows(), 2);
+        memory.unfolded(1, fit * 100);
+        assert_eq!(memory.slice_rows(), 1);
+        // One harmless slice does not make it forget.
+        memory.unfolded(1, 0);
+        assert_eq!(memory.slice_rows(), 1);
     }
 }

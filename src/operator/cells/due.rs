@@ -213,7 +213,7 @@ fn play(case: &Case, seed: u64) -> usize {
         let ended = step == 79;
         let watermark = if ended { i64::MAX } else { before.max(clock - DISORDER - rng.random_range(0..10)) };
         let tick = Tick { before, watermark, now: step };
-        let want = plain.step(inputs.clone(), tick).unwrap();
+        let want = plain.whole_step(inputs.clone(), tick).unwrap();
         let got = cells.step(inputs, tick).unwrap();
         assert_eq!(lines(&got.rows), lines(&want.rows), "{}, seed {seed}, step {step}", case.name);
         left_out += cells.cells.iter().filter(|cell| cell.stepped < cells.steps).count();

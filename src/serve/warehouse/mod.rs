@@ -29,7 +29,7 @@ use datafusion::datasource::empty::EmptyTable;
 use datafusion::datasource::provider_as_source;
 use datafusion::execution::FunctionRegistry;
 use datafusion::execution::context::{SQLOptions, SessionConfig, SessionState};
-use datafusion::execution::memory_pool::{FairSpillPool, TrackConsumersPool};
+use datafusion::execution::memory_pool::TrackConsumersPool;
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::execution::session_state::SessionStateBuilder;
 use datafusion::logical_expr::{LogicalPlan, LogicalPlanBuilder, ScalarUDF};
@@ -50,6 +50,7 @@ use super::failure::{nearest, query_error, quoted};
 use crate::delta::{AsOf, TableVersion};
 use crate::error::{Error, ErrorKind, Result};
 use crate::function::sql_function;
+use crate::memory::QueryMemory;
 use crate::plan::{RelationMode, physical_rules, register_relations};
 use crate::sql::cursor::is_keyword;
 use crate::sql::{Diagnostic, Position, SourceFile, Span, asked, find_name};
@@ -102,7 +103,13 @@ pub struct Warehouse {
 impl Warehouse {
     /// A warehouse over `location`; nothing is read yet.
     pub fn new(location: Location, options: WarehouseOptions) -> Result<Self> {
-        let state = Arc::new(session_state(options)?);
+        let memory = QueryMemory::new(options.memory_limit_bytes as u64);
+        Self::sharing(location, options, memory)
+    }
+
+    /// A warehouse whose queries share `memory` with others, instead of having [`WarehouseOptions::memory_limit_bytes`].
+    pub fn sharing(location: Location, options: WarehouseOptions, memory: QueryMemory) -> Result<Self> {
+        let state = Arc::new(session_state(options, memory)?);
         Ok(Self { location, elsewhere: RwLock::default(), tables: Tables::default(), state, declared: None })
     }
 
@@ -451,7 +458,7 @@ fn is_table_name(name: &str) -> bool {
     !name.is_empty() && !name.starts_with(['_', '.']) && !name.contains(['/', '\\']) && !name.contains(char::is_control)
 }
 
-fn session_state(options: WarehouseOptions) -> Result<SessionState> {
+fn session_state(options: WarehouseOptions, memory: QueryMemory) -> Result<SessionState> {
     let mut config = SessionConfig::new()
         .with_default_catalog_and_schema(CATALOG, PUBLIC)
         .with_create_default_catalog_and_schema(false)
@@ -465,7 +472,7 @@ fn session_state(options: WarehouseOptions) -> Result<SessionState> {
     config.options_mut().sql_parser.map_string_types_to_utf8view = false;
     config.options_mut().execution.parquet.schema_force_view_types = false;
     let biggest = NonZeroUsize::MIN.saturating_add(4);
-    let pool = TrackConsumersPool::new(FairSpillPool::new(options.memory_limit_bytes), biggest);
+    let pool = TrackConsumersPool::new(memory, biggest);
     let runtime = RuntimeEnvBuilder::new().with_memory_pool(Arc::new(pool)).build_arc().map_err(query_error)?;
     let mut state = SessionStateBuilder::new()
         .with_config(config)
