@@ -16,7 +16,7 @@ use crate::memory::MemoryPool;
 use crate::operator::{Cells, CellsSpec, Lookup, Operator, PART_BYTES, StateUsage, Stepped, Tick, restore};
 use crate::plan::{Dataflow, OperatorNode, OperatorSpec};
 use crate::state::{
-    MemoryBudget, NO_WATERMARK, OperatorSnapshot, Pressure, SpillFolder, SpillStore, StateChange, StateStore,
+    MemoryBudget, NO_WATERMARK, OperatorSnapshot, Pressure, SpillFolder, SpillStore, StateChange, StateFile, StateStore,
     StateTable, key_groups, shard_of,
 };
 
@@ -62,6 +62,10 @@ impl Limits {
 
 /// Parts that a shard's keys are divided into when some of them leave memory.
 const CELLS: usize = 16;
+
+/// What state takes in memory for each byte and each row of its files, about.
+const RESTORED_FACTOR: u64 = 3;
+const RESTORED_ROW_BYTES: u64 = 64;
 
 /// One operator, in shards; or a table that is looked up.
 struct Remembering {
@@ -134,18 +138,26 @@ impl Memory {
             let shards = operator.shards.len();
             operator.shards.clear();
             for shard in 0..shards {
-                let spec = node.spec.clone();
-                let mut cells = Cells::new(CellsSpec {
-                    make: Box::new(move || spec.build()),
-                    routing: operator.routing.clone(),
-                    shard,
-                    shards,
-                    cells: CELLS,
-                    budget: self.limits.budget.clone(),
-                    disk: self.limits.room(),
-                })?;
+                let mut cells = divided(node, operator.routing.clone(), (shard, shards), &self.limits)?;
                 restore(&mut cells, states, snapshot, (shard, shards), operator.watermark).await?;
                 operator.shards.push(Box::new(cells));
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes every operator, which is still empty, in parts that can leave memory, if what is going to be restored may not fit.
+    pub fn expect(&mut self, dataflow: &Dataflow, snapshots: &[OperatorSnapshot]) -> Result<()> {
+        let file = |file: &StateFile| (file.bytes * RESTORED_FACTOR).max(file.rows * RESTORED_ROW_BYTES);
+        let bytes: u64 = snapshots.iter().flat_map(OperatorSnapshot::files).map(file).sum();
+        if bytes <= self.limits.bytes || self.limits.spill.is_err() {
+            return Ok(());
+        }
+        self.divided = true;
+        for (node, operator) in dataflow.operators.iter().zip(&mut self.operators) {
+            let shards = operator.shards.len();
+            for (shard, empty) in operator.shards.iter_mut().enumerate() {
+                *empty = Box::new(divided(node, operator.routing.clone(), (shard, shards), &self.limits)?);
             }
         }
         Ok(())
@@ -344,6 +356,25 @@ impl Remembering {
 pub(super) fn cut(rows: &RecordBatch, most: usize) -> impl Iterator<Item = RecordBatch> {
     let starts = (0..rows.num_rows()).step_by(most.max(1));
     starts.map(move |start| rows.slice(start, most.min(rows.num_rows() - start)))
+}
+
+/// A shard of an operator in parts that can leave memory.
+fn divided(
+    node: &OperatorNode,
+    routing: Vec<Vec<usize>>,
+    (shard, shards): (usize, usize),
+    limits: &Limits,
+) -> Result<Cells> {
+    let spec = node.spec.clone();
+    Cells::new(CellsSpec {
+        make: Box::new(move || spec.build()),
+        routing,
+        shard,
+        shards,
+        cells: CELLS,
+        budget: limits.budget.clone(),
+        disk: limits.room(),
+    })
 }
 
 async fn side_by_side(

@@ -79,6 +79,7 @@ pub async fn restore(job: &Job, resumed: &Resumed) -> Result<Restored> {
     let began = resumed.next.0 > 1;
     check(job, resumed, began)?;
     let fates = migration(dataflow, &resumed.state, &resumed.positions);
+    memory.expect(dataflow, &resumed.state)?;
     let mut fresh = Vec::new();
     let mut over = vec![None; dataflow.sources.len()];
     for (index, node) in dataflow.operators.iter().enumerate() {

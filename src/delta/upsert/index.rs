@@ -95,38 +95,92 @@ pub struct Location {
     pub row: u32,
 }
 
+/// Parts of the index, and the number of equal ranges of hashes that are divided among them.
+const PARTS: usize = 64;
+const RANGES: usize = 4096;
+
 /// Every key of the table.
-#[derive(Debug, Default)]
+///
+/// A hash table doubles when it is full and for that moment is there twice over. So there are parts, the last about twice as large
+/// as the first: they double one after the other, and the index as a whole grows steadily.
+#[derive(Debug)]
 pub struct KeyIndex {
-    map: KeyMap<Location>,
+    parts: Vec<KeyMap<Location>>,
+    part_of: Vec<u8>,
+}
+
+impl Default for KeyIndex {
+    fn default() -> Self {
+        let weights: Vec<f64> = (0..PARTS).map(|part| (part as f64 / PARTS as f64).exp2()).collect();
+        let total: f64 = weights.iter().sum();
+        let mut part_of = Vec::with_capacity(RANGES);
+        let mut end = 0.0;
+        for (part, weight) in weights.iter().enumerate() {
+            end += weight / total * RANGES as f64;
+            part_of.resize((end.round() as usize).min(RANGES), part as u8);
+        }
+        part_of.resize(RANGES, (PARTS - 1) as u8);
+        Self { parts: vec![KeyMap::default(); PARTS], part_of }
+    }
 }
 
 impl KeyIndex {
+    /// Other bits than those that the part's table goes by.
+    fn part(&self, key: &Key) -> usize {
+        usize::from(self.part_of[(key.1 >> (u64::BITS - RANGES.ilog2())) as usize])
+    }
+
     pub fn get(&self, key: &Key) -> Option<Location> {
-        self.map.get(key).copied()
+        self.parts[self.part(key)].get(key).copied()
     }
 
     /// Returns where the key was before.
     pub fn insert(&mut self, key: Key, at: Location) -> Option<Location> {
-        self.map.insert(key, at)
+        let part = self.part(&key);
+        self.parts[part].insert(key, at)
     }
 
     pub fn remove(&mut self, key: &Key) {
-        self.map.remove(key);
+        let part = self.part(key);
+        self.parts[part].remove(key);
     }
 
     /// Drops all keys of a file; looks at every key.
     pub fn forget_file(&mut self, file: u32) {
-        self.map.retain(|_, at| at.file != file);
+        self.parts.iter_mut().for_each(|part| part.retain(|_, at| at.file != file));
     }
 
     pub fn len(&self) -> usize {
-        self.map.len()
+        self.parts.iter().map(HashMap::len).sum()
     }
 
-    /// Memory of the table, by its capacity.
+    /// Memory of the tables, by their capacity.
     pub fn bytes(&self) -> u64 {
         let slot = size_of::<(Key, Location)>() + 1;
-        (self.map.capacity() * 8 / 7 * slot) as u64
+        self.parts.iter().map(|part| (part.capacity() * 8 / 7 * slot) as u64).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_index_grows_steadily_and_finds_every_key() {
+        let mut index = KeyIndex::default();
+        let mixed = |n: u64| n.wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(29).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        let key = |n: u64| Key(mixed(n), mixed(n ^ 0xABCD));
+        let at = |n: u64| Location { file: (n % 7) as u32, row: n as u32 };
+        for n in 0..300_000 {
+            index.insert(key(n), at(n));
+            if n > 100_000 && n % 1_000 == 0 {
+                let each = index.bytes() as f64 / index.len() as f64;
+                assert!((28.0..52.0).contains(&each), "{each} bytes a key at {n}");
+            }
+        }
+        assert!((0..300_000).all(|n| index.get(&key(n)) == Some(at(n))));
+        index.forget_file(3);
+        index.remove(&key(0));
+        assert_eq!(index.len(), (1..300_000).filter(|n| n % 7 != 3).count());
     }
 }
