@@ -82,7 +82,8 @@ async fn start(args: &Args, config: &Config, printing: &Printing) -> Result<Opti
     project.complete(Reach::Anywhere, config, &env).await;
     let report = Arc::new(Report::new(printing.json, printing.output.clone()));
     let metrics = Arc::new(Metrics::new());
-    let around = Surroundings { allow_rebuild: args.allow_rebuild, ..surroundings(config, env)?.shared_by(&project.catalog) };
+    let around =
+        Surroundings { allow_rebuild: args.allow_rebuild, ..surroundings(config, env)?.shared_by(&project.catalog) };
     let runner = Runner { around, report, metrics: Arc::clone(&metrics) };
     let statements = Statements::of(&project, config, &runner.around.env, Reach::Anywhere)?;
     runner.check(&project, &statements).await?;

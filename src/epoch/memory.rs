@@ -16,8 +16,8 @@ use crate::memory::MemoryPool;
 use crate::operator::{Cells, CellsSpec, Lookup, Operator, PART_BYTES, StateUsage, Stepped, Tick, restore};
 use crate::plan::{Dataflow, OperatorNode, OperatorSpec};
 use crate::state::{
-    MemoryBudget, NO_WATERMARK, OperatorSnapshot, Pressure, SpillFolder, SpillStore, StateChange, StateFile, StateStore,
-    StateTable, key_groups, shard_of,
+    MemoryBudget, NO_WATERMARK, OperatorSnapshot, Pressure, SpillFolder, SpillStore, StateChange, StateFile,
+    StateStore, StateTable, key_groups, shard_of,
 };
 
 /// Fewer rows than this are not worth a task per shard.
