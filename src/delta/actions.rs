@@ -29,12 +29,13 @@ impl LogPath {
         Self(text.into())
     }
 
-    /// A spelling for an object at this path below the table, for a file that no log has named yet.
+    /// A spelling for an object at this path below the table, for a file that no log has named yet. What could be spelled in two
+    /// ways is escaped, `~` included: delta-rs's DELETE and UPDATE compare escaped spellings.
     pub fn of_object(path: &str) -> Self {
         let mut text = String::with_capacity(path.len());
         for byte in path.bytes() {
             match byte {
-                b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'/' | b'=' => {
+                b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'/' | b'=' => {
                     text.push(char::from(byte));
                 }
                 _ => text.push_str(&format!("%{byte:02X}")),
