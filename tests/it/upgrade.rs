@@ -42,9 +42,9 @@ fn check(weir: &Weir, files: i64) {
     assert_eq!(weir.number(&format!("{letters} LIKE '%violates constraint%'")), refused);
     assert_eq!(weir.number(&format!("{letters} LIKE 'not valid JSON%'")), 2 * (records - good));
     let newest = newest(weir, files);
-    assert_eq!(weir.query("SELECT k, id, coalesce(p, '') FROM newest ORDER BY k"), newest);
+    assert_eq!(weir.query("SELECT k, id, coalesce(p, '-') FROM newest ORDER BY k"), newest);
     assert_eq!(
-        weir.query("SELECT c.k, c.id, coalesce(n.p, '') FROM copied c JOIN newest n ON n.k = c.k ORDER BY 1"),
+        weir.query("SELECT c.k, c.id, coalesce(n.p, '-') FROM copied c JOIN newest n ON n.k = c.k ORDER BY 1"),
         newest
     );
     // The frame holds a key's rows up to each one's time, and they arrive nearly in order.
@@ -59,7 +59,7 @@ fn newest(weir: &Weir, files: i64) -> Vec<String> {
         let text = std::fs::read_to_string(weir.path(&format!("in/{file:03}.jsonl"))).unwrap();
         for row in text.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok()) {
             let k = row["k"].as_i64().unwrap();
-            newest.insert(k, format!("{k},{},{}", row["id"], row["p"].as_str().unwrap_or_default()));
+            newest.insert(k, format!("{k},{},{}", row["id"], row["p"].as_str().unwrap_or("-")));
         }
     }
     newest.into_values().collect()
