@@ -25,7 +25,7 @@ const CONSTRAINT_PREFIX: &str = "delta.constraints.";
 const TXN_RETENTION: &str = "delta.setTransactionRetentionDuration";
 
 /// Features that an append must honour and does, or that do not concern it.
-const APPENDABLE: [&str; 12] = [
+const APPENDABLE: [&str; 13] = [
     "appendOnly",
     "invariants",
     "checkConstraints",
@@ -38,6 +38,8 @@ const APPENDABLE: [&str; 12] = [
     "v2Checkpoint",
     "checkpointProtection",
     "vacuumProtocolCheck",
+    // Where no column is of that type: delta-rs adds it to a protocol with every change of a property.
+    "variantType",
 ];
 
 /// Properties that switch on what an append cannot honour.
@@ -324,6 +326,9 @@ fn refusal(protocol: &Protocol, properties: &BTreeMap<String, String>, schema: &
     let mut features = protocol.reader_features.iter().chain(&protocol.writer_features).flatten();
     if let Some(feature) = features.find(|feature| !APPENDABLE.contains(&feature.as_str())) {
         return Some(format!("needs the feature `{feature}`"));
+    }
+    if schema.replace(' ', "").contains("ype\":\"variant\"") {
+        return Some("has columns of type VARIANT".to_owned());
     }
     if let Some(mode) = properties.get("delta.columnMapping.mode").filter(|mode| *mode != "none") {
         return Some(format!("maps its columns (`delta.columnMapping.mode` = `{mode}`)"));

@@ -136,3 +136,17 @@ fn a_successor_may_add_optional_columns_and_properties_only() {
     partitioned.partitioned_by = vec!["a".to_owned()];
     assert!(!fits(&partitioned));
 }
+
+#[test]
+fn a_protocol_with_variants_is_written_as_long_as_no_column_is_one() {
+    let features = json!(["variantType", "deletionVectors"]);
+    let protocol = json!({
+        "minReaderVersion": 3, "minWriterVersion": 7, "readerFeatures": features, "writerFeatures": features,
+    });
+    foreign(protocol.clone(), json!({}), json!({})).check_appendable("t").unwrap();
+    let protocol = Protocol::deserialize(&protocol).unwrap();
+    for schema in [r#"{"name":"a","type":"variant"}"#, r#"{"type": "array", "elementType": "variant"}"#] {
+        assert_eq!(refusal(&protocol, &BTreeMap::new(), schema).as_deref(), Some("has columns of type VARIANT"));
+    }
+    assert_eq!(refusal(&protocol, &BTreeMap::new(), r#"{"name":"variant","type":"long"}"#), None);
+}
