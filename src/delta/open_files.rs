@@ -259,3 +259,65 @@ impl OpenFiles {
 pub fn size_of_rows(rows: &RecordBatch) -> u64 {
     rows.columns().iter().map(|column| column.to_data().get_slice_memory_size().unwrap_or(0) as u64).sum()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::sync::Arc;
+
+    use arrow::array::{ArrayRef, Int64Array, StringArray};
+    use arrow::datatypes::DataType;
+
+    use super::super::testing::{WrittenTable, declared};
+    use super::super::{Add, WriterOptions};
+    use super::*;
+    use crate::env::Env;
+
+    /// Rows whose partition is their number modulo `partitions`.
+    fn rows(numbers: std::ops::Range<i64>, partitions: i64) -> RecordBatch {
+        let id: ArrayRef = Arc::new(Int64Array::from_iter_values(numbers.clone()));
+        let k: ArrayRef = Arc::new(StringArray::from_iter_values(numbers.map(|n| format!("p{}", n % partitions))));
+        RecordBatch::try_from_iter([("id", id), ("k", k)]).unwrap()
+    }
+
+    /// Rows per partition value, by the statistics of the files.
+    fn counted(adds: &[Add]) -> BTreeMap<String, i64> {
+        let mut counted = BTreeMap::new();
+        for add in adds {
+            let stats: serde_json::Value = serde_json::from_str(add.stats.as_ref().unwrap()).unwrap();
+            let value = add.partition_values["k"].clone().unwrap();
+            *counted.entry(value).or_default() += stats["numRecords"].as_i64().unwrap();
+        }
+        counted
+    }
+
+    #[tokio::test]
+    async fn files_end_early_when_partitions_are_many_and_no_row_is_lost() {
+        let columns = [("id", DataType::Int64, true), ("k", DataType::Utf8, true)];
+        let written = WrittenTable::create(&declared("t", &columns, &["k"]), &Env::system().unwrap()).await;
+        let options = WriterOptions { memory: 1 << 20, ..WriterOptions::default() };
+        let mut writer = written.table.writer(&options).unwrap();
+        for start in [0, 600, 1_200] {
+            writer.write(&rows(start..start + 600, 400)).await.unwrap();
+            assert!(writer.bytes() <= options.memory, "{}", writer.bytes());
+        }
+        let early = writer.finished();
+        assert!(early > 400, "{early} files ended early");
+        let staged = writer.close().await.unwrap();
+        assert_eq!((staged.rows, counted(&staged.adds).len()), (1_800, 400));
+        assert!(counted(&staged.adds).values().all(|rows| (4..=5).contains(rows)));
+    }
+
+    #[tokio::test]
+    async fn few_partitions_have_one_file_each() {
+        let columns = [("id", DataType::Int64, true), ("k", DataType::Utf8, true)];
+        let written = WrittenTable::create(&declared("t", &columns, &["k"]), &Env::system().unwrap()).await;
+        let mut writer = written.table.writer(&WriterOptions::default()).unwrap();
+        for start in [0, 600] {
+            writer.write(&rows(start..start + 600, 3)).await.unwrap();
+        }
+        let staged = writer.close().await.unwrap();
+        assert_eq!(staged.adds.len(), 3);
+        assert!(counted(&staged.adds).values().all(|rows| *rows == 400));
+    }
+}
