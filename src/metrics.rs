@@ -31,6 +31,8 @@ pub struct Metrics {
     pub last_epoch: Family<Gauge, 1>,
     /// When the last epoch was committed, in seconds since 1970 UTC, by pipeline.
     pub last_commit_timestamp: Family<Gauge, 1>,
+    /// For how many seconds a pipeline has been at what should take less than a minute, by pipeline; 0 = it is not.
+    pub slow_seconds: Family<Gauge, 1>,
     /// How long commits took, from closing the writers to the last sink's answer, by pipeline.
     pub commit_seconds: Family<Histogram, 1>,
     /// How long micro-batches took, from the first record taken to the rows handed to the sinks, by pipeline.
@@ -70,6 +72,11 @@ impl Metrics {
             last_commit_timestamp: Family::gauges(
                 "weir_last_commit_timestamp_seconds",
                 "When the last epoch was committed, in seconds since 1970 UTC.",
+                ["pipeline"],
+            ),
+            slow_seconds: Family::gauges(
+                "weir_slow_seconds",
+                "For how long one step that should take less than a minute has lasted; 0: none does.",
                 ["pipeline"],
             ),
             commit_seconds: Family::histograms("weir_commit_seconds", "Duration of commits.", ["pipeline"], SECONDS),
@@ -120,6 +127,7 @@ impl Metrics {
         self.epochs.render(&mut text);
         self.last_epoch.render(&mut text);
         self.last_commit_timestamp.render(&mut text);
+        self.slow_seconds.render(&mut text);
         self.commit_seconds.render(&mut text);
         self.micro_batch_seconds.render(&mut text);
         self.lag_records.render(&mut text);

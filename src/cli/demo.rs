@@ -25,7 +25,6 @@ use crate::config::Config;
 use crate::env::Env;
 use crate::epoch::Stop;
 use crate::error::{Context, Error, Result};
-use crate::metrics::Metrics;
 use crate::plan::{FunctionSet, views};
 use crate::source::generator::{Rendering, Simulator};
 use crate::source::kafka::embedded::Broker;
@@ -82,12 +81,9 @@ pub async fn run(args: Args, config: &Config, printing: &Printing) -> Result<(),
     ]);
     let file = Arc::new(SourceFile::new("sql/fraud.sql", PIPELINE));
     let project = Project::from_files(&[file], &|name| variables.get(name).cloned())?;
-    let metrics = Arc::new(Metrics::new());
-    let runner = Runner {
-        around: surroundings(&config, env)?.shared_by(&project.catalog),
-        report: Arc::new(Report::new(json, output.clone())),
-        metrics: Arc::clone(&metrics),
-    };
+    let around = surroundings(&config, env)?.shared_by(&project.catalog);
+    let metrics = Arc::clone(&around.metrics);
+    let runner = Runner { around, report: Arc::new(Report::new(json, output.clone())) };
     let jobs = runner.jobs(&project, None, None).await?;
     let server = Server::start_anywhere(&config, &runner.around, &project, metrics).await?;
     say(&format!(

@@ -15,6 +15,7 @@ use crate::epoch::{Limits, Refused, Surroundings, declared_targets};
 use crate::error::{Context, Error, Result};
 use crate::function::EpochClock;
 use crate::memory::{MemoryPool, MemoryUse};
+use crate::metrics::Metrics;
 use crate::model::{Model, ModelSlot, ScoringUdf};
 use crate::plan::{FunctionSet, Targets};
 use crate::serve::warehouse::Declared;
@@ -238,6 +239,7 @@ pub fn surroundings(config: &Config, env: Env) -> Result<Surroundings> {
         storage: config.storage.clone(),
         lanes: config.partitions(),
         runtime: runtime_of(&limits.pool)?,
+        metrics: Arc::new(Metrics::new()),
         writer: crate::delta::WriterOptions {
             target_file_size: config.delta.target_file_size.0,
             compression: compression(config.delta.compression)?,

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::task::JoinSet;
 
@@ -39,6 +40,9 @@ pub struct Args {
     allow_rebuild: bool,
 }
 
+/// How long the last round of upkeep is waited for.
+const UPKEEP_ENDS: Duration = Duration::from_secs(60);
+
 fn parse_trigger(text: &str) -> Result<Trigger, String> {
     crate::catalog::parse_trigger(text)
 }
@@ -57,7 +61,9 @@ pub async fn run(args: Args, config: &Config, printing: &Printing) -> Result<(),
     let finish = run_all(jobs, stop.clone()).await;
     // Upkeep ends by itself when it has finished its round: cut off, it would leave a thread behind that has no runtime.
     stop.now();
-    let _ended = upkeep.await;
+    if tokio::time::timeout(UPKEEP_ENDS, upkeep).await.is_err() {
+        tracing::warn!("upkeep has not ended in time");
+    }
     runner.report.end();
     if let Some(server) = server {
         server.stop().await;
@@ -81,10 +87,10 @@ async fn start(args: &Args, config: &Config, printing: &Printing) -> Result<Opti
     let env = environment()?.with_output(printing.output.clone());
     project.complete(Reach::Anywhere, config, &env).await;
     let report = Arc::new(Report::new(printing.json, printing.output.clone()));
-    let metrics = Arc::new(Metrics::new());
     let around =
         Surroundings { allow_rebuild: args.allow_rebuild, ..surroundings(config, env)?.shared_by(&project.catalog) };
-    let runner = Runner { around, report, metrics: Arc::clone(&metrics) };
+    let metrics = Arc::clone(&around.metrics);
+    let runner = Runner { around, report };
     let statements = Statements::of(&project, config, &runner.around.env, Reach::Anywhere)?;
     runner.check(&project, &statements).await?;
     statements.run(&project, config, &runner.around, printing.json).await?;
@@ -103,7 +109,6 @@ async fn start(args: &Args, config: &Config, printing: &Printing) -> Result<Opti
 pub struct Runner {
     pub around: Surroundings,
     pub report: Arc<Report>,
-    pub metrics: Arc<Metrics>,
 }
 
 impl Runner {
@@ -159,8 +164,8 @@ impl Runner {
     }
 
     fn progress(&self, pipeline: &str) -> Result<ProgressSink> {
-        let (report, metrics) = (Arc::clone(&self.report), Arc::clone(&self.metrics));
-        let pool = self.around.limits.pool.clone();
+        let (report, metrics) = (Arc::clone(&self.report), Arc::clone(&self.around.metrics));
+        let (env, pool) = (self.around.env.clone(), self.around.limits.pool.clone());
         let folder = self.around.pipeline_location(pipeline);
         let kept = match crate::delta::local_folder(&folder) {
             Some(folder) => Some(ProgressFile::open(&folder)?),
@@ -168,7 +173,7 @@ impl Runner {
         };
         Ok(Arc::new(move |progress: &Progress| {
             report.epoch(progress);
-            record(&metrics, progress);
+            record(&metrics, progress, env.unix_ms());
             for of in [MemoryUse::Output, MemoryUse::Input] {
                 metrics.memory_reserved_bytes.with([of.name()]).set(pool.used(of) as f64);
             }
@@ -214,7 +219,7 @@ pub async fn run_all(jobs: Vec<epoch::Job>, stop: Stop) -> Result<Finish> {
     failed.map_or(Ok(total), Err)
 }
 
-fn record(metrics: &Metrics, progress: &Progress) {
+fn record(metrics: &Metrics, progress: &Progress, now_ms: i64) {
     let pipeline = progress.name.as_str();
     for source in &progress.sources {
         let rows: i64 = source
@@ -243,6 +248,7 @@ fn record(metrics: &Metrics, progress: &Progress) {
     metrics.bytes_out.with([pipeline, "files"]).add(progress.bytes);
     metrics.epochs.with([pipeline]).add(1);
     metrics.last_epoch.with([pipeline]).set(progress.epoch as f64);
+    metrics.last_commit_timestamp.with([pipeline]).set(now_ms as f64 / 1000.0);
     let took: u64 =
         ["close", "state", "manifest", "commit"].iter().filter_map(|step| progress.duration_ms.get(*step)).sum();
     metrics.commit_seconds.with([pipeline]).observe(took as f64 / 1000.0);

@@ -54,7 +54,7 @@ impl Signals {
             stop.now();
             tokio::select! {
                 () = self.next() => {}
-                () = tokio::time::sleep(CLEAN_END) => return (0, "stopped before the open epoch was committed: it took too long"),
+                () = tokio::time::sleep(CLEAN_END) => return (0, "a clean end took too long: stopped as it was"),
             }
         }
         (INTERRUPTED, "stopped at once, without committing")

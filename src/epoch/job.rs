@@ -1,6 +1,7 @@
 //! What a run of a pipeline is given, and how it ends.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::memory::Limits;
 use super::progress::ProgressSink;
@@ -10,6 +11,7 @@ use crate::catalog::Trigger;
 use crate::delta::TableStore;
 use crate::env::Env;
 use crate::function::EpochClock;
+use crate::metrics::Metrics;
 use crate::plan::Dataflow;
 use crate::source::chunk::PollLimit;
 use crate::state::{ManifestStore, StateStore};
@@ -40,6 +42,7 @@ pub struct Job {
     /// Names this process in manifests and progress.
     pub run: String,
     pub progress: ProgressSink,
+    pub metrics: Arc<Metrics>,
 }
 
 /// How a run ended.

@@ -23,6 +23,7 @@ use crate::delta::{Table, TableStore, UpsertTable, WriterOptions};
 use crate::env::Env;
 use crate::error::{Context, Error, Result};
 use crate::memory::MemoryUse;
+use crate::metrics::Metrics;
 use crate::plan::{
     Dataflow, FunctionSet, RelationMode, Targets, compile, lookup_tables, session_and_problems, with_view_columns,
 };
@@ -42,6 +43,7 @@ pub struct Surroundings {
     pub storage: BTreeMap<String, Secret>,
     pub lanes: usize,
     pub runtime: Arc<RuntimeEnv>,
+    pub metrics: Arc<Metrics>,
     pub writer: WriterOptions,
     /// librdkafka properties of sources that do not set them.
     pub kafka: Vec<(&'static str, String)>,
@@ -211,6 +213,7 @@ pub async fn prepare(
         env: around.env.clone(),
         run: format!("{:016x}", around.env.random_id()),
         progress,
+        metrics: Arc::clone(&around.metrics),
     })
 }
 

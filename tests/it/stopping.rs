@@ -85,7 +85,7 @@ fn sigterm_ends_a_commit_that_takes_long_and_the_next_run_finishes_it() {
         let mut running = weir.start(&["run", "p.sql"], &pause, "log");
         std::thread::sleep(Duration::from_secs(2));
         assert_eq!(stopped(&mut running), Some(0), "{failpoint}: {}", running.printed());
-        assert!(running.printed().contains("it took too long"), "{failpoint}: {}", running.printed());
+        assert!(running.printed().contains("a clean end took too long"), "{failpoint}: {}", running.printed());
         every_record_is_copied_once(&weir);
     }
 }

@@ -49,7 +49,7 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 pub async fn run(job: Job, stop: Stop) -> Result<Finish> {
     let pipeline = job.dataflow.pipeline.clone();
     let pulse = Pulse::new(&job.env);
-    let _watchdog = Watchdog::start(&pipeline, pulse.clone(), job.env.clone());
+    let _watchdog = Watchdog::start(&pipeline, pulse.clone(), job.env.clone(), &job.metrics);
     let started = tokio::select! {
         biased;
         () = stop.wait() => None,

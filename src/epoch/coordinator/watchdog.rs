@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinHandle;
 
 use crate::env::Env;
+use crate::metrics::Metrics;
 use crate::state::Epoch;
 
 /// How often it looks.
@@ -103,13 +104,18 @@ pub struct Watchdog {
 
 impl Watchdog {
     /// Watches a pipeline.
-    pub fn start(pipeline: &str, pulse: Pulse, env: Env) -> Self {
+    pub fn start(pipeline: &str, pulse: Pulse, env: Env, metrics: &Metrics) -> Self {
         let pipeline = pipeline.to_owned();
+        let slow_seconds = metrics.slow_seconds.with([&pipeline]);
+        slow_seconds.set(0.0);
         let task = tokio::spawn(async move {
             let mut logged = [Logged::default(), Logged::default()];
             loop {
                 env.sleep(LOOK_EVERY).await;
-                for (found, logged) in pulse.overdue().into_iter().zip(&mut logged) {
+                let overdue = pulse.overdue();
+                let longest = overdue.iter().flatten().map(|(.., lasted)| *lasted).max().unwrap_or_default();
+                slow_seconds.set(longest.as_secs_f64());
+                for (found, logged) in overdue.into_iter().zip(&mut logged) {
                     let Some((what, since, lasted)) = found else { continue };
                     if logged.is_news(since, lasted) {
                         tracing::warn!(pipeline, seconds = lasted.as_secs(), "slow: {what} has not ended yet");
