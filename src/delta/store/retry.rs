@@ -90,18 +90,16 @@ pub async fn put_once(store: &dyn ObjectStore, path: &Path, content: Bytes, env:
             Ok(found) => found.bytes().await,
             Err(error) => Err(error),
         };
-        match (put, found) {
+        let error = match (put, found) {
             (_, Ok(found)) => return Ok(found),
-            (Err(error), Err(Error::NotFound { .. })) => {
-                if !is_transient(&error) || attempt + 1 >= ATTEMPTS {
-                    return Err(error);
-                }
-                tracing::debug!(%error, attempt, "object store failed, trying again");
-                tokio::time::sleep(pause(env, attempt)).await;
-                attempt += 1;
-            }
-            (_, Err(error)) => return Err(error),
+            (Err(error), Err(Error::NotFound { .. })) | (_, Err(error)) => error,
+        };
+        if !is_transient(&error) || attempt + 1 >= ATTEMPTS {
+            return Err(error);
         }
+        tracing::debug!(%error, attempt, "object store failed, trying again");
+        tokio::time::sleep(pause(env, attempt)).await;
+        attempt += 1;
     }
 }
 
