@@ -1,6 +1,6 @@
 //! Rolling features: CPU nanoseconds per row of the operator and of DataFusion's batch operator over the same rows.
 //!
-//! `cargo bench --bench rolling [-- --rows 1750000 --step 10000]`. The rows are 183 days of card transactions in order of time by
+//! `cargo bench --bench rolling [-- --rows 1750000 --step 10000]`, or `-- --one-key 1000000` for frames of all rows of one key. The rows are 183 days of card transactions in order of time by
 //! 5,000 customers at 10,000 terminals; CPU time is that of the process, user and system.
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a measurement that cannot be made stops")]
@@ -11,8 +11,11 @@ use arrow::array::{ArrayRef, Float64Array, Int64Array, RecordBatch, TimestampMic
 use arrow::datatypes::{DataType, Field, IntervalMonthDayNano, Schema, SchemaRef, TimeUnit};
 use datafusion::common::ScalarValue;
 use datafusion::functions_aggregate::average::avg_udaf;
+use datafusion::functions_aggregate::bit_and_or_xor::bit_xor_udaf;
 use datafusion::functions_aggregate::count::count_udaf;
-use datafusion::logical_expr::{WindowFrame, WindowFrameBound, WindowFrameUnits};
+use datafusion::functions_aggregate::median::median_udaf;
+use datafusion::functions_aggregate::sum::sum_udaf;
+use datafusion::logical_expr::{AggregateUDF, WindowFrame, WindowFrameBound, WindowFrameUnits};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::aggregate::AggregateExprBuilder;
 use datafusion::physical_expr::expressions::{Column, lit};
@@ -33,6 +36,9 @@ fn main() {
     };
     let rows = argument("--rows").unwrap_or(1_750_000);
     let step = argument("--step").unwrap_or(10_000);
+    if let Some(rows) = argument("--one-key") {
+        return one_key(rows, step);
+    }
     let batch = transactions(rows);
     println!("{rows} rows in steps of {step}; CPU ns per row\n");
     let customers = [(0, 1), (0, 7), (0, 30)];
@@ -45,6 +51,31 @@ fn main() {
     let by_customer = in_batch(&batch, "customer", "amount", &customers);
     let by_terminal = in_batch(&batch, "terminal", "fraud", &terminals);
     println!("DataFusion: 6 frames by customer {by_customer:.0}, 6 delayed by terminal {by_terminal:.0}");
+}
+
+/// Frames that hold all rows so far of one key: what costs more the longer a frame is shows here.
+fn one_key(rows: usize, step: usize) {
+    let batch = transactions(rows);
+    println!("{rows} rows of one key, frames of all of them, in steps of {step}; CPU ns per row\n");
+    let named = |udaf: &Arc<AggregateUDF>, column: usize, distinct: bool| (Arc::clone(udaf), column, distinct);
+    for (name, (udaf, column, distinct)) in [
+        ("count(DISTINCT) of 5,000 values", named(&count_udaf(), 1, true)),
+        ("count(DISTINCT) of all values", named(&count_udaf(), 0, true)),
+        ("sum(DISTINCT)", named(&sum_udaf(), 3, true)),
+        ("median", named(&median_udaf(), 3, false)),
+        ("bit_xor", named(&bit_xor_udaf(), 1, false)),
+    ] {
+        let mut spec = spec(&batch.schema(), 1, 3, &[(0, 400)], RollingEmit::OnWatermark);
+        let frame = spec.functions[0].frame.clone();
+        let argument: Arc<dyn PhysicalExpr> = Arc::new(Column::new(spec.input.field(column).name(), column));
+        let aggregate = AggregateExprBuilder::new(udaf, vec![argument]).schema(batch.schema()).alias("f");
+        let aggregate = Arc::new(aggregate.with_distinct(distinct).build().unwrap());
+        let mut fields: Vec<_> = spec.input.fields().iter().cloned().collect();
+        fields.push(Arc::new(Field::new("f", aggregate.field().data_type().clone(), true)));
+        (spec.output, spec.keys) = (Arc::new(Schema::new(fields)), Vec::new());
+        spec.functions = vec![RollingFunction { function: RollingKind::Aggregate(aggregate, None), frame }];
+        println!("{name}: {:.0}", streamed(&batch, &spec, step));
+    }
 }
 
 fn transactions(rows: usize) -> RecordBatch {
@@ -98,6 +129,7 @@ fn spec(input: &SchemaRef, key: usize, value: usize, frames: &[(i32, i32)], emit
         functions,
         emit,
         ttl: None,
+        collect_limit: 10_000,
         shown: None,
         output: Arc::new(Schema::new(fields)),
     }

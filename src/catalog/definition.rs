@@ -481,6 +481,8 @@ pub struct PipelineOptions {
     pub parallelism: Option<usize>,
     /// Default `on_watermark`.
     pub rolling_emit: Emit,
+    /// How many rows a frame of `array_agg` and the like may hold; default 10,000.
+    pub rolling_collect_limit: usize,
     /// Default `drop`.
     pub late: Late,
     /// Not given: a query whose memory nothing bounds is refused.
@@ -507,6 +509,7 @@ impl Default for PipelineOptions {
             max_delay: Duration::from_millis(2),
             parallelism: None,
             rolling_emit: Emit::default(),
+            rolling_collect_limit: 10_000,
             late: Late::default(),
             state_ttl: None,
             at_end: None,

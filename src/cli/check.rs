@@ -9,7 +9,7 @@ use super::statements::Statements;
 use crate::config::Config;
 use crate::env::Env;
 use crate::error::Error;
-use crate::plan::Targets;
+use crate::plan::{Dataflow, OperatorSpec, Targets};
 use crate::source::delta::Reach;
 
 /// What was typed.
@@ -41,6 +41,7 @@ pub async fn run(args: Args, config: &Config) -> Result<(), Failure> {
     for pipeline in &project.catalog.pipelines {
         let targets: Vec<_> = pipeline.inserts.iter().map(|insert| insert.target.as_str()).collect();
         say!("ok  pipeline {} -> {}", pipeline.name, targets.join(", "));
+        costs(&super::migration::planned(&project, pipeline, config).await?);
     }
     if project.catalog.pipelines.is_empty() {
         say!("ok  no pipeline in these files");
@@ -52,6 +53,19 @@ pub async fn run(args: Args, config: &Config) -> Result<(), Failure> {
         super::connect::connect(&project.catalog, config, Env::system()?).await?;
     }
     Ok(())
+}
+
+/// Says which functions cost more per row the longer their frames are.
+fn costs(dataflow: &Dataflow) {
+    for operator in &dataflow.operators {
+        let OperatorSpec::Rolling(spec) = &operator.spec else { continue };
+        for name in crate::operator::collecting(spec) {
+            say!(
+                "    note: `{name}` reads its whole frame again for every row, and its result is as long; a frame of more than {} rows stops the pipeline (`rolling_collect_limit`)",
+                spec.collect_limit
+            );
+        }
+    }
 }
 
 async fn against_state(project: &Project, config: &Config) -> Result<(), Failure> {

@@ -25,6 +25,6 @@ pub use join::{asof, join};
 pub use lookup::Lookup;
 pub use meter::MeterExec;
 pub use restore::restore;
-pub use rolling::rolling;
+pub use rolling::{collecting, rolling};
 pub use session::session;
 pub use top_n::{Keeping, top_n};

@@ -126,6 +126,8 @@ pub struct RollingSpec {
     pub emit: RollingEmit,
     /// How long rows are kept at least beyond the watermark for functions without a bounded frame, microseconds (TTL).
     pub ttl: Option<i64>,
+    /// How many rows a frame may hold that an aggregate reads again for every row (`array_agg`); never part of the state's address.
+    pub collect_limit: usize,
     /// Which rows come out, over the input; all count. Others are remembered but nothing is computed for them.
     pub shown: Option<Arc<dyn PhysicalExpr>>,
     pub output: SchemaRef,

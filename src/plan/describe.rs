@@ -178,6 +178,13 @@ fn rolling(spec: &RollingSpec) -> Facts {
         };
         facts.push(("computes", name));
     }
+    for name in crate::operator::collecting(spec) {
+        let limit = spec.collect_limit;
+        facts.push((
+            "costs",
+            format!("{name} reads its whole frame for every row; frames over {limit} rows are refused"),
+        ));
+    }
     let emits = match spec.emit {
         RollingEmit::OnWatermark => "a row when its time is complete, in order of time",
         RollingEmit::OnArrival => "a row at once, from the rows known so far",

@@ -20,6 +20,9 @@ pub fn pipeline(reader: &mut OptionReader<'_>) -> PipelineOptions {
         max_delay: reader.parsed(&["max_delay"], delay).unwrap_or(default.max_delay),
         parallelism: reader.parsed(&["parallelism"], count),
         rolling_emit: reader.choice(&["rolling_emit"], EMISSIONS).unwrap_or_default(),
+        rolling_collect_limit: reader
+            .parsed(&["rolling_collect_limit"], count)
+            .unwrap_or(default.rolling_collect_limit),
         late: reader.choice(&["late"], LATE).unwrap_or_default(),
         state_ttl: reader.parsed(&["state_ttl"], state_ttl),
         at_end: reader.choice(&["at_end"], AT_END),

@@ -136,6 +136,7 @@ fn frames(emit: RollingEmit, frame: &WindowFrame) -> Result<Box<dyn Operator>> {
         functions,
         emit,
         ttl: Some(80),
+        collect_limit: 10_000,
         shown: None,
         output,
     })

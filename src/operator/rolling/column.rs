@@ -244,6 +244,39 @@ fn write_decimals(values: &mut [i128], places: &[Place], array: &ArrayRef) -> Re
     Ok(())
 }
 
+/// Values of an array that is kept as [`Kind::Int`]; anything where it is null.
+pub(super) fn integers(array: &ArrayRef) -> Result<Vec<i64>> {
+    macro_rules! run {
+        ($of:ty) => {
+            Ok(array.as_primitive::<$of>().values().iter().map(|value| *value as i64).collect())
+        };
+    }
+    for_int_type!(array.data_type(), run, Err(foreign(array)))
+}
+
+/// Values of an array that is kept as [`Kind::Float`]; anything where it is null.
+pub(super) fn doubles(array: &ArrayRef) -> Result<Vec<f64>> {
+    match array.data_type() {
+        DataType::Float32 => Ok(array.as_primitive::<Float32Type>().values().iter().map(|v| f64::from(*v)).collect()),
+        DataType::Float64 => Ok(array.as_primitive::<Float64Type>().values().to_vec()),
+        _ => Err(foreign(array)),
+    }
+}
+
+/// Values of an array that is kept as [`Kind::Decimal`]; anything where it is null.
+pub(super) fn decimals(array: &ArrayRef) -> Result<Vec<i128>> {
+    match array.data_type() {
+        DataType::Decimal32(..) => {
+            Ok(array.as_primitive::<Decimal32Type>().values().iter().map(|v| (*v).into()).collect())
+        }
+        DataType::Decimal64(..) => {
+            Ok(array.as_primitive::<Decimal64Type>().values().iter().map(|v| (*v).into()).collect())
+        }
+        DataType::Decimal128(..) => Ok(array.as_primitive::<Decimal128Type>().values().to_vec()),
+        _ => Err(foreign(array)),
+    }
+}
+
 fn foreign(array: &ArrayRef) -> Error {
     Error::internal(format!("a rolling argument came as {}", array.data_type()))
 }

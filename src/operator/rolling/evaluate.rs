@@ -18,6 +18,11 @@ pub(super) struct View<'a> {
 }
 
 impl View<'_> {
+    /// First slot in a row's frame, and one past the last.
+    pub(super) fn frame(&self, row: usize) -> (usize, usize) {
+        (self.starts[row] as usize, self.ends[row] as usize)
+    }
+
     pub(super) fn frames(&self) -> impl ExactSizeIterator<Item = (usize, usize)> {
         self.starts.iter().zip(self.ends).map(|(start, end)| (*start as usize, *end as usize))
     }

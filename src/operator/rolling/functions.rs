@@ -1,12 +1,13 @@
 //! The functions, and which of them serves what SQL asks for.
 //!
-//! count, sum, avg, min, max, variance and deviation of numbers are computed from summaries. Every other aggregate is computed
-//! afresh over each frame by its accumulator: right for all, fast for none. Types and nulls are DataFusion's.
+//! count, sum, avg, min, max, variance and deviation of numbers are computed from summaries; aggregates over DISTINCT values and
+//! percentiles from bags that follow the frame ([`super::retractable`]); every other aggregate whose state is small from its states of
+//! blocks of rows ([`super::merged`]). What is left costs what its frame holds, and is bounded ([`super::collect`]). Types and nulls
+//! are DataFusion's.
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, BooleanArray, Decimal128Array, Float64Array, Int64Array, PrimitiveArray, UInt64Array};
-use arrow::compute::filter;
+use arrow::array::{ArrayRef, Decimal128Array, Float64Array, Int64Array, PrimitiveArray, UInt64Array};
 use arrow::datatypes::{DataType, Decimal128Type};
 use datafusion::common::ScalarValue;
 use datafusion::functions_aggregate::{average, count, min_max, stddev, sum, variance};
@@ -16,9 +17,12 @@ use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
 use datafusion::physical_expr::aggregate::utils::DecimalAverager;
 
 use super::bound::{Bound, Extent};
+use super::collect::{Collected, grows};
 use super::column::{self, Kind, Values, decimals_as, floats_as, ints_as};
 use super::evaluate::{Function, View};
+use super::merged::{Call, Merged};
 use super::plan::Plan;
+use super::retractable::retractable;
 use super::summary::{
     Extreme, GreatestDecimal, GreatestFloat, GreatestInt, GreatestUnsigned, LeastDecimal, LeastFloat, LeastInt,
     LeastUnsigned, Moments, Order, Run, SHORT, Sum, SumDecimal, SumFloat, SumInt, Summary, Trees,
@@ -76,17 +80,14 @@ fn aggregate_function(
     {
         return Ok(fast);
     }
-    Ok(Box::new(General {
-        arguments: arguments.iter().map(|argument| plan.reference(argument)).collect(),
-        filter: filter.map(|filter| plan.reference(filter)),
-        empty: aggregate.default_value(aggregate.field().data_type())?,
-        aggregate: Arc::clone(aggregate),
-        types: arguments
-            .iter()
-            .map(|argument| argument.data_type(&plan.input))
-            .collect::<Result<_, _>>()
-            .internal(|| "an argument has no type".to_owned())?,
-    }))
+    if let Some(sliding) = retractable(plan, aggregate, filter)? {
+        return Ok(sliding);
+    }
+    let call = Call::new(plan, aggregate, filter)?;
+    Ok(match grows(aggregate.fun().name(), aggregate.is_distinct()) {
+        true => Box::new(Collected::new(call, plan.collect_limit)),
+        false => Box::new(Merged::new(call)),
+    })
 }
 
 /// The function from summaries, if there is one for the aggregate and the argument's type.
@@ -388,57 +389,5 @@ impl Function for Pick {
             slot.map(|slot| references[slot])
         });
         view.store.chunks.gather(self.reference, picked, &self.default)
-    }
-}
-
-/// Any aggregate, by its accumulator, afresh for each frame.
-struct General {
-    aggregate: Arc<AggregateFunctionExpr>,
-    arguments: Vec<usize>,
-    types: Vec<DataType>,
-    filter: Option<usize>,
-    empty: ScalarValue,
-}
-
-impl General {
-    fn frame(&self, view: &View, start: usize, end: usize) -> Result<ScalarValue> {
-        if start == end {
-            return Ok(self.empty.clone());
-        }
-        let references = &view.store.references()[start..end];
-        let gather = |column: usize, of: &DataType| {
-            let none = arrow::array::new_null_array(of, 1);
-            view.store.chunks.gather(column, references.iter().map(|reference| Some(*reference)), &none)
-        };
-        let arguments = self.arguments.iter().zip(&self.types).map(|(column, of)| gather(*column, of));
-        let mut arguments = arguments.collect::<Result<Vec<_>>>()?;
-        if let Some(column) = self.filter {
-            let mask = gather(column, &DataType::Boolean)?;
-            let mask = mask.as_any().downcast_ref::<BooleanArray>();
-            let mask = mask.ok_or_else(|| Error::internal("a FILTER is not boolean"))?;
-            for argument in &mut arguments {
-                *argument = filter(argument, mask).internal(|| "a FILTER cannot be applied".to_owned())?;
-            }
-        }
-        let mut accumulator = self.aggregate.create_accumulator()?;
-        accumulator.update_batch(&arguments)?;
-        Ok(accumulator.evaluate()?)
-    }
-}
-
-impl Function for General {
-    fn column(&mut self, view: View) -> Result<ArrayRef> {
-        let mut results: Vec<ScalarValue> = Vec::with_capacity(view.keys.len());
-        let mut last = (usize::MAX, usize::MAX);
-        for (start, end) in view.frames() {
-            // Peers share their frame.
-            let result = match results.last() {
-                Some(same) if last == (start, end) => same.clone(),
-                _ => self.frame(&view, start, end)?,
-            };
-            results.push(result);
-            last = (start, end);
-        }
-        Ok(ScalarValue::iter_to_array(results)?)
     }
 }

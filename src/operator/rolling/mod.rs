@@ -2,7 +2,7 @@
 //!
 //! A row's way: it waits whole ([`waiting`]) until its time is complete; then what the functions need of it is placed among the
 //! rows of its key ([`store`]), where frames are runs of slots ([`evaluate`], [`bound`]), and summarised ([`summary`],
-//! [`functions`]). Rows that no frame can reach any more are dropped: a key's own when it is touched, all keys' by a sweep that
+//! [`functions`]) or followed by bags ([`sliding`]). Rows that no frame can reach any more are dropped: a key's own when it is touched, all keys' by a sweep that
 //! looks at a few keys in every step.
 //!
 //! Promises. On watermark: each row once, in order of (time, arrival) within a step and over steps, with what DataFusion's batch
@@ -14,15 +14,21 @@
 //!
 //! Leaves to others: deciding that a frame without an end, or without beginning and TTL, shall not be run.
 
+mod bag;
 mod bound;
 mod chunks;
+mod collect;
 mod column;
 mod evaluate;
 mod functions;
 mod keys;
+mod merged;
 mod plan;
+mod ranked;
 mod recovery;
+mod retractable;
 mod shown;
+mod sliding;
 mod store;
 mod summary;
 #[cfg(test)]
@@ -43,7 +49,7 @@ use self::plan::{Plan, SEQUENCE};
 use self::recovery::Journal;
 use self::store::Store;
 use self::waiting::{Released, Waiting, times};
-use super::spec::{RollingEmit, RollingSpec};
+use super::spec::{RollingEmit, RollingKind, RollingSpec};
 use super::{Operator, StateUsage, Stepped, Tick};
 use crate::error::{Context, Error, Result};
 use crate::state::{NO_WATERMARK, StateChange, StateTable};
@@ -51,6 +57,15 @@ use crate::state::{NO_WATERMARK, StateChange, StateTable};
 /// The operator for a spec. Fails on GROUPS frames.
 pub fn rolling(spec: RollingSpec) -> Result<Box<dyn Operator>> {
     Ok(Box::new(Rolling::new(spec)?))
+}
+
+/// The aggregates of a spec that read their whole frame again for every row, as they were written.
+pub fn collecting(spec: &RollingSpec) -> Vec<String> {
+    let functions = spec.functions.iter().filter_map(|function| match &function.function {
+        RollingKind::Aggregate(aggregate, _) if retractable::collects(aggregate, &spec.input) => Some(aggregate.name()),
+        _ => None,
+    });
+    functions.map(str::to_owned).collect()
 }
 
 /// Every step looks at this many keys at least for rows to drop.

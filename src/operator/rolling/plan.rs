@@ -107,6 +107,8 @@ pub(super) struct Plan {
     lag: i64,
     pub(super) emit: RollingEmit,
     ttl: Option<i64>,
+    /// How many rows a frame may hold that is read again for every row.
+    pub(super) collect_limit: usize,
     /// Which rows come out, if not all do.
     pub(super) shown: Option<Shown>,
     pub(super) bounds: Vec<Bound>,
@@ -138,6 +140,7 @@ impl Plan {
             lag: spec.time.lag,
             emit: spec.emit,
             ttl: spec.ttl,
+            collect_limit: spec.collect_limit,
             shown,
             bounds: Vec::new(),
             frames: Vec::new(),

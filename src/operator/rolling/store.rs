@@ -163,6 +163,11 @@ impl Store {
             + self.chunks.size()
     }
 
+    /// About how many bytes a row's references hold.
+    pub(super) fn row_bytes(&self) -> usize {
+        (self.chunks.size() / self.rows.max(1)).max(8)
+    }
+
     /// Slots that exist; more than 32 bits count cannot.
     pub(super) fn slots(&self) -> usize {
         self.used

@@ -158,6 +158,18 @@ order!(GreatestDecimal, i128, i128, i128::MAX, |v| !v, |r| !r);
 order!(LeastFloat, f64, i64, i64::MAX, |v| total(v.to_bits() as i64), |r| f64::from_bits(total(r) as u64));
 order!(GreatestFloat, f64, i64, i64::MAX, |v| !total(v.to_bits() as i64), |r| f64::from_bits(total(!r) as u64));
 
+/// A double as an integer in the same (IEEE total) order.
+#[inline(always)]
+pub(super) fn code(value: f64) -> i64 {
+    total(value.to_bits() as i64)
+}
+
+/// The double of a [`code`].
+#[inline(always)]
+pub(super) fn double(code: i64) -> f64 {
+    f64::from_bits(total(code) as u64)
+}
+
 /// Bits of a double to an integer in the same (IEEE total) order, and back.
 #[inline(always)]
 fn total(bits: i64) -> i64 {

@@ -1,6 +1,7 @@
 //! Streamed in random steps over random shards with random crashes = DataFusion over all rows.
 
 mod harness;
+mod retractable;
 
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::Int64Type;

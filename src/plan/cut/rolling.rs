@@ -75,6 +75,7 @@ impl Cutter<'_> {
             functions: kinds,
             emit: self.rolling_emit(),
             ttl,
+            collect_limit: self.options.rolling_collect_limit,
             shown,
             output: unique_schema(&full, false),
         };

@@ -202,6 +202,7 @@ pub fn spec(input: &SchemaRef, functions: Vec<RollingFunction>, emit: RollingEmi
         functions,
         emit,
         ttl,
+        collect_limit: 10_000,
         shown: None,
         output: Arc::new(Schema::new(fields)),
     }

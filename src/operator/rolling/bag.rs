@@ -1,0 +1,175 @@
+//! Bags of values: what a frame holds, kept while rows enter and leave it.
+//!
+//! Values are integers: numbers by an order-preserving code ([`super::sliding::Code`]), anything else by a number that equal values
+//! share. Nothing is subtracted that would drift: [`Distinct`] counts values, [`Folded`] adds and takes out integers, which wrap, so
+//! that is exact; doubles are for [`super::ranked`].
+
+use std::collections::HashMap;
+use std::hash::Hash;
+
+/// A value as bags keep it.
+pub(super) trait Value: Copy + Ord + Hash + Send + 'static {}
+
+impl Value for i64 {}
+impl Value for i128 {}
+
+/// The values of a frame, each as often as it is in it.
+pub(super) trait Bag: Default + Send + 'static {
+    type Value: Value;
+
+    fn insert(&mut self, value: Self::Value);
+
+    /// Takes out a value that was inserted.
+    fn remove(&mut self, value: Self::Value);
+
+    /// Memory, roughly.
+    fn size(&self) -> usize;
+}
+
+/// How often each value is there.
+pub(super) struct Distinct<V> {
+    counts: HashMap<V, u32>,
+}
+
+impl<V> Default for Distinct<V> {
+    fn default() -> Self {
+        Self { counts: HashMap::new() }
+    }
+}
+
+impl<V: Value> Distinct<V> {
+    /// How many different values there are.
+    pub(super) fn len(&self) -> usize {
+        self.counts.len()
+    }
+
+    /// Whether the value is the first of its kind.
+    fn enter(&mut self, value: V) -> bool {
+        let count = self.counts.entry(value).or_default();
+        *count += 1;
+        *count == 1
+    }
+
+    /// Whether the value was the last of its kind.
+    fn leave(&mut self, value: V) -> bool {
+        let Some(count) = self.counts.get_mut(&value) else { return false };
+        *count -= 1;
+        let last = *count == 0;
+        if last {
+            self.counts.remove(&value);
+            if self.counts.capacity() > 1024 && self.counts.len() * 8 < self.counts.capacity() {
+                self.counts.shrink_to_fit();
+            }
+        }
+        last
+    }
+}
+
+impl<V: Value> Bag for Distinct<V> {
+    type Value = V;
+
+    fn insert(&mut self, value: V) {
+        self.enter(value);
+    }
+
+    fn remove(&mut self, value: V) {
+        self.leave(value);
+    }
+
+    fn size(&self) -> usize {
+        self.counts.capacity() * (size_of::<(V, u32)>() + 1)
+    }
+}
+
+/// An operation on integers that can be undone.
+pub(super) trait Group<V>: Send + 'static {
+    const NONE: V;
+    fn with(all: V, value: V) -> V;
+    fn without(all: V, value: V) -> V;
+}
+
+/// Addition that wraps, as DataFusion's does.
+pub(super) struct Add;
+
+/// Bitwise exclusive or.
+pub(super) struct Xor;
+
+macro_rules! group {
+    ($name:ident, $of:ty, $with:expr, $without:expr) => {
+        impl Group<$of> for $name {
+            const NONE: $of = 0;
+            fn with(all: $of, value: $of) -> $of {
+                $with(all, value)
+            }
+            fn without(all: $of, value: $of) -> $of {
+                $without(all, value)
+            }
+        }
+    };
+}
+
+group!(Add, i64, i64::wrapping_add, i64::wrapping_sub);
+group!(Add, i128, i128::wrapping_add, i128::wrapping_sub);
+group!(Xor, i64, |all, value| all ^ value, |all, value| all ^ value);
+
+/// The different values, and all of them added (or otherwise joined).
+pub(super) struct Folded<V, G> {
+    distinct: Distinct<V>,
+    all: V,
+    group: std::marker::PhantomData<G>,
+}
+
+impl<V: Value, G: Group<V>> Default for Folded<V, G> {
+    fn default() -> Self {
+        Self { distinct: Distinct::default(), all: G::NONE, group: std::marker::PhantomData }
+    }
+}
+
+impl<V: Value, G: Group<V>> Folded<V, G> {
+    /// How many different values there are.
+    pub(super) fn len(&self) -> usize {
+        self.distinct.len()
+    }
+
+    /// `None` without values.
+    pub(super) fn all(&self) -> Option<V> {
+        (self.distinct.len() > 0).then_some(self.all)
+    }
+}
+
+impl<V: Value, G: Group<V>> Bag for Folded<V, G> {
+    type Value = V;
+
+    fn insert(&mut self, value: V) {
+        if self.distinct.enter(value) {
+            self.all = G::with(self.all, value);
+        }
+    }
+
+    fn remove(&mut self, value: V) {
+        if self.distinct.leave(value) {
+            self.all = G::without(self.all, value);
+        }
+    }
+
+    fn size(&self) -> usize {
+        self.distinct.size()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folded_value_counts_once_and_goes_with_its_last_row() {
+        let mut bag = Folded::<i64, Add>::default();
+        [7, 7, i64::MAX].iter().for_each(|value| bag.insert(*value));
+        assert_eq!(bag.all(), Some(7_i64.wrapping_add(i64::MAX)));
+        bag.remove(i64::MAX);
+        bag.remove(7);
+        assert_eq!((bag.all(), bag.len()), (Some(7), 1));
+        bag.remove(7);
+        assert_eq!(bag.all(), None);
+    }
+}
