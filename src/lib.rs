@@ -21,5 +21,6 @@ pub mod sink;
 pub mod operator;
 pub mod plan;
 pub mod epoch;
+pub mod backup;
 pub mod serve;
 pub mod cli;

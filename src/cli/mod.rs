@@ -13,6 +13,7 @@ use crate::error::Error;
 use crate::output::{Patience, Printer, Stream};
 use crate::sql::Diagnostics;
 
+mod backup;
 mod check;
 mod connect;
 mod demo;
@@ -26,6 +27,7 @@ mod produce;
 mod project;
 pub mod query;
 mod report;
+mod restore;
 mod run;
 pub mod serve;
 mod server;
@@ -79,6 +81,10 @@ enum Command {
     Verify(verify::Args),
     /// Show what pipelines did last
     Status(status::Args),
+    /// Copy the whole warehouse, while its pipelines run, to a folder or URL; a second backup adds what is new
+    Backup(backup::Args),
+    /// Make a warehouse of a backup
+    Restore(restore::Args),
     /// Print the configuration with every key explained
     Config,
 }
@@ -192,6 +198,8 @@ async fn run_command(command: Command, config: &Config, printing: &Printing) -> 
         Command::Generate(args) => Ok(generate::run(args, printing).await?),
         Command::Demo(args) => demo::run(args, config, printing).await,
         Command::Status(args) => Ok(status::run(args, config).await?),
+        Command::Backup(args) => backup::run(args, config).await,
+        Command::Restore(args) => restore::run(args, config).await,
         Command::Config => {
             output::say!("{}", Config::documented().trim_end());
             Ok(())

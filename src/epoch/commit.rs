@@ -35,6 +35,8 @@ pub struct Committer {
     pub models: BTreeMap<String, String>,
     /// In the order of the dataflow's sources.
     pub sources: Vec<String>,
+    /// Source name to location, of sources that read Delta tables.
+    pub reads: BTreeMap<String, String>,
     pub sinks: Arc<Sinks>,
     pub manifests: ManifestStore,
     pub remembered: Remembered,
@@ -229,6 +231,7 @@ impl Committer {
             times: closed.times.clone(),
             watermarks: closed.watermarks.clone(),
             lookups: closed.lookups.clone(),
+            reads: self.reads.clone(),
         }
     }
 }

@@ -30,7 +30,7 @@ mod watermark;
 pub use coordinator::run;
 pub use job::{Finish, Job};
 pub use memory::Limits;
-pub use prepare::{Refused, Surroundings, below, declared_targets, known_lookups, plan, prepare};
+pub use prepare::{Refused, Surroundings, UNFINISHED, below, declared_targets, known_lookups, plan, prepare};
 pub use progress::{OperatorProgress, Progress, ProgressFile, ProgressSink, SinkProgress, SourceProgress};
 pub use recovery::{Resumed, recover};
 pub use restore::{Fate, migration};

@@ -31,7 +31,7 @@ use crate::sink::dead_letters;
 use crate::sink::kafka::{DirectProducer, TransactionalProducer};
 use crate::source::chunk::PollLimit;
 use crate::sql::Diagnostic;
-use crate::state::{ManifestStore, MemoryBudget, StateStore};
+use crate::state::{ManifestStore, MemoryBudget, Pins, StateStore};
 
 /// What a process has for all its pipelines.
 #[derive(Clone)]
@@ -61,6 +61,18 @@ impl Surroundings {
     /// The folder of a pipeline's own files.
     pub fn pipeline_location(&self, pipeline: &str) -> String {
         below(&below(&self.warehouse, "_weir"), pipeline)
+    }
+
+    /// Errors: the warehouse is being restored, or restoring it was broken off.
+    async fn refuse_unfinished_restore(&self) -> Result<()> {
+        let store = TableStore::open(&self.warehouse, &self.storage, &self.env)?.object_store();
+        match store.head(&Path::from(UNFINISHED)).await {
+            Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(error) => Err(error).environment(|| format!("warehouse `{}` cannot be read", self.warehouse)),
+            Ok(_) => Err(Error::damaged(format!("warehouse `{}` is restored only in part", self.warehouse))
+                .with_detail(format!("`{UNFINISHED}` lies in it while `weir restore` works."))
+                .with_hint("Wait for the restore to end; if it was broken off, repeat it with `--replace`.")),
+        }
     }
 
     pub(super) fn storage_of(&self, table: &TableDef) -> BTreeMap<String, Secret> {
@@ -157,6 +169,7 @@ pub async fn prepare(
     around: &Surroundings,
     progress: ProgressSink,
 ) -> Result<Job, Refused> {
+    around.refuse_unfinished_restore().await?;
     let (lookups, known) = open_lookups(catalog, pipeline, around).await?;
     // Plan against the declarations first: errors of the SQL should show before any table is made, and the columns of
     // materialized views are what their queries give.
@@ -189,8 +202,11 @@ pub async fn prepare(
     };
     let sources = dataflow.sources.len();
     let near = StateStore::new(states.object_store(), around.env.clone());
+    let pins = TableStore::open(&below(&folder, "pins"), &around.storage, &around.env)?;
+    let pins = Pins::new(pins.object_store(), around.env.clone());
+    let near = StateStore::new(states.object_store(), around.env.clone()).pinned_by(pins.clone());
     Ok(Job {
-        manifests: ManifestStore::new(store.object_store()),
+        manifests: ManifestStore::new(store.object_store()).pinned_by(pins),
         states: if states.is_local() { near } else { near.far() },
         lookups,
         limits: around.limits.clone(),

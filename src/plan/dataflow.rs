@@ -4,7 +4,7 @@
 //! fragments and branches without meeting; between stages stand the operators that remember, which see the rows of all lanes. A pipeline
 //! without memory is one stage, which is what makes a micro-batch of a few rows cost microseconds and a large one use every core.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
@@ -17,7 +17,7 @@ use sha2::{Digest, Sha256};
 
 use super::operators::OperatorNode;
 use super::watermark::Watermark;
-use crate::catalog::SourceDef;
+use crate::catalog::{SourceConnector, SourceDef};
 use crate::error::Result;
 use crate::operator::{Held, HeldExec, MeterExec, StreamId};
 
@@ -101,6 +101,15 @@ impl Dataflow {
             hash.update(format!("{name}:{:?}\n{shown}", plan.schema().fields()));
         }
         hex::encode(&hash.finalize()[..16])
+    }
+
+    /// Source name to location, of the sources that read Delta tables.
+    pub fn tables_read(&self) -> BTreeMap<String, String> {
+        let tables = self.sources.iter().filter_map(|source| match &source.def.connector {
+            SourceConnector::Delta(options) => Some((source.def.name.clone(), options.path.clone())),
+            _ => None,
+        });
+        tables.collect()
     }
 
     /// Every plan with the name of what it makes: views, then targets.

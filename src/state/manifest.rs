@@ -16,6 +16,7 @@ use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 use serde::{Deserialize, Serialize};
 
+use super::pins::Pins;
 use super::snapshot::OperatorSnapshot;
 use super::table::NO_WATERMARK;
 use crate::delta::{Add, AddCDCFile, Remove, StagedFiles, UpsertCommit};
@@ -134,6 +135,9 @@ pub struct Manifest {
     /// The version of each Delta table that rows of this epoch were joined to.
     #[serde(default)]
     pub lookups: BTreeMap<String, u64>,
+    /// Where the Delta table of each source that reads one is: a backup must hold what was read of it.
+    #[serde(default)]
+    pub reads: BTreeMap<String, String>,
 }
 
 /// What the manifest keeps of a source's event time.
@@ -175,16 +179,29 @@ impl CommitPermit {
 #[derive(Debug, Clone)]
 pub struct ManifestStore {
     store: Arc<dyn ObjectStore>,
+    pins: Option<Pins>,
 }
 
 impl ManifestStore {
     /// Manifests at the root of `store`, which must make a write durable before it answers.
     pub fn new(store: Arc<dyn ObjectStore>) -> Self {
-        Self { store }
+        Self { store, pins: None }
+    }
+
+    /// The same manifests, of which none is removed while a pin holds.
+    #[must_use]
+    pub fn pinned_by(self, pins: Pins) -> Self {
+        Self { pins: Some(pins), ..self }
     }
 
     fn path(epoch: Epoch, id: ManifestId) -> Path {
         Path::from(format!("{:020}-{id}.json", epoch.0))
+    }
+
+    /// The epoch and the id in a manifest's name.
+    pub fn named(name: &str) -> Option<(Epoch, ManifestId)> {
+        let (epoch, id) = name.strip_suffix(".json")?.split_once('-')?;
+        Some((Epoch(epoch.parse().ok()?), ManifestId(i64::from_str_radix(id, 16).ok()?)))
     }
 
     /// Writes a manifest durably. Repeating is harmless, since the name holds the id; the store tries again by itself.
@@ -237,17 +254,17 @@ impl ManifestStore {
             (epoch(a), a.last_modified).cmp(&(epoch(b), b.last_modified))
         });
         let Some(name) = newest.and_then(|object| object.location.filename()) else { return Ok(None) };
-        let parts = name.strip_suffix(".json").and_then(|name| name.split_once('-'));
-        let Some((epoch, id)) =
-            parts.and_then(|(epoch, id)| Some((epoch.parse().ok()?, i64::from_str_radix(id, 16).ok()?)))
-        else {
-            return Ok(None);
-        };
-        Ok(self.read(Epoch(epoch), ManifestId(id)).await?.map(|(manifest, _)| manifest))
+        let Some((epoch, id)) = Self::named(name) else { return Ok(None) };
+        Ok(self.read(epoch, id).await?.map(|(manifest, _)| manifest))
     }
 
     /// Removes manifests of epochs before `keep_from`; their epochs are committed everywhere.
     pub async fn remove_before(&self, keep_from: Epoch) -> Result<usize> {
+        if let Some(pins) = &self.pins
+            && pins.any().await?
+        {
+            return Ok(0);
+        }
         let listed: Vec<_> =
             self.store.list(None).try_collect().await.environment(|| "manifests cannot be listed".to_owned())?;
         let mut removed = 0;

@@ -20,6 +20,7 @@ use super::file::{Block, Encoding, FileReader, FileWriter, Kind, block_schema, d
 use super::key_group::{KEY_GROUPS, groups_of};
 use super::manifest::Epoch;
 use super::newest::{Newest, Older};
+use super::pins::Pins;
 use super::scatter::scatter_rows;
 use super::snapshot::{OperatorSnapshot, STATE_FORMAT, StateFile, TableSnapshot};
 use super::table::{NO_WATERMARK, StateChange, StateTable};
@@ -51,18 +52,25 @@ pub struct StateStore {
     far: bool,
     /// Written here and not yet seen in a snapshot that counts, so not to be removed.
     pending: Arc<Mutex<HashSet<String>>>,
+    pins: Option<Pins>,
 }
 
 impl StateStore {
     /// State at the root of `store`, which must make a write durable before it answers.
     pub fn new(store: Arc<dyn ObjectStore>, env: Env) -> Self {
-        Self { store, env, far: false, pending: Arc::default() }
+        Self { store, env, far: false, pending: Arc::default(), pins: None }
     }
 
     /// With every file compressed, for stores behind a network; otherwise only those are that come of merging.
     #[must_use]
     pub fn far(self) -> Self {
         Self { far: true, ..self }
+    }
+
+    /// The same state, of which nothing is removed while a pin holds.
+    #[must_use]
+    pub fn pinned_by(self, pins: Pins) -> Self {
+        Self { pins: Some(pins), ..self }
     }
 
     /// Writes what an epoch changed, `changes[shard]` as the operator's shards gave it. Durable when it returns. `before` is
@@ -236,6 +244,11 @@ impl StateStore {
     /// every snapshot that could still be resumed from and the newest one; files written here that no snapshot named yet are
     /// left alone. Returns how many went.
     pub async fn remove_unneeded(&self, live: &[&OperatorSnapshot], before: Epoch) -> Result<usize> {
+        if let Some(pins) = &self.pins
+            && pins.any().await?
+        {
+            return Ok(0);
+        }
         let needed: HashSet<&str> =
             live.iter().flat_map(|snapshot| snapshot.files()).map(|f| f.path.as_str()).collect();
         let listed: Vec<_> =

@@ -3,6 +3,7 @@
 #![cfg(test)]
 
 mod architecture;
+mod backups;
 mod crash;
 mod delta;
 mod editing;

@@ -128,6 +128,7 @@ impl Coordinator {
             fingerprint: job.dataflow.fingerprint(),
             models: job.models,
             sources,
+            reads: job.dataflow.tables_read(),
             sinks: Arc::clone(&sinks),
             manifests: job.manifests,
             remembered: Remembered::new(job.states, state, job.env.clone()),

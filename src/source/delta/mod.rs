@@ -14,4 +14,5 @@ mod reader;
 mod tests;
 
 pub use self::columns::{Reach, complete, probe};
+pub use self::position::version_read;
 pub use self::reader::DeltaReader;

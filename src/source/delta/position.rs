@@ -64,6 +64,14 @@ impl Position {
     }
 }
 
+/// The newest version that has been read, wholly or in part; `None` for offsets that are not those of a table.
+pub fn version_read(offset: Offset) -> Option<u64> {
+    match Position::of_offset(offset).ok()? {
+        Position { version, part: Part::Commit, row: 0 } => version.checked_sub(1),
+        Position { version, .. } => Some(version),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,0 +1,263 @@
+//! Where backups are kept: `files/<xx>/<sha256>` holds every file once, `backups/<id>.json` says what a backup consists of.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use futures::{StreamExt, TryStreamExt};
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::delta::TableStore;
+use crate::error::{Context, Error, Result};
+
+/// The layout of [`Backup`] that this version writes, and the only one it reads.
+const FORMAT: u32 = 1;
+
+/// Files up to this size are copied in one piece; of larger ones, pieces of this size.
+const PIECE: u64 = 16 << 20;
+
+/// A backup that is whole.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Backup {
+    pub format: u32,
+    /// Ids sort by time.
+    pub id: String,
+    /// Milliseconds since 1970 UTC.
+    pub created_ms: i64,
+    /// The version of weir that took it.
+    pub weir: String,
+    /// Where the warehouse was.
+    pub warehouse: String,
+    /// The epoch at which each pipeline is; a pipeline that had committed none is not listed.
+    pub pipelines: BTreeMap<String, PipelineAt>,
+    /// The version of each table, by its folder below the warehouse.
+    pub tables: BTreeMap<String, u64>,
+    /// What manifests call the tables: location to folder below the warehouse.
+    pub locations: BTreeMap<String, String>,
+    pub files: Vec<BackupFile>,
+}
+
+/// Where a pipeline is in a backup.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PipelineAt {
+    pub epoch: u64,
+    /// As in the manifest's name.
+    pub manifest: String,
+}
+
+/// A file of a backup.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackupFile {
+    /// Below the warehouse.
+    pub path: String,
+    pub bytes: u64,
+    /// Hexadecimal.
+    pub sha256: String,
+    /// When the warehouse's file was written, milliseconds since 1970 UTC.
+    pub modified_ms: i64,
+}
+
+impl Backup {
+    /// Bytes of all files.
+    pub fn bytes(&self) -> u64 {
+        self.files.iter().map(|file| file.bytes).sum()
+    }
+}
+
+/// What copying a file came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Copied {
+    /// The place has it now; `new`: it did not have it before.
+    Kept { sha256: String, new: bool },
+    /// The file is gone, or is no longer of the size that was listed.
+    Changed,
+}
+
+/// A folder or URL that holds backups.
+#[derive(Debug, Clone)]
+pub struct BackupPlace {
+    location: String,
+    store: Arc<dyn ObjectStore>,
+}
+
+impl BackupPlace {
+    /// Backups at the root of `store`.
+    pub fn new(store: &TableStore) -> Self {
+        Self { location: store.location().to_owned(), store: store.object_store() }
+    }
+
+    /// As the user wrote it.
+    pub fn location(&self) -> &str {
+        &self.location
+    }
+
+    fn path_of(sha256: &str) -> Path {
+        Path::from(format!("files/{}/{sha256}", sha256.get(..2).unwrap_or_default()))
+    }
+
+    /// The whole backups, oldest first.
+    pub async fn list(&self) -> Result<Vec<Backup>> {
+        let failed = || format!("backups in `{}` cannot be listed", self.location);
+        let listed: Vec<_> = self.store.list(Some(&Path::from("backups"))).try_collect().await.environment(failed)?;
+        let names = listed.into_iter().map(|object| object.location).filter(|path| path.as_ref().ends_with(".json"));
+        let mut backups: Vec<Backup> =
+            futures::stream::iter(names.map(|path| self.read(path))).buffered(8).try_collect().await?;
+        backups.sort_by(|a, b| a.id.cmp(&b.id));
+        Ok(backups)
+    }
+
+    async fn read(&self, path: Path) -> Result<Backup> {
+        let failed = || format!("backup `{path}` in `{}` cannot be read", self.location);
+        let bytes = self.store.get(&path).await.environment(failed)?.bytes().await.environment(failed)?;
+        let backup: Backup = serde_json::from_slice(&bytes).map_err(|error| {
+            Error::damaged(format!("backup `{path}` in `{}` is damaged", self.location)).with_source(error)
+        })?;
+        if backup.format != FORMAT {
+            return Err(Error::config(format!("backup `{}` has format {}", backup.id, backup.format))
+                .with_hint("A newer weir has taken it: restore it with that version."));
+        }
+        Ok(backup)
+    }
+
+    /// Writes down that a backup is whole.
+    pub async fn finish(&self, backup: &Backup) -> Result<()> {
+        let bytes = serde_json::to_vec(backup).internal(|| "a backup cannot be written down".to_owned())?;
+        let path = Path::from(format!("backups/{}.json", backup.id));
+        let written = self.store.put(&path, bytes.into()).await;
+        written.map(drop).environment(|| format!("backup `{path}` cannot be written to `{}`", self.location))
+    }
+
+    /// Whether the file is here, as far as its name and size tell.
+    pub async fn has(&self, sha256: &str, bytes: u64) -> Result<bool> {
+        match self.store.head(&Self::path_of(sha256)).await {
+            Ok(found) => Ok(found.size == bytes),
+            Err(object_store::Error::NotFound { .. }) => Ok(false),
+            Err(error) => Err(error).environment(|| format!("`{}` cannot be read", self.location)),
+        }
+    }
+
+    /// Copies a file of `bytes` bytes here unless it is here.
+    pub async fn keep(&self, from: &Arc<dyn ObjectStore>, path: &Path, bytes: u64) -> Result<Copied> {
+        if bytes <= PIECE {
+            // Read once, so that a file that grows is kept as it was then.
+            let Some(whole) = piece(from, path, 0..bytes).await? else { return Ok(Copied::Changed) };
+            let sha256 = hex::encode(Sha256::digest(&whole));
+            if self.has(&sha256, bytes).await? {
+                return Ok(Copied::Kept { sha256, new: false });
+            }
+            let written = self.store.put(&Self::path_of(&sha256), whole.into()).await;
+            written.environment(|| format!("a file cannot be written to `{}`", self.location))?;
+            return Ok(Copied::Kept { sha256, new: true });
+        }
+        let Some(sha256) = hash(from, path, bytes).await? else { return Ok(Copied::Changed) };
+        if self.has(&sha256, bytes).await? {
+            return Ok(Copied::Kept { sha256, new: false });
+        }
+        let target = Self::path_of(&sha256);
+        if copy(from, path, &self.store, &target, bytes).await?.as_ref() == Some(&sha256) {
+            return Ok(Copied::Kept { sha256, new: true });
+        }
+        // Something else than the name says must not stay under it.
+        match self.store.delete(&target).await {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(Copied::Changed),
+            Err(error) => {
+                Err(error).environment(|| format!("file `{target}` of `{}` is wrong and stays", self.location))
+            }
+        }
+    }
+
+    /// Copies a backup's file to `path` of another store. Errors: it is not here, or not what it was.
+    pub async fn bring(&self, file: &BackupFile, to: &Arc<dyn ObjectStore>, path: &Path) -> Result<()> {
+        let from = Self::path_of(&file.sha256);
+        let damaged = |what: &str| {
+            Error::damaged(format!("file `{from}` of the backups in `{}` {what}", self.location))
+                .with_detail(format!("It holds `{}`.", file.path))
+                .with_hint("Restore another backup; `weir backup --list` shows them.")
+        };
+        match copy(&self.store, &from, to, path, file.bytes).await? {
+            Some(sha256) if sha256 == file.sha256 => Ok(()),
+            Some(_) => Err(damaged("is damaged")),
+            None => Err(damaged("is missing or not of its size")),
+        }
+    }
+
+    /// The bytes of a backup's file, a small one.
+    pub async fn content(&self, file: &BackupFile) -> Result<Vec<u8>> {
+        let from = Self::path_of(&file.sha256);
+        let failed = || format!("file `{from}` of the backups in `{}` cannot be read", self.location);
+        let bytes = self.store.get(&from).await.environment(failed)?.bytes().await.environment(failed)?;
+        match hex::encode(Sha256::digest(&bytes)) == file.sha256 {
+            true => Ok(bytes.to_vec()),
+            false => Err(Error::damaged(format!("file `{from}` of the backups in `{}` is damaged", self.location))),
+        }
+    }
+}
+
+fn pieces(bytes: u64) -> impl Iterator<Item = Range<u64>> {
+    (0..bytes.div_ceil(PIECE)).map(move |piece| piece * PIECE..((piece + 1) * PIECE).min(bytes))
+}
+
+/// A piece of a file; `None` when the file is gone or too short.
+async fn piece(store: &Arc<dyn ObjectStore>, path: &Path, range: Range<u64>) -> Result<Option<bytes::Bytes>> {
+    let wanted = range.end - range.start;
+    if wanted == 0 {
+        return Ok(Some(bytes::Bytes::new()));
+    }
+    match store.get_range(path, range).await {
+        Ok(bytes) => Ok((bytes.len() as u64 == wanted).then_some(bytes)),
+        Err(object_store::Error::NotFound { .. }) => Ok(None),
+        Err(error) => Err(error).environment(|| format!("file `{path}` cannot be read")),
+    }
+}
+
+async fn has_size(store: &Arc<dyn ObjectStore>, path: &Path, bytes: u64) -> Result<bool> {
+    match store.head(path).await {
+        Ok(found) => Ok(found.size == bytes),
+        Err(object_store::Error::NotFound { .. }) => Ok(false),
+        Err(error) => Err(error).environment(|| format!("file `{path}` cannot be read")),
+    }
+}
+
+async fn hash(store: &Arc<dyn ObjectStore>, path: &Path, bytes: u64) -> Result<Option<String>> {
+    let mut hash = Sha256::new();
+    for range in pieces(bytes) {
+        let Some(piece) = piece(store, path, range).await? else { return Ok(None) };
+        hash.update(&piece);
+    }
+    Ok(has_size(store, path, bytes).await?.then(|| hex::encode(hash.finalize())))
+}
+
+/// Copies a file; returns the SHA-256 of what was copied, `None` when the file is gone or not of this size.
+async fn copy(
+    from: &Arc<dyn ObjectStore>,
+    path: &Path,
+    to: &Arc<dyn ObjectStore>,
+    target: &Path,
+    bytes: u64,
+) -> Result<Option<String>> {
+    let failed = || format!("file `{target}` cannot be written");
+    if !has_size(from, path, bytes).await? {
+        return Ok(None);
+    }
+    let mut hash = Sha256::new();
+    if bytes <= PIECE {
+        let Some(whole) = piece(from, path, 0..bytes).await? else { return Ok(None) };
+        hash.update(&whole);
+        to.put(target, whole.into()).await.environment(failed)?;
+        return Ok(Some(hex::encode(hash.finalize())));
+    }
+    let mut upload = to.put_multipart(target).await.environment(failed)?;
+    for range in pieces(bytes) {
+        let Some(piece) = piece(from, path, range).await? else {
+            upload.abort().await.environment(failed)?;
+            return Ok(None);
+        };
+        hash.update(&piece);
+        upload.put_part(piece.into()).await.environment(failed)?;
+    }
+    upload.complete().await.environment(failed)?;
+    Ok(Some(hex::encode(hash.finalize())))
+}

@@ -1,0 +1,118 @@
+//! Restoring a backup as a warehouse.
+//!
+//! Tables' logs are written last, the pipelines' manifests with the new locations of their tables. While a restore is under way,
+//! [`UNFINISHED`](crate::epoch::UNFINISHED) lies in the warehouse and no pipeline starts there.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use futures::{StreamExt, TryStreamExt};
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt};
+
+use super::place::{Backup, BackupFile, BackupPlace};
+use crate::delta::TableStore;
+use crate::epoch::{UNFINISHED, below};
+use crate::error::{Context, Error, Result};
+
+/// Files restored side by side.
+const AT_ONCE: usize = 8;
+
+/// What to do with a warehouse that is not empty.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RestoreInto {
+    Empty,
+    /// Everything in it is deleted first.
+    Replaced,
+}
+
+/// Writes a backup's files into `warehouse`, each verified by its SHA-256.
+///
+/// Errors: the warehouse is not empty; a file of the backup is missing or damaged.
+pub async fn restore(place: &BackupPlace, backup: &Backup, warehouse: &TableStore, into: RestoreInto) -> Result<()> {
+    let store = warehouse.object_store();
+    let failed = || format!("warehouse `{}` cannot be restored", warehouse.location());
+    let first = store.list(None).next().await.transpose().environment(failed)?;
+    if first.is_some() && into == RestoreInto::Empty {
+        return Err(Error::config(format!("warehouse `{}` is not empty", warehouse.location()))
+            .with_hint("Restore to another place with `--to`, or add `--replace` to delete everything in it first."));
+    }
+    // The marker comes before anything is deleted, so that a replaced warehouse is never half of each.
+    let unfinished = Path::from(UNFINISHED);
+    store.put(&unfinished, backup.id.clone().into()).await.environment(failed)?;
+    if first.is_some() {
+        let listed: Vec<_> = store.list(None).try_collect().await.environment(failed)?;
+        for object in listed.into_iter().filter(|object| object.location != unfinished) {
+            match store.delete(&object.location).await {
+                Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
+                Err(error) => return Err(error).environment(failed),
+            }
+        }
+    }
+    let (logs, others): (Vec<&BackupFile>, Vec<&BackupFile>) =
+        backup.files.iter().partition(|file| file.path.contains("/_delta_log/"));
+    for files in [others, logs] {
+        let restored = files.into_iter().map(|file| one(place, backup, warehouse, &store, file));
+        let mut restored = futures::stream::iter(restored).buffer_unordered(AT_ONCE);
+        while restored.try_next().await?.is_some() {}
+    }
+    store.delete(&unfinished).await.environment(failed)
+}
+
+async fn one(
+    place: &BackupPlace,
+    backup: &Backup,
+    warehouse: &TableStore,
+    store: &Arc<dyn ObjectStore>,
+    file: &BackupFile,
+) -> Result<()> {
+    let path = Path::parse(&file.path).internal(|| format!("bad path `{}`", file.path))?;
+    if !is_manifest(&file.path) {
+        return place.bring(file, store, &path).await;
+    }
+    let moved = moved(&place.content(file).await?, &backup.locations, warehouse.location())
+        .ok_or_else(|| Error::damaged(format!("manifest `{}` of the backup is damaged", file.path)))?;
+    store.put(&path, moved.into()).await.map(drop).environment(|| format!("file `{path}` cannot be written"))
+}
+
+fn is_manifest(path: &str) -> bool {
+    let mut parts = path.split('/');
+    parts.next() == Some("_weir") && parts.nth(1) == Some("manifests")
+}
+
+/// A manifest whose tables are below another warehouse.
+fn moved(manifest: &[u8], locations: &BTreeMap<String, String>, warehouse: &str) -> Option<Vec<u8>> {
+    let mut manifest: serde_json::Value = serde_json::from_slice(manifest).ok()?;
+    let mut relocate = |location: &mut serde_json::Value| {
+        if let Some(folder) = location.as_str().and_then(|location| locations.get(location)) {
+            *location = below(warehouse, folder).into();
+        }
+    };
+    let tables = manifest.get_mut("tables").and_then(serde_json::Value::as_array_mut).into_iter().flatten();
+    tables.filter_map(|table| table.get_mut("location")).for_each(&mut relocate);
+    let reads = manifest.get_mut("reads").and_then(serde_json::Value::as_object_mut).into_iter().flatten();
+    reads.for_each(|(_, location)| relocate(location));
+    serde_json::to_vec(&manifest).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_manifest_is_given_the_new_places_of_its_tables_and_nothing_else_changes() {
+        let manifest = br#"{"epoch":3,"tables":[{"name":"t","location":"old/t"},{"name":"o","location":"/else/o"}],"reads":{"s":"old/t"},"new":1}"#;
+        let locations = BTreeMap::from([("old/t".to_owned(), "t".to_owned())]);
+        let moved: serde_json::Value =
+            serde_json::from_slice(&moved(manifest, &locations, "s3://b/w/").unwrap()).unwrap();
+        assert_eq!(moved["tables"][0]["location"], "s3://b/w/t");
+        assert_eq!(moved["tables"][1]["location"], "/else/o");
+        assert_eq!((&moved["reads"]["s"], &moved["epoch"], &moved["new"]), (&"s3://b/w/t".into(), &3.into(), &1.into()));
+    }
+
+    #[test]
+    fn only_manifests_are_changed() {
+        assert!(is_manifest("_weir/p/manifests/00000000000000000003-0a.json"));
+        assert!(!is_manifest("_weir/p/id") && !is_manifest("t/_delta_log/manifests") && !is_manifest("_weir/manifests/x"));
+    }
+}

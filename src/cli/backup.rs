@@ -1,0 +1,79 @@
+//! `weir backup`: copies of the whole warehouse.
+
+use std::collections::BTreeMap;
+
+use super::Failure;
+use super::output::say;
+use super::project::environment;
+use super::report::{grouped, size};
+use crate::backup::{Backup, BackupPlace, Taken, Warehouse, take};
+use crate::config::Config;
+use crate::delta::TableStore;
+
+/// What was typed.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// A folder or URL that keeps backups; made if need be
+    place: String,
+    /// Show the backups that are there, and take none
+    #[arg(long)]
+    list: bool,
+    /// Show every epoch and version as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Takes a backup, or lists them. Errors: no whole state of the warehouse can be found; a store that fails.
+pub async fn run(args: Args, config: &Config) -> Result<(), Failure> {
+    let env = environment()?;
+    // The options of the warehouse's store serve the place, too: both are usually with one provider.
+    let place = BackupPlace::new(&TableStore::open(&args.place, &config.storage, &env)?);
+    if args.list {
+        let backups = place.list().await?;
+        for backup in &backups {
+            print(backup, args.json)?;
+        }
+        if backups.is_empty() {
+            say!("no backup in `{}`", place.location());
+        }
+        return Ok(());
+    }
+    let store = TableStore::open(&config.warehouse, &config.storage, &env)?;
+    let warehouse = Warehouse { store, storage: config.storage.clone() };
+    let Taken { backup, new_files, new_bytes } = take(&warehouse, &place).await?;
+    print(&backup, args.json)?;
+    if !args.json {
+        say!("  {} files new, {}", grouped(new_files), size(new_bytes));
+    }
+    Ok(())
+}
+
+fn print(backup: &Backup, json: bool) -> Result<(), Failure> {
+    if json {
+        let summary = serde_json::json!({
+            "id": backup.id,
+            "created_ms": backup.created_ms,
+            "weir": backup.weir,
+            "warehouse": backup.warehouse,
+            "pipelines": backup.pipelines,
+            "tables": backup.tables,
+            "files": backup.files.len(),
+            "bytes": backup.bytes(),
+        });
+        say!("{summary}");
+        return Ok(());
+    }
+    say!(
+        "backup {}  of {}  {} tables, {} files, {}",
+        backup.id,
+        backup.warehouse,
+        backup.tables.len(),
+        grouped(backup.files.len() as u64),
+        size(backup.bytes())
+    );
+    let epochs: BTreeMap<_, _> = backup.pipelines.iter().map(|(pipeline, at)| (pipeline, at.epoch)).collect();
+    for (pipeline, epoch) in epochs {
+        say!("  pipeline {pipeline}  epoch {epoch}");
+    }
+    Ok(())
+}

@@ -1,0 +1,87 @@
+//! Pins: while one is in a pipeline's folder, no manifest and no state file of the pipeline is removed.
+//!
+//! A backup holds one while it copies. The process that runs the pipeline, which may be another, looks before it removes anything.
+//! A pin says until when it holds, so that one that was left behind does no lasting harm.
+
+use std::sync::Arc;
+
+use futures::TryStreamExt;
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt};
+
+use crate::env::Env;
+use crate::error::{Context, Result};
+
+/// How long a pin holds, milliseconds; whoever needs it longer renews it.
+const HOLDS_MS: i64 = 10 * 60 * 1000;
+
+/// The pins of one pipeline.
+#[derive(Debug, Clone)]
+pub struct Pins {
+    store: Arc<dyn ObjectStore>,
+    env: Env,
+}
+
+impl Pins {
+    /// Pins at the root of `store`.
+    pub fn new(store: Arc<dyn ObjectStore>, env: Env) -> Self {
+        Self { store, env }
+    }
+
+    /// Sets or renews a pin.
+    pub async fn hold(&self, name: &str) -> Result<()> {
+        let until = self.env.unix_ms() + HOLDS_MS;
+        let written = self.store.put(&Path::from(name), until.to_string().into()).await;
+        written.map(drop).environment(|| format!("pin `{name}` cannot be set"))
+    }
+
+    /// Takes a pin away.
+    pub async fn release(&self, name: &str) -> Result<()> {
+        match self.store.delete(&Path::from(name)).await {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(error) => Err(error).environment(|| format!("pin `{name}` cannot be taken away")),
+        }
+    }
+
+    /// Whether any pin holds now. Pins that have run out are removed.
+    pub async fn any(&self) -> Result<bool> {
+        let failed = || "pins cannot be read".to_owned();
+        let listed: Vec<_> = self.store.list(None).try_collect().await.environment(failed)?;
+        for object in listed {
+            let pin = match self.store.get(&object.location).await {
+                Ok(pin) => pin.bytes().await.environment(failed)?,
+                Err(object_store::Error::NotFound { .. }) => continue,
+                Err(error) => return Err(error).environment(failed),
+            };
+            let until = std::str::from_utf8(&pin).ok().and_then(|text| text.trim().parse::<i64>().ok());
+            if until.is_some_and(|until| until > self.env.unix_ms()) {
+                return Ok(true);
+            }
+            self.release(object.location.as_ref()).await?;
+        }
+        Ok(false)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use object_store::memory::InMemory;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_pin_holds_until_it_is_released_or_has_run_out() {
+        let env = Env::manual(1_000_000, 1);
+        let pins = Pins::new(Arc::new(InMemory::new()), env.clone());
+        assert!(!pins.any().await.unwrap());
+        pins.hold("a").await.unwrap();
+        pins.hold("b").await.unwrap();
+        pins.release("a").await.unwrap();
+        assert!(pins.any().await.unwrap());
+        env.advance(Duration::from_millis(HOLDS_MS as u64 + 1));
+        assert!(!pins.any().await.unwrap());
+        pins.release("b").await.unwrap();
+    }
+}
