@@ -107,12 +107,17 @@ mod tests {
             serde_json::from_slice(&moved(manifest, &locations, "s3://b/w/").unwrap()).unwrap();
         assert_eq!(moved["tables"][0]["location"], "s3://b/w/t");
         assert_eq!(moved["tables"][1]["location"], "/else/o");
-        assert_eq!((&moved["reads"]["s"], &moved["epoch"], &moved["new"]), (&"s3://b/w/t".into(), &3.into(), &1.into()));
+        assert_eq!(
+            (&moved["reads"]["s"], &moved["epoch"], &moved["new"]),
+            (&"s3://b/w/t".into(), &3.into(), &1.into())
+        );
     }
 
     #[test]
     fn only_manifests_are_changed() {
         assert!(is_manifest("_weir/p/manifests/00000000000000000003-0a.json"));
-        assert!(!is_manifest("_weir/p/id") && !is_manifest("t/_delta_log/manifests") && !is_manifest("_weir/manifests/x"));
+        assert!(
+            !is_manifest("_weir/p/id") && !is_manifest("t/_delta_log/manifests") && !is_manifest("_weir/manifests/x")
+        );
     }
 }

@@ -7,7 +7,6 @@ use arrow::array::{ArrayRef, Int64Array, RecordBatch};
 use arrow::datatypes::DataType;
 use futures::TryStreamExt;
 use object_store::ObjectStoreExt;
-use object_store::path::Path;
 
 use super::{BackupPlace, RestoreInto, Taken, Warehouse, restore, take};
 use crate::delta::testing::{WrittenTable, declared};
@@ -89,7 +88,7 @@ async fn parts_of_a_version_leave_out_later_ones_and_name_what_is_gone() {
     assert_eq!(one.iter().filter(|name| name.ends_with(".json")).count(), 2, "{one:?}");
     assert_eq!(three.iter().filter(|name| name.ends_with(".parquet")).count(), 3, "also what was replaced: {three:?}");
     let newest = &table.files[0].path;
-    store.object_store().delete(&Path::from(newest.as_str())).await.unwrap();
+    store.object_store().delete(&newest.object().unwrap()).await.unwrap();
     let error = at(3).await.unwrap_err();
     assert!(error.message().contains(newest.as_str()), "{error}");
     assert!(at(2).await.is_ok(), "an older version does not need it");

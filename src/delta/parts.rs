@@ -7,9 +7,9 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use arrow::array::{Array, AsArray};
+use delta_kernel::DeltaResult;
 use delta_kernel::engine::arrow_data::ArrowEngineData;
 use delta_kernel::schema::{DataType, StructField, StructType};
-use delta_kernel::DeltaResult;
 use futures::TryStreamExt;
 use object_store::ObjectMeta;
 

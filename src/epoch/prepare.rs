@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use arrow::datatypes::SchemaRef;
 use datafusion::execution::runtime_env::RuntimeEnv;
+use object_store::ObjectStoreExt;
 use object_store::path::Path;
 
 use super::job::Job;
