@@ -34,6 +34,9 @@ use crate::source::chunk::PollLimit;
 use crate::sql::Diagnostic;
 use crate::state::{ManifestStore, MemoryBudget, Pins, StateStore};
 
+/// Lies in a warehouse while it is restored from a backup.
+pub const UNFINISHED: &str = "_weir/restore-unfinished";
+
 /// What a process has for all its pipelines.
 #[derive(Clone)]
 pub struct Surroundings {
@@ -202,7 +205,6 @@ pub async fn prepare(
         }
     };
     let sources = dataflow.sources.len();
-    let near = StateStore::new(states.object_store(), around.env.clone());
     let pins = TableStore::open(&below(&folder, "pins"), &around.storage, &around.env)?;
     let pins = Pins::new(pins.object_store(), around.env.clone());
     let near = StateStore::new(states.object_store(), around.env.clone()).pinned_by(pins.clone());
