@@ -11,13 +11,13 @@ const FIRST: &str = "
 CREATE SOURCE events (id BIGINT NOT NULL, k BIGINT, v DOUBLE, ts TIMESTAMP, WATERMARK FOR ts AS ts - INTERVAL '10 seconds')
   WITH (connector = 'file', path = 'in/*.jsonl', format = 'json', poll_interval = '20 ms');
 CREATE TABLE firsts (id BIGINT, k BIGINT, ts TIMESTAMP) USING DELTA;
-CREATE TABLE rolled (id BIGINT, k BIGINT, ts TIMESTAMP, n BIGINT, values BIGINT) USING DELTA;
+CREATE TABLE rolled (id BIGINT, k BIGINT, ts TIMESTAMP, n BIGINT, different BIGINT) USING DELTA;
 CREATE TABLE per_key (k BIGINT, n BIGINT, PRIMARY KEY (k) NOT ENFORCED) USING DELTA;
 CREATE TABLE shared (who STRING, id BIGINT) USING DELTA PARTITIONED BY (who);
 CREATE VIEW unique_events AS SELECT * FROM DEDUPLICATE(TABLE events, KEY(id), WITHIN INTERVAL '1 hour');
 CREATE PIPELINE p WITH (trigger = '50 ms', max_rows_per_micro_batch = 200, state_ttl = 'none', at_end = 'keep') AS BEGIN
   INSERT INTO firsts SELECT id, k, ts FROM unique_events;
-  INSERT INTO rolled SELECT id, k, ts, count(*) OVER w AS n, count(DISTINCT v) OVER w AS values FROM unique_events
+  INSERT INTO rolled SELECT id, k, ts, count(*) OVER w AS n, count(DISTINCT v) OVER w AS different FROM unique_events
     WINDOW w AS (PARTITION BY k ORDER BY ts RANGE BETWEEN INTERVAL '5 minutes' PRECEDING AND CURRENT ROW);
   INSERT INTO per_key SELECT k, count(*) AS n FROM events GROUP BY k;
   INSERT INTO shared SELECT 'p' AS who, id FROM unique_events;
@@ -36,7 +36,7 @@ END;
 
 const ANSWERS: [&str; 6] = [
     "SELECT id, k, ts FROM firsts ORDER BY id",
-    "SELECT id, k, ts, n, values FROM rolled ORDER BY id",
+    "SELECT id, k, ts, n, different FROM rolled ORDER BY id",
     "SELECT k, n FROM per_key ORDER BY k",
     "SELECT who, id FROM shared ORDER BY who, id",
     "SELECT id, k FROM copied ORDER BY id",
