@@ -112,10 +112,18 @@ impl Stage {
 
     /// Takes a backup of the warehouse; returns its id and how many files were new.
     fn back_up(&self) -> (String, u64) {
+        let (id, new, _) = self.back_up_of();
+        (id, new)
+    }
+
+    /// The same, and how many files it holds.
+    fn back_up_of(&self) -> (String, u64, u64) {
         let said = self.succeed("warehouse", &["backup", "kept"]);
         let id = said.split_whitespace().nth(1).unwrap().to_owned();
         let new = said.lines().last().unwrap().split_whitespace().next().unwrap();
-        (id, new.replace(['_', ',', ' '], "").parse().unwrap_or_else(|_| panic!("{said}")))
+        let all = said.split(", ").nth(1).unwrap().split_whitespace().next().unwrap();
+        let number = |text: &str| text.replace(['_', ',', ' '], "").parse().unwrap_or_else(|_| panic!("{said}"));
+        (id, number(new), number(all))
     }
 
     fn restore(&self, id: &str, to: &str) {
@@ -142,13 +150,13 @@ fn backups_of_a_running_warehouse_continue_elsewhere_to_the_same_end() {
     stage.to_the_end("warehouse");
     let (running, reader) = (stage.start("p"), stage.start("q"));
     stage.while_it_commits(&running, 4);
-    let (one, all) = stage.back_up();
+    let (one, _) = stage.back_up();
     stage.while_it_commits(&running, 3);
-    let (two, more) = stage.back_up();
+    let (two, new, all) = stage.back_up_of();
     stage.while_it_commits(&running, 2);
     running.kill();
     reader.kill();
-    assert!(more < all, "{more} files of the second backup are new, {all} of the first were");
+    assert!(new < all, "{new} files of the second backup are new, of {all}");
     let listed = stage.succeed("warehouse", &["backup", "kept", "--list"]);
     assert!(listed.contains(&one) && listed.contains(&two), "{listed}");
     // Nobody pins what the backups needed any more.
