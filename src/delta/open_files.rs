@@ -27,6 +27,8 @@ const SLICE_ROWS: usize = 64 * 1024;
 /// What an open file takes before it has a row, and what it takes besides per column: encoders, page buffers, statistics.
 const FILE_BYTES: u64 = 8 << 10;
 const COLUMN_BYTES: u64 = 2 << 10;
+/// What the dictionary of a column takes, however few its values.
+const DICTIONARY_BYTES: u64 = 80 << 10;
 /// A part of an upload, and how many are under way where memory allows.
 const PART_BYTES: u64 = 5 << 20;
 const MOST_UPLOADS: u64 = 10;
@@ -61,6 +63,8 @@ pub(super) struct FileFormat {
     pub schema: SchemaRef,
     pub partition_columns: Vec<String>,
     pub properties: WriterProperties,
+    /// The same without dictionaries, for when memory is short.
+    pub plain: WriterProperties,
     pub limits: FileLimits,
     pub indexed_columns: DataSkippingNumIndexedCols,
     pub stats_columns: Option<Vec<String>>,
@@ -83,6 +87,8 @@ pub(super) struct OpenFiles {
 
 struct OpenFile {
     writer: PartitionWriter,
+    /// Its columns have dictionaries.
+    dictionaries: bool,
     /// Given to it since it began.
     raw: u64,
     /// What it takes.
@@ -152,14 +158,16 @@ impl OpenFiles {
     /// Adds rows of one partition, whose values are in row `first` of `values`.
     async fn write_to(&mut self, key: Box<[u8]>, rows: &RecordBatch, values: &[ArrayRef], first: usize) -> Result<()> {
         if !self.open.contains_key(&key) {
-            let room = self.file_bytes(0);
-            self.make_room(room).await?;
-            let file = OpenFile { writer: self.begin(values, first)?, raw: 0, bytes: 0, touched: 0 };
-            self.open.insert(key.clone(), file);
+            // Dictionaries while there is plenty of room: files that end early cost more than they save.
+            let dictionaries = self.bytes + self.file_bytes(0, true) <= self.format.limits.memory / 2;
+            self.make_room(self.file_bytes(0, dictionaries)).await?;
+            let writer = self.begin(values, first, dictionaries)?;
+            self.open.insert(key.clone(), OpenFile { writer, dictionaries, raw: 0, bytes: 0, touched: 0 });
         }
-        let added = size_of_rows(rows);
-        let raw = self.open.get(&key).map_or(0, |file| file.raw) + added;
-        let bytes = self.file_bytes(raw);
+        let known = self.open.get(&key).map(|file| (file.raw, file.dictionaries));
+        let Some((raw, dictionaries)) = known else { return Err(Error::internal("an open file is gone")) };
+        let raw = raw + size_of_rows(rows);
+        let bytes = self.file_bytes(raw, dictionaries);
         let Some(file) = self.open.get_mut(&key) else { return Err(Error::internal("an open file is gone")) };
         (file.raw, file.touched) = (raw, self.writes);
         self.bytes = self.bytes + bytes - file.bytes;
@@ -173,14 +181,15 @@ impl OpenFiles {
     }
 
     /// What a file takes after it was given so many bytes of rows.
-    fn file_bytes(&self, raw: u64) -> u64 {
+    fn file_bytes(&self, raw: u64, dictionaries: bool) -> u64 {
         let columns = self.file_schema.fields().len() as u64;
+        let column = COLUMN_BYTES + if dictionaries { DICTIONARY_BYTES } else { 0 };
         let encoding = raw.min(self.format.limits.row_group_bytes() as u64);
         let uploading = (raw / 2).min(PART_BYTES);
-        FILE_BYTES + columns * COLUMN_BYTES + encoding + uploading
+        FILE_BYTES + columns * column + encoding + uploading
     }
 
-    fn begin(&self, values: &[ArrayRef], row: usize) -> Result<PartitionWriter> {
+    fn begin(&self, values: &[ArrayRef], row: usize, dictionaries: bool) -> Result<PartitionWriter> {
         let failed = || "a file cannot be begun".to_owned();
         let scalars = self.format.partition_columns.iter().zip(values).map(|(name, column)| {
             let unreadable = || Error::internal(format!("value of partition column `{name}` cannot be read"));
@@ -189,7 +198,7 @@ impl OpenFiles {
         let config = PartitionWriterConfig::try_new(
             self.file_schema.clone(),
             scalars.collect::<Result<_>>()?,
-            Some(self.format.properties.clone()),
+            Some(if dictionaries { self.format.properties.clone() } else { self.format.plain.clone() }),
             self.format.limits.file_bytes,
             Some(SLICE_ROWS),
             Some(self.format.limits.uploads()),
@@ -306,6 +315,21 @@ mod tests {
         let staged = writer.close().await.unwrap();
         assert_eq!((staged.rows, counted(&staged.adds).len()), (1_800, 400));
         assert!(counted(&staged.adds).values().all(|rows| (4..=5).contains(rows)));
+    }
+
+    #[tokio::test]
+    async fn the_text_that_names_the_folder_of_nulls_is_not_null() {
+        let columns = [("id", DataType::Int64, true), ("k", DataType::Utf8, true)];
+        let written = WrittenTable::create(&declared("t", &columns, &["k"]), &Env::system().unwrap()).await;
+        let mut writer = written.table.writer(&WriterOptions::default()).unwrap();
+        let id: ArrayRef = Arc::new(Int64Array::from(vec![1, 2, 3]));
+        let k: ArrayRef = Arc::new(StringArray::from(vec![None, Some("__HIVE_DEFAULT_PARTITION__"), None]));
+        writer.write(&RecordBatch::try_from_iter([("id", id), ("k", k)]).unwrap()).await.unwrap();
+        let adds = writer.close().await.unwrap().adds;
+        let mut values: Vec<_> = adds.iter().map(|add| add.partition_values["k"].clone()).collect();
+        values.sort();
+        assert_eq!(values, [None, Some("__HIVE_DEFAULT_PARTITION__".to_owned())]);
+        assert_ne!(adds[0].path, adds[1].path);
     }
 
     #[tokio::test]

@@ -83,7 +83,7 @@ impl WriterOptions {
         Self { target_file_size: self.target_file_size.min(most), ..*self }.for_table(&table.properties())
     }
 
-    fn parquet(&self, limits: &FileLimits) -> Result<WriterProperties> {
+    fn parquet(&self, limits: &FileLimits, dictionaries: bool) -> Result<WriterProperties> {
         let compression = match self.compression {
             Compression::Zstd(level) => ParquetCompression::ZSTD(
                 ZstdLevel::try_new(level).context(ErrorKind::Sql, || format!("bad zstd level {level}"))?,
@@ -93,6 +93,7 @@ impl WriterOptions {
         };
         Ok(WriterProperties::builder()
             .set_compression(compression)
+            .set_dictionary_enabled(dictionaries)
             .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
             .set_max_row_group_bytes(Some(limits.row_group_bytes()))
             .set_created_by(format!("weir version {}", env!("CARGO_PKG_VERSION")))
@@ -181,7 +182,8 @@ impl TableWriter {
             location: store.location().to_owned(),
             schema: schema.clone(),
             partition_columns: metadata.partition_columns.clone(),
-            properties: options.parquet(&limits)?,
+            properties: options.parquet(&limits, true)?,
+            plain: options.parquet(&limits, false)?,
             limits,
             indexed_columns: properties.data_skipping_num_indexed_cols.unwrap_or_default(),
             stats_columns: stats_columns.map(|columns| columns.iter().map(ToString::to_string).collect()),

@@ -365,7 +365,10 @@ impl Opener<'_> {
     /// A producer's connection, with a bound on what librdkafka holds of it unless the sink has one.
     fn with_queue(&self, connection: &KafkaConnection) -> KafkaConnection {
         let mut connection = connection.clone();
-        let queue = Secret::new((self.around.limits.kafka_queue >> 10).to_string());
+        // A message that is larger than the queue would wait for ever.
+        let message = connection.properties.get("message.max.bytes").and_then(|bytes| bytes.expose().parse().ok());
+        let queue = self.around.limits.kafka_queue.max(message.map_or(0, |bytes: u64| bytes.saturating_mul(2)));
+        let queue = Secret::new((queue >> 10).to_string());
         connection.properties.entry("queue.buffering.max.kbytes".to_owned()).or_insert(queue);
         connection
     }
