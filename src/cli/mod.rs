@@ -11,6 +11,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use crate::config::{Config, LogFormat};
 use crate::error::Error;
 use crate::output::{Patience, Printer, Stream};
+use crate::sql::limits::{PLANNING_STACK_BYTES, STACK_BYTES};
 use crate::sql::Diagnostics;
 
 mod backup;
@@ -167,9 +168,9 @@ fn run_typed(typed: Typed, log: &Printer, output: &Printer) -> Result<(), Failur
     };
     logging::start(json, &config.log.level, log);
     let printing = Printing { json, asked_for_json, output: output.clone(), log: log.clone() };
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_stack_size(STACK_BYTES).build();
     let runtime = runtime.map_err(|error| Error::environment("threads cannot be started").with_source(error))?;
-    let done = runtime.block_on(run_command(typed.command, &config, &printing));
+    let done = on_deep_stack(|| runtime.block_on(run_command(typed.command, &config, &printing)));
     // A blocked client thread must not keep a finished program alive.
     runtime.shutdown_timeout(THREADS_END);
     done
@@ -185,6 +186,16 @@ pub struct Printing {
     output: Printer,
     /// Standard error.
     log: Printer,
+}
+
+/// Runs the command on a thread whose stack holds the deepest SQL that [`crate::sql::limits`] let pass.
+fn on_deep_stack(run: impl FnOnce() -> Result<(), Failure> + Send) -> Result<(), Failure> {
+    std::thread::scope(|scope| {
+        let builder = std::thread::Builder::new().name("weir".to_owned()).stack_size(PLANNING_STACK_BYTES);
+        let started = builder.spawn_scoped(scope, run);
+        let thread = started.map_err(|error| Error::environment("threads cannot be started").with_source(error))?;
+        thread.join().unwrap_or_else(|_| Err(Error::internal("command ended abnormally").into()))
+    })
 }
 
 async fn run_command(command: Command, config: &Config, printing: &Printing) -> Result<(), Failure> {

@@ -3,6 +3,7 @@
 #![cfg(test)]
 
 mod architecture;
+mod attack;
 mod backups;
 mod crash;
 mod delta;
