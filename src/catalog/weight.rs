@@ -9,7 +9,7 @@ use datafusion::sql::sqlparser::ast::{Expr, ObjectNamePart, Query, visit_express
 use super::Catalog;
 use super::pipelines::relation_names;
 use crate::error::SqlState;
-use crate::sql::weight::{Known, MAX_LEVELS, MAX_PARTS, Weight, weigh_all};
+use crate::sql::weight::{Known, Weight, weigh_all};
 use crate::sql::{Diagnostic, Span};
 
 /// Refuses functions, views and INSERTs that come to too much. What is refused counts as broken.
@@ -33,32 +33,31 @@ pub fn check_weights(catalog: &mut Catalog, errors: &mut Vec<Diagnostic>) {
     // What uses something refused is as heavy; the first in a row is told.
     for (name, function) in catalog.functions.iter().filter(|(name, _)| is_too_much(&functions, name)) {
         if !calls(&function.body).iter().any(|called| is_too_much(&functions, called)) {
-            errors.push(refusal(function.span, &format!("function `{name}`")));
+            errors.push(refusal(function.span, &format!("function `{name}`"), functions.get(name)));
         }
         catalog.broken.callables.insert(name.clone());
     }
     for (name, view) in catalog.views.iter().filter(|(name, _)| is_too_much(&views, name)) {
         if !relation_names(&view.query).iter().any(|read| is_too_much(&views, read)) {
-            errors.push(refusal(view.span, &format!("view `{name}`")));
+            errors.push(refusal(view.span, &format!("view `{name}`"), views.get(name)));
         }
         catalog.broken.relations.insert(name.clone());
     }
     for insert in catalog.pipelines.iter().flat_map(|pipeline| &pipeline.inserts) {
         let reads_refused = catalog.broken.reads_any(&relation_names(&insert.query));
-        if !reads_refused && weigh(&insert.query, &views).is_too_much() {
-            errors.push(refusal(insert.target_span, &format!("the INSERT into `{}`", insert.target)));
+        let weight = weigh(&insert.query, &views);
+        if !reads_refused && weight.is_too_much() {
+            errors.push(refusal(insert.target_span, &format!("the INSERT into `{}`", insert.target), Some(&weight)));
             catalog.broken.inserts.push(insert.target_span);
         }
     }
     catalog.functions.retain(|name, _| !is_too_much(&functions, name));
 }
 
-fn refusal(span: Span, what: &str) -> Diagnostic {
+fn refusal(span: Span, what: &str, weight: Option<&Weight>) -> Diagnostic {
     Diagnostic::new(span, format!("{what} comes to too much when it is written out"))
         .with_state(SqlState::TOO_COMPLEX)
-        .with_detail(format!(
-            "Each use of a view or function counts as its text: {MAX_PARTS} tables and calls, {MAX_LEVELS} levels at most."
-        ))
+        .with_detail(weight.and_then(|weight| weight.excess()).unwrap_or_default())
         .with_hint("Write what is used many times to a table, `CREATE MATERIALIZED VIEW`, and read that.")
 }
 

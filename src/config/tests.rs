@@ -89,7 +89,7 @@ fn every_setting_is_read() {
 #[test]
 fn an_empty_token_or_certificate_is_no_way_to_switch_security_off() {
     for key in ["token", "tls_cert", "tls_key"] {
-        for value in ["${NOSUCH:-}", "", "''", "'  '", "~", "${EMPTY}"] {
+        for value in ["${NOSUCH:-}", "", "''", "'  '", "~"] {
             let (message, _) = refusal(&format!("flight:\n  {key}: {value}\n"));
             assert!(message.contains("is empty"), "{key}: {value}: {message}");
         }

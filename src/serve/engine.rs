@@ -5,8 +5,8 @@
 //! a [`Gate`]: so many at a time, so many waiting, the rest refused. Who is admitted holds his place until his work has really ended.
 
 use std::future::Future;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::runtime::{Builder, Handle, Runtime};
@@ -53,6 +53,8 @@ pub struct QueryEngine {
     planning: Gate,
     running: Gate,
     limits: QueryLimits,
+    /// Plannings that nobody waits for any more and that have not ended.
+    abandoned: Arc<AtomicUsize>,
 }
 
 impl QueryEngine {
@@ -64,6 +66,7 @@ impl QueryEngine {
             planning: Gate::new(cores.max(2), limits.waiting),
             running: Gate::new(limits.running, limits.waiting),
             limits,
+            abandoned: Arc::default(),
         })
     }
 
@@ -90,6 +93,8 @@ impl QueryEngine {
             let (sender, planned) = oneshot::channel();
             let unwanted = CancellationToken::new();
             let wanted = unwanted.clone().drop_guard();
+            let held = Held { place: Arc::new(Mutex::new(Some(place))), abandoned: Arc::clone(&self.abandoned) };
+            let working = Working(held.clone());
             let runtime = self.runtime.handle();
             let work = move || {
                 step_back(QUERY_NICENESS);
@@ -100,7 +105,7 @@ impl QueryEngine {
                         planned = planning => Some(planned),
                     }
                 });
-                drop(place);
+                drop(working);
                 if let Some(planned) = planned {
                     // Nobody may be waiting any more.
                     let _ = sender.send(planned);
@@ -111,7 +116,9 @@ impl QueryEngine {
                 .stack_size(PLANNING_STACK_BYTES)
                 .spawn(work)
                 .context(ErrorKind::Environment, || "no thread can be started to plan a statement".to_owned())?;
+            let unwaited = Unwaited(held);
             let planned = planned.await.internal(|| "planning ended abnormally".to_owned())?;
+            drop(unwaited);
             drop(wanted);
             planned
         };
@@ -128,6 +135,53 @@ impl QueryEngine {
         self.runtime.handle()
     }
 }
+
+/// The place of a planning, which its thread holds.
+#[derive(Clone)]
+struct Held {
+    place: Arc<Mutex<Option<Place>>>,
+    abandoned: Arc<AtomicUsize>,
+}
+
+impl Held {
+    /// The thread has ended: the place is free, or was given up before.
+    fn end(&self) {
+        let place = self.place.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if place.is_none() {
+            self.abandoned.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Nobody waits any more: a few may go on without a place, so that others are planned. They are at low priority, and bounded.
+    fn abandon(&self) {
+        let mut place = self.place.lock().unwrap_or_else(PoisonError::into_inner);
+        if place.is_some() && self.abandoned.load(Ordering::Relaxed) < MAX_ABANDONED {
+            self.abandoned.fetch_add(1, Ordering::Relaxed);
+            drop(place.take());
+        }
+    }
+}
+
+/// Frees the place when the thread ends, however it does.
+struct Working(Held);
+
+impl Drop for Working {
+    fn drop(&mut self) {
+        self.0.end();
+    }
+}
+
+/// Gives the place up when it is dropped before the thread has ended.
+struct Unwaited(Held);
+
+impl Drop for Unwaited {
+    fn drop(&mut self) {
+        self.0.abandon();
+    }
+}
+
+/// Plannings that may go on without a place.
+const MAX_ABANDONED: usize = 8;
 
 /// What a query is answered with that took too long.
 pub fn out_of_time() -> Error {
@@ -270,7 +324,7 @@ mod tests {
             let frame = std::hint::black_box([levels; 128]);
             if levels == 0 { frame[0] } else { 1 + deep(levels - 1) + std::hint::black_box(frame)[0] - levels }
         }
-        let engine = engine(1, 0, 200);
+        let engine = engine(1, 0, 3_000);
         assert_eq!(engine.plan(async { Ok(deep(20_000)) }).await.unwrap(), 20_000);
         let error = engine.plan(std::future::pending::<Result<()>>()).await.unwrap_err();
         assert_eq!(error.state(), SqlState::CANCELLED);

@@ -24,6 +24,10 @@ pub fn query_error(error: DataFusionError) -> Error {
         DataFusionError::Configuration(message) => Error::sql(lower_first(&message)),
         DataFusionError::Execution(message) => Error::sql(lower_first(&message)).with_state(state_of_data(&message)),
         DataFusionError::ArrowError(arrow, _) => arrow_error(&arrow),
+        // Told as a defect, but the statement's: `1 BETWEEN true AND 2`.
+        DataFusionError::Internal(message) if message.contains("coerce") => {
+            Error::sql(lower_first(message.lines().next().unwrap_or_default())).with_state(SqlState::TYPES)
+        }
         // A panic in one of the query's tasks.
         DataFusionError::ExecutionJoin(join) => Error::internal("query execution failed").with_source(join),
         DataFusionError::ResourcesExhausted(message) => memory_error(&message),

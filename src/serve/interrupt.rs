@@ -8,15 +8,17 @@ use std::fmt::{self, Display, Formatter};
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Poll;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::{FieldRef, Schema};
-use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::error::{DataFusionError, Result};
 use datafusion::logical_expr::ColumnarValue;
 use datafusion::physical_expr::PhysicalExpr;
-use datafusion::physical_plan::ExecutionPlan;
-use datafusion::physical_plan::coop::CooperativeExec;
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties};
 use datafusion::physical_plan::joins::utils::JoinFilter;
 use datafusion::physical_plan::joins::{
     CrossJoinExec, HashJoinExec, NestedLoopJoinExec, NestedLoopJoinExecBuilder, PiecewiseMergeJoinExec,
@@ -25,6 +27,7 @@ use datafusion::physical_plan::joins::{
 use datafusion::physical_plan::recursive_query::RecursiveQueryExec;
 use datafusion::physical_plan::unnest::UnnestExec;
 use datafusion::physical_plan::windows::{BoundedWindowAggExec, WindowAggExec};
+use futures::StreamExt;
 
 use crate::error::{Error, SqlState};
 
@@ -57,9 +60,79 @@ pub fn guard(plan: Arc<dyn ExecutionPlan>, interrupt: &Interrupt) -> Result<Arc<
             None if emits_without_reading(node.as_ref()) => node,
             None => return Ok(Transformed::no(node)),
         };
-        Ok(Transformed::yes(Arc::new(CooperativeExec::new(node)) as Arc<dyn ExecutionPlan>))
+        let pausing = PausingExec { inner: node, interrupt: interrupt.clone() };
+        Ok(Transformed::yes(Arc::new(pausing) as Arc<dyn ExecutionPlan>))
     })?;
     Ok(guarded.data)
+}
+
+/// Batches between two pauses of one operator.
+const BATCHES: usize = 8;
+
+/// An operator that lets others on every few batches, and fails once the query was ended.
+///
+/// It does not draw on tokio's budget, as DataFusion's `CooperativeExec` does: more than 128 of those one inside the other use it up
+/// before the innermost is reached, in every poll again.
+#[derive(Debug)]
+struct PausingExec {
+    inner: Arc<dyn ExecutionPlan>,
+    interrupt: Interrupt,
+}
+
+impl DisplayAs for PausingExec {
+    fn fmt_as(&self, _form: DisplayFormatType, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str("PausingExec")
+    }
+}
+
+impl ExecutionPlan for PausingExec {
+    fn name(&self) -> &'static str {
+        "PausingExec"
+    }
+
+    fn properties(&self) -> &Arc<PlanProperties> {
+        self.inner.properties()
+    }
+
+    fn maintains_input_order(&self) -> Vec<bool> {
+        vec![true]
+    }
+
+    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
+        vec![&self.inner]
+    }
+
+    fn apply_expressions(
+        &self,
+        _visit: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
+    ) -> Result<TreeNodeRecursion> {
+        Ok(TreeNodeRecursion::Continue)
+    }
+
+    fn with_new_children(self: Arc<Self>, children: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
+        let inner = children.into_iter().next().unwrap_or_else(|| Arc::clone(&self.inner));
+        Ok(Arc::new(Self { inner, interrupt: self.interrupt.clone() }))
+    }
+
+    fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
+        let mut batches = self.inner.execute(partition, context)?;
+        let (schema, interrupt) = (self.inner.schema(), self.interrupt.clone());
+        let mut since_pause = 0;
+        let pausing = futures::stream::poll_fn(move |context| {
+            if let Err(ended) = interrupt.check() {
+                return Poll::Ready(Some(Err(ended)));
+            }
+            if since_pause >= BATCHES {
+                since_pause = 0;
+                context.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            let polled = batches.poll_next_unpin(context);
+            since_pause = if polled.is_ready() { since_pause + 1 } else { 0 };
+            polled
+        });
+        Ok(Box::pin(RecordBatchStreamAdapter::new(schema, pausing)))
+    }
 }
 
 fn emits_without_reading(node: &dyn ExecutionPlan) -> bool {

@@ -10,14 +10,29 @@ use super::dialect::WeirDialect;
 use super::limits::{PARSER_RECURSION, ParseBudget, check_tokens, too_complex};
 use super::normalize::normalize;
 use super::suggest::nearest;
+use super::weight::Known;
 use super::{Diagnostic, Span, temporal};
 use crate::error::SqlState;
 
 /// The query that `tokens` spell.
 pub fn query(tokens: &[TokenWithSpan]) -> Parsed<Box<Query>> {
     let mut query = whole(tokens, |parser| parser.parse_query())?;
+    if let Some(excess) = Known::NOTHING.weigh(query.as_ref()).excess() {
+        return Err(too_heavy(tokens, excess));
+    }
     temporal::mark_joins(&mut query)?;
     Ok(query)
+}
+
+/// The error of a query that would take too long to plan.
+pub fn too_heavy(tokens: &[TokenWithSpan], excess: String) -> Diagnostic {
+    too_complex(whole_span(tokens), "this query is too much to plan")
+        .with_detail(excess)
+        .with_hint("Split it, or write what is used many times to a table and read that.")
+}
+
+fn whole_span(tokens: &[TokenWithSpan]) -> Span {
+    tokens.first().zip(tokens.last()).map(|(a, b)| Span::from(a.span).to(b.span.into())).unwrap_or_default()
 }
 
 /// The expression that `tokens` spell.
@@ -60,8 +75,7 @@ fn missing_table(tokens: &[TokenWithSpan]) -> Option<Diagnostic> {
 
 /// A parser's error at the token that it names; `budget` is what the parser had.
 pub fn located(error: &ParserError, tokens: &[TokenWithSpan], budget: &ParseBudget) -> Diagnostic {
-    let all =
-        || tokens.first().zip(tokens.last()).map(|(a, b)| Span::from(a.span).to(b.span.into())).unwrap_or_default();
+    let all = || whole_span(tokens);
     let text = match error {
         ParserError::RecursionLimitExceeded => {
             let Some(furthest) = budget.spent_at() else {

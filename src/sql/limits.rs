@@ -25,7 +25,7 @@ pub const MAX_TOKENS: usize = 100_000;
 /// How deep parentheses, brackets and `CASE` may be nested.
 pub const MAX_NESTING: usize = 100;
 /// How deep the syntax tree may become: operators in a row, joins, UNIONs and brackets, one inside the other.
-pub const MAX_DEPTH: usize = 1_000;
+pub const MAX_DEPTH: usize = 500;
 /// Columns of one SELECT, GROUP BY or ORDER BY.
 pub const MAX_COLUMNS: usize = 2_000;
 /// What sqlparser's own count of its recursion may reach: several a bracket.

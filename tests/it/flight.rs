@@ -208,7 +208,10 @@ async fn too_many_connections_and_queries_are_refused_in_words() {
     drop(first);
     for attempt in 0.. {
         match second.do_get(ticket.clone()).await {
-            Ok(rows) => break assert_eq!(integers(&rows.try_collect::<Vec<_>>().await.unwrap()), [1]),
+            Ok(rows) => {
+                assert_eq!(integers(&rows.try_collect::<Vec<_>>().await.unwrap()), [1]);
+                break;
+            }
             Err(error) => assert!(attempt < 200, "{error}"),
         }
         tokio::time::sleep(Duration::from_millis(20)).await;

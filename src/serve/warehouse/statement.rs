@@ -16,9 +16,9 @@ use crate::delta::AsOf;
 use crate::error::{Error, SqlState};
 use crate::sql::cursor::{Cursor, Parsed, lower_first};
 use crate::sql::dialect::WeirDialect;
-use crate::sql::embedded::located;
+use crate::sql::embedded::{located, too_heavy};
 use crate::sql::lexer::tokenize_part;
-use crate::sql::limits::{PARSER_RECURSION, ParseBudget, check_statement_text, check_tokens, too_complex};
+use crate::sql::limits::{PARSER_RECURSION, ParseBudget, check_statement_text, check_tokens};
 use crate::sql::normalize::normalize;
 use crate::sql::temporal::mark_joins;
 use crate::sql::weight::{Known, Weight};
@@ -71,11 +71,8 @@ pub fn parse(tokens: Vec<TokenWithSpan>) -> Parsed<Statement> {
         return Err(writes(all));
     }
     joins_in_time(&mut statement)?;
-    if weight(&statement).is_too_much() {
-        let error = too_complex(all, "this reads its WITH queries too many times over");
-        return Err(error.with_detail("Each use of a WITH query is planned as if its text stood there.").with_hint(
-            "Use fewer of them, each once or twice.",
-        ));
+    if let Some(excess) = weight(&statement).excess() {
+        return Err(too_heavy(&tokens, excess));
     }
     Ok(statement)
 }
