@@ -96,7 +96,16 @@ struct Inner {
 impl Error {
     /// An error of `kind`; the message is lower case, with objects in backticks and no full stop.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self { inner: Box::new(Inner { kind, message: message.into(), detail: None, hint: None, state: None, source: None }) }
+        Self {
+            inner: Box::new(Inner {
+                kind,
+                message: message.into(),
+                detail: None,
+                hint: None,
+                state: None,
+                source: None,
+            }),
+        }
     }
 
     /// Shorthand for [`ErrorKind::Sql`].

@@ -11,8 +11,8 @@ use clap::{Parser, Subcommand, ValueEnum};
 use crate::config::{Config, LogFormat};
 use crate::error::Error;
 use crate::output::{Patience, Printer, Stream};
-use crate::sql::limits::{PLANNING_STACK_BYTES, STACK_BYTES};
 use crate::sql::Diagnostics;
+use crate::sql::limits::{PLANNING_STACK_BYTES, STACK_BYTES};
 
 mod backup;
 mod check;

@@ -67,7 +67,10 @@ fn every_setting_is_read() {
     assert_eq!(config.flight.tls_key, Some(PathBuf::from("k.pem")));
     assert_eq!((config.flight.max_queries.get(), config.flight.max_waiting), (2, 0));
     assert_eq!(config.flight.max_connections.get(), 9);
-    assert_eq!((config.flight.query_timeout, config.flight.idle_timeout), (Interval::from_secs(300), Interval::from_secs(30)));
+    assert_eq!(
+        (config.flight.query_timeout, config.flight.idle_timeout),
+        (Interval::from_secs(300), Interval::from_secs(30))
+    );
     assert!(config.flight.insecure && config.http.insecure);
     assert_eq!(config.http.listen.port(), 2);
     assert_eq!(

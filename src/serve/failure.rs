@@ -145,8 +145,7 @@ fn schema_error(error: &SchemaError) -> Error {
         };
         return Error::sql(lower_first(&error.to_string())).with_state(state);
     };
-    let refused =
-        Error::sql(format!("column `{}` does not exist", field.name)).with_state(SqlState::UNDEFINED_COLUMN);
+    let refused = Error::sql(format!("column `{}` does not exist", field.name)).with_state(SqlState::UNDEFINED_COLUMN);
     let names: Vec<&str> = valid_fields.iter().map(|field| field.name.as_str()).collect();
     match nearest(&field.name, &names) {
         Some(name) if name.chars().any(char::is_uppercase) => {

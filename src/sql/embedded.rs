@@ -84,7 +84,9 @@ pub fn located(error: &ParserError, tokens: &[TokenWithSpan], budget: &ParseBudg
             let at = tokens.iter().find(|token| token.span.start == furthest).map(|token| token.span.into());
             return too_complex(at.unwrap_or_else(all), "this cannot be parsed")
                 .with_detail("There are too many ways to read what is nested here.")
-                .with_hint("Probably something is wrong at this place; else split the statement with `WITH` or a view.");
+                .with_hint(
+                    "Probably something is wrong at this place; else split the statement with `WITH` or a view.",
+                );
         }
         ParserError::TokenizerError(text) | ParserError::ParserError(text) => text,
     };

@@ -271,8 +271,9 @@ impl Scan {
             return Ok(());
         }
         let message = format!("this is more than {MAX_DEPTH} operations deep");
-        Err(too_complex(at, message)
-            .with_hint("A chain of operators, joins or UNIONs is as deep as it is long: use `IN (…)`, VALUES or views."))
+        Err(too_complex(at, message).with_hint(
+            "A chain of operators, joins or UNIONs is as deep as it is long: use `IN (…)`, VALUES or views.",
+        ))
     }
 }
 

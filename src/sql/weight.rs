@@ -4,7 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 
-use datafusion::sql::sqlparser::ast::{Expr, Ident, ObjectName, ObjectNamePart, Query, Select, TableFactor, Visit, Visitor};
+use datafusion::sql::sqlparser::ast::{
+    Expr, Ident, ObjectName, ObjectNamePart, Query, Select, TableFactor, Visit, Visitor,
+};
 
 /// Tables and functions that a query may come to, written out.
 pub const MAX_PARTS: usize = 2_000;
@@ -106,7 +108,15 @@ struct Scope {
 impl Default for Scope {
     fn default() -> Self {
         let weight = Weight { joined: 0, ..Weight::ONE };
-        Self { weight, named: Vec::new(), defined: BTreeMap::new(), selects: Vec::new(), subqueries: 0, sets: 1, table_functions: 0 }
+        Self {
+            weight,
+            named: Vec::new(),
+            defined: BTreeMap::new(),
+            selects: Vec::new(),
+            subqueries: 0,
+            sets: 1,
+            table_functions: 0,
+        }
     }
 }
 
@@ -337,10 +347,8 @@ mod tests {
     #[test]
     fn views_and_functions_count_as_what_they_are_written_with() {
         let heavy = Weight { parts: MAX_PARTS, ..Weight::ONE };
-        let known = Known {
-            view: &|name| (name == "v").then_some(heavy),
-            function: &|name| (name == "f").then_some(heavy),
-        };
+        let known =
+            Known { view: &|name| (name == "v").then_some(heavy), function: &|name| (name == "f").then_some(heavy) };
         assert!(weight("SELECT * FROM v", &known).is_too_much());
         assert!(weight("SELECT f(1)", &known).is_too_much());
         assert!(!weight("SELECT g(1) FROM \"V\"", &known).is_too_much());

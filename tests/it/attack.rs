@@ -45,13 +45,14 @@ log: {format: json}
 
 /// Statements that are deep, long or wide, `times` over.
 fn shapes(times: usize) -> Vec<String> {
-    let around = |open: &str, inner: &str, close: &str| {
-        format!("SELECT {}{inner}{}", open.repeat(times), close.repeat(times))
-    };
+    let around =
+        |open: &str, inner: &str, close: &str| format!("SELECT {}{inner}{}", open.repeat(times), close.repeat(times));
     let behind = |start: &str, more: &str| format!("{start}{}", more.repeat(times));
-    let doubled = |n: usize| (1..=n).fold("WITH c0 AS (SELECT 1 AS a)".to_owned(), |text, n| {
-        format!("{text}, c{n} AS (SELECT x.a FROM c{} x, c{} y)", n - 1, n - 1)
-    });
+    let doubled = |n: usize| {
+        (1..=n).fold("WITH c0 AS (SELECT 1 AS a)".to_owned(), |text, n| {
+            format!("{text}, c{n} AS (SELECT x.a FROM c{} x, c{} y)", n - 1, n - 1)
+        })
+    };
     vec![
         around("(", "1", ")"),
         around("CAST(", "1", " AS INT)"),
@@ -199,27 +200,33 @@ impl Attack {
             let all = Arc::new(shapes(times));
             self.repeat(move |addr, round| {
                 let all = Arc::clone(&all);
-                async move { drop(ask(addr, &all[round % all.len()], Duration::from_secs(10)).await) }
+                async move {
+                    let _ = ask(addr, &all[round % all.len()], Duration::from_secs(10)).await;
+                }
             });
         }
         for first in 0..2 {
             self.repeat(move |addr, round| async move {
-                drop(ask(addr, LARGE[(first * 7 + round) % LARGE.len()], Duration::from_secs(10)).await);
+                let _ = ask(addr, LARGE[(first * 7 + round) % LARGE.len()], Duration::from_secs(10)).await;
             });
         }
         for first in 0..6 {
             // Clients that leave, some of them soon.
             self.repeat(move |addr, round| async move {
                 let patience = Duration::from_millis(if round % 2 == 0 { 500 } else { 5_000 });
-                drop(ask(addr, SLOW[(first + round) % SLOW.len()], patience).await);
+                let _ = ask(addr, SLOW[(first + round) % SLOW.len()], patience).await;
             });
         }
-        self.repeat(|addr, _| async move { drop(bind_for_ever(addr).await) });
+        self.repeat(|addr, _| async move {
+            let _ = bind_for_ever(addr).await;
+        });
         for _ in 0..3 {
             let over = Arc::clone(&self.over);
             self.repeat(move |addr, _| {
                 let over = Arc::clone(&over);
-                async move { drop(read_slowly(addr, &over).await) }
+                async move {
+                    let _ = read_slowly(addr, &over).await;
+                }
             });
         }
     }
@@ -315,7 +322,11 @@ async fn a_pipeline_goes_on_beside_a_server_under_attack() {
     drop(idle);
     println!(
         "{asked} statements; commits: quiet p99 {:?}, attacked p99 {:?}, longest {:?} of {}; health p99 {:?}; peak {peak} MiB of {LIMIT_MIB}; stopped in {stopped:?}",
-        p99(&quiet.0), p99(&gaps), gaps.last(), gaps.len(), p99(&checks),
+        p99(&quiet.0),
+        p99(&gaps),
+        gaps.last(),
+        gaps.len(),
+        p99(&checks),
     );
     assert_eq!(code, Some(0), "{}", running.printed());
     assert!(asked > 50, "only {asked} statements were asked");
@@ -342,7 +353,7 @@ fn checked(weir: &Weir, sql: &str) -> (Option<i32>, String) {
 fn check_refuses_what_is_too_deep_and_survives() {
     let weir = Weir::new();
     weir.write("warehouse/x", "");
-    for times in [95, 950, 20_000] {
+    for times in [8, 3_000, 20_000] {
         for sql in shapes(times) {
             let statement = format!("CREATE TABLE t (a BIGINT) USING DELTA;\nINSERT INTO t {sql};\n{sql};\n");
             let (code, printed) = checked(&weir, &statement);

@@ -39,9 +39,8 @@ pub fn accepted(listener: TcpListener, limit: usize) -> impl Stream<Item = io::R
                 }
             };
             let place = Arc::clone(&places.0).try_acquire_owned().map(|place| (place, Admission::Admitted));
-            let place = place.or_else(|_| {
-                Arc::clone(&places.1).try_acquire_owned().map(|place| (place, Admission::Refused))
-            });
+            let place =
+                place.or_else(|_| Arc::clone(&places.1).try_acquire_owned().map(|place| (place, Admission::Refused)));
             let Ok((place, admission)) = place else { continue };
             // Without it answers wait for acknowledgements; with an error the connection is dead anyway.
             let _ = stream.set_nodelay(true);

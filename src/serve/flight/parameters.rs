@@ -19,7 +19,9 @@ const MAX_BOUND_BYTES: usize = 4 << 20;
 const MAX_MESSAGES: usize = 4_096;
 
 /// The rows that `messages` hold. Errors: too many rows, bytes or messages; compressed ones, whose size their sender states.
-pub async fn read(messages: impl Stream<Item = Result<FlightData, Status>> + Send + 'static) -> Result<Vec<RecordBatch>, Status> {
+pub async fn read(
+    messages: impl Stream<Item = Result<FlightData, Status>> + Send + 'static,
+) -> Result<Vec<RecordBatch>, Status> {
     let (mut bytes, mut count) = (0_usize, 0_usize);
     let bounded = messages.map(move |message| {
         let message = message?;
@@ -59,7 +61,9 @@ fn too_much(limit: &str) -> Error {
 fn is_compressed(message: &FlightData) -> bool {
     let Ok(header) = root_as_message(&message.data_header) else { return false };
     match header.header_type() {
-        MessageHeader::RecordBatch => header.header_as_record_batch().is_some_and(|batch| batch.compression().is_some()),
+        MessageHeader::RecordBatch => {
+            header.header_as_record_batch().is_some_and(|batch| batch.compression().is_some())
+        }
         MessageHeader::DictionaryBatch => header
             .header_as_dictionary_batch()
             .and_then(|dictionary| dictionary.data())
@@ -118,7 +122,8 @@ mod tests {
     #[tokio::test]
     async fn parameters_within_the_limits_are_read_and_compressed_ones_refused() {
         let given = messages(3, None).await;
-        let rows: usize = read(stream::iter(given.into_iter().map(Ok))).await.unwrap().iter().map(RecordBatch::num_rows).sum();
+        let rows: usize =
+            read(stream::iter(given.into_iter().map(Ok))).await.unwrap().iter().map(RecordBatch::num_rows).sum();
         assert_eq!(rows, 3);
         let packed = messages(1_000, Some(CompressionType::ZSTD)).await;
         let refused = read(stream::iter(packed.into_iter().map(Ok))).await.unwrap_err();

@@ -61,7 +61,8 @@ impl Budget {
     }
 
     fn constant(&self, name: &str, bytes: usize) -> Result<()> {
-        let is_too_much = bytes > MAX_CONSTANT_BYTES || self.constants.size().saturating_add(bytes) > MAX_CONSTANTS_BYTES;
+        let is_too_much =
+            bytes > MAX_CONSTANT_BYTES || self.constants.size().saturating_add(bytes) > MAX_CONSTANTS_BYTES;
         if is_too_much {
             let error = Error::sql(format!("`{name}` makes a constant that is too large"))
                 .with_state(SqlState::LIMIT)
@@ -104,15 +105,16 @@ impl FunctionRewrite for Bounding {
         };
         Ok(match expr {
             Expr::ScalarFunction(ScalarFunction { func, args }) => match growth::of(func.name()) {
-                Some(growth) if !func.inner().is::<Bounded>() => Transformed::yes(Expr::ScalarFunction(
-                    ScalarFunction { func: bounded(func, growth), args },
-                )),
+                Some(growth) if !func.inner().is::<Bounded>() => {
+                    Transformed::yes(Expr::ScalarFunction(ScalarFunction { func: bounded(func, growth), args }))
+                }
                 _ => Transformed::no(Expr::ScalarFunction(ScalarFunction { func, args })),
             },
             Expr::BinaryExpr(BinaryExpr { left, op: Operator::StringConcat, right }) => {
                 use datafusion::logical_expr::ExprSchemable;
                 let types = [left.get_type(schema)?, right.get_type(schema)?];
-                let operator = ScalarUDF::from(Concatenation { signature: Signature::user_defined(Volatility::Immutable) });
+                let operator =
+                    ScalarUDF::from(Concatenation { signature: Signature::user_defined(Volatility::Immutable) });
                 if types.iter().any(DataType::is_nested) || operator.inner().coerce_types(&types).is_err() {
                     let op = Operator::StringConcat;
                     return Ok(Transformed::no(Expr::BinaryExpr(BinaryExpr { left, op, right })));
@@ -210,7 +212,11 @@ impl ScalarUDFImpl for Bounded {
 
     fn simplify(&self, args: Vec<Expr>, info: &SimplifyContext) -> Result<ExprSimplifyResult> {
         // What others make of themselves would not be bounded any more.
-        if self.growth == Growth::Typed { self.function.inner().simplify(args, info) } else { Ok(ExprSimplifyResult::Original(args)) }
+        if self.growth == Growth::Typed {
+            self.function.inner().simplify(args, info)
+        } else {
+            Ok(ExprSimplifyResult::Original(args))
+        }
     }
 
     fn short_circuits(&self) -> bool {
@@ -290,9 +296,7 @@ fn width(data_type: &DataType) -> i64 {
         DataType::FixedSizeBinary(bytes) => i64::from(*bytes),
         DataType::FixedSizeList(field, length) => i64::from(*length).saturating_mul(width(field.data_type()).max(1)),
         DataType::List(field) | DataType::LargeList(field) | DataType::Map(field, _) => width(field.data_type()),
-        DataType::Struct(fields) => {
-            fields.iter().map(|field| width(field.data_type())).fold(0, i64::saturating_add)
-        }
+        DataType::Struct(fields) => fields.iter().map(|field| width(field.data_type())).fold(0, i64::saturating_add),
         DataType::Dictionary(_, values) => width(values),
         other => other.primitive_width().map_or(16, |width| width as i64),
     }

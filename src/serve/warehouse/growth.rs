@@ -127,7 +127,8 @@ fn replaced(call: &ScalarFunctionArgs, growth: Growth) -> Result<usize> {
 /// Of dates and times only days are counted: a step is a day at least, and shorter steps are refused as too long for one value.
 fn counted(call: &ScalarFunctionArgs) -> Result<usize> {
     const ELEMENT: usize = 16;
-    let is_integer = call.args.iter().all(|argument| argument.data_type().is_integer() || argument.data_type().is_null());
+    let is_integer =
+        call.args.iter().all(|argument| argument.data_type().is_integer() || argument.data_type().is_null());
     if !is_integer {
         return counted_times(call);
     }

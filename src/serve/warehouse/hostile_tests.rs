@@ -62,7 +62,9 @@ async fn constants_are_bounded_before_they_are_made() {
         assert!(error.hint().is_some() || error.detail().is_some(), "{sql}");
     }
     // Doubling in every level.
-    for double in ["? || ?", "concat(?, ?)", "concat_ws('', ?, ?)", "overlay(? PLACING ? FROM 2)", "array_to_string([?, ?], '')"] {
+    for double in
+        ["? || ?", "concat(?, ?)", "concat_ws('', ?, ?)", "overlay(? PLACING ? FROM 2)", "array_to_string([?, ?], '')"]
+    {
         // Names differ: DataFusion 55.2 takes two projections onto one name for the same.
         let text = (0..60).fold("SELECT repeat('x', 1000) AS a0".to_owned(), |text, n| {
             format!("SELECT {} AS a{} FROM ({text})", double.replace('?', &format!("a{n}")), n + 1)
@@ -124,7 +126,8 @@ async fn a_join_that_never_pauses_ends_when_it_is_told() {
         let told = Instant::now();
         interrupt.set();
         work.abort();
-        let _ended = tokio::time::timeout(Duration::from_secs(10), work).await.unwrap_or_else(|_| panic!("{sql} goes on"));
+        let _ended =
+            tokio::time::timeout(Duration::from_secs(10), work).await.unwrap_or_else(|_| panic!("{sql} goes on"));
         assert!(told.elapsed() < Duration::from_secs(5), "{sql}: {:?}", told.elapsed());
     }
 }

@@ -96,8 +96,10 @@ mod tests {
         let sql = "SELECT\n  nmae FROM t";
         let files = [Arc::new(SourceFile::new(STATEMENT, sql))];
         let span = Span { file: 0, start: Position { line: 2, column: 3 }, end: Position { line: 2, column: 7 } };
-        let found =
-            Diagnostic::new(span, "column `nmae` does not exist").with_detail("A.").with_hint("Did you mean `name`?").with_state(SqlState::UNDEFINED_COLUMN);
+        let found = Diagnostic::new(span, "column `nmae` does not exist")
+            .with_detail("A.")
+            .with_hint("Did you mean `name`?")
+            .with_state(SqlState::UNDEFINED_COLUMN);
         let error = Refusal::at(&files, found.clone()).into_error();
         assert_eq!(error.detail(), Some("A.\nAt line 2, columns 3 to 6."));
         let Refusal::Sql(found_again) = of_server(error, sql) else { panic!("no place") };

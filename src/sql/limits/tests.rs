@@ -108,7 +108,9 @@ fn wide_lists_are_refused() {
 #[test]
 fn backtracking_ends() {
     // An error inside; each bracket is tried in several ways.
-    for open in ["CAST(", "CASE WHEN ", "(", "EXISTS(", "ARRAY[", "TRIM(", "SUBSTRING(", "STRUCT(", "INTERVAL (", "CEIL("] {
+    for open in
+        ["CAST(", "CASE WHEN ", "(", "EXISTS(", "ARRAY[", "TRIM(", "SUBSTRING(", "STRUCT(", "INTERVAL (", "CEIL("]
+    {
         for text in [
             format!("SELECT {}", open.repeat(90)),
             format!("SELECT {}1 1{}", open.repeat(90), ")".repeat(90)),
