@@ -25,12 +25,14 @@ pub enum ErrorKind {
 }
 
 impl ErrorKind {
-    /// The process exit code for an error of this kind: 1 the user's input, 2 the environment, 3 fenced.
+    /// The process exit code for an error of this kind: 1 the user's input, 2 the environment (start again), 3 fenced, 4 damaged
+    /// data or a defect (do not start again before someone has looked).
     pub fn exit_code(self) -> u8 {
         match self {
             Self::Sql | Self::Config => 1,
-            Self::Environment | Self::Damaged | Self::Internal => 2,
+            Self::Environment => 2,
             Self::Fenced => 3,
+            Self::Damaged | Self::Internal => 4,
         }
     }
 }

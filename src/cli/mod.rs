@@ -22,6 +22,7 @@ mod explain;
 mod migration;
 pub mod format;
 mod generate;
+mod go_back;
 mod logging;
 mod output;
 mod produce;
@@ -42,7 +43,7 @@ mod golden;
 
 /// weir: SQL pipelines from Kafka to Delta Lake, exactly once, with model scoring.
 #[derive(Debug, Parser)]
-#[command(name = "weir", version, about, propagate_version = true)]
+#[command(name = "weir", version, about, propagate_version = true, after_help = EXIT_CODES)]
 struct Typed {
     /// Configuration file [default: config/weir.yaml, if it is there]
     #[arg(short, long, global = true, value_name = "FILE")]
@@ -55,6 +56,10 @@ struct Typed {
     #[command(subcommand)]
     command: Command,
 }
+
+/// Shown by `weir --help`.
+const EXIT_CODES: &str = "Exit codes: 0 done, 1 your input is wrong, 2 the environment failed (start again), \
+    3 another run has taken over, 4 stored data is damaged or weir has a defect (do not start again before looking)";
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum LogChoice {
@@ -84,7 +89,7 @@ enum Command {
     Status(status::Args),
     /// Copy the whole warehouse, while its pipelines run, to a folder or URL; a second backup adds what is new
     Backup(backup::Args),
-    /// Make a warehouse of a backup
+    /// Take a pipeline back to an epoch (--pipeline, --epoch), or make a warehouse of a backup (--from)
     Restore(restore::Args),
     /// Print the configuration with every key explained
     Config,
@@ -122,7 +127,8 @@ const THREADS_END: Duration = Duration::from_secs(2);
 
 /// Parses the arguments, runs the command, prints what went wrong once.
 ///
-/// The exit code is 0 done, 1 the user's input is wrong, 2 the environment failed, 3 fenced by another run.
+/// The exit code is 0 done, 1 the user's input is wrong, 2 the environment failed, 3 fenced by another run, 4 damaged data
+/// or a defect.
 pub fn main() -> ExitCode {
     let typed = Typed::try_parse().unwrap_or_else(|error| {
         let _ = error.print();

@@ -19,6 +19,7 @@ mod odd_partitions;
 mod pipelines;
 mod program;
 mod readers;
+mod recovery;
 mod sql_files;
 mod stateful;
 mod stateful_crash;
