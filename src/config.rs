@@ -19,7 +19,7 @@ use serde::Deserialize;
 
 use crate::error::{Context, Error, ErrorKind, Result};
 
-pub use value::{ByteSize, MemoryLimit, Parallelism, Secret};
+pub use value::{ByteSize, Interval, MemoryLimit, Parallelism, Secret};
 
 /// Where the configuration is looked for when no path is given, relative to the working directory.
 pub const DEFAULT_PATH: &str = "config/weir.yaml";
@@ -58,12 +58,27 @@ pub struct Config {
 pub struct FlightConfig {
     /// Port 0 takes a free one.
     pub listen: SocketAddr,
-    /// The bearer token that clients must send; `None` = no login.
+    /// The bearer token that clients must send; `None` = no login. An empty one is refused.
+    #[serde(deserialize_with = "value::token")]
     pub token: Option<Secret>,
     /// PEM file; given together with `tls_key` or not at all.
+    #[serde(deserialize_with = "value::path")]
     pub tls_cert: Option<PathBuf>,
     /// PEM file; given together with `tls_cert` or not at all.
+    #[serde(deserialize_with = "value::path")]
     pub tls_key: Option<PathBuf>,
+    /// Serves the network without login or encryption.
+    pub insecure: bool,
+    /// Queries that run at a time.
+    pub max_queries: NonZeroUsize,
+    /// Queries that wait for their turn; more are refused.
+    pub max_waiting: usize,
+    /// Connections at a time; more are refused.
+    pub max_connections: NonZeroUsize,
+    /// How long a query may wait, be planned and run, its rows read.
+    pub query_timeout: Interval,
+    /// How long a client may leave rows unread that are ready.
+    pub idle_timeout: Interval,
 }
 
 /// The HTTP server for metrics and health.
@@ -72,6 +87,8 @@ pub struct FlightConfig {
 pub struct HttpConfig {
     /// Port 0 takes a free one.
     pub listen: SocketAddr,
+    /// Serves the network, without login and encryption: HTTP has neither.
+    pub insecure: bool,
 }
 
 /// Upkeep that runs beside the commits.
@@ -161,13 +178,27 @@ impl Default for Config {
 
 impl Default for FlightConfig {
     fn default() -> Self {
-        Self { listen: loopback(50051), token: None, tls_cert: None, tls_key: None }
+        const fn count(count: usize) -> NonZeroUsize {
+            NonZeroUsize::MIN.saturating_add(count - 1)
+        }
+        Self {
+            listen: loopback(50051),
+            token: None,
+            tls_cert: None,
+            tls_key: None,
+            insecure: false,
+            max_queries: count(8),
+            max_waiting: 100,
+            max_connections: count(1_000),
+            query_timeout: Interval::from_secs(300),
+            idle_timeout: Interval::from_secs(60),
+        }
     }
 }
 
 impl Default for HttpConfig {
     fn default() -> Self {
-        Self { listen: loopback(9090) }
+        Self { listen: loopback(9090), insecure: false }
     }
 }
 
@@ -233,6 +264,32 @@ impl Config {
         };
         config.check().map_err(|error| Error::config(format!("{} in `{origin}`", error.message())))?;
         Ok(config)
+    }
+
+    /// That these addresses may be served as configured. Loopback may always; the network only with login and encryption, or where
+    /// the configuration says that neither is wanted.
+    ///
+    /// Errors: of kind `Config`, naming the key.
+    pub fn check_exposure(&self, flight: Option<SocketAddr>, http: Option<SocketAddr>) -> Result<()> {
+        let network = |addr: Option<SocketAddr>| addr.filter(|addr| !addr.ip().is_loopback());
+        let missing = match (&self.flight.token, &self.flight.tls_cert) {
+            (Some(_), Some(_)) => None,
+            (None, Some(_)) => Some("without a login"),
+            (Some(_), None) => Some("without encryption, so that anyone on the way can read the token"),
+            (None, None) => Some("without login and encryption"),
+        };
+        if let (Some(addr), Some(missing), false) = (network(flight), missing, self.flight.insecure) {
+            return Err(Error::config(format!("Flight SQL would serve the network at `{addr}` {missing}")).with_hint(
+                "Set `flight.token`, `flight.tls_cert` and `flight.tls_key`, or listen at 127.0.0.1; `flight.insecure: true` \
+                 if something else protects the port.",
+            ));
+        }
+        if let (Some(addr), false) = (network(http), self.http.insecure) {
+            return Err(Error::config(format!("HTTP would serve the network at `{addr}`"))
+                .with_detail("Metrics, health and progress have neither login nor encryption.")
+                .with_hint("Listen at 127.0.0.1, or set `http.insecure: true` if something else protects the port."));
+        }
+        Ok(())
     }
 
     /// What single values cannot tell.

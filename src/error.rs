@@ -25,13 +25,57 @@ pub enum ErrorKind {
 }
 
 impl ErrorKind {
-    /// The process exit code for an error of this kind: 1 the user's input, 2 the environment, 3 fenced.
+    /// The process exit code for an error of this kind: 1 the user's input, 2 the environment (start again), 3 fenced, 4 damaged
+    /// data or a defect (do not start again before someone has looked).
     pub fn exit_code(self) -> u8 {
         match self {
             Self::Sql | Self::Config => 1,
-            Self::Environment | Self::Damaged | Self::Internal => 2,
+            Self::Environment => 2,
             Self::Fenced => 3,
+            Self::Damaged | Self::Internal => 4,
         }
+    }
+}
+
+/// A SQLSTATE: five characters that say to a program which kind of error it has before it. The codes are those of SQL:2016 and of
+/// PostgreSQL (its manual, appendix A).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SqlState(&'static str);
+
+impl SqlState {
+    pub const SYNTAX: Self = Self("42601");
+    /// Syntax error or access rule violation, not said more exactly.
+    pub const RULE: Self = Self("42000");
+    pub const UNDEFINED_TABLE: Self = Self("42P01");
+    pub const UNDEFINED_COLUMN: Self = Self("42703");
+    pub const UNDEFINED_FUNCTION: Self = Self("42883");
+    pub const UNDEFINED_OBJECT: Self = Self("42704");
+    pub const AMBIGUOUS_COLUMN: Self = Self("42702");
+    pub const TYPES: Self = Self("42804");
+    pub const UNSUPPORTED: Self = Self("0A000");
+    pub const READ_ONLY: Self = Self("25006");
+    pub const DIVISION_BY_ZERO: Self = Self("22012");
+    pub const OUT_OF_RANGE: Self = Self("22003");
+    pub const INVALID_TEXT: Self = Self("22P02");
+    pub const DATA: Self = Self("22000");
+    pub const PARAMETERS: Self = Self("07001");
+    pub const UNKNOWN_STATEMENT: Self = Self("26000");
+    pub const OUT_OF_MEMORY: Self = Self("53200");
+    pub const TOO_MANY: Self = Self("53300");
+    pub const TOO_COMPLEX: Self = Self("54001");
+    pub const LIMIT: Self = Self("54000");
+    pub const CANCELLED: Self = Self("57014");
+    pub const LOGIN: Self = Self("28000");
+    pub const PROTOCOL: Self = Self("08P01");
+    pub const SYSTEM: Self = Self("58000");
+    pub const CONFIGURATION: Self = Self("F0000");
+    pub const FENCED: Self = Self("40001");
+    pub const DAMAGED: Self = Self("XX001");
+    pub const INTERNAL: Self = Self("XX000");
+
+    /// The five characters.
+    pub fn code(self) -> &'static str {
+        self.0
     }
 }
 
@@ -47,13 +91,23 @@ struct Inner {
     message: String,
     detail: Option<String>,
     hint: Option<String>,
+    state: Option<SqlState>,
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
 
 impl Error {
     /// An error of `kind`; the message is lower case, with objects in backticks and no full stop.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self { inner: Box::new(Inner { kind, message: message.into(), detail: None, hint: None, source: None }) }
+        Self {
+            inner: Box::new(Inner {
+                kind,
+                message: message.into(),
+                detail: None,
+                hint: None,
+                state: None,
+                source: None,
+            }),
+        }
     }
 
     /// Shorthand for [`ErrorKind::Sql`].
@@ -100,6 +154,13 @@ impl Error {
         self
     }
 
+    /// Says more exactly than its kind which error it is.
+    #[must_use]
+    pub fn with_state(mut self, state: SqlState) -> Self {
+        self.inner.state = Some(state);
+        self
+    }
+
     /// Adds the error that caused this one.
     #[must_use]
     pub fn with_source(mut self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
@@ -110,6 +171,18 @@ impl Error {
     /// What the reader should do.
     pub fn kind(&self) -> ErrorKind {
         self.inner.kind
+    }
+
+    /// The error's SQLSTATE.
+    pub fn state(&self) -> SqlState {
+        self.inner.state.unwrap_or(match self.inner.kind {
+            ErrorKind::Sql => SqlState::RULE,
+            ErrorKind::Config => SqlState::CONFIGURATION,
+            ErrorKind::Environment => SqlState::SYSTEM,
+            ErrorKind::Fenced => SqlState::FENCED,
+            ErrorKind::Damaged => SqlState::DAMAGED,
+            ErrorKind::Internal => SqlState::INTERNAL,
+        })
     }
 
     /// What was wrong, in a line.

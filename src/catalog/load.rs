@@ -9,6 +9,7 @@ use super::materialized::primary_key;
 use super::names::{Claim, Names, Namespace};
 use super::options::{OptionReader, Scope, pipeline as pipeline_options};
 use super::pipelines::{check_cycles, check_insert, check_seeds};
+use super::weight::check_weights;
 use super::{Catalog, relations};
 use crate::sql::statement::{
     CreateFunction, CreateMaterializedView, CreateModel, CreatePipeline, CreateRelation, CreateSecret, CreateView,
@@ -391,6 +392,8 @@ impl Loader<'_> {
         let cyclic = check_cycles(&self.catalog.views, &mut self.errors);
         let broken = &mut self.catalog.broken;
         broken.relations.extend(cyclic);
+        check_weights(&mut self.catalog, &mut self.errors);
+        let broken = &mut self.catalog.broken;
         broken.relations.extend(self.names.broken().iter().cloned());
         // A model that is declared with wrong options is still known to be a model.
         let models = &broken.models;

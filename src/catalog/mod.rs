@@ -13,6 +13,7 @@ mod relations;
 mod materialized;
 mod names;
 mod pipelines;
+mod weight;
 mod load;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -97,7 +97,7 @@ pub fn check_cycles(views: &BTreeMap<String, ViewDef>, errors: &mut Vec<Diagnost
 }
 
 /// The relations that a query names, folded as SQL folds them, without those that it defines in WITH.
-fn relation_names(query: &Query) -> BTreeSet<String> {
+pub fn relation_names(query: &Query) -> BTreeSet<String> {
     let fold = |quoted: bool, value: &str| if quoted { value.to_owned() } else { value.to_lowercase() };
     let mut names = BTreeSet::new();
     let _ = visit_relations(query, |relation| {

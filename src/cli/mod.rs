@@ -12,6 +12,7 @@ use crate::config::{Config, LogFormat};
 use crate::error::Error;
 use crate::output::{Patience, Printer, Stream};
 use crate::sql::Diagnostics;
+use crate::sql::limits::{PLANNING_STACK_BYTES, STACK_BYTES};
 
 mod backup;
 mod check;
@@ -21,6 +22,7 @@ mod explain;
 mod migration;
 pub mod format;
 mod generate;
+mod go_back;
 mod logging;
 mod output;
 mod produce;
@@ -41,7 +43,7 @@ mod golden;
 
 /// weir: SQL pipelines from Kafka to Delta Lake, exactly once, with model scoring.
 #[derive(Debug, Parser)]
-#[command(name = "weir", version, about, propagate_version = true)]
+#[command(name = "weir", version, about, propagate_version = true, after_help = EXIT_CODES)]
 struct Typed {
     /// Configuration file [default: config/weir.yaml, if it is there]
     #[arg(short, long, global = true, value_name = "FILE")]
@@ -54,6 +56,10 @@ struct Typed {
     #[command(subcommand)]
     command: Command,
 }
+
+/// Shown by `weir --help`.
+const EXIT_CODES: &str = "Exit codes: 0 done, 1 your input is wrong, 2 the environment failed (start again), \
+    3 another run has taken over, 4 stored data is damaged or weir has a defect (do not start again before looking)";
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum LogChoice {
@@ -83,7 +89,7 @@ enum Command {
     Status(status::Args),
     /// Copy the whole warehouse, while its pipelines run, to a folder or URL; a second backup adds what is new
     Backup(backup::Args),
-    /// Make a warehouse of a backup
+    /// Take a pipeline back to an epoch (--pipeline, --epoch), or make a warehouse of a backup (--from)
     Restore(restore::Args),
     /// Print the configuration with every key explained
     Config,
@@ -121,7 +127,8 @@ const THREADS_END: Duration = Duration::from_secs(2);
 
 /// Parses the arguments, runs the command, prints what went wrong once.
 ///
-/// The exit code is 0 done, 1 the user's input is wrong, 2 the environment failed, 3 fenced by another run.
+/// The exit code is 0 done, 1 the user's input is wrong, 2 the environment failed, 3 fenced by another run, 4 damaged data
+/// or a defect.
 pub fn main() -> ExitCode {
     let typed = Typed::try_parse().unwrap_or_else(|error| {
         let _ = error.print();
@@ -167,9 +174,9 @@ fn run_typed(typed: Typed, log: &Printer, output: &Printer) -> Result<(), Failur
     };
     logging::start(json, &config.log.level, log);
     let printing = Printing { json, asked_for_json, output: output.clone(), log: log.clone() };
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_stack_size(STACK_BYTES).build();
     let runtime = runtime.map_err(|error| Error::environment("threads cannot be started").with_source(error))?;
-    let done = runtime.block_on(run_command(typed.command, &config, &printing));
+    let done = on_deep_stack(|| runtime.block_on(run_command(typed.command, &config, &printing)));
     // A blocked client thread must not keep a finished program alive.
     runtime.shutdown_timeout(THREADS_END);
     done
@@ -185,6 +192,16 @@ pub struct Printing {
     output: Printer,
     /// Standard error.
     log: Printer,
+}
+
+/// Runs the command on a thread whose stack holds the deepest SQL that [`crate::sql::limits`] let pass.
+fn on_deep_stack(run: impl FnOnce() -> Result<(), Failure> + Send) -> Result<(), Failure> {
+    std::thread::scope(|scope| {
+        let builder = std::thread::Builder::new().name("weir".to_owned()).stack_size(PLANNING_STACK_BYTES);
+        let started = builder.spawn_scoped(scope, run);
+        let thread = started.map_err(|error| Error::environment("threads cannot be started").with_source(error))?;
+        thread.join().unwrap_or_else(|_| Err(Error::internal("command ended abnormally").into()))
+    })
 }
 
 async fn run_command(command: Command, config: &Config, printing: &Printing) -> Result<(), Failure> {

@@ -1,9 +1,11 @@
-//! `weir restore`: a warehouse made of a backup.
+//! `weir restore`: a warehouse made of a backup; with `--epoch`, see [`go_back`].
 
-use super::Failure;
+use std::path::PathBuf;
+
 use super::output::say;
 use super::project::environment;
 use super::report::size;
+use super::{Failure, go_back};
 use crate::backup::{Backup, BackupPlace, RestoreInto, restore};
 use crate::config::Config;
 use crate::delta::TableStore;
@@ -12,24 +14,37 @@ use crate::error::{Error, Result};
 /// What was typed.
 #[derive(Debug, clap::Args)]
 pub struct Args {
+    /// With --epoch: the pipeline's SQL files, if it has exactly-once Kafka sinks or tables with storage options of their own
+    #[arg(requires = "epoch")]
+    files: Vec<PathBuf>,
+    /// The pipeline to take back
+    #[arg(long, requires = "epoch")]
+    pipeline: Option<String>,
+    /// The epoch that the pipeline goes back to: the last one that stays
+    #[arg(long, requires = "pipeline", value_parser = clap::value_parser!(u64).range(1..))]
+    epoch: Option<u64>,
     /// The folder or URL that keeps the backups
-    #[arg(long, value_name = "PLACE")]
-    from: String,
+    #[arg(long, value_name = "PLACE", conflicts_with = "epoch", required_unless_present = "epoch")]
+    from: Option<String>,
     /// Which backup, by its id or the beginning of it [default: the newest]
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", requires = "from")]
     backup: Option<String>,
     /// The warehouse to make [default: the configured one]
-    #[arg(long, value_name = "WAREHOUSE")]
+    #[arg(long, value_name = "WAREHOUSE", requires = "from")]
     to: Option<String>,
     /// Delete everything in the warehouse first
-    #[arg(long)]
+    #[arg(long, requires = "from")]
     replace: bool,
 }
 
-/// Restores a whole warehouse. Errors: no such backup; the warehouse is not empty; a file of the backup is missing or damaged.
+/// Restores a whole warehouse, or takes a pipeline back. Errors: no such backup; the warehouse is not empty; a file of the backup is missing or damaged.
 pub async fn run(args: Args, config: &Config) -> Result<(), Failure> {
+    if let (Some(pipeline), Some(epoch)) = (&args.pipeline, args.epoch) {
+        return go_back::run(pipeline, epoch, &args.files, config).await;
+    }
+    let from = args.from.as_deref().unwrap_or_default();
     let env = environment()?;
-    let place = BackupPlace::new(&TableStore::open(&args.from, &config.storage, &env)?);
+    let place = BackupPlace::new(&TableStore::open(from, &config.storage, &env)?);
     let backup = chosen(place.list().await?, args.backup.as_deref(), place.location())?;
     let to = args.to.as_deref().unwrap_or(&config.warehouse);
     let warehouse = TableStore::open(to, &config.storage, &env)?;

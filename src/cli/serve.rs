@@ -16,6 +16,7 @@ use crate::error::{Context, ErrorKind, Result};
 use crate::memory::QueryMemory;
 use crate::metrics::Metrics;
 use crate::serve::BoundServer;
+use crate::serve::engine::QueryLimits;
 use crate::serve::flight::{self, FlightOptions, TlsIdentity};
 use crate::serve::http::{self, HttpState, Readiness};
 use crate::serve::warehouse::location::Location;
@@ -111,7 +112,7 @@ impl ServeOptions {
         };
         Ok(Self {
             flight_listen: Some(config.flight.listen),
-            flight: FlightOptions { token: config.flight.token.clone(), tls },
+            flight: FlightOptions { token: config.flight.token.clone(), tls, limits: limits(config) },
             http_listen: Some(config.http.listen),
         })
     }
@@ -152,6 +153,17 @@ pub fn warehouse_of(
     Ok(Arc::new(warehouse))
 }
 
+fn limits(config: &Config) -> QueryLimits {
+    let flight = &config.flight;
+    QueryLimits {
+        running: flight.max_queries.get(),
+        waiting: flight.max_waiting,
+        timeout: flight.query_timeout.0,
+        idle_timeout: flight.idle_timeout.0,
+        connections: flight.max_connections.get(),
+    }
+}
+
 fn options(config: &Config, memory: u64) -> WarehouseOptions {
     let memory_limit_bytes = usize::try_from(memory).unwrap_or(usize::MAX);
     WarehouseOptions { memory_limit_bytes, parallelism: Some(config.partitions()), functions: Vec::new() }
@@ -163,6 +175,7 @@ pub async fn run(args: Args, config: &Config, printing: &Printing) -> Result<(),
     let mut options = ServeOptions::from_config(config)?;
     options.flight_listen = args.flight_listen.or(options.flight_listen);
     options.http_listen = args.http_listen.or(options.http_listen);
+    config.check_exposure(options.flight_listen, options.http_listen)?;
     let stop = crate::epoch::Stop::default();
     super::signals::listen(stop.clone(), printing.log.clone())?;
     let interrupted = async move { stop.wait().await };

@@ -28,7 +28,9 @@ impl Server {
         project: &Project,
         metrics: Arc<Metrics>,
     ) -> Result<Self> {
-        Self::start_at(ServeOptions::from_config(config)?, config, around, project, metrics).await
+        let options = ServeOptions::from_config(config)?;
+        config.check_exposure(options.flight_listen, options.http_listen)?;
+        Self::start_at(options, config, around, project, metrics).await
     }
 
     /// As [`Server::start`], at free ports where the configured ones are taken.
@@ -45,6 +47,7 @@ impl Server {
         };
         options.flight_listen = options.flight_listen.map(free);
         options.http_listen = options.http_listen.map(free);
+        config.check_exposure(options.flight_listen, options.http_listen)?;
         Self::start_at(options, config, around, project, metrics).await
     }
 
@@ -82,7 +85,7 @@ impl Server {
     /// Ends the servers; open queries are cut off after a moment.
     pub async fn stop(self) {
         self.stop.now();
-        let ended = tokio::time::timeout(std::time::Duration::from_secs(3), self.servers.join()).await;
+        let ended = tokio::time::timeout(std::time::Duration::from_millis(1_500), self.servers.join()).await;
         if let Ok(Err(error)) = ended {
             tracing::warn!(%error, "a server ended with an error");
         }

@@ -50,7 +50,8 @@ fn documented_file_names_every_key() {
 fn every_setting_is_read() {
     let config = parse(
         "warehouse: s3://lake/w\nstorage: {aws_region: eu-central-1}\nmemory_limit: 4GiB\nparallelism: 3\n\
-         flight: {listen: '0.0.0.0:1', token: t, tls_cert: c.pem, tls_key: k.pem}\nhttp: {listen: '127.0.0.1:2'}\n\
+         flight: {listen: '0.0.0.0:1', token: t, tls_cert: c.pem, tls_key: k.pem, insecure: true, max_queries: 2, max_waiting: 0,\
+         max_connections: 9, query_timeout: 5 minutes, idle_timeout: 30s}\nhttp: {listen: '127.0.0.1:2', insecure: true}\n\
          maintenance: {checkpoint_every_commits: 7, log_cleanup: false, remove_expired_files: false, keep_manifests: 9}\n\
          delta: {target_file_size: 1MB, compression: snappy}\nlog: {format: json, level: debug}\n\
          kafka: {fetch_wait_ms: 5, queued_bytes: 1024}\n",
@@ -64,6 +65,13 @@ fn every_setting_is_read() {
     assert_eq!(config.flight.token, Some(Secret::new("t")));
     assert_eq!(config.flight.tls_cert, Some(PathBuf::from("c.pem")));
     assert_eq!(config.flight.tls_key, Some(PathBuf::from("k.pem")));
+    assert_eq!((config.flight.max_queries.get(), config.flight.max_waiting), (2, 0));
+    assert_eq!(config.flight.max_connections.get(), 9);
+    assert_eq!(
+        (config.flight.query_timeout, config.flight.idle_timeout),
+        (Interval::from_secs(300), Interval::from_secs(30))
+    );
+    assert!(config.flight.insecure && config.http.insecure);
     assert_eq!(config.http.listen.port(), 2);
     assert_eq!(
         config.maintenance,
@@ -79,6 +87,37 @@ fn every_setting_is_read() {
     assert_eq!(config.log, LogConfig { format: LogFormat::Json, level: "debug".to_owned() });
     let kafka = config.kafka.properties();
     assert_eq!(kafka, [("fetch.wait.max.ms", "5".to_owned()), ("queued.max.messages.kbytes", "1".to_owned())]);
+}
+
+#[test]
+fn an_empty_token_or_certificate_is_no_way_to_switch_security_off() {
+    for key in ["token", "tls_cert", "tls_key"] {
+        for value in ["${NOSUCH:-}", "", "''", "'  '", "~"] {
+            let (message, _) = refusal(&format!("flight:\n  {key}: {value}\n"));
+            assert!(message.contains("is empty"), "{key}: {value}: {message}");
+        }
+    }
+}
+
+#[test]
+fn the_network_is_served_with_login_and_encryption_or_on_purpose() {
+    let network = Some("0.0.0.0:1".parse().unwrap());
+    let local = Some("127.0.0.1:1".parse().unwrap());
+    let tls = "tls_cert: c, tls_key: k";
+    for (text, flight, http, passes) in [
+        ("{}".to_owned(), local, local, true),
+        ("{}".to_owned(), None, None, true),
+        ("{}".to_owned(), network, local, false),
+        ("{}".to_owned(), local, network, false),
+        ("flight: {token: t}".to_owned(), network, local, false),
+        (format!("flight: {{{tls}}}"), network, local, false),
+        (format!("flight: {{token: t, {tls}}}"), network, local, true),
+        (format!("flight: {{token: t, {tls}}}"), network, network, false),
+        ("flight: {insecure: true}".to_owned(), network, local, true),
+        ("http: {insecure: true}".to_owned(), local, network, true),
+    ] {
+        assert_eq!(parse(&text).unwrap().check_exposure(flight, http).is_ok(), passes, "{text} {flight:?} {http:?}");
+    }
 }
 
 #[test]
@@ -112,6 +151,8 @@ fn bad_values_are_refused_with_their_line() {
         ("maintenance: {keep_manifests: 1}", "`maintenance.keep_manifests` must be at least 2"),
         ("maintenance: {checkpoint_every_commits: 0}", "`maintenance.checkpoint_every_commits` must be at least 1"),
         ("flight: {tls_cert: a.pem}", "`flight.tls_cert` and `flight.tls_key` must be given together"),
+        ("flight: {query_timeout: 0s}", "time `0s` is out of range"),
+        ("flight: {query_timeout: 5 moons}", "`5 moons` is not a time such as `30s` or `5 minutes`"),
         ("flight: {listen: nowhere}", "invalid socket address"),
         ("log: {format: xml}", "unknown variant `xml`"),
         ("warehouse: ''", "`warehouse` is empty"),

@@ -3,7 +3,9 @@
 use std::fmt;
 use std::fs;
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 use parquet::basic::Compression;
 use serde::Deserialize;
@@ -71,6 +73,41 @@ impl FromStr for ByteSize {
     }
 }
 
+/// A span of time, written `300s`, `5 minutes`, `1h`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Interval(pub Duration);
+
+impl Interval {
+    /// This many seconds.
+    pub const fn from_secs(seconds: u64) -> Self {
+        Self(Duration::from_secs(seconds))
+    }
+}
+
+impl FromStr for Interval {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("`{text}` is not a time such as `30s` or `5 minutes`");
+        let digits = text.trim().find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
+        let (number, unit) = text.trim().split_at(digits);
+        let unit_ms = match unit.trim().to_ascii_lowercase().as_str() {
+            "ms" | "millisecond" | "milliseconds" => 1,
+            "s" | "second" | "seconds" => 1_000,
+            "m" | "min" | "minute" | "minutes" => 60_000,
+            "h" | "hour" | "hours" => 3_600_000,
+            _ => return Err(wrong()),
+        };
+        // A month is more than anything waits for, and what clocks can add.
+        const LONGEST_MS: u64 = 31 * 24 * 3_600_000;
+        let ms = number.parse::<u64>().ok().and_then(|number| number.checked_mul(unit_ms)).ok_or_else(wrong)?;
+        if ms == 0 || ms > LONGEST_MS {
+            return Err(format!("time `{text}` is out of range"));
+        }
+        Ok(Self(Duration::from_millis(ms)))
+    }
+}
+
 /// Memory as a share of the machine or as a size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MemoryLimit {
@@ -133,6 +170,12 @@ impl<'de> Deserialize<'de> for ByteSize {
     }
 }
 
+impl<'de> Deserialize<'de> for Interval {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        scalar(deserializer)
+    }
+}
+
 impl<'de> Deserialize<'de> for MemoryLimit {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         scalar(deserializer)
@@ -142,6 +185,23 @@ impl<'de> Deserialize<'de> for MemoryLimit {
 impl<'de> Deserialize<'de> for Parallelism {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         scalar(deserializer)
+    }
+}
+
+/// Reads a token. A key without a value is refused, as `${NAME:-}` leaves behind: it would mean that nobody has to log in.
+pub(super) fn token<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Secret>, D::Error> {
+    let text = Option::<String>::deserialize(deserializer).map_err(|_| D::Error::custom("expected a text"))?;
+    match text.filter(|text| !text.trim().is_empty()) {
+        Some(text) => Ok(Some(Secret(text))),
+        None => Err(D::Error::custom("the token is empty; leave the key out if nobody shall log in")),
+    }
+}
+
+/// Reads a path. A key without a value is refused: it would mean no encryption.
+pub(super) fn path<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<PathBuf>, D::Error> {
+    match Option::<String>::deserialize(deserializer)?.filter(|path| !path.trim().is_empty()) {
+        Some(path) => Ok(Some(path.into())),
+        None => Err(D::Error::custom("the path is empty; leave both keys out for no encryption")),
     }
 }
 

@@ -4,6 +4,7 @@
 //! the last version this process knew and its own is read and judged; nothing is assumed of an unclear answer. The cost is
 //! one small object, however long the log is: nothing of the table's files is kept in memory. Retries are bounded.
 
+use object_store::ObjectStoreExt;
 use serde_json::{Map, Value, json};
 
 use super::actions::{Add, AddCDCFile, Remove};
@@ -96,6 +97,7 @@ impl Table {
         if self.moved_since(request.read_version(), progress.version).await? {
             return Ok(CommitOutcome::Overtaken { version: progress.version });
         }
+        self.check_log(progress.version).await?;
         let outcome = self.put_entry(&request, &mut progress).await?;
         if !matches!(outcome, CommitOutcome::Overtaken { .. }) {
             progress.record(&request.app);
@@ -124,6 +126,25 @@ impl Table {
             }
         }
         Ok(false)
+    }
+
+    /// Makes sure that the log still holds the newest version that this process knows. A folder that was removed, renamed or
+    /// copied back would otherwise get an entry that no reader can make sense of.
+    async fn check_log(&self, known: u64) -> Result<()> {
+        match self.store().object_store().head(&entry_path(known)).await {
+            Err(object_store::Error::NotFound { .. }) => {}
+            // Any other trouble shows at the write.
+            _ => return Ok(()),
+        }
+        // An entry that was cleaned up is covered by a checkpoint.
+        let newest = super::log::load(self.store(), self.name(), super::log::Transactions::Skip).await;
+        if newest.as_ref().is_ok_and(|log| log.version >= known) {
+            return Ok(());
+        }
+        let (name, location) = (self.name(), self.store().location());
+        Err(Error::damaged(format!("the log of table `{name}` at `{location}` no longer holds version {known}"))
+            .with_detail("Its folder was removed, renamed or copied back while the pipeline runs. Nothing was committed to it.")
+            .with_hint("Bring the folder back as it was, or see what each table holds: `weir run` compares them when it starts."))
     }
 
     async fn put_entry(&self, request: &CommitRequest, progress: &mut Progress) -> Result<CommitOutcome> {
@@ -188,6 +209,7 @@ impl Table {
                     return Ok(CaughtUp::Found(version));
                 }
                 Verdict::Fenced { epoch, manifest_id } => return Err(fenced(self.name(), request, epoch, manifest_id)),
+                Verdict::Restored => return Err(restored(self.name(), version)),
                 Verdict::TableChanged => {
                     self.adopt(&entry)?;
                     self.check_writable(request)?;
@@ -244,6 +266,13 @@ fn fenced(table: &str, request: &CommitRequest, epoch: i64, manifest_id: Option<
             ours.epoch, ours.manifest_id
         ))
         .with_hint("Stop the other process or this one; the data is intact.")
+}
+
+/// The next start looks at what the table holds now, and continues where nothing of the pipeline is gone.
+fn restored(table: &str, version: u64) -> Error {
+    Error::environment(format!("table `{table}` was restored by another writer while the pipeline runs"))
+        .with_detail(format!("Version {version} of its log is a RESTORE. Nothing was committed to the table after it."))
+        .with_hint("Start the pipeline again: it compares all tables and says whether it can continue.")
 }
 
 /// The log entry: `commitInfo`, the `txn` actions, the files.

@@ -2,7 +2,8 @@
 //!
 //! The rule (DESIGN §3.5): the pipeline's epoch under our manifest = the commit is done, by whomever; anything else of
 //! the same pipeline = another run has taken over; a change of the table's metadata or protocol = the table must be
-//! looked at again; everything else does not concern an append that reads nothing. An upsert was computed from the
+//! looked at again; a RESTORE = the files of our own epochs may be gone, so the run ends and the next start decides;
+//! everything else does not concern an append that reads nothing. An upsert was computed from the
 //! table's files: any file that another writer has added or removed since then overtakes it ([`overtakes`]), whichever it
 //! is, since a file that was added may hold a key that the upsert takes for new. So does a change of the table itself:
 //! whether it has a change feed and deletion vectors decides what files an upsert writes.
@@ -55,6 +56,18 @@ pub struct Entry {
     pub protocol: Option<serde_json::Value>,
     /// Whether files were added or removed, for whatever reason.
     pub moves_data: bool,
+    /// The entry is a RESTORE: its files are those of an older version, while `txn` actions stay as they are.
+    pub restore: Option<RestoredTo>,
+}
+
+/// The version that a RESTORE names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RestoredTo {
+    Version(u64),
+    /// The newest version committed by then, milliseconds since 1970 UTC.
+    Time(i64),
+    /// Its writer does not say.
+    Unclear,
 }
 
 impl Entry {
@@ -68,6 +81,7 @@ impl Entry {
             entry.metadata = action.meta_data.or(entry.metadata);
             entry.protocol = action.protocol.or(entry.protocol);
             entry.moves_data |= action.add.is_some() || action.remove.is_some();
+            entry.restore = action.commit_info.and_then(CommitInfo::restore).or(entry.restore);
         }
         Ok(entry)
     }
@@ -86,6 +100,40 @@ struct Action {
     protocol: Option<serde_json::Value>,
     add: Option<IgnoredAny>,
     remove: Option<IgnoredAny>,
+    commit_info: Option<CommitInfo>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct CommitInfo {
+    operation: Option<String>,
+    operation_parameters: Option<serde_json::Value>,
+}
+
+impl CommitInfo {
+    /// Numbers may be strings: Spark and delta-rs write parameters so.
+    fn restore(self) -> Option<RestoredTo> {
+        self.operation.filter(|operation| operation.eq_ignore_ascii_case("RESTORE"))?;
+        let parameters = self.operation_parameters.unwrap_or_default();
+        let number = |value: &serde_json::Value| value.as_i64().or_else(|| value.as_str()?.parse().ok());
+        let version = number(&parameters["version"]).and_then(|version| u64::try_from(version).ok());
+        let time = ["datetime", "timestamp"].iter().find_map(|name| match &parameters[*name] {
+            serde_json::Value::String(text) => number(&parameters[*name]).or_else(|| instant_ms(text)),
+            value => number(value),
+        });
+        Some(match (version, time) {
+            (Some(version), _) => RestoredTo::Version(version),
+            (None, Some(ms)) => RestoredTo::Time(ms),
+            (None, None) => RestoredTo::Unclear,
+        })
+    }
+}
+
+/// A moment as DESCRIBE HISTORY spells it, `2026-01-31 12:00:00.0` or RFC 3339, in UTC.
+fn instant_ms(text: &str) -> Option<i64> {
+    let rfc = chrono::DateTime::parse_from_rfc3339(text).map(|moment| moment.timestamp_millis());
+    let plain = || chrono::NaiveDateTime::parse_from_str(text, "%Y-%m-%d %H:%M:%S%.f").ok();
+    rfc.ok().or_else(|| plain().map(|moment| moment.and_utc().timestamp_millis()))
 }
 
 #[derive(Deserialize)]
@@ -107,6 +155,8 @@ pub enum Verdict {
         /// Its manifest, if it named one.
         manifest_id: Option<i64>,
     },
+    /// The table was restored to an older version.
+    Restored,
     /// The table's schema, properties or protocol may have changed.
     TableChanged,
     /// Nothing that concerns an append.
@@ -118,6 +168,9 @@ pub fn judge(entry: &Entry, ours: &PipelineTxns) -> Verdict {
     if let Some(epoch) = entry.txn(&PipelineTxns::epoch_app_id(&ours.pipeline)) {
         let manifest_id = entry.txn(&PipelineTxns::manifest_app_id(&ours.pipeline));
         return judge_progress(epoch, manifest_id, ours);
+    }
+    if entry.restore.is_some() {
+        return Verdict::Restored;
     }
     if entry.metadata.is_some() || entry.protocol.is_some() {
         return Verdict::TableChanged;
@@ -192,6 +245,23 @@ mod tests {
     fn metadata_or_protocol_means_looking_at_the_table_again() {
         assert_eq!(judge(&entry(r#"{"metaData":{"id":"x"}}"#), &ours()), Verdict::TableChanged);
         assert_eq!(judge(&entry(r#"{"protocol":{"minReaderVersion":1}}"#), &ours()), Verdict::TableChanged);
+    }
+
+    #[test]
+    fn a_restore_stops_the_commit_and_names_its_version() {
+        let restore = |parameters: &str| {
+            let line = format!(r#"{{"commitInfo":{{"operation":"RESTORE","operationParameters":{parameters}}}}}"#);
+            entry(&format!("{line}\n{{\"metaData\":{{\"id\":\"x\"}}}}"))
+        };
+        assert_eq!(judge(&restore("{}"), &ours()), Verdict::Restored);
+        let spark = restore(r#"{"version":5,"timestamp":null}"#);
+        assert_eq!(spark.restore, Some(RestoredTo::Version(5)));
+        assert_eq!(restore(r#"{"version":"5"}"#).restore, Some(RestoredTo::Version(5)));
+        assert_eq!(restore(r#"{"datetime":"1796042657008"}"#).restore, Some(RestoredTo::Time(1_796_042_657_008)));
+        let time = restore(r#"{"version":null,"timestamp":"1970-01-01 00:00:01.5"}"#);
+        assert_eq!(time.restore, Some(RestoredTo::Time(1500)));
+        assert_eq!(restore("{}").restore, Some(RestoredTo::Unclear));
+        assert_eq!(entry(r#"{"commitInfo":{"operation":"MERGE"}}"#).restore, None);
     }
 
     #[test]

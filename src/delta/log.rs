@@ -129,6 +129,15 @@ pub async fn load(store: &TableStore, name: &str, transactions: Transactions) ->
     .await
 }
 
+/// The versions of all `txn` actions at `version`, by application id.
+pub async fn transactions_at(store: &TableStore, name: &str, version: u64) -> Result<BTreeMap<String, i64>> {
+    let name = name.to_owned();
+    with_snapshot(store, Some(version), move |table| {
+        read_transactions(table).environment(|| format!("cannot read the progress recorded in table `{name}`"))
+    })
+    .await
+}
+
 /// Whether [`load`] replays the log for `txn` actions.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Transactions {

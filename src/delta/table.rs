@@ -194,6 +194,13 @@ impl Table {
         Ok(transactions)
     }
 
+    /// The epoch that `pipeline` has recorded. Leaves alone what commits are judged against: every entry since then is yet
+    /// to be looked at.
+    pub async fn recorded_epoch(&self, pipeline: &str) -> Result<Option<i64>> {
+        let state = log::load(self.store(), self.name(), Transactions::Read).await?;
+        Ok(state.transactions.get(&PipelineTxns::epoch_app_id(pipeline)).copied())
+    }
+
     /// The newest commits, newest first: version and `commitInfo`. Reads one log entry each; entries that were removed
     /// end it.
     pub async fn history(&self, limit: usize) -> Result<Vec<(u64, serde_json::Value)>> {

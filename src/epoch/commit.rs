@@ -8,12 +8,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
+use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 
 use super::memory::OperatorChanges;
 use super::open::{Arrived, LaneWriter, Outputs, Ranges};
 use super::remember::Remembered;
 use super::sinks::{BranchSink, Sinks, TableSink};
+use super::standings::Standings;
 use crate::delta::{CommitOutcome, CommitRequest, PipelineTxns, StagedFiles, UpsertRows, UpsertTable};
 use crate::env::Env;
 use crate::error::{Context, Error, Result};
@@ -40,6 +42,8 @@ pub struct Committer {
     pub sinks: Arc<Sinks>,
     pub manifests: ManifestStore,
     pub remembered: Remembered,
+    /// What each sink holds; behind a lock only because commits run as tasks, one at a time.
+    pub standings: Mutex<Standings>,
     pub env: Env,
 }
 
@@ -92,7 +96,7 @@ impl Committer {
 
         self.env.failpoint("epoch.before_manifest").await?;
         let clock = Instant::now();
-        let manifest = self.manifest(&closed, &tables, done.dead_letters, state);
+        let manifest = self.manifest(&closed, &tables, done.dead_letters, state).await;
         let permit = self.manifests.write(&manifest).await?;
         done.manifest_ms = clock.elapsed().as_millis() as u64;
         self.env.failpoint("epoch.after_manifest").await?;
@@ -111,6 +115,8 @@ impl Committer {
             done.versions.insert(table.name.clone(), version);
         }
         done.commit_ms = clock.elapsed().as_millis() as u64;
+        let took_part = |index| self.takes_part(index, &tables);
+        self.standings.lock().await.advance(manifest.standing(), &self.sinks, took_part);
         self.env.failpoint("epoch.after_commit").await?;
         self.remembered.tidy(closed.epoch).await;
         Ok(done)
@@ -195,23 +201,25 @@ impl Committer {
         }
     }
 
-    fn manifest(
+    /// The first table always takes part, so that every epoch leaves its mark; others only when they get files.
+    fn takes_part(&self, table: usize, staged: &[StagedFiles]) -> bool {
+        table == 0 || staged.get(table).is_some_and(|files| !files.is_empty())
+    }
+
+    async fn manifest(
         &self,
         closed: &Closed,
         staged: &[StagedFiles],
         dead_letters: u64,
         state: Vec<OperatorSnapshot>,
     ) -> Manifest {
-        // The first table always takes part, so that every epoch leaves its mark; others only when they get files.
-        let tables = self
-            .sinks
-            .tables
-            .iter()
-            .zip(staged)
-            .enumerate()
-            .filter(|(index, (_, files))| *index == 0 || !files.is_empty())
+        let tables = self.sinks.tables.iter().zip(staged).enumerate();
+        let tables = tables
+            .filter(|(index, _)| self.takes_part(*index, staged))
             .map(|(_, (sink, files))| TableCommit::new(&sink.name, &sink.location, files.clone()))
             .collect();
+        let takes_part = |index| self.takes_part(index, staged);
+        let sinks = self.standings.lock().await.records(&self.sinks, takes_part).await;
         let by_name = |index: usize| self.sources[index].clone();
         Manifest {
             format: 1,
@@ -225,6 +233,7 @@ impl Committer {
             positions: closed.positions.iter().enumerate().map(|(source, at)| (by_name(source), at.clone())).collect(),
             models: self.models.clone(),
             tables,
+            sinks: Some(sinks),
             rows_in: closed.records,
             dead_letters,
             state,
@@ -262,6 +271,7 @@ pub async fn commit_table(
             "rows": table.rows,
             "offsets": manifest.ranges,
             "models": manifest.models,
+            "sinks": manifest.sinks,
         }),
     );
     let app = PipelineTxns {

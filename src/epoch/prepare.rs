@@ -11,10 +11,13 @@ use object_store::ObjectStoreExt;
 use object_store::path::Path;
 
 use super::job::Job;
+use super::lease::Lease;
 use super::memory::Limits;
 use super::progress::ProgressSink;
+use super::protocol::must_exist;
+use super::refusal::gone;
 use super::seed::SeedTable;
-use super::sinks::{BranchSink, OutputMemory, Sinks, TableSink, one_cluster};
+use super::sinks::{BranchSink, Home, OutputMemory, Sinks, TableSink, one_cluster};
 use crate::catalog::{
     AtEnd, Catalog, Delivery, InsertDef, KafkaConnection, KafkaSinkOptions, Late, PipelineDef, PipelineOptions, Secret,
     SinkConnector, SinkDef, SourceConnector, SourceDef, TableDef,
@@ -32,7 +35,7 @@ use crate::sink::dead_letters;
 use crate::sink::kafka::{DirectProducer, TransactionalProducer};
 use crate::source::chunk::PollLimit;
 use crate::sql::Diagnostic;
-use crate::state::{ManifestStore, MemoryBudget, Pins, StateStore};
+use crate::state::{ManifestStore, MemoryBudget, Pins, SinkRecord, StateStore};
 
 /// Lies in a warehouse while it is restored from a backup.
 pub const UNFINISHED: &str = "_weir/restore-unfinished";
@@ -77,6 +80,11 @@ impl Surroundings {
                 .with_detail(format!("`{UNFINISHED}` lies in it while `weir restore` works."))
                 .with_hint("Wait for the restore to end; if it was broken off, repeat it with `--replace`.")),
         }
+    }
+
+    /// The warehouse.
+    pub(super) fn home(&self) -> Home {
+        Home { warehouse: self.warehouse.clone(), storage: self.storage.clone() }
     }
 
     pub(super) fn storage_of(&self, table: &TableDef) -> BTreeMap<String, Secret> {
@@ -184,15 +192,22 @@ pub async fn prepare(
     let catalog = with_view_columns(catalog, &planned);
     let catalog = catalog.as_ref();
     let targets = declared_targets(catalog, pipeline);
-    let mut opener = Opener { catalog, pipeline, around, tables: Vec::new(), targets };
-    let sinks = opener.open().await?;
+    let folder = around.pipeline_location(&pipeline.name);
+    let store = TableStore::open(&below(&folder, "manifests"), &around.storage, &around.env)?;
+    let pins = TableStore::open(&below(&folder, "pins"), &around.storage, &around.env)?;
+    let pins = Pins::new(pins.object_store(), around.env.clone());
+    let manifests = ManifestStore::new(store.object_store()).pinned_by(pins.clone());
+    let lease = Lease::shared(&pipeline.name, &folder)?;
+    // One that cannot be read may be of an epoch that was never committed: recovery looks closer.
+    let newest = manifests.newest().await.unwrap_or_default();
+    let records = newest.and_then(|manifest| manifest.sinks).unwrap_or_default();
+    let mut opener = Opener { records, ..Opener::new(catalog, pipeline, around, targets) };
+    let sinks = Sinks { lease: Some(lease), ..opener.open().await? };
     let Opener { mut targets, .. } = opener;
     targets.extend(known);
     let dataflow =
         plan(catalog, pipeline, functions, &targets, Arc::clone(&around.runtime)).await.map_err(Refused::Sql)?;
     let dataflow = with_kafka_defaults(dataflow, &around.kafka);
-    let folder = around.pipeline_location(&pipeline.name);
-    let store = TableStore::open(&below(&folder, "manifests"), &around.storage, &around.env)?;
     let states = TableStore::open(&below(&folder, "state"), &around.storage, &around.env)?;
     store.remove_leftovers().await;
     states.remove_leftovers().await;
@@ -205,11 +220,9 @@ pub async fn prepare(
         }
     };
     let sources = dataflow.sources.len();
-    let pins = TableStore::open(&below(&folder, "pins"), &around.storage, &around.env)?;
-    let pins = Pins::new(pins.object_store(), around.env.clone());
     let near = StateStore::new(states.object_store(), around.env.clone()).pinned_by(pins.clone());
     Ok(Job {
-        manifests: ManifestStore::new(store.object_store()).pinned_by(pins),
+        manifests,
         states: if states.is_local() { near } else { near.far() },
         lookups,
         limits: around.limits.clone(),
@@ -316,11 +329,26 @@ struct Opener<'a> {
     catalog: &'a Catalog,
     pipeline: &'a PipelineDef,
     around: &'a Surroundings,
+    /// What the newest manifest says of the pipeline's sinks.
+    records: Vec<SinkRecord>,
     tables: Vec<TableSink>,
     targets: Targets,
 }
 
-impl Opener<'_> {
+/// Connects a pipeline's exactly-once Kafka sinks, which fences whoever runs it. `None` when it has none.
+pub(super) async fn open_transaction(
+    catalog: &Catalog,
+    pipeline: &PipelineDef,
+    around: &Surroundings,
+) -> Result<Option<TransactionalProducer>> {
+    Opener::new(catalog, pipeline, around, Targets::new()).transaction().await
+}
+
+impl<'a> Opener<'a> {
+    fn new(catalog: &'a Catalog, pipeline: &'a PipelineDef, around: &'a Surroundings, targets: Targets) -> Self {
+        Self { catalog, pipeline, around, records: Vec::new(), tables: Vec::new(), targets }
+    }
+
     async fn open(&mut self) -> Result<Sinks> {
         let mut names: Vec<&str> = self.pipeline.inserts.iter().map(|insert| insert.target.as_str()).collect();
         names.sort_unstable();
@@ -339,12 +367,22 @@ impl Opener<'_> {
         }
         let transaction = self.transaction().await?;
         let memory = OutputMemory::new(self.around.limits.pool.clone(), self.around.limits.pipelines);
-        Ok(Sinks { branches, tables: std::mem::take(&mut self.tables), dead_letters, transaction, memory })
+        let (tables, home) = (std::mem::take(&mut self.tables), self.around.home());
+        Ok(Sinks { branches, tables, dead_letters, transaction, memory, home, lease: None })
     }
 
     async fn table(&mut self, def: &TableDef) -> Result<()> {
         let location = self.around.table_location(def);
         let store = TableStore::open(&location, &self.around.storage_of(def), &self.around.env)?;
+        let path = self.around.home().path_of(&location);
+        let place =
+            |record: &&SinkRecord| record.table.as_ref().is_some_and(|place| place.is(&location, path.as_deref()));
+        // A table that is made again would hide that its epochs are gone.
+        if let Some(had) = must_exist(self.records.iter().find(place)).filter(|_| !def.columns.is_empty())
+            && !store.is_table().await?
+        {
+            return Err(gone(&self.pipeline.name, &def.name, &location, had));
+        }
         store.remove_leftovers().await;
         let table = Table::open_or_create(store, def).await?;
         if def.name != dead_letters::NAME {

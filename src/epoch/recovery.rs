@@ -1,17 +1,20 @@
-//! What a start does before it reads: asks every sink what it has, finishes the newest epoch where it is missing, and
-//! says where to go on.
+//! What a start does before it reads: takes stock of every sink ([`survey`]), has [`protocol`](super::protocol) decide, and
+//! carries the decision out.
 
 use std::collections::BTreeMap;
 
 use super::commit::commit_table;
-use super::protocol::{Decision, SinkFact, decide, lacks};
+use super::protocol::{Facts, Held, Outcome, Role, SinkKind, decide};
+use super::refusal::refused;
 use super::sinks::{Sinks, TableSink};
-use crate::delta::{Table, TableStore, WriterOptions};
+use super::standings::Standings;
+use super::survey::{Survey, commit_of, survey};
+use crate::delta::PipelineTxns;
 use crate::env::Env;
 use crate::error::{Error, Result};
 use crate::source::chunk::Offsets;
 use crate::state::{
-    CommitPermit, Epoch, Manifest, ManifestId, ManifestStore, OperatorSnapshot, SourceTime, TableCommit,
+    CommitPermit, Epoch, Manifest, ManifestId, ManifestStore, OperatorSnapshot, SourceTime, Standing, StateStore,
 };
 
 /// Where a pipeline goes on.
@@ -29,6 +32,8 @@ pub struct Resumed {
     pub watermarks: BTreeMap<String, i64>,
     /// False when the manifest is gone: then what operators remembered is not known.
     pub state_known: bool,
+    /// What each sink holds now.
+    pub standings: Standings,
 }
 
 impl Resumed {
@@ -42,127 +47,214 @@ impl Resumed {
             times: BTreeMap::new(),
             watermarks: BTreeMap::new(),
             state_known: true,
+            standings: Standings::default(),
         }
+    }
+
+    fn after(manifest: Manifest) -> Self {
+        let Manifest { epoch, positions, state, times, watermarks, .. } = manifest;
+        Self { state, times, watermarks, ..Self::at(epoch.next(), positions) }
     }
 }
 
 /// Brings every sink to the newest committed epoch, and the indexes of upserted tables into memory.
 ///
-/// Errors: `Damaged` when sinks contradict each other or the manifest that a sink names is gone.
-pub async fn recover(pipeline: &str, sinks: &Sinks, manifests: &ManifestStore, env: &Env) -> Result<Resumed> {
-    let resumed = roll_all_forward(pipeline, sinks, manifests, env).await?;
+/// Errors: `Damaged` when continuing would lose or repeat rows; it says what each sink has.
+pub async fn recover(
+    pipeline: &str,
+    sinks: &Sinks,
+    manifests: &ManifestStore,
+    states: &StateStore,
+    env: &Env,
+) -> Result<Resumed> {
+    let mut survey = survey(pipeline, sinks, manifests, env).await?;
+    let mut outcome = decide(&survey.facts);
+    if let (Outcome::TakeBack { .. }, Some((manifest, _))) = (&outcome, &survey.manifest) {
+        // Asked for only here: every other start reads the state anyway.
+        survey.facts.state_exists = states.missing(&manifest.state).await?.is_none();
+        outcome = decide(&survey.facts);
+    }
+    let mut resumed = carry_out(pipeline, sinks, manifests, &survey, &outcome).await?;
+    resumed.standings = standings(&survey.facts, &outcome, sinks.tables.len());
+    if let Some(recorded) = record_in_kafka(sinks, &survey.facts, &outcome).await? {
+        resumed.standings.kafka = recorded;
+    }
     for upsert in sinks.tables.iter().filter_map(|sink| sink.upsert.as_ref()) {
         upsert.load().await?;
     }
     Ok(resumed)
 }
 
-async fn roll_all_forward(pipeline: &str, sinks: &Sinks, manifests: &ManifestStore, env: &Env) -> Result<Resumed> {
-    let mut facts = Vec::new();
-    if let Some(producer) = &sinks.transaction {
-        let committed = producer.committed_epoch().await?;
-        let committed = committed.map(|(epoch, manifest)| (Epoch(epoch), ManifestId(manifest)));
-        facts.push(SinkFact { sink: "kafka".to_owned(), committed });
-    }
-    let mut transactions = Vec::new();
-    for sink in &sinks.tables {
-        let found = sink.table.transactions(&format!("weir:{pipeline}")).await?;
-        facts.push(SinkFact { sink: sink.name.clone(), committed: committed(pipeline, &found) });
-        transactions.push(found);
-    }
-    let (epoch, id) = match decide(&facts) {
-        Decision::Begin => {
-            return Ok(Resumed::at(Epoch(1), BTreeMap::new()));
-        }
-        Decision::Conflict { epoch, sinks: [a, b] } => {
-            return Err(Error::damaged(format!(
-                "`{a}` and `{b}` have epoch {epoch} of pipeline `{pipeline}` from two different runs"
-            ))
-            .with_detail("One of them was restored or written by hand, or the pipeline's folder was copied.")
-            .with_hint("Restore all tables of the pipeline to versions of one epoch; `DESCRIBE HISTORY` shows them."));
-        }
-        Decision::RollForward { epoch, manifest } => (epoch, manifest),
-    };
-    let Some((manifest, permit)) = manifests.read(epoch, id).await? else {
-        return without_manifest(pipeline, epoch, id, &facts, &transactions);
-    };
-    let mut rolled_forward = Vec::new();
-    for table in &manifest.tables {
-        if roll_forward(sinks, &facts, &manifest, table, permit, env).await? {
-            rolled_forward.push(table.name.clone());
-        }
-    }
-    let Manifest { positions, state, times, watermarks, .. } = manifest;
-    Ok(Resumed { rolled_forward, state, times, watermarks, ..Resumed::at(epoch.next(), positions) })
-}
-
-async fn roll_forward(
-    sinks: &Sinks,
-    facts: &[SinkFact],
-    manifest: &Manifest,
-    table: &TableCommit,
-    permit: CommitPermit,
-    env: &Env,
-) -> Result<bool> {
-    if let Some(sink) = sinks.tables.iter().find(|sink| sink.location == table.location) {
-        let fact = facts.iter().find(|fact| fact.sink == sink.name).and_then(|fact| fact.committed);
-        if !lacks(fact, manifest.epoch) {
-            return Ok(false);
-        }
-        commit_table(sink, manifest, table, permit).await?;
-        return Ok(true);
-    }
-    // The SQL was edited between the crash and now, and no longer names this table: its epoch is owed all the same.
-    let store = TableStore::open(&table.location, &BTreeMap::new(), env)?;
-    let opened = Table::open(store).await?;
-    let found = opened.transactions(&format!("weir:{}", manifest.pipeline)).await?;
-    if !lacks(committed(&manifest.pipeline, &found), manifest.epoch) {
-        return Ok(false);
-    }
-    let sink = TableSink {
-        name: table.name.clone(),
-        location: table.location.clone(),
-        table: opened,
-        options: WriterOptions::default(),
-        upsert: None,
-    };
-    commit_table(&sink, manifest, table, permit).await?;
-    Ok(true)
-}
-
-/// Without the manifest progress is still in the tables: enough when no sink is behind.
-fn without_manifest(
+async fn carry_out(
     pipeline: &str,
-    epoch: Epoch,
-    id: ManifestId,
-    facts: &[SinkFact],
-    transactions: &[BTreeMap<String, i64>],
+    sinks: &Sinks,
+    manifests: &ManifestStore,
+    survey: &Survey,
+    outcome: &Outcome,
 ) -> Result<Resumed> {
-    let first = facts.first().and_then(|fact| fact.committed).map(|(epoch, _)| epoch);
-    if facts.len() > 1 && first != Some(epoch) {
-        return Err(Error::damaged(format!("manifest {id} of epoch {epoch} of pipeline `{pipeline}` is missing"))
-            .with_detail(
-                "A sink has committed this epoch and names the manifest; without it the others cannot be brought up.",
-            )
-            .with_hint(
-                "Restore the `_weir` folder of the warehouse, or restore all tables to versions of one epoch.",
-            ));
+    let with_manifest = || {
+        let found = survey.manifest.clone();
+        found.ok_or_else(|| Error::internal("a manifest was decided on that does not exist"))
+    };
+    match outcome {
+        Outcome::Begin => Ok(Resumed::at(Epoch(1), BTreeMap::new())),
+        Outcome::Resume { .. } => Ok(Resumed::after(with_manifest()?.0)),
+        Outcome::RollForward { owed, .. } => {
+            let (manifest, permit) = with_manifest()?;
+            for (fact, sink) in table_facts(&survey.facts, sinks, survey) {
+                if owed.contains(&fact.sink) {
+                    roll_forward(sink, sinks, &manifest, permit).await?;
+                }
+            }
+            Ok(Resumed { rolled_forward: owed.clone(), ..Resumed::after(manifest) })
+        }
+        Outcome::TakeBack { after } => {
+            let (manifest, permit) = with_manifest()?;
+            take_back(pipeline, sinks, survey, &manifest, permit).await?;
+            manifests.remove_after(after.epoch).await?;
+            tracing::warn!(
+                pipeline,
+                epoch = after.epoch.0,
+                "all tables were taken back to this epoch; later ones are computed again"
+            );
+            Ok(Resumed::after(manifest))
+        }
+        Outcome::ResumeWithoutState { after } => {
+            tracing::warn!(
+                pipeline,
+                epoch = after.epoch.0,
+                "manifest is missing; going on with the offsets that the tables hold"
+            );
+            let positions = positions(pipeline, &survey.transactions);
+            Ok(Resumed { state_known: false, ..Resumed::at(after.epoch.next(), positions) })
+        }
+        Outcome::Refuse(refusal) => Err(refused(pipeline, refusal, survey)),
     }
-    tracing::warn!(pipeline, epoch = epoch.0, "manifest is missing; going on with the offsets that the tables hold");
-    let prefix = format!("weir:{pipeline}:");
+}
+
+/// The facts of all tables, with the tables.
+fn table_facts<'a>(
+    facts: &'a Facts,
+    sinks: &'a Sinks,
+    survey: &'a Survey,
+) -> impl Iterator<Item = (&'a super::protocol::SinkFact, &'a TableSink)> {
+    let tables = facts.sinks.iter().filter(|fact| fact.kind == SinkKind::Table);
+    tables.zip(sinks.tables.iter().chain(&survey.undeclared))
+}
+
+async fn roll_forward(sink: &TableSink, sinks: &Sinks, manifest: &Manifest, permit: CommitPermit) -> Result<()> {
+    let Some(commit) = commit_of(manifest, sink, sinks) else {
+        return Err(Error::internal(format!("the manifest has nothing for table `{}`", sink.name)));
+    };
+    commit_table(sink, manifest, commit, permit).await?;
+    Ok(())
+}
+
+/// Records in the tables that were RESTOREd what they hold now.
+async fn take_back(
+    pipeline: &str,
+    sinks: &Sinks,
+    survey: &Survey,
+    manifest: &Manifest,
+    permit: CommitPermit,
+) -> Result<()> {
+    for (index, (fact, sink)) in table_facts(&survey.facts, sinks, survey).enumerate() {
+        let Held::UpTo(held) = fact.held else { continue };
+        if fact.recorded == Some(held) {
+            continue;
+        }
+        let known = survey.transactions.get(index);
+        let txns = txns_of(pipeline, held, manifest, known.into_iter().flatten().map(|(id, _)| id.as_str()));
+        let version = sink.table.record(&txns, permit.epoch().0).await?;
+        tracing::info!(
+            pipeline,
+            table = sink.name,
+            epoch = held.epoch.0,
+            version,
+            "recorded what the table was restored to"
+        );
+    }
+    Ok(())
+}
+
+/// What a table says that was taken back: its epoch, and the offsets after the pipeline's epoch. `known` are application ids
+/// that it has; partitions that had not been read by then are given -1, since a `txn` action cannot be removed.
+pub fn txns_of<'a>(
+    pipeline: &str,
+    held: Standing,
+    manifest: &Manifest,
+    known: impl Iterator<Item = &'a str>,
+) -> PipelineTxns {
+    let mut offsets: BTreeMap<String, i64> =
+        known.filter(|id| offset_of(pipeline, id).is_some()).map(|id| (id.to_owned(), -1)).collect();
+    for (source, partitions) in &manifest.positions {
+        for (partition, next) in partitions {
+            offsets.insert(format!("weir:{pipeline}:{source}:{partition}"), *next);
+        }
+    }
+    PipelineTxns {
+        pipeline: pipeline.to_owned(),
+        epoch: i64::try_from(held.epoch.0).unwrap_or(i64::MAX),
+        manifest_id: held.manifest.0,
+        offsets: offsets.into_iter().collect(),
+    }
+}
+
+/// Source and partition of an application id that holds an offset.
+fn offset_of<'a>(pipeline: &str, id: &'a str) -> Option<(&'a str, &'a str)> {
+    id.strip_prefix("weir:")?.strip_prefix(pipeline)?.strip_prefix(':')?.split_once(':')
+}
+
+/// The offsets that the tables hold.
+fn positions(pipeline: &str, transactions: &[BTreeMap<String, i64>]) -> BTreeMap<String, Offsets> {
     let mut positions: BTreeMap<String, Offsets> = BTreeMap::new();
-    for (app, offset) in transactions.iter().flatten() {
-        let Some(rest) = app.strip_prefix(&prefix) else { continue };
-        let Some((source, partition)) = rest.split_once(':') else { continue };
+    for (id, offset) in transactions.iter().flatten().filter(|(_, offset)| **offset >= 0) {
+        let Some((source, partition)) = offset_of(pipeline, id) else { continue };
         let known = positions.entry(source.to_owned()).or_default().entry(partition.into()).or_insert(*offset);
         *known = (*known).max(*offset);
     }
-    Ok(Resumed { state_known: false, ..Resumed::at(epoch.next(), positions) })
+    positions
 }
 
-/// The epoch and manifest in a table's transactions.
-fn committed(pipeline: &str, transactions: &BTreeMap<String, i64>) -> Option<(Epoch, ManifestId)> {
-    let epoch = transactions.get(&format!("weir:{pipeline}"))?;
-    let manifest = transactions.get(&format!("weir:{pipeline}:manifest"))?;
-    Some((Epoch(u64::try_from(*epoch).ok()?), ManifestId(*manifest)))
+/// What each sink holds once `outcome` is carried out.
+fn standings(facts: &Facts, outcome: &Outcome, tables: usize) -> Standings {
+    let (after, owed) = match outcome {
+        Outcome::RollForward { after, owed } => (Some(*after), owed.as_slice()),
+        Outcome::Resume { after } | Outcome::TakeBack { after } | Outcome::ResumeWithoutState { after } => {
+            (Some(*after), [].as_slice())
+        }
+        Outcome::Begin | Outcome::Refuse(_) => (None, [].as_slice()),
+    };
+    let mut standings = Standings::default();
+    for fact in &facts.sinks {
+        let held = match fact.held {
+            Held::UpTo(standing) => Some(standing),
+            // Kafka without a record: what the manifest says of it.
+            Held::Unknown => after.filter(|_| matches!(fact.role, Role::TakesPart(_))),
+            Held::Nothing => None,
+        };
+        match fact.kind {
+            SinkKind::Kafka => standings.kafka = held,
+            SinkKind::Table => standings.tables.push(if owed.contains(&fact.sink) { after } else { held }),
+        }
+    }
+    standings.tables.truncate(tables);
+    standings
+}
+
+/// Gives Kafka a record if it has none: from now on its absence says that it was lost. Returns what was recorded.
+async fn record_in_kafka(sinks: &Sinks, facts: &Facts, outcome: &Outcome) -> Result<Option<Option<Standing>>> {
+    let Some(producer) = &sinks.transaction else { return Ok(None) };
+    let without = facts.sinks.iter().any(|fact| fact.kind == SinkKind::Kafka && fact.held == Held::Unknown);
+    let after = match outcome {
+        Outcome::Begin => None,
+        Outcome::Resume { after } | Outcome::RollForward { after, .. } | Outcome::TakeBack { after } => Some(*after),
+        Outcome::ResumeWithoutState { .. } | Outcome::Refuse(_) => return Ok(None),
+    };
+    if !without {
+        return Ok(None);
+    }
+    let Standing { epoch, manifest } = after.unwrap_or(Standing { epoch: Epoch(0), manifest: ManifestId(0) });
+    producer.commit(epoch.0, manifest.0, Vec::new()).await?;
+    Ok(Some(after))
 }

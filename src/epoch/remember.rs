@@ -9,10 +9,12 @@ use tokio::sync::Mutex;
 use super::memory::OperatorChanges;
 use crate::env::Env;
 use crate::error::Result;
-use crate::state::{Background, Compaction, Epoch, OperatorSnapshot, StateChange, StateStore, StateTable};
+use crate::state::{
+    Background, Compaction, Epoch, ManifestStore, OperatorSnapshot, StateChange, StateStore, StateTable,
+};
 
-/// Epochs whose state is kept beside the newest one: a sink may still be behind by one.
-const KEPT_EPOCHS: usize = 4;
+/// Epochs whose state is kept beside the newest one: a sink may still be behind by one, and `weir restore` goes back to them.
+const KEPT_EPOCHS: usize = 8;
 
 /// Files are looked through for what can go after so many epochs.
 const TIDY_EVERY: u64 = 32;
@@ -25,6 +27,8 @@ const FEW_ROWS: usize = 1 << 16;
 pub struct Remembered {
     store: StateStore,
     env: Env,
+    /// Where earlier processes say what they kept.
+    manifests: Option<ManifestStore>,
     /// Behind a lock only because commits run as tasks; they come one at a time.
     inner: Mutex<Inner>,
 }
@@ -42,7 +46,13 @@ impl Remembered {
     /// Goes on from what the last manifest names.
     pub fn new(store: StateStore, newest: Vec<OperatorSnapshot>, env: Env) -> Self {
         let inner = Inner { newest, older: VecDeque::new(), compacting: None, epochs: 0, begun: false };
-        Self { store, env, inner: Mutex::new(inner) }
+        Self { store, env, manifests: None, inner: Mutex::new(inner) }
+    }
+
+    /// Also keeps the state that the last manifests of earlier processes name.
+    #[must_use]
+    pub fn keeping(self, manifests: ManifestStore) -> Self {
+        Self { manifests: Some(manifests), ..self }
     }
 
     /// The files.
@@ -121,12 +131,34 @@ impl Remembered {
         if inner.newest.is_empty() || inner.epochs % TIDY_EVERY != 1 {
             return;
         }
-        let live: Vec<&OperatorSnapshot> = inner.older.iter().flatten().chain(&inner.newest).collect();
         let before = Epoch(epoch.0.saturating_sub(KEPT_EPOCHS as u64));
+        if let Some(manifests) = self.manifests.as_ref().filter(|_| inner.epochs == 1) {
+            match earlier(manifests, before, epoch).await {
+                Ok(earlier) => earlier.into_iter().for_each(|state| inner.older.push_front(state)),
+                Err(error) => {
+                    tracing::warn!(%error, "old state files stay");
+                    inner.epochs = 0;
+                    return;
+                }
+            }
+        }
+        let live: Vec<&OperatorSnapshot> = inner.older.iter().flatten().chain(&inner.newest).collect();
         if let Err(error) = self.store.remove_unneeded(&live, before).await {
             tracing::warn!(%error, "old state files stay");
         }
     }
+}
+
+/// The state that manifests of epochs from `first` to before `last` name, the newest first. One that cannot be read keeps nothing.
+async fn earlier(manifests: &ManifestStore, first: Epoch, last: Epoch) -> Result<Vec<Vec<OperatorSnapshot>>> {
+    let mut found = Vec::new();
+    for old in manifests.list().await?.into_iter().rev().filter(|old| (first..last).contains(&old.epoch)) {
+        match manifests.read(old.epoch, old.manifest).await {
+            Ok(manifest) => found.extend(manifest.map(|(manifest, _)| manifest.state)),
+            Err(error) => tracing::warn!(epoch = old.epoch.0, %error, "a manifest cannot be read"),
+        }
+    }
+    Ok(found)
 }
 
 /// How many rows are to be written.

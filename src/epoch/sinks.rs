@@ -5,11 +5,38 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use crate::catalog::{ChangeEncoding, Format, KafkaConnection};
+use super::lease::Lease;
+use crate::catalog::{ChangeEncoding, Format, KafkaConnection, Secret};
 use crate::delta::{Table, UpsertTable, WriterOptions};
 use crate::memory::{MemoryPool, MemoryUse, Reserved};
 use crate::output::Printer;
 use crate::sink::kafka::{DirectProducer, TransactionalProducer};
+use crate::state::TablePlace;
+
+/// The warehouse, for finding tables again that the SQL no longer names.
+#[derive(Debug, Clone, Default)]
+pub struct Home {
+    /// A folder or URL.
+    pub warehouse: String,
+    /// Object-store options of the configuration.
+    pub storage: BTreeMap<String, Secret>,
+}
+
+impl Home {
+    /// Where a table is below the warehouse; `None` when it is elsewhere.
+    pub fn path_of(&self, location: &str) -> Option<String> {
+        let path = location.strip_prefix(self.warehouse.trim_end_matches('/'))?.strip_prefix('/')?;
+        Some(path.to_owned()).filter(|_| !self.warehouse.is_empty())
+    }
+
+    /// Where a table is now that a manifest knows at `place`.
+    pub fn location_of(&self, place: &TablePlace) -> String {
+        match &place.path {
+            Some(path) => format!("{}/{path}", self.warehouse.trim_end_matches('/')),
+            None => place.location.clone(),
+        }
+    }
+}
 
 /// A Delta table that takes part in the commit.
 #[derive(Debug)]
@@ -85,6 +112,9 @@ pub struct Sinks {
     /// One per pipeline: a transaction cannot span clusters.
     pub transaction: Option<TransactionalProducer>,
     pub memory: OutputMemory,
+    pub home: Home,
+    /// Says that the pipeline runs.
+    pub lease: Option<Lease>,
 }
 
 /// What the epochs of one pipeline may hold.

@@ -67,11 +67,8 @@ impl Upkeep {
 
     async fn drop_manifests(&self) {
         let Some((_, first, _)) = self.tables.first() else { return };
-        let Ok(found) = first.transactions(&format!("weir:{}", self.pipeline)).await else { return };
-        let Some(epoch) = found.get(&format!("weir:{}", self.pipeline)).and_then(|epoch| u64::try_from(*epoch).ok())
-        else {
-            return;
-        };
+        let Ok(Some(epoch)) = first.recorded_epoch(&self.pipeline).await else { return };
+        let Ok(epoch) = u64::try_from(epoch) else { return };
         let keep_from = Epoch(epoch.saturating_sub(self.policy.keep_manifests.max(2)));
         if let Err(error) = self.manifests.remove_before(keep_from).await {
             tracing::warn!(pipeline = self.pipeline, %error, "old manifests stay");

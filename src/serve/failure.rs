@@ -2,24 +2,34 @@
 //!
 //! DataFusion's errors say where they arose; a person needs to know whether to mend the SQL or to look at the machine.
 
+use arrow::error::ArrowError;
 use datafusion::common::SchemaError;
 use datafusion::error::DataFusionError;
+use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
 
-use crate::error::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind, SqlState};
 
 /// Sorts an error of planning or running a query: the SQL's fault, the environment's, or ours.
 pub fn query_error(error: DataFusionError) -> Error {
     match error {
-        DataFusionError::SQL(parser, _) => Error::sql("statement is not valid SQL").with_detail(sentence(&parser)),
-        DataFusionError::Plan(message) => Error::sql(lower_first(&message)),
-        DataFusionError::NotImplemented(message) => {
-            Error::sql("statement uses what is not supported").with_detail(sentence(&message))
+        DataFusionError::SQL(parser, _) => {
+            Error::sql("statement is not valid SQL").with_state(SqlState::SYNTAX).with_detail(sentence(&parser))
         }
+        DataFusionError::Plan(message) => Error::sql(lower_first(&message)).with_state(state_of_plan(&message)),
+        DataFusionError::NotImplemented(message) => Error::sql("statement uses what is not supported")
+            .with_state(SqlState::UNSUPPORTED)
+            .with_detail(sentence(&message)),
         DataFusionError::SchemaError(schema, _) => schema_error(&schema),
         DataFusionError::Configuration(message) => Error::sql(lower_first(&message)),
-        DataFusionError::Execution(message) => Error::sql(lower_first(&message)),
-        DataFusionError::ArrowError(arrow, _) => Error::sql(lower_first(&arrow.to_string())),
+        DataFusionError::Execution(message) => Error::sql(lower_first(&message)).with_state(state_of_data(&message)),
+        DataFusionError::ArrowError(arrow, _) => arrow_error(&arrow),
+        // Told as a defect, but the statement's: `1 BETWEEN true AND 2`.
+        DataFusionError::Internal(message) if message.contains("coerce") => {
+            Error::sql(lower_first(message.lines().next().unwrap_or_default())).with_state(SqlState::TYPES)
+        }
+        // A panic in one of the query's tasks.
+        DataFusionError::ExecutionJoin(join) => Error::internal("query execution failed").with_source(join),
         DataFusionError::ResourcesExhausted(message) => memory_error(&message),
         DataFusionError::ObjectStore(source) => Error::environment("object store failed").with_source(source),
         DataFusionError::IoError(source) => Error::environment("reading failed").with_source(source),
@@ -46,8 +56,9 @@ pub fn query_error(error: DataFusionError) -> Error {
 /// The gRPC status that tells a client all that the error tells: message, detail and hint.
 pub fn status(error: &Error) -> Status {
     let code = match error.kind() {
+        _ if error.state() == SqlState::CANCELLED => Code::Cancelled,
+        _ if matches!(error.state(), SqlState::OUT_OF_MEMORY | SqlState::TOO_MANY) => Code::ResourceExhausted,
         ErrorKind::Sql | ErrorKind::Config => Code::InvalidArgument,
-        ErrorKind::Environment if error.message().contains("memory") => Code::ResourceExhausted,
         ErrorKind::Environment => Code::Unavailable,
         ErrorKind::Fenced => Code::Aborted,
         ErrorKind::Damaged => Code::DataLoss,
@@ -62,14 +73,79 @@ pub fn status(error: &Error) -> Status {
     if let Some(hint) = error.hint() {
         text = format!("{text}\nhint: {hint}");
     }
-    Status::new(code, text)
+    let mut status = Status::new(code, text);
+    status.metadata_mut().insert(SQLSTATE, MetadataValue::from_static(error.state().code()));
+    status
+}
+
+/// The trailer that carries an error's SQLSTATE.
+pub const SQLSTATE: &str = "sqlstate";
+
+/// The SQLSTATE of a status that says no more than its code.
+pub fn state_of_code(code: Code) -> SqlState {
+    match code {
+        Code::InvalidArgument | Code::OutOfRange | Code::FailedPrecondition => SqlState::PROTOCOL,
+        Code::Unauthenticated | Code::PermissionDenied => SqlState::LOGIN,
+        Code::Unimplemented => SqlState::UNSUPPORTED,
+        Code::NotFound => SqlState::UNDEFINED_OBJECT,
+        Code::Cancelled | Code::DeadlineExceeded => SqlState::CANCELLED,
+        Code::ResourceExhausted => SqlState::LIMIT,
+        Code::Unavailable => SqlState::SYSTEM,
+        Code::Aborted => SqlState::FENCED,
+        Code::DataLoss => SqlState::DAMAGED,
+        _ => SqlState::INTERNAL,
+    }
+}
+
+/// DataFusion tells what is wrong with a statement by its message alone.
+fn state_of_plan(message: &str) -> SqlState {
+    let message = message.to_lowercase();
+    let says = |text: &str| message.contains(text);
+    if says("not found") && says("table") {
+        SqlState::UNDEFINED_TABLE
+    } else if says("invalid function") || says("no function matches") || says("function") && says("not found") {
+        SqlState::UNDEFINED_FUNCTION
+    } else if says("coerc") || says("cast") || says("type") || says("cannot infer") {
+        SqlState::TYPES
+    } else {
+        SqlState::RULE
+    }
+}
+
+/// The same of what is wrong with values.
+fn state_of_data(message: &str) -> SqlState {
+    let message = message.to_lowercase();
+    let says = |text: &str| message.contains(text);
+    if says("divide by zero") || says("division by zero") {
+        SqlState::DIVISION_BY_ZERO
+    } else if says("overflow") || says("out of range") || says("too large") {
+        SqlState::OUT_OF_RANGE
+    } else if says("cast") || says("pars") || says("cannot convert") {
+        SqlState::INVALID_TEXT
+    } else {
+        SqlState::DATA
+    }
+}
+
+fn arrow_error(error: &ArrowError) -> Error {
+    let state = match error {
+        ArrowError::DivideByZero => SqlState::DIVISION_BY_ZERO,
+        ArrowError::ArithmeticOverflow(_) => SqlState::OUT_OF_RANGE,
+        ArrowError::CastError(_) | ArrowError::ParseError(_) => SqlState::INVALID_TEXT,
+        other => state_of_data(&other.to_string()),
+    };
+    Error::sql(lower_first(&error.to_string())).with_state(state)
 }
 
 fn schema_error(error: &SchemaError) -> Error {
     let SchemaError::FieldNotFound { field, valid_fields } = error else {
-        return Error::sql(lower_first(&error.to_string()));
+        let state = match error {
+            SchemaError::AmbiguousReference { .. } => SqlState::AMBIGUOUS_COLUMN,
+            _ => SqlState::RULE,
+        };
+        return Error::sql(lower_first(&error.to_string())).with_state(state);
     };
-    let refused = Error::sql(format!("column `{}` does not exist", field.name));
+    let refused = Error::sql(format!("column `{}` does not exist", field.name)).with_state(SqlState::UNDEFINED_COLUMN);
     let names: Vec<&str> = valid_fields.iter().map(|field| field.name.as_str()).collect();
     match nearest(&field.name, &names) {
         Some(name) if name.chars().any(char::is_uppercase) => {
@@ -84,14 +160,32 @@ fn schema_error(error: &SchemaError) -> Error {
 fn shared_error(error: &DataFusionError) -> Error {
     match error.find_root() {
         DataFusionError::ResourcesExhausted(message) => memory_error(message),
-        DataFusionError::Plan(message) | DataFusionError::Execution(message) => Error::sql(lower_first(message)),
-        DataFusionError::ArrowError(arrow, _) => Error::sql(lower_first(&arrow.to_string())),
+        DataFusionError::Plan(message) => Error::sql(lower_first(message)).with_state(state_of_plan(message)),
+        DataFusionError::Execution(message) => Error::sql(lower_first(message)).with_state(state_of_data(message)),
+        DataFusionError::ArrowError(arrow, _) => arrow_error(arrow),
+        DataFusionError::External(other) => match other.downcast_ref::<Error>() {
+            Some(ours) => copy_of(ours),
+            None => Error::internal("query execution failed").with_detail(sentence(other)),
+        },
         other => Error::internal("query execution failed").with_detail(sentence(other)),
+    }
+}
+
+/// An error that others hold as well.
+fn copy_of(error: &Error) -> Error {
+    let mut copy = Error::new(error.kind(), error.message()).with_state(error.state());
+    if let Some(detail) = error.detail() {
+        copy = copy.with_detail(detail);
+    }
+    match error.hint() {
+        Some(hint) => copy.with_hint(hint),
+        None => copy,
     }
 }
 
 fn memory_error(message: &str) -> Error {
     Error::environment("memory limit reached")
+        .with_state(SqlState::OUT_OF_MEMORY)
         .with_detail(sentence(message))
         .with_hint("Read fewer rows or columns at a time, or raise `memory_limit` in the configuration.")
 }

@@ -4,9 +4,11 @@
 //! ([`flight`]), metrics, health, progress and the dashboard ([`http`]). Promises to write nothing, ever: statements
 //! that could are refused before they are planned. Leaves pipelines to `epoch` and what a Delta log means to `delta`.
 
+pub mod engine;
 pub mod failure;
 pub mod flight;
 pub mod http;
+mod interrupt;
 pub mod warehouse;
 
 use std::future::Future;

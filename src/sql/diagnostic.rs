@@ -7,7 +7,7 @@ use std::fmt::{self, Write as _};
 use std::sync::Arc;
 
 use super::{Files, SourceFile, Span};
-use crate::error::Error;
+use crate::error::{Error, SqlState};
 
 /// One error with its place.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,12 +19,14 @@ pub struct Diagnostic {
     pub detail: Option<String>,
     /// A sentence that says what to do.
     pub hint: Option<String>,
+    /// The kind of error for programs; `None` = that of a statement that is wrong in itself.
+    pub state: Option<SqlState>,
 }
 
 impl Diagnostic {
     /// An error at `span`.
     pub fn new(span: Span, message: impl Into<String>) -> Self {
-        Self { span, message: message.into(), detail: None, hint: None }
+        Self { span, message: message.into(), detail: None, hint: None, state: None }
     }
 
     /// Adds a sentence that says more.
@@ -38,6 +40,13 @@ impl Diagnostic {
     #[must_use]
     pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
+        self
+    }
+
+    /// Says which kind of error it is.
+    #[must_use]
+    pub fn with_state(mut self, state: SqlState) -> Self {
+        self.state = Some(state);
         self
     }
 

@@ -4,11 +4,29 @@
 
 use std::any::TypeId;
 
+use datafusion::sql::sqlparser::ast::Expr;
 use datafusion::sql::sqlparser::dialect::{Dialect, GenericDialect};
+use datafusion::sql::sqlparser::parser::{Parser, ParserError};
 
-/// weir's SQL dialect.
-#[derive(Debug, Default, Clone, Copy)]
-pub struct WeirDialect;
+use super::limits::ParseBudget;
+
+/// weir's SQL dialect, for one statement: the parser asks it at every step, and so it ends what takes too many.
+#[derive(Debug)]
+pub struct WeirDialect {
+    budget: ParseBudget,
+}
+
+impl WeirDialect {
+    /// For a statement of this many tokens.
+    pub fn for_tokens(tokens: usize) -> Self {
+        Self { budget: ParseBudget::for_tokens(tokens) }
+    }
+
+    /// What the parser has left.
+    pub fn budget(&self) -> &ParseBudget {
+        &self.budget
+    }
+}
 
 /// Answers yes to each of these questions of sqlparser.
 macro_rules! supports {
@@ -23,6 +41,14 @@ impl Dialect for WeirDialect {
     /// Counts as the generic dialect where sqlparser asks for a dialect by type.
     fn dialect(&self) -> TypeId {
         TypeId::of::<GenericDialect>()
+    }
+
+    fn parse_prefix(&self, parser: &mut Parser<'_>) -> Option<Result<Expr, ParserError>> {
+        self.budget.step(parser).err().map(Err)
+    }
+
+    fn get_next_precedence(&self, parser: &Parser<'_>) -> Option<Result<u8, ParserError>> {
+        self.budget.step(parser).err().map(Err)
     }
 
     fn is_delimited_identifier_start(&self, ch: char) -> bool {

@@ -7,15 +7,32 @@ use datafusion::sql::sqlparser::tokenizer::{Location, Token, TokenWithSpan, Word
 
 use super::cursor::{Parsed, is_keyword, lower_first, show};
 use super::dialect::WeirDialect;
+use super::limits::{PARSER_RECURSION, ParseBudget, check_tokens, too_complex};
 use super::normalize::normalize;
 use super::suggest::nearest;
+use super::weight::Known;
 use super::{Diagnostic, Span, temporal};
+use crate::error::SqlState;
 
 /// The query that `tokens` spell.
 pub fn query(tokens: &[TokenWithSpan]) -> Parsed<Box<Query>> {
     let mut query = whole(tokens, |parser| parser.parse_query())?;
+    if let Some(excess) = Known::NOTHING.weigh(query.as_ref()).excess() {
+        return Err(too_heavy(tokens, excess));
+    }
     temporal::mark_joins(&mut query)?;
     Ok(query)
+}
+
+/// The error of a query that would take too long to plan.
+pub fn too_heavy(tokens: &[TokenWithSpan], excess: String) -> Diagnostic {
+    too_complex(whole_span(tokens), "this query is too much to plan")
+        .with_detail(excess)
+        .with_hint("Split it, or write what is used many times to a table and read that.")
+}
+
+fn whole_span(tokens: &[TokenWithSpan]) -> Span {
+    tokens.first().zip(tokens.last()).map(|(a, b)| Span::from(a.span).to(b.span.into())).unwrap_or_default()
 }
 
 /// The expression that `tokens` spell.
@@ -23,17 +40,17 @@ pub fn expression(tokens: &[TokenWithSpan]) -> Parsed<Expr> {
     whole(tokens, |parser| parser.parse_expr())
 }
 
-/// How deep queries may be nested; sqlparser grows its stack, so this only bounds nonsense.
-const DEPTH: usize = 200;
-
 /// Parses all of `tokens` or fails.
 fn whole<T>(tokens: &[TokenWithSpan], parse: fn(&mut Parser<'_>) -> Result<T, ParserError>) -> Parsed<T> {
+    check_tokens(tokens)?;
     let tokens = normalize(tokens);
     if let Some(error) = missing_table(&tokens) {
         return Err(error);
     }
-    let mut parser = Parser::new(&WeirDialect).with_recursion_limit(DEPTH).with_tokens_with_locations(tokens.clone());
-    let parsed = parse(&mut parser).map_err(|error| located(&error, &tokens))?;
+    let dialect = WeirDialect::for_tokens(tokens.len());
+    let mut parser =
+        Parser::new(&dialect).with_recursion_limit(PARSER_RECURSION).with_tokens_with_locations(tokens.clone());
+    let parsed = parse(&mut parser).map_err(|error| located(&error, &tokens, dialect.budget()))?;
     let rest = parser.peek_token();
     if rest.token == Token::EOF {
         return Ok(parsed);
@@ -56,14 +73,20 @@ fn missing_table(tokens: &[TokenWithSpan]) -> Option<Diagnostic> {
     })
 }
 
-/// A parser's error at the token that it names.
-pub fn located(error: &ParserError, tokens: &[TokenWithSpan]) -> Diagnostic {
-    let all =
-        || tokens.first().zip(tokens.last()).map(|(a, b)| Span::from(a.span).to(b.span.into())).unwrap_or_default();
+/// A parser's error at the token that it names; `budget` is what the parser had.
+pub fn located(error: &ParserError, tokens: &[TokenWithSpan], budget: &ParseBudget) -> Diagnostic {
+    let all = || whole_span(tokens);
     let text = match error {
         ParserError::RecursionLimitExceeded => {
-            return Diagnostic::new(all(), "this is nested too deeply")
-                .with_hint("Split it with `WITH` or a view.".to_owned());
+            let Some(furthest) = budget.spent_at() else {
+                return too_complex(all(), "this is nested too deeply").with_hint("Split it with `WITH` or a view.");
+            };
+            let at = tokens.iter().find(|token| token.span.start == furthest).map(|token| token.span.into());
+            return too_complex(at.unwrap_or_else(all), "this cannot be parsed")
+                .with_detail("There are too many ways to read what is nested here.")
+                .with_hint(
+                    "Probably something is wrong at this place; else split the statement with `WITH` or a view.",
+                );
         }
         ParserError::TokenizerError(text) | ParserError::ParserError(text) => text,
     };
@@ -76,7 +99,9 @@ pub fn located(error: &ParserError, tokens: &[TokenWithSpan]) -> Diagnostic {
         None => all(),
     };
     let place = index.unwrap_or(if ended { tokens.len() } else { 0 });
-    Diagnostic::new(span, readable(message, index.map(|index| &tokens[index].token))).or_hint(misspelt(tokens, place))
+    Diagnostic::new(span, readable(message, index.map(|index| &tokens[index].token)))
+        .with_state(SqlState::SYNTAX)
+        .or_hint(misspelt(tokens, place))
 }
 
 /// The message without its ` at Line: L, Column: C`, and that location.

@@ -21,7 +21,7 @@ pub fn tokenize_part(text: &str, at: Span, errors: &mut Vec<Diagnostic>) -> Vec<
     };
     let place = |span: Span| Span { file: at.file, start: shift(span.start), end: shift(span.end) };
     let mut tokens = Vec::new();
-    let outcome = Tokenizer::new(&WeirDialect, text)
+    let outcome = Tokenizer::new(&WeirDialect::for_tokens(0), text)
         .tokenize_with_location_into_buf_with_mapper(&mut tokens, |token| {
             TokenWithSpan::new(token.token, place(token.span.into()).into())
         });

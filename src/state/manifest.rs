@@ -51,6 +51,51 @@ impl fmt::Display for ManifestId {
     }
 }
 
+/// An epoch of a sink, and the manifest under which it was committed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Standing {
+    pub epoch: Epoch,
+    pub manifest: ManifestId,
+}
+
+/// One sink of the pipeline, as an epoch found it: what it held before, and whether the epoch has something for it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SinkRecord {
+    /// The table's name in the SQL; `kafka` for all exactly-once Kafka sinks together.
+    pub name: String,
+    /// `None` for Kafka.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub table: Option<TablePlace>,
+    /// The last epoch before this one in which it took part.
+    pub before: Option<Standing>,
+    pub takes_part: bool,
+}
+
+/// Where a table is, and how long its log was.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TablePlace {
+    pub location: String,
+    /// The same below the warehouse, which may be moved.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    /// The newest version that the writer of the manifest had seen.
+    pub version: u64,
+}
+
+impl SinkRecord {
+    /// What the sink holds once `epoch` is committed everywhere.
+    pub fn after(&self, epoch: Standing) -> Option<Standing> {
+        if self.takes_part { Some(epoch) } else { self.before }
+    }
+}
+
+impl TablePlace {
+    /// Whether a table that is at `location` now, `path` below the warehouse, is this one.
+    pub fn is(&self, location: &str, path: Option<&str>) -> bool {
+        self.location == location || (path.is_some() && self.path.as_deref() == path)
+    }
+}
+
 /// `[start, end)` of one source partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OffsetRange {
@@ -121,6 +166,9 @@ pub struct Manifest {
     pub models: BTreeMap<String, String>,
     /// In commit order.
     pub tables: Vec<TableCommit>,
+    /// All sinks of the pipeline, in commit order; `None` in manifests that older versions of weir wrote.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sinks: Option<Vec<SinkRecord>>,
     pub rows_in: u64,
     pub dead_letters: u64,
     /// What the operators remember after this epoch.
@@ -138,6 +186,13 @@ pub struct Manifest {
     /// Where the Delta table of each source that reads one is: a backup must hold what was read of it.
     #[serde(default)]
     pub reads: BTreeMap<String, String>,
+}
+
+impl Manifest {
+    /// What its sinks name.
+    pub fn standing(&self) -> Standing {
+        Standing { epoch: self.epoch, manifest: self.id }
+    }
 }
 
 /// What the manifest keeps of a source's event time.
@@ -174,6 +229,9 @@ impl CommitPermit {
         self.manifest
     }
 }
+
+/// The object that says that a restore is under way.
+const RESTORING: &str = "restoring";
 
 /// The folder of a pipeline's manifests.
 #[derive(Debug, Clone)]
@@ -243,19 +301,25 @@ impl ManifestStore {
         Ok(Some((manifest, CommitPermit { epoch, manifest: id })))
     }
 
-    /// The manifest of the newest epoch that has one, for telling, not for recovery: its epoch may not be committed.
-    pub async fn newest(&self) -> Result<Option<Manifest>> {
+    /// The epochs and ids of all manifests, oldest first.
+    pub async fn list(&self) -> Result<Vec<Standing>> {
         let listed: Vec<_> =
             self.store.list(None).try_collect().await.environment(|| "manifests cannot be listed".to_owned())?;
-        let newest = listed.iter().max_by(|a, b| {
-            let epoch = |object: &object_store::ObjectMeta| {
-                object.location.filename().and_then(|n| n.get(..20)).map(str::to_owned)
-            };
-            (epoch(a), a.last_modified).cmp(&(epoch(b), b.last_modified))
-        });
-        let Some(name) = newest.and_then(|object| object.location.filename()) else { return Ok(None) };
-        let Some((epoch, id)) = Self::named(name) else { return Ok(None) };
-        Ok(self.read(epoch, id).await?.map(|(manifest, _)| manifest))
+        let mut found: Vec<(Standing, chrono::DateTime<chrono::Utc>)> = listed
+            .iter()
+            .filter_map(|object| {
+                let (epoch, manifest) = Self::named(object.location.filename()?)?;
+                Some((Standing { epoch, manifest }, object.last_modified))
+            })
+            .collect();
+        found.sort_by_key(|(standing, modified)| (standing.epoch, *modified));
+        Ok(found.into_iter().map(|(standing, _)| standing).collect())
+    }
+
+    /// The manifest of the newest epoch that has one, for telling, not for recovery: its epoch may not be committed.
+    pub async fn newest(&self) -> Result<Option<Manifest>> {
+        let Some(newest) = self.list().await?.pop() else { return Ok(None) };
+        Ok(self.read(newest.epoch, newest.manifest).await?.map(|(manifest, _)| manifest))
     }
 
     /// Removes manifests of epochs before `keep_from`; their epochs are committed everywhere.
@@ -265,18 +329,54 @@ impl ManifestStore {
         {
             return Ok(0);
         }
-        let listed: Vec<_> =
-            self.store.list(None).try_collect().await.environment(|| "manifests cannot be listed".to_owned())?;
         let mut removed = 0;
-        for object in listed {
-            let epoch = object.location.filename().and_then(|name| name.get(..20)).and_then(|e| e.parse::<u64>().ok());
-            if epoch.is_some_and(|epoch| epoch < keep_from.0) {
-                match self.store.delete(&object.location).await {
-                    Ok(()) | Err(object_store::Error::NotFound { .. }) => removed += 1,
-                    Err(error) => tracing::warn!(path = %object.location, %error, "old manifest stays"),
-                }
+        for old in self.list().await?.into_iter().filter(|manifest| manifest.epoch < keep_from) {
+            let path = Self::path(old.epoch, old.manifest);
+            match self.store.delete(&path).await {
+                Ok(()) | Err(object_store::Error::NotFound { .. }) => removed += 1,
+                Err(error) => tracing::warn!(%path, %error, "old manifest stays"),
             }
         }
         Ok(removed)
+    }
+
+    /// The epoch of a restore that has not finished.
+    pub async fn restoring(&self) -> Result<Option<Epoch>> {
+        let failed = || "the mark of a restore cannot be read".to_owned();
+        let bytes = match self.store.get(&Path::from(RESTORING)).await {
+            Ok(found) => found.bytes().await.environment(failed)?,
+            Err(object_store::Error::NotFound { .. }) => return Ok(None),
+            Err(error) => return Err(error).environment(failed),
+        };
+        let epoch = std::str::from_utf8(&bytes).ok().and_then(|text| text.trim().parse().ok());
+        Ok(Some(Epoch(epoch.unwrap_or(0))))
+    }
+
+    /// Notes durably that a restore to `epoch` has begun: until it ends, nothing else may run.
+    pub async fn begin_restore(&self, epoch: Epoch) -> Result<()> {
+        let written = self.store.put(&Path::from(RESTORING), epoch.to_string().into()).await;
+        written.environment(|| "the mark of a restore cannot be written".to_owned())?;
+        Ok(())
+    }
+
+    /// The restore is done.
+    pub async fn end_restore(&self) -> Result<()> {
+        match self.store.delete(&Path::from(RESTORING)).await {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(error) => Err(error).environment(|| "the mark of a restore cannot be removed".to_owned()),
+        }
+    }
+
+    /// Removes manifests of epochs after `last`: the pipeline was taken back to it. Errors: one that stays.
+    pub async fn remove_after(&self, last: Epoch) -> Result<()> {
+        // The newest first: if this ends early, what is left still says that later epochs were committed.
+        for later in self.list().await?.into_iter().rev().filter(|manifest| manifest.epoch > last) {
+            let path = Self::path(later.epoch, later.manifest);
+            match self.store.delete(&path).await {
+                Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
+                Err(error) => return Err(error).environment(|| format!("manifest `{path}` cannot be removed")),
+            }
+        }
+        Ok(())
     }
 }

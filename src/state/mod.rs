@@ -25,7 +25,10 @@ pub use compaction::Compaction;
 pub use interleave::interleave_rows;
 pub use key_group::{KEY_GROUPS, groups_of, key_groups, shard_of, split};
 pub use keyed::{KeyIndex, KeyedChanges, KeyedTable};
-pub use manifest::{CommitPermit, Epoch, Manifest, ManifestId, ManifestStore, OffsetRange, SourceTime, TableCommit};
+pub use manifest::{
+    CommitPermit, Epoch, Manifest, ManifestId, ManifestStore, OffsetRange, SinkRecord, SourceTime, Standing,
+    TableCommit, TablePlace,
+};
 pub use newest::{Newest, Older};
 pub use pins::Pins;
 pub use snapshot::{OperatorSnapshot, STATE_FORMAT, StateFile, TableSnapshot, TableUsage, usage};

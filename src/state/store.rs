@@ -276,6 +276,20 @@ impl StateStore {
         Ok(removed)
     }
 
+    /// A file that these snapshots name and that does not exist, if there is one.
+    pub async fn missing(&self, snapshots: &[OperatorSnapshot]) -> Result<Option<String>> {
+        for file in snapshots.iter().flat_map(OperatorSnapshot::files) {
+            match self.store.head(&Path::from(file.path.as_str())).await {
+                Ok(_) => {}
+                Err(object_store::Error::NotFound { .. }) => return Ok(Some(file.path.clone())),
+                Err(error) => {
+                    return Err(error).environment(|| format!("state file `{}` cannot be looked at", file.path));
+                }
+            }
+        }
+        Ok(None)
+    }
+
     /// Files that a snapshot names are looked after by those who keep the snapshot.
     pub(super) fn adopted(&self, snapshot: &OperatorSnapshot) {
         let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);

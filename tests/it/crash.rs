@@ -88,17 +88,57 @@ fn set_up(name: &str) -> Option<(Weir, Input, String)> {
     Some((weir, Input { kafka, topic, producers, next: 0 }, output))
 }
 
+/// Between two rounds the newest manifest goes: either it is not needed, or weir stops until it is back.
+fn lose_manifest(weir: &Weir) {
+    let Ok(folder) = std::fs::read_dir(weir.path("warehouse/_weir/p/manifests")) else { return };
+    let Some(newest) = folder.map(|entry| entry.unwrap().path()).max() else { return };
+    let away = weir.path("away");
+    std::fs::rename(&newest, &away).unwrap();
+    let output = weir.run(&["run", "p.sql", "--trigger", "available now"]);
+    match output.status.code() {
+        Some(0) => std::fs::remove_file(&away).unwrap(),
+        Some(4) => std::fs::rename(&away, &newest).unwrap(),
+        other => panic!("{other:?}: {}", crate::program::text(&output.stderr)),
+    }
+}
+
+/// Between two rounds a table's folder is away: weir stops, and does not make it again.
+fn rename_folder(weir: &Weir, table: &str) {
+    let (folder, away) = (weir.path("warehouse").join(table), weir.path("away"));
+    if std::fs::rename(&folder, &away).is_err() {
+        return;
+    }
+    let output = weir.run(&["run", "p.sql", "--trigger", "available now"]);
+    let errors = crate::program::text(&output.stderr);
+    assert_eq!(output.status.code(), Some(4), "{errors}");
+    assert!(errors.contains(&format!("`{table}`")) && !folder.exists(), "{errors}");
+    std::fs::rename(&away, &folder).unwrap();
+}
+
+/// 30 rounds, or as many as `WEIR_CRASH_ROUNDS` says.
+pub fn rounds() -> u64 {
+    std::env::var("WEIR_CRASH_ROUNDS").map_or(30, |rounds| rounds.parse().expect("WEIR_CRASH_ROUNDS is a number"))
+}
+
 #[test]
 fn killed_thirty_times_at_random_nothing_is_lost_or_doubled() {
     let Some((weir, mut input, output)) = set_up("random-kills") else { return };
+    // What is renamed below has had an epoch.
+    input.produce(PER_ROUND);
+    weir.succeed(&["run", "p.sql", "--trigger", "available now"]);
     // A fixed sequence of moments: a failing round can be run again.
     let mut state: u64 = 0x5EED;
-    for _ in 0..30 {
+    for round in 0..rounds() {
         input.produce(PER_ROUND);
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         let running = weir.start(&["run", "p.sql"], &[], "log");
         std::thread::sleep(Duration::from_millis(100 + (state >> 33) % 1400));
         running.kill();
+        match round % 6 {
+            1 => lose_manifest(&weir),
+            3 => rename_folder(&weir, if round % 12 == 3 { "everything" } else { "some" }),
+            _ => {}
+        }
     }
     check(&weir, &input, &output);
 }

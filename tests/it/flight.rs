@@ -24,6 +24,7 @@ use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 use weir::config::Secret;
 use weir::metrics::Metrics;
 use weir::serve::BoundServer;
+use weir::serve::engine::QueryLimits;
 use weir::serve::flight::{self, FlightOptions, TlsIdentity};
 use weir::serve::http::{self, HttpState, Readiness};
 use weir::serve::warehouse::location::Location;
@@ -41,15 +42,18 @@ struct Server {
 
 impl Server {
     async fn start(token: Option<&str>, tls: Option<TlsIdentity>) -> Self {
+        Self::start_with(FlightOptions { token: token.map(Secret::new), tls, ..FlightOptions::default() }).await
+    }
+
+    async fn start_with(options: FlightOptions) -> Self {
         let folder = TempDir::new().unwrap();
-        let options = WarehouseOptions { memory_limit_bytes: 64 << 20, ..WarehouseOptions::default() };
+        let memory = WarehouseOptions { memory_limit_bytes: 64 << 20, ..WarehouseOptions::default() };
         let location = Location::local(folder.path()).unwrap();
-        let warehouse = Arc::new(Warehouse::new(location, options).unwrap());
+        let warehouse = Arc::new(Warehouse::new(location, memory).unwrap());
         let metrics = Arc::new(Metrics::new());
         let anywhere: SocketAddr = "127.0.0.1:0".parse().unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
         let shutdown = stopped.map(|_| ()).shared();
-        let options = FlightOptions { token: token.map(Secret::new), tls };
         let (tables, counts) = (Arc::clone(&warehouse), Arc::clone(&metrics));
         let flight = flight::serve(anywhere, tables, counts, options, shutdown.clone()).await.unwrap();
         let readiness = Arc::new(|| Readiness::NotReady("still starting".to_owned()));
@@ -144,6 +148,94 @@ async fn errors_arrive_with_their_hint_and_writes_are_refused() {
         assert!(text.starts_with("only queries are served"), "{text}");
     }
     assert_eq!(integers(&ask(&mut client, "SELECT count(*) FROM payments").await), [3]);
+}
+
+fn state(error: FlightError) -> String {
+    match error {
+        FlightError::Tonic(status) => match status.metadata().get("sqlstate") {
+            Some(state) => state.to_str().unwrap().to_owned(),
+            None => panic!("no SQLSTATE: {status:?}"),
+        },
+        other => panic!("not a status: {other}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_refusal_carries_its_sqlstate() {
+    let server = Server::start(Some(TOKEN), None).await;
+    let mut client = server.client().await;
+    assert_eq!(state(client.execute("SELECT 1".to_owned(), None).await.unwrap_err()), "28000");
+    client.set_token(TOKEN.to_owned());
+    let huge = format!("SELECT '{}'", "x".repeat(5 << 20));
+    let large = format!("SELECT '{}'", "x".repeat(1 << 20));
+    for (sql, expected) in [
+        ("SELEC 1", "42601"),
+        ("SELECT * FROM nowhere", "42P01"),
+        ("SELECT a FROM generate_series(1, 2)", "42703"),
+        ("DROP TABLE t", "25006"),
+        (&large, "54001"),
+        // Refused by the transport.
+        (&huge, "08P01"),
+    ] {
+        assert_eq!(state(client.execute(sql.to_owned(), None).await.unwrap_err()), expected, "{:.40}", sql);
+    }
+    // In the middle of the rows.
+    let info = client.execute("SELECT 1 / (value - 100000) FROM generate_series(1, 200000)".to_owned(), None).await;
+    let rows = client.do_get(info.unwrap().endpoint[0].ticket.clone().unwrap()).await.unwrap();
+    assert_eq!(state(rows.try_collect::<Vec<_>>().await.unwrap_err()), "22012");
+    let handle = client.begin_transaction().await.unwrap_err();
+    assert_eq!(state(handle), "0A000");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn too_many_connections_and_queries_are_refused_in_words() {
+    let limits = QueryLimits { running: 1, waiting: 0, connections: 2, ..QueryLimits::default() };
+    let server = Server::start_with(FlightOptions { limits, ..FlightOptions::default() }).await;
+    let mut first = server.client().await;
+    let info = first.execute("SELECT value FROM generate_series(1, 1000000000)".to_owned(), None).await.unwrap();
+    let ticket = info.endpoint[0].ticket.clone().unwrap();
+    let mut rows = first.do_get(ticket).await.unwrap();
+    rows.try_next().await.unwrap().unwrap();
+    let mut second = server.client().await;
+    let info = second.execute("SELECT 1".to_owned(), None).await.unwrap();
+    let ticket = info.endpoint[0].ticket.clone().unwrap();
+    let error = second.do_get(ticket.clone()).await.err().unwrap();
+    assert_eq!(state(error), "53300");
+    let mut third = server.client().await;
+    assert_eq!(state(third.execute("SELECT 1".to_owned(), None).await.unwrap_err()), "53300");
+    // Whoever leaves makes room.
+    drop(rows);
+    drop(first);
+    for attempt in 0.. {
+        match second.do_get(ticket.clone()).await {
+            Ok(rows) => {
+                assert_eq!(integers(&rows.try_collect::<Vec<_>>().await.unwrap()), [1]);
+                break;
+            }
+            Err(error) => assert!(attempt < 200, "{error}"),
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_query_ends_when_its_time_is_over_and_when_nobody_reads() {
+    let short = Duration::from_millis(1_500);
+    for (timeout, idle_timeout) in [(short, Duration::from_secs(60)), (Duration::from_secs(60), short)] {
+        let limits = QueryLimits { timeout, idle_timeout, ..QueryLimits::default() };
+        let server = Server::start_with(FlightOptions { limits, ..FlightOptions::default() }).await;
+        let mut client = server.client().await;
+        let sql = "SELECT value, repeat('x', 1000) AS x FROM generate_series(1, 1000000000)";
+        let info = client.execute(sql.to_owned(), None).await.unwrap();
+        let mut rows = client.do_get(info.endpoint[0].ticket.clone().unwrap()).await.unwrap();
+        rows.try_next().await.unwrap();
+        let running = || server.metrics.flight_queries_running.with([]).get();
+        tokio::time::sleep(Duration::from_secs(4)).await;
+        // What is on the way arrives first.
+        let ended = rows.try_collect::<Vec<_>>().await.unwrap_err();
+        assert_eq!(state(ended), "57014");
+        assert!(running().abs() < f64::EPSILON);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

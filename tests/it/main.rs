@@ -3,6 +3,7 @@
 #![cfg(test)]
 
 mod architecture;
+mod attack;
 mod backups;
 mod crash;
 mod delta;
@@ -18,6 +19,7 @@ mod odd_partitions;
 mod pipelines;
 mod program;
 mod readers;
+mod recovery;
 mod sql_files;
 mod stateful;
 mod stateful_crash;

@@ -87,14 +87,40 @@ impl Stage {
         assert_eq!(self.weir.query("SELECT sum(n) FROM minutes"), [rows.to_string()]);
     }
 
+    fn manifests(&self) -> Vec<PathBuf> {
+        let folder = std::fs::read_dir(self.weir.path("warehouse/_weir/p/manifests"));
+        let mut manifests: Vec<PathBuf> = folder.into_iter().flatten().map(|entry| entry.unwrap().path()).collect();
+        manifests.sort();
+        manifests
+    }
+
+    /// Takes everything back by some epochs; the next run computes them again.
+    fn go_back(&self, by: u64) {
+        let epoch_of = |path: &PathBuf| path.file_name().unwrap().to_str().unwrap()[..20].parse::<u64>().ok();
+        let Some(newest) = self.manifests().iter().filter_map(epoch_of).max().filter(|newest| *newest > by + 1) else {
+            return;
+        };
+        // The newest epoch may have no more than its manifest.
+        let epoch = (newest - 1 - by).to_string();
+        self.weir.succeed(&["restore", "--pipeline", "p", "--epoch", &epoch]);
+    }
+
+    /// The newest manifest is away: weir stops unless nothing needs it.
+    fn lose_manifest(&self) {
+        let Some(newest) = self.manifests().pop() else { return };
+        let away = self.weir.path("away");
+        std::fs::rename(&newest, &away).unwrap();
+        let output = self.weir.run(&TO_THE_END);
+        match output.status.code() {
+            Some(0) => std::fs::remove_file(&away).unwrap(),
+            Some(4) => std::fs::rename(&away, &newest).unwrap(),
+            other => panic!("{other:?}: {}", text(&output.stderr)),
+        }
+    }
+
     /// The state files that the newest epoch names.
     fn state_files(&self) -> Vec<PathBuf> {
-        let mut manifests: Vec<PathBuf> = std::fs::read_dir(self.weir.path("warehouse/_weir/p/manifests"))
-            .unwrap()
-            .map(|entry| entry.unwrap().path())
-            .collect();
-        manifests.sort();
-        let newest = std::fs::read_to_string(manifests.last().unwrap()).unwrap();
+        let newest = std::fs::read_to_string(self.manifests().last().unwrap()).unwrap();
         let folder = self.weir.path("warehouse/_weir/p/state");
         let names = newest.split('"').filter(|name| name.ends_with(".state"));
         names.map(|name| folder.join(name)).collect()
@@ -113,7 +139,7 @@ fn killed_at_random_what_is_remembered_is_neither_lost_nor_doubled() {
                 epoch.between_sinks=pause:15;epoch.after_commit=pause:10";
     // A fixed sequence of moments: a failing round can be run again.
     let mut state: u64 = 0x5EED;
-    for round in 0..10 {
+    for round in 0..crate::crash::rounds() {
         stage.add(3);
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         let running = stage.weir.start(&["run", "p.sql"], &[("WEIR_FAILPOINTS", slow)], "log");
@@ -131,6 +157,11 @@ fn killed_at_random_what_is_remembered_is_neither_lost_nor_doubled() {
             std::thread::sleep(Duration::from_millis(40));
         }
         running.kill();
+        match round % 5 {
+            1 => stage.go_back(round % 3),
+            3 => stage.lose_manifest(),
+            _ => {}
+        }
     }
     stage.check();
 }
@@ -177,7 +208,7 @@ fn a_damaged_state_file_is_named_and_nothing_goes_on_without_it() {
     let refused = |file: &PathBuf, what: &str| {
         let output = stage.weir.run(&TO_THE_END);
         let errors = text(&output.stderr);
-        assert_eq!(output.status.code(), Some(2), "{what} {}: {errors}", file.display());
+        assert_eq!(output.status.code(), Some(4), "{what} {}: {errors}", file.display());
         let name = file.file_name().unwrap().to_str().unwrap();
         assert!(errors.contains(name) && errors.contains("is damaged"), "{what} {name}: {errors}");
     };

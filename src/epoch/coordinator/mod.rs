@@ -66,7 +66,7 @@ pub async fn run(job: Job, stop: Stop) -> Result<Finish> {
 
 async fn start(job: Job, pulse: Pulse, stop: Stop) -> Result<Coordinator> {
     let pipeline = &job.dataflow.pipeline;
-    let resumed = recover(pipeline, &job.sinks, &job.manifests, &job.env).await?;
+    let resumed = recover(pipeline, &job.sinks, &job.manifests, &job.states, &job.env).await?;
     for sink in &resumed.rolled_forward {
         tracing::info!(pipeline, sink, epoch = resumed.next.0 - 1, "epoch finished after a crash");
     }
@@ -130,8 +130,9 @@ impl Coordinator {
             sources,
             reads: job.dataflow.tables_read(),
             sinks: Arc::clone(&sinks),
+            remembered: Remembered::new(job.states, state, job.env.clone()).keeping(job.manifests.clone()),
             manifests: job.manifests,
-            remembered: Remembered::new(job.states, state, job.env.clone()),
+            standings: tokio::sync::Mutex::new(resumed.standings),
             env: job.env.clone(),
         };
         let dataflow = Arc::new(job.dataflow);

@@ -18,7 +18,7 @@ use crate::env::Env;
 use crate::epoch::memory::{Limits, Memory};
 use crate::epoch::open::{LaneWriter, MicroBatch, Outputs};
 use crate::epoch::remember::Remembered;
-use crate::epoch::sinks::{BranchSink, OutputMemory, Sinks};
+use crate::epoch::sinks::{BranchSink, Home, OutputMemory, Sinks};
 use crate::epoch::watermark::SourceClock;
 use crate::operator::END_OF_TIME;
 use crate::plan::{Branch, Dataflow};
@@ -314,8 +314,15 @@ fn outputs(setup: &Setup, memory: &Memory, epoch: Epoch, lanes: usize) -> Arc<Ou
     let sink =
         |branch: &Branch| BranchSink::Transaction { topic: branch.target.clone(), key: None, changes: changes() };
     let branches = setup.dataflow.branches.iter().map(sink).collect();
-    let memory_of = OutputMemory::new(setup.limits.pool.clone(), 1);
-    let sinks = Arc::new(Sinks { branches, tables: Vec::new(), dead_letters: 0, transaction: None, memory: memory_of });
+    let sinks = Arc::new(Sinks {
+        branches,
+        tables: Vec::new(),
+        dead_letters: 0,
+        transaction: None,
+        memory: OutputMemory::new(setup.limits.pool.clone(), 1),
+        home: Home::default(),
+        lease: None,
+    });
     let lanes = lanes.max(memory.widest());
     Arc::new(Outputs::new(epoch, "test", sinks, Arc::clone(&setup.dataflow), lanes, true))
 }

@@ -2,37 +2,51 @@
 //!
 //! Owns the socket, encryption and login, and the two plain Flight calls that `arrow-flight`'s Flight SQL layer leaves
 //! out (GetSchema, PollFlightInfo). [`service`] answers the rest, [`queries`] keeps prepared statements and running
-//! queries, [`metadata`] describes what there is. Results stream: a batch is computed when the client has taken the one
+//! queries, [`rows`] sends results, [`metadata`] describes what there is. Connections have threads of their own, neither
+//! those of pipelines nor those of queries. Results stream: a batch is computed when the client has taken the one
 //! before, so that a result's size does not matter.
 
+mod connection;
 mod login;
 mod metadata;
+mod parameters;
 mod queries;
+mod rows;
 mod service;
 
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow_flight::flight_service_server::{FlightService, FlightServiceServer};
 use arrow_flight::{
     Action, Criteria, Empty, FlightData, FlightDescriptor, FlightInfo, HandshakeRequest, PollInfo, SchemaResult, Ticket,
 };
 use tonic::service::interceptor::InterceptedService;
-use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Identity, Server, ServerTlsConfig};
 use tonic::{Request, Response, Status, Streaming};
 
+use self::connection::{Admission, Stated, accepted};
 use self::login::Login;
 use self::service::Service;
+use super::engine::{OwnRuntime, QueryEngine, QueryLimits};
 use super::warehouse::Warehouse;
 use super::{BoundServer, bind, choose_cryptography, serve_until};
 use crate::config::Secret;
-use crate::error::{Context, ErrorKind, Result};
+use crate::error::{Context, Error, ErrorKind, Result};
 use crate::metrics::Metrics;
 
-/// Requests that clients may send: statements and bound parameters, so 16 MiB is plenty.
-const MAX_REQUEST_BYTES: usize = 16 << 20;
+/// Requests that clients may send: statements and bound parameters.
+const MAX_REQUEST_BYTES: usize = 4 << 20;
+/// Requests of one connection at a time.
+const MAX_STREAMS: u32 = 64;
+/// How often a silent client is asked whether it is there, and how long it may take to say so.
+const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(20));
+/// Threads that talk to clients.
+const SERVER_THREADS: usize = 2;
+/// They let pipelines go first.
+const SERVER_NICENESS: i32 = 5;
 
 /// How the server is reached.
 #[derive(Debug, Clone, Default)]
@@ -41,6 +55,8 @@ pub struct FlightOptions {
     pub token: Option<Secret>,
     /// Encrypts connections; `None` = plain text.
     pub tls: Option<TlsIdentity>,
+    /// How many queries, and for how long.
+    pub limits: QueryLimits,
 }
 
 /// A certificate chain and its key, in PEM.
@@ -58,7 +74,10 @@ pub async fn serve(
     options: FlightOptions,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<BoundServer> {
-    let mut server = Server::builder();
+    let mut server = Server::builder()
+        .max_concurrent_streams(MAX_STREAMS)
+        .http2_keepalive_interval(Some(KEEPALIVE.0))
+        .http2_keepalive_timeout(Some(KEEPALIVE.1));
     if let Some(tls) = options.tls {
         choose_cryptography();
         let identity = Identity::from_pem(tls.certificate_pem, tls.key_pem.expose());
@@ -66,15 +85,28 @@ pub async fn serve(
             .tls_config(ServerTlsConfig::new().identity(identity))
             .context(ErrorKind::Config, || "certificate of the Flight SQL server cannot be used".to_owned())?;
     }
-    let (listener, addr) = bind(addr, "Flight SQL").await?;
+    let runtime = OwnRuntime::start("weir-flight", SERVER_THREADS, SERVER_NICENESS)?;
+    let bound = runtime.handle().spawn(bind(addr, "Flight SQL")).await;
+    let (listener, addr) = bound.internal(|| "server was not started".to_owned())??;
+    let engine = Arc::new(QueryEngine::start(options.limits)?);
+    let connections = engine.limits().connections;
     let login = Login::new(options.token);
-    let endpoint = Endpoint { sql: Service::new(warehouse, metrics, login.clone())? };
+    let endpoint = Endpoint { sql: Service::new(warehouse, metrics, login.clone(), engine)? };
     let service = FlightServiceServer::new(endpoint).max_decoding_message_size(MAX_REQUEST_BYTES);
-    let service = InterceptedService::new(service, move |request: Request<()>| login.check(request));
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    let task = tokio::spawn(serve_until(shutdown, move |stop| {
+    let service = Stated(InterceptedService::new(service, move |request: Request<()>| {
+        Admission::check(&request)?;
+        login.check(request)
+    }));
+    let serving = runtime.handle().spawn(serve_until(shutdown, move |stop| {
+        let incoming = accepted(listener, connections);
         server.add_service(service).serve_with_incoming_shutdown(incoming, stop.wait())
     }));
+    let task = tokio::spawn(async move {
+        let served = serving.await.map_err(|error| Error::internal("server ended abnormally").with_source(error));
+        // Its threads end with it.
+        drop(runtime);
+        served?
+    });
     Ok(BoundServer { addr, task })
 }
 

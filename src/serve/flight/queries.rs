@@ -13,14 +13,15 @@ use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Error, Result, SqlState};
 use crate::metrics::{Gauge, Metrics};
-use crate::serve::warehouse::Query;
 
 /// How many prepared statements are kept.
 const MAX_PREPARED: usize = 1024;
-/// How many rows of parameters may be bound at once; each is one execution.
-const MAX_BOUND_ROWS: usize = 1024;
+/// Bytes that prepared statements and the values bound to them may have together.
+const MAX_PREPARED_BYTES: usize = 64 << 20;
+/// Values that may be bound at once: rows times parameters.
+const MAX_BOUND_VALUES: usize = 65_536;
 /// How many queries that were cancelled before they began are remembered.
 const MAX_CANCELLED: usize = 1024;
 
@@ -67,12 +68,10 @@ pub struct Prepared {
 }
 
 impl Prepared {
-    /// Puts the bound rows into `query`: one query a row, just `query` when nothing was bound.
-    pub fn bind(&self, query: Query) -> Result<Vec<Query>> {
-        match &self.rows {
-            None => Ok(vec![query]),
-            Some(rows) => rows.iter().map(|row| query.clone().bind(row.clone())).collect(),
-        }
+    /// Bytes that it takes.
+    fn bytes(&self) -> usize {
+        let rows = self.rows.iter().flat_map(|rows| rows.iter());
+        self.sql.len() + rows.flat_map(|row| row.iter()).map(ScalarValue::size).sum::<usize>()
     }
 }
 
@@ -87,6 +86,24 @@ struct PreparedInner {
     by_handle: HashMap<String, (u64, Prepared)>,
     by_use: BTreeMap<u64, String>,
     uses: u64,
+    bytes: usize,
+}
+
+impl PreparedInner {
+    fn remove(&mut self, handle: &str) {
+        if let Some((used, prepared)) = self.by_handle.remove(handle) {
+            self.by_use.remove(&used);
+            self.bytes = self.bytes.saturating_sub(prepared.bytes());
+        }
+    }
+
+    /// Drops those unused longest until there is room; the one used last stays.
+    fn make_room(&mut self) {
+        while self.by_handle.len() > MAX_PREPARED || (self.bytes > MAX_PREPARED_BYTES && self.by_handle.len() > 1) {
+            let Some(oldest) = self.by_use.first_key_value().map(|(_, handle)| handle.clone()) else { return };
+            self.remove(&oldest);
+        }
+    }
 }
 
 impl PreparedStatements {
@@ -94,15 +111,13 @@ impl PreparedStatements {
     pub fn add(&self, sql: String) -> String {
         let handle = Uuid::new_v4().to_string();
         let mut inner = lock(&self.inner);
-        if inner.by_handle.len() >= MAX_PREPARED
-            && let Some((_, oldest)) = inner.by_use.pop_first()
-        {
-            inner.by_handle.remove(&oldest);
-        }
         inner.uses += 1;
         let used = inner.uses;
+        let prepared = Prepared { sql, rows: None };
+        inner.bytes += prepared.bytes();
         inner.by_use.insert(used, handle.clone());
-        inner.by_handle.insert(handle.clone(), (used, Prepared { sql, rows: None }));
+        inner.by_handle.insert(handle.clone(), (used, prepared));
+        inner.make_room();
         handle
     }
 
@@ -113,12 +128,13 @@ impl PreparedStatements {
 
     /// Binds the rows of `batches` in the place of what was bound before.
     pub fn bind(&self, handle: &str, batches: &[RecordBatch]) -> Result<()> {
-        let count: usize = batches.iter().map(RecordBatch::num_rows).sum();
-        if count > MAX_BOUND_ROWS {
-            return Err(Error::sql(format!("{count} rows of parameters were bound, {MAX_BOUND_ROWS} are allowed"))
+        let count: usize = batches.iter().map(|batch| batch.num_rows() * batch.num_columns()).sum();
+        if count > MAX_BOUND_VALUES {
+            return Err(Error::sql(format!("{count} values were bound, {MAX_BOUND_VALUES} are allowed"))
+                .with_state(SqlState::LIMIT)
                 .with_hint("Join a list of values in SQL, or execute in pieces."));
         }
-        let mut rows = Vec::with_capacity(count);
+        let mut rows = Vec::new();
         for batch in batches {
             for row in 0..batch.num_rows() {
                 let values: Result<Vec<ScalarValue>, _> =
@@ -127,15 +143,20 @@ impl PreparedStatements {
             }
         }
         let rows = Arc::new(rows);
-        self.touch(handle, |prepared| prepared.rows = Some(rows))
+        let (before, after) = self.touch(handle, |prepared| {
+            let before = prepared.bytes();
+            prepared.rows = Some(rows);
+            (before, prepared.bytes())
+        })?;
+        let mut inner = lock(&self.inner);
+        inner.bytes = (inner.bytes + after).saturating_sub(before);
+        inner.make_room();
+        Ok(())
     }
 
     /// Forgets a statement.
     pub fn remove(&self, handle: &str) {
-        let mut inner = lock(&self.inner);
-        if let Some((used, _)) = inner.by_handle.remove(handle) {
-            inner.by_use.remove(&used);
-        }
+        lock(&self.inner).remove(handle);
     }
 
     fn touch<R>(&self, handle: &str, act: impl FnOnce(&mut Prepared) -> R) -> Result<R> {
@@ -143,6 +164,7 @@ impl PreparedStatements {
         let inner = &mut *inner;
         let (used, prepared) = inner.by_handle.get_mut(handle).ok_or_else(|| {
             Error::sql("prepared statement is not known")
+                .with_state(SqlState::UNKNOWN_STATEMENT)
                 .with_hint("It was closed or unused for long: prepare it again.")
         })?;
         inner.uses += 1;

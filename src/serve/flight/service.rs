@@ -3,15 +3,14 @@
 //! Each is short: plan or look up, then answer with a ticket (GetFlightInfo) or rows (DoGet). Whatever writes is
 //! answered with the one error that says so.
 
+use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
-use arrow::datatypes::{Schema, SchemaRef};
+use arrow::datatypes::Schema;
 use arrow::ipc::writer::IpcWriteOptions;
-use arrow_flight::decode::FlightRecordBatchStream;
 use arrow_flight::encode::FlightDataEncoderBuilder;
-use arrow_flight::error::FlightError;
 use arrow_flight::flight_service_server::FlightService;
 use arrow_flight::sql::server::{FlightSqlService, PeekableFlightDataStream};
 use arrow_flight::sql::{
@@ -27,17 +26,22 @@ use arrow_flight::{
     Action, ActionType, CancelFlightInfoRequest, CancelFlightInfoResult, CancelStatus, FlightData, FlightDescriptor,
     FlightEndpoint, FlightInfo, HandshakeRequest, HandshakeResponse, IpcMessage, SchemaAsIpc, Ticket,
 };
-use futures::{Stream, StreamExt, TryStreamExt, stream};
+use futures::{Stream, TryStreamExt, stream};
 use prost::Message;
+use tokio::time::{Instant, timeout};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::login::Login;
 use super::metadata::{self, ServerFacts};
-use super::queries::{Outcome, PreparedStatements, QueryTicket, RunningQueries, RunningQuery, What};
+use super::parameters;
+use super::queries::{Outcome, PreparedStatements, QueryTicket, RunningQueries, What};
+use super::rows::{Executions, QueryRows, Started};
 use crate::error::{Error, Result as WeirResult};
 use crate::metrics::{Counter, Metrics};
-use crate::serve::failure::{query_error, status};
-use crate::serve::warehouse::{Query, Warehouse, read_only};
+use crate::serve::engine::{QueryEngine, out_of_time};
+use crate::serve::failure::status;
+use crate::serve::interrupt::ended;
+use crate::serve::warehouse::{Warehouse, read_only};
 
 type Answer<T> = Result<Response<T>, Status>;
 type Rows = Answer<Pin<Box<dyn Stream<Item = Result<FlightData, Status>> + Send>>>;
@@ -53,14 +57,21 @@ pub struct Service {
     facts: ServerFacts,
     prepared: PreparedStatements,
     queries: RunningQueries,
+    engine: Arc<QueryEngine>,
     rows_sent: Arc<Counter>,
 }
 
 impl Service {
     /// A service that has no prepared statements and runs nothing yet.
-    pub fn new(warehouse: Arc<Warehouse>, metrics: Arc<Metrics>, login: Login) -> WeirResult<Self> {
+    pub fn new(
+        warehouse: Arc<Warehouse>,
+        metrics: Arc<Metrics>,
+        login: Login,
+        engine: Arc<QueryEngine>,
+    ) -> WeirResult<Self> {
         Ok(Self {
             warehouse,
+            engine,
             login,
             facts: ServerFacts::new()?,
             prepared: PreparedStatements::default(),
@@ -69,29 +80,32 @@ impl Service {
         })
     }
 
-    async fn plan(&self, what: &What) -> WeirResult<Vec<Query>> {
-        match what {
-            What::Sql(sql) => Ok(vec![self.warehouse.plan(sql).await?]),
+    /// Plans `what` on a thread of the engine and there does `then` with it.
+    async fn planned<T: Send + 'static, F: Future<Output = WeirResult<T>> + Send>(
+        &self,
+        what: &What,
+        then: impl FnOnce(Executions) -> F + Send + 'static,
+    ) -> WeirResult<T> {
+        let (sql, parameters) = match what {
+            What::Sql(sql) => (sql.clone(), None),
             What::Prepared(handle) => {
                 let prepared = self.prepared.get(handle)?;
-                prepared.bind(self.warehouse.plan(&prepared.sql).await?)
+                (prepared.sql, prepared.rows)
             }
-        }
+        };
+        let warehouse = Arc::clone(&self.warehouse);
+        let planning = async move {
+            let query = warehouse.plan(&sql).await?;
+            then(Executions { query, parameters }).await
+        };
+        self.engine.plan(planning).await
     }
 
     async fn query_info(&self, what: What, request: Request<FlightDescriptor>) -> Answer<FlightInfo> {
-        let queries = self.plan(&what).await.map_err(|error| self.refuse(&error))?;
-        let schema = match (queries.first(), &what) {
-            (Some(query), _) => query.schema(),
-            (None, What::Prepared(handle)) => self.unbound_schema(handle).await.map_err(|error| status(&error))?,
-            (None, What::Sql(_)) => Arc::new(Schema::empty()),
-        };
+        let schema = self.planned(&what, async |planned: Executions| planned.schema()).await;
+        let schema = schema.map_err(|error| self.refuse(&error))?;
         let handle = QueryTicket::new(what).encode().map_err(|error| status(&error))?;
         info(&TicketStatementQuery { statement_handle: handle.into() }, &schema, request)
-    }
-
-    async fn unbound_schema(&self, handle: &str) -> WeirResult<SchemaRef> {
-        Ok(self.warehouse.plan(&self.prepared.get(handle)?.sql).await?.schema())
     }
 
     /// The status of a statement that could not be planned, which counts as failed.
@@ -101,33 +115,29 @@ impl Service {
     }
 
     async fn query_rows(&self, ticket: &QueryTicket) -> Rows {
-        let Some(mut running) = self.queries.begin(&ticket.id) else {
-            return Err(Status::cancelled("query was cancelled"));
-        };
+        let Some(mut running) = self.queries.begin(&ticket.id) else { return Err(status(&ended())) };
+        let deadline = Instant::now() + self.engine.limits().timeout;
         let started = async {
-            let queries = self.plan(&ticket.what).await?;
-            let schema = match (queries.first(), &ticket.what) {
-                (None, What::Prepared(handle)) => self.unbound_schema(handle).await?,
-                (first, _) => first.map_or_else(|| Arc::new(Schema::empty()), Query::schema),
-            };
-            start(queries, schema).await
+            let place = self.engine.place().await?;
+            let (interrupt, (schema, batches)) = self
+                .planned(&ticket.what, async |planned: Executions| {
+                    Ok((planned.query.interrupt(), planned.start().await?))
+                })
+                .await?;
+            Ok::<_, Error>(Started { schema, batches, interrupt, place, deadline })
         };
         let cancelled = running.cancelled();
-        let (schema, batches) = tokio::select! {
+        let started = tokio::select! {
             started = started => started.map_err(|error| {
                 running.end(Outcome::Failed);
                 status(&error)
             }),
-            () = cancelled.cancelled() => Err(Status::cancelled("query was cancelled")),
+            () = cancelled.cancelled() => Err(status(&ended())),
         }
         .inspect_err(|refused| {
             tracing::debug!(code = ?refused.code(), "query did not start");
         })?;
-        let batches = watched(batches, running, Arc::clone(&self.rows_sent));
-        let encoded = FlightDataEncoderBuilder::new()
-            .with_schema(schema)
-            .build(batches.map_err(|status| FlightError::Tonic(Box::new(status))));
-        Ok(Response::new(Box::pin(encoded.map_err(Status::from))))
+        Ok(Response::new(Box::pin(QueryRows::of(started, running, &self.engine, Arc::clone(&self.rows_sent)))))
     }
 
     /// Cancels the query of which `info` is the answer to GetFlightInfo.
@@ -142,57 +152,6 @@ impl Service {
         }
         Ok(())
     }
-}
-
-type Batches = Pin<Box<dyn Stream<Item = WeirResult<RecordBatch>> + Send>>;
-
-/// Runs `queries` one after the other. The first is started here, so that its errors come before any row.
-async fn start(queries: Vec<Query>, schema: SchemaRef) -> WeirResult<(SchemaRef, Batches)> {
-    let mut queries = queries.into_iter();
-    let Some(first) = queries.next() else {
-        return Ok((schema, Box::pin(stream::empty())));
-    };
-    let first = first.stream().await?;
-    let schema = first.schema();
-    let rest = stream::iter(queries)
-        .then(|query| async move { Ok::<_, Error>(query.stream().await?.map_err(query_error)) })
-        .try_flatten();
-    Ok((schema, Box::pin(first.map_err(query_error).chain(rest))))
-}
-
-/// Ends the rows when the query is cancelled, counts them, and notes how it ended.
-fn watched(
-    batches: Batches,
-    running: RunningQuery,
-    rows_sent: Arc<Counter>,
-) -> impl Stream<Item = Result<RecordBatch, Status>> + Send {
-    let cancelled = running.cancelled();
-    stream::unfold(Some((batches, running)), move |state| {
-        let cancelled = cancelled.clone();
-        let rows_sent = Arc::clone(&rows_sent);
-        async move {
-            let (mut batches, mut running) = state?;
-            let next = tokio::select! {
-                biased;
-                () = cancelled.cancelled() => return Some((Err(Status::cancelled("query was cancelled")), None)),
-                next = batches.next() => next,
-            };
-            match next {
-                Some(Ok(batch)) => {
-                    rows_sent.add(batch.num_rows() as u64);
-                    Some((Ok(batch), Some((batches, running))))
-                }
-                Some(Err(error)) => {
-                    running.end(Outcome::Failed);
-                    Some((Err(status(&error)), None))
-                }
-                None => {
-                    running.end(Outcome::Done);
-                    None
-                }
-            }
-        }
-    })
 }
 
 /// The answer that says: ask for `ticket`'s rows here; they look like `schema`.
@@ -269,10 +228,11 @@ impl FlightSqlService for Service {
         query: ActionCreatePreparedStatementRequest,
         _request: Request<Action>,
     ) -> Result<ActionCreatePreparedStatementResult, Status> {
-        let planned = self.warehouse.plan(&query.query).await.map_err(|error| self.refuse(&error))?;
-        let parameters = planned.parameters().map_err(|error| status(&error))?;
+        let what = What::Sql(query.query.clone());
+        let described = async |planned: Executions| Ok((planned.query.schema(), planned.query.parameters()?));
+        let (schema, parameters) = self.planned(&what, described).await.map_err(|error| self.refuse(&error))?;
         Ok(ActionCreatePreparedStatementResult {
-            dataset_schema: ipc_schema(&planned.schema())?,
+            dataset_schema: ipc_schema(&schema)?,
             parameter_schema: ipc_schema(&parameters)?,
             prepared_statement_handle: self.prepared.add(query.query).into(),
         })
@@ -294,8 +254,9 @@ impl FlightSqlService for Service {
         request: Request<PeekableFlightDataStream>,
     ) -> Result<DoPutPreparedStatementResult, Status> {
         let handle = handle_text(&query.prepared_statement_handle)?;
-        let messages = request.into_inner().map_err(|status| FlightError::Tonic(Box::new(status)));
-        let batches: Vec<RecordBatch> = FlightRecordBatchStream::new_from_flight_data(messages).try_collect().await?;
+        let reading = parameters::read(request.into_inner());
+        let too_slow = |_| status(&out_of_time());
+        let batches = timeout(self.engine.limits().idle_timeout, reading).await.map_err(too_slow)??;
         self.prepared.bind(&handle, &batches).map_err(|error| status(&error))?;
         Ok(DoPutPreparedStatementResult { prepared_statement_handle: Some(query.prepared_statement_handle) })
     }
@@ -371,7 +332,9 @@ impl FlightSqlService for Service {
     }
 
     async fn do_get_tables(&self, query: CommandGetTables, _request: Request<Ticket>) -> Rows {
-        one_batch(metadata::tables(&self.warehouse, query).await?)
+        let warehouse = Arc::clone(&self.warehouse);
+        let found = self.engine.plan(async move { Ok(metadata::tables(&warehouse, query).await) }).await;
+        one_batch(found.map_err(|error| status(&error))??)
     }
 
     async fn get_flight_info_table_types(

@@ -14,7 +14,7 @@ use super::system::{integer, integers, memory, micros, strings, text, timestamps
 use super::{Warehouse, location::Location};
 use crate::catalog::{Catalog, InsertDef, PipelineDef, PipelineOptions, Trigger};
 use crate::delta::{AsOf, detail, history};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, SqlState};
 use crate::model::Model;
 use crate::plan::RelationMode;
 use crate::plan::{FunctionSet, Targets, columns_of, compile, explain, reads_stream, session_and_problems};
@@ -147,7 +147,8 @@ impl Warehouse {
         let hint = did_you_mean(&name.value, known.iter().map(String::as_str));
         let files = "Sources, sinks, views, functions and models are known to `weir query --file file.sql` and to `weir run --serve`.";
         let hint = hint.or_else(|| self.declared_files().is_none().then(|| files.to_owned()));
-        place.refuse(Diagnostic::new(name.span, format!("{kind} `{}` does not exist", name.value)).or_hint(hint))
+        let error = Diagnostic::new(name.span, format!("{kind} `{}` does not exist", name.value));
+        place.refuse(error.with_state(SqlState::UNDEFINED_OBJECT).or_hint(hint))
     }
 
     async fn history(&self, table: &Location, limit: Option<usize>) -> Result<Arc<dyn TableProvider>, Refusal> {

@@ -6,8 +6,10 @@
 //! cannot write, and that no path can be queried.
 
 mod answer;
+mod bounded;
 mod catalog;
 mod declared;
+mod growth;
 pub mod location;
 pub mod progress;
 mod refusal;
@@ -15,6 +17,8 @@ mod statement;
 mod state;
 mod system;
 mod tables;
+#[cfg(test)]
+mod hostile_tests;
 #[cfg(test)]
 mod tests;
 
@@ -39,6 +43,7 @@ use datafusion::sql::sqlparser::tokenizer::TokenWithSpan;
 use futures::{StreamExt, TryStreamExt};
 
 use self::answer::Place;
+use self::bounded::{Bounding, Budget};
 use self::catalog::RequestCatalogs;
 pub use self::declared::Declared;
 use self::location::Location;
@@ -47,8 +52,9 @@ pub use self::refusal::{Refusal, of_server};
 pub use self::statement::read_only;
 use self::tables::Tables;
 use super::failure::{nearest, query_error, quoted};
+use super::interrupt::{Interrupt, guard};
 use crate::delta::{AsOf, TableVersion};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, SqlState};
 use crate::function::sql_function;
 use crate::memory::QueryMemory;
 use crate::plan::{RelationMode, physical_rules, register_relations};
@@ -226,13 +232,16 @@ impl Warehouse {
         let listed = if lists { self.list_tables().await? } else { Vec::new() };
         state.register_catalog_list(Arc::new(RequestCatalogs::new(Arc::clone(self), &listed)));
         state.mark_start_execution();
+        let interrupt = Interrupt::default();
+        let budget = Arc::new(Budget::new(Arc::clone(&self.runtime().memory_pool), interrupt.clone()));
+        state.register_function_rewrite(Arc::new(Bounding(budget))).map_err(query_error)?;
         let plan = match state.statement_to_plan(statement).await {
             Ok(plan) => plan,
             Err(error) => {
                 let found = crate::sql::diagnose(&error, files, span);
                 // What is wrong with a call is told better there.
                 if error.to_string().contains("No function matches") {
-                    return Err(Refusal::at(files, found));
+                    return Err(Refusal::at(files, found.with_state(SqlState::UNDEFINED_FUNCTION)));
                 }
                 let error = self.explain_missing_table(query_error(error)).await;
                 return Err(placed(error, files, found.span, span));
@@ -243,14 +252,14 @@ impl Warehouse {
         if read_only_options.verify_plan(&plan).is_err() {
             return Err(Refusal::at(files, statement::writes(span)));
         }
-        Ok(Query { plan, state })
+        Ok(Query { plan, state, interrupt })
     }
 
     /// Rows that are there already, as a query.
     fn all_of(&self, rows: Arc<dyn TableProvider>) -> Result<Query, Refusal> {
         let scan = LogicalPlanBuilder::scan("answer", provider_as_source(rows), None);
         let plan = scan.and_then(LogicalPlanBuilder::build).map_err(query_error)?;
-        Ok(Query { plan, state: self.state.as_ref().clone() })
+        Ok(Query { plan, state: self.state.as_ref().clone(), interrupt: Interrupt::default() })
     }
 
     /// Answers questions about what files declare, and lets queries call their functions and models.
@@ -354,7 +363,7 @@ impl Warehouse {
         let Some(missing) = missing else { return error };
         let shown = missing.strip_prefix("public.").unwrap_or(&missing);
         let (shown, _) = statement::split_version(shown);
-        let refused = Error::sql(format!("table `{shown}` does not exist"));
+        let refused = Error::sql(format!("table `{shown}` does not exist")).with_state(SqlState::UNDEFINED_TABLE);
         let Ok(listed) = self.list_tables().await else { return refused };
         let mut names: Vec<String> = listed.into_iter().map(|entry| entry.name).collect();
         names.extend(system::NAMES.map(|name| format!("{SYSTEM}.{name}")));
@@ -374,6 +383,7 @@ fn placed(error: Error, files: &[Arc<SourceFile>], place: Span, statement: Span)
     let named = || error.message().split('`').nth(1).and_then(|name| find_name(name, files, statement));
     let place = if place == statement { named().unwrap_or(place) } else { place };
     let mut diagnostic = Diagnostic::new(place, error.message()).or_hint(error.hint().map(str::to_owned));
+    diagnostic.state = Some(error.state());
     diagnostic.detail = error.detail().map(str::to_owned);
     Refusal::at(files, diagnostic)
 }
@@ -391,9 +401,15 @@ fn no_files(table: &str, span: Span) -> Diagnostic {
 pub struct Query {
     plan: LogicalPlan,
     state: SessionState,
+    interrupt: Interrupt,
 }
 
 impl Query {
+    /// What ends it while it runs.
+    pub fn interrupt(&self) -> Interrupt {
+        self.interrupt.clone()
+    }
+
     /// The columns of the result. While parameters are unbound, types that hang on them are a guess.
     pub fn schema(&self) -> SchemaRef {
         Arc::clone(self.plan.schema().inner())
@@ -420,11 +436,9 @@ impl Query {
     pub fn bind(self, values: Vec<ScalarValue>) -> Result<Self> {
         let parameters = self.parameters()?;
         if parameters.fields().len() != values.len() {
-            return Err(Error::sql(format!(
-                "statement has {} parameters, {} were bound",
-                parameters.fields().len(),
-                values.len()
-            )));
+            let (wanted, bound) = (parameters.fields().len(), values.len());
+            return Err(Error::sql(format!("statement has {wanted} parameters, {bound} were bound"))
+                .with_state(SqlState::PARAMETERS));
         }
         let mut cast = Vec::with_capacity(values.len());
         for (field, value) in parameters.fields().iter().zip(values) {
@@ -438,7 +452,7 @@ impl Query {
             cast.push(value);
         }
         let plan = self.plan.with_param_values(ParamValues::from(cast)).map_err(query_error)?;
-        Ok(Self { plan, state: self.state })
+        Ok(Self { plan, ..self })
     }
 
     /// Runs the query; batches are made as they are read, and dropping the stream ends the work.
@@ -446,9 +460,11 @@ impl Query {
         let unbound = self.parameters()?;
         if !unbound.fields().is_empty() {
             return Err(Error::sql(format!("parameter `{}` was not bound", unbound.field(0).name()))
+                .with_state(SqlState::PARAMETERS)
                 .with_hint("Prepare the statement and bind its parameters."));
         }
         let physical = self.state.create_physical_plan(&self.plan).await.map_err(query_error)?;
+        let physical = guard(physical, &self.interrupt).map_err(query_error)?;
         execute_stream(physical, self.state.task_ctx()).map_err(query_error)
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::error::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind, SqlState};
 use crate::sql::{Diagnostic, Diagnostics, Files, Position, SourceFile, Span};
 
 /// A statement that was not planned.
@@ -39,7 +39,7 @@ impl Refusal {
         if more > 0 {
             detail.push(format!("There are {more} more errors."));
         }
-        let mut error = Error::sql(first.message);
+        let mut error = Error::sql(first.message).with_state(first.state.unwrap_or(SqlState::SYNTAX));
         if !detail.is_empty() {
             error = error.with_detail(detail.join("\n"));
         }
@@ -80,6 +80,7 @@ pub fn of_server(error: Error, sql: &str) -> Refusal {
     let Some(place) = place else { return Refusal::Other(error) };
     let rest: Vec<&str> = detail.lines().filter(|line| place_of(line).is_none()).collect();
     let mut diagnostic = Diagnostic::new(place, error.message()).or_hint(error.hint().map(str::to_owned));
+    diagnostic.state = Some(error.state());
     if !rest.is_empty() {
         diagnostic = diagnostic.with_detail(rest.join("\n"));
     }
@@ -95,8 +96,10 @@ mod tests {
         let sql = "SELECT\n  nmae FROM t";
         let files = [Arc::new(SourceFile::new(STATEMENT, sql))];
         let span = Span { file: 0, start: Position { line: 2, column: 3 }, end: Position { line: 2, column: 7 } };
-        let found =
-            Diagnostic::new(span, "column `nmae` does not exist").with_detail("A.").with_hint("Did you mean `name`?");
+        let found = Diagnostic::new(span, "column `nmae` does not exist")
+            .with_detail("A.")
+            .with_hint("Did you mean `name`?")
+            .with_state(SqlState::UNDEFINED_COLUMN);
         let error = Refusal::at(&files, found.clone()).into_error();
         assert_eq!(error.detail(), Some("A.\nAt line 2, columns 3 to 6."));
         let Refusal::Sql(found_again) = of_server(error, sql) else { panic!("no place") };

@@ -13,17 +13,20 @@ use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Word};
 
 use crate::delta::AsOf;
-use crate::error::Error;
+use crate::error::{Error, SqlState};
 use crate::sql::cursor::{Cursor, Parsed, lower_first};
 use crate::sql::dialect::WeirDialect;
-use crate::sql::embedded::located;
+use crate::sql::embedded::{located, too_heavy};
 use crate::sql::lexer::tokenize_part;
+use crate::sql::limits::{PARSER_RECURSION, ParseBudget, check_statement_text, check_tokens};
 use crate::sql::normalize::normalize;
 use crate::sql::temporal::mark_joins;
+use crate::sql::weight::{Known, Weight};
 use crate::sql::{Diagnostic, Span};
 
 /// The tokens of the one statement that stands at `span` of `text`'s file, with positions in that file.
 pub fn tokens(text: &str, span: Span) -> Parsed<Vec<TokenWithSpan>> {
+    check_statement_text(text, span)?;
     let mut errors = Vec::new();
     let mut tokens = tokenize_part(text, span, &mut errors);
     if let Some(error) = errors.into_iter().next() {
@@ -35,6 +38,7 @@ pub fn tokens(text: &str, span: Span) -> Parsed<Vec<TokenWithSpan>> {
     if tokens.is_empty() {
         return Err(Diagnostic::new(span, "there is no statement").with_hint("Try `SHOW TABLES`."));
     }
+    check_tokens(&tokens)?;
     let ends = tokens.iter().position(|token| token.token == Token::SemiColon);
     match ends.and_then(|end| tokens.get(end + 1)) {
         Some(next) => {
@@ -48,7 +52,10 @@ pub fn tokens(text: &str, span: Span) -> Parsed<Vec<TokenWithSpan>> {
 pub fn parse(tokens: Vec<TokenWithSpan>) -> Parsed<Statement> {
     let all = tokens.first().map(|first| Span::from(first.span).to(last_span(&tokens))).unwrap_or_default();
     let tokens = normalize(&name_versions(number_placeholders(tokens)?)?);
-    let parsed = DFParserBuilder::new(tokens.clone()).with_dialect(&WeirDialect).build().and_then(|mut parser| {
+    let dialect = WeirDialect::for_tokens(tokens.len());
+    let parser =
+        DFParserBuilder::new(tokens.clone()).with_dialect(&dialect).with_recursion_limit(PARSER_RECURSION).build();
+    let parsed = parser.and_then(|mut parser| {
         let mut statements = parser.parse_statements()?;
         let rest = statements.len();
         Ok(statements.pop_front().filter(|_| rest == 1))
@@ -58,24 +65,37 @@ pub fn parse(tokens: Vec<TokenWithSpan>) -> Parsed<Statement> {
         Ok(None) => {
             return Err(Diagnostic::new(all, "more than one statement").with_hint("Send statements one by one."));
         }
-        Err(error) => return Err(syntax_error(&error, &tokens, all)),
+        Err(error) => return Err(syntax_error(&error, &tokens, dialect.budget(), all)),
     };
     if !reads(&statement) {
         return Err(writes(all));
     }
     joins_in_time(&mut statement)?;
+    if let Some(excess) = weight(&statement).excess() {
+        return Err(too_heavy(&tokens, excess));
+    }
     Ok(statement)
+}
+
+fn weight(statement: &Statement) -> Weight {
+    match statement {
+        Statement::Statement(statement) => Known::NOTHING.weigh(statement.as_ref()),
+        Statement::Explain(explain) => weight(&explain.statement),
+        _ => Weight::ONE,
+    }
 }
 
 fn last_span(tokens: &[TokenWithSpan]) -> Span {
     tokens.last().map(|token| token.span.into()).unwrap_or_default()
 }
 
-fn syntax_error(error: &DataFusionError, tokens: &[TokenWithSpan], all: Span) -> Diagnostic {
+fn syntax_error(error: &DataFusionError, tokens: &[TokenWithSpan], budget: &ParseBudget, all: Span) -> Diagnostic {
     match error {
-        DataFusionError::SQL(error, _) => located(error, tokens),
-        DataFusionError::Diagnostic(_, inner) | DataFusionError::Context(_, inner) => syntax_error(inner, tokens, all),
-        other => Diagnostic::new(all, lower_first(&other.message())),
+        DataFusionError::SQL(error, _) => located(error, tokens, budget),
+        DataFusionError::Diagnostic(_, inner) | DataFusionError::Context(_, inner) => {
+            syntax_error(inner, tokens, budget, all)
+        }
+        other => Diagnostic::new(all, lower_first(&other.message())).with_state(SqlState::SYNTAX),
     }
 }
 
@@ -141,12 +161,14 @@ fn reads(statement: &Statement) -> bool {
 /// What a statement that writes is answered with.
 pub fn read_only() -> Error {
     let Diagnostic { message, detail, hint, .. } = writes(Span::default());
-    Error::sql(message).with_detail(detail.unwrap_or_default()).with_hint(hint.unwrap_or_default())
+    let error = Error::sql(message).with_state(SqlState::READ_ONLY);
+    error.with_detail(detail.unwrap_or_default()).with_hint(hint.unwrap_or_default())
 }
 
 /// The same, at its place.
 pub fn writes(span: Span) -> Diagnostic {
     Diagnostic::new(span, "only queries are served")
+        .with_state(SqlState::READ_ONLY)
         .with_detail("The server reads tables and never writes them.")
         .with_hint("Tables are written by pipelines: `weir run`.")
 }
@@ -187,7 +209,7 @@ fn number_placeholders(tokens: Vec<TokenWithSpan>) -> Parsed<Vec<TokenWithSpan>>
 
 fn name_versions(tokens: Vec<TokenWithSpan>) -> Parsed<Vec<TokenWithSpan>> {
     let mut named: Vec<TokenWithSpan> = Vec::with_capacity(tokens.len());
-    let mut rest = tokens.into_iter().peekable();
+    let mut rest = tokens.into_iter();
     while let Some(current) = rest.next() {
         let table = named.last().and_then(|before| match &before.token {
             // What stands before a table's name is no name; many names are keywords somewhere.
@@ -202,8 +224,8 @@ fn name_versions(tokens: Vec<TokenWithSpan>) -> Parsed<Vec<TokenWithSpan>> {
             }
             _ => None,
         });
-        let upcoming = rest.clone().take(3).collect::<Vec<_>>();
-        let (Some(table), Some(version)) = (table, version_clause(&current.token, &upcoming)?) else {
+        let upcoming = rest.as_slice().get(..3).unwrap_or_default();
+        let (Some(table), Some(version)) = (table, version_clause(&current.token, upcoming)?) else {
             named.push(current);
             continue;
         };
@@ -212,7 +234,7 @@ fn name_versions(tokens: Vec<TokenWithSpan>) -> Parsed<Vec<TokenWithSpan>> {
             let base = if table.quote_style.is_some() { table.value.clone() } else { table.value.to_lowercase() };
             last.token = word(&format!("{base}{}", suffix(version)), Some('"'));
         }
-        let has_alias = rest.peek().is_some_and(|next| match &next.token {
+        let has_alias = rest.as_slice().first().is_some_and(|next| match &next.token {
             Token::Word(next) => matches!(next.keyword, Keyword::AS | Keyword::NoKeyword) || next.quote_style.is_some(),
             _ => false,
         });

@@ -15,13 +15,18 @@ use datafusion::sql::sqlparser::tokenizer::TokenWithSpan;
 
 use super::cursor::{Cursor, Parsed, is_keyword};
 use super::lexer::tokenize;
+use super::limits::{check_file_text, check_tokens};
 use super::split::{OBJECTS, split};
 use super::statement::{Head, Name, OnExisting, Statement, StatementKind};
-use super::{Diagnostic, SourceFile, Span, embedded};
+use super::{Diagnostic, Position, SourceFile, Span, embedded};
 
 /// The statements of a file, which is number `index` of those read together, and every error in it.
 pub fn parse(file: &SourceFile, index: u16) -> (Vec<Statement>, Vec<Diagnostic>) {
     let mut errors = Vec::new();
+    let start = Position { line: 1, column: 1 };
+    if let Err(error) = check_file_text(&file.text, Span { file: index, start, end: start.right(1) }) {
+        return (Vec::new(), vec![error]);
+    }
     let tokens = tokenize(&file.text, index, &mut errors);
     let is_cut = !errors.is_empty();
     let mut statements = Vec::new();
@@ -45,6 +50,10 @@ fn last_span(tokens: &[TokenWithSpan]) -> Span {
 
 /// One statement; errors go to `errors`, and a CREATE that failed leaves its name behind.
 fn statement(tokens: &[TokenWithSpan], errors: &mut Vec<Diagnostic>) -> Option<Statement> {
+    if let Err(error) = check_tokens(tokens) {
+        errors.push(error);
+        return broken(tokens);
+    }
     let mut cursor = Cursor::new(tokens);
     let outcome = kind(&mut cursor).and_then(|kind| cursor.finish().map(|()| kind));
     let span = last_span(&tokens[..1]).to(last_span(tokens));

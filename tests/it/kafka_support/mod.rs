@@ -243,7 +243,7 @@ impl RealKafka {
         found
     }
 
-    fn admin(&self) -> AdminClient<DefaultClientContext> {
+    pub fn admin(&self) -> AdminClient<DefaultClientContext> {
         self.config().create().unwrap()
     }
 

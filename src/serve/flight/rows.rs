@@ -1,0 +1,191 @@
+//! A query's rows on their way to the client.
+//!
+//! The query runs on the engine's threads, and so is what it finds encoded; two messages at most wait for the client. Here, on the
+//! server's threads, its time is kept: the query ends when its rows are dropped (the client has gone), when somebody cancels it, when its
+//! time is over, and when its client leaves rows unread. What ends it sets its interrupt, since it may be computing without pause.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use arrow_flight::FlightData;
+use arrow_flight::encode::FlightDataEncoderBuilder;
+use arrow_flight::error::FlightError;
+use datafusion::scalar::ScalarValue;
+use futures::{FutureExt, Stream, StreamExt, TryStreamExt, stream};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::AbortHandle;
+use tokio::time::{Instant, Sleep, sleep_until, timeout};
+use tokio_util::sync::WaitForCancellationFutureOwned;
+use tonic::Status;
+
+use super::connection::stated;
+use super::queries::{Outcome, RunningQuery};
+use crate::error::{Error, Result, SqlState};
+use crate::metrics::Counter;
+use crate::serve::engine::{Place, QueryEngine, out_of_time};
+use crate::serve::failure::{query_error, status};
+use crate::serve::interrupt::{Interrupt, ended};
+use crate::serve::warehouse::Query;
+
+/// Messages that wait for the client.
+const MESSAGES_AHEAD: usize = 2;
+
+/// A planned query and how often it is run.
+pub struct Executions {
+    pub query: Query,
+    /// One execution a row of parameters; `None` = one, without any.
+    pub parameters: Option<Arc<Vec<Vec<ScalarValue>>>>,
+}
+
+impl Executions {
+    /// The columns of the result.
+    pub fn schema(&self) -> Result<SchemaRef> {
+        match self.parameters.as_ref().and_then(|rows| rows.first()) {
+            // Types that hang on parameters are known now.
+            Some(row) => Ok(self.query.clone().bind(row.clone())?.schema()),
+            None => Ok(self.query.schema()),
+        }
+    }
+
+    /// Begins the first execution, so that its errors come before any row; the others are begun one after the other.
+    pub async fn start(self) -> Result<(SchemaRef, Batches)> {
+        let Self { query, parameters } = self;
+        let Some(rows) = parameters else {
+            let first = query.stream().await?;
+            return Ok((first.schema(), Box::pin(first.map_err(query_error))));
+        };
+        let Some(first) = rows.first() else { return Ok((query.schema(), Box::pin(stream::empty()))) };
+        let first = query.clone().bind(first.clone())?.stream().await?;
+        let schema = first.schema();
+        let rest = stream::iter(1..rows.len())
+            .then(move |row| {
+                let bound = query.clone().bind(rows[row].clone());
+                async move { Ok::<_, Error>(bound?.stream().await?.map_err(query_error)) }
+            })
+            .try_flatten();
+        Ok((schema, Box::pin(first.map_err(query_error).chain(rest))))
+    }
+}
+
+/// What a query finds.
+pub type Batches = Pin<Box<dyn Stream<Item = Result<RecordBatch>> + Send>>;
+
+/// A query that was planned and has its place.
+pub struct Started {
+    pub schema: SchemaRef,
+    pub batches: Batches,
+    pub interrupt: Interrupt,
+    pub place: Place,
+    pub deadline: Instant,
+}
+
+/// The messages of a query's answer.
+pub struct QueryRows {
+    messages: mpsc::Receiver<FlightData>,
+    /// How the query ended, once there are no more messages.
+    end: oneshot::Receiver<Result<(), Status>>,
+    cancelled: Pin<Box<WaitForCancellationFutureOwned>>,
+    deadline: Pin<Box<Sleep>>,
+    interrupt: Interrupt,
+    work: AbortHandle,
+    running: RunningQuery,
+    is_over: bool,
+}
+
+impl QueryRows {
+    /// Lets the query run on `engine`.
+    pub fn of(started: Started, running: RunningQuery, engine: &QueryEngine, rows_sent: Arc<Counter>) -> Self {
+        let Started { schema, batches, interrupt, place, deadline } = started;
+        let (sender, messages) = mpsc::channel(MESSAGES_AHEAD);
+        let (end_sender, end) = oneshot::channel();
+        let idle = engine.limits().idle_timeout;
+        let work = engine.handle().spawn(async move {
+            let batches = batches.inspect_ok(move |batch| rows_sent.add(batch.num_rows() as u64));
+            let batches = batches.map_err(|error| FlightError::Tonic(Box::new(status(&error))));
+            let mut encoded = FlightDataEncoderBuilder::new().with_schema(schema).build(batches);
+            let end = loop {
+                let room = match timeout(idle, sender.reserve()).await {
+                    Ok(Ok(room)) => room,
+                    // Nobody reads any more.
+                    Ok(Err(_)) => break Ok(()),
+                    Err(_) => break Err(status(&unread())),
+                };
+                match encoded.next().await {
+                    Some(Ok(message)) => room.send(message),
+                    Some(Err(error)) => break Err(stated(error.into())),
+                    None => break Ok(()),
+                }
+            };
+            drop(encoded);
+            // The place is free for another now.
+            drop(place);
+            let _ = end_sender.send(end);
+        });
+        let cancelled = Box::pin(running.cancelled().cancelled_owned());
+        let deadline = Box::pin(sleep_until(deadline));
+        let work = work.abort_handle();
+        Self { messages, end, cancelled, deadline, interrupt, work, running, is_over: false }
+    }
+
+    fn over(&mut self, outcome: Outcome) {
+        self.is_over = true;
+        self.running.end(outcome);
+        self.interrupt.set();
+        self.work.abort();
+    }
+}
+
+impl Stream for QueryRows {
+    type Item = Result<FlightData, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = &mut *self;
+        if this.is_over {
+            return Poll::Ready(None);
+        }
+        if this.cancelled.poll_unpin(context).is_ready() {
+            this.over(Outcome::Cancelled);
+            return Poll::Ready(Some(Err(status(&ended()))));
+        }
+        if this.deadline.poll_unpin(context).is_ready() {
+            this.over(Outcome::Failed);
+            return Poll::Ready(Some(Err(status(&out_of_time()))));
+        }
+        match this.messages.poll_recv(context) {
+            Poll::Ready(Some(message)) => return Poll::Ready(Some(Ok(message))),
+            Poll::Ready(None) => {}
+            Poll::Pending => return Poll::Pending,
+        }
+        let end = match this.end.poll_unpin(context) {
+            Poll::Ready(Ok(end)) => end,
+            Poll::Ready(Err(_)) => Err(status(&Error::internal("query execution failed"))),
+            Poll::Pending => return Poll::Pending,
+        };
+        match end {
+            Ok(()) => {
+                this.over(Outcome::Done);
+                Poll::Ready(None)
+            }
+            Err(failed) => {
+                this.over(Outcome::Failed);
+                Poll::Ready(Some(Err(failed)))
+            }
+        }
+    }
+}
+
+impl Drop for QueryRows {
+    fn drop(&mut self) {
+        self.interrupt.set();
+        self.work.abort();
+    }
+}
+
+fn unread() -> Error {
+    Error::environment("rows were left unread for longer than `flight.idle_timeout`")
+        .with_state(SqlState::CANCELLED)
+        .with_hint("Read the rows as they come, or write the result to a table.")
+}

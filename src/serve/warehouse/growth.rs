@@ -1,0 +1,245 @@
+//! How large a function's result can be, known from its arguments before it is computed.
+//!
+//! Listed are the functions whose result can be larger than what they are given: by a number (`repeat`, `range`), by a product of two
+//! arguments (`replace`), or by putting arguments together, which doubles with every call inside another (`concat(a, a)`).
+
+use arrow::array::{Array, ArrayRef, AsArray};
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, Int64Type};
+use datafusion::common::ScalarValue;
+use datafusion::error::Result;
+use datafusion::logical_expr::{ColumnarValue, ScalarFunctionArgs};
+
+/// How a result grows out of its arguments.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Growth {
+    /// The first argument, as often as the second says.
+    Repeated,
+    /// As many characters as the second argument says.
+    Padded,
+    /// In the first argument each match of the second becomes the third.
+    Replaced,
+    /// As [`Self::Replaced`], where the third may quote what was matched.
+    ReplacedByPattern,
+    /// All arguments together, this many times over.
+    Together(usize),
+    /// Numbers from the first argument to the second, in steps of the third.
+    Counted,
+    /// Elements of an array with the second argument between them.
+    Joined,
+    /// Not larger, but the product of its arguments' lengths in time.
+    Compared,
+    /// Of a type whose width is an argument.
+    Typed,
+}
+
+/// How the result of the function `name` grows; `None` = no more than by a constant.
+pub fn of(name: &str) -> Option<Growth> {
+    Some(match name {
+        "repeat" | "array_repeat" | "array_resize" => Growth::Repeated,
+        "lpad" | "rpad" => Growth::Padded,
+        "replace" => Growth::Replaced,
+        "regexp_replace" => Growth::ReplacedByPattern,
+        "range" | "generate_series" | "gen_series" => Growth::Counted,
+        "array_to_string" | "list_to_string" => Growth::Joined,
+        "levenshtein" => Growth::Compared,
+        "arrow_cast" | "arrow_try_cast" => Growth::Typed,
+        "concat" | "||" | "overlay" | "make_array" | "array_concat" | "array_append" | "array_prepend" | "struct"
+        | "named_struct" | "map" | "array_replace" | "array_replace_all" | "array_replace_n" | "array_union"
+        | "arrays_zip" => Growth::Together(1),
+        "encode" | "array_positions" | "map_entries" => Growth::Together(2),
+        "concat_ws" => Growth::Together(3),
+        "translate" | "upper" | "lower" | "initcap" => Growth::Together(4),
+        "string_to_array" | "regexp_match" => Growth::Together(16),
+        "to_char" | "date_format" => Growth::Together(32),
+        _ => return None,
+    })
+}
+
+/// What a call costs at most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cost {
+    /// Of the result.
+    pub bytes: usize,
+    /// Steps of computing that no one can end.
+    pub steps: usize,
+}
+
+impl Growth {
+    /// What the call of a function that grows so costs.
+    pub fn cost(self, call: &ScalarFunctionArgs) -> Result<Cost> {
+        let rows = call.number_rows;
+        let bytes = match self {
+            Self::Repeated => repeated(call)?,
+            Self::Padded => sum(numbers(call, 1)?.into_iter().map(|count| count.saturating_mul(4))),
+            Self::Replaced | Self::ReplacedByPattern => replaced(call, self)?,
+            Self::Together(times) => {
+                sum(call.args.iter().map(|argument| bytes_of(argument, rows))).saturating_mul(times)
+            }
+            Self::Counted => counted(call)?,
+            Self::Joined => {
+                let delimiter = longest(call.args.get(1));
+                let elements = bytes_of_argument(call, 0);
+                elements.saturating_mul(4).saturating_add(elements.saturating_mul(delimiter))
+            }
+            Self::Compared => {
+                let steps = pairs(lengths(call, 0)?, lengths(call, 1)?);
+                return Ok(Cost { bytes: 0, steps });
+            }
+            Self::Typed => 0,
+        };
+        Ok(Cost { bytes, steps: 0 })
+    }
+}
+
+fn sum(all: impl Iterator<Item = usize>) -> usize {
+    all.fold(0, usize::saturating_add)
+}
+
+fn pairs(left: Vec<usize>, right: Vec<usize>) -> usize {
+    sum(left.into_iter().zip(right).map(|(left, right)| left.saturating_mul(right)))
+}
+
+fn repeated(call: &ScalarFunctionArgs) -> Result<usize> {
+    let counts = numbers(call, 1)?;
+    let is_text = call.args.first().is_some_and(|first| is_string(&first.data_type()));
+    if is_text {
+        return Ok(pairs(lengths(call, 0)?, counts));
+    }
+    // `array_resize` has what fills it behind the number.
+    let element = longest_of_rows(call.args.get(2).or(call.args.first()), call.number_rows).max(16);
+    Ok(sum(counts.into_iter().map(|count| count.saturating_mul(element))).saturating_add(bytes_of_argument(call, 0)))
+}
+
+fn replaced(call: &ScalarFunctionArgs, growth: Growth) -> Result<usize> {
+    let (texts, new) = (lengths(call, 0)?, lengths(call, 2)?);
+    let is_pattern = growth == Growth::ReplacedByPattern;
+    // A pattern can match nothing, between any two characters.
+    let old = if is_pattern { vec![1; texts.len()] } else { lengths(call, 1)? };
+    let each = texts.into_iter().zip(old).zip(new).map(|((text, old), new)| {
+        let matches = text / old.max(1) + 1;
+        let quoted = if is_pattern { text.saturating_mul(new / 2) } else { 0 };
+        text.saturating_add(matches.saturating_mul(new)).saturating_add(quoted)
+    });
+    Ok(sum(each))
+}
+
+/// Of dates and times only days are counted: a step is a day at least, and shorter steps are refused as too long for one value.
+fn counted(call: &ScalarFunctionArgs) -> Result<usize> {
+    const ELEMENT: usize = 16;
+    let is_integer =
+        call.args.iter().all(|argument| argument.data_type().is_integer() || argument.data_type().is_null());
+    if !is_integer {
+        return counted_times(call);
+    }
+    let (from, to) = match call.args.len() {
+        1 => (vec![0; call.number_rows], integers(call, 0)?),
+        _ => (integers(call, 0)?, integers(call, 1)?),
+    };
+    let steps = if call.args.len() > 2 { integers(call, 2)? } else { vec![1; call.number_rows] };
+    let each = from.into_iter().zip(to).zip(steps).map(|((from, to), step)| {
+        let count = from.abs_diff(to) / step.unsigned_abs().max(1);
+        usize::try_from(count).unwrap_or(usize::MAX).saturating_add(1).saturating_mul(ELEMENT)
+    });
+    Ok(sum(each))
+}
+
+fn counted_times(call: &ScalarFunctionArgs) -> Result<usize> {
+    let ends = |index: usize| -> Result<Vec<i64>> {
+        let array = array(call, index)?;
+        let seconds = cast(&array, &DataType::Timestamp(arrow::datatypes::TimeUnit::Second, None))?;
+        let seconds = cast(&seconds, &DataType::Int64)?;
+        Ok(seconds.as_primitive::<Int64Type>().iter().map(Option::unwrap_or_default).collect())
+    };
+    let step_seconds = match call.args.get(2) {
+        Some(ColumnarValue::Scalar(ScalarValue::IntervalMonthDayNano(Some(step)))) => {
+            let days = step.months.unsigned_abs() as u64 * 28 + u64::from(step.days.unsigned_abs());
+            (days as f64) * 86_400.0 + step.nanoseconds.unsigned_abs() as f64 / 1e9
+        }
+        // The steps of rows are not looked at one by one.
+        _ => 1e-9,
+    };
+    let each = ends(0)?.into_iter().zip(ends(1)?).map(|(from, to)| {
+        // A conversion from a float saturates.
+        let count = (from.abs_diff(to) as f64 / step_seconds.max(1e-9)) as usize;
+        count.saturating_add(1).saturating_mul(16)
+    });
+    Ok(sum(each))
+}
+
+fn is_string(data_type: &DataType) -> bool {
+    matches!(data_type, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View)
+}
+
+fn array(call: &ScalarFunctionArgs, index: usize) -> Result<ArrayRef> {
+    match call.args.get(index) {
+        Some(argument) => argument.to_array(call.number_rows),
+        None => ScalarValue::Null.to_array_of_size(call.number_rows),
+    }
+}
+
+/// Bytes of each row's text.
+fn lengths(call: &ScalarFunctionArgs, index: usize) -> Result<Vec<usize>> {
+    if let Some(ColumnarValue::Scalar(scalar)) = call.args.get(index) {
+        return Ok(vec![scalar.try_as_str().flatten().map_or(0, str::len); call.number_rows]);
+    }
+    let array = array(call, index)?;
+    let lengths = arrow::compute::kernels::length::length(&cast(&array, &DataType::LargeBinary)?)?;
+    Ok(lengths
+        .as_primitive::<Int64Type>()
+        .iter()
+        .map(|length| usize::try_from(length.unwrap_or_default()).unwrap_or_default())
+        .collect())
+}
+
+/// Each row's number; 0 for null.
+fn integers(call: &ScalarFunctionArgs, index: usize) -> Result<Vec<i64>> {
+    if let Some(ColumnarValue::Scalar(scalar)) = call.args.get(index) {
+        let number = match scalar.cast_to(&DataType::Int64)? {
+            ScalarValue::Int64(Some(number)) => number,
+            _ => 0,
+        };
+        return Ok(vec![number; call.number_rows]);
+    }
+    let numbers = cast(&array(call, index)?, &DataType::Int64)?;
+    Ok(numbers.as_primitive::<Int64Type>().iter().map(Option::unwrap_or_default).collect())
+}
+
+/// Each row's count; 0 for null and for what is below it.
+fn numbers(call: &ScalarFunctionArgs, index: usize) -> Result<Vec<usize>> {
+    Ok(integers(call, index)?.into_iter().map(|number| usize::try_from(number).unwrap_or_default()).collect())
+}
+
+fn bytes_of_argument(call: &ScalarFunctionArgs, index: usize) -> usize {
+    call.args.get(index).map_or(0, |argument| bytes_of(argument, call.number_rows))
+}
+
+fn bytes_of(argument: &ColumnarValue, rows: usize) -> usize {
+    match argument {
+        ColumnarValue::Scalar(scalar) => scalar.size().saturating_mul(rows),
+        ColumnarValue::Array(array) => {
+            array.to_data().get_slice_memory_size().unwrap_or_else(|_| array.get_array_memory_size())
+        }
+    }
+}
+
+/// Bytes of the text that stands in every row, or of all rows where they differ.
+fn longest(argument: Option<&ColumnarValue>) -> usize {
+    match argument {
+        Some(ColumnarValue::Scalar(scalar)) => scalar.try_as_str().flatten().map_or(0, str::len),
+        Some(ColumnarValue::Array(array)) => array.get_array_memory_size(),
+        None => 0,
+    }
+}
+
+/// As much as one row's value can have.
+fn longest_of_rows(argument: Option<&ColumnarValue>, rows: usize) -> usize {
+    match argument {
+        Some(ColumnarValue::Scalar(scalar)) => scalar.size(),
+        Some(array @ ColumnarValue::Array(values)) => match values.data_type().primitive_width() {
+            Some(width) => width,
+            None => bytes_of(array, rows),
+        },
+        None => 0,
+    }
+}

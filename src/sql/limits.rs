@@ -1,0 +1,345 @@
+//! How long, deep and wide a statement may be; beyond it, it is refused before it is parsed.
+//!
+//! The parser and DataFusion's planner recurse over what a client wrote, and some of what they do grows faster than the text. So
+//! the tokens are looked at first, in one pass: [`check_tokens`] bounds their number, how deep brackets and `CASE` are
+//! nested, how deep the syntax tree can become (a chain `a + b + …` is as deep as it is long), and how wide a select list is.
+//! [`ParseBudget`] bounds the parser's backtracking. What views and WITH multiply is bounded in [`super::weight`].
+//!
+//! The server, `weir query` and `weir check` keep to the same limits; `docs/sql.md` lists them.
+
+use std::cell::Cell;
+
+use datafusion::sql::sqlparser::parser::{Parser, ParserError};
+use datafusion::sql::sqlparser::tokenizer::{Location, Token, TokenWithSpan, Word};
+
+use super::cursor::Parsed;
+use super::{Diagnostic, Span};
+use crate::error::SqlState;
+
+/// Bytes of one statement that is asked of a server or of `weir query`.
+pub const MAX_STATEMENT_BYTES: usize = 256 << 10;
+/// Bytes of one SQL file.
+pub const MAX_FILE_BYTES: usize = 8 << 20;
+/// Tokens of one statement.
+pub const MAX_TOKENS: usize = 100_000;
+/// How deep parentheses, brackets and `CASE` may be nested.
+pub const MAX_NESTING: usize = 100;
+/// How deep the syntax tree may become: operators in a row, joins, UNIONs and brackets, one inside the other.
+pub const MAX_DEPTH: usize = 500;
+/// Columns of one SELECT, GROUP BY or ORDER BY.
+pub const MAX_COLUMNS: usize = 2_000;
+/// What sqlparser's own count of its recursion may reach: several a bracket.
+pub const PARSER_RECURSION: usize = 4 * MAX_NESTING;
+/// Stacks of threads that plan: the deepest statement that passes here needs a small part of it. Only what is used takes memory.
+pub const PLANNING_STACK_BYTES: usize = 256 << 20;
+/// Stacks of threads that run plans, and drop them.
+pub const STACK_BYTES: usize = 64 << 20;
+
+/// Errors: a text that is too long to be read as a statement.
+pub fn check_statement_text(text: &str, at: Span) -> Parsed<()> {
+    bounded(text, MAX_STATEMENT_BYTES, "statement", at)
+}
+
+/// Errors: a text that is too long to be read as a file.
+pub fn check_file_text(text: &str, at: Span) -> Parsed<()> {
+    bounded(text, MAX_FILE_BYTES, "file", at)
+}
+
+fn bounded(text: &str, limit: usize, what: &str, at: Span) -> Parsed<()> {
+    if text.len() <= limit {
+        return Ok(());
+    }
+    let message = format!("this {what} has {} bytes, {limit} are allowed", text.len());
+    Err(too_complex(at, message).with_hint(format!("Split the {what}; long lists of values belong into a table.")))
+}
+
+/// An error about what is too large, deep or wide.
+pub fn too_complex(at: Span, message: impl Into<String>) -> Diagnostic {
+    Diagnostic::new(at, message).with_state(SqlState::TOO_COMPLEX)
+}
+
+/// Errors: the first place where the tokens of one statement exceed a limit.
+pub fn check_tokens(tokens: &[TokenWithSpan]) -> Parsed<()> {
+    let mut scan = Scan { open: vec![Group::default()], counted: 0 };
+    let mut before = None;
+    for token in tokens {
+        scan.token(&token.token, before, token.span.into())?;
+        before = Some(&token.token);
+    }
+    let end = tokens.last().map(|last| last.span.into()).unwrap_or_default();
+    while scan.open.len() > 1 {
+        scan.leave(false);
+    }
+    scan.check_depth(end)
+}
+
+/// How tightly an operator binds: the index of its count in [`Group::run`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Binding {
+    Or,
+    And,
+    Comparison,
+    Arithmetic,
+    Postfix,
+}
+
+const BINDINGS: usize = 5;
+
+/// What stands between two brackets, as far as it was read.
+#[derive(Debug, Default)]
+struct Group {
+    /// Opened by `CASE`, closed by `END`.
+    is_case: bool,
+    /// UNIONs, joins and other words that take all before them as their left side.
+    chain: usize,
+    /// Operators since one that binds less tightly.
+    run: [usize; BINDINGS],
+    /// The longest of such runs.
+    longest: [usize; BINDINGS],
+    /// Depth of the deepest bracket in it.
+    deepest: usize,
+    clause: Clause,
+    /// Commas of the clause.
+    commas: usize,
+}
+
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Clause {
+    /// No query stands here, or a list of any length is allowed.
+    #[default]
+    Other,
+    From,
+    Columns,
+}
+
+impl Group {
+    /// The depth that the syntax tree of what was read can have.
+    fn depth(&self) -> usize {
+        let longest: usize = self.run.iter().zip(&self.longest).map(|(run, longest)| *run.max(longest)).sum();
+        1 + self.chain + longest + self.deepest
+    }
+
+    fn operator(&mut self, binding: Binding) {
+        let index = binding as usize;
+        self.run[index] += 1;
+        self.end_runs(index + 1);
+    }
+
+    fn end_runs(&mut self, from: usize) {
+        for (run, longest) in self.run.iter_mut().zip(&mut self.longest).skip(from) {
+            *longest = (*longest).max(*run);
+            *run = 0;
+        }
+    }
+
+    fn begin(&mut self, clause: Clause) {
+        self.end_runs(0);
+        self.clause = clause;
+        self.commas = 0;
+    }
+}
+
+struct Scan {
+    /// Never empty: the first is the statement.
+    open: Vec<Group>,
+    counted: usize,
+}
+
+impl Scan {
+    fn token(&mut self, token: &Token, before: Option<&Token>, at: Span) -> Parsed<()> {
+        self.counted += 1;
+        if self.counted > MAX_TOKENS {
+            let message = format!("this statement has more than {MAX_TOKENS} words and signs");
+            return Err(too_complex(at, message).with_hint("Long lists of values belong into a table."));
+        }
+        match token {
+            Token::SemiColon => {
+                self.open.clear();
+                self.open.push(Group::default());
+                self.counted = 0;
+                return Ok(());
+            }
+            Token::LParen | Token::LBracket | Token::LBrace => {
+                let continues = matches!(before, Some(Token::RParen | Token::RBracket | Token::RBrace));
+                if continues || *token == Token::LBracket {
+                    self.group().operator(Binding::Postfix);
+                }
+                self.enter(false, at)?;
+            }
+            Token::RParen | Token::RBracket | Token::RBrace => self.leave(false),
+            Token::Comma => return self.comma(at),
+            Token::VerticalBarRightAngleBracket => {
+                let group = self.group();
+                group.begin(Clause::Other);
+                group.chain += 1;
+            }
+            Token::Word(word) if word.quote_style.is_none() && before != Some(&Token::Period) => {
+                self.word(word, before, at)?;
+            }
+            _ => {
+                if let Some(binding) = sign(token) {
+                    self.group().operator(binding);
+                }
+            }
+        }
+        self.check_depth(at)
+    }
+
+    fn group(&mut self) -> &mut Group {
+        if self.open.is_empty() {
+            self.open.push(Group::default());
+        }
+        let last = self.open.len() - 1;
+        &mut self.open[last]
+    }
+
+    fn enter(&mut self, is_case: bool, at: Span) -> Parsed<()> {
+        if self.open.len() > MAX_NESTING {
+            let error = too_complex(at, format!("this is nested more than {MAX_NESTING} deep"));
+            return Err(error.with_hint("Split it with `WITH` or a view."));
+        }
+        self.open.push(Group { is_case, ..Group::default() });
+        Ok(())
+    }
+
+    /// Closes a bracket, with every `CASE` in it that has no `END`.
+    fn leave(&mut self, is_case: bool) {
+        while self.open.len() > 1 {
+            let Some(closed) = self.open.pop() else { return };
+            let depth = closed.depth();
+            let parent = self.group();
+            parent.deepest = parent.deepest.max(depth);
+            if closed.is_case == is_case {
+                return;
+            }
+        }
+    }
+
+    fn comma(&mut self, at: Span) -> Parsed<()> {
+        let group = self.group();
+        group.end_runs(0);
+        match group.clause {
+            Clause::From => group.chain += 1,
+            Clause::Columns => {
+                group.commas += 1;
+                if group.commas >= MAX_COLUMNS {
+                    let message = format!("this list has more than {MAX_COLUMNS} columns");
+                    return Err(too_complex(at, message).with_hint("Split it with a view, or keep arrays or structs."));
+                }
+            }
+            Clause::Other => {}
+        }
+        self.check_depth(at)
+    }
+
+    fn word(&mut self, word: &Word, before: Option<&Token>, at: Span) -> Parsed<()> {
+        let is_name = matches!(before, Some(Token::Word(before)) if before.value.eq_ignore_ascii_case("AS"));
+        let upper = word.value.to_ascii_uppercase();
+        let group = self.group();
+        match upper.as_str() {
+            "CASE" if !is_name => return self.enter(true, at),
+            "END" if !is_name && group.is_case => self.leave(true),
+            "OR" | "XOR" => group.operator(Binding::Or),
+            "AND" => group.operator(Binding::And),
+            "NOT" | "IS" | "IN" | "BETWEEN" | "LIKE" | "ILIKE" | "SIMILAR" | "RLIKE" | "REGEXP" | "ESCAPE" | "ANY"
+            | "ALL" | "SOME" => group.operator(Binding::Comparison),
+            "INTERVAL" | "PRIOR" | "OPERATOR" | "DIV" | "BINARY" | "OVERLAPS" | "CONNECT_BY_ROOT" => {
+                group.operator(Binding::Arithmetic);
+            }
+            "AT" | "COLLATE" | "NOTNULL" | "ISNULL" => group.operator(Binding::Postfix),
+            "UNION" | "EXCEPT" | "INTERSECT" | "MINUS" | "JOIN" | "APPLY" | "EXPLAIN" | "PIVOT" | "UNPIVOT"
+            | "MATCH_RECOGNIZE" | "TABLESAMPLE" | "LATERAL" => {
+                group.begin(Clause::Other);
+                group.chain += 1;
+            }
+            "SELECT" | "BY" => group.begin(Clause::Columns),
+            "FROM" => group.begin(Clause::From),
+            "WHERE" | "HAVING" | "LIMIT" | "OFFSET" | "VALUES" | "WINDOW" | "QUALIFY" | "WITH" | "SET" => {
+                group.begin(Clause::Other);
+            }
+            // A joined table may be followed by another in the FROM clause.
+            "ON" | "USING" => group.begin(Clause::From),
+            "WHEN" | "THEN" | "ELSE" => group.end_runs(0),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn check_depth(&self, at: Span) -> Parsed<()> {
+        let Some(group) = self.open.last() else { return Ok(()) };
+        if self.open.len() + group.depth() <= MAX_DEPTH {
+            return Ok(());
+        }
+        let message = format!("this is more than {MAX_DEPTH} operations deep");
+        Err(too_complex(at, message).with_hint(
+            "A chain of operators, joins or UNIONs is as deep as it is long: use `IN (…)`, VALUES or views.",
+        ))
+    }
+}
+
+/// How a sign binds; `None` = it is no operator.
+fn sign(token: &Token) -> Option<Binding> {
+    Some(match token {
+        Token::Eq | Token::DoubleEq | Token::Neq | Token::Lt | Token::Gt | Token::LtEq | Token::GtEq => {
+            Binding::Comparison
+        }
+        Token::Spaceship | Token::RArrow | Token::Assignment => Binding::Comparison,
+        Token::DoubleColon | Token::Period | Token::Colon => Binding::Postfix,
+        Token::Plus | Token::Minus | Token::Mul | Token::Div | Token::Mod | Token::StringConcat => Binding::Arithmetic,
+        Token::EOF
+        | Token::Word(_)
+        | Token::Number(..)
+        | Token::Char(_)
+        | Token::SingleQuotedString(_)
+        | Token::DoubleQuotedString(_)
+        | Token::DollarQuotedString(_)
+        | Token::EscapedStringLiteral(_)
+        | Token::UnicodeStringLiteral(_)
+        | Token::NationalStringLiteral(_)
+        | Token::HexStringLiteral(_)
+        | Token::Placeholder(_)
+        | Token::Whitespace(_) => return None,
+        _ => Binding::Arithmetic,
+    })
+}
+
+/// Steps that the parser may take over one statement: it tries alternatives one after the other, and after a mistake that stands deep
+/// inside brackets their number doubles with every bracket.
+#[derive(Debug)]
+pub struct ParseBudget {
+    left: Cell<u64>,
+    furthest: Cell<Location>,
+}
+
+/// Steps of a statement of any size, and of each token.
+const STEPS: u64 = 50_000;
+const STEPS_PER_TOKEN: u64 = 30;
+
+impl ParseBudget {
+    /// Ample for a statement of `tokens` that is right, or nearly.
+    pub fn for_tokens(tokens: usize) -> Self {
+        let left = STEPS + STEPS_PER_TOKEN * tokens as u64;
+        Self { left: Cell::new(left), furthest: Cell::new(Location::empty()) }
+    }
+
+    /// Takes a step at the token that comes next. Errors: none is left; sqlparser passes this one error on from everywhere.
+    pub fn step(&self, parser: &Parser<'_>) -> Result<(), ParserError> {
+        let at = parser.peek_token_ref().span.start;
+        if at > self.furthest.get() {
+            self.furthest.set(at);
+        }
+        let left = self.left.get();
+        self.left.set(left.saturating_sub(1));
+        if left == 0 { Err(ParserError::RecursionLimitExceeded) } else { Ok(()) }
+    }
+
+    /// Whether the budget was spent, and at what the parser had got to: there the mistake is.
+    pub fn spent_at(&self) -> Option<Location> {
+        (self.left.get() == 0).then(|| self.furthest.get())
+    }
+}
+
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+pub(crate) use tests::shapes;

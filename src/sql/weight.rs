@@ -1,0 +1,385 @@
+//! What a query costs to plan once everything that it names is written out: each use of a view or of a WITH query counts as its
+//! whole text, so that forty views that each read the former twice are seen for what they are before anything plans them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::ControlFlow;
+
+use datafusion::sql::sqlparser::ast::{
+    Expr, Ident, ObjectName, ObjectNamePart, Query, Select, TableFactor, Visit, Visitor,
+};
+
+/// Tables and functions that a query may come to, written out.
+pub const MAX_PARTS: usize = 2_000;
+/// Views and WITH queries one inside the other.
+pub const MAX_LEVELS: usize = 100;
+/// Tables that one SELECT joins, with those of its subqueries, views and WITH queries: planning joins costs the cube of their number.
+pub const MAX_JOINED: usize = 100;
+/// Subqueries in expressions, one inside the other: planning one doubles with each.
+pub const MAX_SUBQUERIES: usize = 10;
+
+/// What something comes to, written out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Weight {
+    /// Tables, subqueries and calls of SQL functions' parts.
+    pub parts: usize,
+    /// Views and WITH queries one inside the other.
+    pub levels: usize,
+    /// Tables of the SELECT that joins most.
+    pub joined: usize,
+    /// Subqueries in expressions one inside the other.
+    pub subqueries: usize,
+}
+
+impl Weight {
+    /// A table, or a function that is not written in SQL.
+    pub const ONE: Self = Self { parts: 1, levels: 0, joined: 1, subqueries: 0 };
+
+    /// True for what is not planned.
+    pub fn is_too_much(self) -> bool {
+        self.excess().is_some()
+    }
+
+    /// What there is too much of, as a sentence.
+    pub fn excess(self) -> Option<String> {
+        let of_all = "each use of a view, a WITH query or a SQL function counts as its text";
+        if self.subqueries > MAX_SUBQUERIES {
+            return Some(format!("More than {MAX_SUBQUERIES} subqueries in expressions stand one inside the other."));
+        }
+        if self.joined > MAX_JOINED {
+            return Some(format!("One SELECT joins more than {MAX_JOINED} tables; {of_all}."));
+        }
+        if self.levels > MAX_LEVELS {
+            return Some(format!("More than {MAX_LEVELS} views or WITH queries stand one inside the other."));
+        }
+        (self.parts > MAX_PARTS)
+            .then(|| format!("It comes to more than {MAX_PARTS} tables, calls and grouping sets; {of_all}."))
+    }
+
+    /// The same as seen from what uses it.
+    #[must_use]
+    pub fn nested(self) -> Self {
+        Self { levels: self.levels.saturating_add(1), ..self }
+    }
+
+    fn add(&mut self, used: Self) {
+        self.parts = self.parts.saturating_add(used.parts);
+        self.levels = self.levels.max(used.levels);
+        self.subqueries = self.subqueries.max(used.subqueries);
+    }
+}
+
+/// Weights of what queries name.
+pub struct Known<'a> {
+    /// Of a view; `None` = it is no view.
+    pub view: &'a dyn Fn(&str) -> Option<Weight>,
+    /// Of a function that is written in SQL; `None` = it is not.
+    pub function: &'a dyn Fn(&str) -> Option<Weight>,
+}
+
+impl Known<'_> {
+    /// Nothing but tables and built-in functions.
+    pub const NOTHING: Known<'static> = Known { view: &|_| None, function: &|_| None };
+
+    /// What `ast`, a query, a statement or an expression, comes to.
+    pub fn weigh(&self, ast: &impl Visit) -> Weight {
+        let mut weighing = Weighing { known: self, open: vec![Scope::default()] };
+        let _: ControlFlow<()> = ast.visit(&mut weighing);
+        weighing.open.first().map_or(Weight::ONE, Scope::total)
+    }
+}
+
+/// A query whose parts are being added up.
+struct Scope {
+    weight: Weight,
+    /// Its WITH queries, by where they are in memory, under their names.
+    named: Vec<(*const Query, String)>,
+    /// Those of them that were added up.
+    defined: BTreeMap<String, Weight>,
+    /// Tables of its SELECTs that are open, one inside the other only where there is no query between.
+    selects: Vec<usize>,
+    /// Subqueries in expressions that are open in it.
+    subqueries: usize,
+    /// Grouping sets of its GROUP BY.
+    sets: usize,
+    /// Table functions that are open: a table is written there as a subquery, and is none.
+    table_functions: usize,
+}
+
+impl Default for Scope {
+    fn default() -> Self {
+        let weight = Weight { joined: 0, ..Weight::ONE };
+        Self {
+            weight,
+            named: Vec::new(),
+            defined: BTreeMap::new(),
+            selects: Vec::new(),
+            subqueries: 0,
+            sets: 1,
+            table_functions: 0,
+        }
+    }
+}
+
+impl Scope {
+    /// Counts something that stands in it, below `around` subqueries.
+    fn use_of(&mut self, weight: Weight, around: usize) {
+        self.weight.add(Weight { subqueries: around.saturating_add(weight.subqueries), ..weight });
+        match self.selects.last_mut() {
+            Some(tables) => *tables = tables.saturating_add(weight.joined),
+            None => self.weight.joined = self.weight.joined.max(weight.joined),
+        }
+    }
+
+    /// What it comes to, once it was read.
+    fn total(&self) -> Weight {
+        Weight { parts: self.weight.parts.saturating_add(self.sets), ..self.weight }
+    }
+}
+
+struct Weighing<'a> {
+    known: &'a Known<'a>,
+    open: Vec<Scope>,
+}
+
+impl Weighing<'_> {
+    fn used(&mut self, weight: Weight) {
+        let around: usize = self.open.iter().map(|scope| scope.subqueries).sum();
+        if let Some(scope) = self.open.last_mut() {
+            scope.use_of(weight, around);
+        }
+    }
+}
+
+impl Visitor for Weighing<'_> {
+    type Break = ();
+
+    fn pre_visit_query(&mut self, query: &Query) -> ControlFlow<()> {
+        let with = query.with.iter().flat_map(|with| &with.cte_tables);
+        let named = with.map(|cte| (std::ptr::from_ref(&*cte.query), folded(&cte.alias.name))).collect();
+        self.open.push(Scope { named, ..Scope::default() });
+        ControlFlow::Continue(())
+    }
+
+    fn post_visit_query(&mut self, query: &Query) -> ControlFlow<()> {
+        let Some(closed) = self.open.pop() else { return ControlFlow::Continue(()) };
+        let closed = closed.total();
+        let Some(around) = self.open.last_mut() else { return ControlFlow::Continue(()) };
+        let name = around.named.iter().find(|(named, _)| std::ptr::eq(*named, query)).map(|(_, name)| name.clone());
+        match name {
+            // It counts where it is used.
+            Some(name) => {
+                around.defined.insert(name, closed.nested());
+            }
+            // Its subqueries were counted where they stand.
+            None => around.use_of(closed, 0),
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_select(&mut self, _select: &Select) -> ControlFlow<()> {
+        if let Some(scope) = self.open.last_mut() {
+            scope.selects.push(0);
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn post_visit_select(&mut self, _select: &Select) -> ControlFlow<()> {
+        if let Some(scope) = self.open.last_mut() {
+            let tables = scope.selects.pop().unwrap_or_default();
+            scope.weight.joined = scope.weight.joined.max(tables);
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_table_factor(&mut self, factor: &TableFactor) -> ControlFlow<()> {
+        if let Some(scope) = self.open.last_mut() {
+            scope.table_functions += usize::from(is_table_function(factor));
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn post_visit_table_factor(&mut self, factor: &TableFactor) -> ControlFlow<()> {
+        if let Some(scope) = self.open.last_mut() {
+            scope.table_functions -= usize::from(is_table_function(factor)).min(scope.table_functions);
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_relation(&mut self, relation: &ObjectName) -> ControlFlow<()> {
+        let Some(ObjectNamePart::Identifier(name)) = relation.0.last() else { return ControlFlow::Continue(()) };
+        let name = folded(name);
+        let defined = self.open.iter().rev().find_map(|scope| scope.defined.get(&name).copied());
+        let weight = defined.or_else(|| (self.known.view)(&name)).unwrap_or(Weight::ONE);
+        self.used(weight);
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<()> {
+        if let Expr::Function(call) = expr
+            && let Some(ObjectNamePart::Identifier(name)) = call.name.0.last()
+            && let Some(weight) = (self.known.function)(&folded(name))
+        {
+            self.used(Weight { joined: 0, ..weight });
+        }
+        let around: usize = self.open.iter().map(|scope| scope.subqueries).sum();
+        if let Some(scope) = self.open.last_mut() {
+            match expr {
+                _ if is_subquery(expr) && scope.table_functions == 0 => {
+                    scope.subqueries += 1;
+                    scope.weight.subqueries = scope.weight.subqueries.max(around + 1);
+                }
+                Expr::Cube(sets) => {
+                    let count = u32::try_from(sets.len()).ok().and_then(|sets| 2_usize.checked_pow(sets));
+                    scope.sets = scope.sets.saturating_mul(count.unwrap_or(usize::MAX));
+                }
+                Expr::Rollup(sets) => scope.sets = scope.sets.saturating_mul(sets.len() + 1),
+                Expr::GroupingSets(sets) => scope.sets = scope.sets.saturating_mul(sets.len().max(1)),
+                _ => {}
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn post_visit_expr(&mut self, expr: &Expr) -> ControlFlow<()> {
+        if is_subquery(expr)
+            && let Some(scope) = self.open.last_mut()
+            && scope.table_functions == 0
+        {
+            scope.subqueries = scope.subqueries.saturating_sub(1);
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+fn is_table_function(factor: &TableFactor) -> bool {
+    matches!(factor, TableFactor::Table { args: Some(_), .. } | TableFactor::Function { .. })
+}
+
+fn is_subquery(expr: &Expr) -> bool {
+    matches!(expr, Expr::Subquery(_) | Expr::Exists { .. } | Expr::InSubquery { .. })
+}
+
+fn folded(name: &Ident) -> String {
+    if name.quote_style.is_some() { name.value.clone() } else { name.value.to_lowercase() }
+}
+
+/// The weight of everything in `definitions`, each after what it uses; what uses itself counts as one part there.
+pub fn weigh_all<'d, D: 'd>(
+    definitions: impl Iterator<Item = (&'d str, &'d D)>,
+    uses: &dyn Fn(&D) -> Vec<String>,
+    weigh: &dyn Fn(&D, &BTreeMap<String, Weight>) -> Weight,
+) -> BTreeMap<String, Weight> {
+    let definitions: BTreeMap<&str, &D> = definitions.collect();
+    let mut done = BTreeMap::new();
+    let mut begun = BTreeSet::new();
+    for name in definitions.keys() {
+        // By hand and not by recursion: a chain of views may be as long as a file.
+        let mut open = vec![(*name).to_owned()];
+        while let Some(name) = open.last().cloned() {
+            let Some(definition) = definitions.get(name.as_str()).filter(|_| !done.contains_key(&name)) else {
+                open.pop();
+                continue;
+            };
+            if begun.insert(name.clone()) {
+                open.extend(uses(definition).into_iter().filter(|used| !begun.contains(used)));
+                continue;
+            }
+            let weight = weigh(definition, &done);
+            done.insert(name, weight);
+            open.pop();
+        }
+    }
+    done
+}
+
+#[cfg(test)]
+mod tests {
+    use datafusion::sql::sqlparser::dialect::GenericDialect;
+    use datafusion::sql::sqlparser::parser::Parser;
+
+    use super::*;
+    use crate::sql::embedded::query;
+    use crate::sql::lexer::tokenize;
+
+    fn weight(text: &str, known: &Known<'_>) -> Weight {
+        let mut parser = Parser::new(&GenericDialect).try_with_sql(text).unwrap();
+        known.weigh(&*parser.parse_query().unwrap())
+    }
+
+    #[test]
+    fn a_with_query_counts_wherever_it_is_used() {
+        let mut text = "WITH c0 AS (SELECT 1 AS a)".to_owned();
+        for n in 1..=30 {
+            text += &format!(", c{n} AS (SELECT x.a FROM c{} x, c{} y)", n - 1, n - 1);
+        }
+        let last = |n: usize| format!("{text} SELECT * FROM c{n}");
+        assert!(!weight(&last(5), &Known::NOTHING).is_too_much());
+        assert!(weight(&last(30), &Known::NOTHING).is_too_much());
+        let unused = weight(&format!("{text} SELECT 1"), &Known::NOTHING);
+        assert!(!unused.is_too_much(), "{unused:?}");
+    }
+
+    #[test]
+    fn joins_subqueries_and_grouping_sets_are_bounded() {
+        let join = |tables: usize| format!("SELECT 1 FROM t{}", " JOIN t ON true".repeat(tables - 1));
+        let nested = |times: usize| format!("SELECT {}1{}", "(SELECT ".repeat(times), ")".repeat(times));
+        let union = vec![join(30); 10].join(" UNION ALL ");
+        let cube = |columns: usize| format!("SELECT 1 FROM t GROUP BY CUBE ({})", vec!["a"; columns].join(", "));
+        let through = format!("WITH a AS ({}) SELECT 1 FROM a x, a y", join(60));
+        for (text, passes) in [
+            (join(100), true),
+            (join(101), false),
+            (nested(10), true),
+            (nested(11), false),
+            (union, true),
+            (through, false),
+            (cube(8), true),
+            (cube(12), false),
+            (cube(300), false),
+            ("SELECT 1 FROM t GROUP BY CUBE (a, b, c, d, e, f), CUBE (g, h, i, j, k, l)".to_owned(), false),
+            (vec!["SELECT 1 FROM t"; 450].join(" UNION ALL "), true),
+        ] {
+            let tokens = tokenize(&text, 0, &mut Vec::new());
+            assert_eq!(query(&tokens).is_ok(), passes, "{:.60}", text);
+        }
+    }
+
+    #[test]
+    fn views_and_functions_count_as_what_they_are_written_with() {
+        let heavy = Weight { parts: MAX_PARTS, ..Weight::ONE };
+        let known =
+            Known { view: &|name| (name == "v").then_some(heavy), function: &|name| (name == "f").then_some(heavy) };
+        assert!(weight("SELECT * FROM v", &known).is_too_much());
+        assert!(weight("SELECT f(1)", &known).is_too_much());
+        assert!(!weight("SELECT g(1) FROM \"V\"", &known).is_too_much());
+    }
+
+    #[test]
+    fn definitions_are_weighed_after_what_they_use() {
+        let texts: Vec<(String, Box<Query>)> = (0..50)
+            .rev()
+            .map(|n| {
+                let text = match n {
+                    0 => "SELECT 1".to_owned(),
+                    n => format!("SELECT 1 FROM v{} a, v{} b", n - 1, n - 1),
+                };
+                (format!("v{n}"), query(&tokenize(&text, 0, &mut Vec::new())).unwrap())
+            })
+            .collect();
+        let uses = |query: &Query| {
+            let mut names = Vec::new();
+            let _ = datafusion::sql::sqlparser::ast::visit_relations(query, |name| {
+                names.push(name.to_string());
+                ControlFlow::<()>::Continue(())
+            });
+            names
+        };
+        let weigh = |query: &Query, done: &BTreeMap<String, Weight>| {
+            Known { view: &|name| done.get(name).copied(), function: &|_| None }.weigh(query)
+        };
+        let found = weigh_all(texts.iter().map(|(name, query)| (name.as_str(), &**query)), &uses, &weigh);
+        assert_eq!(found.len(), 50);
+        assert!(!found["v5"].is_too_much());
+        assert!(found["v49"].is_too_much());
+    }
+}
