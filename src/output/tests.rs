@@ -26,10 +26,13 @@ impl Write for Gate {
     }
 }
 
-fn gated() -> (Printer, Sender<io::Result<()>>, Arc<Mutex<Vec<u8>>>) {
+/// What a writer that waits has been given so far.
+type Written = Arc<Mutex<Vec<u8>>>;
+
+fn gated() -> (Printer, Sender<io::Result<()>>, Written) {
     let printer = Printer::new(Stream::Output);
     let (sender, go) = channel();
-    let written = Arc::default();
+    let written = Written::default();
     let gate = Gate { go, written: Arc::clone(&written) };
     printer.shared.lock().started = true;
     printer.start(Ok(gate)).unwrap();

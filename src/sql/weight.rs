@@ -340,7 +340,7 @@ mod tests {
             (vec!["SELECT 1 FROM t"; 450].join(" UNION ALL "), true),
         ] {
             let tokens = tokenize(&text, 0, &mut Vec::new());
-            assert_eq!(query(&tokens).is_ok(), passes, "{:.60}", text);
+            assert_eq!(query(&tokens).is_ok(), passes, "{text:.60}");
         }
     }
 

@@ -128,10 +128,10 @@ async fn write_file(store: &TableStore, dead: &[RoaringBitmap]) -> Result<(Vec<D
 pub async fn read(store: &TableStore, add: &Add) -> Result<RoaringBitmap> {
     let Some(descriptor) = add.deletion_vector.clone() else { return Ok(RoaringBitmap::new()) };
     let failed = || format!("the deletion vector of file `{}` cannot be read", add.path);
-    let descriptor = KernelDescriptor::try_from(descriptor).context(ErrorKind::Damaged, &failed)?;
+    let descriptor = KernelDescriptor::try_from(descriptor).context(ErrorKind::Damaged, failed)?;
     let (storage, url) = (store.log_store().engine(None).storage_handler(), store.url().clone());
     let vector = descriptor.clone();
-    let read = tokio::task::spawn_blocking(move || vector.read(storage, &url)).await.internal(&failed)?;
+    let read = tokio::task::spawn_blocking(move || vector.read(storage, &url)).await.internal(failed)?;
     let rows = read.map_err(|error| unreadable_vector(store, add.path.as_str(), &descriptor, error))?;
     let low = rows.bitmaps().map(|(high, rows)| (high == 0).then(|| rows.clone()));
     let low: Option<Vec<RoaringBitmap>> = low.collect();

@@ -122,7 +122,7 @@ impl Level {
         self.groups.front().map_or(self.next, |group| group.from)
     }
 
-    fn push(&mut self, state: Vec<ScalarValue>) -> Result<()> {
+    fn push(&mut self, state: &[ScalarValue]) -> Result<()> {
         let state = state.iter().map(ScalarValue::to_array).collect::<Result<Vec<_>, _>>()?;
         let block = self.next;
         self.next += 1;
@@ -220,7 +220,7 @@ impl Tree {
                     }
                     Some(below) => below.merge(accumulator.as_mut(), from, until)?,
                 }
-                level.push(accumulator.state()?)?;
+                level.push(&accumulator.state()?)?;
             }
             (first, end) = (level.first(), level.next);
         }

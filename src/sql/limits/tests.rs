@@ -61,7 +61,7 @@ pub(crate) fn shapes(times: usize) -> Vec<(&'static str, String)> {
         ("joins", from(" JOIN t ON true")),
         ("using", from(" JOIN t USING (a)")),
         ("natural joins", from(" NATURAL JOIN t")),
-        ("joins to the right", from(" JOIN t").to_string() + &" ON true".repeat(times)),
+        ("joins to the right", from(" JOIN t") + &" ON true".repeat(times)),
         ("explain", format!("{}SELECT 1", "EXPLAIN ".repeat(times))),
         ("explain analyze", format!("{}SELECT 1", "EXPLAIN ANALYZE VERBOSE ".repeat(times))),
         ("window frames", nested("sum(", "1", ") OVER ()", times)),

@@ -51,7 +51,7 @@ async fn files_that_upserts_replaced_go_after_the_retention_and_nothing_else_doe
         assert!(found.contains(&"staged-for-later.parquet".to_owned()), "what no entry names stays");
         match retention {
             "interval 0 seconds" => {
-                assert!(deleted > 20 && found.len() < 25, "{deleted} deleted, {} left", found.len())
+                assert!(deleted > 20 && found.len() < 25, "{deleted} deleted, {} left", found.len());
             }
             _ => assert!(deleted == 0 && found.len() > written, "{deleted} deleted, {} left", found.len()),
         }

@@ -185,7 +185,7 @@ impl World {
     /// A start. The epoch after which it continues, unless it is refused.
     fn start(&mut self) -> Option<u64> {
         match decide(&self.facts()) {
-            Outcome::Refuse(_) => return None,
+            Outcome::Refuse(_) => None,
             Outcome::Begin => Some(0),
             Outcome::Resume { after } | Outcome::ResumeWithoutState { after } => Some(after.epoch.0),
             Outcome::RollForward { after, owed } => {
