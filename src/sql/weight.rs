@@ -16,6 +16,8 @@ pub const MAX_LEVELS: usize = 100;
 pub const MAX_JOINED: usize = 100;
 /// Subqueries in expressions, one inside the other: planning one doubles with each.
 pub const MAX_SUBQUERIES: usize = 10;
+/// Different windows in one SELECT: each is sorted by itself, and planning costs the square of their number.
+pub const MAX_WINDOWS: usize = 100;
 
 /// What something comes to, written out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,11 +30,13 @@ pub struct Weight {
     pub joined: usize,
     /// Subqueries in expressions one inside the other.
     pub subqueries: usize,
+    /// Different windows of the SELECT that has most.
+    pub windows: usize,
 }
 
 impl Weight {
     /// A table, or a function that is not written in SQL.
-    pub const ONE: Self = Self { parts: 1, levels: 0, joined: 1, subqueries: 0 };
+    pub const ONE: Self = Self { parts: 1, levels: 0, joined: 1, subqueries: 0, windows: 0 };
 
     /// True for what is not planned.
     pub fn is_too_much(self) -> bool {
@@ -47,6 +51,9 @@ impl Weight {
         }
         if self.joined > MAX_JOINED {
             return Some(format!("One SELECT joins more than {MAX_JOINED} tables; {of_all}."));
+        }
+        if self.windows > MAX_WINDOWS {
+            return Some(format!("One SELECT computes over more than {MAX_WINDOWS} different windows."));
         }
         if self.levels > MAX_LEVELS {
             return Some(format!("More than {MAX_LEVELS} views or WITH queries stand one inside the other."));
@@ -65,6 +72,7 @@ impl Weight {
         self.parts = self.parts.saturating_add(used.parts);
         self.levels = self.levels.max(used.levels);
         self.subqueries = self.subqueries.max(used.subqueries);
+        self.windows = self.windows.max(used.windows);
     }
 }
 
@@ -97,6 +105,8 @@ struct Scope {
     defined: BTreeMap<String, Weight>,
     /// Tables of its SELECTs that are open, one inside the other only where there is no query between.
     selects: Vec<usize>,
+    /// Windows of the SELECT that is open, as they are written.
+    windows: BTreeSet<String>,
     /// Subqueries in expressions that are open in it.
     subqueries: usize,
     /// Grouping sets of its GROUP BY.
@@ -113,6 +123,7 @@ impl Default for Scope {
             named: Vec::new(),
             defined: BTreeMap::new(),
             selects: Vec::new(),
+            windows: BTreeSet::new(),
             subqueries: 0,
             sets: 1,
             table_functions: 0,
@@ -187,6 +198,7 @@ impl Visitor for Weighing<'_> {
         if let Some(scope) = self.open.last_mut() {
             let tables = scope.selects.pop().unwrap_or_default();
             scope.weight.joined = scope.weight.joined.max(tables);
+            scope.windows.clear();
         }
         ControlFlow::Continue(())
     }
@@ -223,6 +235,13 @@ impl Visitor for Weighing<'_> {
         }
         let around: usize = self.open.iter().map(|scope| scope.subqueries).sum();
         if let Some(scope) = self.open.last_mut() {
+            if let Expr::Function(call) = expr
+                && let Some(window) = &call.over
+                && scope.windows.len() <= MAX_WINDOWS
+            {
+                scope.windows.insert(window.to_string());
+                scope.weight.windows = scope.weight.windows.max(scope.windows.len());
+            }
             match expr {
                 _ if is_subquery(expr) && scope.table_functions == 0 => {
                     scope.subqueries += 1;
@@ -325,6 +344,10 @@ mod tests {
         let nested = |times: usize| format!("SELECT {}1{}", "(SELECT ".repeat(times), ")".repeat(times));
         let union = vec![join(30); 10].join(" UNION ALL ");
         let cube = |columns: usize| format!("SELECT 1 FROM t GROUP BY CUBE ({})", vec!["a"; columns].join(", "));
+        let windows = |count: usize| {
+            let over = |n: usize| format!("sum(a) OVER (ORDER BY a + {n})");
+            format!("SELECT {} FROM t", (0..count).map(over).collect::<Vec<_>>().join(", "))
+        };
         let through = format!("WITH a AS ({}) SELECT 1 FROM a x, a y", join(60));
         for (text, passes) in [
             (join(100), true),
@@ -333,6 +356,10 @@ mod tests {
             (nested(11), false),
             (union, true),
             (through, false),
+            (windows(100), true),
+            (windows(101), false),
+            (format!("{} UNION ALL {}", windows(60), windows(60)), true),
+            (format!("SELECT {} FROM t", vec!["sum(a) OVER (ORDER BY a)"; 400].join(", ")), true),
             (cube(8), true),
             (cube(12), false),
             (cube(300), false),
