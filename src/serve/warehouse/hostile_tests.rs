@@ -62,9 +62,7 @@ async fn constants_are_bounded_before_they_are_made() {
         assert!(error.hint().is_some() || error.detail().is_some(), "{sql}");
     }
     // Doubling in every level.
-    for double in
-        ["? || ?", "concat(?, ?)", "concat_ws('', ?, ?)", "array_to_string([?, ?], '')"]
-    {
+    for double in ["? || ?", "concat(?, ?)", "concat_ws('', ?, ?)", "array_to_string([?, ?], '')"] {
         // Names differ: DataFusion 55.2 takes two projections onto one name for the same.
         let text = (0..60).fold("SELECT repeat('x', 1000) AS a0".to_owned(), |text, n| {
             format!("SELECT {} AS a{} FROM ({text})", double.replace('?', &format!("a{n}")), n + 1)
