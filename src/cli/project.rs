@@ -198,13 +198,16 @@ pub fn environment() -> Result<Env> {
 }
 
 fn compression(configured: parquet::basic::Compression) -> Result<crate::delta::Compression> {
+    use crate::delta::Compression as Ours;
     use parquet::basic::Compression as P;
     match configured {
-        P::ZSTD(level) => Ok(crate::delta::Compression::Zstd(level.compression_level())),
-        P::SNAPPY => Ok(crate::delta::Compression::Snappy),
-        P::UNCOMPRESSED => Ok(crate::delta::Compression::None),
+        P::ZSTD(level) => Ok(Ours::Zstd(level.compression_level())),
+        P::SNAPPY => Ok(Ours::Snappy),
+        P::GZIP(level) => Ok(Ours::Gzip(level.compression_level())),
+        P::LZ4_RAW => Ok(Ours::Lz4Raw),
+        P::UNCOMPRESSED => Ok(Ours::None),
         other => Err(Error::config(format!("compression `{other}` is not supported"))
-            .with_hint("Use zstd(1) to zstd(22), snappy or uncompressed.")),
+            .with_hint("Use zstd(1) to zstd(22), snappy, lz4_raw, gzip(1) to gzip(9) or uncompressed.")),
     }
 }
 

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, RecordBatch, new_null_array};
 use arrow::compute::{CastOptions, cast_with_options};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use deltalake::parquet::basic::{Compression as ParquetCompression, ZstdLevel};
+use deltalake::parquet::basic::{Compression as ParquetCompression, GzipLevel, ZstdLevel};
 use deltalake::parquet::file::properties::WriterProperties;
 use object_store::ObjectStore;
 use object_store::prefix::PrefixStore;
@@ -40,6 +40,9 @@ pub enum Compression {
     /// zstd of this level, 1 to 22.
     Zstd(i32),
     Snappy,
+    /// gzip of this level, 1 to 9.
+    Gzip(u32),
+    Lz4Raw,
     None,
 }
 
@@ -61,7 +64,7 @@ impl Default for WriterOptions {
 
 impl WriterOptions {
     /// These options but for what a table's properties ask: `weir.target_file_size` or `delta.targetFileSize` (bytes,
-    /// or with a unit as in `64mb`) and `weir.compression` (`zstd`, `zstd(3)`, `snappy`, `none`).
+    /// or with a unit as in `64mb`) and `weir.compression` (`zstd`, `zstd(3)`, `snappy`, `gzip`, `gzip(9)`, `lz4_raw`, `none`).
     pub fn for_table(&self, properties: &BTreeMap<String, String>) -> Result<Self> {
         let mut options = *self;
         let bad = |key: &str, value: &str| Error::sql(format!("bad value `{value}` of table property `{key}`"));
@@ -89,6 +92,10 @@ impl WriterOptions {
                 ZstdLevel::try_new(level).context(ErrorKind::Sql, || format!("bad zstd level {level}"))?,
             ),
             Compression::Snappy => ParquetCompression::SNAPPY,
+            Compression::Gzip(level) => ParquetCompression::GZIP(
+                GzipLevel::try_new(level).context(ErrorKind::Sql, || format!("bad gzip level {level}"))?,
+            ),
+            Compression::Lz4Raw => ParquetCompression::LZ4_RAW,
             Compression::None => ParquetCompression::UNCOMPRESSED,
         };
         Ok(WriterProperties::builder()
@@ -273,9 +280,16 @@ fn parse_compression(text: &str) -> Option<Compression> {
         "zstd" => Some(Compression::Zstd(1)),
         "snappy" => Some(Compression::Snappy),
         "none" | "uncompressed" => Some(Compression::None),
+        "gzip" => Some(Compression::Gzip(6)),
+        "lz4_raw" => Some(Compression::Lz4Raw),
         _ => {
-            let level = text.strip_prefix("zstd(")?.strip_suffix(')')?.parse().ok()?;
-            (1..=22).contains(&level).then_some(Compression::Zstd(level))
+            let (name, level) = text.strip_suffix(')')?.split_once('(')?;
+            let level: u32 = level.parse().ok()?;
+            match name {
+                "zstd" if (1..=22).contains(&level) => Some(Compression::Zstd(level as i32)),
+                "gzip" if (1..=9).contains(&level) => Some(Compression::Gzip(level)),
+                _ => None,
+            }
         }
     }
 }
@@ -293,6 +307,10 @@ mod tests {
         let both = properties(&[("delta.targetFileSize", "1gb"), ("weir.target_file_size", "64 MB")]).unwrap();
         assert_eq!(both.target_file_size, 64 << 20);
         assert_eq!(properties(&[("weir.compression", "ZSTD(3)")]).unwrap().compression, Compression::Zstd(3));
+        assert_eq!(properties(&[("weir.compression", "gzip")]).unwrap().compression, Compression::Gzip(6));
+        assert_eq!(properties(&[("weir.compression", "gzip(9)")]).unwrap().compression, Compression::Gzip(9));
+        assert_eq!(properties(&[("weir.compression", "lz4_raw")]).unwrap().compression, Compression::Lz4Raw);
+        assert!(properties(&[("weir.compression", "gzip(10)")]).is_err());
         let error = properties(&[("weir.compression", "zstd(30)")]).unwrap_err();
         assert_eq!(error.message(), "bad value `zstd(30)` of table property `weir.compression`");
         assert!(properties(&[("weir.target_file_size", "0")]).is_err());

@@ -4,7 +4,7 @@
 //! files nobody names. After it: nothing is visible, the epoch will be read again. After the first commit: the manifest
 //! that it names is the epoch, and what is missing is committed from it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -19,14 +19,18 @@ use super::standings::Standings;
 use crate::delta::{CommitOutcome, CommitRequest, PipelineTxns, StagedFiles, UpsertRows, UpsertTable};
 use crate::env::Env;
 use crate::error::{Context, Error, Result};
-use crate::sink::kafka::{ChangeOrigin, TopicMessages, encode_changes};
-use crate::source::chunk::Offsets;
+use crate::sink::dead_letters::{self, Letter};
+use crate::sink::kafka::{ChangeOrigin, RefusedMessage, Sent, TopicMessages, TransactionalProducer, encode_changes};
+use crate::source::chunk::{Offsets, TopicIdentity, Witness};
 use crate::state::{
     CommitPermit, Epoch, Manifest, ManifestId, ManifestStore, OperatorSnapshot, SourceTime, TableCommit,
 };
 
 /// Times that an epoch is staged anew because other writers changed its table.
 const MAX_RESTAGED: u32 = 20;
+
+/// Times that an epoch is made again because brokers refuse a message for its size; mostly their limits are known before.
+const MAX_REFUSALS: u32 = 100;
 
 /// What stays the same from epoch to epoch.
 pub struct Committer {
@@ -39,6 +43,8 @@ pub struct Committer {
     pub sources: Vec<String>,
     /// Source name to location, of sources that read Delta tables.
     pub reads: BTreeMap<String, String>,
+    /// Who vouches for what each source has read.
+    pub witnesses: Vec<Option<Arc<dyn Witness>>>,
     pub sinks: Arc<Sinks>,
     pub manifests: ManifestStore,
     pub remembered: Remembered,
@@ -62,6 +68,8 @@ pub struct Closed {
     pub watermarks: BTreeMap<String, i64>,
     /// The version of each table that rows were joined to.
     pub lookups: BTreeMap<String, u64>,
+    /// The topic that the positions of a Kafka source are of.
+    pub topics: BTreeMap<String, TopicIdentity>,
 }
 
 /// What a commit did, for progress.
@@ -86,7 +94,7 @@ impl Committer {
     pub async fn commit(&self, mut closed: Closed) -> Result<Committed> {
         let mut done = Committed::default();
         let clock = Instant::now();
-        let (tables, messages) = self.close(&closed, &mut done).await?;
+        let ((mut tables, mut messages), ()) = tokio::try_join!(self.close(&closed, &mut done), self.vouch(&closed))?;
         done.close_ms = clock.elapsed().as_millis() as u64;
 
         let clock = Instant::now();
@@ -96,14 +104,33 @@ impl Committer {
 
         self.env.failpoint("epoch.before_manifest").await?;
         let clock = Instant::now();
-        let manifest = self.manifest(&closed, &tables, done.dead_letters, state).await;
-        let permit = self.manifests.write(&manifest).await?;
+        let mut manifest = self.manifest(&closed, &tables, done.dead_letters, state).await;
+        let mut permit = self.manifests.write(&manifest).await?;
         done.manifest_ms = clock.elapsed().as_millis() as u64;
         self.env.failpoint("epoch.after_manifest").await?;
 
         let clock = Instant::now();
         if let Some(producer) = &self.sinks.transaction {
-            producer.commit(permit.epoch().0, permit.manifest().0, messages).await?;
+            let mut rounds = 0;
+            while let Sent::TooLarge(refused) =
+                producer.commit(permit.epoch().0, permit.manifest().0, messages.clone()).await?
+            {
+                rounds += 1;
+                if rounds > MAX_REFUSALS {
+                    return Err(Error::environment(format!(
+                        "epoch {} has more messages than {MAX_REFUSALS} that the brokers refuse one by one",
+                        permit.epoch()
+                    ))
+                    .with_hint("Let the user DESCRIBE_CONFIGS of the topics, so that their limits are known."));
+                }
+                // Nothing is visible yet, so the epoch is made again: the same rows, without these messages.
+                closed.outputs.refuse(refuse(producer, &mut messages, &refused)).await?;
+                let (letters, count) = closed.outputs.close_letters().await?;
+                done.dead_letters = count;
+                tables[self.sinks.dead_letters].merge(letters);
+                manifest = self.manifest(&closed, &tables, done.dead_letters, manifest.state).await;
+                permit = self.manifests.write(&manifest).await?;
+            }
             self.env.failpoint("epoch.after_kafka").await?;
         }
         for (index, table) in manifest.tables.iter().enumerate() {
@@ -120,6 +147,16 @@ impl Committer {
         self.env.failpoint("epoch.after_commit").await?;
         self.remembered.tidy(closed.epoch).await;
         Ok(done)
+    }
+
+    /// Asks whether what was read is what its offsets say.
+    async fn vouch(&self, closed: &Closed) -> Result<()> {
+        for source in closed.ranges.keys() {
+            if let Some(witness) = self.witnesses.get(*source).and_then(Option::as_ref) {
+                witness.check().await?;
+            }
+        }
+        Ok(())
     }
 
     /// Closes every writer; returns staged files per table and messages per topic.
@@ -141,7 +178,7 @@ impl Committer {
                     }
                     (LaneWriter::Changes(rows), _) => changes.entry(branch).or_default().extend(rows),
                     (LaneWriter::Messages(encoded), BranchSink::Transaction { topic, .. }) => {
-                        messages.push(TopicMessages { topic: topic.clone(), messages: encoded });
+                        messages.push(TopicMessages::new(&closed.outputs.branch(branch).target, topic, encoded));
                     }
                     (LaneWriter::File(file), _) => {
                         done.bytes += file.close()?;
@@ -159,14 +196,10 @@ impl Committer {
         for (branch, rows) in changes {
             messages.extend(self.encode_changes(closed, branch, rows).await?);
         }
+        self.refuse_messages(closed, &mut messages).await?;
         let (letters, count) = closed.outputs.close_letters().await?;
         done.dead_letters = count;
         staged[self.sinks.dead_letters].merge(letters);
-        for branch in &self.sinks.branches {
-            if let BranchSink::Direct { producer, .. } = branch {
-                producer.flush().await?;
-            }
-        }
         while let Some(closed) = closing.join_next().await {
             let (table, files) = closed.internal(|| "a writer ended abnormally".to_owned())??;
             staged[table].merge(files);
@@ -176,6 +209,25 @@ impl Committer {
             done.bytes += files.bytes;
         }
         Ok((staged, messages))
+    }
+
+    /// Waits until what was sent at once is acknowledged, and makes dead letters of messages that are too large.
+    async fn refuse_messages(&self, closed: &Closed, messages: &mut [TopicMessages]) -> Result<()> {
+        for (branch, sink) in self.sinks.branches.iter().enumerate() {
+            if let BranchSink::Direct { producer, .. } = sink {
+                closed.outputs.refuse_messages(branch, producer.flush(closed.epoch.0).await?).await?;
+            }
+        }
+        if let Some(producer) = &self.sinks.transaction {
+            let mut so_far: BTreeMap<String, u64> = BTreeMap::new();
+            for of_topic in messages {
+                let before = so_far.entry(of_topic.sink.clone()).or_default();
+                *before = of_topic.after(*before);
+                let refused = producer.refuse_large(of_topic);
+                closed.outputs.refuse(letters_of(of_topic, refused)).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Makes messages of an epoch's changes to a topic; sends them, unless they wait for the transaction.
@@ -191,10 +243,11 @@ impl Committer {
         let encode = |encoding| encode_changes(in_order(rows), encoding, &origin, &self.env);
         match &self.sinks.branches[branch] {
             BranchSink::Transaction { topic, changes: Some(encoding), .. } => {
-                Ok(Some(TopicMessages { topic: topic.clone(), messages: vec![encode(encoding)?] }))
+                Ok(Some(TopicMessages::new(&target.target, topic, vec![encode(encoding)?])))
             }
             BranchSink::Direct { producer, changes: Some(encoding), .. } => {
-                producer.send(&encode(encoding)?, closed.epoch.0, 0).await?;
+                let refused = producer.send(&encode(encoding)?, closed.epoch.0, 0).await?;
+                closed.outputs.refuse_messages(branch, refused).await?;
                 Ok(None)
             }
             _ => Ok(None),
@@ -241,6 +294,7 @@ impl Committer {
             watermarks: closed.watermarks.clone(),
             lookups: closed.lookups.clone(),
             reads: self.reads.clone(),
+            topics: closed.topics.clone(),
         }
     }
 }
@@ -296,6 +350,26 @@ pub async fn commit_table(
         request = CommitRequest::new(request.app, staged, request.info);
     }
     Err(Error::environment(format!("table `{}` is changed by others faster than it can be upserted", sink.name)))
+}
+
+/// Takes messages that brokers refused out of an epoch; the dead letters that they become.
+fn refuse(
+    producer: &TransactionalProducer,
+    messages: &mut [TopicMessages],
+    refused: &BTreeMap<usize, BTreeSet<usize>>,
+) -> Vec<Letter> {
+    let mut letters = Vec::new();
+    for (index, positions) in refused {
+        let Some(of_topic) = messages.get_mut(*index) else { continue };
+        let refused = producer.refuse(of_topic, positions);
+        letters.extend(letters_of(of_topic, refused));
+    }
+    letters
+}
+
+fn letters_of(of_topic: &TopicMessages, refused: Vec<RefusedMessage>) -> Vec<Letter> {
+    let letter = |message| dead_letters::of_message(&of_topic.sink, &of_topic.topic, message);
+    refused.into_iter().map(letter).collect()
 }
 
 /// Rows in the order in which they came: by micro-batch, and within one by INSERT and lane.

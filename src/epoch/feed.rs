@@ -17,7 +17,9 @@ use super::stop::Stop;
 use crate::error::{Context, Result};
 use crate::memory::Reserved;
 use crate::plan::Watermark;
-use crate::source::chunk::{Chunk, DeadLetter, Decoded, Offsets, PartitionId, Payload, Poll, PollLimit, SourceReader};
+use crate::source::chunk::{
+    Chunk, DeadLetter, Decoded, Offsets, PartitionId, Payload, Poll, PollLimit, SourceReader, TopicIdentity,
+};
 use crate::source::decode::Decoder;
 use crate::state::OffsetRange;
 
@@ -46,6 +48,8 @@ pub struct Fed {
     pub reached: Vec<(PartitionId, i64)>,
     /// Partitions that may still give rows; empty when the source is one stream.
     pub open: Vec<PartitionId>,
+    /// The topic that was read.
+    pub topic: Option<TopicIdentity>,
     /// What it takes in memory, given back with it.
     #[expect(dead_code, reason = "held, never looked at")]
     reserved: Reserved,
@@ -198,6 +202,7 @@ impl Work {
                     let reserved = self.limits.memory.reserve_input();
                     let mut fed = decode(self.source, chunks, &self.decoding, self.limits.lanes, reserved).await?;
                     fed.open = self.reader.open_partitions();
+                    fed.topic = self.reader.topic();
                     place.send(Said::Batch(Box::new(fed)));
                 }
             }
@@ -235,7 +240,8 @@ async fn decode(
         }
     }
     let (lanes, dead, reached, open) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-    let mut fed = Fed { source, lanes, dead, ranges, records: 0, bytes, arrived, reached, open, reserved };
+    let topic = None;
+    let mut fed = Fed { source, lanes, dead, ranges, records: 0, bytes, arrived, reached, open, topic, reserved };
     for lane in decoded {
         let rows = gather(lane?, &mut fed)?;
         if !rows.is_empty() {

@@ -25,9 +25,9 @@ use crate::memory::Reserved;
 use crate::operator::WEIGHT;
 use crate::plan::{Branch, Dataflow};
 use crate::sink::console;
-use crate::sink::dead_letters::Letter;
+use crate::sink::dead_letters::{Letter, of_message};
 use crate::sink::file::FileWriter;
-use crate::sink::kafka::{Messages, encode};
+use crate::sink::kafka::{Messages, RefusedMessage, encode};
 use crate::source::chunk::{DeadLetter, PartitionId};
 use crate::state::{Epoch, OffsetRange};
 
@@ -170,6 +170,13 @@ impl Outputs {
         Ok((self.letters.close().await?, self.refused()))
     }
 
+    /// Makes dead letters of messages that are too large for a branch's topic.
+    pub async fn refuse_messages(&self, branch: usize, messages: Vec<RefusedMessage>) -> Result<()> {
+        let BranchSink::Direct { producer, .. } = &self.sinks.branches[branch] else { return Ok(()) };
+        let sink = &self.dataflow.branches[branch].target;
+        self.refuse(messages.into_iter().map(|message| of_message(sink, producer.topic(), message))).await
+    }
+
     /// Takes every open writer, per branch; used once, when the epoch closes.
     pub async fn take_writers(&self) -> Vec<Vec<LaneWriter>> {
         let mut taken = Vec::with_capacity(self.writers.len());
@@ -203,7 +210,8 @@ impl Outputs {
             BranchSink::Direct { producer, key, .. } => {
                 for batch in &rows {
                     let first = self.position.fetch_add(batch.num_rows() as u64, Ordering::Relaxed);
-                    producer.send(&encode(batch, key.as_deref())?, self.epoch.0, first).await?;
+                    let refused = producer.send(&encode(batch, key.as_deref())?, self.epoch.0, first).await?;
+                    self.refuse_messages(branch, refused).await?;
                 }
             }
             BranchSink::Transaction { key, .. } => {
@@ -397,7 +405,8 @@ impl OpenEpoch {
         let read = self.ranges.entry(fed.source).or_default();
         for (partition, range) in &fed.ranges {
             let known = read.entry(Arc::clone(partition)).or_insert(*range);
-            known.end = known.end.max(range.end);
+            // Back before what was read: the topic is another one, and its offsets are what counts from here on.
+            *known = if range.start < known.end { *range } else { OffsetRange { end: range.end, ..*known } };
         }
         self.records += fed.records;
         self.bytes += fed.bytes;

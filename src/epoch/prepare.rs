@@ -438,7 +438,7 @@ impl<'a> Opener<'a> {
                 Delivery::AtLeastOnce => {
                     let (name, env) = (&self.pipeline.name, &self.around.env);
                     let connection = self.with_queue(&options.connection);
-                    let producer = DirectProducer::open(&connection, &options.topic, name, env)?;
+                    let producer = DirectProducer::open(&connection, &options.topic, name, env).await?;
                     let (producer, key) = (Arc::new(producer), options.key.clone());
                     BranchSink::Direct { producer, key, changes: options.changes.clone() }
                 }

@@ -12,7 +12,7 @@ use super::survey::{Survey, commit_of, survey};
 use crate::delta::PipelineTxns;
 use crate::env::Env;
 use crate::error::{Error, Result};
-use crate::source::chunk::Offsets;
+use crate::source::chunk::{Offsets, TopicIdentity};
 use crate::state::{
     CommitPermit, Epoch, Manifest, ManifestId, ManifestStore, OperatorSnapshot, SourceTime, Standing, StateStore,
 };
@@ -30,6 +30,8 @@ pub struct Resumed {
     pub state: Vec<OperatorSnapshot>,
     pub times: BTreeMap<String, SourceTime>,
     pub watermarks: BTreeMap<String, i64>,
+    /// The topic that a source's positions are of.
+    pub topics: BTreeMap<String, TopicIdentity>,
     /// False when the manifest is gone: then what operators remembered is not known.
     pub state_known: bool,
     /// What each sink holds now.
@@ -46,14 +48,15 @@ impl Resumed {
             state: Vec::new(),
             times: BTreeMap::new(),
             watermarks: BTreeMap::new(),
+            topics: BTreeMap::new(),
             state_known: true,
             standings: Standings::default(),
         }
     }
 
     fn after(manifest: Manifest) -> Self {
-        let Manifest { epoch, positions, state, times, watermarks, .. } = manifest;
-        Self { state, times, watermarks, ..Self::at(epoch.next(), positions) }
+        let Manifest { epoch, positions, state, times, watermarks, topics, .. } = manifest;
+        Self { state, times, watermarks, topics, ..Self::at(epoch.next(), positions) }
     }
 }
 

@@ -120,7 +120,7 @@ fn owed(branch: &crate::plan::Branch, manifest: &Manifest, dataflow: &Dataflow) 
 
 /// Reads a source again up to `ends`.
 async fn read(def: &SourceDef, pipeline: &str, ends: &Offsets, around: &Surroundings) -> Result<Vec<RecordBatch>> {
-    let from = ReadFrom { offsets: Offsets::new(), bounded: true };
+    let from = ReadFrom { bounded: true, ..ReadFrom::default() };
     let mut reader = crate::source::open(def, &format!("{pipeline}-verify"), from, &around.env).await?;
     let decoder = Decoder::new(def)?;
     let limit = PollLimit {

@@ -27,6 +27,7 @@ impl NativePool {
     pub fn new(text: &str, features: usize, outputs: usize) -> Result<Self> {
         let text = CString::new(text).map_err(|_| Error::internal("a checked model text holds a zero byte"))?;
         let first = Booster::load(&text)?;
+        first.check_parameters()?;
         Ok(Self { text, features, outputs, idle: Mutex::new(vec![first]) })
     }
 
@@ -66,6 +67,23 @@ impl Booster {
         check(unsafe { sys::LGBM_BoosterLoadModelFromString(text.as_ptr(), &raw mut iterations, &raw mut handle) })
             .map_err(|error| Error::config("LightGBM refuses the model").with_source(error))?;
         Ok(Self(handle))
+    }
+
+    /// Checks the training's parameters as LightGBM's Python package reads them, whose loading ends where they are no JSON.
+    fn check_parameters(&self) -> Result<()> {
+        let text = read_text(|room, size, start| {
+            // SAFETY: the handle is live, the buffer has as many bytes as it is said to have, and the text reader has checked that
+            // every parameter has the form that LightGBM takes for granted.
+            unsafe { sys::LGBM_BoosterGetLoadedParam(self.0, room, size, start) }
+        });
+        let refused = || {
+            Error::config("LightGBM refuses the model")
+                .with_detail("The parameters that it was trained with are damaged.")
+        };
+        let text = text.map_err(|error| refused().with_source(error))?;
+        serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(&text)
+            .map_err(|error| refused().with_source(error))?;
+        Ok(())
     }
 
     fn train(dataset: &Dataset, parameters: &CStr, iterations: usize) -> Result<Self> {
@@ -115,18 +133,10 @@ impl Booster {
 
     /// The model as text.
     fn text(&self) -> Result<String> {
-        let mut size = 0_i64;
-        let mut buffer: Vec<u8> = Vec::new();
-        for _ in 0..2 {
-            buffer.resize(usize::try_from(size).unwrap_or(0), 0);
-            // SAFETY: the buffer has as many bytes as it is said to have.
-            check(unsafe {
-                let (room, start) = (size, buffer.as_mut_ptr().cast::<c_char>());
-                sys::LGBM_BoosterSaveModelToString(self.0, 0, -1, 0, room, &raw mut size, start)
-            })?;
-        }
-        let text = CStr::from_bytes_until_nul(&buffer).map_err(|_| Error::internal("LightGBM's model has no end"))?;
-        text.to_str().map(str::to_owned).map_err(|_| Error::internal("LightGBM's model is not UTF-8"))
+        read_text(|room, size, start| {
+            // SAFETY: the handle is live and the buffer has as many bytes as it is said to have.
+            unsafe { sys::LGBM_BoosterSaveModelToString(self.0, 0, -1, 0, room, size, start) }
+        })
     }
 }
 
@@ -218,18 +228,24 @@ fn check(status: i32) -> Result<()> {
     Err(Error::internal(format!("LightGBM failed: {}", message.to_string_lossy().trim())))
 }
 
-/// The parameters that LightGBM knows, each with its aliases, as it reports them itself.
-pub(super) fn known_parameters() -> Result<BTreeMap<String, Vec<String>>> {
+/// A text that LightGBM writes into a buffer, whose size it tells at the first call.
+fn read_text(mut write: impl FnMut(i64, &mut i64, *mut c_char) -> i32) -> Result<String> {
     let mut size = 0_i64;
     let mut buffer: Vec<u8> = Vec::new();
     for _ in 0..2 {
         buffer.resize(usize::try_from(size).unwrap_or(0), 0);
-        // SAFETY: the buffer has as many bytes as it is said to have.
-        check(unsafe {
-            let (room, start) = (size, buffer.as_mut_ptr().cast::<c_char>());
-            sys::LGBM_DumpParamAliases(room, &raw mut size, start)
-        })?;
+        let (room, start) = (size, buffer.as_mut_ptr().cast::<c_char>());
+        check(write(room, &mut size, start))?;
     }
-    let text = CStr::from_bytes_until_nul(&buffer).map_err(|_| Error::internal("LightGBM's parameters have no end"))?;
-    serde_json::from_slice(text.to_bytes()).internal(|| "LightGBM's parameters are not JSON".to_owned())
+    let text = CStr::from_bytes_until_nul(&buffer).map_err(|_| Error::internal("LightGBM's text has no end"))?;
+    text.to_str().map(str::to_owned).map_err(|_| Error::internal("LightGBM's text is not UTF-8"))
+}
+
+/// The parameters that LightGBM knows, each with its aliases, as it reports them itself.
+pub(super) fn known_parameters() -> Result<BTreeMap<String, Vec<String>>> {
+    let text = read_text(|room, size, start| {
+        // SAFETY: the buffer has as many bytes as it is said to have.
+        unsafe { sys::LGBM_DumpParamAliases(room, size, start) }
+    })?;
+    serde_json::from_str(&text).internal(|| "LightGBM's parameters are not JSON".to_owned())
 }

@@ -9,6 +9,7 @@ use arrow::record_batch::RecordBatch;
 
 use crate::catalog::{ColumnDef, ColumnOrigin, TableDef};
 use crate::error::{Context, Result};
+use crate::sink::kafka::RefusedMessage;
 use crate::source::chunk::DeadLetter;
 use crate::sql::Span;
 
@@ -20,6 +21,21 @@ pub const NAME: &str = "weir.dead_letters";
 pub struct Letter {
     pub source: Arc<str>,
     pub letter: DeadLetter,
+}
+
+/// A message that is too large for its topic: its position is that among the epoch's messages to the sink.
+pub fn of_message(sink: &str, topic: &str, message: RefusedMessage) -> Letter {
+    let RefusedMessage { position, key, payload, reason } = message;
+    let letter = DeadLetter {
+        partition: topic.into(),
+        offset: i64::try_from(position).unwrap_or(i64::MAX),
+        timestamp_ms: -1,
+        key,
+        payload,
+        reason,
+        column: None,
+    };
+    Letter { source: sink.into(), letter }
 }
 
 /// The table's definition, at `location`.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use arrow::record_batch::RecordBatch;
 use futures::future::BoxFuture;
+use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
 
@@ -17,6 +18,12 @@ pub type Offset = i64;
 
 /// The next offset to read, per partition.
 pub type Offsets = BTreeMap<PartitionId, Offset>;
+
+/// Bytes of the longest record that is decoded; a longer one is a dead letter.
+pub const MAX_RECORD: usize = 64 << 20;
+
+/// Bytes that the dead letter of a longer record keeps.
+pub const KEPT_OF_LONG: usize = 64 << 10;
 
 /// A contiguous piece `[start, end)` of one partition.
 #[derive(Debug)]
@@ -47,6 +54,8 @@ pub struct Records {
     pub timestamps_ms: Vec<i64>,
     /// Indices of records whose payload is null (tombstones), ascending.
     pub tombstones: Vec<u32>,
+    /// Records longer than a record may be, by ascending index, with their length in bytes: `data` holds only their beginning.
+    pub cut_short: Vec<(u32, u64)>,
     /// Keys, when the source declares a `key` column or dead letters want them.
     pub keys: Option<OptionalBytes>,
     /// Headers per record, only when a column asks for them.
@@ -136,11 +145,31 @@ pub enum Poll {
     Finished,
 }
 
+/// Which topic offsets are of, among all that have had its name.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TopicIdentity {
+    pub topic: String,
+    /// The topic's own id; `None` = the brokers give none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// The id of the cluster; likewise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<String>,
+}
+
+/// Vouches for what was read, before it is committed.
+pub trait Witness: Send + Sync {
+    /// Errors: what was read so far is not of the topic that [`SourceReader::topic`] named.
+    fn check(&self) -> BoxFuture<'_, Result<()>>;
+}
+
 /// How reading begins.
 #[derive(Debug, Clone, Default)]
 pub struct ReadFrom {
     /// Committed progress; partitions not in it begin as the source's options say.
     pub offsets: Offsets,
+    /// The topic that they are of, where it was recorded.
+    pub topic: Option<TopicIdentity>,
     /// Stop at the ends that are there now (`trigger = 'available now'`).
     pub bounded: bool,
 }
@@ -157,6 +186,16 @@ pub trait SourceReader: Send {
     /// them. Empty = the source is one stream, whose newest row tells the time.
     fn open_partitions(&self) -> Vec<PartitionId> {
         Vec::new()
+    }
+
+    /// The topic that the chunks of the last poll are of. When it is another than before, all offsets before are void.
+    fn topic(&self) -> Option<TopicIdentity> {
+        None
+    }
+
+    /// Who is asked before what was read is committed.
+    fn witness(&self) -> Option<Arc<dyn Witness>> {
+        None
     }
 
     /// Leaves these partitions unread until the next call names others: they are ahead of the rest. Sources of one stream have none.

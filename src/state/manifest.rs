@@ -21,7 +21,7 @@ use super::snapshot::OperatorSnapshot;
 use super::table::NO_WATERMARK;
 use crate::delta::{Add, AddCDCFile, Remove, StagedFiles, UpsertCommit};
 use crate::error::{Context, Error, Result};
-use crate::source::chunk::{Offset, PartitionId};
+use crate::source::chunk::{Offset, PartitionId, TopicIdentity};
 
 /// The number of an epoch: 1, 2, 3 … per pipeline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -186,6 +186,9 @@ pub struct Manifest {
     /// Where the Delta table of each source that reads one is: a backup must hold what was read of it.
     #[serde(default)]
     pub reads: BTreeMap<String, String>,
+    /// The topic that the positions of a Kafka source are of; absent in manifests of older versions, which ignore it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub topics: BTreeMap<String, TopicIdentity>,
 }
 
 impl Manifest {

@@ -37,7 +37,7 @@ fn open(options: &KafkaSourceOptions, from: ReadFrom) -> KafkaReader {
 }
 
 fn bounded(offsets: Offsets) -> ReadFrom {
-    ReadFrom { offsets, bounded: true }
+    ReadFrom { offsets, bounded: true, topic: None }
 }
 
 fn limit() -> PollLimit {
@@ -175,7 +175,7 @@ async fn a_topic_made_anew_fails_clearly_or_is_read_from_its_start() {
     std::thread::sleep(Duration::from_millis(300));
     kafka.create_topic("recreated", 1);
     kafka.produce("recreated", 0, ["new 0"]);
-    let from = ReadFrom { offsets: progress(&chunks), bounded: true };
+    let from = ReadFrom { offsets: progress(&chunks), bounded: true, topic: None };
 
     let error = read_all(&mut open(&options(&kafka, "recreated"), from.clone())).await.unwrap_err();
     assert!(error.detail().unwrap().contains("made anew"), "{:?}", error.detail());
@@ -322,7 +322,7 @@ fn rows(from: i64, count: i64) -> Messages {
 }
 
 fn to(topic: &str, messages: Messages) -> Vec<TopicMessages> {
-    vec![TopicMessages { topic: topic.to_owned(), messages: vec![messages] }]
+    vec![TopicMessages::new("sink", topic, vec![messages])]
 }
 
 async fn transactional(kafka: &RealKafka, pipeline: &str, topic: &str) -> TransactionalProducer {
@@ -390,10 +390,10 @@ async fn direct_messages_are_read_within_milliseconds() {
     let Some(kafka) = RealKafka::shared() else { return };
     kafka.create_topic("direct", 1);
     let env = Env::system().unwrap();
-    let producer = DirectProducer::open(&kafka.connection(), "direct", "p", &env).unwrap();
+    let producer = DirectProducer::open(&kafka.connection(), "direct", "p", &env).await.unwrap();
     let mut reader = open(&options(&kafka, "direct"), ReadFrom::default());
     producer.send(&rows(0, 1), 1, 0).await.unwrap();
-    producer.flush().await.unwrap();
+    producer.flush(1).await.unwrap();
     let Poll::Chunks(_) = reader.poll(limit()).await.unwrap() else { panic!("one record") };
     let mut times = Vec::new();
     for n in 1..101 {

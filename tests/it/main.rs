@@ -12,6 +12,7 @@ mod flight;
 mod fuzzing;
 mod kafka;
 mod kafka_support;
+mod kafka_topics;
 mod lookups;
 mod memory;
 mod memory_limit;

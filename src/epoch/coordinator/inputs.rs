@@ -14,7 +14,7 @@ use super::super::watermark::SourceClock;
 use crate::catalog::Trigger;
 use crate::error::Result;
 use crate::operator::END_OF_TIME;
-use crate::source::chunk::{Offsets, ReadFrom};
+use crate::source::chunk::{Offsets, ReadFrom, Witness};
 use crate::source::decode::Decoder;
 use crate::state::{NO_WATERMARK, SourceTime};
 
@@ -29,6 +29,8 @@ pub struct Inputs {
     drifts: Vec<Option<i64>>,
     /// A source that has ended for good holds no watermark back.
     flush_at_end: bool,
+    /// Who vouches for what each source has read.
+    witnesses: Vec<Option<Arc<dyn Witness>>>,
 }
 
 impl Inputs {
@@ -43,10 +45,13 @@ impl Inputs {
             ended: vec![false; sources.len()],
             drifts: Vec::with_capacity(sources.len()),
             flush_at_end: job.flush_at_end,
+            witnesses: Vec::with_capacity(sources.len()),
         };
         for (index, source) in sources.iter().enumerate() {
-            let from = ReadFrom { offsets: positions[index].clone(), bounded };
+            let topic = resumed.topics.get(&source.def.name).cloned();
+            let from = ReadFrom { offsets: positions[index].clone(), topic, bounded };
             let reader = crate::source::open(&source.def, &job.dataflow.pipeline, from, &job.env).await?;
+            inputs.witnesses.push(reader.witness());
             let decoder = Arc::new(Decoder::new(&source.def)?);
             let decoding = Decoding { decoder, watermark: source.watermark.clone() };
             let limits = FeedLimits { poll: job.poll, lanes: job.lanes, memory: job.sinks.memory.clone() };
@@ -59,6 +64,11 @@ impl Inputs {
             inputs.drifts.push(drift);
         }
         Ok(inputs)
+    }
+
+    /// Who vouches for what each source has read.
+    pub fn witnesses(&self) -> Vec<Option<Arc<dyn Witness>>> {
+        self.witnesses.clone()
     }
 
     /// True when all sources have been read to their end.

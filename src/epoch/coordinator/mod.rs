@@ -10,6 +10,7 @@ mod report;
 mod steps;
 mod watchdog;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -35,7 +36,7 @@ use crate::error::{Context, Result};
 use crate::function::EpochClock;
 use crate::operator::END_OF_TIME;
 use crate::plan::Dataflow;
-use crate::source::chunk::Offsets;
+use crate::source::chunk::{Offsets, TopicIdentity};
 
 /// How often silent partitions are looked at.
 const IDLE_CHECK: Duration = Duration::from_millis(500);
@@ -87,6 +88,8 @@ struct Coordinator {
     course: Course,
     /// Next offsets per source, after the open epoch.
     positions: Vec<Offsets>,
+    /// The topics that they are of, by source.
+    topics: BTreeMap<String, TopicIdentity>,
     memory: Memory,
     indexes: Indexes,
     /// Nothing is read before this moment: memory is short.
@@ -129,6 +132,7 @@ impl Coordinator {
             models: job.models,
             sources,
             reads: job.dataflow.tables_read(),
+            witnesses: inputs.witnesses(),
             sinks: Arc::clone(&sinks),
             remembered: Remembered::new(job.states, state, job.env.clone()).keeping(job.manifests.clone()),
             manifests: job.manifests,
@@ -165,6 +169,7 @@ impl Coordinator {
             progress: job.progress,
             stop,
             positions,
+            topics: resumed.topics,
             committing: None,
             since_reset: 0,
             finish: Finish::default(),

@@ -11,6 +11,8 @@ use super::watchdog::Activity;
 use super::{Committing, Coordinator, IDLE_CHECK};
 use crate::error::{Error, Result};
 use crate::operator::END_OF_TIME;
+use crate::source::chunk::TopicIdentity;
+use crate::source::kafka::{Standing, compare};
 
 /// How often the log reports that reading slows down, at most.
 const WARN_EVERY: Duration = Duration::from_secs(10);
@@ -55,6 +57,7 @@ impl Coordinator {
         }
         self.begin(fed.arrived);
         let source = fed.source;
+        self.enter_topic(source, fed.topic.take());
         for (partition, range) in &fed.ranges {
             self.positions[source].insert(Arc::clone(partition), range.end);
         }
@@ -66,6 +69,16 @@ impl Coordinator {
         self.since_reset += 1;
         self.rest_under_pressure();
         Ok(())
+    }
+
+    /// Notes the topic that a source reads. Positions in another topic of that name mean nothing in this one.
+    fn enter_topic(&mut self, source: usize, topic: Option<TopicIdentity>) {
+        let Some(topic) = topic else { return };
+        let name = &self.committer.sources[source];
+        if self.topics.get(name).is_some_and(|known| compare(known, &topic) == Standing::Another) {
+            self.positions[source].clear();
+        }
+        self.topics.insert(name.clone(), topic);
     }
 
     /// Where memory is short reading rests a while; commits, triggers and the shutdown signal do not.
@@ -158,6 +171,7 @@ impl Coordinator {
             times: self.committer.sources.iter().cloned().zip(self.inputs.source_times()).collect(),
             watermarks: self.watermarks(),
             lookups: self.memory.lookup_versions(),
+            topics: self.topics.clone(),
         };
         let committer = Arc::clone(&self.committer);
         self.finish.records += closed.records;

@@ -3,6 +3,7 @@
 mod agreement;
 mod damage;
 mod function;
+mod mutants;
 mod python;
 mod random;
 mod training;

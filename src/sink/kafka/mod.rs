@@ -2,16 +2,19 @@
 //! ([`DirectProducer`]). Rows become messages by [`encode`],
 //! those of a stream that also takes back by [`encode_changes`].
 //!
+//! A message that is too large for its topic ([`limit`]) is handed back and stops nothing: the epoch keeps it as a dead letter.
+//!
 //! Neither decides when an epoch commits: the coordinator calls, this carries out and reports what became of it.
 
 mod changes;
 mod direct;
 mod encode;
+mod limit;
 #[cfg(test)]
 mod tests;
 mod transactional;
 
 pub use changes::{ChangeOrigin, encode_changes};
-pub use direct::DirectProducer;
-pub use encode::{Messages, encode};
-pub use transactional::{TopicMessages, TransactionalProducer};
+pub use direct::{DirectProducer, RefusedMessage};
+pub use encode::{Message, Messages, encode};
+pub use transactional::{Sent, TopicMessages, TransactionalProducer};

@@ -75,10 +75,11 @@ fn connection(broker: &str) -> KafkaConnection {
 async fn direct_messages_carry_pipeline_epoch_and_position() {
     let broker = Broker::start(&[("alerts", 1)]).unwrap();
     let env = Env::system().unwrap();
-    let producer = DirectProducer::open(&connection(broker.bootstrap_servers()), "alerts", "fraud", &env).unwrap();
+    let producer =
+        DirectProducer::open(&connection(broker.bootstrap_servers()), "alerts", "fraud", &env).await.unwrap();
     let rows = batch(vec![("n", Arc::new(Int64Array::from(vec![1, 2])))]);
     producer.send(&encode(&rows, Some("n")).unwrap(), 9, 40).await.unwrap();
-    producer.flush().await.unwrap();
+    producer.flush(9).await.unwrap();
 
     let consumer: BaseConsumer = rdkafka::ClientConfig::new()
         .set("bootstrap.servers", broker.bootstrap_servers())
@@ -114,10 +115,10 @@ fn end_of(broker: &Broker, topic: &str) -> i64 {
 #[tokio::test]
 async fn direct_messages_wait_while_the_queue_is_full() {
     let broker = Broker::start(&[("alerts", 1)]).unwrap();
-    let producer = DirectProducer::open(&narrow(&broker), "alerts", "fraud", &Env::system().unwrap()).unwrap();
+    let producer = DirectProducer::open(&narrow(&broker), "alerts", "fraud", &Env::system().unwrap()).await.unwrap();
     let rows = batch(vec![("n", Arc::new(Int64Array::from_iter_values(0..500)))]);
     producer.send(&encode(&rows, None).unwrap(), 1, 0).await.unwrap();
-    producer.flush().await.unwrap();
+    producer.flush(1).await.unwrap();
     assert_eq!(end_of(&broker, "alerts"), 500);
 }
 
@@ -126,11 +127,11 @@ async fn a_message_that_is_not_delivered_fails_the_flush() {
     let broker = Broker::start(&[("alerts", 1)]).unwrap();
     let mut connection = connection(broker.bootstrap_servers());
     connection.properties.insert("message.timeout.ms".to_owned(), Secret::new("300"));
-    let producer = DirectProducer::open(&connection, "alerts", "fraud", &Env::system().unwrap()).unwrap();
+    let producer = DirectProducer::open(&connection, "alerts", "fraud", &Env::system().unwrap()).await.unwrap();
     broker.go_down().unwrap();
     let rows = batch(vec![("n", Arc::new(Int64Array::from(vec![1])))]);
     producer.send(&encode(&rows, None).unwrap(), 1, 0).await.unwrap();
-    let error = producer.flush().await.unwrap_err();
+    let error = producer.flush(1).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Environment);
     assert!(error.message().contains("topic `alerts`"), "{error}");
 }
@@ -144,8 +145,8 @@ async fn a_transaction_delivers_its_messages_through_a_queue_that_is_full() {
     let producer = TransactionalProducer::open(&connection, "p", "", &topics, &Env::system().unwrap()).await.unwrap();
     assert_eq!(producer.committed_epoch().await.unwrap(), None);
     let rows = batch(vec![("n", Arc::new(Int64Array::from_iter_values(0..1000)))]);
-    let messages = vec![TopicMessages { topic: "alerts".to_owned(), messages: vec![encode(&rows, None).unwrap()] }];
-    producer.commit(4, 1, messages).await.unwrap();
+    let messages = vec![TopicMessages::new("s", "alerts", vec![encode(&rows, None).unwrap()])];
+    assert_eq!(producer.commit(4, 1, messages).await.unwrap(), Sent::Visible);
     assert_eq!(end_of(&broker, "alerts"), 1000);
 }
 
@@ -212,12 +213,12 @@ fn debezium_messages_say_what_was_before_and_after() {
 async fn a_tombstone_reaches_the_topic_as_a_key_without_a_value() {
     let broker = Broker::start(&[("alerts", 1)]).unwrap();
     let env = Env::system().unwrap();
-    let producer = DirectProducer::open(&connection(broker.bootstrap_servers()), "alerts", "p", &env).unwrap();
+    let producer = DirectProducer::open(&connection(broker.bootstrap_servers()), "alerts", "p", &env).await.unwrap();
     let encoding =
         ChangeEncoding { format: ChangeFormat::Upsert, key: vec!["id".to_owned()], key_format: KeyFormat::Text };
     let origin = ChangeOrigin { pipeline: "p".to_owned(), sink: "s".to_owned(), epoch: 7 };
     producer.send(&encode_changes(changes(), &encoding, &origin, &env).unwrap(), 7, 0).await.unwrap();
-    producer.flush().await.unwrap();
+    producer.flush(7).await.unwrap();
     let consumer: BaseConsumer = rdkafka::ClientConfig::new()
         .set("bootstrap.servers", broker.bootstrap_servers())
         .set("group.id", "g")

@@ -8,7 +8,8 @@
 //!
 //! Protocol: KIP-98 (transactions), KIP-447 (offsets in transactions); error classes as librdkafka names them.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -17,7 +18,9 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::{Offset as KafkaOffset, TopicPartitionList};
 use serde::{Deserialize, Serialize};
 
+use super::direct::RefusedMessage;
 use super::encode::{Message, Messages};
+use super::limit::{self, SizeLimits};
 use crate::catalog::KafkaConnection;
 use crate::env::Env;
 use crate::error::{Error, Result};
@@ -30,11 +33,62 @@ const CALL: Duration = Duration::from_secs(10);
 /// The same for the first call, so that a refused login is noticed soon.
 const FIRST_CALL: Duration = Duration::from_secs(2);
 
+/// Bits of a message's number that say its place among the messages of its topic; those above say the topic.
+const NUMBER_BITS: u32 = 40;
+
 /// An epoch's messages for one topic.
 #[derive(Debug, Clone)]
 pub struct TopicMessages {
+    /// The sink, as dead letters name it.
+    pub sink: String,
     pub topic: String,
-    pub messages: Vec<Messages>,
+    messages: Vec<Messages>,
+    /// How many messages of the sink's epoch come before these.
+    before: u64,
+    /// Messages that are not sent, by position, and why.
+    refused: BTreeMap<usize, String>,
+}
+
+impl TopicMessages {
+    /// Messages of one epoch for the topic of a sink.
+    pub fn new(sink: &str, topic: &str, messages: Vec<Messages>) -> Self {
+        Self { sink: sink.to_owned(), topic: topic.to_owned(), messages, before: 0, refused: BTreeMap::new() }
+    }
+
+    /// Lets these follow `before` other messages of the sink's epoch; how many there are with them.
+    pub fn after(&mut self, before: u64) -> u64 {
+        self.before = before;
+        before + self.messages.iter().map(|messages| messages.len() as u64).sum::<u64>()
+    }
+
+    /// The messages that are sent, with their positions.
+    fn iter(&self) -> impl Iterator<Item = (usize, Message<'_>)> {
+        let all = self.messages.iter().flat_map(Messages::iter).enumerate();
+        all.filter(|(position, _)| !self.refused.contains_key(position))
+    }
+
+    /// Leaves these messages out; what they were.
+    fn refuse(&mut self, reasons: BTreeMap<usize, String>) -> Vec<RefusedMessage> {
+        let before = self.before;
+        let owned = |bytes: Option<&[u8]>| bytes.map(<[u8]>::to_vec);
+        let refused = |(position, message): (usize, Message<'_>)| {
+            let reason = reasons.get(&position)?.clone();
+            let (key, payload) = (owned(message.key), owned(message.payload));
+            Some(RefusedMessage { position: before + position as u64, key, payload, reason })
+        };
+        let refused = self.iter().filter_map(refused).collect();
+        self.refused.extend(reasons);
+        refused
+    }
+}
+
+/// What became of a transaction.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Sent {
+    /// All its messages are visible.
+    Visible,
+    /// None is: these are too large for the brokers. By index of the topic, the positions of messages.
+    TooLarge(BTreeMap<usize, BTreeSet<usize>>),
 }
 
 /// Commits epochs to the exactly-once topics of one pipeline on one cluster.
@@ -47,6 +101,7 @@ struct Inner {
     connection: KafkaConnection,
     pipeline: String,
     topics: Vec<String>,
+    limits: Mutex<SizeLimits>,
     env: Env,
     producer: BaseProducer<Context>,
     /// Member of no group; reads and names the group that holds the epochs.
@@ -66,6 +121,8 @@ struct EpochRecord {
 enum Failure {
     /// Undo the transaction; the same epoch may be tried again.
     Abort(String),
+    /// Likewise: the message of this number is too large for the client.
+    TooLarge(usize),
     /// This producer is done for.
     Fatal(Error),
 }
@@ -85,8 +142,10 @@ impl TransactionalProducer {
         let (connection, pipeline) = (connection.clone(), pipeline.to_owned());
         let suffix = if sink_set.is_empty() { String::new() } else { format!("-{sink_set}") };
         let (topics, env) = (topics.to_vec(), env.clone());
+        let limits = SizeLimits::learn(&connection, &topics, &env).await?;
         blocking(move || {
             let mut config = client::producer_config(&connection);
+            limits.configure(&mut config);
             config
                 .set("transactional.id", format!("weir-{pipeline}{suffix}"))
                 .set("transaction.timeout.ms", "60000")
@@ -96,7 +155,8 @@ impl TransactionalProducer {
             let context = Context::new(&connection, &env);
             let producer = client::create_producer(&config, context.clone())?;
             let group = client::create_consumer(&connection, &format!("weir-{pipeline}{suffix}-epochs"), context)?;
-            let inner = Inner { connection, pipeline, topics, env, producer, group, turn: Mutex::new(()) };
+            let (limits, turn) = (Mutex::new(limits), Mutex::new(()));
+            let inner = Inner { connection, pipeline, topics, limits, env, producer, group, turn };
             inner.init()?;
             Ok(Self { inner: Arc::new(inner) })
         })
@@ -109,11 +169,31 @@ impl TransactionalProducer {
         blocking(move || inner.committed_epoch()).await
     }
 
-    /// Makes an epoch's messages visible, all or none.
+    /// Leaves messages out that are too large for their topics, as far as is known; what they were.
+    pub fn refuse_large(&self, messages: &mut TopicMessages) -> Vec<RefusedMessage> {
+        let limits = self.inner.limits();
+        let excess = |(position, message)| Some((position, limits.excess(&messages.topic, message, 0)?));
+        let reasons: BTreeMap<usize, String> = messages.iter().filter_map(excess).collect();
+        drop(limits);
+        if reasons.is_empty() { Vec::new() } else { messages.refuse(reasons) }
+    }
+
+    /// Leaves out what [`Sent::TooLarge`] names, and whatever else is as large; what they were.
+    pub fn refuse(&self, messages: &mut TopicMessages, positions: &BTreeSet<usize>) -> Vec<RefusedMessage> {
+        let too_large = messages.iter().filter(|(position, _)| positions.contains(position));
+        let reasons = too_large.map(|(position, message)| (position, limit::refused(&messages.topic, message, 0)));
+        let reasons = reasons.collect();
+        let mut refused = messages.refuse(reasons);
+        refused.extend(self.refuse_large(messages));
+        refused
+    }
+
+    /// Makes an epoch's messages visible, all or none. When some are too large for the brokers, none is: the epoch may be
+    /// committed again without them.
     ///
     /// Errors: `Fenced` when another process has taken the pipeline over; otherwise `Environment`. After an error that
     /// says the outcome is unknown, open a new producer and ask it for [`TransactionalProducer::committed_epoch`].
-    pub async fn commit(&self, epoch: u64, manifest: i64, messages: Vec<TopicMessages>) -> Result<()> {
+    pub async fn commit(&self, epoch: u64, manifest: i64, messages: Vec<TopicMessages>) -> Result<Sent> {
         let inner = Arc::clone(&self.inner);
         blocking(move || {
             let _turn = inner.turn.lock().unwrap_or_else(PoisonError::into_inner);
@@ -121,6 +201,11 @@ impl TransactionalProducer {
         })
         .await
     }
+}
+
+/// The number that the message at `position` of the `topic`-th topic is sent under.
+fn number_of(topic: usize, position: usize) -> usize {
+    topic << NUMBER_BITS | position
 }
 
 /// Runs what blocks on a thread that may.
@@ -139,6 +224,7 @@ impl Inner {
                 Some(refusal) => client::refused_error(&self.connection, &refusal),
                 None => self.failed("begin to write", &why),
             }),
+            Err(Failure::TooLarge(_)) => Err(Error::internal("a message was sent before transactions began")),
         }
     }
 
@@ -169,56 +255,140 @@ impl Inner {
         Ok(newest)
     }
 
-    fn commit(&self, record: &EpochRecord, messages: &[TopicMessages]) -> Result<()> {
-        let epoch = record.epoch;
-        let done = self.persist("begin a transaction", || self.producer.begin_transaction()).and_then(|()| {
-            self.produce(messages)?;
-            self.record(record)?;
-            self.persist("commit a transaction", || self.producer.commit_transaction(CALL))
-        });
-        match done {
-            Ok(()) => {
-                // Acknowledged: what librdkafka reported about single messages on the way was mended by retries.
-                let _ = self.context().take_undelivered();
-                Ok(())
+    fn commit(&self, record: &EpochRecord, messages: &[TopicMessages]) -> Result<Sent> {
+        let mut suspects = BTreeSet::new();
+        // Which message of a refused batch is too large shows when each is sent by itself.
+        for _ in 0..2 {
+            let refused = self.attempt(record, messages, &suspects)?;
+            if refused.is_empty() {
+                return Ok(Sent::Visible);
             }
-            Err(Failure::Fatal(error)) => Err(error),
-            Err(Failure::Abort(why)) => {
-                match self.persist("abort a transaction", || self.producer.abort_transaction(CALL)) {
-                    Ok(()) => Err(self.failed(&format!("commit epoch {epoch}; the transaction was aborted"), &why)),
-                    Err(Failure::Fatal(error)) => Err(error),
-                    Err(Failure::Abort(_)) => {
-                        Err(self.failed(&format!("commit epoch {epoch}; the outcome is unknown"), &why))
-                    }
+            let guilty = self.guilty(messages, &refused, &suspects);
+            if !guilty.is_empty() {
+                return Ok(Sent::TooLarge(guilty));
+            }
+            suspects.extend(refused);
+        }
+        Err(self
+            .failed(&format!("commit epoch {}", record.epoch), "the brokers refuse batches of messages for their size")
+            .with_hint("Let the user DESCRIBE_CONFIGS of the topic, or set `properties.batch.size` of the sink below the topic's `max.message.bytes`."))
+    }
+
+    /// Those of the refused messages that were alone in their batch.
+    fn guilty(
+        &self,
+        messages: &[TopicMessages],
+        refused: &BTreeSet<usize>,
+        suspects: &BTreeSet<usize>,
+    ) -> BTreeMap<usize, BTreeSet<usize>> {
+        let mut guilty: BTreeMap<usize, BTreeSet<usize>> = BTreeMap::new();
+        for (index, of_topic) in messages.iter().enumerate() {
+            for (position, message) in of_topic.iter() {
+                let number = number_of(index, position);
+                if !refused.contains(&number) {
+                    continue;
+                }
+                let mut limits = self.limits();
+                if refused.len() == 1 || suspects.contains(&number) || limits.is_alone(message, 0) {
+                    limits.learn_refused(&of_topic.topic, message, 0);
+                    guilty.entry(index).or_default().insert(position);
                 }
             }
         }
+        guilty
     }
 
-    fn produce(&self, messages: &[TopicMessages]) -> Result<(), Failure> {
+    /// Tries the transaction once; messages in `alone` go in batches of their own. Returns the numbers of messages that were too
+    /// large, if any: then it was undone.
+    fn attempt(
+        &self,
+        record: &EpochRecord,
+        messages: &[TopicMessages],
+        alone: &BTreeSet<usize>,
+    ) -> Result<BTreeSet<usize>> {
+        let epoch = record.epoch;
+        let _old = self.context().take_too_large();
+        let done = self.persist("begin a transaction", || self.producer.begin_transaction()).and_then(|()| {
+            self.produce(messages, alone)?;
+            self.record(record)?;
+            self.persist("commit a transaction", || self.producer.commit_transaction(CALL))
+        });
+        let (why, too_large) = match done {
+            Ok(()) => {
+                // Acknowledged: what librdkafka reported about single messages on the way was mended by retries.
+                let _ = self.context().take_undelivered();
+                return Ok(BTreeSet::new());
+            }
+            Err(Failure::Fatal(error)) => return Err(error),
+            Err(Failure::Abort(why)) => (why, None),
+            Err(Failure::TooLarge(number)) => (String::new(), Some(number)),
+        };
+        match self.persist("abort a transaction", || self.producer.abort_transaction(CALL)) {
+            Ok(()) => {}
+            Err(Failure::Fatal(error)) => return Err(error),
+            Err(Failure::Abort(_) | Failure::TooLarge(_)) => {
+                return Err(self.failed(&format!("commit epoch {epoch}; the outcome is unknown"), &why));
+            }
+        }
+        if let Some(number) = too_large {
+            return Ok(BTreeSet::from([number]));
+        }
+        self.serve_reports();
+        let refused: BTreeSet<usize> = self.context().take_too_large().iter().map(|message| message.number).collect();
+        if refused.is_empty() {
+            return Err(self.failed(&format!("commit epoch {epoch}; the transaction was aborted"), &why));
+        }
+        // Of the messages behind them, whose batches were undone with the transaction.
+        let _ = self.context().take_undelivered();
+        Ok(refused)
+    }
+
+    /// Lets the reports of an undone transaction's messages reach the context: they say which were too large.
+    fn serve_reports(&self) {
+        let deadline = self.env.instant() + FIRST_CALL;
+        while self.producer.in_flight_count() > 0 && self.env.instant() < deadline {
+            self.producer.poll(Duration::from_millis(10));
+        }
+    }
+
+    fn produce(&self, messages: &[TopicMessages], alone: &BTreeSet<usize>) -> Result<(), Failure> {
         let deadline = self.env.instant() + PATIENCE;
-        for TopicMessages { topic, messages } in messages {
-            for message in messages.iter().flat_map(Messages::iter) {
-                self.produce_one(topic, message, deadline)?;
+        let flush = || self.persist("send a message", || self.producer.flush(CALL));
+        for (index, of_topic) in messages.iter().enumerate() {
+            for (position, message) in of_topic.iter() {
+                let number = number_of(index, position);
+                if !alone.contains(&number) {
+                    self.produce_one(&of_topic.topic, message, number, deadline)?;
+                    continue;
+                }
+                flush()?;
+                self.produce_one(&of_topic.topic, message, number, deadline)?;
+                flush()?;
             }
         }
         Ok(())
     }
 
-    fn produce_one(&self, topic: &str, message: Message<'_>, deadline: Instant) -> Result<(), Failure> {
+    fn produce_one(&self, topic: &str, message: Message<'_>, number: usize, deadline: Instant) -> Result<(), Failure> {
+        use RDKafkaErrorCode as Code;
         loop {
-            let mut record = BaseRecord::<[u8], [u8]>::to(topic);
+            let mut record = BaseRecord::<[u8], [u8], usize>::with_opaque_to(topic, number);
             (record.key, record.payload) = (message.key, message.payload);
             match self.producer.send(record) {
                 Ok(()) => return Ok(()),
-                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _))
-                    if self.env.instant() < deadline =>
-                {
+                Err((KafkaError::MessageProduction(Code::QueueFull), _)) if self.env.instant() < deadline => {
                     self.producer.poll(Duration::from_millis(10));
+                }
+                Err((KafkaError::MessageProduction(Code::MessageSizeTooLarge), _)) => {
+                    return Err(Failure::TooLarge(number));
                 }
                 Err((error, _)) => return Err(self.classify(&error)),
             }
         }
+    }
+
+    fn limits(&self) -> MutexGuard<'_, SizeLimits> {
+        self.limits.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn record(&self, record: &EpochRecord) -> Result<(), Failure> {

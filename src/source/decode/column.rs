@@ -10,6 +10,7 @@ use arrow::buffer::{BooleanBuffer, NullBuffer, OffsetBuffer, ScalarBuffer};
 use arrow::datatypes::{DataType, FieldRef, Fields, TimeUnit};
 
 use super::fault::sql_name;
+use super::plan::Names;
 use crate::error::{Context, Error, Result};
 
 /// One column in the making.
@@ -77,7 +78,10 @@ pub(super) struct Map {
 #[derive(Debug)]
 pub(super) struct Struct {
     pub(super) fields: Fields,
+    pub(super) names: Names,
     pub(super) columns: Vec<Column>,
+    /// Columns inside it, at any depth: what a value takes at least.
+    pub(super) width: u32,
     pub(super) len: usize,
     pub(super) nulls: Nulls,
 }
@@ -201,7 +205,9 @@ impl Column {
             DataType::Map(entries, sorted) => Self::new_map(entries, *sorted)?,
             DataType::Struct(fields) => Self::Struct(Box::new(Struct {
                 fields: fields.clone(),
+                names: Names::of(fields.iter().map(|field| field.name().as_bytes())),
                 columns: fields.iter().map(|field| Self::new(field.data_type())).collect::<Result<_>>()?,
+                width: fields.iter().map(|field| width(field.data_type())).sum(),
                 len: 0,
                 nulls: Nulls::default(),
             })),
@@ -408,6 +414,14 @@ impl Bytes {
         // SAFETY: `json` and `csv` append to STRING columns only whole strings, map keys and value texts of records
         // that were checked to be UTF-8, cut at ASCII bytes, or characters that came out of valid escapes.
         unsafe { StringArray::new_unchecked(offsets(self.offsets), self.data.into(), nulls) }
+    }
+}
+
+/// How many columns a value of a type fills, if only with nulls.
+fn width(data_type: &DataType) -> u32 {
+    match data_type {
+        DataType::Struct(fields) => 1 + fields.iter().map(|field| width(field.data_type())).sum::<u32>(),
+        _ => 1,
     }
 }
 

@@ -10,6 +10,8 @@ use super::number::{self, Excess};
 use super::scan::{Cursor, PAD};
 use super::{text, timestamp, value};
 
+const WRONG_WIDTH: Fault = Fault::Syntax("the line has another number of fields than there should be");
+
 /// Decodes record after record of one chunk.
 #[derive(Debug)]
 pub(super) struct CsvRows<'a> {
@@ -40,7 +42,7 @@ impl<'a> CsvRows<'a> {
         let (sources, width) = if header.is_empty() {
             ((0..names.len()).map(Some).collect(), names.len())
         } else {
-            fields.split(header)?;
+            fields.split(header, usize::MAX)?;
             let titles: Vec<String> =
                 (0..fields.len()).map(|index| String::from_utf8_lossy(fields.get(index)).trim().to_owned()).collect();
             let sources = names.iter().map(|name| {
@@ -69,9 +71,9 @@ impl<'a> CsvRows<'a> {
 
     fn append(&mut self, line: &[u8]) -> Result<(), Blame> {
         let whole = |fault| Blame { column: None, fault, at: 0 };
-        self.fields.split(line).map_err(whole)?;
+        self.fields.split(line, self.width).map_err(whole)?;
         if self.fields.len() != self.width {
-            return Err(whole(Fault::Syntax("the line has another number of fields than there should be")));
+            return Err(whole(WRONG_WIDTH));
         }
         for (index, column) in self.columns.iter_mut().enumerate() {
             let blame = |fault| Blame { column: Some(index), fault, at: 0 };
@@ -105,12 +107,16 @@ impl Fields {
         !self.quoted[index] && self.get(index).is_empty()
     }
 
-    fn split(&mut self, line: &[u8]) -> Outcome {
+    /// Splits a line; one of more than `most` fields is refused at once, since it may have millions.
+    fn split(&mut self, line: &[u8], most: usize) -> Outcome {
         self.data.clear();
         self.ends.clear();
         self.quoted.clear();
         let mut rest = line;
         loop {
+            if self.ends.len() == most {
+                return Err(WRONG_WIDTH);
+            }
             let quoted = rest.first() == Some(&b'"');
             rest = if quoted { self.quoted_field(&rest[1..])? } else { self.plain_field(rest)? };
             self.ends.push(self.data.len());

@@ -19,7 +19,13 @@ pub(super) enum Fault {
     Null,
     /// No such field in the record, and the column is NOT NULL.
     Missing,
+    /// More values inside arrays, maps and structs than a record may have.
+    TooMany,
 }
+
+/// How many values a record may have inside arrays, maps and structs. Each takes up to 16 bytes in memory, and the text of
+/// some takes 2: this keeps what a record becomes near the size of the longest line.
+pub(super) const MAX_VALUES: u32 = 4_000_000;
 
 /// The result of reading one value.
 pub(super) type Outcome<T = ()> = Result<T, Fault>;
@@ -36,6 +42,7 @@ impl Fault {
             Self::BadText => format!("not a {wanted}: {}", excerpt(found)),
             Self::Null => "null in a NOT NULL column".to_owned(),
             Self::Missing => "field of a NOT NULL column is missing".to_owned(),
+            Self::TooMany => format!("more than {MAX_VALUES} values in the arrays, maps and structs of a record"),
         }
     }
 }

@@ -19,6 +19,8 @@ pub(super) struct JsonRows<'a> {
     pub(super) columns: Vec<Column>,
     /// Per object plan: the keys of the last record, in their order.
     expected: Vec<Vec<Expected>>,
+    /// Per object plan: the object that is read now, and what is known of its exact names.
+    objects: Vec<ObjectKeys>,
     /// Faults of single values in the record at hand; a later duplicate of the field clears its fault.
     faults: Vec<Blame>,
     row: usize,
@@ -39,11 +41,22 @@ struct Expected {
     target: Option<Match>,
 }
 
+/// How many keys of an object are kept to be expected in the next: a longer one is no pattern, and may have millions.
+const MAX_EXPECTED: usize = 4_096;
+
+/// Which members of the object at hand have been found under their exact name.
+#[derive(Debug, Default)]
+struct ObjectKeys {
+    /// Per member: how many of the expected keys have been looked through, and whether one of them, or a later key, is exact.
+    seen: Vec<(usize, bool)>,
+}
+
 impl<'a> JsonRows<'a> {
     /// A decoder into `columns`, which are empty; `objects` as [`ObjectPlan::new`] counted them.
     pub(super) fn new(plan: &'a ObjectPlan, objects: usize, nullable: &'a [bool], columns: Vec<Column>) -> Self {
         let expected = std::iter::repeat_with(Vec::new).take(objects).collect();
-        Self { plan, nullable, columns, expected, faults: Vec::new(), row: 0 }
+        let objects = std::iter::repeat_with(ObjectKeys::default).take(objects).collect();
+        Self { plan, nullable, columns, expected, objects, faults: Vec::new(), row: 0 }
     }
 
     /// Appends the record `data[start..end]` as a row. On an error nothing is appended.
@@ -106,6 +119,7 @@ impl<'a> JsonRows<'a> {
             cursor.leave();
             return Ok(());
         }
+        self.objects[plan.id].seen.clear();
         let mut place = 0;
         loop {
             let target = self.key(plan, place, cursor)?;
@@ -154,6 +168,12 @@ impl<'a> JsonRows<'a> {
             }
         };
         let expected = &mut self.expected[plan.id];
+        if place >= MAX_EXPECTED {
+            if let Some(Match { member, exact: true }) = target {
+                self.seen(plan, member).1 = true;
+            }
+            return Ok(target);
+        }
         if place >= expected.len() {
             expected.push(Expected::default());
         }
@@ -191,9 +211,7 @@ impl<'a> JsonRows<'a> {
         place: usize,
         cursor: &mut Cursor<'_>,
     ) -> Outcome {
-        let known = &self.expected[plan.id];
-        let beaten = !target.exact && known[..place].iter().any(|e| e.target == Some(Match { exact: true, ..target }));
-        if beaten {
+        if !target.exact && self.is_beaten(plan, target, place) {
             return cursor.skip_value();
         }
         member.each_column(&mut |index| {
@@ -224,6 +242,25 @@ impl<'a> JsonRows<'a> {
         }
         self.faults.push(Blame { column: member.first_inner_column(), fault: Fault::WrongType, at: start });
         cursor.skip_value()
+    }
+
+    /// Whether an earlier field of the object has the exact name. Each key is looked at once, however often this is asked.
+    fn is_beaten(&mut self, plan: &ObjectPlan, target: Match, place: usize) -> bool {
+        let wanted = Some(Match { exact: true, ..target });
+        let (from, found) = *self.seen(plan, target.member);
+        let known = &self.expected[plan.id];
+        let to = place.min(known.len());
+        let found = found || known[from.min(to)..to].iter().any(|expected| expected.target == wanted);
+        *self.seen(plan, target.member) = (to, found);
+        found
+    }
+
+    fn seen(&mut self, plan: &ObjectPlan, member: usize) -> &mut (usize, bool) {
+        let seen = &mut self.objects[plan.id].seen;
+        if seen.len() <= member {
+            seen.resize(plan.members.len(), (0, false));
+        }
+        &mut seen[member]
     }
 
     /// Notes that a column refused the value at `start`, and moves past the value.

@@ -16,6 +16,11 @@ impl Refusal {
     pub(super) fn of_record(reason: impl Into<String>) -> Self {
         Self { reason: reason.into(), column: None }
     }
+
+    /// The refusal of a record of `length` bytes, of which the first `kept` are there.
+    pub(super) fn too_long(length: u64, kept: usize) -> Self {
+        Self::of_record(format!("the record has {length} bytes, more than 64 MiB: the first {kept} are kept here"))
+    }
 }
 
 /// The refused records of one chunk.

@@ -5,10 +5,11 @@
 //! records come from and where dead letters go.
 //!
 //! The way of a record: `scan` walks its bytes, `plan` says which column a field feeds, `json` and `csv` read it into
-//! growing `column`s, `value` (with `number`, `text`, `timestamp`) turns one value into one column's type.
+//! growing `column`s, `value` (with `entries`, `number`, `text`, `timestamp`) turns one value into one column's type.
 
 mod column;
 mod csv;
+mod entries;
 mod fault;
 mod json;
 mod letters;
@@ -21,6 +22,8 @@ mod text;
 mod timestamp;
 mod value;
 
+#[cfg(test)]
+mod hostile;
 #[cfg(test)]
 mod oracle;
 #[cfg(test)]
@@ -129,7 +132,12 @@ impl Decoder {
         let mut kept = Vec::with_capacity(records.len());
         let mut rows = self.record_rows(&records)?;
         let mut tombstones = records.tombstones.iter().copied().peekable();
+        let mut cut_short = records.cut_short.iter().copied().peekable();
         for index in 0..records.len() {
+            if let Some((_, length)) = cut_short.next_if(|(cut, _)| *cut == index as u32) {
+                letters.record(&records, index, false, Refusal::too_long(length, records.payload(index).len()))?;
+                continue;
+            }
             let tombstone = tombstones.next_if_eq(&(index as u32)).is_some();
             match self.record(&mut rows, &records, index, tombstone, all_utf8) {
                 Ok(()) => kept.push(index as u32),

@@ -1,12 +1,27 @@
 //! Which field of a record feeds which column: a tree of names, since a column may read a path.
 
+use std::collections::HashMap;
+
 /// The fields of one object that somebody wants.
 #[derive(Debug, Default)]
 pub(super) struct ObjectPlan {
     pub(super) members: Vec<Member>,
+    names: Names,
     /// Its place among all object plans of the tree.
     pub(super) id: usize,
 }
+
+/// Names and their places, found in constant time: a record may hold a million names that nobody asked for.
+#[derive(Debug, Default)]
+pub(super) struct Names {
+    in_order: Vec<Box<[u8]>>,
+    exact: HashMap<Box<[u8]>, usize>,
+    /// By the name in lower case; several names may share one.
+    folded: HashMap<Box<[u8]>, Vec<usize>>,
+}
+
+/// Up to this many names, comparing with each is faster than hashing.
+const FEW: usize = 16;
 
 /// One wanted field.
 #[derive(Debug)]
@@ -38,9 +53,9 @@ impl ObjectPlan {
 
     fn add(&mut self, path: &[String], column: usize, objects: &mut usize) {
         let [name, rest @ ..] = path else { return };
-        let index = self.members.iter().position(|member| member.name == *name).unwrap_or_else(|| {
+        let index = self.names.exact.get(name.as_bytes()).copied().unwrap_or_else(|| {
             self.members.push(Member { name: name.clone(), columns: Vec::new(), inside: None });
-            self.members.len() - 1
+            self.names.push(name.as_bytes())
         });
         let member = &mut self.members[index];
         if rest.is_empty() {
@@ -49,18 +64,54 @@ impl ObjectPlan {
         }
         let inside = member.inside.get_or_insert_with(|| {
             *objects += 1;
-            Self { members: Vec::new(), id: *objects - 1 }
+            Self { id: *objects - 1, ..Self::default() }
         });
         inside.add(rest, column, objects);
     }
 
     /// The member that `name` stands for: by exact name, else ignoring case.
     pub(super) fn find(&self, name: &[u8]) -> Option<Match> {
-        let position =
-            |test: &dyn Fn(&[u8]) -> bool| self.members.iter().position(|member| test(member.name.as_bytes()));
-        position(&|own| own == name)
-            .map(|member| Match { member, exact: true })
-            .or_else(|| position(&|own| same_ignoring_case(own, name)).map(|member| Match { member, exact: false }))
+        let same = |index: usize| same_ignoring_case(self.members[index].name.as_bytes(), name);
+        self.names.find(name, same).map(|(member, exact)| Match { member, exact })
+    }
+}
+
+impl Names {
+    /// Names in their order; the first of equal ones counts.
+    pub(super) fn of<'a>(names: impl Iterator<Item = &'a [u8]>) -> Self {
+        let mut found = Self::default();
+        for name in names {
+            found.push(name);
+        }
+        found
+    }
+
+    fn push(&mut self, name: &[u8]) -> usize {
+        let place = self.in_order.len();
+        self.in_order.push(name.into());
+        self.exact.entry(name.into()).or_insert(place);
+        self.folded.entry(fold(name)).or_default().push(place);
+        place
+    }
+
+    /// The place of `name`, and whether it is exact; else of the first name for which `same` holds among those that are equal in
+    /// lower case.
+    pub(super) fn find(&self, name: &[u8], same: impl Fn(usize) -> bool) -> Option<(usize, bool)> {
+        if self.in_order.len() <= FEW {
+            let exact = self.in_order.iter().position(|known| **known == *name).map(|place| (place, true));
+            return exact.or_else(|| (0..self.in_order.len()).find(|place| same(*place)).map(|place| (place, false)));
+        }
+        if let Some(place) = self.exact.get(name) {
+            return Some((*place, true));
+        }
+        self.folded.get(&fold(name))?.iter().copied().find(|place| same(*place)).map(|place| (place, false))
+    }
+}
+
+fn fold(name: &[u8]) -> Box<[u8]> {
+    match std::str::from_utf8(name) {
+        Ok(text) if !text.is_ascii() => text.to_lowercase().into_bytes().into(),
+        _ => name.to_ascii_lowercase().into(),
     }
 }
 

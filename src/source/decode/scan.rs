@@ -4,7 +4,7 @@
 //! compares [`Cursor::pos`] with the record's end afterwards. A record cut short may thus be read into its neighbour,
 //! is then found out by that comparison, and is rolled back. This keeps bounds out of the hot path.
 
-use super::fault::{Fault, Outcome};
+use super::fault::{Fault, MAX_VALUES, Outcome};
 use super::number;
 
 /// Zero bytes that must follow the last record.
@@ -21,6 +21,8 @@ pub(super) struct Cursor<'a> {
     /// The next byte.
     pub(super) pos: usize,
     depth: u8,
+    /// Values that arrays, maps and structs may still have.
+    room: u32,
 }
 
 /// How a scanned string looks.
@@ -36,7 +38,7 @@ impl<'a> Cursor<'a> {
     /// A cursor at `pos` of padded text.
     pub(super) fn new(data: &'a [u8], pos: usize) -> Self {
         debug_assert!(data.len() >= PAD && data[data.len() - PAD..].iter().all(|byte| *byte == 0));
-        Self { data, pos, depth: 0 }
+        Self { data, pos, depth: 0, room: MAX_VALUES }
     }
 
     /// The byte at the cursor; 0 at the very end.
@@ -88,6 +90,13 @@ impl<'a> Cursor<'a> {
     /// How many arrays and objects are open.
     pub(super) fn depth(&self) -> u8 {
         self.depth
+    }
+
+    /// Takes room for `count` values inside an array, map or struct.
+    #[inline]
+    pub(super) fn take_room(&mut self, count: u32) -> Outcome {
+        self.room = self.room.checked_sub(count).ok_or(Fault::TooMany)?;
+        Ok(())
     }
 
     /// Reads the string whose opening quote is at the cursor and moves past its closing quote.

@@ -210,6 +210,18 @@ fn a_record_that_is_no_json_object_is_a_dead_letter_with_its_bytes_and_spares_it
 }
 
 #[test]
+fn a_record_that_was_cut_short_is_a_dead_letter_with_its_beginning_and_its_length() {
+    let def = source(vec![column("a", DataType::Int32)]);
+    let mut cut = records(&[r#"{"a":1}"#, r#"{"a":2}"#, "\u{e9}", r#"{"a":3}"#]);
+    cut.cut_short = vec![(1, 70_000_000)];
+    let decoded = Decoder::new(&def).unwrap().decode(chunk(cut)).unwrap();
+    assert_eq!(decoded.rows.column(0).as_primitive::<Int32Type>().values(), &[1, 3]);
+    let letter = &decoded.dead[0];
+    assert_eq!((letter.offset, letter.payload.as_deref()), (101, Some(br#"{"a":2}"#.as_slice())));
+    assert_eq!(letter.reason, "the record has 70000000 bytes, more than 64 MiB: the first 7 are kept here");
+}
+
+#[test]
 fn two_records_that_are_utf8_only_together_are_both_refused() {
     let def = source(vec![column("a", DataType::Utf8)]);
     let decoded = decode(&def, &[b"{\"a\":\"\xc3".as_slice(), b"\xa4\"}".as_slice(), b"{\"a\":\"ok\"}".as_slice()]);

@@ -6,6 +6,7 @@
 //! TIMESTAMP is a text or a number of milliseconds since 1970 UTC.
 
 use super::column::{Bytes, Column, List, Map, Struct, Values};
+use super::entries::MapEntries;
 use super::fault::{Fault, Outcome};
 use super::number::{self, Excess};
 use super::scan::{Cursor, Text};
@@ -211,6 +212,7 @@ fn append_list(column: &mut List, cursor: &mut Cursor<'_>, first: u8) -> Outcome
         cursor.leave();
     } else {
         loop {
+            cursor.take_room(1)?;
             append_nullable(&mut column.items, nullable, cursor)?;
             if !cursor.next_or(b']')? {
                 break;
@@ -223,20 +225,19 @@ fn append_list(column: &mut List, cursor: &mut Cursor<'_>, first: u8) -> Outcome
 
 fn append_map(column: &mut Map, cursor: &mut Cursor<'_>, first: u8) -> Outcome {
     // The last of several equal keys wins, so the places of the values are known before the first is taken.
-    let mut entries: Vec<(Vec<u8>, usize)> = Vec::new();
+    let mut entries = MapEntries::new(cursor.data);
     let depth = cursor.depth() + 1;
-    each_field(cursor, first, |key, cursor| {
-        match entries.iter_mut().find(|(known, _)| known == key) {
-            Some((_, place)) => *place = cursor.pos,
-            None => entries.push((key.to_vec(), cursor.pos)),
+    each_field(cursor, first, |text, key, cursor| {
+        if entries.put(text, key, cursor.pos) {
+            cursor.take_room(2)?;
         }
         cursor.skip_value()
     })?;
     let end = cursor.pos;
-    for (key, place) in &entries {
-        cursor.rewind(*place, depth);
+    for entry in &entries.entries {
+        cursor.rewind(entry.value as usize, depth);
         append_nullable(&mut column.values, column.pair[1].is_nullable(), cursor)?;
-        column.keys.push(key);
+        column.keys.push(entries.key(entry));
     }
     cursor.rewind(end, depth - 1);
     column.offsets.push(column.values.len() as i32);
@@ -244,18 +245,18 @@ fn append_map(column: &mut Map, cursor: &mut Cursor<'_>, first: u8) -> Outcome {
 }
 
 fn append_struct(column: &mut Struct, cursor: &mut Cursor<'_>, first: u8) -> Outcome {
+    cursor.take_room(column.width)?;
     let (fields, columns, row) = (&column.fields, &mut column.columns, column.len);
+    let names = &column.names;
     // Which fields were found under their exact name: that beats a name which only differs in case.
     let mut exact = vec![false; fields.len()];
-    each_field(cursor, first, |key, cursor| {
-        let by_name = fields.iter().position(|field| field.name().as_bytes() == key);
-        let index = by_name
-            .or_else(|| fields.iter().position(|field| field.name().as_bytes().eq_ignore_ascii_case(key)))
-            .filter(|index| by_name.is_some() || !exact[*index]);
-        let Some(index) = index else {
+    each_field(cursor, first, |_, key, cursor| {
+        let same = |index: usize| fields[index].name().as_bytes().eq_ignore_ascii_case(key);
+        let found = names.find(key, same).filter(|(index, by_name)| *by_name || !exact[*index]);
+        let Some((index, by_name)) = found else {
             return cursor.skip_value();
         };
-        exact[index] = by_name.is_some();
+        exact[index] = by_name;
         columns[index].truncate(row);
         append_nullable(&mut columns[index], true, cursor)
     })?;
@@ -271,8 +272,12 @@ fn append_struct(column: &mut Struct, cursor: &mut Cursor<'_>, first: u8) -> Out
     Ok(())
 }
 
-/// Gives `read` the unescaped key of each field of the object at the cursor, with the cursor at its value.
-fn each_field(cursor: &mut Cursor<'_>, first: u8, mut read: impl FnMut(&[u8], &mut Cursor<'_>) -> Outcome) -> Outcome {
+/// Gives `read` the key of each field of the object at the cursor, where it stands and unescaped, with the cursor at its value.
+fn each_field(
+    cursor: &mut Cursor<'_>,
+    first: u8,
+    mut read: impl FnMut(Text, &[u8], &mut Cursor<'_>) -> Outcome,
+) -> Outcome {
     if first != b'{' {
         return Err(Fault::WrongType);
     }
@@ -289,11 +294,11 @@ fn each_field(cursor: &mut Cursor<'_>, first: u8, mut read: impl FnMut(&[u8], &m
         let name = cursor.string()?;
         cursor.colon()?;
         match name {
-            Text::Plain(start, end) => read(&cursor.data[start..end], cursor)?,
+            Text::Plain(start, end) => read(name, &cursor.data[start..end], cursor)?,
             Text::Escaped(start, end) => {
                 unescaped.clear();
                 text::unescape_into(&cursor.data[start..end], &mut unescaped)?;
-                read(&unescaped, cursor)?;
+                read(name, &unescaped, cursor)?;
             }
         }
         if !cursor.next_or(b'}')? {

@@ -85,7 +85,7 @@ struct Opened {
 async fn open(options: &DeltaSourceOptions, offset: Option<Offset>, bounded: bool, env: &Env) -> Opened {
     let def = source(columns(options.feed), options.clone());
     let offsets = offset.map(|offset| Offsets::from([("0".into(), offset)])).unwrap_or_default();
-    let reader = DeltaReader::open(&def, options, &ReadFrom { offsets, bounded }, env).await.unwrap();
+    let reader = DeltaReader::open(&def, options, &ReadFrom { offsets, bounded, topic: None }, env).await.unwrap();
     Opened { reader, decoder: Decoder::new(&def).unwrap(), offset }
 }
 

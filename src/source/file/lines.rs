@@ -1,14 +1,16 @@
 //! Lines of a text file as records: each line is one, without its line end; the offset is the byte where it begins.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
 use std::path::Path;
 
-use crate::error::{Context, Error, Result};
-use crate::source::chunk::Records;
+use serde::Deserialize;
 
-/// A longer line is no record but a mistake in the path or format.
-const MAX_LINE: u64 = 64 << 20;
+use crate::error::{Context, Result};
+use crate::source::chunk::{KEPT_OF_LONG, MAX_RECORD, Records};
+
+/// A longer line is refused without being read into memory.
+const MAX_LINE: u64 = MAX_RECORD as u64;
 
 const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
 
@@ -74,15 +76,59 @@ pub(super) fn read(
             return Ok(None);
         }
         if wanted >= MAX_LINE {
-            return Err(Error::environment(format!(
-                "line at byte {} of `{}` is longer than 64 MiB",
-                range.start,
-                path.display()
-            ))
-            .with_hint("Check that the file holds one record a line."));
+            return long_line(&mut file, range, text, header).environment(failed);
         }
         wanted = (wanted * 2).min(MAX_LINE);
     }
+}
+
+/// The line whose first [`MAX_LINE`] bytes are `text`, read on to its end a piece at a time; `None` if it is not complete.
+fn long_line(file: &mut File, range: Range, mut text: Vec<u8>, header: &[u8]) -> io::Result<Option<(Records, u64)>> {
+    let mut length = text.len() as u64;
+    text.truncate(KEPT_OF_LONG);
+    text.shrink_to_fit();
+    let left = range.end - range.start - length;
+    let mut rest = BufReader::with_capacity(1 << 20, file.take(left));
+    let ended = loop {
+        let piece = rest.fill_buf()?;
+        if piece.is_empty() {
+            break false;
+        }
+        let end = memchr::memchr(b'\n', piece);
+        let taken = end.map_or(piece.len(), |end| end + 1);
+        length += taken as u64;
+        rest.consume(taken);
+        if end.is_some() {
+            break true;
+        }
+    };
+    let whole = match range.last_line {
+        _ if ended => true,
+        LastLine::Waits => false,
+        LastLine::Counts => true,
+        LastLine::CountsIfJson => {
+            let file = rest.into_inner().into_inner();
+            file.seek(SeekFrom::Start(range.start))?;
+            is_json(BufReader::with_capacity(1 << 20, file.take(length)))
+        }
+    };
+    if !whole {
+        return Ok(None);
+    }
+    let mut records =
+        Records { data: header.to_vec(), cut_short: vec![(0, length - u64::from(ended))], ..Records::default() };
+    records.bounds.push(header.len() as u32);
+    records.data.extend_from_slice(&text);
+    records.bounds.push(records.data.len() as u32);
+    records.offsets.push(range.start as i64);
+    records.timestamps_ms.push(-1);
+    Ok(Some((records, range.start + length)))
+}
+
+/// Whether a text is one JSON value, without holding it.
+fn is_json(text: impl Read) -> bool {
+    let mut values = serde_json::Deserializer::from_reader(text);
+    serde::de::IgnoredAny::deserialize(&mut values).is_ok() && values.end().is_ok()
 }
 
 /// The header line without its line end, and the byte after it; `None` if it is not complete.

@@ -87,7 +87,7 @@ fn bounded_reading_leaves_a_last_line_whose_writer_is_not_done_to_the_next_run()
     assert_eq!(poll(&mut reader, 9, 1 << 20), ["finished"]);
     append(&path, "2}");
     let offsets = Offsets::from([("a.json".into(), 8)]);
-    let mut reader = open(&path, Format::Json, &ReadFrom { offsets, bounded: true }, &env);
+    let mut reader = open(&path, Format::Json, &ReadFrom { offsets, bounded: true, topic: None }, &env);
     assert_eq!(poll(&mut reader, 9, 1 << 20), ["a.json@8 {\"a\":2}"]);
     assert_eq!(poll(&mut reader, 9, 1 << 20), ["finished"]);
 }
@@ -98,7 +98,7 @@ fn a_line_that_goes_on_after_it_was_read_as_the_last_is_an_error() {
     let path = folder.path().join("a.csv");
     append(&path, "a,b\n1,2");
     let offsets = || Offsets::from([("a.csv".into(), 7)]);
-    let bounded = || ReadFrom { offsets: offsets(), bounded: true };
+    let bounded = || ReadFrom { offsets: offsets(), bounded: true, topic: None };
     let limit = PollLimit { rows: 9, bytes: 99, wait: Duration::ZERO, linger: Duration::ZERO };
     append(&path, "\n3,4\n");
     let mut reader = open(&path, Format::Csv, &bounded(), &Env::manual(0, 1));
@@ -115,7 +115,7 @@ fn reading_resumes_at_committed_offsets() {
     let env = Env::manual(0, 1);
     append(&folder.path().join("a.json"), "one\ntwo\n");
     let offsets = Offsets::from([("a.json".into(), 4)]);
-    let mut reader = open(folder.path(), Format::Json, &ReadFrom { offsets, bounded: true }, &env);
+    let mut reader = open(folder.path(), Format::Json, &ReadFrom { offsets, bounded: true, topic: None }, &env);
     assert_eq!(poll(&mut reader, 9, 99), ["a.json@4 two"]);
     assert_eq!(poll(&mut reader, 9, 99), ["finished"]);
 }
@@ -125,7 +125,7 @@ fn a_file_that_became_shorter_is_an_error() {
     let folder = tempfile::tempdir().unwrap();
     append(&folder.path().join("a.json"), "one\n");
     let options = FileSourceOptions { path: folder.path().to_str().unwrap().to_owned(), poll_interval: INTERVAL };
-    let from = ReadFrom { offsets: Offsets::from([("a.json".into(), 40)]), bounded: false };
+    let from = ReadFrom { offsets: Offsets::from([("a.json".into(), 40)]), bounded: false, topic: None };
     let error = FileReader::open("files", &options, Format::Json, &from, &Env::manual(0, 1)).unwrap_err();
     assert_eq!(error.message(), "file `a.json` of source `files` has become shorter");
     fs::remove_file(folder.path().join("a.json")).unwrap();
@@ -148,7 +148,7 @@ fn a_csv_header_travels_with_each_chunk_and_is_no_record() {
     assert_eq!(poll(&mut reader, 1, 99), ["day=1/a.csv@7 1,2"]);
     let mut resumed = {
         let offsets = Offsets::from([("day=1/a.csv".into(), 11)]);
-        open(&pattern, Format::Csv, &ReadFrom { offsets, bounded: false }, &env)
+        open(&pattern, Format::Csv, &ReadFrom { offsets, bounded: false, topic: None }, &env)
     };
     let limit = PollLimit { rows: 9, bytes: 99, wait: Duration::ZERO, linger: Duration::ZERO };
     let Poll::Chunks(chunks) = futures::executor::block_on(resumed.poll(limit)).unwrap() else {
@@ -178,7 +178,67 @@ fn parquet_rows_are_counted_and_resumed_and_half_written_files_wait() {
     env.advance(INTERVAL);
     assert_eq!(poll(&mut reader, 99, 1 << 20), ["a.parquet@0+10"]);
     let offsets = Offsets::from([("a.parquet".into(), 10), ("b.parquet".into(), 9)]);
-    let mut resumed = open(folder.path(), Format::Parquet, &ReadFrom { offsets, bounded: true }, &env);
+    let mut resumed = open(folder.path(), Format::Parquet, &ReadFrom { offsets, bounded: true, topic: None }, &env);
     assert_eq!(poll(&mut resumed, 99, 1 << 20), ["b.parquet@9+1"]);
     assert_eq!(poll(&mut resumed, 99, 1 << 20), ["finished"]);
+}
+
+/// What the next poll makes of the lines: how many are rows, and `offset reason (bytes kept)` of the others.
+fn decode(reader: &mut FileReader) -> (usize, Vec<String>) {
+    let limit = PollLimit { rows: 9, bytes: 1 << 20, wait: Duration::ZERO, linger: Duration::ZERO };
+    let (mut rows, mut dead) = (0, Vec::new());
+    loop {
+        let Poll::Chunks(chunks) = futures::executor::block_on(reader.poll(limit)).unwrap() else {
+            return (rows, dead);
+        };
+        for chunk in chunks {
+            let Payload::Records(records) = chunk.payload else { panic!("lines are records") };
+            let is_cut = |index: usize| records.cut_short.iter().find(|(cut, _)| *cut as usize == index);
+            for index in 0..records.len() {
+                match is_cut(index) {
+                    None => rows += 1,
+                    Some((_, length)) => dead.push(format!(
+                        "{} {length} ({}), then {}",
+                        records.offsets[index],
+                        records.payload(index).len(),
+                        chunk.end
+                    )),
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_line_over_64_mib_is_cut_short_and_its_neighbours_are_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.json");
+    let long = format!("{{\"t\":\"{}\"}}", "x".repeat(70_000_000));
+    append(&path, &format!("{{}}\n{long}\n{{}}\n"));
+    let bounded = ReadFrom { bounded: true, ..ReadFrom::default() };
+    for from in [&bounded, &ReadFrom::default()] {
+        let mut reader = open(&path, Format::Json, from, &Env::manual(0, 1));
+        let end = 3 + long.len() + 1;
+        assert_eq!(decode(&mut reader), (2, vec![format!("3 {} (65536), then {end}", long.len())]));
+    }
+}
+
+#[test]
+fn a_line_over_64_mib_without_an_end_waits_or_counts_as_shorter_ones_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let env = Env::manual(0, 1);
+    let whole = format!("{{\"t\":\"{}\"}}", "x".repeat(70_000_000));
+    let bounded = ReadFrom { bounded: true, ..ReadFrom::default() };
+    let path = folder.path().join("a.json");
+    append(&path, &whole[..whole.len() - 1]);
+    assert_eq!(decode(&mut open(&path, Format::Json, &bounded, &env)), (0, vec![]), "its writer is not done");
+    append(&path, "}");
+    let length = whole.len();
+    let read = decode(&mut open(&path, Format::Json, &bounded, &env));
+    assert_eq!(read, (0, vec![format!("0 {length} (65536), then {length}")]));
+    let mut following = open(&path, Format::Json, &ReadFrom::default(), &env);
+    assert_eq!(decode(&mut following), (0, vec![]), "it may grow");
+    append(&path, "\n{}\n");
+    env.advance(INTERVAL);
+    assert_eq!(decode(&mut following), (1, vec![format!("0 {length} (65536), then {}", length + 1)]));
 }

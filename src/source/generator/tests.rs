@@ -97,7 +97,8 @@ fn a_reader_that_resumes_anywhere_hands_out_the_rows_that_were_missing() {
     assert_eq!(all.len() as i64, end);
     for from in [0, 1, 100, end - 1] {
         let offsets = Offsets::from([("0".into(), from)]);
-        let mut reader = GeneratorReader::open(&options(), &ReadFrom { offsets, bounded: false }, &env).unwrap();
+        let mut reader =
+            GeneratorReader::open(&options(), &ReadFrom { offsets, bounded: false, topic: None }, &env).unwrap();
         assert_eq!(all_rows(&mut reader, 1_000).0, all[from as usize..]);
     }
     let limited = GeneratorOptions { rows: Some(10), days: None, ..options() };

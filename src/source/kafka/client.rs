@@ -6,10 +6,11 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::admin::AdminClient;
+use rdkafka::config::{ClientConfig, FromClientConfigAndContext, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::DeliveryResult;
+use rdkafka::message::{DeliveryResult, Message};
 use rdkafka::producer::{BaseProducer, ProducerContext};
 use rdkafka::types::RDKafkaConfRes;
 use rdkafka::{ClientContext, TopicPartitionList};
@@ -91,6 +92,8 @@ pub fn consumer_config(connection: &KafkaConnection, group_id: &str) -> ClientCo
         .set("fetch.error.backoff.ms", "100")
         .set("fetch.max.bytes", "16777216")
         .set("fetch.message.max.bytes", "4194304")
+        // A batch that is larger than all limits is sent all the same: refused here, it would stop the partition for ever.
+        .set("receive.message.max.bytes", "1000000000")
         .set("queued.min.messages", "200000")
         .set("queued.max.messages.kbytes", "32768");
     with_properties(config, connection)
@@ -125,6 +128,13 @@ pub fn create_consumer(
 ) -> Result<BaseConsumer<Context>> {
     let redact = context.redact.clone();
     consumer_config(connection, group_id).create_with_context(context).map_err(|error| redact.creation_error(&error))
+}
+
+/// Makes a client that asks about topics and changes nothing.
+pub fn create_admin(connection: &KafkaConnection, context: Context) -> Result<AdminClient<Context>> {
+    let redact = context.redact.clone();
+    let config = producer_config(connection);
+    AdminClient::from_config_and_context(&config, context).map_err(|error| redact.creation_error(&error))
 }
 
 /// Makes a producer whose events go to `context`.
@@ -193,7 +203,17 @@ struct Troubles {
     refused: Option<String>,
     last: Option<String>,
     undelivered: Option<String>,
+    too_large: Vec<TooLarge>,
     fatal: Option<(RDKafkaErrorCode, String)>,
+}
+
+/// A message that the brokers refused for the size of its batch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TooLarge {
+    /// The number that its producer gave it.
+    pub number: usize,
+    pub key: Option<Vec<u8>>,
+    pub payload: Option<Vec<u8>>,
 }
 
 /// Receives a client's events: logs them, and remembers what the client's owner must know.
@@ -238,6 +258,11 @@ impl Context {
     /// The first delivery failure since the last call.
     pub fn take_undelivered(&self) -> Option<String> {
         self.troubles().undelivered.take()
+    }
+
+    /// The messages that were too large for the brokers since the last call.
+    pub fn take_too_large(&self) -> Vec<TooLarge> {
+        std::mem::take(&mut self.troubles().too_large)
     }
 
     /// The cluster answered: forgets what was wrong.
@@ -302,13 +327,18 @@ impl ConsumerContext for Context {
 }
 
 impl ProducerContext for Context {
-    type DeliveryOpaque = ();
+    /// What its producer counts a message as.
+    type DeliveryOpaque = usize;
 
-    fn delivery(&self, result: &DeliveryResult<'_>, _opaque: ()) {
-        if let Err((error, _)) = result {
-            let text = self.redact.describe(error);
-            self.troubles().undelivered.get_or_insert(text);
+    fn delivery(&self, result: &DeliveryResult<'_>, number: usize) {
+        let Err((error, message)) = result else { return };
+        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::MessageSizeTooLarge) {
+            let (key, payload) = (message.key().map(<[u8]>::to_vec), message.payload().map(<[u8]>::to_vec));
+            self.troubles().too_large.push(TooLarge { number, key, payload });
+            return;
         }
+        let text = self.redact.describe(error);
+        self.troubles().undelivered.get_or_insert(text);
     }
 }
 

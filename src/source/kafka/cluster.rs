@@ -79,7 +79,7 @@ pub fn partitions(consumer: &BaseConsumer<Context>, topic: &str, redact: &Redact
 }
 
 fn absent(topic: &str) -> Error {
-    Error::config(format!("topic `{topic}` does not exist"))
+    Error::environment(format!("topic `{topic}` does not exist"))
         .with_hint("Create the topic, or correct the option `topic`.")
 }
 

@@ -6,7 +6,9 @@
 use std::sync::Arc;
 
 use super::native::RecordRef;
-use crate::source::chunk::{Chunk, Offset, Offsets, OptionalBytes, PartitionId, Payload, PollLimit, Records};
+use crate::source::chunk::{
+    Chunk, KEPT_OF_LONG, MAX_RECORD, Offset, Offsets, OptionalBytes, PartitionId, Payload, PollLimit, Records,
+};
 
 /// What to keep of a record beside its value, offset and time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -114,6 +116,12 @@ impl Gathered {
                 }
             }
         }
+    }
+
+    /// Drops all partitions with what was read of them: the topic is another one.
+    pub fn forget(&mut self) {
+        self.partitions.clear();
+        (self.rows, self.bytes, self.turn) = (0, 0, 0);
     }
 
     /// The limit of the poll to come; reading goes on until it is reached.
@@ -259,6 +267,7 @@ fn empty_records(wants: Wants, rows: usize, bytes: usize) -> Records {
         offsets: Vec::with_capacity(rows),
         timestamps_ms: Vec::with_capacity(rows),
         tombstones: Vec::new(),
+        cut_short: Vec::new(),
         keys: wants.keys.then(|| OptionalBytes { data: Vec::new(), bounds: bounds(), valid: Vec::with_capacity(rows) }),
         headers: wants.headers.then(Vec::new),
     }
@@ -266,6 +275,10 @@ fn empty_records(wants: Wants, rows: usize, bytes: usize) -> Records {
 
 fn append(records: &mut Records, record: &RecordRef<'_>) {
     match record.payload() {
+        Some(payload) if payload.len() > MAX_RECORD => {
+            records.cut_short.push((records.offsets.len() as u32, payload.len() as u64));
+            records.data.extend_from_slice(&payload[..KEPT_OF_LONG]);
+        }
         Some(payload) => records.data.extend_from_slice(payload),
         None => records.tombstones.push(records.offsets.len() as u32),
     }
@@ -287,12 +300,15 @@ fn append(records: &mut Records, record: &RecordRef<'_>) {
 fn split_off(records: &mut Records, rows: usize) -> Records {
     let split = records.tombstones.partition_point(|index| (*index as usize) < rows);
     let tombstones = records.tombstones.split_off(split);
+    let split = records.cut_short.partition_point(|(index, _)| (*index as usize) < rows);
+    let cut_short = records.cut_short.split_off(split);
     Records {
         data: records.data.split_off(records.bounds[rows] as usize),
         bounds: split_bounds(&mut records.bounds, rows),
         offsets: records.offsets.split_off(rows),
         timestamps_ms: records.timestamps_ms.split_off(rows),
         tombstones: tombstones.into_iter().map(|index| index - rows as u32).collect(),
+        cut_short: cut_short.into_iter().map(|(index, length)| (index - rows as u32, length)).collect(),
         keys: records.keys.as_mut().map(|keys| OptionalBytes {
             data: keys.data.split_off(keys.bounds[rows] as usize),
             bounds: split_bounds(&mut keys.bounds, rows),

@@ -2,7 +2,8 @@
 //!
 //! A row's way: librdkafka's fetch threads fill a native queue ([`native`]); the reading thread ([`session`]) empties it
 //! in batches into buffers per partition ([`gather`]); [`KafkaReader`] hands these out as chunks. Where a partition
-//! begins is a pure decision ([`start`]). Consumer groups play no part but to publish progress for lag monitors.
+//! begins, and whether the topic is still the one that offsets are of, are pure decisions ([`start`], [`identity`]).
+//! Consumer groups play no part but to publish progress for lag monitors.
 //!
 //! Also here, because the Kafka sink and the commands share it: how to reach a cluster ([`client`]), [`probe_source`]
 //! and [`probe_sink`] for `weir check --connect`, and the [`embedded`] development broker.
@@ -11,16 +12,19 @@ pub mod client;
 pub mod embedded;
 
 mod cluster;
+mod describe;
 mod gather;
+mod identity;
 mod native;
-mod permissions;
 mod probe;
 mod reader;
 mod session;
+mod shared;
 mod start;
 #[cfg(test)]
 mod tests;
 
 pub use gather::Wants;
+pub use identity::{Standing, compare};
 pub use probe::{ProbeStep, probe_sink, probe_source};
 pub use reader::KafkaReader;

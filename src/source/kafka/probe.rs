@@ -9,7 +9,7 @@ use rdkafka::{Message, Offset as KafkaOffset, TopicPartitionList};
 
 use super::client::{self, Context};
 use super::cluster::{self, Attempt};
-use super::permissions;
+use super::describe::{self, Ask};
 use crate::catalog::{KafkaConnection, KafkaSourceOptions, SourceDef};
 use crate::env::Env;
 use crate::source::chunk::{Chunk, Payload, Records};
@@ -71,7 +71,7 @@ pub fn probe_source(def: &SourceDef, options: &KafkaSourceOptions, env: &Env) ->
 pub fn probe_sink(connection: &KafkaConnection, topic: &str, env: &Env) -> Vec<ProbeStep> {
     let (mut steps, reached) = reach(connection, topic, env);
     if let Some(Reached { consumer, .. }) = reached {
-        steps.push(match permissions::may_write(&consumer, topic, PATIENCE) {
+        steps.push(match describe::topic(&consumer, topic, Ask::Permissions, PATIENCE).map(|found| found.may_write) {
             Ok(Some(true)) => ProbeStep::passed("write", format!("the user may write to `{topic}`")),
             Ok(Some(false)) => ProbeStep::failed(
                 "write",

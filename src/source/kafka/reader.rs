@@ -9,12 +9,14 @@ use futures::future::BoxFuture;
 use tokio::time::{Instant, timeout_at};
 
 use super::gather::Wants;
+use super::identity::TopicWitness;
 use super::native::topic_name;
-use super::session::{OUTAGE, Session, Shared, Status};
-use crate::catalog::KafkaSourceOptions;
+use super::session::{OUTAGE, Session};
+use super::shared::{Shared, Status};
+use crate::catalog::{KafkaSourceOptions, OnDataLoss};
 use crate::env::Env;
 use crate::error::{Error, Result};
-use crate::source::chunk::{Offsets, PartitionId, Poll, PollLimit, ReadFrom, SourceReader};
+use crate::source::chunk::{Offsets, PartitionId, Poll, PollLimit, ReadFrom, SourceReader, TopicIdentity, Witness};
 
 /// How long dropping a reader waits for its thread.
 const FAREWELL: Duration = Duration::from_secs(2);
@@ -25,6 +27,9 @@ const FAREWELL: Duration = Duration::from_secs(2);
 pub struct KafkaReader {
     source: String,
     shared: Arc<Shared>,
+    on_data_loss: OnDataLoss,
+    /// Of the chunks that were handed out last.
+    topic: Option<TopicIdentity>,
     /// Closed when the thread has ended.
     ended: Receiver<()>,
 }
@@ -76,7 +81,8 @@ impl KafkaReader {
                 session.run();
             })
             .map_err(|error| Error::environment("kafka reading thread could not be started").with_source(error))?;
-        Ok(Self { source: source_name.to_owned(), shared, ended })
+        let on_data_loss = options.on_data_loss;
+        Ok(Self { source: source_name.to_owned(), shared, on_data_loss, topic: None, ended })
     }
 
     /// Waits until the starting offsets are known (`latest` means this moment) or an error is.
@@ -128,7 +134,11 @@ impl KafkaReader {
         let came = self.shared.lock().first_came.map_or_else(Instant::now, Instant::from_std);
         let deadline = came + limit.linger;
         while !self.is_full() && timeout_at(deadline, self.shared.news.notified()).await.is_ok() {}
-        let chunks = self.shared.lock().gathered.take(limit.rows);
+        let chunks = {
+            let mut state = self.shared.lock();
+            self.topic = state.topic.clone();
+            state.gathered.take(limit.rows)
+        };
         self.shared.order();
         Ok(Poll::Chunks(chunks))
     }
@@ -153,6 +163,16 @@ impl SourceReader for KafkaReader {
 
     fn open_partitions(&self) -> Vec<PartitionId> {
         self.shared.lock().gathered.open()
+    }
+
+    fn topic(&self) -> Option<TopicIdentity> {
+        self.topic.clone()
+    }
+
+    /// Under `on_data_loss = 'continue'` nobody: a topic that was created again is read from its beginning while the run goes on.
+    fn witness(&self) -> Option<Arc<dyn Witness>> {
+        let witness = || TopicWitness { source: self.source.clone(), shared: Arc::clone(&self.shared) };
+        (self.on_data_loss == OnDataLoss::Fail).then(|| Arc::new(witness()) as Arc<dyn Witness>)
     }
 
     fn hold(&mut self, partitions: &[PartitionId]) {

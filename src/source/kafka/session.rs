@@ -8,23 +8,24 @@
 
 use std::collections::BTreeMap;
 use std::ffi::CString;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::{Offset as KafkaOffset, TopicPartitionList};
-use tokio::sync::Notify;
 
 use super::client::{self, Context};
 use super::cluster::{self, Attempt};
-use super::gather::{Begin, Gathered, Wants};
+use super::gather::Begin;
+use super::identity::{self, Standing};
 use super::native::{Event, Queue};
+use super::shared::{Shared, State, Status};
 use super::start::{self, Facts, Range};
 use crate::catalog::{KafkaSourceOptions, OnDataLoss, StartingOffsets};
 use crate::env::Env;
 use crate::error::{Error, Result};
-use crate::source::chunk::{Offsets, ReadFrom};
+use crate::source::chunk::{Offsets, ReadFrom, TopicIdentity};
 
 /// How long unreachable brokers are waited for.
 pub const OUTAGE: Duration = Duration::from_secs(60);
@@ -34,75 +35,10 @@ const TOPIC_GRACE: Duration = Duration::from_secs(3);
 const DISCOVERY: Duration = Duration::from_secs(30);
 /// How often events are served, and the longest wait for records.
 const HOUSEKEEPING: Duration = Duration::from_millis(50);
+/// After a pause of this length the topic may have been created again: before more is taken from it, its id is looked at.
+const QUIET: Duration = Duration::from_millis(100);
 /// Restarts in a row without a record between them, after which lost offsets are an error.
 const MAX_RESTARTS: u32 = 3;
-
-/// What the reading thread and the reader share.
-pub struct Shared {
-    state: Mutex<State>,
-    /// The reading thread waits here for room or orders.
-    orders: Condvar,
-    /// The reader waits here for records or the end.
-    pub news: Notify,
-}
-
-/// See [`Shared`].
-pub struct State {
-    pub gathered: Gathered,
-    pub status: Status,
-    /// Committed offsets to be published for lag monitors.
-    pub publish: Option<Offsets>,
-    pub stop: bool,
-    /// Partitions that are not to be fetched for now.
-    pub hold: Vec<i32>,
-    /// Starts have been decided.
-    pub started: bool,
-    /// When the oldest of what is gathered came.
-    pub first_came: Option<Instant>,
-}
-
-/// How the reading thread fares.
-pub enum Status {
-    Reading,
-    Finished,
-    /// The error, until it has been handed out.
-    Failed(Option<Error>),
-}
-
-impl Shared {
-    pub fn new(wants: Wants) -> Self {
-        let state = State {
-            gathered: Gathered::new(wants),
-            status: Status::Reading,
-            publish: None,
-            stop: false,
-            started: false,
-            first_came: None,
-            hold: Vec::new(),
-        };
-        Self { state: Mutex::new(state), orders: Condvar::new(), news: Notify::new() }
-    }
-
-    /// The state, locked.
-    pub fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Wakes the reading thread.
-    pub fn order(&self) {
-        self.orders.notify_all();
-    }
-
-    /// Waits until there is room for records (how many), or a while (0).
-    fn wait_for_room(&self) -> usize {
-        let state = self.lock();
-        if state.stop || state.gathered.room() > 0 {
-            return state.gathered.room();
-        }
-        let (state, _) = self.orders.wait_timeout(state, HOUSEKEEPING).unwrap_or_else(PoisonError::into_inner);
-        state.gathered.room()
-    }
-}
 
 /// One source's reading thread.
 pub struct Session {
@@ -124,6 +60,15 @@ enum Ended {
     OffsetsGone {
         partition: i32,
     },
+    /// Another topic has the name now: begin again, if at all.
+    TopicChanged,
+}
+
+/// What is known of progress from session to session.
+struct Progress {
+    committed: Offsets,
+    /// The topic that it is in.
+    topic: Option<TopicIdentity>,
 }
 
 /// A session's connections.
@@ -134,6 +79,8 @@ struct Open {
     next_discovery: Instant,
     next_housekeeping: Instant,
     next_outage_probe: Instant,
+    /// When something came last.
+    last_event: Instant,
     /// Partitions that are paused because they are ahead.
     held: Vec<i32>,
     /// Since when the brokers say that a partition is not there.
@@ -152,15 +99,18 @@ impl Session {
     }
 
     fn sessions(&self) -> Result<()> {
-        let mut committed = self.from.offsets.clone();
+        let mut progress = Progress { committed: self.from.offsets.clone(), topic: self.from.topic.clone() };
         let mut restarts = 0;
         loop {
-            let before = committed.clone();
-            match self.read(&committed)? {
+            let before = progress.committed.clone();
+            let ended = self.read(&mut progress)?;
+            progress.committed.extend(self.shared.lock().gathered.progress());
+            match ended {
                 Ended::Stopped | Ended::Finished => return Ok(()),
+                Ended::TopicChanged => restarts = 0,
                 Ended::OffsetsGone { partition } => {
-                    committed.extend(self.shared.lock().gathered.progress());
-                    restarts = if committed == before { restarts + 1 } else { 1 };
+                    let committed = &progress.committed;
+                    restarts = if *committed == before { restarts + 1 } else { 1 };
                     if restarts > MAX_RESTARTS {
                         let offset = committed.get(&*start::id(&self.options.topic, partition)).copied().unwrap_or(0);
                         return Err(start::data_loss(&self.source, &self.options.topic, partition, offset, None));
@@ -170,22 +120,8 @@ impl Session {
         }
     }
 
-    fn read(&self, committed: &Offsets) -> Result<Ended> {
-        let connection = &self.options.connection;
-        let context = Context::new(connection, &self.env);
-        let consumer = Arc::new(client::create_consumer(connection, &self.group_id, context.clone())?);
-        let queue = Queue::new(Arc::clone(&consumer))?;
-        let now = self.env.instant();
-        let mut open = Open {
-            consumer,
-            context,
-            queue,
-            next_discovery: now + self.discovery(),
-            next_housekeeping: now + HOUSEKEEPING,
-            next_outage_probe: now,
-            held: Vec::new(),
-            lost_since: None,
-        };
+    fn read(&self, progress: &mut Progress) -> Result<Ended> {
+        let mut open = self.connect()?;
         let Some(partitions) = self.wait_for(&open, || {
             let topic = cluster::partitions(&open.consumer, &self.options.topic, open.context.redact());
             topic.map_err(|attempt| attempt.for_source(&self.source))
@@ -193,18 +129,111 @@ impl Session {
         else {
             return Ok(Ended::Stopped);
         };
-        let Some(begins) = self.wait_for(&open, || self.starts(&open, committed, &partitions))? else {
+        let begins_again = self.identify(&open, progress)?;
+        let Some(begins) = self.wait_for(&open, || self.starts(&open, progress, &partitions, begins_again))? else {
             return Ok(Ended::Stopped);
         };
         self.begin(&open, &begins)?;
-        self.pump(&mut open)
+        let ended = self.pump(&mut open);
+        // The consumer may live on for questions: it need not fetch.
+        let _ = open.consumer.unassign();
+        ended
+    }
+
+    fn connect(&self) -> Result<Open> {
+        let connection = &self.options.connection;
+        let context = Context::new(connection, &self.env);
+        let consumer = Arc::new(client::create_consumer(connection, &self.group_id, context.clone())?);
+        let queue = Queue::new(Arc::clone(&consumer))?;
+        let now = self.env.instant();
+        Ok(Open {
+            consumer,
+            context,
+            queue,
+            next_discovery: now + self.discovery(),
+            next_housekeeping: now + HOUSEKEEPING,
+            next_outage_probe: now,
+            last_event: now,
+            held: Vec::new(),
+            lost_since: None,
+        })
+    }
+
+    /// Finds out whether the topic is the one that `progress` is in; true when it is another and is read from its beginning.
+    ///
+    /// Errors: it is another, and `on_data_loss = 'fail'`.
+    fn identify(&self, open: &Open, progress: &mut Progress) -> Result<bool> {
+        let since = self.env.instant();
+        let found = loop {
+            match identity::ask(&open.consumer, &self.options.topic) {
+                Ok(found) => break found,
+                Err(why) if self.shared.lock().stop || self.env.instant().duration_since(since) > TOPIC_GRACE => {
+                    tracing::warn!(source = self.source, "whether the topic is the same is not known: {why}");
+                    break TopicIdentity { topic: self.options.topic.clone(), ..TopicIdentity::default() };
+                }
+                Err(_) => std::thread::sleep(Duration::from_millis(100)),
+            }
+        };
+        let standing = progress.topic.as_ref().map_or(Standing::Same, |known| identity::compare(known, &found));
+        let begins_again = match (&progress.topic, standing) {
+            (Some(known), Standing::Another) if !progress.committed.is_empty() => {
+                let error = identity::recreated(&self.source, known, &found);
+                if self.options.on_data_loss == OnDataLoss::Fail {
+                    return Err(error);
+                }
+                tracing::warn!(source = self.source, "{error}; it is read from its beginning");
+                true
+            }
+            (Some(known), Standing::Moved) => {
+                let (old, new) = (known.cluster.as_deref(), found.cluster.as_deref());
+                tracing::warn!(source = self.source, old, new, "the topic is the same, its cluster has another id");
+                false
+            }
+            _ => false,
+        };
+        if begins_again {
+            self.wait_until_taken();
+            progress.committed.clear();
+            progress.topic = None;
+        }
+        let topic = identity::merge(progress.topic.as_ref(), found);
+        progress.topic = Some(topic.clone());
+        let mut state = self.shared.lock();
+        if begins_again {
+            state.gathered.forget();
+        }
+        state.topic = Some(topic);
+        if self.options.on_data_loss == OnDataLoss::Fail {
+            state.consumer = Some(Arc::clone(&open.consumer));
+        }
+        Ok(begins_again)
+    }
+
+    /// Waits until the pipeline has taken what was read of a topic that is gone.
+    fn wait_until_taken(&self) {
+        loop {
+            let state = self.shared.lock();
+            if state.stop || !state.gathered.has_chunks() {
+                return;
+            }
+            drop(state);
+            self.shared.news.notify_one();
+            std::thread::sleep(HOUSEKEEPING);
+        }
+    }
+
+    /// Whether another topic has the name now. Brokers that do not answer, or give no ids, do not say so.
+    fn topic_changed(&self, open: &Open) -> bool {
+        let Some(known) = self.shared.lock().topic.clone().filter(|known| known.id.is_some()) else { return false };
+        let found = identity::ask(&open.consumer, &self.options.topic);
+        found.is_ok_and(|found| identity::compare(&known, &found) == Standing::Another)
     }
 
     /// Moves records until something ends the session.
     fn pump(&self, open: &mut Open) -> Result<Ended> {
         loop {
             if self.from.bounded && self.shared.lock().gathered.all_read() {
-                return Ok(Ended::Finished);
+                return Ok(if self.topic_changed(open) { Ended::TopicChanged } else { Ended::Finished });
             }
             let room = self.shared.wait_for_room();
             if self.shared.lock().stop {
@@ -228,6 +257,12 @@ impl Session {
 
     /// Takes `count` events of the queue in.
     fn absorb(&self, open: &mut Open, count: usize) -> Result<Option<Ended>> {
+        let paused = self.env.instant().duration_since(open.last_event) > QUIET;
+        if paused && self.topic_changed(open) {
+            open.queue.each(count, |_| ());
+            return Ok(Some(Ended::TopicChanged));
+        }
+        open.last_event = self.env.instant();
         let mut troubles = Vec::new();
         let mut done = Vec::new();
         let wake = {
@@ -297,7 +332,7 @@ impl Session {
             OnDataLoss::Fail => {
                 Err(Error::environment(format!("partition {partition} of topic `{topic}` is no longer there"))
                     .with_detail(format!("Source `{source}` was reading it."))
-                    .with_hint("Create the topic again, or start the pipeline without this source."))
+                    .with_hint("Start the pipeline without this source. A topic that is created again is another one: `on_data_loss = 'continue'` reads it from its beginning."))
             }
         }
     }
@@ -322,7 +357,7 @@ impl Session {
         if let Some(offsets) = publish {
             self.publish(open, &offsets);
         }
-        if now < open.next_discovery || self.from.bounded {
+        if now < open.next_discovery {
             return Ok(None);
         }
         open.next_discovery = now + self.discovery();
@@ -383,9 +418,12 @@ impl Session {
         told.map_or(DISCOVERY, Duration::from_millis)
     }
 
-    /// Looks for partitions that were added or lost while running.
+    /// Looks for another topic of the name, and for partitions that were added or lost, while running.
     fn discover(&self, open: &mut Open, now: Instant) -> Result<Option<Ended>> {
-        let (known, progress) = {
+        if self.topic_changed(open) {
+            return Ok(Some(Ended::TopicChanged));
+        }
+        let (known, committed) = {
             let state = self.shared.lock();
             let known: Vec<i32> = state.gathered.positions().map(|(partition, _)| partition).collect();
             (known, state.gathered.progress())
@@ -405,10 +443,11 @@ impl Session {
             }
             (Some(_), Some(_)) => {}
         }
-        if partitions.iter().all(|partition| known.contains(partition)) {
+        if self.from.bounded || partitions.iter().all(|partition| known.contains(partition)) {
             return Ok(None);
         }
-        if let Ok(mut begins) = self.starts(open, &progress, &partitions) {
+        let progress = Progress { committed, topic: None };
+        if let Ok(mut begins) = self.starts(open, &progress, &partitions, false) {
             begins.retain(|begin| !known.contains(&begin.partition));
             tracing::info!(source = self.source, topic = self.options.topic, added = begins.len(), "new partitions");
             self.begin(open, &begins)?;
@@ -417,7 +456,13 @@ impl Session {
     }
 
     /// Where `partitions` begin, as the brokers know them now.
-    fn starts(&self, open: &Open, committed: &Offsets, partitions: &[i32]) -> Result<Vec<Begin>, Attempt> {
+    fn starts(
+        &self,
+        open: &Open,
+        progress: &Progress,
+        partitions: &[i32],
+        begins_again: bool,
+    ) -> Result<Vec<Begin>, Attempt> {
         let ask =
             |offset| cluster::offsets(&open.consumer, &self.options.topic, partitions, offset, open.context.redact());
         let (lows, highs) = (ask(KafkaOffset::Beginning)?, ask(KafkaOffset::End)?);
@@ -436,7 +481,8 @@ impl Session {
             source: &self.source,
             topic: &self.options.topic,
             ranges: &ranges,
-            committed,
+            committed: &progress.committed,
+            begins_again,
             starting: &self.options.starting_offsets,
             at_timestamp: &at_timestamp,
             on_data_loss: self.options.on_data_loss,

@@ -23,6 +23,8 @@ pub struct Facts<'a> {
     pub ranges: &'a BTreeMap<i32, Range>,
     /// Committed progress, by partition id.
     pub committed: &'a Offsets,
+    /// The topic has taken the place of the one that was read: it is read from its beginning, whatever the options say.
+    pub begins_again: bool,
     pub starting: &'a StartingOffsets,
     /// For `StartingOffsets::Timestamp`: the first offset at or after it; absent = none yet.
     pub at_timestamp: &'a BTreeMap<i32, Offset>,
@@ -45,6 +47,7 @@ fn begin(facts: &Facts<'_>, resumed: bool, number: i32, range: Range) -> Result<
     let Range { low, high } = range;
     let committed = facts.committed.get(&*id(facts.topic, number)).copied();
     let (chunk_start, from) = match (committed, facts.starting) {
+        _ if facts.begins_again => (low, low),
         (Some(offset), _) => wanted(facts, number, range, offset)?,
         (None, _) if resumed => (low, low),
         (None, StartingOffsets::Earliest) => (low, low),

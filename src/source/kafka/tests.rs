@@ -66,7 +66,7 @@ fn limit(rows: usize) -> PollLimit {
 }
 
 fn bounded(offsets: Offsets) -> ReadFrom {
-    ReadFrom { offsets, bounded: true }
+    ReadFrom { offsets, bounded: true, topic: None }
 }
 
 async fn next(reader: &mut KafkaReader) -> Vec<Chunk> {
@@ -204,7 +204,7 @@ async fn keys_headers_timestamps_and_tombstones_arrive_when_wanted() {
 async fn a_missing_topic_is_named() {
     let broker = Broker::start(&[("t", 1)]).unwrap();
     let error = read_all(open(&options(&broker, "nowhere"), bounded(Offsets::new())), 1).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Config);
+    assert_eq!(error.kind(), ErrorKind::Environment, "exit 2, as `weir check --connect` has it");
     assert_eq!(error.message(), "topic `nowhere` does not exist");
 }
 
@@ -312,6 +312,7 @@ impl World {
             source: "s",
             topic: "t",
             ranges: &self.ranges,
+            begins_again: false,
             committed: &self.committed,
             starting,
             at_timestamp: &self.at_timestamp,

@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 
 use futures::executor::block_on;
 use rdkafka::ClientConfig;
-use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
+use rdkafka::admin::{
+    AdminClient, AdminOptions, AlterConfig, NewPartitions, NewTopic, ResourceSpecifier, TopicReplication,
+};
 pub use rdkafka::bindings as acl;
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -164,6 +166,13 @@ impl RealKafka {
             acl::rd_kafka_queue_destroy(queue);
             acl::rd_kafka_AclBinding_destroy(binding);
         }
+    }
+
+    /// Changes a setting of a topic.
+    pub fn alter_topic(&self, topic: &str, key: &str, value: &str) {
+        let change = AlterConfig::new(ResourceSpecifier::Topic(topic)).set(key, value);
+        let results = block_on(self.admin().alter_configs([&change], &AdminOptions::new())).unwrap();
+        results.into_iter().for_each(|result| drop(result.unwrap()));
     }
 
     /// Raises a topic's number of partitions.

@@ -1,6 +1,6 @@
-//! What a user may do with a topic, as the brokers tell it: nothing is written to find out.
+//! What the brokers tell of a topic: its id, and what the user may do with it. Nothing is written to find out.
 //!
-//! KIP-430; librdkafka's `DescribeTopics`, which `rdkafka` does not wrap.
+//! KIP-516 (ids) and KIP-430 (permissions); librdkafka's `DescribeTopics`, which `rdkafka` does not wrap.
 
 use std::ffi::{CStr, CString};
 use std::time::Duration;
@@ -10,8 +10,29 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 
 use super::client::Context;
 
-/// Whether the user may write to `topic`; `None` = the brokers do not tell. Errors: why the question got no answer.
-pub fn may_write(consumer: &BaseConsumer<Context>, topic: &str, patience: Duration) -> Result<Option<bool>, String> {
+/// What brokers tell of a topic.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Description {
+    /// Made with the topic and never given to another; `None` = the brokers give none (before Kafka 2.8, Event Hubs).
+    pub id: Option<String>,
+    /// Whether the user may write; `None` = the brokers do not tell, or were not asked.
+    pub may_write: Option<bool>,
+}
+
+/// What to ask.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ask {
+    Id,
+    Permissions,
+}
+
+/// Asks for a topic. Errors: why the question got no answer.
+pub fn topic(
+    consumer: &BaseConsumer<Context>,
+    topic: &str,
+    ask: Ask,
+    patience: Duration,
+) -> Result<Description, String> {
     let name = CString::new(topic).map_err(|_| "the topic's name has a zero byte".to_owned())?;
     let patience_ms = i32::try_from(patience.as_millis()).unwrap_or(i32::MAX);
     let client = consumer.client().native_ptr();
@@ -25,7 +46,8 @@ pub fn may_write(consumer: &BaseConsumer<Context>, topic: &str, patience: Durati
         let topics = native::rd_kafka_TopicCollection_of_topic_names(names.as_mut_ptr(), names.len());
         let mut text = [0; 256];
         native::rd_kafka_AdminOptions_set_request_timeout(options, patience_ms, text.as_mut_ptr(), text.len());
-        let refused = native::rd_kafka_AdminOptions_set_include_authorized_operations(options, 1);
+        let wanted = i32::from(ask == Ask::Permissions);
+        let refused = native::rd_kafka_AdminOptions_set_include_authorized_operations(options, wanted);
         let answer = if refused.is_null() {
             native::rd_kafka_DescribeTopics(client, topics, options, queue);
             let event = native::rd_kafka_queue_poll(queue, patience_ms);
@@ -36,7 +58,7 @@ pub fn may_write(consumer: &BaseConsumer<Context>, topic: &str, patience: Durati
             answer
         } else {
             native::rd_kafka_error_destroy(refused);
-            Ok(None)
+            Ok(Description::default())
         };
         native::rd_kafka_TopicCollection_destroy(topics);
         native::rd_kafka_queue_destroy(queue);
@@ -49,7 +71,7 @@ pub fn may_write(consumer: &BaseConsumer<Context>, topic: &str, patience: Durati
 ///
 /// # Safety
 /// `event` must be alive.
-unsafe fn read(event: *mut native::rd_kafka_event_t) -> Result<Option<bool>, String> {
+unsafe fn read(event: *mut native::rd_kafka_event_t) -> Result<Description, String> {
     const NO_ERROR: native::rd_kafka_resp_err_t = native::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR;
     // SAFETY: the event is alive, and what is read from it lives as long. Counts say how long the arrays are.
     unsafe {
@@ -58,22 +80,46 @@ unsafe fn read(event: *mut native::rd_kafka_event_t) -> Result<Option<bool>, Str
         }
         let result = native::rd_kafka_event_DescribeTopics_result(event);
         if result.is_null() {
-            return Ok(None);
+            return Ok(Description::default());
         }
         let mut count = 0;
         let topics = native::rd_kafka_DescribeTopics_result_topics(result, &raw mut count);
         if topics.is_null() || count == 0 {
-            return Ok(None);
+            return Ok(Description::default());
         }
         let topic = *topics;
         let error = native::rd_kafka_TopicDescription_error(topic);
         if !error.is_null() && native::rd_kafka_error_code(error) != NO_ERROR {
             return Err(CStr::from_ptr(native::rd_kafka_error_string(error)).to_string_lossy().into_owned());
         }
-        let mut count = 0;
+        Ok(Description { id: read_id(topic), may_write: read_permission(topic) })
+    }
+}
+
+/// # Safety
+/// `topic` must be alive.
+unsafe fn read_id(topic: *const native::rd_kafka_TopicDescription_t) -> Option<String> {
+    // SAFETY: the id belongs to the topic, and its text to the id.
+    unsafe {
+        let id = native::rd_kafka_TopicDescription_topic_id(topic);
+        if id.is_null() {
+            return None;
+        }
+        let bits = (native::rd_kafka_Uuid_most_significant_bits(id), native::rd_kafka_Uuid_least_significant_bits(id));
+        let text = native::rd_kafka_Uuid_base64str(id);
+        (bits != (0, 0) && !text.is_null()).then(|| CStr::from_ptr(text).to_string_lossy().into_owned())
+    }
+}
+
+/// # Safety
+/// `topic` must be alive.
+unsafe fn read_permission(topic: *const native::rd_kafka_TopicDescription_t) -> Option<bool> {
+    let mut count = 0;
+    // SAFETY: the operations belong to the topic, and the count says how many there are.
+    unsafe {
         let operations = native::rd_kafka_TopicDescription_authorized_operations(topic, &raw mut count);
         if operations.is_null() || count == 0 {
-            return Ok(None);
+            return None;
         }
         // As numbers: a broker may name an operation that the enum does not know.
         let allowed = std::slice::from_raw_parts(operations.cast::<u32>(), count);
@@ -81,6 +127,6 @@ unsafe fn read(event: *mut native::rd_kafka_event_t) -> Result<Option<bool>, Str
             native::rd_kafka_AclOperation_t::RD_KAFKA_ACL_OPERATION_WRITE as u32,
             native::rd_kafka_AclOperation_t::RD_KAFKA_ACL_OPERATION_ALL as u32,
         ];
-        Ok(Some(allowed.iter().any(|operation| may.contains(operation))))
+        Some(allowed.iter().any(|operation| may.contains(operation)))
     }
 }

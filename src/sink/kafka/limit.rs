@@ -1,0 +1,197 @@
+//! How large a message may be: asked of the topic before anything is sent, so that one that is too large becomes a dead letter
+//! instead of an error that comes back with every start.
+//!
+//! Brokers compare the size of a whole record batch with the topic's `max.message.bytes`. Batches of several messages are kept
+//! below it by librdkafka's `batch.size`; what is left is the message that is too large by itself, whose batch is computed here
+//! byte by byte (KIP-98, record batch version 2). Where messages are compressed only the brokers know; where they do not tell
+//! the topic's limit, either: then what they refuse is learnt while sending.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminOptions, OwnedResourceSpecifier, ResourceSpecifier};
+
+use super::encode::Message;
+use crate::catalog::KafkaConnection;
+use crate::env::Env;
+use crate::error::Result;
+use crate::source::kafka::client::{self, Context};
+
+/// How long brokers are asked for a topic's limit.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// librdkafka's own limits of a message and of a batch.
+const CLIENT_LIMIT: usize = 1_000_000;
+/// What the client's queue holds unless it is configured, KiB.
+const QUEUE_KIB: usize = 64 << 10;
+/// Room for what librdkafka adds to a message in its own reckoning.
+const FRAME: usize = 1_024;
+
+/// What is known of the limits of a producer's topics.
+#[derive(Debug, Clone)]
+pub struct SizeLimits {
+    /// Largest batch that a topic takes, where the brokers tell or have refused a larger one.
+    topics: BTreeMap<String, usize>,
+    /// `message.max.bytes`: the largest message that the client sends.
+    client: usize,
+    /// `batch.size`: a larger batch has one message.
+    batch: usize,
+    /// Batches are compressed, so that their size on the way is not known here.
+    compressed: bool,
+}
+
+impl SizeLimits {
+    /// Asks the brokers for the limits of `topics`. A topic whose limit they do not tell in time has none.
+    ///
+    /// Errors: options that librdkafka refuses.
+    pub async fn learn(connection: &KafkaConnection, topics: &[String], env: &Env) -> Result<Self> {
+        let context = Context::new(connection, env);
+        let admin = client::create_admin(connection, context.clone())?;
+        let asked: Vec<ResourceSpecifier<'_>> = topics.iter().map(|topic| ResourceSpecifier::Topic(topic)).collect();
+        let options = AdminOptions::new().request_timeout(Some(PATIENCE));
+        let answer = match tokio::time::timeout(PATIENCE, admin.describe_configs(&asked, &options)).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(error)) => {
+                tracing::info!(error = context.redact().describe(&error), "the limits of kafka topics are not known");
+                Vec::new()
+            }
+            Err(_) => Vec::new(),
+        };
+        let mut known = BTreeMap::new();
+        for found in answer.into_iter().flatten() {
+            let OwnedResourceSpecifier::Topic(topic) = &found.specifier else { continue };
+            let limit = found.get("max.message.bytes").and_then(|entry| entry.value.as_ref()?.parse().ok());
+            known.extend(limit.map(|limit| (topic.clone(), limit)));
+        }
+        for topic in topics.iter().filter(|topic| !known.contains_key(*topic)) {
+            tracing::info!(topic, "the brokers do not tell the topic's `max.message.bytes`");
+        }
+        // Its threads end with it, which waits for the brokers: not on this thread.
+        tokio::task::spawn_blocking(move || drop(admin));
+        Ok(Self::of(&client::producer_config(connection), known))
+    }
+
+    fn of(config: &ClientConfig, topics: BTreeMap<String, usize>) -> Self {
+        let number = |key: &str| config.get(key).and_then(|value| value.parse::<usize>().ok());
+        let largest = topics.values().copied().max().map_or(0, |limit| limit.saturating_add(FRAME));
+        // A message that is larger than the client's queue would wait for room for ever.
+        let queue = number("queue.buffering.max.kbytes").unwrap_or(QUEUE_KIB).saturating_mul(1024);
+        let client = number("message.max.bytes").unwrap_or(largest.max(CLIENT_LIMIT)).min(queue - queue / 16);
+        let smallest = topics.values().copied().min().unwrap_or(usize::MAX);
+        let batch = number("batch.size").unwrap_or(CLIENT_LIMIT).min(smallest).max(1);
+        let codec = config.get("compression.type").or_else(|| config.get("compression.codec"));
+        Self { topics, client, batch, compressed: codec.is_some_and(|codec| codec != "none") }
+    }
+
+    /// Lets the client send what the topics take, in batches that all of them take.
+    pub fn configure(&self, config: &mut ClientConfig) {
+        config.set("message.max.bytes", self.client.to_string()).set("batch.size", self.batch.to_string());
+    }
+
+    /// Why a message cannot be sent to `topic`, if it cannot; `headers` is what its headers take.
+    pub fn excess(&self, topic: &str, message: Message<'_>, headers: usize) -> Option<String> {
+        let size = batch_size(message, headers);
+        match self.topics.get(topic) {
+            Some(limit) if size > *limit && !self.compressed => Some(format!(
+                "the message has {size} bytes in its batch, and topic `{topic}` takes {limit} (`max.message.bytes`)"
+            )),
+            _ if size > self.client => Some(format!(
+                "the message has {size} bytes, and `properties.message.max.bytes` of the sink allows {}",
+                self.client
+            )),
+            _ => None,
+        }
+    }
+
+    /// Whether a refused batch of this one message held no other.
+    pub fn is_alone(&self, message: Message<'_>, headers: usize) -> bool {
+        batch_size(message, headers) > self.batch
+    }
+
+    /// The brokers have refused this message, alone in its batch: others of its size need not be tried.
+    pub fn learn_refused(&mut self, topic: &str, message: Message<'_>, headers: usize) {
+        let most = batch_size(message, headers) - 1;
+        self.topics.entry(topic.to_owned()).and_modify(|known| *known = (*known).min(most)).or_insert(most);
+    }
+}
+
+/// Why the brokers refused a message that was alone in its batch.
+pub fn refused(topic: &str, message: Message<'_>, headers: usize) -> String {
+    let size = batch_size(message, headers);
+    format!("the brokers refuse the message for its size: {size} bytes are more than topic `{topic}` takes")
+}
+
+/// Bytes of a batch that holds nothing but this message, uncompressed.
+fn batch_size(message: Message<'_>, headers: usize) -> usize {
+    /// Offsets, length, epoch, magic, checksum, attributes, times, producer, sequence, count.
+    const BATCH_HEADER: usize = 61;
+    let bytes = |field: Option<&[u8]>| field.map_or(varint(1), |bytes| varint(2 * bytes.len()) + bytes.len());
+    // Attributes, time and offset within the batch take a byte each; the number of headers is below 64.
+    let record = 3 + bytes(message.key) + bytes(message.payload) + 1 + headers;
+    BATCH_HEADER + varint(2 * record) + record
+}
+
+/// Bytes of headers with these names and values.
+pub fn header_bytes<'a>(headers: impl Iterator<Item = (&'a str, &'a str)>) -> usize {
+    let bytes = |text: &str| varint(2 * text.len()) + text.len();
+    headers.map(|(name, value)| bytes(name) + bytes(value)).sum()
+}
+
+/// Bytes of a number that is written seven bits a byte.
+fn varint(number: usize) -> usize {
+    (usize::BITS - number.leading_zeros()).max(1).div_ceil(7) as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn limits(pairs: &[(&str, &str)], topics: &[(&str, usize)]) -> SizeLimits {
+        let mut config = ClientConfig::new();
+        for (key, value) in pairs {
+            config.set(*key, *value);
+        }
+        SizeLimits::of(&config, topics.iter().map(|(topic, limit)| ((*topic).to_owned(), *limit)).collect())
+    }
+
+    fn message(payload: &[u8]) -> Message<'_> {
+        Message { key: None, payload: Some(payload) }
+    }
+
+    #[test]
+    fn a_client_sends_what_its_topics_take_in_batches_that_all_of_them_take() {
+        let both = limits(&[], &[("a", 10_000), ("b", 2_000_000)]);
+        assert_eq!((both.client, both.batch), (2_000_000 + FRAME, 10_000));
+        let text = vec![b'x'; 1_200_000];
+        assert!(both.excess("a", message(&text), 0).unwrap().contains("topic `a` takes 10000"));
+        assert_eq!(both.excess("b", message(&text), 0), None);
+        let unknown = limits(&[], &[]);
+        assert_eq!((unknown.client, unknown.batch), (CLIENT_LIMIT, CLIENT_LIMIT));
+        assert!(unknown.excess("a", message(&text), 0).unwrap().contains("message.max.bytes"));
+        let told = limits(&[("message.max.bytes", "5000"), ("batch.size", "3000")], &[("a", 10_000)]);
+        assert_eq!((told.client, told.batch), (5_000, 3_000));
+        assert!(told.excess("a", message(&[b'x'; 6_000]), 0).is_some());
+        assert!(told.is_alone(message(&[b'x'; 3_000]), 0) && !told.is_alone(message(&[b'x'; 2_900]), 0));
+        assert_eq!(limits(&[], &[("a", 1 << 40)]).client, 60 << 20, "what the queue holds");
+    }
+
+    #[test]
+    fn compressed_messages_are_tried_and_what_was_refused_is_not_tried_again() {
+        let mut limits = limits(&[("compression.type", "zstd")], &[("a", 10_000)]);
+        let text = vec![b'x'; 50_000];
+        assert_eq!(limits.excess("a", message(&text), 0), None);
+        limits.compressed = false;
+        limits.topics.clear();
+        limits.learn_refused("a", message(&text), 0);
+        assert!(limits.excess("a", message(&text), 0).is_some());
+        assert_eq!(limits.excess("a", message(&text[1..]), 0), None);
+    }
+
+    #[test]
+    fn sizes_are_those_of_the_record_batch_format() {
+        // As a broker reports them for one message of these: see `tests/it/kafka.rs` for the limit itself.
+        assert_eq!(batch_size(Message { key: None, payload: Some(b"") }, 0), 61 + 1 + 6);
+        assert_eq!(batch_size(Message { key: Some(b"k"), payload: None }, 0), 61 + 1 + 7);
+        assert_eq!([0, 1, 63, 64, 127, 128, 16_383, 16_384].map(varint), [1, 1, 1, 1, 1, 2, 2, 3]);
+    }
+}

@@ -1,0 +1,194 @@
+//! Whether a topic is still the one that offsets are of: a pure decision over what was recorded with them and what brokers tell.
+//!
+//! A topic that is deleted and created again has the same name and partitions, and its offsets begin at 0 again: offsets of the
+//! old one would skip as many records of the new. Its id tells the two apart. Brokers that give none (before Kafka 2.8, Event
+//! Hubs) are told apart by the id of their cluster only: there, a topic that was created again is found out by its offsets if
+//! it is shorter than what was read of the old one, and else not at all.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+
+use super::client::Context;
+use super::describe::{self, Ask};
+use super::shared::Shared;
+use crate::error::{Context as _, Error, Result};
+use crate::source::chunk::{TopicIdentity, Witness};
+
+/// How long one question may take.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Times that brokers are asked before an epoch is committed unchecked.
+const ATTEMPTS: u32 = 3;
+
+/// What two identities of one name have to do with each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// Nothing speaks against their being the same.
+    Same,
+    /// The same topic, in a cluster that has got another id.
+    Moved,
+    /// Offsets of the one mean nothing in the other.
+    Another,
+}
+
+/// Compares the topic that offsets were recorded for with the one that brokers tell of.
+pub fn compare(known: &TopicIdentity, found: &TopicIdentity) -> Standing {
+    if known.topic != found.topic {
+        // Another option `topic`: its partitions have other names, and no offsets yet.
+        return Standing::Same;
+    }
+    let moved = known.cluster.is_some() && found.cluster.is_some() && known.cluster != found.cluster;
+    match (&known.id, &found.id) {
+        (Some(known), Some(found)) if known != found => Standing::Another,
+        (Some(_), Some(_)) if moved => Standing::Moved,
+        (Some(_), Some(_)) => Standing::Same,
+        _ if moved => Standing::Another,
+        _ => Standing::Same,
+    }
+}
+
+/// Asks the brokers which topic has this name now. Errors: why they did not answer.
+pub fn ask(consumer: &BaseConsumer<Context>, topic: &str) -> Result<TopicIdentity, String> {
+    let id = describe::topic(consumer, topic, Ask::Id, PATIENCE)?.id;
+    let cluster = consumer.client().fetch_cluster_id(PATIENCE);
+    Ok(TopicIdentity { topic: topic.to_owned(), id, cluster })
+}
+
+/// What is recorded from now on: what brokers tell, and else what was known.
+pub fn merge(known: Option<&TopicIdentity>, found: TopicIdentity) -> TopicIdentity {
+    let known = known.filter(|known| known.topic == found.topic);
+    TopicIdentity {
+        id: found.id.or_else(|| known?.id.clone()),
+        cluster: found.cluster.or_else(|| known?.cluster.clone()),
+        topic: found.topic,
+    }
+}
+
+/// The error for a topic that is not the one whose offsets were recorded.
+pub fn recreated(source: &str, known: &TopicIdentity, found: &TopicIdentity) -> Error {
+    let topic = &found.topic;
+    let shown = |id: &Option<String>| id.clone().unwrap_or_else(|| "unknown".to_owned());
+    let error = match (&known.id, &found.id) {
+        (Some(old), Some(new)) => Error::damaged(format!(
+            "topic `{topic}` was created again: source `{source}` has read topic id {old}, and now it is {new}"
+        )),
+        _ => Error::damaged(format!(
+            "topic `{topic}` is in another cluster: source `{source}` has read cluster {}, and now it is {}",
+            shown(&known.cluster),
+            shown(&found.cluster)
+        )),
+    };
+    let (old, new) = (shown(&known.cluster), shown(&found.cluster));
+    let cluster = if old == new { format!("cluster {new}") } else { format!("cluster {old}, now {new}") };
+    error
+        .with_detail(format!(
+            "Offsets of the old topic mean nothing in the new one: to go on at them would skip records ({cluster})."
+        ))
+        .with_hint("Set `on_data_loss = 'continue'` on the source to read the new topic from its beginning, or point the source at the topic that it has read.")
+}
+
+/// Asks, before an epoch is committed, whether what was read is of the topic that its offsets are recorded for: librdkafka goes
+/// on reading at the same offset when a topic is created again.
+pub struct TopicWitness {
+    pub source: String,
+    pub shared: Arc<Shared>,
+}
+
+impl Witness for TopicWitness {
+    fn check(&self) -> BoxFuture<'_, Result<()>> {
+        let (expected, consumer) = {
+            let state = self.shared.lock();
+            (state.topic.clone(), state.consumer.clone())
+        };
+        async move {
+            let (Some(expected), Some(consumer)) = (expected, consumer) else { return Ok(()) };
+            if expected.id.is_none() {
+                return Ok(());
+            }
+            let source = self.source.clone();
+            let asked = tokio::task::spawn_blocking(move || judge(&source, &expected, &consumer)).await;
+            asked.internal(|| "a question to the brokers ended abnormally".to_owned())?
+        }
+        .boxed()
+    }
+}
+
+fn judge(source: &str, expected: &TopicIdentity, consumer: &BaseConsumer<Context>) -> Result<()> {
+    for _ in 0..ATTEMPTS {
+        match ask(consumer, &expected.topic) {
+            Ok(found) if compare(expected, &found) == Standing::Another => {
+                return Err(recreated(source, expected, &found));
+            }
+            Ok(_) => return Ok(()),
+            // A topic that is gone is not yet another one.
+            Err(why) if why.contains("Unknown topic") => return Ok(()),
+            Err(why) => tracing::debug!(source, "the topic's id is not told: {why}"),
+        }
+    }
+    // If it was created again after all, the next start finds the id that this epoch records and refuses.
+    tracing::warn!(
+        source,
+        topic = expected.topic,
+        "brokers do not answer: whether the topic is the same is not checked"
+    );
+    Ok(())
+}
+
+impl Drop for TopicWitness {
+    fn drop(&mut self) {
+        let consumer = self.shared.lock().consumer.take();
+        // Closing a consumer waits for its threads: not on this one.
+        let _handle = std::thread::Builder::new().spawn(move || drop(consumer));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn topic(id: Option<&str>, cluster: Option<&str>) -> TopicIdentity {
+        TopicIdentity { topic: "t".to_owned(), id: id.map(str::to_owned), cluster: cluster.map(str::to_owned) }
+    }
+
+    #[test]
+    fn ids_decide_and_clusters_where_there_are_none() {
+        let cases = [
+            ((Some("a"), Some("c")), (Some("a"), Some("c")), Standing::Same),
+            ((Some("a"), Some("c")), (Some("b"), Some("c")), Standing::Another),
+            ((Some("a"), Some("c")), (Some("a"), Some("d")), Standing::Moved),
+            ((Some("a"), Some("c")), (Some("b"), Some("d")), Standing::Another),
+            ((None, Some("c")), (Some("b"), Some("c")), Standing::Same),
+            ((Some("a"), Some("c")), (None, Some("c")), Standing::Same),
+            ((Some("a"), Some("c")), (None, Some("d")), Standing::Another),
+            ((None, Some("c")), (None, Some("d")), Standing::Another),
+            ((None, None), (Some("b"), Some("d")), Standing::Same),
+            ((None, None), (None, None), Standing::Same),
+        ];
+        for (known, found, expected) in cases {
+            assert_eq!(compare(&topic(known.0, known.1), &topic(found.0, found.1)), expected, "{known:?} {found:?}");
+        }
+        let other = TopicIdentity { topic: "other".to_owned(), ..topic(Some("b"), Some("d")) };
+        assert_eq!(compare(&topic(Some("a"), Some("c")), &other), Standing::Same, "a new name is a new topic");
+    }
+
+    #[test]
+    fn what_brokers_do_not_tell_stays_known() {
+        let known = topic(Some("a"), Some("c"));
+        assert_eq!(merge(Some(&known), topic(None, Some("c"))), known);
+        assert_eq!(merge(None, topic(None, Some("c"))), topic(None, Some("c")));
+        let other = TopicIdentity { topic: "other".to_owned(), id: None, cluster: None };
+        assert_eq!(merge(Some(&known), other.clone()), other);
+    }
+
+    #[test]
+    fn the_error_names_both_topics_and_what_to_do() {
+        let error = recreated("s", &topic(Some("a"), Some("c")), &topic(Some("b"), Some("c")));
+        assert_eq!(error.message(), "topic `t` was created again: source `s` has read topic id a, and now it is b");
+        assert!(error.hint().unwrap().contains("on_data_loss"));
+        let error = recreated("s", &topic(None, Some("c")), &topic(None, Some("d")));
+        assert!(error.message().ends_with("has read cluster c, and now it is d"), "{error}");
+    }
+}
