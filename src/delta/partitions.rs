@@ -80,7 +80,7 @@ pub(super) fn short_path(path: &str) -> String {
         while !name.is_char_boundary(kept) || bytes[kept - 1] == b'%' || bytes[kept - 2] == b'%' {
             kept -= 1;
         }
-        format!("{}~{hash}", &name[..kept])
+        format!("{}-{hash}", &name[..kept])
     };
     path.split('/').map(short).collect::<Vec<_>>().join("/")
 }
@@ -174,7 +174,7 @@ mod tests {
         assert_ne!(a, b);
         assert!(a.split('/').all(|name| name.len() <= LONGEST_NAME) && a.ends_with("/part-0.parquet"), "{a}");
         let folder = a.split('/').next().unwrap();
-        let kept = folder.split('~').next().unwrap();
+        let (kept, _) = folder.rsplit_once('-').unwrap();
         assert!((kept.len() - 2).is_multiple_of(3), "{kept}");
         assert_eq!(short_path(&a), a);
         assert_eq!(short_path("p=x/y"), "p=x/y");
