@@ -9,6 +9,7 @@
 //! Protocol: KIP-98 (transactions), KIP-447 (offsets in transactions); error classes as librdkafka names them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -32,6 +33,9 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const CALL: Duration = Duration::from_secs(10);
 /// The same for the first call, so that a refused login is noticed soon.
 const FIRST_CALL: Duration = Duration::from_secs(2);
+
+/// Tries of one transaction.
+const MAX_ATTEMPTS: u32 = 4;
 
 /// Bits of a message's number that say its place among the messages of its topic; those above say the topic.
 const NUMBER_BITS: u32 = 40;
@@ -106,6 +110,8 @@ struct Inner {
     producer: BaseProducer<Context>,
     /// Member of no group; reads and names the group that holds the epochs.
     group: BaseConsumer<Context>,
+    /// The brokers refused a batch, and may refuse the next one for its sequence numbers.
+    out_of_sequence: AtomicBool,
     /// One transaction at a time.
     turn: Mutex<()>,
 }
@@ -115,6 +121,15 @@ struct Inner {
 struct EpochRecord {
     epoch: u64,
     manifest: i64,
+}
+
+/// What became of one try of a transaction. All but a commit were undone.
+enum Attempt {
+    Committed,
+    /// The numbers of messages in batches that the brokers refused for their size.
+    TooLarge(BTreeSet<usize>),
+    /// Why it failed otherwise.
+    Undone(String),
 }
 
 /// What to do about a failed step.
@@ -156,7 +171,8 @@ impl TransactionalProducer {
             let producer = client::create_producer(&config, context.clone())?;
             let group = client::create_consumer(&connection, &format!("weir-{pipeline}{suffix}-epochs"), context)?;
             let (limits, turn) = (Mutex::new(limits), Mutex::new(()));
-            let inner = Inner { connection, pipeline, topics, limits, env, producer, group, turn };
+            let out_of_sequence = AtomicBool::new(false);
+            let inner = Inner { connection, pipeline, topics, limits, env, producer, group, out_of_sequence, turn };
             inner.init()?;
             Ok(Self { inner: Arc::new(inner) })
         })
@@ -256,22 +272,26 @@ impl Inner {
     }
 
     fn commit(&self, record: &EpochRecord, messages: &[TopicMessages]) -> Result<Sent> {
+        let failed =
+            |why: &str| self.failed(&format!("commit epoch {}; the transaction was aborted", record.epoch), why);
         let mut suspects = BTreeSet::new();
-        // Which message of a refused batch is too large shows when each is sent by itself.
-        for _ in 0..2 {
-            let refused = self.attempt(record, messages, &suspects)?;
-            if refused.is_empty() {
-                return Ok(Sent::Visible);
-            }
+        for _ in 0..MAX_ATTEMPTS {
+            let refused = match self.attempt(record, messages, &suspects)? {
+                Attempt::Committed => return Ok(Sent::Visible),
+                // The brokers expect the sequence numbers of a batch that they refused: the abort has led to new ones.
+                Attempt::Undone(_) if self.out_of_sequence.swap(false, Ordering::Relaxed) => continue,
+                Attempt::Undone(why) => return Err(failed(&why)),
+                Attempt::TooLarge(refused) => refused,
+            };
+            self.out_of_sequence.store(true, Ordering::Relaxed);
             let guilty = self.guilty(messages, &refused, &suspects);
             if !guilty.is_empty() {
                 return Ok(Sent::TooLarge(guilty));
             }
+            // Which message of a refused batch is too large shows when each is sent by itself.
             suspects.extend(refused);
         }
-        Err(self
-            .failed(&format!("commit epoch {}", record.epoch), "the brokers refuse batches of messages for their size")
-            .with_hint("Let the user DESCRIBE_CONFIGS of the topic, or set `properties.batch.size` of the sink below the topic's `max.message.bytes`."))
+        Err(failed("the brokers refuse batches of messages for their size").with_hint("Let the user DESCRIBE_CONFIGS of the topic, or set `properties.batch.size` of the sink below the topic's `max.message.bytes`."))
     }
 
     /// Those of the refused messages that were alone in their batch.
@@ -298,14 +318,8 @@ impl Inner {
         guilty
     }
 
-    /// Tries the transaction once; messages in `alone` go in batches of their own. Returns the numbers of messages that were too
-    /// large, if any: then it was undone.
-    fn attempt(
-        &self,
-        record: &EpochRecord,
-        messages: &[TopicMessages],
-        alone: &BTreeSet<usize>,
-    ) -> Result<BTreeSet<usize>> {
+    /// Tries the transaction once; messages in `alone` go in batches of their own.
+    fn attempt(&self, record: &EpochRecord, messages: &[TopicMessages], alone: &BTreeSet<usize>) -> Result<Attempt> {
         let epoch = record.epoch;
         let _old = self.context().take_too_large();
         let done = self.persist("begin a transaction", || self.producer.begin_transaction()).and_then(|()| {
@@ -317,7 +331,8 @@ impl Inner {
             Ok(()) => {
                 // Acknowledged: what librdkafka reported about single messages on the way was mended by retries.
                 let _ = self.context().take_undelivered();
-                return Ok(BTreeSet::new());
+                self.out_of_sequence.store(false, Ordering::Relaxed);
+                return Ok(Attempt::Committed);
             }
             Err(Failure::Fatal(error)) => return Err(error),
             Err(Failure::Abort(why)) => (why, None),
@@ -331,16 +346,16 @@ impl Inner {
             }
         }
         if let Some(number) = too_large {
-            return Ok(BTreeSet::from([number]));
+            return Ok(Attempt::TooLarge(BTreeSet::from([number])));
         }
         self.serve_reports();
         let refused: BTreeSet<usize> = self.context().take_too_large().iter().map(|message| message.number).collect();
         if refused.is_empty() {
-            return Err(self.failed(&format!("commit epoch {epoch}; the transaction was aborted"), &why));
+            return Ok(Attempt::Undone(why));
         }
         // Of the messages behind them, whose batches were undone with the transaction.
         let _ = self.context().take_undelivered();
-        Ok(refused)
+        Ok(Attempt::TooLarge(refused))
     }
 
     /// Lets the reports of an undone transaction's messages reach the context: they say which were too large.
