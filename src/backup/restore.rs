@@ -90,6 +90,8 @@ fn moved(manifest: &[u8], locations: &BTreeMap<String, String>, warehouse: &str)
     };
     let tables = manifest.get_mut("tables").and_then(serde_json::Value::as_array_mut).into_iter().flatten();
     tables.filter_map(|table| table.get_mut("location")).for_each(&mut relocate);
+    let sinks = manifest.get_mut("sinks").and_then(serde_json::Value::as_array_mut).into_iter().flatten();
+    sinks.filter_map(|sink| sink.get_mut("table")?.get_mut("location")).for_each(&mut relocate);
     let reads = manifest.get_mut("reads").and_then(serde_json::Value::as_object_mut).into_iter().flatten();
     reads.for_each(|(_, location)| relocate(location));
     serde_json::to_vec(&manifest).ok()
@@ -101,12 +103,13 @@ mod tests {
 
     #[test]
     fn a_manifest_is_given_the_new_places_of_its_tables_and_nothing_else_changes() {
-        let manifest = br#"{"epoch":3,"tables":[{"name":"t","location":"old/t"},{"name":"o","location":"/else/o"}],"reads":{"s":"old/t"},"new":1}"#;
+        let manifest = br#"{"epoch":3,"tables":[{"name":"t","location":"old/t"},{"name":"o","location":"/else/o"}],"reads":{"s":"old/t"},"sinks":[{"name":"kafka"},{"name":"t","table":{"location":"old/t","version":3}}],"new":1}"#;
         let locations = BTreeMap::from([("old/t".to_owned(), "t".to_owned())]);
         let moved: serde_json::Value =
             serde_json::from_slice(&moved(manifest, &locations, "s3://b/w/").unwrap()).unwrap();
         assert_eq!(moved["tables"][0]["location"], "s3://b/w/t");
         assert_eq!(moved["tables"][1]["location"], "/else/o");
+        assert_eq!(moved["sinks"][1]["table"]["location"], "s3://b/w/t");
         assert_eq!(
             (&moved["reads"]["s"], &moved["epoch"], &moved["new"]),
             (&"s3://b/w/t".into(), &3.into(), &1.into())

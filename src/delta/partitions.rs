@@ -67,13 +67,15 @@ fn empty_values(column: &ArrayRef) -> Result<Option<(ArrayRef, BooleanArray)>, a
     Ok((empty.true_count() > 0).then_some((plain, empty)))
 }
 
-/// `path` with every folder name that is too long cut and told apart by a hash.
+/// `path` with every folder name that is too long cut and told apart by a hash, and without `~`: delta-rs's DELETE spells that
+/// in one way to find a file and in another to remove it, so that the file stays in the table.
 pub(super) fn short_path(path: &str) -> String {
     let short = |name: &str| {
+        let name = name.replace('~', "%7E");
         if name.len() <= LONGEST_NAME {
-            return name.to_owned();
+            return name;
         }
-        let hash = hex::encode(&Sha256::digest(name)[..8]);
+        let hash = hex::encode(&Sha256::digest(&name)[..8]);
         let mut kept = KEPT_NAME;
         // Neither a character nor an escape is cut in two.
         let bytes = name.as_bytes();
@@ -178,5 +180,6 @@ mod tests {
         assert!((kept.len() - 2).is_multiple_of(3), "{kept}");
         assert_eq!(short_path(&a), a);
         assert_eq!(short_path("p=x/y"), "p=x/y");
+        assert_eq!(short_path("p=~x/y"), "p=%7Ex/y");
     }
 }
