@@ -210,7 +210,7 @@ fn damaged_progress_is_named_and_that_of_other_pipelines_shown() {
     std::fs::write(&damaged, [0xff, 0xfe, b'\n']).unwrap();
     let output = weir.run(&["status"]);
     let (shown, errors) = (crate::program::text(&output.stdout), crate::program::text(&output.stderr));
-    assert_eq!(output.status.code(), Some(2), "{errors}");
+    assert_eq!(output.status.code(), Some(4), "{errors}");
     assert!(shown.starts_with("p  epoch 1"), "{shown}");
     assert!(errors.contains("_weir/broken/progress.jsonl`: line 1"), "{errors}");
     let output = weir.run(&["status", "p"]);
