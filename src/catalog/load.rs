@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::definition::{FunctionDef, ModelDef, PipelineDef, PipelineOptions, Secret, ViewDef};
+use super::folders::check_folders;
 use super::materialized::primary_key;
 use super::names::{Claim, Names, Namespace};
 use super::options::{OptionReader, Scope, pipeline as pipeline_options};
@@ -388,6 +389,7 @@ impl Loader<'_> {
                 self.catalog.broken.inserts.push(insert.target.span);
             }
         }
+        check_folders(&self.catalog, &mut self.errors);
         check_seeds(&self.catalog, &self.names, &mut self.errors);
         let cyclic = check_cycles(&self.catalog.views, &mut self.errors);
         let broken = &mut self.catalog.broken;

@@ -10,6 +10,7 @@ mod value;
 mod options;
 mod columns;
 mod relations;
+mod folders;
 mod materialized;
 mod names;
 mod pipelines;

@@ -407,3 +407,20 @@ fn topics_take_changes_by_key_or_in_debeziums_envelope() {
     assert_eq!(changes("flink"), encoding(ChangeFormat::Upsert, &["a"], KeyFormat::Json));
     assert!(!catalog.accepts_retractions("plain") && catalog.accepts_retractions("debezium"));
 }
+
+#[test]
+fn names_that_cannot_be_folders_are_refused_with_a_place() {
+    let text = |table: &str, location: &str, pipeline: &str| {
+        format!(
+            "CREATE SOURCE s (id BIGINT) WITH (connector = 'file', path = 'x', format = 'json');
+             CREATE TABLE \"{table}\" (id BIGINT) USING DELTA {location};
+             CREATE PIPELINE \"{pipeline}\" AS BEGIN INSERT INTO \"{table}\" SELECT id FROM s; END;"
+        )
+    };
+    for name in ["..", ".", "../../x", "a\\b", "p%20x", "a\tb"] {
+        assert_eq!(errors(&text(name, "", "p")), [format!("table `{name}` cannot have a folder of its name")]);
+        assert_eq!(errors(&text(name, "LOCATION 'x/t'", "p")), Vec::<String>::new());
+        assert_eq!(errors(&text("t", "", name)), [format!("pipeline `{name}` cannot have a folder of its name")]);
+    }
+    assert_eq!(errors(&text("ü p", "", "ü/p:q 100%")), Vec::<String>::new());
+}

@@ -80,7 +80,8 @@ impl Table {
             let Some(bytes) = read_entry(self.store(), version).await? else { return Ok(None) };
             let entry = Entry::parse(version, &bytes)?;
             let others = entry.txns.iter().filter_map(|(id, _)| id.strip_prefix("weir:"));
-            plan.pipelines.extend(others.filter(|id| !id.contains(':') && *id != pipeline).map(str::to_owned));
+            let is_epoch = |id: &&str| !id.contains(':') || entry.txn(&PipelineTxns::manifest_app_id(id)).is_some();
+            plan.pipelines.extend(others.filter(|id| is_epoch(id) && *id != pipeline).map(str::to_owned));
             let own = entry.txn(&PipelineTxns::epoch_app_id(pipeline)).is_some();
             plan.foreign += u64::from(!own && entry.restore.is_none());
         }

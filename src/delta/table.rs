@@ -69,8 +69,12 @@ impl Progress {
 
     fn note<'a>(&mut self, txns: impl Iterator<Item = (&'a str, i64)>, version_of: impl Fn(&str) -> Option<i64>) {
         for (id, epoch) in txns {
-            let Some(pipeline) = id.strip_prefix("weir:").filter(|rest| !rest.contains(':')) else { continue };
+            let Some(pipeline) = id.strip_prefix("weir:") else { continue };
             let manifest_id = version_of(&PipelineTxns::manifest_app_id(pipeline));
+            // A pipeline's name may hold a colon; an offset has no manifest.
+            if manifest_id.is_none() && pipeline.contains(':') {
+                continue;
+            }
             self.pipelines.insert(id.to_owned(), (epoch, manifest_id));
         }
     }

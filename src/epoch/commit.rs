@@ -16,7 +16,7 @@ use super::open::{Arrived, LaneWriter, Outputs, Ranges};
 use super::remember::Remembered;
 use super::sinks::{BranchSink, Sinks, TableSink};
 use super::standings::Standings;
-use crate::delta::{CommitOutcome, CommitRequest, PipelineTxns, StagedFiles, UpsertRows, UpsertTable};
+use crate::delta::{CommitOutcome, CommitRequest, OffsetId, PipelineTxns, StagedFiles, UpsertRows, UpsertTable};
 use crate::env::Env;
 use crate::error::{Context, Error, Result};
 use crate::sink::dead_letters::{self, Letter};
@@ -311,7 +311,7 @@ pub async fn commit_table(
     let mut offsets = Vec::new();
     for (source, ranges) in &manifest.ranges {
         for (partition, range) in ranges {
-            offsets.push((format!("weir:{}:{source}:{partition}", manifest.pipeline), range.end));
+            offsets.push((OffsetId::new(&manifest.pipeline, source, partition).app_id(), range.end));
         }
     }
     let mut info = serde_json::Map::new();

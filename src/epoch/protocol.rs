@@ -40,8 +40,10 @@ pub enum Before {
 /// The part of a sink in the newest epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
-    /// The pipeline did not write to it then: it is new, or it joins again where the pipeline is now.
-    Joins,
+    /// The pipeline did not write to it then: it is new, or it has been moved, copied or left out since. With epochs of the
+    /// pipeline that are older than the newest, it lacks rows, unless `moved`: it holds just what a table should that the
+    /// SQL no longer names.
+    Joins { moved: bool },
     /// The epoch has something for it.
     TakesPart(Before),
     /// The epoch has nothing for it.
@@ -82,6 +84,11 @@ pub struct Facts {
     pub next_is_in_kafka: bool,
     /// A `weir restore` to this epoch did not finish.
     pub restoring: Option<Epoch>,
+    /// Tables that take part in the newest epoch, that the SQL no longer names, and that do not exist: whether they have it
+    /// is not known.
+    pub vanished: Vec<String>,
+    /// The user takes it that tables lack rows (`--allow-rebuild`).
+    pub may_lack: bool,
 }
 
 /// What a start does.
@@ -120,6 +127,8 @@ pub enum Refusal {
     StateGone { newest: Standing },
     /// No sink holds anything, though the pipeline had committed epochs before this one.
     Vanished { manifest: Epoch },
+    /// These tables join with an older epoch of this very pipeline, or are owed the newest and are gone.
+    Lacking { newest: Standing, joining: Vec<String>, vanished: Vec<String> },
     /// A `weir restore` did not finish: the sinks are on their way to this epoch.
     Restoring { epoch: Epoch },
 }
@@ -148,6 +157,8 @@ enum Finding {
     Owed,
     /// It holds less.
     PutBack,
+    /// It joins without epochs that the pipeline has committed since it was written.
+    Lacks,
     /// Nothing says what it should hold.
     Unproven,
     /// Kafka has no record of its own, and a manifest says that a later epoch may be in it.
@@ -168,6 +179,10 @@ pub fn decide(facts: &Facts) -> Outcome {
     let which = |wanted: &[Finding]| -> Vec<String> {
         findings.iter().filter(|(_, found)| wanted.contains(found)).map(|(sink, _)| sink.sink.clone()).collect()
     };
+    let joining = which(&[Finding::Lacks]);
+    if !(facts.may_lack || joining.is_empty() && facts.vanished.is_empty()) {
+        return Outcome::Refuse(Refusal::Lacking { newest, joining, vanished: facts.vanished.clone() });
+    }
     if !facts.manifest_exists {
         let mut wrong = which(&[Finding::Owed, Finding::PutBack, Finding::Unproven, Finding::Forgot]);
         wrong.extend(facts.sinks.iter().filter(|sink| was_restored(sink)).map(|sink| sink.sink.clone()));
@@ -257,7 +272,8 @@ fn finding(sink: &SinkFact, newest: Standing, facts: &Facts) -> Finding {
         (Held::Nothing, _) => None,
     };
     match sink.role {
-        Role::Joins | Role::Aside(Before::NotRecorded) => Finding::Complete,
+        Role::Joins { moved: false } if held.is_some() && sink.kind == SinkKind::Table => Finding::Lacks,
+        Role::Joins { .. } | Role::Aside(Before::NotRecorded) => Finding::Complete,
         Role::NotRecorded => Finding::Unproven,
         Role::Aside(Before::Known(before)) if held == before => Finding::Complete,
         // Kafka commits first: it had what a table has.

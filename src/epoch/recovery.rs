@@ -1,7 +1,7 @@
 //! What a start does before it reads: takes stock of every sink ([`survey`]), has [`protocol`](super::protocol) decide, and
 //! carries the decision out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::commit::commit_table;
 use super::protocol::{Facts, Held, Outcome, Role, SinkKind, decide};
@@ -9,7 +9,7 @@ use super::refusal::refused;
 use super::sinks::{Sinks, TableSink};
 use super::standings::Standings;
 use super::survey::{Survey, commit_of, survey};
-use crate::delta::PipelineTxns;
+use crate::delta::{OffsetId, PipelineTxns};
 use crate::env::Env;
 use crate::error::{Error, Result};
 use crate::source::chunk::{Offsets, TopicIdentity};
@@ -65,19 +65,21 @@ impl Resumed {
 /// Errors: `Damaged` when continuing would lose or repeat rows; it says what each sink has.
 pub async fn recover(
     pipeline: &str,
+    sources: &BTreeSet<&str>,
     sinks: &Sinks,
     manifests: &ManifestStore,
     states: &StateStore,
     env: &Env,
+    may_lack: bool,
 ) -> Result<Resumed> {
-    let mut survey = survey(pipeline, sinks, manifests, env).await?;
+    let mut survey = survey(pipeline, sinks, manifests, env, may_lack).await?;
     let mut outcome = decide(&survey.facts);
     if let (Outcome::TakeBack { .. }, Some((manifest, _))) = (&outcome, &survey.manifest) {
         // Asked for only here: every other start reads the state anyway.
         survey.facts.state_exists = states.missing(&manifest.state).await?.is_none();
         outcome = decide(&survey.facts);
     }
-    let mut resumed = carry_out(pipeline, sinks, manifests, &survey, &outcome).await?;
+    let mut resumed = carry_out(pipeline, sources, sinks, manifests, &survey, &outcome).await?;
     resumed.standings = standings(&survey.facts, &outcome, sinks.tables.len());
     if let Some(recorded) = record_in_kafka(sinks, &survey.facts, &outcome).await? {
         resumed.standings.kafka = recorded;
@@ -90,6 +92,7 @@ pub async fn recover(
 
 async fn carry_out(
     pipeline: &str,
+    sources: &BTreeSet<&str>,
     sinks: &Sinks,
     manifests: &ManifestStore,
     survey: &Survey,
@@ -128,7 +131,7 @@ async fn carry_out(
                 epoch = after.epoch.0,
                 "manifest is missing; going on with the offsets that the tables hold"
             );
-            let positions = positions(pipeline, &survey.transactions);
+            let positions = positions(pipeline, sources, &survey.transactions);
             Ok(Resumed { state_known: false, ..Resumed::at(after.epoch.next(), positions) })
         }
         Outcome::Refuse(refusal) => Err(refused(pipeline, refusal, survey)),
@@ -166,8 +169,9 @@ async fn take_back(
         if fact.recorded == Some(held) {
             continue;
         }
-        let known = survey.transactions.get(index);
-        let txns = txns_of(pipeline, held, manifest, known.into_iter().flatten().map(|(id, _)| id.as_str()));
+        let none = BTreeMap::new();
+        let known = survey.transactions.get(index).unwrap_or(&none);
+        let txns = txns_of(pipeline, held, manifest, known);
         let version = sink.table.record(&txns, permit.epoch().0).await?;
         tracing::info!(
             pipeline,
@@ -180,19 +184,15 @@ async fn take_back(
     Ok(())
 }
 
-/// What a table says that was taken back: its epoch, and the offsets after the pipeline's epoch. `known` are application ids
-/// that it has; partitions that had not been read by then are given -1, since a `txn` action cannot be removed.
-pub fn txns_of<'a>(
-    pipeline: &str,
-    held: Standing,
-    manifest: &Manifest,
-    known: impl Iterator<Item = &'a str>,
-) -> PipelineTxns {
-    let mut offsets: BTreeMap<String, i64> =
-        known.filter(|id| offset_of(pipeline, id).is_some()).map(|id| (id.to_owned(), -1)).collect();
+/// What a table says that was taken back: its epoch, and the offsets after the pipeline's epoch. `known` are the `txn`
+/// actions that it has; partitions that had not been read by then are given -1, since a `txn` action cannot be removed.
+pub fn txns_of(pipeline: &str, held: Standing, manifest: &Manifest, known: &BTreeMap<String, i64>) -> PipelineTxns {
+    let sources = manifest.positions.keys().map(String::as_str).collect();
+    let known = OffsetId::among(pipeline, &sources, known);
+    let mut offsets: BTreeMap<String, i64> = known.into_iter().map(|(_, id, _)| (id.to_owned(), -1)).collect();
     for (source, partitions) in &manifest.positions {
         for (partition, next) in partitions {
-            offsets.insert(format!("weir:{pipeline}:{source}:{partition}"), *next);
+            offsets.insert(OffsetId::new(pipeline, source, partition).app_id(), *next);
         }
     }
     PipelineTxns {
@@ -203,18 +203,18 @@ pub fn txns_of<'a>(
     }
 }
 
-/// Source and partition of an application id that holds an offset.
-fn offset_of<'a>(pipeline: &str, id: &'a str) -> Option<(&'a str, &'a str)> {
-    id.strip_prefix("weir:")?.strip_prefix(pipeline)?.strip_prefix(':')?.split_once(':')
-}
-
-/// The offsets that the tables hold.
-fn positions(pipeline: &str, transactions: &[BTreeMap<String, i64>]) -> BTreeMap<String, Offsets> {
+/// The offsets that the tables hold. `sources` are those that the SQL declares.
+fn positions(
+    pipeline: &str,
+    sources: &BTreeSet<&str>,
+    transactions: &[BTreeMap<String, i64>],
+) -> BTreeMap<String, Offsets> {
     let mut positions: BTreeMap<String, Offsets> = BTreeMap::new();
-    for (id, offset) in transactions.iter().flatten().filter(|(_, offset)| **offset >= 0) {
-        let Some((source, partition)) = offset_of(pipeline, id) else { continue };
-        let known = positions.entry(source.to_owned()).or_default().entry(partition.into()).or_insert(*offset);
-        *known = (*known).max(*offset);
+    let found = transactions.iter().flat_map(|transactions| OffsetId::among(pipeline, sources, transactions));
+    for (id, _, offset) in found.filter(|(_, _, offset)| *offset >= 0) {
+        let partition = id.partition.as_str().into();
+        let known = positions.entry(id.source).or_default().entry(partition).or_insert(offset);
+        *known = (*known).max(offset);
     }
     positions
 }

@@ -40,6 +40,7 @@ pub fn refused(pipeline: &str, refusal: &Refusal, survey: &Survey) -> Error {
                 .with_detail(format!("All sinks were taken back to this epoch. {each}"))
                 .with_hint(format!("Restore the warehouse's `_weir/{pipeline}` folder as it was then, or take all back to another epoch: `{}`.", command(pipeline, "N")))
         }
+        Refusal::Lacking { newest, joining, vanished } => lacking(pipeline, *newest, (joining, vanished), &each),
         Refusal::Vanished { manifest } => {
             Error::damaged(format!("no table of pipeline `{pipeline}` holds an epoch, though epoch {manifest} was begun"))
                 .with_detail(format!("{each} The tables were removed, or restored to before their first epoch."))
@@ -74,6 +75,36 @@ fn half_done(pipeline: &str, newest: Standing, behind: &[String], survey: &Surve
             each = each_has(sinks),
         ))
         .with_hint(format!("Restore the warehouse's `_weir` folder if you can. {}", go_back(pipeline, to, sinks)))
+}
+
+fn lacking(pipeline: &str, newest: Standing, (joining, vanished): (&[String], &[String]), each: &str) -> Error {
+    let epoch = newest.epoch;
+    let hint = format!(
+        "If a folder was moved: move it back, undo the edit of the SQL, run once, then move it again. If a table was copied: copy it again once the pipeline is at rest. To begin an empty table where the pipeline is now, give it another name or LOCATION. `weir run --allow-rebuild` goes on with the tables as they are: {} for good.",
+        match joining {
+            [] => format!("the rows of epoch {epoch} that {} may lack are lost", list(vanished)),
+            _ => format!("{} lack{} what was committed since", list(joining), plural(joining)),
+        }
+    );
+    let error = match (joining, vanished) {
+        ([], _) => Error::damaged(format!(
+            "{} took part in epoch {epoch} of pipeline `{pipeline}`, and do{} not exist",
+            list(vanished),
+            if vanished.len() == 1 { "es" } else { "" }
+        ))
+        .with_detail(format!("The SQL no longer names {}, and nothing shows whether the epoch was committed to it. {each}", list(vanished))),
+        (_, []) => Error::damaged(format!("{} hold{} an older epoch of pipeline `{pipeline}`", list(joining), plural(joining)))
+            .with_detail(format!("Epoch {epoch} is the newest. {each} A table that joins the pipeline again, or a copy of one, lacks the epochs in between.")),
+        (_, _) => Error::damaged(format!(
+            "{} hold{} an older epoch of pipeline `{pipeline}`, and {} {} gone",
+            list(joining),
+            plural(joining),
+            list(vanished),
+            if vanished.len() == 1 { "is" } else { "are" }
+        ))
+        .with_detail(format!("Epoch {epoch} is the newest, and {} took part in it. {each} A folder was moved or renamed before the epoch was committed to it.", list(vanished))),
+    };
+    error.with_hint(hint)
 }
 
 fn kafka_forgot(pipeline: &str, newest: Option<Standing>, each: &str) -> Error {

@@ -252,10 +252,10 @@ fn check(pipeline: &str, manifest: &Manifest, tables: &[TableRewind]) -> Result<
 async fn carry_out(pipeline: &str, rewind: &TableRewind, manifest: &Manifest) -> Result<RestoredSink> {
     let TableRewind { name, table, plan, holds, .. } = rewind;
     let epoch = format!("weir:{pipeline}");
-    let known = table.transactions(&epoch).await?;
+    let known = table.transactions("weir").await?;
     // Epoch 0: a table that joined later holds none.
     let held = holds.unwrap_or(Standing { epoch: Epoch(0), manifest: ManifestId(0) });
-    let txns = txns_of(pipeline, held, manifest, known.keys().map(String::as_str));
+    let txns = txns_of(pipeline, held, manifest, &known);
     let is_recorded = known.get(&epoch).copied().unwrap_or(0) == txns.epoch;
     let restored = match (plan.is_done(), is_recorded) {
         (true, true) => None,

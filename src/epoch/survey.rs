@@ -34,7 +34,13 @@ struct Looked {
 }
 
 /// Asks everything that a pipeline's start depends on.
-pub async fn survey(pipeline: &str, sinks: &Sinks, manifests: &ManifestStore, env: &Env) -> Result<Survey> {
+pub async fn survey(
+    pipeline: &str,
+    sinks: &Sinks,
+    manifests: &ManifestStore,
+    env: &Env,
+    may_lack: bool,
+) -> Result<Survey> {
     let listed = manifests.list().await?;
     let mut facts = Facts {
         sinks: Vec::new(),
@@ -43,6 +49,8 @@ pub async fn survey(pipeline: &str, sinks: &Sinks, manifests: &ManifestStore, en
         newest_manifest: listed.last().map(|manifest| manifest.epoch),
         next_is_in_kafka: false,
         restoring: manifests.restoring().await?,
+        vanished: Vec::new(),
+        may_lack,
     };
     if let Some(producer) = &sinks.transaction {
         facts.sinks.push(kafka_fact(producer.committed_epoch().await?));
@@ -69,6 +77,7 @@ pub async fn survey(pipeline: &str, sinks: &Sinks, manifests: &ManifestStore, en
     if let Some(after) = after {
         let records = records(&survey, &looked, after);
         survey.assign_roles(sinks, &looked, records.as_deref());
+        survey.find_moved(sinks, records.as_deref().unwrap_or_default(), after);
         survey.add_undeclared(pipeline, sinks, env, records.unwrap_or_default()).await?;
         survey.look_for_files(sinks, after).await;
     }
@@ -95,7 +104,7 @@ impl Survey {
                         (None, None) => true,
                         _ => false,
                     });
-                    fact.role = record.map_or(Role::Joins, role);
+                    fact.role = record.map_or(Role::Joins { moved: false }, role);
                     let known = record.and_then(|record| record.table.as_ref()).map_or(0, |table| table.version);
                     fact.log_is_behind = known > version;
                 }
@@ -109,6 +118,24 @@ impl Survey {
                     fact.log_is_behind = read > version;
                 }
                 (None, None) => fact.role = Role::NotRecorded,
+            }
+        }
+    }
+
+    /// A table that joins may be one that the SQL names by another LOCATION now. Then it holds what that one should.
+    fn find_moved(&mut self, sinks: &Sinks, records: &[SinkRecord], after: Standing) {
+        let home = &sinks.home;
+        let is_left = |record: &&SinkRecord| {
+            let declared = |place: &TablePlace, sink: &TableSink| {
+                place.is(&sink.location, home.path_of(&sink.location).as_deref())
+            };
+            record.table.as_ref().is_some_and(|place| !sinks.tables.iter().any(|sink| declared(place, sink)))
+        };
+        let holds = |record: &SinkRecord| if record.takes_part { Some(after) } else { record.before };
+        let left: Vec<Standing> = records.iter().filter(is_left).filter_map(holds).collect();
+        for fact in &mut self.facts.sinks {
+            if let (Role::Joins { moved }, Held::UpTo(held)) = (&mut fact.role, fact.held) {
+                *moved = left.contains(&held);
             }
         }
     }
@@ -141,6 +168,9 @@ impl Survey {
             let store = TableStore::open(&location, &home.storage, env)?;
             if !store.is_table().await? {
                 tracing::warn!(pipeline, table = record.name, location, "a table that the SQL no longer names is gone");
+                if !self.is_known_complete(&record.name, &records) && !self.has_moved(&record.name, sinks).await {
+                    self.facts.vanished.push(format!("{} at {location}", record.name));
+                }
                 continue;
             }
             let table = Table::open(store).await?;
@@ -154,6 +184,32 @@ impl Survey {
             self.undeclared.push(TableSink { name, location, table, options: WriterOptions::default(), upsert: None });
         }
         Ok(())
+    }
+
+    /// Whether a table that joins, with the newest epoch, is the one of this name elsewhere: it has the epoch's files.
+    async fn has_moved(&self, name: &str, sinks: &Sinks) -> bool {
+        let Some((manifest, _)) = &self.manifest else { return false };
+        let Some(commit) = manifest.tables.iter().find(|commit| commit.name == name) else { return false };
+        let after = Held::UpTo(Standing { epoch: manifest.epoch, manifest: manifest.id });
+        let tables = self.facts.sinks.iter().filter(|fact| fact.kind == SinkKind::Table).zip(&sinks.tables);
+        for (fact, sink) in tables {
+            let joins = matches!(fact.role, Role::Joins { .. }) && fact.held == after;
+            if joins && sink.table.missing_files(&commit.adds).await.is_empty() {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Tables commit in the order of the records: one that holds the newest epoch shows that those before it have it.
+    fn is_known_complete(&self, name: &str, records: &[SinkRecord]) -> bool {
+        let Some(after) = newest(&self.facts.sinks) else { return false };
+        let later = records.iter().skip_while(|record| record.name != name).skip(1);
+        let has = |record: &SinkRecord| {
+            let named = |fact: &&SinkFact| fact.sink == record.name && !matches!(fact.role, Role::Joins { .. });
+            self.facts.sinks.iter().find(named).is_some_and(|fact| fact.held == Held::UpTo(after))
+        };
+        later.filter(|record| record.takes_part && record.table.is_some()).any(has)
     }
 
     /// Looks for the files that tables lack which lack the newest epoch.
@@ -195,7 +251,7 @@ fn unrecorded_commit<'a>(manifest: &'a Manifest, name: &str, location: &str) -> 
 }
 
 async fn look(pipeline: &str, table: &Table) -> Result<(BTreeMap<String, i64>, PipelinePast)> {
-    let found = table.transactions(&format!("weir:{pipeline}")).await?;
+    let found = table.transactions("weir").await?;
     let past = table.past(pipeline, &found).await?;
     Ok((found, past))
 }
@@ -223,7 +279,7 @@ fn fact(name: &str, held: Held, recorded: Option<Standing>) -> SinkFact {
         kind: SinkKind::Table,
         held,
         recorded,
-        role: Role::Joins,
+        role: Role::Joins { moved: false },
         files_exist: true,
         log_is_behind: false,
     }

@@ -520,3 +520,5 @@ fn kafka_that_forgets_the_very_first_epoch_is_not_new() {
     forget(&kafka, &stage.weir.path("warehouse"));
     stage.refused(&["have no record of what they committed", "Epoch 1 was begun"]);
 }
+
+mod moved;

@@ -67,7 +67,9 @@ pub async fn run(job: Job, stop: Stop) -> Result<Finish> {
 
 async fn start(job: Job, pulse: Pulse, stop: Stop) -> Result<Coordinator> {
     let pipeline = &job.dataflow.pipeline;
-    let resumed = recover(pipeline, &job.sinks, &job.manifests, &job.states, &job.env).await?;
+    let sources = job.dataflow.sources.iter().map(|source| source.def.name.as_str()).collect();
+    let resumed =
+        recover(pipeline, &sources, &job.sinks, &job.manifests, &job.states, &job.env, job.allow_rebuild).await?;
     for sink in &resumed.rolled_forward {
         tracing::info!(pipeline, sink, epoch = resumed.next.0 - 1, "epoch finished after a crash");
     }

@@ -45,6 +45,8 @@ fn facts(sinks: Vec<SinkFact>) -> Facts {
         newest_manifest,
         next_is_in_kafka: false,
         restoring: None,
+        vanished: Vec::new(),
+        may_lack: false,
     }
 }
 
@@ -59,27 +61,33 @@ fn refusal(facts: &Facts) -> Refusal {
 
 #[test]
 fn empty_sinks_begin_at_the_first_epoch() {
-    assert_eq!(decide(&facts(vec![table("a", 0, Role::Joins), kafka(Held::Unknown, Role::Joins)])), Outcome::Begin);
+    assert_eq!(
+        decide(&facts(vec![
+            table("a", 0, Role::Joins { moved: false }),
+            kafka(Held::Unknown, Role::Joins { moved: false })
+        ])),
+        Outcome::Begin
+    );
     assert_eq!(decide(&facts(Vec::new())), Outcome::Begin);
 }
 
 #[test]
 fn a_first_manifest_that_no_sink_names_begins_again() {
-    let mut facts = facts(vec![table("a", 0, Role::Joins)]);
+    let mut facts = facts(vec![table("a", 0, Role::Joins { moved: false })]);
     facts.newest_manifest = Some(Epoch(1));
     assert_eq!(decide(&facts), Outcome::Begin);
 }
 
 #[test]
 fn empty_sinks_of_a_pipeline_that_had_committed_are_refused() {
-    let mut facts = facts(vec![table("a", 0, Role::Joins)]);
+    let mut facts = facts(vec![table("a", 0, Role::Joins { moved: false })]);
     facts.newest_manifest = Some(Epoch(2));
     assert_eq!(refusal(&facts), Refusal::Vanished { manifest: Epoch(2) });
 }
 
 #[test]
 fn tables_that_were_all_restored_to_before_the_first_epoch_are_refused() {
-    let mut facts = facts(vec![table("a", 4, Role::Joins)]);
+    let mut facts = facts(vec![table("a", 4, Role::Joins { moved: false })]);
     facts.sinks[0].held = Held::Nothing;
     assert_eq!(refusal(&facts), Refusal::Vanished { manifest: Epoch(4) });
 }
@@ -106,9 +114,24 @@ fn a_table_that_got_no_rows_stays_behind_and_the_pipeline_resumes() {
 }
 
 #[test]
-fn a_new_table_and_one_that_joins_again_are_taken_as_they_are() {
-    let facts = facts(vec![table("a", 7, TAKES_PART), table("new", 0, Role::Joins), table("again", 2, Role::Joins)]);
-    assert_eq!(decide(&facts), Outcome::Resume { after: standing(7) });
+fn a_new_table_and_one_that_was_moved_are_taken_as_they_are() {
+    let joins = |moved| Role::Joins { moved };
+    let sinks = [table("a", 7, TAKES_PART), table("new", 0, joins(false)), table("moved", 2, joins(true))];
+    assert_eq!(decide(&facts(sinks.to_vec())), Outcome::Resume { after: standing(7) });
+}
+
+#[test]
+fn a_table_that_joins_without_later_epochs_and_one_that_vanished_are_refused_unless_the_user_takes_it() {
+    let mut facts = facts(vec![table("a", 7, TAKES_PART), table("b", 2, Role::Joins { moved: false })]);
+    let newest = standing(7);
+    let joining = vec!["b".to_owned()];
+    assert_eq!(refusal(&facts), Refusal::Lacking { newest, joining: joining.clone(), vanished: Vec::new() });
+    facts.vanished = vec!["c".to_owned()];
+    assert_eq!(refusal(&facts), Refusal::Lacking { newest, joining, vanished: facts.vanished.clone() });
+    facts.sinks.pop();
+    assert_eq!(refusal(&facts), Refusal::Lacking { newest, joining: Vec::new(), vanished: facts.vanished.clone() });
+    facts.may_lack = true;
+    assert_eq!(decide(&facts), Outcome::Resume { after: newest });
 }
 
 #[test]
@@ -165,7 +188,8 @@ fn kafka_that_forgot_is_complete_when_no_later_epoch_was_begun() {
 
 #[test]
 fn kafka_that_forgot_the_first_epoch_is_refused() {
-    let mut facts = facts(vec![kafka(Held::Unknown, Role::Joins), table("a", 0, Role::Joins)]);
+    let mut facts =
+        facts(vec![kafka(Held::Unknown, Role::Joins { moved: false }), table("a", 0, Role::Joins { moved: false })]);
     (facts.newest_manifest, facts.next_is_in_kafka) = (Some(Epoch(1)), true);
     assert_eq!(refusal(&facts), Refusal::KafkaForgot { newest: None });
     facts.sinks[0].held = Held::Nothing;
@@ -268,7 +292,7 @@ fn any_before() -> impl Strategy<Value = Before> {
 
 fn any_role() -> impl Strategy<Value = Role> {
     prop_oneof![
-        1 => Just(Role::Joins),
+        1 => prop::bool::ANY.prop_map(|moved| Role::Joins { moved }),
         4 => any_before().prop_map(Role::TakesPart),
         3 => any_before().prop_map(Role::Aside),
         1 => Just(Role::NotRecorded),
@@ -305,7 +329,17 @@ fn any_facts() -> impl Strategy<Value = Facts> {
             for (index, sink) in sinks.iter_mut().enumerate() {
                 sink.sink = format!("{index}");
             }
-            Facts { sinks, manifest_exists, state_exists, newest_manifest, next_is_in_kafka, restoring }
+            let (vanished, may_lack) = (Vec::new(), false);
+            Facts {
+                sinks,
+                manifest_exists,
+                state_exists,
+                newest_manifest,
+                next_is_in_kafka,
+                restoring,
+                vanished,
+                may_lack,
+            }
         })
 }
 
@@ -314,7 +348,7 @@ fn expected(sink: &SinkFact, after: Standing) -> Option<Option<Standing>> {
     match sink.role {
         Role::TakesPart(_) => Some(Some(after)),
         Role::Aside(Before::Known(before)) => Some(before),
-        Role::Aside(Before::NotRecorded) | Role::Joins | Role::NotRecorded => None,
+        Role::Aside(Before::NotRecorded) | Role::Joins { .. } | Role::NotRecorded => None,
     }
 }
 
@@ -359,6 +393,8 @@ fn keeps_its_promises(facts: &Facts) -> Result<(), TestCaseError> {
         if let Some(expected) = expected(sink, after).filter(|_| holds != Some(after)) {
             prop_assert_eq!(holds, expected, "{:?}", sink);
         }
+        let joined = matches!(sink.role, Role::Joins { moved: false }) && sink.kind == SinkKind::Table;
+        prop_assert!(!joined || holds.is_none_or(|holds| holds == after), "it lacks epochs: {:?}", sink);
         let same_epoch = holds.is_none_or(|holds| holds.epoch != after.epoch || holds == after);
         prop_assert!(same_epoch, "two runs: {:?}", sink);
         // Never: a commit into a table that lacks the epoch before in which it took part.

@@ -140,11 +140,15 @@ impl World {
                 None => Held::Unknown,
                 Some(standing) => standing.map_or(Held::Nothing, Held::UpTo),
             };
-            sinks.push(SinkFact { held, recorded: None, ..sink("kafka", SinkKind::Kafka, 0, Role::Joins) });
+            sinks.push(SinkFact {
+                held,
+                recorded: None,
+                ..sink("kafka", SinkKind::Kafka, 0, Role::Joins { moved: false })
+            });
         }
         for (index, world) in self.tables.iter().enumerate() {
             let held = world.now().last().copied().map_or(Held::Nothing, Held::UpTo);
-            let fact = sink(&index.to_string(), SinkKind::Table, 0, Role::Joins);
+            let fact = sink(&index.to_string(), SinkKind::Table, 0, Role::Joins { moved: false });
             sinks.push(SinkFact { held, recorded: world.recorded(), ..fact });
         }
         let after = newest(&sinks);
@@ -161,9 +165,11 @@ impl World {
             let table = sink.sink.parse::<usize>().ok();
             sink.role = match (record, table) {
                 (None, _) if after.is_some() => Role::NotRecorded,
-                (None, _) => Role::Joins,
+                (None, _) => Role::Joins { moved: false },
                 (Some(record), Some(table)) => role(record.tables[table]),
-                (Some(record), None) => record.kafka.map_or(Role::Joins, |before| role((before, true))),
+                (Some(record), None) => {
+                    record.kafka.map_or(Role::Joins { moved: false }, |before| role((before, true)))
+                }
             };
             if let (Some(table), Some(record)) = (table, record) {
                 sink.files_exist = self.tables[table].files.contains(&record.standing);
@@ -179,6 +185,8 @@ impl World {
             newest_manifest: self.manifests.keys().last().map(|standing| standing.epoch),
             next_is_in_kafka,
             restoring: None,
+            vanished: Vec::new(),
+            may_lack: false,
         }
     }
 

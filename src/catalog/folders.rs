@@ -1,0 +1,65 @@
+//! Names that become folders of the warehouse: a pipeline's, and that of a table without LOCATION.
+
+use super::Catalog;
+use crate::sql::Diagnostic;
+
+/// Bytes that file systems allow for a name.
+const LONGEST: usize = 255;
+
+/// Refuses names that cannot be folders.
+pub fn check_folders(catalog: &Catalog, errors: &mut Vec<Diagnostic>) {
+    for table in catalog.tables.values().filter(|table| table.location.is_none()) {
+        if let Some(reason) = unfit(&table.name) {
+            let error = Diagnostic::new(table.span, format!("table `{}` cannot have a folder of its name", table.name));
+            errors.push(error.with_detail(reason).with_hint("Give it another name, or write its place in `LOCATION`."));
+        }
+    }
+    for pipeline in &catalog.pipelines {
+        if let Some(reason) = unfit(&pipeline.name) {
+            let message = format!("pipeline `{}` cannot have a folder of its name", pipeline.name);
+            let error = Diagnostic::new(pipeline.span, message).with_detail(reason);
+            errors.push(error.with_hint(
+                "Name it in `CREATE PIPELINE`; INSERTs outside of one are a pipeline that has the file's name.",
+            ));
+        }
+    }
+}
+
+/// Why a name cannot be a folder below the warehouse; a slash in it makes folders in folders.
+fn unfit(name: &str) -> Option<&'static str> {
+    if name.split('/').any(|part| matches!(part, "" | "." | "..")) {
+        return Some("A folder cannot be called `.` or `..`, or have no name.");
+    }
+    if name.contains('\\') {
+        return Some("A folder's name has no backslash.");
+    }
+    if name.chars().any(char::is_control) {
+        return Some("A folder's name has no control characters.");
+    }
+    if name.split('/').any(|part| part.len() > LONGEST) {
+        return Some("A folder's name has at most 255 bytes.");
+    }
+    let bytes = name.as_bytes();
+    let is_escape = |part: &[u8]| matches!(part, [b'%', a, b] if a.is_ascii_hexdigit() && b.is_ascii_hexdigit());
+    if bytes.windows(3).any(is_escape) {
+        return Some("Delta would read `%` and two hexadecimal digits as one character.");
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::unfit;
+
+    #[test]
+    fn names_that_cannot_be_folders_are_found() {
+        for name in ["", ".", "..", "../../x", "a/../b", "a//b", "/a", "a/", "a\\b", "a\nb", "a\u{7f}", "p%20x", "%2e"]
+        {
+            assert!(unfit(name).is_some(), "{name:?}");
+        }
+        assert!(unfit(&"ü".repeat(128)).is_some() && unfit(&"ü".repeat(127)).is_none());
+        for name in ["p", "ü p", "a/b", "p:q", "...", "a.b", "100%", "50% off", "a?b#c", "a'b\"c", "*"] {
+            assert_eq!(unfit(name), None, "{name:?}");
+        }
+    }
+}
