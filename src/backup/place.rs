@@ -80,18 +80,46 @@ pub enum Copied {
 #[derive(Debug, Clone)]
 pub struct BackupPlace {
     location: String,
+    folder: TableStore,
     store: Arc<dyn ObjectStore>,
 }
 
 impl BackupPlace {
     /// Backups at the root of `store`.
     pub fn new(store: &TableStore) -> Self {
-        Self { location: store.location().to_owned(), store: store.object_store() }
+        Self { location: store.location().to_owned(), folder: store.clone(), store: store.object_store() }
     }
 
     /// As the user wrote it.
     pub fn location(&self) -> &str {
         &self.location
+    }
+
+    /// Errors: the place and the warehouse are one folder, or one lies in the other: replacing the warehouse would delete backups.
+    pub fn apart_from(&self, warehouse: &TableStore) -> Result<()> {
+        let folders = [self.folder.clone(), self.folder.child("files")?, self.folder.child("backups")?];
+        if folders.iter().all(|folder| !folder.overlaps(warehouse)) {
+            return Ok(());
+        }
+        let (place, warehouse) = (&self.location, warehouse.location());
+        Err(Error::config(format!("backups in `{place}` and the warehouse `{warehouse}` lie in one another"))
+            .with_detail("Whatever replaces or removes the warehouse would take the backups with it.")
+            .with_hint("Keep backups in a folder of their own, neither in the warehouse nor around it."))
+    }
+
+    /// Whether a path is that of a backup's list, in whichever folder.
+    pub fn is_list(path: &Path) -> bool {
+        let mut parts: Vec<_> = path.parts().collect();
+        let name = parts.pop();
+        let folder = parts.pop();
+        let id = name.as_ref().and_then(|name| name.as_ref().strip_suffix(".json"));
+        let is_id = id.and_then(|id| id.split_once('-')).is_some_and(|(time, random)| {
+            time.ends_with('Z')
+                && time.get(8..9) == Some("T")
+                && random.len() == 8
+                && random.bytes().all(|byte| byte.is_ascii_hexdigit())
+        });
+        is_id && folder.is_some_and(|folder| folder.as_ref() == "backups")
     }
 
     fn path_of(sha256: &str) -> Path {
@@ -172,16 +200,28 @@ impl BackupPlace {
     /// Copies a backup's file to `path` of another store. Errors: it is not here, or not what it was.
     pub async fn bring(&self, file: &BackupFile, to: &Arc<dyn ObjectStore>, path: &Path) -> Result<()> {
         let from = Self::path_of(&file.sha256);
-        let damaged = |what: &str| {
-            Error::damaged(format!("file `{from}` of the backups in `{}` {what}", self.location))
-                .with_detail(format!("It holds `{}`.", file.path))
-                .with_hint("Restore another backup; `weir backup --list` shows them.")
+        self.judge(file, copy(&self.store, &from, to, path, file.bytes).await?)
+    }
+
+    /// Errors: a backup's file is not here or not of its size; with `read`, its bytes are not what they were.
+    pub async fn verify(&self, file: &BackupFile, read: bool) -> Result<()> {
+        let found = match read {
+            true => hash(&self.store, &Self::path_of(&file.sha256), file.bytes).await?,
+            false => self.has(&file.sha256, file.bytes).await?.then(|| file.sha256.clone()),
         };
-        match copy(&self.store, &from, to, path, file.bytes).await? {
-            Some(sha256) if sha256 == file.sha256 => Ok(()),
-            Some(_) => Err(damaged("is damaged")),
-            None => Err(damaged("is missing or not of its size")),
-        }
+        self.judge(file, found)
+    }
+
+    fn judge(&self, file: &BackupFile, found: Option<String>) -> Result<()> {
+        let what = match found {
+            Some(sha256) if sha256 == file.sha256 => return Ok(()),
+            Some(_) => "is damaged",
+            None => "is missing or not of its size",
+        };
+        let from = Self::path_of(&file.sha256);
+        Err(Error::damaged(format!("file `{from}` of the backups in `{}` {what}", self.location))
+            .with_detail(format!("It holds `{}`.", file.path))
+            .with_hint("Restore another backup; `weir backup --list` shows them."))
     }
 
     /// The bytes of a backup's file, a small one.

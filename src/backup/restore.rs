@@ -28,8 +28,9 @@ pub enum RestoreInto {
 
 /// Writes a backup's files into `warehouse`, each verified by its SHA-256.
 ///
-/// Errors: the warehouse is not empty; a file of the backup is missing or damaged.
+/// Errors: the warehouse is not empty, or has backups in it; a file of the backup is missing or damaged.
 pub async fn restore(place: &BackupPlace, backup: &Backup, warehouse: &TableStore, into: RestoreInto) -> Result<()> {
+    place.apart_from(warehouse)?;
     let store = warehouse.object_store();
     let failed = || format!("warehouse `{}` cannot be restored", warehouse.location());
     let first = store.list(None).next().await.transpose().environment(failed)?;
@@ -37,16 +38,24 @@ pub async fn restore(place: &BackupPlace, backup: &Backup, warehouse: &TableStor
         return Err(Error::config(format!("warehouse `{}` is not empty", warehouse.location()))
             .with_hint("Restore to another place with `--to`, or add `--replace` to delete everything in it first."));
     }
+    let old: Vec<_> = store.list(None).try_collect().await.environment(failed)?;
+    if let Some(list) = old.iter().find(|object| BackupPlace::is_list(&object.location)) {
+        return Err(Error::config(format!(
+            "warehouse `{}` has backups in it, which are not deleted",
+            warehouse.location()
+        ))
+        .with_detail(format!("`{}` is the list of one.", list.location))
+        .with_hint("Move the backups elsewhere, with their `files`, or restore to another place with `--to`."));
+    }
+    // What is to be deleted is not risked for a backup that is damaged: then every byte of it is read first.
+    verify(place, backup, warehouse, first.is_some()).await?;
     // The marker comes before anything is deleted, so that a replaced warehouse is never half of each.
     let unfinished = Path::from(UNFINISHED);
     store.put(&unfinished, backup.id.clone().into()).await.environment(failed)?;
-    if first.is_some() {
-        let listed: Vec<_> = store.list(None).try_collect().await.environment(failed)?;
-        for object in listed.into_iter().filter(|object| object.location != unfinished) {
-            match store.delete(&object.location).await {
-                Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
-                Err(error) => return Err(error).environment(failed),
-            }
+    for object in old.into_iter().filter(|object| object.location != unfinished) {
+        match store.delete(&object.location).await {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
+            Err(error) => return Err(error).environment(failed),
         }
     }
     let (logs, others): (Vec<&BackupFile>, Vec<&BackupFile>) =
@@ -57,6 +66,30 @@ pub async fn restore(place: &BackupPlace, backup: &Backup, warehouse: &TableStor
         while restored.try_next().await?.is_some() {}
     }
     store.delete(&unfinished).await.environment(failed)
+}
+
+/// Errors: a file of the backup is missing, not of its size, or, with `read`, damaged; nothing was changed.
+async fn verify(place: &BackupPlace, backup: &Backup, warehouse: &TableStore, read: bool) -> Result<()> {
+    let files = backup.files.iter().map(|file| async move {
+        place.verify(file, read).await?;
+        if read && is_manifest(&file.path) {
+            moved_manifest(place, backup, warehouse, file).await?;
+        }
+        Path::parse(&file.path).map(drop).internal(|| format!("bad path `{}`", file.path))
+    });
+    let mut verified = futures::stream::iter(files).buffer_unordered(AT_ONCE);
+    while verified.try_next().await?.is_some() {}
+    Ok(())
+}
+
+async fn moved_manifest(
+    place: &BackupPlace,
+    backup: &Backup,
+    warehouse: &TableStore,
+    file: &BackupFile,
+) -> Result<Vec<u8>> {
+    moved(&place.content(file).await?, &backup.locations, warehouse.location())
+        .ok_or_else(|| Error::damaged(format!("manifest `{}` of the backup is damaged", file.path)))
 }
 
 async fn one(
@@ -70,8 +103,7 @@ async fn one(
     if !is_manifest(&file.path) {
         return place.bring(file, store, &path).await;
     }
-    let moved = moved(&place.content(file).await?, &backup.locations, warehouse.location())
-        .ok_or_else(|| Error::damaged(format!("manifest `{}` of the backup is damaged", file.path)))?;
+    let moved = moved_manifest(place, backup, warehouse, file).await?;
     store.put(&path, moved.into()).await.map(drop).environment(|| format!("file `{path}` cannot be written"))
 }
 

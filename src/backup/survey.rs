@@ -9,6 +9,7 @@ use object_store::path::Path;
 use super::cut::{EpochCommit, Facts, ManifestFacts, PipelineFacts, TableFacts};
 use crate::catalog::Secret;
 use crate::delta::{Table, TableStore, read_entry};
+use crate::epoch::below;
 use crate::error::{Context, Error, Result};
 use crate::source::delta::version_read;
 use crate::state::{Epoch, Manifest, ManifestId, ManifestStore};
@@ -82,6 +83,16 @@ impl Warehouse {
             }
             survey.facts.pipelines.insert(pipeline, facts);
         }
+        for folder in survey.locations.values() {
+            if folders.contains(folder) {
+                continue;
+            }
+            if self.folder(folder)?.is_table().await? {
+                folders.insert(folder.clone());
+            } else {
+                tracing::warn!(folder, "a table that a pipeline has written is gone, and so not in the backup");
+            }
+        }
         folders.extend(self.store.tables().await?.into_iter().map(|(name, _)| name));
         let tables = futures::stream::iter(folders.into_iter().map(|folder| async move {
             let facts = self.table(&folder).await?;
@@ -115,20 +126,15 @@ impl Warehouse {
     fn of_manifest(&self, manifest: &Manifest, survey: &mut Survey) -> Result<ManifestFacts> {
         let mut facts = ManifestFacts::default();
         for table in &manifest.tables {
-            let Some(folder) = self.below(&table.location)? else {
-                return Err(Error::config(format!("table `{}` lies outside of the warehouse", table.name))
-                    .with_detail(format!(
-                        "Pipeline `{}` writes it to `{}`; a backup holds what is below `{}`.",
-                        manifest.pipeline,
-                        table.location,
-                        self.store.location()
-                    ))
-                    .with_hint(
-                        "Move the table into the warehouse, or back up both by other means, with the pipeline stopped.",
-                    ));
-            };
+            let folder = self.folder_of(manifest, &table.name, &table.location)?;
             survey.locations.insert(table.location.clone(), folder.clone());
             facts.tables.push(folder);
+        }
+        // Also those that the epoch has nothing for.
+        for record in manifest.sinks.iter().flatten() {
+            let Some(place) = &record.table else { continue };
+            let folder = self.folder_of(manifest, &record.name, &place.location)?;
+            survey.locations.insert(place.location.clone(), folder);
         }
         for (source, location) in &manifest.reads {
             let offsets = manifest.positions.get(source).into_iter().flatten();
@@ -136,6 +142,23 @@ impl Warehouse {
             facts.reads.extend(self.below(location)?.zip(version));
         }
         Ok(facts)
+    }
+
+    /// Where a table of a manifest is below the warehouse, which may have been moved. Errors: it is outside.
+    fn folder_of(&self, manifest: &Manifest, name: &str, location: &str) -> Result<String> {
+        let mut places = manifest.sinks.iter().flatten().filter(|record| record.name == name);
+        let path = places.find_map(|record| record.table.as_ref()?.path.as_ref());
+        let location = path.map_or_else(|| location.to_owned(), |path| below(self.store.location(), path));
+        self.below(&location)?.ok_or_else(|| {
+            let (pipeline, warehouse) = (&manifest.pipeline, self.store.location());
+            Error::config(format!("table `{name}` lies outside of the warehouse"))
+                .with_detail(format!(
+                    "Pipeline `{pipeline}` writes it to `{location}`; a backup holds what is below `{warehouse}`."
+                ))
+                .with_hint(
+                    "Move the table into the warehouse, or back up both by other means, with the pipeline stopped.",
+                )
+        })
     }
 
     async fn table(&self, folder: &str) -> Result<TableFacts> {

@@ -44,8 +44,9 @@ struct Wanted {
 
 /// Backs up the warehouse. Pipelines may run; a process that is killed leaves no backup and nothing that disturbs the next.
 ///
-/// Errors: no cut can be found, since a pipeline stands in the middle of an epoch; a file that a table needs is gone; a store fails.
+/// Errors: place and warehouse lie in one another; no cut can be found, since a pipeline stands in the middle of an epoch; a file that a table needs is gone; a store fails.
 pub async fn take(warehouse: &Warehouse, place: &BackupPlace) -> Result<Taken> {
+    place.apart_from(&warehouse.store)?;
     let env = warehouse.store.env();
     let id = format!("{}-{:08x}", timestamp(env.unix_ms()), env.random_u64() as u32);
     let mut pins = Vec::new();

@@ -12,6 +12,7 @@ use super::{BackupPlace, RestoreInto, Taken, Warehouse, restore, take};
 use crate::delta::testing::{WrittenTable, declared};
 use crate::delta::{TableStore, files_at, parts};
 use crate::env::Env;
+use crate::state::ManifestStore;
 
 fn open(location: &str, env: &Env) -> TableStore {
     TableStore::open(location, &BTreeMap::new(), env).unwrap()
@@ -92,4 +93,82 @@ async fn parts_of_a_version_leave_out_later_ones_and_name_what_is_gone() {
     let error = at(3).await.unwrap_err();
     assert!(error.message().contains(newest.as_str()), "{error}");
     assert!(at(2).await.is_ok(), "an older version does not need it");
+}
+
+#[tokio::test]
+async fn backups_and_warehouse_never_lie_in_one_another() {
+    let env = Env::manual(1_700_000_000_000, 3);
+    written(&env).await;
+    let kept = Kept::new(&env);
+    let first = kept.take().await.backup;
+    for place in ["memory://w/", "memory://w", "memory://w/kept", "memory://w/a/../kept/"] {
+        let refused = take(&kept.warehouse, &BackupPlace::new(&open(place, &env))).await.unwrap_err();
+        assert!(refused.message().contains("lie in one another"), "{place}: {refused}");
+    }
+    let files: Vec<_> = open("memory://kept/", &env).object_store().list(None).try_collect().await.unwrap();
+    for to in ["memory://kept/", "memory://kept/files/new"] {
+        let refused = restore(&kept.place, &first, &open(to, &env), RestoreInto::Replaced).await.unwrap_err();
+        assert!(refused.message().contains("lie in one another"), "{to}: {refused}");
+    }
+    let around = open("memory://kept/", &env);
+    let other = BackupPlace::new(&open("memory://other/", &env));
+    take(&kept.warehouse, &other).await.unwrap();
+    let refused = restore(&other, &first, &around, RestoreInto::Replaced).await.unwrap_err();
+    assert!(refused.message().contains("has backups in it"), "{refused}");
+    let left: Vec<_> = around.object_store().list(None).try_collect().await.unwrap();
+    assert_eq!(left.len(), files.len(), "nothing of a backup is deleted");
+}
+
+#[tokio::test]
+async fn a_damaged_backup_does_not_cost_the_warehouse_that_it_should_replace() {
+    let env = Env::manual(1_700_000_000_000, 4);
+    written(&env).await;
+    let kept = Kept::new(&env);
+    let backup = kept.take().await.backup;
+    let (store, to) = (open("memory://kept/", &env).object_store(), open("memory://w/", &env));
+    let file = backup.files.iter().find(|file| file.path.ends_with(".parquet")).unwrap();
+    let path = object_store::path::Path::from(format!("files/{}/{}", &file.sha256[..2], file.sha256));
+    let objects = || async { to.object_store().list(None).try_collect::<Vec<_>>().await.unwrap() };
+    let before = objects().await;
+    store.put(&path, vec![0; file.bytes as usize].into()).await.unwrap();
+    let refused = restore(&kept.place, &backup, &to, RestoreInto::Replaced).await.unwrap_err();
+    assert!(refused.message().contains("is damaged"), "{refused}");
+    store.delete(&path).await.unwrap();
+    let refused = restore(&kept.place, &backup, &to, RestoreInto::Replaced).await.unwrap_err();
+    assert!(refused.message().contains("is missing"), "{refused}");
+    assert_eq!(objects().await, before, "nothing was deleted or added");
+}
+
+/// A manifest of epoch 20 of pipeline `p`, which has nothing for its table `rare`.
+async fn manifest(env: &Env, location: &str, path: Option<&str>) {
+    let manifest = serde_json::from_value(serde_json::json!({
+        "format": 1, "pipeline": "p", "epoch": 20, "id": 7, "run": "r", "created_ms": 0, "fingerprint": "f",
+        "ranges": {}, "positions": {}, "models": {}, "tables": [], "rows_in": 0, "dead_letters": 0,
+        "sinks": [{
+            "name": "rare", "before": null, "takes_part": false,
+            "table": { "location": location, "path": path, "version": 1 },
+        }],
+    }));
+    let folder = open("memory://w/_weir/p/manifests", env);
+    ManifestStore::new(folder.object_store()).write(&manifest.unwrap()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_table_that_new_epochs_have_nothing_for_is_in_the_backup() {
+    let env = Env::manual(1_700_000_000_000, 5);
+    let rare = declared("nested/deep/rare", &[("id", DataType::Int64, true)], &[]);
+    WrittenTable::create(&rare, &env).await.append(&[rows(0)]).await;
+    manifest(&env, "memory://w/nested/deep/rare", Some("nested/deep/rare")).await;
+    let tables = Kept::new(&env).take().await.backup.tables;
+    assert_eq!(tables, BTreeMap::from([("nested/deep/rare".to_owned(), 1)]));
+}
+
+#[tokio::test]
+async fn a_table_outside_that_new_epochs_have_nothing_for_is_refused() {
+    let env = Env::manual(1_700_000_000_000, 6);
+    written(&env).await;
+    manifest(&env, "memory://elsewhere/rare", None).await;
+    let kept = Kept::new(&env);
+    let refused = take(&kept.warehouse, &kept.place).await.unwrap_err();
+    assert!(refused.message().contains("table `rare` lies outside"), "{refused}");
 }

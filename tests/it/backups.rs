@@ -237,3 +237,26 @@ fn a_table_outside_of_the_warehouse_is_named_not_left_out() {
     assert_eq!(refused.status.code(), Some(1));
     assert!(text(&refused.stderr).contains("table `per_key` lies outside"), "{}", text(&refused.stderr));
 }
+
+#[test]
+fn backups_are_neither_kept_in_the_warehouse_nor_replaced_by_one() {
+    let stage = Stage::new();
+    stage.to_the_end("warehouse");
+    let kept = || stage.files_in("kept").len();
+    stage.back_up();
+    let before = kept();
+    std::os::unix::fs::symlink(stage.weir.path("kept"), stage.weir.path("link")).unwrap();
+    for arguments in [
+        &["backup", "./warehouse/kept", "-c", "warehouse.yaml"][..],
+        &["backup", ".", "-c", "warehouse.yaml"],
+        &["restore", "--from", "kept", "--to", "kept/", "--replace"],
+        &["restore", "--from", "link", "--to", "./kept", "--replace"],
+        &["restore", "--from", "kept", "--to", "link/new"],
+        &["restore", "--from", "kept", "--to", ".", "--replace"],
+    ] {
+        let refused = stage.weir.run(arguments);
+        assert_eq!(refused.status.code(), Some(1), "{arguments:?}: {}", text(&refused.stderr));
+        assert!(text(&refused.stderr).contains("lie in one another"), "{arguments:?}: {}", text(&refused.stderr));
+    }
+    assert_eq!(kept(), before);
+}

@@ -11,6 +11,7 @@ pub mod retry;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use deltalake::logstore::{LogStoreRef, StorageConfig, default_logstore};
@@ -126,6 +127,12 @@ impl TableStore {
         }
     }
 
+    /// Whether the two folders are one, or one lies in the other, links followed.
+    pub fn overlaps(&self, other: &Self) -> bool {
+        let (own, others) = (real_path(&self.url), real_path(&other.url));
+        remote::may_be_one(&self.url, &other.url) && (own.starts_with(&others) || others.starts_with(&own))
+    }
+
     /// Whether a Delta table lies here.
     pub async fn is_table(&self) -> Result<bool> {
         let mut entries = self.table.list(Some(&Path::from("_delta_log")));
@@ -190,6 +197,22 @@ fn internal_url(url: &Url) -> Result<Url> {
         .context(ErrorKind::Config, || format!("bad location `{url}`"))?;
     internal.set_path(&format!("{}/", url.path().trim_end_matches('/')));
     Ok(internal)
+}
+
+/// The path in its store. In this machine's file system links are followed, as far as the path exists.
+fn real_path(url: &Url) -> PathBuf {
+    let Some(path) = (url.scheme() == "file").then(|| url.to_file_path().ok()).flatten() else {
+        return url.path_segments().into_iter().flatten().filter(|part| !part.is_empty()).collect();
+    };
+    let (mut at, mut missing) = (path.as_path(), Vec::new());
+    loop {
+        if let Ok(real) = at.canonicalize() {
+            return missing.into_iter().rev().fold(real, |real, name| real.join(name));
+        }
+        let (Some(parent), Some(name)) = (at.parent(), at.file_name()) else { return path };
+        missing.push(name);
+        at = parent;
+    }
 }
 
 fn unknown_scheme(location: &str, scheme: &str) -> Error {

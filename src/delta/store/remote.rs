@@ -57,6 +57,21 @@ pub fn identity(url: &Url) -> String {
     }
 }
 
+/// Whether two URLs whose hosts are [`identity`]s may name one store, by whichever of its schemes.
+pub fn may_be_one(a: &Url, b: &Url) -> bool {
+    let family = |url: &Url| match url.scheme() {
+        "s3" | "s3a" => "s3".to_owned(),
+        "az" | "azure" | "adl" | "abfs" | "abfss" => "azure".to_owned(),
+        other => other.to_owned(),
+    };
+    let (host_a, host_b) = (a.host_str().unwrap_or_default(), b.host_str().unwrap_or_default());
+    // With some schemes of Azure the account is in the options, not in the URL.
+    let begins = |long: &str, short: &str| long.strip_prefix(short).is_some_and(|rest| rest.starts_with('.'));
+    let is_azure = family(a) == "azure";
+    let same = host_a == host_b || (is_azure && (begins(host_a, host_b) || begins(host_b, host_a)));
+    same && family(a) == family(b)
+}
+
 fn bucket_url(url: &Url) -> String {
     let mut bucket = url.clone();
     bucket.set_path("");

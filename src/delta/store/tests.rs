@@ -137,3 +137,28 @@ fn fault_rates_are_read_from_text() {
     assert_eq!(rates, FaultRates { error: 0.1, ambiguous: 0.05, slow: 1.0, slow_ms: 50 });
     assert_eq!(FaultRates::parse("errors=1").unwrap_err().message(), "bad store fault `errors=1`");
 }
+
+#[test]
+fn folders_overlap_by_whatever_path_they_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |path: &str| format!("{}/{path}", folder.path().display());
+    std::fs::create_dir_all(at("warehouse/deep")).unwrap();
+    std::fs::create_dir_all(at("warehouse2")).unwrap();
+    std::os::unix::fs::symlink(at("warehouse"), at("link")).unwrap();
+    let env = Env::manual(0, 1);
+    let overlap = |a: &str, b: &str| {
+        let (a, b) = (open(a, &env).unwrap(), open(b, &env).unwrap());
+        a.overlaps(&b) && b.overlaps(&a)
+    };
+    let warehouse = at("warehouse");
+    for inside in
+        ["warehouse", "warehouse/", "warehouse/deep/new/x", "warehouse2/../warehouse/y", "link", "link/new", ""]
+    {
+        assert!(overlap(&warehouse, &at(inside)), "{inside}");
+    }
+    assert!(overlap(&warehouse, &format!("file://{}", at("link/z"))));
+    for outside in ["warehouse2", "warehouse2/warehouse", "elsewhere"] {
+        assert!(!overlap(&warehouse, &at(outside)), "{outside}");
+    }
+    assert!(overlap("memory://w/a/", "memory://w/a/b") && !overlap("memory://w/a", "memory://v/a"));
+}
