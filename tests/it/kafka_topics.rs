@@ -247,6 +247,31 @@ fn a_message_too_large_for_its_topic_is_a_dead_letter_and_the_others_go_on() {
 }
 
 #[test]
+fn many_messages_that_compression_leaves_too_large_are_found_in_little_time() {
+    let Some(kafka) = RealKafka::shared() else { return };
+    for codec in ["zstd", "gzip"] {
+        let (input, output) = (format!("many-in-{codec}"), format!("many-out-{codec}"));
+        kafka.create_topic(&input, 1);
+        kafka.create_topic_with(&output, 1, &[("max.message.bytes", "10000")]);
+        let weir = sending(&kafka, &input, &output, &format!(", properties.compression.type = '{codec}'"));
+        // Too large, small, and larger than the limit but for compression.
+        let records = (0..600).map(|id| match id % 5 {
+            0 => record(id, 30_000),
+            1 => format!("{{\"id\":{id},\"t\":\"{}\"}}", "x".repeat(30_000)),
+            _ => record(id, 200),
+        });
+        kafka.produce(&input, 0, records);
+        let since = std::time::Instant::now();
+        let ended = read_what_is_there(&weir);
+        assert!(ended.status.success(), "{codec}: {}", text(&ended.stderr));
+        assert!(since.elapsed() < Duration::from_secs(40), "{codec}: {:?}", since.elapsed());
+        assert_eq!(weir.number("SELECT count(*) FROM t"), 600, "{codec}");
+        assert_eq!(weir.number("SELECT count(*) FROM weir.dead_letters"), 120, "{codec}");
+        assert_eq!(kafka.read_committed(&output).len(), 480, "{codec}");
+    }
+}
+
+#[test]
 fn a_crash_after_the_transaction_leaves_one_dead_letter_of_a_large_message() {
     let Some(kafka) = RealKafka::shared() else { return };
     kafka.create_topic("large-in", 1);

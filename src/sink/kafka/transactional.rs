@@ -27,6 +27,8 @@ use crate::env::Env;
 use crate::error::{Error, Result};
 use crate::source::kafka::client::{self, Context, sentence};
 
+mod rehearsal;
+
 /// How long one step of a transaction is tried.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How long one native call may block.
@@ -284,8 +286,10 @@ impl Inner {
                 Attempt::TooLarge(refused) => refused,
             };
             self.out_of_sequence.store(true, Ordering::Relaxed);
-            let guilty = self.guilty(messages, &refused, &suspects);
+            let mut guilty = self.guilty(messages, &refused, &suspects);
             if !guilty.is_empty() {
+                suspects.extend(refused);
+                self.rehearse(messages, &suspects, &mut guilty)?;
                 return Ok(Sent::TooLarge(guilty));
             }
             // Which message of a refused batch is too large shows when each is sent by itself.
@@ -321,10 +325,11 @@ impl Inner {
     /// Tries the transaction once; messages in `alone` go in batches of their own.
     fn attempt(&self, record: &EpochRecord, messages: &[TopicMessages], alone: &BTreeSet<usize>) -> Result<Attempt> {
         let epoch = record.epoch;
-        let _old = self.context().take_too_large();
+        self.forget_reports();
         let done = self.persist("begin a transaction", || self.producer.begin_transaction()).and_then(|()| {
             self.produce(messages, alone)?;
             self.record(record)?;
+            self.settle()?;
             self.persist("commit a transaction", || self.producer.commit_transaction(CALL))
         });
         let (why, too_large) = match done {
@@ -338,17 +343,10 @@ impl Inner {
             Err(Failure::Abort(why)) => (why, None),
             Err(Failure::TooLarge(number)) => (String::new(), Some(number)),
         };
-        match self.persist("abort a transaction", || self.producer.abort_transaction(CALL)) {
-            Ok(()) => {}
-            Err(Failure::Fatal(error)) => return Err(error),
-            Err(Failure::Abort(_) | Failure::TooLarge(_)) => {
-                return Err(self.failed(&format!("commit epoch {epoch}; the outcome is unknown"), &why));
-            }
-        }
+        self.undo(&format!("commit epoch {epoch}"), &why)?;
         if let Some(number) = too_large {
             return Ok(Attempt::TooLarge(BTreeSet::from([number])));
         }
-        self.serve_reports();
         let refused: BTreeSet<usize> = self.context().take_too_large().iter().map(|message| message.number).collect();
         if refused.is_empty() {
             return Ok(Attempt::Undone(why));
@@ -358,17 +356,73 @@ impl Inner {
         Ok(Attempt::TooLarge(refused))
     }
 
-    /// Lets the reports of an undone transaction's messages reach the context: they say which were too large.
-    fn serve_reports(&self) {
+    /// Undoes the transaction, and lets the reports of its messages reach the context: they say which were too large.
+    fn undo(&self, what: &str, why: &str) -> Result<()> {
+        match self.persist("abort a transaction", || self.abort()) {
+            Ok(()) => {}
+            Err(Failure::Fatal(error)) => return Err(error),
+            Err(Failure::Abort(_) | Failure::TooLarge(_)) => {
+                return Err(self.failed(&format!("{what}; the outcome is unknown"), why));
+            }
+        }
         let deadline = self.env.instant() + FIRST_CALL;
         while self.producer.in_flight_count() > 0 && self.env.instant() < deadline {
             self.producer.poll(Duration::from_millis(10));
         }
+        Ok(())
+    }
+
+    /// One call to abort. librdkafka waits in it until the reports of all messages have been served, which another thread must do.
+    fn abort(&self) -> KafkaResult<()> {
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let serve = || {
+                while !done.load(Ordering::Relaxed) {
+                    self.producer.poll(Duration::from_millis(5));
+                }
+            };
+            // Without the thread the call takes its whole time, and is repeated.
+            let _served = std::thread::Builder::new().name("kafka-reports".to_owned()).spawn_scoped(scope, serve);
+            let aborted = self.producer.abort_transaction(CALL);
+            done.store(true, Ordering::Relaxed);
+            aborted
+        })
+    }
+
+    /// Forgets what was reported about the messages of an earlier try.
+    fn forget_reports(&self) {
+        let _ = (self.context().take_too_large(), self.context().take_undelivered());
+    }
+
+    /// Waits until all messages are acknowledged, or one is refused: what is behind that is not sent any more, and a flush would wait for
+    /// it in vain.
+    fn settle(&self) -> Result<(), Failure> {
+        let deadline = self.env.instant() + PATIENCE;
+        let mut failed_since: Option<Instant> = None;
+        while self.producer.in_flight_count() > 0 {
+            self.producer.poll(Duration::from_millis(10));
+            let (too_large, failed) = self.context().has_failures();
+            if too_large {
+                return Err(Failure::Abort("a message is too large for the brokers".to_owned()));
+            }
+            let now = self.env.instant();
+            if failed && now.duration_since(*failed_since.get_or_insert(now)) > FIRST_CALL {
+                let why = self.context().take_undelivered();
+                return Err(Failure::Abort(why.unwrap_or_else(|| "a message was not delivered".to_owned())));
+            }
+            if let Some(why) = self.context().refused() {
+                return Err(Failure::Abort(why));
+            }
+            if now >= deadline {
+                let why = self.context().last_trouble();
+                return Err(Failure::Abort(why.unwrap_or_else(|| "messages are not acknowledged".to_owned())));
+            }
+        }
+        Ok(())
     }
 
     fn produce(&self, messages: &[TopicMessages], alone: &BTreeSet<usize>) -> Result<(), Failure> {
         let deadline = self.env.instant() + PATIENCE;
-        let flush = || self.persist("send a message", || self.producer.flush(CALL));
         for (index, of_topic) in messages.iter().enumerate() {
             for (position, message) in of_topic.iter() {
                 let number = number_of(index, position);
@@ -376,9 +430,9 @@ impl Inner {
                     self.produce_one(&of_topic.topic, message, number, deadline)?;
                     continue;
                 }
-                flush()?;
+                self.settle()?;
                 self.produce_one(&of_topic.topic, message, number, deadline)?;
-                flush()?;
+                self.settle()?;
             }
         }
         Ok(())

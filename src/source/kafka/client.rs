@@ -204,6 +204,8 @@ struct Troubles {
     last: Option<String>,
     undelivered: Option<String>,
     too_large: Vec<TooLarge>,
+    /// Numbers of delivered messages, while somebody asks.
+    delivered: Option<Vec<usize>>,
     fatal: Option<(RDKafkaErrorCode, String)>,
 }
 
@@ -263,6 +265,23 @@ impl Context {
     /// The messages that were too large for the brokers since the last call.
     pub fn take_too_large(&self) -> Vec<TooLarge> {
         std::mem::take(&mut self.troubles().too_large)
+    }
+
+    /// Whether a message was too large since [`Context::take_too_large`], and whether one failed since
+    /// [`Context::take_undelivered`].
+    pub fn has_failures(&self) -> (bool, bool) {
+        let troubles = self.troubles();
+        (!troubles.too_large.is_empty(), troubles.undelivered.is_some())
+    }
+
+    /// Remembers which messages are delivered from now on.
+    pub fn watch_deliveries(&self) {
+        self.troubles().delivered = Some(Vec::new());
+    }
+
+    /// The numbers of messages that were delivered since [`Context::watch_deliveries`], which ends.
+    pub fn take_delivered(&self) -> Vec<usize> {
+        self.troubles().delivered.take().unwrap_or_default()
     }
 
     /// The cluster answered: forgets what was wrong.
@@ -331,7 +350,12 @@ impl ProducerContext for Context {
     type DeliveryOpaque = usize;
 
     fn delivery(&self, result: &DeliveryResult<'_>, number: usize) {
-        let Err((error, message)) = result else { return };
+        let Err((error, message)) = result else {
+            if let Some(delivered) = &mut self.troubles().delivered {
+                delivered.push(number);
+            }
+            return;
+        };
         if error.rdkafka_error_code() == Some(RDKafkaErrorCode::MessageSizeTooLarge) {
             let (key, payload) = (message.key().map(<[u8]>::to_vec), message.payload().map(<[u8]>::to_vec));
             self.troubles().too_large.push(TooLarge { number, key, payload });

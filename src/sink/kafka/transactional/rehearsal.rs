@@ -1,0 +1,100 @@
+//! Which messages of an epoch are too large, found out at once: where messages are compressed only the brokers know, and a transaction
+//! tells of the first few only.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Failure, Inner, MAX_ATTEMPTS, Message, NUMBER_BITS, PATIENCE, TopicMessages, number_of};
+use crate::error::Result;
+use rdkafka::producer::Producer;
+
+/// Messages that a rehearsal has under way at a time: more than a client has requests in flight.
+const REHEARSED: usize = 64;
+
+impl Inner {
+    /// Finds the others that are too large, so that the epoch need not be tried again for each: sends what is alone in its batch in
+    /// transactions that are undone, until the brokers have judged all of it. What there is no time for shows at the next try.
+    pub(super) fn rehearse(
+        &self,
+        messages: &[TopicMessages],
+        suspects: &BTreeSet<usize>,
+        guilty: &mut BTreeMap<usize, BTreeSet<usize>>,
+    ) -> Result<()> {
+        let mut open: BTreeMap<usize, Message<'_>> = BTreeMap::new();
+        for (index, of_topic) in messages.iter().enumerate() {
+            let limits = self.limits();
+            let is_open = |number, message| suspects.contains(&number) || limits.is_alone(message, 0);
+            let numbered = of_topic.iter().map(|(position, message)| (number_of(index, position), message));
+            open.extend(numbered.filter(|(number, message)| is_open(*number, *message)));
+        }
+        let deadline = self.env.instant() + PATIENCE;
+        let mut in_vain = 0;
+        loop {
+            let before = open.len();
+            let limits = self.limits();
+            open.retain(|number, message| {
+                let is_guilty =
+                    guilty.get(&(number >> NUMBER_BITS)).is_some_and(|of| of.contains(&position_of(*number)));
+                !is_guilty && limits.excess(topic_of(messages, *number), *message, 0).is_none()
+            });
+            drop(limits);
+            if open.is_empty() || in_vain == MAX_ATTEMPTS || self.env.instant() >= deadline {
+                return Ok(());
+            }
+            let refused = self.rehearsal(messages, &mut open)?;
+            for (index, positions) in self.guilty(messages, &refused, &refused) {
+                guilty.entry(index).or_default().extend(positions);
+            }
+            in_vain = if refused.is_empty() && open.len() == before { in_vain + 1 } else { 0 };
+        }
+    }
+
+    /// Sends these messages, each in a batch of its own, until one is refused, and undoes that. Takes out those that were taken; the
+    /// numbers of those that were too large.
+    fn rehearsal(
+        &self,
+        messages: &[TopicMessages],
+        open: &mut BTreeMap<usize, Message<'_>>,
+    ) -> Result<BTreeSet<usize>> {
+        let deadline = self.env.instant() + PATIENCE;
+        self.forget_reports();
+        self.context().watch_deliveries();
+        let send = || -> Result<(), Failure> {
+            for (sent, (number, message)) in open.iter().enumerate() {
+                let is_alone = self.limits().is_alone(*message, 0);
+                if !is_alone || sent % REHEARSED == REHEARSED - 1 {
+                    self.settle()?;
+                }
+                self.produce_one(topic_of(messages, *number), *message, *number, deadline)?;
+                if !is_alone {
+                    self.settle()?;
+                }
+            }
+            self.settle()
+        };
+        let (why, too_large) =
+            match self.persist("begin a transaction", || self.producer.begin_transaction()).and_then(|()| send()) {
+                Ok(()) => (String::new(), None),
+                Err(Failure::Fatal(error)) => return Err(error),
+                Err(Failure::Abort(why)) => (why, None),
+                Err(Failure::TooLarge(number)) => (String::new(), Some(number)),
+            };
+        self.undo("try which messages are too large", &why)?;
+        let delivered = BTreeSet::from_iter(self.context().take_delivered());
+        open.retain(|number, _| !delivered.contains(number));
+        let mut refused: BTreeSet<usize> =
+            self.context().take_too_large().iter().map(|message| message.number).collect();
+        refused.extend(too_large);
+        self.forget_reports();
+        Ok(refused)
+    }
+}
+
+/// The position of the message of this number in its topic's messages.
+fn position_of(number: usize) -> usize {
+    number & ((1 << NUMBER_BITS) - 1)
+}
+
+/// The topic of the message of this number.
+fn topic_of(messages: &[TopicMessages], number: usize) -> &str {
+    messages.get(number >> NUMBER_BITS).map_or("", |of_topic| &of_topic.topic)
+}
