@@ -36,6 +36,9 @@ const CALL: Duration = Duration::from_secs(10);
 /// The same for the first call, so that a refused login is noticed soon.
 const FIRST_CALL: Duration = Duration::from_secs(2);
 
+/// The same for an abort, which is called again at once.
+const ABORT_CALL: Duration = Duration::from_millis(200);
+
 /// Tries of one transaction.
 const MAX_ATTEMPTS: u32 = 4;
 
@@ -383,7 +386,14 @@ impl Inner {
             };
             // Without the thread the call takes its whole time, and is repeated.
             let _served = std::thread::Builder::new().name("kafka-reports".to_owned()).spawn_scoped(scope, serve);
-            let aborted = self.producer.abort_transaction(CALL);
+            let deadline = self.env.instant() + CALL;
+            // A call drops what is queued when it begins; what comes back from a broker to be sent again waits for the next.
+            let aborted = loop {
+                match self.producer.abort_transaction(ABORT_CALL) {
+                    Err(KafkaError::Transaction(error)) if error.is_retriable() && self.env.instant() < deadline => {}
+                    aborted => break aborted,
+                }
+            };
             done.store(true, Ordering::Relaxed);
             aborted
         })
