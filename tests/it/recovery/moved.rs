@@ -6,7 +6,7 @@ use super::*;
 fn offsets_of_sources_and_pipelines_with_colons_are_found_in_the_tables() {
     let sql = STATELESS.replace("events", "\"ev:e nts\"").replace("PIPELINE p", "PIPELINE \"p:q\"");
     let mut stage = Stage::new(&sql.replace("'in/", "'i:n/"));
-    let mut epoch = |stage: &mut Stage| {
+    let epoch = |stage: &mut Stage| {
         stage.add();
         let _ = std::fs::remove_dir_all(stage.weir.path("i:n"));
         copy(&stage.weir.path("in"), &stage.weir.path("i:n"));
