@@ -100,7 +100,8 @@ mod tests {
         for pipeline in NAMES {
             let mut found = found(pipeline, &NAMES, &ids);
             let wanted = wanted.get_mut(pipeline).unwrap();
-            (found.sort(), wanted.sort());
+            found.sort();
+            wanted.sort();
             assert_eq!(&found, wanted, "{pipeline}");
         }
     }
