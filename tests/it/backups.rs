@@ -72,7 +72,7 @@ impl Stage {
         self.files += files;
     }
 
-    fn with<'a>(name: &str, arguments: &[&'a str]) -> Vec<String> {
+    fn with(name: &str, arguments: &[&str]) -> Vec<String> {
         let config = ["-c".to_owned(), format!("{name}.yaml")];
         arguments.iter().map(|argument| (*argument).to_owned()).chain(config).collect()
     }

@@ -177,7 +177,7 @@ async fn every_refusal_carries_its_sqlstate() {
         // Refused by the transport.
         (&huge, "08P01"),
     ] {
-        assert_eq!(state(client.execute(sql.to_owned(), None).await.unwrap_err()), expected, "{:.40}", sql);
+        assert_eq!(state(client.execute(sql.to_owned(), None).await.unwrap_err()), expected, "{sql:.40}");
     }
     // In the middle of the rows.
     let info = client.execute("SELECT 1 / (value - 100000) FROM generate_series(1, 200000)".to_owned(), None).await;

@@ -138,7 +138,7 @@ fn a_topic_that_has_fewer_partitions_when_it_is_created_again_grows_from_their_s
     assert_eq!(rows(&weir), ["old,300,100", "new,150,150"]);
     kafka.add_partitions("shrunk", 3);
     (1..3).for_each(|partition| {
-        kafka.produce("shrunk", partition, ids(2_000 * partition as u64..2_000 * partition as u64 + 150))
+        kafka.produce("shrunk", partition, ids(2_000 * partition as u64..2_000 * partition as u64 + 150));
     });
     assert!(read_what_is_there(&weir).status.success());
     assert_eq!(rows(&weir), ["old,300,100", "new,450,450"]);
