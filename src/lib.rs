@@ -9,6 +9,7 @@ pub mod output;
 pub mod env;
 pub mod metrics;
 pub mod memory;
+pub mod equality;
 pub mod config;
 pub mod sql;
 pub mod catalog;

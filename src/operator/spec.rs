@@ -266,6 +266,8 @@ pub struct LookupSpec {
     pub right: SchemaRef,
     /// Of the same types as `left_keys`.
     pub right_keys: Vec<usize>,
+    /// Whether keys that are null match each other, as IS NOT DISTINCT FROM says.
+    pub null_equals_null: bool,
     /// Inner or Left.
     pub join_type: JoinType,
     /// What else must hold, over the left columns (without weight) followed by the table's columns.

@@ -176,7 +176,10 @@ impl OperatorSpec {
                 spec.bounds,
                 spec.filter.as_ref().map(ToString::to_string)
             ),
-            Self::Lookup(spec) => format!("{} by {:?}={:?}", spec.table, spec.left_keys, spec.right_keys),
+            Self::Lookup(spec) => {
+                let nulls = if spec.null_equals_null { " nulls match" } else { "" };
+                format!("{} by {:?}={:?}{nulls}", spec.table, spec.left_keys, spec.right_keys)
+            }
             Self::Asof(spec) => format!(
                 "on {:?}={:?} {:?} {:?} or_equal {} outer {}",
                 spec.left_keys, spec.right_keys, spec.left_time, spec.right_time, spec.or_equal, spec.outer

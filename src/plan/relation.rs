@@ -9,6 +9,7 @@
 
 mod arguments;
 mod batch;
+mod one_zero;
 mod stream;
 
 use std::collections::BTreeMap;
@@ -28,6 +29,7 @@ use datafusion::sql::sqlparser::tokenizer::Span;
 
 use self::arguments::{Arguments, Function, problem};
 use self::batch::AsofAsWindow;
+use self::one_zero::OneZeroInWindows;
 use self::stream::AsofApart;
 use super::nodes::{DeduplicateNode, SessionNode, WINDOW_END, WINDOW_START};
 use super::time::scalar_micros;
@@ -55,6 +57,7 @@ pub fn register_relations(state: &mut SessionState, mode: RelationMode, times: B
         RelationMode::Batch => {
             state.register_udwf(Arc::new(first_within()))?;
             state.add_analyzer_rule(Arc::new(AsofAsWindow));
+            state.add_analyzer_rule(Arc::new(OneZeroInWindows));
         }
     }
     state.register_relation_planner(Arc::new(Relations { mode, times }))

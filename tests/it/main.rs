@@ -13,6 +13,7 @@ mod fuzzing;
 mod kafka;
 mod kafka_support;
 mod kafka_topics;
+mod keys;
 mod lookups;
 mod memory;
 mod memory_limit;

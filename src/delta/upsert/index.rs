@@ -13,6 +13,7 @@ use arrow::row::{RowConverter, SortField};
 use siphasher::sip128::SipHasher13;
 
 use crate::env::Env;
+use crate::equality::key_values;
 use crate::error::{Context, ErrorKind, Result};
 
 /// A key, or any row, as its hash.
@@ -77,7 +78,8 @@ impl KeyHasher {
 
     /// One key per row.
     pub fn hash(&self, columns: &[ArrayRef]) -> Result<Vec<Key>> {
-        let rows = self.converter.convert_columns(columns).internal(|| "keys cannot be encoded".to_owned())?;
+        let keys: Vec<ArrayRef> = columns.iter().map(key_values).collect();
+        let rows = self.converter.convert_columns(&keys).internal(|| "keys cannot be encoded".to_owned())?;
         Ok(rows
             .iter()
             .map(|row| {

@@ -31,7 +31,7 @@ impl OnArrival {
     /// An operator that has seen nothing.
     pub fn new(spec: &DeduplicateSpec) -> Result<Self> {
         Ok(Self {
-            encoder: Encoder::of_groups(&spec.input, &spec.keys)?,
+            encoder: Encoder::of_keys(&spec.input, &spec.keys)?,
             time: spec.within.and(spec.time),
             seen: SeenKeys::new(&spec.input, &spec.keys, spec.within),
             hashes: Vec::new(),

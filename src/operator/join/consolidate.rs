@@ -10,12 +10,18 @@ use arrow::row::{RowConverter, Rows, SortField};
 use datafusion::common::HashMap;
 
 use super::segments::refused;
+use crate::equality::key_values;
 use crate::error::{Context, Error, Result};
 
 /// The rows as bytes that are equal when all columns are; nulls equal nulls.
 pub(super) fn encode(columns: &[ArrayRef]) -> Result<Rows> {
     let fields = columns.iter().map(|column| SortField::new(column.data_type().clone())).collect();
     RowConverter::new(fields).and_then(|converter| converter.convert_columns(columns)).internal(refused)
+}
+
+/// The same of columns by which rows find each other: equal as keys are.
+pub(super) fn encode_keys(columns: &[ArrayRef]) -> Result<Rows> {
+    encode(&columns.iter().map(key_values).collect::<Vec<_>>())
 }
 
 /// Rows in the order of their first coming, with the sums of their weights, none of them 0.

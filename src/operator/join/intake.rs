@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use super::consolidate::consolidate;
 use super::segments::refused;
+use crate::equality::key_values;
 use crate::error::{Context, Error, Result};
 use crate::operator::spec::TimeColumn;
 
@@ -173,7 +174,8 @@ pub(super) fn pick<T: Copy>(values: &[T], wanted: &BooleanBuffer) -> Vec<T> {
 /// Hashes of rows, equal in every process of this build only.
 pub(super) fn hash(columns: &[&ArrayRef], rows: usize) -> Result<Vec<u64>> {
     let mut hashes = vec![0; rows];
-    create_hashes(columns.iter().copied(), &RandomState::with_seed(0), &mut hashes)?;
+    let keys: Vec<ArrayRef> = columns.iter().map(|column| key_values(column)).collect();
+    create_hashes(&keys, &RandomState::with_seed(0), &mut hashes)?;
     Ok(hashes)
 }
 

@@ -20,6 +20,7 @@ use super::consolidate::encode;
 use super::intake::{only, pick};
 use super::segments::refused;
 use super::side::Side;
+use crate::equality::key_values;
 use crate::error::{Context, Error, Result};
 use crate::operator::PART_BYTES;
 use crate::operator::spec::JoinSpec;
@@ -342,8 +343,9 @@ impl Filter {
     }
 }
 
-/// Which values are equal, without nulls. Floats are compared by their bits' order, as DataFusion's hash join does: NaN equals NaN.
+/// Which values are equal, without nulls. Floats are equal as keys are.
 pub(super) fn equal(left: &ArrayRef, right: &ArrayRef, null_equals_null: bool) -> Result<BooleanArray> {
+    let (left, right) = (&key_values(left), &key_values(right));
     let kind = left.data_type();
     if kind.is_nested() || matches!(kind, DataType::Dictionary(..)) {
         let (left_rows, right_rows) = (encode(std::slice::from_ref(left))?, encode(std::slice::from_ref(right))?);

@@ -4,7 +4,7 @@ use arrow::array::ArrayRef;
 use datafusion::common::HashMap;
 
 use super::chains::NONE;
-use super::consolidate::encode;
+use super::consolidate::encode_keys;
 use crate::error::Result;
 
 #[derive(Default)]
@@ -33,7 +33,7 @@ impl Versions {
     /// returns the slots of those that it replaces.
     pub(super) fn add(&mut self, keys: &[ArrayRef], versions: &[Version]) -> Result<Vec<u32>> {
         let mut replaced = Vec::new();
-        let rows = if keys.is_empty() { None } else { Some(encode(keys)?) };
+        let rows = if keys.is_empty() { None } else { Some(encode_keys(keys)?) };
         for (row, &version) in versions.iter().enumerate() {
             let key = rows.as_ref().map_or(&[][..], |rows| rows.row(row).data());
             let id = match self.ids.get(key) {
@@ -61,7 +61,7 @@ impl Versions {
 
     /// For each row of the keys, the slot of the newest version before its time (or at it, if `or_equal`); [`NONE`] = there is none.
     pub(super) fn newest(&self, keys: &[ArrayRef], times: &[i64], or_equal: bool) -> Result<Vec<u32>> {
-        let rows = if keys.is_empty() { None } else { Some(encode(keys)?) };
+        let rows = if keys.is_empty() { None } else { Some(encode_keys(keys)?) };
         let find = |(row, &time): (usize, &i64)| {
             let key = rows.as_ref().map_or(&[][..], |rows| rows.row(row).data());
             let list = self.ids.get(key).map(|&id| &self.of[id as usize])?;

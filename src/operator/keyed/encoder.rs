@@ -8,8 +8,8 @@ use arrow::compute::{SortOptions, cast};
 use arrow::datatypes::{DataType, SchemaRef};
 use arrow::record_batch::RecordBatch;
 use arrow::row::{RowConverter, Rows, SortField};
-use datafusion::common::utils::normalize_float_zero;
 
+use crate::equality::key_values;
 use crate::error::{Context, Error, Result};
 
 /// Encodes the same columns of batch after batch.
@@ -20,8 +20,8 @@ pub struct Encoder {
     /// `None` without columns: then every row is the empty string.
     converter: Option<(RowConverter, Rows)>,
     rows: usize,
-    /// Whether zero has one sign only.
-    one_zero: bool,
+    /// Whether values are taken as keys: see [`key_values`].
+    keys: bool,
 }
 
 impl Encoder {
@@ -48,19 +48,19 @@ impl Encoder {
             types,
             converter,
             rows: 0,
-            one_zero: false,
+            keys: false,
         })
     }
 
-    /// An encoder of `columns` for equality as PARTITION BY has it.
+    /// An encoder of `columns` that find rows by key: equal keys, as [`key_values`] has them, give equal bytes.
     pub fn of_keys(schema: &SchemaRef, columns: &[usize]) -> Result<Self> {
-        let columns: Vec<_> = columns.iter().map(|&column| (column, SortOptions::default())).collect();
-        Self::new(schema, &columns)
+        Ok(Self { keys: true, ..Self::of_rows(schema, columns)? })
     }
 
-    /// An encoder of `columns` for equality as GROUP BY and DISTINCT have it, for which the two zeros of floats are one.
-    pub fn of_groups(schema: &SchemaRef, columns: &[usize]) -> Result<Self> {
-        Ok(Self { one_zero: true, ..Self::of_keys(schema, columns)? })
+    /// An encoder of `columns` that are told from each other, and decoded, bit by bit.
+    pub fn of_rows(schema: &SchemaRef, columns: &[usize]) -> Result<Self> {
+        let columns: Vec<_> = columns.iter().map(|&column| (column, SortOptions::default())).collect();
+        Self::new(schema, &columns)
     }
 
     /// Takes a batch's rows in place of the ones before.
@@ -73,10 +73,10 @@ impl Encoder {
     pub fn encode_arrays(&mut self, arrays: &[ArrayRef], rows: usize) -> Result<()> {
         self.rows = rows;
         if let Some((converter, encoded)) = &mut self.converter {
-            let one_zero: Vec<ArrayRef>;
-            let arrays = if self.one_zero {
-                one_zero = arrays.iter().map(normalize_float_zero).collect();
-                &one_zero
+            let keys: Vec<ArrayRef>;
+            let arrays = if self.keys {
+                keys = arrays.iter().map(key_values).collect();
+                &keys
             } else {
                 arrays
             };

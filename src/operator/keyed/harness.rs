@@ -154,7 +154,7 @@ fn shard_part(batch: &RecordBatch, routing: &[usize], shard: usize, shards: usiz
 }
 
 fn keys_of(rows: &RecordBatch, columns: &[usize]) -> Vec<Vec<u8>> {
-    let mut encoder = Encoder::of_keys(&rows.schema(), columns).unwrap();
+    let mut encoder = Encoder::of_rows(&rows.schema(), columns).unwrap();
     encoder.encode(rows).unwrap();
     (0..rows.num_rows()).map(|row| encoder.row(row).to_vec()).collect()
 }

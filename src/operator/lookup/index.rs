@@ -13,6 +13,7 @@ use arrow::row::{RowConverter, Rows, SortField};
 use hashbrown::HashTable;
 use twox_hash::XxHash64;
 
+use crate::equality::key_values;
 use crate::error::{Context, Error, Result};
 
 /// The end of a chain of rows with one key.
@@ -28,21 +29,23 @@ pub const ALIVE: u64 = u64::MAX;
 #[derive(Debug)]
 pub struct Keys {
     converter: RowConverter,
+    null_equals_null: bool,
 }
 
 impl Keys {
     /// For keys of the types of these columns.
-    pub fn new(schema: &SchemaRef, columns: &[usize]) -> Result<Self> {
+    pub fn new(schema: &SchemaRef, columns: &[usize], null_equals_null: bool) -> Result<Self> {
         let fields = columns.iter().map(|column| SortField::new(schema.field(*column).data_type().clone())).collect();
         let converter = RowConverter::new(fields).internal(|| "lookup keys cannot be encoded".to_owned())?;
-        Ok(Self { converter })
+        Ok(Self { converter, null_equals_null })
     }
 
-    /// The keys of a batch, and which of them are null somewhere.
+    /// The keys of a batch, and which of them match nothing, since a null in them equals nothing.
     pub fn encode(&self, batch: &RecordBatch, columns: &[usize]) -> Result<(Rows, Option<Vec<bool>>)> {
         let arrays: Vec<ArrayRef> = columns.iter().map(|column| batch.column(*column).clone()).collect();
-        let rows = self.converter.convert_columns(&arrays).internal(|| "lookup keys cannot be encoded".to_owned())?;
-        if arrays.iter().all(|array| array.logical_null_count() == 0) {
+        let keys: Vec<ArrayRef> = arrays.iter().map(key_values).collect();
+        let rows = self.converter.convert_columns(&keys).internal(|| "lookup keys cannot be encoded".to_owned())?;
+        if self.null_equals_null || arrays.iter().all(|array| array.logical_null_count() == 0) {
             return Ok((rows, None));
         }
         let mut null = vec![false; batch.num_rows()];

@@ -54,8 +54,8 @@ impl Lookup {
         let shape = TableShape::read(&store, version).await?;
         check_columns(&spec, &shape)?;
         let mut lookup = Self {
-            left_keys: Keys::new(&spec.left, &spec.left_keys)?,
-            right_keys: Keys::new(&spec.right, &spec.right_keys)?,
+            left_keys: Keys::new(&spec.left, &spec.left_keys, spec.null_equals_null)?,
+            right_keys: Keys::new(&spec.right, &spec.right_keys, spec.null_equals_null)?,
             index: Index::new(spec.right.clone(), spec.right_keys.clone()),
             partition_columns: shape.partition_columns.clone(),
             versions: Vec::new(),

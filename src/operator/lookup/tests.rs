@@ -59,6 +59,7 @@ fn spec(join_type: JoinType, retract: bool, filtered: bool) -> LookupSpec {
         left,
         table: "customers".to_owned(),
         right,
+        null_equals_null: false,
         join_type,
         filter,
         as_of: None,
@@ -154,8 +155,9 @@ async fn oracle(table: &WrittenTable, version: u64, spec: &LookupSpec, left: &[R
     let join = if spec.join_type == JoinType::Left { "LEFT" } else { "INNER" };
     let filter = if spec.filter.is_some() { "AND l.amount > r.lim" } else { "" };
     let weight = if spec.left_retract { ", l.__weight" } else { "" };
+    let equals = if spec.null_equals_null { "IS NOT DISTINCT FROM" } else { "=" };
     let sql = format!(
-        "SELECT l.k, l.g, l.amount, l.ts, r.key, r.grp, r.lim{weight} FROM l {join} JOIN r ON l.k = r.key AND l.g = r.grp {filter}"
+        "SELECT l.k, l.g, l.amount, l.ts, r.key, r.grp, r.lim{weight} FROM l {join} JOIN r ON (l.k {equals} r.key) AND (l.g {equals} r.grp) {filter}"
     );
     shown(&context.sql(&sql).await.unwrap().collect().await.unwrap())
 }
@@ -168,6 +170,7 @@ async fn a_lookup_says_what_a_batch_join_says_at_every_version() {
         let mut table = table(&env).await;
         let join_type = if random.random_bool(0.5) { JoinType::Left } else { JoinType::Inner };
         let spec = spec(join_type, random.random_bool(0.4), random.random_bool(0.5));
+        let spec = LookupSpec { null_equals_null: random.random_bool(0.3), ..spec };
         let mut lookup = Lookup::open(spec.clone(), table.store(), None, PLENTY).await.unwrap();
         for _ in 0..5 {
             let rows = random.random_range(0..25);

@@ -13,6 +13,7 @@ use datafusion::common::hash_utils::RandomState;
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
 
+use crate::equality::key_values;
 use crate::error::{Context, Result};
 
 /// Bytes of removed keys are kept until they are this many and half of all.
@@ -109,7 +110,8 @@ impl Keys {
                 Ok((0..rows).map(number).collect())
             }
             Encoding::Rows(converter) => {
-                let encoded = converter.convert_columns(columns).internal(|| "keys cannot be encoded".to_owned())?;
+                let keys: Vec<ArrayRef> = columns.iter().map(key_values).collect();
+                let encoded = converter.convert_columns(&keys).internal(|| "keys cannot be encoded".to_owned())?;
                 Ok(encoded.iter().map(|row| self.bytes_number(row.as_ref())).collect())
             }
         }

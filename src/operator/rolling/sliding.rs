@@ -15,6 +15,7 @@ use super::column::{decimals, doubles, integers};
 use super::evaluate::{Function, View};
 use super::keys::Keys;
 use super::summary::{SHORT, code};
+use crate::equality::one_double;
 use crate::error::{Error, Result};
 
 /// So many rows are gathered together at most.
@@ -75,7 +76,7 @@ pub(super) trait Code: Send {
 /// Integers as they are; unsigned ones by their bits.
 pub(super) struct Integers;
 
-/// Doubles, in their order.
+/// Doubles, in their order; values that are equal as keys are one.
 pub(super) struct Doubles;
 
 /// Decimals by their unscaled values.
@@ -95,7 +96,7 @@ impl Code for Integers {
 impl Code for Doubles {
     type Value = i64;
     fn codes(&mut self, values: &ArrayRef, counts: &[bool]) -> Result<Vec<Option<i64>>> {
-        Ok(only(doubles(values)?.into_iter().map(code), counts))
+        Ok(only(doubles(values)?.into_iter().map(|value| code(one_double(value))), counts))
     }
 }
 

@@ -16,6 +16,7 @@ use self::harness::*;
 use super::bound::{Bound, Extent};
 use super::rolling;
 use super::waiting::times;
+use crate::equality::key_values;
 use crate::operator::spec::{RollingEmit, RollingKind, RollingSpec};
 use crate::operator::{END_OF_TIME, Tick};
 use crate::state::NO_WATERMARK;
@@ -66,7 +67,8 @@ fn streamed_equals_batch(seeds: std::ops::Range<u64>, sql: &[(&str, &str)], resh
         assert_eq!(out.num_rows(), expected.num_rows(), "seed {seed}");
         assert_eq!(out.num_rows() < rows.num_rows(), some, "seed {seed}");
         for column in 0..input.fields().len() {
-            assert_eq!(out.column(column), expected.column(column), "seed {seed}");
+            let given = [out.column(column), expected.column(column)].map(key_values);
+            assert_eq!(&given[0], &given[1], "seed {seed}, column {column}");
         }
         for (index, (function, over)) in sql.iter().enumerate() {
             let column = input.fields().len() + index;
@@ -254,7 +256,8 @@ fn by_hand(spec: &RollingSpec, known: &RecordBatch, row: &RecordBatch) -> Vec<Sc
         }
         let frame = pick(known, picks);
         let arguments: Vec<_> = function.expressions().iter().map(|e| e.evaluate(&frame).unwrap()).collect();
-        let arguments: Vec<_> = arguments.into_iter().map(|a| a.into_array(frame.num_rows()).unwrap()).collect();
+        let arguments: Vec<_> =
+            arguments.into_iter().map(|a| key_values(&a.into_array(frame.num_rows()).unwrap())).collect();
         let mut accumulator = function.create_accumulator().unwrap();
         accumulator.update_batch(&arguments).unwrap();
         accumulator.evaluate().unwrap()

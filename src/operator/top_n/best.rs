@@ -104,8 +104,8 @@ impl Best {
         let layout = Layout::new(&shape.rows, &spec.keys[..spec.routing], added);
         let all: Vec<usize> = (0..shape.rows.fields().len()).collect();
         let ties = Ties {
-            batch: Encoder::of_keys(&shape.rows, &all)?,
-            one: Encoder::of_keys(&shape.rows, &all)?,
+            batch: Encoder::of_rows(&shape.rows, &all)?,
+            one: Encoder::of_rows(&shape.rows, &all)?,
             current: false,
         };
         Ok(Self {

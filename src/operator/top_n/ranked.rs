@@ -66,7 +66,7 @@ impl Ranked {
             limit: Limit { function: spec.function, rows: spec.limit as u64, with_rank: spec.with_rank },
             routing: spec.routing,
             parts: Keyed::new(&shape.rows, spec, life)?,
-            full: Encoder::of_keys(&shape.rows, &all)?,
+            full: Encoder::of_rows(&shape.rows, &all)?,
             columns: RowStore::new(Arc::clone(&shape.rows)),
             dropped: Vec::new(),
             touched: Vec::new(),

@@ -32,7 +32,7 @@ impl Ties {
     /// For rows of the schema `rows`.
     pub fn new(rows: &SchemaRef, spec: &TopNSpec) -> Result<Self> {
         let all: Vec<usize> = (0..rows.fields().len()).collect();
-        let encoder = || Encoder::of_keys(rows, &all);
+        let encoder = || Encoder::of_rows(rows, &all);
         Ok(Self {
             order: Encoder::new(rows, &spec.order)?,
             one: encoder()?,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use datafusion::common::tree_node::{Transformed, TreeNode};
-use datafusion::common::{Column, DFSchema, DFSchemaRef, JoinType};
+use datafusion::common::{Column, DFSchema, DFSchemaRef, JoinType, NullEquality};
 use datafusion::datasource::source_as_provider;
 use datafusion::logical_expr::utils::{conjunction, split_conjunction_owned};
 use datafusion::logical_expr::{Expr, Join, LogicalPlan, TableScan};
@@ -85,6 +85,7 @@ impl Cutter<'_> {
             table: side.table,
             right: Arc::new(side.schema.as_arrow().clone()),
             right_keys,
+            null_equals_null: matches!(node.null_equality, NullEquality::NullEqualsNull),
             join_type: kind,
             filter,
             as_of,

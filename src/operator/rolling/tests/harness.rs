@@ -20,6 +20,7 @@ use datafusion::prelude::{SessionConfig, SessionContext};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
+use crate::equality::key_values;
 use crate::operator::rolling::rolling;
 use crate::operator::spec::{RollingEmit, RollingFunction, RollingKind, RollingSpec, TimeColumn};
 use crate::operator::{END_OF_TIME, Operator, Tick};
@@ -102,9 +103,12 @@ fn maybe<T>(random: &mut StdRng, some: impl FnOnce(&mut StdRng) -> T) -> Option<
     if random.random_bool(0.15) { None } else { Some(some(random)) }
 }
 
+/// What to ask about a batch. Its zeros are one, which DataFusion's windows would tell apart.
 pub fn session(batch: &RecordBatch) -> SessionContext {
+    let columns = batch.columns().iter().map(key_values).collect();
+    let batch = RecordBatch::try_new(batch.schema(), columns).unwrap();
     let session = SessionContext::new_with_config(SessionConfig::new().with_target_partitions(1));
-    session.register_batch("t", batch.clone()).unwrap();
+    session.register_batch("t", batch).unwrap();
     session
 }
 

@@ -1,0 +1,120 @@
+//! Key equality: which values GROUP BY, DISTINCT, PARTITION BY, joins, lookups and PRIMARY KEYs take for the same.
+//!
+//! The two zeros of floats are one value, and so are all NaNs, also inside structs, lists and maps; every other value equals only
+//! itself. Code that finds keys by their bytes (arrow's row format, hashes) takes the bytes of [`key_values`].
+
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, ArrowPrimitiveType, AsArray, make_array};
+use arrow::datatypes::{DataType, Float16Type, Float32Type, Float64Type};
+
+/// The values with one zero and one NaN. Arrays without others are returned as they are.
+pub fn key_values(values: &ArrayRef) -> ArrayRef {
+    match values.data_type() {
+        DataType::Float64 => floats::<Float64Type>(values, |v| v.to_bits() == one_double(v).to_bits(), one_double),
+        DataType::Float32 => {
+            let one = |v: f32| if v.is_nan() { f32::NAN } else { v + 0.0 };
+            floats::<Float32Type>(values, |v| v.to_bits() == one(v).to_bits(), one)
+        }
+        DataType::Float16 => {
+            // Widening and narrowing again keep every value and leave one NaN.
+            let one = |v: <Float16Type as ArrowPrimitiveType>::Native| {
+                <Float16Type as ArrowPrimitiveType>::Native::from_f64(one_double(v.to_f64()))
+            };
+            floats::<Float16Type>(values, |v| v.to_bits() == one(v).to_bits(), one)
+        }
+        other if holds_floats(other) => {
+            let data = values.to_data();
+            let children = data.child_data().iter().map(|child| key_values(&make_array(child.clone())).to_data());
+            let children = children.collect();
+            data.into_builder().child_data(children).build().map_or_else(|_| Arc::clone(values), make_array)
+        }
+        _ => Arc::clone(values),
+    }
+}
+
+/// The double that stands for all that are equal to this one: adding zero makes -0.0 a 0.0 and keeps every other number.
+#[inline]
+pub fn one_double(value: f64) -> f64 {
+    if value.is_nan() { f64::NAN } else { value + 0.0 }
+}
+
+/// Whether values of a type have more than one form of an equal value.
+pub fn holds_floats(data_type: &DataType) -> bool {
+    match data_type {
+        DataType::Float16 | DataType::Float32 | DataType::Float64 => true,
+        DataType::List(field)
+        | DataType::LargeList(field)
+        | DataType::FixedSizeList(field, _)
+        | DataType::Map(field, _) => holds_floats(field.data_type()),
+        DataType::Struct(fields) => fields.iter().any(|field| holds_floats(field.data_type())),
+        DataType::Dictionary(_, value) => holds_floats(value),
+        _ => false,
+    }
+}
+
+fn floats<T: ArrowPrimitiveType>(
+    values: &ArrayRef,
+    is_one: impl Fn(T::Native) -> bool,
+    one: impl Fn(T::Native) -> T::Native,
+) -> ArrayRef {
+    let array = values.as_primitive::<T>();
+    if array.values().iter().all(|value| is_one(*value)) {
+        return Arc::clone(values);
+    }
+    Arc::new(array.unary::<_, T>(one))
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{Float32Array, Float64Array, ListArray, StructArray};
+    use arrow::buffer::NullBuffer;
+    use arrow::datatypes::Field;
+    use arrow::row::{RowConverter, SortField};
+
+    use super::*;
+
+    fn bytes(values: &ArrayRef) -> Vec<Vec<u8>> {
+        let converter = RowConverter::new(vec![SortField::new(values.data_type().clone())]).unwrap();
+        let rows = converter.convert_columns(&[key_values(values)]).unwrap();
+        rows.iter().map(|row| row.as_ref().to_vec()).collect()
+    }
+
+    fn doubles() -> ArrayRef {
+        let other_nan = f64::from_bits(f64::NAN.to_bits() | 1 << 63 | 5);
+        Arc::new(Float64Array::from(vec![Some(0.0), Some(-0.0), None, Some(f64::NAN), Some(other_nan), Some(-1.5)]))
+    }
+
+    #[test]
+    fn both_zeros_are_one_key_and_all_nans_are() {
+        let keys = bytes(&doubles());
+        assert_eq!(keys[0], keys[1]);
+        assert_eq!(keys[3], keys[4]);
+        let different: std::collections::BTreeSet<_> = keys.iter().collect();
+        assert_eq!(different.len(), 4, "zero, null, NaN and -1.5");
+        let narrow: ArrayRef = Arc::new(Float32Array::from(vec![0.0, -0.0, f32::NAN, -f32::NAN, f32::MIN_POSITIVE]));
+        let keys = bytes(&narrow);
+        assert!(keys[0] == keys[1] && keys[2] == keys[3] && keys[0] != keys[4]);
+    }
+
+    #[test]
+    fn nested_values_are_compared_alike() {
+        let all = doubles().slice(0, 4);
+        let field = Arc::new(Field::new("x", DataType::Float64, true));
+        let nulls = NullBuffer::from(vec![true, true, false, true]);
+        let structs: ArrayRef = Arc::new(StructArray::new(vec![field.clone()].into(), vec![all], Some(nulls)));
+        let keys = bytes(&structs.slice(0, 3));
+        assert!(keys[0] == keys[1] && keys[1] != keys[2]);
+        let lists =
+            ListArray::from_iter_primitive::<Float64Type, _, _>([Some(vec![Some(-0.0)]), Some(vec![Some(0.0)]), None]);
+        let lists: ArrayRef = Arc::new(lists);
+        let keys = bytes(&lists.slice(0, 2));
+        assert_eq!(keys[0], keys[1]);
+    }
+
+    #[test]
+    fn arrays_without_other_forms_are_not_copied() {
+        let plain: ArrayRef = Arc::new(Float64Array::from(vec![0.0, 1.0]));
+        assert!(Arc::ptr_eq(&plain, &key_values(&plain)));
+    }
+}
