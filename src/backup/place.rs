@@ -67,7 +67,15 @@ impl Backup {
     }
 }
 
-/// What copying a file came to.
+/// The backups in a place, oldest first.
+#[derive(Debug, Default)]
+pub struct ListedBackups {
+    pub backups: Vec<Backup>,
+    /// Ids of backups whose list is damaged, of a newer version or not readable, with the reason.
+    pub unreadable: Vec<(String, Error)>,
+}
+
+/// The result of copying a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Copied {
     /// The place has it now; `new`: it did not have it before.
@@ -126,28 +134,40 @@ impl BackupPlace {
         Path::from(format!("files/{}/{sha256}", sha256.get(..2).unwrap_or_default()))
     }
 
-    /// The whole backups, oldest first.
-    pub async fn list(&self) -> Result<Vec<Backup>> {
+    /// The whole backups. Errors: the place cannot be listed; a backup that cannot be read is an entry.
+    pub async fn list(&self) -> Result<ListedBackups> {
         let failed = || format!("backups in `{}` cannot be listed", self.location);
         let listed: Vec<_> = self.store.list(Some(&Path::from("backups"))).try_collect().await.environment(failed)?;
-        let names = listed.into_iter().map(|object| object.location).filter(|path| path.as_ref().ends_with(".json"));
-        let mut backups: Vec<Backup> =
-            futures::stream::iter(names.map(|path| self.read(path))).buffered(8).try_collect().await?;
-        backups.sort_by(|a, b| a.id.cmp(&b.id));
-        Ok(backups)
+        let mut ids: Vec<String> = listed
+            .iter()
+            .filter_map(|object| Some(object.location.filename()?.strip_suffix(".json")?.to_owned()))
+            .collect();
+        ids.sort();
+        let read = ids.into_iter().map(|id| async move { (self.read(&id).await, id) });
+        let mut found = ListedBackups::default();
+        for (backup, id) in futures::stream::iter(read).buffered(8).collect::<Vec<_>>().await {
+            match backup {
+                Ok(backup) => found.backups.push(backup),
+                Err(error) => found.unreadable.push((id, error)),
+            }
+        }
+        Ok(found)
     }
 
-    async fn read(&self, path: Path) -> Result<Backup> {
+    async fn read(&self, id: &str) -> Result<Backup> {
+        let path = Path::from(format!("backups/{id}.json"));
         let failed = || format!("backup `{path}` in `{}` cannot be read", self.location);
         let bytes = self.store.get(&path).await.environment(failed)?.bytes().await.environment(failed)?;
-        let backup: Backup = serde_json::from_slice(&bytes).map_err(|error| {
-            Error::damaged(format!("backup `{path}` in `{}` is damaged", self.location)).with_source(error)
-        })?;
+        let damaged = || Error::damaged(format!("backup `{path}` in `{}` is damaged", self.location));
+        let backup: Backup = serde_json::from_slice(&bytes).map_err(|error| damaged().with_source(error))?;
         if backup.format != FORMAT {
             return Err(Error::config(format!("backup `{}` has format {}", backup.id, backup.format))
                 .with_hint("A newer weir has taken it: restore it with that version."));
         }
-        Ok(backup)
+        match backup.id == id {
+            true => Ok(backup),
+            false => Err(damaged().with_detail(format!("It is the list of backup `{}`.", backup.id))),
+        }
     }
 
     /// Writes down that a backup is whole.
@@ -221,7 +241,7 @@ impl BackupPlace {
         let from = Self::path_of(&file.sha256);
         Err(Error::damaged(format!("file `{from}` of the backups in `{}` {what}", self.location))
             .with_detail(format!("It holds `{}`.", file.path))
-            .with_hint("Restore another backup; `weir backup --list` shows them."))
+            .with_hint("Restore another one with `--backup ID`; `weir backup PLACE --list` shows them."))
     }
 
     /// The bytes of a backup's file, a small one.

@@ -12,8 +12,9 @@ use object_store::{ObjectStore, ObjectStoreExt};
 
 use super::place::{Backup, BackupFile, BackupPlace};
 use crate::delta::TableStore;
-use crate::epoch::{UNFINISHED, below};
+use crate::epoch::{Lease, UNFINISHED, below, pipelines};
 use crate::error::{Context, Error, Result};
+use crate::state::{ManifestStore, Pins};
 
 /// Files restored side by side.
 const AT_ONCE: usize = 8;
@@ -28,7 +29,7 @@ pub enum RestoreInto {
 
 /// Writes a backup's files into `warehouse`, each verified by its SHA-256.
 ///
-/// Errors: the warehouse is not empty, or has backups in it; a file of the backup is missing or damaged.
+/// Errors: the warehouse is not empty, or has backups in it, or a pipeline runs there; a file of the backup is missing or damaged.
 pub async fn restore(place: &BackupPlace, backup: &Backup, warehouse: &TableStore, into: RestoreInto) -> Result<()> {
     place.apart_from(warehouse)?;
     let store = warehouse.object_store();
@@ -38,6 +39,7 @@ pub async fn restore(place: &BackupPlace, backup: &Backup, warehouse: &TableStor
         return Err(Error::config(format!("warehouse `{}` is not empty", warehouse.location()))
             .with_hint("Restore to another place with `--to`, or add `--replace` to delete everything in it first."));
     }
+    drop(leases(warehouse).await?);
     let old: Vec<_> = store.list(None).try_collect().await.environment(failed)?;
     if let Some(list) = old.iter().find(|object| BackupPlace::is_list(&object.location)) {
         return Err(Error::config(format!(
@@ -52,6 +54,14 @@ pub async fn restore(place: &BackupPlace, backup: &Backup, warehouse: &TableStor
     // The marker comes before anything is deleted, so that a replaced warehouse is never half of each.
     let unfinished = Path::from(UNFINISHED);
     store.put(&unfinished, backup.id.clone().into()).await.environment(failed)?;
+    // A pipeline that has begun meanwhile goes on; one that begins from now on sees the mark.
+    let _leases = match leases(warehouse).await {
+        Ok(leases) => leases,
+        Err(error) => {
+            store.delete(&unfinished).await.environment(failed)?;
+            return Err(error);
+        }
+    };
     for object in old.into_iter().filter(|object| object.location != unfinished) {
         match store.delete(&object.location).await {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
@@ -66,6 +76,17 @@ pub async fn restore(place: &BackupPlace, backup: &Backup, warehouse: &TableStor
         while restored.try_next().await?.is_some() {}
     }
     store.delete(&unfinished).await.environment(failed)
+}
+
+/// Keeps every pipeline of a warehouse from running. Errors: one runs, or is being backed up.
+async fn leases(warehouse: &TableStore) -> Result<Vec<Lease>> {
+    let mut leases = Vec::new();
+    for pipeline in pipelines(warehouse).await? {
+        let folder = warehouse.child(&format!("_weir/{pipeline}"))?;
+        leases.extend(Lease::exclusive_if_known(&pipeline, folder.location())?);
+        Pins::new(folder.child("pins")?.object_store(), warehouse.env().clone()).refuse_held(&pipeline).await?;
+    }
+    Ok(leases)
 }
 
 /// Errors: a file of the backup is missing, not of its size, or, with `read`, damaged; nothing was changed.
@@ -108,8 +129,9 @@ async fn one(
 }
 
 fn is_manifest(path: &str) -> bool {
-    let mut parts = path.split('/');
-    parts.next() == Some("_weir") && parts.nth(1) == Some("manifests")
+    let mut parts = path.rsplit('/');
+    let is_named = parts.next().is_some_and(|name| ManifestStore::named(name).is_some());
+    is_named && parts.next() == Some("manifests") && path.starts_with("_weir/")
 }
 
 /// A manifest whose tables are below another warehouse.
@@ -151,6 +173,7 @@ mod tests {
     #[test]
     fn only_manifests_are_changed() {
         assert!(is_manifest("_weir/p/manifests/00000000000000000003-0a.json"));
+        assert!(is_manifest("_weir/a/b:c/manifests/00000000000000000003-0a.json"));
         assert!(
             !is_manifest("_weir/p/id") && !is_manifest("t/_delta_log/manifests") && !is_manifest("_weir/manifests/x")
         );

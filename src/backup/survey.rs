@@ -8,8 +8,8 @@ use object_store::path::Path;
 
 use super::cut::{EpochCommit, Facts, ManifestFacts, PipelineFacts, TableFacts};
 use crate::catalog::Secret;
-use crate::delta::{Table, TableStore, read_entry};
-use crate::epoch::below;
+use crate::delta::{Contents, Entry, LoggedEpoch, Table, TableStore, logged_epoch, read_entry};
+use crate::epoch::{below, pipelines};
 use crate::error::{Context, Error, Result};
 use crate::source::delta::version_read;
 use crate::state::{Epoch, Manifest, ManifestId, ManifestStore};
@@ -17,8 +17,11 @@ use crate::state::{Epoch, Manifest, ManifestId, ManifestStore};
 /// Log entries of each table that are looked through for epochs.
 const TAIL: u64 = 24;
 
-/// Manifests of each pipeline that are read: the newest epochs'.
+/// Manifests of each pipeline that are read: the newest epochs', beside those that tables hold.
 const MANIFESTS: usize = 12;
+
+/// Folders in folders that are searched for tables.
+const DEPTH: usize = 16;
 
 /// A warehouse, for reading.
 pub struct Warehouse {
@@ -40,10 +43,29 @@ pub struct Survey {
 impl Warehouse {
     /// The names of the pipelines that have a folder.
     pub async fn pipelines(&self) -> Result<Vec<String>> {
-        let listed = self.store.object_store().list_with_delimiter(Some(&Path::from("_weir"))).await;
-        let listed = listed.environment(|| format!("cannot list `{}`", self.store.location()))?;
-        let names = listed.common_prefixes.iter().filter_map(|folder| folder.filename().map(str::to_owned));
-        Ok(names.collect())
+        pipelines(&self.store).await
+    }
+
+    /// Every table in a folder below the warehouse; folders inside tables are not searched.
+    async fn tables(&self) -> Result<BTreeSet<String>> {
+        let (mut tables, mut open) = (BTreeSet::new(), vec![String::new()]);
+        let store = self.store.object_store();
+        while let Some(name) = open.pop() {
+            let failed = || format!("cannot list `{name}` in `{}`", self.store.location());
+            let prefix = Path::parse(&name).internal(failed)?;
+            let listed = store.list_with_delimiter(Some(&prefix)).await.environment(failed)?;
+            let folders: Vec<&str> = listed.common_prefixes.iter().filter_map(Path::filename).collect();
+            if !name.is_empty() && folders.contains(&"_delta_log") && self.folder(&name)?.is_table().await? {
+                tables.insert(name);
+                continue;
+            }
+            let is_hidden = |folder: &str| folder.starts_with('.') || (name.is_empty() && folder == "_weir");
+            let below = |folder: &&str| if name.is_empty() { (*folder).to_owned() } else { format!("{name}/{folder}") };
+            if name.matches('/').count() < DEPTH {
+                open.extend(folders.iter().filter(|folder| !is_hidden(folder)).map(below));
+            }
+        }
+        Ok(tables)
     }
 
     /// A folder below the warehouse.
@@ -74,14 +96,15 @@ impl Warehouse {
             read: BTreeMap::new(),
         };
         let mut folders: BTreeSet<String> = BTreeSet::new();
-        for pipeline in self.pipelines().await? {
-            let facts = self.manifests(&pipeline, &mut survey).await?;
+        let pipelines = self.pipelines().await?;
+        for pipeline in &pipelines {
+            let facts = self.manifests(pipeline, &mut survey).await?;
             folders.extend(facts.values().flat_map(|manifest| manifest.tables.iter().cloned()));
             let letters = format!("_weir/{pipeline}/dead_letters");
             if self.folder(&letters)?.is_table().await? {
                 folders.insert(letters);
             }
-            survey.facts.pipelines.insert(pipeline, facts);
+            survey.facts.pipelines.insert(pipeline.clone(), facts);
         }
         for folder in survey.locations.values() {
             if folders.contains(folder) {
@@ -93,13 +116,35 @@ impl Warehouse {
                 tracing::warn!(folder, "a table that a pipeline has written is gone, and so not in the backup");
             }
         }
-        folders.extend(self.store.tables().await?.into_iter().map(|(name, _)| name));
+        folders.extend(self.tables().await?);
+        let pipelines = &pipelines;
         let tables = futures::stream::iter(folders.into_iter().map(|folder| async move {
-            let facts = self.table(&folder).await?;
+            let facts = self.table(&folder, pipelines).await?;
             Ok::<_, Error>((folder, facts))
         }));
         survey.facts.tables = tables.buffered(8).try_collect().await?;
+        self.add_held_manifests(&mut survey).await?;
         Ok(survey)
+    }
+
+    /// Reads the manifests of epochs that tables hold and that are not among the newest: tables may have been RESTOREd.
+    async fn add_held_manifests(&self, survey: &mut Survey) -> Result<()> {
+        let standings = survey.facts.tables.values().flat_map(|table| table.standing.clone());
+        let held: BTreeSet<(String, (Epoch, ManifestId))> = standings.collect();
+        for (pipeline, (epoch, id)) in held {
+            let is_known = survey.facts.pipelines.get(&pipeline).is_none_or(|known| known.contains_key(&(epoch, id)));
+            if is_known {
+                continue;
+            }
+            let folder = self.folder(&format!("_weir/{pipeline}/manifests"))?;
+            let Some((manifest, _)) = ManifestStore::new(folder.object_store()).read(epoch, id).await? else {
+                continue;
+            };
+            let facts = self.of_manifest(&manifest, survey)?;
+            survey.facts.pipelines.entry(pipeline.clone()).or_default().insert((epoch, id), facts);
+            survey.read.insert((pipeline, epoch, id), manifest);
+        }
+        Ok(())
     }
 
     async fn manifests(&self, pipeline: &str, survey: &mut Survey) -> Result<PipelineFacts> {
@@ -161,48 +206,70 @@ impl Warehouse {
         })
     }
 
-    async fn table(&self, folder: &str) -> Result<TableFacts> {
+    /// What a table holds of the pipelines. A RESTORE ends the tail: epochs of entries before it count only as far as it brought
+    /// them back, and then as of its own version.
+    async fn table(&self, folder: &str, pipelines: &[String]) -> Result<TableFacts> {
         let store = self.folder(folder)?;
         let table = Table::open(store.clone()).await?;
         let transactions = table.transactions("weir:").await?;
         let latest = table.version().await;
-        let standing = epochs(transactions.iter().map(|(id, version)| (id.as_str(), *version)));
-        let mut versions = futures::stream::iter((latest.saturating_sub(TAIL - 1)..=latest).rev())
+        let mut facts = TableFacts { latest, tail_from: latest + 1, ..TableFacts::default() };
+        let mut entries = futures::stream::iter((latest.saturating_sub(TAIL - 1)..=latest).rev())
             .map(|version| {
                 let store = store.clone();
                 async move { Ok::<_, Error>((version, read_entry(&store, version).await?)) }
             })
             .buffered(8);
-        let (mut tail, mut tail_from) = (Vec::new(), latest + 1);
+        let mut restored = None;
         // Entries before a checkpoint may be gone.
-        while let Some((version, Some(entry))) = versions.try_next().await? {
-            tail_from = version;
-            tail.extend(commits(version, &entry));
+        while let Some((version, Some(entry))) = entries.try_next().await? {
+            let entry = Entry::parse(version, &entry)?;
+            facts.tail_from = version;
+            facts.tail.extend(pipelines.iter().filter_map(|pipeline| commit(version, pipeline, &entry)));
+            if entry.restore.is_some() {
+                restored = Some(version);
+                break;
+            }
         }
-        tail.reverse();
-        Ok(TableFacts { latest, standing, tail, tail_from })
+        // Reads that were begun and are not waited for any more would keep others from being made.
+        drop(entries);
+        for pipeline in pipelines {
+            if logged_epoch(pipeline, |id| transactions.get(id).copied()).and_then(standing).is_none() {
+                continue;
+            }
+            if let Some(newest) = facts.tail.iter().find(|commit| commit.pipeline == *pipeline) {
+                facts.standing.insert(pipeline.clone(), (newest.epoch, newest.manifest));
+                continue;
+            }
+            let held = match table.past(pipeline, &transactions).await?.contents {
+                Contents::UpTo(held) => held.and_then(standing),
+                Contents::Unknown => return Err(unclear(folder, pipeline)),
+            };
+            let Some((epoch, manifest)) = held else { continue };
+            facts.standing.insert(pipeline.clone(), (epoch, manifest));
+            let brought_back =
+                restored.map(|version| EpochCommit { version, pipeline: pipeline.clone(), epoch, manifest });
+            facts.tail.extend(brought_back);
+        }
+        facts.tail.sort_by_key(|commit| commit.version);
+        Ok(facts)
     }
 }
 
-/// Epoch and manifest of every pipeline among transactions.
-fn epochs<'a>(transactions: impl Iterator<Item = (&'a str, i64)>) -> BTreeMap<String, (Epoch, ManifestId)> {
-    let transactions: BTreeMap<&str, i64> = transactions.collect();
-    let of = |(id, epoch): (&&str, &i64)| {
-        let pipeline = id.strip_prefix("weir:").filter(|pipeline| !pipeline.contains(':'))?;
-        let manifest = transactions.get(format!("weir:{pipeline}:manifest").as_str())?;
-        Some((pipeline.to_owned(), (Epoch(u64::try_from(*epoch).ok()?), ManifestId(*manifest))))
-    };
-    transactions.iter().filter_map(of).collect()
+fn unclear(folder: &str, pipeline: &str) -> Error {
+    Error::damaged(format!("table `{folder}` does not say which epoch of pipeline `{pipeline}` it holds"))
+        .with_detail("It was RESTOREd to a version that its log no longer describes.")
+        .with_hint("Take the pipeline to one epoch with `weir restore --pipeline`, then back up again.")
 }
 
-fn commits(version: u64, entry: &[u8]) -> Vec<EpochCommit> {
-    let lines = entry.split(|byte| *byte == b'\n');
-    let txns: Vec<(String, i64)> = lines
-        .filter(|line| line.starts_with(br#"{"txn""#))
-        .filter_map(|line| serde_json::from_slice::<serde_json::Value>(line).ok())
-        .filter_map(|line| Some((line["txn"]["appId"].as_str()?.to_owned(), line["txn"]["version"].as_i64()?)))
-        .collect();
-    let epochs = epochs(txns.iter().map(|(id, version)| (id.as_str(), *version)));
-    let commit = |(pipeline, (epoch, manifest))| EpochCommit { version, pipeline, epoch, manifest };
-    epochs.into_iter().map(commit).collect()
+/// Epoch 0 says that a table was taken back to before its first epoch.
+fn standing((epoch, manifest): LoggedEpoch) -> Option<(Epoch, ManifestId)> {
+    let epoch = u64::try_from(epoch).ok().filter(|epoch| *epoch > 0)?;
+    Some((Epoch(epoch), ManifestId(manifest?)))
+}
+
+/// The pipeline's epoch that a log entry commits.
+fn commit(version: u64, pipeline: &str, entry: &Entry) -> Option<EpochCommit> {
+    let (epoch, manifest) = logged_epoch(pipeline, |id| entry.txn(id)).and_then(standing)?;
+    Some(EpochCommit { version, pipeline: pipeline.to_owned(), epoch, manifest })
 }

@@ -8,7 +8,7 @@ use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStoreExt};
 
 use super::cut::{Cut, choose};
-use super::place::{Backup, BackupFile, BackupPlace, Copied, PipelineAt};
+use super::place::{Backup, BackupFile, BackupPlace, Copied, ListedBackups, PipelineAt};
 use super::survey::{Survey, Warehouse};
 use crate::delta::parts;
 use crate::error::{Context, Error, Result};
@@ -72,7 +72,10 @@ fn timestamp(unix_ms: i64) -> String {
 }
 
 async fn copy_all(warehouse: &Warehouse, place: &BackupPlace, id: &str, pins: &[Pins]) -> Result<Taken> {
-    let before = place.list().await?;
+    let ListedBackups { backups: before, unreadable } = place.list().await?;
+    for (id, error) in unreadable {
+        tracing::warn!(id, %error, "an earlier backup cannot be read; what only it has is copied again");
+    }
     let mut known: HashMap<(&str, u64, i64), &str> = HashMap::new();
     for file in before.iter().flat_map(|backup| &backup.files) {
         known.insert((&file.path, file.bytes, file.modified_ms), &file.sha256);
@@ -108,9 +111,12 @@ async fn settled(warehouse: &Warehouse) -> Result<(Survey, Cut)> {
     let mut misfit = String::new();
     for _ in 0..LOOKS {
         let survey = warehouse.survey().await?;
-        match choose(&survey.facts) {
-            Ok(cut) => return Ok((survey, cut)),
-            Err(why) => misfit = why,
+        let begun = warehouse.pipelines().await?.into_iter().find(|name| !survey.facts.pipelines.contains_key(name));
+        match (begun, choose(&survey.facts)) {
+            (None, Ok(cut)) => return Ok((survey, cut)),
+            // Tables may hold its epochs that nothing of the survey knows.
+            (Some(begun), _) => misfit = format!("pipeline `{begun}` has just begun"),
+            (None, Err(why)) => misfit = why,
         }
         tokio::time::sleep(PAUSE).await;
     }
@@ -148,7 +154,8 @@ async fn wanted(warehouse: &Warehouse, survey: &Survey, cut: &Cut) -> Result<Res
 async fn last_checkpoint(warehouse: &Warehouse, folder: &str, version: u64) -> Result<Option<Wanted>> {
     let path = format!("{folder}/_delta_log/_last_checkpoint");
     let failed = || format!("file `{path}` cannot be read");
-    let found = match warehouse.store.object_store().get(&Path::from(path.as_str())).await {
+    let object = Path::parse(&path).internal(failed)?;
+    let found = match warehouse.store.object_store().get(&object).await {
         Ok(found) => found,
         Err(object_store::Error::NotFound { .. }) => return Ok(None),
         Err(error) => return Err(error).environment(failed),
@@ -182,11 +189,20 @@ async fn of_pipeline(
     named.extend(manifest.iter().flat_map(|m| &m.state).flat_map(|state| state.files()).map(|file| file.path.as_str()));
     let folder = warehouse.folder(&base)?;
     let failed = || format!("the folder of pipeline `{pipeline}` cannot be listed");
+    // Pipelines whose names begin with this one's and a slash.
+    let others: Vec<String> = survey
+        .facts
+        .pipelines
+        .keys()
+        .filter_map(|name| name.strip_prefix(&format!("{pipeline}/")))
+        .map(|name| format!("{name}/"))
+        .collect();
     let listed: Vec<ObjectMeta> = folder.object_store().list(None).try_collect().await.environment(failed)?;
     for object in listed {
         let path = object.location.to_string();
         let state = path.strip_prefix("state/");
-        if state.is_some_and(|state| !named.remove(state)) || is_elsewhere(&path) {
+        let is_others = others.iter().any(|other| path.starts_with(other));
+        if is_others || is_elsewhere(&path) || state.is_some_and(|state| !named.remove(state)) {
             continue;
         }
         wanted.push(Wanted { path: format!("{base}/{path}"), object });
@@ -199,7 +215,9 @@ async fn of_pipeline(
 
 /// What is taken by other ways, or not at all.
 fn is_elsewhere(path: &str) -> bool {
-    ["manifests/", "dead_letters/", "pins/"].iter().any(|folder| path.starts_with(folder)) || path.contains('#')
+    ["manifests/", "dead_letters/", "pins/"].iter().any(|folder| path.starts_with(folder))
+        || path == "lock"
+        || path.contains('#')
 }
 
 struct Copying<'a> {

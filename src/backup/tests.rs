@@ -59,7 +59,7 @@ async fn a_backup_adds_only_what_is_new_and_each_is_restored_as_it_was() {
     table.append(&[rows(10)]).await;
     let third = kept.take().await;
     assert_eq!(third.new_files, 2, "a data file and a log entry");
-    assert_eq!(kept.place.list().await.unwrap().len(), 3);
+    assert_eq!(kept.place.list().await.unwrap().backups.len(), 3);
     for (taken, to, files) in [(&first, "memory://one/", 1), (&third, "memory://two/", 2)] {
         let store = open(to, &env);
         restore(&kept.place, &taken.backup, &store, RestoreInto::Empty).await.unwrap();
@@ -137,6 +137,87 @@ async fn a_damaged_backup_does_not_cost_the_warehouse_that_it_should_replace() {
     let refused = restore(&kept.place, &backup, &to, RestoreInto::Replaced).await.unwrap_err();
     assert!(refused.message().contains("is missing"), "{refused}");
     assert_eq!(objects().await, before, "nothing was deleted or added");
+}
+
+/// An entry of the log of `memory://w/t`: a commit of an epoch of `p`, a RESTORE, or both as `weir restore` writes it.
+async fn entry(env: &Env, version: u64, epoch: Option<u64>, restored: Option<u64>) {
+    let mut lines = String::new();
+    if let Some(to) = restored {
+        lines += &format!(r#"{{"commitInfo":{{"operation":"RESTORE","operationParameters":{{"version":{to}}}}}}}"#);
+        lines.push('\n');
+    }
+    if let Some(epoch) = epoch {
+        let id = if restored.is_some() { epoch * 101 } else { epoch * 100 + version };
+        for (app_id, version) in [("weir:p", epoch), ("weir:p:manifest", id)] {
+            lines += &format!(r#"{{"txn":{{"appId":"{app_id}","version":{version},"lastUpdated":1}}}}"#);
+            lines.push('\n');
+        }
+        let manifest = serde_json::json!({
+            "format": 1, "pipeline": "p", "epoch": epoch, "id": id, "run": "r", "created_ms": 0,
+            "fingerprint": "f", "ranges": {}, "positions": {}, "models": {}, "rows_in": 0, "dead_letters": 0,
+            "tables": [{ "name": "t", "location": "memory://w/t", "rows": 0, "bytes": 0, "adds": [] }],
+        });
+        let folder = open("memory://w/_weir/p/manifests", env);
+        let manifests = ManifestStore::new(folder.object_store());
+        manifests.write(&serde_json::from_value(manifest).unwrap()).await.unwrap();
+    }
+    let path = object_store::path::Path::from(format!("_delta_log/{version:020}.json"));
+    open("memory://w/t", env).object_store().put(&path, lines.into()).await.unwrap();
+}
+
+#[tokio::test]
+async fn after_a_restore_only_what_it_brought_back_and_what_was_committed_since_counts() {
+    // Epochs 1 to 40; the table goes back to epoch 2, by weir or by another writer; others write; then comes another epoch 3.
+    for (by_weir, others, goes_on) in [
+        (true, 0, false),
+        (true, 0, true),
+        (true, 30, false),
+        (false, 0, false),
+        (false, 0, true),
+        (false, 3, false),
+        (false, 30, false),
+        (false, 30, true),
+    ] {
+        let env = Env::manual(1_700_000_000_000, 7);
+        WrittenTable::create(&declared("t", &[("id", DataType::Int64, true)], &[]), &env).await;
+        for epoch in 1..=40 {
+            entry(&env, epoch, Some(epoch), None).await;
+        }
+        entry(&env, 41, by_weir.then_some(2), Some(2)).await;
+        for version in 42..42 + others {
+            entry(&env, version, None, None).await;
+        }
+        if goes_on {
+            entry(&env, 42 + others, Some(3), None).await;
+        }
+        let backup = Kept::new(&env).take().await.backup;
+        let found = (backup.pipelines["p"].epoch, backup.tables["t"]);
+        let wanted = if goes_on { (3, 42 + others) } else { (2, 41 + others) };
+        assert_eq!(found, wanted, "by weir: {by_weir}, others: {others}");
+    }
+}
+
+#[tokio::test]
+async fn a_restore_to_a_version_that_the_log_does_not_describe_is_named() {
+    let env = Env::manual(1_700_000_000_000, 8);
+    WrittenTable::create(&declared("t", &[("id", DataType::Int64, true)], &[]), &env).await;
+    entry(&env, 1, Some(1), None).await;
+    entry(&env, 2, None, Some(7)).await;
+    let kept = Kept::new(&env);
+    let refused = take(&kept.warehouse, &kept.place).await.unwrap_err();
+    assert!(refused.message().contains("table `t` does not say which epoch of pipeline `p`"), "{refused}");
+}
+
+#[tokio::test]
+async fn tables_are_found_in_whatever_folder_they_are() {
+    let env = Env::manual(1_700_000_000_000, 9);
+    written(&env).await;
+    for name in ["a/b/c", "ü d/t", "a/x", "t/inside"] {
+        let def = declared(name, &[("id", DataType::Int64, true)], &[]);
+        WrittenTable::create(&def, &env).await.append(&[rows(0)]).await;
+    }
+    let taken = Kept::new(&env).take().await.backup;
+    assert_eq!(taken.tables.keys().collect::<Vec<_>>(), ["a/b/c", "a/x", "t", "ü d/t"]);
 }
 
 /// A manifest of epoch 20 of pipeline `p`, which has nothing for its table `rare`.

@@ -15,13 +15,22 @@ pub fn check_folders(catalog: &Catalog, errors: &mut Vec<Diagnostic>) {
         }
     }
     for pipeline in &catalog.pipelines {
-        if let Some(reason) = unfit(&pipeline.name) {
+        if let Some(reason) = unfit_pipeline(&pipeline.name) {
             let message = format!("pipeline `{}` cannot have a folder of its name", pipeline.name);
             let error = Diagnostic::new(pipeline.span, message).with_detail(reason);
             errors.push(error.with_hint(
                 "Name it in `CREATE PIPELINE`; INSERTs outside of one are a pipeline that has the file's name.",
             ));
         }
+    }
+}
+
+/// Likewise for a pipeline: no part of its name behind a slash may be a folder that another pipeline has in its own.
+fn unfit_pipeline(name: &str) -> Option<&'static str> {
+    let is_own = |part: &str| ["manifests", "state", "dead_letters", "pins"].contains(&part);
+    match name.split('/').skip(1).any(is_own) {
+        true => Some("Every pipeline has folders `manifests`, `state`, `dead_letters` and `pins` of its own."),
+        false => unfit(name),
     }
 }
 
@@ -49,7 +58,7 @@ fn unfit(name: &str) -> Option<&'static str> {
 
 #[cfg(test)]
 mod tests {
-    use super::unfit;
+    use super::{unfit, unfit_pipeline};
 
     #[test]
     fn names_that_cannot_be_folders_are_found() {
@@ -61,5 +70,7 @@ mod tests {
         for name in ["p", "ü p", "a/b", "p:q", "...", "a.b", "100%", "50% off", "a?b#c", "a'b\"c", "*"] {
             assert_eq!(unfit(name), None, "{name:?}");
         }
+        assert!(unfit_pipeline("a/state").is_some() && unfit_pipeline("a/pins/b").is_some());
+        assert!(unfit_pipeline("state").is_none() && unfit_pipeline("a/states").is_none());
     }
 }

@@ -6,9 +6,10 @@ use super::Failure;
 use super::output::say;
 use super::project::environment;
 use super::report::{grouped, size};
-use crate::backup::{Backup, BackupPlace, Taken, Warehouse, take};
+use crate::backup::{Backup, BackupPlace, ListedBackups, Taken, Warehouse, take};
 use crate::config::Config;
 use crate::delta::TableStore;
+use crate::error::Error;
 
 /// What was typed.
 #[derive(Debug, clap::Args)]
@@ -29,14 +30,7 @@ pub async fn run(args: Args, config: &Config) -> Result<(), Failure> {
     // The options of the warehouse's store serve the place, too: both are usually with one provider.
     let place = BackupPlace::new(&TableStore::open(&args.place, &config.storage, &env)?);
     if args.list {
-        let backups = place.list().await?;
-        for backup in &backups {
-            print(backup, args.json)?;
-        }
-        if backups.is_empty() {
-            say!("no backup in `{}`", place.location());
-        }
-        return Ok(());
+        return list(&place, args.json).await;
     }
     let store = TableStore::open(&config.warehouse, &config.storage, &env)?;
     let warehouse = Warehouse { store, storage: config.storage.clone() };
@@ -46,6 +40,26 @@ pub async fn run(args: Args, config: &Config) -> Result<(), Failure> {
         say!("  {} files new, {}", grouped(new_files), size(new_bytes));
     }
     Ok(())
+}
+
+/// Prints the backups of a place. Errors: some cannot be read, once the others have been shown.
+async fn list(place: &BackupPlace, json: bool) -> Result<(), Failure> {
+    let ListedBackups { backups, unreadable } = place.list().await?;
+    for backup in &backups {
+        print(backup, json)?;
+    }
+    if backups.is_empty() && unreadable.is_empty() {
+        say!("no backup in `{}`", place.location());
+    }
+    if unreadable.is_empty() {
+        return Ok(());
+    }
+    let what = if unreadable.len() == 1 { "a backup" } else { "backups" };
+    let each: Vec<String> = unreadable.iter().map(|(_, error)| error.message().to_owned()).collect();
+    Err(Error::damaged(format!("{what} in `{}` cannot be read", place.location()))
+        .with_detail(each.join("\n        "))
+        .with_hint("The others can be restored with `weir restore --from PLACE --backup ID`. To drop a backup, delete its list.")
+        .into())
 }
 
 fn print(backup: &Backup, json: bool) -> Result<(), Failure> {

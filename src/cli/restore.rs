@@ -6,7 +6,7 @@ use super::output::say;
 use super::project::environment;
 use super::report::size;
 use super::{Failure, go_back};
-use crate::backup::{Backup, BackupPlace, RestoreInto, restore};
+use crate::backup::{Backup, BackupPlace, ListedBackups, RestoreInto, restore};
 use crate::config::Config;
 use crate::delta::TableStore;
 use crate::error::{Error, Result};
@@ -57,17 +57,30 @@ pub async fn run(args: Args, config: &Config) -> Result<(), Failure> {
     Ok(())
 }
 
-fn chosen(mut backups: Vec<Backup>, id: Option<&str>, place: &str) -> Result<Backup> {
+/// The backup whose id begins with `id`, or the newest. Errors: none, several, or one that cannot be read.
+fn chosen(listed: ListedBackups, id: Option<&str>, place: &str) -> Result<Backup> {
+    let ListedBackups { mut backups, unreadable } = listed;
     let Some(id) = id else {
-        return backups.pop().ok_or_else(|| {
-            Error::config(format!("no backup in `{place}`")).with_hint("`weir backup` takes one there.")
-        });
+        let newest = backups.pop();
+        let later = unreadable.into_iter().rfind(|(id, _)| newest.as_ref().is_none_or(|newest| *id > newest.id));
+        return match (newest, later) {
+            (newest, Some((_, error))) => Err(error.with_hint(newest.map_or_else(
+                || "No other backup in this place can be read.".to_owned(),
+                |newest| format!("The newest that can be read is restored with `--backup {}`.", newest.id),
+            ))),
+            (Some(newest), None) => Ok(newest),
+            (None, None) => {
+                Err(Error::config(format!("no backup in `{place}`")).with_hint("`weir backup` takes one there."))
+            }
+        };
     };
-    let mut found = backups.into_iter().filter(|backup| backup.id.starts_with(id));
+    let readable = backups.into_iter().map(|backup| (backup.id.clone(), Ok(backup)));
+    let found = readable.chain(unreadable.into_iter().map(|(id, error)| (id, Err(error))));
+    let mut found = found.filter(|(known, _)| known.starts_with(id));
     match (found.next(), found.next()) {
-        (Some(backup), None) => Ok(backup),
+        (Some((_, backup)), None) => backup,
         (None, _) => Err(Error::config(format!("no backup `{id}` in `{place}`"))
-            .with_hint("`weir backup --list` shows those that are there.")),
+            .with_hint("`weir backup PLACE --list` shows those that exist.")),
         (Some(_), Some(_)) => Err(Error::config(format!("more than one backup in `{place}` begins with `{id}`"))
             .with_hint("Write more of its id.")),
     }

@@ -71,7 +71,7 @@ impl Table {
     /// The past of `pipeline`; `transactions` are those that [`Table::transactions`] has just read.
     pub async fn past(&self, pipeline: &str, transactions: &BTreeMap<String, i64>) -> Result<PipelinePast> {
         let version = self.version().await;
-        let recorded = of_pipeline(pipeline, |id| transactions.get(id).copied());
+        let recorded = logged_epoch(pipeline, |id| transactions.get(id).copied());
         let mut past = PipelinePast { version, recorded, contents: Contents::UpTo(recorded), info: None };
         if recorded.is_none() {
             return Ok(past);
@@ -80,7 +80,7 @@ impl Table {
         for _ in 0..MAX_RESTORES {
             match landmark(self.store(), pipeline, from).await? {
                 Landmark::Own { entry, bytes, .. } => {
-                    past.contents = Contents::UpTo(of_pipeline(pipeline, |id| entry.txn(id)));
+                    past.contents = Contents::UpTo(logged_epoch(pipeline, |id| entry.txn(id)));
                     past.info = user_metadata(&bytes);
                     return Ok(past);
                 }
@@ -95,7 +95,7 @@ impl Table {
                 Landmark::CutOff { .. } if !restored => return Ok(past),
                 Landmark::CutOff { version } => {
                     let Ok(then) = transactions_at(self.store(), self.name(), version).await else { break };
-                    past.contents = Contents::UpTo(of_pipeline(pipeline, |id| then.get(id).copied()));
+                    past.contents = Contents::UpTo(logged_epoch(pipeline, |id| then.get(id).copied()));
                     return Ok(past);
                 }
             }
@@ -146,7 +146,7 @@ pub(super) async fn landmark(store: &TableStore, pipeline: &str, from: u64) -> R
 }
 
 /// The epoch and manifest of a pipeline among `txn` actions.
-pub(super) fn of_pipeline(pipeline: &str, version_of: impl Fn(&str) -> Option<i64>) -> Option<LoggedEpoch> {
+pub fn logged_epoch(pipeline: &str, version_of: impl Fn(&str) -> Option<i64>) -> Option<LoggedEpoch> {
     let epoch = version_of(&PipelineTxns::epoch_app_id(pipeline))?;
     Some((epoch, version_of(&PipelineTxns::manifest_app_id(pipeline))))
 }

@@ -20,7 +20,7 @@ use super::judge::{Entry, PipelineTxns};
 use super::listing::files_of;
 use super::log::{entry_path, read_entry, with_snapshot};
 use super::metadata::uuid_like;
-use super::past::{Landmark, landmark, of_pipeline};
+use super::past::{Landmark, landmark, logged_epoch};
 use super::table::Table;
 use crate::error::{Context, Error, Result};
 
@@ -113,7 +113,7 @@ impl Table {
         loop {
             let version = match landmark(self.store(), pipeline, from).await? {
                 Landmark::Own { version, entry, .. } => {
-                    let holds = of_pipeline(pipeline, |id| entry.txn(id)).filter(|(holds, _)| *holds <= epoch);
+                    let holds = logged_epoch(pipeline, |id| entry.txn(id)).filter(|(holds, _)| *holds <= epoch);
                     if let Some((holds, manifest)) = holds {
                         let holds = Some((holds, manifest.unwrap_or(-1))).filter(|(holds, _)| *holds > 0);
                         return Ok(Some((from, holds)));

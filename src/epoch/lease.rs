@@ -1,4 +1,4 @@
-//! Who works on a pipeline of a local warehouse: runs share it, a restore needs it alone.
+//! The lease on a pipeline of a local warehouse: runs share it, a restore needs it alone.
 //!
 //! A lock of the operating system on `_weir/<pipeline>/lock`, which ends with the process. Object stores have none: there a
 //! run that a restore overtakes is fenced by its next commit.
@@ -6,6 +6,9 @@
 use std::fs::{File, TryLockError};
 
 use crate::error::{Context, Error, Result};
+
+/// The file below the pipeline's folder.
+const LOCK: &str = "lock";
 
 /// Held as long as this lives.
 #[derive(Debug)]
@@ -40,11 +43,19 @@ impl Lease {
     }
 }
 
+impl Lease {
+    /// As [`Lease::exclusive`], but makes no file: `None` for a pipeline that has never run here, or in an object store.
+    pub fn exclusive_if_known(pipeline: &str, folder: &str) -> Result<Option<Self>> {
+        let known = crate::delta::local_folder(folder).is_some_and(|folder| folder.join(LOCK).exists());
+        if known { Self::exclusive(pipeline, folder).map(Some) } else { Ok(None) }
+    }
+}
+
 fn open(pipeline: &str, folder: &str) -> Result<Option<File>> {
     let Some(folder) = crate::delta::local_folder(folder) else { return Ok(None) };
     let failed = || format!("the folder of pipeline `{pipeline}` cannot be written");
     std::fs::create_dir_all(&folder).environment(failed)?;
-    let path = folder.join("lock");
+    let path = folder.join(LOCK);
     let file = File::options().create(true).truncate(false).write(true).open(path).environment(failed)?;
     Ok(Some(file))
 }

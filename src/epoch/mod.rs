@@ -8,6 +8,7 @@
 mod commit;
 mod coordinator;
 mod feed;
+mod folders;
 mod indexes;
 mod job;
 mod lease;
@@ -33,7 +34,9 @@ mod verify;
 mod watermark;
 
 pub use coordinator::run;
+pub use folders::pipelines;
 pub use job::{Finish, Job};
+pub use lease::Lease;
 pub use memory::Limits;
 pub use prepare::{Refused, Surroundings, UNFINISHED, below, declared_targets, known_lookups, plan, prepare};
 pub use progress::{OperatorProgress, Progress, ProgressFile, ProgressSink, SinkProgress, SourceProgress};

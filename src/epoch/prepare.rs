@@ -198,6 +198,8 @@ pub async fn prepare(
     let pins = Pins::new(pins.object_store(), around.env.clone());
     let manifests = ManifestStore::new(store.object_store()).pinned_by(pins.clone());
     let lease = Lease::shared(&pipeline.name, &folder)?;
+    // A restore that began before the lease was taken has left its mark by now.
+    around.refuse_unfinished_restore().await?;
     // One that cannot be read may be of an epoch that was never committed: recovery looks closer.
     let newest = manifests.newest().await.unwrap_or_default();
     let records = newest.and_then(|manifest| manifest.sinks).unwrap_or_default();

@@ -13,7 +13,7 @@ use super::refusal::files;
 use crate::catalog::{Catalog, PipelineDef};
 use crate::delta::{RewindPlan, Table, TableStore};
 use crate::error::{Error, Result};
-use crate::state::{Epoch, Manifest, ManifestId, ManifestStore, SinkRecord, Standing, StateStore, TablePlace};
+use crate::state::{Epoch, Manifest, ManifestId, ManifestStore, Pins, SinkRecord, Standing, StateStore, TablePlace};
 
 /// What became of one sink.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,6 +53,7 @@ pub async fn rewind(
     let folder = around.pipeline_location(pipeline);
     let _lease = Lease::exclusive(pipeline, &folder)?;
     let open = |name: &str| TableStore::open(&below(&folder, name), &around.storage, &around.env);
+    Pins::new(open("pins")?.object_store(), around.env.clone()).refuse_held(pipeline).await?;
     let manifests = ManifestStore::new(open("manifests")?.object_store());
     let later = read_from(&manifests, epoch, pipeline).await?;
     let has_kafka = later.iter().flat_map(|manifest| manifest.sinks.iter().flatten()).any(|sink| sink.table.is_none());

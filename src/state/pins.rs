@@ -1,7 +1,9 @@
-//! Pins: while one is in a pipeline's folder, no manifest and no state file of the pipeline is removed.
+//! Pins: while one is in a pipeline's folder, no manifest and no state file of the pipeline is removed for being old.
 //!
-//! A backup holds one while it copies. The process that runs the pipeline, which may be another, looks before it removes anything.
-//! A pin says until when it holds, so that one that was left behind does no lasting harm.
+//! A backup holds one while it copies. The process that runs the pipeline, which may be another, looks before it removes anything,
+//! and `weir restore` refuses to start. (A start that finds all tables RESTOREd removes the manifests of later epochs all the same:
+//! a backup that had chosen one of them begins again.) A pin says until when it holds, so that one that was left behind does no
+//! lasting harm.
 
 use std::sync::Arc;
 
@@ -10,9 +12,9 @@ use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 
 use crate::env::Env;
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, Result};
 
-/// How long a pin holds, milliseconds; whoever needs it longer renews it.
+/// How long a pin holds unless it is renewed, milliseconds.
 const HOLDS_MS: i64 = 10 * 60 * 1000;
 
 /// The pins of one pipeline.
@@ -43,8 +45,20 @@ impl Pins {
         }
     }
 
+    /// Errors: a pin holds.
+    pub async fn refuse_held(&self, pipeline: &str) -> Result<()> {
+        let Some(name) = self.held().await? else { return Ok(()) };
+        Err(Error::config(format!("pipeline `{pipeline}` is being backed up")).with_hint(format!(
+            "Wait until `weir backup` has ended. If it was killed, wait ten minutes, or remove its pin `_weir/{pipeline}/pins/{name}`."
+        )))
+    }
+
     /// Whether any pin holds now. Pins that have run out are removed.
     pub async fn any(&self) -> Result<bool> {
+        Ok(self.held().await?.is_some())
+    }
+
+    async fn held(&self) -> Result<Option<String>> {
         let failed = || "pins cannot be read".to_owned();
         let listed: Vec<_> = self.store.list(None).try_collect().await.environment(failed)?;
         for object in listed {
@@ -55,11 +69,11 @@ impl Pins {
             };
             let until = std::str::from_utf8(&pin).ok().and_then(|text| text.trim().parse::<i64>().ok());
             if until.is_some_and(|until| until > self.env.unix_ms()) {
-                return Ok(true);
+                return Ok(Some(object.location.to_string()));
             }
             self.release(object.location.as_ref()).await?;
         }
-        Ok(false)
+        Ok(None)
     }
 }
 
@@ -80,8 +94,10 @@ mod tests {
         pins.hold("b").await.unwrap();
         pins.release("a").await.unwrap();
         assert!(pins.any().await.unwrap());
+        assert!(pins.refuse_held("p").await.unwrap_err().hint().unwrap().contains("`_weir/p/pins/b`"));
         env.advance(Duration::from_millis(HOLDS_MS as u64 + 1));
         assert!(!pins.any().await.unwrap());
+        pins.refuse_held("p").await.unwrap();
         pins.release("b").await.unwrap();
     }
 }

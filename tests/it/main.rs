@@ -4,6 +4,7 @@
 
 mod architecture;
 mod attack;
+mod backup_drills;
 mod backups;
 mod crash;
 mod delta;

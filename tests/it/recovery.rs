@@ -10,7 +10,7 @@ use rdkafka::admin::AdminOptions;
 use crate::kafka_support::RealKafka;
 use crate::program::{Weir, text};
 
-const SQL: &str = "
+pub const SQL: &str = "
 CREATE SOURCE events (id BIGINT NOT NULL, k BIGINT, v BIGINT) WITH (connector = 'file', path = 'in/*.jsonl', format = 'json', poll_interval = '20 ms');
 CREATE TABLE everything (id BIGINT NOT NULL, k BIGINT) USING DELTA;
 CREATE TABLE per_key (k BIGINT, n BIGINT, total BIGINT, PRIMARY KEY (k) NOT ENFORCED) USING DELTA;
@@ -23,7 +23,7 @@ END;
 ";
 
 /// The same without operators that keep state.
-const STATELESS: &str = "
+pub const STATELESS: &str = "
 CREATE SOURCE events (id BIGINT NOT NULL, k BIGINT, v BIGINT) WITH (connector = 'file', path = 'in/*.jsonl', format = 'json', poll_interval = '20 ms');
 CREATE TABLE everything (id BIGINT NOT NULL, k BIGINT) USING DELTA;
 CREATE TABLE some (id BIGINT NOT NULL) USING DELTA;
@@ -33,24 +33,24 @@ CREATE PIPELINE p WITH (trigger = '50 ms') AS BEGIN
 END;
 ";
 
-const PER_FILE: u64 = 200;
+pub const PER_FILE: u64 = 200;
 const KEYS: u64 = 17;
 pub const TO_THE_END: [&str; 4] = ["run", "p.sql", "--trigger", "available now"];
 
 /// A folder with a pipeline over files; each run of it is one epoch.
-struct Stage {
-    weir: Weir,
-    files: u64,
+pub struct Stage {
+    pub weir: Weir,
+    pub files: u64,
 }
 
 impl Stage {
-    fn new(sql: &str) -> Self {
+    pub fn new(sql: &str) -> Self {
         let weir = Weir::new();
         weir.write("p.sql", sql);
         Self { weir, files: 0 }
     }
 
-    fn add(&mut self) {
+    pub fn add(&mut self) {
         let line = |id: u64| format!("{{\"id\":{id},\"k\":{},\"v\":{}}}\n", id * 7 % KEYS, id % 100);
         let lines: String = (self.files * PER_FILE..(self.files + 1) * PER_FILE).map(line).collect();
         self.weir.write(&format!("in/{:05}.jsonl", self.files), &lines);
@@ -58,7 +58,7 @@ impl Stage {
     }
 
     /// So many committed epochs more.
-    fn epochs(&mut self, count: u64) {
+    pub fn epochs(&mut self, count: u64) {
         for _ in 0..count {
             self.add();
             self.weir.succeed(&TO_THE_END);
@@ -66,18 +66,18 @@ impl Stage {
     }
 
     /// Another epoch that ends at a failpoint.
-    fn crash(&mut self, point: &str) {
+    pub fn crash(&mut self, point: &str) {
         self.add();
         let mut running = self.weir.start(&TO_THE_END, &[("WEIR_FAILPOINTS", &format!("{point}=abort"))], "log");
         assert_eq!(running.wait(std::time::Duration::from_secs(60)), None, "{point} was passed: {}", running.printed());
     }
 
-    fn table(&self, name: &str) -> PathBuf {
+    pub fn table(&self, name: &str) -> PathBuf {
         self.weir.path("warehouse").join(name)
     }
 
     /// All tables hold exactly the input.
-    fn check(&self) {
+    pub fn check(&self) {
         let rows = self.files * PER_FILE;
         let found = self.weir.query("SELECT count(*), count(DISTINCT id), max(id) FROM everything");
         assert_eq!(found, [format!("{rows},{rows},{}", rows - 1)]);
@@ -91,7 +91,7 @@ impl Stage {
     }
 
     /// The next run stops with exit code 4 and prints all of these; nothing is committed.
-    fn refused(&self, wanted: &[&str]) {
+    pub fn refused(&self, wanted: &[&str]) {
         let before = self.logs();
         let output = self.weir.run(&TO_THE_END);
         let errors = text(&output.stderr);
@@ -110,17 +110,17 @@ impl Stage {
         entries.map(|entry| entry.unwrap().path()).collect()
     }
 
-    fn restore(&self, epoch: u64) -> String {
+    pub fn restore(&self, epoch: u64) -> String {
         self.weir.succeed(&["restore", "--pipeline", "p", "--epoch", &epoch.to_string()])
     }
 
-    fn newest_manifest(&self) -> PathBuf {
+    pub fn newest_manifest(&self) -> PathBuf {
         let folder = std::fs::read_dir(self.weir.path("warehouse/_weir/p/manifests")).unwrap();
         folder.map(|entry| entry.unwrap().path()).max().unwrap()
     }
 }
 
-fn copy(from: &Path, to: &Path) {
+pub fn copy(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
     for entry in std::fs::read_dir(from).unwrap() {
         let path = entry.unwrap().path();
@@ -157,7 +157,7 @@ fn versions(table: &Path) -> BTreeMap<u64, u64> {
 }
 
 /// A RESTORE by another program.
-fn restore_by_other(table: &Path, epoch: u64) {
+pub fn restore_by_other(table: &Path, epoch: u64) {
     let version = versions(table)[&epoch];
     let url = url::Url::from_directory_path(table).unwrap();
     let runtime = tokio::runtime::Runtime::new().unwrap();
