@@ -214,10 +214,14 @@ pub(super) fn compression<'de, D: Deserializer<'de>>(deserializer: D) -> Result<
         "none" => "uncompressed",
         other => other,
     };
-    match Compression::from_str(text) {
-        Ok(Compression::LZO | Compression::BROTLI(_) | Compression::LZ4) | Err(_) => Err(D::Error::custom(format!(
+    let refused = || {
+        Err(D::Error::custom(format!(
             "`{text}` is not one of `zstd(1)` to `zstd(22)`, `snappy`, `lz4_raw`, `gzip(1)` to `gzip(9)`, `uncompressed`"
-        ))),
+        )))
+    };
+    match Compression::from_str(text) {
+        Ok(Compression::LZO | Compression::BROTLI(_) | Compression::LZ4) | Err(_) => refused(),
+        Ok(Compression::GZIP(level)) if level.compression_level() == 0 => refused(),
         Ok(compression) => Ok(compression),
     }
 }

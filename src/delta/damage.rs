@@ -1,8 +1,8 @@
 //! Why a table's log cannot be read, found out after it could not.
 //!
 //! Promises: nothing is looked at while all is well. A damaged log is an error of kind `Damaged` that names the file and the
-//! remedy. The one thing that is mended is `_last_checkpoint`, a hint that the protocol lets be absent: where it names a
-//! checkpoint that does not exist, it is removed, and the log is read without it.
+//! remedy. What is mended is what the protocol lets be absent: `_last_checkpoint`, a hint, is removed where it names a checkpoint that
+//! does not exist, and a checkpoint that cannot be read is set aside where the log's entries say the same. Then the log is read without it.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -23,6 +23,9 @@ use crate::error::{Error, ErrorKind, Result};
 
 /// What follows from damage that nothing in the table makes good.
 pub(super) const RESTORE: &str = "Put the file back from a backup, or bring all tables of the pipeline back to an epoch before it with `weir restore`.";
+
+/// Checkpoints that are looked at, the newest first.
+const LOOKED_AT: usize = 10;
 
 /// A table's `_delta_log`.
 pub struct LogFolder {
@@ -58,17 +61,27 @@ impl LogFolder {
         }
     }
 
-    /// Removes `_last_checkpoint` if the checkpoint that it names does not exist; true if so: then it is worth reading again.
+    /// Removes one thing that is damaged and that the log is complete without; true if so: then it is worth reading again.
     pub async fn mend(&self) -> bool {
+        let Ok(listed) = self.list().await else { return false };
+        self.remove_hint(&listed).await || self.set_checkpoint_aside(&listed).await
+    }
+
+    /// Removes `_last_checkpoint` if there is no checkpoint as it says.
+    async fn remove_hint(&self, listed: &Listed) -> bool {
         #[derive(Deserialize)]
         struct Hint {
             version: u64,
+            parts: Option<usize>,
         }
         let path = self.log.clone().join("_last_checkpoint");
         let Ok(Some(bytes)) = self.get(&path).await else { return false };
-        let Ok(listed) = self.list().await else { return false };
-        let hint = serde_json::from_slice::<Hint>(&bytes).ok();
-        if hint.is_some_and(|hint| listed.checkpoints.contains(&hint.version)) {
+        let exists = |hint: Hint| {
+            let prefix = format!("{:020}.checkpoint.", hint.version);
+            let files = listed.files.iter().filter(|name| name.starts_with(&prefix)).count();
+            files > 0 && hint.parts.is_none_or(|parts| parts == files)
+        };
+        if serde_json::from_slice::<Hint>(&bytes).ok().is_some_and(exists) {
             return false;
         }
         // Should another writer have replaced it meanwhile, readers are slower until its next checkpoint, and no more.
@@ -79,6 +92,52 @@ impl LogFolder {
             Err(ref error) => tracing::warn!(file, table, %error, "cannot remove a hint that names no checkpoint"),
         }
         removed.is_ok()
+    }
+
+    /// Gives a checkpoint that cannot be read a name that readers pass over, if an older one, or the log from its beginning, and the
+    /// entries since are there.
+    async fn set_checkpoint_aside(&self, listed: &Listed) -> bool {
+        let Some(newest) = listed.entries.last() else { return false };
+        for at in listed.checkpoints.iter().rev().take(LOOKED_AT) {
+            let Some((name, bytes, error)) = self.damaged_part(listed, *at).await else { continue };
+            let mut from = 0;
+            for older in listed.checkpoints.range(..at).rev() {
+                if self.damaged_part(listed, *older).await.is_none() {
+                    from = older + 1;
+                    break;
+                }
+            }
+            if !(from..=*newest).all(|version| listed.entries.contains(&version)) {
+                return false;
+            }
+            let (path, aside) = (self.log.clone().join(name), self.log.clone().join(format!("_damaged.{name}")));
+            let moved = match self.store.put(&aside, bytes.into()).await {
+                Ok(_) => self.store.delete(&path).await,
+                Err(error) => Err(error),
+            };
+            let (file, aside, table) = (path.as_ref(), aside.as_ref(), &self.location);
+            match moved {
+                Ok(()) => {
+                    tracing::warn!(file, aside, table, %error, "set a damaged checkpoint aside: the log is complete without it")
+                }
+                Err(ref error) => tracing::warn!(file, table, %error, "cannot set a damaged checkpoint aside"),
+            }
+            return moved.is_ok();
+        }
+        false
+    }
+
+    /// A file of the checkpoint at version `at` that cannot be decoded, with its bytes and why.
+    async fn damaged_part<'a>(&self, listed: &'a Listed, at: u64) -> Option<(&'a str, Bytes, ParquetError)> {
+        let prefix = format!("{at:020}.checkpoint.");
+        for name in listed.files.iter().filter(|name| name.starts_with(&prefix) && name.ends_with(".parquet")) {
+            // One that the store does not give says nothing about what is in it.
+            let Ok(Some(bytes)) = self.get(&self.log.clone().join(name.as_str())).await else { continue };
+            if let Err(error) = read_all(bytes.clone()) {
+                return Some((name, bytes, error));
+            }
+        }
+        None
     }
 
     async fn list(&self) -> object_store::Result<Listed> {
@@ -124,12 +183,8 @@ impl LogFolder {
                 );
             }
         }
-        let prefix = format!("{:020}.checkpoint.", base?);
-        for name in listed.files.iter().filter(|name| name.starts_with(&prefix) && name.ends_with(".parquet")) {
-            let bytes = self.get(&self.log.clone().join(name.as_str())).await.ok()??;
-            if let Err(error) = read_all(bytes) {
-                return Some(self.bad_checkpoint(name, &listed, base?, newest).with_source(error));
-            }
+        if let Some((name, _, error)) = self.damaged_part(&listed, base?).await {
+            return Some(self.bad_checkpoint(name, &listed, base?, newest).with_source(error));
         }
         self.stuck_hint(&listed).await
     }

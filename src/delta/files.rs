@@ -27,7 +27,7 @@ use parquet::errors::ParquetError;
 use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
 
 use super::actions::{Add, AddCDCFile, LogPath, PartitionValues, Remove};
-use super::damage::{damaged_file, unreadable_file, unreadable_vector};
+use super::damage::{LogFolder, damaged_file, unreadable_file, unreadable_vector};
 use super::log::{open_snapshot, with_snapshot};
 use super::metadata::TableMetadata;
 use super::store::TableStore;
@@ -160,10 +160,15 @@ pub fn in_order(files: &mut [DataFile]) {
 pub async fn files_at(store: &TableStore, version: u64) -> Result<Vec<DataFile>> {
     let failed = || format!("cannot list the files of version {version} of `{}`", store.location());
     let unread = |error: DeltaTableError| Error::environment(failed()).with_source(error);
-    let (snapshot, log_store) = open_snapshot(store.url(), &store.root_store(), Some(version), unread).await?;
-    let views = snapshot.file_views(log_store.as_ref(), None);
-    let files = views.map_ok(|view| DataFile::of_view(&view)).try_collect::<Vec<_>>().await;
-    let mut files = files.environment(failed)?;
+    let log = LogFolder::new(store.object_store(), &Path::default(), store.location());
+    let mut files = loop {
+        let (snapshot, log_store) = open_snapshot(store.url(), &store.root_store(), Some(version), unread).await?;
+        let views = snapshot.file_views(log_store.as_ref(), None);
+        let files = views.map_ok(|view| DataFile::of_view(&view)).try_collect::<Vec<_>>().await;
+        if files.is_ok() || !log.mend().await {
+            break log.explained(files.environment(failed)).await?;
+        }
+    };
     in_order(&mut files);
     Ok(files)
 }

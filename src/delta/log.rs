@@ -55,20 +55,27 @@ pub struct KernelTable {
     pub engine: Arc<dyn Engine>,
 }
 
-/// Runs `work` on a snapshot of the table at `version`, or the newest, away from the async threads.
+/// Runs `work` on a snapshot of the table at `version`, or the newest, away from the async threads; again where what failed was mended.
 pub async fn with_snapshot<T: Send + 'static>(
     store: &TableStore,
     version: Option<u64>,
-    work: impl FnOnce(&KernelTable) -> Result<T> + Send + 'static,
+    work: impl Fn(&KernelTable) -> Result<T> + Send + Sync + 'static,
 ) -> Result<T> {
     let log = LogFolder::new(store.object_store(), &Path::default(), store.location());
-    let mut found = snapshot(store, version).await;
-    if found.is_err() && log.mend().await {
-        found = snapshot(store, version).await;
+    let work = Arc::new(work);
+    loop {
+        let done = match snapshot(store, version).await {
+            Ok(table) => {
+                let work = Arc::clone(&work);
+                tokio::task::spawn_blocking(move || work(&table)).await.internal(interrupted)?
+            }
+            Err(error) => Err(error),
+        };
+        // Each time there is less to mend.
+        if done.is_ok() || !log.mend().await {
+            return log.explained(done).await;
+        }
     }
-    let table = log.explained(found).await?;
-    let done = tokio::task::spawn_blocking(move || work(&table)).await.internal(interrupted)?;
-    log.explained(done).await
 }
 
 async fn snapshot(store: &TableStore, version: Option<u64>) -> Result<KernelTable> {
@@ -101,7 +108,7 @@ pub async fn open_snapshot(
     let log_store = default_logstore(prefixed, Arc::clone(root), url, &StorageConfig::default());
     let log = LogFolder::new(Arc::clone(root), &prefix, url);
     let mut found = DeltaSnapshot::try_new(log_store.as_ref(), version).await;
-    if found.is_err() && log.mend().await {
+    while found.is_err() && log.mend().await {
         found = DeltaSnapshot::try_new(log_store.as_ref(), version).await;
     }
     Ok((log.explained(found.map_err(failed)).await?, log_store))

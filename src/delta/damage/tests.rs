@@ -74,7 +74,9 @@ async fn a_missing_log_entry_is_named_with_the_remedy() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hint_that_leads_nowhere_is_survived_and_removed() {
-    for hint in ["{\"version\":999,\"size\":5}", "{\"version\":3,\"size\":5}", "{nonsense"] {
+    for hint in
+        ["{\"version\":999,\"size\":5}", "{\"version\":3,\"size\":5}", "{\"version\":4,\"parts\":3}", "{nonsense"]
+    {
         let written = table(8).await;
         let store = written.store();
         put(&store, HINT, hint).await;
@@ -87,24 +89,57 @@ async fn a_hint_that_leads_nowhere_is_survived_and_removed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_damaged_checkpoint_is_named_and_may_go_while_the_log_is_complete() {
+async fn a_damaged_checkpoint_is_set_aside_while_the_log_is_complete_and_else_named() {
     let written = table(8).await;
     let store = written.store();
-    let bytes = get(&store, CHECKPOINT).await;
-    put(&store, CHECKPOINT, bytes[..bytes.len() / 2].to_vec()).await;
+    let (bytes, hint) = (get(&store, CHECKPOINT).await, get(&store, HINT).await);
+    let cut = bytes[..bytes.len() / 2].to_vec();
+    let aside = "_delta_log/_damaged.00000000000000000004.checkpoint.parquet";
+    for files_first in [false, true] {
+        put(&store, CHECKPOINT, cut.clone()).await;
+        put(&store, HINT, hint.clone()).await;
+        if files_first {
+            assert_eq!(files_at(&store, 8).await.unwrap().len(), 8);
+        }
+        assert_eq!(count(&store).await.unwrap(), 80);
+        assert_eq!(get(&store, aside).await, cut);
+        assert!(store.object_store().head(&Path::from(CHECKPOINT)).await.is_err());
+    }
+    // Without its beginning the log is not complete.
+    delete(&store, "_delta_log/00000000000000000000.json").await;
+    put(&store, CHECKPOINT, cut).await;
     let error = Table::open(store.clone()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Damaged);
-    assert!(
-        error.message().starts_with(&format!("checkpoint `{CHECKPOINT}` of the table at `")),
-        "{}",
-        error.message()
-    );
-    assert!(error.hint().unwrap().starts_with("Delete it and `_last_checkpoint`"));
-    delete(&store, "_delta_log/00000000000000000000.json").await;
-    let error = Table::open(store.clone()).await.unwrap_err();
+    let expected = format!("checkpoint `{CHECKPOINT}` of the table at `");
+    assert!(error.message().starts_with(&expected), "{}", error.message());
     assert!(error.hint().unwrap().starts_with("Put the file back"), "{:?}", error.hint());
     put(&store, CHECKPOINT, bytes).await;
     assert_eq!(count(&store).await.unwrap(), 80);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_damage_in_a_checkpoint_that_is_noticed_is_survived() {
+    let written = table(8).await;
+    let store = written.store();
+    let bytes = get(&store, CHECKPOINT).await;
+    let mut set_aside = 0;
+    for at in (0..bytes.len()).step_by(bytes.len() / 40) {
+        let mut damaged = bytes.clone();
+        let end = (at + 60).min(damaged.len());
+        damaged[at..end].iter_mut().for_each(|byte| *byte ^= 0x5a);
+        put(&store, CHECKPOINT, damaged).await;
+        let log =
+            super::super::log::load(&store, "t", super::super::log::Transactions::Read).await.map(|log| log.version);
+        let files = files_at(&store, 8).await.map(|files| files.len());
+        // What decodes to other values is not noticed.
+        let still_decodes = match store.object_store().head(&Path::from(CHECKPOINT)).await {
+            Ok(_) => read_all(get(&store, CHECKPOINT).await.into()).is_ok(),
+            Err(_) => false,
+        };
+        set_aside += usize::from(!still_decodes);
+        assert!(still_decodes || matches!((&log, &files), (Ok(8), Ok(8))), "at {at}: {log:?} {files:?}");
+    }
+    assert!(set_aside > 20, "{set_aside}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
