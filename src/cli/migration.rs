@@ -9,7 +9,9 @@ use super::project::{Project, runtime};
 use crate::catalog::PipelineDef;
 use crate::config::Config;
 use crate::delta::TableStore;
-use crate::epoch::{Fate, Surroundings, below, declared_targets, known_lookups, migration, plan, seeded_source};
+use crate::epoch::{
+    Fate, Surroundings, below, declared_targets, known_lookups, migration, other_topics, plan, seeded_source,
+};
 use crate::error::Result;
 use crate::plan::Dataflow;
 use crate::state::{Manifest, ManifestStore};
@@ -80,6 +82,9 @@ pub async fn against_state(dataflow: &Dataflow, seed: Option<&str>, around: &Sur
     let lines: Vec<Line> = fates.map(|(id, fate)| Line::new(dataflow, id.clone(), fate, rows(&id))).collect();
     say!("migration of {}  from epoch {}", dataflow.pipeline, manifest.epoch);
     let lossless = print(&lines, seed);
+    for source in other_topics(dataflow, &manifest.positions, &manifest.topics) {
+        say!("  {source}");
+    }
     let builds = |id: &str| lines.iter().any(|line| line.fate == Fate::Build && line.operator == id);
     let operators = dataflow.operators.iter().enumerate();
     let fresh: Vec<usize> = operators.filter(|(_, node)| builds(&node.id)).map(|(index, _)| index).collect();

@@ -95,6 +95,13 @@ enum Command {
     Config,
 }
 
+impl Command {
+    /// Whether it listens to signals and ends in its own way.
+    fn listens(&self) -> bool {
+        matches!(self, Self::Run(_) | Self::Serve(_) | Self::Demo(_) | Self::Generate(_))
+    }
+}
+
 /// Why a command failed.
 #[derive(Debug)]
 pub enum Failure {
@@ -130,11 +137,18 @@ const THREADS_END: Duration = Duration::from_secs(2);
 /// The exit code is 0 done, 1 the user's input is wrong, 2 the environment failed, 3 fenced by another run, 4 damaged data
 /// or a defect.
 pub fn main() -> ExitCode {
+    let may_listen = |word: std::ffi::OsString| ["run", "serve", "demo", "generate"].iter().any(|name| word == *name);
+    if std::env::args_os().any(may_listen) {
+        signals::end_early();
+    }
     let typed = Typed::try_parse().unwrap_or_else(|error| {
         let _ = error.print();
         // What was typed is the user's input: 1, as for SQL. Help and version are no errors.
         std::process::exit(i32::from(error.use_stderr()))
     });
+    if !typed.command.listens() {
+        signals::end_as_usual();
+    }
     let (log, output) = (Printer::new(Stream::Error), Printer::new(Stream::Output));
     let patience = patience(&typed.command);
     let code = match run_typed(typed, &log, &output) {

@@ -171,13 +171,17 @@ fn options(config: &Config, memory: u64) -> WarehouseOptions {
 
 /// Serves until Ctrl-C or SIGTERM. Prints the addresses to standard error.
 pub async fn run(args: Args, config: &Config, printing: &Printing) -> Result<(), Failure> {
-    let warehouse = open_warehouse(config, args.warehouse.as_deref(), &args.files).await?;
+    let stop = crate::epoch::Stop::default();
+    super::signals::listen(stop.clone(), printing.log.clone())?;
+    let warehouse = tokio::select! {
+        biased;
+        () = stop.wait() => return Ok(()),
+        opened = open_warehouse(config, args.warehouse.as_deref(), &args.files) => opened?,
+    };
     let mut options = ServeOptions::from_config(config)?;
     options.flight_listen = args.flight_listen.or(options.flight_listen);
     options.http_listen = args.http_listen.or(options.http_listen);
     config.check_exposure(options.flight_listen, options.http_listen)?;
-    let stop = crate::epoch::Stop::default();
-    super::signals::listen(stop.clone(), printing.log.clone())?;
     let interrupted = async move { stop.wait().await };
     let metrics = Arc::new(Metrics::new());
     let servers = start(options, warehouse, metrics, Arc::new(|| Readiness::Ready), interrupted).await?;

@@ -21,10 +21,32 @@ const CLEAN_END: Duration = Duration::from_secs(4);
 /// How long the last line of the log is waited for.
 const LAST_WORDS: Duration = Duration::from_millis(200);
 
+/// Until [`listen`] does more, lets the first signal end the process with 0 at once: it has begun nothing.
+pub fn end_early() {
+    extern "C" fn end(_signal: libc::c_int) {
+        exit(0)
+    }
+    handle(end as extern "C" fn(libc::c_int) as libc::sighandler_t);
+}
+
+/// Undoes [`end_early`]: a signal ends the process as it does any other.
+pub fn end_as_usual() {
+    handle(libc::SIG_DFL);
+}
+
+fn handle(handler: libc::sighandler_t) {
+    for signal in [libc::SIGTERM, libc::SIGINT] {
+        // SAFETY: the handler is the default one, or a function that calls nothing but `_exit`, which is allowed in it.
+        unsafe { libc::signal(signal, handler) };
+    }
+}
+
 /// Sets `stop` at the first signal and ends the process at the second, or when a clean end has not come in time.
 pub fn listen(stop: Stop, log: Printer) -> Result<()> {
     let failed = || "signals cannot be listened to".to_owned();
     let runtime = Builder::new_current_thread().enable_all().build().environment(failed)?;
+    // A handler that is there would be called by the new one, too.
+    end_as_usual();
     let mut signals = {
         let _inside = runtime.enter();
         let listen = |kind| signal(kind).environment(failed);

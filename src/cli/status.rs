@@ -6,8 +6,9 @@ use std::path::Path;
 use crate::cli::output::say;
 use crate::cli::report::{grouped, size};
 use crate::config::Config;
-use crate::epoch::Progress;
+use crate::epoch::{Progress, is_progress};
 use crate::error::{Context, Error, Result};
+use crate::state::ManifestStore;
 
 /// What was typed.
 #[derive(Debug, clap::Args)]
@@ -37,6 +38,12 @@ pub async fn run(args: Args, config: &Config) -> Result<()> {
         let Kept { epochs, damage } =
             read(&folder.join("_weir").join(&name).join("progress.jsonl"), args.epochs.max(1));
         damaged.extend(damage);
+        if epochs.is_empty()
+            && let Some(newest) = newest_manifest(&folder.join("_weir").join(&name))
+        {
+            shown += 1;
+            newest.print(&name, args.json);
+        }
         for (line, progress) in epochs {
             shown += 1;
             if args.json {
@@ -59,6 +66,46 @@ pub async fn run(args: Args, config: &Config) -> Result<()> {
             .with_hint("Start one with `weir run file.sql`, or name another warehouse in the configuration."));
     }
     Ok(())
+}
+
+/// What the manifests of a pipeline tell where its progress does not.
+struct NewestManifest {
+    epoch: u64,
+    /// RFC 3339, when it was written.
+    timestamp: String,
+    /// What is wrong with the progress file.
+    progress: String,
+}
+
+/// The newest manifest in a pipeline's folder, if there is one.
+fn newest_manifest(folder: &Path) -> Option<NewestManifest> {
+    let entries = std::fs::read_dir(folder.join("manifests")).ok()?;
+    let named = |entry: io::Result<std::fs::DirEntry>| {
+        let entry = entry.ok()?;
+        let (epoch, _) = ManifestStore::named(entry.file_name().to_str()?)?;
+        Some((epoch.0, entry.metadata().ok()?.modified().ok()?))
+    };
+    let (epoch, modified) = entries.filter_map(named).max()?;
+    let timestamp =
+        chrono::DateTime::<chrono::Utc>::from(modified).to_rfc3339_opts(chrono::SecondsFormat::Millis, true);
+    let file = folder.join("progress.jsonl");
+    let state = match std::fs::metadata(&file) {
+        Ok(found) if found.len() == 0 => "is empty",
+        Ok(_) => "names no epoch",
+        Err(_) => "does not exist",
+    };
+    Some(NewestManifest { epoch, timestamp, progress: format!("`{}` {state}", file.display()) })
+}
+
+impl NewestManifest {
+    fn print(&self, pipeline: &str, json: bool) {
+        let Self { epoch, timestamp, progress } = self;
+        if json {
+            say!("{}", serde_json::json!({"name": pipeline, "epoch": epoch, "timestamp": timestamp}));
+        } else {
+            say!("{pipeline}  epoch {epoch}  {timestamp}  (its newest manifest; {progress})");
+        }
+    }
 }
 
 /// What can be read of a progress file.
@@ -85,9 +132,9 @@ fn read(path: &Path, count: usize) -> Kept {
     let mut kept = Kept::default();
     let mut wrong = Vec::new();
     for (number, line) in lines.iter().enumerate().rev().filter(|(_, line)| !line.is_empty()) {
-        match serde_json::from_slice::<Progress>(line) {
-            Ok(progress) => kept.epochs.push((String::from_utf8_lossy(line).into_owned(), progress)),
-            Err(_) => wrong.push(number + 1),
+        match serde_json::from_slice(line).ok().filter(is_progress).and_then(|line| serde_json::from_value(line).ok()) {
+            Some(progress) => kept.epochs.push((String::from_utf8_lossy(line).into_owned(), progress)),
+            None => wrong.push(number + 1),
         }
         if kept.epochs.len() == count {
             break;
@@ -173,7 +220,10 @@ mod tests {
 
     #[test]
     fn the_newest_epochs_are_read_and_a_line_that_is_being_written_is_left_out() {
-        let found = kept(b"{\"epoch\":1}\n{\"epoch\":2}\n{\"epoch\":3}\n{\"epo", 2);
+        let found = kept(
+            b"{\"name\":\"p\",\"epoch\":1}\n{\"name\":\"p\",\"epoch\":2}\n{\"name\":\"p\",\"epoch\":3}\n{\"epo",
+            2,
+        );
         assert_eq!((numbers(&found), found.damage), (vec![2, 3], None));
         assert_eq!(kept(b"", 2), Kept::default());
         assert_eq!(read(Path::new("nowhere/progress.jsonl"), 1), Kept::default());
@@ -181,13 +231,15 @@ mod tests {
 
     #[test]
     fn damaged_lines_among_the_newest_are_named_and_the_others_shown() {
-        let bytes = b"{\"epoch\":1}\n\xff\xfe\n{\"epoch\":2}\nx\n";
+        let bytes = b"{\"name\":\"p\",\"epoch\":1}\n\xff\xfe\n{\"name\":\"p\",\"epoch\":2}\nx\n";
         let found = kept(bytes, 5);
         assert_eq!(numbers(&found), [1, 2]);
         assert_eq!(found.damage.as_deref(), Some("it: line 4 and 1 before it cannot be read"));
         let found = kept(bytes, 1);
         assert_eq!((numbers(&found), found.damage.as_deref()), (vec![2], Some("it: line 4 cannot be read")));
-        assert_eq!(kept(b"x\n{\"epoch\":2}\n", 1).damage, None);
+        let odd = kept(b"[1,2]\n[]\n5\nnull\n\"x\"\n{}\n{\"pipeline\":\"p\"}\n{\"name\":\"p\",\"epoch\":-1}\n", 9);
+        assert_eq!((numbers(&odd), odd.damage.as_deref()), (vec![], Some("it: line 8 and 7 before it cannot be read")));
+        assert_eq!(kept(b"x\n{\"name\":\"p\",\"epoch\":2}\n", 1).damage, None);
         let all = kept(&[0x80; 100], 1);
         assert_eq!((all.epochs, all.damage.as_deref()), (Vec::new(), Some("it: line 1 cannot be read")));
     }

@@ -73,7 +73,7 @@ pub struct Closed {
 }
 
 /// What a commit did, for progress.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Default)]
 pub struct Committed {
     pub files: u64,
     pub bytes: u64,
@@ -84,6 +84,8 @@ pub struct Committed {
     pub state_ms: u64,
     pub manifest_ms: u64,
     pub commit_ms: u64,
+    /// Why the run has to end now.
+    pub last: Option<Error>,
 }
 
 impl Committer {
@@ -94,7 +96,8 @@ impl Committer {
     pub async fn commit(&self, mut closed: Closed) -> Result<Committed> {
         let mut done = Committed::default();
         let clock = Instant::now();
-        let ((mut tables, mut messages), ()) = tokio::try_join!(self.close(&closed, &mut done), self.vouch(&closed))?;
+        let ((mut tables, mut messages), last) = tokio::try_join!(self.close(&closed, &mut done), self.vouch(&closed))?;
+        done.last = last;
         done.close_ms = clock.elapsed().as_millis() as u64;
 
         let clock = Instant::now();
@@ -149,14 +152,16 @@ impl Committer {
         Ok(done)
     }
 
-    /// Asks whether what was read is what its offsets say.
-    async fn vouch(&self, closed: &Closed) -> Result<()> {
-        for source in closed.ranges.keys() {
+    /// Asks whether what was read is what its offsets say; gives why nothing more is to be read.
+    async fn vouch(&self, closed: &Closed) -> Result<Option<Error>> {
+        let mut last = None;
+        for (source, ranges) in &closed.ranges {
             if let Some(witness) = self.witnesses.get(*source).and_then(Option::as_ref) {
-                witness.check().await?;
+                let ends = ranges.iter().map(|(partition, range)| (Arc::clone(partition), range.end)).collect();
+                last = witness.check(ends).await?.or(last);
             }
         }
-        Ok(())
+        Ok(last)
     }
 
     /// Closes every writer; returns staged files per table and messages per topic.
@@ -326,6 +331,7 @@ pub async fn commit_table(
             "offsets": manifest.ranges,
             "models": manifest.models,
             "sinks": manifest.sinks,
+            "topics": manifest.topics,
         }),
     );
     let app = PipelineTxns {

@@ -196,7 +196,8 @@ pub async fn prepare(
     let store = TableStore::open(&below(&folder, "manifests"), &around.storage, &around.env)?;
     let pins = TableStore::open(&below(&folder, "pins"), &around.storage, &around.env)?;
     let pins = Pins::new(pins.object_store(), around.env.clone());
-    let manifests = ManifestStore::new(store.object_store()).pinned_by(pins.clone());
+    let beside = TableStore::open(&folder, &around.storage, &around.env)?.object_store();
+    let manifests = ManifestStore::new(store.object_store()).beside(beside).pinned_by(pins.clone());
     let lease = Lease::shared(&pipeline.name, &folder)?;
     // A restore that began before the lease was taken has left its mark by now.
     around.refuse_unfinished_restore().await?;

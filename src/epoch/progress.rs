@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::error::{Context, Result};
 use crate::source::chunk::Offset;
@@ -98,6 +99,12 @@ pub struct ProgressFile {
 
 /// When the file is larger than this, its older half goes.
 const KEPT_BYTES: u64 = 8 << 20;
+
+/// Whether a line of a progress file says what an epoch did. Anything else in it is damage, even if it is JSON.
+pub fn is_progress(line: &Value) -> bool {
+    let is_epoch = line.get("epoch").and_then(Value::as_u64).is_some_and(|epoch| epoch > 0);
+    is_epoch && line.get("name").is_some_and(Value::is_string)
+}
 
 impl ProgressFile {
     /// `progress.jsonl` in `folder`, which is made if it is not there.

@@ -80,6 +80,9 @@ pub async fn recover(
         outcome = decide(&survey.facts);
     }
     let mut resumed = carry_out(pipeline, sources, sinks, manifests, &survey, &outcome).await?;
+    for (source, topic) in manifests.topics().await? {
+        resumed.topics.entry(source).or_insert(topic);
+    }
     resumed.standings = standings(&survey.facts, &outcome, sinks.tables.len());
     if let Some(recorded) = record_in_kafka(sinks, &survey.facts, &outcome).await? {
         resumed.standings.kafka = recorded;
@@ -132,10 +135,25 @@ async fn carry_out(
                 "manifest is missing; going on with the offsets that the tables hold"
             );
             let positions = positions(pipeline, sources, &survey.transactions);
-            Ok(Resumed { state_known: false, ..Resumed::at(after.epoch.next(), positions) })
+            let topics = match survey.topics.is_empty() {
+                true => topics_before(manifests, *after).await?,
+                false => survey.topics.clone(),
+            };
+            Ok(Resumed { state_known: false, topics, ..Resumed::at(after.epoch.next(), positions) })
         }
         Outcome::Refuse(refusal) => Err(refused(pipeline, refusal, survey)),
     }
+}
+
+/// The topics in the newest manifest before that of an epoch.
+async fn topics_before(manifests: &ManifestStore, epoch: Standing) -> Result<BTreeMap<String, TopicIdentity>> {
+    for older in manifests.list().await?.into_iter().rev().filter(|older| older.epoch < epoch.epoch) {
+        // One that is damaged tells nothing.
+        if let Ok(Some((manifest, _))) = manifests.read(older.epoch, older.manifest).await {
+            return Ok(manifest.topics);
+        }
+    }
+    Ok(BTreeMap::new())
 }
 
 /// The facts of all tables, with the tables.

@@ -4,17 +4,18 @@
 //! wrong for one that has read input already: then it is refused, unless rebuilding is allowed. State that no operator asks for is
 //! never dropped in silence either.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::job::Job;
 use super::memory::Memory;
 use super::progress::instant;
 use super::recovery::Resumed;
 use super::seed::{Seeded, seed};
+use crate::catalog::SourceConnector;
 use crate::error::{Error, ErrorKind, Result};
 use crate::operator::END_OF_TIME;
 use crate::plan::{Dataflow, OperatorNode, OperatorSpec};
-use crate::source::chunk::Offsets;
+use crate::source::chunk::{Offsets, TopicIdentity};
 use crate::state::{NO_WATERMARK, OperatorSnapshot};
 
 /// What becomes of the state of one operator.
@@ -61,6 +62,37 @@ pub fn migration(
     fates
 }
 
+/// Sources whose SQL names another topic than was read last, and what that means.
+pub fn other_topics(
+    dataflow: &Dataflow,
+    positions: &BTreeMap<String, Offsets>,
+    topics: &BTreeMap<String, TopicIdentity>,
+) -> Vec<String> {
+    let mut found = Vec::new();
+    for source in &dataflow.sources {
+        let (name, SourceConnector::Kafka(options)) = (&source.def.name, &source.def.connector) else { continue };
+        let partitions = positions.get(name).into_iter().flat_map(Offsets::keys);
+        let read: BTreeSet<&str> = partitions.filter_map(|id| Some(id.rsplit_once('/')?.0)).collect();
+        let now = options.topic.as_str();
+        let resumed = read.contains(now);
+        let last = match topics.get(name) {
+            Some(last) => Some(last.topic.as_str()),
+            // An older version did not record it.
+            None if resumed => None,
+            None => read.first().copied(),
+        };
+        let Some(last) = last.filter(|last| *last != now) else { continue };
+        let begins = match resumed {
+            true => format!("`{now}` continues where it was left, and must not have been created again since"),
+            false => format!("`{now}` begins at its `starting_offsets`"),
+        };
+        found.push(format!(
+            "source `{name}` reads topic `{now}` instead of `{last}`: what was not read of `{last}` stays unread, and {begins}"
+        ));
+    }
+    found
+}
+
 /// The operators' memory, and how it differs from what the last epoch wrote.
 pub struct Restored {
     pub memory: Memory,
@@ -78,6 +110,9 @@ pub async fn restore(job: &Job, resumed: &Resumed) -> Result<Restored> {
     let mut memory = Memory::new(dataflow, job.lanes, &job.lookups, job.limits.clone()).await?;
     let began = resumed.next.0 > 1;
     check(job, resumed, began)?;
+    for source in other_topics(dataflow, &resumed.positions, &resumed.topics) {
+        tracing::warn!(pipeline = dataflow.pipeline, "{source}");
+    }
     let fates = migration(dataflow, &resumed.state, &resumed.positions);
     memory.expect(dataflow, &resumed.state)?;
     let mut fresh = Vec::new();

@@ -4,12 +4,15 @@
 
 use std::collections::BTreeMap;
 
+use serde::de::DeserializeOwned;
+
 use super::protocol::{Before, Facts, Held, Role, SinkFact, SinkKind, newest};
 use super::sinks::{Sinks, TableSink};
 use super::standings::KAFKA;
 use crate::delta::{Contents, LoggedEpoch, PipelinePast, Table, TableStore, WriterOptions};
 use crate::env::Env;
 use crate::error::Result;
+use crate::source::chunk::TopicIdentity;
 use crate::state::{
     CommitPermit, Epoch, Manifest, ManifestId, ManifestStore, SinkRecord, Standing, TableCommit, TablePlace,
 };
@@ -25,6 +28,8 @@ pub struct Survey {
     pub undeclared: Vec<TableSink>,
     /// Files that the manifest names and that do not exist, with the table's name.
     pub missing: Vec<String>,
+    /// The topics that were read, as a table's commit of the newest epoch says.
+    pub topics: BTreeMap<String, TopicIdentity>,
 }
 
 /// A table and what its log shows.
@@ -73,8 +78,10 @@ pub async fn survey(
     {
         facts.next_is_in_kafka = is_in_kafka(manifests, &listed, after).await;
     }
-    let mut survey = Survey { facts, manifest, transactions, undeclared: Vec::new(), missing: Vec::new() };
+    let mut survey =
+        Survey { facts, manifest, transactions, undeclared: Vec::new(), missing: Vec::new(), topics: BTreeMap::new() };
     if let Some(after) = after {
+        survey.topics = told(&looked, after, "topics").unwrap_or_default();
         let records = records(&survey, &looked, after);
         survey.assign_roles(sinks, &looked, records.as_deref());
         survey.find_moved(sinks, records.as_deref().unwrap_or_default(), after);
@@ -296,9 +303,14 @@ fn records(survey: &Survey, looked: &[Looked], after: Standing) -> Option<Vec<Si
     if let Some((manifest, _)) = &survey.manifest {
         return manifest.sinks.clone();
     }
+    told(looked, after, "sinks")
+}
+
+/// What the commit of a table that has the epoch says under this name.
+fn told<T: DeserializeOwned>(looked: &[Looked], after: Standing, name: &str) -> Option<T> {
     let holds = |looked: &&Looked| matches!(looked.past.contents, Contents::UpTo(Some(epoch)) if standing(epoch) == Some(after));
     let info = looked.iter().find(holds)?.past.info.as_ref()?;
-    serde_json::from_value(info["weir"]["sinks"].clone()).ok()
+    serde_json::from_value(info["weir"][name].clone()).ok()
 }
 
 fn role(record: &SinkRecord) -> Role {

@@ -8,7 +8,7 @@ use arrow::record_batch::RecordBatch;
 use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// A source partition's stable name: Kafka `topic/3`, a file's path below the source's root, a generator's `0`.
 pub type PartitionId = Arc<str>;
@@ -159,8 +159,10 @@ pub struct TopicIdentity {
 
 /// Vouches for what was read, before it is committed.
 pub trait Witness: Send + Sync {
-    /// Errors: what was read so far is not of the topic that [`SourceReader::topic`] named.
-    fn check(&self) -> BoxFuture<'_, Result<()>>;
+    /// `ends` says how far the partitions were read. What it gives is why the run has to end once that is committed.
+    ///
+    /// Errors: some of it may not be of the topic that [`SourceReader::topic`] named.
+    fn check(&self, ends: Offsets) -> BoxFuture<'_, Result<Option<Error>>>;
 }
 
 /// How reading begins.

@@ -236,17 +236,28 @@ impl CommitPermit {
 /// The object that says that a restore is under way.
 const RESTORING: &str = "restoring";
 
+/// The object that names the topics that reading has begun on.
+const TOPICS: &str = "topics.json";
+
 /// The folder of a pipeline's manifests.
 #[derive(Debug, Clone)]
 pub struct ManifestStore {
     store: Arc<dyn ObjectStore>,
+    /// Where [`TOPICS`] lies.
+    beside: Arc<dyn ObjectStore>,
     pins: Option<Pins>,
 }
 
 impl ManifestStore {
     /// Manifests at the root of `store`, which must make a write durable before it answers.
     pub fn new(store: Arc<dyn ObjectStore>) -> Self {
-        Self { store, pins: None }
+        Self { beside: Arc::clone(&store), store, pins: None }
+    }
+
+    /// The same manifests, with `folder` for what lies beside them.
+    #[must_use]
+    pub fn beside(self, folder: Arc<dyn ObjectStore>) -> Self {
+        Self { beside: folder, ..self }
     }
 
     /// The same manifests, of which none is removed while a pin holds.
@@ -341,6 +352,29 @@ impl ManifestStore {
             }
         }
         Ok(removed)
+    }
+
+    /// The topics that reading has begun on, by source. A manifest knows better; they count where none does, since a run may die before
+    /// its first one. Damaged content counts as none.
+    pub async fn topics(&self) -> Result<BTreeMap<String, TopicIdentity>> {
+        let failed = || "the names of the topics cannot be read".to_owned();
+        let bytes = match self.beside.get(&Path::from(TOPICS)).await {
+            Ok(found) => found.bytes().await.environment(failed)?,
+            Err(object_store::Error::NotFound { .. }) => return Ok(BTreeMap::new()),
+            Err(error) => return Err(error).environment(failed),
+        };
+        Ok(serde_json::from_slice(&bytes).unwrap_or_else(|error| {
+            tracing::warn!(%error, "`topics.json` of a pipeline is damaged, and left aside");
+            BTreeMap::new()
+        }))
+    }
+
+    /// Notes durably that reading these topics begins.
+    pub async fn write_topics(&self, topics: &BTreeMap<String, TopicIdentity>) -> Result<()> {
+        let bytes = serde_json::to_vec(topics).internal(|| "the names of topics cannot be encoded".to_owned())?;
+        let written = self.beside.put(&Path::from(TOPICS), bytes.into()).await;
+        written.environment(|| "the names of the topics that are read cannot be written".to_owned())?;
+        Ok(())
     }
 
     /// The epoch of a restore that has not finished.

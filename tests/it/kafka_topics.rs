@@ -166,6 +166,180 @@ fn progress_of_a_version_that_recorded_no_topic_goes_on_and_records_it() {
     assert_eq!(recorded["topics"], topics);
 }
 
+/// Rows that the console sink has printed.
+fn shown(running: &Running) -> usize {
+    let is_row =
+        |line: &&str| line.strip_prefix("| ").is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()));
+    running.printed().lines().filter(is_row).count()
+}
+
+/// A run whose epoch stays open, once it has read `count` records.
+fn open_epoch(weir: &Weir, count: usize) -> Running {
+    let sql = std::fs::read_to_string(weir.path("p.sql")).unwrap();
+    let sql = sql.replace("trigger = '50 ms'", "trigger = '10 minutes'").replace(
+        "CREATE PIPELINE",
+        "CREATE SINK shown (read_id BIGINT) WITH (connector = 'console');\nCREATE PIPELINE",
+    );
+    weir.write("p.sql", &sql.replace("END;", "INSERT INTO shown SELECT id AS read_id FROM s; END;"));
+    let running = weir.start(&["run", "p.sql"], &[], "log");
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while shown(&running) < count {
+        assert!(Instant::now() < deadline, "nothing is read: {}", running.printed());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    running
+}
+
+#[test]
+fn what_was_read_of_a_topic_that_goes_is_committed_before_the_run_ends() {
+    let Some(kafka) = RealKafka::shared() else { return };
+    for (case, options, again, code) in [
+        ("fail-again", "", true, Some(4)),
+        ("fail-gone", "", false, Some(2)),
+        ("continue-gone", CONTINUE, false, Some(2)),
+        ("continue-again", CONTINUE, true, Some(0)),
+    ] {
+        for first in [true, false] {
+            let topic = format!("open-{case}-{first}");
+            kafka.create_topic(&topic, 1);
+            let weir = copying(&kafka, &topic, options);
+            let (before, read) = if first { (0, 100) } else { (50, 150) };
+            if !first {
+                kafka.produce(&topic, 0, ids(0..before));
+                assert!(read_what_is_there(&weir).status.success());
+            }
+            kafka.produce(&topic, 0, ids(before..read));
+            let mut running = open_epoch(&weir, 100);
+            if again {
+                create_again(&kafka, &topic);
+                kafka.produce(&topic, 0, ids(1_000..1_300));
+            } else {
+                kafka.delete_topic(&topic);
+            }
+            let old = format!("old,{read},{read}");
+            if code == Some(0) {
+                let deadline = Instant::now() + Duration::from_secs(30);
+                while shown(&running) < 400 {
+                    assert!(Instant::now() < deadline, "{case}: {}", running.printed());
+                    std::thread::sleep(Duration::from_millis(50));
+                }
+                assert_eq!(running.terminate(), code, "{case}: {}", running.printed());
+                assert_eq!(rows(&weir), [old, "new,300,300".to_owned()], "{case}");
+                continue;
+            }
+            assert_eq!(running.wait(Duration::from_secs(30)), code, "{case}: {}", running.printed());
+            assert_eq!(rows(&weir), [old.as_str()], "{case} {first}: {}", running.printed());
+            if !again {
+                kafka.create_topic(&topic, 1);
+                kafka.produce(&topic, 0, ids(1_000..1_300));
+            }
+            // The next start still knows which topic it was.
+            let next = read_what_is_there(&weir);
+            let expected = if options.is_empty() { Some(4) } else { Some(0) };
+            assert_eq!(next.status.code(), expected, "{case} {first}: {}", text(&next.stderr));
+            let new = (!options.is_empty()).then(|| "new,300,300".to_owned());
+            assert_eq!(rows(&weir), Vec::from_iter([old].into_iter().chain(new)), "{case} {first}");
+        }
+    }
+}
+
+#[test]
+fn a_shutdown_after_a_topic_was_created_again_commits_what_was_read_of_the_old_one() {
+    let Some(kafka) = RealKafka::shared() else { return };
+    kafka.create_topic("term", 1);
+    kafka.produce("term", 0, ids(0..100));
+    let weir = copying(&kafka, "term", "");
+    let mut running = open_epoch(&weir, 100);
+    create_again(&kafka, "term");
+    kafka.produce("term", 0, ids(1_000..1_300));
+    assert_eq!(running.terminate(), Some(4), "{}", running.printed());
+    assert_eq!(rows(&weir), ["old,100,100"], "{}", running.printed());
+    assert_eq!(read_what_is_there(&weir).status.code(), Some(4));
+}
+
+#[test]
+fn a_run_that_dies_before_its_first_commit_leaves_the_id_of_what_it_read() {
+    let Some(kafka) = RealKafka::shared() else { return };
+    kafka.create_topic("died", 1);
+    kafka.produce("died", 0, ids(0..100));
+    let weir = copying(&kafka, "died", "");
+    open_epoch(&weir, 100).kill();
+    create_again(&kafka, "died");
+    kafka.produce("died", 0, ids(1_000..1_300));
+    let refused = read_what_is_there(&weir);
+    assert_eq!(refused.status.code(), Some(4), "{}", text(&refused.stderr));
+    assert!(text(&refused.stderr).contains("Nothing of the old topic was committed"), "{}", text(&refused.stderr));
+    weir.write("p.sql", &copying_sql(&kafka, "died", CONTINUE));
+    assert!(read_what_is_there(&weir).status.success());
+    assert_eq!(rows(&weir), ["new,300,300"]);
+}
+
+#[test]
+fn without_the_newest_manifest_a_topic_created_again_is_still_told_from_the_old_one() {
+    let Some(kafka) = RealKafka::shared() else { return };
+    for case in ["lost", "all-lost", "unrecorded"] {
+        let topic = format!("manifest-{case}");
+        kafka.create_topic(&topic, 1);
+        let weir = copying(&kafka, &topic, "");
+        for n in 0..2 {
+            kafka.produce(&topic, 0, ids(n * 100..(n + 1) * 100));
+            assert!(read_what_is_there(&weir).status.success());
+        }
+        let folder = weir.path("warehouse/_weir/p/manifests");
+        let mut manifests: Vec<_> = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+        manifests.sort();
+        match case {
+            "lost" => std::fs::remove_file(manifests.pop().unwrap()).unwrap(),
+            "all-lost" => std::fs::remove_dir_all(&folder).unwrap(),
+            _ => {
+                // As an older version left it: the commit does not name the topic, the manifest before does.
+                std::fs::remove_file(manifests.pop().unwrap()).unwrap();
+                std::fs::remove_file(weir.path("warehouse/_weir/p/topics.json")).unwrap();
+                for entry in std::fs::read_dir(weir.path("warehouse/t/_delta_log")).unwrap() {
+                    let path = entry.unwrap().path();
+                    let log = std::fs::read_to_string(&path).unwrap();
+                    std::fs::write(path, log.replace("\\\"topics\\\"", "\\\"other\\\"")).unwrap();
+                }
+            }
+        }
+        kafka.produce(&topic, 0, ids(200..210));
+        create_again(&kafka, &topic);
+        kafka.produce(&topic, 0, ids(1_000..1_300));
+        let refused = read_what_is_there(&weir);
+        assert_eq!(refused.status.code(), Some(4), "{case}: {}", text(&refused.stderr));
+        assert!(text(&refused.stderr).contains("was created again"), "{case}: {}", text(&refused.stderr));
+        assert_eq!(rows(&weir), ["old,200,200"]);
+    }
+}
+
+#[test]
+fn another_topic_of_a_source_is_said_and_read_from_its_beginning() {
+    let Some(kafka) = RealKafka::shared() else { return };
+    for topic in ["before", "after"] {
+        kafka.create_topic(topic, 1);
+    }
+    kafka.produce("before", 0, ids(0..50));
+    kafka.produce("after", 0, ids(1_000..1_030));
+    let weir = copying(&kafka, "before", "");
+    assert!(read_what_is_there(&weir).status.success());
+    let check = |weir: &Weir| weir.succeed(&["check", "p.sql", "--against-state"]);
+    assert!(!check(&weir).contains("instead of"), "{}", check(&weir));
+    weir.write("p.sql", &copying_sql(&kafka, "after", ""));
+    let said = "source `s` reads topic `after` instead of `before`";
+    assert!(check(&weir).contains(said), "{}", check(&weir));
+    let run = read_what_is_there(&weir);
+    assert!(run.status.success() && text(&run.stderr).contains(said), "{}", text(&run.stderr));
+    assert_eq!(rows(&weir), ["old,50,50", "new,30,30"]);
+    let run = read_what_is_there(&weir);
+    assert!(run.status.success() && !text(&run.stderr).contains("instead of"), "{}", text(&run.stderr));
+    // Back again: it continues where it was.
+    kafka.produce("before", 0, ids(50..60));
+    weir.write("p.sql", &copying_sql(&kafka, "before", ""));
+    let run = read_what_is_there(&weir);
+    assert!(run.status.success() && text(&run.stderr).contains("continues where"), "{}", text(&run.stderr));
+    assert_eq!(rows(&weir), ["old,60,60", "new,30,30"]);
+}
+
 #[test]
 fn a_topic_that_is_missing_or_deleted_ends_the_run_with_exit_2() {
     let Some(kafka) = RealKafka::shared() else { return };

@@ -2,7 +2,8 @@
 //! out while the next epoch fills.
 //!
 //! [`course`] decides each step from what the loop observes; the loop carries it out. At most one commit is under way; the next epoch
-//! may fill meanwhile but not close. Any error ends the run: what was not committed is read again by the next one.
+//! may fill meanwhile but not close. Any error ends the run: what was not committed is read again by the next one. A source that fails may
+//! no longer have what was read of it, so that is committed first.
 
 mod course;
 mod inputs;
@@ -32,7 +33,7 @@ use super::sinks::Sinks;
 use super::stop::Stop;
 use crate::catalog::Trigger;
 use crate::env::Env;
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, Result};
 use crate::function::EpochClock;
 use crate::operator::END_OF_TIME;
 use crate::plan::Dataflow;
@@ -103,6 +104,8 @@ struct Coordinator {
     keep_late: bool,
     /// Per source an operator that has seen the end of it, if there is one.
     over: Vec<Option<String>>,
+    /// What the run ends with, once everything that was read is committed.
+    failure: Option<Error>,
     open: OpenEpoch,
     committing: Option<Committing>,
     since_reset: u64,
@@ -166,6 +169,7 @@ impl Coordinator {
             warned: None,
             keep_late: job.keep_late,
             over,
+            failure: None,
             clock: job.clock,
             env: job.env,
             progress: job.progress,
@@ -198,7 +202,10 @@ impl Coordinator {
             }
         }
         self.log_what_waits();
-        Ok(self.finish)
+        match self.failure {
+            Some(error) => Err(error),
+            None => Ok(self.finish),
+        }
     }
 
     /// What the next step depends on; `turns` are the sources that may be read.

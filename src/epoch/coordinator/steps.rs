@@ -27,6 +27,18 @@ impl Coordinator {
         self.inputs.close();
     }
 
+    /// Nothing more is read: what is open is committed, and the run ends with `error`.
+    fn fail(&mut self, error: Error) {
+        if !self.open.is_idle() {
+            tracing::warn!(
+                pipeline = self.committer.pipeline,
+                "{error}; what was read before is committed, then the run ends"
+            );
+        }
+        self.failure.get_or_insert(error);
+        self.on_stop();
+    }
+
     /// Takes what a source handed over.
     pub(super) async fn on_event(&mut self, source: usize, event: Option<Said>) -> Result<()> {
         match event {
@@ -35,7 +47,10 @@ impl Coordinator {
                 self.inputs.on_end(source);
                 Ok(())
             }
-            Some(Said::Failed(error)) => Err(error),
+            Some(Said::Failed(error)) => {
+                self.fail(error);
+                Ok(())
+            }
             // Feeds end with the shutdown signal, which the next step sees.
             None if self.stop.is_set() => Ok(()),
             None => Err(Error::internal("every feed ended without a word")),
@@ -47,17 +62,24 @@ impl Coordinator {
             return Err(self.after_the_end(fed.source, operator));
         }
         self.pulse.begin(Activity::MicroBatch);
+        let stop = self.stop.clone();
         if self.open.is_idle() {
             // Reads stores, which may take its time. Without it the micro-batch is left to the next run.
             tokio::select! {
                 biased;
                 refreshed = self.memory.refresh() => refreshed?,
-                () = self.stop.wait() => return Ok(()),
+                () = stop.wait() => return Ok(()),
             }
         }
         self.begin(fed.arrived);
         let source = fed.source;
-        self.enter_topic(source, fed.topic.take());
+        if let Some(topic) = fed.topic.take() {
+            tokio::select! {
+                biased;
+                entered = self.enter_topic(source, topic) => entered?,
+                () = stop.wait() => return Ok(()),
+            }
+        }
         for (partition, range) in &fed.ranges {
             self.positions[source].insert(Arc::clone(partition), range.end);
         }
@@ -71,14 +93,23 @@ impl Coordinator {
         Ok(())
     }
 
-    /// Notes the topic that a source reads. Positions in another topic of that name mean nothing in this one.
-    fn enter_topic(&mut self, source: usize, topic: Option<TopicIdentity>) {
-        let Some(topic) = topic else { return };
+    /// Notes the topic that a source reads, durably before anything of it is taken: if the run dies before its first commit, the next one
+    /// still knows. Positions in another topic of that name mean nothing in this one.
+    async fn enter_topic(&mut self, source: usize, topic: TopicIdentity) -> Result<()> {
         let name = &self.committer.sources[source];
-        if self.topics.get(name).is_some_and(|known| compare(known, &topic) == Standing::Another) {
+        let known = self.topics.get(name);
+        if known == Some(&topic) {
+            return Ok(());
+        }
+        let is_another = known.is_some_and(|known| compare(known, &topic) == Standing::Another);
+        let mut topics = self.topics.clone();
+        topics.insert(name.clone(), topic);
+        self.committer.manifests.write_topics(&topics).await?;
+        self.topics = topics;
+        if is_another {
             self.positions[source].clear();
         }
-        self.topics.insert(name.clone(), topic);
+        Ok(())
     }
 
     /// Where memory is short reading rests a while; commits, triggers and the shutdown signal do not.
@@ -184,7 +215,7 @@ impl Coordinator {
 
     /// Takes in that the commit under way is through.
     pub(super) async fn on_committed(&mut self, done: Result<(Committed, Committing)>) -> Result<()> {
-        let (done, committing) = done?;
+        let (mut done, committing) = done?;
         self.course.on_committed();
         self.pulse.end_commit();
         self.indexes.measure().await;
@@ -194,6 +225,8 @@ impl Coordinator {
         progress.state_operators.extend(self.indexes.progress());
         progress.finished(&done, committing.began.elapsed());
         (self.progress)(&progress);
+        // The source fails, too, once it has handed over what it has left.
+        self.failure = self.failure.take().or(done.last.take());
         Ok(())
     }
 

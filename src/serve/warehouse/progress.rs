@@ -5,6 +5,7 @@
 use serde_json::Value;
 
 use super::location::{Complete, Location};
+use crate::epoch::is_progress;
 use crate::error::Result;
 
 /// How much of the end of a progress file is read: several thousand epochs.
@@ -34,9 +35,9 @@ pub async fn last_epochs(pipeline: &PipelineFolder, limit: usize) -> Result<Vec<
         // The tail begins somewhere in a line.
         lines.remove(0);
     }
-    // A line that does not parse is one that is being written, or was when the process died.
-    let mut epochs: Vec<Value> =
-        lines.iter().rev().filter_map(|line| serde_json::from_slice(line).ok()).take(limit).collect();
+    // A line that does not parse is one that is being written, or was when the process died, or is damaged.
+    let parse = |line: &&[u8]| serde_json::from_slice(line).ok().filter(is_progress);
+    let mut epochs: Vec<Value> = lines.iter().rev().filter_map(parse).take(limit).collect();
     epochs.reverse();
     Ok(epochs)
 }

@@ -280,12 +280,14 @@ async fn progress_and_pipelines_are_tables() {
              \"durationMs\":{{\"commit\":4}},\"sources\":[],\"sinks\":[{{\"description\":\"scored\"}}]}}\n"
         )
     };
-    let torn = "{\"name\":\"fraud\",\"epo";
+    let odd = "[1,2]\n5\nnull\n\"x\"\n{\"pipeline\":\"fraud\"}\n{\"name\":\"fraud\",\"epoch\":0}\n[]\n{}\n";
+    let torn = &format!("{odd}{{\"name\":\"fraud\",\"epo");
     put(&location.child("_weir").child("fraud"), "progress.jsonl", &(epoch(1) + &epoch(2) + torn)).await;
     let answer =
         ask(&warehouse, "SELECT epoch, num_input_rows, timestamp, duration_ms FROM weir.progress").await.unwrap();
     assert!(answer.contains("2026-01-01T00:00:02.500") && answer.contains("{\"commit\":4}"), "{answer}");
     assert_eq!(number(&warehouse, "SELECT sum(num_input_rows) FROM weir.progress").await, 30);
+    assert_eq!(number(&warehouse, "SELECT count(*) FROM weir.progress").await, 2);
     assert_eq!(number(&warehouse, "SELECT last_epoch FROM weir.pipelines WHERE pipeline = 'fraud'").await, 2);
 }
 

@@ -16,7 +16,7 @@ use super::client::Context;
 use super::describe::{self, Ask};
 use super::shared::Shared;
 use crate::error::{Context as _, Error, Result};
-use crate::source::chunk::{TopicIdentity, Witness};
+use crate::source::chunk::{Offset, Offsets, PartitionId, TopicIdentity, Witness};
 
 /// How long one question may take.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -57,6 +57,34 @@ pub fn ask(consumer: &BaseConsumer<Context>, topic: &str) -> Result<TopicIdentit
     Ok(TopicIdentity { topic: topic.to_owned(), id, cluster })
 }
 
+/// What brokers tell of a topic that was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    Same,
+    /// No topic has the name.
+    Gone,
+    Another(TopicIdentity),
+    /// They do not tell; why.
+    Unknown(String),
+}
+
+impl Answer {
+    /// True when everything that was read before the question is of the topic that is expected: no other has had its name since.
+    pub fn proves(&self) -> bool {
+        matches!(self, Self::Same | Self::Gone)
+    }
+}
+
+/// Asks whether `expected` still has its name.
+pub fn look(consumer: &BaseConsumer<Context>, expected: &TopicIdentity) -> Answer {
+    match ask(consumer, &expected.topic) {
+        Ok(found) if compare(expected, &found) == Standing::Another => Answer::Another(found),
+        Ok(_) => Answer::Same,
+        Err(why) if why.contains("Unknown topic") => Answer::Gone,
+        Err(why) => Answer::Unknown(why),
+    }
+}
+
 /// What is recorded from now on: what brokers tell, and else what was known.
 pub fn merge(known: Option<&TopicIdentity>, found: TopicIdentity) -> TopicIdentity {
     let known = known.filter(|known| known.topic == found.topic);
@@ -67,8 +95,8 @@ pub fn merge(known: Option<&TopicIdentity>, found: TopicIdentity) -> TopicIdenti
     }
 }
 
-/// The error for a topic that is not the one whose offsets were recorded.
-pub fn recreated(source: &str, known: &TopicIdentity, found: &TopicIdentity) -> Error {
+/// The error for a topic that is not the one whose offsets were recorded; `lost` says what that means for what was read.
+pub fn recreated(source: &str, known: &TopicIdentity, found: &TopicIdentity, lost: &str) -> Error {
     let topic = &found.topic;
     let shown = |id: &Option<String>| id.clone().unwrap_or_else(|| "unknown".to_owned());
     let error = match (&known.id, &found.id) {
@@ -84,11 +112,17 @@ pub fn recreated(source: &str, known: &TopicIdentity, found: &TopicIdentity) -> 
     let (old, new) = (shown(&known.cluster), shown(&found.cluster));
     let cluster = if old == new { format!("cluster {new}") } else { format!("cluster {old}, now {new}") };
     error
-        .with_detail(format!(
-            "Offsets of the old topic mean nothing in the new one: to go on at them would skip records ({cluster})."
-        ))
+        .with_detail(format!("{lost} ({cluster})"))
         .with_hint("Set `on_data_loss = 'continue'` on the source to read the new topic from its beginning, or point the source at the topic that it has read.")
 }
+
+/// What follows where offsets are recorded.
+pub const VOID: &str = "Offsets of the old topic mean nothing in the new one: to go on at them would skip records.";
+/// What follows where none are.
+pub const UNCOMMITTED: &str =
+    "Nothing of the old topic was committed: what was read of it is lost, unless it still exists elsewhere.";
+/// What follows where the open epoch may hold records of both.
+const MIXED: &str = "It was created again within moments of being read, so that the open epoch may hold records of both topics: it was not committed.";
 
 /// Asks, before an epoch is committed, whether what was read is of the topic that its offsets are recorded for: librdkafka goes
 /// on reading at the same offset when a topic is created again.
@@ -98,34 +132,49 @@ pub struct TopicWitness {
 }
 
 impl Witness for TopicWitness {
-    fn check(&self) -> BoxFuture<'_, Result<()>> {
+    fn check(&self, ends: Offsets) -> BoxFuture<'_, Result<Option<Error>>> {
         let (expected, consumer) = {
             let state = self.shared.lock();
             (state.topic.clone(), state.consumer.clone())
         };
         async move {
-            let (Some(expected), Some(consumer)) = (expected, consumer) else { return Ok(()) };
+            let (Some(expected), Some(consumer)) = (expected, consumer) else { return Ok(None) };
             if expected.id.is_none() {
-                return Ok(());
+                return Ok(None);
             }
-            let source = self.source.clone();
-            let asked = tokio::task::spawn_blocking(move || judge(&source, &expected, &consumer)).await;
+            let (source, shared) = (self.source.clone(), Arc::clone(&self.shared));
+            let asked = tokio::task::spawn_blocking(move || judge(&source, &expected, &consumer, &shared, &ends)).await;
             asked.internal(|| "a question to the brokers ended abnormally".to_owned())?
         }
         .boxed()
     }
 }
 
-fn judge(source: &str, expected: &TopicIdentity, consumer: &BaseConsumer<Context>) -> Result<()> {
+fn judge(
+    source: &str,
+    expected: &TopicIdentity,
+    consumer: &BaseConsumer<Context>,
+    shared: &Shared,
+    ends: &Offsets,
+) -> Result<Option<Error>> {
     for _ in 0..ATTEMPTS {
-        match ask(consumer, &expected.topic) {
-            Ok(found) if compare(expected, &found) == Standing::Another => {
-                return Err(recreated(source, expected, &found));
+        match look(consumer, expected) {
+            Answer::Another(found) => {
+                let proven = {
+                    let mut state = shared.lock();
+                    state.changed = true;
+                    state.proven.clone()
+                };
+                let is_proven = |(id, end): (&PartitionId, &Offset)| {
+                    proven.get(id).is_some_and(|proven| proven >= end) || is_beyond(consumer, &found.topic, id, *end)
+                };
+                return match ends.iter().all(is_proven) {
+                    true => Ok(Some(recreated(source, expected, &found, VOID))),
+                    false => Err(recreated(source, expected, &found, MIXED)),
+                };
             }
-            Ok(_) => return Ok(()),
-            // A topic that is gone is not yet another one.
-            Err(why) if why.contains("Unknown topic") => return Ok(()),
-            Err(why) => tracing::debug!(source, "the topic's id is not told: {why}"),
+            Answer::Same | Answer::Gone => return Ok(None),
+            Answer::Unknown(why) => tracing::debug!(source, "the topic's id is not told: {why}"),
         }
     }
     // If it was created again after all, the next start finds the id that this epoch records and refuses.
@@ -134,7 +183,14 @@ fn judge(source: &str, expected: &TopicIdentity, consumer: &BaseConsumer<Context
         topic = expected.topic,
         "brokers do not answer: whether the topic is the same is not checked"
     );
-    Ok(())
+    Ok(None)
+}
+
+/// Whether the topic that has the name now is shorter than what was read, which then was of the old one.
+fn is_beyond(consumer: &BaseConsumer<Context>, topic: &str, id: &PartitionId, end: Offset) -> bool {
+    let number = id.rsplit_once('/').and_then(|(_, number)| number.parse().ok());
+    let high = number.and_then(|number| Some(consumer.fetch_watermarks(topic, number, PATIENCE).ok()?.1));
+    high.is_some_and(|high| high < end)
 }
 
 impl Drop for TopicWitness {
@@ -185,10 +241,10 @@ mod tests {
 
     #[test]
     fn the_error_names_both_topics_and_what_to_do() {
-        let error = recreated("s", &topic(Some("a"), Some("c")), &topic(Some("b"), Some("c")));
+        let error = recreated("s", &topic(Some("a"), Some("c")), &topic(Some("b"), Some("c")), VOID);
         assert_eq!(error.message(), "topic `t` was created again: source `s` has read topic id a, and now it is b");
         assert!(error.hint().unwrap().contains("on_data_loss"));
-        let error = recreated("s", &topic(None, Some("c")), &topic(None, Some("d")));
+        let error = recreated("s", &topic(None, Some("c")), &topic(None, Some("d")), VOID);
         assert!(error.message().ends_with("has read cluster c, and now it is d"), "{error}");
     }
 }

@@ -4,7 +4,7 @@
 //! Promises: it stands still while as much is gathered as the next poll may take (librdkafka's own queue is bounded
 //! too); brokers that cannot be reached are waited for as long as [`OUTAGE`]; offsets that are gone restart the session,
 //! whose start decides what that means. It leaves the order of offsets to [`Gathered`], decisions about starts to
-//! [`start`](super::start).
+//! [`start`](super::start), and questions after the topic's identity to [`topic`].
 
 use std::collections::BTreeMap;
 use std::ffi::CString;
@@ -18,7 +18,6 @@ use rdkafka::{Offset as KafkaOffset, TopicPartitionList};
 use super::client::{self, Context};
 use super::cluster::{self, Attempt};
 use super::gather::Begin;
-use super::identity::{self, Standing};
 use super::native::{Event, Queue};
 use super::shared::{Shared, State, Status};
 use super::start::{self, Facts, Range};
@@ -26,6 +25,8 @@ use crate::catalog::{KafkaSourceOptions, OnDataLoss, StartingOffsets};
 use crate::env::Env;
 use crate::error::{Error, Result};
 use crate::source::chunk::{Offsets, ReadFrom, TopicIdentity};
+
+mod topic;
 
 /// How long unreachable brokers are waited for.
 pub const OUTAGE: Duration = Duration::from_secs(60);
@@ -81,6 +82,11 @@ struct Open {
     next_outage_probe: Instant,
     /// When something came last.
     last_event: Instant,
+    /// Records have come since the topic's id was looked at.
+    unproven: bool,
+    /// When it was looked at last, and is to be again.
+    last_look: Instant,
+    next_look: Instant,
     /// Partitions that are paused because they are ahead.
     held: Vec<i32>,
     /// Since when the brokers say that a partition is not there.
@@ -154,79 +160,12 @@ impl Session {
             next_housekeeping: now + HOUSEKEEPING,
             next_outage_probe: now,
             last_event: now,
+            unproven: false,
+            last_look: now,
+            next_look: now,
             held: Vec::new(),
             lost_since: None,
         })
-    }
-
-    /// Finds out whether the topic is the one that `progress` is in; true when it is another and is read from its beginning.
-    ///
-    /// Errors: it is another, and `on_data_loss = 'fail'`.
-    fn identify(&self, open: &Open, progress: &mut Progress) -> Result<bool> {
-        let since = self.env.instant();
-        let found = loop {
-            match identity::ask(&open.consumer, &self.options.topic) {
-                Ok(found) => break found,
-                Err(why) if self.shared.lock().stop || self.env.instant().duration_since(since) > TOPIC_GRACE => {
-                    tracing::warn!(source = self.source, "whether the topic is the same is not known: {why}");
-                    break TopicIdentity { topic: self.options.topic.clone(), ..TopicIdentity::default() };
-                }
-                Err(_) => std::thread::sleep(Duration::from_millis(100)),
-            }
-        };
-        let standing = progress.topic.as_ref().map_or(Standing::Same, |known| identity::compare(known, &found));
-        let begins_again = match (&progress.topic, standing) {
-            (Some(known), Standing::Another) if !progress.committed.is_empty() => {
-                let error = identity::recreated(&self.source, known, &found);
-                if self.options.on_data_loss == OnDataLoss::Fail {
-                    return Err(error);
-                }
-                tracing::warn!(source = self.source, "{error}; it is read from its beginning");
-                true
-            }
-            (Some(known), Standing::Moved) => {
-                let (old, new) = (known.cluster.as_deref(), found.cluster.as_deref());
-                tracing::warn!(source = self.source, old, new, "the topic is the same, its cluster has another id");
-                false
-            }
-            _ => false,
-        };
-        if begins_again {
-            self.wait_until_taken();
-            progress.committed.clear();
-            progress.topic = None;
-        }
-        let topic = identity::merge(progress.topic.as_ref(), found);
-        progress.topic = Some(topic.clone());
-        let mut state = self.shared.lock();
-        if begins_again {
-            state.gathered.forget();
-        }
-        state.topic = Some(topic);
-        if self.options.on_data_loss == OnDataLoss::Fail {
-            state.consumer = Some(Arc::clone(&open.consumer));
-        }
-        Ok(begins_again)
-    }
-
-    /// Waits until the pipeline has taken what was read of a topic that is gone.
-    fn wait_until_taken(&self) {
-        loop {
-            let state = self.shared.lock();
-            if state.stop || !state.gathered.has_chunks() {
-                return;
-            }
-            drop(state);
-            self.shared.news.notify_one();
-            std::thread::sleep(HOUSEKEEPING);
-        }
-    }
-
-    /// Whether another topic has the name now. Brokers that do not answer, or give no ids, do not say so.
-    fn topic_changed(&self, open: &Open) -> bool {
-        let Some(known) = self.shared.lock().topic.clone().filter(|known| known.id.is_some()) else { return false };
-        let found = identity::ask(&open.consumer, &self.options.topic);
-        found.is_ok_and(|found| identity::compare(&known, &found) == Standing::Another)
     }
 
     /// Moves records until something ends the session.
@@ -279,6 +218,7 @@ impl Session {
                 Event::EndOfPartition { partition, offset } => gathered.reached_end(partition, offset),
                 Event::Trouble { partition, code, text } => troubles.push((partition, code, text)),
             });
+            open.unproven = true;
             let is_first = !had_chunks && gathered.has_chunks();
             if is_first {
                 *first_came = Some(now);
@@ -305,6 +245,10 @@ impl Session {
         match code {
             Code::AutoOffsetReset | Code::OffsetOutOfRange => Ok(Some(Ended::OffsetsGone { partition })),
             Code::UnknownTopic | Code::UnknownTopicOrPartition | Code::UnknownPartition | Code::UnknownTopicId => {
+                // What came before the topic went is of it.
+                let mut state = self.shared.lock();
+                state.proven = state.gathered.progress();
+                drop(state);
                 self.partition_gone(partition).map(Some)
             }
             Code::TopicAuthorizationFailed | Code::GroupAuthorizationFailed => {
@@ -353,6 +297,9 @@ impl Session {
             }
         }
         self.align(open);
+        if let Some(ended) = self.prove(open, now) {
+            return Ok(Some(ended));
+        }
         let publish = self.shared.lock().publish.take();
         if let Some(offsets) = publish {
             self.publish(open, &offsets);
@@ -437,7 +384,10 @@ impl Session {
         let lost = known.iter().find(|partition| !partitions.contains(partition));
         match (lost, open.lost_since) {
             (None, _) => open.lost_since = None,
-            (Some(_), None) => open.lost_since = Some(now),
+            (Some(_), None) => {
+                open.lost_since = Some(now);
+                open.next_discovery = open.next_discovery.min(now + TOPIC_GRACE + HOUSEKEEPING);
+            }
             (Some(partition), Some(since)) if now.duration_since(since) > TOPIC_GRACE => {
                 return self.partition_gone(*partition).map(Some);
             }

@@ -38,6 +38,10 @@ pub struct State {
     pub first_came: Option<Instant>,
     /// The topic that is read.
     pub topic: Option<TopicIdentity>,
+    /// Up to here everything that was read is known to be of that topic.
+    pub proven: Offsets,
+    /// Somebody else has found out that another topic has its name now.
+    pub changed: bool,
     /// The session's, for questions beside the reading; it stays when the session has ended.
     pub consumer: Option<Arc<BaseConsumer<Context>>>,
 }
@@ -61,6 +65,8 @@ impl Shared {
             first_came: None,
             hold: Vec::new(),
             topic: None,
+            proven: Offsets::new(),
+            changed: false,
             consumer: None,
         };
         Self { state: Mutex::new(state), orders: Condvar::new(), news: Notify::new() }

@@ -1,0 +1,113 @@
+//! Whether what a session reads is still of one topic: asked when it begins, after pauses, and now and then.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::super::identity::{self, Answer, Standing};
+use super::{Ended, HOUSEKEEPING, Open, Progress, QUIET, Session, TOPIC_GRACE};
+use crate::catalog::OnDataLoss;
+use crate::error::Result;
+use crate::source::chunk::TopicIdentity;
+
+/// How often, at most, brokers are asked while records come without a pause.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How long they are left alone when they did not answer.
+const LOOK_LATER: Duration = Duration::from_secs(10);
+
+impl Session {
+    /// Finds out whether the topic is the one that `progress` is in; true when it is another and is read from its beginning.
+    ///
+    /// Errors: it is another, and `on_data_loss = 'fail'`.
+    pub(super) fn identify(&self, open: &Open, progress: &mut Progress) -> Result<bool> {
+        let since = self.env.instant();
+        let found = loop {
+            match identity::ask(&open.consumer, &self.options.topic) {
+                Ok(found) => break found,
+                Err(why) if self.shared.lock().stop || self.env.instant().duration_since(since) > TOPIC_GRACE => {
+                    tracing::warn!(source = self.source, "whether the topic is the same is not known: {why}");
+                    break TopicIdentity { topic: self.options.topic.clone(), ..TopicIdentity::default() };
+                }
+                Err(_) => std::thread::sleep(Duration::from_millis(100)),
+            }
+        };
+        let standing = progress.topic.as_ref().map_or(Standing::Same, |known| identity::compare(known, &found));
+        let begins_again = match (&progress.topic, standing) {
+            (Some(known), Standing::Another) => {
+                let lost = if progress.committed.is_empty() { identity::UNCOMMITTED } else { identity::VOID };
+                let error = identity::recreated(&self.source, known, &found, lost);
+                if self.options.on_data_loss == OnDataLoss::Fail {
+                    return Err(error);
+                }
+                tracing::warn!(source = self.source, "{error}; it is read from its beginning");
+                true
+            }
+            (Some(known), Standing::Moved) => {
+                let (old, new) = (known.cluster.as_deref(), found.cluster.as_deref());
+                tracing::warn!(source = self.source, old, new, "the topic is the same, its cluster has another id");
+                false
+            }
+            _ => false,
+        };
+        if begins_again {
+            self.wait_until_taken();
+            progress.committed.clear();
+            progress.topic = None;
+        }
+        let topic = identity::merge(progress.topic.as_ref(), found);
+        progress.topic = Some(topic.clone());
+        let mut state = self.shared.lock();
+        if begins_again {
+            state.gathered.forget();
+            state.proven.clear();
+        }
+        state.topic = Some(topic);
+        if self.options.on_data_loss == OnDataLoss::Fail {
+            state.consumer = Some(Arc::clone(&open.consumer));
+        }
+        Ok(begins_again)
+    }
+
+    /// Waits until the pipeline has taken what was read of a topic that is gone.
+    fn wait_until_taken(&self) {
+        loop {
+            let state = self.shared.lock();
+            if state.stop || !state.gathered.has_chunks() {
+                return;
+            }
+            drop(state);
+            self.shared.news.notify_one();
+            std::thread::sleep(HOUSEKEEPING);
+        }
+    }
+
+    /// Whether another topic has the name now. Brokers that do not answer, or give no ids, do not say so.
+    pub(super) fn topic_changed(&self, open: &mut Open) -> bool {
+        let (known, read) = {
+            let state = self.shared.lock();
+            (state.topic.clone().filter(|known| known.id.is_some()), state.gathered.progress())
+        };
+        open.last_look = self.env.instant();
+        open.next_look = open.last_look + LOOK_EVERY;
+        let Some(known) = known else { return false };
+        let answer = identity::look(&open.consumer, &known);
+        if answer.proves() {
+            self.shared.lock().proven = read;
+            open.unproven = false;
+        } else if let Answer::Unknown(why) = &answer {
+            tracing::debug!(source = self.source, "the topic's id is not told: {why}");
+            open.next_look = self.env.instant() + LOOK_LATER;
+        }
+        matches!(answer, Answer::Another(_))
+    }
+
+    /// Where a topic that is created again ends the run, what was read before is committed first: so it has to be known what that is. Looks
+    /// at the topic's id as soon as nothing more comes, and else every second.
+    pub(super) fn prove(&self, open: &mut Open, now: Instant) -> Option<Ended> {
+        if std::mem::take(&mut self.shared.lock().changed) {
+            return Some(Ended::TopicChanged);
+        }
+        let quiet = now.duration_since(open.last_event) > QUIET && open.last_look < open.last_event;
+        let wanted = open.unproven && self.options.on_data_loss == OnDataLoss::Fail;
+        (wanted && (quiet || now >= open.next_look) && self.topic_changed(open)).then_some(Ended::TopicChanged)
+    }
+}
