@@ -73,27 +73,73 @@ pub fn check_seeds(catalog: &Catalog, names: &Names, errors: &mut Vec<Diagnostic
 }
 
 /// Views that read themselves, each reported once; gives their names.
+///
+/// A view reads itself when it is in a strongly connected component of several views, or names itself: Tarjan's algorithm
+/// ("Depth-first search and linear graph algorithms", 1972), in time linear in the views and what they name. By hand and not by
+/// recursion: a chain of views may be as long as a file.
 pub fn check_cycles(views: &BTreeMap<String, ViewDef>, errors: &mut Vec<Diagnostic>) -> Vec<String> {
-    let mut cyclic = Vec::new();
-    let reads: BTreeMap<&str, BTreeSet<String>> =
-        views.iter().map(|(name, view)| (name.as_str(), relation_names(&view.query))).collect();
-    for (name, view) in views {
-        let mut seen = BTreeSet::new();
-        let mut open: Vec<&str> = reads[name.as_str()].iter().map(String::as_str).collect();
-        while let Some(next) = open.pop() {
-            if next == name {
-                errors.push(Diagnostic::new(view.span, format!("view `{name}` reads itself")));
-                cyclic.push(name.clone());
-                break;
+    let index_of: BTreeMap<&str, usize> =
+        views.keys().enumerate().map(|(index, name)| (name.as_str(), index)).collect();
+    let reads: Vec<Vec<usize>> = views
+        .values()
+        .map(|view| {
+            relation_names(&view.query).iter().filter_map(|name| index_of.get(name.as_str()).copied()).collect()
+        })
+        .collect();
+    let is_cyclic = cyclic(&reads);
+    let mut names = Vec::new();
+    for ((name, view), _) in views.iter().zip(is_cyclic).filter(|(_, is_cyclic)| *is_cyclic) {
+        errors.push(Diagnostic::new(view.span, format!("view `{name}` reads itself")));
+        names.push(name.clone());
+    }
+    names
+}
+
+/// For each node of a graph, given by the nodes that it leads to, whether it leads back to itself.
+fn cyclic(edges: &[Vec<usize>]) -> Vec<bool> {
+    const UNSEEN: usize = usize::MAX;
+    let mut found = vec![false; edges.len()];
+    // The order in which a node was reached, and the first in that order that is known to be reached from it again.
+    let mut order = vec![UNSEEN; edges.len()];
+    let mut lowest = vec![UNSEEN; edges.len()];
+    let mut is_on_stack = vec![false; edges.len()];
+    let (mut stack, mut reached) = (Vec::new(), 0);
+    for start in 0..edges.len() {
+        // Nodes on the way from `start`, each with the number of its edges that were followed.
+        let mut way = if order[start] == UNSEEN { vec![(start, 0)] } else { Vec::new() };
+        while let Some((node, followed)) = way.last_mut() {
+            let node = *node;
+            if *followed == 0 && order[node] == UNSEEN {
+                (order[node], lowest[node]) = (reached, reached);
+                reached += 1;
+                stack.push(node);
+                is_on_stack[node] = true;
             }
-            if seen.insert(next)
-                && let Some(further) = reads.get(next)
-            {
-                open.extend(further.iter().map(String::as_str));
+            if let Some(next) = edges[node].get(*followed).copied() {
+                *followed += 1;
+                if order[next] == UNSEEN {
+                    way.push((next, 0));
+                } else if is_on_stack[next] {
+                    lowest[node] = lowest[node].min(order[next]);
+                }
+                continue;
+            }
+            way.pop();
+            if let Some((before, _)) = way.last() {
+                lowest[*before] = lowest[*before].min(lowest[node]);
+            }
+            if lowest[node] == order[node] {
+                let from = stack.iter().rposition(|other| *other == node).unwrap_or_default();
+                let component = stack.split_off(from);
+                let is_cycle = component.len() > 1 || edges[node].contains(&node);
+                for member in component {
+                    is_on_stack[member] = false;
+                    found[member] = is_cycle;
+                }
             }
         }
     }
-    cyclic
+    found
 }
 
 /// The relations that a query names, folded as SQL folds them, without those that it defines in WITH.
@@ -115,4 +161,28 @@ pub fn relation_names(query: &Query) -> BTreeSet<String> {
         }
     }
     names
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nodes_on_a_cycle_are_found_and_those_that_lead_to_one_are_not() {
+        // 0 -> 1 -> 2 -> 1, 3 -> 3, 4 -> 0, 5.
+        let edges = [vec![1], vec![2], vec![1], vec![3], vec![0, 3], vec![]];
+        assert_eq!(cyclic(&edges), [false, true, true, true, false, false]);
+    }
+
+    #[test]
+    fn long_chains_and_wide_graphs_take_linear_time() {
+        let count = 200_000;
+        let mut chain: Vec<Vec<usize>> =
+            (0..count).map(|node| Vec::from_iter((node + 1 < count).then_some(node + 1))).collect();
+        assert!(!cyclic(&chain).contains(&true));
+        chain[count - 1].push(0);
+        assert!(!cyclic(&chain).contains(&false));
+        let wide: Vec<Vec<usize>> = (0..2_000).map(|node| (0..node).collect()).collect();
+        assert!(!cyclic(&wide).contains(&true));
+    }
 }
