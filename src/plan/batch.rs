@@ -16,6 +16,7 @@ use super::fit::fit;
 use super::relation::RelationMode;
 use super::session::{FunctionSet, session_state_for};
 use super::share::reading;
+use super::size::check_plan;
 use crate::catalog::{Catalog, PipelineDef};
 use crate::error::Result;
 
@@ -99,5 +100,7 @@ fn register(session: &SessionState, name: &str, table: Arc<dyn TableProvider>) -
 
 async fn plan(session: &SessionState, query: &Query) -> Result<LogicalPlan> {
     let statement = Statement::Statement(Box::new(SqlStatement::Query(Box::new(query.clone()))));
-    Ok(session.statement_to_plan(statement).await?)
+    let plan = session.statement_to_plan(statement).await?;
+    check_plan(&plan)?;
+    Ok(plan)
 }

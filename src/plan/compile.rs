@@ -19,6 +19,7 @@ use super::fit::fit;
 use super::lookup::LookupTable;
 use super::refusal::refusals;
 use super::share::{Reading, everything, reading, relation_names};
+use super::size::check_plan;
 use super::watermark::watermark;
 use crate::catalog::{Catalog, InsertDef, PipelineDef, PipelineOptions, ViewDef};
 use crate::error::Error;
@@ -298,11 +299,11 @@ impl<'a> Compiler<'a> {
         let mut query = query.clone();
         forget_argument_names(&mut query, &self.catalog.broken.models);
         let statement = Statement::Statement(Box::new(SqlStatement::Query(Box::new(query))));
-        let plan = match self.session.statement_to_plan(statement).await {
-            Ok(plan) => plan,
-            Err(error) => return self.problem(&error, span),
-        };
-        Some(plan)
+        let planned = self.session.statement_to_plan(statement).await;
+        match planned.and_then(|plan| check_plan(&plan).map(|()| plan)) {
+            Ok(plan) => Some(plan),
+            Err(error) => self.problem(&error, span),
+        }
     }
 
     async fn physical(&mut self, plan: &LogicalPlan, span: Span) -> Option<Arc<dyn ExecutionPlan>> {

@@ -21,6 +21,7 @@ mod refusal;
 mod relation;
 mod session;
 mod share;
+mod size;
 mod time;
 mod watermark;
 
@@ -37,5 +38,6 @@ pub use operators::{OperatorNode, OperatorSpec};
 pub use relation::{RelationMode, Relations, register_relations};
 pub use session::{FunctionSet, physical_rules, session_and_problems, session_state, session_state_for};
 pub use share::{lookup_tables, reads_stream};
+pub use size::{SizedLiterals, bound_relations, bound_types, check_plan};
 pub use time::{interval_micros, scalar_micros, time_lag};
 pub use watermark::Watermark;

@@ -18,6 +18,7 @@ use crate::sql::{Diagnostic, Span, diagnose};
 
 use super::calls::calls_any;
 use super::relation::{RelationMode, register_relations};
+use super::size::{SizedLiterals, bound_relations, bound_types};
 
 /// The functions that a pipeline's SQL may call beside DataFusion's own.
 #[derive(Debug, Clone, Default)]
@@ -73,6 +74,7 @@ pub fn session_and_problems(
     let mut state = SessionStateBuilder::new()
         .with_config(config)
         .with_runtime_env(runtime)
+        .with_expr_planners(vec![Arc::new(SizedLiterals)])
         .with_default_features()
         .with_type_planner(Arc::new(SqlTypes))
         .with_optimizer_rules(rules())
@@ -92,7 +94,10 @@ pub fn session_and_problems(
         source.watermark.as_ref().map(|watermark| (source.name.clone(), watermark.column.clone()))
     });
     let mut problems = Vec::new();
-    if let Err(error) = register_relations(&mut state, mode, times.collect()) {
+    let registered = register_relations(&mut state, mode, times.collect())
+        .and_then(|()| bound_types(&mut state))
+        .and_then(|()| bound_relations(&mut state, None));
+    if let Err(error) = registered {
         problems.push(diagnose(&error, &catalog.files, Span::default()));
     }
     for def in catalog.functions.values() {

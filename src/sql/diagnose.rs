@@ -129,6 +129,7 @@ impl Reporter<'_> {
 
     fn ours(&self, error: &Error) -> Diagnostic {
         let found = Diagnostic::new(self.fallback, error.message()).or_hint(error.hint().map(str::to_owned));
+        let found = found.with_state(error.state());
         match error.detail() {
             Some(detail) => found.with_detail(detail),
             None => found,

@@ -28,6 +28,12 @@ pub const MAX_NESTING: usize = 100;
 pub const MAX_DEPTH: usize = 500;
 /// Columns of one SELECT, GROUP BY or ORDER BY.
 pub const MAX_COLUMNS: usize = 2_000;
+/// Fields of one type, or of all columns of a table, subquery or result; a nested field counts as one more.
+pub const MAX_FIELDS: usize = 10_000;
+/// Fields of all tables and subqueries that one statement reads.
+pub const MAX_STATEMENT_FIELDS: usize = 30_000;
+/// Columns and operations of one condition, each column that a subquery computes written out.
+pub const MAX_CONDITION: usize = 100_000;
 /// What sqlparser's own count of its recursion may reach: several a bracket.
 pub const PARSER_RECURSION: usize = 4 * MAX_NESTING;
 /// Stacks of threads that plan: the deepest statement that passes here needs a small part of it. Only what is used takes memory.

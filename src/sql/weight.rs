@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
-    Expr, Ident, ObjectName, ObjectNamePart, Query, Select, TableFactor, Visit, Visitor,
+    Expr, Ident, ObjectName, ObjectNamePart, Query, Select, SelectItem, TableFactor, Visit, Visitor,
 };
 
 /// Tables and functions that a query may come to, written out.
@@ -18,6 +18,9 @@ pub const MAX_JOINED: usize = 100;
 pub const MAX_SUBQUERIES: usize = 10;
 /// Different windows in one SELECT: each is sorted by itself, and planning costs the square of their number.
 pub const MAX_WINDOWS: usize = 100;
+
+/// `*` and `unnest` of one SELECT: each stands for as many columns as a table or a struct has.
+pub const MAX_EXPANDED: usize = 100;
 
 /// What something comes to, written out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,11 +35,13 @@ pub struct Weight {
     pub subqueries: usize,
     /// Different windows of the SELECT that has most.
     pub windows: usize,
+    /// `*` and `unnest` of the SELECT that has most.
+    pub expanded: usize,
 }
 
 impl Weight {
     /// A table, or a function that is not written in SQL.
-    pub const ONE: Self = Self { parts: 1, levels: 0, joined: 1, subqueries: 0, windows: 0 };
+    pub const ONE: Self = Self { parts: 1, levels: 0, joined: 1, subqueries: 0, windows: 0, expanded: 0 };
 
     /// True for what is not planned.
     pub fn is_too_much(self) -> bool {
@@ -54,6 +59,9 @@ impl Weight {
         }
         if self.windows > MAX_WINDOWS {
             return Some(format!("One SELECT computes over more than {MAX_WINDOWS} different windows."));
+        }
+        if self.expanded > MAX_EXPANDED {
+            return Some(format!("One SELECT has more than {MAX_EXPANDED} `*` and `unnest`."));
         }
         if self.levels > MAX_LEVELS {
             return Some(format!("More than {MAX_LEVELS} views or WITH queries stand one inside the other."));
@@ -73,6 +81,7 @@ impl Weight {
         self.levels = self.levels.max(used.levels);
         self.subqueries = self.subqueries.max(used.subqueries);
         self.windows = self.windows.max(used.windows);
+        self.expanded = self.expanded.max(used.expanded);
     }
 }
 
@@ -105,6 +114,8 @@ struct Scope {
     defined: BTreeMap<String, Weight>,
     /// Tables of its SELECTs that are open, one inside the other only where there is no query between.
     selects: Vec<usize>,
+    /// `*` and `unnest` of the SELECT that is open.
+    expanded: usize,
     /// Windows of the SELECT that is open, as they are written.
     windows: BTreeSet<String>,
     /// Subqueries in expressions that are open in it.
@@ -123,6 +134,7 @@ impl Default for Scope {
             named: Vec::new(),
             defined: BTreeMap::new(),
             selects: Vec::new(),
+            expanded: 0,
             windows: BTreeSet::new(),
             subqueries: 0,
             sets: 1,
@@ -139,6 +151,11 @@ impl Scope {
             Some(tables) => *tables = tables.saturating_add(weight.joined),
             None => self.weight.joined = self.weight.joined.max(weight.joined),
         }
+    }
+
+    fn expand(&mut self, more: usize) {
+        self.expanded = self.expanded.saturating_add(more);
+        self.weight.expanded = self.weight.expanded.max(self.expanded);
     }
 
     /// What it comes to, once it was read.
@@ -187,9 +204,11 @@ impl Visitor for Weighing<'_> {
         ControlFlow::Continue(())
     }
 
-    fn pre_visit_select(&mut self, _select: &Select) -> ControlFlow<()> {
+    fn pre_visit_select(&mut self, select: &Select) -> ControlFlow<()> {
+        let is_star = |item: &&SelectItem| matches!(item, SelectItem::Wildcard(_) | SelectItem::QualifiedWildcard(..));
         if let Some(scope) = self.open.last_mut() {
             scope.selects.push(0);
+            scope.expand(select.projection.iter().filter(is_star).count());
         }
         ControlFlow::Continue(())
     }
@@ -199,6 +218,7 @@ impl Visitor for Weighing<'_> {
             let tables = scope.selects.pop().unwrap_or_default();
             scope.weight.joined = scope.weight.joined.max(tables);
             scope.windows.clear();
+            scope.expanded = 0;
         }
         ControlFlow::Continue(())
     }
@@ -243,6 +263,7 @@ impl Visitor for Weighing<'_> {
                 scope.weight.windows = scope.weight.windows.max(scope.windows.len());
             }
             match expr {
+                Expr::Function(call) if call.name.to_string().eq_ignore_ascii_case("unnest") => scope.expand(1),
                 _ if is_subquery(expr) && scope.table_functions == 0 => {
                     scope.subqueries += 1;
                     scope.weight.subqueries = scope.weight.subqueries.max(around + 1);
@@ -360,6 +381,9 @@ mod tests {
             (windows(101), false),
             (format!("{} UNION ALL {}", windows(60), windows(60)), true),
             (format!("SELECT {} FROM t", vec!["sum(a) OVER (ORDER BY a)"; 400].join(", ")), true),
+            (format!("SELECT {} FROM t", vec!["*"; 100].join(", ")), true),
+            (format!("SELECT {} FROM t", vec!["t.*"; 101].join(", ")), false),
+            (format!("SELECT {} FROM t", vec!["unnest(a)"; 101].join(", ")), false),
             (cube(8), true),
             (cube(12), false),
             (cube(300), false),

@@ -64,3 +64,41 @@ fn check_refuses_an_example_that_was_broken() {
     assert_eq!(output.status.code(), Some(1), "{}", printed(&output));
     assert!(printed(&output).contains("topc"), "{}", printed(&output));
 }
+
+/// A source, `views` that each make `x` of the one before, and an INSERT of the last.
+fn doubling(levels: usize, double: &str, insert: &str) -> String {
+    let mut text = "CREATE SOURCE s (k BIGINT, v BIGINT) WITH (connector = 'file', path = 'in', format = 'json');\n\
+        CREATE TABLE o (n BIGINT);\n\
+        CREATE VIEW v0 AS SELECT v AS x FROM s;\n"
+        .to_owned();
+    for n in 1..=levels {
+        text += &format!("CREATE VIEW v{n} AS SELECT {double} AS x FROM v{};\n", n - 1);
+    }
+    text + &format!("INSERT INTO o {};\n", insert.replace("LAST", &format!("v{levels}")))
+}
+
+#[test]
+fn check_refuses_types_and_conditions_that_double_with_every_view() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("doubling.sql");
+    let nested = (0..30)
+        .fold("SELECT v AS x FROM s".to_owned(), |text, n| format!("SELECT struct(x, x) AS x FROM ({text}) t{n}"));
+    for (text, refused) in [
+        (doubling(30, "struct(x, x)", "SELECT 1 FROM LAST"), Some("too large")),
+        (doubling(30, "named_struct('a', x, 'b', x)", "SELECT 1 FROM LAST"), Some("too large")),
+        (doubling(30, "{'a': x, 'b': x}", "SELECT 1 FROM LAST"), Some("too large")),
+        (doubling(0, "", &format!("SELECT 1 FROM ({nested}) t")), Some("too large")),
+        (doubling(30, "x + x", "SELECT 1 FROM LAST WHERE x > 5"), Some("too long")),
+        (doubling(6, "struct(x, x)", "SELECT 1 FROM LAST"), None),
+        (doubling(6, "x + x", "SELECT x FROM LAST WHERE x > 5"), None),
+    ] {
+        std::fs::write(&file, &text).unwrap();
+        let started = std::time::Instant::now();
+        let output = check(&[&file]);
+        let found = printed(&output);
+        let end = &text[text.len().saturating_sub(300)..];
+        assert!(started.elapsed() < std::time::Duration::from_secs(60), "{end}: {:?}", started.elapsed());
+        assert_eq!(output.status.code(), Some(i32::from(refused.is_some())), "{end}: {found:.2000}");
+        assert!(found.contains(refused.unwrap_or("ok")), "{end}: {found:.2000}");
+    }
+}

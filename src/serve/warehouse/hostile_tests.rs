@@ -130,6 +130,96 @@ async fn a_join_that_never_pauses_ends_when_it_is_told() {
     }
 }
 
+/// `levels` subqueries one inside the other, each of which makes `x` of the `x` of the one inside it.
+fn nested(levels: usize, double: &str) -> String {
+    (0..levels).fold("SELECT value AS x FROM generate_series(1, 3)".to_owned(), |text, n| {
+        format!("SELECT {double} AS x FROM ({text}) t{n}")
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn types_and_rows_that_double_are_refused_before_they_are_large() {
+    let (engine, warehouse) = (engine(), warehouse());
+    for double in [
+        "struct(x, x)",
+        "row(x, x)",
+        "named_struct('a', x, 'b', x)",
+        "{'a': x, 'b': x}",
+        "struct(x AS a, x AS b)",
+        "[struct(x, x)]",
+        "map([x], [x])",
+        "MAP {x: x}",
+        "arrays_zip([x], [x])",
+        "(SELECT struct(x, x))",
+        "array_agg(struct(x, x))",
+        "CASE WHEN true THEN struct(x, x) END",
+        "struct(struct(struct(x, x), struct(x, x)), x)",
+    ] {
+        for sql in [
+            nested(30, double),
+            format!("SELECT 1 FROM ({}) t", nested(30, double)),
+            (0..30).fold("WITH c0 AS (SELECT 1 AS x)".to_owned(), |text, n| {
+                format!("{text}, c{} AS (SELECT {double} AS x FROM c{n})", n + 1)
+            }) + " SELECT * FROM c30",
+        ] {
+            let started = Instant::now();
+            let error = refused(&engine, &warehouse, &sql).await;
+            assert_eq!(error.state(), SqlState::TOO_COMPLEX, "{double}: {error:?}");
+            assert!(started.elapsed() < Duration::from_secs(10), "{double}: {:?}", started.elapsed());
+        }
+    }
+    let columns = (0..1_500).map(|n| format!("{n} AS c{n}")).collect::<Vec<_>>().join(", ");
+    let fields = (0..2_000).map(|n| format!("{n}")).collect::<Vec<_>>().join(", ");
+    for sql in [
+        format!(
+            "WITH t AS (SELECT {columns}) SELECT * FROM t a{}",
+            (0..40).map(|n| format!(", t b{n}")).collect::<String>()
+        ),
+        format!(
+            "WITH t AS (SELECT {columns}) SELECT * FROM t a{}",
+            (0..8).map(|n| format!(", t b{n}")).collect::<String>()
+        ),
+        format!("WITH s AS (SELECT struct({fields}) AS x) SELECT struct(x, x, x, x, x, x) FROM s"),
+        format!(
+            "SELECT {} FROM (SELECT struct({fields}) AS x)",
+            (0..6).map(|n| format!("x AS x{n}")).collect::<Vec<_>>().join(", ")
+        ),
+    ] {
+        let error = refused(&engine, &warehouse, &sql).await;
+        assert_eq!(error.state(), SqlState::TOO_COMPLEX, "{sql:.60}: {error:?}");
+    }
+    for sql in [
+        nested(8, "struct(x, x)"),
+        format!("WITH t AS (SELECT {columns}) SELECT * FROM t a, t b"),
+        format!("SELECT struct({fields}) AS x"),
+        "SELECT {'a': 1, 'b': {'c': [1, 2]}}, MAP {'a': 1}, struct(1 AS x, 2), arrays_zip([1], [2])".to_owned(),
+    ] {
+        run(&engine, &warehouse, &sql).await.unwrap_or_else(|error| panic!("{sql:.60}: {error:?}"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn conditions_that_double_when_they_are_pushed_down_are_refused() {
+    let (engine, warehouse) = (engine(), warehouse());
+    let base = |double: &str, levels: usize| {
+        (0..levels).fold("SELECT value AS x FROM generate_series(1, 3)".to_owned(), |text, n| {
+            format!("SELECT {double} AS x FROM ({text}) t{n}")
+        })
+    };
+    for sql in [
+        format!("SELECT * FROM ({}) t WHERE x > 5", base("x + x", 30)),
+        format!("SELECT count(*) FROM ({}) t GROUP BY x HAVING x > 5", base("x + x", 30)),
+        format!("SELECT * FROM generate_series(1, 2) a JOIN ({}) t ON x > 5", base("x + x", 30)),
+        format!("SELECT * FROM (SELECT x FROM ({}) t UNION ALL SELECT 1) WHERE x > 5", base("x * x - x", 20)),
+        format!("SELECT (SELECT max(x) FROM ({}) t WHERE x > 5)", base("x + x", 30)),
+    ] {
+        let error = refused(&engine, &warehouse, &sql).await;
+        assert_eq!(error.state(), SqlState::TOO_COMPLEX, "{sql:.60}: {error:?}");
+    }
+    run(&engine, &warehouse, &format!("SELECT * FROM ({}) t WHERE x > 5", base("x + x", 8))).await.unwrap();
+    run(&engine, &warehouse, &base("x + x", 30)).await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn errors_have_their_sqlstate() {
     let (engine, warehouse) = (engine(), warehouse());
