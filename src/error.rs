@@ -58,6 +58,12 @@ impl SqlState {
     pub const OUT_OF_RANGE: Self = Self("22003");
     pub const INVALID_TEXT: Self = Self("22P02");
     pub const DATA: Self = Self("22000");
+    pub const DATETIME_FORMAT: Self = Self("22007");
+    pub const DATETIME_RANGE: Self = Self("22008");
+    pub const SUBSTRING: Self = Self("22011");
+    /// A parameter value that a function does not take.
+    pub const PARAMETER: Self = Self("22023");
+    pub const REGEX: Self = Self("2201B");
     pub const PARAMETERS: Self = Self("07001");
     pub const UNKNOWN_STATEMENT: Self = Self("26000");
     pub const OUT_OF_MEMORY: Self = Self("53200");

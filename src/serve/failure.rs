@@ -2,12 +2,18 @@
 //!
 //! DataFusion's errors say where they arose; a person needs to know whether to mend the SQL or to look at the machine.
 
+mod values;
+
+use std::error::Error as StdError;
+
 use arrow::error::ArrowError;
 use datafusion::common::SchemaError;
 use datafusion::error::DataFusionError;
+use datafusion::parquet::errors::ParquetError;
 use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
 
+use self::values::{of_condition, state_of};
 use crate::error::{Error, ErrorKind, SqlState};
 
 /// Sorts an error of planning or running a query: the SQL's fault, the environment's, or ours.
@@ -22,21 +28,21 @@ pub fn query_error(error: DataFusionError) -> Error {
             .with_detail(sentence(&message)),
         DataFusionError::SchemaError(schema, _) => schema_error(&schema),
         DataFusionError::Configuration(message) => Error::sql(lower_first(&message)),
-        DataFusionError::Execution(message) => Error::sql(lower_first(&message)).with_state(state_of_data(&message)),
+        DataFusionError::Execution(message) => Error::sql(lower_first(&message)).with_state(state_of(&message)),
         DataFusionError::ArrowError(arrow, _) => arrow_error(&arrow),
         // Told as a defect, but the statement's: `1 BETWEEN true AND 2`.
         DataFusionError::Internal(message) if message.contains("coerce") => {
             Error::sql(lower_first(message.lines().next().unwrap_or_default())).with_state(SqlState::TYPES)
+        }
+        DataFusionError::Internal(message) if state_of(&message) == SqlState::REGEX => {
+            of_value(message.lines().next().unwrap_or_default(), SqlState::REGEX)
         }
         // A panic in one of the query's tasks.
         DataFusionError::ExecutionJoin(join) => Error::internal("query execution failed").with_source(join),
         DataFusionError::ResourcesExhausted(message) => memory_error(&message),
         DataFusionError::ObjectStore(source) => Error::environment("object store failed").with_source(source),
         DataFusionError::IoError(source) => Error::environment("reading failed").with_source(source),
-        DataFusionError::ParquetError(source) => Error::damaged("data file cannot be read")
-            .with_detail(sentence(&source))
-            .with_source(source)
-            .with_hint("The file may have been removed by VACUUM while the query ran: run it again."),
+        DataFusionError::ParquetError(source) => parquet_error(&source),
         DataFusionError::Diagnostic(planned, inner) => {
             let error = query_error(*inner);
             match planned.helps.first().filter(|_| error.hint().is_none()) {
@@ -48,6 +54,9 @@ pub fn query_error(error: DataFusionError) -> Error {
         DataFusionError::Collection(mut errors) if !errors.is_empty() => query_error(errors.swap_remove(0)),
         DataFusionError::Shared(shared) => {
             std::sync::Arc::try_unwrap(shared).map_or_else(|shared| shared_error(&shared), query_error)
+        }
+        DataFusionError::External(source) if !source.is::<Error>() => {
+            foreign_error(source.as_ref()).unwrap_or_else(|| Error::from(DataFusionError::External(source)))
         }
         other => Error::from(other),
     }
@@ -112,29 +121,68 @@ fn state_of_plan(message: &str) -> SqlState {
     }
 }
 
-/// The same of what is wrong with values.
-fn state_of_data(message: &str) -> SqlState {
-    let message = message.to_lowercase();
-    let says = |text: &str| message.contains(text);
-    if says("divide by zero") || says("division by zero") {
-        SqlState::DIVISION_BY_ZERO
-    } else if says("overflow") || says("out of range") || says("too large") {
-        SqlState::OUT_OF_RANGE
-    } else if says("cast") || says("pars") || says("cannot convert") {
-        SqlState::INVALID_TEXT
-    } else {
-        SqlState::DATA
+fn arrow_error(error: &ArrowError) -> Error {
+    let text = error.to_string();
+    if let ArrowError::ExternalError(inner) = error
+        && let Some(found) = inside(inner.as_ref())
+    {
+        return found;
+    }
+    if let Some((state, message)) = of_condition(&text) {
+        return of_value(&message, state);
+    }
+    let state = match (error, state_of(&text)) {
+        (ArrowError::CastError(_) | ArrowError::ParseError(_), SqlState::DATA) => SqlState::INVALID_TEXT,
+        (_, state) => state,
+    };
+    of_value(&text, state)
+}
+
+/// What is wrong with a value, or with what a function would make of it.
+fn of_value(message: &str, state: SqlState) -> Error {
+    match state {
+        SqlState::OUT_OF_MEMORY => memory_error(message),
+        _ => Error::sql(lower_first(message)).with_state(state),
     }
 }
 
-fn arrow_error(error: &ArrowError) -> Error {
-    let state = match error {
-        ArrowError::DivideByZero => SqlState::DIVISION_BY_ZERO,
-        ArrowError::ArithmeticOverflow(_) => SqlState::OUT_OF_RANGE,
-        ArrowError::CastError(_) | ArrowError::ParseError(_) => SqlState::INVALID_TEXT,
-        other => state_of_data(&other.to_string()),
-    };
-    Error::sql(lower_first(&error.to_string())).with_state(state)
+/// A file that cannot be read, or a condition that was computed while it was read.
+fn parquet_error(error: &ParquetError) -> Error {
+    let text = error.to_string();
+    if let Some((state, message)) = of_condition(&text) {
+        return of_value(&message, state);
+    }
+    if let ParquetError::External(inner) = error
+        && let Some(found) = inside(inner.as_ref())
+    {
+        return found;
+    }
+    Error::damaged("data file cannot be read")
+        .with_detail(sentence(&text))
+        .with_hint("The file may have been removed by VACUUM while the query ran: run it again.")
+}
+
+/// An error of ours, DataFusion's or Arrow's that others carry.
+fn inside(error: &(dyn StdError + 'static)) -> Option<Error> {
+    if let Some(ours) = error.downcast_ref::<Error>() {
+        return Some(copy_of(ours));
+    }
+    if let Some(found) = error.downcast_ref::<DataFusionError>() {
+        return Some(shared_error(found));
+    }
+    if let Some(found) = error.downcast_ref::<ArrowError>() {
+        return Some(arrow_error(found));
+    }
+    error.source().and_then(inside)
+}
+
+/// What neither says: the statement's, if the text tells of a value.
+fn foreign_error(error: &(dyn StdError + 'static)) -> Option<Error> {
+    inside(error).or_else(|| {
+        let text = error.to_string();
+        let state = state_of(&text);
+        (state == SqlState::REGEX).then(|| of_value(&text, state))
+    })
 }
 
 fn schema_error(error: &SchemaError) -> Error {
@@ -161,12 +209,14 @@ fn shared_error(error: &DataFusionError) -> Error {
     match error.find_root() {
         DataFusionError::ResourcesExhausted(message) => memory_error(message),
         DataFusionError::Plan(message) => Error::sql(lower_first(message)).with_state(state_of_plan(message)),
-        DataFusionError::Execution(message) => Error::sql(lower_first(message)).with_state(state_of_data(message)),
+        DataFusionError::Execution(message) => Error::sql(lower_first(message)).with_state(state_of(message)),
         DataFusionError::ArrowError(arrow, _) => arrow_error(arrow),
-        DataFusionError::External(other) => match other.downcast_ref::<Error>() {
-            Some(ours) => copy_of(ours),
-            None => Error::internal("query execution failed").with_detail(sentence(other)),
-        },
+        DataFusionError::ParquetError(source) => parquet_error(source),
+        DataFusionError::Internal(message) if state_of(message) == SqlState::REGEX => {
+            of_value(message.lines().next().unwrap_or_default(), SqlState::REGEX)
+        }
+        DataFusionError::External(other) => foreign_error(other.as_ref())
+            .unwrap_or_else(|| Error::internal("query execution failed").with_detail(sentence(other))),
         other => Error::internal("query execution failed").with_detail(sentence(other)),
     }
 }

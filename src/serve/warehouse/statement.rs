@@ -68,7 +68,7 @@ pub fn parse(tokens: Vec<TokenWithSpan>) -> Parsed<Statement> {
         Err(error) => return Err(syntax_error(&error, &tokens, dialect.budget(), all)),
     };
     if !reads(&statement) {
-        return Err(writes(all));
+        return Err(refusal(&tokens, all).unwrap_or_else(|| writes(all)));
     }
     joins_in_time(&mut statement)?;
     if let Some(excess) = weight(&statement).excess() {
@@ -155,6 +155,96 @@ fn reads(statement: &Statement) -> bool {
         ),
         Statement::Explain(explain) => reads(&explain.statement),
         Statement::CreateExternalTable(_) | Statement::CopyTo(_) | Statement::Reset(_) => false,
+    }
+}
+
+/// Words that statements begin with that write, or change what others see.
+const WRITING: &[&str] = &[
+    "ALTER", "ANALYZE", "ATTACH", "CLUSTER", "COMMENT", "COPY", "CREATE", "DELETE", "DENY", "DETACH", "DROP", "EXPORT",
+    "GRANT", "IMPORT", "INSERT", "INSTALL", "LOAD", "MERGE", "MSCK", "OPTIMIZE", "PUT", "REFRESH", "REINDEX", "REMOVE",
+    "RENAME", "REPAIR", "REPLACE", "RESTORE", "REVOKE", "RM", "TRUNCATE", "UNDROP", "UNLOAD", "UPDATE", "UPSERT",
+    "VACUUM",
+];
+/// Words that other statements of SQL begin with.
+const FOREIGN: &[&str] = &[
+    "ABORT",
+    "ASSERT",
+    "BEGIN",
+    "CACHE",
+    "CALL",
+    "CASE",
+    "CHECKPOINT",
+    "CLOSE",
+    "COMMIT",
+    "DEALLOCATE",
+    "DECLARE",
+    "DISCARD",
+    "DO",
+    "END",
+    "EXEC",
+    "EXECUTE",
+    "FETCH",
+    "FLUSH",
+    "GET",
+    "HELP",
+    "IF",
+    "KILL",
+    "LIST",
+    "LISTEN",
+    "LOCK",
+    "LS",
+    "MOVE",
+    "NOTIFY",
+    "OPEN",
+    "PRAGMA",
+    "PREPARE",
+    "PRINT",
+    "RAISE",
+    "RAISERROR",
+    "RELEASE",
+    "REPLAY",
+    "RESET",
+    "RETURN",
+    "ROLLBACK",
+    "SAVEPOINT",
+    "SET",
+    "SHUTDOWN",
+    "START",
+    "STOP",
+    "THROW",
+    "UNCACHE",
+    "UNLISTEN",
+    "UNLOCK",
+    "USE",
+    "WAITFOR",
+    "WHILE",
+];
+
+/// Why a statement that begins with a word of SQL that is not served is refused; `None` = it is none of these.
+fn refusal(tokens: &[TokenWithSpan], span: Span) -> Option<Diagnostic> {
+    let mut cursor = Cursor::new(tokens);
+    if cursor.eat(&["EXPLAIN"]) {
+        while cursor.eat(&["ANALYZE"]) || cursor.eat(&["VERBOSE"]) {}
+    }
+    let word = cursor.peek_word()?.to_ascii_uppercase();
+    if WRITING.contains(&word.as_str()) {
+        return Some(writes(span));
+    }
+    FOREIGN.contains(&word.as_str()).then(|| {
+        Diagnostic::new(span, format!("`{word}` is not supported"))
+            .with_state(SqlState::UNSUPPORTED)
+            .with_detail("A query stands by itself: there are no transactions, settings or procedures.")
+            .with_hint("Send SELECT, SHOW, DESCRIBE or EXPLAIN.")
+    })
+}
+
+/// What `found` says, with the state of a statement that is right and not served.
+pub fn not_served(found: Diagnostic, tokens: &[TokenWithSpan], span: Span) -> Diagnostic {
+    match refusal(tokens, span) {
+        // It knows more of it.
+        Some(refused) if found.message.contains("not supported") => Diagnostic { state: refused.state, ..found },
+        Some(refused) => refused,
+        None => found,
     }
 }
 

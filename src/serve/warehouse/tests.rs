@@ -21,16 +21,16 @@ use crate::model::{Model, ModelSlot, ScoringUdf};
 use crate::serve::failure::query_error;
 use crate::sql::SourceFile;
 
-fn in_memory() -> Location {
+pub(super) fn in_memory() -> Location {
     Location::new(Url::parse("memory:///lake").unwrap(), Arc::new(InMemory::new())).unwrap()
 }
 
-fn warehouse(location: &Location) -> Arc<Warehouse> {
+pub(super) fn warehouse(location: &Location) -> Arc<Warehouse> {
     let options = WarehouseOptions { memory_limit_bytes: 64 << 20, parallelism: Some(2), functions: Vec::new() };
     Arc::new(Warehouse::new(location.clone(), options).unwrap())
 }
 
-fn rows(ids: &[i64]) -> RecordBatch {
+pub(super) fn rows(ids: &[i64]) -> RecordBatch {
     let schema = Schema::new(vec![
         Field::new("id", DataType::Int64, true),
         Field::new("name", DataType::Utf8, true),
@@ -52,7 +52,7 @@ fn log_store(table: &Location) -> LogStoreRef {
     default_logstore(prefixed, Arc::clone(table.store()), table.url(), &StorageConfig::default())
 }
 
-async fn append(table: &Location, batch: RecordBatch) {
+pub(super) async fn append(table: &Location, batch: RecordBatch) {
     let mut delta = DeltaTable::new(log_store(table));
     if table.exists().await.unwrap() {
         delta.load().await.unwrap();
@@ -64,7 +64,7 @@ async fn put(folder: &Location, name: &str, text: &str) {
     folder.store().put(&folder.path().clone().join(name), PutPayload::from(text.to_owned())).await.unwrap();
 }
 
-async fn ask(warehouse: &Arc<Warehouse>, sql: &str) -> Result<String> {
+pub(super) async fn ask(warehouse: &Arc<Warehouse>, sql: &str) -> Result<String> {
     let stream = warehouse.plan(sql).await?.stream().await?;
     let batches: Vec<RecordBatch> = stream.try_collect().await.map_err(query_error)?;
     Ok(pretty_format_batches(&batches).unwrap().to_string())
@@ -77,7 +77,7 @@ async fn number(warehouse: &Arc<Warehouse>, sql: &str) -> i64 {
     column.value(0)
 }
 
-async fn refusal(warehouse: &Arc<Warehouse>, sql: &str) -> Error {
+pub(super) async fn refusal(warehouse: &Arc<Warehouse>, sql: &str) -> Error {
     match ask(warehouse, sql).await {
         Ok(answer) => panic!("`{sql}` was answered:\n{answer}"),
         Err(error) => error,
@@ -155,7 +155,7 @@ async fn plain_strings_come_out() {
     let location = in_memory();
     append(&location.child("scored"), rows(&[1])).await;
     let query = warehouse(&location).plan("SELECT name, 'x' AS x FROM scored").await.unwrap();
-    let types: Vec<_> = query.schema().fields().iter().map(|field| field.data_type().clone()).collect();
+    let types: Vec<_> = query.schema().await.unwrap().fields().iter().map(|field| field.data_type().clone()).collect();
     assert_eq!(types, [DataType::Utf8, DataType::Utf8]);
     assert_eq!(query.stream().await.unwrap().schema().field(0).data_type(), &DataType::Utf8);
 }
