@@ -9,12 +9,12 @@
 //! limit is divided. The program itself, its threads' stacks and what the allocator keeps come on top: see `docs/operations.md`.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use datafusion::error::Result;
+use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::memory_pool::{
-    FairSpillPool, MemoryConsumer, MemoryLimit as PoolLimit, MemoryPool as DataFusionPool, MemoryReservation,
+    MemoryConsumer, MemoryLimit as PoolLimit, MemoryPool as DataFusionPool, MemoryReservation,
 };
 
 /// What memory is used for.
@@ -203,28 +203,52 @@ impl Drop for Reserved {
 }
 
 /// The share of DataFusion's operators, as DataFusion knows it: whoever can spill gets an even part of what others leave.
+///
+/// Operators reserve what they hold after it has grown, and copy it when they grow or begin to emit: a join its build side, an
+/// aggregate its state. So what is not sorted or repartitioned, which reserve ahead, takes [`WITH_COPY`] times what it reserves.
 #[derive(Debug, Clone)]
 pub struct QueryMemory {
-    inner: Arc<FairSpillPool>,
+    taken: Arc<Mutex<Taken>>,
     limit: usize,
+}
+
+/// What an operator holds while it copies what it reserved.
+const WITH_COPY: usize = 2;
+
+#[derive(Debug, Default)]
+struct Taken {
+    /// Operators that can spill.
+    spillers: usize,
+    spillable: usize,
+    unspillable: usize,
 }
 
 impl QueryMemory {
     /// A share of its own, where nothing else takes memory.
     pub fn new(limit: u64) -> Self {
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-        Self { inner: Arc::new(FairSpillPool::new(limit)), limit }
+        Self { taken: Arc::default(), limit }
     }
 
     /// Bytes that all together may take.
     pub fn limit(&self) -> usize {
         self.limit
     }
+
+    fn taken(&self) -> MutexGuard<'_, Taken> {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Bytes that `reserved` of this consumer take.
+fn with_copy(consumer: &MemoryConsumer, reserved: usize) -> usize {
+    let reserves_ahead = consumer.can_spill() && !consumer.name().contains("Aggregate");
+    if reserves_ahead { reserved } else { reserved.saturating_mul(WITH_COPY) }
 }
 
 impl fmt::Display for QueryMemory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.inner)
+        write!(f, "weir(pool_size: {} MiB)", self.limit >> 20)
     }
 }
 
@@ -234,27 +258,56 @@ impl DataFusionPool for QueryMemory {
     }
 
     fn register(&self, consumer: &MemoryConsumer) {
-        self.inner.register(consumer);
+        self.taken().spillers += usize::from(consumer.can_spill());
     }
 
     fn unregister(&self, consumer: &MemoryConsumer) {
-        self.inner.unregister(consumer);
+        let mut taken = self.taken();
+        taken.spillers = taken.spillers.saturating_sub(usize::from(consumer.can_spill()));
     }
 
     fn grow(&self, reservation: &MemoryReservation, additional: usize) {
-        self.inner.grow(reservation, additional);
+        let consumer = reservation.consumer();
+        let additional = with_copy(consumer, additional);
+        let mut taken = self.taken();
+        let held = if consumer.can_spill() { &mut taken.spillable } else { &mut taken.unspillable };
+        *held = held.saturating_add(additional);
     }
 
     fn shrink(&self, reservation: &MemoryReservation, shrink: usize) {
-        self.inner.shrink(reservation, shrink);
+        let consumer = reservation.consumer();
+        let shrink = with_copy(consumer, shrink);
+        let mut taken = self.taken();
+        let held = if consumer.can_spill() { &mut taken.spillable } else { &mut taken.unspillable };
+        *held = held.saturating_sub(shrink);
     }
 
     fn try_grow(&self, reservation: &MemoryReservation, additional: usize) -> Result<()> {
-        self.inner.try_grow(reservation, additional)
+        let consumer = reservation.consumer();
+        let (wanted, held) = (with_copy(consumer, additional), with_copy(consumer, reservation.size()));
+        let mut taken = self.taken();
+        let available = if consumer.can_spill() {
+            (self.limit.saturating_sub(taken.unspillable) / taken.spillers.max(1)).saturating_sub(held)
+        } else {
+            self.limit.saturating_sub(taken.unspillable.saturating_add(taken.spillable))
+        };
+        if wanted > available {
+            return Err(DataFusionError::ResourcesExhausted(format!(
+                "`{}` holds {} MiB and would need {} MiB more with what it copies, of {} MiB that are free for it",
+                consumer.name(),
+                held >> 20,
+                wanted >> 20,
+                available >> 20,
+            )));
+        }
+        let total = if consumer.can_spill() { &mut taken.spillable } else { &mut taken.unspillable };
+        *total += wanted;
+        Ok(())
     }
 
     fn reserved(&self) -> usize {
-        self.inner.reserved()
+        let taken = self.taken();
+        taken.spillable.saturating_add(taken.unspillable)
     }
 
     fn memory_limit(&self) -> PoolLimit {
@@ -309,8 +362,28 @@ mod tests {
         let (one, other): (Arc<dyn DataFusionPool>, Arc<dyn DataFusionPool>) =
             (Arc::new(pool.queries()), Arc::new(pool.queries()));
         let held = MemoryConsumer::new("one").register(&one);
-        held.try_grow(15_000).unwrap();
-        assert!(MemoryConsumer::new("other").register(&other).try_grow(15_000).is_err());
+        held.try_grow(7_500).unwrap();
+        assert!(MemoryConsumer::new("other").register(&other).try_grow(7_500).is_err());
         assert_eq!(pool.used(MemoryUse::Queries), 15_000);
+    }
+
+    #[test]
+    fn what_is_copied_counts_twice_and_sorts_share_the_rest_evenly() {
+        let memory = QueryMemory::new(1_000);
+        let pool: Arc<dyn DataFusionPool> = Arc::new(memory.clone());
+        let join = MemoryConsumer::new("HashJoinInput").register(&pool);
+        join.try_grow(200).unwrap();
+        let sort = MemoryConsumer::new("ExternalSorter").with_can_spill(true).register(&pool);
+        let other = MemoryConsumer::new("FinalHashAggregateStream").with_can_spill(true).register(&pool);
+        assert!(sort.try_grow(301).is_err());
+        sort.try_grow(300).unwrap();
+        assert!(other.try_grow(151).is_err());
+        other.try_grow(150).unwrap();
+        assert_eq!(memory.reserved(), 1_000);
+        other.shrink(100);
+        join.resize(0);
+        assert_eq!(memory.reserved(), 400);
+        drop((sort, other, join));
+        assert_eq!(memory.reserved(), 0);
     }
 }

@@ -22,13 +22,16 @@ use datafusion::physical_plan::joins::{
     CrossJoinExec, HashJoinExec, NestedLoopJoinExec, NestedLoopJoinExecBuilder, PiecewiseMergeJoinExec,
     SortMergeJoinExec, SymmetricHashJoinExec,
 };
+use datafusion::physical_plan::limit::LocalLimitExec;
 use datafusion::physical_plan::recursive_query::RecursiveQueryExec;
+use datafusion::physical_plan::sorts::sort::SortExec;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::unnest::UnnestExec;
 use datafusion::physical_plan::windows::{BoundedWindowAggExec, WindowAggExec};
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties};
 use futures::StreamExt;
 
+use super::wide::WideRows;
 use crate::error::{Error, SqlState};
 
 /// Whether a query shall end. Clones are the same query's.
@@ -52,9 +55,13 @@ pub fn ended() -> Error {
     Error::environment("query was cancelled").with_state(SqlState::CANCELLED)
 }
 
-/// `plan` with its joins bound to `interrupt`, yielding with every batch.
-pub fn guard(plan: Arc<dyn ExecutionPlan>, interrupt: &Interrupt) -> Result<Arc<dyn ExecutionPlan>> {
+/// `plan` with its joins bound to `interrupt` and their rows to `wide`, yielding with every batch, and with sorts that can spill.
+pub fn guard(plan: Arc<dyn ExecutionPlan>, interrupt: &Interrupt, wide: &WideRows) -> Result<Arc<dyn ExecutionPlan>> {
     let guarded = plan.transform_up(|node| {
+        if let Some(sorted) = sorted_whole(&node) {
+            return Ok(Transformed::yes(sorted));
+        }
+        let node = if is_join(node.as_ref()) { wide.measure(node)? } else { node };
         let node = match conditioned(&node, interrupt)? {
             Some(conditioned) => conditioned,
             None if emits_without_reading(node.as_ref()) => node,
@@ -135,13 +142,29 @@ impl ExecutionPlan for PausingExec {
     }
 }
 
-fn emits_without_reading(node: &dyn ExecutionPlan) -> bool {
+/// Rows that a sort keeps in memory by itself.
+const MAX_TOP_ROWS: usize = 100_000;
+
+/// A sort of the first rows, where these are many, as a sort of all, which spills, and a limit.
+fn sorted_whole(node: &Arc<dyn ExecutionPlan>) -> Option<Arc<dyn ExecutionPlan>> {
+    let sort = node.downcast_ref::<SortExec>()?;
+    let rows = sort.fetch().filter(|rows| *rows > MAX_TOP_ROWS)?;
+    let whole = SortExec::new(sort.expr().clone(), Arc::clone(sort.input()))
+        .with_preserve_partitioning(sort.preserve_partitioning());
+    Some(Arc::new(LocalLimitExec::new(Arc::new(whole), rows)))
+}
+
+fn is_join(node: &dyn ExecutionPlan) -> bool {
     node.is::<NestedLoopJoinExec>()
         || node.is::<HashJoinExec>()
         || node.is::<CrossJoinExec>()
         || node.is::<SortMergeJoinExec>()
         || node.is::<SymmetricHashJoinExec>()
         || node.is::<PiecewiseMergeJoinExec>()
+}
+
+fn emits_without_reading(node: &dyn ExecutionPlan) -> bool {
+    is_join(node)
         || node.is::<UnnestExec>()
         || node.is::<RecursiveQueryExec>()
         || node.is::<WindowAggExec>()

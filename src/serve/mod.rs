@@ -10,6 +10,7 @@ pub mod flight;
 pub mod http;
 mod interrupt;
 pub mod warehouse;
+mod wide;
 
 use std::future::Future;
 use std::net::SocketAddr;

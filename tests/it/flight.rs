@@ -234,7 +234,7 @@ async fn a_query_ends_when_its_time_is_over_and_when_nobody_reads() {
         // What is on the way arrives first.
         let ended = rows.try_collect::<Vec<_>>().await.unwrap_err();
         assert_eq!(state(ended), "57014");
-        assert!(running().abs() < f64::EPSILON);
+        until("the query ends", || running().abs() < f64::EPSILON).await;
     }
 }
 
@@ -261,6 +261,118 @@ async fn a_prepared_statement_runs_once_for_each_bound_row() {
     let info = unbound.execute().await.unwrap();
     let refused = client.do_get(info.endpoint[0].ticket.clone().unwrap()).await.err().unwrap();
     assert_eq!(status(refused).0, Code::InvalidArgument);
+}
+
+/// Statements whose types or nulls are settled only when they are planned to the end.
+const DESCRIBED: &[&str] = &[
+    "SELECT 1",
+    "SELECT NULL",
+    "SELECT max(a) FROM (SELECT 1 AS a)",
+    "SELECT sum(a) FROM (SELECT 1 AS a UNION ALL SELECT 1.5)",
+    "SELECT avg(id), min(id), max(id), count(*), count(name) FROM t",
+    "SELECT count(*) FROM t",
+    "SELECT count(DISTINCT name) FROM t",
+    "SELECT max(name) FROM t",
+    "SELECT [1, 2]",
+    "SELECT [1, NULL]",
+    "SELECT ['a']",
+    "SELECT [[1], [2]]",
+    "SELECT [id] FROM t",
+    "SELECT {'x': 1}",
+    "SELECT {'x': id, 'y': [name]} FROM t",
+    "SELECT MAP {'a': 1}",
+    "SELECT map(['a'], [1.5])",
+    "SELECT struct(1, 'a')",
+    "SELECT struct(id, 'a') FROM t",
+    "SELECT named_struct('a', 1)",
+    "SELECT arrays_zip([1], ['a'])",
+    "SELECT version()",
+    "SELECT abs(-1)",
+    "SELECT id, upper('x') FROM t",
+    "SELECT upper(name), lower('X'), length(name) FROM t",
+    "SELECT CASE WHEN true THEN 1 END",
+    "SELECT CASE WHEN id > 1 THEN 1 ELSE 2.5 END FROM t",
+    "SELECT power(10, 400), ln(-1), sqrt(2)",
+    "SELECT round(1.5), floor(1.5), ceil(id) FROM t",
+    "SELECT lpad('a', 5)",
+    "SELECT to_hex(1)",
+    "SELECT concat('a', 'b'), 'a' || 'b', concat_ws('-', 'a', name) FROM t",
+    "SELECT coalesce(NULL, 1), nullif(1, 1)",
+    "SELECT now() IS NULL, current_date IS NULL",
+    "SELECT DATE '2026-01-01', TIMESTAMP '2026-01-01 00:00:00', INTERVAL '1 day'",
+    "SELECT CAST(1 AS DECIMAL(10, 2)) AS a, CAST('1' AS INT) AS b, CAST(1 AS VARCHAR) AS c",
+    "SELECT arrow_cast('a', 'Dictionary(Int32, Utf8)')",
+    "SELECT [arrow_cast('a', 'Dictionary(Int32, Utf8)')]",
+    "SELECT arrow_cast('a', 'Utf8View'), arrow_cast([1], 'LargeList(Int64)')",
+    "SELECT true AND false, 1 = 1, 1 IS NULL, 'a' LIKE 'b'",
+    "SELECT 1 + 1.5, 1 / 2, 7 % 3",
+    "SELECT id + 1, id * 1.5, -id FROM t",
+    "SELECT * FROM t",
+    "SELECT t.*, u.id AS other FROM t LEFT JOIN t u ON t.id = u.id + 1",
+    "SELECT * FROM t FULL JOIN (SELECT 1 AS one) ON id = one",
+    "SELECT id FROM t UNION ALL SELECT NULL",
+    "SELECT 1 AS a UNION SELECT 2",
+    "SELECT * FROM (VALUES (1, 'a'), (2, NULL)) v(a, b)",
+    "SELECT unnest([1, 2])",
+    "SELECT unnest({'a': 1, 'b': 'x'})",
+    "SELECT row_number() OVER (ORDER BY id), lag(id) OVER (ORDER BY id), sum(id) OVER () FROM t",
+    "SELECT array_agg(id), string_agg(name, ','), first_value(id) FROM t",
+    "SELECT name, count(*) FROM t GROUP BY name ORDER BY 2 DESC LIMIT 3",
+    "SELECT name, count(*) FROM t GROUP BY ROLLUP (name)",
+    "SELECT id FROM t WHERE false",
+    "SELECT (SELECT max(id) FROM t)",
+    "SELECT id FROM t WHERE id IN (SELECT id FROM t) AND EXISTS (SELECT 1)",
+    "SELECT value FROM generate_series(1, 3)",
+    "WITH a AS (SELECT 1 AS x) SELECT x, x + 1 FROM a",
+    "SELECT median(id), stddev(id), approx_distinct(id), bool_and(id > 0) FROM t",
+    "EXPLAIN SELECT 1",
+    "SHOW TABLES",
+    "DESCRIBE t",
+    "SELECT * FROM weir.tables",
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_query_is_described_as_its_rows_are() {
+    let server = Server::start(None, None).await;
+    server.append("t", 0..10).await;
+    let mut client = server.client().await;
+    let mut wrong = Vec::new();
+    for sql in DESCRIBED {
+        let info = client.execute((*sql).to_owned(), None).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
+        let described = info.clone().try_decode_schema().unwrap();
+        let prepared = client.prepare((*sql).to_owned(), None).await.unwrap().dataset_schema().unwrap().clone();
+        let mut rows = client.do_get(info.endpoint[0].ticket.clone().unwrap()).await.unwrap();
+        while rows.try_next().await.unwrap_or_else(|error| panic!("{sql}: {error}")).is_some() {}
+        let sent = rows.schema().unwrap().as_ref().clone();
+        if sent != described || sent != prepared {
+            wrong.push(format!("{sql}\n  described {described:?}\n  prepared {prepared:?}\n  sent {sent:?}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bound_query_is_described_as_its_rows_are() {
+    let server = Server::start(None, None).await;
+    server.append("t", 0..10).await;
+    let mut client = server.client().await;
+    let texts = |values: Vec<Option<&str>>| {
+        let column: Arc<dyn Array> = Arc::new(StringArray::from(values));
+        RecordBatch::try_from_iter([("p", column)]).unwrap()
+    };
+    for sql in
+        ["SELECT upper($1)", "SELECT $1", "SELECT [$1]", "SELECT struct($1, 'a')", "SELECT id FROM t WHERE name = $1"]
+    {
+        for values in [vec![Some("n1")], vec![None], vec![Some("n1"), None, Some("n2")]] {
+            let mut prepared = client.prepare(sql.to_owned(), None).await.unwrap();
+            prepared.set_parameters(texts(values)).unwrap();
+            let info = prepared.execute().await.unwrap_or_else(|error| panic!("{sql}: {error}"));
+            let described = info.clone().try_decode_schema().unwrap();
+            let mut rows = client.do_get(info.endpoint[0].ticket.clone().unwrap()).await.unwrap();
+            while rows.try_next().await.unwrap_or_else(|error| panic!("{sql}: {error}")).is_some() {}
+            assert_eq!(rows.schema().unwrap().as_ref(), &described, "{sql}");
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

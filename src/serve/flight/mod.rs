@@ -13,6 +13,7 @@ mod parameters;
 mod queries;
 mod rows;
 mod service;
+mod shape;
 
 use std::future::Future;
 use std::net::SocketAddr;

@@ -23,6 +23,7 @@ use tonic::Status;
 
 use super::connection::stated;
 use super::queries::{Outcome, RunningQuery};
+use super::shape::{sent, sent_schema};
 use crate::error::{Error, Result, SqlState};
 use crate::metrics::Counter;
 use crate::serve::engine::{Place, QueryEngine, out_of_time};
@@ -41,13 +42,14 @@ pub struct Executions {
 }
 
 impl Executions {
-    /// The columns of the result.
-    pub fn schema(&self) -> Result<SchemaRef> {
-        match self.parameters.as_ref().and_then(|rows| rows.first()) {
+    /// The columns of the result, as [`Self::start`] gives them.
+    pub async fn schema(&self) -> Result<SchemaRef> {
+        let described = match self.parameters.as_ref().and_then(|rows| rows.first()) {
             // Types that hang on parameters are known now.
-            Some(row) => Ok(self.query.clone().bind(row.clone())?.schema()),
-            None => Ok(self.query.schema()),
-        }
+            Some(row) => self.query.clone().bind(row.clone())?.schema().await?,
+            None => self.query.schema().await?,
+        };
+        Ok(sent_schema(&described))
     }
 
     /// Begins the first execution, so that its errors come before any row; the others are begun one after the other.
@@ -55,19 +57,27 @@ impl Executions {
         let Self { query, parameters } = self;
         let Some(rows) = parameters else {
             let first = query.stream().await?;
-            return Ok((first.schema(), Box::pin(first.map_err(query_error))));
+            let schema = sent_schema(&first.schema());
+            return Ok((Arc::clone(&schema), sent_rows(schema, first.map_err(query_error))));
         };
-        let Some(first) = rows.first() else { return Ok((query.schema(), Box::pin(stream::empty()))) };
+        let Some(first) = rows.first() else {
+            return Ok((sent_schema(&*query.schema().await?), Box::pin(stream::empty())));
+        };
         let first = query.clone().bind(first.clone())?.stream().await?;
-        let schema = first.schema();
+        let schema = sent_schema(&first.schema());
         let rest = stream::iter(1..rows.len())
             .then(move |row| {
                 let bound = query.clone().bind(rows[row].clone());
                 async move { Ok::<_, Error>(bound?.stream().await?.map_err(query_error)) }
             })
             .try_flatten();
-        Ok((schema, Box::pin(first.map_err(query_error).chain(rest))))
+        Ok((Arc::clone(&schema), sent_rows(schema, first.map_err(query_error).chain(rest))))
     }
+}
+
+/// `batches` as they are sent.
+fn sent_rows(schema: SchemaRef, batches: impl Stream<Item = Result<RecordBatch>> + Send + 'static) -> Batches {
+    Box::pin(batches.map(move |batch| sent(&batch?, &schema)))
 }
 
 /// What a query finds.

@@ -102,7 +102,7 @@ impl Service {
     }
 
     async fn query_info(&self, what: What, request: Request<FlightDescriptor>) -> Answer<FlightInfo> {
-        let schema = self.planned(&what, async |planned: Executions| planned.schema()).await;
+        let schema = self.planned(&what, async |planned: Executions| planned.schema().await).await;
         let schema = schema.map_err(|error| self.refuse(&error))?;
         let handle = QueryTicket::new(what).encode().map_err(|error| status(&error))?;
         info(&TicketStatementQuery { statement_handle: handle.into() }, &schema, request)
@@ -229,7 +229,7 @@ impl FlightSqlService for Service {
         _request: Request<Action>,
     ) -> Result<ActionCreatePreparedStatementResult, Status> {
         let what = What::Sql(query.query.clone());
-        let described = async |planned: Executions| Ok((planned.query.schema(), planned.query.parameters()?));
+        let described = async |planned: Executions| Ok((planned.schema().await?, planned.query.parameters()?));
         let (schema, parameters) = self.planned(&what, described).await.map_err(|error| self.refuse(&error))?;
         Ok(ActionCreatePreparedStatementResult {
             dataset_schema: ipc_schema(&schema)?,

@@ -17,18 +17,19 @@ use datafusion::common::tree_node::Transformed;
 use datafusion::common::{DFSchema, ScalarValue};
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::memory_pool::{MemoryConsumer, MemoryPool, MemoryReservation};
-use datafusion::logical_expr::expr::ScalarFunction;
+use datafusion::logical_expr::expr::{Cast, ScalarFunction, TryCast};
 use datafusion::logical_expr::expr_rewriter::FunctionRewrite;
 use datafusion::logical_expr::interval_arithmetic::Interval;
 use datafusion::logical_expr::simplify::{ExprSimplifyResult, SimplifyContext};
 use datafusion::logical_expr::sort_properties::{ExprProperties, SortProperties};
 use datafusion::logical_expr::type_coercion::binary::BinaryTypeCoercer;
 use datafusion::logical_expr::{
-    BinaryExpr, ColumnarValue, Documentation, Expr, Operator, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF,
-    ScalarUDFImpl, Signature, Volatility,
+    BinaryExpr, ColumnarValue, Documentation, Expr, ExprSchemable, Operator, ReturnFieldArgs, ScalarFunctionArgs,
+    ScalarUDF, ScalarUDFImpl, Signature, Volatility,
 };
 
 use super::growth::{self, Growth};
+use super::shown::ShownAsText;
 use crate::error::{Error, SqlState};
 use crate::serve::interrupt::Interrupt;
 
@@ -84,8 +85,7 @@ impl Budget {
             return Err(error.into());
         }
         let reserved = MemoryConsumer::new(name).register(&self.pool);
-        // Builders double what they hold, and copy it once.
-        reserved.try_grow(bytes.saturating_mul(2))?;
+        reserved.try_grow(bytes)?;
         Ok(reserved)
     }
 }
@@ -111,7 +111,6 @@ impl FunctionRewrite for Bounding {
                 _ => Transformed::no(Expr::ScalarFunction(ScalarFunction { func, args })),
             },
             Expr::BinaryExpr(BinaryExpr { left, op: Operator::StringConcat, right }) => {
-                use datafusion::logical_expr::ExprSchemable;
                 let types = [left.get_type(schema)?, right.get_type(schema)?];
                 let operator =
                     ScalarUDF::from(Concatenation { signature: Signature::user_defined(Volatility::Immutable) });
@@ -122,9 +121,26 @@ impl FunctionRewrite for Bounding {
                 let func = bounded(Arc::new(operator), Growth::Together(1));
                 Transformed::yes(Expr::ScalarFunction(ScalarFunction { func, args: vec![*left, *right] }))
             }
+            Expr::Cast(Cast { expr, field }) if is_shown(&expr, field.data_type(), schema)? => {
+                Transformed::yes(shown(*expr, field.data_type(), &bounded))
+            }
+            Expr::TryCast(TryCast { expr, field }) if is_shown(&expr, field.data_type(), schema)? => {
+                Transformed::yes(shown(*expr, field.data_type(), &bounded))
+            }
             other => Transformed::no(other),
         })
     }
+}
+
+/// Whether a cast makes a text of a nested value.
+fn is_shown(value: &Expr, to: &DataType, schema: &DFSchema) -> Result<bool> {
+    let is_text = matches!(to, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View);
+    Ok(is_text && value.get_type(schema)?.is_nested())
+}
+
+fn shown(value: Expr, to: &DataType, bounded: &dyn Fn(Arc<ScalarUDF>, Growth) -> Arc<ScalarUDF>) -> Expr {
+    let function = Arc::new(ScalarUDF::from(ShownAsText::new(to.clone())));
+    bounded(function, Growth::Shown).call(vec![value])
 }
 
 /// A function that asks its query's budget before it computes.

@@ -10,6 +10,8 @@ use datafusion::common::ScalarValue;
 use datafusion::error::Result;
 use datafusion::logical_expr::{ColumnarValue, ScalarFunctionArgs};
 
+use super::shown::shown_bytes;
+
 /// How a result grows out of its arguments.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Growth {
@@ -31,6 +33,8 @@ pub enum Growth {
     Compared,
     /// Of a type whose width is an argument.
     Typed,
+    /// A nested value as a text.
+    Shown,
 }
 
 /// How the result of the function `name` grows; `None` = no more than by a constant.
@@ -66,6 +70,14 @@ pub struct Cost {
 }
 
 impl Growth {
+    /// True where a few bytes can become any number of them.
+    pub fn is_by_number(self) -> bool {
+        matches!(
+            self,
+            Self::Repeated | Self::Padded | Self::Replaced | Self::ReplacedByPattern | Self::Counted | Self::Joined
+        )
+    }
+
     /// What the call of a function that grows so costs.
     pub fn cost(self, call: &ScalarFunctionArgs) -> Result<Cost> {
         let rows = call.number_rows;
@@ -87,6 +99,11 @@ impl Growth {
                 return Ok(Cost { bytes: 0, steps });
             }
             Self::Typed => 0,
+            Self::Shown => match call.args.first() {
+                Some(ColumnarValue::Scalar(scalar)) => shown_bytes(scalar.to_array()?.as_ref()).saturating_mul(rows),
+                Some(ColumnarValue::Array(array)) => shown_bytes(array.as_ref()),
+                None => 0,
+            },
         };
         Ok(Cost { bytes, steps: 0 })
     }

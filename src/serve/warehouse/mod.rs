@@ -12,7 +12,9 @@ mod declared;
 mod growth;
 pub mod location;
 pub mod progress;
+mod query;
 mod refusal;
+mod shown;
 mod statement;
 mod state;
 mod system;
@@ -20,15 +22,16 @@ mod tables;
 #[cfg(test)]
 mod hostile_tests;
 #[cfg(test)]
+mod sqlstate_tests;
+#[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, HashMap};
 use std::num::NonZeroUsize;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::datatypes::SchemaRef;
 use datafusion::catalog::TableProvider;
-use datafusion::common::ParamValues;
 use datafusion::datasource::empty::EmptyTable;
 use datafusion::datasource::provider_as_source;
 use datafusion::execution::FunctionRegistry;
@@ -36,9 +39,7 @@ use datafusion::execution::context::{SQLOptions, SessionConfig, SessionState};
 use datafusion::execution::memory_pool::TrackConsumersPool;
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::execution::session_state::SessionStateBuilder;
-use datafusion::logical_expr::{LogicalPlan, LogicalPlanBuilder, ScalarUDF};
-use datafusion::physical_plan::{SendableRecordBatchStream, execute_stream};
-use datafusion::scalar::ScalarValue;
+use datafusion::logical_expr::{LogicalPlanBuilder, ScalarUDF};
 use datafusion::sql::sqlparser::tokenizer::TokenWithSpan;
 use futures::{StreamExt, TryStreamExt};
 
@@ -47,18 +48,22 @@ use self::bounded::{Bounding, Budget};
 use self::catalog::RequestCatalogs;
 pub use self::declared::Declared;
 use self::location::Location;
+pub use self::query::Query;
 use self::refusal::STATEMENT;
 pub use self::refusal::{Refusal, of_server};
 pub use self::statement::read_only;
 use self::tables::Tables;
 use super::failure::{nearest, query_error, quoted};
-use super::interrupt::{Interrupt, guard};
+use super::interrupt::Interrupt;
 use crate::delta::{AsOf, TableVersion};
 use crate::error::{Error, ErrorKind, Result, SqlState};
 use crate::function::sql_function;
 use crate::memory::QueryMemory;
-use crate::plan::{RelationMode, physical_rules, register_relations};
+use crate::plan::{
+    RelationMode, SizedLiterals, bound_relations, bound_types, check_plan, physical_rules, register_relations,
+};
 use crate::sql::cursor::is_keyword;
+use crate::sql::limits::MAX_STATEMENT_FIELDS;
 use crate::sql::{Diagnostic, Position, SourceFile, Span, asked, find_name};
 
 /// The one catalog's name.
@@ -199,7 +204,8 @@ impl Warehouse {
         let text = files.get(usize::from(span.file)).map_or("", |file| file.slice(span));
         let at = |diagnostic| Refusal::at(files, diagnostic);
         let tokens = statement::tokens(text, span).map_err(at)?;
-        if let Some(asked) = asked(&tokens).map_err(at)?
+        let refused = |found| at(statement::not_served(found, &tokens, span));
+        if let Some(asked) = asked(&tokens).map_err(refused)?
             && let Some(rows) = self.answer(&asked, Place { files, span }).await?
         {
             return self.all_of(rows);
@@ -235,7 +241,9 @@ impl Warehouse {
         let interrupt = Interrupt::default();
         let budget = Arc::new(Budget::new(Arc::clone(&self.runtime().memory_pool), interrupt.clone()));
         state.register_function_rewrite(Arc::new(Bounding(budget))).map_err(query_error)?;
-        let plan = match state.statement_to_plan(statement).await {
+        bound_relations(&mut state, Some(MAX_STATEMENT_FIELDS)).map_err(query_error)?;
+        let planned = state.statement_to_plan(statement).await;
+        let plan = match planned.and_then(|plan| check_plan(&plan).map(|()| plan)) {
             Ok(plan) => plan,
             Err(error) => {
                 let found = crate::sql::diagnose(&error, files, span);
@@ -252,14 +260,14 @@ impl Warehouse {
         if read_only_options.verify_plan(&plan).is_err() {
             return Err(Refusal::at(files, statement::writes(span)));
         }
-        Ok(Query { plan, state, interrupt })
+        Ok(Query::new(plan, state, interrupt))
     }
 
     /// Rows that are there already, as a query.
     fn all_of(&self, rows: Arc<dyn TableProvider>) -> Result<Query, Refusal> {
         let scan = LogicalPlanBuilder::scan("answer", provider_as_source(rows), None);
         let plan = scan.and_then(LogicalPlanBuilder::build).map_err(query_error)?;
-        Ok(Query { plan, state: self.state.as_ref().clone(), interrupt: Interrupt::default() })
+        Ok(Query::new(plan, self.state.as_ref().clone(), Interrupt::default()))
     }
 
     /// Answers questions about what files declare, and lets queries call their functions and models.
@@ -396,79 +404,6 @@ fn no_files(table: &str, span: Span) -> Diagnostic {
     )
 }
 
-/// A planned statement.
-#[derive(Debug, Clone)]
-pub struct Query {
-    plan: LogicalPlan,
-    state: SessionState,
-    interrupt: Interrupt,
-}
-
-impl Query {
-    /// What ends it while it runs.
-    pub fn interrupt(&self) -> Interrupt {
-        self.interrupt.clone()
-    }
-
-    /// The columns of the result. While parameters are unbound, types that hang on them are a guess.
-    pub fn schema(&self) -> SchemaRef {
-        Arc::clone(self.plan.schema().inner())
-    }
-
-    /// The parameters in order, typed as far as the SQL tells; `Null` where it does not.
-    pub fn parameters(&self) -> Result<Schema> {
-        let types = self.plan.get_parameter_types().map_err(query_error)?;
-        let mut numbered = BTreeMap::new();
-        for (name, data_type) in types {
-            let number: usize = name.trim_start_matches('$').parse().map_err(|_| {
-                Error::sql(format!("parameter `{name}` has a name")).with_hint("Write parameters as `?` or `$1`.")
-            })?;
-            numbered.insert(number, data_type.unwrap_or(DataType::Null));
-        }
-        let count = numbered.keys().next_back().copied().unwrap_or(0);
-        let fields: Vec<Field> = (1..=count)
-            .map(|n| Field::new(format!("${n}"), numbered.remove(&n).unwrap_or(DataType::Null), true))
-            .collect();
-        Ok(Schema::new(fields))
-    }
-
-    /// Puts values in the place of `$1`, `$2` …, cast to the parameters' types.
-    pub fn bind(self, values: Vec<ScalarValue>) -> Result<Self> {
-        let parameters = self.parameters()?;
-        if parameters.fields().len() != values.len() {
-            let (wanted, bound) = (parameters.fields().len(), values.len());
-            return Err(Error::sql(format!("statement has {wanted} parameters, {bound} were bound"))
-                .with_state(SqlState::PARAMETERS));
-        }
-        let mut cast = Vec::with_capacity(values.len());
-        for (field, value) in parameters.fields().iter().zip(values) {
-            let value = if field.data_type().is_null() {
-                value
-            } else {
-                value.cast_to(field.data_type()).map_err(|error| {
-                    Error::sql(format!("parameter `{}` is not {}", field.name(), field.data_type())).with_source(error)
-                })?
-            };
-            cast.push(value);
-        }
-        let plan = self.plan.with_param_values(ParamValues::from(cast)).map_err(query_error)?;
-        Ok(Self { plan, ..self })
-    }
-
-    /// Runs the query; batches are made as they are read, and dropping the stream ends the work.
-    pub async fn stream(&self) -> Result<SendableRecordBatchStream> {
-        let unbound = self.parameters()?;
-        if !unbound.fields().is_empty() {
-            return Err(Error::sql(format!("parameter `{}` was not bound", unbound.field(0).name()))
-                .with_state(SqlState::PARAMETERS)
-                .with_hint("Prepare the statement and bind its parameters."));
-        }
-        let physical = self.state.create_physical_plan(&self.plan).await.map_err(query_error)?;
-        let physical = guard(physical, &self.interrupt).map_err(query_error)?;
-        execute_stream(physical, self.state.task_ctx()).map_err(query_error)
-    }
-}
-
 /// Names of tables: folder names that are neither hidden nor weir's own, and no paths.
 fn is_table_name(name: &str) -> bool {
     !name.is_empty() && !name.starts_with(['_', '.']) && !name.contains(['/', '\\']) && !name.contains(char::is_control)
@@ -484,6 +419,8 @@ fn session_state(options: WarehouseOptions, memory: QueryMemory) -> Result<Sessi
     }
     // Errors say where in the statement they arose.
     config.options_mut().sql_parser.collect_spans = true;
+    // It allocates for as many groups as LIMIT says.
+    config.options_mut().optimizer.enable_topk_aggregation = false;
     // Plain strings everywhere, as in pipelines; not every Flight SQL client knows string views.
     config.options_mut().sql_parser.map_string_types_to_utf8view = false;
     config.options_mut().execution.parquet.schema_force_view_types = false;
@@ -493,6 +430,7 @@ fn session_state(options: WarehouseOptions, memory: QueryMemory) -> Result<Sessi
     let mut state = SessionStateBuilder::new()
         .with_config(config)
         .with_runtime_env(runtime)
+        .with_expr_planners(vec![Arc::new(SizedLiterals)])
         .with_default_features()
         .with_table_factories(HashMap::new())
         .with_physical_optimizer_rules(physical_rules())
@@ -501,5 +439,6 @@ fn session_state(options: WarehouseOptions, memory: QueryMemory) -> Result<Sessi
         datafusion::execution::FunctionRegistry::register_udf(&mut state, function).map_err(query_error)?;
     }
     register_relations(&mut state, RelationMode::Batch, BTreeMap::new()).map_err(query_error)?;
+    bound_types(&mut state).map_err(query_error)?;
     Ok(state)
 }
