@@ -153,6 +153,11 @@ pub fn warehouse_of(
     Ok(Arc::new(warehouse))
 }
 
+/// Of the 150 MiB that a process may have above `memory_limit`, what it has before its queries end.
+const ABOVE_LIMIT: u64 = 100 << 20;
+/// Below it the promise does not hold: the program itself takes more.
+const LEAST_LIMIT: u64 = 256 << 20;
+
 fn limits(config: &Config) -> QueryLimits {
     let flight = &config.flight;
     QueryLimits {
@@ -161,6 +166,7 @@ fn limits(config: &Config) -> QueryLimits {
         timeout: flight.query_timeout.0,
         idle_timeout: flight.idle_timeout.0,
         connections: flight.max_connections.get(),
+        memory_bytes: Some(config.memory_limit_bytes().max(LEAST_LIMIT) + ABOVE_LIMIT),
     }
 }
 

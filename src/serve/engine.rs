@@ -13,6 +13,7 @@ use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
 
+use super::brake::Brake;
 use crate::error::{Context, Error, ErrorKind, Result, SqlState};
 use crate::sql::limits::{PLANNING_STACK_BYTES, STACK_BYTES};
 
@@ -32,6 +33,8 @@ pub struct QueryLimits {
     pub idle_timeout: Duration,
     /// Connections of a server at a time.
     pub connections: usize,
+    /// Resident bytes of the process at which all queries end; `None` = none.
+    pub memory_bytes: Option<u64>,
 }
 
 impl Default for QueryLimits {
@@ -42,6 +45,7 @@ impl Default for QueryLimits {
             timeout: Duration::from_secs(300),
             idle_timeout: Duration::from_secs(60),
             connections: 1_000,
+            memory_bytes: None,
         }
     }
 }
@@ -52,6 +56,7 @@ pub struct QueryEngine {
     runtime: OwnRuntime,
     planning: Gate,
     running: Gate,
+    brake: Brake,
     limits: QueryLimits,
     /// Plannings that nobody waits for any more and that have not ended.
     abandoned: Arc<AtomicUsize>,
@@ -61,10 +66,17 @@ impl QueryEngine {
     /// Starts the threads. Errors: there can be no more of them.
     pub fn start(limits: QueryLimits) -> Result<Self> {
         let cores = std::thread::available_parallelism().map_or(2, std::num::NonZeroUsize::get);
+        let running = Gate::new(limits.running, limits.waiting);
+        let brake = Brake::default();
+        if let Some(bytes) = limits.memory_bytes {
+            let (inside, places) = (Arc::clone(&running.inside), limits.running);
+            brake.watch(bytes, move || inside.available_permits() < places)?;
+        }
         Ok(Self {
             runtime: OwnRuntime::start("weir-query", cores.max(2), QUERY_NICENESS)?,
             planning: Gate::new(cores.max(2), limits.waiting),
-            running: Gate::new(limits.running, limits.waiting),
+            running,
+            brake,
             limits,
             abandoned: Arc::default(),
         })
@@ -128,6 +140,11 @@ impl QueryEngine {
                 .with_hint("Split the statement, or write what it reads to a table.")
         };
         tokio::time::timeout(limit, planned).await.map_err(|_| too_long())?
+    }
+
+    /// What ends queries when the process has too much memory.
+    pub fn brake(&self) -> &Brake {
+        &self.brake
     }
 
     /// Where queries run.

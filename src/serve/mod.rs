@@ -4,6 +4,7 @@
 //! ([`flight`]), metrics, health, progress and the dashboard ([`http`]). Promises to write nothing, ever: statements
 //! that could are refused before they are planned. Leaves pipelines to `epoch` and what a Delta log means to `delta`.
 
+mod brake;
 pub mod engine;
 pub mod failure;
 pub mod flight;

@@ -26,6 +26,7 @@ use super::queries::{Outcome, RunningQuery};
 use super::shape::{sent, sent_schema};
 use crate::error::{Error, Result, SqlState};
 use crate::metrics::Counter;
+use crate::serve::brake::exceeded;
 use crate::serve::engine::{Place, QueryEngine, out_of_time};
 use crate::serve::failure::{query_error, status};
 use crate::serve::interrupt::{Interrupt, ended};
@@ -98,6 +99,8 @@ pub struct QueryRows {
     /// How the query ended, once there are no more messages.
     end: oneshot::Receiver<Result<(), Status>>,
     cancelled: Pin<Box<WaitForCancellationFutureOwned>>,
+    /// The process has too much memory.
+    exceeded: Pin<Box<WaitForCancellationFutureOwned>>,
     deadline: Pin<Box<Sleep>>,
     interrupt: Interrupt,
     work: AbortHandle,
@@ -135,9 +138,10 @@ impl QueryRows {
             let _ = end_sender.send(end);
         });
         let cancelled = Box::pin(running.cancelled().cancelled_owned());
+        let exceeded = Box::pin(engine.brake().pulled());
         let deadline = Box::pin(sleep_until(deadline));
         let work = work.abort_handle();
-        Self { messages, end, cancelled, deadline, interrupt, work, running, is_over: false }
+        Self { messages, end, cancelled, exceeded, deadline, interrupt, work, running, is_over: false }
     }
 
     fn over(&mut self, outcome: Outcome) {
@@ -159,6 +163,10 @@ impl Stream for QueryRows {
         if this.cancelled.poll_unpin(context).is_ready() {
             this.over(Outcome::Cancelled);
             return Poll::Ready(Some(Err(status(&ended()))));
+        }
+        if this.exceeded.poll_unpin(context).is_ready() {
+            this.over(Outcome::Failed);
+            return Poll::Ready(Some(Err(status(&exceeded()))));
         }
         if this.deadline.poll_unpin(context).is_ready() {
             this.over(Outcome::Failed);

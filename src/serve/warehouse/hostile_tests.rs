@@ -171,10 +171,7 @@ async fn types_and_rows_that_double_are_refused_before_they_are_large() {
     let columns = (0..1_500).map(|n| format!("{n} AS c{n}")).collect::<Vec<_>>().join(", ");
     let fields = (0..2_000).map(|n| format!("{n}")).collect::<Vec<_>>().join(", ");
     for sql in [
-        format!(
-            "WITH t AS (SELECT {columns}) SELECT * FROM t a{}",
-            (0..40).map(|n| format!(", t b{n}")).collect::<String>()
-        ),
+        format!("WITH t AS (SELECT {columns}) SELECT 1 FROM t{}", " UNION ALL SELECT 1 FROM t".repeat(21)),
         format!(
             "WITH t AS (SELECT {columns}) SELECT * FROM t a{}",
             (0..8).map(|n| format!(", t b{n}")).collect::<String>()

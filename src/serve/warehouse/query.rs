@@ -171,7 +171,6 @@ fn is_fixed(kind: &DataType) -> bool {
 fn makes_long_values(expr: &Expr) -> bool {
     match expr {
         Expr::ScalarFunction(call) => growth::of(call.func.name()).is_some_and(growth::Growth::is_by_number),
-        Expr::AggregateFunction(call) => matches!(call.func.name(), "array_agg" | "string_agg"),
         _ => false,
     }
 }
