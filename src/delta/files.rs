@@ -229,7 +229,8 @@ impl FileRows {
         let mask = ProjectionMask::roots(builder.parquet_schema(), wanted);
         // Physical and visible rows are the same where nothing is deleted, and whole pages can be passed over.
         let jump = if deleted.is_empty() { usize::try_from(skip).unwrap_or(usize::MAX) } else { 0 };
-        let builder = builder.with_projection(mask).with_batch_size(batch_rows.max(1)).with_offset(jump);
+        let batch_rows = super::batch_rows(builder.metadata(), batch_rows);
+        let builder = builder.with_projection(mask).with_batch_size(batch_rows).with_offset(jump);
         let stream = builder.build().environment(failed)?;
         let (skip, path) = (skip - jump as u64, file.path.clone());
         let location = store.location().to_owned();

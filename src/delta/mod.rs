@@ -8,6 +8,7 @@
 //! cost of a commit does not depend on how many came before. Which epoch to commit, and when, is `epoch`'s business.
 
 mod actions;
+mod batch_rows;
 mod between;
 mod changes;
 mod commit;
@@ -37,6 +38,7 @@ mod validate;
 mod writer;
 
 pub use self::actions::{Add, AddCDCFile, LogPath, Remove};
+pub use self::batch_rows::batch_rows;
 pub use self::between::{TimeRange, rows_between, rows_in_order};
 pub use self::changes::{Commit, Newness};
 pub use self::commit::{CommitOutcome, CommitRequest};
@@ -54,6 +56,6 @@ pub use self::rewind::RewindPlan;
 pub use self::scan::{AsOf, TableVersion, open_version};
 pub use self::store::TableStore;
 pub use self::table::Table;
-pub use self::upsert::{Change, Changes, Place, UpsertCommit, UpsertRows, UpsertTable, UpsertUsage};
+pub use self::upsert::{Change, Changes, IndexRoom, Place, UpsertCommit, UpsertRows, UpsertTable, UpsertUsage};
 pub use self::validate::{Validator, Violations};
 pub use self::writer::{Compression, StagedFiles, TableWriter, WriterOptions};

@@ -344,7 +344,7 @@ pub async fn commit_table(
     let Some(commit) = &table.upsert else { return Ok(sink.table.commit(request).await?.version()) };
     let upsert = match &sink.upsert {
         Some(upsert) => upsert.clone(),
-        None => UpsertTable::new(sink.table.clone(), &commit.key, &sink.options)?,
+        None => UpsertTable::new(sink.table.clone(), &commit.key, &sink.options, None)?,
     };
     for _ in 0..MAX_RESTAGED {
         let outcome = sink.table.commit(request.clone()).await?;

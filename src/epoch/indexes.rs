@@ -1,5 +1,5 @@
-//! What the indexes of upserted tables take of the memory budget. They stay in memory; who can put state on disk makes room for them, and
-//! if that is not enough reading slows down and says why.
+//! What the indexes of upserted tables take of the memory budget. They go to disk by themselves; where there is none, who can put state
+//! elsewhere makes room for them, and if that is not enough reading slows down and says why.
 
 use super::progress::OperatorProgress;
 use super::sinks::Sinks;
@@ -35,8 +35,8 @@ impl Indexes {
             index.share.set(index.usage.bytes);
         }
         for index in &mut self.each {
-            let why = format!("the index of upserted table `{}` cannot go to disk", index.table);
-            let over = index.share.must_shrink(0);
+            let why = format!("the index of upserted table `{}` has no folder to go to", index.table);
+            let over = !index.upsert.has_room() && index.share.must_shrink(0);
             index.share.set_stuck(Some(why.as_str()).filter(|_| over));
         }
     }

@@ -23,7 +23,7 @@ use crate::catalog::{
     SinkConnector, SinkDef, SourceConnector, SourceDef, TableDef,
 };
 use crate::delta::store::retry::put_once;
-use crate::delta::{Table, TableStore, UpsertTable, WriterOptions};
+use crate::delta::{IndexRoom, Table, TableStore, UpsertTable, WriterOptions};
 use crate::env::Env;
 use crate::error::{Context, Error, Result};
 use crate::memory::MemoryUse;
@@ -374,6 +374,14 @@ impl<'a> Opener<'a> {
         Ok(Sinks { branches, tables, dead_letters, transaction, memory, home, lease: None })
     }
 
+    /// What the index of one of its upserted tables may take of memory: together a third of what state may take.
+    fn index_room(&self) -> Option<IndexRoom> {
+        let limits = &self.around.limits;
+        let folder = limits.spill.as_ref().ok()?.path().to_owned();
+        let upserted = self.catalog.tables.values().filter(|table| !table.primary_key.is_empty()).count().max(1);
+        Some(IndexRoom { bytes: limits.bytes / 3 / (limits.pipelines.max(1) * upserted) as u64, folder })
+    }
+
     async fn table(&mut self, def: &TableDef) -> Result<()> {
         let location = self.around.table_location(def);
         let store = TableStore::open(&location, &self.around.storage_of(def), &self.around.env)?;
@@ -396,7 +404,7 @@ impl<'a> Opener<'a> {
             true => (writer.for_table(&table.properties())?, None),
             false => {
                 let options = writer.for_upserts(&table)?;
-                (options, Some(UpsertTable::new(table.clone(), &def.primary_key, &options)?))
+                (options, Some(UpsertTable::new(table.clone(), &def.primary_key, &options, self.index_room())?))
             }
         };
         self.tables.push(TableSink { name: def.name.clone(), location, table, options, upsert });

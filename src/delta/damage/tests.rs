@@ -158,7 +158,7 @@ fn schema() -> SchemaRef {
 
 /// How each of our readers of data files ends for the table's only file: upserts, streams, queries.
 async fn read_all_ways(written: &WrittenTable) -> [Result<usize>; 3] {
-    let upsert = UpsertTable::new(written.table.clone(), &["id".to_owned()], &WriterOptions::default()).unwrap();
+    let upsert = UpsertTable::new(written.table.clone(), &["id".to_owned()], &WriterOptions::default(), None).unwrap();
     // One row goes, so that the others are read and rewritten.
     let upserted =
         upsert.stage(vec![UpsertRows { rows: rows(0..11), weights: None }]).await.map(|staged| staged.adds.len());

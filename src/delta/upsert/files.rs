@@ -21,6 +21,7 @@ use roaring::RoaringBitmap;
 use serde::Deserialize;
 
 use super::super::actions::{Add, LogPath, Remove};
+use super::super::batch_rows;
 use super::super::damage::{damaged_file, unreadable_file};
 use super::super::metadata::TableMetadata;
 use super::super::store::TableStore;
@@ -29,7 +30,7 @@ use super::stored::StoredFile;
 use super::vectors;
 use crate::error::{Context, Error, ErrorKind, Result};
 
-/// Rows of a batch that is read.
+/// Rows of a batch that is read, at most.
 const BATCH_ROWS: usize = 64 * 1024;
 
 /// A file of the table.
@@ -114,6 +115,11 @@ impl LiveFiles {
         if let Some(file) = self.by_id.get_mut(&id) {
             (file.add, file.dead) = (add, dead);
         }
+    }
+
+    /// Rows that are not dead: one per key.
+    pub fn live_rows(&self) -> u64 {
+        self.by_id.values().map(|file| u64::from(file.rows).saturating_sub(file.dead.len())).sum()
     }
 
     /// Memory, roughly.
@@ -268,7 +274,8 @@ impl FileReader {
         let mask = ProjectionMask::roots(builder.parquet_schema(), roots.collect::<Vec<_>>());
         let holds_none = holds_none(&builder, columns);
         let selection = select(file, wanted);
-        let mut builder = builder.with_batch_size(BATCH_ROWS);
+        let rows = batch_rows(builder.metadata(), BATCH_ROWS);
+        let mut builder = builder.with_batch_size(rows);
         if !holds_none {
             builder = builder.with_projection(mask);
         }

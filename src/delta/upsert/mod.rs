@@ -8,12 +8,13 @@
 //!
 //! Promises: what is staged is computed from exactly the version that it names. The index follows a commit only once that
 //! commit is known to stand; a commit that another writer's files have overtaken is staged again from the epoch's own rows.
-//! The index is in memory and rebuilt from the key columns of the table at the first use.
+//! The index is rebuilt from the key columns of the table at the first use. It is in memory, and what does not fit there on local disk.
 
 mod changes;
 mod files;
 mod index;
 mod layout;
+mod run;
 mod stage;
 mod stored;
 #[cfg(test)]
@@ -25,13 +26,15 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 use arrow::datatypes::{Schema, SchemaRef};
 use futures::{StreamExt, TryStreamExt};
+use roaring::RoaringBitmap;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 
 use self::changes::decode_keys;
 pub use self::changes::{Change, Changes, Place, UpsertRows};
 use self::files::{FileReader, LiveFiles, moved_files};
-use self::index::{KeyHasher, KeyIndex};
+pub use self::index::IndexRoom;
+use self::index::{KeyHasher, KeyIndex, Location};
 pub use self::layout::UpsertPolicy;
 use self::stage::{Plan, Stager};
 #[cfg(test)]
@@ -86,6 +89,8 @@ struct Shared {
     key: Vec<String>,
     options: WriterOptions,
     hasher: KeyHasher,
+    /// What the index may take of memory, and where the rest goes.
+    room: Option<IndexRoom>,
     state: Mutex<State>,
 }
 
@@ -104,11 +109,11 @@ impl UpsertTable {
     /// An upsert table over `table` with these key columns. Reads nothing yet.
     ///
     /// Errors: a key column that the table lacks or that cannot be a key.
-    pub fn new(table: Table, key: &[String], options: &WriterOptions) -> Result<Self> {
+    pub fn new(table: Table, key: &[String], options: &WriterOptions, room: Option<IndexRoom>) -> Result<Self> {
         table.metadata().check_upsertable(table.name())?;
         let fields = key_schema(&table, &table.metadata(), key)?;
         let hasher = KeyHasher::new(&fields, table.store().env())?;
-        let shared = Shared { table, key: key.to_vec(), options: *options, hasher, state: Mutex::default() };
+        let shared = Shared { table, key: key.to_vec(), options: *options, hasher, room, state: Mutex::default() };
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -167,6 +172,7 @@ impl UpsertTable {
             CommitOutcome::Committed { version } => {
                 let State { files, index, .. } = &mut *state;
                 plan.apply(files, index);
+                self.shared.shrink(index);
                 state.version = version;
             }
             // By another process, perhaps with other files: look again.
@@ -175,11 +181,16 @@ impl UpsertTable {
         }
     }
 
+    /// Whether the index may go to disk.
+    pub fn has_room(&self) -> bool {
+        self.shared.room.is_some()
+    }
+
     /// What the index costs now.
     pub async fn usage(&self) -> UpsertUsage {
         let state = self.shared.state.lock().await;
         UpsertUsage {
-            keys: state.index.len() as u64,
+            keys: state.files.live_rows(),
             files: state.files.len() as u64,
             bytes: state.index.bytes() + state.files.bytes(),
         }
@@ -247,14 +258,38 @@ impl Shared {
         let (removes, adds) = moved_files(entry)?;
         for path in removes.iter().map(|remove| &remove.path).chain(adds.iter().map(|add| &add.path)) {
             if let Some(id) = state.files.remove_path(path) {
-                state.index.forget_file(id);
+                state.index.forget_file(id, self.room.as_ref())?;
             }
         }
         let reader = self.reader();
         for add in adds {
             self.take_in(state, &reader, add).await?;
         }
-        Ok(())
+        self.settle(state).await
+    }
+
+    /// Lets the index keep no more in memory than it may. Where the disk is full it stays as it is, and reading slows down.
+    fn shrink(&self, index: &mut KeyIndex) {
+        let shrunk = self.room.as_ref().map(|room| index.shrink(room));
+        if let Some(Err(error)) = shrunk {
+            tracing::warn!(table = self.table.name(), %error, "the index of an upserted table stays in memory");
+        }
+    }
+
+    /// Once files were taken in: what memory holds of them meets what is on disk. Errors: a key was in both.
+    async fn settle(&self, state: &mut State) -> Result<()> {
+        let Some(room) = &self.room else { return Ok(()) };
+        let replaced = state.index.settle(room)?;
+        self.refuse_doubles(state, &replaced).await
+    }
+
+    /// Errors: one of these rows, whose keys lie elsewhere by now, is still alive.
+    async fn refuse_doubles(&self, state: &State, replaced: &[Location]) -> Result<()> {
+        let lives = |at: &&Location| state.files.get(at.file).is_some_and(|file| !file.dead.contains(at.row));
+        match replaced.iter().find(lives) {
+            Some(at) => Err(self.twice_at(state, *at).await),
+            None => Ok(()),
+        }
     }
 
     async fn build(&self, state: &mut State) -> Result<()> {
@@ -271,8 +306,13 @@ impl Shared {
         while let Some(read) = reading.next().await {
             let (file, rows) = read?;
             self.insert(state, file, &rows)?;
+            if let Some(room) = &self.room {
+                let replaced = state.index.shrink(room)?;
+                self.refuse_doubles(state, &replaced).await?;
+            }
         }
         drop(reading);
+        self.settle(state).await?;
         (state.version, state.loaded) = (version, true);
         Ok(())
     }
@@ -296,11 +336,28 @@ impl Shared {
         }
         let id = state.files.add(file);
         for (at, (key, row)) in hashes.into_iter().zip(positions).enumerate() {
-            if state.index.insert(key, index::Location { file: id, row }).is_some() {
+            if state.index.insert(key, Location { file: id, row }).is_some() {
                 return Err(self.twice(rows, at));
             }
         }
         Ok(())
+    }
+
+    /// The same, of a key by where one of its rows lies.
+    async fn twice_at(&self, state: &State, at: Location) -> Error {
+        let Some(file) = state.files.get(at.file) else { return self.twice(&[], 0) };
+        let reader = self.reader();
+        let row = RoaringBitmap::from_iter([at.row]);
+        let read = match reader.these_rows(file, &row).await {
+            Ok(rows) => rows.try_collect::<Vec<RecordBatch>>().await,
+            Err(error) => Err(error),
+        };
+        let read = read.unwrap_or_default();
+        let keys = read.iter().map(|rows| {
+            let columns: Option<Vec<usize>> = self.key.iter().map(|name| rows.schema().index_of(name).ok()).collect();
+            columns.and_then(|columns| rows.project(&columns).ok())
+        });
+        self.twice(&keys.flatten().collect::<Vec<_>>(), 0)
     }
 
     fn twice(&self, rows: &[RecordBatch], mut at: usize) -> Error {

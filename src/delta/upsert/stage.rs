@@ -71,7 +71,7 @@ struct Out {
 impl Stager<'_> {
     /// Writes the files. Without any change there are none, and no [`StagedFiles::upsert`].
     pub async fn stage(&self, changes: &Changes) -> Result<(StagedFiles, Plan)> {
-        let located = self.locate(changes);
+        let located = self.locate(changes)?;
         if located.fresh.is_empty() && located.gone.is_empty() {
             return Ok((StagedFiles::default(), Plan::default()));
         }
@@ -99,10 +99,10 @@ impl Stager<'_> {
         Ok((out.staged, out.plan))
     }
 
-    fn locate(&self, changes: &Changes) -> Located {
+    fn locate(&self, changes: &Changes) -> Result<Located> {
         let mut located = Located::default();
-        for change in &changes.changes {
-            let old = self.index.get(&change.key);
+        let keys: Vec<Key> = changes.changes.iter().map(|change| change.key).collect();
+        for (change, old) in changes.changes.iter().zip(self.index.locate(&keys)?) {
             if let Some(old) = old {
                 located.dead.entry(old.file).or_default().insert(old.row);
                 if change.row.is_none() {
@@ -115,7 +115,7 @@ impl Stager<'_> {
                 located.is_new.push(old.is_none());
             }
         }
-        located
+        Ok(located)
     }
 
     /// Writes the epoch's rows, partition by partition.

@@ -97,7 +97,10 @@ impl World {
         let store = TableStore::open("memory://w/t", &BTreeMap::new(), env).unwrap();
         let table = Table::open_or_create(store, def).await.unwrap();
         let options = WriterOptions { target_file_size: target, ..WriterOptions::default() };
-        let upsert = UpsertTable::new(table.clone(), &def.primary_key, &options).unwrap();
+        // Half of the time the index goes to disk at once.
+        let room = IndexRoom { bytes: 0, folder: std::env::temp_dir() };
+        let room = env.random_u64().is_multiple_of(2).then_some(room);
+        let upsert = UpsertTable::new(table.clone(), &def.primary_key, &options, room).unwrap();
         (table, upsert)
     }
 
@@ -439,6 +442,6 @@ async fn an_append_only_table_is_not_upserted() {
     let env = Env::manual(0, 1);
     let store = TableStore::open("memory://w/t", &BTreeMap::new(), &env).unwrap();
     let table = Table::open_or_create(store, &def).await.unwrap();
-    let error = UpsertTable::new(table, &["id".to_owned()], &WriterOptions::default()).unwrap_err();
+    let error = UpsertTable::new(table, &["id".to_owned()], &WriterOptions::default(), None).unwrap_err();
     assert_eq!(error.message(), "table `t` is append-only and cannot be upserted");
 }

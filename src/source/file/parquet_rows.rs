@@ -27,7 +27,8 @@ impl ParquetRows {
         let file = File::open(path).environment(damaged)?;
         let builder = ParquetRecordBatchReaderBuilder::try_new(file).context(ErrorKind::Damaged, damaged)?;
         let total = builder.metadata().file_metadata().num_rows();
-        let builder = builder.with_batch_size(batch_rows).with_offset(usize::try_from(from).unwrap_or(0));
+        let fitting = crate::delta::batch_rows(builder.metadata(), batch_rows);
+        let builder = builder.with_batch_size(fitting).with_offset(usize::try_from(from).unwrap_or(0));
         let reader = builder.build().context(ErrorKind::Damaged, damaged)?;
         Ok(Self { reader, batch_rows, total })
     }
