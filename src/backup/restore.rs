@@ -134,20 +134,28 @@ fn is_manifest(path: &str) -> bool {
     is_named && parts.next() == Some("manifests") && path.starts_with("_weir/")
 }
 
-/// A manifest whose tables are below another warehouse.
+/// A manifest whose tables are below another warehouse: each is known there by its new location and by its folder.
 fn moved(manifest: &[u8], locations: &BTreeMap<String, String>, warehouse: &str) -> Option<Vec<u8>> {
     let mut manifest: serde_json::Value = serde_json::from_slice(manifest).ok()?;
-    let mut relocate = |location: &mut serde_json::Value| {
-        if let Some(folder) = location.as_str().and_then(|location| locations.get(location)) {
-            *location = below(warehouse, folder).into();
-        }
+    let relocate = |location: &mut serde_json::Value| {
+        let folder = locations.get(location.as_str()?)?;
+        *location = below(warehouse, folder).into();
+        Some(folder.clone())
     };
     let tables = manifest.get_mut("tables").and_then(serde_json::Value::as_array_mut).into_iter().flatten();
-    tables.filter_map(|table| table.get_mut("location")).for_each(&mut relocate);
+    for table in tables {
+        table.get_mut("location").map(relocate);
+    }
     let sinks = manifest.get_mut("sinks").and_then(serde_json::Value::as_array_mut).into_iter().flatten();
-    sinks.filter_map(|sink| sink.get_mut("table")?.get_mut("location")).for_each(&mut relocate);
+    for place in sinks.filter_map(|sink| sink.get_mut("table")) {
+        if let Some(folder) = place.get_mut("location").and_then(relocate) {
+            place["path"] = folder.into();
+        }
+    }
     let reads = manifest.get_mut("reads").and_then(serde_json::Value::as_object_mut).into_iter().flatten();
-    reads.for_each(|(_, location)| relocate(location));
+    for (_, location) in reads {
+        relocate(location);
+    }
     serde_json::to_vec(&manifest).ok()
 }
 
@@ -163,7 +171,8 @@ mod tests {
             serde_json::from_slice(&moved(manifest, &locations, "s3://b/w/").unwrap()).unwrap();
         assert_eq!(moved["tables"][0]["location"], "s3://b/w/t");
         assert_eq!(moved["tables"][1]["location"], "/else/o");
-        assert_eq!(moved["sinks"][1]["table"]["location"], "s3://b/w/t");
+        let table = serde_json::json!({ "location": "s3://b/w/t", "path": "t", "version": 3 });
+        assert_eq!(moved["sinks"][1]["table"], table);
         assert_eq!(
             (&moved["reads"]["s"], &moved["epoch"], &moved["new"]),
             (&"s3://b/w/t".into(), &3.into(), &1.into())

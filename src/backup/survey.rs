@@ -7,8 +7,7 @@ use object_store::ObjectMeta;
 use object_store::path::Path;
 
 use super::cut::{EpochCommit, Facts, ManifestFacts, PipelineFacts, TableFacts};
-use crate::catalog::Secret;
-use crate::delta::{Contents, Entry, LoggedEpoch, Table, TableStore, logged_epoch, read_entry};
+use crate::delta::{Contents, Entry, LoggedEpoch, Table, TableStore, folder_below, logged_epoch, read_entry};
 use crate::epoch::{below, pipelines};
 use crate::error::{Context, Error, Result};
 use crate::source::delta::version_read;
@@ -26,7 +25,6 @@ const DEPTH: usize = 16;
 /// A warehouse, for reading.
 pub struct Warehouse {
     pub store: TableStore,
-    pub storage: BTreeMap<String, Secret>,
 }
 
 /// What was found.
@@ -74,17 +72,8 @@ impl Warehouse {
     }
 
     /// The folder below the warehouse that a location is; `None` for one outside.
-    pub fn below(&self, location: &str) -> Result<Option<String>> {
-        let store = TableStore::open(location, &self.storage, self.store.env())?;
-        let (base, url) = (self.store.url(), store.url());
-        if (base.scheme(), base.host_str()) != (url.scheme(), url.host_str()) {
-            return Ok(None);
-        }
-        let below = Path::from_url_path(url.path()).internal(|| format!("bad location `{location}`"))?;
-        let base = Path::from_url_path(base.path()).internal(|| "bad warehouse".to_owned())?;
-        let parts: Option<Vec<String>> =
-            below.prefix_match(&base).map(|parts| parts.map(|part| part.as_ref().to_owned()).collect());
-        Ok(parts.map(|parts| parts.join("/")).filter(|below| !below.is_empty()))
+    pub fn below(&self, location: &str) -> Option<String> {
+        folder_below(self.store.location(), location).filter(|below| !below.is_empty())
     }
 
     /// Gathers the facts. Manifests come first: what a pipeline has read by then, the tables have.
@@ -184,7 +173,7 @@ impl Warehouse {
         for (source, location) in &manifest.reads {
             let offsets = manifest.positions.get(source).into_iter().flatten();
             let version = offsets.filter_map(|(_, offset)| version_read(*offset)).max();
-            facts.reads.extend(self.below(location)?.zip(version));
+            facts.reads.extend(self.below(location).zip(version));
         }
         Ok(facts)
     }
@@ -194,7 +183,7 @@ impl Warehouse {
         let mut places = manifest.sinks.iter().flatten().filter(|record| record.name == name);
         let path = places.find_map(|record| record.table.as_ref()?.path.as_ref());
         let location = path.map_or_else(|| location.to_owned(), |path| below(self.store.location(), path));
-        self.below(&location)?.ok_or_else(|| {
+        self.below(&location).ok_or_else(|| {
             let (pipeline, warehouse) = (&manifest.pipeline, self.store.location());
             Error::config(format!("table `{name}` lies outside of the warehouse"))
                 .with_detail(format!(

@@ -36,7 +36,7 @@ struct Kept {
 
 impl Kept {
     fn new(env: &Env) -> Self {
-        let warehouse = Warehouse { store: open("memory://w/", env), storage: BTreeMap::new() };
+        let warehouse = Warehouse { store: open("memory://w/", env) };
         Self { warehouse, place: BackupPlace::new(&open("memory://kept/", env)) }
     }
 

@@ -33,7 +33,7 @@ pub async fn run(args: Args, config: &Config) -> Result<(), Failure> {
         return list(&place, args.json).await;
     }
     let store = TableStore::open(&config.warehouse, &config.storage, &env)?;
-    let warehouse = Warehouse { store, storage: config.storage.clone() };
+    let warehouse = Warehouse { store };
     let Taken { backup, new_files, new_bytes } = take(&warehouse, &place).await?;
     print(&backup, args.json)?;
     if !args.json {

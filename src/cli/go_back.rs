@@ -34,6 +34,7 @@ fn print(sink: &RestoredSink) {
         RestoredSink::Kafka => say!(
             "  kafka: messages of later epochs stay in the topics, and the next run sends them again; drop repeats by a key"
         ),
+        RestoredSink::MadeAgain { name } => say!("  {name}: was gone, made again, empty"),
         RestoredSink::Table { name, epoch, restored, foreign } => {
             let holds = epoch.map_or_else(|| "no epoch".to_owned(), |epoch| format!("epoch {epoch}"));
             let done = match restored {

@@ -54,7 +54,7 @@ pub use self::past::{Contents, LoggedEpoch, PipelinePast, logged_epoch};
 pub use self::probe::{ProbeStep, local_folder, probe};
 pub use self::rewind::RewindPlan;
 pub use self::scan::{AsOf, TableVersion, open_version};
-pub use self::store::TableStore;
+pub use self::store::{TableStore, folder_below};
 pub use self::table::Table;
 pub use self::upsert::{Change, Changes, IndexRoom, Place, UpsertCommit, UpsertRows, UpsertTable, UpsertUsage};
 pub use self::validate::{Validator, Violations};

@@ -15,9 +15,10 @@ use super::lease::Lease;
 use super::memory::Limits;
 use super::progress::ProgressSink;
 use super::protocol::must_exist;
-use super::refusal::gone;
+use super::refusal::{gone, restore_command};
+use super::rewind_plan::RewindScope;
 use super::seed::SeedTable;
-use super::sinks::{BranchSink, Home, OutputMemory, Sinks, TableSink, one_cluster};
+use super::sinks::{BranchSink, Home, OutputMemory, Sinks, TableSink, below, one_cluster};
 use crate::catalog::{
     AtEnd, Catalog, Delivery, InsertDef, KafkaConnection, KafkaSinkOptions, Late, PipelineDef, PipelineOptions, Secret,
     SinkConnector, SinkDef, SourceConnector, SourceDef, TableDef,
@@ -87,16 +88,22 @@ impl Surroundings {
         Home { warehouse: self.warehouse.clone(), storage: self.storage.clone() }
     }
 
+    /// Where a pipeline may go back. `declared` are the tables that its SQL names, if that is known.
+    pub(super) fn rewind_scope<'a>(&self, pipeline: &'a str, declared: Option<Vec<TableStore>>) -> RewindScope<'a> {
+        RewindScope { pipeline, home: self.home(), env: self.env.clone(), declared }
+    }
+
+    /// All tables of the SQL.
+    pub(super) fn declared_tables(&self, catalog: &Catalog) -> Result<Vec<TableStore>> {
+        let open = |def| TableStore::open(&self.table_location(def), &self.storage_of(def), &self.env);
+        catalog.tables.values().map(open).collect()
+    }
+
     pub(super) fn storage_of(&self, table: &TableDef) -> BTreeMap<String, Secret> {
         let mut storage = self.storage.clone();
         storage.extend(table.storage.clone());
         storage
     }
-}
-
-/// `name` below a folder or URL.
-pub fn below(base: &str, name: &str) -> String {
-    format!("{}/{name}", base.trim_end_matches('/'))
 }
 
 /// Why a job could not be made: the SQL, or anything else.
@@ -392,7 +399,8 @@ impl<'a> Opener<'a> {
         if let Some(had) = must_exist(self.records.iter().find(place)).filter(|_| !def.columns.is_empty())
             && !store.is_table().await?
         {
-            return Err(gone(&self.pipeline.name, &def.name, &location, had));
+            let restore = if def.name == dead_letters::NAME { self.restore_command().await? } else { None };
+            return Err(gone(&self.pipeline.name, &def.name, &location, had, restore.as_deref()));
         }
         store.remove_leftovers().await;
         let table = Table::open_or_create(store, def).await?;
@@ -409,6 +417,16 @@ impl<'a> Opener<'a> {
         };
         self.tables.push(TableSink { name: def.name.clone(), location, table, options, upsert });
         Ok(())
+    }
+
+    /// The command that takes the pipeline to the newest epoch that can be restored.
+    async fn restore_command(&self) -> Result<Option<String>> {
+        let (pipeline, home) = (&self.pipeline.name, self.around.home());
+        let declared = self.around.declared_tables(self.catalog)?;
+        let is_outside = |sink: &TableSink| home.path_of(&sink.location).is_none();
+        let needs_sql = self.exactly_once().next().is_some() || self.tables.iter().any(is_outside);
+        let possible = self.around.rewind_scope(pipeline, Some(declared)).newest_possible().await;
+        Ok(possible.map(|epoch| restore_command(pipeline, epoch, needs_sql)))
     }
 
     /// A producer's connection, with a bound on what librdkafka holds of it unless the sink has one.

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::commit::commit_table;
 use super::protocol::{Facts, Held, Outcome, Role, SinkKind, decide};
 use super::refusal::refused;
+use super::rewind_plan::RewindScope;
 use super::sinks::{Sinks, TableSink};
 use super::standings::Standings;
 use super::survey::{Survey, commit_of, survey};
@@ -79,6 +80,10 @@ pub async fn recover(
         survey.facts.state_exists = states.missing(&manifest.state).await?.is_none();
         outcome = decide(&survey.facts);
     }
+    if let Outcome::Refuse(refusal) = &outcome {
+        let possible = RewindScope::of(pipeline, sinks, env).newest_possible().await;
+        return Err(refused(pipeline, refusal, &survey, possible));
+    }
     let mut resumed = carry_out(pipeline, sources, sinks, manifests, &survey, &outcome).await?;
     for (source, topic) in manifests.topics().await? {
         resumed.topics.entry(source).or_insert(topic);
@@ -141,7 +146,7 @@ async fn carry_out(
             };
             Ok(Resumed { state_known: false, topics, ..Resumed::at(after.epoch.next(), positions) })
         }
-        Outcome::Refuse(refusal) => Err(refused(pipeline, refusal, survey)),
+        Outcome::Refuse(_) => Err(Error::internal("a refused start is carried out")),
     }
 }
 

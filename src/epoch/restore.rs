@@ -10,6 +10,8 @@ use super::job::Job;
 use super::memory::Memory;
 use super::progress::instant;
 use super::recovery::Resumed;
+use super::refusal::state_unknown;
+use super::rewind_plan::RewindScope;
 use super::seed::{Seeded, seed};
 use crate::catalog::SourceConnector;
 use crate::error::{Error, ErrorKind, Result};
@@ -109,7 +111,7 @@ pub async fn restore(job: &Job, resumed: &Resumed) -> Result<Restored> {
     let dataflow = &job.dataflow;
     let mut memory = Memory::new(dataflow, job.lanes, &job.lookups, job.limits.clone()).await?;
     let began = resumed.next.0 > 1;
-    check(job, resumed, began)?;
+    check(job, resumed, began).await?;
     for source in other_topics(dataflow, &resumed.positions, &resumed.topics) {
         tracing::warn!(pipeline = dataflow.pipeline, "{source}");
     }
@@ -186,11 +188,11 @@ async fn fill(job: &Job, resumed: &Resumed, fresh: &[usize], memory: &mut Memory
 }
 
 /// Refuses what would lose state or begin without it.
-fn check(job: &Job, resumed: &Resumed, began: bool) -> Result<()> {
+async fn check(job: &Job, resumed: &Resumed, began: bool) -> Result<()> {
     let pipeline = &job.dataflow.pipeline;
     if !resumed.state_known && !job.dataflow.operators.is_empty() && !job.allow_rebuild {
-        return Err(Error::damaged(format!("the last manifest of pipeline `{pipeline}` is gone, and with it what its operators remembered"))
-            .with_hint("Restore the `_weir` folder of the warehouse; `--allow-rebuild` begins with empty memory where the tables left off."));
+        let possible = RewindScope::of(pipeline, &job.sinks, &job.env).newest_possible().await;
+        return Err(state_unknown(pipeline, possible, job.sinks.restore_needs_sql()));
     }
     let lost: Vec<String> = migration(&job.dataflow, &resumed.state, &resumed.positions)
         .into_iter()

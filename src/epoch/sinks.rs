@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use super::lease::Lease;
 use crate::catalog::{ChangeEncoding, Format, KafkaConnection, Secret};
-use crate::delta::{Table, UpsertTable, WriterOptions};
+use crate::delta::{Table, UpsertTable, WriterOptions, folder_below};
 use crate::memory::{MemoryPool, MemoryUse, Reserved};
 use crate::output::Printer;
 use crate::sink::kafka::{DirectProducer, TransactionalProducer};
@@ -25,17 +25,22 @@ pub struct Home {
 impl Home {
     /// Where a table is below the warehouse; `None` when it is elsewhere.
     pub fn path_of(&self, location: &str) -> Option<String> {
-        let path = location.strip_prefix(self.warehouse.trim_end_matches('/'))?.strip_prefix('/')?;
-        Some(path.to_owned()).filter(|_| !self.warehouse.is_empty())
+        let warehouse = Some(self.warehouse.as_str()).filter(|warehouse| !warehouse.is_empty())?;
+        folder_below(warehouse, location).filter(|path| !path.is_empty())
     }
 
     /// Where a table is now that a manifest knows at `place`.
     pub fn location_of(&self, place: &TablePlace) -> String {
         match &place.path {
-            Some(path) => format!("{}/{path}", self.warehouse.trim_end_matches('/')),
+            Some(path) => below(&self.warehouse, path),
             None => place.location.clone(),
         }
     }
+}
+
+/// `name` below a folder or URL.
+pub fn below(base: &str, name: &str) -> String {
+    format!("{}/{name}", base.trim_end_matches('/'))
 }
 
 /// A Delta table that takes part in the commit.
@@ -115,6 +120,13 @@ pub struct Sinks {
     pub home: Home,
     /// Says that the pipeline runs.
     pub lease: Option<Lease>,
+}
+
+impl Sinks {
+    /// Whether `weir restore --epoch` needs the pipeline's SQL: there are Kafka sinks, or tables outside of the warehouse.
+    pub fn restore_needs_sql(&self) -> bool {
+        self.transaction.is_some() || self.tables.iter().any(|sink| self.home.path_of(&sink.location).is_none())
+    }
 }
 
 /// What the epochs of one pipeline may hold.

@@ -30,6 +30,8 @@ pub struct Survey {
     pub missing: Vec<String>,
     /// The topics that were read, as a table's commit of the newest epoch says.
     pub topics: BTreeMap<String, TopicIdentity>,
+    /// `weir restore --epoch` needs the SQL: there are Kafka sinks, or tables outside of the warehouse.
+    pub restore_needs_sql: bool,
 }
 
 /// A table and what its log shows.
@@ -78,8 +80,15 @@ pub async fn survey(
     {
         facts.next_is_in_kafka = is_in_kafka(manifests, &listed, after).await;
     }
-    let mut survey =
-        Survey { facts, manifest, transactions, undeclared: Vec::new(), missing: Vec::new(), topics: BTreeMap::new() };
+    let mut survey = Survey {
+        facts,
+        manifest,
+        transactions,
+        undeclared: Vec::new(),
+        missing: Vec::new(),
+        topics: BTreeMap::new(),
+        restore_needs_sql: sinks.restore_needs_sql(),
+    };
     if let Some(after) = after {
         survey.topics = told(&looked, after, "topics").unwrap_or_default();
         let records = records(&survey, &looked, after);

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use super::pins::Pins;
 use super::snapshot::OperatorSnapshot;
 use super::table::NO_WATERMARK;
-use crate::delta::{Add, AddCDCFile, Remove, StagedFiles, UpsertCommit};
+use crate::delta::{Add, AddCDCFile, Remove, StagedFiles, UpsertCommit, folder_below};
 use crate::error::{Context, Error, Result};
 use crate::source::chunk::{Offset, PartitionId, TopicIdentity};
 
@@ -92,7 +92,9 @@ impl SinkRecord {
 impl TablePlace {
     /// Whether a table that is at `location` now, `path` below the warehouse, is this one.
     pub fn is(&self, location: &str, path: Option<&str>) -> bool {
-        self.location == location || (path.is_some() && self.path.as_deref() == path)
+        self.location == location
+            || (path.is_some() && self.path.as_deref() == path)
+            || folder_below(&self.location, location).is_some_and(|below| below.is_empty())
     }
 }
 

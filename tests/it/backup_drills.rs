@@ -164,3 +164,62 @@ fn nothing_is_taken_back_or_replaced_under_a_backup() {
     stage.epochs(1);
     stage.check();
 }
+
+/// A relative warehouse, and a table inside of it whose LOCATION is an absolute path.
+fn with_absolute_location(stage: &Stage, warehouse: &str) -> String {
+    let here = "some (id BIGINT NOT NULL) USING DELTA";
+    let absolute = stage.weir.path(warehouse).join("sub/some");
+    SQL.replace(here, &format!("{here} LOCATION '{}'", absolute.display()))
+}
+
+/// All tables hold exactly the input.
+fn check(stage: &Stage) {
+    let rows = stage.files * PER_FILE;
+    let count = |sql: &str| {
+        let found = stage.weir.succeed(&["query", "--format", "csv", "-f", "p.sql", sql]);
+        found.lines().nth(1).unwrap().to_owned()
+    };
+    assert_eq!(count("SELECT count(*), count(DISTINCT id) FROM everything"), format!("{rows},{rows}"));
+    assert_eq!(count("SELECT count(*), count(DISTINCT id) FROM some"), format!("{0},{0}", rows / 2));
+    assert_eq!(count("SELECT sum(n) FROM per_key"), rows.to_string());
+}
+
+#[test]
+fn an_absolute_location_inside_a_relative_warehouse_is_inside() {
+    let mut stage = Stage::new("");
+    stage.weir.write("p.sql", &with_absolute_location(&stage, "warehouse"));
+    stage.weir.write("config/weir.yaml", "warehouse: ./warehouse\n");
+    stage.epochs(3);
+    stage.back_up();
+    stage.epochs(3);
+    let original = stage.content("warehouse");
+    stage.restore_to("elsewhere");
+    stage.weir.write("p.sql", &with_absolute_location(&stage, "elsewhere"));
+    stage.epochs(1);
+    check(&stage);
+    // Going back in the copy concerns the copy only.
+    stage.restore(3);
+    stage.epochs(1);
+    check(&stage);
+    assert_eq!(stage.content("warehouse"), original);
+    // The original continues, too.
+    stage.weir.write("config/weir.yaml", "warehouse: ./warehouse\n");
+    stage.weir.write("p.sql", &with_absolute_location(&stage, "warehouse"));
+    stage.epochs(1);
+    check(&stage);
+}
+
+#[test]
+fn a_warehouse_with_an_absolute_location_inside_can_be_moved_after_a_crash() {
+    let mut stage = Stage::new("");
+    stage.weir.write("p.sql", &with_absolute_location(&stage, "warehouse"));
+    stage.weir.write("config/weir.yaml", "warehouse: ./warehouse\n");
+    stage.epochs(2);
+    stage.crash("epoch.between_sinks");
+    std::fs::rename(stage.weir.path("warehouse"), stage.weir.path("moved")).unwrap();
+    stage.weir.write("p.sql", &with_absolute_location(&stage, "moved"));
+    stage.weir.write("config/weir.yaml", "warehouse: moved\n");
+    stage.epochs(1);
+    check(&stage);
+    assert!(!stage.weir.path("warehouse").exists());
+}

@@ -181,6 +181,22 @@ impl fmt::Debug for TableStore {
     }
 }
 
+/// The folder that `location` is below `base`, empty when they are one; `None` for one elsewhere. Relative and absolute paths
+/// are one, and links are followed.
+pub fn folder_below(base: &str, location: &str) -> Option<String> {
+    let resolved = |location: &str| internal_url(&parse_location(location).ok()?).ok();
+    let (base, url) = (resolved(base)?, resolved(location)?);
+    if (base.scheme(), base.host_str()) != (url.scheme(), url.host_str()) {
+        return None;
+    }
+    let path = |url: &Url| Path::from_url_path(url.path()).ok();
+    let as_written = path(&url)?.prefix_match(&path(&base)?).map(|parts| {
+        let parts: Vec<String> = parts.map(|part| part.as_ref().to_owned()).collect();
+        parts.join("/")
+    });
+    as_written.or_else(|| Some(real_path(&url).strip_prefix(real_path(&base)).ok()?.to_str()?.to_owned()))
+}
+
 /// A location as a URL; plain paths are made absolute.
 fn parse_location(location: &str) -> Result<Url> {
     let bad = || format!("bad location `{location}`");

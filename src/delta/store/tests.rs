@@ -26,6 +26,28 @@ fn a_location_is_a_path_or_a_url() {
 }
 
 #[test]
+fn a_folder_is_found_below_another_however_both_are_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let real = dir.path().join("real");
+    std::fs::create_dir(&real).unwrap();
+    std::os::unix::fs::symlink(&real, dir.path().join("link")).unwrap();
+    let (real, link) = (real.display().to_string(), dir.path().join("link").display().to_string());
+    let below = |base: &str, location: &str| folder_below(base, location);
+    for base in [real.clone(), format!("{real}/"), link.clone(), format!("file://{real}")] {
+        assert_eq!(below(&base, &format!("{real}/a/ü b")).as_deref(), Some("a/ü b"), "{base}");
+        assert_eq!(below(&base, &format!("{link}/x/../a")).as_deref(), Some("a"), "{base}");
+        assert_eq!(below(&base, &real).as_deref(), Some(""), "{base}");
+        assert_eq!(below(&base, &format!("{real}er/a")), None, "{base}");
+    }
+    let here = std::env::current_dir().unwrap().display().to_string();
+    assert_eq!(below("./w", &format!("{here}/w/t")).as_deref(), Some("t"));
+    assert_eq!(below(&format!("{here}/w"), "w/t").as_deref(), Some("t"));
+    assert_eq!(below("s3://bucket/w", "s3://bucket/w/t").as_deref(), Some("t"));
+    assert_eq!(below("s3://bucket/w", "s3://other/w/t"), None);
+    assert_eq!(below("memory://w/", "memory://w/a/b").as_deref(), Some("a/b"));
+}
+
+#[test]
 fn containers_of_one_account_are_told_apart() {
     let options = BTreeMap::from([("azure_storage_account_key".to_owned(), Secret::new("a2V5"))]);
     let store = TableStore::open("abfss://one@acct.dfs.core.windows.net/t", &options, &env()).unwrap();
