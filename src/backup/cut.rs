@@ -1,4 +1,4 @@
-//! Which state of a warehouse a backup holds: facts in, a cut out. No I/O.
+//! Chooses the state of a warehouse that a backup holds: facts in, a cut out. No I/O.
 //!
 //! A cut names an epoch of every pipeline and a version of every table such that they belong together: a table holds exactly the
 //! epochs of each pipeline up to the pipeline's own, every one of them whole, and no pipeline has read beyond a table's version.
@@ -17,11 +17,11 @@ pub struct EpochCommit {
     pub manifest: ManifestId,
 }
 
-/// What is known of a table.
+/// The facts of a table.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TableFacts {
     pub latest: u64,
-    /// What each pipeline has committed last.
+    /// The last epoch of each pipeline that the table holds.
     pub standing: BTreeMap<String, (Epoch, ManifestId)>,
     /// Commits of epochs among the newest log entries, oldest first.
     pub tail: Vec<EpochCommit>,
@@ -29,7 +29,7 @@ pub struct TableFacts {
     pub tail_from: u64,
 }
 
-/// What a manifest says.
+/// The facts of a manifest.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ManifestFacts {
     /// The tables that its epoch commits to.
@@ -38,7 +38,7 @@ pub struct ManifestFacts {
     pub reads: Vec<(String, u64)>,
 }
 
-/// What is known of a pipeline: its newest manifests.
+/// The facts of a pipeline: its newest manifests.
 pub type PipelineFacts = BTreeMap<(Epoch, ManifestId), ManifestFacts>;
 
 /// Everything that is known.

@@ -1,4 +1,4 @@
-//! Where backups are kept: `files/<xx>/<sha256>` holds every file once, `backups/<id>.json` says what a backup consists of.
+//! The place that keeps backups: `files/<xx>/<sha256>` holds every file once, `backups/<id>.json` lists the files of a backup.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -29,18 +29,18 @@ pub struct Backup {
     pub created_ms: i64,
     /// The version of weir that took it.
     pub weir: String,
-    /// Where the warehouse was.
+    /// The location of the warehouse.
     pub warehouse: String,
     /// The epoch at which each pipeline is; a pipeline that had committed none is not listed.
     pub pipelines: BTreeMap<String, PipelineAt>,
     /// The version of each table, by its folder below the warehouse.
     pub tables: BTreeMap<String, u64>,
-    /// What manifests call the tables: location to folder below the warehouse.
+    /// The locations that manifests give, each with the folder below the warehouse.
     pub locations: BTreeMap<String, String>,
     pub files: Vec<BackupFile>,
 }
 
-/// Where a pipeline is in a backup.
+/// A pipeline's position in a backup.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PipelineAt {
     pub epoch: u64,
@@ -115,7 +115,7 @@ impl BackupPlace {
             .with_hint("Keep backups in a folder of their own, neither in the warehouse nor around it."))
     }
 
-    /// Whether a path is that of a backup's list, in whichever folder.
+    /// True for the path of a backup's list, in any folder.
     pub fn is_list(path: &Path) -> bool {
         let mut parts: Vec<_> = path.parts().collect();
         let name = parts.pop();
@@ -178,7 +178,7 @@ impl BackupPlace {
         written.map(drop).environment(|| format!("backup `{path}` cannot be written to `{}`", self.location))
     }
 
-    /// Whether the file is here, as far as its name and size tell.
+    /// True if the place has the file, judged by name and size.
     pub async fn has(&self, sha256: &str, bytes: u64) -> Result<bool> {
         match self.store.head(&Self::path_of(sha256)).await {
             Ok(found) => Ok(found.size == bytes),

@@ -19,7 +19,7 @@ use crate::state::{ManifestStore, Pins};
 /// Files restored side by side.
 const AT_ONCE: usize = 8;
 
-/// What to do with a warehouse that is not empty.
+/// The treatment of a warehouse that is not empty.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RestoreInto {
     Empty,
@@ -49,7 +49,7 @@ pub async fn restore(place: &BackupPlace, backup: &Backup, warehouse: &TableStor
         .with_detail(format!("`{}` is the list of one.", list.location))
         .with_hint("Move the backups elsewhere, with their `files`, or restore to another place with `--to`."));
     }
-    // What is to be deleted is not risked for a backup that is damaged: then every byte of it is read first.
+    // Before anything is deleted, every byte of the backup is read: a damaged one must not cost the warehouse.
     verify(place, backup, warehouse, first.is_some()).await?;
     // The marker comes before anything is deleted, so that a replaced warehouse is never half of each.
     let unfinished = Path::from(UNFINISHED);

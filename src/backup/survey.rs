@@ -1,4 +1,4 @@
-//! What a warehouse holds: its pipelines, its tables, and the facts that a [`cut`](super::cut) is chosen by.
+//! Surveys a warehouse: its pipelines, its tables, and the facts that a [`cut`](super::cut) is chosen by.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -27,7 +27,7 @@ pub struct Warehouse {
     pub store: TableStore,
 }
 
-/// What was found.
+/// The result of a survey.
 pub struct Survey {
     pub facts: Facts,
     /// Location in manifests to folder below the warehouse.
@@ -178,7 +178,7 @@ impl Warehouse {
         Ok(facts)
     }
 
-    /// Where a table of a manifest is below the warehouse, which may have been moved. Errors: it is outside.
+    /// The folder below the warehouse of a manifest's table; the warehouse may have been moved. Errors: it is outside.
     fn folder_of(&self, manifest: &Manifest, name: &str, location: &str) -> Result<String> {
         let mut places = manifest.sinks.iter().flatten().filter(|record| record.name == name);
         let path = places.find_map(|record| record.table.as_ref()?.path.as_ref());
@@ -195,7 +195,7 @@ impl Warehouse {
         })
     }
 
-    /// What a table holds of the pipelines. A RESTORE ends the tail: epochs of entries before it count only as far as it brought
+    /// The epochs of pipelines that a table holds. A RESTORE ends the tail: epochs of entries before it count only as far as it brought
     /// them back, and then as of its own version.
     async fn table(&self, folder: &str, pipelines: &[String]) -> Result<TableFacts> {
         let store = self.folder(folder)?;

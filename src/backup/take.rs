@@ -14,7 +14,7 @@ use crate::delta::parts;
 use crate::error::{Context, Error, Result};
 use crate::state::{Epoch, ManifestId, Pins};
 
-/// How often a cut is looked for, and how long apart.
+/// Attempts at finding a cut, and the pause between them.
 const LOOKS: u32 = 100;
 const PAUSE: Duration = Duration::from_millis(300);
 
@@ -27,7 +27,7 @@ const AT_ONCE: usize = 8;
 /// Files that may be copied as they are, whatever they are just then.
 const MUTABLE: &[&str] = &["progress.jsonl"];
 
-/// What taking a backup came to.
+/// The result of taking a backup.
 #[derive(Debug)]
 pub struct Taken {
     pub backup: Backup,
@@ -130,7 +130,7 @@ fn capitalised(text: &str) -> String {
     letters.next().map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
 }
 
-/// What belongs into the backup. `Err` names something that is gone already.
+/// Lists the files of the backup. `Err` names one that is gone already.
 async fn wanted(warehouse: &Warehouse, survey: &Survey, cut: &Cut) -> Result<Result<Vec<Wanted>, String>> {
     let mut wanted = Vec::new();
     for (folder, version) in &cut.versions {
@@ -176,7 +176,7 @@ async fn of_pipeline(
 ) -> Result<Result<(), String>> {
     let base = format!("_weir/{pipeline}");
     let manifests = survey.manifests.get(pipeline).map_or(&[][..], Vec::as_slice);
-    // What has committed to no table has its progress elsewhere: then all manifests count.
+    // A pipeline that has committed to no table has its progress elsewhere: then all manifests count.
     let newest = at.or_else(|| manifests.last().map(|(epoch, id, _)| (*epoch, *id)));
     for (epoch, id, object) in manifests {
         let counts = at.is_none_or(|(chosen, chosen_id)| *epoch < chosen || (*epoch, *id) == (chosen, chosen_id));
@@ -213,7 +213,7 @@ async fn of_pipeline(
     })
 }
 
-/// What is taken by other ways, or not at all.
+/// True for files that are listed elsewhere, or not at all.
 fn is_elsewhere(path: &str) -> bool {
     ["manifests/", "dead_letters/", "pins/"].iter().any(|folder| path.starts_with(folder))
         || path == "lock"

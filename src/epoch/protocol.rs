@@ -9,7 +9,7 @@
 
 use crate::state::{Epoch, SinkRecord, Standing};
 
-/// What kind of sink it is.
+/// The kind of a sink.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SinkKind {
     /// Commits first. What it holds cannot be repeated from a manifest, and its record can expire.
@@ -17,7 +17,7 @@ pub enum SinkKind {
     Table,
 }
 
-/// What the contents of a sink are.
+/// The contents of a sink.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Held {
     /// No epoch of the pipeline.
@@ -29,7 +29,7 @@ pub enum Held {
     Unknown,
 }
 
-/// What a sink held before the newest epoch, as its manifest says.
+/// The contents of a sink before the newest epoch, as the manifest records them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Before {
     Known(Option<Standing>),
@@ -52,18 +52,18 @@ pub enum Role {
     NotRecorded,
 }
 
-/// What is known of one sink.
+/// The facts of one sink.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SinkFact {
     /// The sink, as errors name it.
     pub sink: String,
     pub kind: SinkKind,
-    /// What its contents are.
+    /// Its contents.
     pub held: Held,
-    /// What it has recorded itself. Differs from `held` after a Delta RESTORE, which leaves `txn` actions as they are.
+    /// The epoch that its own record names. Differs from `held` after a Delta RESTORE, which leaves `txn` actions as they are.
     pub recorded: Option<Standing>,
     pub role: Role,
-    /// Whether the files that the newest manifest names for it exist; of interest where it lacks the epoch.
+    /// The files that the newest manifest names for it exist; of interest where it lacks the epoch.
     pub files_exist: bool,
     /// Its log ends before a version that the manifest knows.
     pub log_is_behind: bool,
@@ -74,9 +74,9 @@ pub struct SinkFact {
 pub struct Facts {
     /// In commit order.
     pub sinks: Vec<SinkFact>,
-    /// Whether the manifest of [`newest`] exists.
+    /// The manifest of [`newest`] exists.
     pub manifest_exists: bool,
-    /// Whether all state files that it names exist.
+    /// All state files that it names exist.
     pub state_exists: bool,
     /// The newest epoch that has a manifest, committed or not.
     pub newest_manifest: Option<Epoch>,
@@ -91,7 +91,7 @@ pub struct Facts {
     pub may_lack: bool,
 }
 
-/// What a start does.
+/// The decision about a start.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
     /// No sink holds anything: begin with epoch 1.
@@ -148,7 +148,7 @@ pub fn must_exist(record: Option<&SinkRecord>) -> Option<Standing> {
     record.and_then(|record| record.before)
 }
 
-/// What stands in the way of continuing after an epoch, of one sink.
+/// The obstacle that one sink puts in the way of continuing after an epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Finding {
     /// It holds what it should.
@@ -251,7 +251,7 @@ fn conflict(newest: Standing, sinks: &[SinkFact]) -> Option<Refusal> {
     Some(Refusal::Conflict { epoch: newest.epoch, sinks: [first.sink.clone(), other.sink.clone()] })
 }
 
-/// Whether the contents of a table are not what its `txn` actions say.
+/// True if the contents of a table are not what its `txn` actions say.
 fn was_restored(sink: &SinkFact) -> bool {
     match sink.held {
         _ if sink.kind == SinkKind::Kafka => false,

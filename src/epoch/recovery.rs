@@ -1,4 +1,4 @@
-//! What a start does before it reads: takes stock of every sink ([`survey`]), has [`protocol`](super::protocol) decide, and
+//! A start, before it reads: takes stock of every sink ([`survey`]), has [`protocol`](super::protocol) decide, and
 //! carries the decision out.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,7 +18,7 @@ use crate::state::{
     CommitPermit, Epoch, Manifest, ManifestId, ManifestStore, OperatorSnapshot, SourceTime, Standing, StateStore,
 };
 
-/// Where a pipeline goes on.
+/// The position at which a pipeline continues.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Resumed {
     /// The next epoch to fill.
@@ -27,7 +27,7 @@ pub struct Resumed {
     pub positions: BTreeMap<String, Offsets>,
     /// Sinks that a crash had left behind and that now have their epoch.
     pub rolled_forward: Vec<String>,
-    /// What the operators remembered.
+    /// The operators' state.
     pub state: Vec<OperatorSnapshot>,
     pub times: BTreeMap<String, SourceTime>,
     pub watermarks: BTreeMap<String, i64>,
@@ -35,7 +35,7 @@ pub struct Resumed {
     pub topics: BTreeMap<String, TopicIdentity>,
     /// False when the manifest is gone: then what operators remembered is not known.
     pub state_known: bool,
-    /// What each sink holds now.
+    /// The epoch that each sink holds now.
     pub standings: Standings,
 }
 
@@ -207,7 +207,7 @@ async fn take_back(
     Ok(())
 }
 
-/// What a table says that was taken back: its epoch, and the offsets after the pipeline's epoch. `known` are the `txn`
+/// The `txn` actions of a table that was taken back: its epoch, and the offsets after the pipeline's epoch. `known` are the `txn`
 /// actions that it has; partitions that had not been read by then are given -1, since a `txn` action cannot be removed.
 pub fn txns_of(pipeline: &str, held: Standing, manifest: &Manifest, known: &BTreeMap<String, i64>) -> PipelineTxns {
     let sources = manifest.positions.keys().map(String::as_str).collect();
@@ -242,7 +242,7 @@ fn positions(
     positions
 }
 
-/// What each sink holds once `outcome` is carried out.
+/// The epoch that each sink holds once `outcome` is carried out.
 fn standings(facts: &Facts, outcome: &Outcome, tables: usize) -> Standings {
     let (after, owed) = match outcome {
         Outcome::RollForward { after, owed } => (Some(*after), owed.as_slice()),

@@ -1,4 +1,4 @@
-//! What a start says when it stops: what each sink has, and what mends it.
+//! The errors of refused starts: the epoch that each sink has, and the remedy.
 
 use super::protocol::{Held, Refusal, SinkFact, SinkKind};
 use super::survey::Survey;

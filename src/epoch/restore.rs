@@ -1,4 +1,4 @@
-//! Bringing back what operators remembered, and saying what an edit of the SQL does to it.
+//! Brings back the operators' state, and reports what an edit of the SQL does to it.
 //!
 //! State is found by the address of its operator. An operator that has none begins empty, which is right for a new pipeline and
 //! wrong for one that has read input already: then it is refused, unless rebuilding is allowed. State that no operator asks for is
@@ -20,7 +20,7 @@ use crate::plan::{Dataflow, OperatorNode, OperatorSpec};
 use crate::source::chunk::{Offsets, TopicIdentity};
 use crate::state::{NO_WATERMARK, OperatorSnapshot};
 
-/// What becomes of the state of one operator.
+/// The fate of one operator's state.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fate {
     /// The operator is there as it was: its state goes on.

@@ -1,4 +1,4 @@
-//! What going back to an epoch would do, found out without changing anything: for `weir restore --epoch`, which carries it out, and
+//! Plans the way back to an epoch without changing anything: for `weir restore --epoch`, which carries it out, and
 //! for refused starts, which advise only an epoch that can be restored.
 //!
 //! Promises: a plan exists only where the manifest, the state, the log entries and the data files that it needs exist. It names no
@@ -40,7 +40,7 @@ pub struct TableRewind {
     pub holds: Option<Standing>,
 }
 
-/// What is done to a table.
+/// The way back of a table.
 pub enum TableWay {
     Restore(Table, RewindPlan),
     /// The table of dead letters is gone: it is made again, empty.

@@ -23,13 +23,13 @@ pub struct Home {
 }
 
 impl Home {
-    /// Where a table is below the warehouse; `None` when it is elsewhere.
+    /// The folder of a table below the warehouse; `None` when it is elsewhere.
     pub fn path_of(&self, location: &str) -> Option<String> {
         let warehouse = Some(self.warehouse.as_str()).filter(|warehouse| !warehouse.is_empty())?;
         folder_below(warehouse, location).filter(|path| !path.is_empty())
     }
 
-    /// Where a table is now that a manifest knows at `place`.
+    /// The present location of a table that a manifest knows at `place`.
     pub fn location_of(&self, place: &TablePlace) -> String {
         match &place.path {
             Some(path) => below(&self.warehouse, path),
@@ -54,7 +54,7 @@ pub struct TableSink {
     pub upsert: Option<UpsertTable>,
 }
 
-/// Where one branch's rows go.
+/// The destination of one branch's rows.
 #[derive(Clone)]
 pub enum BranchSink {
     /// Index into [`Sinks::tables`].
@@ -83,7 +83,7 @@ pub enum BranchSink {
 }
 
 impl BranchSink {
-    /// Whether rows wait until the epoch closes, to be consolidated by key.
+    /// True if rows wait until the epoch closes, to be consolidated by key.
     pub fn consolidates(&self) -> bool {
         match self {
             Self::Upsert(_) => true,
@@ -123,13 +123,13 @@ pub struct Sinks {
 }
 
 impl Sinks {
-    /// Whether `weir restore --epoch` needs the pipeline's SQL: there are Kafka sinks, or tables outside of the warehouse.
+    /// True if `weir restore --epoch` needs the pipeline's SQL: there are Kafka sinks, or tables outside of the warehouse.
     pub fn restore_needs_sql(&self) -> bool {
         self.transaction.is_some() || self.tables.iter().any(|sink| self.home.path_of(&sink.location).is_none())
     }
 }
 
-/// What the epochs of one pipeline may hold.
+/// The memory that the epochs of one pipeline may hold.
 #[derive(Debug, Clone)]
 pub struct OutputMemory {
     pool: MemoryPool,

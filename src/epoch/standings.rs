@@ -1,4 +1,4 @@
-//! What each sink of a running pipeline holds, epoch by epoch; written into every manifest and every commit, so that a
+//! The epoch that each sink of a running pipeline holds; written into every manifest and every commit, so that a
 //! start can tell a sink that has nothing to catch up on from one that has lost something.
 
 use super::sinks::Sinks;
@@ -16,7 +16,7 @@ pub struct Standings {
 }
 
 impl Standings {
-    /// What the manifest of the next epoch says of all sinks, in commit order. `takes_part` tells which tables the epoch
+    /// The records of all sinks for the manifest of the next epoch, in commit order. `takes_part` tells which tables the epoch
     /// has something for.
     pub async fn records(&self, sinks: &Sinks, takes_part: impl Fn(usize) -> bool) -> Vec<SinkRecord> {
         let mut records = Vec::with_capacity(sinks.tables.len() + 1);

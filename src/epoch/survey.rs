@@ -17,7 +17,7 @@ use crate::state::{
     CommitPermit, Epoch, Manifest, ManifestId, ManifestStore, SinkRecord, Standing, TableCommit, TablePlace,
 };
 
-/// What a start has found.
+/// The findings of a start.
 pub struct Survey {
     pub facts: Facts,
     /// Of the newest epoch that any sink holds.
@@ -101,7 +101,7 @@ pub async fn survey(
 }
 
 impl Survey {
-    /// What the newest epoch's manifest, or else a table's commit, says of the declared sinks.
+    /// Gives each declared sink its role by the newest epoch's manifest, or else by a table's commit.
     fn assign_roles(&mut self, sinks: &Sinks, looked: &[Looked], records: Option<&[SinkRecord]>) {
         let mut tables = looked.iter();
         let manifest = self.manifest.as_ref().map(|(manifest, _)| manifest);
@@ -202,7 +202,7 @@ impl Survey {
         Ok(())
     }
 
-    /// Whether a table that joins, with the newest epoch, is the one of this name elsewhere: it has the epoch's files.
+    /// True if a table that joins, with the newest epoch, is the one of this name elsewhere: it has the epoch's files.
     async fn has_moved(&self, name: &str, sinks: &Sinks) -> bool {
         let Some((manifest, _)) = &self.manifest else { return false };
         let Some(commit) = manifest.tables.iter().find(|commit| commit.name == name) else { return false };
@@ -244,7 +244,7 @@ impl Survey {
     }
 }
 
-/// What `manifest` commits to a table.
+/// The commit of `manifest` to a table.
 pub fn commit_of<'a>(manifest: &'a Manifest, sink: &TableSink, sinks: &Sinks) -> Option<&'a TableCommit> {
     if manifest.sinks.is_none() {
         return unrecorded_commit(manifest, &sink.name, &sink.location);
@@ -307,7 +307,7 @@ fn standing((epoch, manifest): LoggedEpoch) -> Option<Standing> {
     Some(Standing { epoch: Epoch(epoch), manifest: ManifestId(manifest.unwrap_or(-1)) })
 }
 
-/// What is recorded of all sinks: in the manifest, or in the commit of a table that has the epoch.
+/// The records of all sinks: in the manifest, or in the commit of a table that has the epoch.
 fn records(survey: &Survey, looked: &[Looked], after: Standing) -> Option<Vec<SinkRecord>> {
     if let Some((manifest, _)) = &survey.manifest {
         return manifest.sinks.clone();
@@ -334,7 +334,7 @@ fn unrecorded(commit: &TableCommit) -> SinkRecord {
     SinkRecord { name: commit.name.clone(), table: Some(place), before: None, takes_part: true }
 }
 
-/// Whether Kafka may hold the epoch after `after`: one of its manifests says that Kafka takes part, or does not say.
+/// True if Kafka may hold the epoch after `after`: one of its manifests says that Kafka takes part, or does not say.
 async fn is_in_kafka(manifests: &ManifestStore, listed: &[Standing], after: Option<Standing>) -> bool {
     let next = after.map_or(Epoch(1), |after| after.epoch.next());
     for candidate in listed.iter().filter(|manifest| manifest.epoch == next) {
