@@ -449,6 +449,8 @@ pub enum Late {
     Drop,
     /// Counted and kept as dead letters.
     DeadLetter,
+    /// Rolling windows give them, from what is still known; elsewhere they are counted and thrown away.
+    Emit,
 }
 
 /// How long operators remember what nothing else bounds.

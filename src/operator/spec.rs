@@ -124,6 +124,8 @@ pub struct RollingSpec {
     pub time: TimeColumn,
     pub functions: Vec<RollingFunction>,
     pub emit: RollingEmit,
+    /// On watermark: whether rows behind the watermark come out, from what is still remembered; else they are late.
+    pub emits_late: bool,
     /// How long rows are kept at least beyond the watermark for functions without a bounded frame, microseconds (TTL).
     pub ttl: Option<i64>,
     /// How many rows a frame may hold that an aggregate reads again for every row (`array_agg`); never part of the state's address.

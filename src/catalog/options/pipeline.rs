@@ -6,7 +6,7 @@ use super::OptionReader;
 use crate::sql::lexer::fold;
 
 const EMISSIONS: &[(&str, Emit)] = &[("on_watermark", Emit::OnWatermark), ("on_arrival", Emit::OnArrival)];
-const LATE: &[(&str, Late)] = &[("drop", Late::Drop), ("dead_letter", Late::DeadLetter)];
+const LATE: &[(&str, Late)] = &[("drop", Late::Drop), ("dead_letter", Late::DeadLetter), ("emit", Late::Emit)];
 const AT_END: &[(&str, AtEnd)] = &[("flush", AtEnd::Flush), ("keep", AtEnd::Keep)];
 
 /// The options, with defaults for what is not given.

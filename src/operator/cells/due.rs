@@ -135,6 +135,7 @@ fn frames(emit: RollingEmit, frame: &WindowFrame) -> Result<Box<dyn Operator>> {
         time: TIME,
         functions,
         emit,
+        emits_late: false,
         ttl: Some(80),
         collect_limit: 10_000,
         shown: None,

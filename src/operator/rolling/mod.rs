@@ -7,13 +7,14 @@
 //!
 //! Promises. On watermark: each row once, in order of (time, arrival) within a step and over steps, with what DataFusion's batch
 //! operator says of all rows, but for one thing: where DataFusion takes values out of sums again, ours forget a NaN with its row.
-//! A row that is late comes out at once (or when the rows after it that its frames reach are complete), computed from what is
-//! remembered; rows already out stay as they are, later ones count it. On arrival: all rows of a step become known first, then each
-//! comes out, in order of (time, arrival), computed from all that is known. Rows without a time have no place: they are late.
+//! A row that is late is told so and counts nowhere; or, where late rows shall come out, it does at once (or when the rows after it
+//! that its frames reach are complete), computed from what is remembered: rows already out stay as they are, later ones count it. On arrival: each row comes out in the order of arrival, computed
+//! from what arrived before it ([`arrival`]). Rows without a time have no place: they are late.
 //! Rows that the query above leaves out whatever the functions say count for others, and nothing is computed for them.
 //!
 //! Leaves to others: deciding that a frame without an end, or without beginning and TTL, shall not be run.
 
+mod arrival;
 mod bag;
 mod bound;
 mod chunks;
@@ -38,8 +39,8 @@ mod waiting;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, BooleanArray, Int64Array, UInt64Array};
-use arrow::compute::{concat_batches, filter_record_batch, is_not_null, is_null, take_record_batch};
+use arrow::array::{Array, ArrayRef, BooleanArray, Int64Array};
+use arrow::compute::filter_record_batch;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
 
@@ -117,16 +118,25 @@ impl Rolling {
         })
     }
 
-    /// The rows with a time; those without are late.
-    fn with_time(&self, batch: RecordBatch, stepped: &mut Stepped) -> Result<RecordBatch> {
+    /// The rows that count; those without a time are late, and those whose time was complete `before`, unless they shall come out.
+    fn in_time(&self, batch: RecordBatch, before: i64, stepped: &mut Stepped) -> Result<RecordBatch> {
         let time = batch.column(self.plan.time);
-        if time.null_count() == 0 {
+        let complete = match self.plan.emits_late || before == NO_WATERMARK {
+            true => NO_WATERMARK,
+            false => before,
+        };
+        let is_late = |row: &i64| *row < complete;
+        if time.null_count() == 0 && !times(time).iter().any(is_late) {
             return Ok(batch);
         }
-        let failed = || "rows cannot be parted by their time".to_owned();
-        let without = is_null(time).and_then(|mask| filter_record_batch(&batch, &mask)).internal(failed)?;
-        stepped.late.push((0, without));
-        is_not_null(time).and_then(|mask| filter_record_batch(&batch, &mask)).internal(failed)
+        let late = times(time).iter().enumerate().map(|(row, at)| Some(time.is_null(row) || is_late(at)));
+        let late: BooleanArray = late.collect();
+        let in_time: BooleanArray = late.values().iter().map(|late| Some(!late)).collect();
+        let of = |mask: &BooleanArray| {
+            filter_record_batch(&batch, mask).internal(|| "rows cannot be parted by their time".to_owned())
+        };
+        stepped.late.push((0, of(&late)?));
+        of(&in_time)
     }
 
     fn sequenced(&mut self, batch: &RecordBatch) -> Result<RecordBatch> {
@@ -324,31 +334,6 @@ impl Rolling {
             .internal(|| "rolling results do not fit their schema".to_owned())
     }
 
-    /// Rows come out in the step they came in.
-    fn arrive(&mut self, arrived: &[RecordBatch], stepped: &mut Stepped) -> Result<()> {
-        let rows = match arrived {
-            [] => return Ok(()),
-            [one] => one.clone(),
-            several => concat_batches(&self.plan.input, several).internal(|| "rows cannot be joined".to_owned())?,
-        };
-        if rows.num_rows() == 0 {
-            return Ok(());
-        }
-        let when = times(rows.column(self.plan.time));
-        let rows = match when.is_sorted() {
-            true => rows,
-            false => {
-                let mut order: Vec<u64> = (0..when.len() as u64).collect();
-                order.sort_by_key(|row| when[*row as usize]);
-                take_record_batch(&rows, &UInt64Array::from(order)).internal(|| "rows cannot be sorted".to_owned())?
-            }
-        };
-        let settled = self.settle(&rows)?;
-        let positions = self.positions(&settled);
-        stepped.rows.push(self.output(&rows, &settled.keys, &positions)?);
-        Ok(())
-    }
-
     /// Drops what is needed no more.
     fn tidy(&mut self, rows: usize) -> Result<()> {
         let needed = self.plan.needed(self.watermark);
@@ -374,7 +359,7 @@ impl Operator for Rolling {
         let mut stepped = Stepped::default();
         let mut arrived = Vec::new();
         for batch in inputs.into_iter().flatten().filter(|batch| batch.num_rows() > 0) {
-            arrived.push(self.with_time(batch, &mut stepped)?);
+            arrived.push(self.in_time(batch, self.plan.complete(tick.before), &mut stepped)?);
         }
         let rows = arrived.iter().map(RecordBatch::num_rows).sum();
         let watermark = self.plan.complete(tick.watermark);

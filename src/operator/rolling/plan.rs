@@ -106,6 +106,7 @@ pub(super) struct Plan {
     pub(super) time: usize,
     lag: i64,
     pub(super) emit: RollingEmit,
+    pub(super) emits_late: bool,
     ttl: Option<i64>,
     /// How many rows a frame may hold that is read again for every row.
     pub(super) collect_limit: usize,
@@ -139,6 +140,7 @@ impl Plan {
             time: spec.time.column,
             lag: spec.time.lag,
             emit: spec.emit,
+            emits_late: spec.emits_late || spec.emit == RollingEmit::OnArrival,
             ttl: spec.ttl,
             collect_limit: spec.collect_limit,
             shown,

@@ -4,6 +4,7 @@ mod harness;
 mod retractable;
 
 use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::compute::concat_batches;
 use arrow::datatypes::Int64Type;
 use datafusion::common::ScalarValue;
 use datafusion::logical_expr::Operator as Op;
@@ -320,7 +321,7 @@ fn nan_and_infinity_leave_a_sum_with_their_row() {
 }
 
 #[test]
-fn on_arrival_a_row_sees_all_that_came_in_its_step_or_before() {
+fn on_arrival_a_row_sees_what_came_before_it_however_steps_are_cut() {
     for seed in 1000..1012 {
         let mut random = seeded(seed);
         let mut shape = shape(seed);
@@ -339,8 +340,12 @@ fn on_arrival_a_row_sees_all_that_came_in_its_step_or_before() {
             let stepped = operator.step(vec![vec![step]], Tick { before, watermark, now: 0 }).unwrap();
             let out = stepped.rows;
             assert_eq!(out.iter().map(RecordBatch::num_rows).sum::<usize>(), count, "seed {seed}");
-            for out in &out {
-                assert_by_hand(&spec, &rows.slice(0, at), out, &format!("seed {seed}, before {at}"));
+            let out = concat_batches(&spec.output, &out).unwrap();
+            for row in 0..count {
+                let known = rows.slice(0, at - count + row + 1);
+                let came = known.column(ID).slice(known.num_rows() - 1, 1);
+                assert_eq!(&out.column(ID).slice(row, 1), &came, "seed {seed}: in the order of arrival");
+                assert_by_hand(&spec, &known, &out.slice(row, 1), &format!("seed {seed}, before {at}"));
             }
             before = watermark;
             if random.random_bool(0.2) {
@@ -349,6 +354,29 @@ fn on_arrival_a_row_sees_all_that_came_in_its_step_or_before() {
             }
         }
     }
+}
+
+#[test]
+fn rows_behind_the_watermark_are_late_and_count_nowhere() {
+    let mut random = seeded(8);
+    let shape = Shape { rows: 60, keys: 2, gap: SECOND, lag: 0, grain: 1, text_keys: false };
+    let (rows, _) = stream(&mut random, &shape);
+    let over = "PARTITION BY k ORDER BY ts RANGE BETWEEN INTERVAL '20 seconds' PRECEDING AND CURRENT ROW";
+    let functions =
+        runtime().block_on(functions(&session(&rows), &rows.schema(), &[("count(*)", over), ("sum(v)", over)]));
+    let spec = RollingSpec { emits_late: false, ..spec(&rows.schema(), functions, RollingEmit::OnWatermark, None) };
+    let mut operator = rolling(spec.clone()).unwrap();
+    let of =
+        |late: bool, range: std::ops::Range<u64>| pick(&rows, range.filter(|row| (row % 5 == 3) == late).collect());
+    let watermark = times(rows.column(TIME))[49] + 1;
+    operator.step(vec![vec![of(false, 0..50)]], Tick { before: NO_WATERMARK, watermark, now: 0 }).unwrap();
+    let mixed = concat_batches(&rows.schema(), &[of(true, 0..50), rows.slice(50, 10)]).unwrap();
+    let tick = Tick { before: watermark, watermark: END_OF_TIME, now: 0 };
+    let stepped = operator.step(vec![vec![mixed]], tick).unwrap();
+    assert_eq!(stepped.late, vec![(0, of(true, 0..50))]);
+    let counted = concat_batches(&rows.schema(), &[of(false, 0..50), rows.slice(50, 10)]).unwrap();
+    assert_eq!(stepped.rows[0].num_rows(), 10);
+    assert_by_hand(&spec, &counted, &stepped.rows[0], "without the late rows");
 }
 
 #[test]

@@ -14,6 +14,7 @@ use super::aggregate::with_columns;
 use super::piece::{Piece, unique_schema};
 use super::ranking::{address, window_function};
 use super::{Cutter, needs_append, refused};
+use crate::catalog::Late;
 use crate::error::{Error, Result};
 use crate::operator::spec::{RollingFunction, RollingKind, RollingSpec, TimeColumn};
 use crate::plan::operators::OperatorSpec;
@@ -74,6 +75,7 @@ impl Cutter<'_> {
             time,
             functions: kinds,
             emit: self.rolling_emit(),
+            emits_late: self.options.late == Late::Emit,
             ttl,
             collect_limit: self.options.rolling_collect_limit,
             shown,

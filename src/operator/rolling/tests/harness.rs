@@ -205,6 +205,7 @@ pub fn spec(input: &SchemaRef, functions: Vec<RollingFunction>, emit: RollingEmi
         time: TimeColumn { column: TIME, lag: 0 },
         functions,
         emit,
+        emits_late: true,
         ttl,
         collect_limit: 10_000,
         shown: None,

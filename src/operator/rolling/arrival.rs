@@ -1,0 +1,79 @@
+//! Rows that come out in the step they came in: each is computed from what arrived before it, however a step is cut.
+//!
+//! A step's rows are placed in rounds. In a round a key's rows have ever later times, so that no frame which ends at its row reaches
+//! one that arrived after it; where frames reach ahead, a round holds one row of a key. Keys do not see each other, so the
+//! n-th rounds of all keys are placed together.
+
+use arrow::array::UInt64Array;
+use arrow::compute::{concat_batches, take_record_batch};
+use arrow::record_batch::RecordBatch;
+use datafusion::common::HashMap;
+
+use super::Rolling;
+use super::waiting::times;
+use crate::error::{Context, Result};
+use crate::operator::Stepped;
+
+impl Rolling {
+    /// The rows with their functions, in the order in which they arrived.
+    pub(super) fn arrive(&mut self, arrived: &[RecordBatch], stepped: &mut Stepped) -> Result<()> {
+        let rows = match arrived {
+            [] => return Ok(()),
+            [one] => one.clone(),
+            several => concat_batches(&self.plan.input, several).internal(|| "rows cannot be joined".to_owned())?,
+        };
+        if rows.num_rows() == 0 {
+            return Ok(());
+        }
+        let keys = self.numbers(&rows)?;
+        let when = times(rows.column(self.plan.time));
+        let Some(rounds) = rounds(&keys, when, self.plan.wait.is_any()) else {
+            let settled = self.settle(&rows)?;
+            let positions = self.positions(&settled);
+            stepped.rows.push(self.output(&rows, &settled.keys, &positions)?);
+            return Ok(());
+        };
+        let shown = self.plan.shown.as_ref().map_or(Ok(None), |condition| condition.of(&rows))?;
+        let (mut out, mut order) = (Vec::with_capacity(rounds.len()), Vec::with_capacity(when.len()));
+        for mut round in rounds {
+            round.sort_by_key(|row| when[*row as usize]);
+            let part = pick(&rows, round.clone())?;
+            let settled = self.settle(&part)?;
+            let positions = self.positions(&settled);
+            out.push(self.output(&part, &settled.keys, &positions)?);
+            order.extend(round.into_iter().filter(|row| shown.as_ref().is_none_or(|shown| shown.value(*row as usize))));
+        }
+        let out = concat_batches(&self.plan.output, &out).internal(|| "rows cannot be joined".to_owned())?;
+        let mut places: Vec<u64> = (0..order.len() as u64).collect();
+        places.sort_by_key(|place| order[*place as usize]);
+        stepped.rows.push(pick(&out, places)?);
+        Ok(())
+    }
+}
+
+fn pick(rows: &RecordBatch, picked: Vec<u64>) -> Result<RecordBatch> {
+    take_record_batch(rows, &UInt64Array::from(picked)).internal(|| "rows cannot be sorted".to_owned())
+}
+
+/// The rows of each round, in order of arrival; `None` if all are of one round and in order of time.
+fn rounds(keys: &[u32], times: &[i64], one_of_a_key: bool) -> Option<Vec<Vec<u64>>> {
+    if !one_of_a_key && times.is_sorted_by(|one, next| one < next) {
+        return None;
+    }
+    let mut rounds: Vec<Vec<u64>> = vec![Vec::new()];
+    // By key: the round of its last row, and that row's time.
+    let mut last: HashMap<u32, (usize, i64)> = HashMap::new();
+    for (row, (key, time)) in keys.iter().zip(times).enumerate() {
+        let round = match last.get(key) {
+            None => 0,
+            Some((round, before)) if before < time && !one_of_a_key => *round,
+            Some((round, _)) => round + 1,
+        };
+        last.insert(*key, (round, *time));
+        if round == rounds.len() {
+            rounds.push(Vec::new());
+        }
+        rounds[round].push(row as u64);
+    }
+    (rounds.len() > 1 || !times.is_sorted()).then_some(rounds)
+}
