@@ -249,6 +249,8 @@ pub struct SourceDef {
     pub idle_after: Duration,
     /// How far, in event time, a partition may be read ahead of the slowest one; `None` = any distance.
     pub max_drift: Option<Duration>,
+    /// How far ahead of the clock a row's event time may be; rows beyond are refused. `None` = any distance.
+    pub max_future: Option<Duration>,
     pub span: Span,
 }
 

@@ -91,6 +91,11 @@ pub fn source(create: &CreateRelation, scope: &Scope<'_>, errors: &mut Vec<Diagn
     };
     let idle_after = time_option(&mut reader, create, "idle_after", idle).unwrap_or(IDLE_AFTER);
     let max_drift = time_option(&mut reader, create, "max_drift", duration);
+    let max_future = match connector {
+        Connector::Generator | Connector::Nexmark => None,
+        _ => Some(time_option(&mut reader, create, "max_future", idle).unwrap_or(MAX_FUTURE)),
+    };
+    let max_future = max_future.filter(|most| *most != Duration::MAX);
     errors.extend(reader.finish());
     let fixed = match (&made, connector) {
         (Some(SourceConnector::Nexmark(options)), _) => Some(nexmark_columns(options.table, name.span)),
@@ -120,6 +125,7 @@ pub fn source(create: &CreateRelation, scope: &Scope<'_>, errors: &mut Vec<Diagn
         on_error,
         idle_after,
         max_drift,
+        max_future,
         span: name.span,
     })
 }
@@ -143,6 +149,7 @@ pub fn declared_source(create: &CreateRelation) -> Built<SourceDef> {
         on_error: OnError::default(),
         idle_after: IDLE_AFTER,
         max_drift: None,
+        max_future: None,
         span: name.span,
     })
 }
@@ -172,6 +179,7 @@ pub fn declared_table(create: &CreateRelation) -> Built<TableDef> {
 
 /// How long a silent partition holds the watermark back where nothing is said.
 const IDLE_AFTER: Duration = Duration::from_secs(30);
+const MAX_FUTURE: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// A duration that says how the watermarks of partitions go together; without a watermark it would say nothing.
 fn time_option(

@@ -55,8 +55,11 @@ pub async fn run(args: Args, config: &Config) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Says which functions cost more per row the longer their frames are.
+/// Says which functions cost more per row the longer their frames are, and which arguments of models look mixed up.
 fn costs(dataflow: &Dataflow) {
+    for mixed in crate::plan::mixed_up_features(dataflow) {
+        say!("    warning: {mixed}");
+    }
     for operator in &dataflow.operators {
         let OperatorSpec::Rolling(spec) = &operator.spec else { continue };
         for name in crate::operator::collecting(spec) {

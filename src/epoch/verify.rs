@@ -122,7 +122,7 @@ fn owed(branch: &crate::plan::Branch, manifest: &Manifest, dataflow: &Dataflow) 
 async fn read(def: &SourceDef, pipeline: &str, ends: &Offsets, around: &Surroundings) -> Result<Vec<RecordBatch>> {
     let from = ReadFrom { bounded: true, ..ReadFrom::default() };
     let mut reader = crate::source::open(def, &format!("{pipeline}-verify"), from, &around.env).await?;
-    let decoder = Decoder::new(def)?;
+    let decoder = Decoder::new(def)?.with_clock(def, &around.env);
     let limit = PollLimit {
         rows: 100_000,
         bytes: around.limits.pool.poll_bytes(1),

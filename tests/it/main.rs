@@ -10,6 +10,7 @@ mod backups;
 mod crash;
 mod delta;
 mod editing;
+mod event_time;
 mod flight;
 mod fuzzing;
 mod kafka;

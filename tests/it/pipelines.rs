@@ -162,7 +162,14 @@ INSERT INTO t SELECT transaction_id AS id, fraud_score(amount, 1, 2, 3) AS score
     assert_eq!(damaged.status.code(), Some(1));
     assert!(text(&damaged.stderr).contains("not a usable LightGBM model"), "{}", text(&damaged.stderr));
     weir.write("m.txt", model);
-    weir.succeed(&["check", "m.sql"]);
+    assert!(!weir.succeed(&["check", "m.sql"]).contains("warning"));
+    weir.write(
+        "m.sql",
+        &sql.replace("amount, 1, 2, 3", "hour, amount, 2, 3")
+            .replace("FROM tx", "FROM (SELECT *, 5 + amount AS hour FROM tx)"),
+    );
+    let mixed_up = weir.succeed(&["check", "m.sql"]);
+    assert!(mixed_up.contains("argument 2 of `fraud_score` is its feature `hour`, and column `amount`"), "{mixed_up}");
     weir.write("m.sql", &sql.replace("amount, 1, 2, 3", "amount, 1"));
     let count = weir.run(&["check", "m.sql"]);
     assert_eq!(count.status.code(), Some(1));

@@ -52,7 +52,7 @@ impl Inputs {
             let from = ReadFrom { offsets: positions[index].clone(), topic, bounded };
             let reader = crate::source::open(&source.def, &job.dataflow.pipeline, from, &job.env).await?;
             inputs.witnesses.push(reader.witness());
-            let decoder = Arc::new(Decoder::new(&source.def)?);
+            let decoder = Arc::new(Decoder::new(&source.def)?.with_clock(&source.def, &job.env));
             let decoding = Decoding { decoder, watermark: source.watermark.clone() };
             let limits = FeedLimits { poll: job.poll, lanes: job.lanes, memory: job.sinks.memory.clone() };
             let (sender, inbox) = channel();

@@ -11,6 +11,7 @@ mod column;
 mod csv;
 mod entries;
 mod fault;
+mod future;
 mod json;
 mod letters;
 mod metadata;
@@ -36,12 +37,14 @@ use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 use self::column::Column;
 use self::csv::CsvRows;
 use self::fault::Fault;
+use self::future::MaxFuture;
 use self::json::{Blame, JsonRows};
 use self::letters::{Letters, Refusal};
 use self::metadata::Kept;
 use self::plan::ObjectPlan;
 use self::scan::{Cursor, PAD};
 use crate::catalog::{ColumnDef, ColumnOrigin, Format, Metadata, OnError, SourceConnector, SourceDef};
+use crate::env::Env;
 use crate::error::{Context, Error, Result};
 use crate::source::chunk::{Chunk, Decoded, PartitionId, Payload, Records};
 
@@ -67,6 +70,7 @@ pub struct Decoder {
     objects: usize,
     /// Metadata columns that are NOT NULL and may be unknown.
     required: Vec<(usize, Metadata)>,
+    future: Option<MaxFuture>,
 }
 
 impl Decoder {
@@ -105,7 +109,14 @@ impl Decoder {
             plan,
             objects,
             required,
+            future: None,
         })
+    }
+
+    /// Refuses rows that are dated too far ahead of the clock, as `max_future` says.
+    #[must_use]
+    pub fn with_clock(self, def: &SourceDef, env: &Env) -> Self {
+        Self { future: MaxFuture::new(def, env), ..self }
     }
 
     /// The schema of the decoded rows: the source's columns in their order.
@@ -148,7 +159,15 @@ impl Decoder {
             }
         }
         let kept = Kept { records: &records, indices: &kept };
-        let rows = self.assemble(rows.into_columns(), &kept, partition)?;
+        let mut rows = self.assemble(rows.into_columns(), &kept, partition)?;
+        let ahead = self.future.as_ref().map_or_else(Vec::new, |future| future.refused(rows.columns()));
+        if !ahead.is_empty() {
+            rows = future::without(&rows, &ahead)?;
+            for (row, refusal) in ahead {
+                letters.record(&records, kept.indices[row] as usize, false, refusal)?;
+            }
+            letters.dead.sort_by_key(|letter| letter.offset);
+        }
         Ok(Decoded { rows, dead: letters.dead, refused: letters.refused })
     }
 

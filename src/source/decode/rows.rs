@@ -41,6 +41,12 @@ pub(super) fn decode(
         judge(column, &found, &array, &mut refusals);
         columns.push(array);
     }
+    if let Some(future) = &decoder.future {
+        for (row, refusal) in future.refused(&columns) {
+            refusals.resize(rows, None);
+            refusals[row].get_or_insert(refusal);
+        }
+    }
     if refusals.is_empty() {
         return Ok(Decoded { rows: decoder.batch(columns, rows)?, dead: letters.dead, refused: 0 });
     }

@@ -55,6 +55,7 @@ pub(super) fn source(columns: Vec<ColumnDef>) -> SourceDef {
         on_error: OnError::DeadLetter,
         idle_after: std::time::Duration::MAX,
         max_drift: None,
+        max_future: None,
         span: Span::default(),
     }
 }

@@ -1,0 +1,116 @@
+//! What rows out of order count for: rows that arrive late, rows dated in the future, rows that overtake others. Values written by hand.
+
+use crate::program::Weir;
+
+fn row(id: &str, time: &str) -> String {
+    format!("{{\"id\":\"{id}\",\"ts\":\"{time}\",\"k\":\"a\"}}\n")
+}
+
+fn source(lag: &str, options: &str) -> String {
+    format!(
+        "CREATE SOURCE s (id STRING, ts TIMESTAMP, k STRING, WATERMARK FOR ts AS ts - INTERVAL '{lag}')
+           WITH (connector = 'file', path = 'in/*.jsonl'{options});"
+    )
+}
+
+const LAST_HOUR: &str =
+    "count(*) OVER (PARTITION BY k ORDER BY ts RANGE BETWEEN INTERVAL '1 hour' PRECEDING AND CURRENT ROW)";
+
+#[test]
+fn on_arrival_a_row_sees_what_came_before_it_in_one_micro_batch_or_many() {
+    let rows = [("p1", "11:00:00"), ("p2", "11:00:20"), ("p3", "11:00:40"), ("p4", "11:00:30"), ("p5", "11:00:40")];
+    let rows = rows.map(|(id, time)| row(id, &format!("2026-11-30T{time}Z")));
+    for batch in [1, 2, 100] {
+        let weir = Weir::new();
+        weir.write("in/1.jsonl", &rows.concat());
+        weir.write(
+            "p.sql",
+            &format!(
+                "{} CREATE TABLE out (id STRING, n BIGINT) USING DELTA;
+                 CREATE PIPELINE p WITH (trigger = 'available now', rolling_emit = 'on_arrival', max_rows_per_micro_batch = '{batch}') AS BEGIN
+                   INSERT INTO out SELECT id, {LAST_HOUR} FROM s;
+                 END;",
+                source("50 seconds", "")
+            ),
+        );
+        weir.succeed(&["run", "p.sql"]);
+        let out = weir.query("SELECT id, n FROM out ORDER BY id").join(" ");
+        assert_eq!(out, "p1,1 p2,2 p3,3 p4,3 p5,5", "{batch} rows a micro-batch");
+    }
+}
+
+/// Runs over three rows, then over two that are late and one that is not.
+fn late(option: &str) -> (Weir, String) {
+    let weir = Weir::new();
+    weir.write(
+        "in/1.jsonl",
+        &["11:00:00", "11:20:00", "13:00:00"].map(|at| row(at, &format!("2026-11-30T{at}Z"))).concat(),
+    );
+    weir.write(
+        "p.sql",
+        &format!(
+            "{} CREATE TABLE out (id STRING, n BIGINT) USING DELTA; CREATE TABLE minutes (w TIMESTAMP, n BIGINT) USING DELTA;
+             CREATE PIPELINE p WITH (trigger = 'available now'{option}) AS BEGIN
+               INSERT INTO out SELECT id, {LAST_HOUR} FROM s;
+               INSERT INTO minutes SELECT window_start, count(*) FROM TUMBLE(TABLE s, DESCRIPTOR(ts), INTERVAL '1 minute') GROUP BY window_start, window_end;
+             END;",
+            source("5 seconds", "")
+        ),
+    );
+    weir.succeed(&["run", "p.sql"]);
+    weir.write(
+        "in/2.jsonl",
+        &["11:25:00", "12:40:00", "13:10:00"].map(|at| row(at, &format!("2026-11-30T{at}Z"))).concat(),
+    );
+    weir.succeed(&["run", "p.sql"]);
+    weir.write("in/3.jsonl", &row("end", "2026-11-30T15:00:00Z"));
+    weir.succeed(&["run", "p.sql"]);
+    let out = weir.query("SELECT id, n FROM out ORDER BY id").join(" ");
+    (weir, out)
+}
+
+#[test]
+fn late_rows_of_a_rolling_window_are_dropped_kept_or_given_as_the_pipeline_says() {
+    let without = "11:00:00,1 11:20:00,2 13:00:00,1 13:10:00,2";
+    let (_, out) = late("");
+    assert_eq!(out, without);
+    let (weir, out) = late(", late = 'dead_letter'");
+    assert_eq!(out, without);
+    let letters = "SELECT count(*) FROM weir.dead_letters WHERE reason LIKE '%older than the watermark%'";
+    assert_eq!(weir.number(letters), 4, "two rows, late for both branches");
+    // What lies more than an hour before the watermark is forgotten: 11:25 sees itself only. 13:10 sees 12:40.
+    let (_, out) = late(", late = 'emit'");
+    assert_eq!(out, "11:00:00,1 11:20:00,2 11:25:00,1 12:40:00,1 13:00:00,1 13:10:00,3");
+}
+
+#[test]
+fn a_row_dated_in_the_future_is_refused_and_time_goes_on() {
+    let weir = Weir::new();
+    let times = ["2026-11-30T11:00:01Z", "2026-11-30T11:00:02Z", "2062-01-01T00:00:00Z"];
+    weir.write("in/1.jsonl", &times.map(|at| row(at, at)).concat());
+    let pipeline = |options: &str| {
+        format!(
+            "{} CREATE TABLE out (id STRING, n BIGINT) USING DELTA;
+             CREATE PIPELINE p WITH (trigger = 'available now') AS BEGIN INSERT INTO out SELECT id, {LAST_HOUR} FROM s; END;",
+            source("1 second", options)
+        )
+    };
+    weir.write("p.sql", &pipeline(""));
+    weir.succeed(&["run", "p.sql"]);
+    let times = ["2026-11-30T11:00:03Z", "2026-11-30T11:00:04Z", "2026-11-30T12:00:00Z"];
+    weir.write("in/2.jsonl", &times.map(|at| row(at, at)).concat());
+    weir.succeed(&["run", "p.sql"]);
+    let out = weir.query("SELECT n FROM out ORDER BY id").join(" ");
+    assert_eq!(out, "1 2 3 4");
+    let reason = weir.query("SELECT reason, source_offset IS NOT NULL FROM weir.dead_letters").join("\n");
+    assert!(reason.contains("2062-01-01 00:00:00 is more than 1 days ahead of the clock (`max_future`)"), "{reason}");
+
+    let weir = Weir::new();
+    weir.write("in/1.jsonl", &row("far", "2062-01-01T00:00:00Z"));
+    weir.write(
+        "p.sql",
+        &pipeline(", max_future = 'none'").replace("'available now'", "'available now', at_end = 'flush'"),
+    );
+    weir.succeed(&["run", "p.sql"]);
+    assert_eq!(weir.number("SELECT count(*) FROM out"), 1);
+}
