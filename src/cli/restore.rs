@@ -15,34 +15,73 @@ use crate::error::{Error, Result};
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// With --epoch: the pipeline's SQL files, if it has exactly-once Kafka sinks or tables with storage options of their own
-    #[arg(requires = "epoch")]
     files: Vec<PathBuf>,
     /// The pipeline to take back
-    #[arg(long, requires = "epoch")]
+    #[arg(long)]
     pipeline: Option<String>,
     /// The epoch that the pipeline goes back to: the last one that stays
-    #[arg(long, requires = "pipeline", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     epoch: Option<u64>,
     /// The folder or URL that keeps the backups
-    #[arg(long, value_name = "PLACE", conflicts_with = "epoch", required_unless_present = "epoch")]
+    #[arg(long, value_name = "PLACE")]
     from: Option<String>,
     /// Which backup, by its id or the beginning of it [default: the newest]
-    #[arg(long, value_name = "ID", requires = "from")]
+    #[arg(long, value_name = "ID")]
     backup: Option<String>,
     /// The warehouse to make [default: the configured one]
-    #[arg(long, value_name = "WAREHOUSE", requires = "from")]
+    #[arg(long, value_name = "WAREHOUSE")]
     to: Option<String>,
     /// Delete everything in the warehouse first
-    #[arg(long, requires = "from")]
+    #[arg(long)]
     replace: bool,
+}
+
+/// What is restored.
+#[derive(Debug, PartialEq)]
+enum Wanted<'a> {
+    Pipeline { pipeline: &'a str, epoch: u64 },
+    Warehouse { from: &'a str },
+}
+
+impl Args {
+    /// What is restored. Errors: options of both kinds, or not enough of one. None is passed over: what it narrows or protects would be
+    /// overwritten.
+    fn wanted(&self) -> Result<Wanted<'_>> {
+        const WAYS: &str = "`weir restore --pipeline p --epoch n` takes one pipeline back; `weir restore --from PLACE` makes a warehouse of a backup, into an \
+             empty one or with --replace.";
+        let refused = |what: String| Err(Error::config(what).with_hint(WAYS));
+        let given =
+            |options: [(&str, bool); 3]| options.into_iter().find(|(_, given)| *given).map(|(name, _)| name.to_owned());
+        let of_backup =
+            given([("--backup", self.backup.is_some()), ("--to", self.to.is_some()), ("--replace", self.replace)]);
+        let of_pipeline = given([
+            ("--pipeline", self.pipeline.is_some()),
+            ("--epoch", self.epoch.is_some()),
+            ("an SQL file", !self.files.is_empty()),
+        ]);
+        match (self.from.as_deref(), self.pipeline.as_deref(), self.epoch) {
+            (Some(from), ..) => match of_pipeline {
+                Some(option) => refused(format!("{option} does not go with --from, which restores a whole warehouse")),
+                None => Ok(Wanted::Warehouse { from }),
+            },
+            (None, Some(pipeline), Some(epoch)) => match of_backup {
+                Some(option) => refused(format!("{option} does not go with --pipeline and --epoch: it needs --from")),
+                None => Ok(Wanted::Pipeline { pipeline, epoch }),
+            },
+            (None, ..) if of_backup.is_some() => refused(format!("{} needs --from", of_backup.unwrap_or_default())),
+            (None, Some(_), None) => refused("--pipeline needs --epoch, too".to_owned()),
+            (None, None, Some(_)) => refused("--epoch needs --pipeline, too".to_owned()),
+            (None, None, None) => refused("what to restore is not said".to_owned()),
+        }
+    }
 }
 
 /// Restores a whole warehouse, or takes a pipeline back. Errors: no such backup; the warehouse is not empty; a file of the backup is missing or damaged.
 pub async fn run(args: Args, config: &Config) -> Result<(), Failure> {
-    if let (Some(pipeline), Some(epoch)) = (&args.pipeline, args.epoch) {
-        return go_back::run(pipeline, epoch, &args.files, config).await;
-    }
-    let from = args.from.as_deref().unwrap_or_default();
+    let from = match args.wanted()? {
+        Wanted::Pipeline { pipeline, epoch } => return go_back::run(pipeline, epoch, &args.files, config).await,
+        Wanted::Warehouse { from } => from,
+    };
     let env = environment()?;
     let place = BackupPlace::new(&TableStore::open(from, &config.storage, &env)?);
     let backup = chosen(place.list().await?, args.backup.as_deref(), place.location())?;
@@ -83,5 +122,53 @@ fn chosen(listed: ListedBackups, id: Option<&str>, place: &str) -> Result<Backup
             .with_hint("`weir backup PLACE --list` shows those that exist.")),
         (Some(_), Some(_)) => Err(Error::config(format!("more than one backup in `{place}` begins with `{id}`"))
             .with_hint("Write more of its id.")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Typed {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    /// What is restored, or the refusal.
+    fn said(options: &str) -> String {
+        let typed = Typed::try_parse_from(std::iter::once("restore").chain(options.split_whitespace())).unwrap();
+        match typed.args.wanted() {
+            Ok(Wanted::Pipeline { pipeline, epoch }) => format!("{pipeline} to {epoch}"),
+            Ok(Wanted::Warehouse { from }) => format!("from {from}"),
+            Err(error) => {
+                assert!(error.hint().is_some());
+                error.message().to_owned()
+            }
+        }
+    }
+
+    #[test]
+    fn no_option_is_passed_over() {
+        assert_eq!(said("--pipeline p --epoch 3 a.sql b.sql"), "p to 3");
+        assert_eq!(said("--from b --backup x --to w --replace"), "from b");
+        assert_eq!(said(""), "what to restore is not said");
+        assert_eq!(said("a.sql"), "what to restore is not said");
+        assert_eq!(said("--pipeline p"), "--pipeline needs --epoch, too");
+        assert_eq!(said("--epoch 3"), "--epoch needs --pipeline, too");
+        for option in ["--backup x", "--to w", "--replace"] {
+            let name = option.split(' ').next().unwrap();
+            assert_eq!(said(option), format!("{name} needs --from"));
+            assert_eq!(said(&format!("--pipeline p {option}")), format!("{name} needs --from"));
+            let both = format!("{name} does not go with --pipeline and --epoch: it needs --from");
+            assert_eq!(said(&format!("--pipeline p --epoch 3 {option}")), both);
+        }
+        for (option, name) in [("--pipeline p", "--pipeline"), ("--epoch 3", "--epoch"), ("a.sql", "an SQL file")] {
+            let whole = format!("{name} does not go with --from, which restores a whole warehouse");
+            assert_eq!(said(&format!("--from b {option}")), whole);
+            assert_eq!(said(&format!("--from b --replace {option}")), whole);
+        }
     }
 }

@@ -530,6 +530,36 @@ async fn the_limit_is_the_brokers_to_the_byte() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_messages_above_a_limit_that_is_not_known_are_found_in_few_rounds() {
+    let Some(kafka) = RealKafka::shared() else { return };
+    for codec in ["none", "lz4"] {
+        let topic = format!("unknown-{codec}");
+        kafka.create_topic(&topic, 1);
+        let mut connection = kafka.connection();
+        connection.properties.insert("compression.type".to_owned(), weir::catalog::Secret::new(codec));
+        let producer = opened(&connection, &topic).await;
+        kafka.alter_topic(&topic, "max.message.bytes", "10000");
+        // Each message another size; not compressible.
+        let payloads: Vec<String> = (0..300).map(|id| record(id, (id as usize * 7_919) % 25_000 + 10)).collect();
+        let texts: arrow::array::StringArray = payloads.iter().map(Some).collect();
+        let batch =
+            arrow::array::RecordBatch::try_from_iter([("t", std::sync::Arc::new(texts) as arrow::array::ArrayRef)])
+                .unwrap();
+        let mut all = vec![TopicMessages::new("o", &topic, vec![encode(&batch, None).unwrap()])];
+        let (since, mut rounds, mut dead) = (Instant::now(), 0, Vec::new());
+        while let Sent::TooLarge(positions) = producer.commit(1, 1, all.clone()).await.unwrap() {
+            rounds += 1;
+            assert!(rounds < 10, "{codec}: {} found", dead.len());
+            dead.extend(producer.refuse(&mut all[0], &positions[&0]));
+        }
+        println!("{codec}: {rounds} rounds, {} refused, {:?}", dead.len(), since.elapsed());
+        assert_eq!(kafka.read_committed(&topic).len() + dead.len(), 300, "{codec}");
+        assert!((150..220).contains(&dead.len()), "{codec}: {}", dead.len());
+        assert!(since.elapsed() < Duration::from_secs(60), "{codec}: {:?}", since.elapsed());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_limit_lowered_while_running_is_learnt_from_what_brokers_refuse() {
     let Some(kafka) = RealKafka::shared() else { return };
     kafka.create_topic("lowered", 1);

@@ -26,6 +26,7 @@ impl Inner {
             let numbered = of_topic.iter().map(|(position, message)| (number_of(index, position), message));
             open.extend(numbered.filter(|(number, message)| is_open(*number, *message)));
         }
+        let order = self.order(&open);
         let deadline = self.env.instant() + PATIENCE;
         let mut in_vain = 0;
         loop {
@@ -40,7 +41,7 @@ impl Inner {
             if open.is_empty() || in_vain == MAX_ATTEMPTS || self.env.instant() >= deadline {
                 return Ok(());
             }
-            let refused = self.rehearsal(messages, &mut open)?;
+            let refused = self.rehearsal(messages, &order, &mut open)?;
             for (index, positions) in self.guilty(messages, &refused, &refused) {
                 guilty.entry(index).or_default().extend(positions);
             }
@@ -48,18 +49,32 @@ impl Inner {
         }
     }
 
+    /// The order in which messages are tried, so that few transactions have to be undone. Uncompressed, the smallest come first: the first that
+    /// is refused says that all others are too large. Compressed, those that will be the largest come first: a few are under way
+    /// at a time, and if all of them are refused, all are found at once.
+    fn order(&self, open: &BTreeMap<usize, Message<'_>>) -> Vec<usize> {
+        let limits = self.limits();
+        let mut order: Vec<(i64, usize)> =
+            open.iter().map(|(number, message)| (limits.place(*message, 0), *number)).collect();
+        order.sort_unstable();
+        order.into_iter().map(|(_, number)| number).collect()
+    }
+
     /// Sends these messages, each in a batch of its own, until one is refused, and undoes that. Takes out those that were taken; the
     /// numbers of those that were too large.
     fn rehearsal(
         &self,
         messages: &[TopicMessages],
+        order: &[usize],
         open: &mut BTreeMap<usize, Message<'_>>,
     ) -> Result<BTreeSet<usize>> {
-        let deadline = self.env.instant() + PATIENCE;
+        let began = self.env.instant();
+        let deadline = began + PATIENCE;
         self.forget_reports();
         self.context().watch_deliveries();
         let send = || -> Result<(), Failure> {
-            for (sent, (number, message)) in open.iter().enumerate() {
+            let numbered = order.iter().filter_map(|number| open.get_key_value(number));
+            for (sent, (number, message)) in numbered.enumerate() {
                 let is_alone = self.limits().is_alone(*message, 0);
                 if !is_alone || sent % REHEARSED == REHEARSED - 1 {
                     self.settle()?;
@@ -79,12 +94,20 @@ impl Inner {
                 Err(Failure::TooLarge(number)) => (String::new(), Some(number)),
             };
         self.undo("try which messages are too large", &why)?;
+        let lasted = self.env.instant().duration_since(began);
         let delivered = BTreeSet::from_iter(self.context().take_delivered());
         open.retain(|number, _| !delivered.contains(number));
         let mut refused: BTreeSet<usize> =
             self.context().take_too_large().iter().map(|message| message.number).collect();
         refused.extend(too_large);
         self.forget_reports();
+        tracing::debug!(
+            pipeline = self.pipeline,
+            refused = refused.len(),
+            taken = delivered.len(),
+            ?lasted,
+            "tried messages for their size"
+        );
         Ok(refused)
     }
 }
