@@ -8,6 +8,12 @@
 //! What a native library holds is known only by the limit that it was given ([`MemoryPool::fixed`]): it is taken off before the
 //! limit is divided. The program itself, its threads' stacks and what the allocator keeps come on top: see `docs/operations.md`.
 
+pub mod bounded;
+pub mod concat;
+pub mod growth;
+mod shown;
+pub mod slice;
+
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -135,6 +141,12 @@ impl MemoryPool {
     /// Bytes that a slice of a micro-batch may become where one row may become many, in one of `pipelines`.
     pub fn slice_bytes(&self, pipelines: usize) -> u64 {
         (self.share(MemoryUse::Input) / 8 / pipelines.max(1) as u64).clamp(LEAST_POLL_BYTES, MOST_POLL_BYTES)
+    }
+
+    /// Bytes that a stage may make of a slice before the slice is halved, in one of `pipelines`: three times what slices aim at, since
+    /// the bytes of rows differ.
+    pub fn stage_bytes(&self, pipelines: usize) -> u64 {
+        self.slice_bytes(pipelines) * 3
     }
 
     /// Bytes that librdkafka may hold of one of `sources`.

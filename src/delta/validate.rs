@@ -5,13 +5,14 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, AsArray, BooleanArray, RecordBatch};
+use arrow::array::{Array, AsArray, BooleanArray, BooleanBufferBuilder, RecordBatch};
 use arrow::buffer::BooleanBuffer;
 use arrow::compute::filter_record_batch;
 use arrow::datatypes::{DataType, Schema, SchemaRef};
 use arrow::json::WriterBuilder;
 use arrow::json::writer::LineDelimited;
 use datafusion::common::DFSchema;
+use datafusion::execution::{FunctionRegistry, SessionStateBuilder};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::prelude::{SessionConfig, SessionContext};
 
@@ -19,6 +20,8 @@ use super::metadata::{Rule, TableMetadata};
 use super::partitions::{as_stored, may_be_null};
 use super::writer::conform;
 use crate::error::{Context, Error, ErrorKind, Result};
+use crate::memory::bounded::Bounding;
+use crate::memory::slice::{CallBudget, is_too_much};
 
 /// The compiled rules of one table.
 #[derive(Debug, Clone)]
@@ -104,14 +107,30 @@ impl Validator {
             }
         }
         for (rule, expression) in &self.rules {
-            let value = expression.evaluate(rows).and_then(|value| value.into_array(rows.num_rows()));
-            let value = value.context(ErrorKind::Sql, || format!("constraint `{rule}` cannot be evaluated"))?;
-            let holds = true_rows(value.as_boolean());
+            let holds = holds(expression, rows);
+            let holds = holds.context(ErrorKind::Sql, || format!("constraint `{rule}` cannot be evaluated"))?;
             if holds.count_set_bits() < rows.num_rows() {
                 broken.push(Broken { rule, column: None, empty_too: false, rows: !&holds });
             }
         }
         Ok(broken)
+    }
+}
+
+/// The rows for which a rule holds. Where its functions make too much of all rows they are taken half by half.
+fn holds(rule: &Arc<dyn PhysicalExpr>, rows: &RecordBatch) -> datafusion::error::Result<BooleanBuffer> {
+    let count = rows.num_rows();
+    match rule.evaluate(rows).and_then(|value| value.into_array(count)) {
+        Ok(value) => Ok(true_rows(value.as_boolean())),
+        Err(error) if count > 1 && is_too_much(&error) => {
+            let middle = count / 2;
+            let mut all = BooleanBufferBuilder::new(count);
+            for part in [rows.slice(0, middle), rows.slice(middle, count - middle)] {
+                all.append_buffer(&holds(rule, &part)?);
+            }
+            Ok(all.finish())
+        }
+        Err(error) => Err(error),
     }
 }
 
@@ -160,7 +179,9 @@ fn compile_rule(table: &str, rule: &Rule, schema: &SchemaRef) -> Result<Arc<dyn 
             .set_str("datafusion.sql_parser.dialect", dialect)
             .set_str("datafusion.sql_parser.enable_ident_normalization", fold)
             .set_bool("datafusion.sql_parser.map_string_types_to_utf8view", false);
-        let context = SessionContext::new_with_config(config);
+        let mut state = SessionStateBuilder::new().with_config(config).with_default_features().build();
+        state.register_function_rewrite(Arc::new(Bounding::of_query(Arc::new(CallBudget))))?;
+        let context = SessionContext::new_with_state(state);
         context.parse_sql_expr(&rule.sql, &schema).and_then(|expr| context.create_physical_expr(expr, &schema))
     };
     let expression = compile("false").or_else(|_| compile("true")).context(ErrorKind::Sql, fail)?;
@@ -210,6 +231,15 @@ mod tests {
         let validator = validator(&[("g", "`Twice` IS NOT DISTINCT FROM (n * 2)")]).unwrap();
         assert_eq!(refused(&validator, &batch(&[Some(2), None], &[Some(4), None])), 0);
         assert_eq!(refused(&validator, &batch(&[Some(2), None], &[Some(5), Some(0)])), 2);
+    }
+
+    #[test]
+    fn rules_whose_functions_make_much_are_checked_in_parts() {
+        let validator = validator(&[("short", "length(repeat('x', n)) < 3000000")]).unwrap();
+        let numbers: Vec<_> = (0..64).map(|n| Some(if n % 8 == 0 { 4_000_000 } else { 1_000_000 })).collect();
+        assert_eq!(refused(&validator, &batch(&numbers, &[None; 64])), 8);
+        let error = validator.check(&batch(&[Some(100_000_000)], &[None])).unwrap_err();
+        assert_eq!(error.message(), "constraint `short` cannot be evaluated");
     }
 
     #[test]

@@ -9,6 +9,7 @@ mod commit;
 mod coordinator;
 mod feed;
 mod folders;
+mod halves;
 mod indexes;
 mod job;
 mod lease;

@@ -52,6 +52,8 @@ pub struct Outputs {
     rows: Vec<AtomicU64>,
     /// Some plan may make many rows of one.
     unfolds: bool,
+    /// Bytes that plans which grow rows have made of the slice that runs.
+    made: AtomicU64,
     /// What waits for the end of the epoch: rows, messages, names of files.
     waiting: AtomicU64,
     /// `waiting` and the open files.
@@ -108,6 +110,7 @@ impl Outputs {
             writers: (0..branches).map(|_| (0..lanes).map(|_| Mutex::new(None)).collect()).collect(),
             rows: (0..branches).map(|_| AtomicU64::new(0)).collect(),
             unfolds: dataflow.unfolds(),
+            made: AtomicU64::new(0),
             waiting: AtomicU64::new(0),
             reserved: sinks.memory.reserve(),
             letters: LetterBox::new(sinks.memory.reserve()),
@@ -132,6 +135,26 @@ impl Outputs {
     /// True when some plan may make many rows of one.
     pub fn unfolds(&self) -> bool {
         self.unfolds
+    }
+
+    /// True when some plan may make much of few rows.
+    pub fn grows(&self) -> bool {
+        self.dataflow.growing.grows()
+    }
+
+    /// Rows of each of `lanes` that may run at a time.
+    pub(super) fn slice_rows(&self, lanes: usize) -> usize {
+        self.sinks.memory.slice_rows(self.unfolds, self.dataflow.growing.row_bytes, lanes)
+    }
+
+    /// A stage has made this much of the slice.
+    pub(super) fn made(&self, bytes: u64) {
+        self.made.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// What was made of the slice.
+    pub(super) fn take_made(&self) -> u64 {
+        self.made.swap(0, Ordering::Relaxed)
     }
 
     /// Bytes that wait for the end of the epoch.

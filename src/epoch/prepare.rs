@@ -212,12 +212,15 @@ pub async fn prepare(
     let newest = manifests.newest().await.unwrap_or_default();
     let records = newest.and_then(|manifest| manifest.sinks).unwrap_or_default();
     let mut opener = Opener { records, ..Opener::new(catalog, pipeline, around, targets) };
-    let sinks = Sinks { lease: Some(lease), ..opener.open().await? };
+    let mut sinks = Sinks { lease: Some(lease), ..opener.open().await? };
     let Opener { mut targets, .. } = opener;
     targets.extend(known);
     let dataflow =
         plan(catalog, pipeline, functions, &targets, Arc::clone(&around.runtime)).await.map_err(Refused::Sql)?;
     let dataflow = with_kafka_defaults(dataflow, &around.kafka);
+    if dataflow.growing.grows() {
+        sinks.memory = sinks.memory.growing();
+    }
     let states = TableStore::open(&below(&folder, "state"), &around.storage, &around.env)?;
     store.remove_leftovers().await;
     states.remove_leftovers().await;

@@ -137,6 +137,8 @@ pub struct OutputMemory {
     unfolding: Arc<Unfolding>,
     /// Rows that the next micro-batch may have.
     rows: Arc<AtomicUsize>,
+    /// No micro-batch is made smaller than this.
+    least: usize,
 }
 
 /// What has been learnt of plans that make many rows of one.
@@ -151,8 +153,10 @@ struct Unfolding {
 /// Rows of the first micro-batch, and how much larger the next may be.
 const FIRST_ROWS: usize = 8_192;
 const ROWS_GROWTH: usize = 4;
-/// No micro-batch is made smaller than this.
 const LEAST_ROWS: usize = 256;
+/// The same where plans may make much of few rows.
+const FIRST_GROWING_ROWS: usize = 64;
+const LEAST_GROWING_ROWS: usize = 16;
 
 /// Rows of the first slice of a micro-batch whose rows may become many, and how much larger the next may be.
 const FIRST_SLICE: u64 = 16;
@@ -162,7 +166,15 @@ impl OutputMemory {
     /// For one of so many pipelines.
     pub fn new(pool: MemoryPool, pipelines: usize) -> Self {
         let unfolding = Unfolding { row_bytes: AtomicU64::new(0), most: AtomicU64::new(FIRST_SLICE) };
-        Self { pool, pipelines, unfolding: Arc::new(unfolding), rows: Arc::new(AtomicUsize::new(FIRST_ROWS)) }
+        let rows = Arc::new(AtomicUsize::new(FIRST_ROWS));
+        Self { pool, pipelines, unfolding: Arc::new(unfolding), rows, least: LEAST_ROWS }
+    }
+
+    /// The same for plans that may make much of few rows: what waits for an epoch's end is known once a micro-batch is through, so that
+    /// the first ones are to be small.
+    #[must_use]
+    pub fn growing(self) -> Self {
+        Self { rows: Arc::new(AtomicUsize::new(FIRST_GROWING_ROWS)), least: LEAST_GROWING_ROWS, ..self }
     }
 
     /// Bytes that may wait for the end of an epoch.
@@ -170,11 +182,19 @@ impl OutputMemory {
         self.pool.waiting_bytes(self.pipelines)
     }
 
-    /// Rows of a lane that may run through plans that make many rows of one.
-    pub fn slice_rows(&self) -> usize {
-        let Unfolding { row_bytes, most } = &*self.unfolding;
-        let fit = self.pool.slice_bytes(self.pipelines) / row_bytes.load(Ordering::Relaxed).max(1);
-        fit.clamp(1, most.load(Ordering::Relaxed)) as usize
+    /// Rows of each of `lanes` that may run through plans that make many rows of one (`unfolds`), or `row_bytes` of each.
+    pub fn slice_rows(&self, unfolds: bool, row_bytes: u64, lanes: usize) -> usize {
+        let learnt = self.unfolding.row_bytes.load(Ordering::Relaxed);
+        let pairs = (lanes as u64).div_ceil(2).max(1);
+        let fit = self.pool.slice_bytes(self.pipelines) / (learnt.max(row_bytes).max(1) * pairs);
+        // A slice that grows otherwise than by an unnest is cut in two when it is too large.
+        let most = if unfolds { self.unfolding.most.load(Ordering::Relaxed) } else { u64::MAX };
+        usize::try_from(fit.clamp(1, most)).unwrap_or(usize::MAX)
+    }
+
+    /// Bytes that a stage may make of a slice.
+    pub fn stage_bytes(&self) -> u64 {
+        self.pool.stage_bytes(self.pipelines)
     }
 
     /// So many rows have become so many bytes.
@@ -197,14 +217,14 @@ impl OutputMemory {
     /// A micro-batch of so many rows has made so much that waits for the end of its epoch: the next ones are to make a quarter of what
     /// may wait, at most.
     pub fn micro_batch(&self, rows: usize, waits: u64) {
-        if rows < LEAST_ROWS {
+        if rows < self.least {
             return;
         }
         let may_wait = self.waiting_bytes() / 4;
         let now = self.micro_batch_rows();
         if waits > may_wait {
             let fit = u128::from(may_wait) * rows as u128 / u128::from(waits);
-            self.rows.store((fit as usize).max(LEAST_ROWS).min(now), Ordering::Relaxed);
+            self.rows.store((fit as usize).max(self.least).min(now), Ordering::Relaxed);
         } else if rows >= now / 2 && waits < may_wait / ROWS_GROWTH as u64 {
             self.rows.store(now.saturating_mul(ROWS_GROWTH), Ordering::Relaxed);
         }
@@ -267,15 +287,15 @@ mod tests {
     fn slices_fit_what_rows_became_and_grow_slowly() {
         let memory = memory();
         let fit = memory.pool.slice_bytes(1);
-        assert_eq!(memory.slice_rows() as u64, FIRST_SLICE);
+        assert_eq!(memory.slice_rows(true, 0, 1) as u64, FIRST_SLICE);
         memory.unfolded(FIRST_SLICE, 0);
-        assert_eq!(memory.slice_rows() as u64, FIRST_SLICE * SLICE_GROWTH);
+        assert_eq!(memory.slice_rows(true, 0, 1) as u64, FIRST_SLICE * SLICE_GROWTH);
         memory.unfolded(1, fit / 2);
-        assert_eq!(memory.slice_rows(), 2);
+        assert_eq!(memory.slice_rows(true, 0, 1), 2);
         memory.unfolded(1, fit * 100);
-        assert_eq!(memory.slice_rows(), 1);
+        assert_eq!(memory.slice_rows(true, 0, 1), 1);
         // One harmless slice does not make it forget.
         memory.unfolded(1, 0);
-        assert_eq!(memory.slice_rows(), 1);
+        assert_eq!(memory.slice_rows(true, 0, 1), 1);
     }
 }

@@ -1,8 +1,10 @@
-//! How a micro-batch runs through the dataflow: stage by stage, lanes side by side within a stage; in slices where rows become many.
+//! How a micro-batch runs through the dataflow: stage by stage, lanes side by side within a stage; in slices where rows become many or
+//! large.
 //!
-//! An operator may give the rows of a step in parts (a join of keys that many rows share), and an unnest may make many rows of one. A
-//! part, or a slice of the input, runs through the rest of the dataflow and is written before the next one is made. The watermark
-//! moves with the last of them: to the operators behind, the others are steps in which time stands still.
+//! An operator may give the rows of a step in parts (a join of keys that many rows share), an unnest may make many rows of one, and a
+//! function a large value of a small one. A part, or a slice of the input, runs through the rest of the dataflow and is written before
+//! the next one is made; a slice that turns out too large is cut in two ([`super::halves`]). The watermark moves with the last of
+//! them: to the operators behind, the others are steps in which time stands still.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -12,13 +14,18 @@ use arrow::record_batch::RecordBatch;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
+use super::halves::{StageEnd, halves, rows_before};
 use super::memory::{Memory, SPREAD_ROWS};
 use super::open::{MicroBatch, Outputs};
 use super::sinks::BranchSink;
 use crate::error::{Context, Result};
+use crate::memory::slice::size_of_rows;
 use crate::operator::Stepped;
-use crate::plan::Lane;
+use crate::plan::{Branch, Lane};
 use crate::state::NO_WATERMARK;
+
+/// Shards' rows are joined to one batch up to this size.
+const JOINED_BYTES: u64 = 16 << 20;
 
 /// A stage, and the operator behind it that has given the rows, if one has.
 #[derive(Clone, Copy)]
@@ -38,11 +45,11 @@ impl Outputs {
     /// Runs a micro-batch through the dataflow and writes what comes out.
     pub async fn run(self: &Arc<Self>, mut batch: MicroBatch, memory: &mut Memory) -> Result<()> {
         let rows = |batch: &MicroBatch| batch.lanes.iter().map(|lane| count(lane)).max().unwrap_or(0);
-        if self.unfolds() {
+        if self.unfolds() || self.grows() {
             // Time moves with the last slice.
             let still = vec![NO_WATERMARK; batch.times.len()];
             loop {
-                let most = self.sinks.memory.slice_rows();
+                let most = self.slice_rows(batch.lanes.len());
                 if rows(&batch) <= most {
                     break;
                 }
@@ -67,8 +74,9 @@ impl Outputs {
         }
         let now = Now { times: &batch.times, now: batch.now };
         self.run_from(Reached { stage: 0, operator: None }, &lanes, now, memory).await?;
-        if self.unfolds() {
-            self.sinks.memory.unfolded(rows as u64, lanes.iter().map(|lane| lane.unfolded()).sum());
+        if self.unfolds() || self.grows() {
+            let unfolded = lanes.iter().map(|lane| lane.unfolded()).sum::<u64>();
+            self.sinks.memory.unfolded(rows as u64, unfolded + self.take_made());
         }
         Ok(())
     }
@@ -83,8 +91,8 @@ impl Outputs {
     ) -> Result<()> {
         for stage in reached.stage..self.dataflow.stages {
             let after = reached.operator.filter(|_| stage == reached.stage);
-            if after.is_none() {
-                self.run_stage(stage, lanes).await?;
+            if after.is_none() && self.run_stage(stage, lanes).await? == StageEnd::TooMuch {
+                return self.run_halves(stage, lanes, now, memory).await;
             }
             let operators = self.dataflow.operators_of(stage).map(|(index, _)| index);
             let operators: Vec<usize> = operators.filter(|index| after.is_none_or(|after| *index > after)).collect();
@@ -95,7 +103,30 @@ impl Outputs {
         Ok(())
     }
 
-    async fn run_stage(self: &Arc<Self>, stage: usize, lanes: &[Arc<Lane>]) -> Result<()> {
+    /// Runs everything from a stage on over each half of the rows.
+    fn run_halves<'a>(
+        self: &'a Arc<Self>,
+        stage: usize,
+        lanes: &'a [Arc<Lane>],
+        now: Now<'a>,
+        memory: &'a mut Memory,
+    ) -> BoxFuture<'a, Result<()>> {
+        async move {
+            let [first, second] = halves(&self.dataflow, stage, lanes)?;
+            let reached = Reached { stage, operator: None };
+            let still = vec![NO_WATERMARK; self.dataflow.sources.len()];
+            self.run_from(reached, &first, Now { times: &still, ..now }, memory).await?;
+            drop(first);
+            self.micro_batch.fetch_add(1, Ordering::Relaxed);
+            self.run_from(reached, &second, now, memory).await
+        }
+        .boxed()
+    }
+
+    async fn run_stage(self: &Arc<Self>, stage: usize, lanes: &[Arc<Lane>]) -> Result<StageEnd> {
+        if self.grows() && rows_before(&self.dataflow, stage, lanes) > 1 {
+            return self.run_whole_stage(stage, lanes).await;
+        }
         let others: Vec<_> = lanes
             .iter()
             .enumerate()
@@ -112,17 +143,21 @@ impl Outputs {
         for task in others {
             task.await.internal(|| "a lane ended abnormally".to_owned())??;
         }
-        Ok(())
+        Ok(StageEnd::Written)
+    }
+
+    /// The branches of a stage, those first that are sent at once: before anything that encodes files.
+    pub(super) fn of_stage(&self, stage: usize) -> impl Iterator<Item = (usize, &Branch)> {
+        let direct = |branch: usize| matches!(self.sinks.branches[branch], BranchSink::Direct { .. });
+        let of_stage = self.dataflow.branches.iter().enumerate().filter(move |(_, branch)| branch.stage == stage);
+        let (first, others): (Vec<_>, Vec<_>) = of_stage.partition(|(branch, _)| direct(*branch));
+        first.into_iter().chain(others)
     }
 
     /// Runs one lane through one stage and writes what comes out.
     async fn run_lane(&self, stage: usize, number: usize, lane: &Lane) -> Result<()> {
         lane.run_fragments(&self.dataflow, stage, |_| true).await?;
-        let of_stage = self.dataflow.branches.iter().enumerate().filter(|(_, branch)| branch.stage == stage);
-        // What is sent at once goes before anything that encodes files.
-        let direct = |branch: usize| matches!(self.sinks.branches[branch], BranchSink::Direct { .. });
-        let (first, others): (Vec<_>, Vec<_>) = of_stage.partition(|(branch, _)| direct(*branch));
-        for (index, branch) in first.into_iter().chain(others) {
+        for (index, branch) in self.of_stage(stage) {
             lane.run_branch(branch, |rows| self.write(index, number, rows)).await?;
         }
         Ok(())
@@ -196,7 +231,7 @@ fn count(rows: &[RecordBatch]) -> usize {
 }
 
 /// Takes the first rows, at most so many.
-fn take_rows(rows: &mut Vec<RecordBatch>, most: usize) -> Vec<RecordBatch> {
+pub(super) fn take_rows(rows: &mut Vec<RecordBatch>, most: usize) -> Vec<RecordBatch> {
     let (mut taken, mut left, mut room) = (Vec::new(), Vec::new(), most);
     for batch in std::mem::take(rows) {
         let part = room.min(batch.num_rows());
@@ -220,7 +255,8 @@ fn in_lanes(of_shards: Vec<Vec<RecordBatch>>) -> Result<Vec<Vec<RecordBatch>>> {
         return Ok(of_shards);
     }
     let rows: Vec<RecordBatch> = of_shards.into_iter().flatten().filter(|rows| rows.num_rows() > 0).collect();
-    if rows.len() < 2 {
+    let bytes: u64 = rows.iter().map(size_of_rows).sum();
+    if rows.len() < 2 || bytes > JOINED_BYTES {
         return Ok(vec![rows]);
     }
     let joined = concat_batches(&rows[0].schema(), &rows);

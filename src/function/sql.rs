@@ -29,6 +29,12 @@ pub fn sql_function(def: &FunctionDef, state: &SessionState) -> Result<ScalarUDF
     let body = state.create_logical_expr_from_sql_expr(body, &schema)?;
     let context = SimplifyContext::builder().with_schema(Arc::clone(&schema)).build();
     let body = ExprSimplifier::new(context).coerce(body, &schema)?.cast_to(&def.returns, &schema)?;
+    // It is put in by the optimiser, when the analyser has done with the query around it.
+    let mut rewrites = state.analyzer().function_rewrites().iter();
+    let body = rewrites.try_fold(body, |body, rewrite| {
+        let options = state.config_options();
+        body.transform_up(|expr| rewrite.rewrite(expr, &schema, options)).map(|body| body.data)
+    })?;
     Ok(ScalarUDF::from(SqlFunction {
         name: def.name.clone(),
         parameters: def.arguments.iter().map(|(name, _)| name.clone()).collect(),

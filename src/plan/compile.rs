@@ -16,6 +16,7 @@ use super::calls::{calls_any, forget_argument_names};
 use super::cut::{Cutter, Cutting, Piece, Rows, streams_read};
 use super::dataflow::{Branch, Dataflow, Fragment, SourceInput};
 use super::fit::fit;
+use super::growing::{Growing, bound};
 use super::lookup::LookupTable;
 use super::refusal::refusals;
 use super::share::{Reading, everything, reading, relation_names};
@@ -23,6 +24,7 @@ use super::size::check_plan;
 use super::watermark::watermark;
 use crate::catalog::{Catalog, InsertDef, PipelineDef, PipelineOptions, ViewDef};
 use crate::error::Error;
+use crate::memory::slice::SliceBudget;
 use crate::operator::{HeldTable, MeterExec};
 use crate::sql::clause::Clause;
 use crate::sql::{Diagnostic, Span, diagnose};
@@ -49,14 +51,30 @@ pub async fn compile(
         branches.extend(compiler.insert(insert, targets.get(&insert.target)).await);
     }
     let fragments = compiler.fragments(pipeline.span).await;
-    let Compiler { cutter, problems, .. } = compiler;
+    let Compiler { cutter, problems, budget, .. } = compiler;
     if !problems.is_empty() {
         return Err(problems);
     }
     let stages = branches.iter().map(|branch| branch.stage + 1).max().unwrap_or(1);
     let Cutter { streams, operators, .. } = cutter;
     let streams = streams.len();
-    Ok(Dataflow { pipeline: pipeline.name.clone(), sources, fragments, operators, branches, stages, streams, session })
+    let plans = fragments.iter().map(|fragment| &fragment.plan).chain(branches.iter().map(|branch| &branch.plan));
+    let of_operators = operators.iter().flat_map(|operator| operator.spec.over_input());
+    let growing = plans.map(Growing::of).chain(of_operators.map(|expr| Growing::of_expression(&expr)));
+    let growing = growing.fold(Growing::default(), Growing::and);
+    budget.planned();
+    Ok(Dataflow {
+        pipeline: pipeline.name.clone(),
+        sources,
+        fragments,
+        operators,
+        branches,
+        stages,
+        streams,
+        session,
+        growing,
+        budget,
+    })
 }
 
 /// The errors of every watermark and view, whether a pipeline uses it or not: names, types and functions. What cannot run on a
@@ -76,6 +94,7 @@ struct Compiler<'a> {
     session: &'a SessionState,
     cutter: Cutter<'a>,
     problems: Vec<Diagnostic>,
+    budget: Arc<SliceBudget>,
     /// Relations that could not be made or planned: what reads them is passed over, the cause has been said.
     broken: BTreeSet<String>,
     /// What cannot run on a stream is an error.
@@ -88,7 +107,9 @@ impl<'a> Compiler<'a> {
     fn new(catalog: &'a Catalog, session: &'a SessionState, options: &'a PipelineOptions) -> Self {
         let cutter = Cutter::new(session, options);
         let broken = catalog.broken.relations.clone();
-        Self { catalog, session, cutter, problems: Vec::new(), broken, refuses: true, shared: BTreeSet::new() }
+        let budget = session.config().get_extension().unwrap_or_default();
+        let (problems, shared) = (Vec::new(), BTreeSet::new());
+        Self { catalog, session, cutter, problems, budget, broken, refuses: true, shared }
     }
 
     /// Makes everything known that is read; gives the sources.
@@ -307,7 +328,13 @@ impl<'a> Compiler<'a> {
     }
 
     async fn physical(&mut self, plan: &LogicalPlan, span: Span) -> Option<Arc<dyn ExecutionPlan>> {
-        match self.session.create_physical_plan(plan).await.and_then(MeterExec::before_unnests) {
+        match self
+            .session
+            .create_physical_plan(plan)
+            .await
+            .and_then(MeterExec::before_unnests)
+            .and_then(|plan| bound(plan, &self.budget))
+        {
             Ok(plan) => Some(plan),
             Err(error) => self.problem(&error, span),
         }

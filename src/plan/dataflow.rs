@@ -8,21 +8,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
-use arrow::record_batch::RecordBatch;
 use datafusion::execution::{SessionState, TaskContext};
+use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::execution_plan::reset_plan_states;
-use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
-use futures::StreamExt;
 use sha2::{Digest, Sha256};
 
+use super::growing::Growing;
+use super::lane::Lane;
 use super::operators::OperatorNode;
 use super::watermark::Watermark;
 use crate::catalog::{SourceConnector, SourceDef};
 use crate::error::Result;
+use crate::memory::slice::SliceBudget;
 use crate::operator::{Held, HeldExec, MeterExec, StreamId};
-
-/// A branch's rows are handed out when they have this many bytes.
-const PIECE_BYTES: usize = 16 << 20;
 
 /// A source as the dataflow reads it.
 #[derive(Debug, Clone)]
@@ -84,6 +82,10 @@ pub struct Dataflow {
     pub stages: usize,
     pub(super) streams: usize,
     pub(super) session: SessionState,
+    /// How all plans together grow rows.
+    pub growing: Growing,
+    /// What functions may make of rows.
+    pub budget: Arc<SliceBudget>,
 }
 
 impl Dataflow {
@@ -138,6 +140,26 @@ impl Dataflow {
     /// True when some plan may make many rows of one, so that rows are better run in slices.
     pub fn unfolds(&self) -> bool {
         self.plans().any(|(_, plan)| MeterExec::is_in(plan))
+    }
+
+    /// The streams that a stage and those behind it read and that it does not make itself.
+    pub fn streams_before(&self, stage: usize) -> Vec<StreamId> {
+        let made: BTreeSet<usize> = self
+            .fragments
+            .iter()
+            .filter(|fragment| fragment.stage >= stage)
+            .map(|fragment| fragment.stream.0)
+            .collect();
+        (0..self.streams).filter(|stream| !made.contains(stream)).map(StreamId).collect()
+    }
+
+    /// The streams whose rows a stage is made from.
+    pub fn reads_of(&self, stage: usize) -> BTreeSet<usize> {
+        let fragments = self.fragments.iter().filter(|fragment| fragment.stage == stage);
+        let branches = self.branches.iter().filter(|branch| branch.stage == stage);
+        let operators = self.operators_of(stage).flat_map(|(_, operator)| &operator.inputs);
+        let reads = fragments.flat_map(|fragment| &fragment.reads);
+        reads.chain(branches.flat_map(|branch| &branch.reads)).chain(operators).map(|stream| stream.0).collect()
     }
 
     /// The operators that follow a stage's fragments.
@@ -196,92 +218,6 @@ impl Dataflow {
             std::collections::HashMap::new(),
             Arc::clone(self.session.runtime_env()),
         );
-        Lane { held, context: Arc::new(context) }
-    }
-}
-
-/// One task's part of one micro-batch: the rows of its streams.
-#[derive(Debug)]
-pub struct Lane {
-    held: Arc<Held>,
-    context: Arc<TaskContext>,
-}
-
-impl Lane {
-    /// Puts rows into a stream; once per stream.
-    pub fn fill(&self, stream: StreamId, rows: Vec<RecordBatch>) -> Result<()> {
-        Ok(self.held.fill(stream, rows)?)
-    }
-
-    /// What a stream holds.
-    pub fn rows(&self, stream: StreamId) -> &[RecordBatch] {
-        self.held.rows(stream)
-    }
-
-    /// Bytes of lists that were unfolded.
-    pub fn unfolded(&self) -> u64 {
-        self.held.unfolded()
-    }
-
-    /// True when no stream holds a row.
-    pub fn is_empty(&self) -> bool {
-        self.held.is_empty()
-    }
-
-    /// Runs a branch and hands its rows out in pieces, each as soon as it is large enough to be worth it. Memory: one piece.
-    pub async fn run_branch<T: Future<Output = Result<()>>>(
-        &self,
-        branch: &Branch,
-        mut take: impl FnMut(Vec<RecordBatch>) -> T,
-    ) -> Result<()> {
-        if !self.has_rows(&branch.reads) {
-            return Ok(());
-        }
-        let (mut rows, mut bytes) = (Vec::new(), 0);
-        for partition in 0..branch.plan.output_partitioning().partition_count() {
-            let mut stream = branch.plan.execute(partition, Arc::clone(&self.context))?;
-            while let Some(batch) = stream.next().await {
-                let batch = batch?;
-                if batch.num_rows() > 0 {
-                    bytes += batch.get_array_memory_size();
-                    rows.push(batch);
-                }
-                if bytes >= PIECE_BYTES {
-                    bytes = 0;
-                    take(std::mem::take(&mut rows)).await?;
-                }
-            }
-        }
-        if rows.is_empty() { Ok(()) } else { take(rows).await }
-    }
-
-    /// Runs those fragments of a stage that are wanted, by index, in order.
-    pub async fn run_fragments(&self, dataflow: &Dataflow, stage: usize, wanted: impl Fn(usize) -> bool) -> Result<()> {
-        let of_stage = dataflow.fragments.iter().enumerate().filter(|(_, fragment)| fragment.stage == stage);
-        for (_, fragment) in of_stage.filter(|(index, _)| wanted(*index)) {
-            if self.has_rows(&fragment.reads) {
-                let rows = self.collect(&fragment.plan).await?;
-                self.fill(fragment.stream, rows)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn has_rows(&self, streams: &[StreamId]) -> bool {
-        streams.iter().any(|stream| !self.rows(*stream).is_empty())
-    }
-
-    async fn collect(&self, plan: &Arc<dyn ExecutionPlan>) -> Result<Vec<RecordBatch>> {
-        let mut rows = Vec::new();
-        for partition in 0..plan.output_partitioning().partition_count() {
-            let mut stream = plan.execute(partition, Arc::clone(&self.context))?;
-            while let Some(batch) = stream.next().await {
-                let batch = batch?;
-                if batch.num_rows() > 0 {
-                    rows.push(batch);
-                }
-            }
-        }
-        Ok(rows)
+        Lane::new(held, Arc::new(context), Arc::clone(&self.budget))
     }
 }

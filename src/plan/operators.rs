@@ -105,6 +105,26 @@ impl OperatorSpec {
         }
     }
 
+    /// The expressions that it computes over the rows of its one input.
+    pub fn over_input(&self) -> Vec<Arc<dyn PhysicalExpr>> {
+        match self {
+            Self::Aggregate(spec) => {
+                let arguments = spec.aggregates.iter().flat_map(|aggregate| aggregate.expressions());
+                arguments.chain(spec.filters.iter().flatten().cloned()).collect()
+            }
+            Self::Rolling(spec) => {
+                let of_function = |function: &RollingFunction| match &function.function {
+                    RollingKind::Aggregate(aggregate, filter) => {
+                        aggregate.expressions().into_iter().chain(filter.clone()).collect()
+                    }
+                    _ => Vec::new(),
+                };
+                spec.functions.iter().flat_map(of_function).collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+
     /// The columns of its input that decide what it remembers, by name; `None` = all of them.
     pub fn remembered(&self) -> Option<Vec<usize>> {
         let (schema, columns) = match self {

@@ -6,6 +6,7 @@ use arrow::datatypes::DataType;
 use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::execution::{SessionState, SessionStateBuilder};
 use datafusion::logical_expr::ScalarUDF;
+use datafusion::logical_expr::expr_rewriter::FunctionRewrite;
 use datafusion::optimizer::{Optimizer, OptimizerRule};
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
@@ -13,6 +14,8 @@ use datafusion::prelude::SessionConfig;
 
 use crate::catalog::Catalog;
 use crate::function::{EpochClock, date_bin_in_micros, sql_function, stand_in};
+use crate::memory::bounded::Bounding;
+use crate::memory::slice::SliceBudget;
 use crate::sql::types::SqlTypes;
 use crate::sql::{Diagnostic, Span, diagnose};
 
@@ -59,7 +62,9 @@ pub fn session_and_problems(
     runtime: Arc<RuntimeEnv>,
     mode: RelationMode,
 ) -> (SessionState, Vec<Diagnostic>) {
+    let budget = Arc::new(SliceBudget::default());
     let mut config = SessionConfig::new()
+        .with_extension(Arc::clone(&budget))
         .with_target_partitions(1)
         .with_round_robin_repartition(false)
         .with_collect_statistics(false)
@@ -80,6 +85,10 @@ pub fn session_and_problems(
         .with_optimizer_rules(rules())
         .with_physical_optimizer_rules(physical_rules())
         .build();
+    // In batch DataFusion's own operators bound what they hold.
+    if mode == RelationMode::Stream {
+        rewrite(&mut state, Arc::new(Bounding::of_pipeline(budget)));
+    }
     register(&mut state, date_bin_in_micros());
     for clock in functions.clock.functions() {
         register(&mut state, clock);
@@ -133,4 +142,10 @@ fn register(state: &mut SessionState, function: ScalarUDF) {
     use datafusion::logical_expr::registry::FunctionRegistry;
     // Registering a scalar function in a session state replaces and cannot fail.
     let _replaced = state.register_udf(Arc::new(function));
+}
+
+fn rewrite(state: &mut SessionState, rule: Arc<dyn FunctionRewrite + Send + Sync>) {
+    use datafusion::logical_expr::registry::FunctionRegistry;
+    // Adding a rule to a session state cannot fail.
+    let _added = state.register_function_rewrite(rule);
 }

@@ -154,3 +154,86 @@ CREATE PIPELINE p WITH (state_ttl = 'none') AS BEGIN INSERT INTO g SELECT k, cou
         assert!(weir.number("SELECT max(epoch) FROM weir.progress") > 1);
     });
 }
+
+/// Lines with a number `n` that is 1 in the first part of the file and `large` in the last sixth.
+fn growing(weir: &Weir, count: usize, large: usize) {
+    lines(weir, "in/a.jsonl", count, |text, id| {
+        let n = if id < count / 6 * 5 { 1 } else { large };
+        write!(text, r#"{{"id":{id},"k":"x","n":{n}}}"#).unwrap();
+    });
+}
+
+const GROWING: &str = "
+CREATE SOURCE s (id BIGINT, n BIGINT, k STRING) WITH (connector = 'file', path = 'in/*.jsonl', format = 'json');";
+
+#[test]
+fn constants_that_are_written_to_every_row_are_made_in_slices() {
+    let sql = format!(
+        "{GROWING}
+CREATE TABLE t (id BIGINT, s STRING) USING DELTA;
+CREATE PIPELINE p AS BEGIN INSERT INTO t SELECT id, repeat('y', 100000) AS s FROM s; END;"
+    );
+    // Eight times as much as an array of texts can hold, in the long form.
+    run(
+        &sql,
+        |weir, divisor| growing(weir, 60_000 / divisor, 1),
+        |weir, divisor| {
+            let rows = 60_000 / divisor;
+            assert_eq!(weir.number("SELECT count(DISTINCT id) FROM t"), rows);
+            assert_eq!(weir.number("SELECT sum(length(s)) FROM t"), rows * 100_000);
+        },
+    );
+}
+
+#[test]
+fn functions_that_suddenly_make_much_of_a_row_are_computed_in_slices() {
+    let sql = format!(
+        "{GROWING}
+CREATE FUNCTION long(x STRING, n BIGINT) RETURNS STRING LANGUAGE sql AS $$ repeat(x, n) || x $$;
+CREATE VIEW v AS SELECT id, k, n, long(k, n) || k AS s FROM s;
+CREATE TABLE t (id BIGINT, length BIGINT, numbers BIGINT) USING DELTA;
+CREATE TABLE g (k STRING, longest BIGINT, lengths BIGINT, PRIMARY KEY (k) NOT ENFORCED) USING DELTA;
+CREATE PIPELINE p WITH (state_ttl = 'none') AS BEGIN
+  INSERT INTO t SELECT id, CAST(length(s) AS BIGINT) AS length, CAST(cardinality(range(0, n)) AS BIGINT) AS numbers
+    FROM v WHERE length(repeat(s, 2)) > 0;
+  INSERT INTO g SELECT k, max(CAST(length(repeat('z', n)) AS BIGINT)) AS longest, count(DISTINCT length(repeat(k, n))) AS lengths
+    FROM s GROUP BY k;
+END;"
+    );
+    run(
+        &sql,
+        |weir, divisor| growing(weir, 36_000 / divisor, 100_000),
+        |weir, divisor| {
+            let rows = 36_000 / divisor;
+            let large = rows / 6;
+            assert_eq!(weir.number("SELECT count(DISTINCT id) FROM t"), rows);
+            assert_eq!(weir.number("SELECT sum(length) FROM t"), (rows - large) * 3 + large * 100_002);
+            assert_eq!(weir.number("SELECT sum(numbers) FROM t"), rows - large + large * 100_000);
+            assert_eq!(weir.number("SELECT longest * 10 + lengths FROM g"), 1_000_002);
+        },
+    );
+}
+
+#[test]
+fn a_value_too_large_for_one_row_is_refused_by_the_function() {
+    let weir = Weir::new();
+    weir.write(
+        "p.sql",
+        &format!(
+            "{GROWING}
+CREATE TABLE t (s STRING) USING DELTA;
+CREATE PIPELINE p AS BEGIN INSERT INTO t SELECT repeat(k, n) AS s FROM s; END;"
+        ),
+    );
+    weir.write("c.yaml", "memory_limit: 300MiB\n");
+    growing(&weir, 600, 2_000_000_000);
+    let mut running = weir.start(&["run", "p.sql", "-c", "c.yaml", "--trigger", "available now"], &[], "log");
+    let mut most = 0;
+    while running.runs() {
+        most = most.max(peak(running.pid()).unwrap_or(0));
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert_eq!(running.wait(Duration::ZERO), Some(1), "{}", running.printed());
+    assert!(running.printed().contains("`repeat` makes too much of one row"), "{}", running.printed());
+    assert!(most <= 300 + BESIDES, "{most} MiB");
+}

@@ -6,15 +6,13 @@
 //! cannot write, and that no path can be queried.
 
 mod answer;
-mod bounded;
+mod budget;
 mod catalog;
 mod declared;
-mod growth;
 pub mod location;
 pub mod progress;
 mod query;
 mod refusal;
-mod shown;
 mod statement;
 mod state;
 mod system;
@@ -44,7 +42,7 @@ use datafusion::sql::sqlparser::tokenizer::TokenWithSpan;
 use futures::{StreamExt, TryStreamExt};
 
 use self::answer::Place;
-use self::bounded::{Bounding, Budget};
+use self::budget::QueryBudget;
 use self::catalog::RequestCatalogs;
 pub use self::declared::Declared;
 use self::location::Location;
@@ -59,6 +57,7 @@ use crate::delta::{AsOf, TableVersion};
 use crate::error::{Error, ErrorKind, Result, SqlState};
 use crate::function::sql_function;
 use crate::memory::QueryMemory;
+use crate::memory::bounded::Bounding;
 use crate::plan::{
     RelationMode, SizedLiterals, bound_relations, bound_types, check_plan, physical_rules, register_relations,
 };
@@ -239,8 +238,8 @@ impl Warehouse {
         state.register_catalog_list(Arc::new(RequestCatalogs::new(Arc::clone(self), &listed)));
         state.mark_start_execution();
         let interrupt = Interrupt::default();
-        let budget = Arc::new(Budget::new(Arc::clone(&self.runtime().memory_pool), interrupt.clone()));
-        state.register_function_rewrite(Arc::new(Bounding(budget))).map_err(query_error)?;
+        let budget = Arc::new(QueryBudget::new(Arc::clone(&self.runtime().memory_pool), interrupt.clone()));
+        state.register_function_rewrite(Arc::new(Bounding::of_query(budget))).map_err(query_error)?;
         bound_relations(&mut state, Some(MAX_STATEMENT_FIELDS)).map_err(query_error)?;
         let planned = state.statement_to_plan(statement).await;
         let plan = match planned.and_then(|plan| check_plan(&plan).map(|()| plan)) {

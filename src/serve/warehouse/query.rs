@@ -16,8 +16,8 @@ use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::scalar::ScalarValue;
 use futures::{StreamExt, TryStreamExt, stream};
 
-use super::growth;
 use crate::error::{Error, Result, SqlState};
+use crate::memory::growth;
 use crate::serve::failure::query_error;
 use crate::serve::interrupt::{Interrupt, guard};
 use crate::serve::wide::{FEW_ROWS, WideRows};

@@ -1,22 +1,21 @@
 //! Functions whose results are bounded before they are made.
 //!
 //! What `repeat('x', 2000000000)` makes is known from its arguments. [`Bounding`] rewrites the calls of such functions
-//! ([`super::growth`]) in a query's plan: each asks its query's [`Budget`] first. A constant, which lives in the plan and is copied with
-//! it, may have [`MAX_CONSTANT_BYTES`]; what is made from rows is reserved in the memory pool for as long as it lives.
+//! ([`super::growth`]) in a plan: each asks the plan's [`Budget`] first. The budget of a query reserves memory, that of a pipeline
+//! ([`super::slice`]) has the rows cut into smaller slices.
 
+use std::fmt::Debug;
 use std::hash::{Hash, Hasher};
-use std::ptr::NonNull;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayData, ArrayRef, make_array};
-use arrow::buffer::Buffer;
+use arrow::array::ArrayRef;
 use arrow::compute::kernels::concat_elements::concat_elements_dyn;
 use arrow::datatypes::{DataType, FieldRef};
 use datafusion::common::config::ConfigOptions;
-use datafusion::common::tree_node::Transformed;
+use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{DFSchema, ScalarValue};
 use datafusion::error::{DataFusionError, Result};
-use datafusion::execution::memory_pool::{MemoryConsumer, MemoryPool, MemoryReservation};
+use datafusion::execution::memory_pool::MemoryReservation;
 use datafusion::logical_expr::expr::{Cast, ScalarFunction, TryCast};
 use datafusion::logical_expr::expr_rewriter::FunctionRewrite;
 use datafusion::logical_expr::interval_arithmetic::Interval;
@@ -31,14 +30,7 @@ use datafusion::logical_expr::{
 use super::growth::{self, Growth};
 use super::shown::ShownAsText;
 use crate::error::{Error, SqlState};
-use crate::serve::interrupt::Interrupt;
 
-/// Bytes of one constant that functions make.
-const MAX_CONSTANT_BYTES: usize = 1 << 20;
-/// Bytes of all constants of one query.
-const MAX_CONSTANTS_BYTES: usize = 16 << 20;
-/// Bytes that one call may make from a batch of rows: arrays of texts count their bytes in 32 bits.
-const MAX_BATCH_BYTES: usize = 512 << 20;
 /// Results below this come and go uncounted.
 const COUNTED_BYTES: usize = 64 << 10;
 /// Steps that one call may compute; about a second.
@@ -46,53 +38,95 @@ const MAX_STEPS: usize = 300_000_000;
 /// Bytes of one value of a type whose width is given as a number.
 const MAX_WIDTH: i64 = 1 << 20;
 
-/// What the functions of one query may make.
-#[derive(Debug)]
-pub struct Budget {
-    pool: Arc<dyn MemoryPool>,
-    constants: MemoryReservation,
-    interrupt: Interrupt,
+/// Decides how much the functions of one plan may make.
+pub trait Budget: Debug + Send + Sync {
+    /// Called before each call. Errors: what calls shall end.
+    fn begin(&self) -> Result<()>;
+
+    /// `name` is about to make a constant, which lives in the plan.
+    fn constant(&self, name: &str, bytes: usize) -> Result<()>;
+
+    /// `name` is about to make at most `bytes` of `rows` rows. Returns what holds them, where memory is reserved.
+    fn batch(&self, name: &str, bytes: usize, rows: usize) -> Result<Option<MemoryReservation>>;
+
+    /// The result as it is handed on; at most `bytes` had been expected.
+    fn made(&self, result: ArrayRef, reserved: Option<MemoryReservation>, bytes: usize) -> Result<ArrayRef>;
 }
 
-impl Budget {
-    /// Of a query whose memory comes from `pool`.
-    pub fn new(pool: Arc<dyn MemoryPool>, interrupt: Interrupt) -> Self {
-        let constants = MemoryConsumer::new("constants").register(&pool);
-        Self { pool, constants, interrupt }
-    }
+/// Bytes that one call may make from a batch of rows: arrays of texts count their bytes in 32 bits.
+pub const MAX_BATCH_BYTES: usize = 512 << 20;
 
-    fn constant(&self, name: &str, bytes: usize) -> Result<()> {
-        let is_too_much =
-            bytes > MAX_CONSTANT_BYTES || self.constants.size().saturating_add(bytes) > MAX_CONSTANTS_BYTES;
-        if is_too_much {
-            let error = Error::sql(format!("`{name}` makes a constant that is too large"))
-                .with_state(SqlState::LIMIT)
-                .with_detail(format!(
-                    "It can have {bytes} bytes; {MAX_CONSTANT_BYTES} are allowed, {MAX_CONSTANTS_BYTES} in a statement."
-                ))
-                .with_hint("Make it shorter, or from a column.");
-            return Err(error.into());
-        }
-        self.constants.try_grow(bytes)
-    }
-
-    fn batch(&self, name: &str, bytes: usize) -> Result<MemoryReservation> {
-        if bytes > MAX_BATCH_BYTES {
-            let error = Error::sql(format!("`{name}` makes too much of a batch of rows"))
-                .with_state(SqlState::LIMIT)
-                .with_detail(format!("It can have {bytes} bytes; {MAX_BATCH_BYTES} are allowed."))
-                .with_hint("Make the values shorter, or filter the rows before.");
-            return Err(error.into());
-        }
-        let reserved = MemoryConsumer::new(name).register(&self.pool);
-        reserved.try_grow(bytes)?;
-        Ok(reserved)
-    }
+/// Bytes of the constants that functions make in one plan.
+#[derive(Debug, Clone, Copy)]
+pub struct MaxConstants {
+    /// Of one.
+    pub each: usize,
+    /// Of all together.
+    pub all: usize,
 }
 
-/// Rewrites the calls in one query's plan.
-#[derive(Debug)]
-pub struct Bounding(pub Arc<Budget>);
+/// A constant is too large, alone or with all others.
+pub fn too_large_a_constant(name: &str, bytes: usize, allowed: MaxConstants) -> DataFusionError {
+    let MaxConstants { each, all } = allowed;
+    Error::sql(format!("`{name}` makes a constant that is too large"))
+        .with_state(SqlState::LIMIT)
+        .with_detail(format!("It can have {bytes} bytes; {each} are allowed, {all} in a statement."))
+        .with_hint("Make it shorter, or from a column.")
+        .into()
+}
+
+/// One call makes too much.
+pub fn too_large_a_batch(name: &str, bytes: usize) -> DataFusionError {
+    Error::sql(format!("`{name}` makes too much of a batch of rows"))
+        .with_state(SqlState::LIMIT)
+        .with_detail(format!("It can have {bytes} bytes; {MAX_BATCH_BYTES} are allowed."))
+        .with_hint("Make the values shorter, or filter the rows before.")
+        .into()
+}
+
+/// Rewrites the calls in one plan.
+#[derive(Debug, Clone)]
+pub struct Bounding {
+    budget: Arc<dyn Budget>,
+    /// `||` and casts of nested values to texts become functions like others, too.
+    operators: bool,
+}
+
+impl Bounding {
+    /// Of a query.
+    pub fn of_query(budget: Arc<dyn Budget>) -> Self {
+        Self { budget, operators: true }
+    }
+
+    /// Of a pipeline. State is found by what its plan looks like in words, which are to stay: operators are left as they are, and `||` is bounded
+    /// in the physical plan ([`super::concat`]).
+    pub fn of_pipeline(budget: Arc<dyn Budget>) -> Self {
+        Self { budget, operators: false }
+    }
+
+    /// True for a function that asks a budget.
+    pub fn is_bounded(function: &ScalarUDF) -> bool {
+        function.inner().is::<Bounded>()
+    }
+
+    fn shown(&self, value: Expr, to: &DataType) -> Expr {
+        self.bounded(Arc::new(ScalarUDF::from(ShownAsText::new(to.clone()))), Growth::Shown).call(vec![value])
+    }
+
+    fn bounded(&self, function: Arc<ScalarUDF>, growth: Growth) -> Arc<ScalarUDF> {
+        Arc::new(ScalarUDF::from(Bounded { function, growth, bounding: self.clone() }))
+    }
+
+    fn call(&self, call: ScalarFunction) -> Transformed<Expr> {
+        let ScalarFunction { func, args } = call;
+        match growth::of(func.name()) {
+            Some(growth) if !Self::is_bounded(&func) => {
+                Transformed::yes(Expr::ScalarFunction(ScalarFunction { func: self.bounded(func, growth), args }))
+            }
+            _ => Transformed::no(Expr::ScalarFunction(ScalarFunction { func, args })),
+        }
+    }
+}
 
 impl FunctionRewrite for Bounding {
     fn name(&self) -> &'static str {
@@ -100,17 +134,9 @@ impl FunctionRewrite for Bounding {
     }
 
     fn rewrite(&self, expr: Expr, schema: &DFSchema, _config: &ConfigOptions) -> Result<Transformed<Expr>> {
-        let bounded = |function: Arc<ScalarUDF>, growth| {
-            Arc::new(ScalarUDF::from(Bounded { function, growth, budget: Arc::clone(&self.0) }))
-        };
         Ok(match expr {
-            Expr::ScalarFunction(ScalarFunction { func, args }) => match growth::of(func.name()) {
-                Some(growth) if !func.inner().is::<Bounded>() => {
-                    Transformed::yes(Expr::ScalarFunction(ScalarFunction { func: bounded(func, growth), args }))
-                }
-                _ => Transformed::no(Expr::ScalarFunction(ScalarFunction { func, args })),
-            },
-            Expr::BinaryExpr(BinaryExpr { left, op: Operator::StringConcat, right }) => {
+            Expr::ScalarFunction(call) => self.call(call),
+            Expr::BinaryExpr(BinaryExpr { left, op: Operator::StringConcat, right }) if self.operators => {
                 let types = [left.get_type(schema)?, right.get_type(schema)?];
                 let operator =
                     ScalarUDF::from(Concatenation { signature: Signature::user_defined(Volatility::Immutable) });
@@ -118,14 +144,14 @@ impl FunctionRewrite for Bounding {
                     let op = Operator::StringConcat;
                     return Ok(Transformed::no(Expr::BinaryExpr(BinaryExpr { left, op, right })));
                 }
-                let func = bounded(Arc::new(operator), Growth::Together(1));
+                let func = self.bounded(Arc::new(operator), Growth::Together(1));
                 Transformed::yes(Expr::ScalarFunction(ScalarFunction { func, args: vec![*left, *right] }))
             }
-            Expr::Cast(Cast { expr, field }) if is_shown(&expr, field.data_type(), schema)? => {
-                Transformed::yes(shown(*expr, field.data_type(), &bounded))
+            Expr::Cast(Cast { expr, field }) if self.operators && is_shown(&expr, field.data_type(), schema)? => {
+                Transformed::yes(self.shown(*expr, field.data_type()))
             }
-            Expr::TryCast(TryCast { expr, field }) if is_shown(&expr, field.data_type(), schema)? => {
-                Transformed::yes(shown(*expr, field.data_type(), &bounded))
+            Expr::TryCast(TryCast { expr, field }) if self.operators && is_shown(&expr, field.data_type(), schema)? => {
+                Transformed::yes(self.shown(*expr, field.data_type()))
             }
             other => Transformed::no(other),
         })
@@ -138,17 +164,12 @@ fn is_shown(value: &Expr, to: &DataType, schema: &DFSchema) -> Result<bool> {
     Ok(is_text && value.get_type(schema)?.is_nested())
 }
 
-fn shown(value: Expr, to: &DataType, bounded: &dyn Fn(Arc<ScalarUDF>, Growth) -> Arc<ScalarUDF>) -> Expr {
-    let function = Arc::new(ScalarUDF::from(ShownAsText::new(to.clone())));
-    bounded(function, Growth::Shown).call(vec![value])
-}
-
-/// A function that asks its query's budget before it computes.
+/// A function that asks the budget of its plan before it computes.
 #[derive(Debug)]
 struct Bounded {
     function: Arc<ScalarUDF>,
     growth: Growth,
-    budget: Arc<Budget>,
+    bounding: Bounding,
 }
 
 impl PartialEq for Bounded {
@@ -202,7 +223,8 @@ impl ScalarUDFImpl for Bounded {
     }
 
     fn invoke_with_args(&self, call: ScalarFunctionArgs) -> Result<ColumnarValue> {
-        self.budget.interrupt.check()?;
+        let budget = &self.bounding.budget;
+        budget.begin()?;
         let cost = self.growth.cost(&call)?;
         if cost.steps > MAX_STEPS {
             let error = Error::sql(format!("`{}` would compute for too long", self.name()))
@@ -210,29 +232,36 @@ impl ScalarUDFImpl for Bounded {
                 .with_hint("Compare shorter texts, or fewer at a time.");
             return Err(error.into());
         }
+        let rows = call.number_rows;
         if call.args.iter().all(|argument| matches!(argument, ColumnarValue::Scalar(_))) {
             // One result, however many rows it stands for.
-            self.budget.constant(self.name(), cost.bytes / call.number_rows.max(1))?;
+            budget.constant(self.name(), cost.bytes / rows.max(1))?;
             return self.function.inner().invoke_with_args(call);
         }
         if cost.bytes < COUNTED_BYTES {
             return self.function.inner().invoke_with_args(call);
         }
-        let reserved = self.budget.batch(self.name(), cost.bytes)?;
-        let made = self.function.inner().invoke_with_args(call)?;
-        Ok(match made {
-            ColumnarValue::Array(array) => ColumnarValue::Array(held(&array, reserved)?),
+        let reserved = budget.batch(self.name(), cost.bytes, rows)?;
+        Ok(match self.function.inner().invoke_with_args(call)? {
+            ColumnarValue::Array(array) => ColumnarValue::Array(budget.made(array, reserved, cost.bytes)?),
             scalar @ ColumnarValue::Scalar(_) => scalar,
         })
     }
 
     fn simplify(&self, args: Vec<Expr>, info: &SimplifyContext) -> Result<ExprSimplifyResult> {
-        // What others make of themselves would not be bounded any more.
-        if self.growth == Growth::Typed {
-            self.function.inner().simplify(args, info)
-        } else {
-            Ok(ExprSimplifyResult::Original(args))
-        }
+        Ok(match self.function.inner().simplify(args, info)? {
+            // Functions make calls of themselves, which are to be bounded like this one.
+            ExprSimplifyResult::Simplified(expr) => {
+                let bounded = expr.transform_up(|expr| {
+                    Ok(match expr {
+                        Expr::ScalarFunction(call) => self.bounding.call(call),
+                        other => Transformed::no(other),
+                    })
+                })?;
+                ExprSimplifyResult::Simplified(bounded.data)
+            }
+            original @ ExprSimplifyResult::Original(_) => original,
+        })
     }
 
     fn short_circuits(&self) -> bool {
@@ -316,49 +345,4 @@ fn width(data_type: &DataType) -> i64 {
         DataType::Dictionary(_, values) => width(values),
         other => other.primitive_width().map_or(16, |width| width as i64),
     }
-}
-
-/// The same array, which gives `reserved` back when the last of its buffers goes.
-fn held(array: &ArrayRef, reserved: MemoryReservation) -> Result<ArrayRef> {
-    let data = array.to_data();
-    reserved.try_resize(data.get_buffer_memory_size())?;
-    Ok(make_array(hold(data, Arc::new(reserved))))
-}
-
-/// Puts `reserved` behind the largest buffer of `data`.
-fn hold(data: ArrayData, reserved: Arc<MemoryReservation>) -> ArrayData {
-    let buffer = data.buffers().iter().enumerate().max_by_key(|(_, buffer)| buffer.len());
-    let child = data.child_data().iter().enumerate().max_by_key(|(_, child)| child.get_buffer_memory_size());
-    let own = buffer.map_or(0, |(_, buffer)| buffer.len());
-    let changed = match (buffer, child) {
-        (_, Some((index, child))) if child.get_buffer_memory_size() > own => {
-            let mut children = data.child_data().to_vec();
-            children[index] = hold(child.clone(), reserved);
-            data.into_builder().child_data(children)
-        }
-        (Some((index, buffer)), _) => {
-            let mut buffers = data.buffers().to_vec();
-            buffers[index] = owned(buffer.clone(), reserved);
-            data.into_builder().buffers(buffers)
-        }
-        _ => return data,
-    };
-    // SAFETY: the same bytes stand in the same places as in `data`, which was valid.
-    unsafe { changed.build_unchecked() }
-}
-
-/// The bytes of a buffer with what counts them.
-struct Owner {
-    _buffer: Buffer,
-    _reserved: Arc<MemoryReservation>,
-}
-
-// A buffer and a reservation are left as they are by whatever unwinds: neither is changed through an owner.
-impl std::panic::RefUnwindSafe for Owner {}
-
-fn owned(buffer: Buffer, reserved: Arc<MemoryReservation>) -> Buffer {
-    let Some(start) = NonNull::new(buffer.as_ptr().cast_mut()) else { return buffer };
-    let length = buffer.len();
-    // SAFETY: the owner keeps the allocation that `start` and `length` lie in.
-    unsafe { Buffer::from_custom_allocation(start, length, Arc::new(Owner { _buffer: buffer, _reserved: reserved })) }
 }

@@ -1,0 +1,276 @@
+//! What a pipeline's functions may make of the rows that run at a time.
+//!
+//! Input has a bound, but what SQL makes of it has none: `repeat(s, 100000)` of 60,000 rows is 6 GB, of which an array of texts cannot
+//! even count the bytes. Stages are pure until they write, so whoever runs one ([`crate::epoch`]) gives the budget a limit, and where
+//! the budget answers [`TooMuch`] runs the halves of the rows one after the other, down to single rows. Functions ask before they
+//! compute; rows that are collected are counted as they come. What is too large for a single row is an error.
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use arrow::array::{Array, ArrayRef, AsArray};
+use arrow::datatypes::DataType;
+use arrow::record_batch::RecordBatch;
+use datafusion::error::{DataFusionError, Result};
+use datafusion::execution::memory_pool::MemoryReservation;
+
+use super::bounded::{Budget, MAX_BATCH_BYTES, MaxConstants, too_large_a_batch, too_large_a_constant};
+use crate::error::{Error, SqlState};
+
+/// Bytes that one call may make of one row.
+pub const MAX_VALUE_BYTES: usize = 64 << 20;
+
+/// Of a pipeline, whose SQL its owner has written.
+const CONSTANTS: MaxConstants = MaxConstants { each: 16 << 20, all: 64 << 20 };
+
+/// No limit: where rows cannot be cut.
+const UNLIMITED: u64 = u64::MAX;
+
+/// More is made of some rows than may be made at a time; of fewer rows it would be less.
+#[derive(Debug)]
+pub struct TooMuch;
+
+impl fmt::Display for TooMuch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("too much is made of too many rows at a time")
+    }
+}
+
+impl StdError for TooMuch {}
+
+/// True when fewer rows at a time may not fail: the budget said so, or an array cannot count its bytes in 32 bits.
+pub fn is_too_much(error: &(dyn StdError + 'static)) -> bool {
+    let mut open = Some(error);
+    while let Some(error) = open {
+        if error.downcast_ref::<TooMuch>().is_some() || is_overflow(&error.to_string()) {
+            return true;
+        }
+        open = error.source();
+    }
+    false
+}
+
+/// True for what arrow says when an array of texts or lists has more bytes or elements than it can count. Some of its kernels say it
+/// by an error, others by a panic.
+pub fn is_overflow(message: &str) -> bool {
+    let message = message.to_lowercase();
+    ["offset overflow", "offsetoverflow", "overflow offset", "offset exceeds"].iter().any(|text| message.contains(text))
+}
+
+/// The budget of one pipeline: how much the stage that runs has made, and may make.
+#[derive(Debug)]
+pub struct SliceBudget {
+    limit: AtomicU64,
+    made: AtomicU64,
+    constants: AtomicU64,
+    is_planned: AtomicBool,
+}
+
+impl Default for SliceBudget {
+    fn default() -> Self {
+        Self {
+            limit: AtomicU64::new(UNLIMITED),
+            made: AtomicU64::new(0),
+            constants: AtomicU64::new(0),
+            is_planned: AtomicBool::new(false),
+        }
+    }
+}
+
+impl SliceBudget {
+    /// The plan is made: constants are no longer added up, since what calls make of constants lives no longer than a batch.
+    pub fn planned(&self) {
+        self.is_planned.store(true, Ordering::Relaxed);
+    }
+
+    /// From here on so much may be made, by all lanes together, where rows can be cut; `None` where they cannot.
+    pub fn begin_slice(&self, limit: Option<u64>) {
+        self.made.store(0, Ordering::Relaxed);
+        self.limit.store(limit.unwrap_or(UNLIMITED), Ordering::Relaxed);
+    }
+
+    /// Returns what was made since [`Self::begin_slice`]; from here on there is no limit.
+    pub fn end_slice(&self) -> u64 {
+        self.limit.store(UNLIMITED, Ordering::Relaxed);
+        self.made.swap(0, Ordering::Relaxed)
+    }
+
+    /// Counts what has been made. Errors: [`TooMuch`].
+    pub fn count(&self, bytes: u64) -> Result<()> {
+        let made = self.made.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes);
+        if made > self.limit.load(Ordering::Relaxed) {
+            return Err(DataFusionError::External(Box::new(TooMuch)));
+        }
+        Ok(())
+    }
+
+    fn has_limit(&self) -> bool {
+        self.limit.load(Ordering::Relaxed) != UNLIMITED
+    }
+}
+
+impl Budget for SliceBudget {
+    fn begin(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn constant(&self, name: &str, bytes: usize) -> Result<()> {
+        let others = match self.is_planned.load(Ordering::Relaxed) {
+            true => 0,
+            false => self.constants.fetch_add(bytes as u64, Ordering::Relaxed),
+        };
+        let all = others.saturating_add(bytes as u64);
+        if bytes > CONSTANTS.each || all > CONSTANTS.all as u64 {
+            return Err(too_large_a_constant(name, bytes, CONSTANTS));
+        }
+        Ok(())
+    }
+
+    fn batch(&self, name: &str, bytes: usize, rows: usize) -> Result<Option<MemoryReservation>> {
+        self.count(bytes as u64)?;
+        match rows {
+            // Elsewhere than in slices rows cannot be cut, and an array must be able to count.
+            2.. if bytes > MAX_BATCH_BYTES && !self.has_limit() => Err(too_large_a_batch(name, bytes)),
+            0..=1 if bytes > MAX_VALUE_BYTES => Err(too_large_a_value(name, bytes)),
+            _ => Ok(None),
+        }
+    }
+
+    fn made(&self, result: ArrayRef, _reserved: Option<MemoryReservation>, bytes: usize) -> Result<ArrayRef> {
+        // What was expected is a bound, and often far above.
+        let over = (bytes as u64).saturating_sub(size_of(&result));
+        let _ = self.made.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |made| Some(made.saturating_sub(over)));
+        Ok(result)
+    }
+}
+
+/// The budget of an expression that can be computed again of fewer rows at any time, and by many at once: of a CHECK.
+#[derive(Debug)]
+pub struct CallBudget;
+
+/// Bytes that a call may make of several rows under a [`CallBudget`].
+const MAX_CALL_BYTES: usize = 8 << 20;
+
+impl Budget for CallBudget {
+    fn begin(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn constant(&self, name: &str, bytes: usize) -> Result<()> {
+        if bytes > CONSTANTS.each { Err(too_large_a_constant(name, bytes, CONSTANTS)) } else { Ok(()) }
+    }
+
+    fn batch(&self, name: &str, bytes: usize, rows: usize) -> Result<Option<MemoryReservation>> {
+        match rows {
+            2.. if bytes > MAX_CALL_BYTES => Err(DataFusionError::External(Box::new(TooMuch))),
+            0..=1 if bytes > MAX_VALUE_BYTES => Err(too_large_a_value(name, bytes)),
+            _ => Ok(None),
+        }
+    }
+
+    fn made(&self, result: ArrayRef, _reserved: Option<MemoryReservation>, _bytes: usize) -> Result<ArrayRef> {
+        Ok(result)
+    }
+}
+
+fn too_large_a_value(name: &str, bytes: usize) -> DataFusionError {
+    Error::sql(format!("`{name}` makes too much of one row"))
+        .with_state(SqlState::LIMIT)
+        .with_detail(format!("Its value can have {bytes} bytes; {MAX_VALUE_BYTES} are allowed."))
+        .with_hint(
+            "Bound the arguments, for example by `least(n, 1000)`, or leave such rows out with WHERE in a view before.",
+        )
+        .into()
+}
+
+/// Bytes of these very rows: batches may be parts of larger ones.
+pub fn size_of_rows(rows: &RecordBatch) -> u64 {
+    rows.columns().iter().map(size_of).sum()
+}
+
+/// Bytes of these very values; of lists and structs, too, of which arrow counts all that their buffers hold.
+pub fn size_of(array: &ArrayRef) -> u64 {
+    fn range<T: arrow::array::OffsetSizeTrait>(offsets: &[T]) -> (usize, usize) {
+        let (first, last) = (offsets.first(), offsets.last());
+        let first = first.map_or(0, |first| first.as_usize());
+        (first, last.map_or(0, |last| last.as_usize()).saturating_sub(first))
+    }
+    let part = |values: &ArrayRef, (start, length): (usize, usize), width: usize| {
+        size_of(&values.slice(start, length)) + (array.len() * width) as u64
+    };
+    match array.data_type() {
+        DataType::List(_) => {
+            let list = array.as_list::<i32>();
+            part(list.values(), range(list.value_offsets()), 4)
+        }
+        DataType::LargeList(_) => {
+            let list = array.as_list::<i64>();
+            part(list.values(), range(list.value_offsets()), 8)
+        }
+        DataType::Map(..) => {
+            let map = array.as_map();
+            let entries: ArrayRef = std::sync::Arc::new(map.entries().clone());
+            part(&entries, range(map.value_offsets()), 4)
+        }
+        DataType::Struct(_) => array.as_struct().columns().iter().map(size_of).sum(),
+        _ => array.to_data().get_slice_memory_size().unwrap_or(0) as u64,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::array::{Int64Array, ListArray, StringArray, StructArray};
+    use arrow::buffer::OffsetBuffer;
+    use arrow::datatypes::{Field, Fields};
+
+    use super::*;
+
+    #[test]
+    fn parts_of_lists_and_structs_weigh_what_they_hold() {
+        let numbers: ArrayRef = Arc::new(Int64Array::from_iter_values(0..1_000));
+        let field = Arc::new(Field::new("item", DataType::Int64, true));
+        let list = ListArray::new(field, OffsetBuffer::from_lengths(vec![100; 10]), Arc::clone(&numbers), None);
+        let list: ArrayRef = Arc::new(list);
+        assert_eq!(size_of(&list.slice(3, 1)), 100 * 8 + 4);
+        let fields = Fields::from(vec![Field::new("n", DataType::Int64, true)]);
+        let structs: ArrayRef = Arc::new(StructArray::new(fields, vec![numbers], None));
+        assert_eq!(size_of(&structs.slice(10, 5)), 40);
+    }
+
+    #[test]
+    fn above_its_limit_a_budget_asks_for_fewer_rows_and_at_one_row_it_refuses() {
+        let budget = SliceBudget::default();
+        budget.begin_slice(Some(1_000));
+        budget.batch("repeat", 600, 10).unwrap();
+        let texts: ArrayRef = Arc::new(StringArray::from(vec!["a"; 10]));
+        budget.made(texts, None, 600).unwrap();
+        budget.batch("repeat", 900, 10).unwrap();
+        let error = budget.batch("repeat", MAX_VALUE_BYTES + 1, 10).unwrap_err();
+        assert!(is_too_much(&error) && is_too_much(&Error::from(error)));
+        budget.begin_slice(None);
+        budget.batch("repeat", MAX_VALUE_BYTES, 1).unwrap();
+        let error = Error::from(budget.batch("repeat", MAX_VALUE_BYTES + 1, 1).unwrap_err());
+        assert!(!is_too_much(&error));
+        assert_eq!((error.message(), error.state()), ("`repeat` makes too much of one row", SqlState::LIMIT));
+    }
+
+    #[test]
+    fn constants_of_a_plan_add_up_and_those_of_batches_do_not() {
+        let budget = SliceBudget::default();
+        (0..4).for_each(|_| budget.constant("repeat", 16 << 20).unwrap());
+        assert!(budget.constant("repeat", 1).is_err());
+        budget.planned();
+        (0..8).for_each(|_| budget.constant("repeat", 16 << 20).unwrap());
+        assert!(budget.constant("repeat", (16 << 20) + 1).is_err());
+    }
+
+    #[test]
+    fn what_arrow_says_of_arrays_that_cannot_count_their_bytes_is_known() {
+        assert!(is_overflow("offset overflow") && is_overflow("Arrow error: Offset overflow error: 2147483648"));
+        assert!(is_overflow("Execution error: byte array offset overflow"));
+        assert!(!is_overflow("Arithmetic overflow: Overflow happened on: 9223372036854775807 + 1"));
+    }
+}
