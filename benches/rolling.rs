@@ -128,6 +128,7 @@ fn spec(input: &SchemaRef, key: usize, value: usize, frames: &[(i32, i32)], emit
         time: TimeColumn { column: 5, lag: 0 },
         functions,
         emit,
+        emits_late: false,
         ttl: None,
         collect_limit: 10_000,
         shown: None,
