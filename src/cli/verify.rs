@@ -76,6 +76,12 @@ fn print(comparison: &Comparison) {
         grouped(comparison.missing),
         grouped(comparison.surplus)
     );
+    if comparison.refused > 0 {
+        say!(
+            "         {} more rows in batch violate the table's NOT NULL or CHECK: dead letters",
+            grouped(comparison.refused)
+        );
+    }
     for example in &comparison.examples {
         say!("         {example}");
     }

@@ -6,7 +6,8 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray};
+use arrow::array::{Array, ArrayRef, AsArray, UInt64Array};
+use arrow::compute::take_record_batch;
 use arrow::datatypes::{DataType, Float64Type, SchemaRef, TimestampMicrosecondType};
 use arrow::record_batch::RecordBatch;
 use arrow::row::{RowConverter, SortField};
@@ -17,6 +18,7 @@ use datafusion::execution::TaskContext;
 use super::prepare::Surroundings;
 use crate::catalog::{Catalog, PipelineDef, SourceDef};
 use crate::delta::{Table, TableStore};
+use crate::equality::key_values;
 use crate::error::{Context, Result};
 use crate::plan::{Dataflow, FunctionSet, Targets, batch};
 use crate::source::chunk::{Offsets, Payload, Poll, PollLimit, ReadFrom};
@@ -36,6 +38,8 @@ pub struct Comparison {
     pub batch: u64,
     /// Batch rows that the watermark has not passed: the stream does not owe them yet.
     pub pending: u64,
+    /// Batch rows that the table refuses (NOT NULL, CHECK): dead letters in the stream.
+    pub refused: u64,
     /// Rows that only one side has.
     pub missing: u64,
     pub surplus: u64,
@@ -97,13 +101,84 @@ pub async fn verify(
         for branch in dataflow.branches.iter().filter(|branch| branch.target == *name) {
             times = owed(branch, manifest, dataflow);
         }
-        let expected = expected.iter().map(|rows| table.as_stored(rows)).collect::<Result<Vec<_>>>()?;
+        let (expected, refused) = accepted(table, expected)?;
         let provider = table.provider(None).await?;
         let context = datafusion::prelude::SessionContext::new_with_state(planned.session.clone());
         let found = context.read_table(provider)?.collect().await?;
-        compared.push(compare(name, &schema, &found, &expected, &times)?);
+        let expected = match catalog.tables.get(*name).filter(|def| !def.primary_key.is_empty()) {
+            Some(def) => one_of_each_key(&def.primary_key, &schema, &found, expected)?,
+            None => expected,
+        };
+        compared.push(Comparison { refused, ..compare(name, &schema, &found, &expected, &times)? });
     }
     Ok(compared)
+}
+
+/// The rows that a table takes, as it stores them, and how many it refuses.
+fn accepted(table: &Table, rows: Vec<RecordBatch>) -> Result<(Vec<RecordBatch>, u64)> {
+    let (mut taken, mut refused) = (Vec::with_capacity(rows.len()), 0);
+    for batch in rows {
+        let batch = match table.validator().check(&batch)? {
+            Some(violations) => {
+                refused += violations.letters.len() as u64;
+                violations.good
+            }
+            None => batch,
+        };
+        taken.push(table.as_stored(&batch)?);
+    }
+    Ok((taken, refused))
+}
+
+/// Of all rows with one key a keyed table holds one, the newest; which of several that is depends on the order in which they came. So of
+/// each key the row that the table holds is expected, if it is one of them.
+fn one_of_each_key(
+    key: &[String],
+    schema: &SchemaRef,
+    found: &[RecordBatch],
+    expected: Vec<RecordBatch>,
+) -> Result<Vec<RecordBatch>> {
+    let wrong = || "rows cannot be compared".to_owned();
+    let places = key.iter().map(|name| schema.index_of(name)).collect::<Result<Vec<_>, _>>().internal(wrong)?;
+    let fields = places.iter().map(|place| SortField::new(schema.field(*place).data_type().clone()));
+    let converter = RowConverter::new(fields.collect()).internal(wrong)?;
+    let keys = |batch: &RecordBatch| {
+        let columns: Vec<_> = places.iter().map(|place| key_values(batch.column(*place))).collect();
+        converter.convert_columns(&columns).internal(wrong)
+    };
+    let expected = expected.iter().map(|batch| in_order(schema, batch)).collect::<Result<Vec<_>>>()?;
+    let mut chosen: HashMap<Vec<u8>, (usize, usize)> = HashMap::new();
+    let held = collect(schema, found)?;
+    let offered = collect(schema, &expected)?;
+    for (row, places) in &offered.rows {
+        let same = |doubles: &[f64]| {
+            held.rows.get(row).is_some_and(|rows| rows.iter().any(|(other, _)| close(doubles, other)))
+        };
+        for (_, (index, at)) in places.iter().filter(|(doubles, _)| same(doubles)) {
+            chosen.insert(keys(&expected[*index].slice(*at, 1))?.row(0).as_ref().to_vec(), (*index, *at));
+        }
+    }
+    for (index, batch) in expected.iter().enumerate() {
+        for (at, key) in keys(batch)?.iter().enumerate() {
+            chosen.entry(key.as_ref().to_vec()).or_insert((index, at));
+        }
+    }
+    let mut picked = vec![Vec::new(); expected.len()];
+    for (index, at) in chosen.into_values() {
+        picked[index].push(at as u64);
+    }
+    let pick = |(batch, mut rows): (&RecordBatch, Vec<u64>)| {
+        rows.sort_unstable();
+        take_record_batch(batch, &UInt64Array::from(rows)).internal(wrong)
+    };
+    expected.iter().zip(picked).map(pick).collect()
+}
+
+/// The columns of a batch in the order of the schema.
+fn in_order(schema: &SchemaRef, batch: &RecordBatch) -> Result<RecordBatch> {
+    let wrong = || "rows cannot be compared".to_owned();
+    let places = schema.fields().iter().map(|field| batch.schema().index_of(field.name()));
+    batch.project(&places.collect::<Result<Vec<_>, _>>().internal(wrong)?).internal(wrong)
 }
 
 /// Per column of a branch its lag and the watermark that it follows.

@@ -33,7 +33,9 @@ use self::one_zero::OneZeroInWindows;
 use self::stream::AsofApart;
 use super::nodes::{DeduplicateNode, SessionNode, WINDOW_END, WINDOW_START};
 use super::time::scalar_micros;
-use crate::function::{HOP_STARTS, SHIFT, TUMBLE_START, first_within, mark_functions, window_functions};
+use crate::function::{
+    HOP_STARTS, SHIFT, TUMBLE_START, aggregates_over_frames, first_within, mark_functions, window_functions,
+};
 
 /// What SESSION, DEDUPLICATE and joins in time become.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,6 +58,9 @@ pub fn register_relations(state: &mut SessionState, mode: RelationMode, times: B
         }
         RelationMode::Batch => {
             state.register_udwf(Arc::new(first_within()))?;
+            for function in aggregates_over_frames(state) {
+                state.register_udaf(Arc::new(function))?;
+            }
             state.add_analyzer_rule(Arc::new(AsofAsWindow));
             state.add_analyzer_rule(Arc::new(OneZeroInWindows));
         }

@@ -33,3 +33,4 @@ mod statements;
 mod stopping;
 mod upgrade;
 mod upserts;
+mod verify;
