@@ -58,41 +58,49 @@ impl Query {
         Ok(Arc::clone(plan.schema().inner()))
     }
 
-    /// The parameters in order, typed as far as the SQL tells; `Null` where it does not.
+    /// The parameters in order, typed as far as the SQL tells; texts where it does not, which may be bound to values of any type.
     pub fn parameters(&self) -> Result<Schema> {
-        let types = self.plan.get_parameter_types().map_err(query_error)?;
+        let types = self.parameter_types()?.into_iter().enumerate();
+        let field = |(at, kind): (usize, Option<DataType>)| {
+            Field::new(format!("${}", at + 1), kind.unwrap_or(DataType::Utf8), true)
+        };
+        Ok(Schema::new(types.map(field).collect::<Vec<_>>()))
+    }
+
+    /// The parameters' types in order, as far as the SQL tells.
+    fn parameter_types(&self) -> Result<Vec<Option<DataType>>> {
+        let mut types = self.plan.get_parameter_types().map_err(query_error)?;
+        for name in counts(&self.plan) {
+            types.insert(name, Some(DataType::Int64));
+        }
         let mut numbered = BTreeMap::new();
         for (name, data_type) in types {
             let number: usize = name.trim_start_matches('$').parse().map_err(|_| {
                 Error::sql(format!("parameter `{name}` has a name")).with_hint("Write parameters as `?` or `$1`.")
             })?;
-            numbered.insert(number, data_type.unwrap_or(DataType::Null));
+            numbered.insert(number, data_type.filter(|kind| !kind.is_null()));
         }
         let count = numbered.keys().next_back().copied().unwrap_or(0);
-        let fields: Vec<Field> = (1..=count)
-            .map(|n| Field::new(format!("${n}"), numbered.remove(&n).unwrap_or(DataType::Null), true))
-            .collect();
-        Ok(Schema::new(fields))
+        Ok((1..=count).map(|number| numbered.remove(&number).flatten()).collect())
     }
 
-    /// Puts values in the place of `$1`, `$2` …, cast to the parameters' types.
+    /// Puts values in the place of `$1`, `$2` …. A value whose type fits into the parameter's is cast to it; any other stays as it is and is
+    /// compared, or computed with, as a literal of its type would be.
     pub fn bind(self, values: Vec<ScalarValue>) -> Result<Self> {
-        let parameters = self.parameters()?;
-        if parameters.fields().len() != values.len() {
-            let (wanted, bound) = (parameters.fields().len(), values.len());
+        let parameters = self.parameter_types()?;
+        if parameters.len() != values.len() {
+            let (wanted, bound) = (parameters.len(), values.len());
             return Err(Error::sql(format!("statement has {wanted} parameters, {bound} were bound"))
                 .with_state(SqlState::PARAMETERS));
         }
         let mut cast = Vec::with_capacity(values.len());
-        for (field, value) in parameters.fields().iter().zip(values) {
-            let value = if field.data_type().is_null() {
-                value
-            } else {
-                value.cast_to(field.data_type()).map_err(|error| {
-                    Error::sql(format!("parameter `{}` is not {}", field.name(), field.data_type())).with_source(error)
-                })?
-            };
-            cast.push(value);
+        for (at, (wanted, value)) in parameters.iter().zip(values).enumerate() {
+            cast.push(match wanted {
+                Some(wanted) if !stays(&value.data_type(), wanted) => value.cast_to(wanted).map_err(|error| {
+                    Error::sql(format!("parameter `${}` is not {wanted}", at + 1)).with_source(error)
+                })?,
+                _ => value,
+            });
         }
         let plan = self.plan.with_param_values(ParamValues::from(cast)).map_err(query_error)?;
         Ok(Self { plan, ..self })
@@ -135,6 +143,47 @@ impl Query {
 
     async fn physical_plan(&self, state: &SessionState) -> Result<Arc<dyn ExecutionPlan>> {
         state.create_physical_plan(&self.plan).await.map_err(query_error)
+    }
+}
+
+/// The parameters that count rows: of LIMIT and OFFSET.
+fn counts(plan: &LogicalPlan) -> Vec<String> {
+    let mut found = Vec::new();
+    let visited = plan.apply_with_subqueries(|node| {
+        if let LogicalPlan::Limit(limit) = node {
+            for count in [&limit.skip, &limit.fetch].into_iter().flatten() {
+                count.apply(|expr| {
+                    if let Expr::Placeholder(placeholder) = expr {
+                        found.push(placeholder.id.clone());
+                    }
+                    Ok(TreeNodeRecursion::Continue)
+                })?;
+            }
+        }
+        Ok(TreeNodeRecursion::Continue)
+    });
+    // Looking cannot fail.
+    let _ = visited;
+    found
+}
+
+/// Whether a value would lose something as the wanted type, and can stand for itself: the decision goes by types, so that all rows of a
+/// binding are planned alike.
+fn stays(given: &DataType, wanted: &DataType) -> bool {
+    use DataType as T;
+    match (given, wanted) {
+        _ if given == wanted || given.is_null() => false,
+        (T::Float16 | T::Float32 | T::Float64, _) if wanted.is_integer() || wanted.is_decimal() => true,
+        (T::Float64, T::Float32 | T::Float16) => true,
+        (_, _) if given.is_integer() && wanted.is_integer() => {
+            let bits = |kind: &T| kind.primitive_width().unwrap_or(8);
+            bits(given) > bits(wanted) || given.is_signed_integer() != wanted.is_signed_integer()
+        }
+        (T::Decimal128(..) | T::Decimal256(..), _) if wanted.is_numeric() => true,
+        (_, T::Decimal128(..) | T::Decimal256(..)) if given.is_integer() => true,
+        (T::Timestamp(..), T::Date32 | T::Date64) => true,
+        (T::Timestamp(from, _), T::Timestamp(to, _)) => to < from,
+        _ => false,
     }
 }
 

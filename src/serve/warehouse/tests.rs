@@ -249,6 +249,29 @@ async fn parameters_are_typed_from_the_sql_and_bound_by_position() {
     let batches: Vec<RecordBatch> = bound.stream().await.unwrap().try_collect().await.unwrap();
     assert_eq!(batches.iter().map(RecordBatch::num_rows).sum::<usize>(), 1);
 
+    // Values that the inferred type cannot hold are compared as literals of their own type.
+    let answer = async |sql: &str, value: ScalarValue| {
+        let bound = warehouse.plan(sql).await.unwrap().bind(vec![value]).unwrap();
+        let batches: Vec<RecordBatch> = bound.stream().await.unwrap().try_collect().await.unwrap();
+        let rows = batches.iter().flat_map(|batch| {
+            (0..batch.num_rows()).map(|row| arrow::util::display::array_value_to_string(batch.column(0), row).unwrap())
+        });
+        rows.collect::<Vec<_>>().join(" ")
+    };
+    let from = "SELECT id FROM scored WHERE id >= ? ORDER BY id";
+    assert_eq!(answer(from, ScalarValue::Float64(Some(1.5))).await, "2 3");
+    assert_eq!(answer(from, ScalarValue::Decimal128(Some(25), 2, 1)).await, "3");
+    assert_eq!(answer(from, ScalarValue::Float64(Some(1e300))).await, "");
+    assert_eq!(answer(from, ScalarValue::UInt64(Some(2))).await, "2 3");
+    assert_eq!(answer("SELECT id * ? FROM scored WHERE id = 3", ScalarValue::Float64(Some(0.5))).await, "1.5");
+    assert_eq!(answer("SELECT id FROM scored ORDER BY id LIMIT ?", ScalarValue::Int64(Some(2))).await, "1 2");
+    assert_eq!(answer("SELECT ? AS x FROM scored WHERE id = 1", ScalarValue::Int64(Some(7))).await, "7");
+    let day = "SELECT count(*) FROM (SELECT DATE '2024-01-02' AS d) WHERE d > ?";
+    let noon = ScalarValue::TimestampMicrosecond(Some(1_704_196_800_000_000), None);
+    assert_eq!(answer(day, noon).await, "0", "2024-01-02 is not after noon of that day");
+    let limit = warehouse.plan("SELECT id FROM scored LIMIT ?").await.unwrap().parameters().unwrap();
+    assert_eq!(limit.field(0).data_type(), &DataType::Int64);
+
     let unbound = query.stream().await.err().unwrap();
     assert_eq!(unbound.message(), "parameter `$1` was not bound");
     let few = query.clone().bind(vec![ScalarValue::Int64(Some(1))]).unwrap_err();
