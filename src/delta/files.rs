@@ -4,14 +4,16 @@
 //! columns: partition values filled in, deletion vectors applied, columns that the file lacks null. Queries do not come this
 //! way (see [`scan`](super::scan)); it is for whoever must remember where it stopped.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions, StringArray, new_null_array};
-use arrow::compute::{CastOptions, cast_with_options, filter_record_batch};
+use arrow::array::{ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions, new_null_array};
+use arrow::compute::filter_record_batch;
 use arrow::datatypes::{Field, SchemaRef};
 use bytes::Bytes;
+use chrono::DateTime;
 use datafusion::common::ScalarValue;
 use delta_kernel::actions::deletion_vector::DeletionVectorDescriptor as KernelDescriptor;
 use deltalake::DeltaTableError;
@@ -20,17 +22,19 @@ use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt, TryFutureExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
-use parquet::arrow::arrow_reader::ArrowReaderOptions;
+use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
 use parquet::arrow::async_reader::{AsyncFileReader, ParquetRecordBatchStream};
 use parquet::arrow::{ParquetRecordBatchStreamBuilder, ProjectionMask};
 use parquet::errors::ParquetError;
 use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
 
 use super::actions::{Add, AddCDCFile, LogPath, PartitionValues, Remove};
+use super::cast::{as_type, partition_value};
 use super::damage::{LogFolder, damaged_file, unreadable_file, unreadable_vector};
 use super::log::{open_snapshot, with_snapshot};
 use super::metadata::TableMetadata;
 use super::store::TableStore;
+use super::times::with_micros;
 use crate::error::{Context, Error, ErrorKind, Result};
 
 /// What a reader must know of a table at one version.
@@ -80,14 +84,18 @@ pub struct DataFile {
     pub modified_ms: i64,
     /// Rows without the deleted ones, if the log says so.
     pub rows: Option<u64>,
+    /// The least value of TIMESTAMP columns, microseconds, where the log says it.
+    pub least_times: BTreeMap<String, i64>,
     pub deletion_vector: Option<DeletionVectorDescriptor>,
+    /// Only rows that this vector marks are meant.
+    pub among: Option<DeletionVectorDescriptor>,
 }
 
 impl DataFile {
     /// The file that an `add` action brings.
     pub fn of_add(add: Add) -> Self {
-        let counted = add.stats.as_deref().and_then(|stats| serde_json::from_str::<serde_json::Value>(stats).ok());
-        let physical = counted.and_then(|stats| stats["numRecords"].as_u64());
+        let counted = add.stats.as_deref().and_then(parsed);
+        let physical = counted.as_ref().and_then(|stats| stats["numRecords"].as_u64());
         let deleted = add.deletion_vector.as_ref().map_or(0, |vector| vector.cardinality.unsigned_abs());
         Self {
             path: decoded(&add.path),
@@ -95,7 +103,9 @@ impl DataFile {
             size: u64::try_from(add.size).ok(),
             modified_ms: add.modification_time,
             rows: physical.and_then(|rows| rows.checked_sub(deleted)),
+            least_times: counted.as_ref().map(least_times).unwrap_or_default(),
             deletion_vector: add.deletion_vector,
+            among: None,
         }
     }
 
@@ -109,7 +119,9 @@ impl DataFile {
             size: u64::try_from(view.size()).ok(),
             modified_ms: view.modification_time(),
             rows: view.num_records().and_then(|rows| (rows as u64).checked_sub(deleted)),
+            least_times: view.stats().and_then(|stats| parsed(&stats)).as_ref().map(least_times).unwrap_or_default(),
             deletion_vector,
+            among: None,
         }
     }
 
@@ -121,7 +133,9 @@ impl DataFile {
             size: remove.size.and_then(|size| u64::try_from(size).ok()),
             modified_ms: remove.deletion_timestamp.unwrap_or(0),
             rows: None,
+            least_times: BTreeMap::new(),
             deletion_vector: remove.deletion_vector,
+            among: None,
         }
     }
 
@@ -133,8 +147,16 @@ impl DataFile {
             size: u64::try_from(cdc.size).ok(),
             modified_ms: 0,
             rows: None,
+            least_times: BTreeMap::new(),
             deletion_vector: None,
+            among: None,
         }
+    }
+
+    /// Of its rows those that `other`, the same file in another state, marks as deleted and this one does not; `None` if it marks none.
+    pub fn rows_marked_by(&self, other: &Self) -> Option<Self> {
+        let among = other.deletion_vector.clone()?;
+        (self.deletion_vector.as_ref() != Some(&among)).then(|| Self { rows: None, among: Some(among), ..self.clone() })
     }
 
     /// Tells this file, with what is deleted in it, apart from any other of the table.
@@ -144,6 +166,17 @@ impl DataFile {
             Some(vector) => format!("{}#{}@{}", self.path, vector.path_or_inline_dv, vector.offset.unwrap_or(0)),
         }
     }
+}
+
+fn parsed(stats: &str) -> Option<serde_json::Value> {
+    serde_json::from_str(stats).ok()
+}
+
+/// Columns whose least value is a time, by name.
+fn least_times(stats: &serde_json::Value) -> BTreeMap<String, i64> {
+    let Some(least) = stats["minValues"].as_object() else { return BTreeMap::new() };
+    let time = |value: &serde_json::Value| Some(DateTime::parse_from_rfc3339(value.as_str()?).ok()?.timestamp_micros());
+    least.iter().filter_map(|(name, value)| Some((name.clone(), time(value)?))).collect()
 }
 
 /// Where the file is; one outside of the table keeps its spelling, and is refused when it is opened.
@@ -182,6 +215,8 @@ pub struct FileRows {
     constants: Vec<Option<ScalarValue>>,
     /// Physical row numbers of deleted rows, ascending.
     deleted: Vec<u64>,
+    /// Physical row numbers of the rows that are wanted, ascending; `None` = all.
+    among: Option<Vec<u64>>,
     /// Physical number of the next row.
     next_row: u64,
     /// Rows still to be passed over.
@@ -213,12 +248,16 @@ impl FileRows {
             Some(vector) => deleted_rows(store, &file.path, vector).await?,
             None => Vec::new(),
         };
-        let stored = StoredFile { objects, path: path.clone(), size };
+        let among = match &file.among {
+            Some(vector) => Some(deleted_rows(store, &file.path, vector).await?),
+            None => None,
+        };
+        let mut stored = StoredFile { objects, path: path.clone(), size };
         // What the writer thought of Arrow types does not matter: the table says which types there are.
         let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
-        let builder = ParquetRecordBatchStreamBuilder::new_with_options(stored, options).await;
-        let builder = match builder {
-            Ok(builder) => builder,
+        let loaded = ArrowReaderMetadata::load_async(&mut stored, options.clone()).await;
+        let builder = match loaded.and_then(|loaded| with_micros(loaded, options)) {
+            Ok(metadata) => ParquetRecordBatchStreamBuilder::new_with_metadata(stored, metadata),
             Err(error) if not_found(&error) => return Err(gone(store, file, error)),
             Err(error) => return Err(unreadable_file(store, &path, file.size, error).await),
         };
@@ -228,13 +267,23 @@ impl FileRows {
             .collect();
         let mask = ProjectionMask::roots(builder.parquet_schema(), wanted);
         // Physical and visible rows are the same where nothing is deleted, and whole pages can be passed over.
-        let jump = if deleted.is_empty() { usize::try_from(skip).unwrap_or(usize::MAX) } else { 0 };
+        let jump = if deleted.is_empty() && among.is_none() { usize::try_from(skip).unwrap_or(usize::MAX) } else { 0 };
         let batch_rows = super::batch_rows(builder.metadata(), batch_rows);
         let builder = builder.with_projection(mask).with_batch_size(batch_rows).with_offset(jump);
         let stream = builder.build().environment(failed)?;
         let (skip, path) = (skip - jump as u64, file.path.clone());
         let location = store.location().to_owned();
-        Ok(Self { stream, schema: schema.clone(), constants, deleted, next_row: jump as u64, skip, path, location })
+        Ok(Self {
+            stream,
+            schema: schema.clone(),
+            constants,
+            deleted,
+            among,
+            next_row: jump as u64,
+            skip,
+            path,
+            location,
+        })
     }
 
     /// The next rows, never none; `None` at the end.
@@ -244,9 +293,10 @@ impl FileRows {
             let mut rows = self.conform(&batch)?;
             let first = self.next_row;
             self.next_row += batch.num_rows() as u64;
-            if !self.deleted.is_empty() {
-                let alive = (first..self.next_row).map(|row| Some(self.deleted.binary_search(&row).is_err()));
-                let alive: BooleanArray = alive.collect();
+            if !self.deleted.is_empty() || self.among.is_some() {
+                let wanted = |row: u64| self.among.as_ref().is_none_or(|among| among.binary_search(&row).is_ok());
+                let is_alive = |row| Some(self.deleted.binary_search(&row).is_err() && wanted(row));
+                let alive: BooleanArray = (first..self.next_row).map(is_alive).collect();
                 rows = filter_record_batch(&rows, &alive).internal(|| "deleted rows cannot be removed".to_owned())?;
             }
             let pass = self.skip.min(rows.num_rows() as u64);
@@ -269,11 +319,7 @@ impl FileRows {
             let Some(found) = batch.column_by_name(field.name()) else {
                 return Ok(new_null_array(field.data_type(), rows));
             };
-            if found.data_type() == field.data_type() {
-                return Ok(Arc::clone(found));
-            }
-            let options = CastOptions { safe: false, ..CastOptions::default() };
-            cast_with_options(found, field.data_type(), &options).context(ErrorKind::Damaged, misfit)
+            as_type(found, field.data_type()).context(ErrorKind::Damaged, misfit)
         };
         let columns = self.schema.fields().iter().zip(&self.constants).map(column).collect::<Result<Vec<_>>>()?;
         let options = RecordBatchOptions::new().with_row_count(Some(rows));
@@ -306,7 +352,7 @@ pub async fn read_file(
 
 /// Where a file is below its table.
 fn path_of(store: &TableStore, file: &DataFile) -> Result<Path> {
-    if file.path.contains("://") {
+    if file.path.contains("://") || file.path.starts_with('/') || file.path.split('/').any(|name| name == "..") {
         return Err(Error::config(format!("file `{}` of `{}` lies outside of the table", file.path, store.location()))
             .with_hint("Shallow clones cannot be read as streams: copy the table."));
     }
@@ -320,12 +366,9 @@ fn constants(file: &DataFile, schema: &SchemaRef, partition_columns: &[String]) 
             return Ok(None);
         }
         let damaged = || format!("file `{}` has no usable value for partition column `{}`", file.path, field.name());
-        let Some(text) = file.partition_values.get(field.name()) else { return Err(Error::damaged(damaged())) };
-        // An empty text is how some writers say null.
-        let text = text.as_deref().filter(|text| !text.is_empty());
-        let array = StringArray::from(vec![text]);
-        let options = CastOptions { safe: false, ..CastOptions::default() };
-        let typed = cast_with_options(&array, field.data_type(), &options).context(ErrorKind::Damaged, damaged)?;
+        // Some writers leave out a column that is null.
+        let text = file.partition_values.get(field.name()).and_then(Option::as_deref);
+        let typed = partition_value(text, field.data_type()).context(ErrorKind::Damaged, damaged)?;
         Ok(Some(ScalarValue::try_from_array(&typed, 0).context(ErrorKind::Damaged, damaged)?))
     };
     schema.fields().iter().map(constant).collect()

@@ -25,7 +25,7 @@ const CONSTRAINT_PREFIX: &str = "delta.constraints.";
 const TXN_RETENTION: &str = "delta.setTransactionRetentionDuration";
 
 /// Features that an append must honour and does, or that do not concern it.
-const APPENDABLE: [&str; 13] = [
+const APPENDABLE: [&str; 15] = [
     "appendOnly",
     "invariants",
     "checkConstraints",
@@ -38,18 +38,20 @@ const APPENDABLE: [&str; 13] = [
     "v2Checkpoint",
     "checkpointProtection",
     "vacuumProtocolCheck",
+    // New files have the types that the table has now.
+    "typeWidening",
+    "typeWidening-preview",
     // Where no column is of that type: delta-rs adds it to a protocol with every change of a property.
     "variantType",
 ];
 
 /// Properties that switch on what an append cannot honour.
-const REFUSED_PROPERTIES: [&str; 6] = [
+const REFUSED_PROPERTIES: [&str; 5] = [
     "delta.enableRowTracking",
     "delta.enableInCommitTimestamps",
     "delta.enableIcebergCompatV1",
     "delta.enableIcebergCompatV2",
     "delta.enableIcebergCompatV3",
-    "delta.enableTypeWidening",
 ];
 
 /// A condition that every row must fulfil.

@@ -10,6 +10,8 @@
 mod actions;
 mod batch_rows;
 mod between;
+mod bounds;
+mod cast;
 mod changes;
 mod commit;
 mod damage;
@@ -30,7 +32,9 @@ mod probe;
 mod rewind;
 mod scan;
 pub mod store;
+mod stored_values;
 mod table;
+mod times;
 mod upsert;
 #[cfg(test)]
 pub mod testing;
@@ -56,6 +60,7 @@ pub use self::rewind::RewindPlan;
 pub use self::scan::{AsOf, TableVersion, open_version};
 pub use self::store::{TableStore, folder_below};
 pub use self::table::Table;
+pub use self::times::with_micros;
 pub use self::upsert::{Change, Changes, IndexRoom, Place, UpsertCommit, UpsertRows, UpsertTable, UpsertUsage};
 pub use self::validate::{Validator, Violations};
 pub use self::writer::{Compression, StagedFiles, TableWriter, WriterOptions};

@@ -9,10 +9,11 @@ use std::num::NonZeroU64;
 
 use arrow::array::{Array, ArrayRef, RecordBatch, UInt32Array};
 use arrow::compute::take_record_batch;
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{Fields, SchemaRef};
 use arrow::row::{RowConverter, SortField};
 use delta_kernel::expressions::Scalar;
 use delta_kernel::table_properties::DataSkippingNumIndexedCols;
+use deltalake::DeltaTableError;
 use deltalake::datafile::writer::{PartitionWriter, PartitionWriterConfig};
 use deltalake::kernel::Add;
 use deltalake::kernel::scalars::ScalarExt;
@@ -20,6 +21,7 @@ use deltalake::logstore::ObjectStoreRef;
 use deltalake::parquet::file::properties::WriterProperties;
 use futures::{StreamExt, TryStreamExt};
 
+use super::bounds::{FileStats, SeenValues};
 use crate::error::{Context, Error, Result};
 
 /// Rows handed to the Parquet writer between two looks at the file's size.
@@ -87,6 +89,7 @@ pub(super) struct OpenFiles {
 
 struct OpenFile {
     writer: PartitionWriter,
+    seen: SeenValues,
     /// Its columns have dictionaries.
     dictionaries: bool,
     /// Given to it since it began.
@@ -95,6 +98,15 @@ struct OpenFile {
     bytes: u64,
     /// The write that touched it last.
     touched: u64,
+}
+
+impl OpenFile {
+    /// Ends it, and the files before it that had their full size.
+    async fn end(self, columns: &Fields) -> Result<Vec<Add>, DeltaTableError> {
+        let sound = |stats: String| Some(FileStats::parse(&stats)?.sound(columns, &self.seen).to_string());
+        let adds = self.writer.close().await?;
+        Ok(adds.into_iter().map(|add| Add { stats: add.stats.and_then(sound), ..add }).collect())
+    }
 }
 
 impl OpenFiles {
@@ -162,7 +174,10 @@ impl OpenFiles {
             let dictionaries = self.bytes + self.file_bytes(0, true) <= self.format.limits.memory / 2;
             self.make_room(self.file_bytes(0, dictionaries)).await?;
             let writer = self.begin(values, first, dictionaries)?;
-            self.open.insert(key.clone(), OpenFile { writer, dictionaries, raw: 0, bytes: 0, touched: 0 });
+            self.open.insert(
+                key.clone(),
+                OpenFile { writer, seen: SeenValues::default(), dictionaries, raw: 0, bytes: 0, touched: 0 },
+            );
         }
         let known = self.open.get(&key).map(|file| (file.raw, file.dictionaries));
         let Some((raw, dictionaries)) = known else { return Err(Error::internal("an open file is gone")) };
@@ -172,6 +187,7 @@ impl OpenFiles {
         (file.raw, file.touched) = (raw, self.writes);
         self.bytes = self.bytes + bytes - file.bytes;
         file.bytes = bytes;
+        file.seen.observe(rows);
         let written = file.writer.write(rows).await;
         written.environment(|| format!("cannot write a file of `{}`", self.format.location))?;
         if self.bytes > self.format.limits.memory {
@@ -224,14 +240,16 @@ impl OpenFiles {
             }
             if let Some(file) = self.open.remove(&key) {
                 self.bytes -= file.bytes;
-                ending.push(file.writer);
+                ending.push(file);
             }
         }
         self.end(ending).await
     }
 
-    async fn end(&mut self, writers: Vec<PartitionWriter>) -> Result<()> {
-        let mut ended = futures::stream::iter(writers).map(PartitionWriter::close).buffered(ENDING);
+    async fn end(&mut self, files: Vec<OpenFile>) -> Result<()> {
+        let columns = self.file_schema.fields();
+        let ending = files.into_iter().map(|file| file.end(columns));
+        let mut ended = futures::stream::iter(ending).buffered(ENDING);
         let mut failure = None;
         // After a failure the others end all the same: an upload that is cut off would leave parts that nobody sees.
         while let Some(adds) = ended.next().await {
@@ -251,7 +269,7 @@ impl OpenFiles {
     pub(super) async fn close(mut self) -> Result<Vec<Add>> {
         let mut files: Vec<_> = std::mem::take(&mut self.open).into_iter().collect();
         files.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
-        self.end(files.into_iter().map(|(_, file)| file.writer).collect()).await?;
+        self.end(files.into_iter().map(|(_, file)| file).collect()).await?;
         Ok(self.done)
     }
 

@@ -6,18 +6,22 @@ use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use datafusion::catalog::{Session, TableProvider};
+use datafusion::common::plan_err;
 use datafusion::error::Result as DataFusionResult;
+use datafusion::execution::SessionState;
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType};
 use datafusion::physical_plan::ExecutionPlan;
 use deltalake::delta_datafusion::{DeltaScanConfig, DeltaScanNext};
 use deltalake::logstore::{StorageConfig, default_logstore};
 use deltalake::{DeltaTable, DeltaTableError};
-use object_store::ObjectStore;
 use object_store::path::Path;
 use object_store::prefix::PrefixStore;
+use object_store::{ObjectStore, ObjectStoreExt};
 use url::Url;
 
-use super::log::open_snapshot;
+use super::bounds::skips_soundly;
+use super::log::{entry_path, open_snapshot};
+use super::stored_values::as_meant;
 use super::table::Table;
 use crate::error::{Context, Error, ErrorKind, Result};
 
@@ -47,10 +51,13 @@ pub async fn open_version(url: &Url, root: Arc<dyn ObjectStore>, as_of: AsOf) ->
         AsOf::Timestamp(instant) => {
             let prefix = Path::from_url_path(url.path()).context(ErrorKind::Config, failed)?;
             let prefixed = Arc::new(PrefixStore::new(Arc::clone(&root), prefix));
-            let log_store = default_logstore(prefixed, Arc::clone(&root), url, &StorageConfig::default());
+            let log_store =
+                default_logstore(Arc::clone(&prefixed) as _, Arc::clone(&root), url, &StorageConfig::default());
             let mut table = DeltaTable::new(log_store);
             table.load_with_datetime(instant).await.context(ErrorKind::Sql, failed)?;
-            table.version()
+            let version = table.version();
+            refuse_before_the_first(url, prefixed.as_ref(), version, instant).await?;
+            version
         }
     };
     let unread = |error: DeltaTableError| match as_of {
@@ -59,10 +66,35 @@ pub async fn open_version(url: &Url, root: Arc<dyn ObjectStore>, as_of: AsOf) ->
     };
     let (snapshot, _) = open_snapshot(url, &root, version, unread).await?;
     let version = snapshot.version();
+    let metadata = serde_json::to_value(snapshot.table_configuration().metadata()).internal(failed)?;
+    let partition_columns = metadata["partitionColumns"].as_array().into_iter().flatten();
+    let partition_columns = partition_columns.filter_map(|name| Some(name.as_str()?.to_owned())).collect();
     let mut config = DeltaScanConfig::new().with_wrap_partition_values(false);
     config.schema_force_view_types = false;
     let inner = DeltaScanNext::new(snapshot, config).context(ErrorKind::Environment, failed)?;
-    Ok(TableVersion { version, provider: Arc::new(Scan { inner, url: url.clone(), root }) })
+    Ok(TableVersion { version, provider: Arc::new(Scan { inner, partition_columns, url: url.clone(), root }) })
+}
+
+/// delta-rs takes a time before the first version for that version. Errors: `version` was committed after `instant`.
+async fn refuse_before_the_first(
+    url: &Url,
+    folder: &dyn ObjectStore,
+    version: Option<u64>,
+    instant: DateTime<Utc>,
+) -> Result<()> {
+    let Some(version) = version else { return Ok(()) };
+    let made = match folder.head(&entry_path(version)).await {
+        Ok(entry) => entry.last_modified,
+        // Checkpoints outlive their entries.
+        Err(object_store::Error::NotFound { .. }) => return Ok(()),
+        Err(error) => return Err(error).environment(|| format!("cannot read the log of table `{url}`")),
+    };
+    if made.timestamp_millis() <= instant.timestamp_millis() {
+        return Ok(());
+    }
+    let (asked, made) = (instant.to_rfc3339(), made.to_rfc3339());
+    Err(Error::sql(format!("table `{url}` has no version as old as {asked}"))
+        .with_detail(format!("The oldest that is left, {version}, was committed at {made}.")))
 }
 
 impl Table {
@@ -77,6 +109,7 @@ impl Table {
 #[derive(Debug)]
 struct Scan {
     inner: DeltaScanNext,
+    partition_columns: Vec<String>,
     url: Url,
     root: Arc<dyn ObjectStore>,
 }
@@ -99,10 +132,23 @@ impl TableProvider for Scan {
         limit: Option<usize>,
     ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
         session.runtime_env().register_object_store(&self.url, Arc::clone(&self.root));
-        self.inner.scan(session, projection, filters, limit).await
+        let Some(state) = session.as_any().downcast_ref::<SessionState>() else {
+            return plan_err!("a table is scanned outside of a session");
+        };
+        let mut state = state.clone();
+        // Nanoseconds do not hold what INT96 does (see `times`).
+        state.config_mut().options_mut().execution.parquet.coerce_int96 = Some("us".to_owned());
+        as_meant(self.inner.scan(&state, projection, filters, limit).await?, &self.partition_columns)
     }
 
+    /// Never `Exact`: delta-rs answers that to filters which it does not evaluate exactly, those over partition columns and
+    /// NULL literals among them. Every filter is evaluated again above the scan, which only leaves out files and row groups.
     fn supports_filters_pushdown(&self, filters: &[&Expr]) -> DataFusionResult<Vec<TableProviderFilterPushDown>> {
-        self.inner.supports_filters_pushdown(filters)
+        let schema = self.inner.schema();
+        let support = |filter: &&Expr| match skips_soundly(filter, &schema) {
+            true => TableProviderFilterPushDown::Inexact,
+            false => TableProviderFilterPushDown::Unsupported,
+        };
+        Ok(filters.iter().map(support).collect())
     }
 }

@@ -9,7 +9,6 @@ use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch, new_null_array};
-use arrow::compute::{CastOptions, cast_with_options};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use deltalake::parquet::basic::{Compression as ParquetCompression, GzipLevel, ZstdLevel};
 use deltalake::parquet::file::properties::WriterProperties;
@@ -18,6 +17,7 @@ use object_store::prefix::PrefixStore;
 use serde::{Deserialize, Serialize};
 
 use super::actions::{Add, AddCDCFile, Remove};
+use super::cast::as_type;
 use super::metadata::TableMetadata;
 use super::open_files::{FileFormat, FileLimits, OpenFiles};
 use super::partitions::{ShortPaths, as_stored, short_path};
@@ -251,11 +251,8 @@ pub(super) fn conform(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordB
         .map(|field| match batch.schema().index_of(field.name()) {
             Err(_) => Ok(new_null_array(field.data_type(), batch.num_rows())),
             Ok(index) if batch.column(index).data_type() == field.data_type() => Ok(batch.column(index).clone()),
-            Ok(index) => {
-                let options = CastOptions { safe: false, ..CastOptions::default() };
-                cast_with_options(batch.column(index), field.data_type(), &options)
-                    .context(ErrorKind::Sql, || format!("column `{}` does not fit its table", field.name()))
-            }
+            Ok(index) => as_type(batch.column(index), field.data_type())
+                .context(ErrorKind::Sql, || format!("column `{}` does not fit its table", field.name())),
         })
         .collect::<Result<Vec<ArrayRef>>>()?;
     RecordBatch::try_new(schema.clone(), columns).internal(|| "rows do not fit their table".to_owned())

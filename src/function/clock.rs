@@ -7,10 +7,13 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
-use arrow::datatypes::{DataType, TimeUnit};
-use datafusion::common::ScalarValue;
+use arrow::datatypes::{DataType, Field, FieldRef, TimeUnit};
+use datafusion::common::{ScalarValue, internal_err};
 use datafusion::error::Result;
-use datafusion::logical_expr::{ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility};
+use datafusion::logical_expr::simplify::{ExprSimplifyResult, SimplifyContext};
+use datafusion::logical_expr::{
+    ColumnarValue, Expr, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
+};
 
 const DAY_MICROS: i64 = 86_400_000_000;
 
@@ -32,6 +35,55 @@ impl EpochClock {
         let now = Now::new("now", timestamp, vec!["current_timestamp".to_owned()], self.clone());
         let today = Now::new("current_date", DataType::Date32, vec!["today".to_owned()], self.clone());
         vec![ScalarUDF::from(now), ScalarUDF::from(today)]
+    }
+}
+
+/// `now()` of queries, which are planned anew each time: when the query began, in microseconds as all of weir's timestamps.
+/// DataFusion's nanoseconds cannot be compared with times outside of 1677 to 2262.
+pub fn query_now() -> ScalarUDF {
+    ScalarUDF::from(QueryNow {
+        aliases: vec!["current_timestamp".to_owned()],
+        signature: Signature::nullary(Volatility::Stable),
+    })
+}
+
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct QueryNow {
+    aliases: Vec<String>,
+    signature: Signature,
+}
+
+impl ScalarUDFImpl for QueryNow {
+    fn name(&self) -> &str {
+        "now"
+    }
+
+    fn aliases(&self) -> &[String] {
+        &self.aliases
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn return_type(&self, _arguments: &[DataType]) -> Result<DataType> {
+        Ok(DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())))
+    }
+
+    fn return_field_from_args(&self, _arguments: ReturnFieldArgs<'_>) -> Result<FieldRef> {
+        Ok(Arc::new(Field::new(self.name(), self.return_type(&[])?, false)))
+    }
+
+    fn simplify(&self, arguments: Vec<Expr>, context: &SimplifyContext) -> Result<ExprSimplifyResult> {
+        let Some(began) = context.query_execution_start_time() else {
+            return Ok(ExprSimplifyResult::Original(arguments));
+        };
+        let micros = ScalarValue::TimestampMicrosecond(Some(began.timestamp_micros()), Some("UTC".into()));
+        Ok(ExprSimplifyResult::Simplified(Expr::Literal(micros, None)))
+    }
+
+    fn invoke_with_args(&self, _args: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        internal_err!("`now()` was not replaced by the time when the query began")
     }
 }
 

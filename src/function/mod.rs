@@ -12,7 +12,7 @@ mod sql;
 mod stand_in;
 mod window;
 
-pub use clock::EpochClock;
+pub use clock::{EpochClock, query_now};
 pub use date_bin::date_bin_in_micros;
 pub use first::{FIRST_WITHIN, first_within};
 pub use marks::mark_functions;

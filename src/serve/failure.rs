@@ -67,6 +67,7 @@ pub fn status(error: &Error) -> Status {
     let code = match error.kind() {
         _ if error.state() == SqlState::CANCELLED => Code::Cancelled,
         _ if matches!(error.state(), SqlState::OUT_OF_MEMORY | SqlState::TOO_MANY) => Code::ResourceExhausted,
+        ErrorKind::Sql if error.state() == SqlState::UNDEFINED_TABLE => Code::NotFound,
         ErrorKind::Sql | ErrorKind::Config => Code::InvalidArgument,
         ErrorKind::Environment => Code::Unavailable,
         ErrorKind::Fenced => Code::Aborted,
@@ -283,6 +284,8 @@ mod tests {
         let status = status(&error);
         assert_eq!(status.code(), Code::InvalidArgument);
         assert_eq!(status.message(), "column `amont` does not exist\nhint: Did you mean `amount`?");
+        let missing = Error::sql("table `t` does not exist").with_state(SqlState::UNDEFINED_TABLE);
+        assert_eq!(super::status(&missing).code(), Code::NotFound);
     }
 
     #[test]

@@ -7,13 +7,12 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, BooleanBufferBuilder, RecordBatch, StringArray};
-use arrow::compute::{CastOptions, cast_with_options};
+use arrow::array::{ArrayRef, BooleanBufferBuilder, RecordBatch};
 use arrow::datatypes::{Schema, SchemaRef};
 use arrow::row::{RowConverter, SortField};
 use datafusion::common::ScalarValue;
 use deltalake::parquet::arrow::ProjectionMask;
-use deltalake::parquet::arrow::arrow_reader::RowSelection;
+use deltalake::parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, RowSelection};
 use deltalake::parquet::arrow::async_reader::ParquetRecordBatchStreamBuilder;
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
@@ -22,9 +21,11 @@ use serde::Deserialize;
 
 use super::super::actions::{Add, LogPath, Remove};
 use super::super::batch_rows;
+use super::super::cast::partition_value;
 use super::super::damage::{damaged_file, unreadable_file};
 use super::super::metadata::TableMetadata;
 use super::super::store::TableStore;
+use super::super::times::with_micros;
 use super::super::writer::conform;
 use super::stored::StoredFile;
 use super::vectors;
@@ -167,11 +168,9 @@ impl Partitioning {
     /// A file's partition values, typed, and its partition, comparable.
     pub fn of_file(&self, add: &Add) -> Result<(Vec<ArrayRef>, Vec<u8>)> {
         let damaged = || format!("the partition values of file `{}` cannot be read", add.path);
-        let options = CastOptions { safe: false, ..CastOptions::default() };
         let values = self.schema.fields().iter().map(|field| {
-            let text = add.partition_values.get(field.name()).cloned().flatten().filter(|text| !text.is_empty());
-            let text = StringArray::from(vec![text]);
-            cast_with_options(&text, field.data_type(), &options).context(ErrorKind::Damaged, damaged)
+            let text = add.partition_values.get(field.name()).and_then(Option::as_deref);
+            partition_value(text, field.data_type()).context(ErrorKind::Damaged, damaged)
         });
         let values = values.collect::<Result<Vec<ArrayRef>>>()?;
         let group = match &self.converter {
@@ -254,9 +253,10 @@ impl FileReader {
 
     async fn parquet(&self, add: &Add) -> Result<ParquetRecordBatchStreamBuilder<StoredFile>> {
         let (path, size) = (add.path.object()?, add.size.unsigned_abs());
-        let reader = StoredFile::new(self.store.object_store(), path.clone(), size);
-        match ParquetRecordBatchStreamBuilder::new(reader).await {
-            Ok(builder) => Ok(builder),
+        let mut reader = StoredFile::new(self.store.object_store(), path.clone(), size);
+        let loaded = ArrowReaderMetadata::load_async(&mut reader, ArrowReaderOptions::default()).await;
+        match loaded.and_then(|loaded| with_micros(loaded, ArrowReaderOptions::default())) {
+            Ok(metadata) => Ok(ParquetRecordBatchStreamBuilder::new_with_metadata(reader, metadata)),
             Err(error) => Err(unreadable_file(&self.store, &path, Some(size), error).await),
         }
     }

@@ -14,6 +14,7 @@ use object_store::path::Path;
 use roaring::{RoaringBitmap, RoaringTreemap};
 
 use super::super::actions::Add;
+use super::super::bounds::FileStats;
 use super::super::damage::unreadable_vector;
 use super::super::store::TableStore;
 use crate::error::{Context, Error, ErrorKind, Result};
@@ -143,10 +144,7 @@ pub async fn read(store: &TableStore, add: &Add) -> Result<RoaringBitmap> {
 
 /// `add`, of a file of `rows` physical rows, with the rows that `descriptor` marks gone. The protocol wants the number of rows.
 pub fn revised(add: &Add, rows: u32, descriptor: DeletionVectorDescriptor) -> Add {
-    let stats = add.stats.as_deref().and_then(|stats| serde_json::from_str::<serde_json::Value>(stats).ok());
-    let mut stats = stats.filter(serde_json::Value::is_object).unwrap_or_else(|| serde_json::json!({}));
-    stats["numRecords"] = rows.into();
-    stats["tightBounds"] = false.into();
+    let stats = add.stats.as_deref().and_then(FileStats::parse).unwrap_or_default().of_marked_rows(rows);
     Add { stats: Some(stats.to_string()), deletion_vector: Some(descriptor), data_change: true, ..add.clone() }
 }
 

@@ -52,7 +52,9 @@ impl Location {
         if let Ok(mut segments) = url.path_segments_mut() {
             segments.pop_if_empty().push(name).push("");
         }
-        Self { url, store: Arc::clone(&self.store), path: self.path.clone().join(name) }
+        // As the table store reads an address: joining a path would escape what is in the name.
+        let path = Path::from_url_path(url.path()).unwrap_or_else(|_| self.path.clone().join(name));
+        Self { url, store: Arc::clone(&self.store), path }
     }
 
     /// The address, ending in a slash.

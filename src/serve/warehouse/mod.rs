@@ -55,7 +55,7 @@ use super::failure::{nearest, query_error, quoted};
 use super::interrupt::Interrupt;
 use crate::delta::{AsOf, TableVersion};
 use crate::error::{Error, ErrorKind, Result, SqlState};
-use crate::function::sql_function;
+use crate::function::{date_bin_in_micros, query_now, sql_function};
 use crate::memory::QueryMemory;
 use crate::memory::bounded::Bounding;
 use crate::plan::{
@@ -63,6 +63,7 @@ use crate::plan::{
 };
 use crate::sql::cursor::is_keyword;
 use crate::sql::limits::MAX_STATEMENT_FIELDS;
+use crate::sql::types::SqlTypes;
 use crate::sql::{Diagnostic, Position, SourceFile, Span, asked, find_name};
 
 /// The one catalog's name.
@@ -423,6 +424,7 @@ fn session_state(options: WarehouseOptions, memory: QueryMemory) -> Result<Sessi
     // Plain strings everywhere, as in pipelines; not every Flight SQL client knows string views.
     config.options_mut().sql_parser.map_string_types_to_utf8view = false;
     config.options_mut().execution.parquet.schema_force_view_types = false;
+    config.options_mut().execution.time_zone = Some("UTC".to_owned());
     let biggest = NonZeroUsize::MIN.saturating_add(4);
     let pool = TrackConsumersPool::new(memory, biggest);
     let runtime = RuntimeEnvBuilder::new().with_memory_pool(Arc::new(pool)).build_arc().map_err(query_error)?;
@@ -431,10 +433,12 @@ fn session_state(options: WarehouseOptions, memory: QueryMemory) -> Result<Sessi
         .with_runtime_env(runtime)
         .with_expr_planners(vec![Arc::new(SizedLiterals)])
         .with_default_features()
+        // Timestamps are microseconds, as in pipelines.
+        .with_type_planner(Arc::new(SqlTypes))
         .with_table_factories(HashMap::new())
         .with_physical_optimizer_rules(physical_rules())
         .build();
-    for function in options.functions {
+    for function in [Arc::new(query_now()), Arc::new(date_bin_in_micros())].into_iter().chain(options.functions) {
         datafusion::execution::FunctionRegistry::register_udf(&mut state, function).map_err(query_error)?;
     }
     register_relations(&mut state, RelationMode::Batch, BTreeMap::new()).map_err(query_error)?;
