@@ -6,6 +6,7 @@
 
 pub mod error;
 pub mod output;
+pub mod json;
 pub mod env;
 pub mod metrics;
 pub mod memory;

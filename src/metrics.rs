@@ -45,6 +45,8 @@ pub struct Metrics {
     pub state_bytes: Family<Gauge, 2>,
     /// Rows that came too late to count, by pipeline and operator.
     pub late_rows: Family<Gauge, 2>,
+    /// Times whose number may be of another unit than it was read as, by pipeline and source.
+    pub doubtful_times: Family<Gauge, 2>,
     /// Bytes reserved of the memory pool, by use (`output`, `input`, `queries`); operators' state has its own metric.
     pub memory_reserved_bytes: Family<Gauge, 1>,
     /// Flight SQL queries ended, by outcome (`done`, `failed`, `cancelled`).
@@ -97,6 +99,11 @@ impl Metrics {
                 "Bytes that operators' memory takes.",
                 ["pipeline", "operator"],
             ),
+            doubtful_times: Family::gauges(
+                "weir_doubtful_times",
+                "Numbers in TIMESTAMP columns that are of January 1970 in milliseconds and recent in seconds, since the process began.",
+                ["pipeline", "source"],
+            ),
             late_rows: Family::gauges(
                 "weir_late_rows",
                 "Rows that came too late to count, since the process began.",
@@ -134,6 +141,7 @@ impl Metrics {
         self.state_rows.render(&mut text);
         self.state_bytes.render(&mut text);
         self.late_rows.render(&mut text);
+        self.doubtful_times.render(&mut text);
         self.memory_reserved_bytes.render(&mut text);
         self.flight_queries.render(&mut text);
         self.flight_queries_running.render(&mut text);

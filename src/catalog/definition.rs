@@ -9,6 +9,7 @@ use std::time::Duration;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::sql::sqlparser::ast::Query;
 
+use super::file_format::{CsvDialect, TimestampUnit};
 use crate::sql::Span;
 
 pub use crate::config::Secret;
@@ -132,6 +133,8 @@ pub struct FileSourceOptions {
     /// A file, a folder (new files are picked up), or a pattern with `*`.
     pub path: String,
     pub poll_interval: Duration,
+    /// Of files in CSV.
+    pub csv: CsvDialect,
 }
 
 /// What the card-fraud simulator tells.
@@ -249,6 +252,8 @@ pub struct SourceDef {
     pub idle_after: Duration,
     /// How far, in event time, a partition may be read ahead of the slowest one; `None` = any distance.
     pub max_drift: Option<Duration>,
+    /// Of numbers in TIMESTAMP columns; `None` = the format's: milliseconds in JSON and CSV, microseconds in Parquet.
+    pub timestamp_unit: Option<TimestampUnit>,
     /// How far ahead of the clock a row's event time may be; rows beyond are refused. `None` = any distance.
     pub max_future: Option<Duration>,
     pub span: Span,

@@ -4,6 +4,7 @@
 //! of an object resolved, or every error in them at once. It makes no connection and reads no data; secrets are the only
 //! thing it fetches. What columns and functions the queries name is for the planner to bind.
 
+mod file_format;
 mod definition;
 mod substitute;
 mod value;
@@ -21,6 +22,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 pub use definition::*;
+pub use file_format::{CsvDialect, TimestampUnit};
 pub use options::{feed_columns, nexmark_columns};
 pub use value::trigger as parse_trigger;
 

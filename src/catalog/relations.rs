@@ -8,6 +8,7 @@ use super::definition::{
     ChangeEncoding, ChangeFormat, ColumnDef, FileSourceOptions, KafkaSinkOptions, Metadata, OnError, Secret,
     SinkConnector, SinkDef, SourceConnector, SourceDef, TableDef, TableFeed,
 };
+use super::file_format::{CsvDialect, TimestampUnit};
 use super::options::{
     OptionReader, Scope, delta_source, eventhubs_sink, eventhubs_source, feed_columns, file_sink, file_source,
     generator_columns, generator_source, kafka_sink, kafka_source, message_format, nexmark_columns, nexmark_source,
@@ -91,6 +92,7 @@ pub fn source(create: &CreateRelation, scope: &Scope<'_>, errors: &mut Vec<Diagn
     };
     let idle_after = time_option(&mut reader, create, "idle_after", idle).unwrap_or(IDLE_AFTER);
     let max_drift = time_option(&mut reader, create, "max_drift", duration);
+    let timestamp_unit = timestamp_unit(&mut reader);
     let max_future = match connector {
         Connector::Generator | Connector::Nexmark => None,
         _ => Some(time_option(&mut reader, create, "max_future", idle).unwrap_or(MAX_FUTURE)),
@@ -125,6 +127,7 @@ pub fn source(create: &CreateRelation, scope: &Scope<'_>, errors: &mut Vec<Diagn
         on_error,
         idle_after,
         max_drift,
+        timestamp_unit,
         max_future,
         span: name.span,
     })
@@ -138,7 +141,11 @@ pub fn declared_source(create: &CreateRelation) -> Built<SourceDef> {
     if columns.is_empty() || !errors.is_empty() {
         return None;
     }
-    let connector = SourceConnector::File(FileSourceOptions { path: String::new(), poll_interval: Duration::ZERO });
+    let connector = SourceConnector::File(FileSourceOptions {
+        path: String::new(),
+        poll_interval: Duration::ZERO,
+        csv: CsvDialect::default(),
+    });
     let name = &create.head.name;
     Some(SourceDef {
         name: name.value.clone(),
@@ -149,6 +156,7 @@ pub fn declared_source(create: &CreateRelation) -> Built<SourceDef> {
         on_error: OnError::default(),
         idle_after: IDLE_AFTER,
         max_drift: None,
+        timestamp_unit: None,
         max_future: None,
         span: name.span,
     })
@@ -202,6 +210,17 @@ fn on_error(reader: &mut OptionReader<'_>) -> OnError {
     const WORDS: &[(&str, OnError)] =
         &[("dead_letter", OnError::DeadLetter), ("fail", OnError::Fail), ("drop", OnError::Drop)];
     reader.choice(&["on_error"], WORDS).unwrap_or_default()
+}
+
+fn timestamp_unit(reader: &mut OptionReader<'_>) -> Option<TimestampUnit> {
+    const WORDS: &[(&str, TimestampUnit)] = &[
+        ("seconds", TimestampUnit::Seconds),
+        ("millis", TimestampUnit::Millis),
+        ("micros", TimestampUnit::Micros),
+        ("nanos", TimestampUnit::Nanos),
+        ("auto", TimestampUnit::Auto),
+    ];
+    reader.choice(&["timestamp_unit"], WORDS)
 }
 
 /// What a message broker tells of a record.

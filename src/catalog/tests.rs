@@ -266,6 +266,20 @@ fn the_key_of_a_materialized_view_is_what_it_groups_by() {
 }
 
 #[test]
+fn options_of_csv_and_of_timestamps_are_typed() {
+    let catalog = loaded(
+        "CREATE SOURCE t (k STRING) WITH (connector = 'file', path = 'in.csv.gz', delimiter = '\\t', quote = '', escape = '\\',
+           header = 'false', null = 'NA', timestamp_unit = 'Seconds');",
+    );
+    let source = &catalog.sources["t"];
+    assert_eq!((source.format, source.timestamp_unit), (Format::Csv, Some(TimestampUnit::Seconds)));
+    let SourceConnector::File(options) = &source.connector else { panic!("not a file") };
+    let dialect =
+        CsvDialect { delimiter: b'\t', quote: None, escape: Some(b'\\'), header: false, null: "NA".to_owned() };
+    assert_eq!(options.csv, dialect);
+}
+
+#[test]
 fn options_of_time_and_state_are_typed() {
     let catalog = loaded(
         "CREATE SOURCE t (k STRING, ts TIMESTAMP, WATERMARK FOR ts AS ts)

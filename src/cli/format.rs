@@ -7,11 +7,11 @@ use std::io::Write;
 use arrow::array::{Array, RecordBatch};
 use arrow::datatypes::{DataType, Schema, SchemaRef};
 use arrow::ipc::writer::StreamWriter;
-use arrow::json::LineDelimitedWriter;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use clap::ValueEnum;
 
 use crate::error::{Context, ErrorKind, Result};
+use crate::json::{LineWriter, line_writer};
 
 /// Rows that the table form holds back to choose column widths.
 const SAMPLE_ROWS: usize = 1000;
@@ -39,7 +39,7 @@ pub struct RowWriter<W: Write> {
 enum Form<W: Write> {
     Table(TableForm<W>),
     Csv(CsvForm<W>),
-    Json(LineDelimitedWriter<W>),
+    Json(LineWriter<W>),
     Arrow(Box<StreamWriter<W>>),
 }
 
@@ -49,7 +49,7 @@ impl<W: Write> RowWriter<W> {
         let form = match format {
             OutputFormat::Table => Form::Table(TableForm::new(out, schema)),
             OutputFormat::Csv => Form::Csv(CsvForm::new(out, schema)?),
-            OutputFormat::Json => Form::Json(LineDelimitedWriter::new(out)),
+            OutputFormat::Json => Form::Json(line_writer(out)),
             OutputFormat::Arrow => {
                 let writer = StreamWriter::try_new(out, schema).context(ErrorKind::Environment, cannot_write)?;
                 Form::Arrow(Box::new(writer))

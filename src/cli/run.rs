@@ -230,6 +230,7 @@ fn record(metrics: &Metrics, progress: &Progress, now_ms: i64) {
         // With one source the count of records is exact; offsets of compacted topics have gaps.
         let rows = if progress.sources.len() == 1 { progress.num_input_rows } else { rows.max(0) as u64 };
         metrics.rows_in.with([pipeline, &source.description]).add(rows);
+        metrics.doubtful_times.with([pipeline, &source.description]).set(source.num_doubtful_times as f64);
         if let Some(lag) = source.lag {
             metrics.lag_records.with([pipeline, &source.description]).set(lag as f64);
         }

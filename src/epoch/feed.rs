@@ -41,6 +41,8 @@ pub struct Fed {
     /// What this micro-batch read.
     pub ranges: Vec<(PartitionId, OffsetRange)>,
     pub records: u64,
+    /// Times whose number may be of another unit than it was read as.
+    pub doubtful_times: u64,
     pub bytes: u64,
     /// When its records had arrived.
     pub arrived: Instant,
@@ -104,8 +106,10 @@ impl FeedLimits {
 pub struct Feed {
     /// Records not yet handed over; `u64::MAX` = unknown.
     lag: Arc<AtomicU64>,
+    doubtful_times: Arc<AtomicU64>,
     committed: watch::Sender<Offsets>,
     held: watch::Sender<Vec<PartitionId>>,
+    order: watch::Sender<Vec<PartitionId>>,
     task: JoinHandle<()>,
 }
 
@@ -122,7 +126,19 @@ impl Feed {
         let lag = Arc::new(AtomicU64::new(u64::MAX));
         let (committed, commits) = watch::channel(Offsets::new());
         let (held, holds) = watch::channel(Vec::new());
-        let work = Work { source, reader, decoding, limits, lag: Arc::clone(&lag), commits, holds };
+        let (order, orders) = watch::channel(Vec::new());
+        let doubtful_times = Arc::default();
+        let work = Work {
+            source,
+            reader,
+            decoding,
+            limits,
+            lag: Arc::clone(&lag),
+            doubtful_times: Arc::clone(&doubtful_times),
+            commits,
+            holds,
+            orders,
+        };
         let task = tokio::spawn(async move {
             let end = tokio::select! {
                 end = work.run(&out) => end,
@@ -135,12 +151,17 @@ impl Feed {
             // A receiver that is gone has stopped listening for good.
             let _ = out.send(said).await;
         });
-        Self { lag, committed, held, task }
+        Self { lag, doubtful_times, committed, held, order, task }
     }
 
     /// Records between what was handed over and the newest known end.
     pub fn lag(&self) -> Option<u64> {
         Some(self.lag.load(Ordering::Relaxed)).filter(|lag| *lag != u64::MAX)
+    }
+
+    /// Times whose number may be of another unit than it was read as.
+    pub fn doubtful_times(&self) -> u64 {
+        self.doubtful_times.load(Ordering::Relaxed)
     }
 
     /// Leaves these partitions unread until others are named.
@@ -152,6 +173,11 @@ impl Feed {
             }
             changed
         });
+    }
+
+    /// Names its partitions in order of their event time.
+    pub fn prefer(&self, slowest_first: Vec<PartitionId>) {
+        self.order.send_replace(slowest_first);
     }
 
     /// Passes on how far commits have come.
@@ -177,8 +203,10 @@ struct Work {
     decoding: Decoding,
     limits: FeedLimits,
     lag: Arc<AtomicU64>,
+    doubtful_times: Arc<AtomicU64>,
     commits: watch::Receiver<Offsets>,
     holds: watch::Receiver<Vec<PartitionId>>,
+    orders: watch::Receiver<Vec<PartitionId>>,
 }
 
 impl Work {
@@ -193,6 +221,10 @@ impl Work {
                 let partitions = self.holds.borrow_and_update().clone();
                 self.reader.hold(&partitions);
             }
+            if self.orders.has_changed().unwrap_or(false) {
+                let order = self.orders.borrow_and_update().clone();
+                self.reader.prefer(&order);
+            }
             let polled = self.reader.poll(self.limits.poll()).await?;
             self.lag.store(self.reader.lag().unwrap_or(u64::MAX), Ordering::Relaxed);
             match polled {
@@ -202,11 +234,42 @@ impl Work {
                     let reserved = self.limits.memory.reserve_input();
                     let mut fed = decode(self.source, chunks, &self.decoding, self.limits.lanes, reserved).await?;
                     fed.open = self.reader.open_partitions();
+                    self.note_unread(&mut fed)?;
+                    self.note_doubtful_times(&fed);
                     fed.topic = self.reader.topic();
                     place.send(Said::Batch(Box::new(fed)));
                 }
             }
         }
+    }
+}
+
+/// What stands for the unread part of a source of one stream among its partitions.
+const UNREAD: &str = "unread";
+
+impl Work {
+    fn note_doubtful_times(&self, fed: &Fed) {
+        if fed.doubtful_times > 0 && self.doubtful_times.fetch_add(fed.doubtful_times, Ordering::Relaxed) == 0 {
+            tracing::warn!(
+                source = self.decoding.decoder.source(),
+                times = fed.doubtful_times,
+                "numbers in a TIMESTAMP column are times of January 1970 in milliseconds and recent in seconds: if they are seconds, \
+                 say `timestamp_unit = 'seconds'`, else `'millis'`"
+            );
+        }
+    }
+
+    /// Lets event time wait for the unread part of the source, where the source knows which times it has.
+    fn note_unread(&self, fed: &mut Fed) -> Result<()> {
+        let (Some(least), Some(watermark)) = (self.reader.least_unread(), &self.decoding.watermark) else {
+            return Ok(());
+        };
+        let schema = self.decoding.decoder.schema();
+        let reached = least.map(|least| watermark.at(&schema, least)).transpose()?.flatten();
+        fed.reached.extend(reached.map(|reached| (UNREAD.into(), reached)));
+        fed.open = fed.reached.iter().map(|(partition, _)| Arc::clone(partition)).chain([UNREAD.into()]).collect();
+        fed.open.dedup();
+        Ok(())
     }
 }
 
@@ -241,7 +304,20 @@ async fn decode(
     }
     let (lanes, dead, reached, open) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let topic = None;
-    let mut fed = Fed { source, lanes, dead, ranges, records: 0, bytes, arrived, reached, open, topic, reserved };
+    let mut fed = Fed {
+        source,
+        lanes,
+        dead,
+        ranges,
+        records: 0,
+        doubtful_times: 0,
+        bytes,
+        arrived,
+        reached,
+        open,
+        topic,
+        reserved,
+    };
     for lane in decoded {
         let rows = gather(lane?, &mut fed)?;
         if !rows.is_empty() {
@@ -257,6 +333,7 @@ fn gather(lane: Vec<(PartitionId, Decoded, Option<i64>)>, fed: &mut Fed) -> Resu
     for (partition, mut piece, reached) in lane {
         fed.reached.extend(reached.map(|reached| (partition, reached)));
         fed.records += piece.rows.num_rows() as u64 + piece.refused as u64;
+        fed.doubtful_times += piece.doubtful_times as u64;
         fed.dead.append(&mut piece.dead);
         if piece.rows.num_rows() > 0 {
             rows.push(piece.rows);

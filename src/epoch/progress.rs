@@ -52,6 +52,14 @@ pub struct SourceProgress {
     pub lag: Option<u64>,
     /// RFC 3339; no row older than this is expected. `None`: the source has no watermark, or nothing has come.
     pub watermark: Option<String>,
+    /// Times whose number may be of another unit than it was read as, since the process began.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub num_doubtful_times: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// What one operator remembers.

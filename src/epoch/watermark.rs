@@ -82,6 +82,13 @@ impl SourceClock {
         self.time.partitions.iter().map(|(id, at)| (id.clone(), at.saturating_sub(slowest))).collect()
     }
 
+    /// The partitions that may give rows, in order of their event time.
+    pub fn slowest_first(&self) -> Vec<PartitionId> {
+        let mut order = self.open.clone();
+        order.sort_by_cached_key(|partition| self.time.partitions.get(partition).copied());
+        order
+    }
+
     /// True when time may move without rows: a partition that counts now may be set aside later.
     pub fn may_idle(&self) -> bool {
         self.open.len() > 1

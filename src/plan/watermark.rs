@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, AsArray};
+use arrow::array::{Array, ArrayRef, AsArray, TimestampMicrosecondArray, new_null_array};
 use arrow::compute::max;
-use arrow::datatypes::{DataType, TimeUnit, TimestampMicrosecondType};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit, TimestampMicrosecondType};
 use arrow::record_batch::RecordBatch;
 use datafusion::common::DFSchema;
 use datafusion::error::Result as PlanResult;
@@ -27,9 +27,31 @@ pub struct Watermark {
     expr: Arc<dyn PhysicalExpr>,
     /// The TIMESTAMP(µs) column whose greatest value gives the greatest watermark, if that is known of the expression.
     follows: Option<usize>,
+    /// The event time's column.
+    time: usize,
 }
 
 impl Watermark {
+    /// The watermark that a row of this event time reaches, where it depends on nothing else of the row.
+    pub fn at(&self, schema: &SchemaRef, time_us: i64) -> PlanResult<Option<i64>> {
+        if self.follows != Some(self.time) {
+            return Ok(None);
+        }
+        let column = |(index, field): (usize, &Arc<Field>)| match index == self.time {
+            true => {
+                let time = TimestampMicrosecondArray::from_value(time_us, 1);
+                let array: ArrayRef = Arc::new(time.with_data_type(field.data_type().clone()));
+                (Arc::new(field.as_ref().clone().with_nullable(true)), array)
+            }
+            false => {
+                let nullable = field.as_ref().clone().with_nullable(true);
+                (Arc::new(nullable), new_null_array(field.data_type(), 1))
+            }
+        };
+        let (fields, columns): (Vec<_>, Vec<_>) = schema.fields().iter().enumerate().map(column).unzip();
+        self.reached(&RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)?)
+    }
+
     /// The greatest watermark among some rows, microseconds; `None` if they have none.
     pub fn reached(&self, rows: &RecordBatch) -> PlanResult<Option<i64>> {
         let newest = match self.follows {
@@ -63,7 +85,8 @@ pub fn watermark(source: &SourceDef, session: &SessionState, files: &Files) -> R
     let expr = simplifier(&schema).simplify(bound.expr).map_err(planned)?;
     let follows = followed(&expr, &schema);
     let expr = session.create_physical_expr(expr, &schema).map_err(planned)?;
-    Ok(Some(Watermark { expr, follows }))
+    let time = schema.as_arrow().index_of(&def.column).map_err(|error| planned(error.into()))?;
+    Ok(Some(Watermark { expr, follows, time }))
 }
 
 /// The TIMESTAMP(µs) column that an expression never falls behind: it is the column, less or more a fixed time, in whatever unit.

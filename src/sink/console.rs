@@ -40,7 +40,7 @@ pub async fn print(name: &str, rows: &[RecordBatch], output: &Printer) -> Result
 /// One row as a line of JSON, for messages.
 pub fn row(batch: &RecordBatch, row: usize) -> Result<String> {
     let mut text = Vec::new();
-    let mut writer = arrow::json::LineDelimitedWriter::new(&mut text);
+    let mut writer = crate::json::line_writer(&mut text);
     writer.write(&batch.slice(row, 1)).internal(|| "a row cannot be shown".to_owned())?;
     writer.finish().internal(|| "a row cannot be shown".to_owned())?;
     Ok(String::from_utf8_lossy(&text).trim_end().to_owned())

@@ -7,14 +7,14 @@ use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use arrow::csv::WriterBuilder;
 use arrow::datatypes::SchemaRef;
-use arrow::json::LineDelimitedWriter;
 use arrow::record_batch::RecordBatch;
 use parquet::arrow::ArrowWriter;
 
+use super::csv::CsvWriter;
 use crate::catalog::Format;
 use crate::error::{Context, Error, Result};
+use crate::json::{self, LineWriter};
 
 /// An open file of one epoch and lane.
 pub struct FileWriter {
@@ -24,8 +24,8 @@ pub struct FileWriter {
 }
 
 enum Encoder {
-    Json(LineDelimitedWriter<BufWriter<File>>),
-    Csv(Box<arrow::csv::Writer<BufWriter<File>>>),
+    Json(LineWriter<BufWriter<File>>),
+    Csv(CsvWriter<BufWriter<File>>),
     Parquet(Box<ArrowWriter<BufWriter<File>>>),
 }
 
@@ -43,8 +43,9 @@ impl FileWriter {
         let file = File::create(&hidden).environment(|| format!("file `{}` cannot be made", hidden.display()))?;
         let file = BufWriter::new(file);
         let encoder = match format {
-            Format::Json => Encoder::Json(LineDelimitedWriter::new(file)),
-            Format::Csv => Encoder::Csv(Box::new(WriterBuilder::new().with_header(true).build(file))),
+            // With nulls, without which a MAP would lose entries.
+            Format::Json => Encoder::Json(json::builder().with_explicit_nulls(true).build(file)),
+            Format::Csv => Encoder::Csv(CsvWriter::new(file, schema)?),
             Format::Parquet => Encoder::Parquet(Box::new(
                 ArrowWriter::try_new(file, schema.clone(), None)
                     .internal(|| "rows cannot be written as Parquet".to_owned())?,
@@ -57,7 +58,7 @@ impl FileWriter {
     pub fn write(&mut self, rows: &RecordBatch) -> Result<()> {
         let written = match &mut self.encoder {
             Encoder::Json(writer) => writer.write(rows).environment(|| "write failed".to_owned()),
-            Encoder::Csv(writer) => writer.write(rows).environment(|| "write failed".to_owned()),
+            Encoder::Csv(writer) => writer.write(rows),
             Encoder::Parquet(writer) => writer.write(rows).environment(|| "write failed".to_owned()),
         };
         written.map_err(|error| {

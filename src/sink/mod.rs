@@ -4,6 +4,7 @@
 //! `blackhole` are written as micro-batches come and take no part in it.
 
 pub mod console;
+mod csv;
 pub mod dead_letters;
 pub mod file;
 pub mod kafka;

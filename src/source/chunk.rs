@@ -106,6 +106,8 @@ pub struct Decoded {
     pub dead: Vec<DeadLetter>,
     /// Records refused, whether kept or dropped.
     pub refused: usize,
+    /// Times whose number may be of another unit than it was read as.
+    pub doubtful_times: usize,
 }
 
 /// A record that could not be decoded or violated a constraint, kept with its bytes, position and reason.
@@ -190,6 +192,18 @@ pub trait SourceReader: Send {
         Vec::new()
     }
 
+    /// True when a partition that gives no rows for a while may be set aside: it may have none. False for files, which have what
+    /// was not read of them.
+    fn may_fall_silent(&self) -> bool {
+        true
+    }
+
+    /// The least event time that may be left in what was not read, microseconds, where the source knows more than its rows told:
+    /// `None` = it does not, `Some(None)` = any time.
+    fn least_unread(&self) -> Option<Option<i64>> {
+        None
+    }
+
     /// The topic that the chunks of the last poll are of. When it is another than before, all offsets before are void.
     fn topic(&self) -> Option<TopicIdentity> {
         None
@@ -202,6 +216,9 @@ pub trait SourceReader: Send {
 
     /// Leaves these partitions unread until the next call names others: they are ahead of the rest. Sources of one stream have none.
     fn hold(&mut self, _partitions: &[PartitionId]) {}
+
+    /// Names the partitions in order of their event time: those that are behind are better read first.
+    fn prefer(&mut self, _slowest_first: &[PartitionId]) {}
 
     /// Tells the outside how far commits have come (consumer-group offsets for lag monitors); never fails.
     fn committed(&mut self, _offsets: &Offsets) {}

@@ -31,7 +31,8 @@ pub async fn open(def: &SourceDef, pipeline: &str, from: ReadFrom, env: &Env) ->
             Ok(Box::new(kafka::KafkaReader::open(&def.name, options, wants, group, from, env)?))
         }
         SourceConnector::File(options) => {
-            Ok(Box::new(file::FileReader::open(&def.name, options, def.format, &from, env)?))
+            let reader = file::FileReader::open(&def.name, options, def.format, &from, env)?;
+            Ok(Box::new(if def.watermark.is_some() { reader.in_order_of_time() } else { reader }))
         }
         SourceConnector::Generator(options) => Ok(Box::new(generator::GeneratorReader::open(options, &from, env)?)),
         SourceConnector::Nexmark(options) => Ok(Box::new(nexmark::NexmarkReader::open(options, &from, env)?)),

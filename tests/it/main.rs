@@ -11,6 +11,7 @@ mod crash;
 mod delta;
 mod editing;
 mod event_time;
+mod file_sources;
 mod flight;
 mod fuzzing;
 mod kafka;

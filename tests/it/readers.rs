@@ -1,18 +1,57 @@
-//! Tables that weir wrote, read by readers that we did not write.
+//! Tables that weir wrote, read by readers that we did not write; and queries of weir held against those of duckdb.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::program::{Weir, text};
 
-#[test]
-fn deltalake_and_polars_read_what_weir_wrote() {
-    let tools = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tools/python");
-    let setup = Command::new("bash").arg(tools.join("setup.sh")).output();
+fn tools() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tools/python")
+}
+
+/// The interpreter with the readers; `None` where there is none.
+fn python() -> Option<String> {
+    let setup = Command::new("bash").arg(tools().join("setup.sh")).output();
     let Some(setup) = setup.ok().filter(|setup| setup.status.success()) else {
         eprintln!("######## SKIPPED: no Python environment (tests/tools/python/setup.sh)");
-        return;
+        return None;
     };
+    Some(text(&setup.stdout).trim().to_owned())
+}
+
+/// Runs a script of `tests/tools/python` that compares on its own: arguments are the program, an empty folder and the rest.
+fn compare(script: &str, rest: &[&str]) {
+    let Some(python) = python() else { return };
+    let weir = Weir::new();
+    let mut command = Command::new(python);
+    command.arg(tools().join(script)).arg(env!("CARGO_BIN_EXE_weir")).arg(weir.path("")).args(rest);
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{script} {rest:?}: {}\n{}", text(&output.stdout), text(&output.stderr));
+}
+
+#[test]
+fn queries_of_delta_tables_find_what_duckdb_finds() {
+    compare("predicates.py", &["1"]);
+}
+
+#[test]
+fn statistics_hide_no_row_from_any_reader() {
+    compare("statistics.py", &["1"]);
+}
+
+#[test]
+fn tables_of_other_writers_are_read_as_they_are_meant() {
+    compare("foreign.py", &[]);
+}
+
+#[test]
+fn what_weir_writes_it_reads_back_equal() {
+    compare("round_trips.py", &["1"]);
+}
+
+#[test]
+fn deltalake_and_polars_read_what_weir_wrote() {
+    let Some(python) = python() else { return };
     let weir = Weir::new();
     weir.write("config/weir.yaml", "maintenance:\n  checkpoint_every_commits: 1\n");
     weir.write(
@@ -31,9 +70,8 @@ fn deltalake_and_polars_read_what_weir_wrote() {
         weir.succeed(&["run", "p.sql", "--trigger", "available now"]);
     }
     assert_eq!(weir.query("SELECT count(*), count(DISTINCT id), sum(id) FROM t"), [format!("3000,3000,{sum}")]);
-    let python = text(&setup.stdout).trim().to_owned();
     let output =
-        Command::new(python).arg(tools.join("readers.py")).arg(weir.path("warehouse/t")).arg("id").output().unwrap();
+        Command::new(python).arg(tools().join("readers.py")).arg(weir.path("warehouse/t")).arg("id").output().unwrap();
     assert!(output.status.success(), "{}", text(&output.stderr));
     let found = text(&output.stdout);
     assert!(found.contains(&format!("deltalake 3000 3000 {sum}")), "{found}");

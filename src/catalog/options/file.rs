@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::super::definition::{FileSourceOptions, Format};
+use super::super::file_format::CsvDialect;
 use super::super::value::duration;
 use super::OptionReader;
 
@@ -15,7 +16,25 @@ pub fn source(reader: &mut OptionReader<'_>) -> Option<(FileSourceOptions, Forma
     let poll_interval = reader.parsed(&["poll_interval", "source.monitor-interval"], duration).unwrap_or(POLL_INTERVAL);
     let path = path.map(|path| path.value);
     let format = format(reader, path.as_deref());
-    Some((FileSourceOptions { path: path?, poll_interval }, format?))
+    let csv = if format == Some(Format::Csv) { csv(reader) } else { CsvDialect::default() };
+    Some((FileSourceOptions { path: path?, poll_interval, csv }, format?))
+}
+
+fn csv(reader: &mut OptionReader<'_>) -> CsvDialect {
+    let usual = CsvDialect::default();
+    let byte = |text: &str| match text.as_bytes() {
+        b"\\t" => Ok(b'\t'),
+        [byte] if byte.is_ascii() && !matches!(byte, b'\r' | b'\n') => Ok(*byte),
+        _ => Err("Write one ASCII character, or `\\t` for a tab.".to_owned()),
+    };
+    let optional = |text: &str| if text.is_empty() { Ok(None) } else { byte(text).map(Some) };
+    CsvDialect {
+        delimiter: reader.parsed(&["delimiter"], byte).unwrap_or(usual.delimiter),
+        quote: reader.parsed(&["quote"], optional).unwrap_or(usual.quote),
+        escape: reader.parsed(&["escape"], optional).unwrap_or(usual.escape),
+        header: reader.choice(&["header"], &[("true", true), ("false", false)]).unwrap_or(usual.header),
+        null: reader.text(&["null"]).map_or(usual.null, |text| text.value),
+    }
 }
 
 /// Options of a sink: the folder and the format.
@@ -42,6 +61,7 @@ fn format(reader: &mut OptionReader<'_>, path: Option<&str>) -> Option<Format> {
         return None;
     }
     let path = path.unwrap_or("").to_lowercase();
+    let path = path.trim_end_matches(".gz").trim_end_matches(".zst");
     Some(match path.rsplit('.').next() {
         Some("csv") => Format::Csv,
         Some("parquet") => Format::Parquet,

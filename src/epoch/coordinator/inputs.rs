@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
@@ -52,6 +52,7 @@ impl Inputs {
             let from = ReadFrom { offsets: positions[index].clone(), topic, bounded };
             let reader = crate::source::open(&source.def, &job.dataflow.pipeline, from, &job.env).await?;
             inputs.witnesses.push(reader.witness());
+            let idle_after = if reader.may_fall_silent() { source.def.idle_after } else { Duration::MAX };
             let decoder = Arc::new(Decoder::new(&source.def)?.with_clock(&source.def, &job.env));
             let decoding = Decoding { decoder, watermark: source.watermark.clone() };
             let limits = FeedLimits { poll: job.poll, lanes: job.lanes, memory: job.sinks.memory.clone() };
@@ -59,7 +60,7 @@ impl Inputs {
             inputs.feeds.push(Feed::start(index, reader, decoding, limits, sender, stop.clone()));
             inputs.inboxes.push(inbox);
             let time = resumed.times.get(&source.def.name).cloned().unwrap_or_default();
-            inputs.clocks.push(SourceClock::new(time, source.def.idle_after));
+            inputs.clocks.push(SourceClock::new(time, idle_after));
             let drift = source.def.max_drift.map(|drift| i64::try_from(drift.as_micros()).unwrap_or(i64::MAX));
             inputs.drifts.push(drift);
         }
@@ -136,8 +137,12 @@ impl Inputs {
         self.clocks.iter().any(SourceClock::may_idle)
     }
 
-    /// Holds partitions back that have run ahead of the slowest by more than the source allows.
+    /// Has partitions that are behind read first, and holds those back that have run ahead of the slowest by more than the source
+    /// allows.
     fn align(&self, source: usize) {
+        if self.clocks[source].may_idle() {
+            self.feeds[source].prefer(self.clocks[source].slowest_first());
+        }
         let Some(drift) = self.drifts[source] else { return };
         let ahead = self.clocks[source].ahead(Instant::now());
         let far = ahead.into_iter().filter(|(_, distance)| *distance > drift).map(|(partition, _)| partition);
@@ -166,6 +171,11 @@ impl Inputs {
     /// Records of `source` not yet read; `None` = not known.
     pub fn lag(&self, source: usize) -> Option<u64> {
         self.feeds[source].lag()
+    }
+
+    /// Times of `source` whose number may be of another unit than it was read as.
+    pub fn doubtful_times(&self, source: usize) -> u64 {
+        self.feeds[source].doubtful_times()
     }
 
     /// Records not yet read, where every source knows.

@@ -55,6 +55,7 @@ impl Coordinator {
             start_offset: text(ranges, false),
             end_offset: text(ranges, true),
             lag: self.inputs.lag(*source),
+            num_doubtful_times: self.inputs.doubtful_times(*source),
             watermark: instant(self.inputs.watermark(*source)),
         };
         full.ranges.iter().map(describe).collect()

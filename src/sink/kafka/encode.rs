@@ -6,10 +6,10 @@ use arrow::array::{Array, AsArray, BinaryArray, StringArray};
 use arrow::compute::cast;
 use arrow::datatypes::DataType;
 use arrow::record_batch::RecordBatch;
-use arrow_json::WriterBuilder;
 use arrow_json::writer::LineDelimited;
 
 use crate::error::{Context, Error, Result};
+use crate::json;
 use crate::source::chunk::OptionalBytes;
 
 /// Encoded messages; cheap to clone.
@@ -70,14 +70,14 @@ impl Messages {
 }
 
 /// Encodes every row as a JSON object of all columns, nulls included; timestamps as RFC 3339 (`Z` where the type has a
-/// zone), binary as hexadecimal digits, numbers that JSON lacks (NaN) as null. The value of `key_column` becomes the
+/// zone), binary as base64, NaN and the infinities as texts. The value of `key_column` becomes the
 /// key: binary as is, other types as their text.
 ///
 /// Errors: no such key column; a type that has no JSON form.
 pub fn encode(batch: &RecordBatch, key_column: Option<&str>) -> Result<Messages> {
     let keys = key_column.map(|name| keys(batch, name)).transpose()?;
     let mut data = Vec::with_capacity(batch.num_rows() * 32 * batch.num_columns());
-    let mut writer = WriterBuilder::new().with_explicit_nulls(true).build::<_, LineDelimited>(&mut data);
+    let mut writer = json::builder().with_explicit_nulls(true).build::<_, LineDelimited>(&mut data);
     writer.write(batch).internal(|| "rows could not be encoded as JSON".to_owned())?;
     writer.finish().internal(|| "rows could not be encoded as JSON".to_owned())?;
     drop(writer);

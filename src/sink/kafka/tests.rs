@@ -42,7 +42,7 @@ fn rows_become_json_objects_of_all_columns() {
         texts(&encode(&rows, None).unwrap()),
         [
             r#"{"id":1,"text":"line\nend \"q\"","score":0.5,"ok":true,"at":"2023-11-14T22:13:20.123456Z","local":"2023-11-14T22:13:20.123456"}"#,
-            r#"{"id":2,"text":null,"score":null,"ok":false,"at":null,"local":null}"#,
+            r#"{"id":2,"text":null,"score":"NaN","ok":false,"at":null,"local":null}"#,
         ]
     );
 }

@@ -11,6 +11,7 @@ use arrow::datatypes::{DataType, FieldRef, Fields, TimeUnit};
 
 use super::fault::sql_name;
 use super::plan::Names;
+use crate::catalog::TimestampUnit;
 use crate::error::{Context, Error, Result};
 
 /// One column in the making.
@@ -24,7 +25,7 @@ pub(super) enum Column {
     Float32(Values<f32>),
     Float64(Values<f64>),
     Date(Values<i32>),
-    Timestamp(Values<i64>, Option<Arc<str>>),
+    Timestamp(Values<i64>, Option<Arc<str>>, TimestampUnit),
     Decimal(Values<i128>, u8, i8),
     Utf8(Bytes),
     Binary(Bytes),
@@ -181,8 +182,8 @@ impl Bytes {
 }
 
 impl Column {
-    /// An empty column. Errors: a type that records cannot be decoded into.
-    pub(super) fn new(data_type: &DataType) -> Result<Self> {
+    /// An empty column; numbers are timestamps of `unit`. Errors: a type that records cannot be decoded into.
+    pub(super) fn new(data_type: &DataType, unit: TimestampUnit) -> Result<Self> {
         Ok(match data_type {
             DataType::Boolean => Self::Boolean(Values::default()),
             DataType::Int8 => Self::Int8(Values::default()),
@@ -192,21 +193,21 @@ impl Column {
             DataType::Float32 => Self::Float32(Values::default()),
             DataType::Float64 => Self::Float64(Values::default()),
             DataType::Date32 => Self::Date(Values::default()),
-            DataType::Timestamp(TimeUnit::Microsecond, zone) => Self::Timestamp(Values::default(), zone.clone()),
+            DataType::Timestamp(TimeUnit::Microsecond, zone) => Self::Timestamp(Values::default(), zone.clone(), unit),
             DataType::Decimal128(precision, scale) => Self::Decimal(Values::default(), *precision, *scale),
             DataType::Utf8 => Self::Utf8(Bytes::new()),
             DataType::Binary => Self::Binary(Bytes::new()),
             DataType::List(field) => Self::List(Box::new(List {
                 field: Arc::clone(field),
                 offsets: vec![0],
-                items: Self::new(field.data_type())?,
+                items: Self::new(field.data_type(), unit)?,
                 nulls: Nulls::default(),
             })),
-            DataType::Map(entries, sorted) => Self::new_map(entries, *sorted)?,
+            DataType::Map(entries, sorted) => Self::new_map(entries, *sorted, unit)?,
             DataType::Struct(fields) => Self::Struct(Box::new(Struct {
                 fields: fields.clone(),
                 names: Names::of(fields.iter().map(|field| field.name().as_bytes())),
-                columns: fields.iter().map(|field| Self::new(field.data_type())).collect::<Result<_>>()?,
+                columns: fields.iter().map(|field| Self::new(field.data_type(), unit)).collect::<Result<_>>()?,
                 width: fields.iter().map(|field| width(field.data_type())).sum(),
                 len: 0,
                 nulls: Nulls::default(),
@@ -215,7 +216,7 @@ impl Column {
         })
     }
 
-    fn new_map(entries: &FieldRef, sorted: bool) -> Result<Self> {
+    fn new_map(entries: &FieldRef, sorted: bool, unit: TimestampUnit) -> Result<Self> {
         match entries.data_type() {
             DataType::Struct(pair) if pair.len() == 2 && pair[0].data_type() == &DataType::Utf8 => {
                 Ok(Self::Map(Box::new(Map {
@@ -224,7 +225,7 @@ impl Column {
                     sorted,
                     offsets: vec![0],
                     keys: Bytes::new(),
-                    values: Self::new(pair[1].data_type())?,
+                    values: Self::new(pair[1].data_type(), unit)?,
                     nulls: Nulls::default(),
                 })))
             }
@@ -241,7 +242,7 @@ impl Column {
             Self::Int8(column) => column.values.len(),
             Self::Int16(column) => column.values.len(),
             Self::Int32(column) | Self::Date(column) => column.values.len(),
-            Self::Int64(column) | Self::Timestamp(column, _) => column.values.len(),
+            Self::Int64(column) | Self::Timestamp(column, ..) => column.values.len(),
             Self::Float32(column) => column.values.len(),
             Self::Float64(column) => column.values.len(),
             Self::Decimal(column, ..) => column.values.len(),
@@ -259,7 +260,7 @@ impl Column {
             Self::Int8(column) => &column.nulls,
             Self::Int16(column) => &column.nulls,
             Self::Int32(column) | Self::Date(column) => &column.nulls,
-            Self::Int64(column) | Self::Timestamp(column, _) => &column.nulls,
+            Self::Int64(column) | Self::Timestamp(column, ..) => &column.nulls,
             Self::Float32(column) => &column.nulls,
             Self::Float64(column) => &column.nulls,
             Self::Decimal(column, ..) => &column.nulls,
@@ -278,7 +279,7 @@ impl Column {
             Self::Int8(column) => column.push_null(),
             Self::Int16(column) => column.push_null(),
             Self::Int32(column) | Self::Date(column) => column.push_null(),
-            Self::Int64(column) | Self::Timestamp(column, _) => column.push_null(),
+            Self::Int64(column) | Self::Timestamp(column, ..) => column.push_null(),
             Self::Float32(column) => column.push_null(),
             Self::Float64(column) => column.push_null(),
             Self::Decimal(column, ..) => column.push_null(),
@@ -306,7 +307,7 @@ impl Column {
             Self::Int8(column) => column.truncate(len),
             Self::Int16(column) => column.truncate(len),
             Self::Int32(column) | Self::Date(column) => column.truncate(len),
-            Self::Int64(column) | Self::Timestamp(column, _) => column.truncate(len),
+            Self::Int64(column) | Self::Timestamp(column, ..) => column.truncate(len),
             Self::Float32(column) => column.truncate(len),
             Self::Float64(column) => column.truncate(len),
             Self::Decimal(column, ..) => column.truncate(len),
@@ -337,7 +338,7 @@ impl Column {
             Self::Int8(column) => column.values.reserve(rows),
             Self::Int16(column) => column.values.reserve(rows),
             Self::Int32(column) | Self::Date(column) => column.values.reserve(rows),
-            Self::Int64(column) | Self::Timestamp(column, _) => column.values.reserve(rows),
+            Self::Int64(column) | Self::Timestamp(column, ..) => column.values.reserve(rows),
             Self::Float32(column) => column.values.reserve(rows),
             Self::Float64(column) => column.values.reserve(rows),
             Self::Decimal(column, ..) => column.values.reserve(rows),
@@ -367,7 +368,7 @@ impl Column {
             Self::Float32(column) => primitive::<types::Float32Type>(column),
             Self::Float64(column) => primitive::<types::Float64Type>(column),
             Self::Date(column) => primitive::<types::Date32Type>(column),
-            Self::Timestamp(column, zone) => {
+            Self::Timestamp(column, zone, _) => {
                 let nulls = column.nulls.finish(column.values.len());
                 Arc::new(TimestampMicrosecondArray::new(column.values.into(), nulls).with_timezone_opt(zone))
             }

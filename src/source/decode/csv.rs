@@ -1,14 +1,15 @@
-//! CSV records into columns: one line each, fields parted by commas, quoted by `"` with `""` for a quote.
+//! CSV records into columns: fields parted by commas, quoted by `"` with `""` for a quote, unless the source says otherwise.
 //!
-//! An empty field without quotes is null; arrays, maps and structs are written as JSON. Fields go to columns by the
+//! An empty field without quotes is null; with another text for null, an empty field is an empty text. Arrays, maps and structs are written as JSON. Fields go to columns by the
 //! header's names where there is a header (files), else by position.
 
 use super::column::{Bytes, Column, Values};
 use super::fault::{Fault, Outcome};
 use super::json::Blame;
-use super::number::{self, Excess};
+use super::number::{self, Excess, Number};
 use super::scan::{Cursor, PAD};
 use super::{text, timestamp, value};
+use crate::catalog::{CsvDialect, TimestampUnit};
 
 const WRONG_WIDTH: Fault = Fault::Syntax("the line has another number of fields than there should be");
 
@@ -22,13 +23,14 @@ pub(super) struct CsvRows<'a> {
     sources: Vec<Option<usize>>,
     /// How many fields a record has.
     width: usize,
-    fields: Fields,
+    fields: Fields<'a>,
     row: usize,
 }
 
 /// The fields of one line; buffers are used again for the next.
-#[derive(Debug, Default)]
-struct Fields {
+#[derive(Debug)]
+struct Fields<'a> {
+    dialect: &'a CsvDialect,
     data: Vec<u8>,
     /// Where each field ends in `data`.
     ends: Vec<usize>,
@@ -37,8 +39,14 @@ struct Fields {
 
 impl<'a> CsvRows<'a> {
     /// A decoder into `columns`, which are empty and read the fields `names`; `header` is empty if there is none.
-    pub(super) fn new(names: &[String], nullable: &'a [bool], columns: Vec<Column>, header: &[u8]) -> Outcome<Self> {
-        let mut fields = Fields::default();
+    pub(super) fn new(
+        names: &[String],
+        nullable: &'a [bool],
+        columns: Vec<Column>,
+        header: &[u8],
+        dialect: &'a CsvDialect,
+    ) -> Outcome<Self> {
+        let mut fields = Fields { dialect, data: Vec::new(), ends: Vec::new(), quoted: Vec::new() };
         let (sources, width) = if header.is_empty() {
             ((0..names.len()).map(Some).collect(), names.len())
         } else {
@@ -52,6 +60,11 @@ impl<'a> CsvRows<'a> {
             (sources.collect(), titles.len())
         };
         Ok(Self { nullable, columns, sources, width, fields, row: 0 })
+    }
+
+    /// True when no column has a field.
+    pub(super) fn reads_nothing(&self) -> bool {
+        !self.sources.is_empty() && self.sources.iter().all(Option::is_none)
     }
 
     /// The field that feeds `column` in the record read last.
@@ -80,7 +93,7 @@ impl<'a> CsvRows<'a> {
             match self.sources[index] {
                 None if self.nullable[index] => column.push_null(),
                 None => return Err(blame(Fault::Missing)),
-                Some(field) if self.fields.is_null(field) => {
+                Some(field) if self.fields.is_null(field, column) => {
                     if !self.nullable[index] {
                         return Err(blame(Fault::Null));
                     }
@@ -93,7 +106,7 @@ impl<'a> CsvRows<'a> {
     }
 }
 
-impl Fields {
+impl Fields<'_> {
     fn len(&self) -> usize {
         self.ends.len()
     }
@@ -103,8 +116,9 @@ impl Fields {
         &self.data[start..self.ends[index]]
     }
 
-    fn is_null(&self, index: usize) -> bool {
-        !self.quoted[index] && self.get(index).is_empty()
+    fn is_null(&self, index: usize, column: &Column) -> bool {
+        let (text, null) = (self.get(index), self.dialect.null.as_bytes());
+        !self.quoted[index] && (text == null || text.is_empty() && !matches!(column, Column::Utf8(_)))
     }
 
     /// Splits a line; one of more than `most` fields is refused at once, since it may have millions.
@@ -117,21 +131,21 @@ impl Fields {
             if self.ends.len() == most {
                 return Err(WRONG_WIDTH);
             }
-            let quoted = rest.first() == Some(&b'"');
+            let quoted = self.dialect.quote.is_some() && rest.first().copied() == self.dialect.quote;
             rest = if quoted { self.quoted_field(&rest[1..])? } else { self.plain_field(rest)? };
             self.ends.push(self.data.len());
             self.quoted.push(quoted);
             match rest {
                 [] => return Ok(()),
-                [b',', after @ ..] => rest = after,
+                [next, after @ ..] if *next == self.dialect.delimiter => rest = after,
                 _ => return Err(Fault::Syntax("a quoted field is followed by something else")),
             }
         }
     }
 
     fn plain_field<'l>(&mut self, rest: &'l [u8]) -> Outcome<&'l [u8]> {
-        let end = memchr::memchr(b',', rest).unwrap_or(rest.len());
-        if memchr::memchr(b'"', &rest[..end]).is_some() {
+        let end = memchr::memchr(self.dialect.delimiter, rest).unwrap_or(rest.len());
+        if self.dialect.quote.is_some_and(|quote| memchr::memchr(quote, &rest[..end]).is_some()) {
             return Err(Fault::Syntax("a quote inside a field that does not begin with one"));
         }
         self.data.extend_from_slice(&rest[..end]);
@@ -139,15 +153,24 @@ impl Fields {
     }
 
     fn quoted_field<'l>(&mut self, mut rest: &'l [u8]) -> Outcome<&'l [u8]> {
+        let quote = self.dialect.quote.unwrap_or(b'"');
+        let escape = self.dialect.escape.unwrap_or(quote);
         loop {
-            let end = memchr::memchr(b'"', rest).ok_or(Fault::Syntax("a quoted field does not end"))?;
+            let end = memchr::memchr2(quote, escape, rest).ok_or(Fault::Syntax("a quoted field does not end"))?;
             self.data.extend_from_slice(&rest[..end]);
-            rest = &rest[end + 1..];
-            if rest.first() != Some(&b'"') {
-                return Ok(rest);
+            let (found, after) = (rest[end], &rest[end + 1..]);
+            match after.first() {
+                // `""`, or an escape before a quote or itself; an escape before anything else is that character.
+                Some(next) if found == escape && (*next == quote || *next == escape) => {
+                    self.data.push(*next);
+                    rest = &after[1..];
+                }
+                _ if found == quote => return Ok(after),
+                _ => {
+                    self.data.push(found);
+                    rest = after;
+                }
             }
-            self.data.push(b'"');
-            rest = &rest[1..];
         }
     }
 }
@@ -164,9 +187,9 @@ fn append_text(column: &mut Column, text: &[u8]) -> Outcome {
         Column::Float32(column) => column.values.push(float(text, |value: &f32| value.is_infinite())?),
         Column::Float64(column) => column.values.push(float(text, |value: &f64| value.is_infinite())?),
         Column::Date(column) => column.values.push(timestamp::parse_date(text)?),
-        Column::Timestamp(column, _) => column.values.push(instant(text)?),
+        Column::Timestamp(column, _, unit) => column.values.push(instant(text, *unit)?),
         Column::Decimal(column, precision, scale) => {
-            column.values.push(value::within_precision(value::decimal_text(text, *scale)?, *precision)?);
+            column.values.push(value::within_precision(scaled(text, *scale)?, *precision)?);
         }
         Column::Binary(column) => binary(column, text)?,
         nested @ (Column::List(_) | Column::Map(_) | Column::Struct(_)) => json(nested, text)?,
@@ -183,17 +206,34 @@ fn boolean(text: &[u8]) -> Outcome<bool> {
 }
 
 fn integer<T: TryFrom<i64>>(column: &mut Values<T>, text: &[u8]) -> Outcome {
-    let value = i64::try_from(number_text(text, 0, Excess::Refuse)?).map_err(|_| Fault::OutOfRange)?;
+    let value = i64::try_from(scaled(text, 0)?).map_err(|_| Fault::OutOfRange)?;
     column.values.push(T::try_from(value).map_err(|_| Fault::OutOfRange)?);
     Ok(())
 }
 
-fn number_text(text: &[u8], scale: i8, excess: Excess) -> Outcome<i128> {
-    let number = number::scan(text, 0).map_err(|_| Fault::BadText)?;
-    if number.end != text.len() {
-        return Err(Fault::BadText);
+fn scaled(text: &[u8], scale: i8) -> Outcome<i128> {
+    with_number(text, |number, text| number::to_scaled(number, text, scale, Excess::Refuse))
+}
+
+/// Gives `read` the number that `text` writes. Spreadsheets and fixed-width programs write `+5`, `007`, `.5` and `5.`, too.
+fn with_number<T>(text: &[u8], read: impl FnOnce(&Number, &[u8]) -> Outcome<T>) -> Outcome<T> {
+    match number::scan(text, 0) {
+        Ok(number) if number.end == text.len() => return read(&number, text),
+        _ => {}
     }
-    number::to_scaled(&number, text, scale, excess)
+    let (sign, digits): (&[u8], _) = match text {
+        [b'-', rest @ ..] => (b"-", rest),
+        [b'+', rest @ ..] => (b"", rest),
+        _ => (b"", text),
+    };
+    let zeros = digits.iter().take_while(|digit| **digit == b'0').count();
+    let begins_well = digits.first().is_some_and(|first| first.is_ascii_digit() || *first == b'.');
+    let some = begins_well && digits.iter().any(u8::is_ascii_digit);
+    let kept = digits[zeros..].strip_suffix(b".").unwrap_or(&digits[zeros..]);
+    let whole: &[u8] = if kept.first().is_some_and(u8::is_ascii_digit) { b"" } else { b"0" };
+    let plain = [sign, whole, kept].concat();
+    let number = number::scan(&plain, 0).map_err(|_| Fault::BadText)?;
+    if number.end == plain.len() && some { read(&number, &plain) } else { Err(Fault::BadText) }
 }
 
 /// Rust's own reading, which knows `NaN` and `Infinity`; a number may not become infinite.
@@ -202,11 +242,11 @@ fn float<T: std::str::FromStr>(text: &[u8], infinite: impl Fn(&T) -> bool) -> Ou
     if infinite(&value) && text.iter().any(u8::is_ascii_digit) { Err(Fault::OutOfRange) } else { Ok(value) }
 }
 
-fn instant(text: &[u8]) -> Outcome<i64> {
+fn instant(text: &[u8], unit: TimestampUnit) -> Outcome<i64> {
     if text.get(4) == Some(&b'-') {
         return timestamp::parse_timestamp(text);
     }
-    i64::try_from(number_text(text, 3, Excess::Floor)?).map_err(|_| Fault::OutOfRange)
+    with_number(text, |number, text| value::instant(number, text, unit))
 }
 
 fn binary(column: &mut Bytes, text: &[u8]) -> Outcome {

@@ -8,6 +8,7 @@
 //! growing `column`s, `value` (with `entries`, `number`, `text`, `timestamp`) turns one value into one column's type.
 
 mod column;
+mod convert;
 mod csv;
 mod entries;
 mod fault;
@@ -30,8 +31,8 @@ mod oracle;
 #[cfg(test)]
 mod tests;
 
-use arrow::array::ArrayRef;
-use arrow::datatypes::SchemaRef;
+use arrow::array::{ArrayRef, AsArray, TimestampMicrosecondArray};
+use arrow::datatypes::{SchemaRef, TimestampMicrosecondType};
 use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 
 use self::column::Column;
@@ -43,7 +44,9 @@ use self::letters::{Letters, Refusal};
 use self::metadata::Kept;
 use self::plan::ObjectPlan;
 use self::scan::{Cursor, PAD};
-use crate::catalog::{ColumnDef, ColumnOrigin, Format, Metadata, OnError, SourceConnector, SourceDef};
+use crate::catalog::{
+    ColumnDef, ColumnOrigin, CsvDialect, Format, Metadata, OnError, SourceConnector, SourceDef, TimestampUnit,
+};
 use crate::env::Env;
 use crate::error::{Context, Error, Result};
 use crate::source::chunk::{Chunk, Decoded, PartitionId, Payload, Records};
@@ -57,6 +60,8 @@ pub struct Decoder {
     source: String,
     connector: SourceConnector,
     format: Format,
+    csv: CsvDialect,
+    timestamp_unit: Option<TimestampUnit>,
     on_error: OnError,
     schema: SchemaRef,
     columns: Vec<ColumnDef>,
@@ -82,7 +87,11 @@ impl Decoder {
         for (index, column) in def.columns.iter().enumerate() {
             match &column.origin {
                 ColumnOrigin::Field(path) => {
-                    Column::new(&column.data_type).map_err(|error| in_column(&error, &column.name))?;
+                    // Rows that come as columns may have any type.
+                    if def.format != Format::Parquet {
+                        Column::new(&column.data_type, TimestampUnit::Millis)
+                            .map_err(|error| in_column(&error, &column.name))?;
+                    }
                     payload.push(index);
                     paths.push(path);
                 }
@@ -100,6 +109,11 @@ impl Decoder {
             source: def.name.clone(),
             connector: def.connector.clone(),
             format: def.format,
+            csv: match &def.connector {
+                SourceConnector::File(options) => options.csv.clone(),
+                _ => CsvDialect::default(),
+            },
+            timestamp_unit: def.timestamp_unit,
             on_error: def.on_error,
             schema: def.schema(),
             nullable: payload.iter().map(|index| def.columns[*index].nullable).collect(),
@@ -111,6 +125,11 @@ impl Decoder {
             required,
             future: None,
         })
+    }
+
+    /// The source's name.
+    pub fn source(&self) -> &str {
+        &self.source
     }
 
     /// Refuses rows that are dated too far ahead of the clock, as `max_future` says.
@@ -168,7 +187,21 @@ impl Decoder {
             }
             letters.dead.sort_by_key(|letter| letter.offset);
         }
-        Ok(Decoded { rows, dead: letters.dead, refused: letters.refused })
+        let doubtful_times = if self.timestamp_unit.is_none() { self.doubtful_times(&rows) } else { 0 };
+        Ok(Decoded { rows, dead: letters.dead, refused: letters.refused, doubtful_times })
+    }
+
+    /// Times of 1970 that would be times since 1980, had they been read as seconds and not as milliseconds.
+    fn doubtful_times(&self, rows: &RecordBatch) -> usize {
+        const DOUBTFUL: std::ops::Range<i64> = 315_532_800_000..4_102_444_800_000;
+        let times =
+            self.payload.iter().filter_map(|index| rows.column(*index).as_primitive_opt::<TimestampMicrosecondType>());
+        let count = |times: &TimestampMicrosecondArray| {
+            // Mostly every time is later, which is found out quickly.
+            let least = arrow::compute::min(times).filter(|least| *least < DOUBTFUL.end);
+            least.map_or(0, |_| times.iter().flatten().filter(|time| DOUBTFUL.contains(time)).count())
+        };
+        times.map(count).sum()
     }
 
     /// Reads record `index` into `rows`, or says why not.
@@ -217,15 +250,25 @@ impl Decoder {
 
     fn record_rows(&self, records: &Records) -> Result<RecordRows<'_>> {
         let types = self.payload.iter().map(|index| &self.columns[*index].data_type);
-        let columns = types.map(Column::new).collect::<Result<Vec<_>>>()?;
+        let unit = self.timestamp_unit.unwrap_or(TimestampUnit::Millis);
+        let columns = types.map(|data_type| Column::new(data_type, unit)).collect::<Result<Vec<_>>>()?;
         if self.format != Format::Csv {
             return Ok(RecordRows::Json(JsonRows::new(&self.plan, self.objects, &self.nullable, columns)));
         }
         let header = &records.data[..records.bounds.first().map_or(0, |bound| *bound as usize)];
-        CsvRows::new(&self.names, &self.nullable, columns, header).map(RecordRows::Csv).map_err(|_| {
+        let rows = CsvRows::new(&self.names, &self.nullable, columns, header, &self.csv).map_err(|_| {
             Error::config(format!("the header line of a file of source `{}` is not valid CSV", self.source))
                 .with_detail(format!("It reads `{}`.", String::from_utf8_lossy(header)))
-        })
+        })?;
+        if rows.reads_nothing() {
+            let header = String::from_utf8_lossy(header).into_owned();
+            return Err(Error::config(format!("no column of source `{}` is in the header of a file", self.source))
+                .with_detail(format!("The header reads `{header}`, the columns are {}.", self.names.join(", ")))
+                .with_hint(
+                    "Check the names and the option `delimiter`; of files without a header say `header = 'false'`.",
+                ));
+        }
+        Ok(RecordRows::Csv(rows))
     }
 
     /// Payload and metadata columns in the order of the schema.

@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, BooleanArray, RecordBatch, StructArray, make_array, new_null_array};
 use arrow::buffer::NullBuffer;
-use arrow::compute::{CastOptions, can_cast_types, cast_with_options};
 
-use super::fault::{Fault, sql_name};
+use super::convert::{convert, position};
+use super::fault::Fault;
 use super::letters::{Letters, Refusal};
 use super::{Decoder, metadata};
-use crate::catalog::{ColumnDef, ColumnOrigin};
-use crate::error::{Context, Error, Result};
+use crate::catalog::{ColumnDef, ColumnOrigin, TimestampUnit};
+use crate::error::{Context, Result};
 use crate::source::chunk::{Decoded, Offset, PartitionId};
 
 /// Maps rows that follow one another from `start` to the declared columns.
@@ -34,7 +34,8 @@ pub(super) fn decode(
             }
             ColumnOrigin::Field(path) => {
                 let found = field(batch, path).unwrap_or_else(|| new_null_array(&column.data_type, rows));
-                let array = convert(column, &found)?;
+                let unit = decoder.timestamp_unit.unwrap_or(TimestampUnit::Micros);
+                let array = convert(&column.name, &found, &column.data_type, unit)?;
                 (found, array)
             }
         };
@@ -48,7 +49,7 @@ pub(super) fn decode(
         }
     }
     if refusals.is_empty() {
-        return Ok(Decoded { rows: decoder.batch(columns, rows)?, dead: letters.dead, refused: 0 });
+        return Ok(Decoded { rows: decoder.batch(columns, rows)?, dead: letters.dead, refused: 0, doubtful_times: 0 });
     }
     let good: BooleanArray = refusals.iter().map(|refusal| Some(refusal.is_none())).collect();
     for (row, refusal) in refusals.into_iter().enumerate() {
@@ -71,7 +72,7 @@ fn finish(decoder: &Decoder, columns: Vec<ArrayRef>, good: &BooleanArray, letter
         let kept = kept.collect::<Result<Vec<_>, _>>().internal(not_fitting)?;
         decoder.batch(kept, good.true_count())?
     };
-    Ok(Decoded { rows, dead: letters.dead, refused: letters.refused })
+    Ok(Decoded { rows, dead: letters.dead, refused: letters.refused, doubtful_times: 0 })
 }
 
 /// Notes the rows whose value was lost in conversion, or is null where it may not be.
@@ -110,34 +111,9 @@ fn field(batch: &RecordBatch, path: &[String]) -> Option<ArrayRef> {
     Some(array)
 }
 
-fn position(names: &[&str], wanted: &str) -> Option<usize> {
-    let exact = names.iter().position(|name| *name == wanted);
-    exact.or_else(|| names.iter().position(|name| name.to_lowercase() == wanted.to_lowercase()))
-}
-
-/// The values as the declared type; null where a value has no counterpart. Errors: no value has one.
-fn convert(column: &ColumnDef, found: &ArrayRef) -> Result<ArrayRef> {
-    let (from, to) = (found.data_type(), &column.data_type);
-    if from == to {
-        return Ok(Arc::clone(found));
-    }
-    let truncates = from.is_floating() && to.is_integer();
-    if truncates || !can_cast_types(from, to) {
-        return Err(Error::sql(format!(
-            "column `{}` is {} but its data is {}",
-            column.name,
-            sql_name(to),
-            sql_name(from)
-        ))
-        .with_hint(format!("Declare the column as {}, and convert it in the query.", sql_name(from))));
-    }
-    let options = CastOptions { safe: true, ..CastOptions::default() };
-    cast_with_options(found, to, &options).internal(|| format!("column `{}` cannot be converted", column.name))
-}
-
 /// A row as JSON, so that its letter can be read.
 fn as_json(row: &RecordBatch) -> Result<Vec<u8>> {
-    let mut writer = arrow_json::LineDelimitedWriter::new(Vec::new());
+    let mut writer = crate::json::line_writer(Vec::new());
     writer
         .write(row)
         .and_then(|()| writer.finish())

@@ -55,6 +55,7 @@ pub(super) fn source(columns: Vec<ColumnDef>) -> SourceDef {
         on_error: OnError::DeadLetter,
         idle_after: std::time::Duration::MAX,
         max_drift: None,
+        timestamp_unit: None,
         max_future: None,
         span: Span::default(),
     }
@@ -440,6 +441,72 @@ fn rows_are_cast_to_the_declared_columns_and_misfits_become_dead_letters() {
     let letters: Vec<(i64, Option<&str>)> = decoded.dead.iter().map(|d| (d.offset, d.column.as_deref())).collect();
     assert_eq!(letters, [(11, Some("ID")), (12, Some("day")), (13, Some("ID"))]);
     assert_eq!(decoded.dead[1].payload.as_deref(), Some(br#"{"id":3,"day":"never"}"#.as_slice()));
+}
+
+#[test]
+fn a_value_that_its_declared_type_would_change_is_a_dead_letter() {
+    use arrow::array::{Decimal128Array, Float64Array, Int64Array, ListArray, StringArray, StructArray};
+    use arrow::datatypes::{Field, Float64Type};
+    let decimals = |values: Vec<i128>| {
+        Arc::new(Decimal128Array::from(values).with_precision_and_scale(12, 4).unwrap()) as ArrayRef
+    };
+    let decimal = |precision, scale| DataType::Decimal128(precision, scale);
+    let floats: ArrayRef = Arc::new(Float64Array::from(vec![1.5, 0.1, 1e300, f64::NAN]));
+    let lists: ArrayRef =
+        Arc::new(ListArray::from_iter_primitive::<Float64Type, _, _>([Some([Some(1.5)]), Some([Some(0.125)])]));
+    let inner = Arc::new(Field::new("a", DataType::Float64, true));
+    let structs: ArrayRef =
+        Arc::new(StructArray::from(vec![(inner, Arc::new(Float64Array::from(vec![1.25, 1e-9])) as ArrayRef)]));
+    let list = |data_type| DataType::List(Arc::new(Field::new("item", data_type, true)));
+    let grown =
+        DataType::Struct(vec![Field::new("b", DataType::Int32, true), Field::new("a", decimal(9, 2), true)].into());
+    let texts: ArrayRef = Arc::new(StringArray::from(vec!["1.20", "1.205", "x"]));
+    let cases: Vec<(ArrayRef, DataType, Vec<bool>)> = vec![
+        (decimals(vec![12_300, 12_350, -49]), decimal(12, 2), vec![true, false, false]),
+        (decimals(vec![30_000, 15_000, -9_900]), DataType::Int64, vec![true, false, false]),
+        (Arc::clone(&floats), DataType::Float32, vec![true, true, false, true]),
+        (Arc::clone(&floats), decimal(9, 2), vec![true, true, false, false]),
+        (lists, list(decimal(9, 2)), vec![true, false]),
+        (structs, grown, vec![true, false]),
+        (texts, decimal(9, 2), vec![true, false, false]),
+        (Arc::new(Int64Array::from(vec![5, 1 << 40])), DataType::Int32, vec![true, false]),
+    ];
+    for (found, wanted, fits) in cases {
+        let mut def = source(vec![column("v", wanted.clone())]);
+        def.format = Format::Parquet;
+        let rows = RecordBatch::try_from_iter_with_nullable([("v", Arc::clone(&found), true)]).unwrap();
+        let chunk = Chunk { partition: "p".into(), start: 0, end: fits.len() as i64, payload: Payload::Rows(rows) };
+        let decoded = Decoder::new(&def).unwrap().decode(chunk).unwrap();
+        let refused: Vec<usize> = decoded.dead.iter().map(|letter| letter.offset as usize).collect();
+        let expected: Vec<usize> = (0..fits.len()).filter(|row| !fits[*row]).collect();
+        assert_eq!(refused, expected, "{} as {wanted}", found.data_type());
+    }
+}
+
+#[test]
+fn integers_are_timestamps_of_the_unit_that_the_source_says() {
+    use arrow::array::Int64Array;
+    use arrow::datatypes::TimestampMicrosecondType;
+    let kind = DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()));
+    let cases = [
+        (None, 1_700_000_000_000_000, Some("1700000000000.5"), 1_700_000_000_000_500),
+        (Some(TimestampUnit::Seconds), 1_700_000_000, Some("1700000000.25"), 1_700_000_000_250_000),
+        (Some(TimestampUnit::Millis), 1_700_000_000_000, Some("1700000000000"), 1_700_000_000_000_000),
+        (Some(TimestampUnit::Nanos), -1, Some("-1"), -1),
+        (Some(TimestampUnit::Auto), 1_700_000_000, Some("1700000000000000000"), 1_700_000_000_000_000),
+    ];
+    for (unit, number, text, expected) in cases {
+        let mut def = source(vec![column("v", kind.clone())]);
+        def.timestamp_unit = unit;
+        let json = decode(&def, &[format!("{{\"v\":{}}}", text.unwrap())]);
+        assert_eq!(json.rows.column(0).as_primitive::<TimestampMicrosecondType>().value(0), expected, "{unit:?}");
+        def.format = Format::Parquet;
+        let rows = RecordBatch::try_from_iter([("v", Arc::new(Int64Array::from(vec![number])) as ArrayRef)]).unwrap();
+        let chunk = Chunk { partition: "p".into(), start: 0, end: 1, payload: Payload::Rows(rows) };
+        let parquet = Decoder::new(&def).unwrap().decode(chunk).unwrap();
+        let seen = parquet.rows.column(0).as_primitive::<TimestampMicrosecondType>().value(0);
+        assert_eq!(seen.div_euclid(1_000_000), expected.div_euclid(1_000_000), "{unit:?}");
+    }
 }
 
 #[test]

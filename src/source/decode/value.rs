@@ -3,7 +3,7 @@
 //! On an error the cursor may stand anywhere and the column may hold part of the value: the caller cuts the column
 //! back and moves on. Rules: numbers and booleans are taken into STRING as their source text, arrays and objects as
 //! their JSON text; a string is never taken for a number, except `NaN` and the infinities; BINARY is base64; a
-//! TIMESTAMP is a text or a number of milliseconds since 1970 UTC.
+//! TIMESTAMP is a text or a number since 1970 UTC, milliseconds unless the source says otherwise.
 
 use super::column::{Bytes, Column, List, Map, Struct, Values};
 use super::entries::MapEntries;
@@ -11,6 +11,7 @@ use super::fault::{Fault, Outcome};
 use super::number::{self, Excess};
 use super::scan::{Cursor, Text};
 use super::{text, timestamp};
+use crate::catalog::TimestampUnit;
 
 /// Appends the value at the cursor, which is not `null`, and moves past it.
 #[inline(always)]
@@ -30,12 +31,12 @@ pub(super) fn append(column: &mut Column, cursor: &mut Cursor<'_>) -> Outcome {
             column.values.push(value);
             Ok(())
         }
-        Column::Timestamp(column, _) => {
+        Column::Timestamp(column, _, unit) => {
             let value = match first {
                 b'"' => with_text(cursor, timestamp::parse_timestamp)?,
                 b'-' | b'0'..=b'9' => {
                     let number = cursor.number()?;
-                    millis_to_micros(&number, cursor.data)?
+                    instant(&number, cursor.data, *unit)?
                 }
                 _ => return Err(Fault::WrongType),
             };
@@ -177,14 +178,23 @@ fn special_float(cursor: &mut Cursor<'_>) -> Outcome<f64> {
     })
 }
 
-/// Milliseconds since 1970 to microseconds; finer digits are cut off.
+/// A number of `unit` since 1970 as microseconds; finer digits are cut off.
 #[inline(always)]
-pub(super) fn millis_to_micros(number: &number::Number, data: &[u8]) -> Outcome<i64> {
-    if !number.fractional && number.digits <= 15 {
+pub(super) fn instant(number: &number::Number, data: &[u8], unit: TimestampUnit) -> Outcome<i64> {
+    if unit == TimestampUnit::Millis && !number.fractional && number.digits <= 15 {
         let micros = number.mantissa as i64 * 1_000;
         return Ok(if number.negative { -micros } else { micros });
     }
-    i64::try_from(number::to_scaled(number, data, 3, Excess::Floor)?).map_err(|_| Fault::OutOfRange)
+    rarer_instant(number, data, unit)
+}
+
+#[inline(never)]
+fn rarer_instant(number: &number::Number, data: &[u8], unit: TimestampUnit) -> Outcome<i64> {
+    let unit = match unit {
+        TimestampUnit::Auto => unit.of(number::to_scaled(number, data, 0, Excess::Floor)?),
+        known => known,
+    };
+    i64::try_from(number::to_scaled(number, data, unit.scale(), Excess::Floor)?).map_err(|_| Fault::OutOfRange)
 }
 
 /// The decimal that `text` writes, times 10^`scale`.

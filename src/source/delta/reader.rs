@@ -12,7 +12,7 @@ use futures::future::BoxFuture;
 use super::columns::read_columns;
 use super::position::{Part, Position};
 use super::version::{Change, Columns, VersionRows};
-use crate::catalog::{DeltaSourceOptions, DeltaStart, OnTableChange, SourceDef, TableFeed};
+use crate::catalog::{ColumnOrigin, DeltaSourceOptions, DeltaStart, OnTableChange, SourceDef, TableFeed};
 use crate::delta::{Commit, DataFile, TableShape, TableStore, files_at};
 use crate::env::Env;
 use crate::error::{Error, Result};
@@ -155,7 +155,17 @@ impl DeltaReader {
             TableFeed::Append => self.added(&commit)?,
             TableFeed::Changes => changes(&commit),
         };
-        Ok(Some(VersionRows::new(self.position, commit.timestamp_ms, files)))
+        Ok(Some(VersionRows::new(self.position, commit.timestamp_ms, files, self.time_column())))
+    }
+
+    /// The table's column that is the event time.
+    fn time_column(&self) -> Option<&str> {
+        let time = &self.def.watermark.as_ref()?.column;
+        let column = self.def.columns.iter().find(|column| column.name == *time)?;
+        match &column.origin {
+            ColumnOrigin::Field(path) => path.first().filter(|_| path.len() == 1).map(String::as_str),
+            ColumnOrigin::Metadata(_) => None,
+        }
     }
 
     fn is_due(&self) -> bool {
@@ -172,7 +182,7 @@ impl DeltaReader {
         let newest_file_ms = files.last().map_or(0, |file| file.modified_ms);
         let timestamp_ms = commit.map_or(newest_file_ms, |commit| commit.timestamp_ms);
         let files = files.into_iter().map(|file| (file, Change::Insert)).collect();
-        Ok(VersionRows::new(self.position, timestamp_ms, files))
+        Ok(VersionRows::new(self.position, timestamp_ms, files, self.time_column()))
     }
 
     fn added(&self, commit: &Commit) -> Result<VecDeque<(DataFile, Change)>> {
@@ -212,6 +222,15 @@ impl SourceReader for DeltaReader {
         self.next_chunks(limit).boxed()
     }
 
+    /// A version's files lie side by side: one may hold the same hours as the one before.
+    fn least_unread(&self) -> Option<Option<i64>> {
+        self.current.as_ref()?.least_unread()
+    }
+
+    fn may_fall_silent(&self) -> bool {
+        false
+    }
+
     /// Known only when everything was read: the log does not always count rows.
     fn lag(&self) -> Option<u64> {
         (self.current.is_none() && self.position.version > self.newest).then_some(0)
@@ -228,8 +247,17 @@ fn changes(commit: &Commit) -> VecDeque<(DataFile, Change)> {
     if !commit.feed.is_empty() {
         return commit.feed.iter().map(|file| (file.clone(), Change::Told)).collect();
     }
-    let gone = commit.gone_files().map(|file| (file.clone(), Change::Delete));
-    gone.chain(commit.new_files().map(|file| (file.clone(), Change::Insert))).collect()
+    // A file that went and came again has other rows marked as deleted, and only those changed.
+    let gone = commit.gone_files().filter_map(|file| match commit.new_files().find(|now| now.path == file.path) {
+        Some(now) => file.rows_marked_by(now),
+        None => Some(file.clone()),
+    });
+    let came =
+        commit.new_files().filter_map(|file| match commit.gone_files().find(|before| before.path == file.path) {
+            Some(before) => file.rows_marked_by(before),
+            None => Some(file.clone()),
+        });
+    gone.map(|file| (file, Change::Delete)).chain(came.map(|file| (file, Change::Insert))).collect()
 }
 
 fn lost(source: &str, location: &str, version: u64) -> Error {

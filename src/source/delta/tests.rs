@@ -56,6 +56,7 @@ fn source(columns: Vec<ColumnDef>, options: DeltaSourceOptions) -> SourceDef {
     SourceDef {
         idle_after: std::time::Duration::from_secs(30),
         max_drift: None,
+        timestamp_unit: None,
         max_future: None,
         name: "s".to_owned(),
         columns,

@@ -43,6 +43,8 @@ pub(super) struct VersionRows {
     pub(super) position: Position,
     timestamp_ms: i64,
     files: VecDeque<(DataFile, Change)>,
+    /// Of the files that are not read to their end, if there were several, the least event time that the log tells: `None` = any.
+    least_unread: VecDeque<Option<i64>>,
     open: Option<(FileRows, Change)>,
     /// Decoded and not yet handed out: whether there is more is known before the last row is given.
     ahead: Option<RecordBatch>,
@@ -52,8 +54,22 @@ pub(super) struct VersionRows {
 
 impl VersionRows {
     /// The rows of `files` from `position` on.
-    pub(super) fn new(position: Position, timestamp_ms: i64, files: VecDeque<(DataFile, Change)>) -> Self {
-        Self { position, timestamp_ms, files, open: None, ahead: None, skip: position.row }
+    pub(super) fn new(
+        position: Position,
+        timestamp_ms: i64,
+        files: VecDeque<(DataFile, Change)>,
+        time_column: Option<&str>,
+    ) -> Self {
+        let least = |(file, _): &(DataFile, Change)| file.least_times.get(time_column?).copied();
+        let least_unread = if files.len() > 1 { files.iter().map(least).collect() } else { VecDeque::new() };
+        Self { position, timestamp_ms, files, least_unread, open: None, ahead: None, skip: position.row }
+    }
+
+    /// The least event time that unread files may have, as [`SourceReader::least_unread`](crate::source::chunk::SourceReader) says.
+    pub(super) fn least_unread(&self) -> Option<Option<i64>> {
+        let mut unread = self.least_unread.iter();
+        let first = *unread.next()?;
+        Some(first.and_then(|first| unread.try_fold(first, |least, next| Some(least.min((*next)?)))))
     }
 
     /// Looks ahead. False when no row is left. Errors: the version has fewer rows than were read of it.
@@ -67,6 +83,7 @@ impl VersionRows {
             let change = *change;
             let Some(batch) = rows.next().await? else {
                 self.open = None;
+                self.least_unread.pop_front();
                 continue;
             };
             let pass = self.skip.min(batch.num_rows() as u64);
@@ -102,6 +119,7 @@ impl VersionRows {
         if let Some(rows) = file.rows {
             if self.skip >= rows {
                 self.skip -= rows;
+                self.least_unread.pop_front();
                 return Ok(());
             }
             jump = std::mem::take(&mut self.skip);

@@ -1,13 +1,16 @@
-//! Lines of a text file as records: each line is one, without its line end; the offset is the byte where it begins.
+//! Lines of a text file as records: each line is one, without its line end; the offset is the byte where it begins. A record of CSV
+//! has several lines where line ends stand in quotes.
 
-use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
-use std::path::Path;
+use std::io::{self, BufReader, Read};
 
 use serde::Deserialize;
 
-use crate::error::{Context, Result};
+use super::records::Ends;
+use super::text::Text;
 use crate::source::chunk::{KEPT_OF_LONG, MAX_RECORD, Records};
+
+/// Read of a file for its header at first.
+const HEADER_BYTES: u64 = 16 << 10;
 
 /// A longer line is refused without being read into memory.
 const MAX_LINE: u64 = MAX_RECORD as u64;
@@ -50,54 +53,49 @@ impl LastLine {
     }
 }
 
-/// The records of a range's first lines, and the byte after them; `None` if no line is complete.
+/// The records that a range begins with, and the byte after them; `None` if none is complete.
 ///
-/// `header` (of a CSV file) goes before the first record. At most `rows` lines and about `bytes` bytes, but one line.
+/// `header` (of a CSV file) goes before the first record. At most `rows` records and about `bytes` bytes, but one record.
 pub(super) fn read(
-    path: &Path,
+    file: &mut Text,
     range: Range,
+    ends: Ends<'_>,
     rows: usize,
     bytes: usize,
     header: &[u8],
-) -> Result<Option<(Records, u64)>> {
-    let failed = || format!("cannot read `{}`", path.display());
-    let mut file = File::open(path).environment(failed)?;
-    file.seek(SeekFrom::Start(range.start)).environment(failed)?;
-    let mut text = Vec::new();
+) -> io::Result<Option<(Records, u64)>> {
     let mut wanted = (bytes as u64).clamp(1, MAX_LINE);
     loop {
-        let missing = wanted.min(range.end - range.start) - text.len() as u64;
-        (&mut file).take(missing).read_to_end(&mut text).environment(failed)?;
+        let text = file.bytes(range.start, wanted.min(range.end - range.start))?;
         let at_end = text.len() as u64 >= range.end - range.start || (text.len() as u64) < wanted;
-        if let Some(length) = complete_length(&text, at_end && range.last_line.counts(&text)) {
-            return Ok(Some(split(&text[..length], range.start, rows, header)));
+        let full = wanted >= MAX_LINE && memchr::memchr(b'\n', &text).is_some();
+        let all = at_end && range.last_line.counts(&text);
+        if let Some(found) = split(&text, range.start, ends, Rest { all, first_line: all || full }, rows, header) {
+            return Ok(Some(found));
         }
         if at_end {
             return Ok(None);
         }
         if wanted >= MAX_LINE {
-            return long_line(&mut file, range, text, header).environment(failed);
+            return long_line(file, range, text, header);
         }
         wanted = (wanted * 2).min(MAX_LINE);
     }
 }
 
 /// The line whose first [`MAX_LINE`] bytes are `text`, read on to its end a piece at a time; `None` if it is not complete.
-fn long_line(file: &mut File, range: Range, mut text: Vec<u8>, header: &[u8]) -> io::Result<Option<(Records, u64)>> {
+fn long_line(file: &mut Text, range: Range, mut text: Vec<u8>, header: &[u8]) -> io::Result<Option<(Records, u64)>> {
+    const PIECE: u64 = 1 << 20;
     let mut length = text.len() as u64;
     text.truncate(KEPT_OF_LONG);
     text.shrink_to_fit();
-    let left = range.end - range.start - length;
-    let mut rest = BufReader::with_capacity(1 << 20, file.take(left));
     let ended = loop {
-        let piece = rest.fill_buf()?;
+        let piece = file.bytes(range.start + length, PIECE.min(range.end - range.start - length))?;
         if piece.is_empty() {
             break false;
         }
-        let end = memchr::memchr(b'\n', piece);
-        let taken = end.map_or(piece.len(), |end| end + 1);
-        length += taken as u64;
-        rest.consume(taken);
+        let end = memchr::memchr(b'\n', &piece);
+        length += end.map_or(piece.len(), |end| end + 1) as u64;
         if end.is_some() {
             break true;
         }
@@ -106,11 +104,7 @@ fn long_line(file: &mut File, range: Range, mut text: Vec<u8>, header: &[u8]) ->
         _ if ended => true,
         LastLine::Waits => false,
         LastLine::Counts => true,
-        LastLine::CountsIfJson => {
-            let file = rest.into_inner().into_inner();
-            file.seek(SeekFrom::Start(range.start))?;
-            is_json(BufReader::with_capacity(1 << 20, file.take(length)))
-        }
+        LastLine::CountsIfJson => is_json(Pieces { file, at: range.start, end: range.start + length }),
     };
     if !whole {
         return Ok(None);
@@ -125,51 +119,85 @@ fn long_line(file: &mut File, range: Range, mut text: Vec<u8>, header: &[u8]) ->
     Ok(Some((records, range.start + length)))
 }
 
+/// Part of a file, read piece by piece.
+struct Pieces<'a> {
+    file: &'a mut Text,
+    at: u64,
+    end: u64,
+}
+
+impl Read for Pieces<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let bytes = self.file.bytes(self.at, (buffer.len() as u64).min(self.end - self.at))?;
+        buffer[..bytes.len()].copy_from_slice(&bytes);
+        self.at += bytes.len() as u64;
+        Ok(bytes.len())
+    }
+}
+
 /// Whether a text is one JSON value, without holding it.
 fn is_json(text: impl Read) -> bool {
-    let mut values = serde_json::Deserializer::from_reader(text);
+    let mut values = serde_json::Deserializer::from_reader(BufReader::with_capacity(1 << 20, text));
     serde::de::IgnoredAny::deserialize(&mut values).is_ok() && values.end().is_ok()
 }
 
-/// The header line without its line end, and the byte after it; `None` if it is not complete.
-pub(super) fn read_header(path: &Path, end: u64, last_line: LastLine) -> Result<Option<(Vec<u8>, u64)>> {
-    let failed = || format!("cannot read the header of `{}`", path.display());
-    let file = File::open(path).environment(failed)?;
-    let mut line = Vec::new();
-    let read = BufReader::new(file).take(end.min(MAX_LINE)).read_until(b'\n', &mut line).environment(failed)?;
-    if line.last() != Some(&b'\n') && (last_line == LastLine::Waits || line.is_empty()) {
-        return Ok(None);
+/// The header without its line end, and the byte after it; `None` if it is not complete.
+pub(super) fn read_header(
+    file: &mut Text,
+    end: u64,
+    ends: Ends<'_>,
+    last_line: LastLine,
+) -> io::Result<Option<(Vec<u8>, u64)>> {
+    let mut wanted = HEADER_BYTES;
+    loop {
+        let text = file.bytes(0, wanted.min(end))?;
+        let at_end = text.len() as u64 >= end || (text.len() as u64) < wanted;
+        let length = match ends.end(&text, 0) {
+            Some(length) => length,
+            None if !at_end && wanted < MAX_LINE => {
+                wanted = (wanted * 2).min(MAX_LINE);
+                continue;
+            }
+            None if last_line == LastLine::Waits || text.is_empty() => return Ok(None),
+            None => Ends::Lines.end(&text, 0).unwrap_or(text.len()),
+        };
+        let line = without_line_end(&text[..length]);
+        let line = line.strip_prefix(BYTE_ORDER_MARK).unwrap_or(line);
+        return Ok(Some((line.to_vec(), length as u64)));
     }
-    let text = without_line_end(&line);
-    let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text);
-    Ok(Some((text.to_vec(), read as u64)))
 }
 
 /// Whether `at` is the middle of a line of which both halves are there. Errors: the file cannot be read.
-pub(super) fn is_inside_a_line(path: &Path, at: u64) -> Result<bool> {
-    let failed = || format!("cannot read `{}`", path.display());
+pub(super) fn is_inside_a_line(file: &mut Text, at: u64) -> io::Result<bool> {
     let Some(before) = at.checked_sub(1) else { return Ok(false) };
-    let mut file = File::open(path).environment(failed)?;
-    file.seek(SeekFrom::Start(before)).environment(failed)?;
-    let mut around = Vec::new();
-    file.take(2).read_to_end(&mut around).environment(failed)?;
+    let around = file.bytes(before, 2)?;
     Ok(matches!(around[..], [before, after] if before != b'\n' && !matches!(after, b'\r' | b'\n')))
 }
 
-fn complete_length(text: &[u8], all: bool) -> Option<usize> {
-    if all && !text.is_empty() {
-        return Some(text.len());
-    }
-    memchr::memrchr(b'\n', text).map(|end| end + 1)
+/// What becomes of a text's rest that ends no record.
+#[derive(Clone, Copy)]
+struct Rest {
+    /// It is the last record.
+    all: bool,
+    /// A quote in it that does not end costs its first line and no more.
+    first_line: bool,
 }
 
-fn split(text: &[u8], start: u64, rows: usize, header: &[u8]) -> (Records, u64) {
-    let mut records = Records { data: Vec::with_capacity(header.len() + text.len() + 64), ..Records::default() };
-    records.data.extend_from_slice(header);
-    records.bounds.push(header.len() as u32);
+/// `None` if `text` holds no complete record.
+fn split(text: &[u8], start: u64, ends: Ends<'_>, rest: Rest, rows: usize, header: &[u8]) -> Option<(Records, u64)> {
+    let mut records = Records::default();
     let mut at = 0;
     while at < text.len() && records.len() < rows.max(1) {
-        let end = memchr::memchr(b'\n', &text[at..]).map_or(text.len(), |length| at + length + 1);
+        let end = match ends.end(text, at) {
+            Some(end) => end,
+            None if rest.first_line && (rest.all || at == 0) => Ends::Lines.end(text, at).unwrap_or(text.len()),
+            None => break,
+        };
+        if at == 0 {
+            records.data.reserve(header.len() + text.len() + 64);
+            records.data.extend_from_slice(header);
+            records.bounds.push(header.len() as u32);
+        }
         let mut line = without_line_end(&text[at..end]);
         if start == 0 && at == 0 {
             line = line.strip_prefix(BYTE_ORDER_MARK).unwrap_or(line);
@@ -182,7 +210,7 @@ fn split(text: &[u8], start: u64, rows: usize, header: &[u8]) -> (Records, u64) 
         }
         at = end;
     }
-    (records, start + at as u64)
+    (at > 0).then(|| (records, start + at as u64))
 }
 
 fn without_line_end(line: &[u8]) -> &[u8] {

@@ -9,6 +9,8 @@ mod lines;
 mod listing;
 mod parquet_rows;
 mod reader;
+mod records;
+mod text;
 
 #[cfg(test)]
 mod tests;

@@ -5,8 +5,11 @@ use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 
 use arrow::record_batch::RecordBatch;
-use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
+use parquet::arrow::arrow_reader::{
+    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder,
+};
 
+use crate::delta::with_micros;
 use crate::error::{Context, ErrorKind, Result};
 
 /// The last four bytes of a Parquet file that is wholly written.
@@ -25,7 +28,10 @@ impl ParquetRows {
     pub(super) fn open(path: &Path, from: i64, batch_rows: usize) -> Result<Self> {
         let damaged = || format!("cannot read Parquet file `{}`", path.display());
         let file = File::open(path).environment(damaged)?;
-        let builder = ParquetRecordBatchReaderBuilder::try_new(file).context(ErrorKind::Damaged, damaged)?;
+        let metadata = ArrowReaderMetadata::load(&file, ArrowReaderOptions::default())
+            .and_then(|loaded| with_micros(loaded, ArrowReaderOptions::default()))
+            .context(ErrorKind::Damaged, damaged)?;
+        let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(file, metadata);
         let total = builder.metadata().file_metadata().num_rows();
         let fitting = crate::delta::batch_rows(builder.metadata(), batch_rows);
         let builder = builder.with_batch_size(fitting).with_offset(usize::try_from(from).unwrap_or(0));

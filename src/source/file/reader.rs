@@ -1,9 +1,13 @@
-//! The reader: files in the order of their names, each from where it was left.
+//! The reader: files in the order of their names, each from where it was left; of a source with a watermark in the order of event time.
+//!
+//! With a watermark, each file is a partition that counts until it is read to its end: rows of files side by side are not late. So that
+//! all files count from the beginning and none holds time back for long, the first record of each is read before the rest.
 //!
 //! Reading is synchronous inside `poll`: a poll reads at most its limit (a few MiB, mostly from the page cache).
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use futures::FutureExt;
@@ -12,20 +16,24 @@ use futures::future::BoxFuture;
 use super::lines::{self, LastLine, Range};
 use super::listing::{Listing, Location};
 use super::parquet_rows::{self, ParquetRows};
-use crate::catalog::{FileSourceOptions, Format};
+use super::records::Ends;
+use super::text::Text;
+use crate::catalog::{CsvDialect, FileSourceOptions, Format};
 use crate::env::Env;
-use crate::error::{Error, Result};
+use crate::error::{Context, Error, Result};
 use crate::source::chunk::{Chunk, Offset, Offsets, PartitionId, Payload, Poll, PollLimit, ReadFrom, SourceReader};
 
 /// Bytes of a line before any was read, and bytes that are read at a time at least.
 const LINE_BYTES: usize = 256;
 const READ_BYTES: usize = 64 << 10;
 
+/// Compressed files that are kept open at a time.
+const MOST_COMPRESSED: usize = 64;
+
 /// Parquet batches hold at most this many rows, so that a chunk stays within caches.
 const MAX_BATCH_ROWS: usize = 65_536;
 
 /// Reads the files of one source.
-#[derive(Debug)]
 pub struct FileReader {
     source: String,
     format: Format,
@@ -38,6 +46,13 @@ pub struct FileReader {
     files: BTreeMap<PartitionId, FileState>,
     listed_at_ms: i64,
     open: Option<(PartitionId, ParquetRows)>,
+    csv: CsvDialect,
+    /// Compressed files that are being read: going on is cheap, beginning again is not.
+    compressed: HashMap<PartitionId, Text>,
+    /// Files that are not read for now.
+    held: Vec<PartitionId>,
+    /// Files in the order of their event time; `None` = the source has no watermark.
+    order: Option<Vec<PartitionId>>,
     /// Bytes of a line, on average of the last chunk: so much is read for so many rows, and no more.
     line_bytes: usize,
 }
@@ -46,8 +61,10 @@ pub struct FileReader {
 #[derive(Debug)]
 struct FileState {
     path: PathBuf,
-    /// Bytes that may be read.
+    /// Bytes that may be read, of a compressed file as it is stored.
     size: u64,
+    /// It is compressed: offsets are bytes of what it holds.
+    compressed: bool,
     next: Offset,
     /// The header line of a CSV file and the byte after it, once it was read.
     header: Option<(Vec<u8>, u64)>,
@@ -55,6 +72,8 @@ struct FileState {
     exhausted: bool,
     /// Where reading begins is known to be no middle of a line.
     begins_well: bool,
+    /// Rows of it were handed out in this run or one before.
+    touched: bool,
 }
 
 impl FileReader {
@@ -73,10 +92,21 @@ impl FileReader {
             files: BTreeMap::new(),
             listed_at_ms: env.unix_ms(),
             open: None,
+            csv: options.csv.clone(),
+            compressed: HashMap::new(),
+            held: Vec::new(),
+            order: None,
             line_bytes: LINE_BYTES,
         };
         reader.take_listing(listing)?;
         Ok(reader)
+    }
+
+    /// Lets every file count for the source's watermark.
+    #[must_use]
+    pub fn in_order_of_time(mut self) -> Self {
+        self.order = Some(Vec::new());
+        self
     }
 
     fn take_listing(&mut self, listing: Listing) -> Result<()> {
@@ -89,8 +119,11 @@ impl FileReader {
                 header: None,
                 exhausted: true,
                 begins_well: next == 0 || self.format == Format::Parquet,
+                touched: next > 0,
+                compressed: false,
             });
-            if self.format != Format::Parquet && (found.size as i64) < state.next.max(state.size as i64) {
+            let shorter = (found.size as i64) < state.next.max(state.size as i64);
+            if self.format != Format::Parquet && shorter && !(found.size >= state.size && is_compressed(&state.path)?) {
                 return Err(Error::environment(format!("file `{id}` of source `{}` has become shorter", self.source))
                     .with_detail(format!("It was read up to byte {} and has {} bytes now.", state.next, found.size))
                     .with_hint("Files may grow and be added; write changed data to a new file."));
@@ -118,15 +151,16 @@ impl FileReader {
     fn read(&mut self, limit: PollLimit) -> Result<Vec<Chunk>> {
         let mut chunks = Vec::new();
         let (mut rows, mut bytes) = (limit.rows.max(1), limit.bytes.max(1));
-        let pending: Vec<PartitionId> =
-            self.files.iter().filter(|(_, state)| !state.exhausted).map(|(id, _)| PartitionId::clone(id)).collect();
-        for id in pending {
+        for id in self.pending() {
             while rows > 0 && bytes > 0 {
+                let first = self.files.get(&id).is_some_and(|state| self.order.is_some() && !state.touched);
+                let rows_now = if first { 1 } else { rows };
                 let chunk = match self.format {
-                    Format::Parquet => self.read_rows(&id, rows)?,
-                    Format::Json | Format::Csv => self.read_lines(&id, rows, bytes)?,
+                    Format::Parquet => self.read_rows(&id, rows_now)?,
+                    Format::Json | Format::Csv => self.read_lines(&id, rows_now, bytes)?,
                 };
                 let Some(chunk) = chunk else { break };
+                self.files.entry(PartitionId::clone(&id)).and_modify(|state| state.touched = true);
                 let (used_rows, used_bytes) = match &chunk.payload {
                     Payload::Records(records) => (records.len(), records.data.len()),
                     Payload::Rows(batch) => (batch.num_rows(), batch.get_array_memory_size()),
@@ -134,32 +168,82 @@ impl FileReader {
                 rows = rows.saturating_sub(used_rows);
                 bytes = bytes.saturating_sub(used_bytes.max(1));
                 chunks.push(chunk);
+                if first {
+                    break;
+                }
             }
         }
         Ok(chunks)
     }
 
+    /// Files with something to read, in the order in which they are read: those that nothing was read of alone, if there are any.
+    fn pending(&self) -> Vec<PartitionId> {
+        let unread = || self.files.iter().filter(|(_, state)| !state.exhausted);
+        let names = |(id, _): (&PartitionId, &FileState)| PartitionId::clone(id);
+        let Some(order) = &self.order else { return unread().map(names).collect() };
+        if unread().count() > 1 && unread().any(|(_, state)| !state.touched) {
+            return unread().filter(|(_, state)| !state.touched).map(names).collect();
+        }
+        // While the slowest file has just ended, those behind it are still held: then they are read all the same.
+        let all_held = unread().all(|(id, _)| self.held.contains(id));
+        let places: HashMap<&PartitionId, usize> = order.iter().zip(0..).collect();
+        let free = unread().filter(|(id, _)| all_held || !self.held.contains(id));
+        let mut pending: Vec<PartitionId> = free.map(names).collect();
+        pending.sort_by_key(|id| places.get(id).copied());
+        pending
+    }
+
     fn read_lines(&mut self, id: &PartitionId, rows: usize, bytes: usize) -> Result<Option<Chunk>> {
+        let Some(path) = self.files.get(id).map(|state| state.path.clone()) else { return Ok(None) };
+        let failed = || format!("cannot read `{}`", path.display());
+        let mut file = match self.compressed.remove(id) {
+            Some(file) => file,
+            None => Text::open(&path).environment(failed)?,
+        };
+        let chunk = match self.read_records(id, &mut file, rows, bytes) {
+            Ok(read) => read?,
+            // The writer of a compressed file has not ended it.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof && !self.bounded => None,
+            Err(error) => return Err(error).environment(failed),
+        };
+        if chunk.is_none() {
+            self.files.entry(PartitionId::clone(id)).and_modify(|state| state.exhausted = true);
+        } else if file.is_compressed() && self.compressed.len() < MOST_COMPRESSED {
+            self.compressed.insert(PartitionId::clone(id), file);
+        }
+        Ok(chunk)
+    }
+
+    /// The next records of a file; `None` if none is complete.
+    fn read_records(
+        &mut self,
+        id: &PartitionId,
+        file: &mut Text,
+        rows: usize,
+        bytes: usize,
+    ) -> io::Result<Result<Option<Chunk>>> {
         let bytes = bytes.min(rows.saturating_mul(self.line_bytes).saturating_add(READ_BYTES));
-        let Some(state) = self.files.get_mut(id) else { return Ok(None) };
-        let last_line = match (self.bounded, self.format) {
+        let Some(state) = self.files.get_mut(id) else { return Ok(Ok(None)) };
+        state.compressed = file.is_compressed();
+        let last_line = match (self.bounded || state.compressed, self.format) {
             (false, _) => LastLine::Waits,
-            (true, Format::Json) => LastLine::CountsIfJson,
+            (true, Format::Json) if !state.compressed => LastLine::CountsIfJson,
             (true, _) => LastLine::Counts,
         };
+        let ends = if self.format == Format::Csv { Ends::Csv(&self.csv) } else { Ends::Lines };
+        let size = if state.compressed { u64::MAX } else { state.size };
         let start = state.next;
         if !state.begins_well {
-            if lines::is_inside_a_line(&state.path, start.unsigned_abs())? {
-                return Err(grown_inside_a_line(&self.source, id, start));
+            if lines::is_inside_a_line(file, start.unsigned_abs())? {
+                return Ok(Err(grown_inside_a_line(&self.source, id, start)));
             }
             state.begins_well = true;
         }
         let mut first = start.unsigned_abs();
-        if self.format == Format::Csv && state.header.is_none() {
-            state.header = lines::read_header(&state.path, state.size, last_line)?;
+        if self.format == Format::Csv && self.csv.header && state.header.is_none() {
+            state.header = lines::read_header(file, size, ends, last_line)?;
             if state.header.is_none() {
-                state.exhausted = true;
-                return Ok(None);
+                return Ok(Ok(None));
             }
         }
         let mut header: &[u8] = &[];
@@ -167,10 +251,9 @@ impl FileReader {
             header = line;
             first = first.max(*after);
         }
-        let range = Range { start: first, end: state.size.max(first), last_line };
-        let Some((records, end)) = lines::read(&state.path, range, rows, bytes, header)? else {
-            state.exhausted = true;
-            if self.bounded && first < state.size {
+        let range = Range { start: first, end: size.max(first), last_line };
+        let Some((records, end)) = lines::read(file, range, ends, rows, bytes, header)? else {
+            if self.bounded && first < state.size && !state.compressed {
                 tracing::warn!(
                     source = self.source,
                     file = &**id,
@@ -178,14 +261,14 @@ impl FileReader {
                     "the last line has no line end and is not a whole JSON value: it is left for a later run"
                 );
             }
-            return Ok(None);
+            return Ok(Ok(None));
         };
         state.next = end as i64;
-        state.exhausted = end >= state.size;
+        state.exhausted = end >= size;
         self.line_bytes =
             records.data.len().checked_div(records.len()).map_or(self.line_bytes, |mean| mean + mean / 4 + 1);
         let partition = PartitionId::clone(id);
-        Ok(Some(Chunk { partition, start, end: state.next, payload: Payload::Records(records) }))
+        Ok(Ok(Some(Chunk { partition, start, end: state.next, payload: Payload::Records(records) })))
     }
 
     fn read_rows(&mut self, id: &PartitionId, rows: usize) -> Result<Option<Chunk>> {
@@ -209,6 +292,7 @@ impl FileReader {
         };
         let start = state.next;
         state.next += batch.num_rows() as i64;
+        state.exhausted = state.next >= open.total;
         self.open = Some((PartitionId::clone(id), open));
         let partition = PartitionId::clone(id);
         Ok(Some(Chunk { partition, start, end: state.next, payload: Payload::Rows(batch) }))
@@ -239,10 +323,41 @@ impl SourceReader for FileReader {
         self.next_chunks(limit).boxed()
     }
 
+    fn open_partitions(&self) -> Vec<PartitionId> {
+        if self.order.is_none() {
+            return Vec::new();
+        }
+        self.files.iter().filter(|(_, state)| !state.exhausted).map(|(id, _)| PartitionId::clone(id)).collect()
+    }
+
+    fn may_fall_silent(&self) -> bool {
+        false
+    }
+
+    fn hold(&mut self, partitions: &[PartitionId]) {
+        self.held = partitions.to_vec();
+    }
+
+    fn prefer(&mut self, slowest_first: &[PartitionId]) {
+        self.order = self.order.take().map(|_| slowest_first.to_vec());
+    }
+
     /// Known only when everything was read: what lies in unread files is bytes, not records.
     fn lag(&self) -> Option<u64> {
         self.files.values().all(|state| state.exhausted).then_some(0)
     }
+}
+
+impl std::fmt::Debug for FileReader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FileReader").field("source", &self.source).field("files", &self.files).finish_non_exhaustive()
+    }
+}
+
+/// Offsets in a compressed file go beyond its size.
+fn is_compressed(path: &Path) -> Result<bool> {
+    let file = Text::open(path).environment(|| format!("cannot read `{}`", path.display()))?;
+    Ok(file.is_compressed())
 }
 
 #[cold]

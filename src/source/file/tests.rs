@@ -9,14 +9,18 @@ use arrow::record_batch::RecordBatch;
 use parquet::arrow::ArrowWriter;
 
 use super::FileReader;
-use crate::catalog::{FileSourceOptions, Format};
+use crate::catalog::{CsvDialect, FileSourceOptions, Format};
 use crate::env::Env;
 use crate::source::chunk::{Offsets, Payload, Poll, PollLimit, ReadFrom, SourceReader};
 
 const INTERVAL: Duration = Duration::from_secs(1);
 
 fn open(path: &Path, format: Format, from: &ReadFrom, env: &Env) -> FileReader {
-    let options = FileSourceOptions { path: path.to_str().unwrap().to_owned(), poll_interval: INTERVAL };
+    let options = FileSourceOptions {
+        path: path.to_str().unwrap().to_owned(),
+        poll_interval: INTERVAL,
+        csv: CsvDialect::default(),
+    };
     FileReader::open("files", &options, format, from, env).unwrap()
 }
 
@@ -124,7 +128,11 @@ fn reading_resumes_at_committed_offsets() {
 fn a_file_that_became_shorter_is_an_error() {
     let folder = tempfile::tempdir().unwrap();
     append(&folder.path().join("a.json"), "one\n");
-    let options = FileSourceOptions { path: folder.path().to_str().unwrap().to_owned(), poll_interval: INTERVAL };
+    let options = FileSourceOptions {
+        path: folder.path().to_str().unwrap().to_owned(),
+        poll_interval: INTERVAL,
+        csv: CsvDialect::default(),
+    };
     let from = ReadFrom { offsets: Offsets::from([("a.json".into(), 40)]), bounded: false, topic: None };
     let error = FileReader::open("files", &options, Format::Json, &from, &Env::manual(0, 1)).unwrap_err();
     assert_eq!(error.message(), "file `a.json` of source `files` has become shorter");
@@ -241,4 +249,73 @@ fn a_line_over_64_mib_without_an_end_waits_or_counts_as_shorter_ones_do() {
     append(&path, "\n{}\n");
     env.advance(INTERVAL);
     assert_eq!(decode(&mut following), (1, vec![format!("0 {length} (65536), then {}", length + 1)]));
+}
+
+fn write(path: &Path, bytes: &[u8]) {
+    fs::write(path, bytes).unwrap();
+}
+
+/// All that a bounded read finds, one entry a record.
+fn read_all(folder: &Path, format: Format, rows: usize) -> Vec<String> {
+    let from = ReadFrom { bounded: true, ..ReadFrom::default() };
+    let mut reader = open(folder, format, &from, &Env::manual(0, 1));
+    let mut found = Vec::new();
+    loop {
+        let polled = poll(&mut reader, rows, 1 << 20);
+        if polled == ["finished"] {
+            return found;
+        }
+        found.extend(polled);
+    }
+}
+
+#[test]
+fn a_line_end_inside_of_quotes_is_no_record_of_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    write(&folder.path().join("a.csv"), b"id,note\n1,\"see:\n99,forged\nend\"\n2,ok\n3,\"open\n4,last");
+    for rows in [1, 2, 100] {
+        let found = read_all(folder.path(), Format::Csv, rows);
+        assert_eq!(found.len(), 4, "{found:?}");
+        assert_eq!(found[0], "a.csv@8 1,\"see:\n99,forged\nend\"");
+        assert_eq!(found[1..], ["a.csv@31 2,ok", "a.csv@36 3,\"open", "a.csv@44 4,last"]);
+    }
+}
+
+#[test]
+fn compressed_files_are_read_by_their_content_from_any_record_on() {
+    use std::io::Write as _;
+    let folder = tempfile::tempdir().unwrap();
+    let lines: String = (0..1_000).map(|n| format!("{{\"n\":{n}}}\n")).collect();
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    gzip.write_all(lines.as_bytes()).unwrap();
+    write(&folder.path().join("a.jsonl.gz"), &gzip.finish().unwrap());
+    write(&folder.path().join("b.jsonl"), &zstd::encode_all(lines.as_bytes(), 1).unwrap());
+    write(&folder.path().join("c.gz"), lines.as_bytes());
+    for rows in [7, 100, 10_000] {
+        let found = read_all(folder.path(), Format::Json, rows);
+        assert_eq!(found.len(), 3_000);
+        assert_eq!(found[1_500], "b.jsonl@4890 {\"n\":500}");
+    }
+    let from =
+        ReadFrom { bounded: true, offsets: Offsets::from([("a.jsonl.gz".into(), 4_890)]), ..ReadFrom::default() };
+    let mut reader = open(folder.path(), Format::Json, &from, &Env::manual(0, 1));
+    assert_eq!(poll(&mut reader, 1, 1 << 20), ["a.jsonl.gz@4890 {\"n\":500}"]);
+}
+
+#[test]
+fn with_a_watermark_each_file_speaks_first_and_then_the_slowest() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["a", "b", "c"] {
+        append(&folder.path().join(name), "1\n2\n3\n");
+    }
+    let from = ReadFrom { bounded: true, ..ReadFrom::default() };
+    let mut reader = open(folder.path(), Format::Json, &from, &Env::manual(0, 1)).in_order_of_time();
+    assert_eq!(poll(&mut reader, 10, 1 << 20), ["a@0 1", "b@0 1", "c@0 1"]);
+    reader.prefer(&["b".into(), "c".into(), "a".into()]);
+    reader.hold(&["c".into()]);
+    assert_eq!(poll(&mut reader, 3, 1 << 20), ["b@2 2", "b@4 3", "a@2 2"]);
+    assert_eq!(reader.open_partitions(), ["a".into(), "c".into()]);
+    assert_eq!(poll(&mut reader, 3, 1 << 20), ["a@4 3"]);
+    assert_eq!(poll(&mut reader, 3, 1 << 20), ["c@2 2", "c@4 3"], "only held files are left");
+    assert!(reader.open_partitions().is_empty());
 }

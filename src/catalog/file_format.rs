@@ -1,0 +1,55 @@
+//! How records are written where a format leaves it open: the dialect of CSV, what numbers in TIMESTAMP columns count.
+
+/// How CSV is written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CsvDialect {
+    pub delimiter: u8,
+    /// What encloses fields with delimiters and line ends in them; `None` = nothing does.
+    pub quote: Option<u8>,
+    /// What stands before a quote inside of quotes, instead of another quote.
+    pub escape: Option<u8>,
+    /// The first line names the fields; without it they are in the order of the columns.
+    pub header: bool,
+    /// A field of this text without quotes is null.
+    pub null: String,
+}
+
+impl Default for CsvDialect {
+    fn default() -> Self {
+        Self { delimiter: b',', quote: Some(b'"'), escape: None, header: true, null: String::new() }
+    }
+}
+
+/// What a number in a TIMESTAMP column counts since 1970 UTC.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TimestampUnit {
+    Seconds,
+    Millis,
+    Micros,
+    Nanos,
+    /// The largest unit in which the number is a time before the year 5138: 1700000000 is seconds, 1700000000000 milliseconds.
+    Auto,
+}
+
+impl TimestampUnit {
+    /// This unit, or the one that is guessed for a number whose whole part is `whole`.
+    pub fn of(self, whole: i128) -> Self {
+        match whole.unsigned_abs() {
+            _ if self != Self::Auto => self,
+            0..100_000_000_000 => Self::Seconds,
+            100_000_000_000..100_000_000_000_000 => Self::Millis,
+            100_000_000_000_000..100_000_000_000_000_000 => Self::Micros,
+            _ => Self::Nanos,
+        }
+    }
+
+    /// By which power of ten a number of this unit is multiplied for microseconds.
+    pub fn scale(self) -> i8 {
+        match self {
+            Self::Seconds => 6,
+            Self::Millis => 3,
+            Self::Micros | Self::Auto => 0,
+            Self::Nanos => -3,
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! Where the records of a text end: lines, of CSV with the line ends inside of quotes left to their field.
+
+use crate::catalog::CsvDialect;
+
+/// How records end.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Ends<'a> {
+    /// At every line end.
+    Lines,
+    /// At line ends outside of quotes.
+    Csv(&'a CsvDialect),
+}
+
+impl Ends<'_> {
+    /// The byte after the record that begins at `at`, its line end included; `None` if it does not end in `text`.
+    pub(super) fn end(self, text: &[u8], at: usize) -> Option<usize> {
+        let line = memchr::memchr(b'\n', &text[at..]).map(|length| at + length + 1);
+        let Self::Csv(CsvDialect { delimiter, quote: Some(quote), escape, .. }) = self else { return line };
+        match line {
+            Some(end) if memchr::memchr(*quote, &text[at..end]).is_none() => line,
+            _ => quoted_end(text, at, *delimiter, *quote, escape.unwrap_or(*quote)),
+        }
+    }
+}
+
+fn quoted_end(text: &[u8], mut at: usize, delimiter: u8, quote: u8, escape: u8) -> Option<usize> {
+    loop {
+        if text.get(at) == Some(&quote) {
+            at = closing(text, at + 1, quote, escape)?;
+        }
+        at += memchr::memchr2(delimiter, b'\n', &text[at..])? + 1;
+        if text[at - 1] == b'\n' {
+            return Some(at);
+        }
+    }
+}
+
+/// The byte after the quote that ends the field whose text begins at `at`; `None` if it is not certain yet.
+fn closing(text: &[u8], mut at: usize, quote: u8, escape: u8) -> Option<usize> {
+    loop {
+        at += memchr::memchr2(quote, escape, &text[at..])?;
+        let next = *text.get(at + 1)?;
+        if text[at] == escape && (next == quote || next == escape) {
+            at += 2;
+        } else if text[at] == quote {
+            return Some(at + 1);
+        } else {
+            at += 1;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn records(text: &str, dialect: &CsvDialect) -> Vec<String> {
+        let (mut at, mut found) = (0, Vec::new());
+        while let Some(end) = Ends::Csv(dialect).end(text.as_bytes(), at) {
+            found.push(text[at..end].to_owned());
+            at = end;
+        }
+        found.push(text[at..].to_owned());
+        found
+    }
+
+    #[test]
+    fn line_ends_inside_of_quotes_end_no_record() {
+        let usual = CsvDialect::default();
+        assert_eq!(records("1,\"a\nb\",2\n3,c,4\n", &usual), ["1,\"a\nb\",2\n", "3,c,4\n", ""]);
+        assert_eq!(records("\"a\"\"\n\"\"\"\nb\n", &usual), ["\"a\"\"\n\"\"\"\n", "b\n", ""]);
+        assert_eq!(records("a\"b\nc\n", &usual), ["a\"b\n", "c\n", ""]);
+        assert_eq!(records("\"a\nb", &usual), ["\"a\nb"]);
+        assert_eq!(records("\"a\n\"x,1\nb\n", &usual), ["\"a\n\"x,1\n", "b\n", ""]);
+        assert_eq!(records("\"\",\"\"\r\n\"\"\n", &usual), ["\"\",\"\"\r\n", "\"\"\n", ""]);
+        let other = CsvDialect { delimiter: b';', quote: Some(b'\''), escape: Some(b'\\'), ..CsvDialect::default() };
+        assert_eq!(records("1;'it\\'s\n;'\n2;\"\n", &other), ["1;'it\\'s\n;'\n", "2;\"\n", ""]);
+        let none = CsvDialect { quote: None, ..CsvDialect::default() };
+        assert_eq!(records("\"a\nb\"\n", &none), ["\"a\n", "b\"\n", ""]);
+    }
+}
