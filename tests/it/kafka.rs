@@ -428,6 +428,7 @@ async fn probed_source(options: KafkaSourceOptions) -> Vec<ProbeStep> {
         on_error: OnError::DeadLetter,
         idle_after: Duration::from_secs(30),
         max_drift: None,
+        timestamp_unit: None,
         max_future: None,
         span: Default::default(),
     };
