@@ -72,7 +72,7 @@ struct FileState {
     exhausted: bool,
     /// Where reading begins is known to be no middle of a line.
     begins_well: bool,
-    /// Rows of it were handed out in this run or one before.
+    /// It was read in this run: of one that was read to its end before, this is how it is found out.
     touched: bool,
 }
 
@@ -119,7 +119,7 @@ impl FileReader {
                 header: None,
                 exhausted: true,
                 begins_well: next == 0 || self.format == Format::Parquet,
-                touched: next > 0,
+                touched: false,
                 compressed: false,
             });
             let shorter = (found.size as i64) < state.next.max(state.size as i64);
