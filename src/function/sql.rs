@@ -18,6 +18,7 @@ use datafusion::logical_expr::{
 use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::sql::sqlparser::ast::ExprWithAlias as SQLExprWithAlias;
 
+use super::as_meant;
 use crate::catalog::FunctionDef;
 
 /// Binds a SQL function's body with the functions that `state` knows. Errors: DataFusion's planning errors of the body,
@@ -26,7 +27,7 @@ pub fn sql_function(def: &FunctionDef, state: &SessionState) -> Result<ScalarUDF
     let fields: Vec<_> = def.arguments.iter().map(|(name, kind)| Field::new(name, kind.clone(), true)).collect();
     let schema = Arc::new(DFSchema::try_from(Schema::new(fields))?);
     let body = SQLExprWithAlias { expr: def.body.clone(), alias: None };
-    let body = state.create_logical_expr_from_sql_expr(body, &schema)?;
+    let body = as_meant(state.create_logical_expr_from_sql_expr(body, &schema)?, &schema)?.data;
     let context = SimplifyContext::builder().with_schema(Arc::clone(&schema)).build();
     let body = ExprSimplifier::new(context).coerce(body, &schema)?.cast_to(&def.returns, &schema)?;
     // It is put in by the optimiser, when the analyser has done with the query around it.

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, Int64Array};
 use arrow::compute::cast;
-use arrow::datatypes::{FieldRef, SchemaRef, TimestampMicrosecondType};
+use arrow::datatypes::{DataType, FieldRef, SchemaRef, TimeUnit, TimestampMicrosecondType};
 use arrow::record_batch::RecordBatch;
 
 use super::contract::{Operator, StateUsage, Stepped, Tick};
@@ -191,7 +191,11 @@ impl Sessions {
         let bounds = [of_rows(&|session| session.first), of_rows(&|session| session.last.saturating_add(self.gap))];
         let fields = self.output.fields();
         let typed = |(bound, field): (Int64Array, &FieldRef)| -> Result<ArrayRef> {
-            let stamps: ArrayRef = Arc::new(bound.reinterpret_cast::<TimestampMicrosecondType>());
+            let stamps = bound.reinterpret_cast::<TimestampMicrosecondType>();
+            if let DataType::Timestamp(TimeUnit::Microsecond, zone) = field.data_type() {
+                // A cast to a zone would take the instants for what its clocks show.
+                return Ok(Arc::new(stamps.with_timezone_opt(zone.clone())));
+            }
             cast(&stamps, field.data_type()).internal(|| format!("column `{}` cannot hold a time", field.name()))
         };
         let names = &fields[fields.len().saturating_sub(2)..];

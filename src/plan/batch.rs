@@ -13,6 +13,7 @@ use datafusion::sql::sqlparser::ast::{Query, Statement as SqlStatement};
 
 use super::compile::Targets;
 use super::fit::fit;
+use super::meaning::as_meant;
 use super::relation::RelationMode;
 use super::session::{FunctionSet, session_state_for};
 use super::share::reading;
@@ -102,5 +103,5 @@ async fn plan(session: &SessionState, query: &Query) -> Result<LogicalPlan> {
     let statement = Statement::Statement(Box::new(SqlStatement::Query(Box::new(query.clone()))));
     let plan = session.statement_to_plan(statement).await?;
     check_plan(&plan)?;
-    Ok(plan)
+    Ok(as_meant(plan)?)
 }

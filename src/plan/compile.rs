@@ -13,11 +13,13 @@ use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast::{Query, Statement as SqlStatement};
 
 use super::calls::{calls_any, forget_argument_names};
+use super::clock::{asks_clock, clocks};
 use super::cut::{Cutter, Cutting, Piece, Rows, streams_read};
 use super::dataflow::{Branch, Dataflow, Fragment, SourceInput};
 use super::fit::fit;
 use super::growing::{Growing, bound};
 use super::lookup::LookupTable;
+use super::meaning::as_meant;
 use super::refusal::refusals;
 use super::share::{Reading, everything, reading, relation_names};
 use super::size::check_plan;
@@ -274,7 +276,35 @@ impl<'a> Compiler<'a> {
         }
     }
 
+    /// Refuses the clock in conditions of a materialized view, those of the views that it reads included.
+    fn follows_no_clock(&mut self, insert: &InsertDef) -> Option<()> {
+        if !self.catalog.materialized.contains_key(&insert.target) {
+            return Some(());
+        }
+        let catalog = self.catalog;
+        let clocks = clocks(catalog);
+        let mut open = vec![(&insert.query, insert.span)];
+        let mut seen = BTreeSet::new();
+        while let Some((query, span)) = open.pop() {
+            if let Some(place) = asks_clock(query, &clocks) {
+                let place = Span::from(place);
+                let place = if place.is_empty() { span } else { place };
+                let message = format!("the materialized view `{}` has the clock in a condition", insert.target);
+                self.problems.push(
+                    Diagnostic::new(place, message)
+                        .with_detail("Its rows change when input comes, not when time passes: they would never leave it.")
+                        .with_hint("Ask for the time when you query the view, group by a window, or let rows expire with `state_ttl`."),
+                );
+                return None;
+            }
+            let views = relation_names(query).into_iter().filter(|name| seen.insert(name.clone()));
+            open.extend(views.filter_map(|name| catalog.views.get(&name)).map(|view| (&view.query, view.span)));
+        }
+        Some(())
+    }
+
     async fn insert(&mut self, insert: &InsertDef, target: Option<&SchemaRef>) -> Option<Branch> {
+        self.follows_no_clock(insert)?;
         let mut plan = self.query(&insert.query, insert.span).await?;
         let broken = &self.catalog.broken;
         let fits = !broken.inserts.contains(&insert.target_span) && !broken.relations.contains(&insert.target);
@@ -321,7 +351,7 @@ impl<'a> Compiler<'a> {
         forget_argument_names(&mut query, &self.catalog.broken.models);
         let statement = Statement::Statement(Box::new(SqlStatement::Query(Box::new(query))));
         let planned = self.session.statement_to_plan(statement).await;
-        match planned.and_then(|plan| check_plan(&plan).map(|()| plan)) {
+        match planned.and_then(|plan| check_plan(&plan).map(|()| plan)).and_then(as_meant) {
             Ok(plan) => Some(plan),
             Err(error) => self.problem(&error, span),
         }

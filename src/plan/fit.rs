@@ -23,7 +23,9 @@ pub fn fit(plan: LogicalPlan, target_name: &str, target: &SchemaRef, columns: &[
         let expr = match source {
             Some(index) => {
                 let given = schema.field(index).data_type();
-                if !keeps_data(given, field.data_type()) && !literal_fits(&plan, index, field.data_type()) {
+                // What numbers rows is unsigned in DataFusion, and fits.
+                let counts = (given, field.data_type()) == (&DataType::UInt64, &DataType::Int64);
+                if !counts && !keeps_data(given, field.data_type()) && !literal_fits(&plan, index, field.data_type()) {
                     return Err(Error::sql(format!(
                         "column `{}` of `{target_name}` is {}, the query gives {}",
                         field.name(),

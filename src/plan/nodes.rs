@@ -98,6 +98,8 @@ pub struct DeduplicateNode {
     pub keys: Vec<Expr>,
     /// A column, or a cast of one to TIMESTAMP(µs). `None`: the statement names none and none is known of the input.
     pub time: Option<Expr>,
+    /// Without a known time, what could be one: kept until the planner knows which column a watermark follows.
+    pub candidates: Vec<Expr>,
     /// A key is forgotten this long after the row that was let through, microseconds.
     pub within: Option<i64>,
 }
@@ -122,7 +124,7 @@ impl UserDefinedLogicalNodeCore for DeduplicateNode {
     }
 
     fn expressions(&self) -> Vec<Expr> {
-        self.keys.iter().chain(&self.time).cloned().collect()
+        self.keys.iter().chain(&self.time).chain(&self.candidates).cloned().collect()
     }
 
     fn prevent_predicate_push_down_columns(&self) -> HashSet<String> {
@@ -138,9 +140,10 @@ impl UserDefinedLogicalNodeCore for DeduplicateNode {
     }
 
     fn with_exprs_and_inputs(&self, mut exprs: Vec<Expr>, inputs: Vec<LogicalPlan>) -> Result<Self> {
-        let time = if self.time.is_some() { exprs.pop() } else { None };
+        let mut others = exprs.split_off(self.keys.len().min(exprs.len()));
+        let time = if self.time.is_some() { others.pop() } else { None };
         match one(inputs) {
-            Some(input) => Ok(Self { input, keys: exprs, time, within: self.within }),
+            Some(input) => Ok(Self { input, keys: exprs, time, candidates: others, within: self.within }),
             None => internal_err!("a deduplication has one input"),
         }
     }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use arrow::datatypes::SchemaRef;
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
 use datafusion::physical_expr::expressions::Column;
 
 use crate::error::{Error, Result};
@@ -158,7 +159,7 @@ impl OperatorSpec {
                 "by {:?} closing {:?} {:?} filters {:?}",
                 spec.keys,
                 spec.closing,
-                spec.aggregates.iter().map(|aggregate| aggregate.name()).collect::<Vec<_>>(),
+                spec.aggregates.iter().map(|aggregate| aggregate_name(aggregate)).collect::<Vec<_>>(),
                 spec.filters.iter().map(|filter| filter.as_ref().map(ToString::to_string)).collect::<Vec<_>>()
             ),
             Self::Session(spec) => format!("by {:?} time {:?} gap {}", spec.keys, spec.time, spec.gap),
@@ -205,6 +206,15 @@ impl OperatorSpec {
                 spec.left_keys, spec.right_keys, spec.left_time, spec.right_time, spec.or_equal, spec.outer
             ),
         }
+    }
+}
+
+/// What an aggregate is called, with what its state holds where that has changed.
+fn aggregate_name(aggregate: &AggregateFunctionExpr) -> String {
+    match aggregate.fun().name() {
+        // Means and deviations since sums of squares were given up.
+        "corr" => format!("{} of deviations", aggregate.name()),
+        _ => aggregate.name().to_owned(),
     }
 }
 

@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, TimeUnit};
-use datafusion::common::{Column, DFSchema, UnnestOptions};
+use datafusion::common::{Column, DFSchema, ExprSchema, UnnestOptions};
 use datafusion::error::Result;
 use datafusion::execution::SessionState;
 use datafusion::execution::registry::FunctionRegistry;
@@ -32,7 +32,7 @@ use self::batch::AsofAsWindow;
 use self::one_zero::OneZeroInWindows;
 use self::stream::AsofApart;
 use super::nodes::{DeduplicateNode, SessionNode, WINDOW_END, WINDOW_START};
-use super::time::scalar_micros;
+use super::time::{scalar_micros, time_lag};
 use crate::function::{
     HOP_STARTS, SHIFT, TUMBLE_START, aggregates_over_frames, first_within, mark_functions, window_functions,
 };
@@ -160,7 +160,13 @@ impl Call<'_> {
         };
         let within = self.arguments.lengths.first().map(|(what, expr)| self.length(what, expr, context)).transpose()?;
         match self.mode {
-            RelationMode::Stream => Ok(extension(DeduplicateNode { input, keys, time, within })),
+            RelationMode::Stream => {
+                let candidates = match (&time, within) {
+                    (None, Some(_)) => timestamps(&input),
+                    _ => Vec::new(),
+                };
+                Ok(extension(DeduplicateNode { input, keys, time, candidates, within }))
+            }
             RelationMode::Batch => batch::deduplicate(input, keys, time, within),
         }
     }
@@ -273,40 +279,47 @@ fn extension(node: impl datafusion::logical_expr::UserDefinedLogicalNode + 'stat
     LogicalPlan::Extension(Extension { node: Arc::new(node) })
 }
 
-/// The column that is, unchanged, the event time of the table that `plan` reads.
-fn known_time(plan: &LogicalPlan, times: &BTreeMap<String, String>) -> Option<Column> {
-    plan.schema().columns().into_iter().find(|column| is_time(plan, column, times))
+/// The TIMESTAMP columns of a plan.
+fn timestamps(plan: &LogicalPlan) -> Vec<Expr> {
+    let schema = plan.schema();
+    let is_time = |column: &Column| {
+        schema.field_from_column(column).is_ok_and(|field| matches!(field.data_type(), DataType::Timestamp(..)))
+    };
+    schema.columns().into_iter().filter(is_time).map(Expr::Column).collect()
 }
 
-fn is_time(plan: &LogicalPlan, column: &Column, times: &BTreeMap<String, String>) -> bool {
-    let through = |input: &LogicalPlan| is_time(input, column, times);
-    match plan {
-        LogicalPlan::TableScan(scan) => times.get(scan.table_name.table()).is_some_and(|time| *time == column.name),
+/// The column that has the event time of the table that `plan` reads, or what is computed from it with the least lag.
+fn known_time(plan: &LogicalPlan, times: &BTreeMap<String, String>) -> Option<Column> {
+    let columns = plan.schema().columns().into_iter().enumerate();
+    let lags = columns.filter_map(|(index, column)| Some((known_lag(plan, &column, times)?.max(0), index, column)));
+    lags.min_by_key(|(lag, index, _)| (*lag, *index)).map(|(.., column)| column)
+}
+
+/// How far a column can be behind the event time of the table that `plan` reads; `None` where nothing bounds that.
+fn known_lag(plan: &LogicalPlan, column: &Column, times: &BTreeMap<String, String>) -> Option<i64> {
+    let through = |input: &LogicalPlan| known_lag(input, column, times);
+    let at = |input: &LogicalPlan, index: Option<usize>| {
+        known_lag(input, &input.schema().columns().into_iter().nth(index?)?, times)
+    };
+    let lag = match plan {
+        LogicalPlan::TableScan(scan) => (*times.get(scan.table_name.table())? == column.name).then_some(0),
         LogicalPlan::Projection(projection) => {
-            let index = projection.schema.maybe_index_of_column(column);
-            match index.and_then(|index| projection.expr.get(index)).map(|expr| expr.clone().unalias()) {
-                Some(Expr::Column(column)) => is_time(&projection.input, &column, times),
-                _ => false,
-            }
+            let expr = projection.expr.get(projection.schema.maybe_index_of_column(column)?)?;
+            let input = projection.input.as_ref();
+            time_lag(expr, input.schema(), &|column| known_lag(input, column, times))
         }
-        LogicalPlan::SubqueryAlias(alias) => {
-            let index = alias.schema.maybe_index_of_column(column);
-            let inner = index.and_then(|index| alias.input.schema().columns().into_iter().nth(index));
-            inner.is_some_and(|column| is_time(&alias.input, &column, times))
-        }
+        LogicalPlan::SubqueryAlias(alias) => at(&alias.input, alias.schema.maybe_index_of_column(column)),
         LogicalPlan::Filter(filter) => through(&filter.input),
         LogicalPlan::Unnest(unnest) => through(&unnest.input),
         LogicalPlan::Union(union) => {
             let index = union.schema.maybe_index_of_column(column);
-            let of_input = |input: &Arc<LogicalPlan>| {
-                let inner = index.and_then(|index| input.schema().columns().into_iter().nth(index));
-                inner.is_some_and(|column| is_time(input, &column, times))
-            };
-            union.inputs.iter().all(of_input)
+            let lags: Option<Vec<i64>> = union.inputs.iter().map(|input| at(input, index)).collect();
+            lags?.into_iter().max()
         }
-        LogicalPlan::Extension(node) => node.node.inputs().first().is_some_and(|input| through(input)),
-        _ => false,
-    }
+        LogicalPlan::Extension(node) => through(node.node.inputs().first()?),
+        _ => None,
+    };
+    lag.filter(|lag| *lag > i64::MIN / 2)
 }
 
 #[cfg(test)]

@@ -13,13 +13,14 @@ use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
 use datafusion::prelude::SessionConfig;
 
 use crate::catalog::Catalog;
-use crate::function::{EpochClock, date_bin_in_micros, sql_function, stand_in};
+use crate::function::{EpochClock, checked_sum, date_bin_in_micros, sql_function, stable_correlation, stand_in};
 use crate::memory::bounded::Bounding;
 use crate::memory::slice::SliceBudget;
 use crate::sql::types::SqlTypes;
 use crate::sql::{Diagnostic, Span, diagnose};
 
 use super::calls::calls_any;
+use super::meaning::CheckedPlanner;
 use super::relation::{RelationMode, register_relations};
 use super::size::{SizedLiterals, bound_relations, bound_types};
 
@@ -82,6 +83,7 @@ pub fn session_and_problems(
         .with_expr_planners(vec![Arc::new(SizedLiterals)])
         .with_default_features()
         .with_type_planner(Arc::new(SqlTypes))
+        .with_query_planner(Arc::new(CheckedPlanner))
         .with_optimizer_rules(rules())
         .with_physical_optimizer_rules(physical_rules())
         .build();
@@ -89,7 +91,7 @@ pub fn session_and_problems(
     if mode == RelationMode::Stream {
         rewrite(&mut state, Arc::new(Bounding::of_pipeline(budget)));
     }
-    register(&mut state, date_bin_in_micros());
+    register_own(&mut state);
     for clock in functions.clock.functions() {
         register(&mut state, clock);
     }
@@ -136,6 +138,16 @@ fn rules() -> Vec<Arc<dyn OptimizerRule + Send + Sync>> {
 pub fn physical_rules() -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
     let all = PhysicalOptimizer::new().rules;
     all.into_iter().filter(|rule| rule.name() != "FilterPushdown").collect()
+}
+
+/// Functions that take the place of DataFusion's, in pipelines and queries alike.
+pub fn register_own(state: &mut SessionState) {
+    use datafusion::logical_expr::registry::FunctionRegistry;
+    for aggregate in [checked_sum(), stable_correlation()] {
+        // Registering an aggregate in a session state replaces and cannot fail.
+        let _replaced = state.register_udaf(Arc::new(aggregate));
+    }
+    register(state, date_bin_in_micros());
 }
 
 fn register(state: &mut SessionState, function: ScalarUDF) {

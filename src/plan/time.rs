@@ -4,22 +4,27 @@
 //! once `v + L < W`. All in microseconds. Lags may be negative: `window_end` has one of -1.
 
 use arrow::datatypes::{DataType, TimeUnit};
-use datafusion::common::{Column, ScalarValue};
-use datafusion::logical_expr::{BinaryExpr, Expr, Operator};
+use datafusion::common::{Column, DFSchema, ScalarValue};
+use datafusion::logical_expr::{BinaryExpr, Expr, ExprSchemable, Operator};
 
+use super::zone::Zone;
 use crate::function::{HOP_STARTS, SHIFT, TUMBLE_START};
 
 const SECOND: i64 = 1_000_000;
 const DAY: i64 = 86_400 * SECOND;
 
-/// The lag of `expr`, given the lags of columns; `None` where nothing bounds its values from below.
-pub fn time_lag(expr: &Expr, lag_of_column: &dyn Fn(&Column) -> Option<i64>) -> Option<i64> {
-    let lag = |expr: &Expr| time_lag(expr, lag_of_column);
+/// The lag of `expr` over columns of `schema`, given the lags of these; `None` where nothing bounds its values from below.
+pub fn time_lag(expr: &Expr, schema: &DFSchema, lag_of_column: &dyn Fn(&Column) -> Option<i64>) -> Option<i64> {
+    let lag = |expr: &Expr| time_lag(expr, schema, lag_of_column);
     match expr {
         Expr::Column(column) => lag_of_column(column),
         Expr::Alias(alias) => lag(&alias.expr),
-        Expr::Cast(cast) => lag(&cast.expr)?.checked_add(lost(cast.field.data_type())?),
-        Expr::TryCast(cast) => lag(&cast.expr)?.checked_add(lost(cast.field.data_type())?),
+        Expr::Cast(cast) => {
+            lag(&cast.expr)?.checked_add(lost(&cast.expr.get_type(schema).ok()?, cast.field.data_type())?)
+        }
+        Expr::TryCast(cast) => {
+            lag(&cast.expr)?.checked_add(lost(&cast.expr.get_type(schema).ok()?, cast.field.data_type())?)
+        }
         Expr::BinaryExpr(BinaryExpr { left, op: Operator::Plus, right }) => match interval_micros(right) {
             Some(by) => lag(left)?.checked_sub(by),
             None => lag(right)?.checked_sub(interval_micros(left)?),
@@ -27,7 +32,13 @@ pub fn time_lag(expr: &Expr, lag_of_column: &dyn Fn(&Column) -> Option<i64>) -> 
         Expr::BinaryExpr(BinaryExpr { left, op: Operator::Minus, right }) => {
             lag(left)?.checked_add(interval_micros(right)?)
         }
-        Expr::ScalarFunction(call) => function_lag(call.name(), &call.args, &lag),
+        Expr::ScalarFunction(call) => {
+            let zone = |expr: &Expr| match expr.get_type(schema).ok()? {
+                DataType::Timestamp(_, Some(zone)) => Zone::named(&zone),
+                _ => None,
+            };
+            function_lag(call.name(), &call.args, &lag, &zone)
+        }
         Expr::Case(case) => {
             let otherwise = case.else_expr.as_ref().map(|expr| lag(expr));
             all(case.when_then_expr.iter().map(|(_, then)| lag(then)).chain(otherwise))
@@ -37,14 +48,26 @@ pub fn time_lag(expr: &Expr, lag_of_column: &dyn Fn(&Column) -> Option<i64>) -> 
     }
 }
 
-fn function_lag(name: &str, args: &[Expr], lag: &dyn Fn(&Expr) -> Option<i64>) -> Option<i64> {
+fn function_lag(
+    name: &str,
+    args: &[Expr],
+    lag: &dyn Fn(&Expr) -> Option<i64>,
+    zone: &dyn Fn(&Expr) -> Option<Zone>,
+) -> Option<i64> {
     match (name, args) {
-        ("date_trunc", [unit, time]) => lag(time)?.checked_add(unit_micros(unit)? - 1),
+        ("date_trunc", [unit, time]) => {
+            // A local day has an hour more where clocks are turned back.
+            let unit = unit_micros(unit)?;
+            let turned_back = zone(time).map_or(0, |zone| zone.turned_back(unit));
+            lag(time)?.checked_add(unit - 1 + turned_back)
+        }
         ("date_bin", [size, time] | [size, time, _]) => lag(time)?.checked_add(interval_micros(size)?.checked_sub(1)?),
         (TUMBLE_START, [time, size, _]) => lag(time)?.checked_add(micros(size)?.checked_sub(1)?),
         (HOP_STARTS, [time, _, size, _]) => lag(time)?.checked_add(micros(size)?.checked_sub(1)?),
         (SHIFT, [time, by]) => lag(time)?.checked_sub(micros(by)?),
-        ("to_timestamp_micros" | "to_timestamp_nanos" | "to_local_time", [time]) => lag(time),
+        ("to_timestamp_micros" | "to_timestamp_nanos", [time]) => lag(time),
+        // What the clocks showed, as if it were UTC.
+        ("to_local_time", [time]) => lag(time)?.checked_sub(zone(time).map_or(0, |zone| zone.least())),
         ("to_timestamp_millis", [time]) => lag(time)?.checked_add(999),
         ("to_timestamp_seconds", [time]) => lag(time)?.checked_add(SECOND - 1),
         ("coalesce" | "greatest" | "least", args) => all(args.iter().map(lag)),
@@ -57,14 +80,20 @@ fn all(lags: impl Iterator<Item = Option<i64>>) -> Option<i64> {
     lags.collect::<Option<Vec<_>>>()?.into_iter().max()
 }
 
-/// How much a cast to this type takes from a time at most.
-fn lost(to: &DataType) -> Option<i64> {
-    match to {
-        DataType::Timestamp(TimeUnit::Microsecond | TimeUnit::Nanosecond, _) => Some(0),
-        DataType::Timestamp(TimeUnit::Millisecond, _) => Some(999),
-        DataType::Timestamp(TimeUnit::Second, _) => Some(SECOND - 1),
-        _ => None,
-    }
+/// How much a cast takes from a time at most; `None` for casts that are none between times.
+fn lost(from: &DataType, to: &DataType) -> Option<i64> {
+    let DataType::Timestamp(unit, to_zone) = to else { return None };
+    let rounded = match unit {
+        TimeUnit::Microsecond | TimeUnit::Nanosecond => 0,
+        TimeUnit::Millisecond => 999,
+        TimeUnit::Second => SECOND - 1,
+    };
+    let local = match (from, to_zone) {
+        // The time is what the clocks of that zone show; other casts between times leave the instant as it is.
+        (DataType::Timestamp(_, None), Some(zone)) => Zone::named(zone)?.greatest(),
+        _ => 0,
+    };
+    Some(rounded + local)
 }
 
 /// How much `date_trunc` takes from a time at most, plus 1.
@@ -134,6 +163,7 @@ mod tests {
     use crate::sql::types::timestamp;
 
     const MINUTE: i64 = 60 * SECOND;
+    const HOUR: i64 = 60 * MINUTE;
 
     /// The lag of a SQL expression over `ts` with lag 5, `other` with lag 100 and `n` without any.
     fn lag(sql: &str) -> Option<i64> {
@@ -141,13 +171,14 @@ mod tests {
         for function in window_functions() {
             context.register_udf(function);
         }
-        let fields = [("ts", timestamp()), ("other", timestamp()), ("n", DataType::Int64)];
+        let local = DataType::Timestamp(TimeUnit::Microsecond, None);
+        let fields = [("ts", timestamp()), ("other", timestamp()), ("n", DataType::Int64), ("ntz", local)];
         let fields: Vec<_> =
             fields.into_iter().map(|(name, kind)| arrow::datatypes::Field::new(name, kind, true)).collect();
         let schema = DFSchema::try_from(arrow::datatypes::Schema::new(fields)).unwrap();
         let expr = context.parse_sql_expr(sql, &schema).unwrap();
-        time_lag(&expr, &|column| match column.name.as_str() {
-            "ts" => Some(5),
+        time_lag(&expr, &schema, &|column| match column.name.as_str() {
+            "ts" | "ntz" => Some(5),
             "other" => Some(100),
             _ => None,
         })
@@ -174,6 +205,15 @@ mod tests {
             ("CASE WHEN n > 0 THEN ts END", Some(5)),
             ("arrow_cast(ts, 'Timestamp(Second, None)')", None),
             ("to_timestamp_micros(n)", None),
+            ("ts AT TIME ZONE 'Europe/Berlin'", Some(5)),
+            ("date_trunc('day', ts AT TIME ZONE 'America/New_York')", Some(5 + DAY + HOUR - 1)),
+            ("date_trunc('month', ts AT TIME ZONE 'America/New_York')", Some(5 + 31 * DAY + HOUR - 1)),
+            ("date_trunc('day', ts AT TIME ZONE '+05:30')", Some(5 + DAY - 1)),
+            ("to_local_time(ts AT TIME ZONE 'America/New_York')", Some(5 + 5 * HOUR)),
+            ("to_local_time(ts AT TIME ZONE 'Asia/Tokyo')", Some(5 - 9 * HOUR)),
+            ("ntz AT TIME ZONE 'America/New_York'", Some(5 - 4 * HOUR)),
+            ("date_trunc('hour', ntz)", Some(5 + HOUR - 1)),
+            ("CAST(ntz AS TIMESTAMP)", Some(5)),
         ] {
             assert_eq!(lag(sql), expected, "{sql}");
         }
@@ -183,7 +223,9 @@ mod tests {
     fn casts_lose_what_their_unit_cannot_hold() {
         let ts = Expr::Column(Column::from_name("ts"));
         let cast = |to| Expr::Cast(datafusion::logical_expr::Cast::new(Box::new(ts.clone()), to));
-        let lag = |expr: &Expr| time_lag(expr, &|_| Some(5));
+        let field = arrow::datatypes::Field::new("ts", timestamp(), true);
+        let schema = DFSchema::try_from(arrow::datatypes::Schema::new(vec![field])).unwrap();
+        let lag = |expr: &Expr| time_lag(expr, &schema, &|_| Some(5));
         assert_eq!(lag(&cast(DataType::Timestamp(TimeUnit::Nanosecond, None))), Some(5));
         assert_eq!(lag(&cast(DataType::Timestamp(TimeUnit::Second, None))), Some(5 + SECOND - 1));
         assert_eq!(lag(&cast(DataType::Date32)), None);

@@ -17,6 +17,7 @@ use datafusion::sql::sqlparser::ast::{ExprWithAlias, Spanned};
 
 use super::time::{interval_micros, time_lag};
 use crate::catalog::{SourceDef, WatermarkDef};
+use crate::function::as_meant;
 use crate::sql::types::sql_name;
 use crate::sql::{Diagnostic, Files, Span, diagnose};
 
@@ -114,13 +115,14 @@ fn followed(expr: &Expr, schema: &DFSchema) -> Option<usize> {
 struct Bound {
     expr: Expr,
     kind: DataType,
+    schema: Arc<DFSchema>,
 }
 
 /// The expression over the source's columns, in microseconds.
 fn bind(source: &SourceDef, def: &WatermarkDef, session: &SessionState) -> PlanResult<Bound> {
     let schema = Arc::new(DFSchema::try_from(source.schema())?);
     let expr = ExprWithAlias { expr: def.expression.clone(), alias: None };
-    let expr = session.create_logical_expr_from_sql_expr(expr, &schema)?;
+    let expr = as_meant(session.create_logical_expr_from_sql_expr(expr, &schema)?, &schema)?.data;
     let expr = simplifier(&schema).coerce(expr, &schema)?;
     let kind = expr.get_type(&schema)?;
     let expr = match &kind {
@@ -129,7 +131,7 @@ fn bind(source: &SourceDef, def: &WatermarkDef, session: &SessionState) -> PlanR
         }
         _ => expr,
     };
-    Ok(Bound { expr, kind })
+    Ok(Bound { expr, kind, schema })
 }
 
 fn simplifier(schema: &Arc<DFSchema>) -> ExprSimplifier {
@@ -147,7 +149,7 @@ fn check(bound: &Bound, def: &WatermarkDef, place: Span) -> Result<(), Diagnosti
             .with_detail("A replay of the same rows must see the same watermark.")
             .with_hint(example));
     }
-    let lag = time_lag(&bound.expr, &|column| (column.name == def.column).then_some(0));
+    let lag = time_lag(&bound.expr, &bound.schema, &|column| (column.name == def.column).then_some(0));
     if lag.is_some_and(|lag| lag < 0) {
         return Err(Diagnostic::new(place, format!("the watermark runs ahead of `{}`", def.column))
             .with_detail("Every row would be late.")

@@ -166,6 +166,9 @@ impl Reporter<'_> {
         if let Some(call) = between(text, "No function matches the given name and argument types '", "'") {
             return self.wrong_arguments(call, text, planned);
         }
+        if let Some(found) = self.unsupported(text, planned) {
+            return found;
+        }
         let (message, rest) = text.split_once('\n').unwrap_or((text, ""));
         let message = match planned {
             Some(planned) => planned.message.as_str(),
@@ -181,6 +184,30 @@ impl Reporter<'_> {
             found.detail = Some(rest.trim().to_owned());
         }
         found
+    }
+
+    /// What DataFusion cannot plan, and says in words of its own inside.
+    fn unsupported(&self, text: &str, planned: Option<&Planned>) -> Option<Diagnostic> {
+        let is_arithmetic = text.contains("Cannot coerce arithmetic expression")
+            || text.contains("Invalid interval arithmetic operation");
+        let (message, hint) = if is_arithmetic && text.contains("Interval") {
+            (
+                "an INTERVAL cannot be multiplied, divided or added to a number",
+                "Write its length out: `INTERVAL '3 hours'`.",
+            )
+        } else if text.contains("does not support logical expression") && text.contains("ubquery")
+            || text.contains("Exists(")
+            || text.contains("OuterReferenceColumn")
+            || text.contains("orrelated")
+        {
+            (
+                "this subquery cannot be turned into a join",
+                "A subquery may refer to the outer query by conditions in its WHERE, joined by AND; otherwise write a join.",
+            )
+        } else {
+            return None;
+        };
+        Some(Diagnostic::new(self.place(planned, None, false), message).with_hint(hint))
     }
 
     fn unknown_table(&self, name: &str, planned: Option<&Planned>) -> Diagnostic {

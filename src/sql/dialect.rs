@@ -1,14 +1,16 @@
 //! The dialect that queries and expressions are parsed in: sqlparser's generic one with table versions
 //! (`VERSION AS OF`, `TIMESTAMP AS OF`, `FOR SYSTEM_TIME AS OF`) and without what only other engines mean
-//! (ClickHouse's and MySQL's clauses), so that a typing error is not taken for a foreign clause.
+//! (ClickHouse's and MySQL's clauses), so that a typing error is not taken for a foreign clause. Operators bind as in PostgreSQL
+//! ([`super::precedence`]).
 
 use std::any::TypeId;
 
 use datafusion::sql::sqlparser::ast::Expr;
-use datafusion::sql::sqlparser::dialect::{Dialect, GenericDialect};
+use datafusion::sql::sqlparser::dialect::{Dialect, GenericDialect, Precedence};
 use datafusion::sql::sqlparser::parser::{Parser, ParserError};
 
 use super::limits::ParseBudget;
+use super::precedence;
 
 /// weir's SQL dialect, for one statement: the parser asks it at every step, and so it ends what takes too many.
 #[derive(Debug)]
@@ -48,7 +50,18 @@ impl Dialect for WeirDialect {
     }
 
     fn get_next_precedence(&self, parser: &Parser<'_>) -> Option<Result<u8, ParserError>> {
-        self.budget.step(parser).err().map(Err)
+        if let Err(spent) = self.budget.step(parser) {
+            return Some(Err(spent));
+        }
+        precedence::of_next(parser).map(Ok)
+    }
+
+    fn prec_value(&self, precedence: Precedence) -> u8 {
+        precedence::value(precedence)
+    }
+
+    fn parse_infix(&self, parser: &mut Parser<'_>, left: &Expr, precedence: u8) -> Option<Result<Expr, ParserError>> {
+        precedence::infix(parser, left, precedence)
     }
 
     fn is_delimited_identifier_start(&self, ch: char) -> bool {

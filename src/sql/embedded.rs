@@ -11,7 +11,7 @@ use super::limits::{PARSER_RECURSION, ParseBudget, check_tokens, too_complex};
 use super::normalize::normalize;
 use super::suggest::nearest;
 use super::weight::Known;
-use super::{Diagnostic, Span, temporal};
+use super::{Diagnostic, Span, accept, literals, temporal};
 use crate::error::SqlState;
 
 /// The query that `tokens` spell.
@@ -20,6 +20,8 @@ pub fn query(tokens: &[TokenWithSpan]) -> Parsed<Box<Query>> {
     if let Some(excess) = Known::NOTHING.weigh(query.as_ref()).excess() {
         return Err(too_heavy(tokens, excess));
     }
+    accept::check(query.as_ref(), tokens)?;
+    literals::rewrite(query.as_mut())?;
     temporal::mark_joins(&mut query)?;
     Ok(query)
 }
@@ -37,7 +39,10 @@ fn whole_span(tokens: &[TokenWithSpan]) -> Span {
 
 /// The expression that `tokens` spell.
 pub fn expression(tokens: &[TokenWithSpan]) -> Parsed<Expr> {
-    whole(tokens, |parser| parser.parse_expr())
+    let mut expression = whole(tokens, |parser| parser.parse_expr())?;
+    accept::check(&expression, tokens)?;
+    literals::rewrite(&mut expression)?;
+    Ok(expression)
 }
 
 /// Parses all of `tokens` or fails.

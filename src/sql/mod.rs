@@ -8,6 +8,7 @@
 pub mod place;
 pub mod diagnostic;
 pub mod suggest;
+pub mod precedence;
 pub mod dialect;
 pub mod lexer;
 pub mod limits;
@@ -17,6 +18,9 @@ pub mod cursor;
 pub mod normalize;
 pub mod temporal;
 pub mod embedded;
+pub mod accept;
+pub mod formats;
+pub mod literals;
 pub mod weight;
 pub mod types;
 pub mod parse;

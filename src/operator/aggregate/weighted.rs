@@ -1,6 +1,6 @@
 //! COUNT, SUM and AVG over rows with weights: a row of weight w counts w times, and taking it back is adding it with weight -w.
 //!
-//! The last argument is always the weight. Integers and decimals are exact (sums wrap as DataFusion's do). Floating-point sums are
+//! The last argument is always the weight. Integers and decimals are exact (a sum that is no BIGINT is an error). Floating-point sums are
 //! kept in two parts (Knuth's two-sum), so that what was added can be taken away again without residue for about 106 bits; what is
 //! not finite is counted apart, because it could not be taken away.
 
@@ -10,12 +10,14 @@ use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Decimal128Array, Floa
 use arrow::buffer::NullBuffer;
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Decimal128Type, Field, Float64Type, Int64Type, UInt64Type};
+use datafusion::common::exec_err;
 use datafusion::error::{DataFusionError, Result};
 use datafusion::logical_expr::{EmitTo, GroupsAccumulator};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
 
 use super::call::{Call, Factory, native_accumulator};
+use crate::function::SUM_OVERFLOWS;
 
 /// The call as a weighted one, if it is one of those that can be.
 pub(super) fn weighted(
@@ -170,7 +172,7 @@ struct Sum {
 }
 
 enum Sums {
-    Signed(Vec<i64>),
+    Signed(Vec<i128>),
     Unsigned(Vec<u64>),
     Decimal(Vec<i128>),
     Float(Vec<FloatSum>),
@@ -224,6 +226,11 @@ impl FloatSum {
     }
 }
 
+/// Sums as they are kept and emitted. Errors: one is no BIGINT.
+fn whole(sums: Vec<i128>) -> Result<Vec<i64>> {
+    sums.into_iter().map(|sum| i64::try_from(sum).or_else(|_| exec_err!("{SUM_OVERFLOWS}"))).collect()
+}
+
 impl Sum {
     fn new(data_type: &DataType, finish: Finish) -> Self {
         let sums = match data_type {
@@ -260,7 +267,7 @@ impl Sum {
         let counts = emit_to.take_needed(&mut self.counts);
         let nulls = Some(NullBuffer::from_iter(counts.iter().map(|count| *count != 0)));
         let sums: ArrayRef = match &mut self.sums {
-            Sums::Signed(sums) => Arc::new(Int64Array::new(emit_to.take_needed(sums).into(), nulls)),
+            Sums::Signed(sums) => Arc::new(Int64Array::new(whole(emit_to.take_needed(sums))?.into(), nulls)),
             Sums::Unsigned(sums) => Arc::new(UInt64Array::new(emit_to.take_needed(sums).into(), nulls)),
             Sums::Decimal(sums) => Arc::new(
                 Decimal128Array::new(emit_to.take_needed(sums).into(), nulls).with_data_type(self.data_type.clone()),
@@ -290,7 +297,7 @@ impl GroupsAccumulator for Sum {
                 let argument = argument.as_primitive::<Int64Type>().values();
                 for_each(values, ids, filter, |row, group, weight| {
                     counts[group] += weight;
-                    sums[group] = sums[group].wrapping_add(argument[row].wrapping_mul(weight));
+                    sums[group] += i128::from(argument[row]) * i128::from(weight);
                 })
             }
             Sums::Unsigned(sums) => {
@@ -332,7 +339,7 @@ impl GroupsAccumulator for Sum {
         let counts = emit_to.take_needed(&mut self.counts);
         let mut columns: Vec<ArrayRef> = vec![Arc::new(Int64Array::from(counts))];
         match &mut self.sums {
-            Sums::Signed(sums) => columns.push(Arc::new(Int64Array::from(emit_to.take_needed(sums)))),
+            Sums::Signed(sums) => columns.push(Arc::new(Int64Array::from(whole(emit_to.take_needed(sums))?))),
             Sums::Unsigned(sums) => columns.push(Arc::new(UInt64Array::from(emit_to.take_needed(sums)))),
             Sums::Decimal(sums) => columns.push(Arc::new(
                 Decimal128Array::from(emit_to.take_needed(sums)).with_data_type(self.data_type.clone()),
@@ -358,7 +365,7 @@ impl GroupsAccumulator for Sum {
         match &mut self.sums {
             Sums::Signed(sums) => {
                 for (group, sum) in ids.iter().zip(values[1].as_primitive::<Int64Type>().values()) {
-                    sums[*group] = sums[*group].wrapping_add(*sum);
+                    sums[*group] += i128::from(*sum);
                 }
             }
             Sums::Unsigned(sums) => {
@@ -393,7 +400,7 @@ impl GroupsAccumulator for Sum {
 
     fn size(&self) -> usize {
         let sums = match &self.sums {
-            Sums::Signed(sums) => sums.capacity() * size_of::<i64>(),
+            Sums::Signed(sums) => sums.capacity() * size_of::<i128>(),
             Sums::Unsigned(sums) => sums.capacity() * size_of::<u64>(),
             Sums::Decimal(sums) => sums.capacity() * size_of::<i128>(),
             Sums::Float(sums) => sums.capacity() * size_of::<FloatSum>(),

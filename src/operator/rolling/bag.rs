@@ -83,45 +83,47 @@ impl<V: Value> Bag for Distinct<V> {
 
 /// An operation on integers that can be undone.
 pub(super) trait Group<V>: Send + 'static {
-    const NONE: V;
-    fn with(all: V, value: V) -> V;
-    fn without(all: V, value: V) -> V;
+    /// Values joined.
+    type All: Copy + Send;
+    const NONE: Self::All;
+    fn with(all: Self::All, value: V) -> Self::All;
+    fn without(all: Self::All, value: V) -> Self::All;
 }
 
-/// Addition that wraps, as DataFusion's does.
+/// Addition; of decimals it wraps, as DataFusion's does.
 pub(super) struct Add;
 
 /// Bitwise exclusive or.
 pub(super) struct Xor;
 
 macro_rules! group {
-    ($name:ident, $of:ty, $with:expr, $without:expr) => {
+    ($name:ident, $of:ty, $all:ty, $with:expr, $without:expr) => {
         impl Group<$of> for $name {
-            const NONE: $of = 0;
-            fn with(all: $of, value: $of) -> $of {
-                $with(all, value)
+            type All = $all;
+            const NONE: $all = 0;
+            fn with(all: $all, value: $of) -> $all {
+                $with(all, <$all>::from(value))
             }
-            fn without(all: $of, value: $of) -> $of {
-                $without(all, value)
+            fn without(all: $all, value: $of) -> $all {
+                $without(all, <$all>::from(value))
             }
         }
     };
 }
 
-group!(Add, i64, i64::wrapping_add, i64::wrapping_sub);
-group!(Add, i128, i128::wrapping_add, i128::wrapping_sub);
-group!(Xor, i64, |all, value| all ^ value, |all, value| all ^ value);
+group!(Add, i64, i128, i128::wrapping_add, i128::wrapping_sub);
+group!(Add, i128, i128, i128::wrapping_add, i128::wrapping_sub);
+group!(Xor, i64, i64, |all, value| all ^ value, |all, value| all ^ value);
 
 /// The different values, and all of them added (or otherwise joined).
-pub(super) struct Folded<V, G> {
+pub(super) struct Folded<V, G: Group<V>> {
     distinct: Distinct<V>,
-    all: V,
-    group: std::marker::PhantomData<G>,
+    all: G::All,
 }
 
 impl<V: Value, G: Group<V>> Default for Folded<V, G> {
     fn default() -> Self {
-        Self { distinct: Distinct::default(), all: G::NONE, group: std::marker::PhantomData }
+        Self { distinct: Distinct::default(), all: G::NONE }
     }
 }
 
@@ -132,7 +134,7 @@ impl<V: Value, G: Group<V>> Folded<V, G> {
     }
 
     /// `None` without values.
-    pub(super) fn all(&self) -> Option<V> {
+    pub(super) fn all(&self) -> Option<G::All> {
         (self.distinct.len() > 0).then_some(self.all)
     }
 }
@@ -165,7 +167,7 @@ mod tests {
     fn a_folded_value_counts_once_and_goes_with_its_last_row() {
         let mut bag = Folded::<i64, Add>::default();
         [7, 7, i64::MAX].iter().for_each(|value| bag.insert(*value));
-        assert_eq!(bag.all(), Some(7_i64.wrapping_add(i64::MAX)));
+        assert_eq!(bag.all(), Some(7 + i128::from(i64::MAX)));
         bag.remove(i64::MAX);
         bag.remove(7);
         assert_eq!((bag.all(), bag.len()), (Some(7), 1));

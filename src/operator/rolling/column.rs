@@ -14,6 +14,7 @@ use arrow::datatypes::{
 };
 
 use crate::error::{Context, Error, Result};
+use crate::function::SUM_OVERFLOWS;
 
 /// How the values of a type are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -294,6 +295,16 @@ pub(super) fn ints_as(of: &DataType, values: &mut dyn Iterator<Item = Option<i64
         };
     }
     for_int_type!(of, run, Err(Error::internal(format!("no integers are {of}"))))
+}
+
+/// Sums of kept integers as an array of the type they came from. Errors: a sum that is no BIGINT.
+pub(super) fn sums_as(of: &DataType, sums: &mut dyn Iterator<Item = Option<i128>>) -> Result<ArrayRef> {
+    if *of != DataType::Int64 {
+        return ints_as(of, &mut sums.map(|sum| sum.map(|sum| sum as i64)));
+    }
+    let fits = |sum: i128| i64::try_from(sum).map_err(|_| Error::sql(SUM_OVERFLOWS));
+    let sums: PrimitiveArray<Int64Type> = sums.map(|sum| sum.map(fits).transpose()).collect::<Result<_>>()?;
+    Ok(std::sync::Arc::new(sums))
 }
 
 /// Kept doubles as an array of the type they came from.

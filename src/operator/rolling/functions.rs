@@ -10,7 +10,7 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, Decimal128Array, Float64Array, Int64Array, PrimitiveArray, UInt64Array};
 use arrow::datatypes::{DataType, Decimal128Type};
 use datafusion::common::ScalarValue;
-use datafusion::functions_aggregate::{average, count, min_max, stddev, sum, variance};
+use datafusion::functions_aggregate::{average, count, min_max, stddev, variance};
 use datafusion::logical_expr::AggregateUDF;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
@@ -18,7 +18,7 @@ use datafusion::physical_expr::aggregate::utils::DecimalAverager;
 
 use super::bound::{Bound, Extent};
 use super::collect::{Collected, grows};
-use super::column::{self, Kind, Values, decimals_as, floats_as, ints_as};
+use super::column::{self, Kind, Values, decimals_as, floats_as, ints_as, sums_as};
 use super::evaluate::{Function, View};
 use super::merged::{Call, Merged};
 use super::plan::Plan;
@@ -108,10 +108,10 @@ fn fast_function(
     }
     let Some(kind) = Kind::of(&of) else { return Ok(None) };
     let mut kept = |kind| plan.argument(argument, filter, kind);
-    let fast = if is(&sum::sum_udaf()) {
+    let fast = if aggregate.fun().name() == "sum" {
         match (&of, &output) {
             (T::Int64 | T::UInt64 | T::Duration(_), _) if of == output => {
-                numeric::<SumInt>(kept(kind)?, move |sums| ints_as(&output, sums))?
+                numeric::<SumInt>(kept(kind)?, move |sums| sums_as(&output, sums))?
             }
             (T::Float64, T::Float64) => numeric::<SumFloat>(kept(kind)?, |sums| {
                 floats_as(&T::Float64, &mut sums.map(|sum| sum.map(Sum::value)))

@@ -15,7 +15,7 @@ use datafusion::physical_expr::expressions::Literal;
 
 use super::bag::{Add, Bag, Distinct, Folded, Value, Xor};
 use super::collect::grows;
-use super::column::{Kind, decimals_as, floats_as, ints_as};
+use super::column::{Kind, decimals_as, floats_as, ints_as, sums_as};
 use super::evaluate::Function;
 use super::plan::Plan;
 use super::ranked::{Digest, DoubleSum, Order, Ranked};
@@ -121,7 +121,7 @@ fn sum_distinct(of: &DataType, output: DataType) -> Option<Make> {
     use DataType as T;
     Some(match (of, &output) {
         (T::Int64 | T::UInt64 | T::Duration(_), _) if *of == output => Box::new(move |input| {
-            sliding(input, Integers, Folded::<i64, Add>::all, move |sums| ints_as(&output, &mut sums.into_iter()))
+            sliding(input, Integers, Folded::<i64, Add>::all, move |sums| sums_as(&output, &mut sums.into_iter()))
         }),
         (T::Float64, T::Float64) => Box::new(|input| {
             sliding(input, Doubles, |bag: &Ranked<i64, DoubleSum>| sum_and_count(bag).map(|(sum, _)| sum), floats)

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use datafusion::logical_expr::{Expr, Extension, UserDefinedLogicalNodeCore};
 
 use super::aggregate::with_columns;
-use super::piece::{Piece, unique_schema};
+use super::piece::{Piece, Stream, unique_schema};
 use super::{Cutter, needs_append, refused};
 use crate::error::{Error, Result};
 use crate::operator::spec::{DeduplicateEmit, DeduplicateSpec, SessionSpec, TimeColumn};
@@ -61,6 +61,12 @@ impl Cutter<'_> {
             Some(time) => timed(piece, time, "DEDUPLICATE").map(|(piece, time)| (piece, Some(time)))?,
             None => {
                 let time = piece.time();
+                // Without a watermark anywhere there is only processing time; with one, nothing else is meant.
+                if time.is_none() && node.within.is_some() && self.follows_watermark(&piece) {
+                    return Err(Error::sql("DEDUPLICATE … WITHIN needs event time, and no column of its table has it")
+                        .with_detail("The table leaves out the source's watermark column, or computes it in a way that no watermark follows.")
+                        .with_hint("Select the column, and name it if there are several: `DEDUPLICATE(TABLE t, KEY(k), DESCRIPTOR(ts), WITHIN …)`."));
+                }
                 (piece, time)
             }
         };
@@ -82,6 +88,14 @@ impl Cutter<'_> {
         let out = self.operator(OperatorSpec::Deduplicate(spec), &[input], &schema, false, times)?;
         let exprs = out.columns().into_iter().take(width).map(Expr::Column).collect();
         out.project(exprs)
+    }
+}
+
+impl Cutter<'_> {
+    /// True when a source of these rows has a watermark.
+    fn follows_watermark(&self, piece: &Piece) -> bool {
+        let timed = |stream: &Stream| stream.rows.times.iter().any(Option::is_some);
+        self.streams.iter().any(|stream| timed(stream) && !stream.rows.sources.is_disjoint(&piece.rows.sources))
     }
 }
 

@@ -6,7 +6,7 @@ use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{Column, DFSchema, DFSchemaRef, JoinType, NullEquality};
 use datafusion::datasource::source_as_provider;
 use datafusion::logical_expr::utils::{conjunction, split_conjunction_owned};
-use datafusion::logical_expr::{Expr, Join, LogicalPlan, TableScan};
+use datafusion::logical_expr::{Expr, Join, LogicalPlan, TableScan, TryCast};
 
 use super::aggregate::with_columns;
 use super::join::mark;
@@ -40,13 +40,22 @@ impl Cutter<'_> {
             }
             (left, right, kind) => {
                 let table = left.or(right).map(|side| side.table).unwrap_or_default();
-                return Err(refused(&format!("a {} join to table `{table}`", kind.to_string().to_uppercase()))
+                let join = match kind {
+                    JoinType::LeftSemi | JoinType::RightSemi => "IN or EXISTS against".to_owned(),
+                    JoinType::LeftAnti | JoinType::RightAnti => "NOT IN or NOT EXISTS against".to_owned(),
+                    kind => format!("a {} join to", kind.to_string().to_uppercase()),
+                };
+                return Err(refused(&format!("{join} table `{table}`"))
                     .with_hint("A stream can be joined to a table by an inner join, or by an outer join that keeps the stream's rows."));
             }
         };
         let piece = self.cut(stream)?;
         let width = piece.columns().len();
         let pairs = node.on.iter().cloned().map(|(left, right)| if swapped { (right, left) } else { (left, right) });
+        let pairs = pairs.map(|(left, right)| match node.null_equality {
+            NullEquality::NullEqualsNothing => as_narrow(left, right, &side),
+            NullEquality::NullEqualsNull => (left, right),
+        });
         let (left_on, right_on): (Vec<Expr>, Vec<Expr>) = pairs.unzip();
         let (mut piece, left_keys) = with_columns(piece, &left_on)?;
         let right_keys = right_on.iter().map(|key| table_key(key, &side)).collect::<Result<Vec<_>>>()?;
@@ -151,6 +160,21 @@ fn table_side(plan: &LogicalPlan) -> Option<TableSide> {
 fn lookup_table(scan: &TableScan) -> Option<String> {
     let provider = source_as_provider(&scan.source).ok()?;
     provider.downcast_ref::<LookupTable>().map(|table| table.name.clone())
+}
+
+/// A pair of keys without the cast that makes the table's whole number as wide as the stream's: the stream's is made as narrow. One that
+/// does not fit becomes null and finds nothing, as before.
+fn as_narrow(stream: Expr, table: Expr, side: &TableSide) -> (Expr, Expr) {
+    if let Expr::Cast(cast) = &table
+        && let Expr::Column(column) = cast.expr.as_ref()
+        && let Some(index) = side.schema.maybe_index_of_column(column)
+        && let narrow = side.schema.field(index).data_type()
+        && narrow.is_integer()
+        && cast.field.data_type().is_integer()
+    {
+        return (Expr::TryCast(TryCast::new(Box::new(stream), narrow.clone())), cast.expr.as_ref().clone());
+    }
+    (stream, table)
 }
 
 /// The table's column that a key is.

@@ -29,6 +29,7 @@ use datafusion::physical_expr::{PhysicalExpr, create_physical_expr};
 
 pub use piece::{Piece, Rows, Stream, unique_schema};
 
+use super::meaning::checked_arithmetic;
 use super::operators::{OperatorNode, OperatorSpec};
 use crate::catalog::{Emit, PipelineOptions, StateTtl};
 use crate::error::{Error, Result};
@@ -101,10 +102,16 @@ impl<'a> Cutter<'a> {
             LogicalPlan::Sort(sort) => self.sort(sort),
             LogicalPlan::Limit(limit) => self.limit(limit),
             LogicalPlan::Extension(extension) => self.extension(extension),
-            LogicalPlan::EmptyRelation(_) | LogicalPlan::Values(_) => {
+            LogicalPlan::EmptyRelation(_) => {
                 Err(refused("a query that reads no source").with_hint("Read a source or a view."))
             }
-            LogicalPlan::Subquery(_) => Err(refused("this subquery").with_hint("Write it as a join.")),
+            LogicalPlan::Values(_) => Err(refused("VALUES").with_hint(
+                "Put the rows into a Delta table and join the stream to that, or write `CASE x WHEN … END`.",
+            )),
+            LogicalPlan::Subquery(_) => Err(refused(
+                "a subquery in FROM over columns of another table (UNNEST, LATERAL)",
+            )
+            .with_hint("Write `unnest(list)` in the SELECT list; any other subquery as a join with a condition.")),
             other => Err(refused(&format!("`{}`", other.display()))),
         }
     }
@@ -172,7 +179,8 @@ impl<'a> Cutter<'a> {
     /// A logical expression over `schema` as a physical one.
     pub fn physical(&self, expr: &Expr, schema: &DFSchema) -> Result<Arc<dyn PhysicalExpr>> {
         let context = PhysicalPlanningContext::default();
-        Ok(create_physical_expr(expr, schema, self.session.execution_props(), &context)?)
+        let expr = checked_arithmetic(expr.clone(), schema)?.data;
+        Ok(create_physical_expr(&expr, schema, self.session.execution_props(), &context)?)
     }
 
     /// The TTL for a construct whose memory nothing else bounds, microseconds.

@@ -60,7 +60,7 @@ impl Piece {
 
     /// The lag of an expression over this piece's columns. What is never anything but null is no time.
     pub fn lag(&self, expr: &Expr) -> Option<i64> {
-        let lag = super::super::time::time_lag(expr, &|column| {
+        let lag = super::super::time::time_lag(expr, self.plan.schema(), &|column| {
             let index = self.plan.schema().maybe_index_of_column(column)?;
             self.rows.times.get(index).copied().flatten()
         });

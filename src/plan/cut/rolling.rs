@@ -189,6 +189,17 @@ fn window_udf(piece: Piece, name: &str, args: &[Expr], ignore_nulls: bool) -> Re
     let (piece, places) = with_columns(piece, std::slice::from_ref(argument))?;
     let column = places[0];
     let kind = match name {
+        "lag" | "lead" if ignore_nulls => {
+            let hint = match name {
+                "lag" => {
+                    "`last_value(x) IGNORE NULLS OVER (… ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)` is the last value before the row."
+                }
+                _ => {
+                    "`first_value(x) IGNORE NULLS OVER (… ROWS BETWEEN 1 FOLLOWING AND 100 FOLLOWING)` is the next value after the row."
+                }
+            };
+            return Err(refused(&format!("`{name}` with IGNORE NULLS")).with_hint(hint));
+        }
         "lag" | "lead" => {
             let offset = match args.get(1) {
                 None => 1,

@@ -55,11 +55,12 @@ use super::failure::{nearest, query_error, quoted};
 use super::interrupt::Interrupt;
 use crate::delta::{AsOf, TableVersion};
 use crate::error::{Error, ErrorKind, Result, SqlState};
-use crate::function::{date_bin_in_micros, query_now, sql_function};
+use crate::function::{query_now, sql_function};
 use crate::memory::QueryMemory;
 use crate::memory::bounded::Bounding;
 use crate::plan::{
-    RelationMode, SizedLiterals, bound_relations, bound_types, check_plan, physical_rules, register_relations,
+    CheckedPlanner, RelationMode, SizedLiterals, as_meant, bound_relations, bound_types, check_plan, physical_rules,
+    register_own, register_relations,
 };
 use crate::sql::cursor::is_keyword;
 use crate::sql::limits::MAX_STATEMENT_FIELDS;
@@ -243,7 +244,7 @@ impl Warehouse {
         state.register_function_rewrite(Arc::new(Bounding::of_query(budget))).map_err(query_error)?;
         bound_relations(&mut state, Some(MAX_STATEMENT_FIELDS)).map_err(query_error)?;
         let planned = state.statement_to_plan(statement).await;
-        let plan = match planned.and_then(|plan| check_plan(&plan).map(|()| plan)) {
+        let plan = match planned.and_then(|plan| check_plan(&plan).map(|()| plan)).and_then(as_meant) {
             Ok(plan) => plan,
             Err(error) => {
                 let found = crate::sql::diagnose(&error, files, span);
@@ -436,9 +437,11 @@ fn session_state(options: WarehouseOptions, memory: QueryMemory) -> Result<Sessi
         // Timestamps are microseconds, as in pipelines.
         .with_type_planner(Arc::new(SqlTypes))
         .with_table_factories(HashMap::new())
+        .with_query_planner(Arc::new(CheckedPlanner))
         .with_physical_optimizer_rules(physical_rules())
         .build();
-    for function in [Arc::new(query_now()), Arc::new(date_bin_in_micros())].into_iter().chain(options.functions) {
+    register_own(&mut state);
+    for function in std::iter::once(Arc::new(query_now())).chain(options.functions) {
         datafusion::execution::FunctionRegistry::register_udf(&mut state, function).map_err(query_error)?;
     }
     register_relations(&mut state, RelationMode::Batch, BTreeMap::new()).map_err(query_error)?;

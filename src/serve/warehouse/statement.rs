@@ -22,7 +22,7 @@ use crate::sql::limits::{PARSER_RECURSION, ParseBudget, check_statement_text, ch
 use crate::sql::normalize::normalize;
 use crate::sql::temporal::mark_joins;
 use crate::sql::weight::{Known, Weight};
-use crate::sql::{Diagnostic, Span};
+use crate::sql::{Diagnostic, Span, accept, literals};
 
 /// The tokens of the one statement that stands at `span` of `text`'s file, with positions in that file.
 pub fn tokens(text: &str, span: Span) -> Parsed<Vec<TokenWithSpan>> {
@@ -70,6 +70,7 @@ pub fn parse(tokens: Vec<TokenWithSpan>) -> Parsed<Statement> {
     if !reads(&statement) {
         return Err(refusal(&tokens, all).unwrap_or_else(|| writes(all)));
     }
+    check_clauses(&statement, &tokens)?;
     joins_in_time(&mut statement)?;
     if let Some(excess) = weight(&statement).excess() {
         return Err(too_heavy(&tokens, excess));
@@ -133,9 +134,20 @@ pub fn system_query(tokens: &[TokenWithSpan]) -> Option<(&'static str, String)> 
     cursor.at_end().then_some((table, query))
 }
 
+fn check_clauses(statement: &Statement, tokens: &[TokenWithSpan]) -> Parsed<()> {
+    match statement {
+        Statement::Statement(statement) => accept::check(statement.as_ref(), tokens),
+        Statement::Explain(explain) => check_clauses(&explain.statement, tokens),
+        _ => Ok(()),
+    }
+}
+
 fn joins_in_time(statement: &mut Statement) -> Parsed<()> {
     match statement {
-        Statement::Statement(statement) => mark_joins(statement.as_mut()),
+        Statement::Statement(statement) => {
+            literals::rewrite(statement.as_mut())?;
+            mark_joins(statement.as_mut())
+        }
         Statement::Explain(explain) => joins_in_time(&mut explain.statement),
         _ => Ok(()),
     }

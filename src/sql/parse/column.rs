@@ -137,7 +137,9 @@ fn column(cursor: &mut Cursor<'_>, found: &mut Columns) -> Parsed<()> {
     let start = cursor.position();
     let name = cursor.name("a column's name")?;
     if cursor.sees(&["AS"]) {
-        return Err(not_yet(cursor.span(), "a computed column").with_hint("Compute it in a view."));
+        return Err(not_yet(cursor.span(), "a computed column").with_hint(
+            "Compute it in a view: `CREATE VIEW v AS SELECT *, a + b AS c FROM s`. What is computed from the watermark's column there (shifted, truncated) is event time; another field is one when the source declares it, with `WATERMARK FOR`.",
+        ));
     }
     let data_type = data_type(cursor)?;
     let mut column = Column { name, data_type, nullable: true, origin: None, span: Span::default() };

@@ -144,9 +144,13 @@ fn commands_are_read() {
     {
         assert!(matches!(one(text), StatementKind::Explain(_)), "{text}");
     }
-    for text in
-        ["select 1", "(select 1) union all (select 2)", "values (1)", "from t", "with a as (select 1) select * from a"]
-    {
+    for text in [
+        "select 1",
+        "(select 1) union all (select 2)",
+        "values (1)",
+        "from t select a",
+        "with a as (select 1) select * from a",
+    ] {
         assert!(matches!(one(text), StatementKind::Query(_)), "{text}");
     }
 }

@@ -1,0 +1,227 @@
+//! What numbers and intervals mean in SQL, where DataFusion decides otherwise than PostgreSQL.
+//!
+//! - A number with a point beside a DECIMAL is a DECIMAL: `d * 1.1` and `d > 0.5` are exact. DataFusion makes it a DOUBLE, and the column with it.
+//! - A DECIMAL beside a DOUBLE becomes a DOUBLE, in comparisons too.
+//! - Intervals are compared by their length, a month having 30 days and a day 24 hours. Arrow compares months, then days, then the rest.
+//! - `ts AT TIME ZONE 'zone'` has microseconds, as every TIMESTAMP.
+//! - Constants that overflow are an error, before they are folded.
+//!
+//! The types of expressions change by this, so it is done right after planning, before anything looks at a schema.
+
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, IntervalUnit, TimeUnit};
+use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::common::{DFSchema, ScalarValue, plan_err};
+use datafusion::error::Result;
+use datafusion::logical_expr::expr::{Between, BinaryExpr, Case, Cast, InList, ScalarFunction, Sort};
+use datafusion::logical_expr::{Expr, ExprSchemable, Operator};
+
+use super::interval::interval_length;
+
+/// Functions whose arguments are of one type, from the given one on.
+const ALIKE: [(&str, usize); 7] =
+    [("coalesce", 0), ("nullif", 0), ("greatest", 0), ("least", 0), ("nvl", 0), ("ifnull", 0), ("nvl2", 1)];
+
+/// The expression over columns of `schema` as SQL means it.
+///
+/// Errors: an operation on constants that overflows, an interval where its length cannot be looked at.
+pub fn as_meant(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
+    expr.transform_up(|expr| node(expr, schema))
+}
+
+fn node(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
+    match expr {
+        Expr::BinaryExpr(BinaryExpr { mut left, op, mut right }) => {
+            let changed = if is_comparison(op) || is_arithmetic(op) {
+                constant_fits(&left, op, &right)?;
+                let compares = is_comparison(op);
+                alike(&mut [&mut *left, &mut *right], schema)?
+                    | (compares && lengths(&mut [&mut *left, &mut *right], schema)?)
+            } else {
+                false
+            };
+            Ok(transformed(Expr::BinaryExpr(BinaryExpr { left, op, right }), changed))
+        }
+        Expr::Between(Between { mut expr, negated, mut low, mut high }) => {
+            let group = &mut [&mut *expr, &mut *low, &mut *high];
+            let changed = alike(group, schema)? | lengths(group, schema)?;
+            Ok(transformed(Expr::Between(Between { expr, negated, low, high }), changed))
+        }
+        Expr::InList(InList { mut expr, mut list, negated }) => {
+            let mut group: Vec<&mut Expr> = std::iter::once(&mut *expr).chain(&mut list).collect();
+            let changed = alike(&mut group, schema)? | lengths(&mut group, schema)?;
+            Ok(transformed(Expr::InList(InList { expr, list, negated }), changed))
+        }
+        Expr::Case(case) => of_case(case, schema),
+        Expr::ScalarFunction(mut call) => {
+            let Some((_, first)) = ALIKE.iter().find(|(name, _)| *name == call.name()) else {
+                return Ok(Transformed::no(Expr::ScalarFunction(call)));
+            };
+            if call.name() != "coalesce" && call.args.iter().any(|arg| is_interval(arg, schema)) {
+                return no_length(call.name());
+            }
+            let mut group: Vec<&mut Expr> = call.args.iter_mut().skip(*first).collect();
+            let changed = alike(&mut group, schema)?;
+            Ok(transformed(Expr::ScalarFunction(call), changed))
+        }
+        Expr::AggregateFunction(call) if matches!(call.func.name(), "min" | "max") => {
+            match call.params.args.iter().any(|arg| is_interval(arg, schema)) {
+                true => no_length(call.func.name()),
+                false => Ok(Transformed::no(Expr::AggregateFunction(call))),
+            }
+        }
+        Expr::Cast(mut cast) => {
+            let exact = cast.field.data_type().is_decimal().then(|| decimal(&cast.expr)).flatten();
+            let mut changed = exact.is_some();
+            if let Some(exact) = exact {
+                *cast.expr = exact;
+            }
+            // `AT TIME ZONE` is planned as a cast to nanoseconds, which end in 2262.
+            if let DataType::Timestamp(TimeUnit::Nanosecond, Some(zone)) = cast.field.data_type()
+                && matches!(cast.expr.get_type(schema), Ok(DataType::Timestamp(TimeUnit::Microsecond, _)))
+            {
+                let micros = DataType::Timestamp(TimeUnit::Microsecond, Some(Arc::clone(zone)));
+                cast = Cast::new(cast.expr, micros);
+                changed = true;
+            }
+            Ok(transformed(Expr::Cast(cast), changed))
+        }
+        other => Ok(Transformed::no(other)),
+    }
+}
+
+/// Sort keys as SQL orders them.
+pub fn sorted_as_meant(mut sort: Sort, schema: &DFSchema) -> Result<Transformed<Sort>> {
+    let changed = lengths(&mut [&mut sort.expr], schema)?;
+    Ok(Transformed::new_transformed(sort, changed))
+}
+
+fn of_case(mut case: Case, schema: &DFSchema) -> Result<Transformed<Expr>> {
+    let mut changed = false;
+    if let Some(operand) = case.expr.as_mut() {
+        let mut group: Vec<&mut Expr> = vec![operand];
+        group.extend(case.when_then_expr.iter_mut().map(|(when, _)| when.as_mut()));
+        changed |= alike(&mut group, schema)? | lengths(&mut group, schema)?;
+    }
+    let mut results: Vec<&mut Expr> = case.when_then_expr.iter_mut().map(|(_, then)| then.as_mut()).collect();
+    results.extend(case.else_expr.as_deref_mut());
+    changed |= alike(&mut results, schema)?;
+    Ok(transformed(Expr::Case(case), changed))
+}
+
+fn transformed(expr: Expr, changed: bool) -> Transformed<Expr> {
+    Transformed::new_transformed(expr, changed)
+}
+
+/// Makes numbers that meet of one kind; true when it changed one.
+fn alike(group: &mut [&mut Expr], schema: &DFSchema) -> Result<bool> {
+    let mut kinds = Vec::with_capacity(group.len());
+    for expr in group.iter() {
+        kinds.push(if is_constant(expr) { None } else { expr.get_type(schema).ok() });
+    }
+    let any = |is: fn(&DataType) -> bool| kinds.iter().flatten().any(is);
+    if !any(DataType::is_decimal) {
+        return Ok(false);
+    }
+    let double = any(DataType::is_floating);
+    let mut changed = false;
+    for (expr, kind) in group.iter_mut().zip(&kinds) {
+        let replaced = match kind {
+            Some(kind) if double && kind.is_decimal() => {
+                Some(Expr::Cast(Cast::new(Box::new((**expr).clone()), DataType::Float64)))
+            }
+            None if !double => decimal(expr),
+            _ => None,
+        };
+        if let Some(replaced) = replaced {
+            **expr = replaced;
+            changed = true;
+        }
+    }
+    Ok(changed)
+}
+
+fn is_comparison(op: Operator) -> bool {
+    use Operator::{Eq, Gt, GtEq, IsDistinctFrom, IsNotDistinctFrom, Lt, LtEq, NotEq};
+    matches!(op, Eq | NotEq | Lt | LtEq | Gt | GtEq | IsDistinctFrom | IsNotDistinctFrom)
+}
+
+fn is_arithmetic(op: Operator) -> bool {
+    matches!(op, Operator::Plus | Operator::Minus | Operator::Multiply | Operator::Divide | Operator::Modulo)
+}
+
+/// True for numbers with a point and what is computed from them and whole numbers.
+fn is_constant(expr: &Expr) -> bool {
+    matches!(expr, Expr::Literal(ScalarValue::Float64(Some(_)), _)) || decimal(expr).is_some()
+}
+
+/// The constant as a DECIMAL; `None` if it is no constant with a point, or has more digits than a DECIMAL.
+fn decimal(expr: &Expr) -> Option<Expr> {
+    match expr {
+        Expr::Literal(ScalarValue::Float64(Some(value)), metadata) => {
+            let text = format!("{value}");
+            let (whole, part) = text.split_once('.').unwrap_or((&text, ""));
+            let digits = whole.trim_start_matches(['-', '0']).len() + part.len();
+            let value: i128 = format!("{whole}{part}").parse().ok().filter(|_| digits <= 38)?;
+            let (digits, scale) = (u8::try_from(digits).ok()?.max(1), i8::try_from(part.len()).ok()?);
+            Some(Expr::Literal(ScalarValue::Decimal128(Some(value), digits, scale), metadata.clone()))
+        }
+        Expr::Negative(inner) => Some(Expr::Negative(Box::new(decimal(inner)?))),
+        Expr::BinaryExpr(BinaryExpr { left, op, right }) if is_arithmetic(*op) => {
+            let whole =
+                |expr: &Expr| matches!(expr, Expr::Literal(ScalarValue::Int64(Some(_)), _)).then(|| expr.clone());
+            let (exact_left, exact_right) = (decimal(left), decimal(right));
+            if exact_left.is_none() && exact_right.is_none() {
+                return None;
+            }
+            let (left, right) = (exact_left.or_else(|| whole(left))?, exact_right.or_else(|| whole(right))?);
+            Some(Expr::BinaryExpr(BinaryExpr::new(Box::new(left), *op, Box::new(right))))
+        }
+        _ => None,
+    }
+}
+
+/// Errors: whole numbers whose sum, difference or product is no BIGINT. DataFusion would fold them to another number.
+fn constant_fits(left: &Expr, op: Operator, right: &Expr) -> Result<()> {
+    let (Expr::Literal(ScalarValue::Int64(Some(a)), _), Expr::Literal(ScalarValue::Int64(Some(b)), _)) = (left, right)
+    else {
+        return Ok(());
+    };
+    let fits = match op {
+        Operator::Plus => a.checked_add(*b).is_some(),
+        Operator::Minus => a.checked_sub(*b).is_some(),
+        Operator::Multiply => a.checked_mul(*b).is_some(),
+        _ => true,
+    };
+    if fits { Ok(()) } else { plan_err!("`{a} {op} {b}` is out of the range of BIGINT") }
+}
+
+fn is_interval(expr: &Expr, schema: &DFSchema) -> bool {
+    expr.get_type(schema).is_ok_and(|kind| matches!(kind, DataType::Interval(_)))
+}
+
+fn no_length<T>(function: &str) -> Result<T> {
+    plan_err!("`{function}` of intervals is not supported: compare lengths, `EXTRACT(EPOCH FROM x)`")
+}
+
+/// Puts lengths in the place of intervals and durations, if one is an interval; true when it did.
+fn lengths(group: &mut [&mut Expr], schema: &DFSchema) -> Result<bool> {
+    let kinds: Vec<Option<DataType>> = group.iter().map(|expr| expr.get_type(schema).ok()).collect();
+    let interval = |kind: &Option<DataType>| matches!(kind, Some(DataType::Interval(_)));
+    if !kinds.iter().any(interval) {
+        return Ok(false);
+    }
+    for (expr, kind) in group.iter_mut().zip(kinds) {
+        let measured = match kind {
+            Some(DataType::Interval(IntervalUnit::MonthDayNano)) => (**expr).clone(),
+            Some(DataType::Interval(_) | DataType::Duration(_) | DataType::Null | DataType::Utf8) => {
+                let kind = DataType::Interval(IntervalUnit::MonthDayNano);
+                Expr::Cast(Cast::new(Box::new((**expr).clone()), kind))
+            }
+            _ => continue,
+        };
+        **expr = Expr::ScalarFunction(ScalarFunction::new_udf(interval_length(), vec![measured]));
+    }
+    Ok(true)
+}

@@ -1,0 +1,83 @@
+//! How clocks of a time zone differ from UTC, for bounds on what local time does to a time.
+
+use std::str::FromStr;
+
+use arrow::array::timezone::Tz;
+use chrono::{DateTime, Offset, TimeZone};
+
+const SECOND: i64 = 1_000_000;
+/// Offsets are looked at this often: no zone changes its clocks there and back in less.
+const STEP: i64 = 3 * 86_400;
+/// 1900 and 2100, in seconds since 1970.
+const YEARS: std::ops::Range<i64> = -2_208_988_800..4_102_444_800;
+
+/// Offsets from UTC since 1900, microseconds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Zone {
+    /// When an offset began, at most [`STEP`] later than it did, and the offset.
+    changes: Vec<(i64, i64)>,
+}
+
+impl Zone {
+    /// Of a zone's name or fixed offset; `None` for what is neither.
+    pub fn named(name: &str) -> Option<Self> {
+        let zone = Tz::from_str(name).ok()?;
+        let mut changes: Vec<(i64, i64)> = Vec::new();
+        let mut at = YEARS.start;
+        while at < YEARS.end {
+            let local = DateTime::from_timestamp(at, 0)?.naive_utc();
+            let offset = i64::from(zone.offset_from_utc_datetime(&local).fix().local_minus_utc()) * SECOND;
+            if changes.last().is_none_or(|(_, last)| *last != offset) {
+                changes.push((at * SECOND, offset));
+            }
+            at += STEP;
+        }
+        Some(Self { changes })
+    }
+
+    /// The least offset.
+    pub fn least(&self) -> i64 {
+        self.changes.iter().map(|(_, offset)| *offset).min().unwrap_or(0)
+    }
+
+    /// The greatest offset.
+    pub fn greatest(&self) -> i64 {
+        self.changes.iter().map(|(_, offset)| *offset).max().unwrap_or(0)
+    }
+
+    /// How far clocks are turned back at most within a time of this length.
+    pub fn turned_back(&self, within: i64) -> i64 {
+        let within = within + STEP * SECOND;
+        let mut most = 0;
+        for (index, (since, offset)) in self.changes.iter().enumerate() {
+            // The offset before holds until this one begins, however long ago it began itself.
+            let until_then = self.changes[..index].iter().enumerate();
+            let before = until_then.filter(|(before, _)| self.changes[before + 1].0 >= since - within);
+            most = before.map(|(_, (_, before))| before - offset).fold(most, i64::max);
+        }
+        most
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clocks_are_turned_back_by_what_the_zone_says() {
+        const HOUR: i64 = 3_600 * SECOND;
+        const DAY: i64 = 24 * HOUR;
+        for (name, least, turned_back) in [
+            ("UTC", 0, 0),
+            ("+05:30", 5 * HOUR + HOUR / 2, 0),
+            ("Asia/Tokyo", 9 * HOUR, HOUR),
+            ("America/New_York", -5 * HOUR, HOUR),
+            ("Australia/Lord_Howe", 10 * HOUR, HOUR),
+            ("Antarctica/Troll", 0, 2 * HOUR),
+        ] {
+            let zone = Zone::named(name).unwrap();
+            assert_eq!((zone.least(), zone.turned_back(DAY)), (least, turned_back), "{name}");
+        }
+        assert_eq!(Zone::named("Mars/Olympus"), None);
+    }
+}

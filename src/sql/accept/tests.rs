@@ -1,0 +1,51 @@
+use super::*;
+use crate::sql::embedded;
+use crate::sql::lexer::tokenize;
+
+fn refusal(sql: &str) -> Option<Diagnostic> {
+    embedded::query(&tokenize(sql, 0, &mut Vec::new())).err()
+}
+
+#[test]
+fn what_never_runs_is_refused_by_name_and_nothing_else() {
+    let mut wrong = Vec::new();
+    for Clause { name, does, example } in CLAUSES {
+        let found = refusal(example);
+        let is_right = match (&found, does) {
+            (None, Does::Run | Does::RunInQueries) => true,
+            (Some(error), Does::NotRun) => {
+                error.message.ends_with("` is not supported") && error.hint.is_some() && !error.span.is_empty()
+            }
+            _ => false,
+        };
+        if !is_right {
+            wrong.push(format!("{name}, {does:?}: {found:?}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn refusals_name_the_clause_at_its_place() {
+    for (sql, message, at) in [
+        ("SELECT a FROM t TABLESAMPLE (10 PERCENT)", "`TABLESAMPLE` is not supported", 17),
+        ("SELECT a FROM t PARTITION (p0)", "`PARTITION` is not supported", 17),
+        ("SELECT a FROM t START WITH a = 1 CONNECT BY PRIOR a = b", "`CONNECT BY` is not supported", 34),
+        ("SELECT a FROM t EXCEPT ALL SELECT a FROM u", "`EXCEPT ALL` is not supported", 17),
+        ("SELECT s -> 'x' FROM t", "`->` is not supported", 10),
+        ("SELECT a FROM t WHERE s SIMILAR TO 'x%'", "`SIMILAR TO` is not supported", 25),
+        ("SELECT upper(s) FILTER (WHERE a > 1) FROM t", "`upper(…) FILTER` is not supported", 17),
+        ("SELECT a FROM t PIVOT (sum(a) FOR b IN (1, 2))", "`PIVOT` is not supported", 17),
+        ("SELECT a FROM t GROUP BY a WITH ROLLUP", "`WITH` is not supported", 28),
+    ] {
+        let error = refusal(sql).unwrap_or_else(|| panic!("{sql} is taken"));
+        assert_eq!((error.message.as_str(), error.span.start.column), (message, at), "{sql}");
+    }
+}
+
+#[test]
+fn the_reference_shows_every_clause() {
+    let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/sql.md")).unwrap();
+    let table = clause_table();
+    assert!(text.contains(&table), "docs/sql.md should contain\n{table}");
+}

@@ -1,0 +1,260 @@
+//! Values of expressions, written by hand after PostgreSQL's manual: operators, DECIMAL, overflow, intervals, patterns.
+
+use super::program::{Weir, text};
+
+/// Expressions and what they are, as CSV shows it, over one row of `from`.
+fn compare(weir: &Weir, from: &str, cases: &[(&str, &str)]) {
+    let select: Vec<String> =
+        cases.iter().enumerate().map(|(n, (sql, _))| format!("CAST({sql} AS STRING) AS c{n}")).collect();
+    let out = weir.succeed(&["query", "--format", "json", &format!("SELECT {} FROM {from}", select.join(", "))]);
+    let row: serde_json::Value = serde_json::from_str(out.lines().next().unwrap()).unwrap();
+    let row = row.as_array().and_then(|rows| rows.first()).unwrap_or(&row);
+    let mut wrong = Vec::new();
+    for (n, (sql, expected)) in cases.iter().enumerate() {
+        let found = row.get(format!("c{n}")).and_then(|value| value.as_str()).unwrap_or("null");
+        if found != *expected {
+            wrong.push(format!("{sql}: {found}, not {expected}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+fn refuse(weir: &Weir, sql: &str, words: &str) {
+    let output = weir.run(&["query", sql]);
+    let told = text(&output.stderr);
+    assert!(!output.status.success() && told.contains(words), "{sql}: {told}");
+}
+
+#[test]
+fn operators_bind_and_intervals_compare_as_in_postgresql() {
+    let weir = Weir::new();
+    let from = "(SELECT TIMESTAMP '2026-01-05 12:00:00' AS late, TIMESTAMP '2026-01-01 00:00:00' AS early, CAST(NULL AS BIGINT) AS n)";
+    compare(
+        &weir,
+        from,
+        &[
+            ("n IS DISTINCT FROM 1 AND false", "false"),
+            ("n IS NOT DISTINCT FROM NULL OR false", "true"),
+            ("NOT 1 = 2", "true"),
+            ("'a' || 1 + 2", "a3"),
+            ("2 + 3 * 4 - 5 % 3", "12"),
+            ("5 & 3 = 1", "true"),
+            ("1 | 2 = 3", "true"),
+            ("'abc' LIKE 'a%' = true", "true"),
+            ("interval '25 hours' > interval '1 day'", "true"),
+            ("interval '24 hours' = interval '1 day'", "true"),
+            ("interval '1 month' = interval '30 days'", "true"),
+            ("interval '1 month 1 day' > interval '30 days 23 hours'", "true"),
+            ("interval '1 year' = interval '360 days'", "true"),
+            ("interval '36 hours' BETWEEN interval '1 day' AND interval '2 days'", "true"),
+            ("interval '24 hours' IN (interval '1 day')", "true"),
+            ("interval '23 hours' IS DISTINCT FROM interval '1 day'", "true"),
+            ("late - early > interval '4 days'", "true"),
+            ("late - early > interval '5 days'", "false"),
+            ("late - early < interval '1 month'", "true"),
+        ],
+    );
+    refuse(&weir, "SELECT 1 < 2 < 3", "cannot follow another comparison");
+    refuse(&weir, "SELECT interval '1 hour' * 3", "nterval");
+    refuse(&weir, "SELECT max(i) FROM (SELECT interval '1 hour' AS i)", "of intervals is not supported");
+    let sorted = weir.query("SELECT n FROM (VALUES (1, interval '25 hours'), (2, interval '1 day'), (3, interval '1 month')) v (n, i) ORDER BY i");
+    assert_eq!(sorted, ["2", "1", "3"]);
+}
+
+#[test]
+fn numbers_with_a_point_are_exact_beside_decimals_and_doubles_beside_doubles() {
+    let weir = Weir::new();
+    let from = "(SELECT CAST('12345678901234567.89' AS DECIMAL(20, 2)) AS d, CAST('0.30' AS DECIMAL(4, 2)) AS e, CAST(0.1 AS DOUBLE) AS x, 1 AS n)";
+    compare(
+        &weir,
+        from,
+        &[
+            ("d > 12345678901234567.88", "true"),
+            ("d = 12345678901234567.89", "true"),
+            ("d < 12345678901234567.9", "true"),
+            ("d * 1.1", "13580246791358024.679"),
+            ("d + 0.005", "12345678901234567.895"),
+            ("d IN (12345678901234567.88, 12345678901234567.89)", "true"),
+            ("d BETWEEN 12345678901234567.885 AND 12345678901234567.895", "true"),
+            ("-d < -12345678901234567.88", "true"),
+            ("e = 0.1 + 0.2", "true"),
+            ("e * (1 + 0.5)", "0.450"),
+            ("coalesce(d, 0.0)", "12345678901234567.89"),
+            ("nullif(d, 12345678901234567.89)", "null"),
+            ("CASE WHEN n = 1 THEN d ELSE 0.0 END", "12345678901234567.89"),
+            ("CASE WHEN n = 2 THEN 0.0 ELSE d END", "12345678901234567.89"),
+            ("greatest(e, 0.25)", "0.30"),
+            ("CAST(12345678901234567.88 AS DECIMAL(20, 2))", "12345678901234567.88"),
+            ("arrow_typeof(e * 1.5)", "Decimal128(7, 3)"),
+            ("arrow_typeof(x * 1.5)", "Float64"),
+            ("arrow_typeof(x + e)", "Float64"),
+            ("x < e", "true"),
+            ("1e20 > d", "true"),
+            ("CAST(1e300 AS DOUBLE) > d", "true"),
+            ("x = 0.1", "true"),
+            ("arrow_typeof(n * 1.5)", "Float64"),
+        ],
+    );
+}
+
+#[test]
+fn whole_numbers_that_do_not_fit_are_an_error_and_never_another_number() {
+    let weir = Weir::new();
+    let rows = "(VALUES (9223372036854775807, 1), (9223372036854775807, 2)) v (a, b)";
+    for sql in [
+        format!("SELECT a + b FROM {rows}"),
+        format!("SELECT -a - b - b FROM {rows}"),
+        format!("SELECT a * 2 FROM {rows}"),
+        format!("SELECT b FROM {rows} WHERE a + b > 0"),
+        format!("SELECT -(-a - 1) FROM {rows}"),
+        format!("SELECT sum(a + b) OVER () FROM {rows}"),
+    ] {
+        refuse(&weir, &sql, "verflow");
+    }
+    refuse(&weir, "SELECT 9223372036854775807 + 1", "out of the range of BIGINT");
+    for sql in [
+        format!("SELECT sum(a) FROM {rows}"),
+        format!("SELECT b > 0, sum(a) FROM {rows} GROUP BY b > 0"),
+        format!("SELECT sum(a) OVER (ORDER BY b) FROM {rows}"),
+        "SELECT sum(DISTINCT a) FROM (VALUES (9223372036854775807), (1)) v (a)".to_owned(),
+    ] {
+        refuse(&weir, &sql, "out of the range of BIGINT");
+    }
+    let fits = format!(
+        "SELECT sum(a - b), sum(DISTINCT b), sum(CAST(a AS DECIMAL(38, 0))) FROM (SELECT a / 2 AS a, b FROM {rows})"
+    );
+    assert_eq!(weir.query(&fits), ["9223372036854775803,3,9223372036854775806"]);
+}
+
+#[test]
+fn patterns_and_times_far_away() {
+    let weir = Weir::new();
+    let from = "(SELECT TIMESTAMP '2024-07-04 03:05:09.012345' AS ts, arrow_cast('9999-12-31 23:59:59', 'Timestamp(Microsecond, None)') AS far)";
+    compare(
+        &weir,
+        from,
+        &[
+            ("to_char(ts, 'YYYY-MM-DD HH24:MI:SS.MS')", "2024-07-04 03:05:09.012"),
+            ("date_format(ts, 'yyyy-MM-dd HH:mm:ss.SSSSSS')", "2024-07-04 03:05:09.012345"),
+            ("to_char(ts, '%d.%m.%Y')", "04.07.2024"),
+            ("to_date('04/07/2024', 'DD/MM/YYYY')", "2024-07-04"),
+            ("to_timestamp('2024-07-04 03:05:09', 'yyyy-MM-dd HH:mm:ss') = date_trunc('second', ts)", "true"),
+            ("CAST(date_bin(interval '15 minutes', far) AS STRING)", "9999-12-31T23:45:00"),
+            ("CAST(date_bin(interval '1 month', far) AS STRING)", "9999-12-01T00:00:00"),
+        ],
+    );
+    refuse(&weir, "SELECT to_char(now(), 'Month')", "cannot take the pattern");
+    let corr = "SELECT round(corr(x, y), 6) FROM (VALUES (1, 1e9, 1e9 + 1), (1, 1e9 + 1, 1e9 + 3), (1, 1e9 + 2, 1e9 + 2)) v (k, x, y) GROUP BY k";
+    assert_eq!(weir.query(corr), ["0.5"]);
+}
+
+#[test]
+fn messages_name_what_is_wrong_and_what_to_write() {
+    let weir = Weir::new();
+    let head = "CREATE SOURCE e (id BIGINT, k INT, v STRING, l INT[], ts TIMESTAMP, WATERMARK FOR ts AS ts) WITH (connector = 'file', path = 'in', format = 'json');
+CREATE TABLE d (id INT, name STRING) USING DELTA;
+CREATE TABLE o (n BIGINT) USING DELTA;
+CREATE SINK s WITH (connector = 'console');
+";
+    let pipeline = |sql: &str| format!("{head}CREATE PIPELINE p WITH (state_ttl = '1 day') AS BEGIN {sql}; END;");
+    for (sql, words) in [
+        ("INSERT INTO s SELECT id, x FROM e CROSS JOIN UNNEST(e.l) AS u (x)", "UNNEST"),
+        ("INSERT INTO s SELECT e.id FROM e WHERE e.k IN (SELECT id FROM d)", "IN or EXISTS against table `d`"),
+        ("INSERT INTO s SELECT e.id FROM e JOIN (VALUES (1), (2)) x (a) ON e.k = x.a", "VALUES cannot run on a stream"),
+        ("INSERT INTO s SELECT v -> 'a' FROM e", "`->` is not supported"),
+        ("INSERT INTO s SELECT ts + INTERVAL '1 hour' * k FROM e", "an INTERVAL cannot be multiplied"),
+        (
+            "CREATE MATERIALIZED VIEW m AS SELECT k, count(*) AS n FROM e WHERE ts > now() - INTERVAL '1 hour' GROUP BY k",
+            "has the clock in a condition",
+        ),
+    ] {
+        weir.write("p.sql", &pipeline(sql));
+        let told = text(&weir.run(&["check", "p.sql"]).stderr);
+        assert!(told.contains(words), "{sql}: {told}");
+    }
+    for sql in [
+        "INSERT INTO s SELECT e.id, d.name FROM e JOIN d ON d.id = e.id",
+        "INSERT INTO o SELECT row_number() OVER (PARTITION BY k ORDER BY ts) AS n FROM e",
+        "INSERT INTO s SELECT id FROM e WHERE ts > now() - INTERVAL '1 hour'",
+    ] {
+        weir.write("p.sql", &pipeline(sql));
+        weir.succeed(&["check", "p.sql"]);
+    }
+}
+
+#[test]
+fn a_stream_computes_decimals_and_finds_narrow_keys() {
+    let weir = Weir::new();
+    weir.write(
+        "in/a.jsonl",
+        "{\"id\":1,\"d\":\"12345678901234567.89\"}\n{\"id\":2,\"d\":\"12345678901234567.88\"}\n{\"id\":9000000000,\"d\":\"1\"}\n",
+    );
+    weir.write(
+        "d.sql",
+        "CREATE SOURCE f (id INT, name STRING) WITH (connector = 'file', path = 'names.jsonl', format = 'json');
+         CREATE TABLE names (id INT, name STRING) USING DELTA;
+         CREATE PIPELINE fill WITH (trigger = 'available now') AS BEGIN INSERT INTO names SELECT * FROM f; END;",
+    );
+    weir.write("names.jsonl", "{\"id\":1,\"name\":\"one\"}\n{\"id\":2,\"name\":\"two\"}\n");
+    weir.succeed(&["run", "d.sql"]);
+    weir.write(
+        "p.sql",
+        "CREATE SOURCE e (id BIGINT, d DECIMAL(20, 2)) WITH (connector = 'file', path = 'in', format = 'json');
+         CREATE TABLE names (id INT, name STRING) USING DELTA;
+         CREATE TABLE above (id BIGINT) USING DELTA;
+         CREATE TABLE product (id BIGINT, x DECIMAL(24, 3)) USING DELTA;
+         CREATE TABLE named (id BIGINT, name STRING) USING DELTA;
+         CREATE PIPELINE p WITH (trigger = 'available now') AS BEGIN
+           INSERT INTO above SELECT id FROM e WHERE d > 12345678901234567.88;
+           INSERT INTO product SELECT id, d * 1.1 AS x FROM e;
+           INSERT INTO named SELECT e.id, n.name FROM e LEFT JOIN names n ON n.id = e.id;
+         END;",
+    );
+    weir.succeed(&["run", "p.sql"]);
+    assert_eq!(weir.query("SELECT id FROM above"), ["1"]);
+    assert_eq!(
+        weir.query("SELECT x FROM product ORDER BY id"),
+        ["13580246791358024.679", "13580246791358024.668", "1.100"]
+    );
+    assert_eq!(weir.query("SELECT id, name FROM named ORDER BY id"), ["1,one", "2,two", "9000000000,"]);
+}
+
+/// The local day of 25 hours: rows in order of time, read in several runs, none late, each day complete.
+#[test]
+fn local_days_sessions_and_keys_follow_the_event_time() {
+    let weir = Weir::new();
+    let sql = |at_end: &str| {
+        format!(
+            "CREATE SOURCE e (id BIGINT, k STRING, ts TIMESTAMP, WATERMARK FOR ts AS ts) WITH (connector = 'file', path = 'in', format = 'json');
+             CREATE VIEW l AS SELECT id, k, ts AT TIME ZONE 'Europe/Berlin' AS lt FROM e;
+             CREATE VIEW cut AS SELECT id, k, date_trunc('minute', ts) AS at FROM e;
+             CREATE TABLE days (n BIGINT) USING DELTA;
+             CREATE TABLE sessions (n BIGINT) USING DELTA;
+             CREATE TABLE first (id BIGINT) USING DELTA;
+             CREATE PIPELINE p WITH (trigger = 'available now', late = 'dead_letter'{at_end}) AS BEGIN
+               INSERT INTO days SELECT count(*) AS n FROM l GROUP BY date_trunc('day', lt);
+               INSERT INTO sessions SELECT count(*) AS n FROM SESSION(TABLE l PARTITION BY k, DESCRIPTOR(lt), INTERVAL '2 hours')
+                 GROUP BY k, window_start, window_end;
+               INSERT INTO first SELECT id FROM DEDUPLICATE(TABLE cut, KEY(k), WITHIN INTERVAL '20 hours');
+             END;"
+        )
+    };
+    // From 21:00 UTC on the 25th (23:00 in Berlin) to 23:00 UTC on the 27th (midnight in Berlin).
+    let rows: Vec<String> = (0..51)
+        .map(|hour| {
+            let (day, hour_of_day) = (25 + (21 + hour) / 24, (21 + hour) % 24);
+            format!("{{\"id\":{hour},\"k\":\"a\",\"ts\":\"2024-10-{day}T{hour_of_day:02}:00:00Z\"}}\n")
+        })
+        .collect();
+    let mut text = String::new();
+    for (run, part) in rows.chunks(13).enumerate() {
+        text.push_str(&part.concat());
+        weir.write("in/a.jsonl", &text);
+        weir.write("p.sql", &sql(if run == 3 { ", at_end = 'flush'" } else { "" }));
+        weir.succeed(&["run", "p.sql"]);
+    }
+    assert_eq!(weir.number("SELECT count(*) FROM weir.dead_letters"), 0);
+    assert_eq!(weir.query("SELECT n FROM days ORDER BY n"), ["1", "1", "24", "25"]);
+    assert_eq!(weir.query("SELECT n FROM sessions"), ["51"]);
+    assert_eq!(weir.query("SELECT id FROM first ORDER BY id"), ["0", "20", "40"]);
+}
