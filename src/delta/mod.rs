@@ -38,6 +38,7 @@ mod times;
 mod upsert;
 #[cfg(test)]
 pub mod testing;
+mod spark;
 mod validate;
 mod writer;
 

@@ -18,6 +18,7 @@ use datafusion::prelude::{SessionConfig, SessionContext};
 
 use super::metadata::{Rule, TableMetadata};
 use super::partitions::{as_stored, may_be_null};
+use super::spark::as_spark;
 use super::writer::conform;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::memory::bounded::Bounding;
@@ -182,7 +183,8 @@ fn compile_rule(table: &str, rule: &Rule, schema: &SchemaRef) -> Result<Arc<dyn 
         let mut state = SessionStateBuilder::new().with_config(config).with_default_features().build();
         state.register_function_rewrite(Arc::new(Bounding::of_query(Arc::new(CallBudget))))?;
         let context = SessionContext::new_with_state(state);
-        context.parse_sql_expr(&rule.sql, &schema).and_then(|expr| context.create_physical_expr(expr, &schema))
+        let expr = as_spark(context.parse_sql_expr(&rule.sql, &schema)?, &schema)?;
+        context.create_physical_expr(expr, &schema)
     };
     let expression = compile("false").or_else(|_| compile("true")).context(ErrorKind::Sql, fail)?;
     let data_type = expression.data_type(schema.as_arrow()).internal(fail)?;
@@ -216,6 +218,26 @@ mod tests {
 
     fn refused(validator: &Validator, batch: &RecordBatch) -> usize {
         validator.check(batch).unwrap().map_or(0, |violations| violations.letters.len())
+    }
+
+    /// Values written by hand after Spark's documentation.
+    #[test]
+    fn rules_mean_what_they_mean_to_spark() {
+        let rows = batch(&[Some(1), Some(4), Some(0), None], &[Some(2), Some(2), Some(0), Some(1)]);
+        for (rule, refused_rows) in [
+            ("n / Twice > 0", 2),
+            ("n / Twice = 0.5", 3),
+            ("Twice / n >= 0", 2),
+            ("n % Twice = 1", 3),
+            ("n % Twice IS NULL OR n >= 0", 0),
+            ("substring('AB12', n, 2) = 'AB'", 2),
+            ("substring('AB12', -2) = '12'", 0),
+            ("substr('AB12', -Twice, 1) = '1'", 2),
+            ("substring('abc', -5, 3) = 'a'", 0),
+            ("substring('abc', 2, -1) = ''", 0),
+        ] {
+            assert_eq!(refused(&validator(&[("r", rule)]).unwrap(), &rows), refused_rows, "{rule}");
+        }
     }
 
     #[test]

@@ -183,7 +183,9 @@ async fn types_and_rows_that_double_are_refused_before_they_are_large() {
         ),
     ] {
         let error = refused(&engine, &warehouse, &sql).await;
-        assert_eq!(error.state(), SqlState::TOO_COMPLEX, "{sql:.60}: {error:?}");
+        // Just below the limits planning may end by its time on a slow machine.
+        let is_refused = [SqlState::TOO_COMPLEX, SqlState::CANCELLED].contains(&error.state());
+        assert!(is_refused, "{sql:.60}: {error:?}");
     }
     for sql in [
         nested(8, "struct(x, x)"),
