@@ -341,7 +341,8 @@ impl Warehouse {
 
     /// Looks `name` up among the tables: declared, then folder, then either ignoring case when only one fits.
     async fn find(&self, name: &str, as_of: AsOf) -> Result<Option<TableVersion>> {
-        if !is_table_name(name) {
+        // A slash in a table's name makes folders in folders.
+        if !name.split('/').all(is_table_name) {
             return if name.contains(['/', '\\']) {
                 Err(Error::sql(format!("path `{name}` cannot be queried"))
                     .with_hint("Tables are named: `SELECT … FROM scored`. `SHOW TABLES` lists them."))
@@ -350,7 +351,8 @@ impl Warehouse {
             };
         }
         let declared = self.elsewhere.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned();
-        let location = declared.unwrap_or_else(|| self.location.child(name));
+        let location =
+            declared.unwrap_or_else(|| name.split('/').fold(self.location.clone(), |at, part| at.child(part)));
         if let Some(table) = self.open(&location, as_of).await? {
             return Ok(Some(table));
         }

@@ -210,6 +210,8 @@ async fn no_path_and_no_internal_folder_can_be_queried() {
     for sql in ["SELECT * FROM \"../scored\"", "SELECT * FROM \"_weir\"", "SELECT * FROM \"a/b.parquet\""] {
         assert_eq!(refusal(&warehouse, sql).await.kind(), ErrorKind::Sql, "{sql}");
     }
+    append(&location.child("deep").child("er"), rows(&[1, 2])).await;
+    assert_eq!(number(&warehouse, "SELECT count(*) FROM \"deep/er\"").await, 2);
 }
 
 #[tokio::test]
