@@ -40,13 +40,7 @@ impl Cutter<'_> {
             }
             (left, right, kind) => {
                 let table = left.or(right).map(|side| side.table).unwrap_or_default();
-                let join = match kind {
-                    JoinType::LeftSemi | JoinType::RightSemi => "IN or EXISTS against".to_owned(),
-                    JoinType::LeftAnti | JoinType::RightAnti => "NOT IN or NOT EXISTS against".to_owned(),
-                    kind => format!("a {} join to", kind.to_string().to_uppercase()),
-                };
-                return Err(refused(&format!("{join} table `{table}`"))
-                    .with_hint("A stream can be joined to a table by an inner join, or by an outer join that keeps the stream's rows."));
+                return Err(unlike_lookup(kind, &table));
             }
         };
         let piece = self.cut(stream)?;
@@ -160,6 +154,18 @@ fn table_side(plan: &LogicalPlan) -> Option<TableSide> {
 fn lookup_table(scan: &TableScan) -> Option<String> {
     let provider = source_as_provider(&scan.source).ok()?;
     provider.downcast_ref::<LookupTable>().map(|table| table.name.clone())
+}
+
+/// A join to a table that is none of a row to the table's.
+fn unlike_lookup(kind: JoinType, table: &str) -> Error {
+    let join = match kind {
+        JoinType::LeftSemi | JoinType::RightSemi => "IN or EXISTS against".to_owned(),
+        JoinType::LeftAnti | JoinType::RightAnti => "NOT IN or NOT EXISTS against".to_owned(),
+        kind => format!("a {} join to", kind.to_string().to_uppercase()),
+    };
+    refused(&format!("{join} table `{table}`")).with_hint(
+        "A stream can be joined to a table by an inner join, or by an outer join that keeps the stream's rows.",
+    )
 }
 
 /// A pair of keys without the cast that makes the table's whole number as wide as the stream's: the stream's is made as narrow. One that
