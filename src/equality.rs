@@ -102,7 +102,7 @@ mod tests {
         let all = doubles().slice(0, 4);
         let field = Arc::new(Field::new("x", DataType::Float64, true));
         let nulls = NullBuffer::from(vec![true, true, false, true]);
-        let structs: ArrayRef = Arc::new(StructArray::new(vec![field.clone()].into(), vec![all], Some(nulls)));
+        let structs: ArrayRef = Arc::new(StructArray::new(vec![field].into(), vec![all], Some(nulls)));
         let keys = bytes(&structs.slice(0, 3));
         assert!(keys[0] == keys[1] && keys[1] != keys[2]);
         let lists =

@@ -118,7 +118,7 @@ impl LogFolder {
             let (file, aside, table) = (path.as_ref(), aside.as_ref(), &self.location);
             match moved {
                 Ok(()) => {
-                    tracing::warn!(file, aside, table, %error, "set a damaged checkpoint aside: the log is complete without it")
+                    tracing::warn!(file, aside, table, %error, "set a damaged checkpoint aside: the log is complete without it");
                 }
                 Err(ref error) => tracing::warn!(file, table, %error, "cannot set a damaged checkpoint aside"),
             }

@@ -106,7 +106,7 @@ pub async fn verify(
         let context = datafusion::prelude::SessionContext::new_with_state(planned.session.clone());
         let found = context.read_table(provider)?.collect().await?;
         let expected = match catalog.tables.get(*name).filter(|def| !def.primary_key.is_empty()) {
-            Some(def) => one_of_each_key(&def.primary_key, &schema, &found, expected)?,
+            Some(def) => one_of_each_key(&def.primary_key, &schema, &found, &expected)?,
             None => expected,
         };
         compared.push(Comparison { refused, ..compare(name, &schema, &found, &expected, &times)? });
@@ -136,7 +136,7 @@ fn one_of_each_key(
     key: &[String],
     schema: &SchemaRef,
     found: &[RecordBatch],
-    expected: Vec<RecordBatch>,
+    expected: &[RecordBatch],
 ) -> Result<Vec<RecordBatch>> {
     let wrong = || "rows cannot be compared".to_owned();
     let places = key.iter().map(|name| schema.index_of(name)).collect::<Result<Vec<_>, _>>().internal(wrong)?;

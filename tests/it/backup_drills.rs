@@ -42,7 +42,7 @@ fn a_backup_after_going_back_holds_what_was_computed_since() {
             match by_weir {
                 true => drop(stage.restore(4)),
                 false => {
-                    ["everything", "per_key", "some"].iter().for_each(|name| restore_by_other(&stage.table(name), 4))
+                    ["everything", "per_key", "some"].iter().for_each(|name| restore_by_other(&stage.table(name), 4));
                 }
             }
             if goes_on {
