@@ -11,6 +11,7 @@ pub mod env;
 pub mod metrics;
 pub mod memory;
 pub mod equality;
+pub mod evaluate;
 pub mod config;
 pub mod sql;
 pub mod catalog;

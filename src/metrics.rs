@@ -21,6 +21,8 @@ pub struct Metrics {
     pub rows_in: Family<Counter, 2>,
     /// Rows committed, by pipeline and sink (a table counts as a sink).
     pub rows_out: Family<Counter, 2>,
+    /// Rows that a sink's rules refused or that could not be computed, by pipeline and sink.
+    pub rows_refused: Family<Counter, 2>,
     /// Bytes of files or messages committed, by pipeline and sink.
     pub bytes_out: Family<Counter, 2>,
     /// Records that could not be decoded or violated a constraint, by pipeline and source.
@@ -63,6 +65,11 @@ impl Metrics {
         Self {
             rows_in: Family::counters("weir_rows_in_total", "Records read from the source.", ["pipeline", "source"]),
             rows_out: Family::counters("weir_rows_out_total", "Rows committed to the sink.", ["pipeline", "sink"]),
+            rows_refused: Family::counters(
+                "weir_rows_refused_total",
+                "Rows that the sink's rules refused or that could not be computed.",
+                ["pipeline", "sink"],
+            ),
             bytes_out: Family::counters("weir_bytes_out_total", "Bytes committed to the sink.", ["pipeline", "sink"]),
             dead_letters: Family::counters(
                 "weir_dead_letters_total",
@@ -129,6 +136,7 @@ impl Metrics {
         let mut text = String::with_capacity(4096);
         self.rows_in.render(&mut text);
         self.rows_out.render(&mut text);
+        self.rows_refused.render(&mut text);
         self.bytes_out.render(&mut text);
         self.dead_letters.render(&mut text);
         self.epochs.render(&mut text);

@@ -123,6 +123,7 @@ pub struct KafkaSourceOptions {
     pub group_id: Option<String>,
     pub starting_offsets: StartingOffsets,
     pub on_data_loss: OnDataLoss,
+    pub on_null: OnNull,
     /// True for Event Hubs: smaller requests, metadata and idle ages under 240 s.
     pub event_hubs: bool,
 }
@@ -460,6 +461,28 @@ pub enum Late {
     Emit,
 }
 
+/// What happens to a record whose payload is null (a tombstone).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnNull {
+    /// As any record that cannot be decoded: `on_error` decides.
+    #[default]
+    DeadLetter,
+    /// It is counted as read, and nothing else.
+    Skip,
+}
+
+/// What happens to a row for which an expression cannot be computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnRowError {
+    /// Left out by the query that cannot compute it, and kept as a dead letter.
+    #[default]
+    DeadLetter,
+    /// The expression is NULL for this row.
+    Null,
+    /// Ends the run.
+    Fail,
+}
+
 /// How long operators remember what nothing else bounds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StateTtl {
@@ -494,6 +517,8 @@ pub struct PipelineOptions {
     pub rolling_collect_limit: usize,
     /// Default `drop`.
     pub late: Late,
+    /// Default `dead_letter`.
+    pub on_row_error: OnRowError,
     /// Not given: a query whose memory nothing bounds is refused.
     pub state_ttl: Option<StateTtl>,
     /// Not given: `flush` where every source is bounded by itself (files), else `keep`.
@@ -520,6 +545,7 @@ impl Default for PipelineOptions {
             rolling_emit: Emit::default(),
             rolling_collect_limit: 10_000,
             late: Late::default(),
+            on_row_error: OnRowError::default(),
             state_ttl: None,
             at_end: None,
             seed_from: None,

@@ -1,14 +1,14 @@
 //! What INSERTs write to, and that views do not read themselves.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::ControlFlow;
 
-use datafusion::sql::sqlparser::ast::{ObjectNamePart, Query, visit_relations};
+use datafusion::sql::sqlparser::ast::Query;
 
 use super::definition::{InsertDef, ViewDef};
 use super::names::Names;
 use super::{Catalog, ColumnDef};
 use crate::sql::Diagnostic;
+use crate::sql::relations::relations;
 use crate::sql::statement::{Insert, ObjectKind};
 use crate::sql::suggest::did_you_mean;
 
@@ -145,13 +145,7 @@ fn cyclic(edges: &[Vec<usize>]) -> Vec<bool> {
 /// The relations that a query names, folded as SQL folds them, without those that it defines in WITH.
 pub fn relation_names(query: &Query) -> BTreeSet<String> {
     let fold = |quoted: bool, value: &str| if quoted { value.to_owned() } else { value.to_lowercase() };
-    let mut names = BTreeSet::new();
-    let _ = visit_relations(query, |relation| {
-        if let Some(ObjectNamePart::Identifier(ident)) = relation.0.last() {
-            names.insert(fold(ident.quote_style.is_some(), &ident.value));
-        }
-        ControlFlow::<()>::Continue(())
-    });
+    let mut names: BTreeSet<String> = relations(query).into_iter().collect();
     for cte in query.with.iter().flat_map(|with| &with.cte_tables) {
         let name = &cte.alias.name;
         let name = fold(name.quote_style.is_some(), &name.value);

@@ -65,8 +65,8 @@ fn on_panic(panic: &PanicHookInfo<'_>) {
     let thread = current.name().unwrap_or("unnamed");
     let backtrace = Backtrace::capture();
     if backtrace.status() == BacktraceStatus::Captured {
-        tracing::error!("thread `{thread}` {panic}\n{backtrace}");
+        tracing::error!("a defect in weir, please report it: thread `{thread}` {panic}\n{backtrace}");
     } else {
-        tracing::error!("thread `{thread}` {panic}");
+        tracing::error!("a defect in weir, please report it: thread `{thread}` {panic}");
     }
 }

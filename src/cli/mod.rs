@@ -9,7 +9,7 @@ use std::time::Duration;
 use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::config::{Config, LogFormat};
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 use crate::output::{Patience, Printer, Stream};
 use crate::sql::Diagnostics;
 use crate::sql::limits::{PLANNING_STACK_BYTES, STACK_BYTES};
@@ -255,8 +255,16 @@ fn describe(failure: &Failure) -> String {
     if let Some(detail) = error.detail() {
         let _ = writeln!(text, "  note: {detail}");
     }
-    if let Some(hint) = error.hint() {
-        let _ = writeln!(text, "  help: {hint}");
+    match error.hint() {
+        Some(hint) => {
+            let _ = writeln!(text, "  help: {hint}");
+        }
+        None if error.kind() == ErrorKind::Internal => {
+            text.push_str(
+                "  help: This is a defect in weir: please report it with the log, which says where it happened.\n",
+            );
+        }
+        None => {}
     }
     text
 }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
+use datafusion::sql::sqlparser::ast::Spanned;
 
 use super::Failure;
 use crate::catalog::{Catalog, PipelineDef};
@@ -112,7 +113,15 @@ impl Project {
             let declared = pipeline.map(|pipeline| declared_targets(&self.catalog, pipeline)).unwrap_or_default();
             declared.into_iter().chain(known.clone()).collect()
         };
-        crate::plan::problems(&catalog, &self.functions(), &targets, runtime).await
+        let mut problems = crate::plan::problems(&catalog, &self.functions(), &targets, runtime).await;
+        for table in self.catalog.tables.values().filter(|table| !table.columns.is_empty()) {
+            let wrong = crate::delta::rule_problems(table).into_iter();
+            problems.extend(wrong.map(|(check, error)| {
+                let place = self.catalog.files.span(table.checks[check].expression.span(), table.span);
+                of_error(place, &error)
+            }));
+        }
+        problems
     }
 
     /// The functions of one pipeline; each has a clock of its own.

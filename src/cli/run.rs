@@ -194,7 +194,11 @@ impl Runner {
         let upkeep: Vec<_> = jobs.iter().map(|job| epoch::Upkeep::of(job, policy)).collect();
         tokio::spawn(async move {
             let mut tasks: JoinSet<()> = upkeep.into_iter().map(|upkeep| upkeep.run(stop.clone())).collect();
-            while tasks.join_next().await.is_some() {}
+            while let Some(ended) = tasks.join_next().await {
+                if let Err(error) = ended {
+                    tracing::error!(%error, "upkeep ended abnormally: log checkpoints and cleanup rest until the next start");
+                }
+            }
         })
     }
 }
@@ -237,6 +241,7 @@ fn record(metrics: &Metrics, progress: &Progress, now_ms: i64) {
     }
     for sink in &progress.sinks {
         metrics.rows_out.with([pipeline, &sink.description]).add(sink.num_output_rows);
+        metrics.rows_refused.with([pipeline, &sink.description]).add(sink.num_refused_rows);
     }
     for operator in &progress.state_operators {
         let labels = [pipeline, operator.operator.as_str()];

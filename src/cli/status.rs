@@ -197,7 +197,12 @@ fn print(progress: &Progress) {
     }
     for sink in &progress.sinks {
         let version = sink.version.map_or_else(String::new, |version| format!("  version {version}"));
-        say!("  to   {}  {} rows  ({}){version}", sink.description, grouped(sink.num_output_rows), sink.kind);
+        let refused = match sink.num_refused_rows {
+            0 => String::new(),
+            refused => format!("  {} refused", grouped(refused)),
+        };
+        let rows = grouped(sink.num_output_rows);
+        say!("  to   {}  {rows} rows  ({}){version}{refused}", sink.description, sink.kind);
     }
 }
 

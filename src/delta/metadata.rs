@@ -20,6 +20,8 @@ use crate::error::{Context, Error, ErrorKind, Result};
 
 const DELETION_VECTORS: &str = "delta.enableDeletionVectors";
 const APPEND_ONLY: &str = "delta.appendOnly";
+/// The key of a field's metadata that holds the expression of a generated column.
+pub const GENERATED: &str = "delta.generationExpression";
 const CONSTRAINT_PREFIX: &str = "delta.constraints.";
 /// Would let log checkpoints forget a pipeline's progress.
 const TXN_RETENTION: &str = "delta.setTransactionRetentionDuration";
@@ -70,6 +72,8 @@ pub struct TableMetadata {
     pub partition_columns: Vec<String>,
     pub properties: BTreeMap<String, String>,
     pub rules: Vec<Rule>,
+    /// The expressions of generated columns, by column.
+    pub generated: BTreeMap<String, String>,
     protocol: Protocol,
     /// Why it cannot be appended to, if so.
     refusal: Option<String>,
@@ -140,7 +144,9 @@ impl TableMetadata {
             }
         };
         let schema = Arc::new(Schema::new(fields));
-        Ok(Self { schema, partition_columns: metadata.partition_columns, properties, rules, protocol, refusal })
+        let generated = generated(&metadata.schema_string);
+        let partition_columns = metadata.partition_columns;
+        Ok(Self { schema, partition_columns, properties, rules, generated, protocol, refusal })
     }
 
     /// Delta's own properties, typed.
@@ -210,11 +216,16 @@ impl TableMetadata {
             }
         }
         let declared: BTreeSet<_> = def.columns.iter().map(|column| column.name.as_str()).collect();
-        let missing = self.schema.fields().iter().find(|f| !f.is_nullable() && !declared.contains(f.name().as_str()));
+        let unknown =
+            |field: &Field| !declared.contains(field.name().as_str()) && !self.generated.contains_key(field.name());
+        let missing = self.schema.fields().iter().find(|field| !field.is_nullable() && unknown(field));
         if let Some(field) = missing {
             return Err(misfit(format!("The table's column `{}` is NOT NULL and is not declared.", field.name())));
         }
-        if self.partition_columns != def.partitioned_by {
+        // Columns that the table computes by itself need not be known.
+        let computes = |column: &String| self.generated.contains_key(column) && !declared.contains(column.as_str());
+        let computes_all = def.partitioned_by.is_empty() && self.partition_columns.iter().all(computes);
+        if self.partition_columns != def.partitioned_by && !computes_all {
             return Err(misfit(format!("The table is partitioned by ({}).", self.partition_columns.join(", "))));
         }
         Ok(())
@@ -375,6 +386,17 @@ fn rules(schema: &str, properties: &BTreeMap<String, String>) -> Result<Vec<Rule
         return Err("has invariants on nested columns".to_owned());
     }
     Ok(rules)
+}
+
+/// The expressions of generated columns in the schema's field metadata.
+fn generated(schema: &str) -> BTreeMap<String, String> {
+    let schema: Value = serde_json::from_str(schema).unwrap_or_default();
+    let fields = schema["fields"].as_array().into_iter().flatten();
+    let generated = fields.filter_map(|field| {
+        let expression = field["metadata"][GENERATED].as_str()?;
+        Some((field["name"].as_str()?.to_owned(), expression.to_owned()))
+    });
+    generated.collect()
 }
 
 /// Whether two types are the same but for the names of list and map entries.

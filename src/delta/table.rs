@@ -7,12 +7,12 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::array::RecordBatch;
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{Field, Schema, SchemaRef};
 use serde_json::json;
 
 use super::judge::{Entry, PipelineTxns};
 use super::log::{self, Transactions, entry_path};
-use super::metadata::{Rule, TableMetadata, creation_actions, uuid_like};
+use super::metadata::{GENERATED, Rule, TableMetadata, creation_actions, uuid_like};
 use super::partitions::as_stored;
 use super::store::TableStore;
 use super::store::retry::pause;
@@ -152,6 +152,19 @@ impl Table {
     /// Its columns, strings as Utf8, field metadata left out.
     pub fn schema(&self) -> SchemaRef {
         self.metadata().schema.clone()
+    }
+
+    /// Its columns; generated ones carry their expression, as [`GENERATED`] in the field's metadata.
+    pub fn schema_with_expressions(&self) -> SchemaRef {
+        let metadata = self.metadata();
+        let field = |field: &Arc<Field>| match metadata.generated.get(field.name()) {
+            Some(expression) => {
+                let noted = [(GENERATED.to_owned(), expression.clone())].into();
+                Arc::new(field.as_ref().clone().with_metadata(noted))
+            }
+            None => Arc::clone(field),
+        };
+        Arc::new(Schema::new(metadata.schema.fields().iter().map(field).collect::<Vec<_>>()))
     }
 
     /// Its partition columns.

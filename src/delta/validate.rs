@@ -3,16 +3,21 @@
 //! A rule holds for a row when its expression is true; false and null violate it, as the Delta protocol has it.
 //! Expressions are compiled once; a check costs one pass of each over the batch, and nothing where there are none.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::{Array, AsArray, BooleanArray, BooleanBufferBuilder, RecordBatch};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch};
 use arrow::buffer::BooleanBuffer;
 use arrow::compute::filter_record_batch;
-use arrow::datatypes::{DataType, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Date32Type, Field, Schema, SchemaRef, TimestampMicrosecondType};
 use arrow::json::WriterBuilder;
 use arrow::json::writer::LineDelimited;
 use datafusion::common::DFSchema;
-use datafusion::execution::{FunctionRegistry, SessionStateBuilder};
+use datafusion::common::config::ConfigOptions;
+use datafusion::common::tree_node::TreeNode;
+use datafusion::logical_expr::expr_rewriter::FunctionRewrite;
+use datafusion::logical_expr::simplify::SimplifyContext;
+use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::prelude::{SessionConfig, SessionContext};
 
@@ -20,9 +25,11 @@ use super::metadata::{Rule, TableMetadata};
 use super::partitions::{as_stored, may_be_null};
 use super::spark::as_spark;
 use super::writer::conform;
+use crate::catalog::{CheckDef, TableDef};
 use crate::error::{Context, Error, ErrorKind, Result};
+use crate::evaluate::{Blame, Evaluated, evaluate_each};
 use crate::memory::bounded::Bounding;
-use crate::memory::slice::{CallBudget, is_too_much};
+use crate::memory::slice::CallBudget;
 
 /// The compiled rules of one table.
 #[derive(Debug, Clone)]
@@ -33,6 +40,8 @@ pub struct Validator {
     /// Columns that must not be null.
     required: Vec<usize>,
     partition_columns: Vec<String>,
+    /// Partition columns of times: their values have to be written as text that every reader understands.
+    times: Vec<usize>,
     rules: Vec<(String, Arc<dyn PhysicalExpr>)>,
 }
 
@@ -49,7 +58,8 @@ impl Default for Validator {
     /// Checks nothing.
     fn default() -> Self {
         let schema = SchemaRef::new(Schema::empty());
-        Self { lenient: schema.clone(), schema, required: Vec::new(), partition_columns: Vec::new(), rules: Vec::new() }
+        let (required, partition_columns, times, rules) = Default::default();
+        Self { lenient: schema.clone(), schema, required, partition_columns, times, rules }
     }
 }
 
@@ -69,12 +79,16 @@ impl Validator {
             .map(|rule| Ok((rule.name.clone(), compile_rule(table, rule, &lenient)?)))
             .collect::<Result<_>>()?;
         let partition_columns = metadata.partition_columns.clone();
-        Ok(Self { schema, lenient, required, partition_columns, rules })
+        let is_time = |field: &Field| matches!(field.data_type(), DataType::Timestamp(..) | DataType::Date32);
+        let columns = schema.fields().iter().enumerate();
+        let times = columns.filter(|(_, field)| is_time(field) && partition_columns.contains(field.name()));
+        let times = times.map(|(index, _)| index).collect();
+        Ok(Self { schema, lenient, required, partition_columns, times, rules })
     }
 
     /// Whether there is anything to check.
     pub fn is_trivial(&self) -> bool {
-        self.required.is_empty() && self.rules.is_empty()
+        self.required.is_empty() && self.rules.is_empty() && self.times.is_empty()
     }
 
     /// Finds the rows of `batch` that must not be written; `None` when all may. Columns are matched by name.
@@ -91,7 +105,7 @@ impl Validator {
         let refused = filter_record_batch(&rows, &BooleanArray::new(bad.clone(), None)).internal(fail)?;
         let letters = bad.set_indices().zip(json_rows(&refused)?).map(|(row, payload)| {
             let reasons: Vec<&Broken<'_>> = broken.iter().filter(|broken| broken.rows.value(row)).collect();
-            let text = reasons.iter().map(|broken| broken.reason()).collect::<Vec<_>>().join("; ");
+            let text = reasons.iter().map(|broken| broken.reason(row)).collect::<Vec<_>>().join("; ");
             (payload, text, reasons.iter().find_map(|broken| broken.column.map(str::to_owned)))
         });
         Ok(Some(Violations { good, letters: letters.collect() }))
@@ -104,35 +118,48 @@ impl Validator {
             if let Some(nulls) = rows.column(*index).logical_nulls().filter(|nulls| nulls.null_count() > 0) {
                 let column = self.schema.field(*index).name().as_str();
                 let empty_too = may_be_null(&self.schema, &self.partition_columns, *index);
-                broken.push(Broken { rule: column, column: Some(column), empty_too, rows: !nulls.inner() });
+                broken.push(Broken { empty_too, ..Broken::column(column, !nulls.inner()) });
+            }
+        }
+        for index in &self.times {
+            let far = far_times(rows.column(*index));
+            if far.count_set_bits() > 0 {
+                broken.push(Broken { far: true, ..Broken::column(self.schema.field(*index).name(), far) });
             }
         }
         for (rule, expression) in &self.rules {
-            let holds = holds(expression, rows);
-            let holds = holds.context(ErrorKind::Sql, || format!("constraint `{rule}` cannot be evaluated"))?;
+            let Evaluated { values, failed } = evaluate_each(expression, rows)
+                .context(ErrorKind::Sql, || format!("constraint `{rule}` cannot be evaluated"))?;
+            let holds = true_rows(values.as_boolean());
             if holds.count_set_bits() < rows.num_rows() {
-                broken.push(Broken { rule, column: None, empty_too: false, rows: !&holds });
+                let failed = failed.into_iter().map(|(row, error)| {
+                    let Blame { expression, reason } = Blame::of(expression, &rows.slice(row, 1), &error);
+                    (row, format!("`{expression}` cannot be computed: {reason}"))
+                });
+                let failed = failed.collect();
+                broken.push(Broken { rule, column: None, failed, ..Broken::column(rule, !&holds) });
             }
         }
         Ok(broken)
     }
 }
 
-/// The rows for which a rule holds. Where its functions make too much of all rows they are taken half by half.
-fn holds(rule: &Arc<dyn PhysicalExpr>, rows: &RecordBatch) -> datafusion::error::Result<BooleanBuffer> {
-    let count = rows.num_rows();
-    match rule.evaluate(rows).and_then(|value| value.into_array(count)) {
-        Ok(value) => Ok(true_rows(value.as_boolean())),
-        Err(error) if count > 1 && is_too_much(&error) => {
-            let middle = count / 2;
-            let mut all = BooleanBufferBuilder::new(count);
-            for part in [rows.slice(0, middle), rows.slice(middle, count - middle)] {
-                all.append_buffer(&holds(rule, &part)?);
-            }
-            Ok(all.finish())
-        }
-        Err(error) => Err(error),
-    }
+/// What cannot be understood or computed of the rules that a declaration has, by their places in it.
+pub fn rule_problems(def: &TableDef) -> Vec<(usize, Error)> {
+    let fields =
+        def.schema().fields().iter().map(|field| field.as_ref().clone().with_nullable(true)).collect::<Vec<_>>();
+    let schema = Arc::new(Schema::new(fields));
+    let row = RecordBatch::new_empty(Arc::clone(&schema));
+    let problem = |check: &CheckDef| {
+        let rule = Rule { name: check.name.clone(), sql: check.text.clone() };
+        let compiled = compile_rule(&def.name, &rule, &schema);
+        let tried = compiled.and_then(|expression| {
+            let failed = || format!("constraint `{}` of table `{}` cannot be computed", rule.name, def.name);
+            expression.evaluate(&row).map(drop).context(ErrorKind::Sql, failed)
+        });
+        tried.err()
+    };
+    def.checks.iter().enumerate().filter_map(|(index, check)| Some((index, problem(check)?))).collect()
 }
 
 /// A rule and the rows that break it.
@@ -141,17 +168,45 @@ struct Broken<'a> {
     column: Option<&'a str>,
     /// Whether an empty value of the column counts as null: of partition columns of text or bytes.
     empty_too: bool,
+    /// A time that no reader understands as text.
+    far: bool,
     rows: BooleanBuffer,
+    /// Rows for which the rule could not be computed, and why.
+    failed: BTreeMap<usize, String>,
 }
 
-impl Broken<'_> {
-    fn reason(&self) -> String {
+impl<'a> Broken<'a> {
+    /// Something wrong with a column.
+    fn column(column: &'a str, rows: BooleanBuffer) -> Self {
+        Self { rule: column, column: Some(column), empty_too: false, far: false, rows, failed: BTreeMap::new() }
+    }
+
+    fn reason(&self, row: usize) -> String {
         match self.column {
+            Some(column) if self.far => format!("`{column}`, a partition column, is not in the years 1 to 9999"),
             Some(column) if self.empty_too => format!("`{column}` is null or empty but NOT NULL"),
             Some(column) => format!("`{column}` is null but NOT NULL"),
-            None => format!("violates constraint `{}`", self.rule),
+            None => match self.failed.get(&row) {
+                Some(why) => format!("constraint `{}`: {why}", self.rule),
+                None => format!("violates constraint `{}`", self.rule),
+            },
         }
     }
+}
+
+/// The times outside of the years 1 to 9999.
+fn far_times(values: &ArrayRef) -> BooleanBuffer {
+    const DAY_US: i64 = 86_400_000_000;
+    const DAYS: std::ops::Range<i64> = -719_162..2_932_897;
+    let is_far = |row: usize| match values.data_type() {
+        _ if values.is_null(row) => false,
+        DataType::Date32 => !DAYS.contains(&i64::from(values.as_primitive::<Date32Type>().value(row))),
+        _ => {
+            let times = values.as_primitive_opt::<TimestampMicrosecondType>();
+            times.is_some_and(|times| !DAYS.contains(&times.value(row).div_euclid(DAY_US)))
+        }
+    };
+    BooleanBuffer::collect_bool(values.len(), is_far)
 }
 
 /// Each row as a JSON object; nulls are written out.
@@ -173,17 +228,22 @@ fn true_rows(values: &BooleanArray) -> BooleanBuffer {
 /// Compiles with names as written first, then folded to lower case, as Spark resolves names ignoring case.
 fn compile_rule(table: &str, rule: &Rule, schema: &SchemaRef) -> Result<Arc<dyn PhysicalExpr>> {
     let fail = || format!("constraint `{}` of table `{table}` cannot be understood", rule.name);
-    let schema = DFSchema::try_from(schema.as_ref().clone()).internal(fail)?;
+    let schema = Arc::new(DFSchema::try_from(schema.as_ref().clone()).internal(fail)?);
     let dialect = if rule.sql.contains('`') { "databricks" } else { "generic" };
-    let compile = |fold: &str| {
+    let compile = |fold: &str| -> datafusion::error::Result<_> {
         let config = SessionConfig::new()
             .set_str("datafusion.sql_parser.dialect", dialect)
             .set_str("datafusion.sql_parser.enable_ident_normalization", fold)
             .set_bool("datafusion.sql_parser.map_string_types_to_utf8view", false);
-        let mut state = SessionStateBuilder::new().with_config(config).with_default_features().build();
-        state.register_function_rewrite(Arc::new(Bounding::of_query(Arc::new(CallBudget))))?;
-        let context = SessionContext::new_with_state(state);
+        let context = SessionContext::new_with_config(config);
         let expr = as_spark(context.parse_sql_expr(&rule.sql, &schema)?, &schema)?;
+        // Calls that make much are bounded before anything is computed.
+        let bounding = Bounding::of_query(Arc::new(CallBudget));
+        let options = ConfigOptions::default();
+        let expr = expr.transform_up(|expr| bounding.rewrite(expr, &schema, &options))?.data;
+        // Some functions, `coalesce` for one, are only ever run as what they are simplified to.
+        let simplifier = ExprSimplifier::new(SimplifyContext::builder().with_schema(Arc::clone(&schema)).build());
+        let expr = simplifier.simplify(simplifier.coerce(expr, &schema)?)?;
         context.create_physical_expr(expr, &schema)
     };
     let expression = compile("false").or_else(|_| compile("true")).context(ErrorKind::Sql, fail)?;
@@ -196,7 +256,7 @@ fn compile_rule(table: &str, rule: &Rule, schema: &SchemaRef) -> Result<Arc<dyn 
 
 #[cfg(test)]
 mod tests {
-    use arrow::array::{ArrayRef, Int64Array, StringArray};
+    use arrow::array::{Int64Array, StringArray};
     use serde_json::json;
 
     use super::*;
@@ -260,8 +320,31 @@ mod tests {
         let validator = validator(&[("short", "length(repeat('x', n)) < 3000000")]).unwrap();
         let numbers: Vec<_> = (0..64).map(|n| Some(if n % 8 == 0 { 4_000_000 } else { 1_000_000 })).collect();
         assert_eq!(refused(&validator, &batch(&numbers, &[None; 64])), 8);
-        let error = validator.check(&batch(&[Some(100_000_000)], &[None])).unwrap_err();
-        assert_eq!(error.message(), "constraint `short` cannot be evaluated");
+        assert_eq!(refused(&validator, &batch(&[Some(100_000_000)], &[None])), 1);
+    }
+
+    #[test]
+    fn functions_that_are_run_as_something_else_are_understood() {
+        let rows = batch(&[Some(5), None, Some(-1)], &[None; 3]);
+        for (rule, refusals) in [
+            ("coalesce(n, 0) >= 0", 1),
+            ("nvl(n, 0) >= 0", 1),
+            ("ifnull(n, 0) >= 0", 1),
+            ("nvl2(n, n, 1) >= 0", 1),
+            ("nullif(n, 5) IS NULL", 1),
+            ("coalesce(n, Twice, 7) BETWEEN 5 AND 7", 1),
+        ] {
+            assert_eq!(refused(&validator(&[("r", rule)]).unwrap(), &rows), refusals, "{rule}");
+        }
+    }
+
+    #[test]
+    fn a_rule_that_cannot_be_computed_for_a_row_refuses_that_row_alone() {
+        let rows = batch(&[Some(5), Some(0), Some(2)], &[None; 3]);
+        let found = validator(&[("r", "10 / n > 1")]).unwrap().check(&rows).unwrap().unwrap();
+        assert_eq!(found.good.num_rows(), 2);
+        let [(_, reason, _)] = &found.letters[..] else { panic!("{:?}", found.letters) };
+        assert_eq!(reason, "constraint `r`: `10 / n` cannot be computed: Divide by zero error (`n` = 0)");
     }
 
     #[test]
@@ -288,6 +371,33 @@ mod tests {
         assert_eq!((reason.as_str(), column.as_deref()), ("`p` is null or empty but NOT NULL", Some("p")));
         assert_eq!(String::from_utf8_lossy(payload), "{\"p\":\"\",\"q\":\"x\"}");
         assert_eq!(other, "violates constraint `filled`");
+    }
+
+    #[test]
+    fn a_partition_value_is_a_time_that_text_can_hold() {
+        let days = |values: &[i32]| Arc::new(arrow::array::Date32Array::from(values.to_vec())) as ArrayRef;
+        let times = |values: &[i64]| {
+            let times = arrow::array::TimestampMicrosecondArray::from(values.to_vec());
+            Arc::new(times.with_timezone("UTC")) as ArrayRef
+        };
+        let last = 253_402_300_800_000_000;
+        for (kind, values, good) in [
+            ("date", days(&[-719_162, 2_932_896, -719_163, 2_932_897, i32::MAX, i32::MIN]), 2),
+            (
+                "timestamp",
+                times(&[-62_135_596_800_000_000, last - 1, -62_135_596_800_000_001, last, i64::MAX, i64::MIN]),
+                2,
+            ),
+        ] {
+            let field = json!({ "name": "p", "type": kind, "nullable": true, "metadata": {} });
+            let schema = json!({ "type": "struct", "fields": [field] }).to_string();
+            let metadata = json!({ "schemaString": schema, "partitionColumns": ["p"] });
+            let metadata = TableMetadata::read("t", &json!({ "minWriterVersion": 2 }), &metadata).unwrap();
+            let rows = RecordBatch::try_from_iter([("p", values)]).unwrap();
+            let found = Validator::compile("t", &metadata, &[]).unwrap().check(&rows).unwrap().unwrap();
+            assert_eq!(found.good, rows.slice(0, good), "{kind}");
+            assert_eq!(found.letters[0].1, "`p`, a partition column, is not in the years 1 to 9999");
+        }
     }
 
     #[test]

@@ -21,6 +21,7 @@ use crate::source::chunk::{
     Chunk, DeadLetter, Decoded, Offsets, PartitionId, Payload, Poll, PollLimit, SourceReader, TopicIdentity,
 };
 use crate::source::decode::Decoder;
+use crate::source::origin::Origins;
 use crate::state::OffsetRange;
 
 /// Micro-batches that may wait decoded in front of the dataflow. What comes while one waits is gathered by the reader and becomes the
@@ -37,6 +38,8 @@ pub struct Fed {
     pub source: usize,
     /// Rows per lane; lanes without rows are left out.
     pub lanes: Vec<Vec<RecordBatch>>,
+    /// Where they come from, per lane.
+    pub origins: Vec<Origins>,
     pub dead: Vec<DeadLetter>,
     /// What this micro-batch read.
     pub ranges: Vec<(PartitionId, OffsetRange)>,
@@ -302,11 +305,12 @@ async fn decode(
             decoded.push(task.await.internal(|| "a decoding task ended abnormally".to_owned())?);
         }
     }
-    let (lanes, dead, reached, open) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let (lanes, origins, dead, reached, open) = (Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let topic = None;
     let mut fed = Fed {
         source,
         lanes,
+        origins,
         dead,
         ranges,
         records: 0,
@@ -319,17 +323,18 @@ async fn decode(
         reserved,
     };
     for lane in decoded {
-        let rows = gather(lane?, &mut fed)?;
+        let (rows, origins) = gather(lane?, &mut fed)?;
         if !rows.is_empty() {
             fed.lanes.push(rows);
+            fed.origins.push(origins);
         }
     }
     Ok(fed)
 }
 
 /// Collects a lane's rows; many small batches become one, so that each operator and model is called once.
-fn gather(lane: Vec<(PartitionId, Decoded, Option<i64>)>, fed: &mut Fed) -> Result<Vec<RecordBatch>> {
-    let mut rows = Vec::with_capacity(lane.len());
+fn gather(lane: Vec<(PartitionId, Decoded, Option<i64>)>, fed: &mut Fed) -> Result<(Vec<RecordBatch>, Origins)> {
+    let (mut rows, mut origins) = (Vec::with_capacity(lane.len()), Vec::with_capacity(lane.len()));
     for (partition, mut piece, reached) in lane {
         fed.reached.extend(reached.map(|reached| (partition, reached)));
         fed.records += piece.rows.num_rows() as u64 + piece.refused as u64;
@@ -337,6 +342,7 @@ fn gather(lane: Vec<(PartitionId, Decoded, Option<i64>)>, fed: &mut Fed) -> Resu
         fed.dead.append(&mut piece.dead);
         if piece.rows.num_rows() > 0 {
             rows.push(piece.rows);
+            origins.push(piece.origins);
         }
     }
     let total: usize = rows.iter().map(RecordBatch::num_rows).sum();
@@ -344,7 +350,7 @@ fn gather(lane: Vec<(PartitionId, Decoded, Option<i64>)>, fed: &mut Fed) -> Resu
         let schema = rows[0].schema();
         rows = vec![concat_batches(&schema, &rows).internal(|| "decoded batches differ in schema".to_owned())?];
     }
-    Ok(rows)
+    Ok((rows, Origins::new(origins)))
 }
 
 /// Spreads chunks over at most `lanes` lanes, the largest first onto the emptiest lane.

@@ -13,6 +13,7 @@ use futures::FutureExt;
 
 use super::open::Outputs;
 use crate::error::{Context, Error, Result};
+use crate::evaluate::evaluate;
 use crate::memory::slice::{TooMuch, is_overflow, is_too_much};
 use crate::plan::{Dataflow, Growing, Lane};
 
@@ -30,7 +31,12 @@ pub enum StageEnd {
 
 impl Outputs {
     /// Computes a stage in full, then writes what it has made.
-    pub(super) async fn run_whole_stage(self: &Arc<Self>, stage: usize, lanes: &[Arc<Lane>]) -> Result<StageEnd> {
+    pub(super) async fn run_whole_stage(
+        self: &Arc<Self>,
+        stage: usize,
+        source: Option<usize>,
+        lanes: &[Arc<Lane>],
+    ) -> Result<StageEnd> {
         let budget = &self.dataflow.budget;
         budget.begin_slice(Some(self.sinks.memory.stage_bytes()));
         let make = |number: usize| {
@@ -58,6 +64,9 @@ impl Outputs {
                 Ok(())
             }
         };
+        for lane in lanes {
+            self.refuse_rows(source, lane).await?;
+        }
         let made = filled.into_iter().zip(made).filter(|(_, made)| !made.is_empty());
         side_by_side(made.map(write).collect()).await?;
         Ok(StageEnd::Written)
@@ -67,8 +76,8 @@ impl Outputs {
     async fn make_lane(&self, stage: usize, lane: &Lane) -> Result<Made> {
         lane.run_fragments(&self.dataflow, stage, |_| true).await?;
         let mut made = Vec::new();
-        for (index, branch) in self.of_stage(stage) {
-            let rows = lane.make_branch(branch).await?;
+        for (index, _) in self.of_stage(stage) {
+            let rows = lane.make_branch(&self.dataflow, index).await?;
             if !rows.is_empty() {
                 made.push((index, rows));
             }
@@ -103,7 +112,12 @@ fn rehearse(dataflow: &Dataflow, stage: usize, lane: &Lane) -> Result<()> {
         for (expression, stream) in expressions.flat_map(|expr| operator.inputs.iter().map(move |s| (expr.clone(), s)))
         {
             for rows in lane.rows(*stream) {
-                drop(expression.evaluate(rows)?.into_array(rows.num_rows())?);
+                // A row that fails is kept from the operator later.
+                if let Err(error) = evaluate(&expression, rows)
+                    && is_too_much(&error)
+                {
+                    return Err(error.into());
+                }
             }
         }
     }
@@ -140,8 +154,8 @@ pub fn halves(dataflow: &Dataflow, stage: usize, lanes: &[Arc<Lane>]) -> Result<
             let middle = count / 2 + usize::from(count % 2 == 1 && upper);
             upper ^= count % 2 == 1;
             let mut rest = rows.to_vec();
-            one.fill(stream, super::slices::take_rows(&mut rest, middle))?;
-            other.fill(stream, rest)?;
+            one.take_part(lane, stream, 0, super::slices::take_rows(&mut rest, middle))?;
+            other.take_part(lane, stream, middle, rest)?;
         }
         first.push(Arc::new(one));
         second.push(Arc::new(other));

@@ -29,6 +29,7 @@ use crate::sink::dead_letters::{Letter, of_message};
 use crate::sink::file::FileWriter;
 use crate::sink::kafka::{Messages, RefusedMessage, encode};
 use crate::source::chunk::{DeadLetter, PartitionId};
+use crate::source::origin::Origins;
 use crate::state::{Epoch, OffsetRange};
 
 /// What the name of a finished file takes until the epoch is committed: its `add` action, in the manifest and in the log entry.
@@ -50,6 +51,8 @@ pub struct Outputs {
     /// Per branch, per lane.
     writers: Vec<Vec<Mutex<Option<LaneWriter>>>>,
     rows: Vec<AtomicU64>,
+    /// Rows that the branch's target refused or that could not be computed for it.
+    refused: Vec<AtomicU64>,
     /// Some plan may make many rows of one.
     unfolds: bool,
     /// Bytes that plans which grow rows have made of the slice that runs.
@@ -71,6 +74,8 @@ pub struct MicroBatch {
     pub source: Option<usize>,
     /// Rows per lane.
     pub lanes: Vec<Vec<RecordBatch>>,
+    /// Where they come from, per lane; none when that is not known.
+    pub origins: Vec<Origins>,
     /// The watermark of every source after these rows, microseconds.
     pub times: Vec<i64>,
     /// The epoch's processing time, microseconds.
@@ -109,6 +114,7 @@ impl Outputs {
             run: run.to_owned(),
             writers: (0..branches).map(|_| (0..lanes).map(|_| Mutex::new(None)).collect()).collect(),
             rows: (0..branches).map(|_| AtomicU64::new(0)).collect(),
+            refused: (0..branches).map(|_| AtomicU64::new(0)).collect(),
             unfolds: dataflow.unfolds(),
             made: AtomicU64::new(0),
             waiting: AtomicU64::new(0),
@@ -125,6 +131,15 @@ impl Outputs {
     /// Rows written so far, per branch.
     pub fn rows(&self) -> Vec<u64> {
         self.rows.iter().map(|rows| rows.load(Ordering::Relaxed)).collect()
+    }
+
+    /// Rows refused so far, per branch.
+    pub fn refused_rows(&self) -> Vec<u64> {
+        self.refused.iter().map(|rows| rows.load(Ordering::Relaxed)).collect()
+    }
+
+    pub(super) fn count_refused(&self, branch: usize, rows: u64) {
+        self.refused[branch].fetch_add(rows, Ordering::Relaxed);
     }
 
     /// The INSERT behind a branch.
@@ -213,13 +228,6 @@ impl Outputs {
         taken
     }
 
-    pub(super) async fn keep_late_rows(&self, operator: &str, late: Vec<(usize, RecordBatch)>) -> Result<()> {
-        for (_, rows) in late {
-            self.refuse(late_rows(operator, &rows)?).await?;
-        }
-        Ok(())
-    }
-
     pub(super) async fn write(&self, branch: usize, lane: usize, rows: Vec<RecordBatch>) -> Result<()> {
         let name = &self.dataflow.branches[branch].target;
         let count: usize = rows.iter().map(RecordBatch::num_rows).sum();
@@ -274,7 +282,7 @@ impl Outputs {
         }
         let Some(LaneWriter::Table(writer)) = slot.as_mut() else { return Ok(()) };
         for batch in rows {
-            let rows = self.checked(sink, batch).await?;
+            let rows = self.checked(branch, sink, batch).await?;
             let before = (writer.bytes(), writer.finished());
             writer.write(&rows).await?;
             self.wait((writer.finished() - before.1) as u64 * FILE_ACTION_BYTES);
@@ -284,10 +292,14 @@ impl Outputs {
     }
 
     /// The rows that break no rule of the table; the others become dead letters.
-    async fn checked(&self, sink: &TableSink, rows: RecordBatch) -> Result<RecordBatch> {
+    async fn checked(&self, branch: usize, sink: &TableSink, rows: RecordBatch) -> Result<RecordBatch> {
         match sink.table.validator().check(&rows)? {
             None => Ok(rows),
             Some(Violations { good, letters }) => {
+                let refused = letters.len() as u64;
+                self.count_refused(branch, refused);
+                // They are about to be counted as written.
+                self.rows[branch].fetch_sub(refused, Ordering::Relaxed);
                 self.refuse(letters.into_iter().map(|row| refused_row(&sink.name, row))).await?;
                 Ok(good)
             }
@@ -317,7 +329,7 @@ impl Outputs {
 
     async fn checked_for(&self, branch: usize, rows: RecordBatch) -> Result<RecordBatch> {
         match &self.sinks.branches[branch] {
-            BranchSink::Upsert(table) => self.checked(&self.sinks.tables[*table], rows).await,
+            BranchSink::Upsert(table) => self.checked(branch, &self.sinks.tables[*table], rows).await,
             _ => Ok(rows),
         }
     }
@@ -453,22 +465,6 @@ impl OpenEpoch {
         self.worst_latency_us = self.worst_latency_us.max(arrived.elapsed().as_micros() as u64);
         Ok(())
     }
-}
-
-/// Rows that came too late for an operator, as dead letters: the row as JSON.
-fn late_rows(operator: &str, rows: &RecordBatch) -> Result<Vec<Letter>> {
-    let messages = encode(rows, None)?;
-    let letter = |payload: Option<&[u8]>| DeadLetter {
-        partition: Arc::from(""),
-        offset: -1,
-        timestamp_ms: -1,
-        key: None,
-        payload: payload.map(<[u8]>::to_vec),
-        reason: "the row is older than the watermark".to_owned(),
-        column: None,
-    };
-    let source: Arc<str> = Arc::from(operator);
-    Ok(messages.iter().map(|row| Letter { source: Arc::clone(&source), letter: letter(row.payload) }).collect())
 }
 
 #[cfg(test)]

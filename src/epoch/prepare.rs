@@ -408,7 +408,7 @@ impl<'a> Opener<'a> {
         store.remove_leftovers().await;
         let table = Table::open_or_create(store, def).await?;
         if def.name != dead_letters::NAME {
-            self.targets.insert(def.name.clone(), table.schema());
+            self.targets.insert(def.name.clone(), table.schema_with_expressions());
         }
         let writer = WriterOptions { memory: self.writer_bytes(), ..self.around.writer };
         let (options, upsert) = match def.primary_key.is_empty() {

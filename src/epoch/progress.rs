@@ -92,6 +92,8 @@ pub struct SinkProgress {
     pub description: String,
     pub kind: String,
     pub num_output_rows: u64,
+    /// Rows that its rules refused, or that could not be computed.
+    pub num_refused_rows: u64,
     /// The Delta version that holds the epoch.
     pub version: Option<i64>,
 }

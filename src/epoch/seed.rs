@@ -295,7 +295,10 @@ impl<'a> Replay<'a> {
                 if !self.makers.operators.contains(&index) {
                     continue;
                 }
-                let inputs = node.inputs.iter().map(|stream| lane.rows(*stream).to_vec()).collect();
+                let mut inputs = Vec::with_capacity(node.inputs.len());
+                for port in 0..node.inputs.len() {
+                    inputs.push(lane.sound_rows(self.dataflow, index, port).await?);
+                }
                 let mut stepped = scratch.step(index, inputs, watermark, now).await?;
                 while let Some(more) = scratch.next_part(index)? {
                     stepped.extend(more);

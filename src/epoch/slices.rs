@@ -22,6 +22,7 @@ use crate::error::{Context, Result};
 use crate::memory::slice::size_of_rows;
 use crate::operator::Stepped;
 use crate::plan::{Branch, Lane};
+use crate::source::origin::Origins;
 use crate::state::NO_WATERMARK;
 
 /// Shards' rows are joined to one batch up to this size.
@@ -34,9 +35,10 @@ struct Reached {
     operator: Option<usize>,
 }
 
-/// Event time and processing time of a run.
+/// The source of a run's rows, event time and processing time.
 #[derive(Clone, Copy)]
 struct Now<'a> {
+    source: Option<usize>,
     times: &'a [i64],
     now: i64,
 }
@@ -53,8 +55,12 @@ impl Outputs {
                 if rows(&batch) <= most {
                     break;
                 }
-                let lanes = batch.lanes.iter_mut().map(|lane| take_rows(lane, most)).collect();
-                let slice = MicroBatch { source: batch.source, lanes, times: still.clone(), now: batch.now };
+                let lanes: Vec<_> = batch.lanes.iter_mut().map(|lane| take_rows(lane, most)).collect();
+                let origins = batch.origins.clone();
+                for (origins, lane) in batch.origins.iter_mut().zip(&lanes) {
+                    *origins = origins.after(count(lane));
+                }
+                let slice = MicroBatch { source: batch.source, lanes, origins, times: still.clone(), now: batch.now };
                 self.run_slice(slice, memory).await?;
                 self.micro_batch.fetch_add(1, Ordering::Relaxed);
             }
@@ -68,11 +74,12 @@ impl Outputs {
         let lanes: Vec<Arc<Lane>> = (0..lanes).map(|_| Arc::new(self.dataflow.lane())).collect();
         if let Some(source) = batch.source {
             let stream = self.dataflow.sources[source].stream;
-            for (lane, rows) in lanes.iter().zip(batch.lanes) {
-                lane.fill(stream, rows)?;
+            let origins = batch.origins.into_iter().chain(std::iter::repeat_with(Origins::default));
+            for ((lane, rows), origins) in lanes.iter().zip(batch.lanes).zip(origins) {
+                lane.read(stream, rows, origins)?;
             }
         }
-        let now = Now { times: &batch.times, now: batch.now };
+        let now = Now { source: batch.source, times: &batch.times, now: batch.now };
         self.run_from(Reached { stage: 0, operator: None }, &lanes, now, memory).await?;
         if self.unfolds() || self.grows() {
             let unfolded = lanes.iter().map(|lane| lane.unfolded()).sum::<u64>();
@@ -91,7 +98,7 @@ impl Outputs {
     ) -> Result<()> {
         for stage in reached.stage..self.dataflow.stages {
             let after = reached.operator.filter(|_| stage == reached.stage);
-            if after.is_none() && self.run_stage(stage, lanes).await? == StageEnd::TooMuch {
+            if after.is_none() && self.run_stage(stage, now.source, lanes).await? == StageEnd::TooMuch {
                 return self.run_halves(stage, lanes, now, memory).await;
             }
             let operators = self.dataflow.operators_of(stage).map(|(index, _)| index);
@@ -123,9 +130,9 @@ impl Outputs {
         .boxed()
     }
 
-    async fn run_stage(self: &Arc<Self>, stage: usize, lanes: &[Arc<Lane>]) -> Result<StageEnd> {
+    async fn run_stage(self: &Arc<Self>, stage: usize, source: Option<usize>, lanes: &[Arc<Lane>]) -> Result<StageEnd> {
         if self.grows() && rows_before(&self.dataflow, stage, lanes) > 1 {
-            return self.run_whole_stage(stage, lanes).await;
+            return self.run_whole_stage(stage, source, lanes).await;
         }
         let others: Vec<_> = lanes
             .iter()
@@ -134,11 +141,11 @@ impl Outputs {
             .filter(|(_, lane)| !lane.is_empty())
             .map(|(number, lane)| {
                 let (outputs, lane) = (Arc::clone(self), Arc::clone(lane));
-                tokio::spawn(async move { outputs.run_lane(stage, number, &lane).await })
+                tokio::spawn(async move { outputs.run_lane(stage, source, number, &lane).await })
             })
             .collect();
         if let Some(lane) = lanes.first() {
-            self.run_lane(stage, 0, lane).await?;
+            self.run_lane(stage, source, 0, lane).await?;
         }
         for task in others {
             task.await.internal(|| "a lane ended abnormally".to_owned())??;
@@ -155,12 +162,12 @@ impl Outputs {
     }
 
     /// Runs one lane through one stage and writes what comes out.
-    async fn run_lane(&self, stage: usize, number: usize, lane: &Lane) -> Result<()> {
+    async fn run_lane(&self, stage: usize, source: Option<usize>, number: usize, lane: &Lane) -> Result<()> {
         lane.run_fragments(&self.dataflow, stage, |_| true).await?;
-        for (index, branch) in self.of_stage(stage) {
-            lane.run_branch(branch, |rows| self.write(index, number, rows)).await?;
+        for (index, _) in self.of_stage(stage) {
+            lane.run_branch(&self.dataflow, index, |rows| self.write(index, number, rows)).await?;
         }
-        Ok(())
+        self.refuse_rows(source, lane).await
     }
 
     /// Gives an operator the rows of all lanes; what its shards give goes back to the lanes.
@@ -173,29 +180,42 @@ impl Outputs {
         memory: &mut Memory,
     ) -> Result<()> {
         let node = &self.dataflow.operators[index];
-        let of_port = |stream| lanes.iter().flat_map(|lane| lane.rows(stream).iter().cloned()).collect();
-        let inputs: Vec<Vec<RecordBatch>> = node.inputs.iter().map(|stream| of_port(*stream)).collect();
+        let mut inputs: Vec<Vec<RecordBatch>> = vec![Vec::new(); node.inputs.len()];
+        for lane in lanes {
+            for (port, rows) in inputs.iter_mut().enumerate() {
+                rows.extend(lane.sound_rows(&self.dataflow, index, port).await?);
+            }
+            self.refuse_rows(now.source, lane).await?;
+        }
         let watermark = node.sources.iter().map(|source| now.times[*source]).min().unwrap_or(NO_WATERMARK);
         let mut stepped = memory.step(index, inputs, watermark, now.now).await?;
         loop {
-            let rows = self.rows_of(&node.id, stepped).await?;
+            if let Some(pending) = &node.pending {
+                self.refuse_pairs(index, pending).await?;
+            }
+            let rows = self.rows_of(index, (now.source, lanes), stepped).await?;
             let Some(more) = memory.next_part(index)? else {
                 for (lane, rows) in lanes.iter().zip(in_lanes(rows)?) {
                     lane.fill(node.output, rows)?;
                 }
                 return Ok(());
             };
-            self.run_part(reached, index, rows, now.now, memory).await?;
+            self.run_part(reached, index, rows, now, memory).await?;
             stepped = more;
         }
     }
 
     /// The rows that an operator gave, by shard; those that came too late become dead letters, where they are kept.
-    async fn rows_of(&self, operator: &str, stepped: Vec<Stepped>) -> Result<Vec<Vec<RecordBatch>>> {
+    async fn rows_of(
+        &self,
+        operator: usize,
+        lanes: (Option<usize>, &[Arc<Lane>]),
+        stepped: Vec<Stepped>,
+    ) -> Result<Vec<Vec<RecordBatch>>> {
         let mut of_shards = Vec::with_capacity(stepped.len());
         for out in stepped {
             if self.keep_late {
-                self.keep_late_rows(operator, out.late).await?;
+                self.keep_late_rows(operator, lanes, out.late).await?;
             }
             of_shards.push(out.rows);
         }
@@ -208,7 +228,7 @@ impl Outputs {
         reached: Reached,
         index: usize,
         rows: Vec<Vec<RecordBatch>>,
-        now: i64,
+        now: Now<'a>,
         memory: &'a mut Memory,
     ) -> BoxFuture<'a, Result<()>> {
         async move {
@@ -218,7 +238,7 @@ impl Outputs {
                 lane.fill(self.dataflow.operators[index].output, rows)?;
             }
             let still = vec![NO_WATERMARK; self.dataflow.sources.len()];
-            self.run_from(reached, &lanes, Now { times: &still, now }, memory).await?;
+            self.run_from(reached, &lanes, Now { times: &still, ..now }, memory).await?;
             self.micro_batch.fetch_add(1, Ordering::Relaxed);
             Ok(())
         }

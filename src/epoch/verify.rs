@@ -20,7 +20,7 @@ use crate::catalog::{Catalog, PipelineDef, SourceDef};
 use crate::delta::{Table, TableStore};
 use crate::equality::key_values;
 use crate::error::{Context, Result};
-use crate::plan::{Dataflow, FunctionSet, Targets, batch};
+use crate::plan::{Dataflow, FunctionSet, Targets, batch, collect_computable};
 use crate::source::chunk::{Offsets, Payload, Poll, PollLimit, ReadFrom};
 use crate::source::decode::Decoder;
 use crate::state::Manifest;
@@ -96,7 +96,7 @@ pub async fn verify(
         for insert in planned.inserts.iter().filter(|insert| insert.target == *name) {
             let plan = planned.session.create_physical_plan(&insert.plan).await?;
             let context = Arc::new(TaskContext::from(&planned.session));
-            expected.extend(datafusion::physical_plan::collect(plan, context).await?);
+            expected.extend(collect_computable(plan, context, dataflow.on_row_error).await?);
         }
         for branch in dataflow.branches.iter().filter(|branch| branch.target == *name) {
             times = owed(branch, manifest, dataflow);

@@ -105,7 +105,8 @@ impl SliceBudget {
         Ok(())
     }
 
-    fn has_limit(&self) -> bool {
+    /// True where rows can be cut.
+    pub fn has_limit(&self) -> bool {
         self.limit.load(Ordering::Relaxed) != UNLIMITED
     }
 }

@@ -102,6 +102,18 @@ impl HeldExec {
     pub fn stream(&self) -> StreamId {
         self.stream
     }
+
+    /// What it yields of `held`. The stream wants full rows and projects by itself: slots are shared buffers, so this clones pointers only.
+    pub fn rows(&self, held: &Held) -> Result<Vec<RecordBatch>> {
+        match &self.projection {
+            None => Ok(held.rows(self.stream).to_vec()),
+            Some(columns) => Ok(held
+                .rows(self.stream)
+                .iter()
+                .map(|batch| batch.project(columns))
+                .collect::<Result<_, arrow::error::ArrowError>>()?),
+        }
+    }
 }
 
 impl DisplayAs for HeldExec {
@@ -152,14 +164,7 @@ impl ExecutionPlan for HeldExec {
             .session_config()
             .get_extension::<Held>()
             .ok_or_else(|| defect(format!("stream `{}` was run outside a micro-batch", self.name)))?;
-        // The stream wants full rows and projects by itself: slots are shared buffers, so this clones pointers only.
-        let rows = match &self.projection {
-            None => held.rows(self.stream).to_vec(),
-            Some(columns) => {
-                held.rows(self.stream).iter().map(|batch| batch.project(columns)).collect::<Result<_, _>>()?
-            }
-        };
-        Ok(Box::pin(MemoryStream::try_new(rows, self.schema(), None)?))
+        Ok(Box::pin(MemoryStream::try_new(self.rows(&held)?, self.schema(), None)?))
     }
 }
 

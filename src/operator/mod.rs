@@ -3,6 +3,7 @@
 
 mod aggregate;
 mod contract;
+mod refused;
 mod cells;
 mod restore;
 mod held;
@@ -24,6 +25,7 @@ pub use held::{Held, HeldExec, HeldTable, StreamId};
 pub use join::{asof, join};
 pub use lookup::Lookup;
 pub use meter::MeterExec;
+pub use refused::{Describe, Guarded, Pending, RefusedRow, as_json, holding, is_fallible, others, without};
 pub use restore::restore;
 pub use rolling::{collecting, rolling};
 pub use session::session;

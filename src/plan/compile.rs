@@ -16,7 +16,8 @@ use super::calls::{calls_any, forget_argument_names};
 use super::clock::{asks_clock, clocks};
 use super::cut::{Cutter, Cutting, Piece, Rows, streams_read};
 use super::dataflow::{Branch, Dataflow, Fragment, SourceInput};
-use super::fit::fit;
+use super::fit::{fit, lacking};
+use super::generated::{generate, is_generated, plain};
 use super::growing::{Growing, bound};
 use super::lookup::LookupTable;
 use super::meaning::as_meant;
@@ -72,6 +73,7 @@ pub async fn compile(
         operators,
         branches,
         stages,
+        on_row_error: pipeline.options.on_row_error,
         streams,
         session,
         growing,
@@ -309,7 +311,7 @@ impl<'a> Compiler<'a> {
         let broken = &self.catalog.broken;
         let fits = !broken.inserts.contains(&insert.target_span) && !broken.relations.contains(&insert.target);
         if let Some(target) = target.filter(|_| fits) {
-            plan = match fit(plan, &insert.target, target, &insert.columns) {
+            plan = match self.fitted(plan, insert, target) {
                 Ok(plan) => plan,
                 Err(error) => {
                     self.problems.push(of_error(&error, insert.target_span));
@@ -328,10 +330,18 @@ impl<'a> Compiler<'a> {
         let Rows { retract, stage, times, sources } = piece.rows;
         let physical = self.physical(&piece.plan, insert.span).await?;
         let schema = match target {
-            Some(target) => Arc::clone(target),
+            Some(target) => plain(target),
             None => without_weight(&physical.schema(), retract)?,
         };
         Some(Branch { target: insert.target.clone(), schema, plan: physical, stage, reads, retract, times, sources })
+    }
+
+    /// The rows as the target wants them, with the columns that it generates.
+    fn fitted(&self, plan: LogicalPlan, insert: &InsertDef, target: &SchemaRef) -> crate::error::Result<LogicalPlan> {
+        let mut lacking = lacking(&plan, &insert.target, target, &insert.columns)?;
+        lacking.retain(|column| is_generated(target, *column));
+        let plan = fit(plan, &insert.target, target, &insert.columns)?;
+        if lacking.is_empty() { Ok(plan) } else { generate(plan, &insert.target, target, &lacking, self.session) }
     }
 
     async fn query(&mut self, query: &Query, span: Span) -> Option<LogicalPlan> {

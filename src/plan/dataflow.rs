@@ -1,4 +1,4 @@
-//! A planned pipeline, and how a lane of one micro-batch runs through it.
+//! A planned pipeline.
 //!
 //! A [`Dataflow`] is inert: plans, schemas, names. It is cut into stages: in each, lanes run side by side through stateless
 //! fragments and branches without meeting; between stages stand the operators that remember, which see the rows of all lanes. A pipeline
@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
-use datafusion::execution::{SessionState, TaskContext};
+use datafusion::execution::SessionState;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::execution_plan::reset_plan_states;
 use sha2::{Digest, Sha256};
@@ -17,10 +17,10 @@ use super::growing::Growing;
 use super::lane::Lane;
 use super::operators::OperatorNode;
 use super::watermark::Watermark;
-use crate::catalog::{SourceConnector, SourceDef};
+use crate::catalog::{OnRowError, SourceConnector, SourceDef};
 use crate::error::Result;
 use crate::memory::slice::SliceBudget;
-use crate::operator::{Held, HeldExec, MeterExec, StreamId};
+use crate::operator::{HeldExec, MeterExec, StreamId};
 
 /// A source as the dataflow reads it.
 #[derive(Debug, Clone)]
@@ -80,6 +80,7 @@ pub struct Dataflow {
     pub branches: Vec<Branch>,
     /// How many stages there are, at least one.
     pub stages: usize,
+    pub on_row_error: OnRowError,
     pub(super) streams: usize,
     pub(super) session: SessionState,
     /// How all plans together grow rows.
@@ -206,18 +207,13 @@ impl Dataflow {
 
     /// A lane without rows.
     pub fn lane(&self) -> Lane {
-        let held = Arc::new(Held::new(self.streams));
-        let config = self.session.config().clone().with_extension(Arc::clone(&held));
-        let context = TaskContext::new(
-            None,
-            self.session.session_id().to_owned(),
-            config,
-            std::collections::HashMap::new(),
-            std::collections::HashMap::new(),
-            std::collections::HashMap::new(),
-            std::collections::HashMap::new(),
-            Arc::clone(self.session.runtime_env()),
-        );
-        Lane::new(held, Arc::new(context), Arc::clone(&self.budget))
+        Lane::new(self.streams, &self.session, Arc::clone(&self.budget))
+    }
+
+    /// The branches that get rows of what `made` picks.
+    pub fn branches_of(&self, made: impl Fn(&Makers) -> bool) -> Vec<usize> {
+        let branches = self.branches.iter().enumerate();
+        let fed = branches.filter(|(_, branch)| made(&self.makers(branch.reads.iter().copied())));
+        fed.map(|(index, _)| index).collect()
     }
 }

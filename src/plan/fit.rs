@@ -8,6 +8,7 @@ use datafusion::common::ScalarValue;
 use datafusion::error::Result as DfResult;
 use datafusion::logical_expr::{Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder, lit};
 
+use super::generated::is_generated;
 use crate::error::{Error, Result};
 use crate::sql::types::sql_name;
 
@@ -43,7 +44,7 @@ pub fn fit(plan: LogicalPlan, target_name: &str, target: &SchemaRef, columns: &[
                 let column = Expr::Column(Column::from((qualifier, given)));
                 cast(column, field.data_type(), &schema).map_err(Error::from)?
             }
-            None if field.is_nullable() => null(field.data_type())?,
+            None if field.is_nullable() || is_generated(target, exprs.len()) => null(field.data_type())?,
             None => {
                 return Err(Error::sql(format!(
                     "column `{}` of `{target_name}` is NOT NULL and gets no value",
@@ -56,6 +57,12 @@ pub fn fit(plan: LogicalPlan, target_name: &str, target: &SchemaRef, columns: &[
     }
     let built = LogicalPlanBuilder::from(plan).project(exprs).and_then(LogicalPlanBuilder::build);
     built.map_err(Error::from)
+}
+
+/// The target's columns that get no value.
+pub fn lacking(plan: &LogicalPlan, target_name: &str, target: &SchemaRef, columns: &[String]) -> Result<Vec<usize>> {
+    let sources = match_columns(plan, target_name, target, columns)?;
+    Ok(sources.iter().enumerate().filter(|(_, source)| source.is_none()).map(|(column, _)| column).collect())
 }
 
 fn cast(column: Expr, to: &DataType, schema: &datafusion::common::DFSchema) -> DfResult<Expr> {

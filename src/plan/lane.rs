@@ -1,16 +1,28 @@
-//! A lane: one task's part of a micro-batch, on its way through the plans of a dataflow.
+//! How a lane of one micro-batch runs through a [`Dataflow`].
+//!
+//! Plans run as DataFusion has them. When a batch cannot be computed the plan is run once more, by [`Careful`], which leaves out the rows
+//! that are to blame and says which they are; only then is it found out where rows come from.
 
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::panic::AssertUnwindSafe;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use arrow::array::{Array, UInt64Array};
 use arrow::record_batch::RecordBatch;
-use datafusion::execution::TaskContext;
+use datafusion::error::DataFusionError;
+use datafusion::execution::{SessionState, TaskContext};
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
-use futures::StreamExt;
+use futures::future::BoxFuture;
+use futures::{FutureExt, StreamExt};
 
-use super::dataflow::{Branch, Dataflow};
+use super::careful::{Careful, Placed};
+use super::dataflow::Dataflow;
+use super::operators::Check;
 use crate::error::Result;
-use crate::memory::slice::{SliceBudget, size_of_rows};
-use crate::operator::{Held, StreamId};
+use crate::evaluate::{evaluate, evaluate_each, is_of_row, panicked};
+use crate::memory::slice::{SliceBudget, is_too_much, size_of_rows};
+use crate::operator::{Describe, Held, RefusedRow, StreamId, as_json, without};
+use crate::source::origin::{Origin, Origins};
 
 /// A branch's rows are handed out when they have this many bytes.
 const PIECE_BYTES: usize = 16 << 20;
@@ -20,17 +32,62 @@ const PIECE_BYTES: usize = 16 << 20;
 pub struct Lane {
     held: Arc<Held>,
     context: Arc<TaskContext>,
+    /// Per stream, once it was asked for: each row's number among the source's; `None` where rows have none.
+    places: Vec<OnceLock<Option<UInt64Array>>>,
+    /// The source's stream, and where its rows come from.
+    source: OnceLock<(StreamId, Origins)>,
+    refused: Mutex<Vec<RefusedRow>>,
     budget: Arc<SliceBudget>,
+    /// The source's rows that were too late for some operator.
+    late: Mutex<BTreeSet<u64>>,
 }
 
 impl Lane {
-    pub(super) fn new(held: Arc<Held>, context: Arc<TaskContext>, budget: Arc<SliceBudget>) -> Self {
-        Self { held, context, budget }
+    /// Without rows.
+    pub(super) fn new(streams: usize, session: &SessionState, budget: Arc<SliceBudget>) -> Self {
+        let held = Arc::new(Held::new(streams));
+        let context = TaskContext::new(
+            None,
+            session.session_id().to_owned(),
+            session.config().clone().with_extension(Arc::clone(&held)),
+            HashMap::new(),
+            HashMap::new(),
+            HashMap::new(),
+            HashMap::new(),
+            Arc::clone(session.runtime_env()),
+        );
+        Self {
+            held,
+            context: Arc::new(context),
+            places: (0..streams).map(|_| OnceLock::new()).collect(),
+            source: OnceLock::new(),
+            refused: Mutex::default(),
+            budget,
+            late: Mutex::default(),
+        }
     }
 
     /// Puts rows into a stream; once per stream.
     pub fn fill(&self, stream: StreamId, rows: Vec<RecordBatch>) -> Result<()> {
         Ok(self.held.fill(stream, rows)?)
+    }
+
+    /// Puts the source's rows into its stream; they come from `origins`.
+    pub fn read(&self, stream: StreamId, rows: Vec<RecordBatch>, origins: Origins) -> Result<()> {
+        self.source.get_or_init(|| (stream, origins));
+        self.fill(stream, rows)
+    }
+
+    /// Puts the rows `start..` of `from`'s stream, of which these are some, into the stream.
+    pub fn take_part(&self, from: &Self, stream: StreamId, start: usize, rows: Vec<RecordBatch>) -> Result<()> {
+        match from.source.get() {
+            Some((source, origins)) if *source == stream => self.read(stream, rows, origins.after(start)),
+            _ => {
+                // Fragments are not run again over a part of their rows.
+                self.places[stream.0].get_or_init(|| None);
+                self.fill(stream, rows)
+            }
+        }
     }
 
     /// What a stream holds.
@@ -48,26 +105,67 @@ impl Lane {
         self.held.is_empty()
     }
 
+    /// The rows that were left out since the last call.
+    pub fn take_refused(&self) -> Vec<RefusedRow> {
+        std::mem::take(&mut *self.refused.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Where the source's row `place` comes from, and the row as JSON.
+    pub fn origin(&self, place: u64) -> (Option<Origin>, Option<Vec<u8>>) {
+        let Some((stream, origins)) = self.source.get() else { return (None, None) };
+        let place = place as usize;
+        let mut before = 0;
+        for batch in self.rows(*stream) {
+            if place < before + batch.num_rows() {
+                return (origins.of(place), as_json(&batch.slice(place - before, 1)));
+            }
+            before += batch.num_rows();
+        }
+        (None, None)
+    }
+
+    /// The places of a stream's rows among the source's, each row's; `None`: they have none.
+    pub async fn places_of(&self, dataflow: &Dataflow, stream: StreamId) -> Result<Option<Vec<Option<u64>>>> {
+        self.find_places(dataflow, stream).await?;
+        Ok(self.places(stream).map(|places| places.iter().collect()))
+    }
+
+    /// True when no operator before has found the source's row `place` too late.
+    pub fn is_first_late(&self, place: u64) -> bool {
+        self.late.lock().unwrap_or_else(PoisonError::into_inner).insert(place)
+    }
+
     /// Runs a branch and hands its rows out in pieces, each as soon as it is large enough to be worth it. Memory: one piece.
     pub async fn run_branch<T: Future<Output = Result<()>>>(
         &self,
-        branch: &Branch,
+        dataflow: &Dataflow,
+        index: usize,
         mut take: impl FnMut(Vec<RecordBatch>) -> T,
     ) -> Result<()> {
+        let branch = &dataflow.branches[index];
         if !self.has_rows(&branch.reads) {
             return Ok(());
         }
-        let (mut rows, mut bytes) = (Vec::new(), 0);
+        let (mut rows, mut bytes, mut handed_out) = (Vec::new(), 0, 0);
         for partition in 0..branch.plan.output_partitioning().partition_count() {
             let mut stream = branch.plan.execute(partition, Arc::clone(&self.context))?;
-            while let Some(batch) = stream.next().await {
-                let batch = batch?;
-                if batch.num_rows() > 0 {
-                    bytes += batch.get_array_memory_size();
-                    rows.push(batch);
+            while let Some(batch) = next(&mut stream).await {
+                match batch {
+                    Ok(batch) => {
+                        bytes += batch.get_array_memory_size();
+                        rows.extend(Some(batch).filter(|batch| batch.num_rows() > 0));
+                    }
+                    Err(error) if self.may_go_on(&error) => {
+                        let placed = self.carefully(dataflow, &branch.plan, &branch.reads, &[index]).await?;
+                        // The rows of batches that could be computed are the same as before.
+                        let rest = after(placed.into_iter().map(|placed| placed.rows), handed_out);
+                        return if rest.is_empty() { Ok(()) } else { take(rest).await };
+                    }
+                    Err(error) => return Err(error.into()),
                 }
                 if bytes >= PIECE_BYTES {
                     bytes = 0;
+                    handed_out += rows.iter().map(RecordBatch::num_rows).sum::<usize>();
                     take(std::mem::take(&mut rows)).await?;
                 }
             }
@@ -76,38 +174,220 @@ impl Lane {
     }
 
     /// Runs a branch and returns all its rows. Errors: they are more than the budget allows.
-    pub async fn make_branch(&self, branch: &Branch) -> Result<Vec<RecordBatch>> {
-        if self.has_rows(&branch.reads) { self.collect(&branch.plan).await } else { Ok(Vec::new()) }
+    pub async fn make_branch(&self, dataflow: &Dataflow, index: usize) -> Result<Vec<RecordBatch>> {
+        let branch = &dataflow.branches[index];
+        if self.has_rows(&branch.reads) {
+            let placed = self.collect(dataflow, &branch.plan, &branch.reads, || vec![index]).await?.0;
+            Ok(placed)
+        } else {
+            Ok(Vec::new())
+        }
     }
 
     /// Runs those fragments of a stage that are wanted, by index, in order.
     pub async fn run_fragments(&self, dataflow: &Dataflow, stage: usize, wanted: impl Fn(usize) -> bool) -> Result<()> {
         let of_stage = dataflow.fragments.iter().enumerate().filter(|(_, fragment)| fragment.stage == stage);
-        for (_, fragment) in of_stage.filter(|(index, _)| wanted(*index)) {
-            if self.has_rows(&fragment.reads) {
-                let rows = self.collect(&fragment.plan).await?;
-                self.fill(fragment.stream, rows)?;
+        for (index, fragment) in of_stage.filter(|(index, _)| wanted(*index)) {
+            if !self.has_rows(&fragment.reads) {
+                continue;
             }
+            let within = || dataflow.branches_of(|makers| makers.fragments.contains(&index));
+            let (rows, places) = self.collect(dataflow, &fragment.plan, &fragment.reads, within).await?;
+            if let Some(places) = places {
+                self.places[fragment.stream.0].get_or_init(|| Some(places));
+            }
+            self.fill(fragment.stream, rows)?;
         }
         Ok(())
+    }
+
+    /// All rows of a plan, as much as the budget allows; with their places where some of them could not be computed.
+    async fn collect(
+        &self,
+        dataflow: &Dataflow,
+        plan: &Arc<dyn ExecutionPlan>,
+        reads: &[StreamId],
+        within: impl FnOnce() -> Vec<usize>,
+    ) -> Result<(Vec<RecordBatch>, Option<UInt64Array>)> {
+        let mut rows = Vec::new();
+        for partition in 0..plan.output_partitioning().partition_count() {
+            let mut stream = plan.execute(partition, Arc::clone(&self.context))?;
+            while let Some(batch) = next(&mut stream).await {
+                match batch {
+                    Ok(batch) if batch.num_rows() == 0 => {}
+                    Ok(batch) => {
+                        self.budget.count(size_of_rows(&batch))?;
+                        rows.push(batch);
+                    }
+                    Err(error) if self.may_go_on(&error) => {
+                        let placed = self.carefully(dataflow, plan, reads, &within()).await?;
+                        let places = placed.iter().flat_map(|placed| placed.places.iter()).collect();
+                        let rows = placed.into_iter().map(|placed| placed.rows).filter(|rows| rows.num_rows() > 0);
+                        return Ok((rows.collect(), Some(places)));
+                    }
+                    Err(error) => return Err(error.into()),
+                }
+            }
+        }
+        Ok((rows, None))
+    }
+
+    /// True when a row may be to blame for an error, and not that too many rows were computed at a time.
+    fn may_go_on(&self, error: &DataFusionError) -> bool {
+        is_of_row(error) && !(self.budget.has_limit() && is_too_much(error))
+    }
+
+    /// The rows that operator `index` reads at `port`, without those for which its arguments cannot be computed: it never sees them.
+    pub async fn sound_rows(&self, dataflow: &Dataflow, index: usize, port: usize) -> Result<Vec<RecordBatch>> {
+        let node = &dataflow.operators[index];
+        let stream = node.inputs[port];
+        let rows = self.rows(stream);
+        let Some(checks) = node.checks.get(port).filter(|checks| !checks.is_empty()) else { return Ok(rows.to_vec()) };
+        let (mut sound, mut before) = (Vec::with_capacity(rows.len()), 0);
+        for batch in rows {
+            sound.push(match checks.iter().all(|check| check.holds_for(batch)) {
+                true => batch.clone(),
+                false => self.sound_part(dataflow, index, (stream, before), batch, checks).await?,
+            });
+            before += batch.num_rows();
+        }
+        Ok(sound)
+    }
+
+    /// The same for one batch of a stream, the `before` rows of which stand in front of it.
+    async fn sound_part(
+        &self,
+        dataflow: &Dataflow,
+        index: usize,
+        (stream, before): (StreamId, usize),
+        rows: &RecordBatch,
+        checks: &[Check],
+    ) -> Result<RecordBatch> {
+        self.find_places(dataflow, stream).await?;
+        let within = dataflow.branches_of(|makers| makers.operators.contains(&index));
+        let mut failed = BTreeMap::new();
+        for check in checks {
+            for (row, error) in check.failing(rows)? {
+                failed.entry(row).or_insert((check, error));
+            }
+        }
+        let place = |row: usize| {
+            self.places(stream).filter(|places| places.is_valid(before + row)).map(|places| places.value(before + row))
+        };
+        let refused = failed.iter().filter_map(|(row, (check, error))| {
+            let describe = Describe { within: &within, expr: &check.expr, column: None, rows };
+            describe.row(*row, place(*row), error)
+        });
+        self.refuse(refused.collect());
+        Ok(without(rows, &failed.into_keys().collect::<Vec<_>>())?)
     }
 
     fn has_rows(&self, streams: &[StreamId]) -> bool {
         streams.iter().any(|stream| !self.rows(*stream).is_empty())
     }
 
-    async fn collect(&self, plan: &Arc<dyn ExecutionPlan>) -> Result<Vec<RecordBatch>> {
-        let mut rows = Vec::new();
-        for partition in 0..plan.output_partitioning().partition_count() {
-            let mut stream = plan.execute(partition, Arc::clone(&self.context))?;
-            while let Some(batch) = stream.next().await {
-                let batch = batch?;
-                if batch.num_rows() > 0 {
-                    self.budget.count(size_of_rows(&batch))?;
-                    rows.push(batch);
-                }
-            }
+    fn refuse(&self, rows: Vec<RefusedRow>) {
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner).extend(rows);
+    }
+
+    async fn carefully(
+        &self,
+        dataflow: &Dataflow,
+        plan: &Arc<dyn ExecutionPlan>,
+        reads: &[StreamId],
+        within: &[usize],
+    ) -> Result<Vec<Placed>> {
+        for stream in reads {
+            self.find_places(dataflow, *stream).await?;
         }
-        Ok(rows)
+        let (placed, refused) = self.run_carefully(dataflow, plan, within).await?;
+        self.budget.count(placed.iter().map(|placed| size_of_rows(&placed.rows)).sum())?;
+        self.refuse(refused);
+        Ok(placed)
+    }
+
+    async fn run_carefully(
+        &self,
+        dataflow: &Dataflow,
+        plan: &Arc<dyn ExecutionPlan>,
+        within: &[usize],
+    ) -> Result<(Vec<Placed>, Vec<RefusedRow>)> {
+        let places = |stream| self.places(stream).cloned();
+        let (held, context, mode) = (&*self.held, &self.context, dataflow.on_row_error);
+        let mut careful = Careful { held, context, places: &places, mode, within, refused: Vec::new() };
+        let placed = careful.run(plan).await?;
+        Ok((placed, careful.refused))
+    }
+
+    /// The places of a stream's rows, if they have been found.
+    fn places(&self, stream: StreamId) -> Option<&UInt64Array> {
+        self.places.get(stream.0)?.get()?.as_ref()
+    }
+
+    /// Finds the places of a stream's rows: those of the source are counted, a fragment is run again.
+    fn find_places<'a>(&'a self, dataflow: &'a Dataflow, stream: StreamId) -> BoxFuture<'a, Result<()>> {
+        async move {
+            if self.places[stream.0].get().is_some() {
+                return Ok(());
+            }
+            let rows = self.rows(stream).iter().map(RecordBatch::num_rows).sum::<usize>();
+            let is_source = self.source.get().is_some_and(|(source, _)| *source == stream);
+            let fragment = dataflow.fragments.iter().find(|fragment| fragment.stream == stream);
+            let places = match fragment {
+                _ if is_source => Some(UInt64Array::from_iter_values(0..rows as u64)),
+                Some(fragment) => {
+                    for read in &fragment.reads {
+                        self.find_places(dataflow, *read).await?;
+                    }
+                    let (placed, _) = self.run_carefully(dataflow, &fragment.plan, &[]).await?;
+                    joined(&placed).filter(|places| places.len() == rows)
+                }
+                None => None,
+            };
+            self.places[stream.0].get_or_init(|| places);
+            Ok(())
+        }
+        .boxed()
+    }
+}
+
+/// The next batch of a stream; a panic on the way is an error like any other.
+async fn next(
+    stream: &mut datafusion::physical_plan::SendableRecordBatchStream,
+) -> Option<Result<RecordBatch, DataFusionError>> {
+    AssertUnwindSafe(stream.next()).catch_unwind().await.unwrap_or_else(|panic| Some(Err(panicked(panic.as_ref()))))
+}
+
+fn joined(placed: &[Placed]) -> Option<UInt64Array> {
+    Some(placed.iter().flat_map(|placed| placed.places.iter()).collect())
+}
+
+/// The rows behind the first `count`.
+fn after(rows: impl Iterator<Item = RecordBatch>, mut count: usize) -> Vec<RecordBatch> {
+    let mut rest = Vec::new();
+    for batch in rows {
+        let skipped = count.min(batch.num_rows());
+        count -= skipped;
+        rest.extend(Some(batch.slice(skipped, batch.num_rows() - skipped)).filter(|batch| batch.num_rows() > 0));
+    }
+    rest
+}
+
+impl Check {
+    /// True when nothing fails, as far as evaluating all rows at once tells.
+    fn holds_for(&self, rows: &RecordBatch) -> bool {
+        evaluate(&self.expr, rows).is_ok()
+    }
+
+    /// The rows for which it fails and that count.
+    fn failing(&self, rows: &RecordBatch) -> Result<Vec<(usize, DataFusionError)>> {
+        let mut failed = evaluate_each(&self.expr, rows)?.failed;
+        let Some(filter) = self.filter.as_ref().filter(|_| !failed.is_empty()) else { return Ok(failed) };
+        let counts = evaluate_each(filter, rows)?.values;
+        let counts = datafusion::common::cast::as_boolean_array(&counts)?;
+        let counted: BTreeSet<usize> =
+            (0..counts.len()).filter(|row| counts.is_valid(*row) && counts.value(*row)).collect();
+        failed.retain(|(row, _)| counted.contains(row));
+        Ok(failed)
     }
 }

@@ -6,6 +6,7 @@
 
 mod batch;
 mod calls;
+mod careful;
 mod check;
 mod clock;
 mod compile;
@@ -14,6 +15,7 @@ mod dataflow;
 mod describe;
 mod explain;
 mod fit;
+mod generated;
 mod growing;
 mod lane;
 mod lookup;
@@ -23,6 +25,7 @@ mod meaning;
 mod nodes;
 mod operators;
 mod refusal;
+mod rehearsal;
 mod relation;
 mod session;
 mod share;
@@ -33,6 +36,7 @@ mod zone;
 
 pub use batch::{Batch, BatchInsert, batch, views};
 pub use calls::calls_any;
+pub use careful::collect_computable;
 pub use check::{columns_of, hangs_on_broken, problems};
 pub use compile::{Targets, compile};
 pub use dataflow::{Branch, Dataflow, Fragment, Makers, SourceInput};

@@ -9,12 +9,13 @@ use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
 use datafusion::physical_expr::expressions::Column;
 
+use crate::catalog::OnRowError;
 use crate::error::{Error, Result};
 use crate::operator::spec::{
     AggregateSpec, AsofSpec, DeduplicateEmit, DeduplicateSpec, JoinSpec, LookupSpec, RollingEmit, RollingFunction,
     RollingKind, RollingSpec, SessionSpec, TimeColumn, TopNSpec,
 };
-use crate::operator::{self, Operator, StreamId};
+use crate::operator::{self, Guarded, Operator, Pending, StreamId, is_fallible};
 
 /// What an operator does.
 #[derive(Debug, Clone)]
@@ -45,6 +46,18 @@ pub struct OperatorNode {
     pub sources: BTreeSet<usize>,
     /// True when its output has weights.
     pub retract: bool,
+    /// Per port: what it computes of each row that may fail.
+    pub checks: Vec<Vec<Check>>,
+    /// Pairs for which its own condition could not be computed.
+    pub pending: Option<Pending>,
+}
+
+/// An expression that an operator computes of its input's rows; a row for which it fails is kept from the operator.
+#[derive(Debug, Clone)]
+pub struct Check {
+    pub expr: Arc<dyn PhysicalExpr>,
+    /// Only rows for which this holds count.
+    pub filter: Option<Arc<dyn PhysicalExpr>>,
 }
 
 impl OperatorSpec {
@@ -124,6 +137,36 @@ impl OperatorSpec {
             }
             _ => Vec::new(),
         }
+    }
+
+    /// Per port, the expressions over its input that may fail. None where failing ones are null.
+    pub fn checks(&self, mode: OnRowError) -> Vec<Vec<Check>> {
+        let checks = match self {
+            _ if mode == OnRowError::Null => Vec::new(),
+            Self::Aggregate(spec) => {
+                let calls = spec.aggregates.iter().zip(&spec.filters);
+                calls.flat_map(|(call, filter)| of_call(call, filter.as_ref(), &spec.input)).collect()
+            }
+            Self::Rolling(spec) => {
+                let calls = spec.functions.iter().filter_map(|function| match &function.function {
+                    RollingKind::Aggregate(call, filter) => Some((call, filter)),
+                    _ => None,
+                });
+                calls.flat_map(|(call, filter)| of_call(call, filter.as_ref(), &spec.input)).collect()
+            }
+            _ => Vec::new(),
+        };
+        vec![checks]
+    }
+
+    /// Where a join notes pairs for which its condition fails.
+    pub fn pending(&self) -> Option<Pending> {
+        let filter = match self {
+            Self::Join(spec) => spec.filter.as_ref(),
+            Self::Lookup(spec) => spec.filter.as_ref(),
+            _ => None,
+        };
+        filter?.downcast_ref::<Guarded>()?.pending().cloned()
     }
 
     /// The columns of its input that decide what it remembers, by name; `None` = all of them.
@@ -216,6 +259,18 @@ fn aggregate_name(aggregate: &AggregateFunctionExpr) -> String {
         "corr" => format!("{} of deviations", aggregate.name()),
         _ => aggregate.name().to_owned(),
     }
+}
+
+/// The arguments, orderings and the filter of a call that may fail.
+fn of_call(call: &AggregateFunctionExpr, filter: Option<&Arc<dyn PhysicalExpr>>, input: &SchemaRef) -> Vec<Check> {
+    let ordering = call.order_bys().iter().map(|sort| Arc::clone(&sort.expr));
+    let arguments = call.expressions().into_iter().chain(ordering).map(|expr| (expr, filter.cloned()));
+    let all = arguments.chain(filter.cloned().map(|filter| (filter, None)));
+    let checks = all.map(|(expr, filter)| {
+        let inner = expr.downcast_ref::<Guarded>().map(|guarded| Arc::clone(guarded.inner()));
+        Check { expr: inner.unwrap_or(expr), filter }
+    });
+    checks.filter(|check| is_fallible(&check.expr, input)).collect()
 }
 
 fn rolling_name(kind: &RollingKind, place: &dyn Fn(usize) -> usize) -> String {

@@ -4,11 +4,11 @@
 //! pipeline reads in more than one place becomes a fragment of its own.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::ControlFlow;
 
-use datafusion::sql::sqlparser::ast::{ObjectNamePart, Query, visit_relations};
+use datafusion::sql::sqlparser::ast::Query;
 
 use crate::catalog::{Catalog, PipelineDef};
+pub use crate::sql::relations::relations as relation_names;
 
 /// What a pipeline reads, in dependency order.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -90,17 +90,4 @@ impl Walk<'_> {
         self.open.remove(name);
         self.found.views.push(name.to_owned());
     }
-}
-
-/// The relations that a query names, folded as SQL folds them.
-pub fn relation_names(query: &Query) -> Vec<String> {
-    let mut names = Vec::new();
-    let _ = visit_relations(query, |relation| {
-        if let Some(ObjectNamePart::Identifier(ident)) = relation.0.last() {
-            let name = if ident.quote_style.is_some() { ident.value.clone() } else { ident.value.to_lowercase() };
-            names.push(name);
-        }
-        ControlFlow::<()>::Continue(())
-    });
-    names
 }

@@ -17,6 +17,7 @@ use datafusion::sql::sqlparser::ast::{ExprWithAlias, Spanned};
 
 use super::time::{interval_micros, time_lag};
 use crate::catalog::{SourceDef, WatermarkDef};
+use crate::evaluate::{evaluate, evaluate_each, is_of_row};
 use crate::function::as_meant;
 use crate::sql::types::sql_name;
 use crate::sql::{Diagnostic, Files, Span, diagnose};
@@ -65,8 +66,11 @@ impl Watermark {
                 (0..times.len()).find(is_greatest).map(|row| rows.slice(row, 1))
             }
         };
-        let rows = newest.as_ref().unwrap_or(rows);
-        let values = self.expr.evaluate(rows)?.into_array(rows.num_rows())?;
+        let values = match evaluate(&self.expr, newest.as_ref().unwrap_or(rows)) {
+            // Rows whose watermark cannot be computed move nothing.
+            Err(error) if is_of_row(&error) => evaluate_each(&self.expr, rows)?.values,
+            values => values?,
+        };
         Ok(max(values.as_primitive::<TimestampMicrosecondType>()))
     }
 }

@@ -8,6 +8,7 @@ use arrow::record_batch::RecordBatch;
 use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 
+use super::origin::RowOrigins;
 use crate::error::{Error, Result};
 
 /// A source partition's stable name: Kafka `topic/3`, a file's path below the source's root, a generator's `0`.
@@ -102,6 +103,8 @@ impl Records {
 pub struct Decoded {
     /// The good rows, in offset order, in the source's schema.
     pub rows: RecordBatch,
+    /// Where each of them was.
+    pub origins: RowOrigins,
     /// The others, in offset order; already empty under `on_error = 'drop'` except for the count.
     pub dead: Vec<DeadLetter>,
     /// Records refused, whether kept or dropped.

@@ -10,6 +10,7 @@ pub mod file;
 pub mod generator;
 pub mod kafka;
 pub mod nexmark;
+pub mod origin;
 pub mod sample;
 
 use chunk::{ReadFrom, SourceReader};

@@ -21,6 +21,7 @@ pub mod embedded;
 pub mod accept;
 pub mod formats;
 pub mod literals;
+pub mod relations;
 pub mod weight;
 pub mod types;
 pub mod parse;

@@ -2,6 +2,7 @@
 
 #![cfg(test)]
 
+mod accepted;
 mod advice;
 mod architecture;
 mod attack;
@@ -28,6 +29,7 @@ mod pipelines;
 mod program;
 mod readers;
 mod recovery;
+mod row_errors;
 mod sql_files;
 mod stateful;
 mod stateful_crash;

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use super::super::definition::{
     ChangeEncoding, ChangeFormat, Delivery, Format, KafkaConnection, KafkaSecurity, KafkaSinkOptions,
-    KafkaSourceOptions, KeyFormat, OnDataLoss, Secret, StartingOffsets,
+    KafkaSourceOptions, KeyFormat, OnDataLoss, OnNull, Secret, StartingOffsets,
 };
 use super::super::value::{instant, starting_offsets};
 use super::{OptionReader, Text};
@@ -51,12 +51,15 @@ pub(super) fn source_rest(reader: &mut OptionReader<'_>, topic: &str) -> Option<
     let on_data_loss = reader
         .choice(&["on_data_loss"], &[("fail", OnDataLoss::Fail), ("continue", OnDataLoss::Continue)])
         .unwrap_or_default();
+    let on_null =
+        reader.choice(&["on_null"], &[("dead_letter", OnNull::DeadLetter), ("skip", OnNull::Skip)]).unwrap_or_default();
     Some(KafkaSourceOptions {
         connection: plain_connection(String::new()),
         topic: topic.to_owned(),
         group_id,
         starting_offsets: starting(reader, offsets, start, topic)?,
         on_data_loss,
+        on_null,
         event_hubs: false,
     })
 }

@@ -16,6 +16,7 @@ impl Coordinator {
     pub(super) fn describe(&self, full: &OpenEpoch) -> Progress {
         let elapsed = full.began.elapsed();
         let rows = full.outputs.rows();
+        let rows = rows.into_iter().zip(full.outputs.refused_rows());
         let sinks = self.dataflow.branches.iter().zip(&self.sinks.branches).zip(rows);
         Progress {
             name: self.committer.pipeline.clone(),
@@ -31,15 +32,32 @@ impl Coordinator {
             lag: self.inputs.total_lag(),
             sources: self.describe_sources(full),
             sinks: sinks
-                .map(|((branch, sink), rows)| SinkProgress {
+                .map(|((branch, sink), (rows, refused))| SinkProgress {
                     description: branch.target.clone(),
                     kind: sink.kind().to_owned(),
                     num_output_rows: rows,
+                    num_refused_rows: refused,
                     version: None,
                 })
                 .collect(),
             state_operators: self.describe_operators(),
             ..Progress::default()
+        }
+    }
+
+    /// Says which targets have refused every row of an epoch: a slip in the SQL more often than bad input.
+    pub(super) fn warn_of_refusals(&self, progress: &Progress) {
+        for sink in progress.sinks.iter().filter(|sink| sink.num_refused_rows > 0) {
+            let taken = progress.sinks.iter().filter(|other| other.description == sink.description);
+            if taken.map(|other| other.num_output_rows).sum::<u64>() == 0 {
+                tracing::warn!(
+                    pipeline = progress.name,
+                    target_table = sink.description,
+                    epoch = progress.epoch,
+                    rows = sink.num_refused_rows,
+                    "every row of the epoch was refused: `weir query 'SELECT reason, count(*) FROM weir.dead_letters GROUP BY reason'` says why"
+                );
+            }
         }
     }
 

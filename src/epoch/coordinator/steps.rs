@@ -86,7 +86,8 @@ impl Coordinator {
         self.inputs.on_rows(&fed);
         let name = &self.committer.sources[source];
         self.open.note(&mut fed, name);
-        let batch = MicroBatch { source: Some(source), lanes: fed.lanes, times: self.inputs.times(), now: self.now() };
+        let (times, now) = (self.inputs.times(), self.now());
+        let batch = MicroBatch { source: Some(source), lanes: fed.lanes, origins: fed.origins, times, now };
         self.open.take(batch, &mut self.memory, fed.arrived).await?;
         self.since_reset += 1;
         self.rest_under_pressure();
@@ -151,7 +152,7 @@ impl Coordinator {
         }
         let arrived = Instant::now();
         self.begin(arrived);
-        let batch = MicroBatch { source: None, lanes: Vec::new(), times, now: self.now() };
+        let batch = MicroBatch { source: None, lanes: Vec::new(), origins: Vec::new(), times, now: self.now() };
         self.open.take(batch, &mut self.memory, arrived).await
     }
 
@@ -192,6 +193,7 @@ impl Coordinator {
         let full = std::mem::replace(&mut self.open, OpenEpoch::new(next, outputs, now_ms));
         let (epoch, began) = (full.epoch, full.began);
         let progress = self.describe(&full);
+        self.warn_of_refusals(&progress);
         let closed = Closed {
             epoch,
             outputs: full.outputs,

@@ -182,7 +182,8 @@ impl<'a> Run<'a> {
             .map(id)
             .collect();
         self.clocks[source].hear(&reached, &open, Instant::now());
-        let batch = MicroBatch { source: Some(source), lanes, times: self.times(None), now: self.now() };
+        let batch =
+            MicroBatch { source: Some(source), lanes, origins: Vec::new(), times: self.times(None), now: self.now() };
         self.outputs.run(batch, &mut self.memory).await.unwrap();
     }
 
@@ -209,7 +210,13 @@ impl<'a> Run<'a> {
 
     /// A micro-batch without rows.
     async fn pass_time(&mut self, end: Option<i64>) {
-        let batch = MicroBatch { source: None, lanes: Vec::new(), times: self.times(end), now: self.now() };
+        let batch = MicroBatch {
+            source: None,
+            lanes: Vec::new(),
+            origins: Vec::new(),
+            times: self.times(end),
+            now: self.now(),
+        };
         self.outputs.run(batch, &mut self.memory).await.unwrap();
     }
 

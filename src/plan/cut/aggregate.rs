@@ -112,8 +112,9 @@ impl Cutter<'_> {
         let (mut aggregates, mut filters) = (Vec::new(), Vec::new());
         for expr in &node.aggr_expr {
             let lowered = LoweredAggregateBuilder::new(expr, schema, schema.as_arrow(), props, &context).build()?;
-            aggregates.push(lowered.aggregate);
-            filters.push(lowered.filter);
+            let (aggregate, filter) = self.guarded_call(lowered.aggregate, lowered.filter, schema.as_arrow());
+            aggregates.push(aggregate);
+            filters.push(filter);
         }
         Ok((aggregates, filters))
     }
@@ -136,6 +137,11 @@ type Lowered = (
 
 /// The piece with every expression as a column, and which columns they are.
 pub(super) fn with_columns(piece: Piece, exprs: &[Expr]) -> Result<(Piece, Vec<usize>)> {
+    with_named_columns(piece, exprs, "__key")
+}
+
+/// The same; columns that are added have names that begin with `prefix`.
+pub(super) fn with_named_columns(piece: Piece, exprs: &[Expr], prefix: &str) -> Result<(Piece, Vec<usize>)> {
     let mut places = Vec::with_capacity(exprs.len());
     let mut all: Vec<Expr> = piece.columns().into_iter().map(Expr::Column).collect();
     let before = all.len();
@@ -146,7 +152,7 @@ pub(super) fn with_columns(piece: Piece, exprs: &[Expr]) -> Result<(Piece, Vec<u
         };
         places.push(known.unwrap_or(all.len()));
         if known.is_none() {
-            let name = format!("__key_{}", all.len());
+            let name = format!("{prefix}_{}", all.len());
             all.push(expr.clone().unalias().alias(name));
         }
     }

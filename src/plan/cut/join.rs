@@ -6,7 +6,7 @@ use datafusion::common::{Column, DFSchema, JoinType, NullEquality};
 use datafusion::logical_expr::utils::{conjunction, split_conjunction_owned};
 use datafusion::logical_expr::{BinaryExpr, Expr, Join, Operator};
 
-use super::aggregate::with_columns;
+use super::aggregate::{with_columns, with_named_columns};
 use super::piece::{Piece, unique_schema};
 use super::{Cutter, needs_append, position, refused};
 use crate::error::{Error, Result};
@@ -42,7 +42,9 @@ impl Cutter<'_> {
         let (left_width, right_width) = (left.columns().len(), right.columns().len());
         let (left_on, right_on): (Vec<Expr>, Vec<Expr>) = node.on.iter().cloned().unzip();
         let (left, left_keys) = with_columns(left, &left_on)?;
-        let (right, right_keys) = with_columns(right, &right_on)?;
+        // Columns of one name on both sides cannot be told apart.
+        let computed = left_keys.iter().any(|key| *key >= left_width);
+        let (right, right_keys) = with_named_columns(right, &right_on, if computed { "__right_key" } else { "__key" })?;
         let sides = Sides { left, right, left_keys, right_keys, left_width, right_width };
         let conditions = node.filter.clone().map(split_conjunction_owned).unwrap_or_default();
         if let Some(asof) = self.asof_join(node, &sides, &conditions)? {
@@ -66,7 +68,7 @@ impl Cutter<'_> {
         let keeps_all = matches!(node.join_type, JoinType::Inner);
         let output_retract = retracting || (bounds.is_none() && !keeps_all);
         let joint = joint_schema(&left, &right)?;
-        let filter = conjunction(conditions).map(|filter| self.physical(&filter, &joint)).transpose()?;
+        let filter = conjunction(conditions).map(|filter| self.guarded_condition(&filter, &joint)).transpose()?;
         let schema = output_schema(&left, &right, node.join_type)?;
         let spec = JoinSpec {
             left: arrow_schema(&left),

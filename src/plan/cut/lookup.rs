@@ -78,7 +78,7 @@ impl Cutter<'_> {
         let left = fields(piece.plan.schema(), piece.columns().len(), false);
         let right = |nullable| fields(&side.schema, side.schema.fields().len(), nullable);
         let joint = schema(left.iter().cloned().chain(right(false)).collect())?;
-        let filter = conjunction(conditions).map(|filter| self.physical(&filter, &joint)).transpose()?;
+        let filter = conjunction(conditions).map(|filter| self.guarded_condition(&filter, &joint)).transpose()?;
         let full = schema(left.into_iter().chain(right(kind == JoinType::Left)).collect())?;
         let retract = piece.rows.retract;
         let spec = LookupSpec {

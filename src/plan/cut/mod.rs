@@ -19,22 +19,24 @@ mod stateless;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{Schema, SchemaRef};
 use datafusion::common::DFSchema;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
 use datafusion::logical_expr::{Expr, LogicalPlan};
+use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
 use datafusion::physical_expr::{PhysicalExpr, create_physical_expr};
 
 pub use piece::{Piece, Rows, Stream, unique_schema};
 
 use super::meaning::checked_arithmetic;
 use super::operators::{OperatorNode, OperatorSpec};
-use crate::catalog::{Emit, PipelineOptions, StateTtl};
+use super::rehearsal::rehearse;
+use crate::catalog::{Emit, OnRowError, PipelineOptions, StateTtl};
 use crate::error::{Error, Result};
-use crate::operator::StreamId;
 use crate::operator::spec::RollingEmit;
+use crate::operator::{Guarded, StreamId, is_fallible};
 
 /// A piece that an operator or a shared view reads, before it is a physical plan.
 #[derive(Debug, Clone)]
@@ -152,6 +154,8 @@ impl<'a> Cutter<'a> {
         let identity = self.operator_identity(&spec, inputs)?;
         let id = self.state_id(&spec, &identity);
         let name = id.clone();
+        let checks = spec.checks(self.options.on_row_error);
+        rehearse(&spec, &inputs.iter().map(|input| Arc::clone(&input.schema)).collect::<Vec<_>>(), &checks)?;
         let output = self.stream(&name, spec.output(), rows.clone(), identity);
         self.operators.push(OperatorNode {
             id,
@@ -161,6 +165,8 @@ impl<'a> Cutter<'a> {
             stage,
             sources: rows.sources.clone(),
             retract,
+            checks,
+            pending: spec.pending(),
             spec,
         });
         Ok(Piece { plan: piece::read(&output, schema)?, rows })
@@ -181,6 +187,35 @@ impl<'a> Cutter<'a> {
         let context = PhysicalPlanningContext::default();
         let expr = checked_arithmetic(expr.clone(), schema)?.data;
         Ok(create_physical_expr(&expr, schema, self.session.execution_props(), &context)?)
+    }
+
+    /// A condition on pairs of rows, as an operator evaluates it.
+    fn guarded_condition(&self, condition: &Expr, schema: &DFSchema) -> Result<Arc<dyn PhysicalExpr>> {
+        let condition = self.physical(condition, schema)?;
+        Ok(match self.options.on_row_error {
+            _ if !is_fallible(&condition, schema.as_arrow()) => condition,
+            OnRowError::Null => Guarded::null(condition),
+            OnRowError::DeadLetter | OnRowError::Fail => Guarded::refusing(condition),
+        })
+    }
+
+    /// A call whose arguments are null where they cannot be computed and no row is refused for it: the pipeline wants nulls, or the call
+    /// does not count the row.
+    fn guarded_call(
+        &self,
+        call: Arc<AggregateFunctionExpr>,
+        filter: Option<Arc<dyn PhysicalExpr>>,
+        input: &Schema,
+    ) -> (Arc<AggregateFunctionExpr>, Option<Arc<dyn PhysicalExpr>>) {
+        let nulls = self.options.on_row_error == OnRowError::Null;
+        let guarded = |expr: Arc<dyn PhysicalExpr>| if is_fallible(&expr, input) { Guarded::null(expr) } else { expr };
+        if !nulls && filter.is_none() {
+            return (call, filter);
+        }
+        let arguments = call.expressions().into_iter().map(guarded).collect();
+        let ordering = call.order_bys().iter().map(|sort| guarded(Arc::clone(&sort.expr))).collect();
+        let call = call.with_new_expressions(arguments, ordering).map_or(call, Arc::new);
+        (call, if nulls { filter.map(guarded) } else { filter })
     }
 
     /// The TTL for a construct whose memory nothing else bounds, microseconds.

@@ -17,6 +17,7 @@ use super::{Cutter, needs_append, refused};
 use crate::catalog::Late;
 use crate::error::{Error, Result};
 use crate::operator::spec::{RollingFunction, RollingKind, RollingSpec, TimeColumn};
+use crate::operator::{Guarded, is_fallible};
 use crate::plan::operators::OperatorSpec;
 use crate::plan::time::scalar_micros;
 
@@ -65,6 +66,11 @@ impl Cutter<'_> {
             false => None,
         };
         let shown = conjunction(shown).map(|shown| self.physical(&shown, piece.plan.schema())).transpose()?;
+        // The filter above sees the rows again, and refuses those for which it fails.
+        let shown = shown.map(|shown| match is_fallible(&shown, piece.plan.schema().as_arrow()) {
+            true => Guarded::holds(shown),
+            false => shown,
+        });
         let inputs = piece.plan.schema().iter().map(|(q, f)| (q.cloned(), Arc::clone(f)));
         let made = node.schema.iter().skip(width).map(|(q, f)| (q.cloned(), Arc::clone(f)));
         let full = DFSchema::new_with_metadata(inputs.chain(made).collect(), std::collections::HashMap::new())?;
@@ -128,7 +134,8 @@ impl Cutter<'_> {
                     .with_distinct(params.distinct)
                     .with_ignore_nulls(ignore_nulls)
                     .build()?;
-                Ok((piece, RollingKind::Aggregate(Arc::new(built), filter)))
+                let (call, filter) = self.guarded_call(Arc::new(built), filter, schema.as_arrow());
+                Ok((piece, RollingKind::Aggregate(call, filter)))
             }
             WindowFunctionDefinition::WindowUDF(udf) => {
                 if params.filter.is_some() || params.distinct {

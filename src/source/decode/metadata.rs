@@ -1,5 +1,6 @@
 //! Columns that come from where a record was, not from what it says.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::array::{
@@ -11,7 +12,7 @@ use arrow::datatypes::DataType;
 
 use crate::catalog::{Metadata, SourceConnector};
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::source::chunk::{Offset, Records};
+use crate::source::chunk::{Headers, Offset, Records};
 
 /// The good records of a chunk, in the order of the rows.
 #[derive(Debug)]
@@ -112,13 +113,27 @@ fn headers(wanted: &DataType, kept: &Kept<'_>) -> Result<ArrayRef> {
         .with_keys_field(Arc::clone(&pair[0]))
         .with_values_field(Arc::clone(&pair[1]));
     for index in kept.indices {
-        for (name, value) in &all[*index as usize] {
+        for (name, value) in last_of_each(&all[*index as usize]) {
             builder.keys().append_value(name);
             builder.values().append_option(value.as_deref());
         }
         builder.append(true).internal(|| "headers do not fit together".to_owned())?;
     }
     Ok(Arc::new(builder.finish()))
+}
+
+/// The headers by the first place of their name, each with the value that was sent last: the keys of a map are unique.
+fn last_of_each(headers: &Headers) -> impl Iterator<Item = (&String, &Option<Vec<u8>>)> {
+    let mut places: HashMap<&String, usize> = HashMap::new();
+    let mut each: Vec<(&String, &Option<Vec<u8>>)> = Vec::with_capacity(headers.len());
+    for (name, value) in headers {
+        let place = *places.entry(name).or_insert(each.len());
+        match each.get_mut(place) {
+            Some(earlier) => earlier.1 = value,
+            None => each.push((name, value)),
+        }
+    }
+    each.into_iter()
 }
 
 fn not_a_map(wanted: &DataType) -> Error {

@@ -31,6 +31,8 @@ mod oracle;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
+
 use arrow::array::{ArrayRef, AsArray, TimestampMicrosecondArray};
 use arrow::datatypes::{SchemaRef, TimestampMicrosecondType};
 use arrow::record_batch::{RecordBatch, RecordBatchOptions};
@@ -45,11 +47,12 @@ use self::metadata::Kept;
 use self::plan::ObjectPlan;
 use self::scan::{Cursor, PAD};
 use crate::catalog::{
-    ColumnDef, ColumnOrigin, CsvDialect, Format, Metadata, OnError, SourceConnector, SourceDef, TimestampUnit,
+    ColumnDef, ColumnOrigin, CsvDialect, Format, Metadata, OnError, OnNull, SourceConnector, SourceDef, TimestampUnit,
 };
 use crate::env::Env;
 use crate::error::{Context, Error, Result};
 use crate::source::chunk::{Chunk, Decoded, PartitionId, Payload, Records};
+use crate::source::origin::{RowOffsets, RowOrigins};
 
 /// Rows after which the mean length of strings is known well enough to make room for the rest.
 const ROWS_BEFORE_RESERVE: usize = 64;
@@ -63,6 +66,8 @@ pub struct Decoder {
     csv: CsvDialect,
     timestamp_unit: Option<TimestampUnit>,
     on_error: OnError,
+    /// Tombstones are no dead letters.
+    skips_null: bool,
     schema: SchemaRef,
     columns: Vec<ColumnDef>,
     /// The columns that come from the payload, as indices into `columns`.
@@ -115,6 +120,7 @@ impl Decoder {
             },
             timestamp_unit: def.timestamp_unit,
             on_error: def.on_error,
+            skips_null: matches!(&def.connector, SourceConnector::Kafka(options) if options.on_null == OnNull::Skip),
             schema: def.schema(),
             nullable: payload.iter().map(|index| def.columns[*index].nullable).collect(),
             columns: def.columns.clone(),
@@ -169,6 +175,10 @@ impl Decoder {
                 continue;
             }
             let tombstone = tombstones.next_if_eq(&(index as u32)).is_some();
+            if tombstone && self.skips_null {
+                letters.refused += 1;
+                continue;
+            }
             match self.record(&mut rows, &records, index, tombstone, all_utf8) {
                 Ok(()) => kept.push(index as u32),
                 Err(refusal) => letters.record(&records, index, tombstone, refusal)?,
@@ -177,18 +187,26 @@ impl Decoder {
                 rows.reserve(records.len() - index);
             }
         }
-        let kept = Kept { records: &records, indices: &kept };
-        let mut rows = self.assemble(rows.into_columns(), &kept, partition)?;
+        let mut rows = self.assemble(rows.into_columns(), &Kept { records: &records, indices: &kept }, partition)?;
         let ahead = self.future.as_ref().map_or_else(Vec::new, |future| future.refused(rows.columns()));
         if !ahead.is_empty() {
             rows = future::without(&rows, &ahead)?;
+            let refused: BTreeSet<u32> = ahead.iter().map(|(row, _)| kept[*row]).collect();
             for (row, refusal) in ahead {
-                letters.record(&records, kept.indices[row] as usize, false, refusal)?;
+                letters.record(&records, kept[row] as usize, false, refusal)?;
             }
             letters.dead.sort_by_key(|letter| letter.offset);
+            kept.retain(|index| !refused.contains(index));
         }
         let doubtful_times = if self.timestamp_unit.is_none() { self.doubtful_times(&rows) } else { 0 };
-        Ok(Decoded { rows, dead: letters.dead, refused: letters.refused, doubtful_times })
+        let Records { offsets, timestamps_ms, .. } = records;
+        let of_kept = |values: Vec<i64>| match kept.len() == values.len() {
+            true => values,
+            false => kept.iter().filter_map(|index| values.get(*index as usize).copied()).collect(),
+        };
+        let offsets = RowOffsets::Each(of_kept(offsets));
+        let origins = RowOrigins { partition: partition.clone(), offsets, timestamps_ms: of_kept(timestamps_ms) };
+        Ok(Decoded { rows, origins, dead: letters.dead, refused: letters.refused, doubtful_times })
     }
 
     /// Times of 1970 that would be times since 1980, had they been read as seconds and not as milliseconds.

@@ -12,6 +12,7 @@ use super::{Decoder, metadata};
 use crate::catalog::{ColumnDef, ColumnOrigin, TimestampUnit};
 use crate::error::{Context, Result};
 use crate::source::chunk::{Decoded, Offset, PartitionId};
+use crate::source::origin::{RowOffsets, RowOrigins};
 
 /// Maps rows that follow one another from `start` to the declared columns.
 pub(super) fn decode(
@@ -48,8 +49,16 @@ pub(super) fn decode(
             refusals[row].get_or_insert(refusal);
         }
     }
+    let origins = |offsets| RowOrigins { partition: PartitionId::clone(partition), offsets, timestamps_ms: Vec::new() };
     if refusals.is_empty() {
-        return Ok(Decoded { rows: decoder.batch(columns, rows)?, dead: letters.dead, refused: 0, doubtful_times: 0 });
+        let origins = origins(RowOffsets::Run(start, rows));
+        return Ok(Decoded {
+            rows: decoder.batch(columns, rows)?,
+            origins,
+            dead: letters.dead,
+            refused: 0,
+            doubtful_times: 0,
+        });
     }
     let good: BooleanArray = refusals.iter().map(|refusal| Some(refusal.is_none())).collect();
     for (row, refusal) in refusals.into_iter().enumerate() {
@@ -60,10 +69,17 @@ pub(super) fn decode(
             })?;
         }
     }
-    finish(decoder, columns, &good, letters)
+    let offsets = good.values().set_indices().map(|row| start + row as Offset).collect();
+    finish(decoder, columns, &good, letters, origins(RowOffsets::Each(offsets)))
 }
 
-fn finish(decoder: &Decoder, columns: Vec<ArrayRef>, good: &BooleanArray, letters: Letters<'_>) -> Result<Decoded> {
+fn finish(
+    decoder: &Decoder,
+    columns: Vec<ArrayRef>,
+    good: &BooleanArray,
+    letters: Letters<'_>,
+    origins: RowOrigins,
+) -> Result<Decoded> {
     let not_fitting = || format!("the rows of source `{}` do not fit its schema", decoder.source);
     let rows = if letters.refused == 0 {
         decoder.batch(columns, good.len())?
@@ -72,7 +88,7 @@ fn finish(decoder: &Decoder, columns: Vec<ArrayRef>, good: &BooleanArray, letter
         let kept = kept.collect::<Result<Vec<_>, _>>().internal(not_fitting)?;
         decoder.batch(kept, good.true_count())?
     };
-    Ok(Decoded { rows, dead: letters.dead, refused: letters.refused, doubtful_times: 0 })
+    Ok(Decoded { rows, origins, dead: letters.dead, refused: letters.refused, doubtful_times: 0 })
 }
 
 /// Notes the rows whose value was lost in conversion, or is null where it may not be.

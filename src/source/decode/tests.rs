@@ -44,6 +44,7 @@ pub(super) fn source(columns: Vec<ColumnDef>) -> SourceDef {
         group_id: None,
         starting_offsets: StartingOffsets::Earliest,
         on_data_loss: OnDataLoss::Fail,
+        on_null: Default::default(),
         event_hubs: false,
     };
     SourceDef {
@@ -341,13 +342,19 @@ fn metadata_columns_tell_where_the_good_records_were() {
     let mut three = records(&[r#"{"a":1}"#, r#"{"a":"#, r#"{"a":3}"#]);
     three.keys =
         Some(OptionalBytes { data: b"k1k2".to_vec(), bounds: vec![0, 2, 4, 4], valid: vec![true, true, false] });
-    three.headers = Some(vec![vec![("x".into(), Some(b"1".to_vec()))], vec![], vec![]]);
+    let header = |name: &str, value: &[u8]| (name.to_owned(), Some(value.to_vec()));
+    three.headers = Some(vec![
+        vec![header("x", b"1")],
+        vec![],
+        // A header may be sent twice, the key of a map is there once: the last value counts.
+        vec![header("y", b"1"), header("z", b"2"), header("y", b"3"), ("z".to_owned(), None)],
+    ]);
     let decoded = Decoder::new(&def).unwrap().decode(chunk(three)).unwrap();
     let text = |row: usize| -> Vec<String> {
         decoded.rows.columns().iter().map(|column| array_value_to_string(column, row).unwrap()).collect()
     };
     assert_eq!(text(0), ["k1", "1", "3", "100", "1970-01-01T00:00:01Z", "topic", "{x: 31}"]);
-    assert_eq!(text(1), ["", "3", "3", "102", "1970-01-01T00:00:01.002Z", "topic", "{}"]);
+    assert_eq!(text(1), ["", "3", "3", "102", "1970-01-01T00:00:01.002Z", "topic", "{y: 33, z: }"]);
     assert_eq!(decoded.dead[0].key.as_deref(), Some(b"k2".as_slice()));
 }
 
@@ -359,6 +366,29 @@ fn tombstones_are_dead_letters_without_payload() {
     let decoded = Decoder::new(&def).unwrap().decode(chunk(two)).unwrap();
     assert_eq!((decoded.rows.num_rows(), decoded.refused), (1, 1));
     assert_eq!((decoded.dead[0].reason.as_str(), &decoded.dead[0].payload), ("null payload", &None));
+}
+
+#[test]
+fn tombstones_are_skipped_where_the_source_says_so() {
+    let mut three = records(&["", r#"{"a":1}"#, ""]);
+    three.tombstones = vec![0];
+    let mut def = source(vec![column("a", DataType::Int32)]);
+    if let SourceConnector::Kafka(options) = &mut def.connector {
+        options.on_null = crate::catalog::OnNull::Skip;
+    }
+    let decoded = Decoder::new(&def).unwrap().decode(chunk(three)).unwrap();
+    assert_eq!((decoded.rows.num_rows(), decoded.refused), (1, 2));
+    let [dead] = &decoded.dead[..] else { panic!("{:?}", decoded.dead) };
+    assert_eq!(dead.reason, "empty payload");
+}
+
+#[test]
+fn rows_know_where_they_come_from() {
+    use crate::source::origin::RowOffsets;
+    let def = source(vec![column("a", DataType::Int32)]);
+    let decoded = decode(&def, &[r#"{"a":1}"#, "x", r#"{"a":3}"#]);
+    assert_eq!(decoded.origins.offsets, RowOffsets::Each(vec![100, 102]));
+    assert_eq!(decode(&def, &[r#"{"a":1}"#, "{}"]).origins.offsets, RowOffsets::Each(vec![100, 101]));
 }
 
 #[test]

@@ -39,6 +39,7 @@ fn options(broker: &Broker, topic: &str) -> KafkaSourceOptions {
         group_id: None,
         starting_offsets: StartingOffsets::Earliest,
         on_data_loss: OnDataLoss::Fail,
+        on_null: Default::default(),
         event_hubs: false,
     }
 }

@@ -1,0 +1,151 @@
+//! What `weir check` accepts runs, and what cannot run is refused there with its place.
+
+use crate::program::{Weir, text};
+
+const SOURCE: &str = "CREATE SOURCE e (id BIGINT NOT NULL, k DOUBLE, s STRING, ts TIMESTAMP, WATERMARK FOR ts AS ts)
+  WITH (connector = 'file', path = 'in', format = 'json');\n";
+
+const OPTIONS: &str = "WITH (trigger = 'available now', at_end = 'flush', state_ttl = '1 hour')";
+
+fn weir() -> Weir {
+    let weir = Weir::new();
+    weir.write("in/a.jsonl", "{\"id\":1,\"k\":0.5,\"s\":\"A\",\"ts\":\"2026-01-01T00:00:10Z\"}\n");
+    weir
+}
+
+#[test]
+fn an_aggregate_that_cannot_be_computed_is_refused_before_anything_runs() {
+    for (call, why) in [
+        ("string_agg(s, CAST(k AS STRING))", "string_agg delimiter must be a string literal"),
+        ("percentile_cont(NULL) WITHIN GROUP (ORDER BY k)", "Percentile value"),
+        ("percentile_cont(k) WITHIN GROUP (ORDER BY k)", "Percentile value"),
+        ("count(DISTINCT id, k)", "COUNT DISTINCT with multiple arguments"),
+        ("array_agg(DISTINCT k ORDER BY id)", "ORDER BY expressions must appear in argument list"),
+        ("stddev(DISTINCT k)", "is not"),
+        ("nth_value(k, id)", "nth_value not supported"),
+        ("string_agg(s, ',')", ""),
+        ("percentile_cont(0.5) WITHIN GROUP (ORDER BY k)", ""),
+        ("count(DISTINCT id)", ""),
+        ("sum(k / (id - 1))", ""),
+    ] {
+        let weir = weir();
+        let sql = format!(
+            "{SOURCE}CREATE SINK o WITH (connector = 'console');\nCREATE PIPELINE p {OPTIONS} AS BEGIN INSERT INTO o SELECT id, {call} AS v FROM e GROUP BY id; END;"
+        );
+        weir.write("p.sql", &sql);
+        let (checked, ran) = (weir.run(&["check", "p.sql"]), weir.run(&["run", "p.sql"]));
+        let said = text(&checked.stderr);
+        assert_eq!(checked.status.code(), Some(i32::from(!why.is_empty())), "{call}: {said}");
+        assert_eq!(ran.status.code(), checked.status.code(), "{call}: {}", text(&ran.stderr));
+        assert!(said.contains(why) && (why.is_empty() || said.contains("p.sql:4:")), "{call}: {said}");
+    }
+}
+
+#[test]
+fn streams_are_joined_on_keys_that_both_sides_compute() {
+    for on in [
+        "upper(x.s) = lower(upper(y.s))",
+        "upper(x.s) = upper(y.s)",
+        "x.id + 1 = y.id + 1",
+        "date_trunc('minute', x.ts) = date_trunc('minute', y.ts)",
+        "CAST(x.ts AS DATE) = CAST(y.ts AS DATE) AND coalesce(x.s, '') = coalesce(y.s, '')",
+        "x.s = y.s AND x.id + 1 = y.id + 1 AND y.ts BETWEEN x.ts AND x.ts + INTERVAL '1 minute'",
+    ] {
+        let weir = weir();
+        let sql = format!(
+            "{SOURCE}CREATE TABLE o (a BIGINT, b BIGINT) USING DELTA;\nCREATE PIPELINE p {OPTIONS} AS BEGIN INSERT INTO o SELECT x.id AS a, y.id AS b FROM e x JOIN e y ON {on}; END;"
+        );
+        weir.write("p.sql", &sql);
+        weir.succeed(&["check", "p.sql"]);
+        weir.succeed(&["run", "p.sql"]);
+        let matched = !on.contains("lower");
+        assert_eq!(weir.query("SELECT a, b FROM o"), if matched { vec!["1,1"] } else { Vec::new() }, "{on}");
+    }
+}
+
+#[test]
+fn a_table_may_be_called_as_the_window_function_that_fills_it() {
+    for (table, window) in [
+        ("hop", "HOP(TABLE e, DESCRIPTOR(ts), INTERVAL '1 minute', INTERVAL '2 minutes')"),
+        ("tumble", "TUMBLE(TABLE e, DESCRIPTOR(ts), INTERVAL '1 minute')"),
+        ("session", "SESSION(TABLE e, DESCRIPTOR(ts), INTERVAL '1 minute')"),
+    ] {
+        let weir = weir();
+        let sql = format!(
+            "{SOURCE}CREATE TABLE {table} (ws TIMESTAMP, n BIGINT) USING DELTA;\nCREATE PIPELINE p {OPTIONS} AS BEGIN INSERT INTO {table} SELECT window_start AS ws, count(*) AS n FROM {window} GROUP BY window_start, window_end; END;"
+        );
+        weir.write("p.sql", &sql);
+        weir.succeed(&["check", "p.sql"]);
+        weir.succeed(&["run", "p.sql"]);
+        assert_eq!(weir.number(&format!("SELECT count(*) FROM {table}")), if table == "hop" { 2 } else { 1 });
+    }
+}
+
+/// A Delta table as Spark makes it, with a partition column that it generates.
+fn generating(weir: &Weir, expression: &str) {
+    let field = |name: &str, kind: &str, expression: Option<&str>| {
+        let metadata =
+            expression.map_or(serde_json::json!({}), |sql| serde_json::json!({ "delta.generationExpression": sql }));
+        serde_json::json!({ "name": name, "type": kind, "nullable": true, "metadata": metadata })
+    };
+    let fields = [field("id", "long", None), field("ts", "timestamp", None), field("day", "date", Some(expression))];
+    let schema = serde_json::json!({ "type": "struct", "fields": fields }).to_string();
+    let entries = [
+        serde_json::json!({ "protocol": { "minReaderVersion": 1, "minWriterVersion": 4 } }),
+        serde_json::json!({ "metaData": { "id": "22222222-2222-4222-8222-222222222222", "format": { "provider": "parquet", "options": {} },
+            "schemaString": schema, "partitionColumns": ["day"], "configuration": {}, "createdTime": 0 } }),
+    ];
+    weir.write("lake/_delta_log/00000000000000000000.json", &entries.map(|entry| format!("{entry}\n")).concat());
+}
+
+#[test]
+fn generated_columns_are_computed_where_the_insert_leaves_them_out() {
+    for (expression, columns, insert) in [
+        ("CAST(ts AS DATE)", "", "INSERT INTO lake (id, ts) SELECT id, ts FROM e"),
+        ("CAST(`ts` AS DATE)", "", "INSERT INTO lake SELECT id, ts FROM e"),
+        ("CAST(ts AS DATE)", "(id BIGINT, ts TIMESTAMP)", "INSERT INTO lake SELECT id, ts FROM e"),
+        ("CAST(ts AS DATE)", "", "INSERT INTO lake SELECT id, ts, CAST(ts AS DATE) AS day FROM e"),
+    ] {
+        let weir = weir();
+        generating(&weir, expression);
+        weir.write("p.sql", &format!("{SOURCE}CREATE TABLE lake {columns} USING DELTA LOCATION 'lake';\nCREATE PIPELINE p {OPTIONS} AS BEGIN {insert}; END;"));
+        weir.succeed(&["run", "p.sql"]);
+        let rows = weir.succeed(&["query", "SELECT id, day FROM lake", "--file", "p.sql", "--format", "csv"]);
+        assert!(rows.contains("1,2026-01-01"), "{insert}: {rows}");
+    }
+}
+
+#[test]
+fn a_generated_column_that_weir_does_not_understand_is_refused() {
+    let weir = weir();
+    generating(&weir, "nobody_knows(ts)");
+    weir.write("p.sql", &format!("{SOURCE}CREATE TABLE lake USING DELTA LOCATION 'lake';\nCREATE PIPELINE p {OPTIONS} AS BEGIN INSERT INTO lake (id, ts) SELECT id, ts FROM e; END;"));
+    let output = weir.run(&["run", "p.sql"]);
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("generated column"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn a_table_that_refuses_every_row_of_an_epoch_says_so() {
+    let weir = weir();
+    weir.write("p.sql", &format!("{SOURCE}CREATE TABLE o (id BIGINT CHECK (id > 5)) USING DELTA;\nCREATE TABLE all_of_it (id BIGINT) USING DELTA;\nCREATE PIPELINE p {OPTIONS} AS BEGIN INSERT INTO o SELECT id FROM e; INSERT INTO all_of_it SELECT id FROM e; END;"));
+    let output = weir.run(&["run", "p.sql"]);
+    let log = text(&output.stderr);
+    assert!(output.status.success() && log.contains("every row of the epoch was refused"), "{log}");
+    let status = weir.succeed(&["status"]);
+    assert!(status.contains("to   o  0 rows  (delta)  1 refused"), "{status}");
+    assert!(status.contains("to   all_of_it  1 rows"), "{status}");
+}
+
+#[test]
+fn a_check_that_cannot_be_understood_is_refused_with_its_place() {
+    for (check, accepted) in [("coalesce(a, 0) >= 0", true), ("nobody_knows(a) > 0", false), ("a + 1", false)] {
+        let weir = weir();
+        weir.write("p.sql", &format!("{SOURCE}CREATE TABLE o (a BIGINT,\n CHECK ({check})) USING DELTA;\nCREATE PIPELINE p {OPTIONS} AS BEGIN INSERT INTO o SELECT id AS a FROM e; END;"));
+        let (checked, ran) = (weir.run(&["check", "p.sql"]), weir.run(&["run", "p.sql"]));
+        let said = text(&checked.stderr);
+        assert_eq!(checked.status.code(), Some(i32::from(!accepted)), "{check}: {said}");
+        assert_eq!(ran.status.code(), checked.status.code(), "{check}: {}", text(&ran.stderr));
+        assert!(accepted || said.contains("p.sql:4:"), "{check}: {said}");
+    }
+}
