@@ -340,11 +340,14 @@ mod tests {
 
     #[test]
     fn a_rule_that_cannot_be_computed_for_a_row_refuses_that_row_alone() {
-        let rows = batch(&[Some(5), Some(0), Some(2)], &[None; 3]);
-        let found = validator(&[("r", "10 / n > 1")]).unwrap().check(&rows).unwrap().unwrap();
+        let rows = batch(&[Some(65), Some(-1), Some(66)], &[None; 3]);
+        let found = validator(&[("r", "chr(n) <> 'x'")]).unwrap().check(&rows).unwrap().unwrap();
         assert_eq!(found.good.num_rows(), 2);
         let [(_, reason, _)] = &found.letters[..] else { panic!("{:?}", found.letters) };
-        assert_eq!(reason, "constraint `r`: `10 / n` cannot be computed: Divide by zero error (`n` = 0)");
+        assert!(
+            reason.starts_with("constraint `r`: `chr(n)` cannot be computed: ") && reason.ends_with("(`n` = -1)"),
+            "{reason}"
+        );
     }
 
     #[test]

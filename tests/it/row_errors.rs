@@ -231,12 +231,12 @@ fn what_is_computed_behind_operators_and_of_pairs_stops_nothing_either() {
     // 10 / (5 + 5 - 5), 12 / (4 + 4 - 5); 10 / (5 + 0 - 5) has no answer, 10 / (0 + 0 - 5) is negative.
     assert_eq!(weir.query("SELECT id, v FROM t ORDER BY id"), ["1,1", "3,3"]);
     assert_eq!(weir.number("SELECT count(*) FROM weir.dead_letters WHERE reason LIKE '%left out of `t`%'"), 2);
-    let checked = "CREATE TABLE t (id BIGINT, v BIGINT, q BIGINT, CHECK (v / q > 0)) USING DELTA;";
+    let checked = "CREATE TABLE t (id BIGINT, v BIGINT, q BIGINT, CHECK (chr(q - 1) <> 'x')) USING DELTA;";
     let (weir, output) = run("", checked, "INSERT INTO t SELECT id, a AS v, q FROM s");
     assert!(output.status.success(), "{}", text(&output.stderr));
     assert_eq!(weir.query("SELECT id FROM t ORDER BY id"), ["1", "3"]);
     let reason = weir.query("SELECT reason FROM weir.dead_letters");
-    assert!(reason[0].contains("`v / q` cannot be computed: Divide by zero error (`v` = 10, `q` = 0)"), "{reason:?}");
+    assert!(reason[0].contains("cannot be computed") && reason[0].contains("`q` = 0"), "{reason:?}");
 }
 
 #[test]
