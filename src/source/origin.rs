@@ -40,7 +40,7 @@ pub struct Origins {
 
 impl RowOffsets {
     /// How many rows there are.
-    pub fn len(&self) -> usize {
+    pub fn rows(&self) -> usize {
         match self {
             Self::Run(_, rows) => *rows,
             Self::Each(offsets) => offsets.len(),
@@ -74,7 +74,7 @@ impl Origins {
                 let timestamp_ms = origins.timestamps_ms.get(row).copied().unwrap_or(-1);
                 return Some(Origin { partition: Arc::clone(&origins.partition), offset, timestamp_ms });
             }
-            row -= origins.offsets.len();
+            row -= origins.offsets.rows();
         }
         None
     }

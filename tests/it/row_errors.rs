@@ -78,8 +78,8 @@ fn rows(random: &mut StdRng, count: usize) -> Vec<(String, Option<&'static str>)
 
 /// The pipeline with one branch per shape; branch n reads `source(n)`.
 fn pipeline(chosen: &[usize], source: impl Fn(usize) -> String) -> String {
-    let mut sql = format!(
-        "CREATE SOURCE other (id BIGINT, v BIGINT, ts TIMESTAMP, WATERMARK FOR ts AS ts) WITH (connector = 'file', path = 'other', format = 'json', max_drift = '1 hour');\n"
+    let mut sql = String::from(
+        "CREATE SOURCE other (id BIGINT, v BIGINT, ts TIMESTAMP, WATERMARK FOR ts AS ts) WITH (connector = 'file', path = 'other', format = 'json', max_drift = '1 hour');\n",
     );
     let mut sources: Vec<String> = (0..SHAPES.len()).map(&source).collect();
     sources.sort();

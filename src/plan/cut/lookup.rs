@@ -58,15 +58,13 @@ impl Cutter<'_> {
                 .with_hint("Write `ON c.key = t.key`."));
         }
         let mut conditions = node.filter.clone().map(split_conjunction_owned).unwrap_or_default();
-        let time =
-            conditions.iter().find_map(|condition| mark(condition, SYSTEM_TIME)).and_then(|args| args.first().cloned());
+        let marked = conditions.iter().find_map(|condition| mark(condition, SYSTEM_TIME));
+        let time = marked.and_then(|args| args.first().cloned());
         conditions.retain(|condition| mark(condition, SYSTEM_TIME).is_none());
         conditions.extend(side.conditions.iter().cloned());
-        let mut as_of = None;
-        if let Some(time) = time {
-            let (next, places) = with_columns(piece, std::slice::from_ref(&time))?;
-            (piece, as_of) = (next, places.first().copied());
-        }
+        let (next, places) = with_columns(piece, time.as_slice())?;
+        let as_of = places.first().copied();
+        piece = next;
         if piece.rows.retract && as_of.is_none() {
             return Err(refused(&format!(
                 "rows that may be taken back, joined to table `{}` as it is now,",
