@@ -77,7 +77,9 @@ impl Outputs {
             for rows in lane.rows(stream) {
                 for (row, content) in converter.convert_columns(rows.columns()).internal(failed)?.iter().enumerate() {
                     let Some(count) = wanted.get_mut(content.as_ref()).filter(|count| **count > 0) else { continue };
-                    if let Some(place) = places.get(before + row).copied().flatten() {
+                    // A row whose record has no position is told as it is.
+                    let place = places.get(before + row).copied().flatten();
+                    if let Some(place) = place.filter(|place| lane.origin(*place).0.is_some()) {
                         *count -= 1;
                         found.push((lane, place));
                     }

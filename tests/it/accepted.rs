@@ -149,3 +149,19 @@ fn a_check_that_cannot_be_understood_is_refused_with_its_place() {
         assert!(accepted || said.contains("p.sql:4:"), "{check}: {said}");
     }
 }
+
+#[test]
+fn a_cross_join_of_which_one_side_gives_no_column_runs() {
+    let weir = Weir::new();
+    weir.write("t.jsonl", "{\"a\":1}\n{\"a\":2}\n");
+    weir.write("u.jsonl", "{\"b\":5}\n{\"b\":5}\n{\"b\":6}\n");
+    weir.write(
+        "p.sql",
+        "CREATE SOURCE t (a BIGINT) WITH (connector = 'file', path = 't.jsonl');
+         CREATE SOURCE u (b BIGINT) WITH (connector = 'file', path = 'u.jsonl');
+         CREATE TABLE o (a BIGINT) USING DELTA;
+         CREATE PIPELINE p WITH (trigger = 'available now', state_ttl = 'none') AS BEGIN INSERT INTO o SELECT t.a FROM t CROSS JOIN u; END;",
+    );
+    weir.succeed(&["run", "p.sql"]);
+    assert_eq!(weir.query("SELECT a, count(*) FROM o GROUP BY a ORDER BY a"), ["1,3", "2,3"]);
+}

@@ -109,7 +109,7 @@ fn sigterm_ends_reading_that_rests_because_memory_is_short() {
     let keyed = COPY
         .replace("CREATE TABLE copied (id BIGINT)", "CREATE TABLE copied (id BIGINT, PRIMARY KEY (id) NOT ENFORCED)");
     let weir = folder(&keyed.replace("'20 ms') AS", "'20 ms', max_rows_per_micro_batch = 1000) AS"));
-    weir.write("tight.yaml", "memory_limit: 100KiB\n");
+    weir.write("tight.yaml", "memory_limit: 100KiB\nspill_folder: ''\n");
     let lines = |from: u32| (from..from + 20_000).map(|id| format!("{{\"id\":{id}}}\n")).collect::<String>();
     weir.write("in/b.jsonl", &lines(10));
     let mut running = weir.start(&["-c", "tight.yaml", "run", "p.sql"], &[], "log");

@@ -69,10 +69,10 @@ fn unbounded(context: &mut Context<'_>, x: &View, y: &View) -> Option<Made> {
 /// All columns of both sides, folded into six.
 fn pairs(x: &View, y: &View, kind: &str, condition: &str, rows: f64) -> Made {
     let (id, ts) = match kind {
-        "JOIN" => ("x.id * 1000003 + y.id", "x.ts"),
-        "LEFT JOIN" => ("x.id * 1000003 + coalesce(y.id, -1)", "x.ts"),
-        "RIGHT JOIN" => ("coalesce(x.id, -1) * 1000003 + y.id", "y.ts"),
-        _ => ("coalesce(x.id, -1) * 1000003 + coalesce(y.id, -1)", "coalesce(x.ts, y.ts)"),
+        "JOIN" => ("x.id % 1000000007 * 1000003 + y.id", "x.ts"),
+        "LEFT JOIN" => ("x.id % 1000000007 * 1000003 + coalesce(y.id, -1)", "x.ts"),
+        "RIGHT JOIN" => ("coalesce(x.id, -1) % 1000000007 * 1000003 + y.id", "y.ts"),
+        _ => ("coalesce(x.id, -1) % 1000000007 * 1000003 + coalesce(y.id, -1)", "coalesce(x.ts, y.ts)"),
     };
     let select = format!(
         "SELECT {id} AS id, coalesce(x.k, y.k) AS k, y.g AS g, x.v AS v, coalesce(x.n, 0) + coalesce(y.n, 0) AS n, {ts} AS ts \

@@ -4,7 +4,8 @@ use arrow::array::{Array, ArrayRef, AsArray, BooleanArray};
 use arrow::buffer::{BooleanBuffer, NullBuffer};
 use arrow::compute::{concat_batches, filter, filter_record_batch, not};
 use arrow::datatypes::{DataType, Int64Type, Schema, SchemaRef, TimeUnit, TimestampMicrosecondType};
-use arrow::record_batch::RecordBatch;
+use arrow::error::ArrowError;
+use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 use datafusion::common::hash_utils::{RandomState, create_hashes};
 use std::sync::Arc;
 
@@ -122,7 +123,7 @@ impl Intake {
 
     fn together(&self, batches: &[RecordBatch]) -> Result<Option<RecordBatch>> {
         let all = match batches {
-            [one] => RecordBatch::try_new(Arc::clone(&self.schema), one.columns().to_vec()),
+            [one] => batch(&self.schema, one.columns().to_vec(), one.num_rows()),
             more => concat_batches(&self.schema, more),
         };
         Ok(Some(all.internal(refused)?).filter(|all| all.num_rows() > 0))
@@ -137,7 +138,7 @@ impl Intake {
         let weights = all.column(self.row.fields().len()).as_primitive_opt::<Int64Type>();
         let weights = weights.ok_or_else(|| Error::internal("weights of a join's input are not BIGINT"))?;
         let columns = all.columns()[..self.row.fields().len()].to_vec();
-        let rows = RecordBatch::try_new(Arc::clone(&self.row), columns).internal(refused)?;
+        let rows = batch(&self.row, columns, all.num_rows()).internal(refused)?;
         let (rows, weights) = consolidate(&rows, weights.values())?;
         let times = self.times(&rows, now)?;
         Ok(Rows { rows, times, weights })
@@ -169,6 +170,12 @@ impl Rows {
 /// The values that are wanted; none of none.
 pub(super) fn pick<T: Copy>(values: &[T], wanted: &BooleanBuffer) -> Vec<T> {
     if values.is_empty() { Vec::new() } else { wanted.set_indices().map(|row| values[row]).collect() }
+}
+
+/// Rows of a schema, which may have no columns: then their number says all.
+pub(super) fn batch(schema: &SchemaRef, columns: Vec<ArrayRef>, rows: usize) -> Result<RecordBatch, ArrowError> {
+    let options = RecordBatchOptions::new().with_row_count(Some(rows));
+    RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options)
 }
 
 /// Hashes of rows, equal in every process of this build only.

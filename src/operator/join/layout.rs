@@ -9,6 +9,7 @@ use arrow::array::{Array, ArrayRef, AsArray, Int64Array};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
 
+use super::intake::batch;
 use crate::error::{Context, Error, Result};
 use crate::state::StateTable;
 
@@ -104,7 +105,7 @@ impl Layout {
             return Err(Error::damaged("state of a join has the wrong columns"));
         }
         let columns = self.places.iter().map(|&place| Arc::clone(rows.column(place))).collect();
-        let row = RecordBatch::try_new(Arc::clone(&self.row), columns)
+        let row = batch(&self.row, columns, rows.num_rows())
             .map_err(|error| Error::damaged("state of a join has the wrong columns").with_source(error))?;
         let mut next = self.seq();
         let mut number = |kept: bool| -> Result<Vec<i64>> {
