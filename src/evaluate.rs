@@ -89,12 +89,12 @@ pub fn is_of_row(error: &DataFusionError) -> bool {
     }
 }
 
-/// What could not be computed of a row, and why.
+/// An expression that could not be computed for a row, and the reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Blame {
     /// The innermost expression that fails, as SQL.
     pub expression: String,
-    /// What was wrong, and the values that it read.
+    /// The reason, and the values that the expression read.
     pub reason: String,
 }
 
@@ -116,7 +116,7 @@ fn blamed<'e>(expr: &'e Arc<dyn PhysicalExpr>, row: &RecordBatch) -> &'e Arc<dyn
     failing.map_or(expr, |child| blamed(child, row))
 }
 
-/// What an error says, without the layers around it.
+/// The innermost message of an error.
 pub fn cause(error: &DataFusionError) -> String {
     let text = match error.find_root() {
         DataFusionError::ArrowError(error, _) => error.to_string(),

@@ -224,7 +224,7 @@ pub struct QueryMemory {
     limit: usize,
 }
 
-/// What an operator holds while it copies what it reserved.
+/// The memory of an operator while it copies reserved data.
 const WITH_COPY: usize = 2;
 
 #[derive(Debug, Default)]

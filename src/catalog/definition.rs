@@ -255,7 +255,7 @@ pub struct SourceDef {
     pub max_drift: Option<Duration>,
     /// Of numbers in TIMESTAMP columns; `None` = the format's: milliseconds in JSON and CSV, microseconds in Parquet.
     pub timestamp_unit: Option<TimestampUnit>,
-    /// How far ahead of the clock a row's event time may be; rows beyond are refused. `None` = any distance.
+    /// The greatest distance of a row's event time ahead of the clock; rows beyond it are refused. `None` = any distance.
     pub max_future: Option<Duration>,
     pub span: Span,
 }
@@ -461,7 +461,7 @@ pub enum Late {
     Emit,
 }
 
-/// What happens to a record whose payload is null (a tombstone).
+/// The treatment of records whose payload is null (tombstones).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum OnNull {
     /// As any record that cannot be decoded: `on_error` decides.
@@ -471,7 +471,7 @@ pub enum OnNull {
     Skip,
 }
 
-/// What happens to a row for which an expression cannot be computed.
+/// The treatment of rows for which an expression cannot be computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum OnRowError {
     /// Left out by the query that cannot compute it, and kept as a dead letter.

@@ -1,12 +1,12 @@
-//! How records are written where a format leaves it open: the dialect of CSV, what numbers in TIMESTAMP columns count.
+//! Options of a record's encoding: the dialect of CSV, and the unit of numbers in TIMESTAMP columns.
 
-/// How CSV is written.
+/// The dialect of CSV.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CsvDialect {
     pub delimiter: u8,
-    /// What encloses fields with delimiters and line ends in them; `None` = nothing does.
+    /// Encloses fields that contain delimiters or line ends; `None`: fields are never quoted.
     pub quote: Option<u8>,
-    /// What stands before a quote inside of quotes, instead of another quote.
+    /// Escapes a quote inside a quoted field; without it quotes are doubled.
     pub escape: Option<u8>,
     /// The first line names the fields; without it they are in the order of the columns.
     pub header: bool,
@@ -20,7 +20,7 @@ impl Default for CsvDialect {
     }
 }
 
-/// What a number in a TIMESTAMP column counts since 1970 UTC.
+/// The unit of a number in a TIMESTAMP column, counted from 1970 UTC.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TimestampUnit {
     Seconds,

@@ -36,7 +36,7 @@ pub struct Args {
     replace: bool,
 }
 
-/// What is restored.
+/// The target of a restore.
 #[derive(Debug, PartialEq)]
 enum Wanted<'a> {
     Pipeline { pipeline: &'a str, epoch: u64 },
@@ -44,7 +44,7 @@ enum Wanted<'a> {
 }
 
 impl Args {
-    /// What is restored. Errors: options of both kinds, or not enough of one. None is passed over: what it narrows or protects would be
+    /// Parses the target of the restore. Errors: options of both kinds, or not enough of one. None is passed over: what it narrows or protects would be
     /// overwritten.
     fn wanted(&self) -> Result<Wanted<'_>> {
         const WAYS: &str = "`weir restore --pipeline p --epoch n` takes one pipeline back; `weir restore --from PLACE` makes a warehouse of a backup, into an \
@@ -137,7 +137,7 @@ mod tests {
         args: Args,
     }
 
-    /// What is restored, or the refusal.
+    /// The target of the restore, or the refusal.
     fn said(options: &str) -> String {
         let typed = Typed::try_parse_from(std::iter::once("restore").chain(options.split_whitespace())).unwrap();
         match typed.args.wanted() {

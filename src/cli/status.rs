@@ -68,12 +68,12 @@ pub async fn run(args: Args, config: &Config) -> Result<()> {
     Ok(())
 }
 
-/// What the manifests of a pipeline tell where its progress does not.
+/// Facts from a pipeline's manifests that its progress file lacks.
 struct NewestManifest {
     epoch: u64,
     /// RFC 3339, when it was written.
     timestamp: String,
-    /// What is wrong with the progress file.
+    /// The defect of the progress file.
     progress: String,
 }
 

@@ -1,4 +1,4 @@
-//! How many rows of a Parquet file are read at a time: as many as fit into a bound, by what the file says of its values.
+//! The number of rows of a Parquet file that are read at a time: as many as fit into a bound, estimated from the file's metadata.
 
 use deltalake::parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData};
 

@@ -1,4 +1,4 @@
-//! What the log says about the values of a file, and when to believe it.
+//! Statistics of a file in the log, and when to believe them.
 //!
 //! Statistics let readers leave out files, so a bound that excludes a row of its file hides that row from every reader. Two promises:
 //! those that weir writes are bounds for every row ([`FileStats::sound`]), and those of other writers are consulted only for types
@@ -63,7 +63,7 @@ fn has_exact_bounds(data_type: &DataType) -> bool {
     }
 }
 
-/// What delta-rs's statistics leave out of the rows that are written, by the path of the column.
+/// Statistics that delta-rs does not compute for the rows written, by the path of the column.
 #[derive(Debug, Default)]
 pub(super) struct SeenValues {
     /// Float columns of which a NaN was written.

@@ -144,7 +144,7 @@ impl Validator {
     }
 }
 
-/// What cannot be understood or computed of the rules that a declaration has, by their places in it.
+/// The rules of a declaration that cannot be parsed or computed, by their positions in it.
 pub fn rule_problems(def: &TableDef) -> Vec<(usize, Error)> {
     let fields =
         def.schema().fields().iter().map(|field| field.as_ref().clone().with_nullable(true)).collect::<Vec<_>>();

@@ -38,7 +38,7 @@ pub struct Fed {
     pub source: usize,
     /// Rows per lane; lanes without rows are left out.
     pub lanes: Vec<Vec<RecordBatch>>,
-    /// Where they come from, per lane.
+    /// The origins of the rows, per lane.
     pub origins: Vec<Origins>,
     pub dead: Vec<DeadLetter>,
     /// What this micro-batch read.
@@ -247,7 +247,7 @@ impl Work {
     }
 }
 
-/// What stands for the unread part of a source of one stream among its partitions.
+/// Represents the unread part of a single-stream source among its partitions.
 const UNREAD: &str = "unread";
 
 impl Work {

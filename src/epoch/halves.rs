@@ -17,10 +17,10 @@ use crate::evaluate::evaluate;
 use crate::memory::slice::{TooMuch, is_overflow, is_too_much};
 use crate::plan::{Dataflow, Growing, Lane};
 
-/// What a lane has made: branches and their rows.
+/// The output of a lane: branches and their rows.
 type Made = Vec<(usize, Vec<RecordBatch>)>;
 
-/// How a stage has ended.
+/// The result of a stage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StageEnd {
     /// Everything is written.

@@ -1,4 +1,4 @@
-//! What the indexes of upserted tables take of the memory budget. They go to disk by themselves; where there is none, who can put state
+//! Memory of the indexes of upserted tables within the budget. They go to disk by themselves; where there is none, who can put state
 //! elsewhere makes room for them, and if that is not enough reading slows down and says why.
 
 use super::progress::OperatorProgress;

@@ -17,7 +17,7 @@ use crate::source::origin::Origin;
 
 const REASON: &str = "the row is older than the watermark";
 
-/// How many rows of each content are late, by content.
+/// The number of late rows, by content.
 type Counts = HashMap<Vec<u8>, usize>;
 
 impl Outputs {

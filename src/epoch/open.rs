@@ -74,7 +74,7 @@ pub struct MicroBatch {
     pub source: Option<usize>,
     /// Rows per lane.
     pub lanes: Vec<Vec<RecordBatch>>,
-    /// Where they come from, per lane; none when that is not known.
+    /// The origins of the rows, per lane; empty when they are not known.
     pub origins: Vec<Origins>,
     /// The watermark of every source after these rows, microseconds.
     pub times: Vec<i64>,
@@ -167,7 +167,7 @@ impl Outputs {
         self.made.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// What was made of the slice.
+    /// The output of the slice.
     pub(super) fn take_made(&self) -> u64 {
         self.made.swap(0, Ordering::Relaxed)
     }

@@ -88,7 +88,7 @@ impl Surroundings {
         Home { warehouse: self.warehouse.clone(), storage: self.storage.clone() }
     }
 
-    /// Where a pipeline may go back. `declared` are the tables that its SQL names, if that is known.
+    /// Lists the epochs to which a pipeline can be taken back. `declared` are the tables that its SQL names, if that is known.
     pub(super) fn rewind_scope<'a>(&self, pipeline: &'a str, declared: Option<Vec<TableStore>>) -> RewindScope<'a> {
         RewindScope { pipeline, home: self.home(), env: self.env.clone(), declared }
     }
@@ -384,7 +384,7 @@ impl<'a> Opener<'a> {
         Ok(Sinks { branches, tables, dead_letters, transaction, memory, home, lease: None })
     }
 
-    /// What the index of one of its upserted tables may take of memory: together a third of what state may take.
+    /// The memory share of the index of one upserted table: all indexes together get a third of the state's share.
     fn index_room(&self) -> Option<IndexRoom> {
         let limits = &self.around.limits;
         let folder = limits.spill.as_ref().ok()?.path().to_owned();

@@ -1,4 +1,4 @@
-//! How a micro-batch runs through the dataflow: stage by stage, lanes side by side within a stage; in slices where rows become many or
+//! Runs a micro-batch through the dataflow: stage by stage, lanes side by side within a stage; in slices where rows become many or
 //! large.
 //!
 //! An operator may give the rows of a step in parts (a join of keys that many rows share), an unnest may make many rows of one, and a

@@ -315,7 +315,7 @@ fn records(survey: &Survey, looked: &[Looked], after: Standing) -> Option<Vec<Si
     told(looked, after, "sinks")
 }
 
-/// What the commit of a table that has the epoch says under this name.
+/// Reads the value of this name from the commit of a table that has the epoch.
 fn told<T: DeserializeOwned>(looked: &[Looked], after: Standing, name: &str) -> Option<T> {
     let holds = |looked: &&Looked| matches!(looked.past.contents, Contents::UpTo(Some(epoch)) if standing(epoch) == Some(after));
     let info = looked.iter().find(holds)?.past.info.as_ref()?;

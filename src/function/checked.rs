@@ -33,7 +33,7 @@ struct Checked {
 }
 
 impl Checked {
-    /// What it stands for.
+    /// The value that it represents.
     fn operation(&self, args: &[Expr]) -> Option<Expr> {
         match args {
             [operand] => Some(Expr::Negative(Box::new(operand.clone()))),

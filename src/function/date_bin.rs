@@ -88,7 +88,7 @@ struct Bins {
     /// Of months, or else of microseconds.
     months: bool,
     size: i64,
-    /// Where one begins, microseconds.
+    /// The start of one, in microseconds.
     origin: i64,
 }
 

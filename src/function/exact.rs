@@ -1,4 +1,4 @@
-//! What numbers and intervals mean in SQL, where DataFusion decides otherwise than PostgreSQL.
+//! The meaning of numbers and intervals in SQL where DataFusion differs from PostgreSQL.
 //!
 //! - A number with a point beside a DECIMAL is a DECIMAL: `d * 1.1` and `d > 0.5` are exact. DataFusion makes it a DOUBLE, and the column with it.
 //! - A DECIMAL beside a DOUBLE becomes a DOUBLE, in comparisons too.

@@ -1,4 +1,4 @@
-//! How long an interval is: `weir_interval_length(interval)`, nanoseconds as a DECIMAL.
+//! The length of an interval: `weir_interval_length(interval)`, nanoseconds as a DECIMAL.
 //!
 //! As PostgreSQL compares intervals: a month has 30 days, a day has 24 hours.
 

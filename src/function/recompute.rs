@@ -189,7 +189,7 @@ impl AggregateUDFImpl for OverFrames {
     }
 }
 
-/// What an accumulator is made of.
+/// The arguments of an accumulator, owned.
 #[derive(Debug)]
 struct Remade {
     function: AggregateUDF,

@@ -15,7 +15,7 @@ use datafusion::logical_expr::{
     ReversedUDAF, SetMonotonicity, Signature,
 };
 
-/// What is said where a sum does not fit.
+/// The error for a sum that does not fit.
 pub const SUM_OVERFLOWS: &str = "a sum is out of the range of BIGINT: cast what is summed to DECIMAL(38, 0)";
 
 /// The function.

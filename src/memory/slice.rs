@@ -1,4 +1,4 @@
-//! What a pipeline's functions may make of the rows that run at a time.
+//! The memory budget for the results of a pipeline's functions over one slice of rows.
 //!
 //! Input has a bound, but what SQL makes of it has none: `repeat(s, 100000)` of 60,000 rows is 6 GB, of which an array of texts cannot
 //! even count the bytes. Stages are pure until they write, so whoever runs one ([`crate::epoch`]) gives the budget a limit, and where

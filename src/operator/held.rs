@@ -103,7 +103,7 @@ impl HeldExec {
         self.stream
     }
 
-    /// What it yields of `held`. The stream wants full rows and projects by itself: slots are shared buffers, so this clones pointers only.
+    /// The columns of `held` that it yields. The stream wants full rows and projects by itself: slots are shared buffers, so this clones pointers only.
     pub fn rows(&self, held: &Held) -> Result<Vec<RecordBatch>> {
         match &self.projection {
             None => Ok(held.rows(self.stream).to_vec()),

@@ -65,7 +65,7 @@ impl Visitor for Finder<'_> {
     }
 }
 
-/// What the joins of a table ask.
+/// The conditions of joins to a table.
 fn conditions(from: &TableWithJoins) -> impl Iterator<Item = &Expr> {
     from.joins.iter().filter_map(|join| match &join.join_operator {
         JoinOperator::Join(JoinConstraint::On(on))

@@ -83,9 +83,9 @@ pub struct Dataflow {
     pub on_row_error: OnRowError,
     pub(super) streams: usize,
     pub(super) session: SessionState,
-    /// How all plans together grow rows.
+    /// The growth of rows over all plans.
     pub growing: Growing,
-    /// What functions may make of rows.
+    /// The budget for results of functions.
     pub budget: Arc<SliceBudget>,
 }
 

@@ -1,4 +1,4 @@
-//! Which plans may make much of few rows, so that their rows are run in slices.
+//! Finds plans that may make much data of few rows; their rows are run in slices.
 //!
 //! A plan grows rows if it calls a function whose result has no bound ([`crate::memory::growth`] lists them, and a test there that every
 //! other function of DataFusion's is known), joins texts by `||`, or writes out large constants: `repeat('y', 100000)` is a constant when
@@ -25,7 +25,7 @@ const LARGE_CONSTANT_BYTES: usize = 128;
 const COLUMN_BYTES: u64 = 16;
 const NARROW_ROW_BYTES: u64 = 1 << 10;
 
-/// How a plan grows rows.
+/// The growth of rows in a plan.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Growing {
     /// Some function makes what it likes of a row.

@@ -1,4 +1,4 @@
-//! How a lane of one micro-batch runs through a [`Dataflow`].
+//! Runs one lane of a micro-batch through a [`Dataflow`].
 //!
 //! Plans run as DataFusion has them. When a batch cannot be computed the plan is run once more, by [`Careful`], which leaves out the rows
 //! that are to blame and says which they are; only then is it found out where rows come from.
@@ -90,7 +90,7 @@ impl Lane {
         }
     }
 
-    /// What a stream holds.
+    /// The rows of a stream.
     pub fn rows(&self, stream: StreamId) -> &[RecordBatch] {
         self.held.rows(stream)
     }
@@ -110,7 +110,7 @@ impl Lane {
         std::mem::take(&mut *self.refused.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Where the source's row `place` comes from, and the row as JSON.
+    /// The origin of the source's row `place`, and the row as JSON.
     pub fn origin(&self, place: u64) -> (Option<Origin>, Option<Vec<u8>>) {
         let Some((stream, origins)) = self.source.get() else { return (None, None) };
         let place = place as usize;

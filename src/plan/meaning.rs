@@ -98,7 +98,7 @@ fn is_arithmetic(expr: &Expr) -> bool {
     )
 }
 
-/// What the expressions of a node are over.
+/// The input schema of a node's expressions.
 fn schema_below(node: &LogicalPlan) -> DFSchema {
     match node {
         LogicalPlan::TableScan(scan) => scan.projected_schema.as_ref().clone(),

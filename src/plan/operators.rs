@@ -159,7 +159,7 @@ impl OperatorSpec {
         vec![checks]
     }
 
-    /// Where a join notes pairs for which its condition fails.
+    /// Collects the pairs for which a join's condition fails.
     pub fn pending(&self) -> Option<Pending> {
         let filter = match self {
             Self::Join(spec) => spec.filter.as_ref(),
@@ -252,7 +252,7 @@ impl OperatorSpec {
     }
 }
 
-/// What an aggregate is called, with what its state holds where that has changed.
+/// The name of an aggregate, with the layout of its state where that has changed.
 fn aggregate_name(aggregate: &AggregateFunctionExpr) -> String {
     match aggregate.fun().name() {
         // Means and deviations since sums of squares were given up.

@@ -54,7 +54,7 @@ fn default_row(schema: &SchemaRef) -> Option<RecordBatch> {
         .ok()
 }
 
-/// What DataFusion says of a query is an error of the query.
+/// DataFusion's errors about a query are errors of the query.
 fn understood(error: Error) -> Error {
     let said = std::error::Error::source(&error).and_then(|source| source.downcast_ref::<DataFusionError>()).map(cause);
     match (error.kind(), said) {

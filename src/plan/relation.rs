@@ -295,7 +295,7 @@ fn known_time(plan: &LogicalPlan, times: &BTreeMap<String, String>) -> Option<Co
     lags.min_by_key(|(lag, index, _)| (*lag, *index)).map(|(.., column)| column)
 }
 
-/// How far a column can be behind the event time of the table that `plan` reads; `None` where nothing bounds that.
+/// The greatest lag of a column behind the event time of the table that `plan` reads; `None` if it is unbounded.
 fn known_lag(plan: &LogicalPlan, column: &Column, times: &BTreeMap<String, String>) -> Option<i64> {
     let through = |input: &LogicalPlan| known_lag(input, column, times);
     let at = |input: &LogicalPlan, index: Option<usize>| {

@@ -1,4 +1,4 @@
-//! How large types, rows and conditions may become while a statement is planned.
+//! Bounds on the size of types, rows and conditions while a statement is planned.
 //!
 //! `SELECT struct(x, x) AS x FROM (…)` doubles a type with every level, `SELECT a.*, b.*` a row, `SELECT x + x AS x` a condition
 //! that is pushed down. Each is measured where it is made: calls that build types ([`SizedFunction`]) before anything reads the type,

@@ -80,7 +80,7 @@ fn all(lags: impl Iterator<Item = Option<i64>>) -> Option<i64> {
     lags.collect::<Option<Vec<_>>>()?.into_iter().max()
 }
 
-/// How much a cast takes from a time at most; `None` for casts that are none between times.
+/// The most that a cast subtracts from a time; `None` for casts that are not between times.
 fn lost(from: &DataType, to: &DataType) -> Option<i64> {
     let DataType::Timestamp(unit, to_zone) = to else { return None };
     let rounded = match unit {

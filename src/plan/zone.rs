@@ -1,4 +1,4 @@
-//! How clocks of a time zone differ from UTC, for bounds on what local time does to a time.
+//! The offsets of a time zone from UTC, which bound the shift between UTC and local time.
 
 use std::str::FromStr;
 
@@ -45,7 +45,7 @@ impl Zone {
         self.changes.iter().map(|(_, offset)| *offset).max().unwrap_or(0)
     }
 
-    /// How far clocks are turned back at most within a time of this length.
+    /// The most that clocks are turned back within a period of this length.
     pub fn turned_back(&self, within: i64) -> i64 {
         let within = within + STEP * SECOND;
         let mut most = 0;

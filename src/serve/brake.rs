@@ -62,7 +62,7 @@ impl Brake {
     }
 }
 
-/// What queries are answered with that were ended.
+/// The error of queries that were ended.
 pub fn exceeded() -> Error {
     Error::environment("memory limit reached")
         .with_state(SqlState::OUT_OF_MEMORY)

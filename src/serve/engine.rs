@@ -142,7 +142,7 @@ impl QueryEngine {
         tokio::time::timeout(limit, planned).await.map_err(|_| too_long())?
     }
 
-    /// What ends queries when the process has too much memory.
+    /// Ends queries when the process uses too much memory.
     pub fn brake(&self) -> &Brake {
         &self.brake
     }

@@ -139,7 +139,7 @@ fn arrow_error(error: &ArrowError) -> Error {
     of_value(&text, state)
 }
 
-/// What is wrong with a value, or with what a function would make of it.
+/// Errors of values, and of function results.
 fn of_value(message: &str, state: SqlState) -> Error {
     match state {
         SqlState::OUT_OF_MEMORY => memory_error(message),
@@ -177,7 +177,7 @@ fn inside(error: &(dyn StdError + 'static)) -> Option<Error> {
     error.source().and_then(inside)
 }
 
-/// What neither says: the statement's, if the text tells of a value.
+/// The fallback when neither knows: the statement's state, if the text names a value.
 fn foreign_error(error: &(dyn StdError + 'static)) -> Option<Error> {
     inside(error).or_else(|| {
         let text = error.to_string();

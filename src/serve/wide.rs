@@ -27,7 +27,7 @@ const MAX_BATCH_BYTES: usize = 32 << 20;
 /// Rows of a batch of wide rows.
 pub const FEW_ROWS: usize = 16;
 
-/// What is known of the rows of a query's joins. Clones are the same query's.
+/// Facts about the rows of a query's joins. Clones are the same query's.
 #[derive(Debug, Clone, Default)]
 pub struct WideRows {
     exceeded: Arc<AtomicBool>,
@@ -87,7 +87,7 @@ impl JoinedRows {
     }
 }
 
-/// What a query is answered with that has given rows already.
+/// The error of a query that has sent rows already.
 fn too_wide(bytes: usize) -> Error {
     Error::environment("rows of a join are too wide")
         .with_state(SqlState::OUT_OF_MEMORY)

@@ -51,7 +51,7 @@ impl<W: Write> CsvWriter<W> {
         Ok(())
     }
 
-    /// What it wrote to.
+    /// Its target.
     pub fn into_inner(self) -> W {
         self.out
     }

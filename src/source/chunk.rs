@@ -103,7 +103,7 @@ impl Records {
 pub struct Decoded {
     /// The good rows, in offset order, in the source's schema.
     pub rows: RecordBatch,
-    /// Where each of them was.
+    /// The position of each.
     pub origins: RowOrigins,
     /// The others, in offset order; already empty under `on_error = 'drop'` except for the count.
     pub dead: Vec<DeadLetter>,

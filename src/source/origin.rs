@@ -1,4 +1,4 @@
-//! Where decoded rows come from: kept beside them, so that a row that cannot be computed can be named.
+//! The origins of decoded rows, kept beside them so that a row that cannot be computed can be named.
 
 use std::sync::Arc;
 
@@ -39,7 +39,7 @@ pub struct Origins {
 }
 
 impl RowOffsets {
-    /// How many rows there are.
+    /// The number of rows.
     pub fn rows(&self) -> usize {
         match self {
             Self::Run(_, rows) => *rows,

@@ -186,7 +186,7 @@ impl Reporter<'_> {
         found
     }
 
-    /// What DataFusion cannot plan, and says in words of its own inside.
+    /// Constructs that DataFusion cannot plan and reports in its internal terms.
     fn unsupported(&self, text: &str, planned: Option<&Planned>) -> Option<Diagnostic> {
         let is_arithmetic = text.contains("Cannot coerce arithmetic expression")
             || text.contains("Invalid interval arithmetic operation");

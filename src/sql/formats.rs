@@ -10,7 +10,7 @@ pub enum Dialect {
     Java,
 }
 
-/// What is wrong with a pattern: a part of it, or all.
+/// The defect of a pattern: in a part of it, or in all.
 pub type Problem = String;
 
 /// The dialect that `function` takes `pattern` in; `None` = chrono's, or no pattern at all.

@@ -1,4 +1,4 @@
-//! How tightly operators bind: as PostgreSQL documents it ("Operator Precedence" in its manual), which is not what sqlparser's
+//! The precedence of operators, as PostgreSQL documents it ("Operator Precedence" in its manual), which is not what sqlparser's
 //! generic dialect does.
 //!
 //! `^` is the bitwise XOR that DataFusion makes of it, and binds as PostgreSQL's power does. Comparisons do not chain: `a < b < c` is an error.
@@ -27,7 +27,7 @@ const AND: u8 = 10;
 const XOR: u8 = 7;
 const OR: u8 = 5;
 
-/// What sqlparser asks for by name.
+/// Precedences that sqlparser asks for by name.
 ///
 /// It asks for the level of products to read the operand of a sign, and for that of sums to read the operand of a prefixed `~`.
 pub fn value(precedence: Precedence) -> u8 {

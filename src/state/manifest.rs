@@ -245,7 +245,7 @@ const TOPICS: &str = "topics.json";
 #[derive(Debug, Clone)]
 pub struct ManifestStore {
     store: Arc<dyn ObjectStore>,
-    /// Where [`TOPICS`] lies.
+    /// The path of [`TOPICS`].
     beside: Arc<dyn ObjectStore>,
     pins: Option<Pins>,
 }

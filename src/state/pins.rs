@@ -14,7 +14,7 @@ use object_store::{ObjectStore, ObjectStoreExt};
 use crate::env::Env;
 use crate::error::{Context, Error, Result};
 
-/// How long a pin holds unless it is renewed, milliseconds.
+/// The lifetime of a pin that is not renewed, milliseconds.
 const HOLDS_MS: i64 = 10 * 60 * 1000;
 
 /// The pins of one pipeline.

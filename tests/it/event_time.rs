@@ -103,7 +103,7 @@ fn a_row_dated_in_the_future_is_refused_and_time_goes_on() {
     let out = weir.query("SELECT n FROM out ORDER BY id").join(" ");
     assert_eq!(out, "1 2 3 4");
     let reason = weir.query("SELECT reason, \"offset\" FROM weir.dead_letters").join("\n");
-    assert!(reason.contains("2062-01-01 00:00:00 is more than 1 days ahead of the clock (`max_future`)"), "{reason}");
+    assert!(reason.contains("2062-01-01 00:00:00 is more than 1 day ahead of the clock (`max_future`)"), "{reason}");
 
     let weir = Weir::new();
     weir.write("in/1.jsonl", &row("far", "2062-01-01T00:00:00Z"));

@@ -114,7 +114,7 @@ pub struct Location {
 const PARTS: usize = 64;
 const RANGES: usize = 4096;
 
-/// Where an index may put what does not fit into memory.
+/// The folder for the parts of an index that do not fit into memory.
 #[derive(Debug, Clone)]
 pub struct IndexRoom {
     /// Bytes that it may take in memory.
@@ -182,7 +182,7 @@ impl KeyIndex {
         usize::from(self.part_of[(key.1 >> (u64::BITS - RANGES.ilog2())) as usize])
     }
 
-    /// Where the rows of these keys lie. Errors: the disk.
+    /// Looks up the rows of these keys. Errors: the disk.
     pub fn locate(&self, keys: &[Key]) -> Result<Vec<Option<Location>>> {
         let mut found = vec![None; keys.len()];
         let mut on_disk: Vec<Vec<(Key, usize)>> = vec![Vec::new(); PARTS];

@@ -89,7 +89,7 @@ struct Shared {
     key: Vec<String>,
     options: WriterOptions,
     hasher: KeyHasher,
-    /// What the index may take of memory, and where the rest goes.
+    /// The index's share of memory, and the folder for the rest.
     room: Option<IndexRoom>,
     state: Mutex<State>,
 }

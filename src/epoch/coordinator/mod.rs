@@ -104,7 +104,7 @@ struct Coordinator {
     keep_late: bool,
     /// Per source an operator that has seen the end of it, if there is one.
     over: Vec<Option<String>>,
-    /// What the run ends with, once everything that was read is committed.
+    /// The error that the run ends with once everything read is committed.
     failure: Option<Error>,
     open: OpenEpoch,
     committing: Option<Committing>,

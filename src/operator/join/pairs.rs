@@ -343,7 +343,7 @@ impl Filter {
     }
 }
 
-/// Which values are equal, without nulls. Floats are equal as keys are.
+/// Compares values that are not null. Floats are equal as keys are.
 pub(super) fn equal(left: &ArrayRef, right: &ArrayRef, null_equals_null: bool) -> Result<BooleanArray> {
     let (left, right) = (&key_values(left), &key_values(right));
     let kind = left.data_type();

@@ -1,4 +1,4 @@
-//! Which expressions may fail for some row.
+//! Finds expressions that may fail for some row.
 
 use std::sync::Arc;
 

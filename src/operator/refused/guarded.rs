@@ -28,7 +28,7 @@ impl Pending {
     }
 }
 
-/// What stands for the value of a row that failed.
+/// The placeholder for the value of a row that failed.
 #[derive(Debug, Clone)]
 enum Instead {
     /// Null: as an argument it does not count, as a condition it does not hold.
@@ -68,7 +68,7 @@ impl Guarded {
         &self.expr
     }
 
-    /// Where rows that fail are noted.
+    /// Collects the rows that fail.
     pub fn pending(&self) -> Option<&Pending> {
         match &self.instead {
             Instead::Refuse(pending) => Some(pending),

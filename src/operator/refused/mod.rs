@@ -27,7 +27,7 @@ pub struct RefusedRow {
     pub within: Vec<usize>,
     /// The expression, as SQL.
     pub expression: String,
-    /// What was wrong, and the values that the expression read.
+    /// The reason, and the values that the expression read.
     pub reason: String,
     /// The column that the expression gives, if it has a name of its own.
     pub column: Option<String>,

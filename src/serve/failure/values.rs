@@ -1,4 +1,4 @@
-//! What is wrong with a value, by what DataFusion and Arrow say about it: they have no codes of their own.
+//! SQLSTATEs of errors of values, from the texts of DataFusion and Arrow, which have no codes of their own.
 
 use crate::error::SqlState;
 
@@ -74,7 +74,7 @@ pub fn state_of(message: &str) -> SqlState {
     if is_whole && INTEGERS.iter().any(|kind| says(kind)) { SqlState::OUT_OF_RANGE } else { SqlState::INVALID_TEXT }
 }
 
-/// What a condition that was computed while a Parquet file was read says; `None` = it was the file.
+/// The error of a condition that was computed while a Parquet file was read; `None`: the file caused it.
 ///
 /// DataFusion's reader hands its error on as a text: this prefix, and the error as Rust shows it to a programmer.
 pub fn of_condition(message: &str) -> Option<(SqlState, String)> {

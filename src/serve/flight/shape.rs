@@ -1,4 +1,4 @@
-//! How columns are sent: described before a query runs exactly as its rows have them.
+//! The schema of sent rows: it is described before a query runs exactly as its rows have it.
 //!
 //! Whether a column can be null is known only once a plan is optimised, and may be another thing the next time (a constant that is folded,
 //! a count that statistics answer, another row of parameters). So every column and field may be null as sent, and dictionaries are

@@ -1,4 +1,4 @@
-//! What the functions of a query may make: constants live in the plan and are copied with it; what is made from rows is reserved in
+//! The memory budget for results of a query's functions: constants live in the plan and are copied with it; what is made from rows is reserved in
 //! the memory pool for as long as it lives.
 
 use std::ptr::NonNull;
@@ -15,7 +15,7 @@ use crate::serve::interrupt::Interrupt;
 /// Whoever can connect can send statements: many at a time.
 const CONSTANTS: MaxConstants = MaxConstants { each: 1 << 20, all: 16 << 20 };
 
-/// What the functions of one query may make.
+/// The budget for results of one query's functions.
 #[derive(Debug)]
 pub struct QueryBudget {
     pool: Arc<dyn MemoryPool>,

@@ -42,7 +42,7 @@ impl Query {
         Self { plan, state, interrupt }
     }
 
-    /// What ends it while it runs.
+    /// Ends the query while it runs.
     pub fn interrupt(&self) -> Interrupt {
         self.interrupt.clone()
     }

@@ -84,7 +84,7 @@ async fn statements_that_are_not_served_say_so() {
     }
 }
 
-/// What is wrong with a value, of `id` or `name` of a table that has them.
+/// Expressions with a wrong value, over `id` or `name` of a table that has them.
 const VALUES: &[(&str, SqlState)] = &[
     ("name ~ '(('", SqlState::REGEX),
     ("name ~ '(a{1000}){1000}'", SqlState::REGEX),

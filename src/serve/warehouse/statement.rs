@@ -250,7 +250,7 @@ fn refusal(tokens: &[TokenWithSpan], span: Span) -> Option<Diagnostic> {
     })
 }
 
-/// What `found` says, with the state of a statement that is right and not served.
+/// The error `found`, with the SQLSTATE of a valid statement that is not served.
 pub fn not_served(found: Diagnostic, tokens: &[TokenWithSpan], span: Span) -> Diagnostic {
     match refusal(tokens, span) {
         // It knows more of it.

@@ -108,7 +108,7 @@ impl SizeLimits {
         batch_size(message, headers) > self.batch
     }
 
-    /// Where a message stands when messages are tried for their size: the lowest first.
+    /// The rank of a message when messages are tried for their size: the lowest first.
     pub fn place(&self, message: Message<'_>, headers: usize) -> i64 {
         let size = match self.compressed {
             true => compressed_size(message.payload.unwrap_or_default()),

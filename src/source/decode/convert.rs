@@ -1,6 +1,6 @@
 //! Columns of a file as the declared types: a value that the declared type would change becomes null, and so its row a dead letter.
 //!
-//! What may change: digits that a DOUBLE or FLOAT rounds, times below the microsecond, the time of day of a DATE.
+//! These may change: digits that a DOUBLE or FLOAT rounds, times below the microsecond, the time of day of a DATE.
 
 use std::sync::Arc;
 
@@ -68,7 +68,7 @@ fn structs(name: &str, found: &StructArray, fields: &Fields, unit: TimestampUnit
     Ok(Arc::new(converted.internal(|| format!("column `{name}` cannot be converted"))?))
 }
 
-/// Which values are null only since their conversion.
+/// Marks values that became null in the conversion.
 fn lost(before: &ArrayRef, after: &ArrayRef) -> Option<BooleanBuffer> {
     if after.null_count() == before.null_count() {
         return None;
@@ -159,7 +159,7 @@ fn refused(name: &str, from: &DataType, to: &DataType) -> Error {
         .with_hint(format!("Declare the column as {}, and convert it in the query.", sql_name(from)))
 }
 
-/// Where `wanted` is among the names: by exact name, else ignoring case.
+/// The position of `wanted` among the names: by exact name, else ignoring case.
 pub(super) fn position(names: &[&str], wanted: &str) -> Option<usize> {
     let exact = names.iter().position(|name| *name == wanted);
     exact.or_else(|| names.iter().position(|name| name.to_lowercase() == wanted.to_lowercase()))

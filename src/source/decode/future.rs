@@ -11,7 +11,7 @@ use crate::catalog::SourceDef;
 use crate::env::Env;
 use crate::error::{Context, Result};
 
-/// How far event time may be ahead of the clock (`max_future`).
+/// The bound on event time ahead of the clock (`max_future`).
 #[derive(Debug)]
 pub(super) struct MaxFuture {
     column: usize,
@@ -29,7 +29,7 @@ impl MaxFuture {
         is_time.then(|| Self { column, name: watermark.column.clone(), most, env: env.clone() })
     }
 
-    /// Which rows are too far ahead, with the reason for each; mostly none is.
+    /// The rows that are too far ahead, with the reason for each; usually none.
     pub(super) fn refused(&self, columns: &[ArrayRef]) -> Vec<(usize, Refusal)> {
         let times = columns[self.column].as_primitive::<TimestampMicrosecondType>();
         let now = self.env.unix_ms().saturating_mul(1000);
@@ -53,6 +53,8 @@ impl MaxFuture {
 
 fn humantime(of: Duration) -> String {
     match of.as_secs() {
+        86_400 => "1 day".to_owned(),
+        3_600 => "1 hour".to_owned(),
         seconds if seconds > 0 && seconds.is_multiple_of(86_400) => format!("{} days", seconds / 86_400),
         seconds if seconds > 0 && seconds.is_multiple_of(3_600) => format!("{} hours", seconds / 3_600),
         _ => format!("{of:?}"),

@@ -174,7 +174,7 @@ pub(super) fn is_inside_a_line(file: &mut Text, at: u64) -> io::Result<bool> {
     Ok(matches!(around[..], [before, after] if before != b'\n' && !matches!(after, b'\r' | b'\n')))
 }
 
-/// What becomes of a text's rest that ends no record.
+/// The treatment of an unfinished record at the end of a text.
 #[derive(Clone, Copy)]
 struct Rest {
     /// It is the last record.

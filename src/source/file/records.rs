@@ -1,8 +1,8 @@
-//! Where the records of a text end: lines, of CSV with the line ends inside of quotes left to their field.
+//! Splits a text into records: lines, or CSV records, whose quoted fields may contain line ends.
 
 use crate::catalog::CsvDialect;
 
-/// How records end.
+/// The rule for the end of a record.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Ends<'a> {
     /// At every line end.

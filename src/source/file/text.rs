@@ -13,7 +13,7 @@ pub(super) enum Text {
     Compressed(Box<Decompressed>),
 }
 
-/// What a compressed file holds, read from front to back.
+/// The contents of a compressed file, read from front to back.
 pub(super) struct Decompressed {
     path: PathBuf,
     decoder: Box<dyn Read + Send>,
@@ -79,7 +79,7 @@ impl Decompressed {
     }
 }
 
-/// What reads a compressed file, which is at its beginning; `None` if it is not compressed.
+/// A reader of a compressed file that is at its beginning; `None` if the file is not compressed.
 fn decoder(file: &mut File) -> io::Result<Option<Box<dyn Read + Send>>> {
     let mut first = Vec::new();
     (&mut *file).take(4).read_to_end(&mut first)?;

@@ -57,7 +57,7 @@ pub fn ask(consumer: &BaseConsumer<Context>, topic: &str) -> Result<TopicIdentit
     Ok(TopicIdentity { topic: topic.to_owned(), id, cluster })
 }
 
-/// What brokers tell of a topic that was read.
+/// The brokers' answer about a topic that was read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer {
     Same,
@@ -116,12 +116,12 @@ pub fn recreated(source: &str, known: &TopicIdentity, found: &TopicIdentity, los
         .with_hint("Set `on_data_loss = 'continue'` on the source to read the new topic from its beginning, or point the source at the topic that it has read.")
 }
 
-/// What follows where offsets are recorded.
+/// The consequence where offsets are recorded.
 pub const VOID: &str = "Offsets of the old topic mean nothing in the new one: to go on at them would skip records.";
-/// What follows where none are.
+/// The consequence where none are.
 pub const UNCOMMITTED: &str =
     "Nothing of the old topic was committed: what was read of it is lost, unless it still exists elsewhere.";
-/// What follows where the open epoch may hold records of both.
+/// The consequence where the open epoch may hold records of both.
 const MIXED: &str = "It was created again within moments of being read, so that the open epoch may hold records of both topics: it was not committed.";
 
 /// Asks, before an epoch is committed, whether what was read is of the topic that its offsets are recorded for: librdkafka goes

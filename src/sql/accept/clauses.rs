@@ -1,4 +1,4 @@
-//! What each clause does, as `docs/sql.md` shows it.
+//! The behavior of each clause, as `docs/sql.md` shows it.
 
 use std::fmt::Write as _;
 
@@ -11,7 +11,7 @@ pub struct Clause {
     pub example: &'static str,
 }
 
-/// Where a clause runs.
+/// The contexts in which a clause runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Does {
     /// In queries and pipelines.

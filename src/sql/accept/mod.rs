@@ -63,7 +63,7 @@ impl Walker<'_> {
         ControlFlow::Break(error.with_hint(hint))
     }
 
-    /// Where `keywords` stand within a node, else where they first stand, else the node.
+    /// The position of `keywords` within a node, else their first position, else the node's.
     fn place(&self, keywords: &str, within: AstSpan) -> Span {
         let words: Vec<&str> = keywords.split(' ').collect();
         let matches = |tokens: &&[TokenWithSpan]| {

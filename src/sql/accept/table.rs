@@ -1,4 +1,4 @@
-//! What stands in FROM.
+//! The relations of FROM.
 
 use datafusion::sql::sqlparser::ast::{
     Join, JoinConstraint, JoinOperator, TableAlias, TableAliasColumnDef, TableFactor, TableFunctionArgs, TableVersion,

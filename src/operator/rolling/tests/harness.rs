@@ -103,7 +103,7 @@ fn maybe<T>(random: &mut StdRng, some: impl FnOnce(&mut StdRng) -> T) -> Option<
     if random.random_bool(0.15) { None } else { Some(some(random)) }
 }
 
-/// What to ask about a batch. Its zeros are one, which DataFusion's windows would tell apart.
+/// A session that queries a batch. Its zeros are normalized, since DataFusion's windows tell them apart.
 pub fn session(batch: &RecordBatch) -> SessionContext {
     let columns = batch.columns().iter().map(key_values).collect();
     let batch = RecordBatch::try_new(batch.schema(), columns).unwrap();

@@ -1,4 +1,4 @@
-//! Which messages of an epoch are too large, found out at once: where messages are compressed only the brokers know, and a transaction
+//! Finds the messages of an epoch that are too large, all at once: where messages are compressed only the brokers know, and a transaction
 //! tells of the first few only.
 
 use std::collections::{BTreeMap, BTreeSet};

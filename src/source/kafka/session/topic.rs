@@ -9,9 +9,9 @@ use crate::catalog::OnDataLoss;
 use crate::error::Result;
 use crate::source::chunk::TopicIdentity;
 
-/// How often, at most, brokers are asked while records come without a pause.
+/// The least interval between questions to the brokers while records come without a pause.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// How long they are left alone when they did not answer.
+/// The wait after the brokers did not answer.
 const LOOK_LATER: Duration = Duration::from_secs(10);
 
 impl Session {
