@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch};
 use arrow::buffer::BooleanBuffer;
-use arrow::compute::filter_record_batch;
+use arrow::compute::{cast, filter_record_batch, max, min};
 use arrow::datatypes::{DataType, Date32Type, Field, Schema, SchemaRef, TimestampMicrosecondType};
 use arrow::json::WriterBuilder;
 use arrow::json::writer::LineDelimited;
@@ -40,7 +40,7 @@ pub struct Validator {
     /// Columns that must not be null.
     required: Vec<usize>,
     partition_columns: Vec<String>,
-    /// Partition columns of times: their values have to be written as text that every reader understands.
+    /// Columns of times: their values have to be ones that readers can show, in partition columns as text.
     times: Vec<usize>,
     rules: Vec<(String, Arc<dyn PhysicalExpr>)>,
 }
@@ -81,8 +81,7 @@ impl Validator {
         let partition_columns = metadata.partition_columns.clone();
         let is_time = |field: &Field| matches!(field.data_type(), DataType::Timestamp(..) | DataType::Date32);
         let columns = schema.fields().iter().enumerate();
-        let times = columns.filter(|(_, field)| is_time(field) && partition_columns.contains(field.name()));
-        let times = times.map(|(index, _)| index).collect();
+        let times = columns.filter(|(_, field)| is_time(field)).map(|(index, _)| index).collect();
         Ok(Self { schema, lenient, required, partition_columns, times, rules })
     }
 
@@ -96,6 +95,11 @@ impl Validator {
         if self.is_trivial() || batch.num_rows() == 0 {
             return Ok(None);
         }
+        let far =
+            self.times.iter().any(|index| batch.column_by_name(self.schema.field(*index).name()).is_some_and(any_far));
+        if self.required.is_empty() && self.rules.is_empty() && !far {
+            return Ok(None);
+        }
         let rows = conform(batch, &self.lenient)?;
         let broken = self.broken(&conform(&as_stored(&rows, &self.partition_columns)?, &self.lenient)?)?;
         let Some((first, others)) = broken.split_first() else { return Ok(None) };
@@ -103,7 +107,7 @@ impl Validator {
         let fail = || "cannot separate rows that violate constraints".to_owned();
         let good = filter_record_batch(batch, &BooleanArray::new(!&bad, None)).internal(fail)?;
         let refused = filter_record_batch(&rows, &BooleanArray::new(bad.clone(), None)).internal(fail)?;
-        let letters = bad.set_indices().zip(json_rows(&refused)?).map(|(row, payload)| {
+        let letters = bad.set_indices().zip(json_rows(&showable(&refused)?)?).map(|(row, payload)| {
             let reasons: Vec<&Broken<'_>> = broken.iter().filter(|broken| broken.rows.value(row)).collect();
             let text = reasons.iter().map(|broken| broken.reason(row)).collect::<Vec<_>>().join("; ");
             (payload, text, reasons.iter().find_map(|broken| broken.column.map(str::to_owned)))
@@ -122,9 +126,14 @@ impl Validator {
             }
         }
         for index in &self.times {
-            let far = far_times(rows.column(*index));
+            let (column, values) = (self.schema.field(*index).name(), rows.column(*index));
+            if !any_far(values) {
+                continue;
+            }
+            let years = if self.partition_columns.contains(column) { WRITTEN_YEARS } else { SHOWN_YEARS };
+            let far = far_times(values, years);
             if far.count_set_bits() > 0 {
-                broken.push(Broken { far: true, ..Broken::column(self.schema.field(*index).name(), far) });
+                broken.push(Broken { far: Some(years), ..Broken::column(column, far) });
             }
         }
         for (rule, expression) in &self.rules {
@@ -168,8 +177,8 @@ struct Broken<'a> {
     column: Option<&'a str>,
     /// Whether an empty value of the column counts as null: of partition columns of text or bytes.
     empty_too: bool,
-    /// A time that no reader understands as text.
-    far: bool,
+    /// A time that is not of these years.
+    far: Option<Years>,
     rows: BooleanBuffer,
     /// Rows for which the rule could not be computed, and why.
     failed: BTreeMap<usize, String>,
@@ -178,12 +187,17 @@ struct Broken<'a> {
 impl<'a> Broken<'a> {
     /// Something wrong with a column.
     fn column(column: &'a str, rows: BooleanBuffer) -> Self {
-        Self { rule: column, column: Some(column), empty_too: false, far: false, rows, failed: BTreeMap::new() }
+        Self { rule: column, column: Some(column), empty_too: false, far: None, rows, failed: BTreeMap::new() }
     }
 
     fn reason(&self, row: usize) -> String {
         match self.column {
-            Some(column) if self.far => format!("`{column}`, a partition column, is not in the years 1 to 9999"),
+            Some(column) if self.far == Some(WRITTEN_YEARS) => {
+                format!("`{column}`, a partition column, is not in the years 1 to 9999")
+            }
+            Some(column) if self.far.is_some() => {
+                format!("`{column}` is not in the years -262143 to 262142, which can be shown")
+            }
             Some(column) if self.empty_too => format!("`{column}` is null or empty but NOT NULL"),
             Some(column) => format!("`{column}` is null but NOT NULL"),
             None => match self.failed.get(&row) {
@@ -194,19 +208,52 @@ impl<'a> Broken<'a> {
     }
 }
 
-/// The times outside of the years 1 to 9999.
-fn far_times(values: &ArrayRef) -> BooleanBuffer {
-    const DAY_US: i64 = 86_400_000_000;
-    const DAYS: std::ops::Range<i64> = -719_162..2_932_897;
+/// A range of days since 1970.
+type Years = (i64, i64);
+
+/// The years 1 to 9999, which all readers understand as text.
+const WRITTEN_YEARS: Years = (-719_162, 2_932_896);
+/// The years that chrono can show, and with it most of what is written in Rust.
+const SHOWN_YEARS: Years = (-96_465_292, 95_026_236);
+const DAY_US: i64 = 86_400_000_000;
+
+/// True if a time is outside of the years 1 to 9999, as one seldom is: one quick pass.
+fn any_far(values: &ArrayRef) -> bool {
+    let (first, last) = WRITTEN_YEARS;
+    if let Some(days) = values.as_primitive_opt::<Date32Type>() {
+        let outside = |day: Option<i32>| day.is_some_and(|day| !(first..=last).contains(&i64::from(day)));
+        return outside(min(days)) || outside(max(days));
+    }
+    let Some(times) = values.as_primitive_opt::<TimestampMicrosecondType>() else { return false };
+    let outside = |time: Option<i64>| time.is_some_and(|time| !(first..=last).contains(&time.div_euclid(DAY_US)));
+    outside(min(times)) || outside(max(times))
+}
+
+/// The times outside of those years.
+fn far_times(values: &ArrayRef, (first, last): Years) -> BooleanBuffer {
     let is_far = |row: usize| match values.data_type() {
         _ if values.is_null(row) => false,
-        DataType::Date32 => !DAYS.contains(&i64::from(values.as_primitive::<Date32Type>().value(row))),
+        DataType::Date32 => !(first..=last).contains(&i64::from(values.as_primitive::<Date32Type>().value(row))),
         _ => {
             let times = values.as_primitive_opt::<TimestampMicrosecondType>();
-            times.is_some_and(|times| !DAYS.contains(&times.value(row).div_euclid(DAY_US)))
+            times.is_some_and(|times| !(first..=last).contains(&times.value(row).div_euclid(DAY_US)))
         }
     };
     BooleanBuffer::collect_bool(values.len(), is_far)
+}
+
+/// The rows with times that cannot be shown as numbers: days or microseconds since 1970.
+fn showable(rows: &RecordBatch) -> Result<RecordBatch> {
+    let fail = || "cannot show a row that violates a constraint".to_owned();
+    let (mut fields, mut columns) = (rows.schema().fields().to_vec(), rows.columns().to_vec());
+    for (field, values) in fields.iter_mut().zip(&mut columns) {
+        if any_far(values) && far_times(values, SHOWN_YEARS).count_set_bits() > 0 {
+            let number = if *field.data_type() == DataType::Date32 { DataType::Int32 } else { DataType::Int64 };
+            *values = cast(values, &number).internal(fail)?;
+            *field = Arc::new(field.as_ref().clone().with_data_type(number));
+        }
+    }
+    RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).internal(fail)
 }
 
 /// Each row as a JSON object; nulls are written out.

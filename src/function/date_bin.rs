@@ -1,52 +1,29 @@
 //! `date_bin` over TIMESTAMP gives TIMESTAMP.
 //!
-//! DataFusion's own prefers nanoseconds where a zone has to be matched, and event time is in microseconds. This is DataFusion's function with the
-//! order of its signatures changed, and with bins of microseconds.
+//! DataFusion's own goes through nanoseconds, and event time is in microseconds.
 
-use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
-use arrow::array::{Array, AsArray};
-use arrow::datatypes::{DataType, TimeUnit, TimestampMicrosecondType};
+use arrow::array::AsArray;
+use arrow::datatypes::{DataType, IntervalUnit, TimestampMicrosecondType};
 use chrono::{DateTime, Datelike, Months, Utc};
-use datafusion::common::ScalarValue;
+use datafusion::common::{ScalarValue, exec_err, plan_err};
 use datafusion::error::Result;
 use datafusion::functions::datetime::date_bin;
-use datafusion::logical_expr::{ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, TypeSignature};
+use datafusion::logical_expr::{ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility};
+
+use super::to_timestamp::{instant, micros_in};
 
 /// The function.
 pub fn date_bin_in_micros() -> ScalarUDF {
-    let inner = date_bin();
-    let mut signature = inner.signature().clone();
-    if let TypeSignature::OneOf(forms) = &mut signature.type_signature {
-        forms.sort_by_key(|form| !is_micros(form));
-    }
-    ScalarUDF::from(DateBin { inner, signature })
+    ScalarUDF::from(DateBin { inner: date_bin(), signature: Signature::user_defined(Volatility::Immutable) })
 }
 
-fn is_micros(form: &TypeSignature) -> bool {
-    let TypeSignature::Exact(types) = form else { return false };
-    matches!(types.get(1), Some(DataType::Timestamp(TimeUnit::Microsecond, _)))
-}
-
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq, Hash)]
 struct DateBin {
+    /// For times of day.
     inner: Arc<ScalarUDF>,
     signature: Signature,
-}
-
-impl PartialEq for DateBin {
-    fn eq(&self, other: &Self) -> bool {
-        self.inner == other.inner
-    }
-}
-
-impl Eq for DateBin {}
-
-impl Hash for DateBin {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.inner.hash(state);
-    }
 }
 
 impl ScalarUDFImpl for DateBin {
@@ -58,28 +35,62 @@ impl ScalarUDFImpl for DateBin {
         &self.signature
     }
 
-    fn return_type(&self, arg_types: &[DataType]) -> Result<DataType> {
-        self.inner.return_type(arg_types)
+    fn coerce_types(&self, arguments: &[DataType]) -> Result<Vec<DataType>> {
+        let [size, time, origin @ ..] = arguments else {
+            return plan_err!("`date_bin` wants an interval, a time and, if anything, an origin");
+        };
+        if origin.len() > 1 {
+            return plan_err!("`date_bin` wants an interval, a time and, if anything, an origin");
+        }
+        if !matches!(size, DataType::Interval(_) | DataType::Null) && !size.is_string() {
+            return plan_err!("the first argument of `date_bin` is an INTERVAL, not {size}");
+        }
+        let time = match time {
+            DataType::Timestamp(_, zone) => micros_in(zone.clone()),
+            kind if kind.is_string() => instant(),
+            DataType::Date32 | DataType::Date64 | DataType::Null => instant(),
+            DataType::Time32(_) | DataType::Time64(_) => time.clone(),
+            other => return plan_err!("`date_bin` bins a TIMESTAMP, a DATE or a TIME, not {other}"),
+        };
+        let size = DataType::Interval(IntervalUnit::MonthDayNano);
+        Ok([size, time.clone()].into_iter().chain(origin.iter().map(|_| time.clone())).collect())
+    }
+
+    fn return_type(&self, arguments: &[DataType]) -> Result<DataType> {
+        match arguments.get(1) {
+            Some(time) => Ok(time.clone()),
+            None => plan_err!("`date_bin` wants an interval, a time and, if anything, an origin"),
+        }
     }
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
-        match (args.args.as_slice(), bins(&args.args)) {
-            ([_, ColumnarValue::Array(times), ..], Some(bins)) if is_micros_type(times.data_type()) => {
+        let kind = args.args[1].data_type();
+        if !matches!(kind, DataType::Timestamp(..)) {
+            return self.inner.invoke_with_args(args);
+        }
+        let Some(bins) = bins(&args.args)? else {
+            return Ok(ColumnarValue::Scalar(ScalarValue::try_from(&kind)?));
+        };
+        match &args.args[1] {
+            ColumnarValue::Array(times) => {
                 let times = times.as_primitive::<TimestampMicrosecondType>();
                 let binned = times.unary_opt::<_, TimestampMicrosecondType>(|time| bins.start(time));
-                Ok(ColumnarValue::Array(Arc::new(binned.with_data_type(times.data_type().clone()))))
+                Ok(ColumnarValue::Array(Arc::new(binned.with_data_type(kind))))
             }
-            ([_, ColumnarValue::Scalar(ScalarValue::TimestampMicrosecond(time, zone)), ..], Some(bins)) => {
-                let binned = time.and_then(|time| bins.start(time));
-                Ok(ColumnarValue::Scalar(ScalarValue::TimestampMicrosecond(binned, zone.clone())))
+            ColumnarValue::Scalar(time) => {
+                let time = timestamp_of(time).and_then(|time| bins.start(time));
+                let DataType::Timestamp(_, zone) = kind else { return exec_err!("`date_bin` bins TIMESTAMPs") };
+                Ok(ColumnarValue::Scalar(ScalarValue::TimestampMicrosecond(time, zone)))
             }
-            _ => self.inner.invoke_with_args(args),
         }
     }
 }
 
-fn is_micros_type(kind: &DataType) -> bool {
-    matches!(kind, DataType::Timestamp(TimeUnit::Microsecond, _))
+fn timestamp_of(value: &ScalarValue) -> Option<i64> {
+    match value {
+        ScalarValue::TimestampMicrosecond(time, _) => *time,
+        _ => None,
+    }
 }
 
 /// Bins in microseconds: DataFusion's own goes through nanoseconds and answers null beyond 1677 and 2262.
@@ -92,23 +103,30 @@ struct Bins {
     origin: i64,
 }
 
-/// The bins that a call asks for; `None` for sizes and origins that are left to DataFusion.
-fn bins(args: &[ColumnarValue]) -> Option<Bins> {
-    let ColumnarValue::Scalar(ScalarValue::IntervalMonthDayNano(Some(size))) = args.first()? else { return None };
+/// The bins that a call asks for; `None` if their size or origin is null.
+///
+/// Errors: sizes that are no constant, mixed of months and days, not positive or finer than a microsecond.
+fn bins(args: &[ColumnarValue]) -> Result<Option<Bins>> {
+    let ColumnarValue::Scalar(size) = &args[0] else {
+        return exec_err!("the interval of `date_bin` has to be a constant");
+    };
+    let ScalarValue::IntervalMonthDayNano(Some(size)) = size else { return Ok(None) };
     let origin = match args.get(2) {
         None => 0,
-        Some(ColumnarValue::Scalar(ScalarValue::TimestampNanosecond(Some(nanos), _))) if nanos % 1_000 == 0 => {
-            nanos / 1_000
-        }
-        _ => return None,
+        Some(ColumnarValue::Scalar(origin)) => match timestamp_of(origin) {
+            Some(origin) => origin,
+            None => return Ok(None),
+        },
+        Some(ColumnarValue::Array(_)) => return exec_err!("the origin of `date_bin` has to be a constant"),
     };
-    let rest = i64::from(size.days).checked_mul(86_400_000_000)?.checked_add(size.nanoseconds / 1_000)?;
+    let day = i64::from(size.days).checked_mul(86_400_000_000);
+    let rest = day.and_then(|day| day.checked_add(size.nanoseconds / 1_000));
     match (size.months, rest) {
-        (months, 0) if months > 0 && size.nanoseconds == 0 => {
-            Some(Bins { months: true, size: i64::from(months), origin })
-        }
-        (0, rest) if rest > 0 && size.nanoseconds % 1_000 == 0 => Some(Bins { months: false, size: rest, origin }),
-        _ => None,
+        _ if size.nanoseconds % 1_000 != 0 => exec_err!("the bins of `date_bin` cannot be finer than a microsecond"),
+        (months, Some(0)) if months > 0 => Ok(Some(Bins { months: true, size: i64::from(months), origin })),
+        (0, Some(rest)) if rest > 0 => Ok(Some(Bins { months: false, size: rest, origin })),
+        (0, _) | (_, Some(0)) => exec_err!("the interval of `date_bin` has to be positive"),
+        _ => exec_err!("the interval of `date_bin` is of months, or of days and parts of them, not of both"),
     }
 }
 

@@ -3,7 +3,7 @@
 //! - A number with a point beside a DECIMAL is a DECIMAL: `d * 1.1` and `d > 0.5` are exact. DataFusion makes it a DOUBLE, and the column with it.
 //! - A DECIMAL beside a DOUBLE becomes a DOUBLE, in comparisons too.
 //! - Intervals are compared by their length, a month having 30 days and a day 24 hours. Arrow compares months, then days, then the rest.
-//! - `ts AT TIME ZONE 'zone'` has microseconds, as every TIMESTAMP.
+//! - `ts AT TIME ZONE 'zone'` has microseconds, as every TIMESTAMP; so has what is compared with one.
 //! - Constants that overflow are an error, before they are folded.
 //!
 //! The types of expressions change by this, so it is done right after planning, before anything looks at a schema.
@@ -14,9 +14,11 @@ use arrow::datatypes::{DataType, IntervalUnit, TimeUnit};
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{DFSchema, ScalarValue, plan_err};
 use datafusion::error::Result;
+use datafusion::functions::datetime::to_local_time;
 use datafusion::logical_expr::expr::{Between, BinaryExpr, Case, Cast, InList, ScalarFunction, Sort};
 use datafusion::logical_expr::{Expr, ExprSchemable, Operator};
 
+use super::beside::{moved, times_alike};
 use super::interval::interval_length;
 
 /// Functions whose arguments are of one type, from the given one on.
@@ -37,6 +39,8 @@ fn node(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
                 constant_fits(&left, op, &right)?;
                 let compares = is_comparison(op);
                 alike(&mut [&mut *left, &mut *right], schema)?
+                    | moved(&mut left, op, &mut right, schema)
+                    | (compares && times_alike(&mut [&mut *left, &mut *right], true, schema))
                     | (compares && lengths(&mut [&mut *left, &mut *right], schema)?)
             } else {
                 false
@@ -45,12 +49,13 @@ fn node(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
         }
         Expr::Between(Between { mut expr, negated, mut low, mut high }) => {
             let group = &mut [&mut *expr, &mut *low, &mut *high];
-            let changed = alike(group, schema)? | lengths(group, schema)?;
+            let changed = alike(group, schema)? | times_alike(group, true, schema) | lengths(group, schema)?;
             Ok(transformed(Expr::Between(Between { expr, negated, low, high }), changed))
         }
         Expr::InList(InList { mut expr, mut list, negated }) => {
             let mut group: Vec<&mut Expr> = std::iter::once(&mut *expr).chain(&mut list).collect();
-            let changed = alike(&mut group, schema)? | lengths(&mut group, schema)?;
+            let changed =
+                alike(&mut group, schema)? | times_alike(&mut group, true, schema) | lengths(&mut group, schema)?;
             Ok(transformed(Expr::InList(InList { expr, list, negated }), changed))
         }
         Expr::Case(case) => of_case(case, schema),
@@ -62,7 +67,7 @@ fn node(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
                 return no_length(call.name());
             }
             let mut group: Vec<&mut Expr> = call.args.iter_mut().skip(*first).collect();
-            let changed = alike(&mut group, schema)?;
+            let changed = alike(&mut group, schema)? | times_alike(&mut group, false, schema);
             Ok(transformed(Expr::ScalarFunction(call), changed))
         }
         Expr::AggregateFunction(call) if matches!(call.func.name(), "min" | "max") => {
@@ -85,6 +90,15 @@ fn node(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
                 cast = Cast::new(cast.expr, micros);
                 changed = true;
             }
+            // Without a zone a time is what the clocks of its own one show.
+            if let DataType::Timestamp(_, None) = cast.field.data_type()
+                && let Ok(DataType::Timestamp(_, Some(zone))) = cast.expr.get_type(schema)
+                && !matches!(zone.as_ref(), "UTC" | "+00:00")
+            {
+                let local = ScalarFunction::new_udf(to_local_time(), vec![std::mem::take(&mut *cast.expr)]);
+                cast.expr = Box::new(Expr::ScalarFunction(local));
+                changed = true;
+            }
             Ok(transformed(Expr::Cast(cast), changed))
         }
         other => Ok(Transformed::no(other)),
@@ -102,11 +116,11 @@ fn of_case(mut case: Case, schema: &DFSchema) -> Result<Transformed<Expr>> {
     if let Some(operand) = case.expr.as_mut() {
         let mut group: Vec<&mut Expr> = vec![operand];
         group.extend(case.when_then_expr.iter_mut().map(|(when, _)| when.as_mut()));
-        changed |= alike(&mut group, schema)? | lengths(&mut group, schema)?;
+        changed |= alike(&mut group, schema)? | times_alike(&mut group, true, schema) | lengths(&mut group, schema)?;
     }
     let mut results: Vec<&mut Expr> = case.when_then_expr.iter_mut().map(|(_, then)| then.as_mut()).collect();
     results.extend(case.else_expr.as_deref_mut());
-    changed |= alike(&mut results, schema)?;
+    changed |= alike(&mut results, schema)? | times_alike(&mut results, false, schema);
     Ok(transformed(Expr::Case(case), changed))
 }
 
@@ -214,7 +228,9 @@ fn lengths(group: &mut [&mut Expr], schema: &DFSchema) -> Result<bool> {
     }
     for (expr, kind) in group.iter_mut().zip(kinds) {
         let measured = match kind {
-            Some(DataType::Interval(IntervalUnit::MonthDayNano)) => (**expr).clone(),
+            Some(DataType::Interval(IntervalUnit::MonthDayNano) | DataType::Duration(TimeUnit::Microsecond)) => {
+                (**expr).clone()
+            }
             Some(DataType::Interval(_) | DataType::Duration(_) | DataType::Null | DataType::Utf8) => {
                 let kind = DataType::Interval(IntervalUnit::MonthDayNano);
                 Expr::Cast(Cast::new(Box::new((**expr).clone()), kind))

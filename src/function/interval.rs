@@ -5,7 +5,9 @@
 use std::sync::Arc;
 
 use arrow::array::{AsArray, Decimal128Array};
-use arrow::datatypes::{DataType, IntervalMonthDayNano, IntervalMonthDayNanoType, IntervalUnit};
+use arrow::datatypes::{
+    DataType, DurationMicrosecondType, IntervalMonthDayNano, IntervalMonthDayNanoType, IntervalUnit, TimeUnit,
+};
 use datafusion::error::Result;
 use datafusion::logical_expr::{ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility};
 
@@ -13,8 +15,9 @@ const DAY_NANOS: i128 = 86_400_000_000_000;
 
 /// The function.
 pub fn interval_length() -> Arc<ScalarUDF> {
-    let interval = DataType::Interval(IntervalUnit::MonthDayNano);
-    Arc::new(ScalarUDF::from(IntervalLength { signature: Signature::exact(vec![interval], Volatility::Immutable) }))
+    let kinds = [DataType::Interval(IntervalUnit::MonthDayNano), DataType::Duration(TimeUnit::Microsecond)];
+    let signature = Signature::uniform(1, kinds.into(), Volatility::Immutable);
+    Arc::new(ScalarUDF::from(IntervalLength { signature }))
 }
 
 #[derive(Debug, PartialEq, Eq, Hash)]
@@ -42,8 +45,11 @@ impl ScalarUDFImpl for IntervalLength {
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
         let intervals = args.args[0].to_array(args.number_rows)?;
-        let lengths: Decimal128Array =
-            intervals.as_primitive::<IntervalMonthDayNanoType>().iter().map(|interval| interval.map(nanos)).collect();
+        // The difference of two times may be longer than an interval of nanoseconds can say.
+        let lengths: Decimal128Array = match intervals.as_primitive_opt::<DurationMicrosecondType>() {
+            Some(micros) => micros.unary(|micros| i128::from(micros) * 1_000),
+            None => intervals.as_primitive::<IntervalMonthDayNanoType>().unary(nanos),
+        };
         Ok(ColumnarValue::Array(Arc::new(lengths.with_precision_and_scale(38, 0)?)))
     }
 }

@@ -3,10 +3,14 @@
 //!
 //! Models become functions in [`crate::model`]; the planner registers both.
 
+use datafusion::logical_expr::ScalarUDF;
+
+mod beside;
 mod checked;
 mod clock;
 mod correlation;
 mod date_bin;
+mod date_trunc;
 mod exact;
 mod first;
 mod interval;
@@ -15,12 +19,13 @@ mod recompute;
 mod sql;
 mod stand_in;
 mod sum;
+mod to_char;
+mod to_timestamp;
 mod window;
 
 pub use checked::checked;
 pub use clock::{EpochClock, query_now};
 pub use correlation::stable_correlation;
-pub use date_bin::date_bin_in_micros;
 pub use exact::{as_meant, sorted_as_meant};
 pub use first::{FIRST_WITHIN, first_within};
 pub use marks::mark_functions;
@@ -29,3 +34,9 @@ pub use sql::sql_function;
 pub use stand_in::stand_in;
 pub use sum::{SUM_OVERFLOWS, checked_sum};
 pub use window::{HOP_STARTS, SHIFT, TUMBLE_START, window_functions};
+
+/// Functions of dates and times in the place of DataFusion's: in microseconds, as all of weir's timestamps are.
+pub fn time_functions() -> impl Iterator<Item = ScalarUDF> {
+    let others = [date_bin::date_bin_in_micros(), date_trunc::date_trunc_in_micros(), to_char::to_char_in_micros()];
+    to_timestamp::to_timestamps().chain(others)
+}

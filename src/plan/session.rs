@@ -13,7 +13,7 @@ use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
 use datafusion::prelude::SessionConfig;
 
 use crate::catalog::Catalog;
-use crate::function::{EpochClock, checked_sum, date_bin_in_micros, sql_function, stable_correlation, stand_in};
+use crate::function::{EpochClock, checked_sum, sql_function, stable_correlation, stand_in, time_functions};
 use crate::memory::bounded::Bounding;
 use crate::memory::slice::SliceBudget;
 use crate::sql::types::SqlTypes;
@@ -147,7 +147,9 @@ pub fn register_own(state: &mut SessionState) {
         // Registering an aggregate in a session state replaces and cannot fail.
         let _replaced = state.register_udaf(Arc::new(aggregate));
     }
-    register(state, date_bin_in_micros());
+    for function in time_functions() {
+        register(state, function);
+    }
 }
 
 fn register(state: &mut SessionState, function: ScalarUDF) {

@@ -3,7 +3,7 @@
 use super::program::{Weir, text};
 
 /// Expressions and what they are, as CSV shows it, over one row of `from`.
-fn compare(weir: &Weir, from: &str, cases: &[(&str, &str)]) {
+pub fn compare(weir: &Weir, from: &str, cases: &[(&str, &str)]) {
     let select: Vec<String> =
         cases.iter().enumerate().map(|(n, (sql, _))| format!("CAST({sql} AS STRING) AS c{n}")).collect();
     let out = weir.succeed(&["query", "--format", "json", &format!("SELECT {} FROM {from}", select.join(", "))]);

@@ -17,6 +17,7 @@ mod file_sources;
 mod flight;
 mod expressions;
 mod fuzzing;
+mod instants;
 mod kafka;
 mod kafka_support;
 mod kafka_topics;

@@ -5,13 +5,13 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, BooleanArray, Decimal128Array, Int64Array, ListArray, MapArray, StructArray,
-    TimestampMicrosecondArray, make_array, new_null_array,
+    Array, ArrayRef, AsArray, BooleanArray, Decimal128Array, Float64Array, Int64Array, ListArray, MapArray,
+    StructArray, TimestampMicrosecondArray, make_array, new_null_array,
 };
 use arrow::buffer::{BooleanBuffer, NullBuffer, OffsetBuffer};
 use arrow::compute::kernels::cmp::not_distinct;
 use arrow::compute::{CastOptions, can_cast_types, cast_with_options};
-use arrow::datatypes::{DataType, Fields, Float64Type};
+use arrow::datatypes::{DataType, Fields, Float64Type, TimeUnit, TimestampNanosecondType};
 
 use super::fault::sql_name;
 use super::value;
@@ -89,7 +89,10 @@ fn kept(list: &dyn Array, offsets: &OffsetBuffer<i32>, before: &ArrayRef, after:
 
 fn leaf(name: &str, found: &ArrayRef, to: &DataType, unit: TimestampUnit) -> Result<ArrayRef> {
     let from = found.data_type();
-    if from.is_floating() && to.is_integer() || !can_cast_types(from, to) {
+    if from.is_null() {
+        return Ok(new_null_array(to, found.len()));
+    }
+    if !can_cast_types(from, to) {
         return Err(refused(name, from, to));
     }
     let failed = || format!("column `{name}` cannot be converted");
@@ -100,6 +103,26 @@ fn leaf(name: &str, found: &ArrayRef, to: &DataType, unit: TimestampUnit) -> Res
             let numbers = cast(found, &DataType::Int64)?;
             let micros = instants(numbers.as_primitive(), unit).with_timezone_opt(zone.clone());
             Ok(Arc::new(micros))
+        }
+        (from, DataType::Timestamp(_, zone)) if from.is_floating() || from.is_decimal() => {
+            let numbers = cast(found, &DataType::Float64)?;
+            let micros = fractions(numbers.as_primitive(), unit).with_timezone_opt(zone.clone());
+            Ok(Arc::new(micros))
+        }
+        (DataType::Timestamp(TimeUnit::Nanosecond, _), DataType::Timestamp(TimeUnit::Microsecond, zone)) => {
+            let nanos = found.as_primitive::<TimestampNanosecondType>();
+            let micros: TimestampMicrosecondArray = nanos.unary(|nanos| nanos.div_euclid(1_000));
+            Ok(Arc::new(micros.with_timezone_opt(zone.clone())))
+        }
+        (from, DataType::Boolean) if from.is_numeric() => {
+            let numbers = cast(found, &DataType::Float64)?;
+            let numbers = numbers.as_primitive::<Float64Type>();
+            let truth = |number: Option<f64>| match number {
+                Some(0.0) => Some(false),
+                Some(1.0) => Some(true),
+                _ => None,
+            };
+            Ok(Arc::new(numbers.iter().map(truth).collect::<BooleanArray>()))
         }
         (text, DataType::Decimal128(precision, scale)) if text.is_string() => {
             let texts = cast(found, &DataType::Utf8)?;
@@ -117,7 +140,7 @@ fn leaf(name: &str, found: &ArrayRef, to: &DataType, unit: TimestampUnit) -> Res
             let back = cast(&converted, from)?;
             Ok(keep(&converted, &not_distinct(&back, found).internal(failed)?))
         }
-        (from, DataType::Decimal128(..)) if from.is_floating() => {
+        (from, to) if from.is_floating() && (to.is_decimal() || to.is_integer()) => {
             let converted = cast(found, to)?;
             let back = cast(&converted, from)?;
             Ok(keep(&converted, &not_distinct(&back, found).internal(failed)?))
@@ -139,6 +162,25 @@ fn instants(numbers: &Int64Array, unit: TimestampUnit) -> TimestampMicrosecondAr
         TimestampUnit::Millis => number.checked_mul(1_000),
         TimestampUnit::Micros | TimestampUnit::Auto => Some(number),
         TimestampUnit::Nanos => Some(number.div_euclid(1_000)),
+    };
+    numbers.iter().map(|number| micros(number?)).collect()
+}
+
+/// Numbers with a point, which leave out what is below a microsecond.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_precision_loss,
+    reason = "what is no time is sorted out before"
+)]
+fn fractions(numbers: &Float64Array, unit: TimestampUnit) -> TimestampMicrosecondArray {
+    let micros = |number: f64| {
+        let micros = match unit.of(number as i128) {
+            TimestampUnit::Seconds => number * 1e6,
+            TimestampUnit::Millis => number * 1e3,
+            TimestampUnit::Micros | TimestampUnit::Auto => number,
+            TimestampUnit::Nanos => (number / 1e3).floor(),
+        };
+        (micros.abs() < i64::MAX as f64).then(|| micros.round() as i64)
     };
     numbers.iter().map(|number| micros(number?)).collect()
 }
