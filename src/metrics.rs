@@ -47,6 +47,8 @@ pub struct Metrics {
     pub state_bytes: Family<Gauge, 2>,
     /// Rows that came too late to count, by pipeline and operator.
     pub late_rows: Family<Gauge, 2>,
+    /// Rows older than the first version of a table that they look up, by pipeline and operator.
+    pub lookup_too_early: Family<Gauge, 2>,
     /// Times whose number may be of another unit than it was read as, by pipeline and source.
     pub doubtful_times: Family<Gauge, 2>,
     /// Bytes reserved of the memory pool, by use (`output`, `input`, `queries`); operators' state has its own metric.
@@ -116,6 +118,11 @@ impl Metrics {
                 "Rows that came too late to count, since the process began.",
                 ["pipeline", "operator"],
             ),
+            lookup_too_early: Family::gauges(
+                "weir_lookup_too_early_rows",
+                "Rows older than the first version of the table that they look up, which found nothing in it, since the process began.",
+                ["pipeline", "operator"],
+            ),
             memory_reserved_bytes: Family::gauges(
                 "weir_memory_reserved_bytes",
                 "Bytes lent out by the memory pool.",
@@ -149,6 +156,7 @@ impl Metrics {
         self.state_rows.render(&mut text);
         self.state_bytes.render(&mut text);
         self.late_rows.render(&mut text);
+        self.lookup_too_early.render(&mut text);
         self.doubtful_times.render(&mut text);
         self.memory_reserved_bytes.render(&mut text);
         self.flight_queries.render(&mut text);

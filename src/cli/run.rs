@@ -248,6 +248,9 @@ fn record(metrics: &Metrics, progress: &Progress, now_ms: i64) {
         metrics.state_rows.with(labels).set(operator.num_rows_total as f64);
         metrics.state_bytes.with(labels).set(operator.memory_used_bytes as f64);
         metrics.late_rows.with(labels).set(operator.num_rows_late as f64);
+        if operator.kind == "lookup_join" {
+            metrics.lookup_too_early.with(labels).set(operator.num_rows_too_early as f64);
+        }
     }
     let source = progress.sources.first().map_or("", |source| source.description.as_str());
     metrics.dead_letters.with([pipeline, source]).add(progress.dead_letters);

@@ -43,6 +43,11 @@ impl Commit {
         changing(&self.adds)
     }
 
+    /// When it was made, microseconds since 1970 UTC.
+    pub fn micros(&self) -> i64 {
+        self.timestamp_ms.saturating_mul(1_000)
+    }
+
     /// The files whose rows are gone.
     pub fn gone_files(&self) -> impl Iterator<Item = &DataFile> {
         changing(&self.removes)

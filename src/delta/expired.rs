@@ -19,6 +19,7 @@ use object_store::path::Path;
 use serde::Deserialize;
 
 use super::actions::LogPath;
+use super::files::vector_path;
 use super::listing::files_of;
 use super::log::{KernelTable, with_snapshot};
 use super::table::Table;
@@ -75,7 +76,7 @@ fn expired(table: &KernelTable, url: &url::Url, before_ms: i64) -> Result<Vec<Pa
     let mut needed: BTreeSet<Path> = BTreeSet::new();
     for file in files_of(table)? {
         needed.extend(file.path.object());
-        needed.extend(file.deletion_vector.as_ref().and_then(|vector| vector_file(vector, url)));
+        needed.extend(file.deletion_vector.as_ref().and_then(|vector| vector_path(vector, url)));
     }
     needed.extend(young.iter().flat_map(|tombstone| files(tombstone, url)));
     let gone: BTreeSet<Path> = old.iter().flat_map(|tombstone| files(tombstone, url)).collect();
@@ -94,15 +95,8 @@ fn files(tombstone: &Tombstone, url: &url::Url) -> impl Iterator<Item = Path> {
             cardinality: 1,
         })
     });
-    let vector = vector.and_then(|vector| vector_file(&vector, url));
+    let vector = vector.and_then(|vector| vector_path(&vector, url));
     tombstone.path.object().ok().into_iter().chain(vector)
-}
-
-/// Where a vector lies, below the table; `None` when it is in the log, or elsewhere.
-fn vector_file(vector: &DeletionVectorDescriptor, url: &url::Url) -> Option<Path> {
-    let kernel = delta_kernel::actions::deletion_vector::DeletionVectorDescriptor::try_from(vector.clone()).ok()?;
-    let file = kernel.absolute_path(url).ok()??;
-    Path::from_url_path(file.path().strip_prefix(url.path())?).ok()
 }
 
 fn tombstones(table: &KernelTable) -> Result<Vec<Tombstone>> {

@@ -27,6 +27,7 @@ use parquet::arrow::async_reader::{AsyncFileReader, ParquetRecordBatchStream};
 use parquet::arrow::{ParquetRecordBatchStreamBuilder, ProjectionMask};
 use parquet::errors::ParquetError;
 use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
+use url::Url;
 
 use super::actions::{Add, AddCDCFile, LogPath, PartitionValues, Remove};
 use super::cast::{as_type, partition_value};
@@ -374,8 +375,34 @@ fn constants(file: &DataFile, schema: &SchemaRef, partition_columns: &[String]) 
     schema.fields().iter().map(constant).collect()
 }
 
+/// Whether a file, and the file of its deletion vector, can still be read.
+pub async fn is_there(store: &TableStore, file: &DataFile) -> Result<bool> {
+    let vector = file.deletion_vector.as_ref().and_then(|vector| vector_path(vector, store.url()));
+    for path in std::iter::once(path_of(store, file)?).chain(vector) {
+        match store.object_store().head(&path).await {
+            Ok(_) => {}
+            Err(object_store::Error::NotFound { .. }) => return Ok(false),
+            Err(error) => {
+                return Err(error).environment(|| format!("cannot look for `{path}` of `{}`", store.location()));
+            }
+        }
+    }
+    Ok(true)
+}
+
+/// Where a vector lies, below the table; `None` when it is in the log, or elsewhere.
+pub(super) fn vector_path(vector: &DeletionVectorDescriptor, url: &Url) -> Option<Path> {
+    let kernel = KernelDescriptor::try_from(vector.clone()).ok()?;
+    let file = kernel.absolute_path(url).ok()??;
+    Path::from_url_path(file.path().strip_prefix(url.path())?).ok()
+}
+
 /// The rows that a deletion vector deletes, ascending.
-async fn deleted_rows(store: &TableStore, file: &str, vector: &DeletionVectorDescriptor) -> Result<Vec<u64>> {
+pub(super) async fn deleted_rows(
+    store: &TableStore,
+    file: &str,
+    vector: &DeletionVectorDescriptor,
+) -> Result<Vec<u64>> {
     let failed = || format!("the deletion vector of file `{file}` cannot be read");
     let (engine, url) = (store.log_store().engine(None), store.url().clone());
     let vector = KernelDescriptor::try_from(vector.clone()).context(ErrorKind::Damaged, failed)?;

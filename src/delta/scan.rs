@@ -21,8 +21,10 @@ use url::Url;
 
 use super::bounds::skips_soundly;
 use super::log::{entry_path, open_snapshot};
+use super::store::TableStore;
 use super::stored_values::as_meant;
 use super::table::Table;
+use super::versions::{AllVersions, BeforeFirst};
 use crate::error::{Context, Error, ErrorKind, Result};
 
 /// Which version of a table is wanted.
@@ -72,7 +74,20 @@ pub async fn open_version(url: &Url, root: Arc<dyn ObjectStore>, as_of: AsOf) ->
     let mut config = DeltaScanConfig::new().with_wrap_partition_values(false);
     config.schema_force_view_types = false;
     let inner = DeltaScanNext::new(snapshot, config).context(ErrorKind::Environment, failed)?;
-    Ok(TableVersion { version, provider: Arc::new(Scan { inner, partition_columns, url: url.clone(), root }) })
+    Ok(TableVersion { version, provider: Arc::new(Scan { inner, version, partition_columns, url: url.clone(), root }) })
+}
+
+/// The table that `provider` reads, in all its versions up to the one that it reads (see [`versions`](super::versions)); `None` when it is no
+/// Delta table.
+pub fn all_versions(
+    provider: &Arc<dyn TableProvider>,
+    before_first: BeforeFirst,
+) -> Option<Result<Arc<dyn TableProvider>>> {
+    let scan = provider.downcast_ref::<Scan>()?;
+    let store = TableStore::at(&scan.url, Arc::clone(&scan.root));
+    let versions =
+        |store| AllVersions::new(store, scan.version, &scan.schema(), scan.partition_columns.clone(), before_first);
+    Some(store.map(|store| Arc::new(versions(store)) as Arc<dyn TableProvider>))
 }
 
 /// delta-rs takes a time before the first version for that version. Errors: `version` was committed after `instant`.
@@ -109,6 +124,7 @@ impl Table {
 #[derive(Debug)]
 struct Scan {
     inner: DeltaScanNext,
+    version: u64,
     partition_columns: Vec<String>,
     url: Url,
     root: Arc<dyn ObjectStore>,

@@ -247,6 +247,11 @@ impl Memory {
         self.operators[index].late
     }
 
+    /// Rows of operator `index`, a lookup, that were older than every version of the table that can be read, so far.
+    pub fn too_early(&self, index: usize) -> u64 {
+        self.operators[index].lookup.as_ref().map_or(0, |lookup| lookup.too_early())
+    }
+
     /// What operator `index` remembers now.
     pub fn usage(&self, index: usize) -> StateUsage {
         let mut sum = StateUsage::default();

@@ -75,6 +75,9 @@ pub struct OperatorProgress {
     pub oldest: Option<String>,
     /// Rows that came too late to count, since the process began.
     pub num_rows_late: u64,
+    /// Rows older than every version of a table that is looked up, since the process began.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub num_rows_too_early: u64,
     /// RFC 3339: how far the operator has come.
     pub watermark: Option<String>,
 }

@@ -6,14 +6,14 @@ use datafusion::common::ScalarValue;
 use datafusion::error::Result;
 use datafusion::logical_expr::{ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility};
 
-use crate::sql::temporal::{ASOF, SYSTEM_TIME};
+use crate::sql::temporal::{ASOF, SYSTEM_TIME, SYSTEM_TIME_OR_FIRST};
 
 /// The functions of this module.
 pub fn mark_functions() -> Vec<ScalarUDF> {
     // Volatile, so that no optimiser folds, copies or shares them.
-    let system_time = Mark { name: SYSTEM_TIME, signature: Signature::any(2, Volatility::Volatile) };
+    let system_time = |name| ScalarUDF::from(Mark { name, signature: Signature::any(2, Volatility::Volatile) });
     let asof = Mark { name: ASOF, signature: Signature::exact(vec![DataType::Boolean], Volatility::Volatile) };
-    vec![ScalarUDF::from(system_time), ScalarUDF::from(asof)]
+    vec![system_time(SYSTEM_TIME), system_time(SYSTEM_TIME_OR_FIRST), ScalarUDF::from(asof)]
 }
 
 #[derive(Debug, PartialEq, Eq, Hash)]

@@ -14,6 +14,7 @@ use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
 use datafusion::physical_expr::utils::collect_columns;
 
 use super::contract::END_OF_TIME;
+use crate::delta::BeforeFirst;
 
 /// A column whose values in rows yet to come are >= W - `lag`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -275,7 +276,9 @@ pub struct LookupSpec {
     /// What else must hold, over the left columns (without weight) followed by the table's columns.
     pub filter: Option<Arc<dyn PhysicalExpr>>,
     /// `FOR SYSTEM_TIME AS OF`: a left TIMESTAMP(µs) column. Each row is answered from the newest version that was committed at or before
-    /// it; rows without a time, or before the oldest version that the log still has, match nothing.
+    /// it; rows without a time match nothing.
     pub as_of: Option<usize>,
+    /// What rows find whose time is before the oldest version that can be read.
+    pub before_first: BeforeFirst,
     pub output: SchemaRef,
 }

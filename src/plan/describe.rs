@@ -3,9 +3,10 @@
 use arrow::datatypes::SchemaRef;
 
 use super::operators::OperatorSpec;
+use crate::delta::BeforeFirst;
 use crate::operator::spec::{
-    AggregateSpec, DeduplicateEmit, DeduplicateSpec, JoinSpec, RollingEmit, RollingKind, RollingSpec, TimeColumn,
-    TopNSpec,
+    AggregateSpec, DeduplicateEmit, DeduplicateSpec, JoinSpec, LookupSpec, RollingEmit, RollingKind, RollingSpec,
+    TimeColumn, TopNSpec,
 };
 
 type Facts = Vec<(&'static str, String)>;
@@ -82,6 +83,7 @@ impl OperatorSpec {
                         equalities(&spec.left, &spec.left_keys, &spec.right, &spec.right_keys)
                     ),
                 ),
+                ("version", looked_up(spec)),
                 ("state", "the table's rows, followed version by version".to_owned()),
                 ("emits", "at once".to_owned()),
             ],
@@ -93,6 +95,16 @@ impl OperatorSpec {
             ],
         }
     }
+}
+
+/// Which version of a table a row is joined to.
+fn looked_up(spec: &LookupSpec) -> String {
+    let Some(column) = spec.as_of else { return "the newest when the row comes".to_owned() };
+    let before = match spec.before_first {
+        BeforeFirst::Nothing => "no row",
+        BeforeFirst::First => "the first version",
+    };
+    format!("the newest at {}; before the first version {before}", spec.left.field(column).name())
 }
 
 fn aggregate(spec: &AggregateSpec) -> Facts {

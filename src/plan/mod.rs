@@ -30,6 +30,7 @@ mod relation;
 mod session;
 mod share;
 mod size;
+mod system_time;
 mod time;
 mod watermark;
 mod zone;

@@ -11,6 +11,7 @@ mod arguments;
 mod batch;
 mod one_zero;
 mod stream;
+mod versions;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -31,6 +32,7 @@ use self::arguments::{Arguments, Function, problem};
 use self::batch::AsofAsWindow;
 use self::one_zero::OneZeroInWindows;
 use self::stream::AsofApart;
+use self::versions::VersionsByTime;
 use super::nodes::{DeduplicateNode, SessionNode, WINDOW_END, WINDOW_START};
 use super::time::{scalar_micros, time_lag};
 use crate::function::{
@@ -62,6 +64,7 @@ pub fn register_relations(state: &mut SessionState, mode: RelationMode, times: B
                 state.register_udaf(Arc::new(function))?;
             }
             state.add_analyzer_rule(Arc::new(AsofAsWindow));
+            state.add_analyzer_rule(Arc::new(VersionsByTime));
             state.add_analyzer_rule(Arc::new(OneZeroInWindows));
         }
     }

@@ -1,6 +1,7 @@
 //! Joins in time, written so that DataFusion can plan them: ordinary joins whose condition carries a mark.
 //!
-//! - `JOIN c FOR SYSTEM_TIME AS OF t.ts ON cond` becomes `JOIN c ON cond AND weir_system_time(t.ts, cond)`;
+//! - `JOIN c FOR SYSTEM_TIME AS OF t.ts ON cond` becomes `JOIN c ON cond AND weir_system_time(t.ts, cond)`, and `… AS OF t.ts OR FIRST …`,
+//!   which takes the first version for times before it, `… AND weir_system_time_or_first(t.ts, cond)`;
 //! - `t ASOF JOIN r MATCH_CONDITION (t.ts >= r.ts) ON cond` becomes `t LEFT JOIN r ON cond AND weir_asof(t.ts >= r.ts)`
 //!   (as in Snowflake, a left row without a match is kept).
 //!
@@ -20,6 +21,8 @@ use super::cursor::Parsed;
 
 /// Marks a join to the version of the right table at a time: `weir_system_time(time, condition)`; always true.
 pub const SYSTEM_TIME: &str = "weir_system_time";
+/// The same, where times before the table's first version mean that.
+pub const SYSTEM_TIME_OR_FIRST: &str = "weir_system_time_or_first";
 /// Marks the match condition of an ASOF join: `weir_asof(left >= right)`; as true as its argument.
 pub const ASOF: &str = "weir_asof";
 
@@ -62,7 +65,8 @@ fn mark_join(join: &mut Join) -> Parsed<()> {
                 .with_hint("Write `… AS c ON c.key = t.key`."));
         };
         let given = Expr::Nested(Box::new(condition.clone()));
-        let mark = call(SYSTEM_TIME, vec![time, condition.clone()]);
+        let (name, time) = or_first(time);
+        let mark = call(name, vec![time, condition.clone()]);
         *condition = and(given, mark);
     }
     if let JoinOperator::AsOf { match_condition, constraint } = &mut join.join_operator {
@@ -78,6 +82,18 @@ fn mark_join(join: &mut Join) -> Parsed<()> {
         join.join_operator = JoinOperator::Left(JoinConstraint::On(condition));
     }
     Ok(())
+}
+
+/// The mark of a time, and the time without `OR FIRST`.
+fn or_first(time: Expr) -> (&'static str, Expr) {
+    match time {
+        Expr::BinaryOp { left, op: BinaryOperator::Or, right } if is_first(&right) => (SYSTEM_TIME_OR_FIRST, *left),
+        other => (SYSTEM_TIME, other),
+    }
+}
+
+fn is_first(expr: &Expr) -> bool {
+    matches!(expr, Expr::Identifier(name) if name.quote_style.is_none() && name.value.eq_ignore_ascii_case("first"))
 }
 
 /// Takes `FOR SYSTEM_TIME AS OF time` off a table; joins inside parentheses are marked too.
@@ -140,6 +156,10 @@ mod tests {
             (
                 "SELECT * FROM t LEFT JOIN c FOR SYSTEM_TIME AS OF t.ts AS d ON d.a = t.a",
                 "SELECT * FROM t LEFT JOIN c AS d ON (d.a = t.a) AND weir_system_time(t.ts, d.a = t.a)",
+            ),
+            (
+                "SELECT * FROM t JOIN c FOR SYSTEM_TIME AS OF t.ts OR FIRST AS d ON d.a = t.a",
+                "SELECT * FROM t JOIN c AS d ON (d.a = t.a) AND weir_system_time_or_first(t.ts, d.a = t.a)",
             ),
             (
                 "SELECT * FROM t ASOF JOIN r MATCH_CONDITION (t.ts >= r.ts) ON t.id = r.id",

@@ -1,7 +1,11 @@
 //! Streams joined to a Delta table that goes through versions, by the real program: what each row is answered from, while the program runs
 //! and when it was killed in between.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
+
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
 
 use crate::program::{Running, Weir, text};
 
@@ -108,11 +112,105 @@ fn rows_are_answered_from_the_newest_version_or_from_that_of_their_time() {
     assert_eq!(shop.rows("then_was"), of_each([["", "", "", ""], before, before, now]));
     let known = of_each([now; 4]).into_iter().filter(|row| !row.ends_with(',')).collect::<Vec<_>>();
     assert_eq!(shop.rows("known"), known);
-    // In a query, and so in a batch, the table is what it is now: rows of earlier versions differ, and are shown.
+    // A batch means the same: the version of each row's time.
     let output = shop.weir.run(&["verify", "orders.sql"]);
     let verdict = text(&output.stdout);
-    assert_eq!(verdict.matches("  ok  ").count(), 2, "{verdict}{}", text(&output.stderr));
-    assert!(verdict.contains("DIFFER then_was"), "{verdict}");
+    assert_eq!(verdict.matches("  ok  ").count(), 3, "{verdict}{}", text(&output.stderr));
+}
+
+/// Keeps the orders, so that queries can join them.
+const KEPT: &str = "
+CREATE SOURCE orders (id BIGINT NOT NULL, customer BIGINT, ts TIMESTAMP, WATERMARK FOR ts AS ts - INTERVAL '1 day')
+  WITH (connector = 'file', path = 'orders/*.jsonl', format = 'json');
+CREATE TABLE customers USING DELTA;
+CREATE TABLE kept (id BIGINT, customer BIGINT, ts TIMESTAMP) USING DELTA;
+CREATE TABLE then_was (id BIGINT, tier STRING) USING DELTA;
+CREATE TABLE or_first (id BIGINT, tier STRING) USING DELTA;
+CREATE PIPELINE p AS BEGIN
+  INSERT INTO kept SELECT id, customer, ts FROM orders;
+  INSERT INTO then_was SELECT o.id, c.tier FROM orders o JOIN customers FOR SYSTEM_TIME AS OF o.ts AS c ON o.customer = c.id;
+  INSERT INTO or_first SELECT o.id, c.tier FROM orders o LEFT JOIN customers FOR SYSTEM_TIME AS OF o.ts OR FIRST AS c ON o.customer = c.id;
+END;
+";
+
+#[test]
+fn streams_queries_and_verify_join_the_version_of_each_row_s_time() {
+    let mut random = StdRng::seed_from_u64(11);
+    let mut shop = Shop::new();
+    shop.weir.write("kept.sql", KEPT);
+    // What the table was from each commit on; its rows are upserted, so that files lose rows to deletion vectors.
+    let mut past: Vec<(i64, BTreeMap<u64, String>)> = Vec::new();
+    let mut orders: Vec<(u64, i64)> = Vec::new();
+    for version in 0..9 {
+        let mut tiers: BTreeMap<u64, String> = past.last().map(|(_, tiers)| tiers.clone()).unwrap_or_default();
+        let changed: Vec<(u64, String)> =
+            (0..3).map(|n| (random.random_range(0..6_u64), format!("v{version} {n}"))).collect();
+        tiers.extend(changed.iter().cloned());
+        let changed: Vec<(u64, &str)> = changed.iter().map(|(id, tier)| (*id, tier.as_str())).collect();
+        let at = shop.change(&changed);
+        past.push((at, tiers));
+        if version % 3 == 2 {
+            for _ in 0..30 {
+                let around = past[random.random_range(0..past.len())].0 + random.random_range(-2..=2);
+                let at = if random.random_bool(0.1) { past[0].0 - 60_000 } else { around };
+                let customer = random.random_range(0..7);
+                shop.order(&[customer], at);
+                orders.push((customer, at));
+            }
+            shop.weir.succeed(&["run", "kept.sql", "--trigger", "available now"]);
+        }
+    }
+    let tier = |(customer, at): &(u64, i64), or_first: bool| {
+        let version = past.iter().rposition(|(time, _)| time <= at).or(or_first.then_some(0))?;
+        past[version].1.get(customer).cloned()
+    };
+    let numbered = || orders.iter().enumerate();
+    let was = numbered().filter_map(|(id, order)| Some(format!("{id},{}", tier(order, false)?))).collect::<Vec<_>>();
+    let first = numbered().map(|(id, order)| format!("{id},{}", tier(order, true).unwrap_or_default()));
+    let first = first.collect::<Vec<_>>();
+    assert!(was.len() > 30 && first.iter().filter(|row| row.ends_with(',')).count() > 0);
+    assert_eq!(shop.rows("then_was"), was);
+    assert_eq!(shop.rows("or_first"), first);
+    let query = |join: &str, time: &str| {
+        shop.weir.query(&format!(
+            "SELECT o.id, c.tier FROM kept o {join} customers FOR SYSTEM_TIME AS OF {time} AS c ON o.customer = c.id ORDER BY 1"
+        ))
+    };
+    assert_eq!(query("JOIN", "o.ts"), was);
+    assert_eq!(query("LEFT JOIN", "o.ts OR FIRST"), first);
+    let (_, newest) = &past[past.len() - 1];
+    let now = numbered().filter_map(|(id, (customer, _))| Some(format!("{id},{}", newest.get(customer)?)));
+    assert_eq!(query("JOIN", "now()"), now.collect::<Vec<_>>());
+    let verdict = text(&shop.weir.run(&["verify", "kept.sql"]).stdout);
+    assert_eq!(verdict.matches("  ok  ").count(), 3, "{verdict}");
+}
+
+#[test]
+fn the_time_of_a_lookup_is_explained_and_checked() {
+    let shop = Shop::new();
+    shop.weir
+        .write("kept.sql", &KEPT.replace("customers USING DELTA", "customers (id BIGINT, tier STRING) USING DELTA"));
+    let explained = shop.weir.succeed(&["explain", "kept.sql"]);
+    assert!(explained.contains("the newest at ts; before the first version no row"), "{explained}");
+    assert!(explained.contains("the newest at ts; before the first version the first version"), "{explained}");
+    for (time, table, message) in [
+        ("o.id", "customers", "the time of `FOR SYSTEM_TIME AS OF` is BIGINT, not TIMESTAMP"),
+        ("o.ts", "orders", "to what is no Delta table"),
+    ] {
+        let sql = KEPT.replace("customers USING DELTA", "customers (id BIGINT, tier STRING) USING DELTA");
+        let sql = sql.replace(
+            "customers FOR SYSTEM_TIME AS OF o.ts AS c",
+            &format!("{table} FOR SYSTEM_TIME AS OF {time} AS c"),
+        );
+        let sql = if table == "orders" {
+            sql.replace("INSERT INTO then_was SELECT o.id, c.tier", "INSERT INTO then_was SELECT o.id, 'x'")
+        } else {
+            sql
+        };
+        shop.weir.write("wrong.sql", &sql);
+        let output = shop.weir.run(&["check", "wrong.sql"]);
+        assert!(text(&output.stderr).contains(message), "{}", text(&output.stderr));
+    }
 }
 
 #[test]

@@ -55,6 +55,11 @@ impl TableStore {
         Self::rooted(location.to_owned(), internal_url(&url)?, root, env.clone())
     }
 
+    /// The folder at `url`, which ends with `/`, of a store that is open.
+    pub(super) fn at(url: &Url, root: Arc<dyn ObjectStore>) -> Result<Self> {
+        Self::rooted(url.to_string(), url.clone(), root, Env::system()?)
+    }
+
     fn rooted(location: String, url: Url, root: Arc<dyn ObjectStore>, env: Env) -> Result<Self> {
         let prefix = Path::from_url_path(url.path())
             .context(ErrorKind::Config, || format!("bad path in location `{location}`"))?;

@@ -90,6 +90,7 @@ impl Coordinator {
                 memory_used_bytes: usage.bytes,
                 oldest: usage.oldest.and_then(instant),
                 num_rows_late: self.memory.late(index),
+                num_rows_too_early: self.memory.too_early(index),
                 watermark: instant(self.memory.watermark(index)),
             }
         };

@@ -179,8 +179,7 @@ async fn streamed_and_batch(seed: u64, queries: Queries, random: &mut StdRng) ->
         let table = MemTable::try_new(source.def.schema(), vec![vec![log.counted()]]).unwrap();
         inputs.insert(source.def.name.clone(), Arc::new(table));
     }
-    let rows = dim();
-    inputs.insert("dim".to_owned(), Arc::new(MemTable::try_new(rows.schema(), vec![vec![rows]]).unwrap()));
+    inputs.insert("dim".to_owned(), table.table.provider(None).await.unwrap());
     let in_batch = batch(&catalog, pipeline, &functions, &Targets::new(), inputs, memory).await.unwrap();
 
     let setup = Setup {

@@ -3,10 +3,8 @@
 //! [`Lookup::refresh`] goes on to the newest version, between epochs; what changed is read, not the table. [`Lookup::pin`] goes to
 //! a given version, so that a replay answers as the first run did. [`Lookup::apply`] answers rows and changes nothing, so
 //! lanes may share it. With `as_of`, each row is answered from the version that was the newest at its time:
-//! [`Lookup::prepare`] makes sure that the versions that some rows need are held, and [`Lookup::forget`] gives up those that
-//! none will need.
-//!
-//! When a version was committed is what its `commitInfo` says, in milliseconds; a version is never older than the one before.
+//! [`Lookup::prepare`] makes sure that the versions that some rows need are held, those that were committed a moment ago among them, and
+//! [`Lookup::forget`] gives up those that none will need. Which version a time means is what `delta::lives` says, as in queries.
 
 mod index;
 mod join;
@@ -15,15 +13,19 @@ mod join;
 mod tests;
 
 use arrow::array::{AsArray, RecordBatch};
-use arrow::compute::min;
+use arrow::compute::{max, min};
 use arrow::datatypes::{DataType, TimeUnit, TimestampMicrosecondType};
+use chrono::DateTime;
 use datafusion::common::JoinType;
 use futures::{StreamExt, TryStreamExt, stream};
 
 use self::index::{FileContents, Index, Keys};
 use super::StateUsage;
 use super::spec::LookupSpec;
-use crate::delta::{Commit, DataFile, TableShape, TableStore, files_at, read_file};
+use crate::delta::{
+    BeforeFirst, Commit, DataFile, TableShape, TableStore, TimedVersion, commits_back_to, files_at, oldest_readable,
+    oldest_with_rows, read_file, version_times,
+};
 use crate::error::{Error, Result};
 
 /// Files that are read at the same time.
@@ -39,10 +41,16 @@ pub struct Lookup {
     right_keys: Keys,
     partition_columns: Vec<String>,
     index: Index,
-    /// The versions that are held, with the time of each, microseconds; ascending, never empty.
-    versions: Vec<(i64, u64)>,
-    /// True when the log has no older version than those held.
+    /// The versions that are held; ascending, never empty.
+    versions: Vec<TimedVersion>,
+    /// True when no older version than those held can be read.
     is_oldest: bool,
+    /// When the log was last asked for new versions, microseconds; rows of later times may need one that is not held.
+    checked: i64,
+    /// True while no version has had a row: they are all before the first version.
+    is_unfilled: bool,
+    /// Rows whose time was before the oldest version, so far.
+    too_early: u64,
 }
 
 impl Lookup {
@@ -60,6 +68,9 @@ impl Lookup {
             partition_columns: shape.partition_columns.clone(),
             versions: Vec::new(),
             is_oldest: false,
+            checked: micros(&store),
+            is_unfilled: false,
+            too_early: 0,
             spec,
             store,
             memory_limit,
@@ -76,8 +87,9 @@ impl Lookup {
 
     /// Goes on to the newest version; true if there was one. Costs one request when there is none.
     pub async fn refresh(&mut self) -> Result<bool> {
-        let before = self.newest();
+        let (before, now) = (self.newest(), micros(&self.store));
         while self.step().await? {}
+        self.checked = now;
         Ok(self.newest() != before)
     }
 
@@ -98,31 +110,62 @@ impl Lookup {
     /// Makes sure that the versions which `rows` need are held. Without `as_of` there is nothing to do.
     pub async fn prepare(&mut self, rows: &[RecordBatch]) -> Result<()> {
         let Some(column) = self.spec.as_of else { return Ok(()) };
-        let times =
-            rows.iter().filter_map(|batch| min(batch.column(column).as_primitive::<TimestampMicrosecondType>()));
-        let Some(earliest) = times.min().filter(|earliest| *earliest < self.versions[0].0) else { return Ok(()) };
-        if self.is_oldest {
-            return Ok(());
+        let times = || rows.iter().map(|batch| batch.column(column).as_primitive::<TimestampMicrosecondType>());
+        let latest = times().filter_map(max).max();
+        if latest.is_some_and(|latest| latest >= self.checked) {
+            self.refresh().await?;
         }
-        let mut first = self.versions[0].1;
-        let mut is_oldest = false;
-        while let Some(before) = first.checked_sub(1) {
-            let Some(commit) = Commit::read(&self.store, before).await? else {
-                is_oldest = true;
-                break;
-            };
-            first = before;
-            if micros(&commit) <= earliest {
-                break;
-            }
+        let earliest = times().filter_map(min).min();
+        let Some(earliest) = earliest.filter(|earliest| *earliest < self.versions[0].0) else { return Ok(()) };
+        if !self.is_oldest {
+            self.reach_back(earliest).await?;
         }
-        if first == self.versions[0].1 {
-            self.is_oldest = true;
-            return Ok(());
+        let oldest = self.versions[0].0;
+        let early = times().flat_map(|times| times.iter().flatten()).filter(|time| *time < oldest).count() as u64;
+        if early > 0 && self.spec.before_first == BeforeFirst::Nothing {
+            self.note_early(early, earliest);
         }
-        self.load(first, self.newest()).await?;
-        self.is_oldest = is_oldest || first == 0;
         Ok(())
+    }
+
+    /// Rows so far whose time was before the oldest version of the table that can be read, and which found nothing for it.
+    pub fn too_early(&self) -> u64 {
+        self.too_early
+    }
+
+    /// Loads the version of the time `earliest` and those after it, as far back as they can be read.
+    async fn reach_back(&mut self, earliest: i64) -> Result<()> {
+        let commits = commits_back_to(&self.store, self.newest(), earliest).await?;
+        let versions = version_times(&commits);
+        let first = versions.partition_point(|(time, _)| *time <= earliest).saturating_sub(1);
+        let (mut readable, files) = match commits.get(first..).filter(|commits| !commits.is_empty()) {
+            Some(commits) => oldest_readable(&self.store, commits).await?,
+            None => (self.newest(), Vec::new()),
+        };
+        if files.is_empty() && !commits.is_empty() {
+            // The versions before the first rows came are before the first version.
+            let all = commits_back_to(&self.store, self.newest(), i64::MIN).await?;
+            readable = readable.max(oldest_with_rows(&self.store, &all).await?.0);
+        }
+        if readable < self.versions[0].1 {
+            self.load(readable, self.newest()).await?;
+        }
+        self.is_oldest = self.versions[0].0 > earliest;
+        Ok(())
+    }
+
+    fn note_early(&mut self, rows: u64, earliest: i64) {
+        if self.too_early == 0 {
+            let time = |micros| DateTime::from_timestamp_micros(micros).map(|time| time.to_rfc3339());
+            let (row, first) = (time(earliest).unwrap_or_default(), time(self.versions[0].0).unwrap_or_default());
+            tracing::warn!(
+                table = self.spec.table,
+                row,
+                first,
+                "rows are older than the first version of the table that can be read, and find nothing in it; `FOR SYSTEM_TIME AS OF … OR FIRST` joins them to that version"
+            );
+        }
+        self.too_early += rows;
     }
 
     /// Gives up versions that no row from `watermark` (microseconds) on needs. Without `as_of` there is nothing to do.
@@ -157,17 +200,30 @@ impl Lookup {
         self.versions.last().map_or(0, |(_, version)| *version)
     }
 
-    /// The version that was the newest at `time`, if one is held.
+    /// The version that a row of `time` is answered from, if there is one.
     fn version_at(&self, time: i64) -> Option<u64> {
         let after = self.versions.partition_point(|(at, _)| *at <= time);
-        Some(self.versions[after.checked_sub(1)?].1)
+        match self.spec.before_first {
+            BeforeFirst::Nothing => Some(self.versions[after.checked_sub(1)?].1),
+            BeforeFirst::First => Some(self.versions[after.saturating_sub(1)].1),
+        }
     }
 
     /// Reads the versions from `first` to `last` anew.
     async fn load(&mut self, first: u64, last: u64) -> Result<()> {
         // Without its entry (a checkpoint covers it) nothing is known of when it was made: it answers for all times before.
-        let time = Commit::read(&self.store, first).await?.map_or(i64::MIN, |commit| micros(&commit));
-        let files = self.read_files(&files_at(&self.store, first).await?).await?;
+        let time = match Commit::read(&self.store, first).await? {
+            None => i64::MIN,
+            // Its writer's clock may have been behind that of the version before.
+            Some(commit) => match first.checked_sub(1) {
+                Some(before) => Commit::read(&self.store, before).await?.map_or(i64::MIN, |commit| commit.micros()),
+                None => i64::MIN,
+            }
+            .max(commit.micros()),
+        };
+        let files = files_at(&self.store, first).await?;
+        self.is_unfilled = first == 0 && files.is_empty();
+        let files = self.read_files(&files).await?;
         let mut index = Index::new(self.spec.right.clone(), self.spec.right_keys.clone());
         index.add(&self.right_keys, files, first)?;
         index.forget_before(&self.right_keys, first)?;
@@ -201,10 +257,11 @@ impl Lookup {
             self.index.end(&file.identity(), version);
         }
         self.index.add(&self.right_keys, files, version)?;
-        let time = micros(&commit).max(self.versions.last().map_or(i64::MIN, |(time, _)| *time));
-        if self.spec.as_of.is_none() {
+        let time = commit.micros().max(self.versions.last().map_or(i64::MIN, |(time, _)| *time));
+        if self.spec.as_of.is_none() || self.is_unfilled {
             self.versions.clear();
         }
+        self.is_unfilled &= added.is_empty();
         self.versions.push((time, version));
         self.index.forget_before(&self.right_keys, self.versions[0].1)?;
         self.check_memory()?;
@@ -237,8 +294,9 @@ impl Lookup {
     }
 }
 
-fn micros(commit: &Commit) -> i64 {
-    commit.timestamp_ms.saturating_mul(1_000)
+/// The time now.
+fn micros(store: &TableStore) -> i64 {
+    store.env().unix_ms().saturating_mul(1_000)
 }
 
 /// Refuses a spec that contradicts itself.

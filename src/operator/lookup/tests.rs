@@ -63,6 +63,7 @@ fn spec(join_type: JoinType, retract: bool, filtered: bool) -> LookupSpec {
         join_type,
         filter,
         as_of: None,
+        before_first: BeforeFirst::Nothing,
         output: Arc::new(Schema::new(side.into_iter().chain(weight).collect::<Vec<_>>())),
     }
 }
@@ -285,6 +286,87 @@ async fn rows_are_answered_from_the_version_of_their_time() {
             let held = lookup.apply(std::slice::from_ref(&later)).unwrap();
             assert_eq!(shown(&held), shown(&after.apply(&[later]).unwrap()), "seed {seed}: forgotten too early");
         }
+    }
+}
+
+#[tokio::test]
+async fn a_version_that_was_committed_a_moment_ago_is_found_by_rows_of_its_time() {
+    let env = Env::manual(1_000_000, 3);
+    let mut random = StdRng::seed_from_u64(3);
+    let mut table = table(&env).await;
+    let of_time = LookupSpec { as_of: Some(3), ..spec(JoinType::Left, false, false) };
+    let mut lookup = Lookup::open(of_time, table.store(), None, PLENTY).await.unwrap();
+    env.advance(Duration::from_millis(5));
+    table.append(&[customers(&mut random, 20)]).await;
+    // No epoch has ended meanwhile, which is when the newest version is looked for.
+    lookup.prepare(&[at(&[(1, Some(env.unix_ms() * 1_000 - 5_000))])]).await.unwrap();
+    assert_eq!(lookup.version(), ("customers", 1));
+    env.advance(Duration::from_millis(5));
+    table.append(&[customers(&mut random, 20)]).await;
+    lookup.prepare(&[at(&[(1, Some(env.unix_ms() * 1_000 - 6_000))])]).await.unwrap();
+    assert_eq!(lookup.version(), ("customers", 1), "a row of an earlier time does not ask");
+    lookup.prepare(&[at(&[(1, Some(env.unix_ms() * 1_000))])]).await.unwrap();
+    assert_eq!(lookup.version(), ("customers", 2));
+}
+
+#[tokio::test]
+async fn rows_older_than_every_version_are_counted_or_take_the_first() {
+    let env = Env::manual(1_000_000, 4);
+    let mut random = StdRng::seed_from_u64(4);
+    let mut table = table(&env).await;
+    // The table is made before it is filled: version 0 has no rows, and is not the first.
+    env.advance(Duration::from_millis(9));
+    table.append(&[customers(&mut random, 60)]).await;
+    let filled = env.unix_ms() * 1_000;
+    env.advance(Duration::from_millis(9));
+    table.replace(&[customers(&mut random, 60)], true).await;
+    let early = at(&[(1, Some(filled - 1)), (2, Some(filled - 2_000_000)), (3, Some(filled - 9_000))]);
+    let rows = [early.clone(), at(&[(3, Some(filled)), (4, None)])];
+    for before_first in [BeforeFirst::Nothing, BeforeFirst::First] {
+        let of_time = LookupSpec { as_of: Some(3), before_first, ..spec(JoinType::Left, false, false) };
+        let mut lookup = Lookup::open(of_time.clone(), table.store(), None, PLENTY).await.unwrap();
+        lookup.prepare(&rows).await.unwrap();
+        let found = shown(&lookup.apply(&rows[..1]).unwrap());
+        let expected = match before_first {
+            BeforeFirst::Nothing => shown(&rows[..1]).iter().map(|row| format!("{row}|NULL|NULL|NULL")).collect(),
+            BeforeFirst::First => oracle(&table, 1, &of_time, &rows[..1]).await,
+        };
+        assert_eq!(found, expected);
+        assert_eq!(lookup.too_early(), if before_first == BeforeFirst::First { 0 } else { 3 });
+    }
+}
+
+#[tokio::test]
+async fn versions_whose_files_are_gone_are_no_longer_joined() {
+    let env = Env::manual(1_000_000, 5);
+    let mut random = StdRng::seed_from_u64(5);
+    let mut table = table(&env).await;
+    let mut times = vec![env.unix_ms() * 1_000];
+    let mut gone = Vec::new();
+    for round in 0..6 {
+        env.advance(Duration::from_millis(10));
+        if round < 3 {
+            gone.extend(table.files.clone());
+        }
+        table.replace(&[customers(&mut random, 60)], true).await;
+        times.push(env.unix_ms() * 1_000);
+    }
+    for file in gone {
+        let path = file.path.object().unwrap();
+        object_store::ObjectStoreExt::delete(&table.store().object_store(), &path).await.unwrap();
+    }
+    let of_time = LookupSpec { as_of: Some(3), ..spec(JoinType::Left, false, false) };
+    let mut lookup = Lookup::open(of_time.clone(), table.store(), None, PLENTY).await.unwrap();
+    let rows: Vec<_> = times.iter().map(|time| at(&[(1, Some(*time))])).collect();
+    lookup.prepare(&rows).await.unwrap();
+    assert_eq!(lookup.too_early(), 3, "files of versions 1 and 2 are gone; 0 is before them");
+    for (version, row) in rows.iter().enumerate() {
+        let found = shown(&lookup.apply(std::slice::from_ref(row)).unwrap());
+        let expected = match version {
+            0..=2 => vec![format!("{}|NULL|NULL|NULL", shown(std::slice::from_ref(row))[0])],
+            _ => oracle(&table, version as u64, &of_time, std::slice::from_ref(row)).await,
+        };
+        assert_eq!(found, expected, "version {version}");
     }
 }
 

@@ -12,6 +12,7 @@ use super::{Cutter, needs_append, position, refused};
 use crate::error::{Error, Result};
 use crate::operator::spec::{AsofSpec, JoinSpec, TimeBounds, TimeColumn};
 use crate::plan::operators::OperatorSpec;
+use crate::plan::system_time::TableTime;
 use crate::plan::time::interval_micros;
 use crate::sql::temporal::ASOF;
 
@@ -47,6 +48,11 @@ impl Cutter<'_> {
         let (right, right_keys) = with_named_columns(right, &right_on, if computed { "__right_key" } else { "__key" })?;
         let sides = Sides { left, right, left_keys, right_keys, left_width, right_width };
         let conditions = node.filter.clone().map(split_conjunction_owned).unwrap_or_default();
+        if conditions.iter().any(|condition| TableTime::of(condition).is_some()) {
+            return Err(refused("a join `FOR SYSTEM_TIME AS OF` to what is no Delta table")
+                .with_detail("A stream has no versions.")
+                .with_hint("Write `t ASOF JOIN r MATCH_CONDITION (t.ts >= r.ts) ON …` to join the newest row of another stream."));
+        }
         if let Some(asof) = self.asof_join(node, &sides, &conditions)? {
             return Ok(asof);
         }

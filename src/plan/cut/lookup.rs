@@ -9,14 +9,14 @@ use datafusion::logical_expr::utils::{conjunction, split_conjunction_owned};
 use datafusion::logical_expr::{Expr, Join, LogicalPlan, TableScan, TryCast};
 
 use super::aggregate::with_columns;
-use super::join::mark;
 use super::piece::{Piece, unique_schema};
 use super::{Cutter, refused};
+use crate::delta::BeforeFirst;
 use crate::error::{Error, Result};
 use crate::operator::spec::LookupSpec;
 use crate::plan::lookup::LookupTable;
 use crate::plan::operators::OperatorSpec;
-use crate::sql::temporal::SYSTEM_TIME;
+use crate::plan::system_time::{TableTime, in_micros};
 
 /// The table side of a join.
 struct TableSide {
@@ -58,10 +58,13 @@ impl Cutter<'_> {
                 .with_hint("Write `ON c.key = t.key`."));
         }
         let mut conditions = node.filter.clone().map(split_conjunction_owned).unwrap_or_default();
-        let marked = conditions.iter().find_map(|condition| mark(condition, SYSTEM_TIME));
-        let time = marked.and_then(|args| args.first().cloned());
-        conditions.retain(|condition| mark(condition, SYSTEM_TIME).is_none());
+        let table_time = conditions.iter().find_map(TableTime::of).unwrap_or(TableTime::Newest);
+        conditions.retain(|condition| TableTime::of(condition).is_none());
         conditions.extend(side.conditions.iter().cloned());
+        let (time, before_first) = match table_time {
+            TableTime::Newest => (None, BeforeFirst::Nothing),
+            TableTime::At { time, before_first } => (Some(in_micros(time, piece.plan.schema())?), before_first),
+        };
         let (next, places) = with_columns(piece, time.as_slice())?;
         let as_of = places.first().copied();
         piece = next;
@@ -90,6 +93,7 @@ impl Cutter<'_> {
             join_type: kind,
             filter,
             as_of,
+            before_first,
             output: unique_schema(&full, retract),
         };
         let inner = piece.columns().len();

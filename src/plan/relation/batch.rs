@@ -166,6 +166,6 @@ fn aggregate(function: Arc<datafusion::logical_expr::AggregateUDF>, argument: Ex
     Expr::from(WindowFunction::new(WindowFunctionDefinition::AggregateUDF(function), vec![argument]))
 }
 
-fn named(name: &str) -> Expr {
+pub(super) fn named(name: &str) -> Expr {
     Expr::Column(Column::from_name(name))
 }
