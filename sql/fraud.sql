@@ -13,6 +13,9 @@ CREATE SOURCE transactions (
   ts             TIMESTAMP,
   terminal_id    STRING,
   location       STRING,
+  -- Where the record lies in the topic: what a score was computed from can be read again.
+  kafka_partition INT    METADATA FROM 'partition',
+  kafka_offset    BIGINT METADATA FROM 'offset',
   WATERMARK FOR ts AS ts - INTERVAL '5 seconds'
 ) WITH (
   connector = 'kafka',
@@ -26,6 +29,7 @@ CREATE SOURCE transactions (
 -- Trained on the columns of `features`, in this order, as `weir demo` does it: the same SQL over history.
 CREATE MODEL fraud_score WITH (provider = 'lightgbm', path = '${MODEL:-models/fraud.txt}');
 
+-- The score with everything that it was computed from: see "Explaining a score" in docs/recipes.md.
 CREATE TABLE scored (
   transaction_id STRING NOT NULL,
   user_id        STRING,
@@ -33,6 +37,12 @@ CREATE TABLE scored (
   location       STRING,
   amount         DOUBLE,
   ts             TIMESTAMP,
+  weekend        BIGINT,
+  night          BIGINT,
+  customer_n_1d  BIGINT, customer_mean_1d DOUBLE, customer_n_7d BIGINT, customer_mean_7d DOUBLE,
+  terminal_n_1d  BIGINT, terminal_mean_1d DOUBLE, terminal_n_7d BIGINT, terminal_mean_7d DOUBLE,
+  kafka_partition INT,
+  kafka_offset    BIGINT,
   score          DOUBLE,
   day            DATE
 ) USING DELTA
@@ -85,13 +95,14 @@ SELECT
   CASE WHEN date_part('dow', ts) IN (0, 6) THEN 1 ELSE 0 END AS weekend,
   CASE WHEN date_part('hour', ts) <= 6 THEN 1 ELSE 0 END AS night,
   customer_n_1d, customer_mean_1d, customer_n_7d, customer_mean_7d,
-  terminal_n_1d, terminal_mean_1d, terminal_n_7d, terminal_mean_7d
+  terminal_n_1d, terminal_mean_1d, terminal_n_7d, terminal_mean_7d,
+  kafka_partition, kafka_offset
 FROM terminals;
 
 -- Computed once, however many INSERTs read it.
 CREATE VIEW enriched AS
 SELECT
-  transaction_id, user_id, terminal_id, location, amount, ts, customer_n_1d, terminal_n_1d,
+  *,
   fraud_score(
     amount, weekend, night,
     customer_n_1d, customer_mean_1d, customer_n_7d, customer_mean_7d,
@@ -102,7 +113,7 @@ FROM features;
 -- `on_arrival`: an alert does not wait for a watermark; features are those of the rows known when the transaction came.
 CREATE PIPELINE fraud WITH (trigger = '1 second', rolling_emit = 'on_arrival') AS BEGIN
   INSERT INTO scored
-  SELECT transaction_id, user_id, terminal_id, location, amount, ts, score, CAST(ts AS DATE) AS day FROM enriched;
+  SELECT *, CAST(ts AS DATE) AS day FROM enriched;
 
   INSERT INTO fraud_alerts
   SELECT transaction_id, user_id, terminal_id, amount, ts, score FROM enriched WHERE score > 0.5;

@@ -89,6 +89,8 @@ pub struct HttpConfig {
     pub listen: SocketAddr,
     /// Serves the network, without login and encryption: HTTP has neither.
     pub insecure: bool,
+    /// How long the brokers of a source may be silent before `/health/ready` answers 503.
+    pub max_source_silence: Interval,
 }
 
 /// Upkeep that runs beside the commits.
@@ -198,7 +200,7 @@ impl Default for FlightConfig {
 
 impl Default for HttpConfig {
     fn default() -> Self {
-        Self { listen: loopback(9090), insecure: false }
+        Self { listen: loopback(9090), insecure: false, max_source_silence: Interval::from_secs(30) }
     }
 }
 

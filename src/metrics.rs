@@ -14,6 +14,30 @@ use std::sync::{Arc, PoisonError, RwLock};
 const SECONDS: &[f64] =
     &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
 
+const RESIDENT_MEMORY: &str = "process_resident_memory_bytes";
+
+/// Seconds; from a live stream's to a backfill's.
+const AGES: &[f64] = &[
+    0.05,
+    0.1,
+    0.25,
+    0.5,
+    1.0,
+    2.5,
+    5.0,
+    10.0,
+    30.0,
+    60.0,
+    300.0,
+    900.0,
+    3_600.0,
+    21_600.0,
+    86_400.0,
+    604_800.0,
+    2_592_000.0,
+    31_536_000.0,
+];
+
 /// Every metric of the process. Made once in `cli` and shared as `Arc<Metrics>`.
 #[derive(Debug)]
 pub struct Metrics {
@@ -31,7 +55,7 @@ pub struct Metrics {
     pub epochs: Family<Counter, 1>,
     /// The number of the last committed epoch, by pipeline.
     pub last_epoch: Family<Gauge, 1>,
-    /// When the last epoch was committed, in seconds since 1970 UTC, by pipeline.
+    /// When the last epoch was committed, or the run began, in seconds since 1970 UTC, by pipeline.
     pub last_commit_timestamp: Family<Gauge, 1>,
     /// For how many seconds a pipeline has been at what should take less than a minute, by pipeline; 0 = it is not.
     pub slow_seconds: Family<Gauge, 1>,
@@ -39,18 +63,10 @@ pub struct Metrics {
     pub commit_seconds: Family<Histogram, 1>,
     /// How long micro-batches took, from the first record taken to the rows handed to the sinks, by pipeline.
     pub micro_batch_seconds: Family<Histogram, 1>,
-    /// Records between what was read and the newest known end, by pipeline and source.
-    pub lag_records: Family<Gauge, 2>,
-    /// Rows that operators remember, by pipeline and operator.
-    pub state_rows: Family<Gauge, 2>,
-    /// Bytes that operators' memory takes, by pipeline and operator.
-    pub state_bytes: Family<Gauge, 2>,
-    /// Rows that came too late to count, by pipeline and operator.
-    pub late_rows: Family<Gauge, 2>,
-    /// Rows older than the first version of a table that they look up, by pipeline and operator.
-    pub lookup_too_early: Family<Gauge, 2>,
-    /// Times whose number may be of another unit than it was read as, by pipeline and source.
-    pub doubtful_times: Family<Gauge, 2>,
+    /// From the event time of rows to their commit, by pipeline.
+    pub event_to_commit: Family<Histogram, 1>,
+    pub sources: SourceMetrics,
+    pub operators: OperatorMetrics,
     /// Bytes reserved of the memory pool, by use (`output`, `input`, `queries`); operators' state has its own metric.
     pub memory_reserved_bytes: Family<Gauge, 1>,
     /// Flight SQL queries ended, by outcome (`done`, `failed`, `cancelled`).
@@ -59,6 +75,96 @@ pub struct Metrics {
     pub flight_queries_running: Family<Gauge, 0>,
     /// Rows sent by Flight SQL.
     pub flight_rows: Family<Counter, 0>,
+}
+
+/// What is told of sources.
+#[derive(Debug)]
+pub struct SourceMetrics {
+    /// Records between what was read and the newest known end, by pipeline and source.
+    pub lag_records: Family<Gauge, 2>,
+    /// Times whose number may be of another unit than it was read as, by pipeline and source.
+    pub doubtful_times: Family<Gauge, 2>,
+    /// Whether the brokers of a source answer, 1 or 0, by pipeline and source; sources without brokers have none.
+    pub connected: Family<Gauge, 2>,
+    /// Seconds since the brokers of a source answered last, by pipeline and source.
+    pub silent_seconds: Family<Gauge, 2>,
+    /// Seconds between a source's watermark and now, by pipeline and source.
+    pub watermark_lag: Family<Gauge, 2>,
+}
+
+impl SourceMetrics {
+    fn new() -> Self {
+        Self {
+            lag_records: Family::gauges(
+                "weir_lag_records",
+                "Records between what was read and the newest known end.",
+                ["pipeline", "source"],
+            ),
+            doubtful_times: Family::gauges(
+                "weir_doubtful_times",
+                "Numbers in TIMESTAMP columns that are of January 1970 in milliseconds and recent in seconds, since the process began.",
+                ["pipeline", "source"],
+            ),
+            connected: Family::gauges(
+                "weir_source_connected",
+                "Whether the brokers of the source have answered within the last 10 seconds: 1 or 0.",
+                ["pipeline", "source"],
+            ),
+            silent_seconds: Family::gauges(
+                "weir_source_silent_seconds",
+                "Seconds since the brokers of the source answered last.",
+                ["pipeline", "source"],
+            ),
+            watermark_lag: Family::gauges(
+                "weir_watermark_lag_seconds",
+                "Seconds between the source's watermark and now.",
+                ["pipeline", "source"],
+            ),
+        }
+    }
+}
+
+/// What is told of operators.
+#[derive(Debug)]
+pub struct OperatorMetrics {
+    /// Rows that operators remember, by pipeline and operator.
+    pub state_rows: Family<Gauge, 2>,
+    /// Bytes that operators' memory takes, by pipeline and operator.
+    pub state_bytes: Family<Gauge, 2>,
+    /// Rows that came too late to count, by pipeline and operator.
+    pub late_rows: Family<Gauge, 2>,
+    /// Rows left out as duplicates of others, by pipeline and operator.
+    pub deduplicated: Family<Gauge, 2>,
+    /// Rows older than the first version of a table that they look up, by pipeline and operator.
+    pub lookup_too_early: Family<Gauge, 2>,
+}
+
+impl OperatorMetrics {
+    fn new() -> Self {
+        Self {
+            state_rows: Family::gauges("weir_state_rows", "Rows that operators remember.", ["pipeline", "operator"]),
+            state_bytes: Family::gauges(
+                "weir_state_bytes",
+                "Bytes that operators' memory takes.",
+                ["pipeline", "operator"],
+            ),
+            late_rows: Family::gauges(
+                "weir_late_rows",
+                "Rows that came too late to count, since the process began.",
+                ["pipeline", "operator"],
+            ),
+            deduplicated: Family::gauges(
+                "weir_deduplicated_rows",
+                "Rows left out as duplicates of others, since the process began.",
+                ["pipeline", "operator"],
+            ),
+            lookup_too_early: Family::gauges(
+                "weir_lookup_too_early_rows",
+                "Rows older than the first version of the table that they look up, which found nothing in it, since the process began.",
+                ["pipeline", "operator"],
+            ),
+        }
+    }
 }
 
 impl Metrics {
@@ -82,7 +188,7 @@ impl Metrics {
             last_epoch: Family::gauges("weir_last_epoch", "Number of the last committed epoch.", ["pipeline"]),
             last_commit_timestamp: Family::gauges(
                 "weir_last_commit_timestamp_seconds",
-                "When the last epoch was committed, in seconds since 1970 UTC.",
+                "When the last epoch was committed, or the run began, in seconds since 1970 UTC.",
                 ["pipeline"],
             ),
             slow_seconds: Family::gauges(
@@ -97,32 +203,14 @@ impl Metrics {
                 ["pipeline"],
                 SECONDS,
             ),
-            lag_records: Family::gauges(
-                "weir_lag_records",
-                "Records between what was read and the newest known end.",
-                ["pipeline", "source"],
+            event_to_commit: Family::histograms(
+                "weir_event_to_commit_seconds",
+                "From the event time of rows to their commit; the rows of a micro-batch count with their mean.",
+                ["pipeline"],
+                AGES,
             ),
-            state_rows: Family::gauges("weir_state_rows", "Rows that operators remember.", ["pipeline", "operator"]),
-            state_bytes: Family::gauges(
-                "weir_state_bytes",
-                "Bytes that operators' memory takes.",
-                ["pipeline", "operator"],
-            ),
-            doubtful_times: Family::gauges(
-                "weir_doubtful_times",
-                "Numbers in TIMESTAMP columns that are of January 1970 in milliseconds and recent in seconds, since the process began.",
-                ["pipeline", "source"],
-            ),
-            late_rows: Family::gauges(
-                "weir_late_rows",
-                "Rows that came too late to count, since the process began.",
-                ["pipeline", "operator"],
-            ),
-            lookup_too_early: Family::gauges(
-                "weir_lookup_too_early_rows",
-                "Rows older than the first version of the table that they look up, which found nothing in it, since the process began.",
-                ["pipeline", "operator"],
-            ),
+            sources: SourceMetrics::new(),
+            operators: OperatorMetrics::new(),
             memory_reserved_bytes: Family::gauges(
                 "weir_memory_reserved_bytes",
                 "Bytes lent out by the memory pool.",
@@ -141,33 +229,65 @@ impl Metrics {
     /// The text that `/metrics` answers: every family with its help and type, then the process's own memory.
     pub fn render(&self) -> String {
         let mut text = String::with_capacity(4096);
-        self.rows_in.render(&mut text);
-        self.rows_out.render(&mut text);
-        self.rows_refused.render(&mut text);
-        self.bytes_out.render(&mut text);
-        self.dead_letters.render(&mut text);
-        self.epochs.render(&mut text);
-        self.last_epoch.render(&mut text);
-        self.last_commit_timestamp.render(&mut text);
-        self.slow_seconds.render(&mut text);
-        self.commit_seconds.render(&mut text);
-        self.micro_batch_seconds.render(&mut text);
-        self.lag_records.render(&mut text);
-        self.state_rows.render(&mut text);
-        self.state_bytes.render(&mut text);
-        self.late_rows.render(&mut text);
-        self.lookup_too_early.render(&mut text);
-        self.doubtful_times.render(&mut text);
-        self.memory_reserved_bytes.render(&mut text);
-        self.flight_queries.render(&mut text);
-        self.flight_queries_running.render(&mut text);
-        self.flight_rows.render(&mut text);
+        for family in self.families() {
+            family.render(&mut text);
+        }
         if let Some(bytes) = resident_memory_bytes() {
-            let resident = Family::gauges("process_resident_memory_bytes", "Resident memory size in bytes.", []);
+            let resident = Family::gauges(RESIDENT_MEMORY, "Resident memory size in bytes.", []);
             resident.with([]).set(bytes as f64);
-            resident.render(&mut text);
+            resident.write(&mut text);
         }
         text
+    }
+
+    /// Every family, in the order in which they are shown.
+    fn families(&self) -> Vec<&dyn Shown> {
+        vec![
+            &self.rows_in,
+            &self.rows_out,
+            &self.rows_refused,
+            &self.bytes_out,
+            &self.dead_letters,
+            &self.epochs,
+            &self.last_epoch,
+            &self.last_commit_timestamp,
+            &self.slow_seconds,
+            &self.commit_seconds,
+            &self.micro_batch_seconds,
+            &self.sources.lag_records,
+            &self.sources.connected,
+            &self.sources.silent_seconds,
+            &self.sources.watermark_lag,
+            &self.event_to_commit,
+            &self.operators.deduplicated,
+            &self.operators.state_rows,
+            &self.operators.state_bytes,
+            &self.operators.late_rows,
+            &self.operators.lookup_too_early,
+            &self.sources.doubtful_times,
+            &self.memory_reserved_bytes,
+            &self.flight_queries,
+            &self.flight_queries_running,
+            &self.flight_rows,
+        ]
+    }
+}
+
+/// A family of whatever kind.
+trait Shown {
+    fn render(&self, text: &mut String);
+    #[cfg(test)]
+    fn name(&self) -> &'static str;
+}
+
+impl<M: Metric, const N: usize> Shown for Family<M, N> {
+    fn render(&self, text: &mut String) {
+        self.write(text);
+    }
+
+    #[cfg(test)]
+    fn name(&self) -> &'static str {
+        self.name
     }
 }
 
@@ -234,9 +354,14 @@ impl Histogram {
 
     /// Counts one value.
     pub fn observe(&self, value: f64) {
+        self.observe_many(value, 1);
+    }
+
+    /// Counts a value `count` times.
+    pub fn observe_many(&self, value: f64, count: u64) {
         let bucket = self.bounds.partition_point(|bound| *bound < value);
-        self.counts[bucket].fetch_add(1, Ordering::Relaxed);
-        add_float(&self.sum, value);
+        self.counts[bucket].fetch_add(count, Ordering::Relaxed);
+        add_float(&self.sum, value * count as f64);
     }
 
     /// How many values were counted.
@@ -292,7 +417,13 @@ impl<M: Metric, const N: usize> Family<M, N> {
         Arc::clone(values.entry(key).or_insert_with(|| Arc::new(M::zero(self.kind))))
     }
 
-    fn render(&self, text: &mut String) {
+    /// Every value, with its labels.
+    pub fn all(&self) -> Vec<([String; N], Arc<M>)> {
+        let values = self.values.read().unwrap_or_else(PoisonError::into_inner);
+        values.iter().map(|(labels, value)| (labels.clone(), Arc::clone(value))).collect()
+    }
+
+    fn write(&self, text: &mut String) {
         let values = self.values.read().unwrap_or_else(PoisonError::into_inner);
         if values.is_empty() {
             return;
@@ -395,6 +526,8 @@ pub fn resident_memory_bytes() -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     #[test]
@@ -427,6 +560,27 @@ mod tests {
     }
 
     #[test]
+    fn every_metric_is_documented_and_every_documented_one_exists() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/operations.md");
+        let text = std::fs::read_to_string(path).unwrap();
+        let (metrics, words) = (Metrics::new(), text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_')));
+        let documented: BTreeSet<&str> =
+            words.filter(|word| word.starts_with("weir_") && word.len() > 5 || *word == RESIDENT_MEMORY).collect();
+        let existing: BTreeSet<&str> =
+            metrics.families().iter().map(|family| family.name()).chain([RESIDENT_MEMORY]).collect();
+        assert_eq!(documented, existing);
+    }
+
+    #[test]
+    fn a_value_that_many_rows_have_counts_for_each() {
+        let metrics = Metrics::new();
+        metrics.event_to_commit.with(["p"]).observe_many(2.0, 7);
+        let text = metrics.render();
+        assert!(text.contains("weir_event_to_commit_seconds_bucket{pipeline=\"p\",le=\"2.5\"} 7\n"));
+        assert!(text.contains("weir_event_to_commit_seconds_sum{pipeline=\"p\"} 14\n"));
+    }
+
+    #[test]
     fn label_values_are_escaped() {
         let metrics = Metrics::new();
         metrics.epochs.with(["a\"b\\c\nd"]).add(1);
@@ -437,7 +591,7 @@ mod tests {
     fn every_line_is_a_comment_or_a_sample() {
         let metrics = Metrics::new();
         metrics.flight_rows.with([]).add(1);
-        metrics.lag_records.with(["p", "s"]).set(12.5);
+        metrics.sources.lag_records.with(["p", "s"]).set(12.5);
         metrics.micro_batch_seconds.with(["p"]).observe(0.002);
         for line in metrics.render().lines() {
             let valid = line.starts_with("# HELP ") || line.starts_with("# TYPE ") || {

@@ -325,6 +325,8 @@ pub struct KafkaSinkOptions {
     pub key: Option<String>,
     /// How changes are encoded, where the sink takes them; its key then stands instead of `key`.
     pub changes: Option<ChangeEncoding>,
+    /// Rows of an earlier event time are not sent, milliseconds since 1970 UTC.
+    pub starting_timestamp_ms: Option<i64>,
 }
 
 /// How a stream that also takes rows back becomes messages.

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::array::{AsArray, Float32Array};
+use arrow::array::{AsArray, Float32Array, new_null_array};
 use arrow::compute::{cast, concat_batches};
-use arrow::datatypes::{DataType, Float32Type};
+use arrow::datatypes::{DataType, Field, Float32Type, Schema};
 use arrow::record_batch::RecordBatch;
 use datafusion::catalog::TableProvider;
 use datafusion::datasource::MemTable;
@@ -226,8 +226,22 @@ async fn features(history: RecordBatch, runtime: Arc<RuntimeEnv>) -> Result<Reco
     let file = Arc::new(SourceFile::new("sql/fraud.sql", PIPELINE));
     let catalog = Catalog::load(&[file], &|_| None).map_err(|problems| Error::internal(problems.render(false)))?;
     let schema = history.schema();
-    let table: Arc<dyn TableProvider> = Arc::new(MemTable::try_new(Arc::clone(&schema), vec![vec![history]])?);
-    let inputs = BTreeMap::from([("transactions".to_owned(), Arc::clone(&table)), ("history".to_owned(), table)]);
+    // The simulator's rows have been in no topic: they have no offset.
+    let declared = catalog.sources["transactions"].schema();
+    let null = |field: &Field| new_null_array(field.data_type(), history.num_rows());
+    let column = |field: &Arc<Field>| history.column_by_name(field.name()).cloned().unwrap_or_else(|| null(field));
+    let nullable = declared.fields().iter().map(|field| field.as_ref().clone().with_nullable(true));
+    let transactions = RecordBatch::try_new(
+        Arc::new(Schema::new(nullable.collect::<Vec<_>>())),
+        declared.fields().iter().map(column).collect(),
+    );
+    let transactions = transactions.internal(|| "simulated rows do not fit the source".to_owned())?;
+    let transactions = MemTable::try_new(transactions.schema(), vec![vec![transactions]])?;
+    let history = MemTable::try_new(schema, vec![vec![history]])?;
+    let inputs = BTreeMap::from([
+        ("transactions".to_owned(), Arc::new(transactions) as Arc<dyn TableProvider>),
+        ("history".to_owned(), Arc::new(history) as Arc<dyn TableProvider>),
+    ]);
     let session = views(&catalog, &FunctionSet::default(), inputs, runtime).await?;
     let names: Vec<String> = FEATURES.iter().map(|name| format!("f.{name}")).collect();
     let query = format!(

@@ -234,9 +234,9 @@ fn record(metrics: &Metrics, progress: &Progress, now_ms: i64) {
         // With one source the count of records is exact; offsets of compacted topics have gaps.
         let rows = if progress.sources.len() == 1 { progress.num_input_rows } else { rows.max(0) as u64 };
         metrics.rows_in.with([pipeline, &source.description]).add(rows);
-        metrics.doubtful_times.with([pipeline, &source.description]).set(source.num_doubtful_times as f64);
+        metrics.sources.doubtful_times.with([pipeline, &source.description]).set(source.num_doubtful_times as f64);
         if let Some(lag) = source.lag {
-            metrics.lag_records.with([pipeline, &source.description]).set(lag as f64);
+            metrics.sources.lag_records.with([pipeline, &source.description]).set(lag as f64);
         }
     }
     for sink in &progress.sinks {
@@ -245,11 +245,14 @@ fn record(metrics: &Metrics, progress: &Progress, now_ms: i64) {
     }
     for operator in &progress.state_operators {
         let labels = [pipeline, operator.operator.as_str()];
-        metrics.state_rows.with(labels).set(operator.num_rows_total as f64);
-        metrics.state_bytes.with(labels).set(operator.memory_used_bytes as f64);
-        metrics.late_rows.with(labels).set(operator.num_rows_late as f64);
+        metrics.operators.state_rows.with(labels).set(operator.num_rows_total as f64);
+        metrics.operators.state_bytes.with(labels).set(operator.memory_used_bytes as f64);
+        metrics.operators.late_rows.with(labels).set(operator.num_rows_late as f64);
+        if operator.kind == "deduplicate" {
+            metrics.operators.deduplicated.with(labels).set(operator.num_rows_deduplicated as f64);
+        }
         if operator.kind == "lookup_join" {
-            metrics.lookup_too_early.with(labels).set(operator.num_rows_too_early as f64);
+            metrics.operators.lookup_too_early.with(labels).set(operator.num_rows_too_early as f64);
         }
     }
     let source = progress.sources.first().map_or("", |source| source.description.as_str());
@@ -261,5 +264,11 @@ fn record(metrics: &Metrics, progress: &Progress, now_ms: i64) {
     let took: u64 =
         ["close", "state", "manifest", "commit"].iter().filter_map(|step| progress.duration_ms.get(*step)).sum();
     metrics.commit_seconds.with([pipeline]).observe(took as f64 / 1000.0);
-    metrics.micro_batch_seconds.with([pipeline]).observe(progress.latency_ms / 1000.0);
+    let (micro_batches, ages) =
+        (metrics.micro_batch_seconds.with([pipeline]), metrics.event_to_commit.with([pipeline]));
+    progress.micro_batch_latencies.iter().for_each(|latency| micro_batches.observe(latency.as_secs_f64()));
+    for (event_time, rows) in &progress.event_times {
+        let age = now_ms.saturating_mul(1_000).saturating_sub(*event_time).max(0);
+        ages.observe_many(age as f64 / 1e6, *rows);
+    }
 }

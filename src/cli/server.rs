@@ -2,6 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::Printing;
 use super::project::Project;
@@ -63,7 +64,7 @@ impl Server {
         let warehouse = warehouse_of(project, project.declared(), config, None, &around.env, memory)?;
         let stop = Stop::default();
         let stopped = stop.clone();
-        let ready = Arc::new(|| Readiness::Ready);
+        let ready = Arc::new(readiness(Arc::clone(&metrics), config.http.max_source_silence.0));
         let servers = start(options, warehouse, metrics, ready, async move { stopped.wait().await }).await?;
         let (Some(flight), Some(http)) = (&servers.flight, &servers.http) else {
             return Err(Error::internal("a server was not started"));
@@ -88,6 +89,21 @@ impl Server {
         let ended = tokio::time::timeout(std::time::Duration::from_millis(1_500), self.servers.join()).await;
         if let Ok(Err(error)) = ended {
             tracing::warn!(%error, "a server ended with an error");
+        }
+    }
+}
+
+/// Ready while the brokers of every source have answered within `most`.
+fn readiness(metrics: Arc<Metrics>, most: Duration) -> impl Fn() -> Readiness + Send + Sync {
+    move || {
+        let silent =
+            metrics.sources.silent_seconds.all().into_iter().find(|(_, seconds)| seconds.get() > most.as_secs_f64());
+        match silent {
+            None => Readiness::Ready,
+            Some(([pipeline, source], seconds)) => Readiness::NotReady(format!(
+                "the brokers of source `{source}` of pipeline `{pipeline}` have not answered for {:.0} s",
+                seconds.get()
+            )),
         }
     }
 }

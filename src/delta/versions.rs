@@ -231,3 +231,6 @@ impl Reading {
         filter_record_batch(&all, &was_there).internal(wrong)
     }
 }
+
+#[cfg(test)]
+mod tests;

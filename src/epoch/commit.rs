@@ -78,6 +78,8 @@ pub struct Committed {
     pub files: u64,
     pub bytes: u64,
     pub dead_letters: u64,
+    /// Per branch the rows that its target took and those that it refused.
+    pub rows: Vec<(u64, u64)>,
     /// Per branch target: table version, when it is a table that committed.
     pub versions: BTreeMap<String, i64>,
     pub close_ms: u64,
@@ -147,6 +149,7 @@ impl Committer {
         done.commit_ms = clock.elapsed().as_millis() as u64;
         let took_part = |index| self.takes_part(index, &tables);
         self.standings.lock().await.advance(manifest.standing(), &self.sinks, took_part);
+        done.rows = closed.outputs.rows().into_iter().zip(closed.outputs.refused_rows()).collect();
         self.env.failpoint("epoch.after_commit").await?;
         self.remembered.tidy(closed.epoch).await;
         Ok(done)
@@ -229,6 +232,10 @@ impl Committer {
                 let before = so_far.entry(of_topic.sink.clone()).or_default();
                 *before = of_topic.after(*before);
                 let refused = producer.refuse_large(of_topic);
+                let branches = &closed.outputs.dataflow.branches;
+                if let Some(branch) = branches.iter().position(|branch| branch.target == of_topic.sink) {
+                    closed.outputs.count_taken_back(branch, refused.len() as u64);
+                }
                 closed.outputs.refuse(letters_of(of_topic, refused)).await?;
             }
         }

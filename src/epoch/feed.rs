@@ -7,13 +7,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
+use arrow::array::{Array, AsArray};
 use arrow::compute::concat_batches;
+use arrow::datatypes::TimestampMicrosecondType;
 use arrow::record_batch::RecordBatch;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use super::sinks::OutputMemory;
 use super::stop::Stop;
+use super::vitals::{SourceVitals, UNKNOWN};
 use crate::error::{Context, Result};
 use crate::memory::Reserved;
 use crate::plan::Watermark;
@@ -47,6 +50,8 @@ pub struct Fed {
     /// Times whose number may be of another unit than it was read as.
     pub doubtful_times: u64,
     pub bytes: u64,
+    /// Of its rows.
+    pub event_time: EventTime,
     /// When its records had arrived.
     pub arrived: Instant,
     /// The greatest watermark among each partition's rows, microseconds.
@@ -58,6 +63,25 @@ pub struct Fed {
     /// What it takes in memory, given back with it.
     #[expect(dead_code, reason = "held, never looked at")]
     reserved: Reserved,
+}
+
+/// The event times of some rows.
+#[derive(Debug, Default)]
+pub struct EventTime {
+    /// Microseconds.
+    sum: i128,
+    rows: u64,
+}
+
+impl EventTime {
+    fn add(&mut self, other: &Self) {
+        (self.sum, self.rows) = (self.sum + other.sum, self.rows + other.rows);
+    }
+
+    /// Their mean, and how many they are.
+    pub fn mean(&self) -> Option<(i64, u64)> {
+        Some((i64::try_from(self.sum / i128::from(self.rows.max(1))).ok()?, self.rows)).filter(|_| self.rows > 0)
+    }
 }
 
 /// What a feed says.
@@ -74,18 +98,42 @@ pub enum Said {
 pub struct Decoding {
     pub decoder: Arc<Decoder>,
     pub watermark: Option<Watermark>,
+    /// The column of the event time.
+    pub time_column: Option<usize>,
+}
+
+/// What becomes of a chunk.
+struct Piece {
+    partition: PartitionId,
+    decoded: Decoded,
+    /// The greatest watermark among its rows.
+    reached: Option<i64>,
+    event_time: EventTime,
 }
 
 impl Decoding {
-    /// The rows of a chunk, and the greatest watermark among them.
-    fn decode(&self, chunk: Chunk) -> Result<(PartitionId, Decoded, Option<i64>)> {
+    /// The rows of a chunk, and what their times are.
+    fn decode(&self, chunk: Chunk) -> Result<Piece> {
         let partition = Arc::clone(&chunk.partition);
         let decoded = self.decoder.decode(chunk)?;
         let reached = match &self.watermark {
             Some(watermark) => watermark.reached(&decoded.rows)?,
             None => None,
         };
-        Ok((partition, decoded, reached))
+        let event_time = self.event_time(&decoded.rows);
+        Ok(Piece { partition, decoded, reached, event_time })
+    }
+
+    fn event_time(&self, rows: &RecordBatch) -> EventTime {
+        let column =
+            self.time_column.and_then(|column| rows.column(column).as_primitive_opt::<TimestampMicrosecondType>());
+        let Some(times) = column else { return EventTime::default() };
+        let rows = (times.len() - times.null_count()) as u64;
+        let sum = match times.null_count() {
+            0 => times.values().iter().map(|time| i128::from(*time)).sum(),
+            _ => times.iter().flatten().map(i128::from).sum(),
+        };
+        EventTime { sum, rows }
     }
 }
 
@@ -107,8 +155,7 @@ impl FeedLimits {
 /// A running feed, as the coordinator holds it.
 #[derive(Debug)]
 pub struct Feed {
-    /// Records not yet handed over; `u64::MAX` = unknown.
-    lag: Arc<AtomicU64>,
+    vitals: SourceVitals,
     doubtful_times: Arc<AtomicU64>,
     committed: watch::Sender<Offsets>,
     held: watch::Sender<Vec<PartitionId>>,
@@ -126,7 +173,7 @@ impl Feed {
         out: mpsc::Sender<Said>,
         stop: Stop,
     ) -> Self {
-        let lag = Arc::new(AtomicU64::new(u64::MAX));
+        let vitals = SourceVitals::default();
         let (committed, commits) = watch::channel(Offsets::new());
         let (held, holds) = watch::channel(Vec::new());
         let (order, orders) = watch::channel(Vec::new());
@@ -136,7 +183,7 @@ impl Feed {
             reader,
             decoding,
             limits,
-            lag: Arc::clone(&lag),
+            vitals: vitals.clone(),
             doubtful_times: Arc::clone(&doubtful_times),
             commits,
             holds,
@@ -154,12 +201,17 @@ impl Feed {
             // A receiver that is gone has stopped listening for good.
             let _ = out.send(said).await;
         });
-        Self { lag, doubtful_times, committed, held, order, task }
+        Self { vitals, doubtful_times, committed, held, order, task }
     }
 
     /// Records between what was handed over and the newest known end.
     pub fn lag(&self) -> Option<u64> {
-        Some(self.lag.load(Ordering::Relaxed)).filter(|lag| *lag != u64::MAX)
+        Some(self.vitals.lag.load(Ordering::Relaxed)).filter(|lag| *lag != UNKNOWN)
+    }
+
+    /// What the gauges show of the source.
+    pub fn vitals(&self) -> &SourceVitals {
+        &self.vitals
     }
 
     /// Times whose number may be of another unit than it was read as.
@@ -205,7 +257,7 @@ struct Work {
     reader: Box<dyn SourceReader>,
     decoding: Decoding,
     limits: FeedLimits,
-    lag: Arc<AtomicU64>,
+    vitals: SourceVitals,
     doubtful_times: Arc<AtomicU64>,
     commits: watch::Receiver<Offsets>,
     holds: watch::Receiver<Vec<PartitionId>>,
@@ -229,7 +281,9 @@ impl Work {
                 self.reader.prefer(&order);
             }
             let polled = self.reader.poll(self.limits.poll()).await?;
-            self.lag.store(self.reader.lag().unwrap_or(u64::MAX), Ordering::Relaxed);
+            self.vitals.lag.store(self.reader.lag().unwrap_or(UNKNOWN), Ordering::Relaxed);
+            let silent = self.reader.silent_for().map_or(UNKNOWN, |silent| silent.as_millis() as u64);
+            self.vitals.silent_ms.store(silent, Ordering::Relaxed);
             match polled {
                 Poll::Idle => {}
                 Poll::Finished => return Ok(()),
@@ -316,6 +370,7 @@ async fn decode(
         records: 0,
         doubtful_times: 0,
         bytes,
+        event_time: EventTime::default(),
         arrived,
         reached,
         open,
@@ -333,9 +388,10 @@ async fn decode(
 }
 
 /// Collects a lane's rows; many small batches become one, so that each operator and model is called once.
-fn gather(lane: Vec<(PartitionId, Decoded, Option<i64>)>, fed: &mut Fed) -> Result<(Vec<RecordBatch>, Origins)> {
+fn gather(lane: Vec<Piece>, fed: &mut Fed) -> Result<(Vec<RecordBatch>, Origins)> {
     let (mut rows, mut origins) = (Vec::with_capacity(lane.len()), Vec::with_capacity(lane.len()));
-    for (partition, mut piece, reached) in lane {
+    for Piece { partition, decoded: mut piece, reached, event_time } in lane {
+        fed.event_time.add(&event_time);
         fed.reached.extend(reached.map(|reached| (partition, reached)));
         fed.records += piece.rows.num_rows() as u64 + piece.refused as u64;
         fed.doubtful_times += piece.doubtful_times as u64;

@@ -75,6 +75,7 @@ struct Remembering {
     /// W of the last step.
     watermark: i64,
     late: u64,
+    duplicates: u64,
     /// What is left of the last step: shards that are not done, rows that are not looked up.
     unfinished: Vec<usize>,
     unasked: VecDeque<RecordBatch>,
@@ -111,7 +112,17 @@ impl Memory {
                 built = (0..count).map(|_| node.spec.build()).collect::<Result<Vec<_>>>()?;
             }
             let (watermark, unfinished, unasked) = (NO_WATERMARK, Vec::new(), VecDeque::new());
-            operators.push(Remembering { shards: built, lookup, routing, watermark, late: 0, unfinished, unasked });
+            let (late, duplicates) = (0, 0);
+            operators.push(Remembering {
+                shards: built,
+                lookup,
+                routing,
+                watermark,
+                late,
+                duplicates,
+                unfinished,
+                unasked,
+            });
         }
         Ok(Self { operators, limits, divided: false })
     }
@@ -247,6 +258,11 @@ impl Memory {
         self.operators[index].late
     }
 
+    /// Rows that operator `index` left out as duplicates, so far.
+    pub fn duplicates(&self, index: usize) -> u64 {
+        self.operators[index].duplicates
+    }
+
     /// Rows of operator `index`, a lookup, that were older than every version of the table that can be read, so far.
     pub fn too_early(&self, index: usize) -> u64 {
         self.operators[index].lookup.as_ref().map_or(0, |lookup| lookup.too_early())
@@ -304,6 +320,7 @@ impl Memory {
         operator.unfinished = unfinished.map(|(shard, _)| shard).collect();
         let late: usize = stepped.iter().flat_map(|out| &out.late).map(|(_, rows)| rows.num_rows()).sum();
         operator.late += late as u64;
+        operator.duplicates += stepped.iter().map(|out| out.duplicates).sum::<u64>();
         Ok(stepped)
     }
 

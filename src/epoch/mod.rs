@@ -35,6 +35,7 @@ mod stop;
 mod survey;
 mod upkeep;
 mod verify;
+mod vitals;
 mod watermark;
 
 pub use coordinator::run;

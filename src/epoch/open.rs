@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arrow::array::{AsArray, Int64Array};
 use arrow::compute::kernels::cmp::gt;
@@ -142,6 +142,12 @@ impl Outputs {
         self.refused[branch].fetch_add(rows, Ordering::Relaxed);
     }
 
+    /// Rows that count as written, or are about to, were refused.
+    pub(super) fn count_taken_back(&self, branch: usize, rows: u64) {
+        self.count_refused(branch, rows);
+        self.rows[branch].fetch_sub(rows, Ordering::Relaxed);
+    }
+
     /// The INSERT behind a branch.
     pub fn branch(&self, branch: usize) -> &Branch {
         &self.dataflow.branches[branch]
@@ -212,6 +218,7 @@ impl Outputs {
     pub async fn refuse_messages(&self, branch: usize, messages: Vec<RefusedMessage>) -> Result<()> {
         let BranchSink::Direct { producer, .. } = &self.sinks.branches[branch] else { return Ok(()) };
         let sink = &self.dataflow.branches[branch].target;
+        self.count_taken_back(branch, messages.len() as u64);
         self.refuse(messages.into_iter().map(|message| of_message(sink, producer.topic(), message))).await
     }
 
@@ -296,10 +303,8 @@ impl Outputs {
         match sink.table.validator().check(&rows)? {
             None => Ok(rows),
             Some(Violations { good, letters }) => {
-                let refused = letters.len() as u64;
-                self.count_refused(branch, refused);
                 // They are about to be counted as written.
-                self.rows[branch].fetch_sub(refused, Ordering::Relaxed);
+                self.count_taken_back(branch, letters.len() as u64);
                 self.refuse(letters.into_iter().map(|row| refused_row(&sink.name, row))).await?;
                 Ok(good)
             }
@@ -403,8 +408,10 @@ pub struct OpenEpoch {
     pub records: u64,
     pub bytes: u64,
     pub micro_batches: u64,
-    /// From arrival to written, of the slowest micro-batch, microseconds.
-    pub worst_latency_us: u64,
+    /// From arrival to written, of each micro-batch.
+    pub latencies: Vec<Duration>,
+    /// Of each micro-batch with an event time, the mean of its rows, microseconds, and how many they are.
+    pub event_times: Vec<(i64, u64)>,
     /// A micro-batch has run, if only one that moved time.
     pub touched: bool,
 }
@@ -422,7 +429,8 @@ impl OpenEpoch {
             records: 0,
             bytes: 0,
             micro_batches: 0,
-            worst_latency_us: 0,
+            latencies: Vec::new(),
+            event_times: Vec::new(),
             touched: false,
         }
     }
@@ -445,6 +453,7 @@ impl OpenEpoch {
         }
         self.records += fed.records;
         self.bytes += fed.bytes;
+        self.event_times.extend(fed.event_time.mean());
     }
 
     /// Runs a micro-batch to the end: through the dataflow and into the writers.
@@ -462,7 +471,7 @@ impl OpenEpoch {
         self.outputs.sinks.memory.micro_batch(rows, self.outputs.waiting() - before);
         self.micro_batches += 1;
         self.outputs.micro_batch.fetch_add(1, Ordering::Relaxed);
-        self.worst_latency_us = self.worst_latency_us.max(arrived.elapsed().as_micros() as u64);
+        self.latencies.push(arrived.elapsed());
         Ok(())
     }
 }

@@ -5,6 +5,7 @@ use std::fs::OpenOptions;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -28,6 +29,12 @@ pub struct Progress {
     pub micro_batches: u64,
     /// Worst time from arrival to written of a micro-batch in this epoch.
     pub latency_ms: f64,
+    /// From arrival to written, of each micro-batch.
+    #[serde(skip)]
+    pub micro_batch_latencies: Vec<Duration>,
+    /// Of each micro-batch with an event time, the mean of its rows, microseconds, and how many they are.
+    #[serde(skip)]
+    pub event_times: Vec<(i64, u64)>,
     pub duration_ms: BTreeMap<String, u64>,
     pub sources: Vec<SourceProgress>,
     pub sinks: Vec<SinkProgress>,
@@ -75,6 +82,9 @@ pub struct OperatorProgress {
     pub oldest: Option<String>,
     /// Rows that came too late to count, since the process began.
     pub num_rows_late: u64,
+    /// Rows left out as duplicates of others, since the process began.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub num_rows_deduplicated: u64,
     /// Rows older than every version of a table that is looked up, since the process began.
     #[serde(skip_serializing_if = "is_zero")]
     pub num_rows_too_early: u64,

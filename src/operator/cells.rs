@@ -325,6 +325,7 @@ impl Operator for Cells {
         for one in stepped {
             all.rows.extend(one.rows);
             all.late.extend(one.late);
+            all.duplicates += one.duplicates;
         }
         Ok(all)
     }

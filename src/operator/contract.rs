@@ -48,6 +48,8 @@ pub struct Stepped {
     pub rows: Vec<RecordBatch>,
     /// Rows that came too late to count, in the schema of the input they came from (port, rows).
     pub late: Vec<(usize, RecordBatch)>,
+    /// Rows left out as duplicates of others.
+    pub duplicates: u64,
     /// The step is not done: [`Operator::resume`] gives more rows. Nothing else may be asked of the operator before.
     pub more: bool,
 }
@@ -81,6 +83,7 @@ pub trait Operator: Send {
             let part = self.resume()?;
             all.rows.extend(part.rows);
             all.late.extend(part.late);
+            all.duplicates += part.duplicates;
             all.more = part.more;
         }
         Ok(all)

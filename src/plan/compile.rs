@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{DataType, SchemaRef};
 use datafusion::catalog::TableProvider;
+use datafusion::common::{ExprSchema, ScalarValue};
 use datafusion::datasource::ViewTable;
 use datafusion::execution::SessionState;
-use datafusion::logical_expr::{LogicalPlan, LogicalPlanBuilder};
+use datafusion::logical_expr::{Expr, Filter, LogicalPlan, LogicalPlanBuilder};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast::{Query, Statement as SqlStatement};
@@ -25,7 +26,7 @@ use super::refusal::refusals;
 use super::share::{Reading, everything, reading, relation_names};
 use super::size::check_plan;
 use super::watermark::watermark;
-use crate::catalog::{Catalog, InsertDef, PipelineDef, PipelineOptions, ViewDef};
+use crate::catalog::{Catalog, InsertDef, KafkaSinkOptions, PipelineDef, PipelineOptions, SinkConnector, ViewDef};
 use crate::error::Error;
 use crate::memory::slice::SliceBudget;
 use crate::operator::{HeldTable, MeterExec};
@@ -326,6 +327,13 @@ impl<'a> Compiler<'a> {
             self.problems.push(of_error(&takes_back(&insert.target), insert.target_span));
             return None;
         }
+        let piece = match self.since_its_start(piece, &insert.target) {
+            Ok(piece) => piece,
+            Err(error) => {
+                self.problems.push(of_error(&error, insert.target_span));
+                return None;
+            }
+        };
         let reads = streams_read(&piece.plan);
         let Rows { retract, stage, times, sources } = piece.rows;
         let physical = self.physical(&piece.plan, insert.span).await?;
@@ -334,6 +342,32 @@ impl<'a> Compiler<'a> {
             None => without_weight(&physical.schema(), retract)?,
         };
         Some(Branch { target: insert.target.clone(), schema, plan: physical, stage, reads, retract, times, sources })
+    }
+
+    /// The rows that a sink with a `starting_timestamp` sends.
+    fn since_its_start(&self, piece: Piece, target: &str) -> crate::error::Result<Piece> {
+        let connector = self.catalog.sinks.get(target).map(|sink| &sink.connector);
+        let Some(SinkConnector::Kafka(KafkaSinkOptions { starting_timestamp_ms: Some(ms), .. })) = connector else {
+            return Ok(piece);
+        };
+        let timed = piece.rows.times.iter().zip(piece.columns()).filter_map(|(lag, column)| Some(((*lag)?, column)));
+        let Some((_, column)) = timed.min_by_key(|(lag, _)| lag.unsigned_abs()).filter(|_| !piece.rows.retract) else {
+            return Err(Error::sql(format!(
+                "sink `{target}` begins at a time, and none of its rows' columns is their event time"
+            ))
+            .with_detail("Rows that are older than its `starting_timestamp` are left out by that column.")
+            .with_hint(
+                "Select the event time, too; or leave `starting_timestamp` out and write a condition, `WHERE ts >= …`.",
+            ));
+        };
+        let zone = match piece.plan.schema().field_from_column(&column)?.data_type() {
+            DataType::Timestamp(_, zone) => zone.clone(),
+            _ => None,
+        };
+        let start = ScalarValue::TimestampMicrosecond(Some(ms.saturating_mul(1_000)), zone);
+        let condition = Expr::Column(column).gt_eq(Expr::Literal(start, None));
+        let plan = LogicalPlan::Filter(Filter::try_new(condition, Arc::new(piece.plan))?);
+        Ok(Piece { plan, rows: piece.rows })
     }
 
     /// The rows as the target wants them, with the columns that it generates.

@@ -130,6 +130,52 @@ impl Lane {
         Ok(self.places(stream).map(|places| places.iter().collect()))
     }
 
+    /// For each row of `stream` the number of the row of `root` that it is made of; `None`: it is not made of such rows alone.
+    pub async fn rows_of_root(
+        &self,
+        dataflow: &Dataflow,
+        stream: StreamId,
+        root: StreamId,
+    ) -> Result<Option<Vec<Option<u64>>>> {
+        let mut known = BTreeMap::new();
+        self.trace(dataflow, stream, root, &mut known).await?;
+        Ok(known.remove(&stream.0).flatten().map(|rows| rows.iter().collect()))
+    }
+
+    /// As [`Lane::find_places`], from another stream than the source's, into `known`.
+    fn trace<'a>(
+        &'a self,
+        dataflow: &'a Dataflow,
+        stream: StreamId,
+        root: StreamId,
+        known: &'a mut BTreeMap<usize, Option<UInt64Array>>,
+    ) -> BoxFuture<'a, Result<()>> {
+        async move {
+            if known.contains_key(&stream.0) {
+                return Ok(());
+            }
+            let rows = self.rows(stream).iter().map(RecordBatch::num_rows).sum::<usize>();
+            let fragment = dataflow.fragments.iter().find(|fragment| fragment.stream == stream);
+            let numbers = match fragment {
+                _ if stream == root => Some(UInt64Array::from_iter_values(0..rows as u64)),
+                Some(fragment) => {
+                    for read in &fragment.reads {
+                        self.trace(dataflow, *read, root, known).await?;
+                    }
+                    let places = |stream: StreamId| known.get(&stream.0).cloned().flatten();
+                    let (held, context, mode) = (&*self.held, &self.context, dataflow.on_row_error);
+                    let mut careful =
+                        Careful { held, context, places: &places, mode, within: &[], refused: Vec::new() };
+                    joined(&careful.run(&fragment.plan).await?).filter(|numbers| numbers.len() == rows)
+                }
+                None => None,
+            };
+            known.insert(stream.0, numbers);
+            Ok(())
+        }
+        .boxed()
+    }
+
     /// True when no operator before has found the source's row `place` too late.
     pub fn is_first_late(&self, place: u64) -> bool {
         self.late.lock().unwrap_or_else(PoisonError::into_inner).insert(place)

@@ -61,6 +61,16 @@ pub struct Check {
 }
 
 impl OperatorSpec {
+    /// For operators that emit a row of their first port at once, as it came: the number of columns that it begins with.
+    pub fn passes_on(&self) -> Option<usize> {
+        match self {
+            Self::Deduplicate(spec) if spec.emit == DeduplicateEmit::OnArrival => Some(spec.input.fields().len()),
+            Self::Rolling(spec) if spec.emit == RollingEmit::OnArrival => Some(spec.input.fields().len()),
+            Self::Lookup(spec) if !spec.left_retract => Some(spec.left.fields().len()),
+            _ => None,
+        }
+    }
+
     /// The word in explanations and addresses.
     pub fn kind(&self) -> &'static str {
         match self {

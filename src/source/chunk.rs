@@ -189,6 +189,11 @@ pub trait SourceReader: Send {
     /// Records between what was handed out and the newest known end; `None` = not known.
     fn lag(&self) -> Option<u64>;
 
+    /// For how long the brokers have not answered; `None`: the source has none, or they need not answer now.
+    fn silent_for(&self) -> Option<Duration> {
+        None
+    }
+
     /// Partitions that may still give rows (known, and when bounded, not read to their end): event time waits for the slowest of
     /// them. Empty = the source is one stream, whose newest row tells the time.
     fn open_partitions(&self) -> Vec<PartitionId> {

@@ -1,6 +1,11 @@
 //! What a few records of a source look like once they are decoded: for `weir check --connect`.
 
+use std::sync::Arc;
 use std::time::Duration;
+
+use arrow::array::{ArrayRef, AsArray, RecordBatch};
+use arrow::datatypes::{Field, TimestampMicrosecondType};
+use chrono::DateTime;
 
 use super::chunk::{Chunk, Payload, Poll, PollLimit, ReadFrom, SourceReader};
 use super::decode::Decoder;
@@ -18,7 +23,7 @@ const ROWS: usize = 100;
 
 /// Decodes `chunk` as the source says: how many records fit, and what is wrong with the first that does not. Errors: none
 /// fits, or one does not and the source says `on_error = 'fail'`.
-pub fn describe(def: &SourceDef, chunk: Chunk) -> Result<String, String> {
+pub fn describe(def: &SourceDef, chunk: Chunk, env: &Env) -> Result<String, String> {
     let count = match &chunk.payload {
         Payload::Records(records) => records.len(),
         Payload::Rows(batch) => batch.num_rows(),
@@ -28,7 +33,8 @@ pub fn describe(def: &SourceDef, chunk: Chunk) -> Result<String, String> {
     let decoded =
         Decoder::new(&keeping).and_then(|decoder| decoder.decode(chunk)).map_err(|error| in_a_line(&error))?;
     let Some(first) = decoded.dead.first() else {
-        return Ok(format!("{count} of {count} records decode"));
+        let doubt = doubtful_time(&decoded.rows, env.unix_ms()).map(|doubt| format!("; WARNING: {doubt}"));
+        return Ok(format!("{count} of {count} records decode{}", doubt.unwrap_or_default()));
     };
     let column = first.column.as_ref().map(|column| format!("column `{column}`: ")).unwrap_or_default();
     let told = format!(
@@ -41,6 +47,25 @@ pub fn describe(def: &SourceDef, chunk: Chunk) -> Result<String, String> {
     if decoded.refused == count || def.on_error == OnError::Fail { Err(told) } else { Ok(told) }
 }
 
+/// What is wrong with a time that lies in 1970, which is mostly a number of another unit, or in the future.
+fn doubtful_time(rows: &RecordBatch, now_ms: i64) -> Option<String> {
+    const DAY: i64 = 86_400_000_000;
+    let schema = rows.schema();
+    let doubt = |(field, column): (&Arc<Field>, &ArrayRef)| {
+        let times = column.as_primitive_opt::<TimestampMicrosecondType>()?;
+        let now = now_ms.saturating_mul(1_000);
+        let is_doubtful = |time: &i64| (0..365 * DAY).contains(time) || *time > now + DAY;
+        let time = times.iter().flatten().find(is_doubtful)?;
+        let shown = DateTime::from_timestamp_micros(time).map(|time| time.to_rfc3339()).unwrap_or_default();
+        let (lies, hint) = match time > now {
+            true => ("in the future", "rows beyond `max_future` are refused"),
+            false => ("in 1970", "if its numbers are seconds, say `timestamp_unit = 'seconds'`"),
+        };
+        Some(format!("`{}` of a record is {shown}, {lies}: {hint}", field.name()))
+    };
+    schema.fields().iter().zip(rows.columns()).find_map(doubt)
+}
+
 /// Reads the first records of the first file and describes them. Errors: the path cannot be read, or as [`describe`].
 pub async fn of_file(def: &SourceDef, options: &FileSourceOptions, env: &Env) -> Result<String, String> {
     let from = ReadFrom { bounded: true, ..ReadFrom::default() };
@@ -50,7 +75,9 @@ pub async fn of_file(def: &SourceDef, options: &FileSourceOptions, env: &Env) ->
         Err(error) => Err(error),
     };
     match polled.map_err(|error| in_a_line(&error))? {
-        Poll::Chunks(chunks) => chunks.into_iter().next().map_or_else(|| Ok(no_record()), |chunk| describe(def, chunk)),
+        Poll::Chunks(chunks) => {
+            chunks.into_iter().next().map_or_else(|| Ok(no_record()), |chunk| describe(def, chunk, env))
+        }
         Poll::Idle | Poll::Finished => Ok(no_record()),
     }
 }

@@ -84,6 +84,53 @@ fn late_rows_of_a_rolling_window_are_dropped_kept_or_given_as_the_pipeline_says(
 }
 
 #[test]
+fn a_row_that_is_late_behind_operators_that_pass_rows_on_keeps_its_record_s_position() {
+    let rows = |times: &[(&str, &str)]| -> String {
+        times.iter().map(|(id, at)| row(id, &format!("2026-11-30T{at}Z"))).collect()
+    };
+    for view in [
+        "SELECT * FROM DEDUPLICATE(TABLE s, KEY(id), WITHIN INTERVAL '1 day')",
+        "SELECT id, ts, k, count(*) OVER (PARTITION BY k ORDER BY ts RANGE BETWEEN INTERVAL '1 hour' PRECEDING AND CURRENT ROW) AS n FROM s",
+        "SELECT x.id, x.ts, x.k FROM (SELECT * FROM DEDUPLICATE(TABLE s, KEY(id), WITHIN INTERVAL '1 day')) x LEFT JOIN dim d ON d.k = x.k",
+    ] {
+        let weir = Weir::new();
+        weir.write("dim.jsonl", "{\"k\":\"a\",\"v\":1}\n");
+        weir.write(
+            "dim.sql",
+            "CREATE SOURCE c (k STRING, v BIGINT) WITH (connector = 'file', path = 'dim.jsonl');
+             CREATE TABLE dim (k STRING, v BIGINT) USING DELTA; INSERT INTO dim SELECT k, v FROM c;",
+        );
+        weir.succeed(&["run", "dim.sql", "--trigger", "available now"]);
+        weir.write(
+            "p.sql",
+            &format!(
+                "{} CREATE TABLE dim (k STRING, v BIGINT) USING DELTA;
+                 CREATE VIEW once AS {view};
+                 CREATE TABLE minutes (w TIMESTAMP, n BIGINT) USING DELTA;
+                 CREATE PIPELINE p WITH (trigger = 'available now', late = 'dead_letter', rolling_emit = 'on_arrival') AS BEGIN
+                   INSERT INTO minutes SELECT window_start, count(*) FROM TUMBLE(TABLE once, DESCRIPTOR(ts), INTERVAL '1 minute')
+                     GROUP BY window_start, window_end;
+                 END;",
+                source("5 seconds", "")
+            ),
+        );
+        weir.write("in/1.jsonl", &rows(&[("a", "11:00:00"), ("b", "13:00:00")]));
+        weir.succeed(&["run", "p.sql"]);
+        weir.write("in/2.jsonl", &rows(&[("c", "13:10:00"), ("d", "12:30:00"), ("e", "13:11:00"), ("f", "12:40:00")]));
+        weir.succeed(&["run", "p.sql"]);
+        let letters = weir
+            .query("SELECT source, partition, \"offset\", CAST(payload AS STRING) FROM weir.dead_letters ORDER BY 3");
+        let length = row("c", "2026-11-30T13:10:00Z").len();
+        let expected = [("d", 1), ("f", 3)].map(|(id, place)| (id, place * length));
+        assert_eq!(letters.len(), 2, "{view}: {letters:?}");
+        for (letter, (id, offset)) in letters.iter().zip(expected) {
+            assert!(letter.starts_with(&format!("s,2.jsonl,{offset},")), "{view}: {letter}");
+            assert!(letter.contains(&format!("\"\"id\"\":\"\"{id}\"\"")), "{view}: {letter}");
+        }
+    }
+}
+
+#[test]
 fn a_row_dated_in_the_future_is_refused_and_time_goes_on() {
     let weir = Weir::new();
     let times = ["2026-11-30T11:00:01Z", "2026-11-30T11:00:02Z", "2062-01-01T00:00:00Z"];

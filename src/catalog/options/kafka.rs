@@ -119,7 +119,16 @@ pub(super) fn sink_rest(reader: &mut OptionReader<'_>) -> KafkaSinkOptions {
     let delivery = reader.choice(&["delivery", "sink.delivery-guarantee"], WORDS).unwrap_or_default();
     let key = reader.text(&["key", "key.fields"]).map(|text| text.value);
     let changes = changes(reader);
-    KafkaSinkOptions { connection: plain_connection(String::new()), topic: String::new(), delivery, key, changes }
+    let start = reader.text(&["starting_timestamp"]);
+    let starting_timestamp_ms = start.and_then(|text| match instant(&text.value) {
+        Ok(ms) => Some(ms),
+        Err(hint) => {
+            reader.invalid("starting_timestamp", &text, hint);
+            None
+        }
+    });
+    let (connection, topic) = (plain_connection(String::new()), String::new());
+    KafkaSinkOptions { connection, topic, delivery, key, changes, starting_timestamp_ms }
 }
 
 /// How changes are encoded: by a primary key, in Debezium's envelope, or not at all.

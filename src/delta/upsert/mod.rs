@@ -19,7 +19,7 @@ mod stage;
 mod stored;
 #[cfg(test)]
 mod tests;
-mod vectors;
+pub(super) mod vectors;
 
 use std::sync::Arc;
 

@@ -1,6 +1,7 @@
 //! The sources of a running pipeline: their feeds, what the feeds hand over, and how far each is in event time.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
@@ -10,6 +11,7 @@ use super::super::feed::{Decoding, Fed, Feed, FeedLimits, Said, channel};
 use super::super::job::Job;
 use super::super::recovery::Resumed;
 use super::super::stop::Stop;
+use super::super::vitals::SourceVitals;
 use super::super::watermark::SourceClock;
 use crate::catalog::Trigger;
 use crate::error::Result;
@@ -54,7 +56,9 @@ impl Inputs {
             inputs.witnesses.push(reader.witness());
             let idle_after = if reader.may_fall_silent() { source.def.idle_after } else { Duration::MAX };
             let decoder = Arc::new(Decoder::new(&source.def)?.with_clock(&source.def, &job.env));
-            let decoding = Decoding { decoder, watermark: source.watermark.clone() };
+            let timed = source.def.watermark.as_ref().map(|watermark| watermark.column.as_str());
+            let time_column = timed.and_then(|timed| source.def.schema().index_of(timed).ok());
+            let decoding = Decoding { decoder, watermark: source.watermark.clone(), time_column };
             let limits = FeedLimits { poll: job.poll, lanes: job.lanes, memory: job.sinks.memory.clone() };
             let (sender, inbox) = channel();
             inputs.feeds.push(Feed::start(index, reader, decoding, limits, sender, stop.clone()));
@@ -118,6 +122,7 @@ impl Inputs {
     /// Moves event time by what a micro-batch has reached.
     pub fn on_rows(&mut self, fed: &Fed) {
         self.clocks[fed.source].hear(&fed.reached, &fed.open, Instant::now());
+        self.show_time(fed.source);
         self.align(fed.source);
     }
 
@@ -128,8 +133,20 @@ impl Inputs {
         for clock in &mut self.clocks {
             moved |= clock.advance(now);
         }
-        (0..self.clocks.len()).for_each(|source| self.align(source));
+        (0..self.clocks.len()).for_each(|source| {
+            self.show_time(source);
+            self.align(source);
+        });
         moved
+    }
+
+    /// What the gauges show of each source.
+    pub fn vitals(&self) -> Vec<SourceVitals> {
+        self.feeds.iter().map(|feed| feed.vitals().clone()).collect()
+    }
+
+    fn show_time(&self, source: usize) {
+        self.feeds[source].vitals().watermark.store(self.watermark(source), Ordering::Relaxed);
     }
 
     /// True when time may move without rows.

@@ -6,6 +6,7 @@
 //! no longer have what was read of it, so that is committed first.
 
 mod course;
+mod gauges;
 mod inputs;
 mod report;
 mod steps;
@@ -18,6 +19,7 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinHandle;
 
 use self::course::{Content, Course, Due, Input, Seen, Step, Wakes};
+use self::gauges::Gauges;
 use self::inputs::Inputs;
 use self::watchdog::{Activity, Pulse, Watchdog};
 use super::commit::{Committed, Committer};
@@ -111,6 +113,8 @@ struct Coordinator {
     since_reset: u64,
     finish: Finish,
     pulse: Pulse,
+    #[expect(dead_code, reason = "shows while it is held")]
+    gauges: Gauges,
 }
 
 /// A commit under way.
@@ -128,6 +132,8 @@ impl Coordinator {
             sources.iter().map(|name| resumed.positions.get(name).cloned().unwrap_or_default()).collect();
         let Restored { memory, state, changed, over } = restore(&job, &resumed).await?;
         let inputs = Inputs::start(&job, &resumed, &positions, &stop).await?;
+        let vitals = sources.iter().cloned().zip(inputs.vitals()).collect();
+        let gauges = Gauges::start(&job.dataflow.pipeline, vitals, job.env.clone(), Arc::clone(&job.metrics));
         let sinks = Arc::new(job.sinks);
         let indexes = Indexes::of(&sinks, &job.limits.budget).await;
         let committer = Committer {
@@ -180,6 +186,7 @@ impl Coordinator {
             since_reset: 0,
             finish: Finish::default(),
             pulse,
+            gauges,
         })
     }
 

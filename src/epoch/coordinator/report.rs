@@ -15,9 +15,7 @@ impl Coordinator {
     /// What is known of an epoch when it closes.
     pub(super) fn describe(&self, full: &OpenEpoch) -> Progress {
         let elapsed = full.began.elapsed();
-        let rows = full.outputs.rows();
-        let rows = rows.into_iter().zip(full.outputs.refused_rows());
-        let sinks = self.dataflow.branches.iter().zip(&self.sinks.branches).zip(rows);
+        let sinks = self.dataflow.branches.iter().zip(&self.sinks.branches);
         Progress {
             name: self.committer.pipeline.clone(),
             run_id: self.committer.run.clone(),
@@ -28,16 +26,16 @@ impl Coordinator {
             num_input_rows: full.records,
             input_rows_per_second: per_second(full.records, elapsed),
             micro_batches: full.micro_batches,
-            latency_ms: full.worst_latency_us as f64 / 1000.0,
+            latency_ms: full.latencies.iter().max().map_or(0.0, |latency| latency.as_micros() as f64 / 1000.0),
+            micro_batch_latencies: full.latencies.clone(),
+            event_times: full.event_times.clone(),
             lag: self.inputs.total_lag(),
             sources: self.describe_sources(full),
             sinks: sinks
-                .map(|((branch, sink), (rows, refused))| SinkProgress {
+                .map(|(branch, sink)| SinkProgress {
                     description: branch.target.clone(),
                     kind: sink.kind().to_owned(),
-                    num_output_rows: rows,
-                    num_refused_rows: refused,
-                    version: None,
+                    ..SinkProgress::default()
                 })
                 .collect(),
             state_operators: self.describe_operators(),
@@ -90,6 +88,7 @@ impl Coordinator {
                 memory_used_bytes: usage.bytes,
                 oldest: usage.oldest.and_then(instant),
                 num_rows_late: self.memory.late(index),
+                num_rows_deduplicated: self.memory.duplicates(index),
                 num_rows_too_early: self.memory.too_early(index),
                 watermark: instant(self.memory.watermark(index)),
             }
@@ -112,6 +111,9 @@ impl Progress {
         self.files = done.files;
         self.bytes = done.bytes;
         self.dead_letters = done.dead_letters;
+        for (sink, (rows, refused)) in self.sinks.iter_mut().zip(&done.rows) {
+            (sink.num_output_rows, sink.num_refused_rows) = (*rows, *refused);
+        }
         for sink in &mut self.sinks {
             sink.version = done.versions.get(&sink.description).copied();
         }

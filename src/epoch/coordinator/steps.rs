@@ -193,7 +193,6 @@ impl Coordinator {
         let full = std::mem::replace(&mut self.open, OpenEpoch::new(next, outputs, now_ms));
         let (epoch, began) = (full.epoch, full.began);
         let progress = self.describe(&full);
-        self.warn_of_refusals(&progress);
         let closed = Closed {
             epoch,
             outputs: full.outputs,
@@ -226,6 +225,7 @@ impl Coordinator {
         let mut progress = committing.progress;
         progress.state_operators.extend(self.indexes.progress());
         progress.finished(&done, committing.began.elapsed());
+        self.warn_of_refusals(&progress);
         (self.progress)(&progress);
         // The source fails, too, once it has handed over what it has left.
         self.failure = self.failure.take().or(done.last.take());

@@ -116,7 +116,7 @@ impl Operator for Closing {
             self.add(&batch)?;
         }
         self.cutoff = self.cutoff.max(self.shape.closing.complete_below(tick.watermark));
-        Ok(Stepped { rows: self.close(tick.watermark)?, late, more: false })
+        Ok(Stepped { rows: self.close(tick.watermark)?, late, ..Stepped::default() })
     }
 
     fn state(&self) -> Vec<StateTable> {

@@ -81,7 +81,7 @@ impl Operator for Counter {
             self.fresh.remove(&first);
             out.push([first.1, Some(-1), Some(first.2)]);
         }
-        Ok(Stepped { rows: vec![batch(COUNTS, &out)], late: vec![(0, batch(INPUT, &late))], more: false })
+        Ok(Stepped { rows: vec![batch(COUNTS, &out)], late: vec![(0, batch(INPUT, &late))], ..Stepped::default() })
     }
 
     fn state(&self) -> Vec<StateTable> {

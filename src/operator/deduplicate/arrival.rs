@@ -80,7 +80,9 @@ impl Operator for OnArrival {
         self.seen.advance(self.clock(tick.before, tick.now));
         for batch in inputs.into_iter().flatten().filter(|batch| batch.num_rows() > 0) {
             let Some(time) = self.time else {
-                stepped.rows.extend(self.first_rows(&batch, None, tick.now)?);
+                let first = self.first_rows(&batch, None, tick.now)?;
+                stepped.duplicates += (batch.num_rows() - first.as_ref().map_or(0, RecordBatch::num_rows)) as u64;
+                stepped.rows.extend(first);
                 continue;
             };
             let times = micros(&batch, time.column)?;
@@ -90,7 +92,9 @@ impl Operator for OnArrival {
             stepped.late.extend(late.map(|late| (0, late)));
             if let Some(known) = known {
                 let times = if whole { times } else { micros(&known, time.column)? };
-                stepped.rows.extend(self.first_rows(&known, Some(&times), tick.now)?);
+                let first = self.first_rows(&known, Some(&times), tick.now)?;
+                stepped.duplicates += (known.num_rows() - first.as_ref().map_or(0, RecordBatch::num_rows)) as u64;
+                stepped.rows.extend(first);
             }
         }
         self.seen.advance(self.clock(tick.watermark, tick.now));

@@ -33,6 +33,8 @@ pub struct OnWatermark {
     turns: BTreeMap<(Turn, u32), u32>,
     rows: SequencedRows,
     numbers: Vec<u32>,
+    /// Rows that lost since the step began.
+    duplicates: u64,
 }
 
 impl OnWatermark {
@@ -48,6 +50,7 @@ impl OnWatermark {
             turns: BTreeMap::new(),
             rows: SequencedRows::new(&spec.input, &spec.keys),
             numbers: Vec::new(),
+            duplicates: 0,
         })
     }
 
@@ -60,6 +63,7 @@ impl OnWatermark {
         for (row, &key) in numbers.iter().enumerate() {
             let time = times.value(row);
             if self.is_beaten(key, time, before) {
+                self.duplicates += 1;
                 continue;
             }
             let arrived = self.rows.reserve();
@@ -68,6 +72,7 @@ impl OnWatermark {
             self.wait(key, (time, arrived.sequence), arrived.row, before, &mut beaten);
         }
         self.rows.fill(places, batch, rows)?;
+        self.duplicates += beaten.len() as u64;
         self.rows.remove(&beaten)?;
         for &key in &numbers {
             if self.waiting[key as usize].is_empty() {
@@ -138,6 +143,7 @@ impl OnWatermark {
                 self.keys.remove(key);
             }
         }
+        self.duplicates += (done.len() - winners.len()) as u64;
         let rows = if winners.is_empty() { None } else { Some(self.rows.gather(&winners)?) };
         self.rows.remove(&done)?;
         Ok(rows)
@@ -166,6 +172,7 @@ impl Operator for OnWatermark {
             self.seen.expire();
         }
         self.rows.tidy()?;
+        stepped.duplicates = std::mem::take(&mut self.duplicates);
         Ok(stepped)
     }
 

@@ -69,12 +69,7 @@ impl Cutter<'_> {
         let as_of = places.first().copied();
         piece = next;
         if piece.rows.retract && as_of.is_none() {
-            return Err(refused(&format!(
-                "rows that may be taken back, joined to table `{}` as it is now,",
-                side.table
-            ))
-            .with_detail("A row could be taken back under another version of the table than it was given under.")
-            .with_hint("Join before the aggregate, or `FOR SYSTEM_TIME AS OF` a time of the row."));
+            return Err(retracts_under_another_version(&side.table));
         }
         let left = fields(piece.plan.schema(), piece.columns().len(), false);
         let right = |nullable| fields(&side.schema, side.schema.fields().len(), nullable);
@@ -168,6 +163,13 @@ fn unlike_lookup(kind: JoinType, table: &str) -> Error {
     refused(&format!("{join} table `{table}`")).with_hint(
         "A stream can be joined to a table by an inner join, or by an outer join that keeps the stream's rows.",
     )
+}
+
+/// Rows that may be taken back, joined to what the table is at that moment.
+fn retracts_under_another_version(table: &str) -> Error {
+    refused(&format!("rows that may be taken back, joined to table `{table}` as it is now,"))
+        .with_detail("A row could be taken back under another version of the table than it was given under.")
+        .with_hint("Join before the aggregate, or `FOR SYSTEM_TIME AS OF` a time of the row.")
 }
 
 /// A pair of keys without the cast that makes the table's whole number as wide as the stream's: the stream's is made as narrow. One that

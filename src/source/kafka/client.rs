@@ -4,7 +4,7 @@
 //! Promises: no message, detail, hint or log line that leaves this file contains a secret.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rdkafka::admin::AdminClient;
 use rdkafka::config::{ClientConfig, FromClientConfigAndContext, RDKafkaLogLevel};
@@ -12,6 +12,7 @@ use rdkafka::consumer::{BaseConsumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Message};
 use rdkafka::producer::{BaseProducer, ProducerContext};
+use rdkafka::statistics::{Broker, Statistics};
 use rdkafka::types::RDKafkaConfRes;
 use rdkafka::{ClientContext, TopicPartitionList};
 
@@ -86,6 +87,8 @@ pub fn consumer_config(connection: &KafkaConnection, group_id: &str) -> ClientCo
         .set("auto.offset.reset", "error")
         .set("isolation.level", "read_committed")
         .set("allow.auto.create.topics", "false")
+        // Tells how long nothing has come from a broker.
+        .set("statistics.interval.ms", "1000")
         .set("fetch.min.bytes", "1")
         .set("fetch.wait.max.ms", if is_event_hubs(connection) { "50" } else { "5" })
         .set("fetch.queue.backoff.ms", "2")
@@ -202,6 +205,8 @@ struct Troubles {
     all_down_since: Option<Instant>,
     refused: Option<String>,
     last: Option<String>,
+    /// When the brokers that lead partitions were heard last, all of them.
+    heard: Option<Instant>,
     undelivered: Option<String>,
     too_large: Vec<TooLarge>,
     /// Numbers of delivered messages, while somebody asks.
@@ -240,6 +245,11 @@ impl Context {
     /// Since when no broker could be reached, as far as known.
     pub fn all_down_since(&self) -> Option<Instant> {
         self.troubles().all_down_since
+    }
+
+    /// When the brokers that lead partitions were heard last, all of them; as far as statistics told.
+    pub fn heard(&self) -> Option<Instant> {
+        self.troubles().heard
     }
 
     /// Why the brokers refuse this client (login, certificates), if they do.
@@ -297,6 +307,17 @@ impl Context {
 }
 
 impl ClientContext for Context {
+    /// A broker that is frozen keeps its connections and says nothing: only how long nothing came over them tells.
+    fn stats(&self, statistics: Statistics) {
+        let leaders: Vec<_> = statistics.brokers.values().filter(|broker| !broker.toppars.is_empty()).collect();
+        let idle = |broker: &&Broker| u64::try_from(broker.rxidle).ok().filter(|_| broker.state == "UP");
+        let idle: Option<Vec<u64>> = leaders.iter().map(idle).collect();
+        let longest = idle.and_then(|idle| idle.into_iter().max());
+        let heard = longest.and_then(|idle| self.env.instant().checked_sub(Duration::from_micros(idle)));
+        let mut troubles = self.troubles();
+        troubles.heard = troubles.heard.max(heard);
+    }
+
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         let message = self.redact.text(message);
         match level {

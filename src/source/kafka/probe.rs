@@ -49,7 +49,7 @@ pub fn probe_source(def: &SourceDef, options: &KafkaSourceOptions, env: &Env) ->
     if let Some(Reached { consumer, context, partitions }) = reached {
         steps.push(match newest(&consumer, &context, &options.topic, &partitions) {
             Ok(None) => ProbeStep::passed("sample", "no record yet".to_owned()),
-            Ok(Some(chunk)) => match sample::describe(def, chunk) {
+            Ok(Some(chunk)) => match sample::describe(def, chunk, env) {
                 Ok(found) => ProbeStep::passed("sample", found),
                 Err(why) => ProbeStep::failed("sample", why, sample::HINT),
             },

@@ -26,6 +26,7 @@ const FAREWELL: Duration = Duration::from_secs(2);
 /// A thread reads ahead, at most as much as the last poll's limit, while the pipeline works on what it was given.
 pub struct KafkaReader {
     source: String,
+    env: Env,
     shared: Arc<Shared>,
     on_data_loss: OnDataLoss,
     /// Of the chunks that were handed out last.
@@ -62,7 +63,9 @@ impl KafkaReader {
         outage: Duration,
     ) -> Result<Self> {
         super::client::check(&options.connection)?;
-        let shared = Arc::new(Shared::new(wants));
+        // Who asks for statistics at other times than we do takes them from us.
+        let hears = !options.connection.properties.contains_key("statistics.interval.ms");
+        let shared = Arc::new(Shared::new(wants, hears.then(|| env.instant())));
         let session = Session {
             source: source_name.to_owned(),
             options: options.clone(),
@@ -82,7 +85,7 @@ impl KafkaReader {
             })
             .map_err(|error| Error::environment("kafka reading thread could not be started").with_source(error))?;
         let on_data_loss = options.on_data_loss;
-        Ok(Self { source: source_name.to_owned(), shared, on_data_loss, topic: None, ended })
+        Ok(Self { source: source_name.to_owned(), env: env.clone(), shared, on_data_loss, topic: None, ended })
     }
 
     /// Waits until the starting offsets are known (`latest` means this moment) or an error is.
@@ -159,6 +162,11 @@ impl SourceReader for KafkaReader {
     fn lag(&self) -> Option<u64> {
         let state = self.shared.lock();
         state.started.then(|| state.gathered.lag())
+    }
+
+    fn silent_for(&self) -> Option<Duration> {
+        let heard = self.shared.lock().heard?;
+        Some(self.env.instant().saturating_duration_since(heard))
     }
 
     fn open_partitions(&self) -> Vec<PartitionId> {

@@ -80,7 +80,7 @@ struct Open {
     next_discovery: Instant,
     next_housekeeping: Instant,
     next_outage_probe: Instant,
-    /// When something came last.
+    /// When something came last, or when the session began.
     last_event: Instant,
     /// Records have come since the topic's id was looked at.
     unproven: bool,
@@ -285,6 +285,7 @@ impl Session {
         let now = self.env.instant();
         open.next_housekeeping = now + HOUSEKEEPING;
         cluster::serve_events(&open.consumer);
+        self.listen(open, now);
         if let Some(since) = open.context.all_down_since()
             && now >= open.next_outage_probe
         {
@@ -309,6 +310,13 @@ impl Session {
         }
         open.next_discovery = now + self.discovery();
         self.discover(open, now)
+    }
+
+    /// Notes when the brokers were heard last. They are not asked for records while there is no room, or partitions wait for others.
+    fn listen(&self, open: &Open, now: Instant) {
+        let asks = open.held.is_empty() && self.shared.lock().gathered.room() > 0;
+        let heard = if asks { open.context.heard() } else { Some(now) };
+        self.shared.hear(heard.map_or(open.last_event, |heard| heard.max(open.last_event)));
     }
 
     /// Pauses partitions that are ahead and lets those go on that no longer are.

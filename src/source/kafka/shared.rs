@@ -44,6 +44,8 @@ pub struct State {
     pub changed: bool,
     /// The session's, for questions beside the reading; it stays when the session has ended.
     pub consumer: Option<Arc<BaseConsumer<Context>>>,
+    /// When the brokers answered last, at first when reading began; `None`: nobody looks.
+    pub heard: Option<Instant>,
 }
 
 /// How the reading thread fares.
@@ -55,7 +57,7 @@ pub enum Status {
 }
 
 impl Shared {
-    pub fn new(wants: Wants) -> Self {
+    pub fn new(wants: Wants, heard: Option<Instant>) -> Self {
         let state = State {
             gathered: Gathered::new(wants),
             status: Status::Reading,
@@ -68,6 +70,7 @@ impl Shared {
             proven: Offsets::new(),
             changed: false,
             consumer: None,
+            heard,
         };
         Self { state: Mutex::new(state), orders: Condvar::new(), news: Notify::new() }
     }
@@ -75,6 +78,12 @@ impl Shared {
     /// The state, locked.
     pub fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes that the brokers have answered, or had nothing to answer, at `at`.
+    pub fn hear(&self, at: Instant) {
+        let mut state = self.lock();
+        state.heard = state.heard.map(|heard| heard.max(at));
     }
 
     /// Wakes the reading thread.

@@ -87,6 +87,25 @@ impl RealKafka {
         Some(kafka)
     }
 
+    /// Stops the broker's process where it is: its connections stay open, and nothing is answered.
+    pub fn freeze(&self) {
+        self.signal("-STOP");
+    }
+
+    /// Lets it go on.
+    pub fn thaw(&self) {
+        self.signal("-CONT");
+    }
+
+    fn signal(&self, signal: &str) {
+        let keeper = self.keeper.id();
+        let children = std::fs::read_to_string(format!("/proc/{keeper}/task/{keeper}/children")).unwrap();
+        let name =
+            |pid: &&str| std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == "java");
+        let pid = children.split_whitespace().find(name).expect("the broker runs").to_owned();
+        assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
+    }
+
     /// The options by which weir reaches it.
     pub fn connection(&self) -> KafkaConnection {
         KafkaConnection {
