@@ -3,6 +3,10 @@
 //! Nothing here costs anything while every row can be computed. [`evaluate_each`] halves a batch until the failing rows stand alone; a row
 //! counts as failing only if the expression fails for it alone, so a condition that guards another (`q <> 0 AND a / q > 1`) holds.
 
+mod checked;
+mod in_range;
+mod one_form;
+
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -11,10 +15,14 @@ use arrow::array::{Array, ArrayRef, RecordBatch, new_null_array};
 use arrow::compute::concat;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use datafusion::error::{DataFusionError, Result};
-use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::{CaseExpr, Column};
 use datafusion::physical_expr::utils::collect_columns;
+use datafusion::physical_expr::{PhysicalExpr, ScalarFunctionExpr};
 use datafusion::physical_expr_common::physical_expr::fmt_sql;
+
+pub use checked::{as_written, checked};
+pub use in_range::{IN_RANGE, NO_BIGINT, NO_DECIMAL, in_range, out_of_range, plus};
+pub use one_form::{ONE_FORM, one_form};
 
 use crate::error::{Error, ErrorKind};
 use crate::memory::slice::{TooMuch, is_overflow, is_too_much};
@@ -96,14 +104,18 @@ pub struct Blame {
     pub expression: String,
     /// The reason, and the values that the expression read.
     pub reason: String,
+    /// A column whose value says only that there is none: see [`in_range`].
+    pub without: Option<usize>,
 }
 
 impl Blame {
     /// Of `expr`, which gave `error` for the only row of `row`.
     pub fn of(expr: &Arc<dyn PhysicalExpr>, row: &RecordBatch, error: &DataFusionError) -> Self {
         let blamed = blamed(expr, row);
-        let expression = shortened(&fmt_sql(blamed.as_ref()).to_string());
-        Self { expression, reason: format!("{}{}", cause(error), values(blamed, row)) }
+        let expression = shortened(&fmt_sql(as_written(blamed).as_ref()).to_string());
+        let without = out_of_range_column(blamed);
+        let values = if without.is_some() { String::new() } else { values(blamed, row) };
+        Self { expression, reason: format!("{}{values}", cause(error)), without }
     }
 }
 
@@ -114,6 +126,12 @@ fn blamed<'e>(expr: &'e Arc<dyn PhysicalExpr>, row: &RecordBatch) -> &'e Arc<dyn
     }
     let failing = expr.children().into_iter().find(|child| evaluate(child, row).is_err());
     failing.map_or(expr, |child| blamed(child, row))
+}
+
+/// The column of which [`IN_RANGE`] is asked.
+fn out_of_range_column(expr: &Arc<dyn PhysicalExpr>) -> Option<usize> {
+    let call = expr.downcast_ref::<ScalarFunctionExpr>().filter(|call| call.name() == IN_RANGE)?;
+    Some(call.args().first()?.downcast_ref::<Column>()?.index())
 }
 
 /// The innermost message of an error.

@@ -1,12 +1,14 @@
-//! Rows as JSON that sources read back as the same values: BINARY as base64, NaN and the infinities as texts.
+//! Rows as JSON that sources read back as the same values: BINARY as base64, NaN and the infinities as texts; keys of a MAP that are no
+//! texts as the texts that CAST makes of them.
 
 use std::io::Write;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrowPrimitiveType, AsArray, PrimitiveArray};
+use arrow::array::{Array, ArrowPrimitiveType, AsArray, MapArray, PrimitiveArray, StringArray};
+use arrow::compute::{CastOptions, cast_with_options};
 use arrow::datatypes::{DataType, FieldRef, Float32Type, Float64Type};
 use arrow::error::ArrowError;
-use arrow_json::writer::{LineDelimited, NullableEncoder};
+use arrow_json::writer::{LineDelimited, NullableEncoder, make_encoder};
 use arrow_json::{Encoder, EncoderFactory, EncoderOptions, Writer, WriterBuilder};
 
 /// Writes one object a line.
@@ -58,7 +60,7 @@ impl EncoderFactory for Readable {
         &self,
         _field: &'a FieldRef,
         array: &'a dyn Array,
-        _options: &'a EncoderOptions,
+        options: &'a EncoderOptions,
     ) -> Result<Option<NullableEncoder<'a>>, ArrowError> {
         let encoder: Box<dyn Encoder + 'a> = match array.data_type() {
             DataType::Binary => {
@@ -85,10 +87,19 @@ impl EncoderFactory for Readable {
                 Some(encoder) => encoder,
                 None => return Ok(None),
             },
+            DataType::Map(entries, _) if !is_text(entries) => Box::new(Entries::new(array.as_map(), options)?),
             _ => return Ok(None),
         };
         Ok(Some(NullableEncoder::new(encoder, array.nulls().cloned())))
     }
+}
+
+/// Whether the keys of a MAP with these entries are texts, which Arrow writes.
+fn is_text(entries: &FieldRef) -> bool {
+    let DataType::Struct(fields) = entries.data_type() else { return true };
+    fields
+        .first()
+        .is_none_or(|key| matches!(key.data_type(), DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View))
 }
 
 /// `None` where all values are numbers of JSON.
@@ -99,6 +110,53 @@ where
 {
     let special = array.values().iter().any(|value| !Into::<f64>::into(*value).is_finite());
     special.then(|| Box::new(Floats(array)) as Box<dyn Encoder + 'a>)
+}
+
+/// The entries of MAPs.
+struct Entries<'a> {
+    offsets: &'a [i32],
+    keys: StringArray,
+    values: NullableEncoder<'a>,
+}
+
+impl<'a> Entries<'a> {
+    /// Errors: keys that have no text.
+    fn new(map: &'a MapArray, options: &'a EncoderOptions) -> Result<Self, ArrowError> {
+        let keys: StringArray = match map.keys().as_binary_opt::<i32>() {
+            Some(keys) => keys.iter().map(|key| key.map(base64_text)).collect(),
+            None => {
+                let strict = CastOptions { safe: false, ..CastOptions::default() };
+                cast_with_options(map.keys(), &DataType::Utf8, &strict)?.as_string::<i32>().clone()
+            }
+        };
+        let values = make_encoder(&map.entries().fields()[1], map.values().as_ref(), options)?;
+        Ok(Self { offsets: map.value_offsets(), keys, values })
+    }
+}
+
+impl Encoder for Entries<'_> {
+    fn encode(&mut self, row: usize, out: &mut Vec<u8>) {
+        out.push(b'{');
+        for entry in self.offsets[row] as usize..self.offsets[row + 1] as usize {
+            if entry > self.offsets[row] as usize {
+                out.push(b',');
+            }
+            let written = serde_json::to_writer(&mut *out, self.keys.value(entry));
+            debug_assert!(written.is_ok(), "writing to memory does not fail");
+            out.push(b':');
+            match self.values.is_null(entry) {
+                true => out.extend_from_slice(b"null"),
+                false => self.values.encode(entry, out),
+            }
+        }
+        out.push(b'}');
+    }
+}
+
+fn base64_text(bytes: &[u8]) -> String {
+    let mut text = Vec::new();
+    base64(bytes, &mut text);
+    String::from_utf8_lossy(&text).into_owned()
 }
 
 struct Bytes<F>(F);
@@ -141,5 +199,23 @@ mod tests {
             base64(bytes.as_bytes(), &mut out);
             assert_eq!(String::from_utf8(out).unwrap(), text);
         }
+    }
+
+    #[test]
+    fn keys_of_maps_that_are_no_texts_are_written_as_texts() {
+        use arrow::array::{Int64Builder, MapBuilder, RecordBatch, StringBuilder};
+        let mut maps = MapBuilder::new(None, Int64Builder::new(), StringBuilder::new());
+        maps.keys().append_slice(&[1, -2]);
+        maps.values().append_value("a\"");
+        maps.values().append_null();
+        maps.append(true).unwrap();
+        maps.append(false).unwrap();
+        maps.append(true).unwrap();
+        let rows = RecordBatch::try_from_iter([("m", Arc::new(maps.finish()) as _)]).unwrap();
+        let mut writer: LineWriter<Vec<u8>> = builder().with_explicit_nulls(true).build(Vec::new());
+        writer.write(&rows).unwrap();
+        writer.finish().unwrap();
+        let text = String::from_utf8(writer.into_inner()).unwrap();
+        assert_eq!(text, "{\"m\":{\"1\":\"a\\\"\",\"-2\":null}}\n{\"m\":null}\n{\"m\":{}}\n");
     }
 }

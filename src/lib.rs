@@ -14,6 +14,7 @@ pub mod equality;
 pub mod evaluate;
 pub mod config;
 pub mod sql;
+pub mod arithmetic;
 pub mod catalog;
 pub mod delta;
 pub mod model;

@@ -10,6 +10,7 @@
 
 pub mod bounded;
 pub mod concat;
+pub mod counted;
 pub mod growth;
 mod shown;
 pub mod slice;

@@ -1,6 +1,6 @@
 //! The place that keeps backups: `files/<xx>/<sha256>` holds every file once, `backups/<id>.json` lists the files of a backup.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -178,6 +178,14 @@ impl BackupPlace {
         written.map(drop).environment(|| format!("backup `{path}` cannot be written to `{}`", self.location))
     }
 
+    /// The SHA-256 and the bytes of all files that the place has.
+    pub async fn kept(&self) -> Result<HashSet<(String, u64)>> {
+        let failed = || format!("files of backups in `{}` cannot be listed", self.location);
+        let listed: Vec<_> = self.store.list(Some(&Path::from("files"))).try_collect().await.environment(failed)?;
+        let named = listed.iter().filter_map(|object| Some((object.location.filename()?.to_owned(), object.size)));
+        Ok(named.collect())
+    }
+
     /// True if the place has the file, judged by name and size.
     pub async fn has(&self, sha256: &str, bytes: u64) -> Result<bool> {
         match self.store.head(&Self::path_of(sha256)).await {
@@ -241,7 +249,7 @@ impl BackupPlace {
         let from = Self::path_of(&file.sha256);
         Err(Error::damaged(format!("file `{from}` of the backups in `{}` {what}", self.location))
             .with_detail(format!("It holds `{}`.", file.path))
-            .with_hint("Restore another one with `--backup ID`; `weir backup PLACE --list` shows them."))
+            .with_hint("Restore another one with `--backup ID`; `weir backup PLACE --list` shows them. While the warehouse still has the file, the next `weir backup` copies it again."))
     }
 
     /// The bytes of a backup's file, a small one.

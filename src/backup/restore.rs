@@ -81,7 +81,7 @@ pub async fn restore(place: &BackupPlace, backup: &Backup, warehouse: &TableStor
 /// Keeps every pipeline of a warehouse from running. Errors: one runs, or is being backed up.
 async fn leases(warehouse: &TableStore) -> Result<Vec<Lease>> {
     let mut leases = Vec::new();
-    for pipeline in pipelines(warehouse).await? {
+    for pipeline in pipelines(&warehouse.object_store(), warehouse.location()).await? {
         let folder = warehouse.child(&format!("_weir/{pipeline}"))?;
         leases.extend(Lease::exclusive_if_known(&pipeline, folder.location())?);
         Pins::new(folder.child("pins")?.object_store(), warehouse.env().clone()).refuse_held(&pipeline).await?;

@@ -41,7 +41,7 @@ pub struct Survey {
 impl Warehouse {
     /// The names of the pipelines that have a folder.
     pub async fn pipelines(&self) -> Result<Vec<String>> {
-        pipelines(&self.store).await
+        pipelines(&self.store.object_store(), self.store.location()).await
     }
 
     /// Every table in a folder below the warehouse; folders inside tables are not searched.
@@ -108,10 +108,18 @@ impl Warehouse {
         folders.extend(self.tables().await?);
         let pipelines = &pipelines;
         let tables = futures::stream::iter(folders.into_iter().map(|folder| async move {
-            let facts = self.table(&folder, pipelines).await?;
-            Ok::<_, Error>((folder, facts))
+            let facts = self.table(&folder, pipelines).await;
+            (folder, facts)
         }));
-        survey.facts.tables = tables.buffered(8).try_collect().await?;
+        for (folder, facts) in tables.buffered(8).collect::<Vec<_>>().await {
+            match facts {
+                Ok(facts) => drop(survey.facts.tables.insert(folder, facts)),
+                Err(error) if is_foreign(&folder, &survey) => {
+                    tracing::warn!(folder, %error, "a table of no pipeline cannot be read, and so is not in the backup");
+                }
+                Err(error) => return Err(error),
+            }
+        }
         self.add_held_manifests(&mut survey).await?;
         Ok(survey)
     }
@@ -243,6 +251,13 @@ impl Warehouse {
         facts.tail.sort_by_key(|commit| commit.version);
         Ok(facts)
     }
+}
+
+/// True for a table that no pipeline writes or reads.
+fn is_foreign(folder: &str, survey: &Survey) -> bool {
+    let mut manifests = survey.facts.pipelines.values().flat_map(PipelineFacts::values);
+    let is_read = manifests.any(|manifest| manifest.reads.iter().any(|(read, _)| read == folder));
+    !is_read && !folder.starts_with("_weir/") && !survey.locations.values().any(|written| written == folder)
 }
 
 fn unclear(folder: &str, pipeline: &str) -> Error {

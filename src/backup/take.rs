@@ -77,19 +77,25 @@ async fn copy_all(warehouse: &Warehouse, place: &BackupPlace, id: &str, pins: &[
         tracing::warn!(id, %error, "an earlier backup cannot be read; what only it has is copied again");
     }
     let mut known: HashMap<(&str, u64, i64), &str> = HashMap::new();
-    for file in before.iter().flat_map(|backup| &backup.files) {
+    // A file that an earlier backup has lost is copied again.
+    let kept = if before.is_empty() { HashSet::new() } else { place.kept().await? };
+    let is_kept = |file: &&BackupFile| kept.contains(&(file.sha256.clone(), file.bytes));
+    for file in before.iter().flat_map(|backup| &backup.files).filter(is_kept) {
         known.insert((&file.path, file.bytes, file.modified_ms), &file.sha256);
     }
-    let mut changed = String::new();
+    let (mut changed, mut without_state) = (String::new(), None);
     for _ in 0..ATTEMPTS {
         let (survey, cut) = settled(warehouse).await?;
         let wanted = match wanted(warehouse, &survey, &cut).await? {
             Ok(wanted) => wanted,
             Err(gone) => {
-                changed = gone;
+                without_state = Some(gone);
                 continue;
             }
         };
+        if wanted.is_empty() {
+            return Err(empty(warehouse));
+        }
         let mut copying = Copying { warehouse, place, known: &known, pins, id, new_files: 0, new_bytes: 0 };
         match copying.files(wanted).await? {
             Ok(files) => {
@@ -98,12 +104,23 @@ async fn copy_all(warehouse: &Warehouse, place: &BackupPlace, id: &str, pins: &[
                 place.finish(&backup).await?;
                 return Ok(Taken { backup, new_files: copying.new_files, new_bytes: copying.new_bytes });
             }
-            Err(path) => changed = path,
+            Err(path) => (changed, without_state) = (path, None),
         }
+    }
+    if let Some(file) = without_state {
+        return Err(Error::damaged(format!("state file `{file}` does not exist"))
+            .with_detail("The pipeline's newest manifest names it: a backup without it could not be continued.")
+            .with_hint("Bring the file back, or start the pipeline: the error says what it can do without the file."));
     }
     Err(Error::environment("the warehouse changes faster than it can be copied")
         .with_detail(format!("`{changed}` was removed or written again while it was copied."))
         .with_hint("Take the backup again; if it happens again, stop what vacuums or rewrites tables meanwhile."))
+}
+
+/// A backup of nothing would be the newest, which `weir restore --from` takes unless another one is named.
+fn empty(warehouse: &Warehouse) -> Error {
+    Error::config(format!("warehouse `{}` is empty: there is nothing to back up", warehouse.store.location()))
+        .with_hint("Name another warehouse in the configuration, or run a pipeline first.")
 }
 
 /// Facts that have a cut.

@@ -7,6 +7,7 @@ use arrow::array::{ArrayRef, Int64Array, RecordBatch};
 use arrow::datatypes::DataType;
 use futures::TryStreamExt;
 use object_store::ObjectStoreExt;
+use object_store::path::Path;
 
 use super::{BackupPlace, RestoreInto, Taken, Warehouse, restore, take};
 use crate::delta::testing::{WrittenTable, declared};
@@ -71,6 +72,22 @@ async fn a_backup_adds_only_what_is_new_and_each_is_restored_as_it_was() {
         let objects: Vec<_> = store.object_store().list(None).try_collect().await.unwrap();
         assert_eq!(objects.len(), first.backup.files.len(), "nothing is left of what was replaced");
     }
+}
+
+#[tokio::test]
+async fn a_file_that_the_place_has_lost_is_copied_again() {
+    let env = Env::manual(1_700_000_000_000, 6);
+    written(&env).await;
+    let kept = Kept::new(&env);
+    let first = kept.take().await.backup;
+    let lost = &first.files[0].sha256;
+    let path = Path::from(format!("files/{}/{lost}", &lost[..2]));
+    open("memory://kept/", &env).object_store().delete(&path).await.unwrap();
+    let again = restore(&kept.place, &first, &open("memory://one/", &env), RestoreInto::Empty).await.unwrap_err();
+    assert!(again.message().contains("is missing"), "{again}");
+    env.advance(std::time::Duration::from_secs(1));
+    assert_eq!(kept.take().await.new_files, 1);
+    restore(&kept.place, &first, &open("memory://two/", &env), RestoreInto::Empty).await.unwrap();
 }
 
 #[tokio::test]

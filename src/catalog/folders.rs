@@ -1,20 +1,36 @@
 //! Names that become folders of the warehouse: a pipeline's, and that of a table without LOCATION.
 
-use super::Catalog;
+use super::{Catalog, PipelineDef};
 use crate::sql::Diagnostic;
 
 /// Bytes that file systems allow for a name.
 const LONGEST: usize = 255;
 
+/// Why no table without LOCATION may be called `_x` or `.x`.
+const HIDDEN: &str = "Folders whose names begin with `_` or `.` are hidden: queries would not find the table.";
+
 /// Refuses names that cannot be folders.
 pub fn check_folders(catalog: &Catalog, errors: &mut Vec<Diagnostic>) {
     for table in catalog.tables.values().filter(|table| table.location.is_none()) {
-        if let Some(reason) = unfit(&table.name) {
+        let hidden = table.name.starts_with(['_', '.']).then_some(HIDDEN);
+        if let Some(reason) = unfit(&table.name).or(hidden) {
             let error = Diagnostic::new(table.span, format!("table `{}` cannot have a folder of its name", table.name));
             errors.push(error.with_detail(reason).with_hint("Give it another name, or write its place in `LOCATION`."));
         }
     }
     for pipeline in &catalog.pipelines {
+        if let Some(other) = pipeline.name.strip_suffix(":manifest").and_then(|other| catalog.pipeline(other))
+            && let Some(shared) = pipeline.inserts.iter().find(|insert| writes(other, &insert.target))
+        {
+            let (name, other, table) = (&pipeline.name, &other.name, &shared.target);
+            let error =
+                Diagnostic::new(pipeline.span, format!("pipelines `{other}` and `{name}` cannot both write `{table}`"));
+            errors.push(
+                error
+                    .with_detail("A table records the manifests of the one and the epochs of the other under one id.")
+                    .with_hint("Give one of them another name, or a table of its own."),
+            );
+        }
         if let Some(reason) = unfit_pipeline(&pipeline.name) {
             let message = format!("pipeline `{}` cannot have a folder of its name", pipeline.name);
             let error = Diagnostic::new(pipeline.span, message).with_detail(reason);
@@ -23,6 +39,10 @@ pub fn check_folders(catalog: &Catalog, errors: &mut Vec<Diagnostic>) {
             ));
         }
     }
+}
+
+fn writes(pipeline: &PipelineDef, target: &str) -> bool {
+    pipeline.inserts.iter().any(|insert| insert.target == target)
 }
 
 /// Likewise for a pipeline: no part of its name behind a slash may be a folder that another pipeline has in its own.

@@ -98,6 +98,15 @@ impl Catalog {
         }
     }
 
+    /// The columns that tell the rows of a table or sink apart; none where rows are only appended.
+    pub fn key_of(&self, target: &str) -> &[String] {
+        match (self.tables.get(target), self.sinks.get(target).map(|sink| &sink.connector)) {
+            (Some(table), _) => &table.primary_key,
+            (_, Some(SinkConnector::Kafka(options))) => options.changes.as_ref().map_or(&[], |changes| &changes.key),
+            _ => &[],
+        }
+    }
+
     /// The pipeline of this name.
     pub fn pipeline(&self, name: &str) -> Option<&PipelineDef> {
         self.pipelines.iter().find(|pipeline| pipeline.name == name)

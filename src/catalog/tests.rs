@@ -436,5 +436,14 @@ fn names_that_cannot_be_folders_are_refused_with_a_place() {
         assert_eq!(errors(&text(name, "LOCATION 'x/t'", "p")), Vec::<String>::new());
         assert_eq!(errors(&text("t", "", name)), [format!("pipeline `{name}` cannot have a folder of its name")]);
     }
+    for hidden in ["_t", ".t"] {
+        assert_eq!(errors(&text(hidden, "", "p")), [format!("table `{hidden}` cannot have a folder of its name")]);
+        assert_eq!(errors(&text(hidden, "LOCATION 'x/t'", "p")), Vec::<String>::new());
+        assert_eq!(errors(&text("t", "", hidden)), Vec::<String>::new());
+    }
     assert_eq!(errors(&text("ü p", "", "ü/p:q 100%")), Vec::<String>::new());
+    // The table would mistake epochs of the one for manifests of the other.
+    let both = text("t", "", "p") + "CREATE PIPELINE \"p:manifest\" AS BEGIN INSERT INTO t SELECT id FROM s; END;";
+    assert_eq!(errors(&both), ["pipelines `p` and `p:manifest` cannot both write `t`"]);
+    assert_eq!(errors(&text("t", "", "p:manifest")), Vec::<String>::new());
 }

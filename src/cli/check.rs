@@ -9,7 +9,7 @@ use super::statements::Statements;
 use crate::config::Config;
 use crate::env::Env;
 use crate::error::Error;
-use crate::plan::{Dataflow, OperatorSpec, Targets};
+use crate::plan::{Dataflow, OperatorSpec};
 use crate::source::delta::Reach;
 
 /// What was typed.
@@ -32,7 +32,8 @@ pub async fn run(args: Args, config: &Config) -> Result<(), Failure> {
     let reach = if args.connect { Reach::Anywhere } else { Reach::Local };
     project.complete(reach, config, &Env::system()?).await;
     let statements = Statements::of(&project, config, &Env::system()?, reach)?;
-    let mut problems = project.problems(&Targets::new(), &[], runtime(config)?).await;
+    let known = project.undeclared_columns(reach, config, &Env::system()?).await;
+    let mut problems = project.problems(&known, &[], runtime(config)?).await;
     problems.extend(statements.problems(&project).await?);
     let found = project.diagnostics(problems);
     if !found.is_empty() {
@@ -41,7 +42,7 @@ pub async fn run(args: Args, config: &Config) -> Result<(), Failure> {
     for pipeline in &project.catalog.pipelines {
         let targets: Vec<_> = pipeline.inserts.iter().map(|insert| insert.target.as_str()).collect();
         say!("ok  pipeline {} -> {}", pipeline.name, targets.join(", "));
-        costs(&super::migration::planned(&project, pipeline, config).await?);
+        costs(&super::migration::planned(&project, pipeline, &known, config).await?);
     }
     if project.catalog.pipelines.is_empty() {
         say!("ok  no pipeline in these files");
@@ -61,6 +62,15 @@ fn costs(dataflow: &Dataflow) {
         say!("    warning: {mixed}");
     }
     for operator in &dataflow.operators {
+        if let OperatorSpec::Newest(spec) = &operator.spec {
+            let key: Vec<_> = spec.keys.iter().map(|key| spec.input.field(*key).name().as_str()).collect();
+            say!(
+                "    note: several rows of the query may have one PRIMARY KEY ({}) of `{}`: operator `{}` keeps them all and shows the one that came last",
+                key.join(", "),
+                spec.target,
+                operator.id
+            );
+        }
         let OperatorSpec::Rolling(spec) = &operator.spec else { continue };
         for name in crate::operator::collecting(spec) {
             say!(
@@ -75,8 +85,8 @@ async fn against_state(project: &Project, config: &Config) -> Result<(), Failure
     let around = super::project::surroundings(config, Env::system()?)?;
     let mut lossless = true;
     for pipeline in &project.catalog.pipelines {
-        let dataflow = super::migration::planned_as_run(project, pipeline, &around).await?;
-        let seed = super::migration::seed_of(pipeline);
+        let dataflow = super::migration::planned_as_started(project, pipeline, &around).await?;
+        let seed = super::migration::seed_table(project, pipeline);
         lossless &= super::migration::against_state(&dataflow, seed, &around).await?;
     }
     if lossless {

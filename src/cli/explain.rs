@@ -8,7 +8,6 @@ use super::statements::Statements;
 use super::{Failure, migration};
 use crate::config::Config;
 use crate::env::Env;
-use crate::plan::Targets;
 use crate::source::delta::Reach;
 
 /// What was typed.
@@ -30,7 +29,8 @@ pub async fn run(args: Args, config: &Config) -> Result<(), Failure> {
     let mut project = Project::read(&args.files)?;
     project.complete(Reach::Local, config, &Env::system()?).await;
     let statements = Statements::of(&project, config, &Env::system()?, Reach::Local)?;
-    let mut problems = project.problems(&Targets::new(), &[], runtime(config)?).await;
+    let known = project.undeclared_columns(Reach::Local, config, &Env::system()?).await;
+    let mut problems = project.problems(&known, &[], runtime(config)?).await;
     problems.extend(statements.problems(&project).await?);
     let found = project.diagnostics(problems);
     if !found.is_empty() {
@@ -41,7 +41,7 @@ pub async fn run(args: Args, config: &Config) -> Result<(), Failure> {
         return migration::from_file(&project, old, only, config).await;
     }
     for pipeline in project.pipelines(only)? {
-        let dataflow = migration::planned(&project, pipeline, config).await?;
+        let dataflow = migration::planned(&project, pipeline, &known, config).await?;
         say!("{}", crate::plan::explain(&dataflow));
         for (name, described) in project.models() {
             say!("model {name}  {described}");

@@ -6,14 +6,15 @@ use std::sync::Arc;
 use super::Failure;
 use super::output::say;
 use super::project::{Project, runtime};
-use crate::catalog::PipelineDef;
+use crate::catalog::{PipelineDef, TableDef};
 use crate::config::Config;
 use crate::delta::TableStore;
 use crate::epoch::{
-    Fate, Surroundings, below, declared_targets, known_lookups, migration, other_topics, plan, seeded_source,
+    Fate, Surroundings, below, check_seed, declared_targets, known_lookups, known_targets, migration, other_topics,
+    plan,
 };
 use crate::error::Result;
-use crate::plan::Dataflow;
+use crate::plan::{Dataflow, Targets, with_view_columns};
 use crate::state::{Manifest, ManifestStore};
 
 /// An operator's address with its fate and, where known, how many rows it remembers.
@@ -33,8 +34,14 @@ impl Line {
 }
 
 /// Plans a pipeline for comparison. Errors: as `weir check`.
-pub async fn planned(project: &Project, pipeline: &PipelineDef, config: &Config) -> Result<Dataflow, Failure> {
-    let targets = declared_targets(&project.catalog, pipeline);
+pub async fn planned(
+    project: &Project,
+    pipeline: &PipelineDef,
+    known: &Targets,
+    config: &Config,
+) -> Result<Dataflow, Failure> {
+    let mut targets = declared_targets(&project.catalog, pipeline);
+    targets.extend(known.clone());
     let planned = plan(&project.catalog, pipeline, &project.functions(), &targets, runtime(config)?).await;
     planned.map_err(|list| Failure::Sql(project.diagnostics(list)))
 }
@@ -58,6 +65,23 @@ pub async fn planned_as_run(
     })
 }
 
+/// Plans a pipeline as `weir run` would now, with the columns of every table that it reads or writes. Errors: as a start would have.
+pub async fn planned_as_started(
+    project: &Project,
+    pipeline: &PipelineDef,
+    around: &Surroundings,
+) -> Result<Dataflow, Failure> {
+    let planned = planned_as_run(project, pipeline, around).await?;
+    let catalog = with_view_columns(&project.catalog, &planned);
+    let records =
+        newest_manifest(around, &pipeline.name).await?.and_then(|manifest| manifest.sinks).unwrap_or_default();
+    let mut targets = declared_targets(&catalog, pipeline);
+    targets.extend(known_targets(&catalog, pipeline, &records, around).await?);
+    targets.extend(known_lookups(&project.catalog, pipeline, around).await.0);
+    let planned = plan(&catalog, pipeline, &project.functions(), &targets, Arc::clone(&around.runtime)).await;
+    planned.map_err(|list| Failure::Sql(project.diagnostics(list)))
+}
+
 /// The newest manifest of a pipeline; `None` when it has never run.
 pub async fn newest_manifest(around: &Surroundings, pipeline: &str) -> Result<Option<Manifest>> {
     let folder = below(&around.pipeline_location(pipeline), "manifests");
@@ -69,7 +93,7 @@ pub async fn newest_manifest(around: &Surroundings, pipeline: &str) -> Result<Op
 /// `seed`, if there is one.
 ///
 /// Errors: operators that cannot be filled from it.
-pub async fn against_state(dataflow: &Dataflow, seed: Option<&str>, around: &Surroundings) -> Result<bool> {
+pub async fn against_state(dataflow: &Dataflow, seed: Option<&TableDef>, around: &Surroundings) -> Result<bool> {
     let Some(manifest) = newest_manifest(around, &dataflow.pipeline).await? else {
         say!("migration of {}  the pipeline has not run yet", dataflow.pipeline);
         return Ok(true);
@@ -80,16 +104,16 @@ pub async fn against_state(dataflow: &Dataflow, seed: Option<&str>, around: &Sur
     };
     let fates = migration(dataflow, &manifest.state, &manifest.positions).into_iter();
     let lines: Vec<Line> = fates.map(|(id, fate)| Line::new(dataflow, id.clone(), fate, rows(&id))).collect();
-    say!("migration of {}  from epoch {}", dataflow.pipeline, manifest.epoch);
-    let lossless = print(&lines, seed);
-    for source in other_topics(dataflow, &manifest.positions, &manifest.topics) {
-        say!("  {source}");
-    }
     let builds = |id: &str| lines.iter().any(|line| line.fate == Fate::Build && line.operator == id);
     let operators = dataflow.operators.iter().enumerate();
     let fresh: Vec<usize> = operators.filter(|(_, node)| builds(&node.id)).map(|(index, _)| index).collect();
-    if seed.is_some() && !fresh.is_empty() {
-        seeded_source(dataflow, &fresh)?;
+    if let Some(seed) = seed.filter(|_| !fresh.is_empty()) {
+        check_seed(dataflow, &fresh, seed, around).await?;
+    }
+    say!("migration of {}  from epoch {}", dataflow.pipeline, manifest.epoch);
+    let lossless = print(&lines, seed.map(|seed| seed.name.as_str()));
+    for source in other_topics(dataflow, &manifest.positions, &manifest.topics) {
+        say!("  {source}");
     }
     Ok(lossless)
 }
@@ -113,16 +137,21 @@ fn between(old: &Dataflow, new: &Dataflow, seed: Option<&str>) -> bool {
 pub async fn from_file(new: &Project, old: &Path, only: Option<&str>, config: &Config) -> Result<(), Failure> {
     let old = Project::load(&[old.to_owned()])?;
     for pipeline in new.pipelines(only)? {
-        let after = planned(new, pipeline, config).await?;
+        let after = planned(new, pipeline, &Targets::new(), config).await?;
         match old.catalog.pipelines.iter().find(|other| other.name == pipeline.name) {
             Some(before) => {
-                let before = planned(&old, before, config).await?;
+                let before = planned(&old, before, &Targets::new(), config).await?;
                 let _lossless = between(&before, &after, seed_of(pipeline));
             }
             None => say!("migration of {}  the old file has no such pipeline", pipeline.name),
         }
     }
     Ok(())
+}
+
+/// The declaration of the table of a pipeline's `seed_from`.
+pub fn seed_table<'a>(project: &'a Project, pipeline: &PipelineDef) -> Option<&'a TableDef> {
+    project.catalog.tables.get(seed_of(pipeline)?)
 }
 
 /// The table of a pipeline's `seed_from`.
@@ -138,7 +167,9 @@ fn print(lines: &[Line], seed: Option<&str>) -> bool {
         let rows = line.rows.map_or_else(String::new, |rows| format!("  {} rows", super::report::grouped(rows)));
         let (word, meaning) = match (&line.fate, seed) {
             (Fate::Keep, _) => ("keep", "goes on with its state".to_owned()),
-            (Fate::Begin, _) => ("begin", "reads a source that is new: begins empty".to_owned()),
+            (Fate::Begin, _) => {
+                ("begin", "begins empty, as it may: it reads a source that is new, or knows what it lacks".to_owned())
+            }
             (Fate::Build, Some(table)) => {
                 ("rebuild", format!("has no state: is filled from table {table} (seed_from)"))
             }

@@ -9,10 +9,11 @@ use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::sql::sqlparser::ast::Spanned;
 
 use super::Failure;
-use crate::catalog::{Catalog, PipelineDef};
+use crate::catalog::{Catalog, PipelineDef, TableDef};
 use crate::config::Config;
+use crate::delta::{Table, TableStore, local_folder};
 use crate::env::Env;
-use crate::epoch::{Limits, Refused, Surroundings, declared_targets};
+use crate::epoch::{Limits, Refused, Surroundings, below, declared_targets};
 use crate::error::{Context, Error, Result};
 use crate::function::EpochClock;
 use crate::memory::{MemoryPool, MemoryUse};
@@ -100,6 +101,28 @@ impl Project {
     pub async fn complete(&mut self, reach: Reach, config: &Config, env: &Env) {
         let problems = complete(&mut self.catalog, reach, &config.storage, env).await;
         self.problems.extend(problems);
+    }
+
+    /// The columns of tables that exist and are declared without any, of those that may be asked.
+    pub async fn undeclared_columns(&self, reach: Reach, config: &Config, env: &Env) -> Targets {
+        let mut known = Targets::new();
+        let undeclared = |def: &&TableDef| def.columns.is_empty() && !self.catalog.materialized.contains_key(&def.name);
+        for def in self.catalog.tables.values().filter(undeclared) {
+            let location = def.location.clone().unwrap_or_else(|| below(&config.warehouse, &def.name));
+            let folder = local_folder(&location);
+            // Asked for a folder that is not there, the store would log an error of its own.
+            let is_there = folder.as_ref().is_some_and(|folder| folder.join("_delta_log").is_dir());
+            if !is_there && (folder.is_some() || reach == Reach::Local) {
+                continue;
+            }
+            let mut storage = config.storage.clone();
+            storage.extend(def.storage.clone());
+            let Ok(store) = TableStore::open(&location, &storage, env) else { continue };
+            if let Ok(table) = Table::open(store).await {
+                known.insert(def.name.clone(), table.schema_with_expressions());
+            }
+        }
+        known
     }
 
     /// Everything wrong with the files that planning can tell, beside what loading them has found; `known` are the columns of

@@ -15,9 +15,11 @@ use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 use super::Failure;
 use super::format::{OutputFormat, RowWriter};
 use super::output::Output;
-use super::serve::open_warehouse;
+use super::serve::{brake_bytes, open_warehouse};
 use crate::config::{Config, Secret};
 use crate::error::{Context, Error, ErrorKind, Result};
+use crate::memory::counted::HeldBytes;
+use crate::serve::brake::{Brake, exceeded};
 use crate::serve::choose_cryptography;
 use crate::serve::failure::query_error;
 use crate::serve::warehouse::{Query, Warehouse, of_server};
@@ -60,7 +62,16 @@ pub async fn run(args: Args, config: &Config) -> Result<(), Failure> {
         Some(url) => Target::Server { url, token: config.flight.token.clone(), ca: args.ca },
         None => Target::Local(open_warehouse(config, args.warehouse.as_deref(), &args.files).await?),
     };
-    execute(&args.sql, args.format, target, Output::default()).await
+    let brake = Brake::default();
+    let query = brake.enter(HeldBytes::default());
+    if matches!(target, Target::Local(_)) {
+        brake.watch(brake_bytes(config), || true)?;
+    }
+    tokio::select! {
+        biased;
+        () = query.pulled() => Err(exceeded().into()),
+        done = execute(&args.sql, args.format, target, Output::default()) => done,
+    }
 }
 
 /// Runs the statement and writes its rows to `out`.

@@ -71,7 +71,7 @@ impl Args {
             (None, ..) if of_backup.is_some() => refused(format!("{} needs --from", of_backup.unwrap_or_default())),
             (None, Some(_), None) => refused("--pipeline needs --epoch, too".to_owned()),
             (None, None, Some(_)) => refused("--epoch needs --pipeline, too".to_owned()),
-            (None, None, None) => refused("what to restore is not said".to_owned()),
+            (None, None, None) => refused("nothing to restore is named".to_owned()),
         }
     }
 }
@@ -154,8 +154,8 @@ mod tests {
     fn no_option_is_passed_over() {
         assert_eq!(said("--pipeline p --epoch 3 a.sql b.sql"), "p to 3");
         assert_eq!(said("--from b --backup x --to w --replace"), "from b");
-        assert_eq!(said(""), "what to restore is not said");
-        assert_eq!(said("a.sql"), "what to restore is not said");
+        assert_eq!(said(""), "nothing to restore is named");
+        assert_eq!(said("a.sql"), "nothing to restore is named");
         assert_eq!(said("--pipeline p"), "--pipeline needs --epoch, too");
         assert_eq!(said("--epoch 3"), "--epoch needs --pipeline, too");
         for option in ["--backup x", "--to w", "--replace"] {

@@ -158,6 +158,11 @@ const ABOVE_LIMIT: u64 = 100 << 20;
 /// Below it the promise does not hold: the program itself takes more.
 const LEAST_LIMIT: u64 = 256 << 20;
 
+/// Resident bytes at which queries end.
+pub fn brake_bytes(config: &Config) -> u64 {
+    config.memory_limit_bytes().max(LEAST_LIMIT) + ABOVE_LIMIT
+}
+
 fn limits(config: &Config) -> QueryLimits {
     let flight = &config.flight;
     QueryLimits {
@@ -166,7 +171,7 @@ fn limits(config: &Config) -> QueryLimits {
         timeout: flight.query_timeout.0,
         idle_timeout: flight.idle_timeout.0,
         connections: flight.max_connections.get(),
-        memory_bytes: Some(config.memory_limit_bytes().max(LEAST_LIMIT) + ABOVE_LIMIT),
+        memory_bytes: Some(brake_bytes(config)),
     }
 }
 

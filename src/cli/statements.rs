@@ -152,8 +152,9 @@ async fn migrate(project: &Project, asked: &Migration, config: &Config, around: 
         Some(old) => migration::from_file(project, Path::new(&old.value), None, config).await,
         None => {
             for pipeline in &project.catalog.pipelines {
-                let dataflow = migration::planned_as_run(project, pipeline, around).await?;
-                let _lossless = migration::against_state(&dataflow, migration::seed_of(pipeline), around).await?;
+                let dataflow = migration::planned_as_started(project, pipeline, around).await?;
+                let seed = migration::seed_table(project, pipeline);
+                let _lossless = migration::against_state(&dataflow, seed, around).await?;
             }
             Ok(())
         }

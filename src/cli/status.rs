@@ -1,13 +1,16 @@
 //! `weir status`: what the warehouse's pipelines did last.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 
 use crate::cli::output::say;
 use crate::cli::report::{grouped, size};
 use crate::config::Config;
-use crate::epoch::{Progress, is_progress};
-use crate::error::{Context, Error, Result};
+use crate::delta::TableStore;
+use crate::env::Env;
+use crate::epoch::{self, Progress, is_progress};
+use crate::error::{Error, Result};
 use crate::state::ManifestStore;
 
 /// What was typed.
@@ -31,7 +34,8 @@ pub async fn run(args: Args, config: &Config) -> Result<()> {
             .with_hint("Ask the running process: its HTTP port answers at /progress.")
     })?;
     let (mut shown, mut damaged) = (0, Vec::new());
-    for name in pipelines(&folder.join("_weir"))? {
+    let warehouse = TableStore::open(&config.warehouse, &BTreeMap::new(), &Env::system()?)?.object_store();
+    for name in epoch::pipelines(&warehouse, &config.warehouse).await? {
         if args.pipeline.as_ref().is_some_and(|only| *only != name) {
             continue;
         }
@@ -149,21 +153,6 @@ fn read(path: &Path, count: usize) -> Kept {
         kept.damage = Some(format!("`{}`: line {last}{more} cannot be read", path.display()));
     }
     kept
-}
-
-fn pipelines(folder: &Path) -> Result<Vec<String>> {
-    let entries = match std::fs::read_dir(folder) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(error).environment(|| format!("folder `{}` cannot be read", folder.display())),
-    };
-    let mut names = Vec::new();
-    for entry in entries {
-        let entry = entry.environment(|| format!("folder `{}` cannot be read", folder.display()))?;
-        names.extend(entry.file_name().into_string().ok());
-    }
-    names.sort();
-    Ok(names)
 }
 
 fn print(progress: &Progress) {

@@ -19,13 +19,22 @@ use serde::Deserialize;
 
 use super::judge::Entry;
 use super::store::TableStore;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Context, Error, ErrorKind, Result};
 
 /// What follows from damage that nothing in the table makes good.
 pub(super) const RESTORE: &str = "Put the file back from a backup, or bring all tables of the pipeline back to an epoch before it with `weir restore`.";
 
+/// Compacted entries that begin this far before the newest version are looked at.
+const COMPACTED: u64 = 1_000;
+
 /// Checkpoints that are looked at, the newest first.
 const LOOKED_AT: usize = 10;
+
+/// The last version of compacted entries, `<from>.<to>.compacted.json`.
+pub fn compacted_to(name: &str) -> Option<u64> {
+    let (from, to) = name.strip_suffix(".compacted.json")?.split_once('.')?;
+    from.parse::<u64>().ok().and(to.parse().ok())
+}
 
 /// A table's `_delta_log`.
 pub struct LogFolder {
@@ -58,6 +67,32 @@ impl LogFolder {
                 None => error,
             }),
             found => found,
+        }
+    }
+
+    /// Errors: entries up to a version after `newest` were compacted into one file, and they themselves are gone. Readers take versions from
+    /// entries alone, so the table would silently be an older one.
+    pub async fn refuse_gap(&self, newest: u64) -> Result<()> {
+        let failed = || format!("cannot list the log of table `{}`", self.location);
+        let offset = self.log.clone().join(format!("{:020}", newest.saturating_sub(COMPACTED)));
+        let mut objects = self.store.list_with_offset(Some(&self.log), &offset);
+        let mut compacted = None;
+        while let Some(object) = objects.try_next().await.environment(failed)? {
+            let name = object.location.filename().unwrap_or_default();
+            if name == format!("{:020}.json", newest + 1) {
+                // Another writer has committed since.
+                return Ok(());
+            }
+            if compacted_to(name).is_some_and(|last| last > newest) {
+                compacted = Some(name.to_owned());
+            }
+        }
+        match compacted {
+            Some(name) => {
+                let missing = self.gap(newest + 1, newest, None);
+                Err(missing.with_detail(format!("`_delta_log/{name}` holds later entries than {newest}.")))
+            }
+            None => Ok(()),
         }
     }
 

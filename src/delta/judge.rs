@@ -8,6 +8,8 @@
 //! is, since a file that was added may hold a key that the upsert takes for new. So does a change of the table itself:
 //! whether it has a change feed and deletion vectors decides what files an upsert writes.
 
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
@@ -35,6 +37,15 @@ impl PipelineTxns {
     /// The application id whose version is the manifest id.
     pub fn manifest_app_id(pipeline: &str) -> String {
         format!("weir:{pipeline}:manifest")
+    }
+
+    /// Another pipeline that has committed to the table of these `txn` actions, and records under one id what `pipeline` means otherwise.
+    pub fn confused_with(pipeline: &str, transactions: &BTreeMap<String, i64>) -> Option<String> {
+        let shorter = pipeline.strip_suffix(":manifest");
+        let shorter = shorter.filter(|shorter| transactions.contains_key(&Self::epoch_app_id(shorter)));
+        let longer = Some(format!("{pipeline}:manifest"))
+            .filter(|longer| transactions.contains_key(&Self::manifest_app_id(longer)));
+        shorter.map(str::to_owned).or(longer)
     }
 
     /// All `txn` actions: application id and version.
@@ -210,6 +221,21 @@ mod tests {
             "{{\"txn\":{{\"appId\":\"weir:{pipeline}\",\"version\":{epoch},\"lastUpdated\":1}}}}\n\
              {{\"txn\":{{\"appId\":\"weir:{pipeline}:manifest\",\"version\":{manifest}}}}}\n"
         ))
+    }
+
+    #[test]
+    fn pipelines_whose_records_mean_two_things_are_told() {
+        let ids = |pipelines: &[&str]| -> BTreeMap<String, i64> {
+            let of = |name: &&str| [PipelineTxns::epoch_app_id(name), PipelineTxns::manifest_app_id(name)];
+            pipelines.iter().flat_map(of).map(|id| (id, 1)).collect()
+        };
+        let confused = |pipeline: &str, table: &[&str]| PipelineTxns::confused_with(pipeline, &ids(table));
+        assert_eq!(confused("p", &["p:manifest"]).as_deref(), Some("p:manifest"));
+        assert_eq!(confused("p:manifest", &["p"]).as_deref(), Some("p"));
+        for (pipeline, table) in [("p", ["p", "q"]), ("p:manifest", ["p:manifest", "q:manifest"]), ("a:b", ["a", "b"])]
+        {
+            assert_eq!(confused(pipeline, &table), None, "{pipeline}");
+        }
     }
 
     #[test]

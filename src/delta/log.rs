@@ -66,6 +66,9 @@ pub async fn with_snapshot<T: Send + 'static>(
     loop {
         let done = match snapshot(store, version).await {
             Ok(table) => {
+                if version.is_none() {
+                    log.refuse_gap(table.snapshot.version()).await?;
+                }
                 let work = Arc::clone(&work);
                 tokio::task::spawn_blocking(move || work(&table)).await.internal(interrupted)?
             }
@@ -111,7 +114,11 @@ pub async fn open_snapshot(
     while found.is_err() && log.mend().await {
         found = DeltaSnapshot::try_new(log_store.as_ref(), version).await;
     }
-    Ok((log.explained(found.map_err(failed)).await?, log_store))
+    let found = log.explained(found.map_err(failed)).await?;
+    if version.is_none() {
+        log.refuse_gap(found.version()).await?;
+    }
+    Ok((found, log_store))
 }
 
 /// Reads protocol, metadata and, if wanted, all transactions of the newest version.

@@ -205,7 +205,10 @@ impl TableMetadata {
         }
         for column in &def.columns {
             let Ok(field) = self.schema.field_with_name(&column.name) else {
-                return Err(misfit(format!("The table has no column `{}`.", column.name)));
+                return Err(misfit(format!("The table has no column `{}`.", column.name)).with_hint(format!(
+                    "Add it to the table, `ALTER TABLE {} ADD COLUMNS (…)` in Spark or `DeltaTable(path).alter.add_columns(…)` in Python; or leave it out of the declaration.",
+                    def.name
+                )));
             };
             if !same_type(field.data_type(), &column.data_type) {
                 let (is, declared) = (field.data_type(), &column.data_type);

@@ -13,6 +13,7 @@ use delta_kernel::schema::{DataType, StructField, StructType};
 use futures::TryStreamExt;
 use object_store::ObjectMeta;
 
+use super::damage::compacted_to;
 use super::log::{KernelTable, with_snapshot};
 use super::store::TableStore;
 use crate::error::{Context, Error, Result};
@@ -88,8 +89,7 @@ fn is_log_part(name: &str, version: u64) -> bool {
     }
     let Some(first) = name.get(..20).and_then(|number| number.parse::<u64>().ok()) else { return false };
     let rest = &name[20..];
-    // `<from>.<to>.compacted.json`
-    let last = rest.strip_suffix(".compacted.json").and_then(|to| to.trim_start_matches('.').parse::<u64>().ok());
+    let last = compacted_to(name);
     let known = [".json", ".crc"].contains(&rest) || rest.starts_with(".checkpoint") || last.is_some();
     known && first <= version && last.is_none_or(|last| last <= version)
 }

@@ -65,7 +65,10 @@ fn failed(name: &'static str, error: &Error, hint: &str) -> ProbeStep {
 pub fn local_folder(location: &str) -> Option<PathBuf> {
     match location.split_once("://") {
         None => Some(PathBuf::from(location)),
-        Some(("file", path)) => Some(PathBuf::from(path)),
+        Some(("file", path)) => {
+            let url = url::Url::parse(location).ok();
+            Some(url.and_then(|url| url.to_file_path().ok()).unwrap_or_else(|| PathBuf::from(path)))
+        }
         Some(_) => None,
     }
 }

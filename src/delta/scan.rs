@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::plan_err;
-use datafusion::error::Result as DataFusionResult;
+use datafusion::error::{DataFusionError, Result as DataFusionResult};
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType};
 use datafusion::physical_plan::ExecutionPlan;
@@ -17,15 +17,18 @@ use deltalake::{DeltaTable, DeltaTableError};
 use object_store::path::Path;
 use object_store::prefix::PrefixStore;
 use object_store::{ObjectStore, ObjectStoreExt};
+use serde_json::Value;
 use url::Url;
 
 use super::bounds::skips_soundly;
 use super::log::{entry_path, open_snapshot};
+use super::readable::readable;
+use super::shown::shown;
 use super::store::TableStore;
 use super::stored_values::as_meant;
 use super::table::Table;
 use super::versions::{AllVersions, BeforeFirst};
-use crate::error::{Context, Error, ErrorKind, Result};
+use crate::error::{Context, Error, ErrorKind, Result, SqlState};
 
 /// Which version of a table is wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,31 +53,27 @@ pub async fn open_version(url: &Url, root: Arc<dyn ObjectStore>, as_of: AsOf) ->
     let version = match as_of {
         AsOf::Newest => None,
         AsOf::Version(version) => Some(version),
-        AsOf::Timestamp(instant) => {
-            let prefix = Path::from_url_path(url.path()).context(ErrorKind::Config, failed)?;
-            let prefixed = Arc::new(PrefixStore::new(Arc::clone(&root), prefix));
-            let log_store =
-                default_logstore(Arc::clone(&prefixed) as _, Arc::clone(&root), url, &StorageConfig::default());
-            let mut table = DeltaTable::new(log_store);
-            table.load_with_datetime(instant).await.context(ErrorKind::Sql, failed)?;
-            let version = table.version();
-            refuse_before_the_first(url, prefixed.as_ref(), version, instant).await?;
-            version
-        }
+        AsOf::Timestamp(instant) => match version_in_commits(url, &root, instant).await? {
+            Some(version) => Some(version),
+            None => version_by_files(url, &root, instant).await?,
+        },
     };
     let unread = |error: DeltaTableError| match as_of {
         AsOf::Version(version) => Error::sql(format!("table `{url}` has no version {version}")).with_source(error),
         AsOf::Newest | AsOf::Timestamp(_) => Error::environment(failed()).with_source(error),
     };
-    let (snapshot, _) = open_snapshot(url, &root, version, unread).await?;
+    let (snapshot, log_store) = open_snapshot(url, &root, version, unread).await?;
     let version = snapshot.version();
+    let snapshot = readable(snapshot, url, &log_store).await.context(ErrorKind::Environment, failed)?;
     let metadata = serde_json::to_value(snapshot.table_configuration().metadata()).internal(failed)?;
     let partition_columns = metadata["partitionColumns"].as_array().into_iter().flatten();
     let partition_columns = partition_columns.filter_map(|name| Some(name.as_str()?.to_owned())).collect();
     let mut config = DeltaScanConfig::new().with_wrap_partition_values(false);
     config.schema_force_view_types = false;
-    let inner = DeltaScanNext::new(snapshot, config).context(ErrorKind::Environment, failed)?;
-    Ok(TableVersion { version, provider: Arc::new(Scan { inner, version, partition_columns, url: url.clone(), root }) })
+    let inner = DeltaScanNext::new(snapshot, config).map_err(|error| unsupported(url, error))?;
+    let scan = Arc::new(Scan { inner, version, partition_columns, url: url.clone(), root });
+    let schema = serde_json::from_str(metadata["schemaString"].as_str().unwrap_or_default()).internal(failed)?;
+    Ok(TableVersion { version, provider: shown(scan, &schema).internal(failed)? })
 }
 
 /// The table that `provider` reads, in all its versions up to the one that it reads (see [`versions`](super::versions)); `None` when it is no
@@ -88,6 +87,62 @@ pub fn all_versions(
     let versions =
         |store| AllVersions::new(store, scan.version, &scan.schema(), scan.partition_columns.clone(), before_first);
     Some(store.map(|store| Arc::new(versions(store)) as Arc<dyn TableProvider>))
+}
+
+/// The newest version at `instant` by the times in the commits; `None` where the table does not keep them, or did not yet.
+async fn version_in_commits(url: &Url, root: &Arc<dyn ObjectStore>, instant: DateTime<Utc>) -> Result<Option<u64>> {
+    let failed = || format!("cannot read table `{url}`");
+    let unread = |error: DeltaTableError| Error::environment(failed()).with_source(error);
+    let (snapshot, _) = open_snapshot(url, root, None, unread).await?;
+    let metadata = serde_json::to_value(snapshot.table_configuration().metadata()).internal(failed)?;
+    let property = |key: &str| metadata["configuration"][key].as_str().map(str::to_owned);
+    if property("delta.enableInCommitTimestamps").as_deref() != Some("true") {
+        return Ok(None);
+    }
+    let prefix = Path::from_url_path(url.path()).context(ErrorKind::Config, failed)?;
+    let folder = PrefixStore::new(Arc::clone(root), prefix);
+    let first = property("delta.inCommitTimestampEnablementVersion").and_then(|version| version.parse().ok());
+    let (mut below, mut above) = (first.unwrap_or(0), snapshot.version() + 1);
+    let mut found = None;
+    while below < above {
+        let middle = below + (above - below) / 2;
+        match time_in_commit(&folder, middle).await.environment(failed)? {
+            Some(time) if time > instant.timestamp_millis() => above = middle,
+            // Entries that are gone are older than those that are left.
+            time => {
+                found = time.map(|_| middle).or(found);
+                below = middle + 1;
+            }
+        }
+    }
+    match (found, first) {
+        (None, None) => Err(Error::sql(format!("table `{url}` has no version as old as {}", instant.to_rfc3339()))),
+        (found, _) => Ok(found),
+    }
+}
+
+/// When a version was committed, milliseconds, as its entry says.
+async fn time_in_commit(folder: &dyn ObjectStore, version: u64) -> object_store::Result<Option<i64>> {
+    let bytes = match folder.get(&entry_path(version)).await {
+        Ok(entry) => entry.bytes().await?,
+        Err(object_store::Error::NotFound { .. }) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let actions = bytes.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice::<Value>(line).ok());
+    Ok(actions.filter_map(|action| action["commitInfo"]["inCommitTimestamp"].as_i64()).next())
+}
+
+/// The newest version at `instant` by the times of the log's files.
+async fn version_by_files(url: &Url, root: &Arc<dyn ObjectStore>, instant: DateTime<Utc>) -> Result<Option<u64>> {
+    let failed = || format!("cannot read table `{url}`");
+    let prefix = Path::from_url_path(url.path()).context(ErrorKind::Config, failed)?;
+    let prefixed = Arc::new(PrefixStore::new(Arc::clone(root), prefix));
+    let log_store = default_logstore(Arc::clone(&prefixed) as _, Arc::clone(root), url, &StorageConfig::default());
+    let mut table = DeltaTable::new(log_store);
+    table.load_with_datetime(instant).await.context(ErrorKind::Sql, failed)?;
+    let version = table.version();
+    refuse_before_the_first(url, prefixed.as_ref(), version, instant).await?;
+    Ok(version)
 }
 
 /// delta-rs takes a time before the first version for that version. Errors: `version` was committed after `instant`.
@@ -110,6 +165,19 @@ async fn refuse_before_the_first(
     let (asked, made) = (instant.to_rfc3339(), made.to_rfc3339());
     Err(Error::sql(format!("table `{url}` has no version as old as {asked}"))
         .with_detail(format!("The oldest that is left, {version}, was committed at {made}.")))
+}
+
+/// Why delta-rs does not scan the table.
+fn unsupported(url: &Url, error: DataFusionError) -> Error {
+    let told = error.to_string();
+    let features =
+        told.split_once("Unsupported table features required: ").map(|(_, features)| features.trim_end_matches('.'));
+    match features {
+        Some(features) => Error::sql(format!("table `{url}` needs features that weir cannot read: {features}"))
+            .with_state(SqlState::UNSUPPORTED)
+            .with_hint("Read it with another engine, or drop the feature there (`ALTER TABLE … DROP FEATURE`)."),
+        None => Error::environment(format!("cannot read table `{url}`")).with_source(error),
+    }
 }
 
 impl Table {

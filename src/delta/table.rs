@@ -93,17 +93,8 @@ impl Table {
     pub async fn open_or_create(store: TableStore, def: &TableDef) -> Result<Self> {
         let mut failure = None;
         for attempt in 0..MAX_CREATIONS {
-            if store.is_table().await? {
-                let state = log::load(&store, &def.name, Transactions::Skip).await?;
-                state.metadata.check_appendable(&def.name)?;
-                state.metadata.check_declaration(def)?;
-                let declared: Vec<Rule> =
-                    def.checks.iter().map(|check| Rule { name: check.name.clone(), sql: check.text.clone() }).collect();
-                return Self::new(store, &def.name, &declared, state);
-            }
-            if def.columns.is_empty() {
-                return Err(Error::sql(format!("table `{}` does not exist at `{}`", def.name, store.location()))
-                    .with_hint("Declare its columns to have it created."));
+            if let Some(table) = Self::open_declared(&store, def).await? {
+                return Ok(table);
             }
             // Whether the answer is yes, no or unclear, the next look tells.
             failure = create(&store, def).await?;
@@ -116,6 +107,23 @@ impl Table {
             Some(failure) => error.with_source(failure),
             None => error,
         })
+    }
+
+    /// Opens the table that `def` declares; `None` where there is none yet. Errors: as [`Table::open_or_create`].
+    pub async fn open_declared(store: &TableStore, def: &TableDef) -> Result<Option<Self>> {
+        if store.is_table().await? {
+            let state = log::load(store, &def.name, Transactions::Skip).await?;
+            state.metadata.check_appendable(&def.name)?;
+            state.metadata.check_declaration(def)?;
+            let declared: Vec<Rule> =
+                def.checks.iter().map(|check| Rule { name: check.name.clone(), sql: check.text.clone() }).collect();
+            return Self::new(store.clone(), &def.name, &declared, state).map(Some);
+        }
+        if def.columns.is_empty() {
+            return Err(Error::sql(format!("table `{}` does not exist at `{}`", def.name, store.location()))
+                .with_hint("Declare its columns to have it created."));
+        }
+        Ok(None)
     }
 
     fn new(store: TableStore, name: &str, declared: &[Rule], state: log::LogState) -> Result<Self> {

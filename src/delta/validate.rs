@@ -10,7 +10,6 @@ use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch};
 use arrow::buffer::BooleanBuffer;
 use arrow::compute::{cast, filter_record_batch, max, min};
 use arrow::datatypes::{DataType, Date32Type, Field, Schema, SchemaRef, TimestampMicrosecondType};
-use arrow::json::WriterBuilder;
 use arrow::json::writer::LineDelimited;
 use datafusion::common::DFSchema;
 use datafusion::common::config::ConfigOptions;
@@ -20,16 +19,21 @@ use datafusion::logical_expr::simplify::SimplifyContext;
 use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::prelude::{SessionConfig, SessionContext};
+use datafusion::sql::sqlparser::ast::{Expr as SqlExpr, ExprWithAlias};
 
 use super::metadata::{Rule, TableMetadata};
 use super::partitions::{as_stored, may_be_null};
 use super::spark::as_spark;
 use super::writer::conform;
+use crate::arithmetic::checked_arithmetic;
 use crate::catalog::{CheckDef, TableDef};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::evaluate::{Blame, Evaluated, evaluate_each};
+use crate::json;
 use crate::memory::bounded::Bounding;
 use crate::memory::slice::CallBudget;
+use crate::sql::lexer::tokenize;
+use crate::sql::{Diagnostic, embedded};
 
 /// The compiled rules of one table.
 #[derive(Debug, Clone)]
@@ -142,7 +146,7 @@ impl Validator {
             let holds = true_rows(values.as_boolean());
             if holds.count_set_bits() < rows.num_rows() {
                 let failed = failed.into_iter().map(|(row, error)| {
-                    let Blame { expression, reason } = Blame::of(expression, &rows.slice(row, 1), &error);
+                    let Blame { expression, reason, .. } = Blame::of(expression, &rows.slice(row, 1), &error);
                     (row, format!("`{expression}` cannot be computed: {reason}"))
                 });
                 let failed = failed.collect();
@@ -259,7 +263,7 @@ fn showable(rows: &RecordBatch) -> Result<RecordBatch> {
 /// Each row as a JSON object; nulls are written out.
 fn json_rows(rows: &RecordBatch) -> Result<Vec<Vec<u8>>> {
     let fail = || "cannot show a row that violates a constraint".to_owned();
-    let mut writer = WriterBuilder::new().with_explicit_nulls(true).build::<_, LineDelimited>(Vec::new());
+    let mut writer = json::builder().with_explicit_nulls(true).build::<_, LineDelimited>(Vec::new());
     writer.write(rows).and_then(|()| writer.finish()).internal(fail)?;
     let lines = writer.into_inner();
     Ok(lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).map(<[u8]>::to_vec).collect())
@@ -276,21 +280,24 @@ fn true_rows(values: &BooleanArray) -> BooleanBuffer {
 fn compile_rule(table: &str, rule: &Rule, schema: &SchemaRef) -> Result<Arc<dyn PhysicalExpr>> {
     let fail = || format!("constraint `{}` of table `{table}` cannot be understood", rule.name);
     let schema = Arc::new(DFSchema::try_from(schema.as_ref().clone()).internal(fail)?);
-    let dialect = if rule.sql.contains('`') { "databricks" } else { "generic" };
+    let parsed = parsed(&rule.sql)
+        .map_err(|problem| Error::sql(fail()).with_detail(format!("`{}`: {}.", rule.sql, problem.message)))?;
     let compile = |fold: &str| -> datafusion::error::Result<_> {
         let config = SessionConfig::new()
-            .set_str("datafusion.sql_parser.dialect", dialect)
             .set_str("datafusion.sql_parser.enable_ident_normalization", fold)
             .set_bool("datafusion.sql_parser.map_string_types_to_utf8view", false);
         let context = SessionContext::new_with_config(config);
-        let expr = as_spark(context.parse_sql_expr(&rule.sql, &schema)?, &schema)?;
+        let parsed = ExprWithAlias { expr: parsed.clone(), alias: None };
+        let expr = context.state().create_logical_expr_from_sql_expr(parsed, &schema)?;
+        let expr = as_spark(expr, &schema)?;
         // Calls that make much are bounded before anything is computed.
         let bounding = Bounding::of_query(Arc::new(CallBudget));
         let options = ConfigOptions::default();
         let expr = expr.transform_up(|expr| bounding.rewrite(expr, &schema, &options))?.data;
         // Some functions, `coalesce` for one, are only ever run as what they are simplified to.
         let simplifier = ExprSimplifier::new(SimplifyContext::builder().with_schema(Arc::clone(&schema)).build());
-        let expr = simplifier.simplify(simplifier.coerce(expr, &schema)?)?;
+        let expr = checked_arithmetic(simplifier.coerce(expr, &schema)?, &schema)?.data;
+        let expr = simplifier.simplify(expr)?;
         context.create_physical_expr(expr, &schema)
     };
     let expression = compile("false").or_else(|_| compile("true")).context(ErrorKind::Sql, fail)?;
@@ -299,6 +306,16 @@ fn compile_rule(table: &str, rule: &Rule, schema: &SchemaRef) -> Result<Arc<dyn 
         return Err(Error::sql(fail()).with_detail(format!("`{}` is of type {data_type}, not BOOLEAN.", rule.sql)));
     }
     Ok(expression)
+}
+
+/// The expression that a rule spells, as weir's SQL has it: operators bind as in PostgreSQL, which is as they bind in Spark.
+fn parsed(sql: &str) -> Result<SqlExpr, Diagnostic> {
+    let mut problems = Vec::new();
+    let tokens = tokenize(sql, 0, &mut problems);
+    match problems.pop() {
+        Some(problem) => Err(problem),
+        None => embedded::expression(&tokens),
+    }
 }
 
 #[cfg(test)]
@@ -342,6 +359,9 @@ mod tests {
             ("substr('AB12', -Twice, 1) = '1'", 2),
             ("substring('abc', -5, 3) = 'a'", 0),
             ("substring('abc', 2, -1) = ''", 0),
+            ("n IS DISTINCT FROM Twice AND n > 0", 2),
+            ("NOT n = 4 IS TRUE", 1),
+            ("n + 9223372036854775807 < n", 4),
         ] {
             assert_eq!(refused(&validator(&[("r", rule)]).unwrap(), &rows), refused_rows, "{rule}");
         }

@@ -1,8 +1,8 @@
 //! The folders that pipelines have in a warehouse: `_weir/<pipeline>`, where a slash in the name makes folders in folders.
 
+use object_store::ObjectStore;
 use object_store::path::Path;
 
-use crate::delta::TableStore;
 use crate::error::{Context, Result};
 
 /// Folders in a pipeline's own folder; no part of a name behind a slash is one of these.
@@ -11,15 +11,14 @@ const OWN: [&str; 4] = ["manifests", "state", "dead_letters", "pins"];
 /// Slashes in a name, at most.
 const DEPTH: usize = 16;
 
-/// The names of all pipelines that have a folder in `warehouse`, sorted.
-pub async fn pipelines(warehouse: &TableStore) -> Result<Vec<String>> {
+/// The names of all pipelines that have a folder in `warehouse`, which is at `location`, sorted.
+pub async fn pipelines(warehouse: &dyn ObjectStore, location: &str) -> Result<Vec<String>> {
     let (mut found, mut open) = (Vec::new(), vec![String::new()]);
-    let store = warehouse.object_store();
     while let Some(name) = open.pop() {
         let path = format!("_weir/{name}");
-        let failed = || format!("cannot list `{path}` in `{}`", warehouse.location());
+        let failed = || format!("cannot list `{path}` in `{location}`");
         let prefix = Path::parse(&path).internal(failed)?;
-        let listed = store.list_with_delimiter(Some(&prefix)).await.environment(failed)?;
+        let listed = warehouse.list_with_delimiter(Some(&prefix)).await.environment(failed)?;
         let folders: Vec<&str> = listed.common_prefixes.iter().filter_map(Path::filename).collect();
         let is_own = |folder: &str| !name.is_empty() && OWN.contains(&folder);
         if !name.is_empty() && (!listed.objects.is_empty() || folders.iter().any(|folder| is_own(folder))) {
@@ -41,13 +40,15 @@ mod tests {
     use object_store::ObjectStoreExt;
 
     use super::*;
+    use crate::delta::TableStore;
     use crate::env::Env;
 
     #[tokio::test]
     async fn pipelines_are_found_whatever_their_names_hold() {
         let env = Env::manual(1_000, 1);
         let warehouse = TableStore::open("memory://w/", &BTreeMap::new(), &env).unwrap();
-        assert!(pipelines(&warehouse).await.unwrap().is_empty());
+        let warehouse = warehouse.object_store();
+        assert!(pipelines(&warehouse, "w").await.unwrap().is_empty());
         for path in [
             "_weir/restore-unfinished",
             "_weir/p/manifests/1.json",
@@ -59,9 +60,9 @@ mod tests {
             "_weir/state/lock",
             "t/_delta_log/0.json",
         ] {
-            warehouse.object_store().put(&Path::parse(path).unwrap(), "x".into()).await.unwrap();
+            warehouse.put(&Path::parse(path).unwrap(), "x".into()).await.unwrap();
         }
-        let found = pipelines(&warehouse).await.unwrap();
+        let found = pipelines(&warehouse, "w").await.unwrap();
         assert_eq!(found, ["a", "a/b/c", "a:b", "p", "p:manifest", "state", "ü 100%"]);
     }
 }

@@ -174,6 +174,11 @@ impl Memory {
         Ok(())
     }
 
+    /// True once cold state goes to disk.
+    pub fn is_divided(&self) -> bool {
+        self.divided
+    }
+
     /// Why reading should slow down, if it should.
     pub fn pressure(&self) -> Option<Pressure> {
         self.limits.budget.pressure()

@@ -15,6 +15,7 @@ mod job;
 mod late;
 mod lease;
 mod letters;
+mod looked;
 mod memory;
 mod open;
 mod prepare;
@@ -33,6 +34,8 @@ mod slices;
 mod standings;
 mod stop;
 mod survey;
+mod targets;
+mod undeclared;
 mod upkeep;
 mod verify;
 mod vitals;
@@ -48,9 +51,10 @@ pub use progress::{OperatorProgress, Progress, ProgressFile, ProgressSink, SinkP
 pub use recovery::{Resumed, recover};
 pub use restore::{Fate, migration, other_topics};
 pub use rewind::{RestoredSink, rewind};
-pub use seed::seeded_source;
+pub use seed::check_seed;
 pub use sinks::{BranchSink, Home, OutputMemory, Sinks, TableSink, below, one_cluster};
 pub use stop::Stop;
+pub use targets::known_targets;
 pub use upkeep::{Upkeep, UpkeepPolicy};
 pub use verify::{Comparison, verify};
 

@@ -39,6 +39,10 @@ const CHANGED_ROW_BYTES: u64 = 32;
 /// What a row takes besides itself when an epoch's rows are consolidated by key.
 const CONSOLIDATED_ROW_BYTES: u64 = 200;
 
+/// An epoch holds at least this many micro-batches when one makes much that waits for its end. While cold state is on disk it is one: every
+/// micro-batch may read all of it.
+const MICRO_BATCHES_PER_EPOCH: u64 = 4;
+
 /// What one epoch has read, per source index.
 pub type Ranges = BTreeMap<usize, BTreeMap<PartitionId, OffsetRange>>;
 
@@ -183,9 +187,10 @@ impl Outputs {
         self.waiting.load(Ordering::Relaxed)
     }
 
-    /// True when so much waits for the end of the epoch that it should close, whatever its trigger says.
-    pub fn is_full(&self) -> bool {
-        self.waiting() >= self.sinks.memory.waiting_bytes()
+    /// True when so much waits for the end of the epoch that it should close, whatever its trigger says: another micro-batch that adds
+    /// `more` bytes would be too much.
+    pub fn is_full(&self, more: u64) -> bool {
+        self.waiting() > self.sinks.memory.waiting_bytes().saturating_sub(more)
     }
 
     /// Notes what waits from now on, before it is held.
@@ -414,6 +419,8 @@ pub struct OpenEpoch {
     pub event_times: Vec<(i64, u64)>,
     /// A micro-batch has run, if only one that moved time.
     pub touched: bool,
+    /// Bytes that the last micro-batch left waiting for the end of the epoch.
+    last_waits: u64,
 }
 
 impl OpenEpoch {
@@ -432,7 +439,13 @@ impl OpenEpoch {
             latencies: Vec::new(),
             event_times: Vec::new(),
             touched: false,
+            last_waits: 0,
         }
+    }
+
+    /// True when it takes no more before it is committed.
+    pub fn is_full(&self) -> bool {
+        self.outputs.is_full(self.last_waits)
     }
 
     /// True when nothing was read and time stood still, so that there is nothing to commit.
@@ -468,7 +481,9 @@ impl OpenEpoch {
             self.outputs.wait(given + rows as u64 * CHANGED_ROW_BYTES);
         }
         self.outputs.run(batch, memory).await?;
-        self.outputs.sinks.memory.micro_batch(rows, self.outputs.waiting() - before);
+        self.last_waits = self.outputs.waiting() - before;
+        let per_epoch = if memory.is_divided() { 1 } else { MICRO_BATCHES_PER_EPOCH };
+        self.outputs.sinks.memory.micro_batch(rows, self.last_waits, per_epoch);
         self.micro_batches += 1;
         self.outputs.micro_batch.fetch_add(1, Ordering::Relaxed);
         self.latencies.push(arrived.elapsed());

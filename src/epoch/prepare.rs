@@ -30,7 +30,8 @@ use crate::error::{Context, Error, Result};
 use crate::memory::MemoryUse;
 use crate::metrics::Metrics;
 use crate::plan::{
-    Dataflow, FunctionSet, RelationMode, Targets, compile, lookup_tables, session_and_problems, with_view_columns,
+    Branch, Dataflow, FunctionSet, RelationMode, Targets, compile, lookup_tables, session_and_problems,
+    with_view_columns,
 };
 use crate::sink::dead_letters;
 use crate::sink::kafka::{DirectProducer, TransactionalProducer};
@@ -217,6 +218,7 @@ pub async fn prepare(
     targets.extend(known);
     let dataflow =
         plan(catalog, pipeline, functions, &targets, Arc::clone(&around.runtime)).await.map_err(Refused::Sql)?;
+    sinks.branches = one_each(pipeline, sinks.branches, &dataflow)?;
     let dataflow = with_kafka_defaults(dataflow, &around.kafka);
     if dataflow.growing.grows() {
         sinks.memory = sinks.memory.growing();
@@ -336,6 +338,17 @@ fn with_kafka_defaults(mut dataflow: Dataflow, defaults: &[(&'static str, String
         }
     }
     dataflow
+}
+
+/// The sinks of INSERTs, one for each branch: several INSERTs into one keyed target may be one branch.
+fn one_each(pipeline: &PipelineDef, sinks: Vec<BranchSink>, dataflow: &Dataflow) -> Result<Vec<BranchSink>> {
+    let mut opened: Vec<_> = pipeline.inserts.iter().map(|insert| insert.target.as_str()).zip(sinks).collect();
+    let sink = |branch: &Branch| {
+        let at = opened.iter().position(|(target, _)| *target == branch.target);
+        let at = at.ok_or_else(|| Error::internal(format!("no sink is open for `{}`", branch.target)))?;
+        Ok(opened.remove(at).1)
+    };
+    dataflow.branches.iter().map(sink).collect()
 }
 
 struct Opener<'a> {

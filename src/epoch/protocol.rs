@@ -9,6 +9,9 @@
 
 use crate::state::{Epoch, SinkRecord, Standing};
 
+/// Manifests of one epoch that are read: each run that dies before its first commit leaves another.
+const MANIFESTS_OF_AN_EPOCH: usize = 16;
+
 /// The kind of a sink.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SinkKind {
@@ -48,6 +51,8 @@ pub enum Role {
     TakesPart(Before),
     /// The epoch has nothing for it.
     Aside(Before),
+    /// The SQL no longer names the table, and the newest epoch has nothing for it. It counts only for finding the newest epoch.
+    Left,
     /// Neither a manifest nor a commit says.
     NotRecorded,
 }
@@ -72,7 +77,7 @@ pub struct SinkFact {
 /// Everything that a start looks at.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Facts {
-    /// In commit order.
+    /// In commit order; then the tables that the manifests of [`recent`] name and the SQL does not.
     pub sinks: Vec<SinkFact>,
     /// The manifest of [`newest`] exists.
     pub manifest_exists: bool,
@@ -134,12 +139,19 @@ pub enum Refusal {
 }
 
 /// The newest epoch that any sink holds; its manifest is the one to read. `None` when there is none.
-pub fn newest(sinks: &[SinkFact]) -> Option<Standing> {
-    let held = sinks.iter().filter_map(|sink| match sink.held {
+pub fn newest<'a>(sinks: impl IntoIterator<Item = &'a SinkFact>) -> Option<Standing> {
+    let held = sinks.into_iter().filter_map(|sink| match sink.held {
         Held::UpTo(standing) => Some(standing),
         Held::Nothing | Held::Unknown => None,
     });
     held.reduce(|best, standing| if standing.epoch > best.epoch { standing } else { best })
+}
+
+/// The manifests whose tables may hold the newest epoch, the newest first: those of the last two epochs that have one. A manifest is
+/// written once the epoch before it is committed everywhere. `listed` is sorted, the oldest first.
+pub fn recent(listed: &[Standing]) -> Vec<Standing> {
+    let epochs = listed.chunk_by(|a, b| a.epoch == b.epoch).rev().take(2);
+    epochs.flat_map(|same| same.iter().rev().take(MANIFESTS_OF_AN_EPOCH).copied()).collect()
 }
 
 /// The epoch that a table has had, by the newest manifest's record of it: if it does not exist now, it was removed and must
@@ -233,7 +245,7 @@ fn without_epochs(facts: &Facts) -> Outcome {
         return Outcome::Refuse(Refusal::Vanished { manifest });
     }
     let tables = || facts.sinks.iter().filter(|sink| sink.kind == SinkKind::Table);
-    if tables().any(was_restored) {
+    if tables().any(contradicts_its_record) {
         let recorded = tables().filter_map(|sink| sink.recorded).map(|standing| standing.epoch).max();
         return Outcome::Refuse(Refusal::Vanished { manifest: recorded.unwrap_or(Epoch(1)) });
     }
@@ -244,6 +256,7 @@ fn without_epochs(facts: &Facts) -> Outcome {
 fn conflict(newest: Standing, sinks: &[SinkFact]) -> Option<Refusal> {
     let has = |sink: &&SinkFact| sink.held == Held::UpTo(newest);
     let contradicts = |sink: &&SinkFact| match sink.held {
+        Held::UpTo(_) if sink.role == Role::Left => false,
         Held::UpTo(held) => held.epoch == newest.epoch && held.manifest != newest.manifest,
         Held::Nothing | Held::Unknown => false,
     };
@@ -251,8 +264,13 @@ fn conflict(newest: Standing, sinks: &[SinkFact]) -> Option<Refusal> {
     Some(Refusal::Conflict { epoch: newest.epoch, sinks: [first.sink.clone(), other.sink.clone()] })
 }
 
-/// True if the contents of a table are not what its `txn` actions say.
+/// True if a table that counts was restored.
 fn was_restored(sink: &SinkFact) -> bool {
+    sink.role != Role::Left && contradicts_its_record(sink)
+}
+
+/// True if the contents of a table are not what its `txn` actions say.
+fn contradicts_its_record(sink: &SinkFact) -> bool {
     match sink.held {
         _ if sink.kind == SinkKind::Kafka => false,
         Held::Nothing => sink.recorded.is_some(),
@@ -262,6 +280,9 @@ fn was_restored(sink: &SinkFact) -> bool {
 }
 
 fn finding(sink: &SinkFact, newest: Standing, facts: &Facts) -> Finding {
+    if sink.role == Role::Left {
+        return Finding::Complete;
+    }
     let held = match (sink.held, sink.kind) {
         // A table holds the newest epoch, so Kafka had it, too. Did it have the next one?
         (Held::Unknown, SinkKind::Kafka) if facts.next_is_in_kafka || !facts.manifest_exists => return Finding::Forgot,
@@ -273,7 +294,7 @@ fn finding(sink: &SinkFact, newest: Standing, facts: &Facts) -> Finding {
     };
     match sink.role {
         Role::Joins { moved: false } if held.is_some() && sink.kind == SinkKind::Table => Finding::Lacks,
-        Role::Joins { .. } | Role::Aside(Before::NotRecorded) => Finding::Complete,
+        Role::Joins { .. } | Role::Left | Role::Aside(Before::NotRecorded) => Finding::Complete,
         Role::NotRecorded => Finding::Unproven,
         Role::Aside(Before::Known(before)) if held == before => Finding::Complete,
         // Kafka commits first: it had what a table has.

@@ -189,7 +189,7 @@ async fn take_back(
 ) -> Result<()> {
     for (index, (fact, sink)) in table_facts(&survey.facts, sinks, survey).enumerate() {
         let Held::UpTo(held) = fact.held else { continue };
-        if fact.recorded == Some(held) {
+        if fact.recorded == Some(held) || fact.role == Role::Left {
             continue;
         }
         let none = BTreeMap::new();

@@ -50,6 +50,8 @@ pub fn migration(
             let known = state.iter().any(|snapshot| snapshot.operator == node.id);
             let fate = match known {
                 true => Fate::Keep,
+                // What it does not know, it leaves to the table, as if it were not there.
+                false if matches!(node.spec, OperatorSpec::Newest(_)) => Fate::Begin,
                 false if node.sources.iter().any(was_read) => Fate::Build,
                 false => Fate::Begin,
             };
@@ -84,7 +86,9 @@ pub fn other_topics(
             None => read.first().copied(),
         };
         let Some(last) = last.filter(|last| *last != now) else { continue };
+        let is_known = topics.get(name).and_then(|known| known.named(now)).is_some_and(|known| known.id.is_some());
         let begins = match resumed {
+            true if is_known => format!("`{now}` continues where it was left"),
             true => format!("`{now}` continues where it was left, and must not have been created again since"),
             false => format!("`{now}` begins at its `starting_offsets`"),
         };
@@ -127,6 +131,14 @@ pub async fn restore(job: &Job, resumed: &Resumed) -> Result<Restored> {
             }
             let builds = fates.iter().any(|(id, fate)| *id == node.id && *fate == Fate::Build);
             fresh.extend(Some(index).filter(|_| builds));
+            if began && matches!(node.spec, OperatorSpec::Newest(_)) {
+                tracing::warn!(
+                    pipeline = dataflow.pipeline,
+                    operator = node.id,
+                    "begins empty: {}",
+                    node.spec.begins_empty()
+                );
+            }
             continue;
         };
         let watermark = resumed.watermarks.get(&node.id).copied().unwrap_or(NO_WATERMARK);

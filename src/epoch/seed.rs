@@ -18,9 +18,10 @@ use futures::TryStreamExt;
 
 use super::job::Job;
 use super::memory::Memory;
+use super::prepare::Surroundings;
 use super::recovery::Resumed;
-use crate::catalog::{ColumnOrigin, Metadata, SourceConnector, SourceDef};
-use crate::delta::{Table, rows_in_order};
+use crate::catalog::{ColumnOrigin, Metadata, SourceConnector, SourceDef, TableDef};
+use crate::delta::{Table, TableStore, rows_in_order};
 use crate::error::{Context, Error, Result};
 use crate::plan::{Dataflow, Makers, SourceInput, keeps_data};
 use crate::source::chunk::Offsets;
@@ -89,6 +90,22 @@ pub fn seeded_source(dataflow: &Dataflow, fresh: &[usize]) -> Result<usize> {
     Ok(source)
 }
 
+/// Everything that seeding the operators `fresh` would refuse, without doing it. Errors: as [`seed`].
+pub async fn check_seed(dataflow: &Dataflow, fresh: &[usize], def: &TableDef, around: &Surroundings) -> Result<()> {
+    let source = seeded_source(dataflow, fresh)?;
+    let store = TableStore::open(&around.table_location(def), &around.storage_of(def), &around.env)?;
+    let table = Table::open(store).await.map_err(|error| {
+        error.with_hint(format!(
+            "`seed_from` names table `{}`: it must exist before new operators are filled from it.",
+            def.name
+        ))
+    })?;
+    let seed = SeedTable { name: def.name.clone(), table };
+    cut(dataflow, &seed, source).await?;
+    let makers = dataflow.makers(fresh.iter().map(|index| dataflow.operators[*index].output));
+    Replay::new(dataflow, source, makers, &seed).map(drop)
+}
+
 /// Seeds the operators `fresh`, which have no state, in `memory`.
 ///
 /// Errors: as [`seeded_source`]; a table that lacks a column or whose rows cannot be told from those to be read.
@@ -99,7 +116,7 @@ pub async fn seed(job: &Job, resumed: &Resumed, fresh: &[usize], memory: &mut Me
     let dataflow = &job.dataflow;
     let source = seeded_source(dataflow, fresh)?;
     let makers = dataflow.makers(fresh.iter().map(|index| dataflow.operators[*index].output));
-    let cut = cut(job, seed, source).await?;
+    let cut = cut(dataflow, seed, source).await?;
     let replay = Replay::new(dataflow, source, makers, seed)?;
     let mut scratch = Memory::new(dataflow, job.lanes, &job.lookups, job.limits.clone()).await?;
     let name = &replay.source.def.name;
@@ -141,25 +158,25 @@ pub async fn seed(job: &Job, resumed: &Resumed, fresh: &[usize], memory: &mut Me
 }
 
 /// Finds out how the table's rows end where the pipeline's reading does.
-async fn cut(job: &Job, seed: &SeedTable, source: usize) -> Result<Cut> {
-    let pipeline = &job.dataflow.pipeline;
-    let def = &job.dataflow.sources[source].def;
+async fn cut(dataflow: &Dataflow, seed: &SeedTable, source: usize) -> Result<Cut> {
+    let pipeline = &dataflow.pipeline;
+    let def = &dataflow.sources[source].def;
     if let Some(positions) = Positions::of(def, &seed.table.schema()) {
         return Ok(Cut::Positions(positions));
     }
-    let branches: Vec<_> = job.dataflow.branches.iter().filter(|branch| branch.target == seed.name).collect();
+    let branches: Vec<_> = dataflow.branches.iter().filter(|branch| branch.target == seed.name).collect();
     let whole = !branches.is_empty() && branches.iter().all(|branch| branch.sources == BTreeSet::from([source]));
     let app = format!("weir:{pipeline}");
     let written = whole && seed.table.transactions(&app).await?.contains_key(&app);
     if !written {
         return Err(Error::sql(format!("where the rows of table `{}` end and those still to be read begin is not known", seed.name))
             .with_detail(format!("Pipeline `{pipeline}` has not written them from source `{}`, and they do not say where they come from; some would count twice, or not at all.", def.name))
-            .with_hint("Let the pipeline write the table (`INSERT INTO … SELECT * FROM …`) and run it once before the new window is added; or keep the source's METADATA columns `offset`, `partition` and `topic` in it, under their names."));
+            .with_hint("Let the pipeline write the table (`INSERT INTO … SELECT * FROM …`) and run it once before the new window is added; or keep the source's METADATA columns `offset`, `partition` and `topic` in it, under their names; or name another table in `seed_from`."));
     }
     for branch in branches {
-        let makers = job.dataflow.makers(branch.reads.iter().copied());
+        let makers = dataflow.makers(branch.reads.iter().copied());
         if let Some(waits) =
-            makers.operators.iter().map(|index| &job.dataflow.operators[*index]).find(|node| node.spec.holds_back())
+            makers.operators.iter().map(|index| &dataflow.operators[*index]).find(|node| node.spec.holds_back())
         {
             return Err(Error::sql(format!("table `{}` does not have all rows that pipeline `{pipeline}` has read", seed.name))
                 .with_detail(format!("It is written behind operator `{}`, which holds rows back until their time is complete.", waits.id))
@@ -250,7 +267,10 @@ impl<'a> Replay<'a> {
         if !wrong.is_empty() {
             return Err(Error::sql(format!("table `{}` cannot stand for source `{}`", seed.name, source.def.name))
                 .with_detail(wrong.join(" "))
-                .with_hint("`seed_from` takes the columns that new operators read from the table, by name: add them to it, or name a table that has them."));
+                .with_hint(format!(
+                    "`seed_from` takes the columns that new operators read from the table, by name. Add them to it, `ALTER TABLE {} ADD COLUMNS (…)` in Spark or `DeltaTable(path).alter.add_columns(…)` in Python, and to the INSERT that fills it; or name another table in `seed_from`.",
+                    seed.name
+                )));
         }
         let field = |field: &Arc<Field>| field.as_ref().clone().with_nullable(true);
         let schema = Schema::new(source.def.schema().fields().iter().map(field).collect::<Vec<_>>());

@@ -152,7 +152,7 @@ struct Unfolding {
 
 /// Rows of the first micro-batch, and how much larger the next may be.
 const FIRST_ROWS: usize = 8_192;
-const ROWS_GROWTH: usize = 4;
+const ROWS_GROWTH: u64 = 4;
 const LEAST_ROWS: usize = 256;
 /// The same where plans may make much of few rows.
 const FIRST_GROWING_ROWS: usize = 64;
@@ -214,19 +214,20 @@ impl OutputMemory {
         self.rows.load(Ordering::Relaxed)
     }
 
-    /// A micro-batch of so many rows has made so much that waits for the end of its epoch: the next ones are to make a quarter of what
-    /// may wait, at most.
-    pub fn micro_batch(&self, rows: usize, waits: u64) {
+    /// A micro-batch of `rows` rows has made `waits` bytes that wait for the end of its epoch: the next ones are to make what may wait
+    /// divided by `per_epoch`, at most.
+    pub fn micro_batch(&self, rows: usize, waits: u64, per_epoch: u64) {
         if rows < self.least {
             return;
         }
-        let may_wait = self.waiting_bytes() / 4;
+        let may_wait = self.waiting_bytes() / per_epoch.max(1);
         let now = self.micro_batch_rows();
         if waits > may_wait {
             let fit = u128::from(may_wait) * rows as u128 / u128::from(waits);
             self.rows.store((fit as usize).max(self.least).min(now), Ordering::Relaxed);
-        } else if rows >= now / 2 && waits < may_wait / ROWS_GROWTH as u64 {
-            self.rows.store(now.saturating_mul(ROWS_GROWTH), Ordering::Relaxed);
+        } else if rows >= now / 2 {
+            let growth = (may_wait / waits.max(1)).min(ROWS_GROWTH);
+            self.rows.store(now.saturating_mul(growth as usize), Ordering::Relaxed);
         }
     }
 
@@ -271,16 +272,29 @@ mod tests {
     fn micro_batches_grow_while_they_make_little_and_shrink_when_they_make_much() {
         let memory = memory();
         assert_eq!(memory.micro_batch_rows(), FIRST_ROWS);
-        memory.micro_batch(FIRST_ROWS, 0);
-        assert_eq!(memory.micro_batch_rows(), FIRST_ROWS * ROWS_GROWTH);
+        memory.micro_batch(FIRST_ROWS, 0, 4);
+        assert_eq!(memory.micro_batch_rows(), FIRST_ROWS * ROWS_GROWTH as usize);
         // Few rows say nothing, whatever they make.
-        memory.micro_batch(LEAST_ROWS - 1, u64::MAX);
-        memory.micro_batch(1_000, 1);
-        assert_eq!(memory.micro_batch_rows(), FIRST_ROWS * ROWS_GROWTH);
-        memory.micro_batch(10_000, memory.waiting_bytes());
+        memory.micro_batch(LEAST_ROWS - 1, u64::MAX, 4);
+        memory.micro_batch(1_000, 1, 4);
+        assert_eq!(memory.micro_batch_rows(), FIRST_ROWS * ROWS_GROWTH as usize);
+        memory.micro_batch(10_000, memory.waiting_bytes(), 4);
         assert_eq!(memory.micro_batch_rows(), 2_500);
-        memory.micro_batch(2_500, u64::MAX);
+        memory.micro_batch(2_500, u64::MAX, 4);
         assert_eq!(memory.micro_batch_rows(), LEAST_ROWS);
+    }
+
+    #[test]
+    fn a_micro_batch_may_be_all_that_an_epoch_holds() {
+        let memory = memory();
+        let row_bytes = memory.waiting_bytes() / 70_000;
+        for _ in 0..4 {
+            let rows = memory.micro_batch_rows();
+            memory.micro_batch(rows, rows as u64 * row_bytes, 1);
+        }
+        assert_eq!(memory.micro_batch_rows(), FIRST_ROWS * 8);
+        memory.micro_batch(FIRST_ROWS * 8, FIRST_ROWS as u64 * 8 * row_bytes, 4);
+        assert!((15_000..20_000).contains(&memory.micro_batch_rows()), "{}", memory.micro_batch_rows());
     }
 
     #[test]

@@ -4,27 +4,24 @@
 
 use std::collections::BTreeMap;
 
-use serde::de::DeserializeOwned;
-
-use super::protocol::{Before, Facts, Held, Role, SinkFact, SinkKind, newest};
+use super::looked::{Looked, kafka_fact};
+use super::protocol::{Before, Facts, Held, Role, SinkFact, SinkKind, newest, recent};
 use super::sinks::{Sinks, TableSink};
-use super::standings::KAFKA;
-use crate::delta::{Contents, LoggedEpoch, PipelinePast, Table, TableStore, WriterOptions};
+use super::undeclared::{Found, Named, Undeclared, look_at};
+use crate::delta::PipelineTxns;
 use crate::env::Env;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::source::chunk::TopicIdentity;
-use crate::state::{
-    CommitPermit, Epoch, Manifest, ManifestId, ManifestStore, SinkRecord, Standing, TableCommit, TablePlace,
-};
+use crate::state::{CommitPermit, Epoch, Manifest, ManifestStore, SinkRecord, Standing, TableCommit, TablePlace};
 
 /// The findings of a start.
 pub struct Survey {
     pub facts: Facts,
     /// Of the newest epoch that any sink holds.
     pub manifest: Option<(Manifest, CommitPermit)>,
-    /// `txn` actions of the pipeline, in the order of [`Sinks::tables`].
+    /// `txn` actions of the pipeline, in the order of [`Sinks::tables`], then of `undeclared`.
     pub transactions: Vec<BTreeMap<String, i64>>,
-    /// Tables that took part in the newest epoch and that the SQL no longer names. Their facts come last.
+    /// Tables that recent manifests name and that the SQL no longer names. Their facts come last.
     pub undeclared: Vec<TableSink>,
     /// Files that the manifest names and that do not exist, with the table's name.
     pub missing: Vec<String>,
@@ -32,12 +29,6 @@ pub struct Survey {
     pub topics: BTreeMap<String, TopicIdentity>,
     /// `weir restore --epoch` needs the SQL: there are Kafka sinks, or tables outside of the warehouse.
     pub restore_needs_sql: bool,
-}
-
-/// A table and what its log shows.
-struct Looked {
-    past: PipelinePast,
-    location: String,
 }
 
 /// Asks everything that a pipeline's start depends on.
@@ -62,47 +53,119 @@ pub async fn survey(
     if let Some(producer) = &sinks.transaction {
         facts.sinks.push(kafka_fact(producer.committed_epoch().await?));
     }
-    let (mut transactions, mut looked) = (Vec::new(), Vec::new());
+    let mut looked = Vec::new();
     for sink in &sinks.tables {
-        let (found, past) = look(pipeline, &sink.table).await?;
-        facts.sinks.push(table_fact(&sink.name, &past));
-        transactions.push(found);
-        looked.push(Looked { past, location: sink.location.clone() });
+        let found = Looked::at(&sink.location, &sink.table, pipeline).await?;
+        if let Some(other) = PipelineTxns::confused_with(pipeline, &found.transactions) {
+            return Err(confused(pipeline, &other, &sink.name));
+        }
+        facts.sinks.push(found.fact(&sink.name));
+        looked.push(found);
     }
-    let after = newest(&facts.sinks);
-    let manifest = match after {
-        Some(after) => manifests.read(after.epoch, after.manifest).await?,
-        None => None,
-    };
+    let NewestEpoch { after, manifest, named, undeclared } =
+        find_newest(pipeline, sinks, manifests, env, (&facts.sinks, &looked, &listed)).await?;
     facts.manifest_exists = manifest.is_some();
-    if let Some(fact) = facts.sinks.first().filter(|fact| fact.kind == SinkKind::Kafka)
-        && fact.held == Held::Unknown
-    {
+    let forgot = |fact: &&SinkFact| fact.kind == SinkKind::Kafka && fact.held == Held::Unknown;
+    if facts.sinks.first().filter(forgot).is_some() {
         facts.next_is_in_kafka = is_in_kafka(manifests, &listed, after).await;
     }
     let mut survey = Survey {
         facts,
         manifest,
-        transactions,
+        transactions: looked.iter().map(|looked| looked.transactions.clone()).collect(),
         undeclared: Vec::new(),
         missing: Vec::new(),
-        topics: BTreeMap::new(),
+        topics: after.and_then(|after| told(&looked, &undeclared, after, "topics")).unwrap_or_default(),
         restore_needs_sql: sinks.restore_needs_sql(),
     };
-    if let Some(after) = after {
-        survey.topics = told(&looked, after, "topics").unwrap_or_default();
-        let records = records(&survey, &looked, after);
-        survey.assign_roles(sinks, &looked, records.as_deref());
-        survey.find_moved(sinks, records.as_deref().unwrap_or_default(), after);
-        survey.add_undeclared(pipeline, sinks, env, records.unwrap_or_default()).await?;
-        survey.look_for_files(sinks, after).await;
-    }
+    survey.assign_roles(sinks, &looked, (after, named.as_ref()));
+    survey.add_undeclared(pipeline, sinks, undeclared, (after, named.as_ref())).await?;
+    survey.look_for_files(sinks, after).await;
     Ok(survey)
+}
+
+/// The newest epoch that any sink holds.
+struct NewestEpoch {
+    after: Option<Standing>,
+    manifest: Option<(Manifest, CommitPermit)>,
+    /// The sinks that the manifest names, or else a table's commit; `None` where nothing says.
+    named: Option<Named>,
+    undeclared: Vec<Undeclared>,
+}
+
+/// Finds it in the declared sinks and in the tables that recent manifests name beside them.
+///
+/// Errors: its manifest, or a recent one while no sink holds an epoch, is damaged.
+async fn find_newest(
+    pipeline: &str,
+    sinks: &Sinks,
+    manifests: &ManifestStore,
+    env: &Env,
+    (declared, looked, listed): (&[SinkFact], &[Looked], &[Standing]),
+) -> Result<NewestEpoch> {
+    let (mut undeclared, mut damaged) = (Vec::new(), None);
+    for Standing { epoch, manifest } in recent(listed) {
+        match manifests.read(epoch, manifest).await {
+            Ok(Some((manifest, _))) => {
+                look_at(&mut undeclared, &Named::by(&manifest), pipeline, sinks, env).await;
+            }
+            Ok(None) => {}
+            Err(error) => damaged = Some(error),
+        }
+    }
+    loop {
+        let dropped: Vec<SinkFact> = undeclared.iter().filter_map(Undeclared::fact).collect();
+        let after = newest(declared.iter().chain(&dropped));
+        let (manifest, named) = read_newest(manifests, looked, &undeclared, after).await?;
+        // The newest epoch may name tables that hold a newer one.
+        let unknown = Named::default();
+        if look_at(&mut undeclared, named.as_ref().unwrap_or(&unknown), pipeline, sinks, env).await {
+            continue;
+        }
+        return match damaged.filter(|_| after.is_none()) {
+            Some(damaged) => Err(damaged),
+            None => Ok(NewestEpoch { after, manifest, named, undeclared }),
+        };
+    }
+}
+
+/// The manifest of the newest epoch, and the sinks that it, or else a table's commit, names; `None` where nothing says.
+async fn read_newest(
+    manifests: &ManifestStore,
+    looked: &[Looked],
+    undeclared: &[Undeclared],
+    after: Option<Standing>,
+) -> Result<(Option<(Manifest, CommitPermit)>, Option<Named>)> {
+    let Some(after) = after else { return Ok((None, None)) };
+    let manifest = manifests.read(after.epoch, after.manifest).await?;
+    let named = match &manifest {
+        Some((manifest, _)) => Some(Named::by(manifest)),
+        None => {
+            let records = told(looked, undeclared, after, "sinks");
+            records.map(|records| Named { records, by_older_version: false })
+        }
+    };
+    Ok((manifest, named))
+}
+
+/// The value of this name in the commit of `epoch`, from a table that has it.
+fn told<T: serde::de::DeserializeOwned>(
+    looked: &[Looked],
+    undeclared: &[Undeclared],
+    epoch: Standing,
+    name: &str,
+) -> Option<T> {
+    let dropped = undeclared.iter().filter_map(|table| match &table.found {
+        Found::Table(table) => Some(&table.0),
+        Found::Nothing | Found::Unknown(_) => None,
+    });
+    looked.iter().chain(dropped).find_map(|looked| looked.told(epoch, name))
 }
 
 impl Survey {
     /// Gives each declared sink its role by the newest epoch's manifest, or else by a table's commit.
-    fn assign_roles(&mut self, sinks: &Sinks, looked: &[Looked], records: Option<&[SinkRecord]>) {
+    fn assign_roles(&mut self, sinks: &Sinks, looked: &[Looked], (after, named): (Option<Standing>, Option<&Named>)) {
+        let Some(after) = after else { return };
         let mut tables = looked.iter();
         let manifest = self.manifest.as_ref().map(|(manifest, _)| manifest);
         for fact in &mut self.facts.sinks {
@@ -113,8 +176,8 @@ impl Survey {
                     None => continue,
                 },
             };
-            match (records, manifest) {
-                (Some(records), _) => {
+            match (named, manifest) {
+                (Some(Named { records, by_older_version: false }), _) => {
                     let record = records.iter().find(|record| match (&record.table, place) {
                         (Some(table), Some(location)) => table.is(location, sinks.home.path_of(location).as_deref()),
                         (None, None) => true,
@@ -124,7 +187,7 @@ impl Survey {
                     let known = record.and_then(|record| record.table.as_ref()).map_or(0, |table| table.version);
                     fact.log_is_behind = known > version;
                 }
-                (None, Some(manifest)) => {
+                (_, Some(manifest)) => {
                     let commit = place.and_then(|location| unrecorded_commit(manifest, &fact.sink, location));
                     fact.role = match commit {
                         Some(_) => Role::TakesPart(Before::NotRecorded),
@@ -133,13 +196,14 @@ impl Survey {
                     let read = commit.and_then(|commit| commit.upsert.as_ref()).map_or(0, |upsert| upsert.read_version);
                     fact.log_is_behind = read > version;
                 }
-                (None, None) => fact.role = Role::NotRecorded,
+                (_, None) => fact.role = Role::NotRecorded,
             }
         }
+        self.find_moved(sinks, named, after);
     }
 
     /// A table that joins may be one that the SQL names by another LOCATION now. Then it holds what that one should.
-    fn find_moved(&mut self, sinks: &Sinks, records: &[SinkRecord], after: Standing) {
+    fn find_moved(&mut self, sinks: &Sinks, named: Option<&Named>, after: Standing) {
         let home = &sinks.home;
         let is_left = |record: &&SinkRecord| {
             let declared = |place: &TablePlace, sink: &TableSink| {
@@ -148,6 +212,7 @@ impl Survey {
             record.table.as_ref().is_some_and(|place| !sinks.tables.iter().any(|sink| declared(place, sink)))
         };
         let holds = |record: &SinkRecord| if record.takes_part { Some(after) } else { record.before };
+        let records = named.filter(|named| !named.by_older_version).map_or([].as_slice(), |named| &named.records);
         let left: Vec<Standing> = records.iter().filter(is_left).filter_map(holds).collect();
         for fact in &mut self.facts.sinks {
             if let (Role::Joins { moved }, Held::UpTo(held)) = (&mut fact.role, fact.held) {
@@ -156,48 +221,62 @@ impl Survey {
         }
     }
 
-    /// Tables that take part in the newest epoch and that an edit of the SQL has dropped since: they are owed it all the same.
+    /// Tables that an edit of the SQL has dropped. They are owed the newest epoch all the same if they take part in it.
+    ///
+    /// Errors: one that cannot be looked at, though it matters what it holds.
     async fn add_undeclared(
         &mut self,
         pipeline: &str,
         sinks: &Sinks,
-        env: &Env,
-        records: Vec<SinkRecord>,
+        tables: Vec<Undeclared>,
+        (after, named): (Option<Standing>, Option<&Named>),
     ) -> Result<()> {
-        let mut records = records;
-        let unrecorded_manifest = self.manifest.as_ref().filter(|(manifest, _)| manifest.sinks.is_none());
-        let is_unrecorded = unrecorded_manifest.is_some();
-        if let Some((manifest, _)) = unrecorded_manifest {
-            records = manifest.tables.iter().map(unrecorded).collect();
-        }
-        let home = &sinks.home;
-        for record in records.iter().filter(|record| record.takes_part) {
-            let Some(place) = &record.table else { continue };
-            let is_declared = |sink: &TableSink| {
-                place.is(&sink.location, home.path_of(&sink.location).as_deref())
-                    || (is_unrecorded && sink.name == record.name)
+        let unknown = Named::default();
+        let records = named.unwrap_or(&unknown);
+        for dropped in &tables {
+            let Found::Table(table) = &dropped.found else { continue };
+            let (looked, table) = &**table;
+            let part = records.part_of(dropped, sinks);
+            let before = |record: &SinkRecord| match records.by_older_version {
+                true => Before::NotRecorded,
+                false => Before::Known(record.before),
             };
-            if sinks.tables.iter().any(is_declared) {
-                continue;
-            }
-            let location = home.location_of(place);
-            let store = TableStore::open(&location, &home.storage, env)?;
-            if !store.is_table().await? {
-                tracing::warn!(pipeline, table = record.name, location, "a table that the SQL no longer names is gone");
-                if !self.is_known_complete(&record.name, &records) && !self.has_moved(&record.name, sinks).await {
-                    self.facts.vanished.push(format!("{} at {location}", record.name));
+            let known = part.and_then(|record| record.table.as_ref()).map_or(0, |place| place.version);
+            let role = match part {
+                Some(record) => Role::TakesPart(before(record)),
+                None if after.is_some() && named.is_none() => Role::NotRecorded,
+                None => Role::Left,
+            };
+            let log_is_behind = known > looked.past.version;
+            self.facts.sinks.push(SinkFact { role, log_is_behind, ..looked.fact(&dropped.shown()) });
+            self.transactions.push(looked.transactions.clone());
+            self.undeclared.push(dropped.sink(table));
+        }
+        // The newest epoch may be in a table that cannot be looked at.
+        let open = after.map(|after| after.epoch) < self.facts.newest_manifest;
+        for dropped in tables {
+            let part = records.part_of(&dropped, sinks);
+            let (table, location) = (&dropped.name, &dropped.location);
+            let matters = match part {
+                Some(record) => !self.is_known_complete(record, records, sinks) && !self.has_moved(table, sinks).await,
+                None => false,
+            };
+            match dropped.found {
+                Found::Table(_) => continue,
+                Found::Unknown(error) if (matters || open) && !(self.facts.may_lack && after.is_some()) => {
+                    return Err(unseen(error, table, after));
                 }
-                continue;
+                Found::Unknown(error) => {
+                    tracing::warn!(pipeline, table, location, %error, "a table that the SQL no longer names cannot be read");
+                }
+                Found::Nothing if part.is_some() => {
+                    tracing::warn!(pipeline, table, location, "a table that the SQL no longer names is gone");
+                }
+                Found::Nothing => {}
             }
-            let table = Table::open(store).await?;
-            let (_, past) = look(pipeline, &table).await?;
-            let before = if is_unrecorded { Before::NotRecorded } else { Before::Known(record.before) };
-            // The SQL may name another table like it.
-            let name = format!("{} at {location}", record.name);
-            let mut fact = table_fact(&name, &past);
-            (fact.role, fact.log_is_behind) = (Role::TakesPart(before), place.version > past.version);
-            self.facts.sinks.push(fact);
-            self.undeclared.push(TableSink { name, location, table, options: WriterOptions::default(), upsert: None });
+            if matters {
+                self.facts.vanished.push(format!("{table} at {location}"));
+            }
         }
         Ok(())
     }
@@ -218,19 +297,22 @@ impl Survey {
     }
 
     /// Tables commit in the order of the records: one that holds the newest epoch shows that those before it have it.
-    fn is_known_complete(&self, name: &str, records: &[SinkRecord]) -> bool {
+    fn is_known_complete(&self, record: &SinkRecord, named: &Named, sinks: &Sinks) -> bool {
         let Some(after) = newest(&self.facts.sinks) else { return false };
-        let later = records.iter().skip_while(|record| record.name != name).skip(1);
-        let has = |record: &SinkRecord| {
-            let named = |fact: &&SinkFact| fact.sink == record.name && !matches!(fact.role, Role::Joins { .. });
-            self.facts.sinks.iter().find(named).is_some_and(|fact| fact.held == Held::UpTo(after))
+        let facts = self.facts.sinks.iter().filter(|fact| fact.kind == SinkKind::Table);
+        let tables = facts.zip(sinks.tables.iter().chain(&self.undeclared));
+        let holders: Vec<&str> =
+            tables.filter(|(fact, _)| fact.held == Held::UpTo(after)).map(|(_, sink)| sink.location.as_str()).collect();
+        let has = |place: &TablePlace| {
+            holders.iter().any(|location| place.is(location, sinks.home.path_of(location).as_deref()))
         };
-        later.filter(|record| record.takes_part && record.table.is_some()).any(has)
+        let later = named.records.iter().skip_while(|other| *other != record).skip(1);
+        later.filter(|other| other.takes_part).any(|other| other.table.as_ref().is_some_and(has))
     }
 
     /// Looks for the files that tables lack which lack the newest epoch.
-    async fn look_for_files(&mut self, sinks: &Sinks, after: Standing) {
-        let Some((manifest, _)) = &self.manifest else { return };
+    async fn look_for_files(&mut self, sinks: &Sinks, after: Option<Standing>) {
+        let (Some((manifest, _)), Some(after)) = (&self.manifest, after) else { return };
         let tables = self.facts.sinks.iter_mut().filter(|fact| fact.kind == SinkKind::Table);
         for (fact, sink) in tables.zip(sinks.tables.iter().chain(&self.undeclared)) {
             if fact.held == Held::UpTo(after) {
@@ -266,72 +348,31 @@ fn unrecorded_commit<'a>(manifest: &'a Manifest, name: &str, location: &str) -> 
     tables.clone().find(|table| table.location == location).or_else(|| tables.find(|table| table.name == name))
 }
 
-async fn look(pipeline: &str, table: &Table) -> Result<(BTreeMap<String, i64>, PipelinePast)> {
-    let found = table.transactions("weir").await?;
-    let past = table.past(pipeline, &found).await?;
-    Ok((found, past))
-}
-
-fn kafka_fact(committed: Option<(u64, i64)>) -> SinkFact {
-    let held = match committed {
-        None => Held::Unknown,
-        Some((0, _)) => Held::Nothing,
-        Some((epoch, manifest)) => Held::UpTo(Standing { epoch: Epoch(epoch), manifest: ManifestId(manifest) }),
-    };
-    SinkFact { kind: SinkKind::Kafka, ..fact(KAFKA, held, None) }
-}
-
-fn table_fact(name: &str, past: &PipelinePast) -> SinkFact {
-    let held = match past.contents {
-        Contents::Unknown => Held::Unknown,
-        Contents::UpTo(epoch) => epoch.and_then(standing).map_or(Held::Nothing, Held::UpTo),
-    };
-    fact(name, held, past.recorded.and_then(standing))
-}
-
-fn fact(name: &str, held: Held, recorded: Option<Standing>) -> SinkFact {
-    SinkFact {
-        sink: name.to_owned(),
-        kind: SinkKind::Table,
-        held,
-        recorded,
-        role: Role::Joins { moved: false },
-        files_exist: true,
-        log_is_behind: false,
-    }
-}
-
-/// Epoch 0 says that a table was taken back to before its first epoch. An epoch without a manifest names none that exists.
-fn standing((epoch, manifest): LoggedEpoch) -> Option<Standing> {
-    let epoch = u64::try_from(epoch).ok().filter(|epoch| *epoch > 0)?;
-    Some(Standing { epoch: Epoch(epoch), manifest: ManifestId(manifest.unwrap_or(-1)) })
-}
-
-/// The records of all sinks: in the manifest, or in the commit of a table that has the epoch.
-fn records(survey: &Survey, looked: &[Looked], after: Standing) -> Option<Vec<SinkRecord>> {
-    if let Some((manifest, _)) = &survey.manifest {
-        return manifest.sinks.clone();
-    }
-    told(looked, after, "sinks")
-}
-
-/// Reads the value of this name from the commit of a table that has the epoch.
-fn told<T: DeserializeOwned>(looked: &[Looked], after: Standing, name: &str) -> Option<T> {
-    let holds = |looked: &&Looked| matches!(looked.past.contents, Contents::UpTo(Some(epoch)) if standing(epoch) == Some(after));
-    let info = looked.iter().find(holds)?.past.info.as_ref()?;
-    serde_json::from_value(info["weir"][name].clone()).ok()
-}
-
 fn role(record: &SinkRecord) -> Role {
     let before = Before::Known(record.before);
     if record.takes_part { Role::TakesPart(before) } else { Role::Aside(before) }
 }
 
-/// A table in a manifest of an older version.
-fn unrecorded(commit: &TableCommit) -> SinkRecord {
-    let version = commit.upsert.as_ref().map_or(0, |upsert| upsert.read_version);
-    let place = TablePlace { location: commit.location.clone(), path: None, version };
-    SinkRecord { name: commit.name.clone(), table: Some(place), before: None, takes_part: true }
+/// Two pipelines whose records in one table cannot be told apart.
+fn confused(pipeline: &str, other: &str, table: &str) -> Error {
+    Error::config(format!("pipeline `{pipeline}` cannot write table `{table}`: pipeline `{other}` does"))
+        .with_detail("A table records the manifests of the one and the epochs of the other under one id.")
+        .with_hint("Give the pipeline another name, or a table of its own.")
+}
+
+/// A table that the SQL no longer names cannot be looked at, and it matters what it holds.
+fn unseen(error: Error, table: &str, after: Option<Standing>) -> Error {
+    let rebuild = match after {
+        Some(Standing { epoch, .. }) => {
+            format!(
+                " `weir run --allow-rebuild` gives it up and continues after epoch {epoch}, the newest of the others."
+            )
+        }
+        None => String::new(),
+    };
+    error.with_hint(format!(
+        "The SQL no longer names table `{table}`, but the newest epoch of the pipeline may be in it, or pending for it. Make it readable once more.{rebuild}"
+    ))
 }
 
 /// True if Kafka may hold the epoch after `after`: one of its manifests says that Kafka takes part, or does not say.

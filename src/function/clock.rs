@@ -1,7 +1,7 @@
 //! `now()` for plans that are made once and run often.
 //!
 //! DataFusion folds `now()` into a constant when it plans, which would freeze the clock of a stream at its first
-//! micro-batch. [`EpochClock`] replaces `now`, `current_timestamp` and `current_date` by functions that answer with the
+//! micro-batch. [`EpochClock`] replaces `now`, `current_timestamp`, `current_date` and `current_time` by functions that answer with the
 //! time at which the running epoch began, so that all rows of an epoch see one time and a manifest can record it.
 
 use std::sync::Arc;
@@ -34,7 +34,8 @@ impl EpochClock {
         let timestamp = DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()));
         let now = Now::new("now", timestamp, vec!["current_timestamp".to_owned()], self.clone());
         let today = Now::new("current_date", DataType::Date32, vec!["today".to_owned()], self.clone());
-        vec![ScalarUDF::from(now), ScalarUDF::from(today)]
+        let time = Now::new("current_time", DataType::Time64(TimeUnit::Nanosecond), Vec::new(), self.clone());
+        vec![ScalarUDF::from(now), ScalarUDF::from(today), ScalarUDF::from(time)]
     }
 }
 
@@ -137,6 +138,7 @@ impl ScalarUDFImpl for Now {
         let micros = self.clock.micros.load(Ordering::Relaxed);
         Ok(ColumnarValue::Scalar(match self.returns {
             DataType::Date32 => ScalarValue::Date32(Some(micros.div_euclid(DAY_MICROS) as i32)),
+            DataType::Time64(_) => ScalarValue::Time64Nanosecond(Some(micros.rem_euclid(DAY_MICROS) * 1000)),
             _ => ScalarValue::TimestampMicrosecond(Some(micros), Some("UTC".into())),
         }))
     }

@@ -4,6 +4,7 @@
 //! - A DECIMAL beside a DOUBLE becomes a DOUBLE, in comparisons too.
 //! - Intervals are compared by their length, a month having 30 days and a day 24 hours. Arrow compares months, then days, then the rest.
 //! - `ts AT TIME ZONE 'zone'` has microseconds, as every TIMESTAMP; so has what is compared with one.
+//! - What `replaced` lists.
 //! - Constants that overflow are an error, before they are folded.
 //!
 //! The types of expressions change by this, so it is done right after planning, before anything looks at a schema.
@@ -20,6 +21,8 @@ use datafusion::logical_expr::{Expr, ExprSchemable, Operator};
 
 use super::beside::{moved, times_alike};
 use super::interval::interval_length;
+use super::replaced;
+use crate::arithmetic::checked_constant;
 
 /// Functions whose arguments are of one type, from the given one on.
 const ALIKE: [(&str, usize); 7] =
@@ -34,9 +37,14 @@ pub fn as_meant(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
 
 fn node(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
     match expr {
+        Expr::BinaryExpr(BinaryExpr { left, op: Operator::BitwiseXor, right }) => {
+            Ok(match replaced::xor(&left, &right, schema) {
+                Some(replaced) => Transformed::yes(replaced),
+                None => Transformed::no(Expr::BinaryExpr(BinaryExpr { left, op: Operator::BitwiseXor, right })),
+            })
+        }
         Expr::BinaryExpr(BinaryExpr { mut left, op, mut right }) => {
             let changed = if is_comparison(op) || is_arithmetic(op) {
-                constant_fits(&left, op, &right)?;
                 let compares = is_comparison(op);
                 alike(&mut [&mut *left, &mut *right], schema)?
                     | moved(&mut left, op, &mut right, schema)
@@ -45,7 +53,15 @@ fn node(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
             } else {
                 false
             };
-            Ok(transformed(Expr::BinaryExpr(BinaryExpr { left, op, right }), changed))
+            let expr = Expr::BinaryExpr(BinaryExpr { left, op, right });
+            let checked = checked_constant(&expr)?;
+            let changed = changed || checked.is_some();
+            Ok(transformed(checked.unwrap_or(expr), changed))
+        }
+        Expr::Negative(_) => {
+            let checked = checked_constant(&expr)?;
+            let changed = checked.is_some();
+            Ok(transformed(checked.unwrap_or(expr), changed))
         }
         Expr::Between(Between { mut expr, negated, mut low, mut high }) => {
             let group = &mut [&mut *expr, &mut *low, &mut *high];
@@ -56,19 +72,29 @@ fn node(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
             let mut group: Vec<&mut Expr> = std::iter::once(&mut *expr).chain(&mut list).collect();
             let changed =
                 alike(&mut group, schema)? | times_alike(&mut group, true, schema) | lengths(&mut group, schema)?;
-            Ok(transformed(Expr::InList(InList { expr, list, negated }), changed))
+            let list = InList { expr, list, negated };
+            Ok(match replaced::in_list(&list, schema) {
+                Some(replaced) => Transformed::yes(replaced),
+                None => transformed(Expr::InList(list), changed),
+            })
         }
         Expr::Case(case) => of_case(case, schema),
         Expr::ScalarFunction(mut call) => {
             let Some((_, first)) = ALIKE.iter().find(|(name, _)| *name == call.name()) else {
-                return Ok(Transformed::no(Expr::ScalarFunction(call)));
+                return Ok(match replaced::call(&call, schema)? {
+                    Some(replaced) => Transformed::yes(replaced),
+                    None => Transformed::no(Expr::ScalarFunction(call)),
+                });
             };
             if call.name() != "coalesce" && call.args.iter().any(|arg| is_interval(arg, schema)) {
                 return no_length(call.name());
             }
             let mut group: Vec<&mut Expr> = call.args.iter_mut().skip(*first).collect();
             let changed = alike(&mut group, schema)? | times_alike(&mut group, false, schema);
-            Ok(transformed(Expr::ScalarFunction(call), changed))
+            Ok(match replaced::call(&call, schema)? {
+                Some(replaced) => Transformed::yes(replaced),
+                None => transformed(Expr::ScalarFunction(call), changed),
+            })
         }
         Expr::AggregateFunction(call) if matches!(call.func.name(), "min" | "max") => {
             match call.params.args.iter().any(|arg| is_interval(arg, schema)) {
@@ -118,6 +144,7 @@ fn of_case(mut case: Case, schema: &DFSchema) -> Result<Transformed<Expr>> {
         group.extend(case.when_then_expr.iter_mut().map(|(when, _)| when.as_mut()));
         changed |= alike(&mut group, schema)? | times_alike(&mut group, true, schema) | lengths(&mut group, schema)?;
     }
+    changed |= replaced::one_zero_in_case(&mut case, schema);
     let mut results: Vec<&mut Expr> = case.when_then_expr.iter_mut().map(|(_, then)| then.as_mut()).collect();
     results.extend(case.else_expr.as_deref_mut());
     changed |= alike(&mut results, schema)? | times_alike(&mut results, false, schema);
@@ -192,23 +219,38 @@ fn decimal(expr: &Expr) -> Option<Expr> {
             let (left, right) = (exact_left.or_else(|| whole(left))?, exact_right.or_else(|| whole(right))?);
             Some(Expr::BinaryExpr(BinaryExpr::new(Box::new(left), *op, Box::new(right))))
         }
+        Expr::Case(case) => {
+            let mut case = case.clone();
+            let mut results: Vec<&mut Expr> = case.when_then_expr.iter_mut().map(|(_, then)| then.as_mut()).collect();
+            results.extend(case.else_expr.as_deref_mut());
+            all_decimal(&mut results).then_some(Expr::Case(case))
+        }
+        Expr::ScalarFunction(call) => {
+            let (_, first) = ALIKE.iter().find(|(name, _)| *name == call.name())?;
+            let mut call = call.clone();
+            all_decimal(&mut call.args.iter_mut().skip(*first).collect::<Vec<_>>())
+                .then_some(Expr::ScalarFunction(call))
+        }
         _ => None,
     }
 }
 
-/// Errors: whole numbers whose sum, difference or product is no BIGINT. DataFusion would fold them to another number.
-fn constant_fits(left: &Expr, op: Operator, right: &Expr) -> Result<()> {
-    let (Expr::Literal(ScalarValue::Int64(Some(a)), _), Expr::Literal(ScalarValue::Int64(Some(b)), _)) = (left, right)
-    else {
-        return Ok(());
-    };
-    let fits = match op {
-        Operator::Plus => a.checked_add(*b).is_some(),
-        Operator::Minus => a.checked_sub(*b).is_some(),
-        Operator::Multiply => a.checked_mul(*b).is_some(),
-        _ => true,
-    };
-    if fits { Ok(()) } else { plan_err!("`{a} {op} {b}` is out of the range of BIGINT") }
+/// Makes constants DECIMALs; true when all are constants and at least one has a point.
+fn all_decimal(group: &mut [&mut Expr]) -> bool {
+    let mut any = false;
+    for expr in group {
+        match decimal(expr) {
+            Some(exact) => (**expr, any) = (exact, true),
+            None if matches!(expr, Expr::Literal(value, _) if value.is_null() || value.data_type().is_integer()) => {}
+            None => return false,
+        }
+    }
+    any
+}
+
+/// Makes the numbers of one column alike, of a UNION's inputs or of VALUES, as [`as_meant`] does those of a CASE; true when it changed one.
+pub fn column_as_meant(group: &mut [&mut Expr], schema: &DFSchema) -> Result<bool> {
+    alike(group, schema)
 }
 
 fn is_interval(expr: &Expr, schema: &DFSchema) -> bool {

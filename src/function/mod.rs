@@ -6,16 +6,19 @@
 use datafusion::logical_expr::ScalarUDF;
 
 mod beside;
-mod checked;
 mod clock;
 mod correlation;
 mod date_bin;
 mod date_trunc;
 mod exact;
+mod extreme;
 mod first;
 mod interval;
 mod marks;
+mod nvl;
 mod recompute;
+mod replaced;
+mod round;
 mod sql;
 mod stand_in;
 mod sum;
@@ -23,16 +26,18 @@ mod to_char;
 mod to_timestamp;
 mod window;
 
-pub use checked::checked;
 pub use clock::{EpochClock, query_now};
 pub use correlation::stable_correlation;
-pub use exact::{as_meant, sorted_as_meant};
+pub use exact::{as_meant, column_as_meant, sorted_as_meant};
+pub use extreme::extremes;
 pub use first::{FIRST_WITHIN, first_within};
 pub use marks::mark_functions;
+pub use nvl::null_functions;
 pub use recompute::aggregates_over_frames;
+pub use round::rounding_to_places;
 pub use sql::sql_function;
 pub use stand_in::stand_in;
-pub use sum::{SUM_OVERFLOWS, checked_sum};
+pub use sum::checked_sum;
 pub use window::{HOP_STARTS, SHIFT, TUMBLE_START, window_functions};
 
 /// Functions of dates and times in the place of DataFusion's: in microseconds, as all of weir's timestamps are.

@@ -1,12 +1,13 @@
 //! Aggregates over frames that move, in batch: those of DataFusion that cannot take values back are computed again for every row.
+//! Sums of doubles can, but for NaN and the infinities: while a frame holds one, they are computed again, too.
 //!
 //! Pipelines have rolling forms of their own; this makes queries, VERIFY and training take the same SQL.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef};
-use arrow::datatypes::{DataType, FieldRef, SchemaRef};
+use arrow::array::{Array, ArrayRef, AsArray};
+use arrow::datatypes::{DataType, FieldRef, Float64Type, SchemaRef};
 use datafusion::common::{Result, ScalarValue, exec_err};
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::expr::{AggregateFunctionParams, WindowFunctionParams};
@@ -18,8 +19,8 @@ use datafusion::logical_expr::{
 };
 use datafusion::physical_expr::{PhysicalExpr, PhysicalSortExpr};
 
-/// Those that have no sliding form for some types of argument.
-const NAMES: [&str; 21] = [
+/// Those that have no sliding form for some types of argument, or some values.
+const NAMES: [&str; 27] = [
     "bool_and",
     "bool_or",
     "bit_and",
@@ -41,6 +42,12 @@ const NAMES: [&str; 21] = [
     "regr_avgx",
     "regr_avgy",
     "regr_count",
+    "sum",
+    "avg",
+    "var",
+    "var_pop",
+    "stddev",
+    "stddev_pop",
 ];
 
 /// The aggregates of a session that need it, with a form for every frame.
@@ -130,10 +137,12 @@ impl AggregateUDFImpl for OverFrames {
             expr_fields: args.expr_fields.to_vec(),
         };
         let sliding = self.inner.create_sliding_accumulator(args)?;
-        if sliding.supports_retract_batch() {
-            return Ok(sliding);
+        let frame = Recompute { remade, held: VecDeque::new(), gone: 0 };
+        match (sliding.supports_retract_batch(), frame.remade.return_field.data_type().is_floating()) {
+            (false, _) => Ok(Box::new(frame)),
+            (true, true) => Ok(Box::new(Finite { sliding, frame, wild: 0 })),
+            (true, false) => Ok(sliding),
         }
-        Ok(Box::new(Recompute { remade, held: VecDeque::new(), gone: 0 }))
     }
 
     fn with_beneficial_ordering(
@@ -206,7 +215,15 @@ struct Remade {
 
 impl Remade {
     fn accumulator(&self) -> Result<Box<dyn Accumulator>> {
-        self.function.accumulator(AccumulatorArgs {
+        self.function.accumulator(self.args())
+    }
+
+    fn sliding(&self) -> Result<Box<dyn Accumulator>> {
+        self.function.create_sliding_accumulator(self.args())
+    }
+
+    fn args(&self) -> AccumulatorArgs<'_> {
+        AccumulatorArgs {
             return_field: Arc::clone(&self.return_field),
             schema: &self.schema,
             ignore_nulls: self.ignore_nulls,
@@ -216,7 +233,7 @@ impl Remade {
             is_distinct: self.is_distinct,
             exprs: &self.exprs,
             expr_fields: &self.expr_fields,
-        })
+        }
     }
 }
 
@@ -227,6 +244,21 @@ struct Recompute {
     /// As they came; of the first, `gone` rows have left the frame.
     held: VecDeque<Vec<ArrayRef>>,
     gone: usize,
+}
+
+impl Recompute {
+    /// Gives the frame's values to an accumulator.
+    fn feed(&self, accumulator: &mut dyn Accumulator) -> Result<()> {
+        for (place, values) in self.held.iter().enumerate() {
+            if place > 0 || self.gone == 0 {
+                accumulator.update_batch(values)?;
+                continue;
+            }
+            let rest: Vec<_> = values.iter().map(|values| values.slice(self.gone, values.len() - self.gone)).collect();
+            accumulator.update_batch(&rest)?;
+        }
+        Ok(())
+    }
 }
 
 impl Accumulator for Recompute {
@@ -254,14 +286,7 @@ impl Accumulator for Recompute {
 
     fn evaluate(&mut self) -> Result<ScalarValue> {
         let mut accumulator = self.remade.accumulator()?;
-        for (place, values) in self.held.iter().enumerate() {
-            if place > 0 || self.gone == 0 {
-                accumulator.update_batch(values)?;
-                continue;
-            }
-            let rest: Vec<_> = values.iter().map(|values| values.slice(self.gone, values.len() - self.gone)).collect();
-            accumulator.update_batch(&rest)?;
-        }
+        self.feed(accumulator.as_mut())?;
         accumulator.evaluate()
     }
 
@@ -276,4 +301,64 @@ impl Accumulator for Recompute {
     fn merge_batch(&mut self, _states: &[ArrayRef]) -> Result<()> {
         exec_err!("`{}` over a moving frame has no partial state", self.remade.name)
     }
+}
+
+/// A form that takes values back, of a frame without NaN and infinities: what these leave in a sum cannot be taken out of it.
+#[derive(Debug)]
+struct Finite {
+    /// Of the frame's values, while there is no wild one among them.
+    sliding: Box<dyn Accumulator>,
+    frame: Recompute,
+    /// How many values of the frame are NaN or infinite.
+    wild: usize,
+}
+
+impl Accumulator for Finite {
+    fn update_batch(&mut self, values: &[ArrayRef]) -> Result<()> {
+        self.frame.update_batch(values)?;
+        self.wild += wild(values);
+        if self.wild == 0 { self.sliding.update_batch(values) } else { Ok(()) }
+    }
+
+    fn retract_batch(&mut self, values: &[ArrayRef]) -> Result<()> {
+        self.frame.retract_batch(values)?;
+        if self.wild == 0 {
+            return self.sliding.retract_batch(values);
+        }
+        self.wild = self.wild.saturating_sub(wild(values));
+        if self.wild == 0 {
+            self.sliding = self.frame.remade.sliding()?;
+            self.frame.feed(self.sliding.as_mut())?;
+        }
+        Ok(())
+    }
+
+    fn supports_retract_batch(&self) -> bool {
+        true
+    }
+
+    fn evaluate(&mut self) -> Result<ScalarValue> {
+        if self.wild == 0 { self.sliding.evaluate() } else { self.frame.evaluate() }
+    }
+
+    fn size(&self) -> usize {
+        self.sliding.size() + self.frame.size()
+    }
+
+    fn state(&mut self) -> Result<Vec<ScalarValue>> {
+        self.frame.state()
+    }
+
+    fn merge_batch(&mut self, states: &[ArrayRef]) -> Result<()> {
+        self.frame.merge_batch(states)
+    }
+}
+
+/// How many of the values are NaN or infinite.
+fn wild(values: &[ArrayRef]) -> usize {
+    let of = |values: &ArrayRef| match values.as_primitive_opt::<Float64Type>() {
+        Some(values) => values.iter().flatten().filter(|value| !value.is_finite()).count(),
+        None => 0,
+    };
+    values.iter().map(of).sum()
 }

@@ -19,6 +19,7 @@ use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::sql::sqlparser::ast::ExprWithAlias as SQLExprWithAlias;
 
 use super::as_meant;
+use crate::arithmetic::checked_constants;
 use crate::catalog::FunctionDef;
 
 /// Binds a SQL function's body with the functions that `state` knows. Errors: DataFusion's planning errors of the body,
@@ -79,7 +80,8 @@ impl ScalarUDFImpl for SqlFunction {
             },
             _ => Ok(Transformed::no(node)),
         })?;
-        Ok(ExprSimplifyResult::Simplified(inlined.data))
+        // What an argument has made constant is folded next.
+        Ok(ExprSimplifyResult::Simplified(checked_constants(inlined.data)?))
     }
 
     fn invoke_with_args(&self, _args: ScalarFunctionArgs) -> Result<ColumnarValue> {

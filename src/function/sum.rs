@@ -1,10 +1,13 @@
-//! `sum` of whole numbers that fails where the sum is no BIGINT; DataFusion's wraps. Everything else is DataFusion's.
+//! `sum` of whole numbers and DECIMALs that never wraps, as DataFusion's does. Everything else is DataFusion's.
+//!
+//! A sum that does not fit is [`NO_BIGINT`] or [`NO_DECIMAL`], in states and results, and stays one that does not fit. The plan above
+//! the aggregate makes an error of it ([`crate::evaluate::in_range`]).
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array};
-use arrow::datatypes::{DataType, FieldRef, Int64Type};
-use datafusion::common::{ScalarValue, exec_err};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Decimal128Array, Int64Array};
+use arrow::datatypes::{DECIMAL128_MAX_PRECISION, DataType, Decimal128Type, FieldRef, Int64Type};
+use datafusion::common::ScalarValue;
 use datafusion::error::Result;
 use datafusion::functions_aggregate::sum::Sum;
 use datafusion::logical_expr::expr::AggregateFunction;
@@ -15,8 +18,7 @@ use datafusion::logical_expr::{
     ReversedUDAF, SetMonotonicity, Signature,
 };
 
-/// The error for a sum that does not fit.
-pub const SUM_OVERFLOWS: &str = "a sum is out of the range of BIGINT: cast what is summed to DECIMAL(38, 0)";
+use crate::evaluate::{NO_BIGINT, NO_DECIMAL, plus};
 
 /// The function.
 pub fn checked_sum() -> AggregateUDF {
@@ -28,8 +30,74 @@ struct CheckedSum {
     inner: Sum,
 }
 
-fn is_whole(args: &AccumulatorArgs<'_>) -> bool {
-    *args.return_field.data_type() == DataType::Int64
+/// What is summed, of the types whose sums may not fit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Whole,
+    /// 38 digits, so many of them behind the point.
+    Decimal(i8),
+}
+
+impl Kind {
+    fn of(args: &AccumulatorArgs<'_>) -> Option<Self> {
+        match args.return_field.data_type() {
+            DataType::Int64 => Some(Self::Whole),
+            DataType::Decimal128(DECIMAL128_MAX_PRECISION, scale) => Some(Self::Decimal(*scale)),
+            _ => None,
+        }
+    }
+
+    /// Calls `each` with every number and its place.
+    fn for_each(self, values: &ArrayRef, mut each: impl FnMut(usize, i128)) {
+        match self {
+            Self::Whole => {
+                let values = values.as_primitive::<Int64Type>();
+                match values.null_count() {
+                    0 => values.values().iter().enumerate().for_each(|(row, value)| each(row, i128::from(*value))),
+                    _ => values
+                        .iter()
+                        .enumerate()
+                        .for_each(|(row, value)| value.into_iter().for_each(|value| each(row, value.into()))),
+                }
+            }
+            Self::Decimal(_) => {
+                let values = values.as_primitive::<Decimal128Type>();
+                for (row, value) in values.iter().enumerate() {
+                    value.into_iter().for_each(|value| each(row, value));
+                }
+            }
+        }
+    }
+
+    /// A sum out of a state.
+    fn kept(self, sum: i128) -> i128 {
+        if self == Self::Whole && sum == i128::from(NO_BIGINT) { NO_DECIMAL } else { sum }
+    }
+
+    /// The sum as states and results have it.
+    fn keep(self, sum: i128) -> i128 {
+        match self {
+            Self::Whole => i64::try_from(sum).unwrap_or(NO_BIGINT).into(),
+            Self::Decimal(_) => sum,
+        }
+    }
+
+    fn scalar(self, sum: Option<i128>) -> ScalarValue {
+        match self {
+            Self::Whole => ScalarValue::Int64(sum.map(|sum| sum as i64)),
+            Self::Decimal(scale) => ScalarValue::Decimal128(sum, DECIMAL128_MAX_PRECISION, scale),
+        }
+    }
+
+    fn array(self, sums: impl Iterator<Item = Option<i128>>) -> ArrayRef {
+        match self {
+            Self::Whole => Arc::new(sums.map(|sum| sum.map(|sum| sum as i64)).collect::<Int64Array>()),
+            Self::Decimal(scale) => {
+                let kind = DataType::Decimal128(DECIMAL128_MAX_PRECISION, scale);
+                Arc::new(sums.collect::<Decimal128Array>().with_data_type(kind))
+            }
+        }
+    }
 }
 
 impl AggregateUDFImpl for CheckedSum {
@@ -46,10 +114,10 @@ impl AggregateUDFImpl for CheckedSum {
     }
 
     fn accumulator(&self, args: AccumulatorArgs<'_>) -> Result<Box<dyn Accumulator>> {
-        match (is_whole(&args), args.is_distinct) {
-            (true, false) => Ok(Box::new(WholeSum::default())),
-            (true, true) => Ok(Box::new(DistinctWholeSum { values: self.inner.accumulator(args)? })),
-            _ => self.inner.accumulator(args),
+        match (Kind::of(&args), args.is_distinct) {
+            (Some(kind), false) => Ok(Box::new(ExactSum::new(kind))),
+            (Some(kind), true) => Ok(Box::new(DistinctSum { kind, values: self.inner.accumulator(args)? })),
+            (None, _) => self.inner.accumulator(args),
         }
     }
 
@@ -62,13 +130,16 @@ impl AggregateUDFImpl for CheckedSum {
     }
 
     fn create_groups_accumulator(&self, args: AccumulatorArgs<'_>) -> Result<Box<dyn GroupsAccumulator>> {
-        if is_whole(&args) { Ok(Box::new(WholeSums::default())) } else { self.inner.create_groups_accumulator(args) }
+        match Kind::of(&args) {
+            Some(kind) => Ok(Box::new(ExactSums { kind, sums: Vec::new(), seen: Vec::new() })),
+            None => self.inner.create_groups_accumulator(args),
+        }
     }
 
     fn create_sliding_accumulator(&self, args: AccumulatorArgs<'_>) -> Result<Box<dyn Accumulator>> {
-        match is_whole(&args) && !args.is_distinct {
-            true => Ok(Box::new(WholeSum::default())),
-            false => self.inner.create_sliding_accumulator(args),
+        match Kind::of(&args).filter(|_| !args.is_distinct) {
+            Some(kind) => Ok(Box::new(ExactSum::new(kind))),
+            None => self.inner.create_sliding_accumulator(args),
         }
     }
 
@@ -100,38 +171,40 @@ impl AggregateUDFImpl for CheckedSum {
     }
 }
 
-fn fits(sum: i128) -> Result<i64> {
-    i64::try_from(sum).or_else(|_| exec_err!("{SUM_OVERFLOWS}"))
-}
-
 /// The sum of one group or frame.
-#[derive(Debug, Default)]
-struct WholeSum {
+#[derive(Debug)]
+struct ExactSum {
+    kind: Kind,
     sum: i128,
     count: u64,
 }
 
-fn total(values: &ArrayRef) -> (i128, u64) {
-    let values = values.as_primitive::<Int64Type>();
-    let sum = match values.null_count() {
-        0 => values.values().iter().map(|value| i128::from(*value)).sum(),
-        _ => values.iter().flatten().map(i128::from).sum(),
-    };
-    (sum, (values.len() - values.null_count()) as u64)
+impl ExactSum {
+    fn new(kind: Kind) -> Self {
+        Self { kind, sum: 0, count: 0 }
+    }
+
+    fn sum(&self) -> Option<i128> {
+        (self.count > 0).then_some(self.sum)
+    }
 }
 
-impl Accumulator for WholeSum {
+impl Accumulator for ExactSum {
     fn update_batch(&mut self, values: &[ArrayRef]) -> Result<()> {
-        let (sum, count) = total(&values[0]);
-        self.sum += sum;
-        self.count += count;
+        let Self { kind, sum, count } = self;
+        kind.for_each(&values[0], |_, value| {
+            *sum = plus(*sum, value);
+            *count += 1;
+        });
         Ok(())
     }
 
     fn retract_batch(&mut self, values: &[ArrayRef]) -> Result<()> {
-        let (sum, count) = total(&values[0]);
-        self.sum -= sum;
-        self.count -= count;
+        let Self { kind, sum, count } = self;
+        kind.for_each(&values[0], |_, value| {
+            *sum = plus(*sum, -value);
+            *count -= 1;
+        });
         Ok(())
     }
 
@@ -140,11 +213,16 @@ impl Accumulator for WholeSum {
     }
 
     fn merge_batch(&mut self, states: &[ArrayRef]) -> Result<()> {
-        self.update_batch(states)
+        let Self { kind, sum, count } = self;
+        kind.for_each(&states[0], |_, value| {
+            *sum = plus(*sum, kind.kept(value));
+            *count += 1;
+        });
+        Ok(())
     }
 
     fn evaluate(&mut self) -> Result<ScalarValue> {
-        Ok(ScalarValue::Int64(if self.count == 0 { None } else { Some(fits(self.sum)?) }))
+        Ok(self.kind.scalar(self.sum().map(|sum| self.kind.keep(sum))))
     }
 
     fn state(&mut self) -> Result<Vec<ScalarValue>> {
@@ -158,12 +236,13 @@ impl Accumulator for WholeSum {
 
 /// The sum of the different values.
 #[derive(Debug)]
-struct DistinctWholeSum {
+struct DistinctSum {
+    kind: Kind,
     /// DataFusion's: its state is a list of the values.
     values: Box<dyn Accumulator>,
 }
 
-impl Accumulator for DistinctWholeSum {
+impl Accumulator for DistinctSum {
     fn update_batch(&mut self, values: &[ArrayRef]) -> Result<()> {
         self.values.update_batch(values)
     }
@@ -173,7 +252,7 @@ impl Accumulator for DistinctWholeSum {
     }
 
     fn evaluate(&mut self) -> Result<ScalarValue> {
-        let mut all = WholeSum::default();
+        let mut all = ExactSum::new(self.kind);
         for state in self.values.state()? {
             if let ScalarValue::List(list) = state {
                 all.update_batch(&[Arc::clone(list.values())])?;
@@ -192,21 +271,27 @@ impl Accumulator for DistinctWholeSum {
 }
 
 /// The sums of groups.
-#[derive(Debug, Default)]
-struct WholeSums {
+#[derive(Debug)]
+struct ExactSums {
+    kind: Kind,
     sums: Vec<i128>,
     /// Whether the group had a value.
     seen: Vec<bool>,
 }
 
-impl WholeSums {
-    fn add(&mut self, group: usize, value: i64) {
-        self.sums[group] += i128::from(value);
-        self.seen[group] = true;
+impl ExactSums {
+    fn reach(&mut self, total: usize) {
+        self.sums.resize(total, 0);
+        self.seen.resize(total, false);
+    }
+
+    fn take(&mut self, emit_to: EmitTo) -> impl Iterator<Item = Option<i128>> {
+        let (sums, seen) = (emit_to.take_needed(&mut self.sums), emit_to.take_needed(&mut self.seen));
+        sums.into_iter().zip(seen).map(|(sum, seen)| seen.then_some(sum))
     }
 }
 
-impl GroupsAccumulator for WholeSums {
+impl GroupsAccumulator for ExactSums {
     fn update_batch(
         &mut self,
         values: &[ArrayRef],
@@ -214,43 +299,44 @@ impl GroupsAccumulator for WholeSums {
         filter: Option<&BooleanArray>,
         total: usize,
     ) -> Result<()> {
-        self.sums.resize(total, 0);
-        self.seen.resize(total, false);
-        let values = values[0].as_primitive::<Int64Type>();
-        if values.null_count() == 0 && filter.is_none() {
-            for (group, value) in groups.iter().zip(values.values()) {
-                self.add(*group, *value);
+        self.reach(total);
+        let Self { kind, sums, seen } = self;
+        let passes = |row: usize| filter.is_none_or(|filter| filter.is_valid(row) && filter.value(row));
+        kind.for_each(&values[0], |row, value| {
+            if passes(row) {
+                let group = groups[row];
+                sums[group] = plus(sums[group], value);
+                seen[group] = true;
             }
-            return Ok(());
-        }
-        for (row, (group, value)) in groups.iter().zip(values).enumerate() {
-            let passes = filter.is_none_or(|filter| filter.is_valid(row) && filter.value(row));
-            if let Some(value) = value.filter(|_| passes) {
-                self.add(*group, value);
-            }
-        }
+        });
         Ok(())
     }
 
     fn evaluate(&mut self, emit_to: EmitTo) -> Result<ArrayRef> {
-        let (sums, seen) = (emit_to.take_needed(&mut self.sums), emit_to.take_needed(&mut self.seen));
-        let sums = sums.into_iter().zip(seen).map(|(sum, seen)| if seen { fits(sum).map(Some) } else { Ok(None) });
-        Ok(Arc::new(sums.collect::<Result<Int64Array>>()?))
+        let kind = self.kind;
+        Ok(kind.array(self.take(emit_to).map(|sum| sum.map(|sum| kind.keep(sum)))))
     }
 
     fn state(&mut self, emit_to: EmitTo) -> Result<Vec<ArrayRef>> {
-        self.evaluate(emit_to).map(|sums| vec![sums])
+        Ok(vec![self.evaluate(emit_to)?])
     }
 
     fn merge_batch(&mut self, values: &[ArrayRef], groups: &[usize], total: usize) -> Result<()> {
-        self.update_batch(values, groups, None, total)
+        self.reach(total);
+        let Self { kind, sums, seen } = self;
+        kind.for_each(&values[0], |row, value| {
+            let group = groups[row];
+            sums[group] = plus(sums[group], kind.kept(value));
+            seen[group] = true;
+        });
+        Ok(())
     }
 
     fn convert_to_state(&self, values: &[ArrayRef], filter: Option<&BooleanArray>) -> Result<Vec<ArrayRef>> {
-        let values = values[0].as_primitive::<Int64Type>();
+        let mut kept = vec![None; values[0].len()];
         let passes = |row: usize| filter.is_none_or(|filter| filter.is_valid(row) && filter.value(row));
-        let kept = values.iter().enumerate().map(|(row, value)| value.filter(|_| passes(row)));
-        Ok(vec![Arc::new(kept.collect::<Int64Array>())])
+        self.kind.for_each(&values[0], |row, value| kept[row] = Some(value).filter(|_| passes(row)));
+        Ok(vec![self.kind.array(kept.into_iter())])
     }
 
     fn size(&self) -> usize {
@@ -268,22 +354,39 @@ mod tests {
 
     #[test]
     fn sums_of_groups_fit_or_fail() {
-        let mut sums = WholeSums::default();
+        let mut sums = ExactSums { kind: Kind::Whole, sums: Vec::new(), seen: Vec::new() };
         sums.update_batch(&column(&[Some(i64::MAX), Some(1), None, Some(-5)]), &[0, 1, 2, 0], None, 3).unwrap();
         let found = sums.evaluate(EmitTo::All).unwrap();
         assert_eq!(found.as_primitive::<Int64Type>(), &Int64Array::from(vec![Some(i64::MAX - 5), Some(1), None]));
         sums.update_batch(&column(&[Some(i64::MAX), Some(1)]), &[0, 0], None, 1).unwrap();
-        assert!(sums.evaluate(EmitTo::All).unwrap_err().to_string().contains("out of the range of BIGINT"));
+        assert_eq!(sums.evaluate(EmitTo::All).unwrap().as_primitive::<Int64Type>().values(), &[NO_BIGINT]);
     }
 
     #[test]
     fn a_frame_may_pass_beyond_the_range_and_come_back() {
-        let mut sum = WholeSum::default();
+        let mut sum = ExactSum::new(Kind::Whole);
         sum.update_batch(&column(&[Some(i64::MAX), Some(7), None])).unwrap();
-        assert!(sum.evaluate().is_err());
+        assert_eq!(sum.evaluate().unwrap(), ScalarValue::Int64(Some(NO_BIGINT)));
         sum.retract_batch(&column(&[Some(7), None])).unwrap();
         assert_eq!(sum.evaluate().unwrap(), ScalarValue::Int64(Some(i64::MAX)));
         sum.retract_batch(&column(&[Some(i64::MAX)])).unwrap();
         assert_eq!(sum.evaluate().unwrap(), ScalarValue::Int64(None));
+    }
+
+    #[test]
+    fn a_sum_that_does_not_fit_is_kept_as_one_and_stays_one() {
+        for kind in [Kind::Whole, Kind::Decimal(0)] {
+            let most = if kind == Kind::Whole { i64::MAX.into() } else { 10_i128.pow(38) - 1 };
+            let new = || ExactSums { kind, sums: Vec::new(), seen: Vec::new() };
+            let mut sums = new();
+            sums.update_batch(&[kind.array([Some(most), Some(most), Some(1)].into_iter())], &[0, 0, 1], None, 2)
+                .unwrap();
+            let state = sums.state(EmitTo::All).unwrap();
+            let mut merged = new();
+            merged.merge_batch(&state, &[0, 1], 2).unwrap();
+            merged.merge_batch(&[kind.array([Some(-5), Some(2)].into_iter())], &[0, 1], 2).unwrap();
+            let none = if kind == Kind::Whole { NO_BIGINT.into() } else { NO_DECIMAL };
+            assert_eq!(&merged.evaluate(EmitTo::All).unwrap(), &kind.array([Some(none), Some(3)].into_iter()));
+        }
     }
 }

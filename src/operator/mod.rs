@@ -29,4 +29,4 @@ pub use refused::{Describe, Guarded, Pending, RefusedRow, as_json, holding, is_f
 pub use restore::restore;
 pub use rolling::{collecting, rolling};
 pub use session::session;
-pub use top_n::{Keeping, top_n};
+pub use top_n::{Keeping, newest, top_n};

@@ -107,6 +107,21 @@ pub struct TopNSpec {
     pub output: SchemaRef,
 }
 
+/// What a target with a PRIMARY KEY holds of a stream that takes rows back, where several rows may have one key: of each key the row that
+/// came last. Output = input.
+#[derive(Debug, Clone)]
+pub struct NewestSpec {
+    /// The table or sink, by name.
+    pub target: String,
+    /// The input's last column is the weight.
+    pub input: SchemaRef,
+    /// The PRIMARY KEY; all route.
+    pub keys: Vec<usize>,
+    /// Rows are forgotten this long after they came, microseconds.
+    pub ttl: Option<i64>,
+    pub time: Option<TimeColumn>,
+}
+
 /// How rows with equal order values are ranked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RankFunction {
@@ -165,6 +180,12 @@ pub enum RollingKind {
         offset: i64,
         default: datafusion::common::ScalarValue,
     },
+    /// `lag(column, n, default) IGNORE NULLS`: the n-th value before the row that is not null; n is above 0.
+    LagOfValues {
+        column: usize,
+        offset: i64,
+        default: datafusion::common::ScalarValue,
+    },
     FirstValue {
         column: usize,
         ignore_nulls: bool,
@@ -192,6 +213,7 @@ impl RollingKind {
             }
             Self::RowNumber => Vec::new(),
             Self::Lag { column, .. }
+            | Self::LagOfValues { column, .. }
             | Self::FirstValue { column, .. }
             | Self::LastValue { column, .. }
             | Self::NthValue { column, .. } => vec![*column],

@@ -9,9 +9,12 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions, UInt64Array};
 use arrow::compute::{cast, filter, filter_record_batch};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, UInt64Type};
-use datafusion::catalog::memory::MemorySourceConfig;
+use datafusion::catalog::memory::{DataSourceExec, MemorySourceConfig};
+use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::TaskContext;
+use datafusion::physical_expr::LexOrdering;
+use datafusion::physical_expr_common::physical_expr::is_volatile as changes;
 use datafusion::physical_plan::coop::CooperativeExec;
 use datafusion::physical_plan::execution_plan::{ChildrenPropertiesMode, ReplaceChildrenOptions};
 use datafusion::physical_plan::filter::FilterExec;
@@ -22,6 +25,8 @@ use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties, Physical
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt};
 
+use super::operators::Check;
+use super::sound;
 use crate::catalog::OnRowError;
 use crate::evaluate::{Evaluated, evaluate_each, is_of_row};
 use crate::operator::{Describe, Held, HeldExec, MeterExec, RefusedRow, StreamId, holding, others};
@@ -77,7 +82,16 @@ impl Careful<'_> {
             if let Some(node) = plan.downcast_ref::<UnnestExec>() {
                 return self.unnest(node, inputs.into_iter().flatten().collect()).await;
             }
-            self.unknown(plan, inputs).await
+            match sound::checks(plan, self.mode) {
+                Some(checks) => {
+                    let inputs = inputs
+                        .into_iter()
+                        .map(|input| input.iter().map(|rows| self.sound(&checks, rows)).collect::<Result<Vec<_>>>());
+                    let inputs = inputs.collect::<Result<_>>()?;
+                    self.unknown(&sound::guarded(plan, self.mode)?, inputs).await
+                }
+                None => self.unknown(plan, inputs).await,
+            }
         }
         .boxed()
     }
@@ -98,11 +112,9 @@ impl Careful<'_> {
 
     /// A node that is run as it is over what its inputs give; its rows have no place.
     async fn unknown(&self, plan: &Arc<dyn ExecutionPlan>, inputs: Vec<Vec<Placed>>) -> Result<Vec<Placed>> {
-        let schemas = plan.children().into_iter().map(|input| input.schema());
-        let held = inputs
-            .into_iter()
-            .zip(schemas)
-            .map(|(input, schema)| held_rows(input.into_iter().map(|placed| placed.rows).collect(), schema));
+        let held = inputs.into_iter().zip(plan.children()).map(|(input, node)| {
+            held_rows(input.into_iter().map(|placed| placed.rows).collect(), node.schema(), node.output_ordering())
+        });
         let held: Vec<_> = held.collect::<Result<_>>()?;
         let plan = match held.is_empty() {
             true => Arc::clone(plan),
@@ -160,6 +172,22 @@ impl Careful<'_> {
         Ok(Placed { rows: filter_record_batch(&rows, &passed)?, places })
     }
 
+    /// The rows for which what a node makes of each of them can be computed.
+    fn sound(&mut self, checks: &[Check], input: &Placed) -> Result<Placed> {
+        let mut bad = BTreeMap::new();
+        for check in checks {
+            for (row, error) in check.failing(&input.rows)? {
+                bad.entry(row).or_insert((check, error));
+            }
+        }
+        for (row, (check, error)) in &bad {
+            self.refuse(&check.expr, None, input, *row, error);
+        }
+        let kept = others(input.rows.num_rows(), &bad.into_keys().collect::<Vec<_>>());
+        let places = filter(&input.places, &kept)?.as_primitive::<UInt64Type>().clone();
+        Ok(Placed { rows: filter_record_batch(&input.rows, &kept)?, places })
+    }
+
     /// Unnests with the places as a last column, which is repeated like any other.
     async fn unnest(&self, node: &UnnestExec, input: Vec<Placed>) -> Result<Vec<Placed>> {
         let with_place = |schema: &SchemaRef| {
@@ -174,7 +202,7 @@ impl Careful<'_> {
         };
         let rows = input.into_iter().map(join).collect::<Result<_, _>>()?;
         let unnest: Arc<dyn ExecutionPlan> = Arc::new(UnnestExec::new(
-            held_rows(rows, Arc::clone(&schema))?,
+            held_rows(rows, Arc::clone(&schema), None)?,
             node.list_column_indices().to_vec(),
             node.struct_column_indices().to_vec(),
             with_place(&node.schema()),
@@ -202,8 +230,21 @@ impl Careful<'_> {
     }
 }
 
-fn held_rows(rows: Vec<RecordBatch>, schema: SchemaRef) -> Result<Arc<dyn ExecutionPlan>> {
-    Ok(MemorySourceConfig::try_new_exec(&[rows], schema, None)?)
+/// True where a plan gives other rows each time that it is run.
+pub fn is_volatile(plan: &Arc<dyn ExecutionPlan>) -> bool {
+    let mut found = false;
+    let walked = plan.apply_expressions(&mut |expr| {
+        found |= changes(expr);
+        Ok(TreeNodeRecursion::Continue)
+    });
+    found || walked.is_err() || plan.children().into_iter().any(is_volatile)
+}
+
+/// Rows that a plan reads; in an order, if the plan relies on it.
+fn held_rows(rows: Vec<RecordBatch>, schema: SchemaRef, order: Option<&LexOrdering>) -> Result<Arc<dyn ExecutionPlan>> {
+    let source = MemorySourceConfig::try_new(&[rows], schema, None)?;
+    let source = source.try_with_sort_information(order.cloned().into_iter().collect())?;
+    Ok(DataSourceExec::from_data_source(source))
 }
 
 /// The rows of a batch plan, without those that its filters and projections cannot compute.

@@ -15,7 +15,7 @@ use datafusion::sql::sqlparser::ast::{Query, Statement as SqlStatement};
 
 use super::calls::{calls_any, forget_argument_names};
 use super::clock::{asks_clock, clocks};
-use super::cut::{Cutter, Cutting, Piece, Rows, streams_read};
+use super::cut::{Cutter, Cutting, KnownKeys, Piece, Rows, UniqueKey, streams_read, united};
 use super::dataflow::{Branch, Dataflow, Fragment, SourceInput};
 use super::fit::{fit, lacking};
 use super::generated::{generate, is_generated, plain};
@@ -23,6 +23,7 @@ use super::growing::{Growing, bound};
 use super::lookup::LookupTable;
 use super::meaning::as_meant;
 use super::refusal::refusals;
+use super::running::RunningPlans;
 use super::share::{Reading, everything, reading, relation_names};
 use super::size::check_plan;
 use super::watermark::watermark;
@@ -50,9 +51,13 @@ pub async fn compile(
     let reading = reading(catalog, pipeline);
     let mut compiler = Compiler::new(catalog, &session, &pipeline.options);
     let sources = compiler.read(&reading, targets).await;
-    let mut branches = Vec::new();
+    let mut given = Vec::new();
     for insert in &pipeline.inserts {
-        branches.extend(compiler.insert(insert, targets.get(&insert.target)).await);
+        given.extend(compiler.insert(insert, targets.get(&insert.target)).await);
+    }
+    let mut branches = Vec::new();
+    for given in compiler.keyed(given) {
+        branches.extend(compiler.branch(given, targets).await);
     }
     let fragments = compiler.fragments(pipeline.span).await;
     let Compiler { cutter, problems, budget, .. } = compiler;
@@ -77,6 +82,7 @@ pub async fn compile(
         on_row_error: pipeline.options.on_row_error,
         streams,
         session,
+        copies: RunningPlans::default(),
         growing,
         budget,
     })
@@ -106,6 +112,15 @@ struct Compiler<'a> {
     refuses: bool,
     /// Views that are streams of their own.
     shared: BTreeSet<String>,
+    known_keys: KnownKeys,
+}
+
+/// The rows of one INSERT, or of several into one target.
+struct Given<'a> {
+    insert: &'a InsertDef,
+    piece: Piece,
+    /// What tells its rows apart.
+    unique: Vec<UniqueKey>,
 }
 
 impl<'a> Compiler<'a> {
@@ -114,7 +129,9 @@ impl<'a> Compiler<'a> {
         let broken = catalog.broken.relations.clone();
         let budget = session.config().get_extension().unwrap_or_default();
         let (problems, shared) = (Vec::new(), BTreeSet::new());
-        Self { catalog, session, cutter, problems, budget, broken, refuses: true, shared }
+        let tables = catalog.tables.values().map(|table| (table.name.clone(), table.primary_key.clone())).collect();
+        let known_keys = KnownKeys { tables, ..KnownKeys::default() };
+        Self { catalog, session, cutter, problems, budget, broken, refuses: true, shared, known_keys }
     }
 
     /// Makes everything known that is read; gives the sources.
@@ -200,7 +217,7 @@ impl<'a> Compiler<'a> {
         }
         // What SQL sees of the stream: names as the view gives them, without a weight.
         let seen: SchemaRef = Arc::new(plan.schema().as_arrow().clone());
-        let piece = self.cut(&plan, &view.query, view.span)?;
+        let (piece, unique) = self.cut(&plan, &view.query, view.span)?;
         let stream = match self.cutter.shared(piece, &view.name) {
             Ok(stream) => stream,
             Err(error) => {
@@ -208,18 +225,19 @@ impl<'a> Compiler<'a> {
                 return None;
             }
         };
+        self.known_keys.streams.insert(stream.0, unique);
         self.register(&view.name, Arc::new(HeldTable::new(&view.name, stream, seen)));
         Some(())
     }
 
-    /// Optimises a plan and cuts it.
-    fn cut(&mut self, plan: &LogicalPlan, query: &Query, span: Span) -> Option<Piece> {
+    /// Optimises a plan and cuts it; also gives what tells its rows apart.
+    fn cut(&mut self, plan: &LogicalPlan, query: &Query, span: Span) -> Option<(Piece, Vec<UniqueKey>)> {
         let optimised = match self.session.optimize(plan) {
             Ok(optimised) => optimised,
             Err(error) => return self.problem(&error, span),
         };
         match self.cutter.cut(&optimised) {
-            Ok(piece) => Some(piece),
+            Ok(piece) => Some((piece, self.known_keys.of(&optimised))),
             Err(error) => {
                 let clause = std::error::Error::source(&error).and_then(|source| source.downcast_ref::<Clause>());
                 let place = clause.and_then(|clause| clause.find(&self.catalog.files, &self.statements(query, span)));
@@ -306,7 +324,7 @@ impl<'a> Compiler<'a> {
         Some(())
     }
 
-    async fn insert(&mut self, insert: &InsertDef, target: Option<&SchemaRef>) -> Option<Branch> {
+    async fn insert<'i>(&mut self, insert: &'i InsertDef, target: Option<&SchemaRef>) -> Option<Given<'i>> {
         self.follows_no_clock(insert)?;
         let mut plan = self.query(&insert.query, insert.span).await?;
         let broken = &self.catalog.broken;
@@ -320,7 +338,7 @@ impl<'a> Compiler<'a> {
                 }
             };
         }
-        let piece = self.cut(&plan, &insert.query, insert.span)?;
+        let (piece, unique) = self.cut(&plan, &insert.query, insert.span)?;
         let is_known =
             self.catalog.tables.contains_key(&insert.target) || self.catalog.sinks.contains_key(&insert.target);
         if piece.rows.retract && fits && is_known && !self.catalog.accepts_retractions(&insert.target) {
@@ -334,10 +352,44 @@ impl<'a> Compiler<'a> {
                 return None;
             }
         };
+        Some(Given { insert, piece, unique })
+    }
+
+    /// At most one row for each key of a target that has one: rows of several INSERTs into it are taken together where some may be taken
+    /// back, and what is under a key is kept where several rows may have it.
+    fn keyed<'i>(&mut self, given: Vec<Given<'i>>) -> Vec<Given<'i>> {
+        let mut together: Vec<Given<'i>> = Vec::new();
+        let retracting: BTreeSet<&str> =
+            given.iter().filter(|given| given.piece.rows.retract).map(|given| given.insert.target.as_str()).collect();
+        for next in given {
+            let target = &next.insert.target;
+            let is_keyed = !self.catalog.key_of(target).is_empty() && retracting.contains(target.as_str());
+            let alike =
+                |other: &&mut Given<'_>| other.insert.target == *target && same_columns(&other.piece, &next.piece);
+            match together.iter_mut().find(alike).filter(|_| is_keyed) {
+                Some(other) => match united(vec![other.piece.clone(), next.piece]) {
+                    Ok(piece) => (other.piece, other.unique) = (piece, Vec::new()),
+                    Err(error) => self.problems.push(of_error(&error, next.insert.target_span)),
+                },
+                None => together.push(next),
+            }
+        }
+        for Given { insert, piece, unique } in &mut together {
+            let key = self.catalog.key_of(&insert.target);
+            match self.cutter.keyed(piece.clone(), unique, &insert.target, key) {
+                Ok(one_of_each) => *piece = one_of_each,
+                Err(error) => self.problems.push(of_error(&error, insert.target_span)),
+            }
+        }
+        together
+    }
+
+    async fn branch(&mut self, given: Given<'_>, targets: &Targets) -> Option<Branch> {
+        let Given { insert, piece, .. } = given;
         let reads = streams_read(&piece.plan);
         let Rows { retract, stage, times, sources } = piece.rows;
         let physical = self.physical(&piece.plan, insert.span).await?;
-        let schema = match target {
+        let schema = match targets.get(&insert.target) {
             Some(target) => plain(target),
             None => without_weight(&physical.schema(), retract)?,
         };
@@ -418,6 +470,14 @@ impl<'a> Compiler<'a> {
         self.problems.push(diagnose(error, &self.catalog.files, span));
         None
     }
+}
+
+fn same_columns(a: &Piece, b: &Piece) -> bool {
+    let columns = |piece: &Piece| {
+        let fields = piece.plan.schema().fields().iter().take(piece.columns().len());
+        fields.map(|field| (field.name().clone(), field.data_type().clone())).collect::<Vec<_>>()
+    };
+    columns(a) == columns(b)
 }
 
 fn without_weight(schema: &SchemaRef, retract: bool) -> Option<SchemaRef> {

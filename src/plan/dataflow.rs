@@ -10,12 +10,12 @@ use std::sync::Arc;
 use arrow::datatypes::SchemaRef;
 use datafusion::execution::SessionState;
 use datafusion::physical_plan::ExecutionPlan;
-use datafusion::physical_plan::execution_plan::reset_plan_states;
 use sha2::{Digest, Sha256};
 
 use super::growing::Growing;
 use super::lane::Lane;
 use super::operators::OperatorNode;
+use super::running::RunningPlans;
 use super::watermark::Watermark;
 use crate::catalog::{OnRowError, SourceConnector, SourceDef};
 use crate::error::Result;
@@ -68,6 +68,9 @@ pub struct Makers {
     pub operators: BTreeSet<usize>,
 }
 
+/// Executions of a plan before its metrics are dropped.
+const RUNS_OF_A_COPY: usize = 256;
+
 /// A pipeline, planned once.
 #[derive(Debug, Clone)]
 pub struct Dataflow {
@@ -83,6 +86,7 @@ pub struct Dataflow {
     pub on_row_error: OnRowError,
     pub(super) streams: usize,
     pub(super) session: SessionState,
+    pub(super) copies: RunningPlans,
     /// The growth of rows over all plans.
     pub growing: Growing,
     /// The budget for results of functions.
@@ -121,16 +125,10 @@ impl Dataflow {
         fragments.chain(self.branches.iter().map(|b| (b.target.as_str(), &b.plan)))
     }
 
-    /// Gives every plan fresh run-time state. DataFusion's operators add metrics at each execution; a stream that ran
-    /// the same plan for days would otherwise grow.
-    pub fn reset(&mut self) -> Result<()> {
-        for fragment in &mut self.fragments {
-            fragment.plan = reset_plan_states(Arc::clone(&fragment.plan))?;
-        }
-        for branch in &mut self.branches {
-            branch.plan = reset_plan_states(Arc::clone(&branch.plan))?;
-        }
-        Ok(())
+    /// The copy of one of these plans that is to be run next.
+    pub(super) fn running(&self, plan: &Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
+        // The text of a large constant is in the metrics of every execution.
+        self.copies.copy_of(plan, if self.growing.grows() { 1 } else { RUNS_OF_A_COPY })
     }
 
     /// DataFusion's runtime that the plans run in.

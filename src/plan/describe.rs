@@ -4,9 +4,10 @@ use arrow::datatypes::SchemaRef;
 
 use super::operators::OperatorSpec;
 use crate::delta::BeforeFirst;
+use crate::evaluate::as_written;
 use crate::operator::spec::{
-    AggregateSpec, DeduplicateEmit, DeduplicateSpec, JoinSpec, LookupSpec, RollingEmit, RollingKind, RollingSpec,
-    TimeColumn, TopNSpec,
+    AggregateSpec, DeduplicateEmit, DeduplicateSpec, JoinSpec, LookupSpec, NewestSpec, RollingEmit, RollingKind,
+    RollingSpec, TimeColumn, TopNSpec,
 };
 
 type Facts = Vec<(&'static str, String)>;
@@ -17,6 +18,7 @@ impl OperatorSpec {
         match self {
             Self::Aggregate(spec) => spec.closing.is_some() || spec.ttl.and(spec.time).is_some(),
             Self::TopN(spec) => spec.closing.is_some() || spec.ttl.and(spec.time).is_some(),
+            Self::Newest(spec) => spec.ttl.and(spec.time).is_some(),
             Self::Deduplicate(spec) => {
                 spec.emit == DeduplicateEmit::OnWatermark || spec.within.and(spec.time).is_some()
             }
@@ -37,7 +39,7 @@ impl OperatorSpec {
             Self::Rolling(spec) => spec.emit == RollingEmit::OnWatermark,
             Self::Join(spec) => spec.bounds.is_some(),
             Self::Session(_) | Self::Asof(_) => true,
-            Self::Lookup(_) => false,
+            Self::Lookup(_) | Self::Newest(_) => false,
         }
     }
 
@@ -51,6 +53,9 @@ impl OperatorSpec {
             Self::TopN(spec) if spec.closing.is_some() => "windows that are open now will lack the rows read before",
             Self::Rolling(_) => "frames that reach back before now will lack the rows read before",
             Self::Aggregate(_) => "groups count only the rows that come from now on",
+            Self::Newest(_) => {
+                "a row that comes from now on, and is taken back, takes its key away, though rows read before may still have it"
+            }
             Self::TopN(_) => "only rows that come from now on are ranked",
             Self::Deduplicate(_) => "a row whose key was read before passes once more",
             Self::Join(_) | Self::Asof(_) => "rows read before find no match any more",
@@ -71,6 +76,7 @@ impl OperatorSpec {
             ],
             Self::Deduplicate(spec) => deduplicate(spec),
             Self::TopN(spec) => top_n(spec),
+            Self::Newest(spec) => newest(spec),
             Self::Rolling(spec) => rolling(spec),
             Self::Join(spec) => join(spec),
             Self::Lookup(spec) => vec![
@@ -124,7 +130,7 @@ fn aggregate(spec: &AggregateSpec) -> Facts {
         None => {
             facts.push(("state", "every group".to_owned()));
             facts.push(("emits", "changed groups with every micro-batch, the old row taken back".to_owned()));
-            facts.push(("evicts", forgets(spec.ttl, "groups without rows for")));
+            facts.push(("evicts", forgets(spec.ttl, "groups without rows for", clock(&spec.input, spec.time))));
         }
     }
     facts
@@ -140,7 +146,7 @@ fn deduplicate(spec: &DeduplicateSpec) -> Facts {
         ("time", time(&spec.input, spec.time)),
         ("state", "keys".to_owned()),
         ("emits", emits.to_owned()),
-        ("evicts", forgets(spec.within, "a key after")),
+        ("evicts", forgets(spec.within, "a key after", clock(&spec.input, spec.time))),
     ]
 }
 
@@ -165,7 +171,7 @@ fn top_n(spec: &TopNSpec) -> Facts {
         ),
         None => (
             format!("changes of the first {} of each key with every micro-batch", spec.limit),
-            forgets(spec.ttl, "keys without rows for"),
+            forgets(spec.ttl, "keys without rows for", clock(&spec.input, spec.time)),
         ),
     };
     vec![
@@ -177,6 +183,22 @@ fn top_n(spec: &TopNSpec) -> Facts {
     ]
 }
 
+fn newest(spec: &NewestSpec) -> Facts {
+    vec![
+        (
+            "keys",
+            format!(
+                "{} (PRIMARY KEY of {}, of which the query may give several rows)",
+                names(&spec.input, &spec.keys),
+                spec.target
+            ),
+        ),
+        ("state", "every row of each key".to_owned()),
+        ("emits", "of each key the row that came last; when it is taken back, the one before".to_owned()),
+        ("evicts", forgets(spec.ttl, "rows after", clock(&spec.input, spec.time))),
+    ]
+}
+
 fn rolling(spec: &RollingSpec) -> Facts {
     let mut facts = vec![("keys", names(&spec.input, &spec.keys)), ("time", time(&spec.input, Some(spec.time)))];
     for function in &spec.functions {
@@ -184,6 +206,9 @@ fn rolling(spec: &RollingSpec) -> Facts {
             RollingKind::Aggregate(aggregate, _) => aggregate.name().to_owned(),
             RollingKind::RowNumber => "row_number()".to_owned(),
             RollingKind::Lag { column, offset, .. } => format!("lag({}, {offset})", spec.input.field(*column).name()),
+            RollingKind::LagOfValues { column, offset, .. } => {
+                format!("lag({}, {offset}) ignore nulls", spec.input.field(*column).name())
+            }
             RollingKind::FirstValue { column, .. } => format!("first_value({})", spec.input.field(*column).name()),
             RollingKind::LastValue { column, .. } => format!("last_value({})", spec.input.field(*column).name()),
             RollingKind::NthValue { column, n, .. } => format!("nth_value({}, {n})", spec.input.field(*column).name()),
@@ -203,7 +228,7 @@ fn rolling(spec: &RollingSpec) -> Facts {
     };
     facts.push(("state", "rows within the widest frame".to_owned()));
     if let Some(shown) = &spec.shown {
-        facts.push(("shows", format!("rows where {shown}; the others only count")));
+        facts.push(("shows", format!("rows where {}; the others only count", as_written(shown))));
     }
     facts.push(("emits", emits.to_owned()));
     let unreachable = "rows that no frame reaches any more";
@@ -240,7 +265,11 @@ fn join(spec: &JoinSpec) -> Facts {
         None => {
             facts.push(("state", "rows of both sides".to_owned()));
             facts.push(("emits", "changes with every micro-batch".to_owned()));
-            facts.push(("evicts", forgets(spec.ttl, "rows after")));
+            let clock = match spec.left_time {
+                Some(time) => clock(&spec.left, Some(time)),
+                None => clock(&spec.right, spec.right_time),
+            };
+            facts.push(("evicts", forgets(spec.ttl, "rows after", clock)));
         }
     }
     facts
@@ -269,9 +298,14 @@ fn time(schema: &SchemaRef, time: Option<TimeColumn>) -> String {
     }
 }
 
-fn forgets(ttl: Option<i64>, what: &str) -> String {
+/// The time by which state is forgotten: a query that leaves the event time out has processing time only.
+fn clock(schema: &SchemaRef, time: Option<TimeColumn>) -> &str {
+    time.map_or("processing time", |time| schema.field(time.column).name().as_str())
+}
+
+fn forgets(ttl: Option<i64>, what: &str, clock: &str) -> String {
     match ttl {
-        Some(ttl) => format!("{what} {}", interval(ttl)),
+        Some(ttl) => format!("{what} {}, by {clock}", interval(ttl)),
         None => "nothing".to_owned(),
     }
 }

@@ -15,7 +15,7 @@ use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt};
 
-use super::careful::{Careful, Placed};
+use super::careful::{Careful, Placed, is_volatile};
 use super::dataflow::Dataflow;
 use super::operators::Check;
 use crate::error::Result;
@@ -181,7 +181,8 @@ impl Lane {
         self.late.lock().unwrap_or_else(PoisonError::into_inner).insert(place)
     }
 
-    /// Runs a branch and hands its rows out in pieces, each as soon as it is large enough to be worth it. Memory: one piece.
+    /// Runs a branch and hands its rows out in pieces, each as soon as it is large enough to be worth it. Memory: one piece; all rows where
+    /// another run would give others (`random()`).
     pub async fn run_branch<T: Future<Output = Result<()>>>(
         &self,
         dataflow: &Dataflow,
@@ -193,12 +194,17 @@ impl Lane {
             return Ok(());
         }
         let (mut rows, mut bytes, mut handed_out) = (Vec::new(), 0, 0);
-        for partition in 0..branch.plan.output_partitioning().partition_count() {
-            let mut stream = branch.plan.execute(partition, Arc::clone(&self.context))?;
+        let whole = is_volatile(&branch.plan);
+        let running = dataflow.running(&branch.plan)?;
+        for partition in 0..running.output_partitioning().partition_count() {
+            let mut stream = running.execute(partition, Arc::clone(&self.context))?;
             while let Some(batch) = next(&mut stream).await {
                 match batch {
                     Ok(batch) => {
                         bytes += batch.get_array_memory_size();
+                        if whole {
+                            self.budget.count(size_of_rows(&batch))?;
+                        }
                         rows.extend(Some(batch).filter(|batch| batch.num_rows() > 0));
                     }
                     Err(error) if self.may_go_on(&error) => {
@@ -209,7 +215,7 @@ impl Lane {
                     }
                     Err(error) => return Err(error.into()),
                 }
-                if bytes >= PIECE_BYTES {
+                if bytes >= PIECE_BYTES && !whole {
                     bytes = 0;
                     handed_out += rows.iter().map(RecordBatch::num_rows).sum::<usize>();
                     take(std::mem::take(&mut rows)).await?;
@@ -256,8 +262,9 @@ impl Lane {
         within: impl FnOnce() -> Vec<usize>,
     ) -> Result<(Vec<RecordBatch>, Option<UInt64Array>)> {
         let mut rows = Vec::new();
-        for partition in 0..plan.output_partitioning().partition_count() {
-            let mut stream = plan.execute(partition, Arc::clone(&self.context))?;
+        let running = dataflow.running(plan)?;
+        for partition in 0..running.output_partitioning().partition_count() {
+            let mut stream = running.execute(partition, Arc::clone(&self.context))?;
             while let Some(batch) = next(&mut stream).await {
                 match batch {
                     Ok(batch) if batch.num_rows() == 0 => {}
@@ -381,14 +388,15 @@ impl Lane {
             let fragment = dataflow.fragments.iter().find(|fragment| fragment.stream == stream);
             let places = match fragment {
                 _ if is_source => Some(UInt64Array::from_iter_values(0..rows as u64)),
-                Some(fragment) => {
+                Some(fragment) if !is_volatile(&fragment.plan) => {
                     for read in &fragment.reads {
                         self.find_places(dataflow, *read).await?;
                     }
                     let (placed, _) = self.run_carefully(dataflow, &fragment.plan, &[]).await?;
                     joined(&placed).filter(|places| places.len() == rows)
                 }
-                None => None,
+                // Another run would give other rows.
+                Some(_) | None => None,
             };
             self.places[stream.0].get_or_init(|| places);
             Ok(())
@@ -426,7 +434,7 @@ impl Check {
     }
 
     /// The rows for which it fails and that count.
-    fn failing(&self, rows: &RecordBatch) -> Result<Vec<(usize, DataFusionError)>> {
+    pub(super) fn failing(&self, rows: &RecordBatch) -> Result<Vec<(usize, DataFusionError)>> {
         let mut failed = evaluate_each(&self.expr, rows)?.failed;
         let Some(filter) = self.filter.as_ref().filter(|_| !failed.is_empty()) else { return Ok(failed) };
         let counts = evaluate_each(filter, rows)?.values;

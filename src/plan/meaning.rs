@@ -2,24 +2,31 @@
 //!
 //! [`as_meant`] belongs right after planning, because it changes the types of columns. [`CheckedPlanner`] makes arithmetic checked in
 //! the last step, when nothing looks at a logical plan any more: what state is addressed by does not change because of it.
+//! [`CheckedConstants`] does so for constants before they are folded.
 
 use std::sync::Arc;
 
 use arrow::datatypes::DataType;
 use async_trait::async_trait;
 use datafusion::catalog::Session;
-use datafusion::common::DFSchema;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use datafusion::common::{DFSchema, ScalarValue};
 use datafusion::error::Result;
 use datafusion::execution::context::QueryPlanner;
 use datafusion::logical_expr::expr::BinaryExpr;
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::utils::merge_schema;
-use datafusion::logical_expr::{Expr, ExprSchemable, LogicalPlan, Operator};
+use datafusion::logical_expr::{
+    Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder, Operator, Projection, Union, Volatility,
+};
+use datafusion::optimizer::{ApplyOrder, OptimizerConfig, OptimizerRule};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_planner::{DefaultPhysicalPlanner, PhysicalPlanner};
 
-use crate::function::{self, checked};
+use super::equal::{comparing, has_floats, keys_in_one_form};
+use super::sums::checked_sums;
+use crate::arithmetic::checked_node;
+use crate::function::{self, column_as_meant};
 
 /// The plan as SQL means it; columns keep their names.
 ///
@@ -27,7 +34,10 @@ use crate::function::{self, checked};
 pub fn as_meant(plan: LogicalPlan) -> Result<LogicalPlan> {
     let mut changed = false;
     let meant = plan.transform_up_with_subqueries(|node| {
-        if !changed && !matches!(node, LogicalPlan::Sort(_)) && !any_expression(&node, has_meaning)? {
+        if !changed
+            && !matches!(node, LogicalPlan::Sort(_) | LogicalPlan::Union(_) | LogicalPlan::Values(_))
+            && !any_expression(&node, has_meaning)?
+        {
             return Ok(Transformed::no(node));
         }
         let schema = schema_below(&node);
@@ -39,6 +49,7 @@ pub fn as_meant(plan: LogicalPlan) -> Result<LogicalPlan> {
             Ok(expr.update_data(|expr| name.restore(expr)))
         })?;
         let node = sorted(node.data, &schema, &mut changed)?;
+        let node = columns_alike(node, &mut changed)?;
         if !changed {
             return Ok(Transformed::no(node));
         }
@@ -66,6 +77,107 @@ fn sorted(mut node: LogicalPlan, schema: &DFSchema, changed: &mut bool) -> Resul
     Ok(node)
 }
 
+/// Makes the numbers of each column of a UNION or of VALUES alike.
+fn columns_alike(node: LogicalPlan, changed: &mut bool) -> Result<LogicalPlan> {
+    match node {
+        LogicalPlan::Values(mut values) => {
+            let none = DFSchema::empty();
+            for column in 0..values.schema.fields().len() {
+                let mut group: Vec<Expr> =
+                    values.values.iter().map(|row| without_double(&row[column], &none)).collect();
+                if column_as_meant(&mut group.iter_mut().collect::<Vec<_>>(), &none)? {
+                    values.values.iter_mut().zip(group).for_each(|(row, expr)| row[column] = expr);
+                    *changed = true;
+                    values = match LogicalPlanBuilder::values(values.values)?.build()? {
+                        LogicalPlan::Values(values) => values,
+                        other => return Ok(other),
+                    };
+                }
+            }
+            Ok(LogicalPlan::Values(values))
+        }
+        LogicalPlan::Union(mut union) => {
+            let mut mended = false;
+            for column in 0..union.schema.fields().len() {
+                let mut made: Vec<(Expr, Arc<DFSchema>)> =
+                    union.inputs.iter().filter_map(|input| made_by(input, column)).collect();
+                if made.len() < union.inputs.len() {
+                    continue;
+                }
+                if unioned(&mut made)? {
+                    for (input, (expr, _)) in union.inputs.iter_mut().zip(made) {
+                        *input = Arc::new(with_column(input, column, expr)?);
+                    }
+                    mended = true;
+                }
+            }
+            if mended {
+                *changed = true;
+                union = Union::try_new_with_loose_types(union.inputs)?;
+            }
+            Ok(LogicalPlan::Union(union))
+        }
+        other => Ok(other),
+    }
+}
+
+/// Makes the constants among the expressions of one column DECIMALs where another one is; true when it changed one.
+fn unioned(made: &mut [(Expr, Arc<DFSchema>)]) -> Result<bool> {
+    let kinds: Result<Vec<_>> = made.iter().map(|(expr, schema)| expr.get_type(schema)).collect();
+    let Ok(kinds) = kinds else { return Ok(false) };
+    // A typed null stands for what is computed from columns.
+    let typed = |kind: &DataType| ScalarValue::try_from(kind).map(|null| Expr::Literal(null, None));
+    let mut group = Vec::with_capacity(made.len());
+    for ((expr, _), kind) in made.iter().zip(&kinds) {
+        group.push(if expr.column_refs().is_empty() { expr.clone() } else { typed(kind)? });
+    }
+    let before = group.clone();
+    column_as_meant(&mut group.iter_mut().collect::<Vec<_>>(), &DFSchema::empty())?;
+    let mut changed = false;
+    for ((expr, _), (now, then)) in made.iter_mut().zip(group.into_iter().zip(before)) {
+        if expr.column_refs().is_empty() && now != then {
+            (*expr, changed) = (now, true);
+        }
+    }
+    Ok(changed)
+}
+
+/// What makes a column of a UNION's input, over which schema.
+fn made_by(plan: &LogicalPlan, column: usize) -> Option<(Expr, Arc<DFSchema>)> {
+    match plan {
+        LogicalPlan::Projection(projection) => {
+            let expr = projection.expr.get(column)?.clone().unalias();
+            Some((expr, Arc::clone(projection.input.schema())))
+        }
+        other => {
+            let column = other.schema().columns().into_iter().nth(column)?;
+            Some((Expr::Column(column), Arc::clone(other.schema())))
+        }
+    }
+}
+
+/// The plan with another expression for a column, under the same name.
+fn with_column(plan: &LogicalPlan, column: usize, expr: Expr) -> Result<LogicalPlan> {
+    let LogicalPlan::Projection(projection) = plan else { return Ok(plan.clone()) };
+    let mut exprs = projection.expr.clone();
+    let (qualifier, field) = projection.schema.qualified_field(column);
+    exprs[column] = expr.alias_qualified(qualifier.cloned(), field.name());
+    Projection::try_new(exprs, Arc::clone(&projection.input)).map(LogicalPlan::Projection)
+}
+
+/// A DECIMAL that VALUES has made a DOUBLE because of another row, as it was written.
+fn without_double(expr: &Expr, schema: &DFSchema) -> Expr {
+    match expr {
+        Expr::Cast(cast)
+            if *cast.field.data_type() == DataType::Float64
+                && cast.expr.get_type(schema).is_ok_and(|kind| kind.is_decimal()) =>
+        {
+            cast.expr.as_ref().clone()
+        }
+        other => other.clone(),
+    }
+}
+
 /// True when an expression of the node, or a part of one, is of that kind: most of wide plans are plain columns.
 fn any_expression(node: &LogicalPlan, is: fn(&Expr) -> bool) -> Result<bool> {
     let mut found = false;
@@ -91,11 +203,8 @@ fn has_meaning(expr: &Expr) -> bool {
 }
 
 fn is_arithmetic(expr: &Expr) -> bool {
-    matches!(
-        expr,
-        Expr::Negative(_)
-            | Expr::BinaryExpr(BinaryExpr { op: Operator::Plus | Operator::Minus | Operator::Multiply, .. })
-    )
+    use Operator::{Divide, Minus, Multiply, Plus};
+    matches!(expr, Expr::Negative(_) | Expr::BinaryExpr(BinaryExpr { op: Plus | Minus | Multiply | Divide, .. }))
 }
 
 /// The input schema of a node's expressions.
@@ -106,40 +215,96 @@ fn schema_below(node: &LogicalPlan) -> DFSchema {
     }
 }
 
-/// Plans with checked arithmetic on whole numbers.
+/// Plans with checked arithmetic and comparisons as they are meant.
 #[derive(Debug, Default)]
 pub struct CheckedPlanner;
 
 #[async_trait]
 impl QueryPlanner for CheckedPlanner {
     async fn create_physical_plan(&self, plan: &LogicalPlan, session: &dyn Session) -> Result<Arc<dyn ExecutionPlan>> {
-        let plan = plan.clone().transform_up_with_subqueries(|node| {
-            // What a table is asked for has been moved there, and is asked again above it.
-            if matches!(node, LogicalPlan::TableScan(_)) || !any_expression(&node, is_arithmetic)? {
-                return Ok(Transformed::no(node));
-            }
-            let schema = schema_below(&node);
-            node.map_expressions(|expr| checked_arithmetic(expr, &schema))
-        })?;
+        let plan = plan.clone().transform_up_with_subqueries(executed)?;
         DefaultPhysicalPlanner::default().create_physical_plan(&plan.data, session).await
     }
 }
 
-/// The expression with checked arithmetic on whole numbers.
-pub fn checked_arithmetic(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
-    let is_whole = |expr: &Expr| expr.get_type(schema).is_ok_and(|kind| is_integer(&kind));
-    expr.transform_up(|expr| {
-        let made = match &expr {
-            Expr::BinaryExpr(BinaryExpr { left, op, right }) if is_whole(left) && is_whole(right) => {
-                checked(Some(left), *op, right)
-            }
-            Expr::Negative(operand) if is_whole(operand) => checked(None, Operator::Minus, operand),
-            _ => None,
-        };
-        Ok(made.map_or_else(|| Transformed::no(expr), Transformed::yes))
-    })
+/// A node as it is run.
+fn executed(node: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
+    let has_keys = matches!(node, LogicalPlan::Join(_) | LogicalPlan::Sort(_) | LogicalPlan::Aggregate(_));
+    // What a table is asked for has been moved there, and is asked again above it.
+    if matches!(node, LogicalPlan::TableScan(_)) || !(has_keys || any_expression(&node, is_changed)?) {
+        return Ok(Transformed::no(node));
+    }
+    let schema = schema_below(&node);
+    let node = if has_keys && has_floats(&schema) { keys_in_one_form(node, &schema)? } else { node };
+    let node = under_its_names(node, |expr| as_executed(expr, &schema))?;
+    Ok(Transformed::yes(checked_sums(node.data)?))
 }
 
-fn is_integer(kind: &DataType) -> bool {
-    kind.is_integer()
+/// True for expressions that [`as_executed`] may change.
+fn is_changed(expr: &Expr) -> bool {
+    has_meaning(expr) || matches!(expr, Expr::Negative(_) | Expr::WindowFunction(_))
+}
+
+/// The expression as it is run: with checked arithmetic and comparisons as they are meant.
+pub fn as_executed(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
+    expr.transform_up(|expr| checked_node(expr, schema)?.transform_data(|expr| comparing(expr, schema)))
+}
+
+/// Makes arithmetic on constants checked before it is folded: what overflows stays in the plan, and fails where it is evaluated.
+#[derive(Debug, Default)]
+pub struct CheckedConstants;
+
+impl OptimizerRule for CheckedConstants {
+    fn name(&self) -> &'static str {
+        "checked_constants"
+    }
+
+    fn apply_order(&self) -> Option<ApplyOrder> {
+        Some(ApplyOrder::BottomUp)
+    }
+
+    fn rewrite(&self, plan: LogicalPlan, _config: &dyn OptimizerConfig) -> Result<Transformed<LogicalPlan>> {
+        if matches!(plan, LogicalPlan::TableScan(_)) || !any_expression(&plan, is_arithmetic)? {
+            return Ok(Transformed::no(plan));
+        }
+        let schema = schema_below(&plan);
+        under_its_names(plan, |expr| {
+            expr.transform_up(|expr| {
+                let is_constant = is_arithmetic(&expr) && !expr.exists(|part| Ok(varies(part)))?;
+                if is_constant { checked_node(expr, &schema) } else { Ok(Transformed::no(expr)) }
+            })
+        })
+    }
+}
+
+/// True for what has a value only when rows are there, or parameters.
+fn varies(expr: &Expr) -> bool {
+    match expr {
+        Expr::ScalarFunction(call) => call.func.signature().volatility != Volatility::Immutable,
+        Expr::Column(_)
+        | Expr::OuterReferenceColumn(..)
+        | Expr::Placeholder(_)
+        | Expr::ScalarVariable(..)
+        | Expr::AggregateFunction(_)
+        | Expr::WindowFunction(_)
+        | Expr::Exists(_)
+        | Expr::InSubquery(_)
+        | Expr::SetComparison(_)
+        | Expr::ScalarSubquery(_)
+        | Expr::GroupingSet(_)
+        | Expr::Unnest(_) => true,
+        _ => false,
+    }
+}
+
+/// The node with its expressions changed, under their names.
+fn under_its_names(
+    node: LogicalPlan,
+    change: impl Fn(Expr) -> Result<Transformed<Expr>>,
+) -> Result<Transformed<LogicalPlan>> {
+    let names = NamePreserver::new(&node);
+    node.map_expressions(|expr| {
+        let name = names.save(&expr);
+        Ok(change(expr)?.update_data(|expr| name.restore(expr)))
+    })
 }

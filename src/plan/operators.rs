@@ -11,9 +11,10 @@ use datafusion::physical_expr::expressions::Column;
 
 use crate::catalog::OnRowError;
 use crate::error::{Error, Result};
+use crate::evaluate::as_written;
 use crate::operator::spec::{
-    AggregateSpec, AsofSpec, DeduplicateEmit, DeduplicateSpec, JoinSpec, LookupSpec, RollingEmit, RollingFunction,
-    RollingKind, RollingSpec, SessionSpec, TimeColumn, TopNSpec,
+    AggregateSpec, AsofSpec, DeduplicateEmit, DeduplicateSpec, JoinSpec, LookupSpec, NewestSpec, RollingEmit,
+    RollingFunction, RollingKind, RollingSpec, SessionSpec, TimeColumn, TopNSpec,
 };
 use crate::operator::{self, Guarded, Operator, Pending, StreamId, is_fallible};
 
@@ -24,6 +25,7 @@ pub enum OperatorSpec {
     Session(SessionSpec),
     Deduplicate(DeduplicateSpec),
     TopN(TopNSpec),
+    Newest(NewestSpec),
     Rolling(RollingSpec),
     Join(JoinSpec),
     Asof(AsofSpec),
@@ -79,6 +81,7 @@ impl OperatorSpec {
             Self::Session(_) => "session",
             Self::Deduplicate(_) => "deduplicate",
             Self::TopN(_) => "top_n",
+            Self::Newest(_) => "newest",
             Self::Rolling(_) => "rolling",
             Self::Join(spec) if spec.bounds.is_some() => "interval_join",
             Self::Join(_) => "join",
@@ -94,6 +97,7 @@ impl OperatorSpec {
             Self::Session(spec) => spec.output.clone(),
             Self::Deduplicate(spec) => spec.input.clone(),
             Self::TopN(spec) => spec.output.clone(),
+            Self::Newest(spec) => spec.input.clone(),
             Self::Rolling(spec) => spec.output.clone(),
             Self::Join(spec) => spec.output.clone(),
             Self::Asof(spec) => spec.output.clone(),
@@ -108,6 +112,7 @@ impl OperatorSpec {
             Self::Session(spec) => vec![spec.keys.clone()],
             Self::Deduplicate(spec) => vec![spec.keys.clone()],
             Self::TopN(spec) => vec![spec.keys[..spec.routing].to_vec()],
+            Self::Newest(spec) => vec![spec.keys.clone()],
             Self::Rolling(spec) => vec![spec.keys.clone()],
             Self::Join(spec) => vec![spec.left_keys.clone(), spec.right_keys.clone()],
             Self::Asof(spec) => vec![spec.left_keys.clone(), spec.right_keys.clone()],
@@ -122,6 +127,7 @@ impl OperatorSpec {
             Self::Session(spec) => operator::session(spec),
             Self::Deduplicate(spec) => operator::deduplicate(spec),
             Self::TopN(spec) => operator::top_n(spec),
+            Self::Newest(spec) => operator::newest(&spec),
             Self::Rolling(spec) => operator::rolling(spec),
             Self::Join(spec) => operator::join(spec),
             Self::Asof(spec) => operator::asof(spec),
@@ -213,7 +219,7 @@ impl OperatorSpec {
                 spec.keys,
                 spec.closing,
                 spec.aggregates.iter().map(|aggregate| aggregate_name(aggregate)).collect::<Vec<_>>(),
-                spec.filters.iter().map(|filter| filter.as_ref().map(ToString::to_string)).collect::<Vec<_>>()
+                spec.filters.iter().map(|filter| filter.as_ref().map(shown)).collect::<Vec<_>>()
             ),
             Self::Session(spec) => format!("by {:?} time {:?} gap {}", spec.keys, spec.time, spec.gap),
             Self::Deduplicate(spec) => {
@@ -230,6 +236,7 @@ impl OperatorSpec {
                 spec.closing,
                 operator::Keeping::of(spec)
             ),
+            Self::Newest(spec) => format!("into {} by {:?}", spec.target, spec.keys),
             Self::Rolling(spec) => {
                 let function = |function: &RollingFunction| {
                     format!("{:?} {:?}", rolling_name(&function.function, &place), function.frame)
@@ -248,7 +255,7 @@ impl OperatorSpec {
                 spec.left_keys,
                 spec.right_keys,
                 spec.bounds,
-                spec.filter.as_ref().map(ToString::to_string)
+                spec.filter.as_ref().map(shown)
             ),
             Self::Lookup(spec) => {
                 let nulls = if spec.null_equals_null { " nulls match" } else { "" };
@@ -262,6 +269,11 @@ impl OperatorSpec {
     }
 }
 
+/// An expression in words.
+fn shown(expr: &Arc<dyn PhysicalExpr>) -> String {
+    as_written(expr).to_string()
+}
+
 /// The name of an aggregate, with the layout of its state where that has changed.
 fn aggregate_name(aggregate: &AggregateFunctionExpr) -> String {
     match aggregate.fun().name() {
@@ -272,7 +284,11 @@ fn aggregate_name(aggregate: &AggregateFunctionExpr) -> String {
 }
 
 /// The arguments, orderings and the filter of a call that may fail.
-fn of_call(call: &AggregateFunctionExpr, filter: Option<&Arc<dyn PhysicalExpr>>, input: &SchemaRef) -> Vec<Check> {
+pub(super) fn of_call(
+    call: &AggregateFunctionExpr,
+    filter: Option<&Arc<dyn PhysicalExpr>>,
+    input: &SchemaRef,
+) -> Vec<Check> {
     let ordering = call.order_bys().iter().map(|sort| Arc::clone(&sort.expr));
     let arguments = call.expressions().into_iter().chain(ordering).map(|expr| (expr, filter.cloned()));
     let all = arguments.chain(filter.cloned().map(|filter| (filter, None)));
@@ -285,7 +301,7 @@ fn of_call(call: &AggregateFunctionExpr, filter: Option<&Arc<dyn PhysicalExpr>>,
 
 fn rolling_name(kind: &RollingKind, place: &dyn Fn(usize) -> usize) -> String {
     let placed = |filter: &Arc<dyn PhysicalExpr>| {
-        let placed = Arc::clone(filter).transform_up(|expr| {
+        let placed = as_written(filter).transform_up(|expr| {
             Ok(match expr.downcast_ref::<Column>() {
                 Some(column) => Transformed::yes(
                     Arc::new(Column::new(column.name(), place(column.index()))) as Arc<dyn PhysicalExpr>
@@ -302,6 +318,9 @@ fn rolling_name(kind: &RollingKind, place: &dyn Fn(usize) -> usize) -> String {
         }
         RollingKind::Lag { column, offset, default } => {
             format!("{:?}", RollingKind::Lag { column: place(column), offset, default })
+        }
+        RollingKind::LagOfValues { column, offset, default } => {
+            format!("{:?}", RollingKind::LagOfValues { column: place(column), offset, default })
         }
         RollingKind::FirstValue { column, ignore_nulls } => {
             format!("{:?}", RollingKind::FirstValue { column: place(column), ignore_nulls })

@@ -9,7 +9,7 @@
 
 mod arguments;
 mod batch;
-mod one_zero;
+mod sets;
 mod stream;
 mod versions;
 
@@ -30,7 +30,6 @@ use datafusion::sql::sqlparser::tokenizer::Span;
 
 use self::arguments::{Arguments, Function, problem};
 use self::batch::AsofAsWindow;
-use self::one_zero::OneZeroInWindows;
 use self::stream::AsofApart;
 use self::versions::VersionsByTime;
 use super::nodes::{DeduplicateNode, SessionNode, WINDOW_END, WINDOW_START};
@@ -65,7 +64,6 @@ pub fn register_relations(state: &mut SessionState, mode: RelationMode, times: B
             }
             state.add_analyzer_rule(Arc::new(AsofAsWindow));
             state.add_analyzer_rule(Arc::new(VersionsByTime));
-            state.add_analyzer_rule(Arc::new(OneZeroInWindows));
         }
     }
     state.register_relation_planner(Arc::new(Relations { mode, times }))
@@ -85,6 +83,12 @@ impl RelationPlanner for Relations {
         relation: TableFactor,
         context: &mut dyn RelationPlannerContext,
     ) -> Result<RelationPlanning> {
+        if let TableFactor::Table { name, args: Some(args), alias, .. } = &relation
+            && let Some(operation) = sets::operation(name)
+        {
+            let plan = sets::plan(operation, args.args.clone(), name.span(), context)?;
+            return Ok(RelationPlanning::Planned(Box::new(PlannedRelation::new(plan, alias.clone()))));
+        }
         let (function, args, alias, span) = match relation {
             TableFactor::Table { ref name, args: Some(ref args), ref alias, .. } => match Function::named(name) {
                 Some(function) => (function, args.args.clone(), alias.clone(), name.span()),

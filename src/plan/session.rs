@@ -13,14 +13,18 @@ use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
 use datafusion::prelude::SessionConfig;
 
 use crate::catalog::Catalog;
-use crate::function::{EpochClock, checked_sum, sql_function, stable_correlation, stand_in, time_functions};
+use crate::function::{
+    EpochClock, checked_sum, extremes, null_functions, rounding_to_places, sql_function, stable_correlation, stand_in,
+    time_functions,
+};
 use crate::memory::bounded::Bounding;
 use crate::memory::slice::SliceBudget;
 use crate::sql::types::SqlTypes;
 use crate::sql::{Diagnostic, Span, diagnose};
 
 use super::calls::calls_any;
-use super::meaning::CheckedPlanner;
+use super::guards::WhereNothingFails;
+use super::meaning::{CheckedConstants, CheckedPlanner};
 use super::relation::{RelationMode, register_relations};
 use super::size::{SizedLiterals, bound_relations, bound_types};
 
@@ -125,29 +129,39 @@ pub fn session_and_problems(
     (state, problems)
 }
 
-/// DataFusion's rules but for what costs a stream more than it saves.
+/// DataFusion's rules; what they fold does not wrap.
+pub fn query_rules() -> Vec<Arc<dyn OptimizerRule + Send + Sync>> {
+    let mut rules = Optimizer::new().rules;
+    rules.insert(0, Arc::new(CheckedConstants));
+    rules
+}
+
+/// The same but for what costs a stream more than it saves.
 fn rules() -> Vec<Arc<dyn OptimizerRule + Send + Sync>> {
     // `count(DISTINCT x)` as two aggregates: the first would have to take rows back.
     const LEFT_OUT: [&str; 1] = ["single_distinct_aggregation_to_group_by"];
-    let all = Optimizer::new().rules;
-    all.into_iter().filter(|rule| !LEFT_OUT.contains(&rule.name())).collect()
+    query_rules().into_iter().filter(|rule| !LEFT_OUT.contains(&rule.name())).collect()
 }
 
 /// DataFusion's rules for physical plans without the one that moves filters down: it goes by names, and where both sides of a join have a
 /// column of one name it moves a condition on both below one of them. Conditions on one side have been moved before, in the logical plan.
 pub fn physical_rules() -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
-    let all = PhysicalOptimizer::new().rules;
-    all.into_iter().filter(|rule| rule.name() != "FilterPushdown").collect()
+    let mut rules = PhysicalOptimizer::new().rules;
+    rules.retain(|rule| rule.name() != "FilterPushdown");
+    for rule in rules.iter_mut().filter(|rule| rule.name() == "ProjectionPushdown") {
+        *rule = Arc::new(WhereNothingFails(Arc::clone(rule)));
+    }
+    rules
 }
 
 /// Functions that take the place of DataFusion's, in pipelines and queries alike.
 pub fn register_own(state: &mut SessionState) {
     use datafusion::logical_expr::registry::FunctionRegistry;
-    for aggregate in [checked_sum(), stable_correlation()] {
+    for aggregate in [checked_sum(), stable_correlation()].into_iter().chain(extremes()) {
         // Registering an aggregate in a session state replaces and cannot fail.
         let _replaced = state.register_udaf(Arc::new(aggregate));
     }
-    for function in time_functions() {
+    for function in time_functions().chain(rounding_to_places()).chain(null_functions()) {
         register(state, function);
     }
 }

@@ -1,57 +1,80 @@
-//! The last bound on memory: when the process has grown beyond what it may have, its queries end.
+//! The last bound on memory: when the process has grown beyond what it may have, queries end, the largest first.
 //!
 //! Queries reserve what they hold, but not everything that DataFusion holds is reserved: the states of groups that spilled and are read
-//! again, a batch between two operators. Which query holds it nobody knows, so all that run end, with SQLSTATE 53200.
+//! again, a batch between two operators. So the process's memory is watched too. Ends with SQLSTATE 53200, one query at a time, until
+//! there is room again: a small one beside a large one goes on.
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use crate::error::{Context, Error, ErrorKind, Result, SqlState};
+use crate::memory::counted::HeldBytes;
 
 /// Between two looks at the process's memory while queries run, and while none does.
 const BUSY: Duration = Duration::from_millis(10);
 const IDLE: Duration = Duration::from_millis(100);
-/// For memory to be given back before it is looked at again.
+/// For memory to be given back before another query ends, unless it grows by this much meanwhile.
 const AFTERWARDS: Duration = Duration::from_millis(500);
+const GROWTH_BYTES: u64 = 32 << 20;
 
 /// Ends queries. Clones are the same.
 #[derive(Debug, Clone, Default)]
 pub struct Brake {
-    running: Arc<Mutex<CancellationToken>>,
+    running: Arc<Mutex<Vec<Weak<Braked>>>>,
+}
+
+/// A query that the brake may end, for as long as this lives.
+#[derive(Debug)]
+pub struct Braked {
+    held: HeldBytes,
+    end: CancellationToken,
+}
+
+impl Braked {
+    /// Completes when the query shall end.
+    pub fn pulled(&self) -> WaitForCancellationFutureOwned {
+        self.end.clone().cancelled_owned()
+    }
 }
 
 impl Brake {
-    /// Completes when the queries that run now shall end.
-    pub fn pulled(&self) -> WaitForCancellationFutureOwned {
-        self.running.lock().unwrap_or_else(PoisonError::into_inner).clone().cancelled_owned()
+    /// A query that has reserved `held`.
+    pub fn enter(&self, held: HeldBytes) -> Arc<Braked> {
+        let braked = Arc::new(Braked { held, end: CancellationToken::new() });
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&braked));
+        braked
     }
 
-    fn pull(running: &Mutex<CancellationToken>) {
-        let before = std::mem::take(&mut *running.lock().unwrap_or_else(PoisonError::into_inner));
-        before.cancel();
+    /// Ends the query that has reserved most of those that were not ended yet.
+    fn pull(running: &Mutex<Vec<Weak<Braked>>>) -> Option<usize> {
+        let mut running = running.lock().unwrap_or_else(PoisonError::into_inner);
+        running.retain(|query| query.strong_count() > 0);
+        let queries = running.iter().filter_map(Weak::upgrade).filter(|query| !query.end.is_cancelled());
+        let largest = queries.max_by_key(|query| query.held.get())?;
+        largest.end.cancel();
+        Some(largest.held.get())
     }
 
     /// Looks at the process's resident memory, as often as `is_busy` makes worth it, and pulls at `limit_bytes`. Ends with the last clone.
     ///
     /// Errors: there can be no more threads.
     pub fn watch(&self, limit_bytes: u64, is_busy: impl Fn() -> bool + Send + 'static) -> Result<()> {
-        let running: Weak<Mutex<CancellationToken>> = Arc::downgrade(&self.running);
+        let running = Arc::downgrade(&self.running);
         let watch = move || {
             while let Some(running) = running.upgrade() {
                 let is_busy = is_busy();
-                let is_exceeded = is_busy && resident_bytes().is_some_and(|bytes| bytes > limit_bytes);
-                if is_exceeded {
-                    tracing::warn!(limit_bytes, "memory limit exceeded: all queries end");
-                    Self::pull(&running);
-                }
+                let exceeded = resident_bytes().filter(|bytes| is_busy && *bytes > limit_bytes);
+                let ended = exceeded.and_then(|bytes| Some((bytes, Self::pull(&running)?)));
                 drop(running);
-                std::thread::sleep(match (is_exceeded, is_busy) {
-                    (true, _) => AFTERWARDS,
-                    (false, true) => BUSY,
-                    (false, false) => IDLE,
-                });
+                match ended {
+                    Some((bytes, held)) => {
+                        tracing::warn!(limit_bytes, bytes, held, "memory limit exceeded: the largest query ends");
+                        settle(bytes, limit_bytes);
+                    }
+                    None => std::thread::sleep(if is_busy { BUSY } else { IDLE }),
+                }
             }
         };
         std::thread::Builder::new()
@@ -62,12 +85,24 @@ impl Brake {
     }
 }
 
-/// The error of queries that were ended.
+/// Waits for memory to be given back.
+fn settle(before: u64, limit_bytes: u64) {
+    let began = Instant::now();
+    while began.elapsed() < AFTERWARDS {
+        std::thread::sleep(BUSY);
+        match resident_bytes() {
+            Some(bytes) if bytes <= limit_bytes || bytes > before + GROWTH_BYTES => return,
+            _ => {}
+        }
+    }
+}
+
+/// The error of a query that was ended.
 pub fn exceeded() -> Error {
     Error::environment("memory limit reached")
         .with_state(SqlState::OUT_OF_MEMORY)
-        .with_detail("The process has grown beyond `memory_limit`, so all queries that ran were ended.")
-        .with_hint("Ask again; if it is this query, read fewer rows or columns at a time, or raise `memory_limit`.")
+        .with_detail("The process has grown beyond `memory_limit`, and this query held most of what queries hold.")
+        .with_hint("Read fewer rows or columns at a time, or raise `memory_limit` in the configuration.")
 }
 
 /// Resident memory of this process; `None` where it cannot be known.
@@ -80,30 +115,50 @@ fn resident_bytes() -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use datafusion::execution::memory_pool::{MemoryConsumer, MemoryPool};
+
     use super::*;
+    use crate::memory::QueryMemory;
+    use crate::memory::counted::CountedPool;
+
+    async fn is_pulled(query: &Braked) -> bool {
+        tokio::time::timeout(Duration::from_millis(10), query.pulled()).await.is_ok()
+    }
 
     #[tokio::test]
-    async fn queries_end_when_there_is_too_much_and_later_ones_do_not() {
-        let brake = Brake::default();
-        let (first, second) = (brake.pulled(), brake.pulled());
-        Brake::pull(&brake.running);
-        first.await;
-        second.await;
-        let later = brake.pulled();
-        assert!(tokio::time::timeout(Duration::from_millis(10), later).await.is_err());
+    async fn the_largest_query_ends_first_and_small_ones_go_on() {
+        let (brake, pool) = (Brake::default(), Arc::new(QueryMemory::new(1 << 20)));
+        let query = |bytes: usize| {
+            let held = HeldBytes::default();
+            let counted: Arc<dyn MemoryPool> =
+                Arc::new(CountedPool::new(Arc::clone(&pool) as Arc<dyn MemoryPool>, held.clone()));
+            let reserved = MemoryConsumer::new("rows").register(&counted);
+            reserved.try_grow(bytes).unwrap();
+            (brake.enter(held), reserved)
+        };
+        let (small, large, larger) = (query(10), query(1_000), query(2_000));
+        assert_eq!(Brake::pull(&brake.running), Some(2_000));
+        assert_eq!((is_pulled(&larger.0).await, is_pulled(&large.0).await), (true, false));
+        // It is ending, and so is not ended again.
+        assert_eq!(Brake::pull(&brake.running), Some(1_000));
+        assert_eq!((is_pulled(&large.0).await, is_pulled(&small.0).await), (true, false));
+        drop((large, larger));
+        let later = query(20);
+        assert_eq!(Brake::pull(&brake.running), Some(20));
+        assert_eq!((is_pulled(&later.0).await, is_pulled(&small.0).await), (true, false));
     }
 
     #[cfg(target_os = "linux")]
     #[tokio::test]
     async fn a_process_that_is_too_large_is_seen_while_queries_run() {
         let brake = Brake::default();
-        let pulled = brake.pulled();
+        let query = brake.enter(HeldBytes::default());
         brake.watch(1, || true).unwrap();
-        pulled.await;
+        query.pulled().await;
         let idle = Brake::default();
-        let pulled = idle.pulled();
+        let query = idle.enter(HeldBytes::default());
         idle.watch(1, || false).unwrap();
-        assert!(tokio::time::timeout(Duration::from_millis(300), pulled).await.is_err());
+        assert!(tokio::time::timeout(Duration::from_millis(300), query.pulled()).await.is_err());
         assert!(resident_bytes().unwrap() > 1 << 20);
     }
 }

@@ -10,11 +10,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::runtime::{Builder, Handle, Runtime};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-use super::brake::Brake;
+use super::brake::{Brake, exceeded};
+use super::gate::{Client, Gate, Place};
 use crate::error::{Context, Error, ErrorKind, Result, SqlState};
+use crate::memory::counted::HeldBytes;
 use crate::sql::limits::{PLANNING_STACK_BYTES, STACK_BYTES};
 
 /// The longest that a statement may be planned.
@@ -33,7 +35,7 @@ pub struct QueryLimits {
     pub idle_timeout: Duration,
     /// Connections of a server at a time.
     pub connections: usize,
-    /// Resident bytes of the process at which all queries end; `None` = none.
+    /// Resident bytes of the process at which queries end, the largest first; `None` = none.
     pub memory_bytes: Option<u64>,
 }
 
@@ -67,14 +69,15 @@ impl QueryEngine {
     pub fn start(limits: QueryLimits) -> Result<Self> {
         let cores = std::thread::available_parallelism().map_or(2, std::num::NonZeroUsize::get);
         let running = Gate::new(limits.running, limits.waiting);
+        let planning = Gate::new(cores.max(2), limits.waiting);
         let brake = Brake::default();
         if let Some(bytes) = limits.memory_bytes {
-            let (inside, places) = (Arc::clone(&running.inside), limits.running);
-            brake.watch(bytes, move || inside.available_permits() < places)?;
+            let gates = [planning.clone(), running.clone()];
+            brake.watch(bytes, move || gates.iter().any(Gate::is_busy))?;
         }
         Ok(Self {
             runtime: OwnRuntime::start("weir-query", cores.max(2), QUERY_NICENESS)?,
-            planning: Gate::new(cores.max(2), limits.waiting),
+            planning,
             running,
             brake,
             limits,
@@ -88,8 +91,9 @@ impl QueryEngine {
     }
 
     /// A place for a query to run. Errors: none comes free in time, or too many wait.
-    pub async fn place(&self) -> Result<Place> {
-        tokio::time::timeout(self.limits.timeout, self.running.enter("queries")).await.map_err(|_| out_of_time())?
+    pub async fn place(&self, client: Client) -> Result<Place> {
+        let entered = self.running.enter(client, "queries");
+        tokio::time::timeout(self.limits.timeout, entered).await.map_err(|_| out_of_time())?
     }
 
     /// Runs `planning` on a thread of its own. Dropped, it ends at its next step.
@@ -97,11 +101,12 @@ impl QueryEngine {
     /// Errors: those of `planning`; too many wait; it takes too long.
     pub async fn plan<T: Send + 'static>(
         &self,
+        client: Client,
         planning: impl Future<Output = Result<T>> + Send + 'static,
     ) -> Result<T> {
         let limit = self.limits.timeout.min(PLANNING_TIMEOUT);
         let planned = async {
-            let place = self.planning.enter("statements").await?;
+            let place = self.planning.enter(client, "statements").await?;
             let (sender, planned) = oneshot::channel();
             let unwanted = CancellationToken::new();
             let wanted = unwanted.clone().drop_guard();
@@ -139,7 +144,12 @@ impl QueryEngine {
                 .with_state(SqlState::CANCELLED)
                 .with_hint("Split the statement, or write what it reads to a table.")
         };
-        tokio::time::timeout(limit, planned).await.map_err(|_| too_long())?
+        let braked = self.brake.enter(HeldBytes::default());
+        tokio::select! {
+            biased;
+            () = braked.pulled() => Err(exceeded()),
+            planned = tokio::time::timeout(limit, planned) => planned.map_err(|_| too_long())?,
+        }
     }
 
     /// Ends queries when the process uses too much memory.
@@ -207,60 +217,6 @@ pub fn out_of_time() -> Error {
         .with_hint("Read fewer rows, write the result to a table by a pipeline, or raise `flight.query_timeout`.")
 }
 
-/// Admission: so many inside, so many waiting.
-#[derive(Debug)]
-struct Gate {
-    inside: Arc<Semaphore>,
-    waiting: AtomicUsize,
-    places: usize,
-    max_waiting: usize,
-}
-
-/// A place behind a gate, free again when dropped.
-#[derive(Debug)]
-pub struct Place {
-    _permit: OwnedSemaphorePermit,
-}
-
-impl Gate {
-    fn new(places: usize, max_waiting: usize) -> Self {
-        Self { inside: Arc::new(Semaphore::new(places)), waiting: AtomicUsize::new(0), places, max_waiting }
-    }
-
-    async fn enter(&self, what: &str) -> Result<Place> {
-        if let Ok(permit) = Arc::clone(&self.inside).try_acquire_owned() {
-            return Ok(Place { _permit: permit });
-        }
-        let waiting = Waiting::begin(&self.waiting);
-        if waiting.before >= self.max_waiting {
-            let message = format!("server is busy: {} {what} run and {} wait", self.places, self.max_waiting);
-            return Err(Error::environment(message)
-                .with_state(SqlState::TOO_MANY)
-                .with_hint("Ask again later, or raise `flight.max_queries` or `flight.max_waiting`."));
-        }
-        let permit = Arc::clone(&self.inside).acquire_owned().await.internal(|| "gate is closed".to_owned())?;
-        Ok(Place { _permit: permit })
-    }
-}
-
-/// Counted among those that wait.
-struct Waiting<'a> {
-    count: &'a AtomicUsize,
-    before: usize,
-}
-
-impl<'a> Waiting<'a> {
-    fn begin(count: &'a AtomicUsize) -> Self {
-        Self { count, before: count.fetch_add(1, Ordering::Relaxed) }
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.count.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 /// Beside a thread at 0, a thread that also wants the processor gets about a thirtieth at 15.
 const QUERY_NICENESS: i32 = 15;
 
@@ -322,17 +278,17 @@ mod tests {
     #[tokio::test]
     async fn beyond_the_places_queries_wait_and_beyond_the_queue_they_are_refused() {
         let engine = Arc::new(engine(1, 1, 10_000));
-        let first = engine.place().await.unwrap();
+        let first = engine.place(Client::default()).await.unwrap();
         let other = Arc::clone(&engine);
-        let second = tokio::spawn(async move { other.place().await });
-        while engine.running.waiting.load(Ordering::Relaxed) == 0 {
+        let second = tokio::spawn(async move { other.place(Client::default()).await });
+        while engine.running.waiting() == 0 {
             tokio::task::yield_now().await;
         }
-        let refused = engine.place().await.unwrap_err();
+        let refused = engine.place(Client::default()).await.unwrap_err();
         assert_eq!(refused.state(), SqlState::TOO_MANY);
         drop(first);
         second.await.unwrap().unwrap();
-        engine.place().await.unwrap();
+        engine.place(Client::default()).await.unwrap();
     }
 
     #[tokio::test]
@@ -342,10 +298,10 @@ mod tests {
             if levels == 0 { frame[0] } else { 1 + deep(levels - 1) + std::hint::black_box(frame)[0] - levels }
         }
         let engine = engine(1, 0, 3_000);
-        assert_eq!(engine.plan(async { Ok(deep(20_000)) }).await.unwrap(), 20_000);
-        let error = engine.plan(std::future::pending::<Result<()>>()).await.unwrap_err();
+        assert_eq!(engine.plan(Client::default(), async { Ok(deep(20_000)) }).await.unwrap(), 20_000);
+        let error = engine.plan(Client::default(), std::future::pending::<Result<()>>()).await.unwrap_err();
         assert_eq!(error.state(), SqlState::CANCELLED);
-        let error = engine.plan::<()>(async { panic!("of this test") }).await.unwrap_err();
+        let error = engine.plan::<()>(Client::default(), async { panic!("of this test") }).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Internal);
     }
 
@@ -353,10 +309,10 @@ mod tests {
     async fn planning_that_nobody_waits_for_ends_and_frees_its_place() {
         let engine = engine(1, 1_000, 60_000);
         for _ in 0..20 {
-            let planning = engine.plan(std::future::pending::<Result<()>>());
+            let planning = engine.plan(Client::default(), std::future::pending::<Result<()>>());
             assert!(tokio::time::timeout(Duration::from_millis(5), planning).await.is_err());
         }
-        engine.plan(async { Ok(()) }).await.unwrap();
+        engine.plan(Client::default(), async { Ok(()) }).await.unwrap();
     }
 
     #[cfg(target_os = "linux")]
@@ -369,7 +325,10 @@ mod tests {
         let before = niceness();
         let engine = engine(1, 1, 10_000);
         assert_eq!(engine.handle().spawn(async move { niceness() }).await.unwrap(), QUERY_NICENESS.max(before));
-        assert_eq!(engine.plan(async move { Ok(niceness()) }).await.unwrap(), QUERY_NICENESS.max(before));
+        assert_eq!(
+            engine.plan(Client::default(), async move { Ok(niceness()) }).await.unwrap(),
+            QUERY_NICENESS.max(before)
+        );
         assert_eq!(niceness(), before);
     }
 }

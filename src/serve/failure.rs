@@ -113,6 +113,8 @@ fn state_of_plan(message: &str) -> SqlState {
     let says = |text: &str| message.contains(text);
     if says("not found") && says("table") {
         SqlState::UNDEFINED_TABLE
+    } else if says("no built-in encoding") {
+        SqlState::PARAMETER
     } else if says("invalid function") || says("no function matches") || says("function") && says("not found") {
         SqlState::UNDEFINED_FUNCTION
     } else if says("coerc") || says("cast") || says("type") || says("cannot infer") {

@@ -4,10 +4,11 @@
 //! ([`flight`]), metrics, health, progress and the dashboard ([`http`]). Promises to write nothing, ever: statements
 //! that could are refused before they are planned. Leaves pipelines to `epoch` and what a Delta log means to `delta`.
 
-mod brake;
+pub mod brake;
 pub mod engine;
 pub mod failure;
 pub mod flight;
+mod gate;
 pub mod http;
 mod interrupt;
 pub mod warehouse;

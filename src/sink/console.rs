@@ -3,7 +3,8 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, StringArray};
+use arrow::array::{ArrayRef, AsArray, StringArray, UInt64Array};
+use arrow::compute::take_record_batch;
 use arrow::datatypes::{DataType, Field, Int64Type, Schema};
 use arrow::record_batch::RecordBatch;
 use arrow::util::pretty::pretty_format_batches;
@@ -11,7 +12,8 @@ use arrow::util::pretty::pretty_format_batches;
 use crate::error::{Context, Error, Result};
 use crate::output::Printer;
 
-/// Prints rows of a retracting stream: their weight, which comes last, is shown first, as `+` or `-`.
+/// Prints rows of a retracting stream: their weight, which comes last, is shown first, as `+` or `-`. A row that counts twice is shown
+/// twice.
 pub async fn print_changes(name: &str, rows: &[RecordBatch], output: &Printer) -> Result<()> {
     let rows = rows.iter().map(signed).collect::<Result<Vec<_>>>()?;
     print(name, &rows, output).await
@@ -22,6 +24,10 @@ fn signed(rows: &RecordBatch) -> Result<RecordBatch> {
     let last = rows.num_columns().saturating_sub(1);
     let weights = rows.columns().last().and_then(|column| column.as_primitive_opt::<Int64Type>());
     let weights = weights.ok_or_else(|| Error::internal(fail()))?;
+    let times = weights.values().iter().enumerate();
+    let times = times.flat_map(|(row, weight)| std::iter::repeat_n(row as u64, weight.unsigned_abs() as usize));
+    let rows = &take_record_batch(rows, &UInt64Array::from_iter_values(times)).internal(fail)?;
+    let weights = rows.column(last).as_primitive::<Int64Type>();
     let signs = weights.values().iter().map(|weight| if *weight > 0 { "+" } else { "-" });
     let mut fields = vec![Arc::new(Field::new("", DataType::Utf8, false))];
     fields.extend(rows.schema().fields().iter().take(last).cloned());
@@ -51,6 +57,14 @@ mod tests {
     use arrow::array::Int64Array;
 
     use super::*;
+
+    #[test]
+    fn a_row_that_counts_twice_is_shown_twice() {
+        let column = |values: Vec<i64>| Arc::new(Int64Array::from(values)) as ArrayRef;
+        let rows = RecordBatch::try_from_iter([("n", column(vec![7, 8])), ("__weight", column(vec![2, -3]))]).unwrap();
+        let shown = pretty_format_batches(&[signed(&rows).unwrap()]).unwrap().to_string();
+        assert_eq!((shown.matches("| + | 7 |").count(), shown.matches("| - | 8 |").count()), (2, 3), "{shown}");
+    }
 
     #[test]
     fn the_weight_is_shown_first_as_a_sign() {

@@ -82,6 +82,8 @@ fn texts(field: &Field, column: &dyn Array) -> Result<Vec<Option<Vec<u8>>>> {
     };
     let special = |value: f64| json::special_float(value).map(|text| text.as_bytes().to_vec());
     Ok(match column.data_type() {
+        // Such a column does not say of a row that it is null.
+        DataType::Null => vec![None; column.len()],
         DataType::Binary => {
             let bytes = column.as_binary::<i32>();
             each(&mut |row| {

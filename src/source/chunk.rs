@@ -160,6 +160,22 @@ pub struct TopicIdentity {
     /// The id of the cluster; likewise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cluster: Option<String>,
+    /// Topics that the source has read before under other names; each has no earlier ones of its own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub earlier: Vec<TopicIdentity>,
+}
+
+impl TopicIdentity {
+    /// The record of the topic that is called `topic`: this one, or an earlier one.
+    pub fn named(&self, topic: &str) -> Option<&Self> {
+        std::iter::once(self).chain(&self.earlier).find(|known| known.topic == topic)
+    }
+
+    /// The records of all topics but the one that is called `topic`.
+    pub fn others(&self, topic: &str) -> Vec<Self> {
+        let own = Self { earlier: Vec::new(), ..self.clone() };
+        std::iter::once(own).chain(self.earlier.iter().cloned()).filter(|known| known.topic != topic).collect()
+    }
 }
 
 /// Vouches for what was read, before it is committed.

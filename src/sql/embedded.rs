@@ -11,7 +11,7 @@ use super::limits::{PARSER_RECURSION, ParseBudget, check_tokens, too_complex};
 use super::normalize::normalize;
 use super::suggest::nearest;
 use super::weight::Known;
-use super::{Diagnostic, Span, accept, literals, temporal};
+use super::{Diagnostic, Span, accept, literals, sets, temporal};
 use crate::error::SqlState;
 
 /// The query that `tokens` spell.
@@ -23,6 +23,7 @@ pub fn query(tokens: &[TokenWithSpan]) -> Parsed<Box<Query>> {
     accept::check(query.as_ref(), tokens)?;
     literals::rewrite(query.as_mut())?;
     temporal::mark_joins(&mut query)?;
+    sets::rewrite(query.as_mut());
     Ok(query)
 }
 
@@ -42,6 +43,7 @@ pub fn expression(tokens: &[TokenWithSpan]) -> Parsed<Expr> {
     let mut expression = whole(tokens, |parser| parser.parse_expr())?;
     accept::check(&expression, tokens)?;
     literals::rewrite(&mut expression)?;
+    sets::rewrite(&mut expression);
     Ok(expression)
 }
 

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
     CastKind, DataType, ExactNumberInfo, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments, Spanned,
-    Value, VisitMut, VisitorMut,
+    UnaryOperator, Value, VisitMut, VisitorMut,
 };
 
 use super::cursor::Parsed;
@@ -49,6 +49,11 @@ impl VisitorMut for Rewriter {
                 if let Err(error) = translate_patterns(function) {
                     return ControlFlow::Break(error);
                 }
+            }
+            // DataFusion reads `-INTERVAL '1 month 1 day'` as `INTERVAL '-1 month 1 day'`.
+            Expr::UnaryOp { op: UnaryOperator::Minus, expr: operand } if matches!(**operand, Expr::Interval(_)) => {
+                let interval = std::mem::replace(&mut **operand, Expr::value(Value::Null));
+                **operand = Expr::Nested(Box::new(interval));
             }
             Expr::Value(value) => {
                 if let Value::Number(text, _) = &value.value

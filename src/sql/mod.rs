@@ -17,6 +17,7 @@ pub mod statement;
 pub mod cursor;
 pub mod normalize;
 pub mod temporal;
+pub mod sets;
 pub mod embedded;
 pub mod accept;
 pub mod formats;

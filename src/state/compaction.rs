@@ -28,8 +28,9 @@ const ENOUGH: usize = 8;
 const FLOOR: u64 = 64 << 10;
 /// A merge takes at least so many files, unless one file is mostly dead.
 const RUN: usize = 4;
-/// Rows merged at a time; bounds the memory of a compaction.
-const ROWS_AT_ONCE: u64 = 1 << 18;
+/// Rows and bytes of files merged at a time; they bound the memory of a compaction.
+const ROWS_AT_ONCE: u64 = 1 << 17;
+const BYTES_AT_ONCE: u64 = 4 << 20;
 
 /// Files that became one.
 #[derive(Debug, Clone)]
@@ -116,8 +117,7 @@ impl StateStore {
     ) -> Result<Option<StateFile>> {
         let files = &stored.files[range.clone()];
         let readers = self.open_files(operator, files.iter().rev(), table).await?;
-        let rows: u64 = files.iter().map(|file| file.rows + file.deletes).sum();
-        let parts = (rows / ROWS_AT_ONCE + 1).min(KEY_GROUPS.into()) as usize;
+        let parts = parts(files);
         let oldest = range.start == 0;
         let encoding = Encoding { aside: false, compressed: true };
         let mut writer = self.begin(operator, epoch, table, encoding);
@@ -132,6 +132,13 @@ impl StateStore {
         }
         self.end(written, writer, epoch).await
     }
+}
+
+/// How many parts of the key groups are merged one after the other.
+pub(super) fn parts(files: &[StateFile]) -> usize {
+    let rows: u64 = files.iter().map(|file| file.rows + file.deletes).sum();
+    let bytes: u64 = files.iter().map(|file| file.bytes).sum();
+    (rows / ROWS_AT_ONCE + 1).max(bytes / BYTES_AT_ONCE + 1).min(KEY_GROUPS.into()) as usize
 }
 
 /// Merges the rows of some key groups. Dead rows below `cutoff` go. Deletes go when nothing `oldest` is beneath them;

@@ -1,8 +1,10 @@
 //! What `docs/sql.md` says of each clause, tried with the program: where it says "runs" it runs, where it says "refused" it is refused.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
 use weir::sql::accept::{CLAUSES, Does};
 
 use super::program::{Weir, text};
@@ -61,4 +63,72 @@ fn pipelines_run_the_clauses_that_the_reference_says() {
     let expected: BTreeSet<usize> = (0..CLAUSES.len()).filter(|number| CLAUSES[*number].does != Does::Run).collect();
     let unlike: Vec<_> = refused.symmetric_difference(&expected).map(|number| CLAUSES[*number].name).collect();
     assert!(unlike.is_empty(), "{unlike:?}\n{told}");
+}
+
+/// How often each value is given by `a op ALL b`.
+fn counted(op: &str, a: &[Option<i64>], b: &[Option<i64>]) -> BTreeMap<Option<i64>, i64> {
+    let count = |rows: &[Option<i64>], value: &Option<i64>| rows.iter().filter(|row| *row == value).count() as i64;
+    let times = |value: &Option<i64>| match op {
+        "EXCEPT" => count(a, value) - count(b, value),
+        _ => count(a, value).min(count(b, value)),
+    };
+    a.iter().map(|value| (*value, times(value))).filter(|(_, times)| *times > 0).collect()
+}
+
+fn lines(rows: &[Option<i64>]) -> String {
+    rows.iter().fold(String::new(), |text, row| match row {
+        Some(value) => text + &format!("{{\"x\":{value}}}\n"),
+        None => text + "{}\n",
+    })
+}
+
+#[test]
+fn except_all_and_intersect_all_count_rows_in_queries_and_in_pipelines_that_go_on() {
+    for seed in 0..3 {
+        let rng = &mut StdRng::seed_from_u64(seed);
+        let weir = Weir::new();
+        weir.write(
+            "p.sql",
+            "CREATE SOURCE a (x BIGINT) WITH (connector = 'file', path = 'a.jsonl');
+             CREATE SOURCE b (x BIGINT) WITH (connector = 'file', path = 'b.jsonl');
+             CREATE TABLE ta (x BIGINT) USING DELTA; CREATE TABLE tb (x BIGINT) USING DELTA;
+             CREATE TABLE e (x BIGINT, n BIGINT, PRIMARY KEY (x) NOT ENFORCED) USING DELTA;
+             CREATE TABLE i (x BIGINT, n BIGINT, PRIMARY KEY (x) NOT ENFORCED) USING DELTA;
+             CREATE PIPELINE p WITH (trigger = 'available now', state_ttl = 'none', max_rows_per_micro_batch = 7) AS BEGIN
+               INSERT INTO ta SELECT x FROM a; INSERT INTO tb SELECT x FROM b;
+               INSERT INTO e SELECT coalesce(x, -1) AS x, count(*) AS n FROM (SELECT x FROM a EXCEPT ALL SELECT x FROM b) GROUP BY x;
+               INSERT INTO i SELECT coalesce(x, -1) AS x, count(*) AS n FROM (SELECT x FROM a INTERSECT ALL SELECT x FROM b) GROUP BY x;
+             END;",
+        );
+        let (mut a, mut b) = (Vec::new(), Vec::new());
+        for _ in 0..3 {
+            let mut more = |rows: &mut Vec<Option<i64>>| {
+                let count = rng.random_range(0..25);
+                rows.extend((0..count).map(|_| (!rng.random_bool(0.1)).then(|| rng.random_range(0..6_i64))));
+            };
+            more(&mut a);
+            more(&mut b);
+            weir.write("a.jsonl", &lines(&a));
+            weir.write("b.jsonl", &lines(&b));
+            weir.succeed(&["run", "p.sql"]);
+            for (op, table) in [("EXCEPT", "e"), ("INTERSECT", "i")] {
+                let expected: Vec<String> =
+                    counted(op, &a, &b).into_iter().map(|(x, n)| format!("{},{n}", x.unwrap_or(-1))).collect();
+                assert_eq!(weir.query(&format!("SELECT x, n FROM {table} ORDER BY x")), expected, "{op} {a:?} {b:?}");
+                let query = format!("SELECT x FROM ta {op} ALL SELECT x FROM tb ORDER BY x");
+                let queried = weir
+                    .query(&format!("SELECT coalesce(x, -1) AS x, count(*) AS n FROM ({query}) GROUP BY 1 ORDER BY 1"));
+                assert_eq!(queried, expected, "{op} {a:?} {b:?}");
+            }
+        }
+        assert_eq!(weir.succeed(&["verify", "p.sql"]).matches("  ok  ").count(), 4);
+    }
+    let weir = Weir::new();
+    assert_eq!(weir.query("SELECT 1 AS a, 'x' AS b EXCEPT ALL SELECT 2, 'y' ORDER BY a"), ["1,x"]);
+    assert_eq!(
+        weir.query("(SELECT 1 AS a UNION ALL SELECT 1 UNION ALL SELECT 2) EXCEPT ALL SELECT 1 EXCEPT ALL SELECT 2"),
+        ["1"]
+    );
+    let told = text(&weir.run(&["query", "SELECT 1, 2 EXCEPT ALL SELECT 1"]).stderr);
+    assert!(told.contains("EXCEPT ALL of 2 columns and 1 columns"), "{told}");
 }

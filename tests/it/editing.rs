@@ -194,11 +194,12 @@ fn a_table_that_cannot_stand_for_the_stream_is_refused_with_the_remedy() {
     for (options, insert, message, remedy) in claims {
         let errors = edited.refused(options, &with(insert));
         assert!(errors.contains(message) && errors.contains(remedy), "{insert}: {errors}");
+        assert!(errors.contains("seed_from"), "{insert}: {errors}");
+        let checked = edited.weir.run(&["check", "p.sql", "--against-state"]);
+        let (told, errors) = (text(&checked.stdout), text(&checked.stderr));
+        assert!(errors.contains(message) && errors.contains(remedy), "{insert}: {errors}");
+        assert!(!told.contains("is filled"), "{insert}: {told}");
     }
-    // What needs no table to be opened is said by the check, too.
-    edited.write(", seed_from = 'history'", &with(PER_KEY));
-    let checked = text(&edited.weir.run(&["check", "p.sql", "--against-state"]).stderr);
-    assert!(checked.contains("cannot be filled by `seed_from`"), "{checked}");
 
     // Two sources.
     let joined = "INSERT INTO pairs SELECT a.id, b.id AS other FROM events a JOIN others b
@@ -356,4 +357,72 @@ fn columns_that_only_pass_through_may_come_and_go() {
     waiting.weir.write("p.sql", &wide("on_watermark"));
     let checked = text(&waiting.weir.run(&["check", "p.sql", "--against-state"]).stdout);
     assert_eq!(checked.matches("keep  ").count(), 1, "{checked}");
+}
+
+#[test]
+fn the_check_opens_the_tables_that_the_pipeline_writes_as_a_run_does() {
+    let weir = crate::program::Weir::new();
+    let source = "CREATE SOURCE e (id BIGINT, v BIGINT) WITH (connector = 'file', path = 'in.jsonl');";
+    let sql = |columns: &str, selected: &str| {
+        format!(
+            "{source} CREATE TABLE o {columns} USING DELTA;
+             CREATE PIPELINE p WITH (trigger = 'available now') AS BEGIN INSERT INTO o SELECT {selected} FROM e; END;"
+        )
+    };
+    weir.write("in.jsonl", "{\"id\":1,\"v\":2}\n");
+    weir.write("p.sql", &sql("(id BIGINT)", "id"));
+    weir.succeed(&["run", "p.sql"]);
+    for (columns, selected, message, remedy) in [
+        ("(id BIGINT, v BIGINT)", "id, v", "The table has no column `v`.", "add_columns"),
+        ("(id STRING)", "CAST(id AS STRING) AS id", "Column `id` has type Int64, not Utf8.", "Declare the columns"),
+    ] {
+        weir.write("p.sql", &sql(columns, selected));
+        for arguments in [&["run", "p.sql"][..], &["check", "p.sql", "--against-state"]] {
+            let output = weir.run(arguments);
+            let errors = text(&output.stderr);
+            assert_eq!(output.status.code(), Some(1), "{arguments:?}: {errors}");
+            assert!(errors.contains(message) && errors.contains(remedy), "{arguments:?}: {errors}");
+        }
+    }
+    // Without columns they are the table's: what does not fit is found by any check.
+    weir.write("p.sql", &sql("", "id"));
+    weir.succeed(&["check", "p.sql"]);
+    weir.succeed(&["check", "p.sql", "--against-state"]);
+    weir.succeed(&["run", "p.sql"]);
+    weir.write("p.sql", &sql("", "id, v AS w"));
+    for arguments in [&["run", "p.sql"][..], &["check", "p.sql"]] {
+        let errors = text(&weir.run(arguments).stderr);
+        assert!(errors.contains("`o` has no column `w`"), "{arguments:?}: {errors}");
+    }
+}
+
+#[test]
+fn a_table_without_columns_that_a_stream_is_joined_to_is_asked_by_the_check() {
+    let weir = crate::program::Weir::new();
+    weir.write("in.jsonl", "{\"id\":1,\"name\":\"a\"}\n");
+    let source = "CREATE SOURCE e (id BIGINT, name STRING) WITH (connector = 'file', path = 'in.jsonl');";
+    weir.write(
+        "fill.sql",
+        &format!(
+            "{source} CREATE TABLE merchants (id BIGINT, name STRING) USING DELTA LOCATION './elsewhere';
+             CREATE PIPELINE f WITH (trigger = 'available now') AS BEGIN INSERT INTO merchants SELECT id, name FROM e; END;"
+        ),
+    );
+    weir.succeed(&["run", "fill.sql"]);
+    weir.write(
+        "p.sql",
+        &format!(
+            "{source} CREATE TABLE merchants USING DELTA LOCATION './elsewhere';
+             CREATE TABLE o (id BIGINT, merchant STRING) USING DELTA;
+             CREATE PIPELINE p WITH (trigger = 'available now') AS BEGIN
+               INSERT INTO o SELECT e.id, m.name AS merchant FROM e JOIN merchants m ON m.id = e.id;
+             END;"
+        ),
+    );
+    for arguments in
+        [&["check", "p.sql"][..], &["explain", "p.sql"], &["check", "p.sql", "--against-state"], &["run", "p.sql"]]
+    {
+        weir.succeed(arguments);
+    }
+    assert_eq!(weir.query("SELECT id, merchant FROM o"), ["1,a"]);
 }

@@ -127,6 +127,97 @@ fn whole_numbers_that_do_not_fit_are_an_error_and_never_another_number() {
 }
 
 #[test]
+fn constants_of_every_width_and_decimals_do_not_get_another_number() {
+    let weir = Weir::new();
+    let most = "CAST(99999999999999999999999999999999999999 AS DECIMAL(38, 0))";
+    for sql in [
+        "CAST(127 AS TINYINT) + CAST(1 AS TINYINT)".to_owned(),
+        "CAST(1000 AS SMALLINT) * CAST(100 AS SMALLINT)".to_owned(),
+        "CAST(-2147483648 AS INT) - CAST(1 AS INT)".to_owned(),
+        "coalesce(CAST(2147483647 AS INT), 0::INT) + 1::INT".to_owned(),
+        format!("{most} + 1"),
+        format!("-{most} - 1"),
+        format!("{most} * 2"),
+        format!("{most} / CAST('0.01' AS DECIMAL(3, 2))"),
+    ] {
+        assert!(!weir.run(&["query", &format!("SELECT {sql}")]).status.success(), "{sql}");
+    }
+    let rows = format!("(VALUES ({most}, 1), (CAST(1 AS DECIMAL(38, 0)), 2)) v (d, i)");
+    for sql in
+        ["SELECT d + 1", "SELECT d * d", "SELECT sum(d)", "SELECT sum(d) OVER (ORDER BY i)", "SELECT i > 0, sum(d)"]
+    {
+        let group = if sql.contains("i > 0") { "GROUP BY i > 0" } else { "" };
+        assert!(!weir.run(&["query", &format!("{sql} FROM {rows} {group}")]).status.success(), "{sql}");
+    }
+    assert_eq!(weir.query(&format!("SELECT d - 1, d / 2 FROM {rows} WHERE i = 2")), ["0,0.5000"]);
+    assert_eq!(weir.query("SELECT CAST(126 AS TINYINT) + CAST(1 AS TINYINT)"), ["127"]);
+}
+
+#[test]
+fn frames_forget_nan_and_infinities_with_their_row() {
+    let weir = Weir::new();
+    let rows = "(VALUES (1, 1.0), (2, CAST('NaN' AS DOUBLE)), (3, 3.0), (4, CAST('Infinity' AS DOUBLE)), (5, 5.0), (6, 6.0), (7, 7.0)) v (n, x)";
+    for (function, expected) in [
+        ("sum(x)", "1.0 NaN NaN inf inf 11.0 13.0"),
+        ("avg(x)", "1.0 NaN NaN inf inf 5.5 6.5"),
+        ("var_pop(x)", "0.0 NaN NaN NaN NaN 0.25 0.25"),
+    ] {
+        let sql = format!("SELECT {function} OVER (ORDER BY n ROWS 1 PRECEDING) FROM {rows} ORDER BY n");
+        assert_eq!(weir.query(&sql).join(" "), expected, "{function}");
+    }
+}
+
+#[test]
+fn arithmetic_in_windows_and_their_order_runs() {
+    let weir = Weir::new();
+    let rows = "(VALUES (3, 'a'), (1, 'b'), (2, 'c')) o (n, t)";
+    for (sql, expected) in [
+        (format!("SELECT n, row_number() OVER (ORDER BY n * 4) FROM {rows} ORDER BY n"), "1,1 2,2 3,3"),
+        (format!("SELECT n FROM {rows} QUALIFY row_number() OVER (ORDER BY n + 1) = 1"), "1"),
+        (format!("SELECT lag(n + 1) OVER w FROM {rows} WINDOW w AS (ORDER BY -n) ORDER BY n"), "3 4 "),
+        (format!("SELECT sum(n * 2) FILTER (WHERE n + 1 > 2), string_agg(t, '' ORDER BY n + 1) FROM {rows}"), "10,bca"),
+    ] {
+        assert_eq!(weir.query(&sql).join(" "), expected, "{sql}");
+    }
+}
+
+#[test]
+fn lists_dates_and_zeros_mean_what_postgresql_means() {
+    let weir = Weir::new();
+    let from = "(SELECT 'aa' AS s, false AS b, CAST('-0.0' AS DOUBLE) AS z, 0.25 AS x, DATE '2026-01-05' AS d, TIMESTAMP '2026-01-05 12:00:00' AS ts, CAST('1.25' AS DECIMAL(12, 2)) AS p, CAST(NULL AS BIGINT) AS n, 3 AS m) t";
+    compare(
+        &weir,
+        from,
+        &[
+            ("s IN (CASE WHEN b THEN NULL ELSE 'aa' END, 'x')", "true"),
+            ("s NOT IN (CASE WHEN b THEN NULL ELSE s || 'a' END, coalesce('', 'x'))", "true"),
+            ("z IN (0.0, 1.0)", "true"),
+            ("z IN (1.0, x)", "false"),
+            ("x IN (z, abs(x))", "true"),
+            ("CASE z WHEN 0.0 THEN 'zero' ELSE 'other' END", "zero"),
+            ("nullif(z, 0)", "null"),
+            ("nvl(d, DATE '2020-01-01') - 1", "2026-01-04"),
+            ("ifnull(CAST(NULL AS TIMESTAMP), ts) - ts = INTERVAL '0 seconds'", "true"),
+            ("arrow_typeof(nvl2(b, d, d))", "Date32"),
+            ("nvl2(CAST(NULL AS BIGINT), 'some', 'none')", "none"),
+            ("nvl(1, 1 / (1 - 1))", "1"),
+            ("d + INTERVAL '1 hour' = TIMESTAMP '2026-01-05 01:00:00'", "true"),
+            ("INTERVAL '36 hours' + d = TIMESTAMP '2026-01-06 12:00:00'", "true"),
+            ("d - INTERVAL '1 minute' = TIMESTAMP '2026-01-04 23:59:00'", "true"),
+            ("arrow_typeof(d + INTERVAL '1 month 2 days')", "Date32"),
+            ("d + (-INTERVAL '1 month 2 days')", "2025-12-03"),
+            ("-INTERVAL '1 month 2 days' = INTERVAL '-1 month -2 days'", "true"),
+            ("-INTERVAL '-2 days' = INTERVAL '2 days'", "true"),
+            ("CAST(CASE WHEN b THEN 1 END AS BIGINT) ^ CAST(CASE WHEN b THEN 1 END AS BIGINT)", "null"),
+            ("n ^ 5 ^ n", "null"),
+            ("m ^ 5 ^ m ^ m", "6"),
+            ("least(p, round(p, 1))", "1.25"),
+            ("greatest(round(p, 1), p, CAST('1.1' AS DECIMAL(6, 1)))", "1.30"),
+        ],
+    );
+}
+
+#[test]
 fn patterns_and_times_far_away() {
     let weir = Weir::new();
     let from = "(SELECT TIMESTAMP '2024-07-04 03:05:09.012345' AS ts, arrow_cast('9999-12-31 23:59:59', 'Timestamp(Microsecond, None)') AS far)";
@@ -257,4 +348,94 @@ fn local_days_sessions_and_keys_follow_the_event_time() {
     assert_eq!(weir.query("SELECT n FROM days ORDER BY n"), ["1", "1", "24", "25"]);
     assert_eq!(weir.query("SELECT n FROM sessions"), ["51"]);
     assert_eq!(weir.query("SELECT id FROM first ORDER BY id"), ["0", "20", "40"]);
+}
+
+#[test]
+fn a_column_of_decimals_and_numbers_with_a_point_is_a_decimal_in_unions_and_values() {
+    let weir = Weir::new();
+    let d = "CAST('12345678901234567.89' AS DECIMAL(20, 2))";
+    let types = |sql: &str| weir.query(&format!("SELECT DISTINCT arrow_typeof(x) AS t FROM ({sql}) q (x)"));
+    for (sql, kind) in [
+        (format!("SELECT {d} AS x UNION ALL SELECT 0.0"), "\"Decimal128(20, 2)\""),
+        (format!("SELECT 0.0 AS x UNION ALL SELECT {d} UNION ALL SELECT 1"), "\"Decimal128(35, 15)\""),
+        (format!("SELECT 0.125 AS x UNION SELECT {d}"), "\"Decimal128(21, 3)\""),
+        (format!("SELECT d AS x FROM (SELECT {d} AS d) UNION ALL SELECT -0.5"), "\"Decimal128(20, 2)\""),
+        (format!("VALUES ({d}), (0.0)"), "\"Decimal128(33, 15)\""),
+        (
+            format!("SELECT CASE WHEN true THEN {d} * CASE WHEN true THEN 1.5 ELSE 0.5 END END AS x"),
+            "\"Decimal128(23, 3)\"",
+        ),
+        ("SELECT CAST(1 AS DOUBLE) AS x UNION ALL SELECT 0.5".to_owned(), "Float64"),
+        (format!("SELECT {d} AS x UNION ALL SELECT CAST(0.5 AS DOUBLE)"), "Float64"),
+        ("VALUES (1.5), (2)".to_owned(), "Float64"),
+    ] {
+        assert_eq!(types(&sql), [kind], "{sql}");
+    }
+    let sums =
+        weir.query(&format!("SELECT sum(x) AS s FROM (SELECT {d} AS x UNION ALL SELECT 0.01 UNION ALL SELECT 0.0) q"));
+    assert_eq!(sums, ["12345678901234567.90"]);
+}
+
+#[test]
+fn constants_that_overflow_are_an_error_wherever_they_become_constant() {
+    let weir = Weir::new();
+    for sql in [
+        "SELECT 9223372036854775807 + 1",
+        "SELECT 9223372036854775806 + 1 + 1",
+        "SELECT (9223372036854775807 - 1) * 2",
+        "SELECT CAST(2147483647 AS INT) + CAST(1 AS INT)",
+        "SELECT abs(9223372036854775807) + 1",
+        "SELECT -(-9223372036854775807 - 1)",
+        "SELECT 1 FROM (SELECT 1 AS a) WHERE a > 4611686018427387904 * 2",
+    ] {
+        let output = weir.run(&["query", sql]);
+        let told = text(&output.stderr);
+        assert!(!output.status.success(), "{sql}: {}", text(&output.stdout));
+        assert!(told.contains("out of the range") || told.to_lowercase().contains("overflow"), "{sql}: {told}");
+    }
+    weir.write(
+        "f.sql",
+        "CREATE FUNCTION next(a BIGINT) RETURNS BIGINT IMMUTABLE LANGUAGE sql AS $$ a + 1 $$;
+         CREATE FUNCTION far(a BIGINT) RETURNS BIGINT IMMUTABLE LANGUAGE sql AS $$ (a + 9223372036854775806) * 2 $$;",
+    );
+    for sql in [
+        "SELECT next(9223372036854775807)",
+        "SELECT next(next(9223372036854775806))",
+        "SELECT far(1)",
+        "SELECT far(x) FROM (SELECT 1 AS x)",
+    ] {
+        let output = weir.run(&["query", "--file", "f.sql", sql]);
+        let told = text(&output.stderr);
+        assert!(!output.status.success(), "{sql}: {}", text(&output.stdout));
+        assert!(told.contains("out of the range") || told.to_lowercase().contains("overflow"), "{sql}: {told}");
+    }
+    assert_eq!(
+        weir.succeed(&["query", "--file", "f.sql", "--format", "csv", "SELECT next(41) AS n"]).lines().last(),
+        Some("42")
+    );
+}
+
+#[test]
+fn numbers_rounded_to_places_that_they_do_not_have_stay_or_are_zero() {
+    let weir = Weir::new();
+    let from = "(SELECT CAST(1.25 AS DOUBLE) AS x, CAST(1.25 AS FLOAT) AS f, CAST('1.25' AS DECIMAL(5, 2)) AS d, 400 AS n, CAST('NaN' AS DOUBLE) AS nan)";
+    compare(
+        &weir,
+        from,
+        &[
+            ("round(x, 400)", "1.25"),
+            ("round(x, n)", "1.25"),
+            ("round(x, 308)", "1.25"),
+            ("round(x, -400)", "0.0"),
+            ("round(x, -n)", "0.0"),
+            ("round(f, 60)", "1.25"),
+            ("trunc(x, 400)", "1.25"),
+            ("trunc(x, -400)", "0.0"),
+            ("round(1e300, 20)", "1e300"),
+            ("round(nan, 400)", "NaN"),
+            ("round(x, 1)", "1.3"),
+            ("round(d, 400)", "1.25"),
+            ("round(d, -400)", "0"),
+        ],
+    );
 }

@@ -338,6 +338,16 @@ fn another_topic_of_a_source_is_said_and_read_from_its_beginning() {
     let run = read_what_is_there(&weir);
     assert!(run.status.success() && text(&run.stderr).contains("continues where"), "{}", text(&run.stderr));
     assert_eq!(rows(&weir), ["old,60,60", "new,30,30"]);
+    // The other one, too, unless it was created again meanwhile.
+    create_again(&kafka, "after");
+    kafka.produce("after", 0, ids(2_000..2_050));
+    weir.write("p.sql", &copying_sql(&kafka, "after", ""));
+    let refused = read_what_is_there(&weir);
+    let errors = text(&refused.stderr);
+    assert!(refused.status.code() == Some(4) && errors.contains("topic `after` was created again"), "{errors}");
+    weir.write("p.sql", &copying_sql(&kafka, "after", CONTINUE));
+    assert!(read_what_is_there(&weir).status.success());
+    assert_eq!(rows(&weir), ["old,60,60", "new,80,80"]);
 }
 
 #[test]

@@ -80,3 +80,88 @@ fn both_zeros_are_one_key_in_every_operator_and_in_batch() {
     assert_eq!(all("SELECT count(*) FROM rows GROUP BY k ORDER BY 1"), "1 1 2");
     assert_eq!(all("SELECT id FROM rows WHERE k = 0 ORDER BY id"), "1 2");
 }
+
+/// Zeros and NaNs, plain and in lists; rows 3 and 4 have NaNs of different sign in `-f` and `f`.
+const FORMS: &str = "
+CREATE SOURCE a (id BIGINT, f DOUBLE, l ARRAY<DOUBLE>, at TIMESTAMP, WATERMARK FOR at AS at) WITH (connector = 'file', path = 'a.jsonl');
+CREATE SOURCE b (id BIGINT, f DOUBLE, at TIMESTAMP, WATERMARK FOR at AS at) WITH (connector = 'file', path = 'a.jsonl');
+CREATE VIEW s AS SELECT id, CASE WHEN id % 2 = 0 THEN -f ELSE f END AS f, l, at FROM a;
+CREATE TABLE rows (id BIGINT, f DOUBLE, l ARRAY<DOUBLE>) USING DELTA;
+CREATE TABLE lists (n BIGINT) USING DELTA;
+CREATE TABLE floats (n BIGINT, low DOUBLE) USING DELTA;
+CREATE TABLE firsts (id BIGINT) USING DELTA;
+CREATE TABLE near (l BIGINT, r BIGINT) USING DELTA;
+CREATE TABLE told (id BIGINT, zero BOOLEAN, one_of BOOLEAN, none DOUBLE, above BOOLEAN) USING DELTA;
+CREATE PIPELINE p WITH (trigger = 'available now', state_ttl = 'none', at_end = 'flush', max_rows_per_micro_batch = '1') AS BEGIN
+  INSERT INTO rows SELECT id, f, l FROM s;
+  INSERT INTO lists SELECT count(*) FROM TUMBLE(TABLE s, DESCRIPTOR(at), INTERVAL '1 hour') GROUP BY l, window_start, window_end;
+  INSERT INTO floats SELECT count(*), min(f) FROM TUMBLE(TABLE s, DESCRIPTOR(at), INTERVAL '1 hour') GROUP BY f, window_start, window_end;
+  INSERT INTO firsts SELECT id FROM DEDUPLICATE(TABLE s, KEY(l), WITHIN INTERVAL '24 hours');
+  INSERT INTO near SELECT s.id, b.id FROM s JOIN b ON s.f * 1 = -b.f AND b.at BETWEEN s.at - INTERVAL '1 hour' AND s.at + INTERVAL '1 hour';
+  INSERT INTO told SELECT id, CASE f WHEN 0.0 THEN true ELSE false END, f IN (0.0, 5, 6, 7, 8), nullif(f, 0), f > 1e300 FROM s;
+  CREATE MATERIALIZED VIEW by_list AS SELECT l, count(*) AS n FROM s GROUP BY l;
+  CREATE MATERIALIZED VIEW by_float AS SELECT f, count(*) AS n, count(DISTINCT l) AS d FROM s GROUP BY f;
+  CREATE MATERIALIZED VIEW ranked PRIMARY KEY (id) AS SELECT id, rk FROM (SELECT *, rank() OVER (PARTITION BY 1 ORDER BY f) AS rk FROM s) WHERE rk <= 3;
+END;";
+
+#[test]
+fn zeros_and_nans_are_one_in_lists_comparisons_and_every_operator() {
+    let weir = Weir::new();
+    let line = |id: i64, f: &str| format!("{{\"id\":{id},\"f\":{f},\"l\":[{f}],\"at\":\"2026-01-01T00:00:0{id}Z\"}}\n");
+    let rows = [line(1, "0.0"), line(2, "0.0"), line(3, "\"NaN\""), line(4, "\"NaN\""), line(5, "1.5")];
+    weir.write("a.jsonl", &rows.concat());
+    weir.write("p.sql", FORMS);
+    weir.succeed(&["run", "p.sql"]);
+    let all = |sql: &str| weir.query(sql).join(" ");
+    assert_eq!(all("SELECT n FROM lists ORDER BY n"), "1 2 2");
+    assert_eq!(all("SELECT n, low FROM floats ORDER BY low"), "2,0.0 1,1.5 2,NaN");
+    assert_eq!(all("SELECT id FROM firsts ORDER BY id"), "1 3 5");
+    assert_eq!(all("SELECT l, r FROM near ORDER BY l, r"), "1,1 1,2 2,1 2,2 3,3 3,4 4,3 4,4");
+    assert_eq!(
+        all("SELECT * FROM told ORDER BY id"),
+        "1,true,true,,false 2,true,true,,false 3,false,false,NaN,true 4,false,false,NaN,true 5,false,false,1.5,false"
+    );
+    assert_eq!(all("SELECT n FROM by_list ORDER BY n"), "1 2 2");
+    assert_eq!(all("SELECT f, n, d FROM by_float ORDER BY f"), "0.0,2,1 1.5,1,1 NaN,2,1");
+    assert_eq!(all("SELECT id, rk FROM ranked ORDER BY id"), "1,1 2,1 5,3");
+    weir.succeed(&["verify", "p.sql"]);
+
+    // The table holds -0.0 and a NaN with its sign set.
+    for (condition, ids) in [
+        ("f IN (0.0, 1, 2, 3, 4)", "1 2"),
+        ("f NOT IN (0.0, 1.5, 2.5, 3.5, 4.5)", "3 4"),
+        ("f IN (SELECT CAST(0.0 AS DOUBLE))", "1 2"),
+        ("CASE f WHEN 0.0 THEN true ELSE false END", "1 2"),
+        ("nullif(f, 0.0) IS NULL", "1 2"),
+        ("array_has(l, -0.0)", "1 2"),
+        ("l = [-0.0]", "1 2"),
+        ("struct(f) = struct(0.0)", "1 2"),
+        ("f = -f", "1 2 3 4"),
+        ("f > 5", "3 4"),
+        ("EXISTS (SELECT 1 FROM rows u WHERE u.f = rows.f AND u.id <> rows.id)", "1 2 3 4"),
+        ("id IN (SELECT a.id FROM rows a JOIN rows b ON a.f = b.f WHERE b.id = 3)", "3 4"),
+        ("id IN (SELECT a.id FROM rows a JOIN rows b ON a.l = b.l WHERE b.id = 2)", "1 2"),
+    ] {
+        assert_eq!(all(&format!("SELECT id FROM rows WHERE {condition} ORDER BY id")), ids, "{condition}");
+    }
+    for (sql, expected) in [
+        ("SELECT f, count(*) FROM rows GROUP BY f ORDER BY f", "0.0,2 1.5,1 NaN,2"),
+        ("SELECT count(*) FROM rows GROUP BY l ORDER BY 1", "1 2 2"),
+        ("SELECT count(*) FROM rows GROUP BY ROLLUP(f) ORDER BY 1", "1 2 2 5"),
+        ("SELECT count(DISTINCT f), count(DISTINCT l), count(DISTINCT struct(f)) FROM rows", "3,3,3"),
+        ("SELECT DISTINCT f FROM rows ORDER BY f", "0.0 1.5 NaN"),
+        ("SELECT rank() OVER (ORDER BY f) FROM rows ORDER BY id", "1 1 4 4 3"),
+        ("SELECT dense_rank() OVER (ORDER BY f DESC) FROM rows ORDER BY id", "3 3 1 1 2"),
+        (
+            "SELECT sum(id) OVER (ORDER BY f RANGE BETWEEN CURRENT ROW AND CURRENT ROW) FROM rows ORDER BY id",
+            "3 3 7 7 5",
+        ),
+        ("SELECT id FROM rows ORDER BY f, id DESC", "2 1 5 4 3"),
+        ("SELECT min(f), max(f) FROM rows", "0.0,NaN"),
+        ("SELECT id > 0, min(f), max(f) FROM rows GROUP BY id > 0", "true,0.0,NaN"),
+        ("SELECT f FROM rows WHERE id = 2 EXCEPT SELECT f FROM rows WHERE id = 1", ""),
+        ("SELECT count(*) FROM (SELECT f FROM rows WHERE id = 3 INTERSECT SELECT f FROM rows WHERE id = 4)", "1"),
+    ] {
+        assert_eq!(all(sql), expected, "{sql}");
+    }
+}

@@ -21,6 +21,7 @@ mod instants;
 mod kafka;
 mod kafka_support;
 mod kafka_topics;
+mod keyed_targets;
 mod keys;
 mod lookups;
 mod memory;

@@ -524,4 +524,6 @@ fn kafka_that_forgets_the_very_first_epoch_is_not_new() {
     stage.check();
 }
 
+mod edited;
 mod moved;
+mod places;

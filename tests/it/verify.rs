@@ -30,6 +30,26 @@ fn rows_that_a_table_refuses_are_not_owed_to_it() {
 }
 
 #[test]
+fn rows_that_an_aggregate_cannot_compute_are_not_owed_either() {
+    for (mode, expected) in [("dead_letter", ["1,10,1", "2,2,1"]), ("null", ["1,10,2", "2,2,1"])] {
+        let weir = Weir::new();
+        weir.write("in.jsonl", "{\"id\":1,\"n\":1}\n{\"id\":1,\"n\":0}\n{\"id\":2,\"n\":5}\n");
+        weir.write(
+            "p.sql",
+            &format!(
+                "{SOURCE} CREATE TABLE o (id BIGINT, s BIGINT, c BIGINT, PRIMARY KEY (id) NOT ENFORCED) USING DELTA;
+                 CREATE PIPELINE p WITH (trigger = 'available now', on_row_error = '{mode}') AS BEGIN
+                 INSERT INTO o SELECT id, sum(10 / n) AS s, count(*) AS c FROM e GROUP BY id; END;"
+            ),
+        );
+        weir.succeed(&["run", "p.sql"]);
+        assert_eq!(weir.query("SELECT * FROM o ORDER BY id"), expected, "{mode}");
+        let told = weir.succeed(&["verify", "p.sql"]);
+        assert!(told.contains("2 rows streamed, 2 in batch"), "{mode}: {told}");
+    }
+}
+
+#[test]
 fn a_keyed_table_holds_one_of_the_rows_of_each_key() {
     let columns = "(id BIGINT, n BIGINT, PRIMARY KEY (id) NOT ENFORCED)";
     let weir = one_table(columns, "{\"id\":1,\"n\":1}\n{\"id\":1,\"n\":2}\n{\"id\":2}\n{\"id\":2}\n");

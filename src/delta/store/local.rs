@@ -19,8 +19,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::StreamExt;
 use futures::stream::BoxStream;
+use futures::{StreamExt, TryStreamExt};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{
@@ -134,8 +134,15 @@ impl ObjectStore for LocalStore {
         self.inner.list(prefix)
     }
 
+    /// In the order of names, as other stores list: readers of a log rely on it where the address does not say that files are local.
     fn list_with_offset(&self, prefix: Option<&Path>, offset: &Path) -> BoxStream<'static, Result<ObjectMeta>> {
-        self.inner.list_with_offset(prefix, offset)
+        let listed = self.inner.list_with_offset(prefix, offset);
+        let sorted = async move {
+            let mut found: Vec<ObjectMeta> = listed.try_collect().await?;
+            found.sort_unstable_by(|a, b| a.location.cmp(&b.location));
+            Ok::<_, Error>(futures::stream::iter(found.into_iter().map(Ok)))
+        };
+        futures::stream::once(sorted).try_flatten().boxed()
     }
 
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
@@ -316,7 +323,6 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + '
 mod tests {
     use std::sync::Mutex;
 
-    use futures::TryStreamExt;
     use object_store::ObjectStoreExt;
 
     use super::*;

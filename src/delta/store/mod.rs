@@ -4,6 +4,7 @@
 //! local writes, the environment's wrapper, retries) and with the same store handed to delta-rs and to DataFusion.
 //! A location is a file path, `file://`, `memory://name/…` (shared within an [`Env`]), `s3://`, `abfss://`, `az://` or `gs://`.
 
+mod alias;
 pub mod faults;
 pub mod local;
 mod remote;
@@ -21,6 +22,7 @@ use object_store::prefix::PrefixStore;
 use object_store::{ObjectStore, ObjectStoreExt};
 use url::Url;
 
+pub use self::alias::known_as;
 use self::local::{LocalStore, leftovers};
 use self::retry::RetryStore;
 use crate::catalog::Secret;
@@ -33,6 +35,10 @@ pub struct TableStore {
     /// As the user wrote it, for messages.
     location: String,
     /// Names the store and the folder; ends with `/`. Its host tells stores apart (see [`remote::identity`]).
+    place: Url,
+    /// From the root of the bucket, container or file system.
+    bucket: Arc<dyn ObjectStore>,
+    /// Under these delta-rs and DataFusion know the folder (see [`known_as`]).
     url: Url,
     root: Arc<dyn ObjectStore>,
     table: Arc<dyn ObjectStore>,
@@ -60,21 +66,22 @@ impl TableStore {
         Self::rooted(url.to_string(), url.clone(), root, Env::system()?)
     }
 
-    fn rooted(location: String, url: Url, root: Arc<dyn ObjectStore>, env: Env) -> Result<Self> {
-        let prefix = Path::from_url_path(url.path())
+    fn rooted(location: String, place: Url, bucket: Arc<dyn ObjectStore>, env: Env) -> Result<Self> {
+        let prefix = Path::from_url_path(place.path())
             .context(ErrorKind::Config, || format!("bad path in location `{location}`"))?;
-        let table = Arc::new(PrefixStore::new(Arc::clone(&root), prefix));
-        Ok(Self { location, url, root, table, env })
+        let (url, root) = known_as(&place, &prefix, &bucket)?;
+        let table = Arc::new(PrefixStore::new(Arc::clone(&bucket), prefix));
+        Ok(Self { location, place, bucket, url, root, table, env })
     }
 
     /// The folder `name` below this one, in the same store.
     pub fn child(&self, name: &str) -> Result<Self> {
-        let mut url = self.url.clone();
-        if let Ok(mut segments) = url.path_segments_mut() {
+        let mut place = self.place.clone();
+        if let Ok(mut segments) = place.path_segments_mut() {
             segments.pop_if_empty().extend(name.split('/')).push("");
         }
         let location = format!("{}/{name}", self.location.trim_end_matches('/'));
-        Self::rooted(location, url, Arc::clone(&self.root), self.env.clone())
+        Self::rooted(location, place, Arc::clone(&self.bucket), self.env.clone())
     }
 
     /// The folder's own name: the last part of its path.
@@ -89,7 +96,7 @@ impl TableStore {
 
     /// Whether it is in this machine's file system.
     pub fn is_local(&self) -> bool {
-        self.url.scheme() == "file"
+        self.place.scheme() == "file"
     }
 
     /// The store, with paths relative to this folder.
@@ -97,14 +104,24 @@ impl TableStore {
         Arc::clone(&self.table)
     }
 
-    /// The store, with paths relative to its bucket, container or `/`.
-    pub fn root_store(&self) -> Arc<dyn ObjectStore> {
-        Arc::clone(&self.root)
+    /// The folder's address; ends with `/`.
+    pub fn place(&self) -> &Url {
+        &self.place
     }
 
-    /// The URL under which delta-rs and DataFusion know this folder; ends with `/`.
+    /// The store, with paths relative to its bucket, container or `/`.
+    pub fn bucket(&self) -> &Arc<dyn ObjectStore> {
+        &self.bucket
+    }
+
+    /// The URL under which delta-rs and DataFusion know this folder, in [`Self::root_store`]; ends with `/`.
     pub fn url(&self) -> &Url {
         &self.url
+    }
+
+    /// The store that has this folder at the path of [`Self::url`].
+    pub fn root_store(&self) -> Arc<dyn ObjectStore> {
+        Arc::clone(&self.root)
     }
 
     /// The surroundings it was opened in.
@@ -120,7 +137,7 @@ impl TableStore {
     /// Removes unfinished files below this folder that writers left when they died; only in this machine's file system.
     /// A failure is logged: leftovers only cost space.
     pub async fn remove_leftovers(&self) {
-        let Some(folder) = self.is_local().then(|| self.url.to_file_path().ok()).flatten() else { return };
+        let Some(folder) = self.is_local().then(|| self.place.to_file_path().ok()).flatten() else { return };
         let now_ms = self.env.unix_ms();
         let (removed, location) =
             (tokio::task::spawn_blocking(move || leftovers::remove_below(&folder, now_ms)).await, &self.location);
@@ -134,8 +151,8 @@ impl TableStore {
 
     /// Whether the two folders are one, or one lies in the other, links followed.
     pub fn overlaps(&self, other: &Self) -> bool {
-        let (own, others) = (real_path(&self.url), real_path(&other.url));
-        remote::may_be_one(&self.url, &other.url) && (own.starts_with(&others) || others.starts_with(&own))
+        let (own, others) = (real_path(&self.place), real_path(&other.place));
+        remote::may_be_one(&self.place, &other.place) && (own.starts_with(&others) || others.starts_with(&own))
     }
 
     /// Whether a Delta table lies here.

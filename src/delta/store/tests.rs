@@ -25,6 +25,29 @@ fn a_location_is_a_path_or_a_url() {
     assert_eq!(error.message(), "unknown scheme `ftp` in location `ftp://host/t`");
 }
 
+#[tokio::test]
+async fn a_folder_whose_path_a_url_would_change_is_known_under_another_address() {
+    let dir = tempfile::tempdir().unwrap();
+    let env = env();
+    for name in ["ü w%20h", "a%41", "a\\b", "plain", "a b", "a#b?c", "100%"] {
+        let location = dir.path().join(name).display().to_string();
+        let is_plain = !name.contains("%2") && !name.contains("%4") && !name.contains('\\');
+        for store in [open(&location, &env).unwrap(), open(&location, &env).unwrap().child("t%41").unwrap()] {
+            assert!(store.is_local() && store.overlaps(&open(&location, &env).unwrap()), "{name}");
+            let is_child = store.location() != location;
+            assert_eq!(store.url() == store.place(), is_plain && !is_child, "{name}");
+            store.object_store().put(&Path::from("x"), "1".into()).await.unwrap();
+            let mut unescaped = store.url().clone();
+            unescaped.set_path(&format!("/{}", Path::from_url_path(store.url().join("x").unwrap().path()).unwrap()));
+            let found = store.root_store().get(&Path::from_url_path(unescaped.path()).unwrap()).await.unwrap();
+            assert_eq!(found.bytes().await.unwrap(), "1", "{name}");
+        }
+        assert!(dir.path().join(name).join("t%41/x").exists() && dir.path().join(name).join("x").exists());
+    }
+    let remote = open("memory://w/a%2541/t", &env).unwrap();
+    assert_ne!(remote.url(), open("memory://w/a%2542/t", &env).unwrap().url());
+}
+
 #[test]
 fn a_folder_is_found_below_another_however_both_are_written() {
     let dir = tempfile::tempdir().unwrap();

@@ -110,7 +110,6 @@ struct Coordinator {
     failure: Option<Error>,
     open: OpenEpoch,
     committing: Option<Committing>,
-    since_reset: u64,
     finish: Finish,
     pulse: Pulse,
     #[expect(dead_code, reason = "shows while it is held")]
@@ -183,7 +182,6 @@ impl Coordinator {
             positions,
             topics: resumed.topics,
             committing: None,
-            since_reset: 0,
             finish: Finish::default(),
             pulse,
             gauges,
@@ -223,7 +221,7 @@ impl Coordinator {
             (false, true) => Input::Held,
             (false, false) => Input::Readable,
         };
-        let epoch = match (self.open.is_idle(), self.open.outputs.is_full()) {
+        let epoch = match (self.open.is_idle(), self.open.is_full()) {
             (true, _) => Content::Empty,
             (false, false) => Content::Some,
             (false, true) => Content::Full,

@@ -17,9 +17,6 @@ use crate::source::kafka::{Standing, compare};
 /// How often the log reports that reading slows down, at most.
 const WARN_EVERY: Duration = Duration::from_secs(10);
 
-/// Plans are given fresh run-time state after this many micro-batches.
-const RESET_EVERY: u64 = 512;
-
 impl Coordinator {
     /// The shutdown signal has come: nothing more is read.
     pub(super) fn on_stop(&mut self) {
@@ -89,7 +86,6 @@ impl Coordinator {
         let (times, now) = (self.inputs.times(), self.now());
         let batch = MicroBatch { source: Some(source), lanes: fed.lanes, origins: fed.origins, times, now };
         self.open.take(batch, &mut self.memory, fed.arrived).await?;
-        self.since_reset += 1;
         self.rest_under_pressure();
         Ok(())
     }
@@ -174,12 +170,6 @@ impl Coordinator {
 
     /// Closes the open epoch, starts its commit and opens the next.
     pub(super) fn close(&mut self) -> Result<()> {
-        if self.since_reset >= RESET_EVERY {
-            self.since_reset = 0;
-            let mut fresh = (*self.dataflow).clone();
-            fresh.reset()?;
-            self.dataflow = Arc::new(fresh);
-        }
         let next = self.open.epoch.next();
         let outputs = Outputs::new(
             next,

@@ -135,6 +135,38 @@ fn a_table_that_joins_without_later_epochs_and_one_that_vanished_are_refused_unl
 }
 
 #[test]
+fn a_table_that_the_sql_no_longer_names_shows_where_the_pipeline_is() {
+    let new = table("new", 0, Role::Joins { moved: false });
+    let letters = table("letters", 2, Role::Aside(before(2)));
+    let mut facts = facts(vec![new, letters, table("old", 7, TAKES_PART)]);
+    assert_eq!(decide(&facts), Outcome::Resume { after: standing(7) });
+    facts.sinks.insert(0, table("part", 6, TAKES_PART));
+    assert_eq!(decide(&facts), Outcome::RollForward { after: standing(7), owed: vec!["part".to_owned()] });
+    // One that an earlier edit has dropped may hold anything.
+    facts.sinks[0] = table("a", 7, TAKES_PART);
+    for epoch in [0, 3] {
+        facts.sinks[3] = table("old", epoch, Role::Left);
+        assert_eq!(decide(&facts), Outcome::Resume { after: standing(7) });
+    }
+    (facts.sinks[3].held, facts.sinks[3].recorded) = (Held::Unknown, Some(standing(3)));
+    assert_eq!(decide(&facts), Outcome::Resume { after: standing(7) });
+    facts.sinks.truncate(2);
+    facts.sinks.push(SinkFact { recorded: Some(standing(1)), ..table("old", 0, Role::Left) });
+    (facts.sinks[0], facts.sinks[1]) = (table("a", 0, Role::Left), table("letters", 0, Role::Left));
+    assert_eq!(refusal(&facts), Refusal::Vanished { manifest: Epoch(7) });
+}
+
+#[test]
+fn manifests_of_the_two_newest_epochs_name_every_table_that_may_be_ahead() {
+    let listed: Vec<Standing> = [(4, 1), (6, 2), (6, 3), (7, 5)]
+        .map(|(epoch, manifest)| Standing { epoch: Epoch(epoch), manifest: ManifestId(manifest) })
+        .to_vec();
+    assert_eq!(recent(&listed), [listed[3], listed[2], listed[1]]);
+    let many: Vec<Standing> = (0..99).map(|id| Standing { epoch: Epoch(1), manifest: ManifestId(id) }).collect();
+    assert_eq!(recent(&many).len(), MANIFESTS_OF_AN_EPOCH);
+}
+
+#[test]
 fn one_epoch_under_two_manifests_is_a_conflict() {
     let mut facts = facts(vec![table("a", 7, TAKES_PART), table("b", 7, TAKES_PART)]);
     facts.sinks[1].held = Held::UpTo(Standing { epoch: Epoch(7), manifest: ManifestId(71) });
@@ -295,6 +327,7 @@ fn any_role() -> impl Strategy<Value = Role> {
         1 => prop::bool::ANY.prop_map(|moved| Role::Joins { moved }),
         4 => any_before().prop_map(Role::TakesPart),
         3 => any_before().prop_map(Role::Aside),
+        1 => Just(Role::Left),
         1 => Just(Role::NotRecorded),
     ]
 }
@@ -312,6 +345,7 @@ fn any_sink() -> impl Strategy<Value = SinkFact> {
                 Held::UpTo(standing) => Some(standing),
                 Held::Nothing | Held::Unknown => None,
             };
+            let role = if is_kafka && role == Role::Left { Role::Joins { moved: false } } else { role };
             let (kind, recorded) = match is_kafka {
                 true => (SinkKind::Kafka, own),
                 false => (SinkKind::Table, recorded.unwrap_or(own)),
@@ -348,7 +382,7 @@ fn expected(sink: &SinkFact, after: Standing) -> Option<Option<Standing>> {
     match sink.role {
         Role::TakesPart(_) => Some(Some(after)),
         Role::Aside(Before::Known(before)) => Some(before),
-        Role::Aside(Before::NotRecorded) | Role::Joins { .. } | Role::NotRecorded => None,
+        Role::Aside(Before::NotRecorded) | Role::Joins { .. } | Role::Left | Role::NotRecorded => None,
     }
 }
 
@@ -377,6 +411,7 @@ fn keeps_its_promises(facts: &Facts) -> Result<(), TestCaseError> {
         // Never: a sink has an epoch, and it is computed again.
         match epoch_of(sink.held) {
             Some(epoch) => prop_assert!(epoch < computed_next, "{sink:?}"),
+            None if sink.role == Role::Left => prop_assert!(after.is_some()),
             None => prop_assert!(sink.kind == SinkKind::Kafka && !facts.next_is_in_kafka, "{sink:?}"),
         }
         // Never: an epoch is lost.
@@ -395,7 +430,8 @@ fn keeps_its_promises(facts: &Facts) -> Result<(), TestCaseError> {
         }
         let joined = matches!(sink.role, Role::Joins { moved: false }) && sink.kind == SinkKind::Table;
         prop_assert!(!joined || holds.is_none_or(|holds| holds == after), "it lacks epochs: {:?}", sink);
-        let same_epoch = holds.is_none_or(|holds| holds.epoch != after.epoch || holds == after);
+        let same_epoch =
+            sink.role == Role::Left || holds.is_none_or(|holds| holds.epoch != after.epoch || holds == after);
         prop_assert!(same_epoch, "two runs: {:?}", sink);
         // Never: a commit into a table that lacks the epoch before in which it took part.
         if rolls {
@@ -426,4 +462,5 @@ proptest! {
     }
 }
 
+mod edits;
 mod histories;

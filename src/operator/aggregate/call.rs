@@ -16,6 +16,8 @@ use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
 use datafusion::physical_expr::{GroupsAccumulatorAdapter, PhysicalExpr};
 
 use super::distinct;
+use super::tolerant::Tolerant;
+use crate::evaluate::out_of_range;
 
 /// Makes an empty accumulator.
 pub(super) type Factory = Arc<dyn Fn() -> Result<Box<dyn GroupsAccumulator>> + Send + Sync>;
@@ -233,6 +235,14 @@ impl Calls {
 
 /// DataFusion's vectorised accumulator where there is one, else one accumulator per group.
 pub(super) fn native_accumulator(function: &Arc<AggregateFunctionExpr>) -> Result<Box<dyn GroupsAccumulator>> {
+    match out_of_range(function.fun().name(), function.field().data_type()) {
+        // A sum says by itself that it does not fit.
+        Some(instead) if function.fun().name() != "sum" => Ok(Box::new(Tolerant::new(function, instead)?)),
+        _ => plain_accumulator(function),
+    }
+}
+
+pub(super) fn plain_accumulator(function: &Arc<AggregateFunctionExpr>) -> Result<Box<dyn GroupsAccumulator>> {
     if function.groups_accumulator_supported() {
         return function.create_groups_accumulator();
     }

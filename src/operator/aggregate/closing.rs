@@ -11,6 +11,7 @@ use arrow::datatypes::{DataType, Field, TimeUnit, TimestampMicrosecondType};
 use arrow::record_batch::RecordBatch;
 use datafusion::error::DataFusionError;
 
+use crate::equality::key_values;
 use crate::error::Result;
 use crate::operator::spec::AggregateSpec;
 use crate::operator::{Operator, StateUsage, Stepped, Tick};
@@ -61,7 +62,7 @@ impl Closing {
         if batch.num_rows() == 0 {
             return Ok(());
         }
-        let keys: Vec<ArrayRef> = self.spec.keys.iter().map(|key| batch.column(*key).clone()).collect();
+        let keys: Vec<ArrayRef> = self.spec.keys.iter().map(|key| key_values(batch.column(*key))).collect();
         let arguments = self.shape.calls.arguments(batch)?;
         let times = microseconds(batch.column(self.shape.closing.column))?;
         let parts = self.panes.divide(times.values());

@@ -6,6 +6,7 @@
 
 mod distinct;
 mod call;
+mod tolerant;
 mod groups;
 mod times;
 mod layout;

@@ -17,6 +17,7 @@ use datafusion::error::DataFusionError;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::Column;
 
+use crate::equality::key_values;
 use crate::error::{Error, Result};
 use crate::operator::spec::AggregateSpec;
 use crate::operator::{END_OF_TIME, Operator, StateUsage, Stepped, Tick};
@@ -158,7 +159,7 @@ impl Updating {
         if rows.num_rows() == 0 {
             return Ok(());
         }
-        let keys: Vec<ArrayRef> = self.spec.keys.iter().map(|key| rows.column(*key).clone()).collect();
+        let keys: Vec<ArrayRef> = self.spec.keys.iter().map(|key| key_values(rows.column(*key))).collect();
         self.partial.update(&keys, &self.calls.arguments(rows)?, rows.num_rows())?;
         if let Some(multiset) = &mut self.multiset {
             multiset.take(rows, &self.partial.ids);

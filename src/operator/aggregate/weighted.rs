@@ -1,6 +1,6 @@
 //! COUNT, SUM and AVG over rows with weights: a row of weight w counts w times, and taking it back is adding it with weight -w.
 //!
-//! The last argument is always the weight. Integers and decimals are exact (a sum that is no BIGINT is an error). Floating-point sums are
+//! The last argument is always the weight. Integers and decimals are exact (a sum that does not fit is kept as such). Floating-point sums are
 //! kept in two parts (Knuth's two-sum), so that what was added can be taken away again without residue for about 106 bits; what is
 //! not finite is counted apart, because it could not be taken away.
 
@@ -10,14 +10,13 @@ use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Decimal128Array, Floa
 use arrow::buffer::NullBuffer;
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Decimal128Type, Field, Float64Type, Int64Type, UInt64Type};
-use datafusion::common::exec_err;
 use datafusion::error::{DataFusionError, Result};
 use datafusion::logical_expr::{EmitTo, GroupsAccumulator};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
 
 use super::call::{Call, Factory, native_accumulator};
-use crate::function::SUM_OVERFLOWS;
+use crate::evaluate::{NO_BIGINT, NO_DECIMAL, plus};
 
 /// The call as a weighted one, if it is one of those that can be.
 pub(super) fn weighted(
@@ -226,9 +225,9 @@ impl FloatSum {
     }
 }
 
-/// Sums as they are kept and emitted. Errors: one is no BIGINT.
-fn whole(sums: Vec<i128>) -> Result<Vec<i64>> {
-    sums.into_iter().map(|sum| i64::try_from(sum).or_else(|_| exec_err!("{SUM_OVERFLOWS}"))).collect()
+/// Sums as they are kept and emitted; [`NO_BIGINT`] where one is none.
+fn whole(sums: Vec<i128>) -> Vec<i64> {
+    sums.into_iter().map(|sum| i64::try_from(sum).unwrap_or(NO_BIGINT)).collect()
 }
 
 impl Sum {
@@ -267,7 +266,7 @@ impl Sum {
         let counts = emit_to.take_needed(&mut self.counts);
         let nulls = Some(NullBuffer::from_iter(counts.iter().map(|count| *count != 0)));
         let sums: ArrayRef = match &mut self.sums {
-            Sums::Signed(sums) => Arc::new(Int64Array::new(whole(emit_to.take_needed(sums))?.into(), nulls)),
+            Sums::Signed(sums) => Arc::new(Int64Array::new(whole(emit_to.take_needed(sums)).into(), nulls)),
             Sums::Unsigned(sums) => Arc::new(UInt64Array::new(emit_to.take_needed(sums).into(), nulls)),
             Sums::Decimal(sums) => Arc::new(
                 Decimal128Array::new(emit_to.take_needed(sums).into(), nulls).with_data_type(self.data_type.clone()),
@@ -297,7 +296,7 @@ impl GroupsAccumulator for Sum {
                 let argument = argument.as_primitive::<Int64Type>().values();
                 for_each(values, ids, filter, |row, group, weight| {
                     counts[group] += weight;
-                    sums[group] += i128::from(argument[row]) * i128::from(weight);
+                    sums[group] = plus(sums[group], i128::from(argument[row]) * i128::from(weight));
                 })
             }
             Sums::Unsigned(sums) => {
@@ -311,7 +310,8 @@ impl GroupsAccumulator for Sum {
                 let argument = argument.as_primitive::<Decimal128Type>().values();
                 for_each(values, ids, filter, |row, group, weight| {
                     counts[group] += weight;
-                    sums[group] = sums[group].wrapping_add(argument[row].wrapping_mul(i128::from(weight)));
+                    let added = argument[row].checked_mul(i128::from(weight)).unwrap_or(NO_DECIMAL);
+                    sums[group] = plus(sums[group], added);
                 })
             }
             Sums::Float(sums) => {
@@ -339,7 +339,7 @@ impl GroupsAccumulator for Sum {
         let counts = emit_to.take_needed(&mut self.counts);
         let mut columns: Vec<ArrayRef> = vec![Arc::new(Int64Array::from(counts))];
         match &mut self.sums {
-            Sums::Signed(sums) => columns.push(Arc::new(Int64Array::from(whole(emit_to.take_needed(sums))?))),
+            Sums::Signed(sums) => columns.push(Arc::new(Int64Array::from(whole(emit_to.take_needed(sums))))),
             Sums::Unsigned(sums) => columns.push(Arc::new(UInt64Array::from(emit_to.take_needed(sums)))),
             Sums::Decimal(sums) => columns.push(Arc::new(
                 Decimal128Array::from(emit_to.take_needed(sums)).with_data_type(self.data_type.clone()),
@@ -365,7 +365,8 @@ impl GroupsAccumulator for Sum {
         match &mut self.sums {
             Sums::Signed(sums) => {
                 for (group, sum) in ids.iter().zip(values[1].as_primitive::<Int64Type>().values()) {
-                    sums[*group] += i128::from(*sum);
+                    let sum = if *sum == NO_BIGINT { NO_DECIMAL } else { i128::from(*sum) };
+                    sums[*group] = plus(sums[*group], sum);
                 }
             }
             Sums::Unsigned(sums) => {
@@ -375,7 +376,7 @@ impl GroupsAccumulator for Sum {
             }
             Sums::Decimal(sums) => {
                 for (group, sum) in ids.iter().zip(values[1].as_primitive::<Decimal128Type>().values()) {
-                    sums[*group] = sums[*group].wrapping_add(*sum);
+                    sums[*group] = plus(sums[*group], *sum);
                 }
             }
             Sums::Float(sums) => {

@@ -25,7 +25,7 @@ pub struct Encoder {
 }
 
 impl Encoder {
-    /// An encoder of `columns` of batches with `schema`, ordered by the options.
+    /// An encoder of `columns` of batches with `schema`, ordered by the options: equal values are peers.
     pub fn new(schema: &SchemaRef, columns: &[(usize, SortOptions)]) -> Result<Self> {
         let mut types = Vec::with_capacity(columns.len());
         let mut fields = Vec::with_capacity(columns.len());
@@ -43,24 +43,17 @@ impl Encoder {
             let rows = converter.empty_rows(0, 0);
             Some((converter, rows))
         };
-        Ok(Self {
-            columns: columns.iter().map(|(column, _)| *column).collect(),
-            types,
-            converter,
-            rows: 0,
-            keys: false,
-        })
+        Ok(Self { columns: columns.iter().map(|(column, _)| *column).collect(), types, converter, rows: 0, keys: true })
     }
 
     /// An encoder of `columns` that find rows by key: equal keys, as [`key_values`] has them, give equal bytes.
     pub fn of_keys(schema: &SchemaRef, columns: &[usize]) -> Result<Self> {
-        Ok(Self { keys: true, ..Self::of_rows(schema, columns)? })
+        Self::new(schema, &ascending(columns))
     }
 
     /// An encoder of `columns` that are told from each other, and decoded, bit by bit.
     pub fn of_rows(schema: &SchemaRef, columns: &[usize]) -> Result<Self> {
-        let columns: Vec<_> = columns.iter().map(|&column| (column, SortOptions::default())).collect();
-        Self::new(schema, &columns)
+        Ok(Self { keys: false, ..Self::new(schema, &ascending(columns))? })
     }
 
     /// Takes a batch's rows in place of the ones before.
@@ -113,4 +106,8 @@ impl Encoder {
     pub fn bytes(&self) -> usize {
         self.converter.as_ref().map_or(0, |(converter, rows)| converter.size() + rows.size())
     }
+}
+
+fn ascending(columns: &[usize]) -> Vec<(usize, SortOptions)> {
+    columns.iter().map(|&column| (column, SortOptions::default())).collect()
 }

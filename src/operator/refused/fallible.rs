@@ -9,9 +9,11 @@ use datafusion::physical_expr::expressions::{
 };
 use datafusion::physical_expr::{PhysicalExpr, ScalarFunctionExpr};
 
+use crate::evaluate::ONE_FORM;
+
 /// Functions that have an answer for every row.
 const TOTAL: &[&str] =
-    &["coalesce", "nullif", "upper", "lower", "character_length", "octet_length", "isnan", "floor", "ceil"];
+    &["coalesce", "nullif", "upper", "lower", "character_length", "octet_length", "isnan", "floor", "ceil", ONE_FORM];
 
 /// False only if `expr` can be computed for every row of `schema`.
 pub fn is_fallible(expr: &Arc<dyn PhysicalExpr>, schema: &Schema) -> bool {

@@ -5,7 +5,7 @@ mod guarded;
 
 use std::sync::Arc;
 
-use arrow::array::{Array, AsArray, BooleanArray, RecordBatch};
+use arrow::array::{Array, AsArray, BooleanArray, RecordBatch, new_null_array};
 use arrow::compute::{filter_record_batch, prep_null_mask_filter};
 use arrow::datatypes::Int64Type;
 use datafusion::common::cast::as_boolean_array;
@@ -14,6 +14,7 @@ use datafusion::physical_expr::PhysicalExpr;
 
 use super::contract::WEIGHT;
 use crate::evaluate::Blame;
+use crate::json::line_writer;
 
 pub use fallible::is_fallible;
 pub use guarded::{Guarded, Pending};
@@ -53,7 +54,7 @@ impl Describe<'_> {
             Some(_) => one.project(&(0..one.num_columns() - 1).collect::<Vec<_>>()).ok()?,
             None => one,
         };
-        let Blame { expression, reason } = Blame::of(self.expr, &one, error);
+        let Blame { expression, reason, without } = Blame::of(self.expr, &one, error);
         let column = self.column.filter(|name| !name.starts_with("__"));
         Some(RefusedRow {
             place,
@@ -61,9 +62,17 @@ impl Describe<'_> {
             expression,
             reason,
             column: column.map(str::to_owned),
-            row: as_json(&one),
+            row: as_json(&without_value(one, without)),
         })
     }
+}
+
+/// The row with null in a column, if it may have nulls.
+fn without_value(row: RecordBatch, column: Option<usize>) -> RecordBatch {
+    let Some(column) = column.filter(|column| row.schema_ref().field(*column).is_nullable()) else { return row };
+    let mut columns = row.columns().to_vec();
+    columns[column] = new_null_array(columns[column].data_type(), row.num_rows());
+    RecordBatch::try_new(row.schema(), columns).unwrap_or(row)
 }
 
 /// The rows without those that failed.
@@ -93,7 +102,7 @@ fn weight(row: &RecordBatch) -> Option<i64> {
 
 /// A row as a JSON object.
 pub fn as_json(row: &RecordBatch) -> Option<Vec<u8>> {
-    let mut writer = arrow::json::LineDelimitedWriter::new(Vec::new());
+    let mut writer = line_writer(Vec::new());
     writer.write(row).and_then(|()| writer.finish()).ok()?;
     let mut text = writer.into_inner();
     text.truncate(text.trim_ascii_end().len());

@@ -67,7 +67,7 @@ impl Collected {
         }
         let mut accumulator = self.call.accumulator()?;
         self.call.update(accumulator.as_mut(), view, start..end)?;
-        Ok(accumulator.evaluate()?)
+        self.call.result(accumulator.as_mut())
     }
 }
 

@@ -14,7 +14,7 @@ use arrow::datatypes::{
 };
 
 use crate::error::{Context, Error, Result};
-use crate::function::SUM_OVERFLOWS;
+use crate::evaluate::NO_BIGINT;
 
 /// How the values of a type are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -297,13 +297,13 @@ pub(super) fn ints_as(of: &DataType, values: &mut dyn Iterator<Item = Option<i64
     for_int_type!(of, run, Err(Error::internal(format!("no integers are {of}"))))
 }
 
-/// Sums of kept integers as an array of the type they came from. Errors: a sum that is no BIGINT.
+/// Sums of kept integers as an array of the type they came from; [`NO_BIGINT`] where a sum is none.
 pub(super) fn sums_as(of: &DataType, sums: &mut dyn Iterator<Item = Option<i128>>) -> Result<ArrayRef> {
     if *of != DataType::Int64 {
         return ints_as(of, &mut sums.map(|sum| sum.map(|sum| sum as i64)));
     }
-    let fits = |sum: i128| i64::try_from(sum).map_err(|_| Error::sql(SUM_OVERFLOWS));
-    let sums: PrimitiveArray<Int64Type> = sums.map(|sum| sum.map(fits).transpose()).collect::<Result<_>>()?;
+    let kept = |sum: i128| i64::try_from(sum).unwrap_or(NO_BIGINT);
+    let sums: PrimitiveArray<Int64Type> = sums.map(|sum| sum.map(kept)).collect();
     Ok(std::sync::Arc::new(sums))
 }
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, Decimal128Array, Float64Array, Int64Array, PrimitiveArray, UInt64Array};
 use arrow::datatypes::{DataType, Decimal128Type};
 use datafusion::common::ScalarValue;
-use datafusion::functions_aggregate::{average, count, min_max, stddev, variance};
+use datafusion::functions_aggregate::{average, count, stddev, variance};
 use datafusion::logical_expr::AggregateUDF;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
@@ -47,6 +47,12 @@ pub(super) fn compile(plan: &mut Plan, function: &RollingFunction, index: usize)
             let frame = plan.frame(Extent { start: Bound::Row(-offset), end: Bound::Row(1 - offset) });
             let default = default.cast_to(&output)?.to_array()?;
             Ok((frame, pick(plan, *column, End::First, default, false)?))
+        }
+        RollingKind::LagOfValues { column, offset, default } => {
+            let frame = plan.frame(Extent { start: Bound::First, end: Bound::Row(0) });
+            let default = default.cast_to(&output)?.to_array()?;
+            let before = usize::try_from(offset.saturating_sub(1)).unwrap_or_default();
+            Ok((frame, pick(plan, *column, End::FromLast(before), default, true)?))
         }
         RollingKind::FirstValue { column, ignore_nulls } => {
             let frame = plan.frame(Extent::of(&function.frame)?);
@@ -130,14 +136,14 @@ fn fast_function(
             }
             _ => return Ok(None),
         }
-    } else if is(&min_max::min_udaf()) && of == output {
+    } else if aggregate.fun().name() == "min" && of == output {
         match kind {
             Kind::Int if is_wide_unsigned(&of) => extreme::<LeastUnsigned>(kept(kind)?, of, ints_as)?,
             Kind::Int => extreme::<LeastInt>(kept(kind)?, of, ints_as)?,
             Kind::Float => extreme::<LeastFloat>(kept(kind)?, of, floats_as)?,
             _ => extreme::<LeastDecimal>(kept(kind)?, of, decimals_as)?,
         }
-    } else if is(&min_max::max_udaf()) && of == output {
+    } else if aggregate.fun().name() == "max" && of == output {
         match kind {
             Kind::Int if is_wide_unsigned(&of) => extreme::<GreatestUnsigned>(kept(kind)?, of, ints_as)?,
             Kind::Int => extreme::<GreatestInt>(kept(kind)?, of, ints_as)?,

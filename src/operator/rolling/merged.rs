@@ -21,6 +21,7 @@ use super::sliding::mask_of;
 use super::store::Block;
 use super::summary::SHORT;
 use crate::error::{Context, Error, Result};
+use crate::evaluate::{is_of_row, out_of_range};
 
 const WIDTH: u64 = 32;
 
@@ -61,6 +62,14 @@ impl Call {
 
     pub(super) fn accumulator(&self) -> Result<Box<dyn Accumulator>> {
         Ok(self.aggregate.create_accumulator()?)
+    }
+
+    /// The result; the value that stands for it where it does not fit its type.
+    pub(super) fn result(&self, accumulator: &mut dyn Accumulator) -> Result<ScalarValue> {
+        match (accumulator.evaluate(), out_of_range(self.aggregate.fun().name(), self.aggregate.field().data_type())) {
+            (Err(error), Some(instead)) if is_of_row(&error) => Ok(instead),
+            (result, _) => Ok(result?),
+        }
     }
 
     /// Takes the rows of slots into an accumulator.
@@ -263,7 +272,7 @@ impl Merged {
         let mut accumulator = self.call.accumulator()?;
         if end - start <= SHORT {
             self.call.update(accumulator.as_mut(), view, start..end)?;
-            return Ok(accumulator.evaluate()?);
+            return self.call.result(accumulator.as_mut());
         }
         let block = view.store.block(key);
         let ordinal = |slot: usize| block.gone() + (slot - block.first()) as u64;
@@ -276,7 +285,7 @@ impl Merged {
         self.call.update(accumulator.as_mut(), view, start..slot(from * WIDTH))?;
         tree.merge(accumulator.as_mut(), 0, from, until)?;
         self.call.update(accumulator.as_mut(), view, slot(until * WIDTH)..end)?;
-        Ok(accumulator.evaluate()?)
+        self.call.result(accumulator.as_mut())
     }
 }
 

@@ -52,6 +52,7 @@ impl Summary for SumInt {
     }
 }
 
+/// Sum of decimals; beyond 128 bits it is one that is no DECIMAL.
 pub(super) struct SumDecimal;
 
 impl Summary for SumDecimal {
@@ -60,11 +61,11 @@ impl Summary for SumDecimal {
     const EMPTY: i128 = 0;
 
     fn of(values: &[i128], _valid: Option<&[u32]>) -> i128 {
-        values.iter().fold(0, |sum, value| sum.wrapping_add(*value))
+        values.iter().fold(0, |sum, value| sum.saturating_add(*value))
     }
 
     fn join(left: i128, right: i128) -> i128 {
-        left.wrapping_add(right)
+        left.saturating_add(right)
     }
 }
 

@@ -56,10 +56,15 @@ impl Lifetime {
                 return Err(Error::internal(format!("top-n was planned to close by a column of type `{kind}`")));
             }
         }
-        Ok(Self {
-            closing: spec.closing,
-            ttl: spec.closing.map_or(spec.ttl, |_| None),
-            time: spec.time,
+        Ok(Self { closing: spec.closing, ..Self::of_rows(spec.closing.map_or(spec.ttl, |_| None), spec.time) })
+    }
+
+    /// No windows: what is numbered ends when nothing has come to it for the TTL.
+    pub fn of_rows(ttl: Option<i64>, time: Option<TimeColumn>) -> Self {
+        Self {
+            closing: None,
+            ttl,
+            time,
             windows: Vec::new(),
             closing_queue: BTreeMap::new(),
             stamps: Vec::new(),
@@ -67,7 +72,7 @@ impl Lifetime {
             stamp_queue: BTreeMap::new(),
             clock: NO_WATERMARK,
             cutoff: NO_WATERMARK,
-        })
+        }
     }
 
     /// Whether partitions carry a stamp.

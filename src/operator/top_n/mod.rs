@@ -8,6 +8,7 @@
 //! - [`leading`]: the first few rows per partition of an append stream, by row_number(): a short list per key.
 //! - [`ranked`]: everything else: an ordered set of rows per partition. Append streams keep what is within the limit; a stream
 //!   that takes rows back keeps all, since the next one may move up.
+//! - [`newest`]: the row of each key that came last, of a stream that takes rows back.
 //!
 //! Where partitions close with a window, rows of a window that is complete are late, and so are rows without a window. With a
 //! TTL, a partition that no row has come to for so long (up to an eighth longer) is forgotten; what it has put out stays out.
@@ -17,6 +18,7 @@ mod keyed;
 mod leading;
 mod lifetime;
 mod list;
+mod newest;
 mod partition;
 mod ranked;
 mod ties;
@@ -30,7 +32,7 @@ use arrow::datatypes::{Int64Type, Schema, SchemaRef};
 use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 
 use super::contract::Operator;
-use super::spec::{RankFunction, TopNSpec};
+use super::spec::{NewestSpec, RankFunction, TopNSpec};
 use crate::error::{Context, Error, Result};
 
 /// How the rows of partitions are kept, in memory and in state.
@@ -60,6 +62,17 @@ pub fn top_n(spec: TopNSpec) -> Result<Box<dyn Operator>> {
         Keeping::Leading => Box::new(leading::Leading::new(&spec)?),
         Keeping::Ranked => Box::new(ranked::Ranked::new(&spec)?),
     })
+}
+
+/// The operator that shows the newest row under each key.
+pub fn newest(spec: &NewestSpec) -> Result<Box<dyn Operator>> {
+    Ok(Box::new(newest::Newest::new(spec)?))
+}
+
+/// The columns of a stream that takes rows back, without its weight.
+fn without_weight(input: &SchemaRef) -> SchemaRef {
+    let columns = input.fields().len().saturating_sub(1);
+    Arc::new(Schema::new(input.fields().iter().take(columns).cloned().collect::<Vec<_>>()))
 }
 
 /// The first bytes of a row's encoded order values, which mostly decide. No encoding is the beginning of another, so padded ones are equal

@@ -1,5 +1,7 @@
 //! Top-N against DataFusion in batch.
 
+mod newest;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 

@@ -11,7 +11,9 @@ use super::piece::{Piece, unique_schema};
 use super::{Cutter, position, refused};
 use crate::error::Result;
 use crate::operator::spec::{AggregateSpec, DeduplicateEmit, DeduplicateSpec, TimeColumn};
+use crate::plan::meaning::as_executed;
 use crate::plan::operators::OperatorSpec;
+use crate::plan::sums::{called, if_in_range};
 
 /// A grouping column of an operator's input.
 struct Key {
@@ -74,7 +76,9 @@ impl Cutter<'_> {
         let mut exprs: Vec<Option<Expr>> = vec![None; columns.len()];
         for (at, column) in columns.into_iter().enumerate() {
             let place = keys.get(at).map_or(at, |key| key.given);
-            exprs[place] = Some(Expr::Column(column));
+            let function = at.checked_sub(keys.len()).and_then(|call| node.aggr_expr.get(call));
+            let (name, kind) = (function.map_or("", called), schema.field(at).data_type());
+            exprs[place] = Some(if_in_range(column, name, kind));
         }
         out.project(exprs.into_iter().flatten().collect())
     }
@@ -111,7 +115,13 @@ impl Cutter<'_> {
         let context = PhysicalPlanningContext::default();
         let (mut aggregates, mut filters) = (Vec::new(), Vec::new());
         for expr in &node.aggr_expr {
-            let lowered = LoweredAggregateBuilder::new(expr, schema, schema.as_arrow(), props, &context).build()?;
+            let checked = as_executed(expr.clone(), schema)?.data;
+            let lowered = LoweredAggregateBuilder::new(&checked, schema, schema.as_arrow(), props, &context);
+            let lowered = match expr {
+                Expr::Alias(_) => lowered,
+                _ => lowered.with_name(expr.schema_name().to_string()),
+            };
+            let lowered = lowered.build()?;
             let (aggregate, filter) = self.guarded_call(lowered.aggregate, lowered.filter, schema.as_arrow());
             aggregates.push(aggregate);
             filters.push(filter);

@@ -16,6 +16,7 @@ use datafusion::optimizer::{Optimizer, OptimizerContext};
 use super::piece::{self, Stream};
 use super::{Cutter, streams_read};
 use crate::error::Result;
+use crate::evaluate::IN_RANGE;
 use crate::operator::StreamId;
 use crate::plan::operators::OperatorSpec;
 
@@ -44,6 +45,7 @@ impl Cutter<'_> {
 
     /// A plan in words, with the streams it reads replaced by what they are.
     pub(super) fn identity(&self, plan: &LogicalPlan) -> String {
+        let plan = &without_checks(plan);
         if let Some((id, names)) = plain_columns(plan) {
             let (stream, fields) = (&self.streams[id.0], plan.schema().fields());
             return if fields.iter().map(|field| field.name()).eq(&names) {
@@ -109,6 +111,30 @@ fn in_order(plan: LogicalPlan) -> Result<LogicalPlan> {
         Ok(Transformed::yes(node))
     })?;
     Ok(ordered.data)
+}
+
+/// The plan without [`IN_RANGE`], which says nothing about what is kept.
+fn without_checks(plan: &LogicalPlan) -> LogicalPlan {
+    let without = plan.clone().transform_up(|node| {
+        let LogicalPlan::Projection(projection) = node else { return Ok(Transformed::no(node)) };
+        if !projection.expr.iter().any(|expr| checked_column(expr).is_some()) {
+            return Ok(Transformed::no(LogicalPlan::Projection(projection)));
+        }
+        let plain = |expr: &Expr| checked_column(expr).cloned().unwrap_or_else(|| expr.clone());
+        let expr = projection.expr.iter().map(plain).collect();
+        Ok(Transformed::yes(LogicalPlan::Projection(Projection::try_new(expr, projection.input)?)))
+    });
+    // Names and types are those of before.
+    without.map_or_else(|_| plan.clone(), |without| without.data)
+}
+
+/// The column whose values a projection checks.
+fn checked_column(expr: &Expr) -> Option<&Expr> {
+    match expr {
+        Expr::Alias(alias) => checked_column(&alias.expr),
+        Expr::ScalarFunction(call) if call.name() == IN_RANGE => call.args.first(),
+        _ => None,
+    }
 }
 
 /// The stream behind a plan that only picks columns of it, and their names there.

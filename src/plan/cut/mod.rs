@@ -10,11 +10,13 @@ mod extension;
 mod identity;
 mod join;
 mod lookup;
+mod newest;
 mod piece;
 mod place;
 mod ranking;
 mod rolling;
 mod stateless;
+mod unique;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -29,8 +31,10 @@ use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
 use datafusion::physical_expr::{PhysicalExpr, create_physical_expr};
 
 pub use piece::{Piece, Rows, Stream, unique_schema};
+pub use stateless::united;
+pub use unique::{KnownKeys, UniqueKey};
 
-use super::meaning::checked_arithmetic;
+use super::meaning::as_executed;
 use super::operators::{OperatorNode, OperatorSpec};
 use super::rehearsal::rehearse;
 use crate::catalog::{Emit, OnRowError, PipelineOptions, StateTtl};
@@ -185,7 +189,7 @@ impl<'a> Cutter<'a> {
     /// A logical expression over `schema` as a physical one.
     pub fn physical(&self, expr: &Expr, schema: &DFSchema) -> Result<Arc<dyn PhysicalExpr>> {
         let context = PhysicalPlanningContext::default();
-        let expr = checked_arithmetic(expr.clone(), schema)?.data;
+        let expr = as_executed(expr.clone(), schema)?.data;
         Ok(create_physical_expr(&expr, schema, self.session.execution_props(), &context)?)
     }
 

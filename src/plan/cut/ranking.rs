@@ -224,7 +224,7 @@ fn rank_function(function: &WindowFunction) -> Option<RankFunction> {
 }
 
 /// `column <= n`, `column < n`, `column = 1`, and the same turned round: the column and the greatest value let through.
-fn upper_bound(expr: &Expr) -> Option<(Column, usize)> {
+pub(super) fn upper_bound(expr: &Expr) -> Option<(Column, usize)> {
     let Expr::BinaryExpr(BinaryExpr { left, op, right }) = expr else { return None };
     let (column, op, value) = match (plain(left), plain(right)) {
         (Expr::Column(column), Expr::Literal(value, _)) => (column, *op, value),
@@ -256,7 +256,7 @@ fn plain(expr: &Expr) -> &Expr {
 }
 
 /// The window that makes `column`, if only renames and filters stand between.
-fn ranking_window<'p>(plan: &'p LogicalPlan, column: &Column) -> Option<&'p Window> {
+pub(super) fn ranking_window<'p>(plan: &'p LogicalPlan, column: &Column) -> Option<&'p Window> {
     match plan {
         LogicalPlan::Window(window) => {
             let made = window.schema.columns().into_iter().skip(window.input.schema().fields().len());

@@ -19,6 +19,7 @@ use crate::error::{Error, Result};
 use crate::operator::spec::{RollingFunction, RollingKind, RollingSpec, TimeColumn};
 use crate::operator::{Guarded, is_fallible};
 use crate::plan::operators::OperatorSpec;
+use crate::plan::sums::if_in_range;
 use crate::plan::time::scalar_micros;
 
 impl Cutter<'_> {
@@ -97,7 +98,10 @@ impl Cutter<'_> {
         let input = self.input(piece, "rolling_input")?;
         let out = self.operator(OperatorSpec::Rolling(spec), &[input], &full, false, times)?;
         let columns = out.columns();
-        let exprs = columns.iter().take(width).chain(columns.iter().skip(inner)).cloned().map(Expr::Column).collect();
+        let called = columns.iter().skip(inner).zip(&functions).zip(full.fields().iter().skip(inner));
+        let called = called
+            .map(|((column, function), field)| if_in_range(column.clone(), function.fun.name(), field.data_type()));
+        let exprs = columns.iter().take(width).cloned().map(Expr::Column).chain(called).collect();
         out.project(exprs)
     }
 
@@ -119,7 +123,7 @@ impl Cutter<'_> {
 
     fn rolling_kind(&self, piece: Piece, function: &WindowFunction, expr: &Expr) -> Result<(Piece, RollingKind)> {
         let params = &function.params;
-        let ignore_nulls = matches!(params.null_treatment, Some(NullTreatment::IgnoreNulls));
+        let ignore_nulls = ignores_nulls(function);
         match &function.fun {
             WindowFunctionDefinition::AggregateUDF(udaf) => {
                 let schema = piece.plan.schema();
@@ -196,17 +200,6 @@ fn window_udf(piece: Piece, name: &str, args: &[Expr], ignore_nulls: bool) -> Re
     let (piece, places) = with_columns(piece, std::slice::from_ref(argument))?;
     let column = places[0];
     let kind = match name {
-        "lag" | "lead" if ignore_nulls => {
-            let hint = match name {
-                "lag" => {
-                    "`last_value(x) IGNORE NULLS OVER (… ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)` is the last value before the row."
-                }
-                _ => {
-                    "`first_value(x) IGNORE NULLS OVER (… ROWS BETWEEN 1 FOLLOWING AND 100 FOLLOWING)` is the next value after the row."
-                }
-            };
-            return Err(refused(&format!("`{name}` with IGNORE NULLS")).with_hint(hint));
-        }
         "lag" | "lead" => {
             let offset = match args.get(1) {
                 None => 1,
@@ -221,7 +214,11 @@ fn window_udf(piece: Piece, name: &str, args: &[Expr], ignore_nulls: bool) -> Re
                 Some(_) => return Err(Error::sql(format!("the default of `{name}` must be a constant"))),
             };
             let offset = if name == "lead" { -offset } else { offset };
-            RollingKind::Lag { column, offset, default }
+            match ignore_nulls {
+                false => RollingKind::Lag { column, offset, default },
+                true if offset > 0 => RollingKind::LagOfValues { column, offset, default },
+                true => return Err(looks_ahead(name)),
+            }
         }
         "first_value" => RollingKind::FirstValue { column, ignore_nulls },
         "last_value" => RollingKind::LastValue { column, ignore_nulls },
@@ -236,6 +233,13 @@ fn window_udf(piece: Piece, name: &str, args: &[Expr], ignore_nulls: bool) -> Re
         _ => return Err(unknown(name)),
     };
     Ok((piece, kind))
+}
+
+/// How far away the next value is nobody knows.
+fn looks_ahead(name: &str) -> Error {
+    refused(&format!("`{name}` with IGNORE NULLS that looks ahead"))
+        .with_detail("A row would wait for the next value however long it takes.")
+        .with_hint("`first_value(x) IGNORE NULLS OVER (… ROWS BETWEEN 1 FOLLOWING AND 100 FOLLOWING)` is the next value within 100 rows.")
 }
 
 fn unknown(name: &str) -> Error {
@@ -260,13 +264,17 @@ fn is_unbounded(function: &WindowFunction) -> bool {
     if let WindowFunctionDefinition::WindowUDF(udf) = &function.fun
         && matches!(udf.name(), "lag" | "lead" | "row_number")
     {
-        return udf.name() == "row_number";
+        return udf.name() == "row_number" || ignores_nulls(function);
     }
     let unbounded = |bound: &WindowFrameBound| match bound {
         WindowFrameBound::Preceding(value) | WindowFrameBound::Following(value) => value.is_null(),
         WindowFrameBound::CurrentRow => false,
     };
     unbounded(&function.params.window_frame.start_bound) || unbounded(&function.params.window_frame.end_bound)
+}
+
+fn ignores_nulls(function: &WindowFunction) -> bool {
+    matches!(function.params.null_treatment, Some(NullTreatment::IgnoreNulls))
 }
 
 /// How long a row waits for what its frame looks ahead at, microseconds; `None` = as long as the next rows take.

@@ -60,23 +60,7 @@ impl Cutter<'_> {
         for input in &node.inputs {
             pieces.push(self.cut(input)?);
         }
-        let retract = pieces.iter().any(|piece| piece.rows.retract);
-        let width = node.schema.fields().len();
-        // A column is event time if it is in every input; the slowest counts.
-        let lag = |column: usize| -> Option<i64> {
-            let lags: Option<Vec<i64>> = pieces.iter().map(|piece| piece.rows.times[column]).collect();
-            lags?.into_iter().max()
-        };
-        let times = (0..width).map(lag).collect();
-        let sources: BTreeSet<usize> = pieces.iter().flat_map(|piece| piece.rows.sources.iter().copied()).collect();
-        let stage = pieces.iter().map(|piece| piece.rows.stage).max().unwrap_or(0);
-        let mut inputs = Vec::with_capacity(pieces.len());
-        for piece in pieces {
-            let piece = if retract { piece.weighted()? } else { piece };
-            inputs.push(Arc::new(piece.plan));
-        }
-        let plan = LogicalPlan::Union(Union::try_new_with_loose_types(inputs)?);
-        Ok(Piece { plan, rows: Rows { retract, times, sources, stage } })
+        united(pieces)
     }
 
     pub(super) fn unnest(&mut self, node: &Unnest) -> Result<Piece> {
@@ -95,4 +79,25 @@ impl Cutter<'_> {
         }
         Ok(Piece { plan, rows: Rows { times, ..rows } })
     }
+}
+
+/// All rows of pieces that have the same columns.
+pub fn united(pieces: Vec<Piece>) -> Result<Piece> {
+    let retract = pieces.iter().any(|piece| piece.rows.retract);
+    let width = pieces.first().map_or(0, |piece| piece.columns().len());
+    // A column is event time if it is in every input; the slowest counts.
+    let lag = |column: usize| -> Option<i64> {
+        let lags: Option<Vec<i64>> = pieces.iter().map(|piece| piece.rows.times[column]).collect();
+        lags?.into_iter().max()
+    };
+    let times = (0..width).map(lag).collect();
+    let sources: BTreeSet<usize> = pieces.iter().flat_map(|piece| piece.rows.sources.iter().copied()).collect();
+    let stage = pieces.iter().map(|piece| piece.rows.stage).max().unwrap_or(0);
+    let mut inputs = Vec::with_capacity(pieces.len());
+    for piece in pieces {
+        let piece = if retract { piece.weighted()? } else { piece };
+        inputs.push(Arc::new(piece.plan));
+    }
+    let plan = LogicalPlan::Union(Union::try_new_with_loose_types(inputs)?);
+    Ok(Piece { plan, rows: Rows { retract, times, sources, stage } })
 }

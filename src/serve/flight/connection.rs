@@ -3,14 +3,12 @@
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures::{Stream, stream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::codegen::{Service, http};
 use tonic::metadata::MetadataValue;
 use tonic::server::NamedService;
@@ -19,6 +17,7 @@ use tonic::{Code, Request, Status};
 
 use crate::error::{Error, SqlState};
 use crate::serve::failure::{SQLSTATE, state_of_code, status};
+use crate::serve::gate::{Client, Gate, Place};
 
 /// Connections beyond the limit that are told so; the others are closed at once.
 const TOLD: usize = 64;
@@ -27,42 +26,58 @@ const PAUSE: Duration = Duration::from_millis(50);
 
 /// The connections that `listener` accepts: `limit` of them at a time, a few more to be refused in words.
 pub fn accepted(listener: TcpListener, limit: usize) -> impl Stream<Item = io::Result<Connection>> + Send {
-    let places = (Arc::new(Semaphore::new(limit)), Arc::new(Semaphore::new(TOLD)));
-    stream::unfold((listener, places), async |(listener, places)| {
+    let gates = (Gate::new(limit, 0), Gate::new(TOLD, 0));
+    stream::unfold((listener, gates), async |(listener, gates)| {
         loop {
-            let stream = match listener.accept().await {
-                Ok((stream, _)) => stream,
+            let (stream, peer) = match listener.accept().await {
+                Ok(accepted) => accepted,
                 Err(error) => {
                     tracing::warn!(%error, "connection not accepted");
                     tokio::time::sleep(PAUSE).await;
                     continue;
                 }
             };
-            let place = Arc::clone(&places.0).try_acquire_owned().map(|place| (place, Admission::Admitted));
-            let place =
-                place.or_else(|_| Arc::clone(&places.1).try_acquire_owned().map(|place| (place, Admission::Refused)));
-            let Ok((place, admission)) = place else { continue };
+            let client = Client::at(peer);
+            let place = gates.0.try_enter(client).map(|place| (place, Admission::Admitted));
+            let place = place.or_else(|| Some((gates.1.try_enter(client)?, Admission::Refused)));
+            let Some((place, admission)) = place else { continue };
             // Without it answers wait for acknowledgements; with an error the connection is dead anyway.
             let _ = stream.set_nodelay(true);
-            return Some((Ok(Connection { stream, admission, _place: place }), (listener, places)));
+            let peer = Peer { client, admission };
+            return Some((Ok(Connection { stream, peer, _place: place }), (listener, gates)));
         }
     })
 }
 
 /// Whether a connection may ask anything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Admission {
+enum Admission {
     Admitted,
     /// One of too many.
     Refused,
 }
 
-impl Admission {
+/// The other end of a connection.
+#[derive(Debug, Clone, Copy)]
+pub struct Peer {
+    client: Client,
+    admission: Admission,
+}
+
+impl Peer {
+    fn of<T>(request: &Request<T>) -> Option<&Self> {
+        let plain = request.extensions().get::<Self>();
+        plain.or_else(|| request.extensions().get::<TlsConnectInfo<Self>>().map(TlsConnectInfo::get_ref))
+    }
+
+    /// Who asks.
+    pub fn client<T>(request: &Request<T>) -> Client {
+        Self::of(request).map(|peer| peer.client).unwrap_or_default()
+    }
+
     /// Errors: the request comes from one connection too many.
     pub fn check<T>(request: &Request<T>) -> Result<(), Status> {
-        let plain = request.extensions().get::<Self>();
-        let encrypted = request.extensions().get::<TlsConnectInfo<Self>>().map(TlsConnectInfo::get_ref);
-        if plain.or(encrypted) != Some(&Self::Refused) {
+        if Self::of(request).is_none_or(|peer| peer.admission == Admission::Admitted) {
             return Ok(());
         }
         let error = Error::environment("server has too many connections").with_state(SqlState::TOO_MANY);
@@ -74,15 +89,15 @@ impl Admission {
 #[derive(Debug)]
 pub struct Connection {
     stream: TcpStream,
-    admission: Admission,
-    _place: OwnedSemaphorePermit,
+    peer: Peer,
+    _place: Place,
 }
 
 impl Connected for Connection {
-    type ConnectInfo = Admission;
+    type ConnectInfo = Peer;
 
-    fn connect_info(&self) -> Admission {
-        self.admission
+    fn connect_info(&self) -> Peer {
+        self.peer
     }
 }
 

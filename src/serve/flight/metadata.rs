@@ -62,8 +62,8 @@ pub fn table_types() -> Result<RecordBatch, FlightError> {
     types.build()
 }
 
-/// GetTables, filtered as asked. Tables are opened only where their columns are wanted; one that cannot be opened is
-/// left out then.
+/// GetTables, filtered as asked. Tables are opened only where their columns are wanted; one that cannot be opened has
+/// none then.
 pub async fn tables(warehouse: &Warehouse, query: CommandGetTables) -> Result<RecordBatch, Status> {
     let include_schema = query.include_schema;
     let mut tables = query.into_builder();
@@ -76,7 +76,10 @@ pub async fn tables(warehouse: &Warehouse, query: CommandGetTables) -> Result<Re
         match warehouse.schema_of(&entry).await {
             Ok(Some(schema)) => tables.append(CATALOG, PUBLIC, &entry.name, TABLE, &schema)?,
             Ok(None) => {}
-            Err(error) => tracing::warn!(table = entry.name, %error, "table left out of metadata"),
+            Err(error) => {
+                tracing::warn!(table = entry.name, %error, "table without columns in metadata");
+                tables.append(CATALOG, PUBLIC, &entry.name, TABLE, &nothing)?;
+            }
         }
     }
     for (name, schema) in warehouse.system_tables().await.map_err(|error| status(&error))? {

@@ -28,7 +28,7 @@ use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Identity, Server, ServerTlsConfig};
 use tonic::{Request, Response, Status, Streaming};
 
-use self::connection::{Admission, Stated, accepted};
+use self::connection::{Peer, Stated, accepted};
 use self::login::Login;
 use self::service::Service;
 use super::engine::{OwnRuntime, QueryEngine, QueryLimits};
@@ -95,7 +95,7 @@ pub async fn serve(
     let endpoint = Endpoint { sql: Service::new(warehouse, metrics, login.clone(), engine)? };
     let service = FlightServiceServer::new(endpoint).max_decoding_message_size(MAX_REQUEST_BYTES);
     let service = Stated(InterceptedService::new(service, move |request: Request<()>| {
-        Admission::check(&request)?;
+        Peer::check(&request)?;
         login.check(request)
     }));
     let serving = runtime.handle().spawn(serve_until(shutdown, move |stop| {

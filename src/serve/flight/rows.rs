@@ -26,9 +26,10 @@ use super::queries::{Outcome, RunningQuery};
 use super::shape::{sent, sent_schema};
 use crate::error::{Error, Result, SqlState};
 use crate::metrics::Counter;
-use crate::serve::brake::exceeded;
-use crate::serve::engine::{Place, QueryEngine, out_of_time};
+use crate::serve::brake::{Braked, exceeded};
+use crate::serve::engine::{QueryEngine, out_of_time};
 use crate::serve::failure::{query_error, status};
+use crate::serve::gate::Place;
 use crate::serve::interrupt::{Interrupt, ended};
 use crate::serve::warehouse::Query;
 
@@ -89,6 +90,7 @@ pub struct Started {
     pub schema: SchemaRef,
     pub batches: Batches,
     pub interrupt: Interrupt,
+    pub braked: Arc<Braked>,
     pub place: Place,
     pub deadline: Instant,
 }
@@ -101,6 +103,8 @@ pub struct QueryRows {
     cancelled: Pin<Box<WaitForCancellationFutureOwned>>,
     /// The process has too much memory.
     exceeded: Pin<Box<WaitForCancellationFutureOwned>>,
+    #[expect(dead_code, reason = "held, never looked at")]
+    braked: Arc<Braked>,
     deadline: Pin<Box<Sleep>>,
     interrupt: Interrupt,
     work: AbortHandle,
@@ -111,7 +115,7 @@ pub struct QueryRows {
 impl QueryRows {
     /// Lets the query run on `engine`.
     pub fn of(started: Started, running: RunningQuery, engine: &QueryEngine, rows_sent: Arc<Counter>) -> Self {
-        let Started { schema, batches, interrupt, place, deadline } = started;
+        let Started { schema, batches, interrupt, braked, place, deadline } = started;
         let (sender, messages) = mpsc::channel(MESSAGES_AHEAD);
         let (end_sender, end) = oneshot::channel();
         let idle = engine.limits().idle_timeout;
@@ -138,10 +142,10 @@ impl QueryRows {
             let _ = end_sender.send(end);
         });
         let cancelled = Box::pin(running.cancelled().cancelled_owned());
-        let exceeded = Box::pin(engine.brake().pulled());
+        let exceeded = Box::pin(braked.pulled());
         let deadline = Box::pin(sleep_until(deadline));
         let work = work.abort_handle();
-        Self { messages, end, cancelled, exceeded, deadline, interrupt, work, running, is_over: false }
+        Self { messages, end, cancelled, exceeded, braked, deadline, interrupt, work, running, is_over: false }
     }
 
     fn over(&mut self, outcome: Outcome) {

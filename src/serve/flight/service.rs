@@ -31,6 +31,7 @@ use prost::Message;
 use tokio::time::{Instant, timeout};
 use tonic::{Request, Response, Status, Streaming};
 
+use super::connection::Peer;
 use super::login::Login;
 use super::metadata::{self, ServerFacts};
 use super::parameters;
@@ -40,6 +41,7 @@ use crate::error::{Error, Result as WeirResult};
 use crate::metrics::{Counter, Metrics};
 use crate::serve::engine::{QueryEngine, out_of_time};
 use crate::serve::failure::status;
+use crate::serve::gate::Client;
 use crate::serve::interrupt::ended;
 use crate::serve::warehouse::{Warehouse, read_only};
 
@@ -83,6 +85,7 @@ impl Service {
     /// Plans `what` on a thread of the engine and there does `then` with it.
     async fn planned<T: Send + 'static, F: Future<Output = WeirResult<T>> + Send>(
         &self,
+        client: Client,
         what: &What,
         then: impl FnOnce(Executions) -> F + Send + 'static,
     ) -> WeirResult<T> {
@@ -98,11 +101,12 @@ impl Service {
             let query = warehouse.plan(&sql).await?;
             then(Executions { query, parameters }).await
         };
-        self.engine.plan(planning).await
+        self.engine.plan(client, planning).await
     }
 
     async fn query_info(&self, what: What, request: Request<FlightDescriptor>) -> Answer<FlightInfo> {
-        let schema = self.planned(&what, async |planned: Executions| planned.schema().await).await;
+        let client = Peer::client(&request);
+        let schema = self.planned(client, &what, async |planned: Executions| planned.schema().await).await;
         let schema = schema.map_err(|error| self.refuse(&error))?;
         let handle = QueryTicket::new(what).encode().map_err(|error| status(&error))?;
         info(&TicketStatementQuery { statement_handle: handle.into() }, &schema, request)
@@ -114,17 +118,18 @@ impl Service {
         status(error)
     }
 
-    async fn query_rows(&self, ticket: &QueryTicket) -> Rows {
+    async fn query_rows(&self, client: Client, ticket: &QueryTicket) -> Rows {
         let Some(mut running) = self.queries.begin(&ticket.id) else { return Err(status(&ended())) };
         let deadline = Instant::now() + self.engine.limits().timeout;
         let started = async {
-            let place = self.engine.place().await?;
-            let (interrupt, (schema, batches)) = self
-                .planned(&ticket.what, async |planned: Executions| {
-                    Ok((planned.query.interrupt(), planned.start().await?))
+            let place = self.engine.place(client).await?;
+            let (interrupt, held, (schema, batches)) = self
+                .planned(client, &ticket.what, async |planned: Executions| {
+                    Ok((planned.query.interrupt(), planned.query.held(), planned.start().await?))
                 })
                 .await?;
-            Ok::<_, Error>(Started { schema, batches, interrupt, place, deadline })
+            let braked = self.engine.brake().enter(held);
+            Ok::<_, Error>(Started { schema, batches, interrupt, braked, place, deadline })
         };
         let cancelled = running.cancelled();
         let started = tokio::select! {
@@ -218,19 +223,20 @@ impl FlightSqlService for Service {
         self.query_info(What::Sql(query.query), request).await
     }
 
-    async fn do_get_statement(&self, ticket: TicketStatementQuery, _request: Request<Ticket>) -> Rows {
+    async fn do_get_statement(&self, ticket: TicketStatementQuery, request: Request<Ticket>) -> Rows {
         let ticket = QueryTicket::decode(&ticket.statement_handle).map_err(|error| status(&error))?;
-        self.query_rows(&ticket).await
+        self.query_rows(Peer::client(&request), &ticket).await
     }
 
     async fn do_action_create_prepared_statement(
         &self,
         query: ActionCreatePreparedStatementRequest,
-        _request: Request<Action>,
+        request: Request<Action>,
     ) -> Result<ActionCreatePreparedStatementResult, Status> {
         let what = What::Sql(query.query.clone());
         let described = async |planned: Executions| Ok((planned.schema().await?, planned.query.parameters()?));
-        let (schema, parameters) = self.planned(&what, described).await.map_err(|error| self.refuse(&error))?;
+        let planned = self.planned(Peer::client(&request), &what, described).await;
+        let (schema, parameters) = planned.map_err(|error| self.refuse(&error))?;
         Ok(ActionCreatePreparedStatementResult {
             dataset_schema: ipc_schema(&schema)?,
             parameter_schema: ipc_schema(&parameters)?,
@@ -269,9 +275,9 @@ impl FlightSqlService for Service {
         self.query_info(What::Prepared(handle_text(&query.prepared_statement_handle)?), request).await
     }
 
-    async fn do_get_prepared_statement(&self, query: CommandPreparedStatementQuery, _request: Request<Ticket>) -> Rows {
+    async fn do_get_prepared_statement(&self, query: CommandPreparedStatementQuery, request: Request<Ticket>) -> Rows {
         let handle = handle_text(&query.prepared_statement_handle)?;
-        self.query_rows(&QueryTicket::new(What::Prepared(handle))).await
+        self.query_rows(Peer::client(&request), &QueryTicket::new(What::Prepared(handle))).await
     }
 
     async fn do_action_cancel_query(
@@ -331,9 +337,10 @@ impl FlightSqlService for Service {
         info(&query, &query.clone().into_builder().schema(), request)
     }
 
-    async fn do_get_tables(&self, query: CommandGetTables, _request: Request<Ticket>) -> Rows {
+    async fn do_get_tables(&self, query: CommandGetTables, request: Request<Ticket>) -> Rows {
         let warehouse = Arc::clone(&self.warehouse);
-        let found = self.engine.plan(async move { Ok(metadata::tables(&warehouse, query).await) }).await;
+        let client = Peer::client(&request);
+        let found = self.engine.plan(client, async move { Ok(metadata::tables(&warehouse, query).await) }).await;
         one_batch(found.map_err(|error| status(&error))??)
     }
 

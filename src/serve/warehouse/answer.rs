@@ -370,7 +370,7 @@ async fn table_detail(name: &str, location: &Location) -> Result<Arc<dyn TablePr
         ("format", one(Some("delta".to_owned()))),
         ("id", one(text(metadata, &["id"]))),
         ("name", one(Some(name.to_owned()))),
-        ("location", one(Some(location.url().to_string()))),
+        ("location", one(Some(location.place().to_string()))),
         ("version", number(found.version)),
         ("created_at", timestamps(std::iter::once(micros(metadata.get("createdTime"))))),
         ("partition_columns", json(metadata.get("partitionColumns"))),

@@ -2,9 +2,12 @@
 
 use std::sync::Arc;
 
+use arrow::datatypes::{Schema, SchemaRef};
 use async_trait::async_trait;
-use datafusion::catalog::{CatalogProvider, CatalogProviderList, SchemaProvider, TableProvider};
-use datafusion::common::Result as DataFusionResult;
+use datafusion::catalog::{CatalogProvider, CatalogProviderList, SchemaProvider, Session, TableProvider};
+use datafusion::error::{DataFusionError, Result as DataFusionResult};
+use datafusion::logical_expr::{Expr, TableType};
+use datafusion::physical_plan::ExecutionPlan;
 
 use super::statement::split_version;
 use super::{CATALOG, PUBLIC, SYSTEM, TableEntry, Warehouse, is_table_name, system};
@@ -73,15 +76,58 @@ impl SchemaProvider for PublicSchema {
 
     async fn table(&self, name: &str) -> DataFusionResult<Option<Arc<dyn TableProvider>>> {
         let (name, as_of) = split_version(name);
-        match self.warehouse.find(name, as_of).await? {
+        let found = match self.warehouse.find(name, as_of).await {
+            // Where all tables are listed, one that cannot be read hides no others.
+            Err(error) if self.names.iter().any(|listed| listed == name) => {
+                return Ok(Some(Arc::new(Unreadable {
+                    error: Arc::new(error.into()),
+                    schema: Arc::new(Schema::empty()),
+                })));
+            }
+            found => found?,
+        };
+        match found {
             Some(table) => Ok(Some(table.provider)),
             None => Ok(self.warehouse.declared_relation(name)?),
         }
     }
 
+    /// Without a look at the table, so that one which cannot be read hides no others from a list.
+    async fn table_type(&self, _name: &str) -> DataFusionResult<Option<TableType>> {
+        Ok(Some(TableType::Base))
+    }
+
     fn table_exist(&self, name: &str) -> bool {
         // Only a lookup can tell; DataFusion asks this for DDL, which is refused.
         is_table_name(name)
+    }
+}
+
+/// A listed table that cannot be read: it has no columns, and asking it is the error.
+#[derive(Debug)]
+struct Unreadable {
+    error: Arc<DataFusionError>,
+    schema: SchemaRef,
+}
+
+#[async_trait]
+impl TableProvider for Unreadable {
+    fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::Base
+    }
+
+    async fn scan(
+        &self,
+        _session: &dyn Session,
+        _projection: Option<&Vec<usize>>,
+        _filters: &[Expr],
+        _limit: Option<usize>,
+    ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
+        Err(DataFusionError::Shared(Arc::clone(&self.error)))
     }
 }
 

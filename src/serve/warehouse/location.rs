@@ -6,15 +6,21 @@ use std::sync::Arc;
 use futures::TryStreamExt;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
+use object_store::prefix::PrefixStore;
 use object_store::{ObjectStore, ObjectStoreExt};
 use url::Url;
 
-use crate::delta::TableStore;
+use crate::delta::{TableStore, known_as};
 use crate::error::{Context, Error, ErrorKind, Result};
 
 /// Where a warehouse or a table lives.
 #[derive(Debug, Clone)]
 pub struct Location {
+    /// Its address.
+    place: Url,
+    /// From the root of the bucket, container or file system.
+    bucket: Arc<dyn ObjectStore>,
+    /// As delta-rs and DataFusion know it.
     url: Url,
     store: Arc<dyn ObjectStore>,
     path: Path,
@@ -22,18 +28,20 @@ pub struct Location {
 
 impl Location {
     /// The folder that `url` names in `store`, whose own root is that of the URL's bucket, container or file system.
-    pub fn new(mut url: Url, store: Arc<dyn ObjectStore>) -> Result<Self> {
-        if !url.path().ends_with('/') {
-            url.set_path(&format!("{}/", url.path()));
+    pub fn new(mut place: Url, bucket: Arc<dyn ObjectStore>) -> Result<Self> {
+        if !place.path().ends_with('/') {
+            place.set_path(&format!("{}/", place.path()));
         }
-        let path = Path::from_url_path(url.path())
-            .context(ErrorKind::Config, || format!("location `{url}` is not a folder's address"))?;
-        Ok(Self { url, store, path })
+        let bad = || format!("location `{place}` is not a folder's address");
+        let prefix = Path::from_url_path(place.path()).context(ErrorKind::Config, bad)?;
+        let (url, store) = known_as(&place, &prefix, &bucket)?;
+        let path = Path::from_url_path(url.path()).context(ErrorKind::Config, bad)?;
+        Ok(Self { place, bucket, url, store, path })
     }
 
     /// The folder of a table store.
     pub fn of(store: &TableStore) -> Result<Self> {
-        Self::new(store.url().clone(), store.root_store())
+        Self::new(store.place().clone(), Arc::clone(store.bucket()))
     }
 
     /// A folder of the local file system; it need not be there yet.
@@ -48,21 +56,26 @@ impl Location {
 
     /// The folder `name` in this one.
     pub fn child(&self, name: &str) -> Self {
-        let mut url = self.url.clone();
-        if let Ok(mut segments) = url.path_segments_mut() {
+        let mut place = self.place.clone();
+        if let Ok(mut segments) = place.path_segments_mut() {
             segments.pop_if_empty().push(name).push("");
         }
         // As the table store reads an address: joining a path would escape what is in the name.
-        let path = Path::from_url_path(url.path()).unwrap_or_else(|_| self.path.clone().join(name));
-        Self { url, store: Arc::clone(&self.store), path }
+        Self::new(place, Arc::clone(&self.bucket))
+            .unwrap_or_else(|_| Self { path: self.path.clone().join(name), ..self.clone() })
     }
 
     /// The address, ending in a slash.
+    pub fn place(&self) -> &Url {
+        &self.place
+    }
+
+    /// The address under which delta-rs and DataFusion know it in [`Self::store`], ending in a slash.
     pub fn url(&self) -> &Url {
         &self.url
     }
 
-    /// The store, from the root of its bucket.
+    /// The store that has the folder at [`Self::path`].
     pub fn store(&self) -> &Arc<dyn ObjectStore> {
         &self.store
     }
@@ -72,13 +85,18 @@ impl Location {
         &self.path
     }
 
+    /// A store that begins at this folder.
+    pub fn folder(&self) -> PrefixStore<Arc<dyn ObjectStore>> {
+        PrefixStore::new(Arc::clone(&self.store), self.path.clone())
+    }
+
     /// The names of the folders in this one, sorted.
     pub async fn folders(&self) -> Result<Vec<String>> {
         let listed = self
             .store
             .list_with_delimiter(Some(&self.path))
             .await
-            .environment(|| format!("folder `{}` cannot be listed", self.url))?;
+            .environment(|| format!("folder `{}` cannot be listed", self.place))?;
         let mut names: Vec<String> =
             listed.common_prefixes.iter().filter_map(|path| path.filename().map(str::to_owned)).collect();
         names.sort();
@@ -88,13 +106,13 @@ impl Location {
     /// True when there is any object below this folder.
     pub async fn exists(&self) -> Result<bool> {
         let first = self.store.list(Some(&self.path)).try_next().await;
-        Ok(first.environment(|| format!("folder `{}` cannot be listed", self.url))?.is_some())
+        Ok(first.environment(|| format!("folder `{}` cannot be listed", self.place))?.is_some())
     }
 
     /// The last `limit` bytes of the file `name`, and whether that is all of it; `None` when there is no such file.
     pub async fn tail(&self, name: &str, limit: u64) -> Result<Option<(bytes::Bytes, Complete)>> {
         let path = self.path.clone().join(name);
-        let failed = || format!("file `{}{name}` cannot be read", self.url);
+        let failed = || format!("file `{}{name}` cannot be read", self.place);
         let size = match self.store.head(&path).await {
             Ok(meta) => meta.size,
             Err(object_store::Error::NotFound { .. }) => return Ok(None),

@@ -60,7 +60,7 @@ use crate::memory::QueryMemory;
 use crate::memory::bounded::Bounding;
 use crate::plan::{
     CheckedPlanner, RelationMode, SizedLiterals, as_meant, bound_relations, bound_types, check_plan, physical_rules,
-    register_own, register_relations,
+    query_rules, register_own, register_relations,
 };
 use crate::sql::cursor::is_keyword;
 use crate::sql::limits::MAX_STATEMENT_FIELDS;
@@ -440,6 +440,7 @@ fn session_state(options: WarehouseOptions, memory: QueryMemory) -> Result<Sessi
         .with_type_planner(Arc::new(SqlTypes))
         .with_table_factories(HashMap::new())
         .with_query_planner(Arc::new(CheckedPlanner))
+        .with_optimizer_rules(query_rules())
         .with_physical_optimizer_rules(physical_rules())
         .build();
     register_own(&mut state);

@@ -5,7 +5,7 @@
 use serde_json::Value;
 
 use super::location::{Complete, Location};
-use crate::epoch::is_progress;
+use crate::epoch::{self, is_progress};
 use crate::error::Result;
 
 /// How much of the end of a progress file is read: several thousand epochs.
@@ -21,8 +21,9 @@ pub struct PipelineFolder {
 /// The pipelines that have ever run on this warehouse, by name.
 pub async fn pipelines(warehouse: &Location) -> Result<Vec<PipelineFolder>> {
     let root = warehouse.child("_weir");
-    let names = root.folders().await?;
-    Ok(names.into_iter().map(|name| PipelineFolder { location: root.child(&name), name }).collect())
+    let names = epoch::pipelines(&warehouse.folder(), warehouse.place().as_str()).await?;
+    let below = |name: &str| name.split('/').fold(root.clone(), |folder, part| folder.child(part));
+    Ok(names.into_iter().map(|name| PipelineFolder { location: below(&name), name }).collect())
 }
 
 /// The last epochs of a pipeline, oldest first, at most `limit`.

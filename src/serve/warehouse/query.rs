@@ -8,24 +8,32 @@ use datafusion::common::ParamValues;
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::error::DataFusionError;
-use datafusion::execution::SendableRecordBatchStream;
 use datafusion::execution::context::SessionState;
+use datafusion::execution::runtime_env::RuntimeEnv;
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::{Expr, LogicalPlan};
+use datafusion::physical_plan::joins::HashJoinExec;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::scalar::ScalarValue;
 use futures::{StreamExt, TryStreamExt, stream};
 
 use crate::error::{Error, Result, SqlState};
+use crate::memory::counted::{CountedPool, HeldBytes};
 use crate::memory::growth;
 use crate::serve::failure::query_error;
 use crate::serve::interrupt::{Interrupt, guard};
 use crate::serve::wide::{FEW_ROWS, WideRows};
 
-/// Rows of a batch where all columns have a fixed width, where some are texts or nested, and where functions make values of any length.
+/// Rows of a batch where all columns have a fixed width, where some are texts or nested, and where functions make values of any length
+/// or groups keep all of theirs.
 const ROWS: usize = 8_192;
 const ROWS_OF_TEXTS: usize = 2_048;
 const ROWS_THAT_GROW: usize = 512;
+/// Plan partitions of a query whose joins are made by sorting: each sorts both sides, and each sort takes its part of memory.
+const SORTED_PARTITIONS: usize = 2;
+/// What such a sort keeps free for merging what it has spilled.
+const MERGE_BYTES: usize = 2 << 20;
 
 /// A planned statement.
 #[derive(Debug, Clone)]
@@ -33,18 +41,24 @@ pub struct Query {
     plan: LogicalPlan,
     state: SessionState,
     interrupt: Interrupt,
+    held: HeldBytes,
 }
 
 impl Query {
     /// A query of `plan`, which `state` runs and `interrupt` ends.
     pub fn new(plan: LogicalPlan, mut state: SessionState, interrupt: Interrupt) -> Self {
         set_rows_of_batch(&mut state, rows_of_batch(&plan));
-        Self { plan, state, interrupt }
+        Self { plan, state, interrupt, held: HeldBytes::default() }
     }
 
     /// Ends the query while it runs.
     pub fn interrupt(&self) -> Interrupt {
         self.interrupt.clone()
+    }
+
+    /// Memory that the query has reserved while it runs.
+    pub fn held(&self) -> HeldBytes {
+        self.held.clone()
     }
 
     /// The columns of the result, as its rows have them. While parameters are unbound, types that hang on them are a guess.
@@ -114,35 +128,87 @@ impl Query {
                 .with_state(SqlState::PARAMETERS)
                 .with_hint("Prepare the statement and bind its parameters."));
         }
-        let wide = WideRows::default();
-        let mut rows = self.rows(&self.state, &wide).await?;
-        let schema = rows.schema();
-        let again = self.clone();
+        let mut attempt = self.attempt(self.state.clone()).await?;
+        let schema = attempt.rows.schema();
+        let query = self.clone();
         // Until a row was given, the query can begin again.
         let begun = async move {
-            let first = rows.next().await;
-            if matches!(first, Some(Err(_))) && wide.is_exceeded() {
-                drop(rows);
-                let mut state = again.state.clone();
-                set_rows_of_batch(&mut state, FEW_ROWS);
-                let rows = again.rows(&state, &WideRows::default()).await?;
-                return Ok::<SendableRecordBatchStream, DataFusionError>(rows);
+            loop {
+                let first = attempt.rows.next().await;
+                let again = match &first {
+                    Some(Err(error)) => attempt.otherwise(error),
+                    _ => None,
+                };
+                if let Some(state) = again {
+                    // What it holds is free before it begins again.
+                    drop(attempt);
+                    attempt = query.attempt(state).await?;
+                    continue;
+                }
+                let schema = attempt.rows.schema();
+                let all = stream::iter(first).chain(attempt.rows);
+                let all = Box::pin(RecordBatchStreamAdapter::new(schema, all)) as SendableRecordBatchStream;
+                return Ok::<_, DataFusionError>(all);
             }
-            let schema = rows.schema();
-            let all = stream::iter(first).chain(rows);
-            Ok(Box::pin(RecordBatchStreamAdapter::new(schema, all)) as SendableRecordBatchStream)
         };
         Ok(Box::pin(RecordBatchStreamAdapter::new(schema, stream::once(begun).try_flatten())))
     }
 
-    async fn rows(&self, state: &SessionState, wide: &WideRows) -> Result<SendableRecordBatchStream> {
-        let physical = self.physical_plan(state).await?;
-        let physical = guard(physical, &self.interrupt, wide).map_err(query_error)?;
-        execute_stream(physical, state.task_ctx()).map_err(query_error)
+    /// Begins the query as `state` plans it.
+    async fn attempt(&self, state: SessionState) -> Result<Attempt> {
+        let physical = self.physical_plan(&state).await?;
+        let mut hashes = false;
+        // Looking cannot fail.
+        let _ = physical.apply(|node| {
+            hashes |= node.downcast_ref::<HashJoinExec>().is_some();
+            Ok(TreeNodeRecursion::Continue)
+        });
+        let wide = WideRows::default();
+        let physical = guard(physical, &self.interrupt, &wide).map_err(query_error)?;
+        let rows = execute_stream(physical, self.context(&state)).map_err(query_error)?;
+        Ok(Attempt { rows, state, wide, hashes })
+    }
+
+    /// The context to run in, which notes what is reserved.
+    fn context(&self, state: &SessionState) -> Arc<TaskContext> {
+        let shared = state.runtime_env();
+        let memory_pool = Arc::new(CountedPool::new(Arc::clone(&shared.memory_pool), self.held.clone()));
+        let runtime = RuntimeEnv { memory_pool, ..shared.as_ref().clone() };
+        Arc::new(TaskContext::from(state).with_runtime(Arc::new(runtime)))
     }
 
     async fn physical_plan(&self, state: &SessionState) -> Result<Arc<dyn ExecutionPlan>> {
         state.create_physical_plan(&self.plan).await.map_err(query_error)
+    }
+}
+
+/// A query that was begun.
+struct Attempt {
+    rows: SendableRecordBatchStream,
+    state: SessionState,
+    wide: WideRows,
+    /// One of its joins holds the whole of its smaller side.
+    hashes: bool,
+}
+
+impl Attempt {
+    /// How to begin again after `error`: with smaller batches, or with joins that sort both sides and can spill. `None` = not at all.
+    fn otherwise(&self, error: &DataFusionError) -> Option<SessionState> {
+        let mut config = self.state.config().clone();
+        if self.wide.is_exceeded() {
+            config = config.with_batch_size(FEW_ROWS);
+        } else if self.hashes
+            && config.options().optimizer.prefer_hash_join
+            && matches!(error.find_root(), DataFusionError::ResourcesExhausted(_))
+        {
+            config = config.with_target_partitions(SORTED_PARTITIONS).with_sort_spill_reservation_bytes(MERGE_BYTES);
+            config.options_mut().optimizer.prefer_hash_join = false;
+        } else {
+            return None;
+        }
+        let mut state = self.state.clone();
+        *state.config_mut() = config;
+        Some(state)
     }
 }
 
@@ -197,6 +263,10 @@ fn rows_of_batch(plan: &LogicalPlan) -> usize {
     let (mut varies, mut grows) = (false, false);
     let visited = plan.apply_with_subqueries(|node| {
         varies |= node.schema().fields().iter().any(|field| !is_fixed(field.data_type()));
+        if let LogicalPlan::Aggregate(aggregate) = node {
+            // Groups that were spilled come back in batches, each with its state.
+            grows |= !aggregate.group_expr.is_empty() && aggregate.aggr_expr.iter().any(keeps_every_value);
+        }
         node.apply_expressions(|expr| {
             expr.apply(|inner| {
                 grows |= makes_long_values(inner);
@@ -215,6 +285,16 @@ fn rows_of_batch(plan: &LogicalPlan) -> usize {
 
 fn is_fixed(kind: &DataType) -> bool {
     kind.is_primitive() || matches!(kind, DataType::Boolean | DataType::Null)
+}
+
+/// True for an aggregate whose state holds all values of a group.
+fn keeps_every_value(expr: &Expr) -> bool {
+    const NAMES: [&str; 5] = ["array_agg", "listagg", "median", "percentile_cont", "string_agg"];
+    match expr {
+        Expr::Alias(alias) => keeps_every_value(&alias.expr),
+        Expr::AggregateFunction(call) => call.params.distinct || NAMES.contains(&call.func.name()),
+        _ => false,
+    }
 }
 
 fn makes_long_values(expr: &Expr) -> bool {

@@ -120,6 +120,8 @@ const VALUES: &[(&str, SqlState)] = &[
         "date_trunc('fortnight', CAST('2026-01-01' || left(name, 0) AS TIMESTAMP)) > TIMESTAMP '2026-01-01'",
         SqlState::PARAMETER,
     ),
+    ("decode('z' || name, 'hex') IS NULL", SqlState::PARAMETER),
+    ("decode('z' || name, 'base64') IS NULL", SqlState::PARAMETER),
 ];
 
 #[tokio::test]
@@ -155,6 +157,10 @@ async fn values_that_cannot_be_computed_have_their_state() {
         ("SELECT TIMESTAMP 'x'", SqlState::DATETIME_FORMAT),
         ("SELECT substr('abc', 1, -1)", SqlState::SUBSTRING),
         ("SELECT repeat('x', 2000000000)", SqlState::LIMIT),
+        ("SELECT encode('a', 'foo')", SqlState::PARAMETER),
+        ("SELECT decode('zz', 'hex')", SqlState::PARAMETER),
+        ("SELECT arrow_cast(1, 'Foo')", SqlState::PARAMETER),
+        ("SELECT arrow_cast('x', 'Int8')", SqlState::INVALID_TEXT),
     ] {
         let error = refusal(&warehouse, sql).await;
         assert_eq!(error.state(), state, "{sql}: {error:?}");

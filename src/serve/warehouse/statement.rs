@@ -22,7 +22,7 @@ use crate::sql::limits::{PARSER_RECURSION, ParseBudget, check_statement_text, ch
 use crate::sql::normalize::normalize;
 use crate::sql::temporal::mark_joins;
 use crate::sql::weight::{Known, Weight};
-use crate::sql::{Diagnostic, Span, accept, literals};
+use crate::sql::{Diagnostic, Span, accept, literals, sets};
 
 /// The tokens of the one statement that stands at `span` of `text`'s file, with positions in that file.
 pub fn tokens(text: &str, span: Span) -> Parsed<Vec<TokenWithSpan>> {
@@ -146,7 +146,9 @@ fn joins_in_time(statement: &mut Statement) -> Parsed<()> {
     match statement {
         Statement::Statement(statement) => {
             literals::rewrite(statement.as_mut())?;
-            mark_joins(statement.as_mut())
+            mark_joins(statement.as_mut())?;
+            sets::rewrite(statement.as_mut());
+            Ok(())
         }
         Statement::Explain(explain) => joins_in_time(&mut explain.statement),
         _ => Ok(()),

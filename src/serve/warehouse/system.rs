@@ -119,7 +119,7 @@ async fn table_table(warehouse: &Warehouse) -> Result<Arc<dyn TableProvider>> {
     let of = |read: fn(&TableEntry) -> String| strings(entries.iter().map(|entry| Some(read(entry))));
     memory(vec![
         ("table_name", of(|entry| entry.name.clone())),
-        ("location", of(|entry| entry.location.url().to_string())),
+        ("location", of(|entry| entry.location.place().to_string())),
         ("version", integers(versions.into_iter())),
         ("error", strings(errors.into_iter())),
     ])

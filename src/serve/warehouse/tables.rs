@@ -36,7 +36,7 @@ struct CommitTag {
 impl Tables {
     /// The table at `location` as of `as_of`; `None` when there is none.
     pub async fn open(&self, location: &Location, as_of: AsOf) -> Result<Option<TableVersion>> {
-        let key = location.url().as_str();
+        let key = location.place().as_str();
         if as_of == AsOf::Newest
             && let Some(cached) = self.cached(key)
             && is_newest(location, &cached).await?
@@ -78,6 +78,6 @@ async fn commit_tag(location: &Location, version: u64) -> Result<Option<CommitTa
     match location.store().head(&path).await {
         Ok(ObjectMeta { e_tag, last_modified, size, .. }) => Ok(Some(CommitTag { e_tag, last_modified, size })),
         Err(object_store::Error::NotFound { .. }) => Ok(None),
-        Err(error) => Err(error).environment(|| format!("log of table `{}` cannot be read", location.url())),
+        Err(error) => Err(error).environment(|| format!("log of table `{}` cannot be read", location.place())),
     }
 }

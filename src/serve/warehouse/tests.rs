@@ -286,10 +286,24 @@ async fn parameters_are_typed_from_the_sql_and_bound_by_position() {
 async fn a_query_beyond_the_memory_limit_fails_alone() {
     let options = WarehouseOptions { memory_limit_bytes: 4 << 20, parallelism: Some(2), functions: Vec::new() };
     let warehouse = Arc::new(Warehouse::new(in_memory(), options).unwrap());
-    let greedy = "SELECT count(*) FROM generate_series(1, 3000000) a JOIN generate_series(1, 3000000) b USING (value)";
+    // Without GROUP BY it cannot spill.
+    let greedy = "SELECT cardinality(array_agg(value)) FROM generate_series(1, 3000000)";
     let error = refusal(&warehouse, greedy).await;
     assert_eq!((error.kind(), error.message()), (ErrorKind::Environment, "memory limit reached"));
     assert_eq!(number(&warehouse, "SELECT count(*) FROM generate_series(1, 1000)").await, 1000);
+    assert_eq!(warehouse.memory_reserved_bytes(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_join_whose_smaller_side_does_not_fit_is_made_by_sorting() {
+    let options = WarehouseOptions { memory_limit_bytes: 24 << 20, parallelism: Some(2), functions: Vec::new() };
+    let warehouse = Arc::new(Warehouse::new(in_memory(), options).unwrap());
+    let series = "generate_series(1, 1000000)";
+    let joined = format!("SELECT count(*) FROM {series} a JOIN {series} b USING (value)");
+    assert_eq!(number(&warehouse, &joined).await, 1_000_000);
+    let outer =
+        format!("SELECT count(*) FROM {series} a LEFT JOIN {series} b ON a.value = b.value * 2 WHERE b.value IS NULL");
+    assert_eq!(number(&warehouse, &outer).await, 500_000);
     assert_eq!(warehouse.memory_reserved_bytes(), 0);
 }
 

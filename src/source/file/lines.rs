@@ -37,12 +37,15 @@ pub(super) enum LastLine {
     Counts,
     /// It is complete if it is a JSON value, else its writer is not done and it waits.
     CountsIfJson,
+    /// It is complete unless a quoted field is open, whose writer is not done: then it waits.
+    CountsIfClosed,
 }
 
 impl LastLine {
     fn counts(self, text: &[u8]) -> bool {
         match self {
-            Self::Waits => false,
+            // Whether a field is open depends on where the last record begins.
+            Self::Waits | Self::CountsIfClosed => false,
             Self::Counts => true,
             Self::CountsIfJson => {
                 let start = memchr::memrchr(b'\n', text).map_or(0, |end| end + 1);
@@ -70,7 +73,8 @@ pub(super) fn read(
         let at_end = text.len() as u64 >= range.end - range.start || (text.len() as u64) < wanted;
         let full = wanted >= MAX_LINE && memchr::memchr(b'\n', &text).is_some();
         let all = at_end && range.last_line.counts(&text);
-        if let Some(found) = split(&text, range.start, ends, Rest { all, first_line: all || full }, rows, header) {
+        let rest = Rest { all, closed: at_end && range.last_line == LastLine::CountsIfClosed, first_line: all || full };
+        if let Some(found) = split(&text, range.start, ends, rest, rows, header) {
             return Ok(Some(found));
         }
         if at_end {
@@ -103,7 +107,7 @@ fn long_line(file: &mut Text, range: Range, mut text: Vec<u8>, header: &[u8]) ->
     let whole = match range.last_line {
         _ if ended => true,
         LastLine::Waits => false,
-        LastLine::Counts => true,
+        LastLine::Counts | LastLine::CountsIfClosed => true,
         LastLine::CountsIfJson => is_json(Pieces { file, at: range.start, end: range.start + length }),
     };
     if !whole {
@@ -159,7 +163,8 @@ pub(super) fn read_header(
                 continue;
             }
             None if last_line == LastLine::Waits || text.is_empty() => return Ok(None),
-            None => Ends::Lines.end(&text, 0).unwrap_or(text.len()),
+            None if last_line == LastLine::CountsIfClosed && !ends.is_closed(&text, 0) => return Ok(None),
+            None => ends.line_end(&text, 0).unwrap_or(text.len()),
         };
         let line = without_line_end(&text[..length]);
         let line = line.strip_prefix(BYTE_ORDER_MARK).unwrap_or(line);
@@ -171,7 +176,7 @@ pub(super) fn read_header(
 pub(super) fn is_inside_a_line(file: &mut Text, at: u64) -> io::Result<bool> {
     let Some(before) = at.checked_sub(1) else { return Ok(false) };
     let around = file.bytes(before, 2)?;
-    Ok(matches!(around[..], [before, after] if before != b'\n' && !matches!(after, b'\r' | b'\n')))
+    Ok(matches!(around[..], [before, after] if !matches!(before, b'\r' | b'\n') && !matches!(after, b'\r' | b'\n')))
 }
 
 /// The treatment of an unfinished record at the end of a text.
@@ -179,6 +184,8 @@ pub(super) fn is_inside_a_line(file: &mut Text, at: u64) -> io::Result<bool> {
 struct Rest {
     /// It is the last record.
     all: bool,
+    /// It is the last record if no quoted field of it is open.
+    closed: bool,
     /// A quote in it that does not end costs its first line and no more.
     first_line: bool,
 }
@@ -190,7 +197,8 @@ fn split(text: &[u8], start: u64, ends: Ends<'_>, rest: Rest, rows: usize, heade
     while at < text.len() && records.len() < rows.max(1) {
         let end = match ends.end(text, at) {
             Some(end) => end,
-            None if rest.first_line && (rest.all || at == 0) => Ends::Lines.end(text, at).unwrap_or(text.len()),
+            None if rest.closed && ends.is_closed(text, at) => text.len(),
+            None if rest.first_line && (rest.all || at == 0) => ends.line_end(text, at).unwrap_or(text.len()),
             None => break,
         };
         if at == 0 {

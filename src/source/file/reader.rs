@@ -203,7 +203,10 @@ impl FileReader {
         let chunk = match self.read_records(id, &mut file, rows, bytes) {
             Ok(read) => read?,
             // The writer of a compressed file has not ended it.
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof && !self.bounded => None,
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                self.left_for_later(id, "the compressed file is cut short: what follows is left for a later run");
+                None
+            }
             Err(error) => return Err(error).environment(failed),
         };
         if chunk.is_none() {
@@ -228,6 +231,7 @@ impl FileReader {
         let last_line = match (self.bounded || state.compressed, self.format) {
             (false, _) => LastLine::Waits,
             (true, Format::Json) if !state.compressed => LastLine::CountsIfJson,
+            (true, Format::Csv) if !state.compressed => LastLine::CountsIfClosed,
             (true, _) => LastLine::Counts,
         };
         let ends = if self.format == Format::Csv { Ends::Csv(&self.csv) } else { Ends::Lines };
@@ -254,12 +258,11 @@ impl FileReader {
         let range = Range { start: first, end: size.max(first), last_line };
         let Some((records, end)) = lines::read(file, range, ends, rows, bytes, header)? else {
             if self.bounded && first < state.size && !state.compressed {
-                tracing::warn!(
-                    source = self.source,
-                    file = &**id,
-                    byte = first,
-                    "the last line has no line end and is not a whole JSON value: it is left for a later run"
-                );
+                let what = match self.format {
+                    Format::Csv => "a quoted field does not end: it and what follows is left for a later run",
+                    _ => "the last line has no line end and is not a whole JSON value: it is left for a later run",
+                };
+                self.left_for_later(id, what);
             }
             return Ok(Ok(None));
         };
@@ -269,6 +272,13 @@ impl FileReader {
             records.data.len().checked_div(records.len()).map_or(self.line_bytes, |mean| mean + mean / 4 + 1);
         let partition = PartitionId::clone(id);
         Ok(Ok(Some(Chunk { partition, start, end: state.next, payload: Payload::Records(records) })))
+    }
+
+    fn left_for_later(&self, id: &PartitionId, what: &str) {
+        let byte = self.files.get(id).map_or(0, |state| state.next);
+        if self.bounded {
+            tracing::warn!(source = self.source, file = &**id, byte, "{what}");
+        }
     }
 
     fn read_rows(&mut self, id: &PartitionId, rows: usize) -> Result<Option<Chunk>> {

@@ -7,19 +7,44 @@ use crate::catalog::CsvDialect;
 pub(super) enum Ends<'a> {
     /// At every line end.
     Lines,
-    /// At line ends outside of quotes.
+    /// At line ends outside of quotes: `\n`, `\r\n` or `\r`.
     Csv(&'a CsvDialect),
 }
 
 impl Ends<'_> {
     /// The byte after the record that begins at `at`, its line end included; `None` if it does not end in `text`.
     pub(super) fn end(self, text: &[u8], at: usize) -> Option<usize> {
-        let line = memchr::memchr(b'\n', &text[at..]).map(|length| at + length + 1);
+        let line = self.line_end(text, at);
         let Self::Csv(CsvDialect { delimiter, quote: Some(quote), escape, .. }) = self else { return line };
         match line {
             Some(end) if memchr::memchr(*quote, &text[at..end]).is_none() => line,
             _ => quoted_end(text, at, *delimiter, *quote, escape.unwrap_or(*quote)),
         }
+    }
+
+    /// The byte after the line that begins at `at`, whatever is in quotes; `None` if it does not end in `text`.
+    pub(super) fn line_end(self, text: &[u8], at: usize) -> Option<usize> {
+        match self {
+            Self::Lines => memchr::memchr(b'\n', &text[at..]).map(|length| at + length + 1),
+            Self::Csv(_) => {
+                let found = at + memchr::memchr2(b'\n', b'\r', &text[at..])?;
+                after_line_end(text, found)
+            }
+        }
+    }
+
+    /// True when the record that begins at `at` would end if a line end followed `text`: no quoted field is open.
+    pub(super) fn is_closed(self, text: &[u8], at: usize) -> bool {
+        self.end(&[&text[at..], b"\n"].concat(), 0).is_some()
+    }
+}
+
+/// The byte after the line end at `at`: `\n`, `\r\n` or `\r`. `None` if it is not certain yet which.
+fn after_line_end(text: &[u8], at: usize) -> Option<usize> {
+    match (text[at], text.get(at + 1)) {
+        (b'\r', None) => None,
+        (b'\r', Some(b'\n')) => Some(at + 2),
+        _ => Some(at + 1),
     }
 }
 
@@ -28,10 +53,11 @@ fn quoted_end(text: &[u8], mut at: usize, delimiter: u8, quote: u8, escape: u8) 
         if text.get(at) == Some(&quote) {
             at = closing(text, at + 1, quote, escape)?;
         }
-        at += memchr::memchr2(delimiter, b'\n', &text[at..])? + 1;
-        if text[at - 1] == b'\n' {
-            return Some(at);
+        at += memchr::memchr3(delimiter, b'\n', b'\r', text.get(at..)?)?;
+        if text[at] != delimiter {
+            return after_line_end(text, at);
         }
+        at += 1;
     }
 }
 
@@ -71,6 +97,7 @@ mod tests {
         assert_eq!(records("\"a\"\"\n\"\"\"\nb\n", &usual), ["\"a\"\"\n\"\"\"\n", "b\n", ""]);
         assert_eq!(records("a\"b\nc\n", &usual), ["a\"b\n", "c\n", ""]);
         assert_eq!(records("\"a\nb", &usual), ["\"a\nb"]);
+        assert_eq!(records("a,b\rc,\"d\re\"\rf\r\n\rg\r", &usual), ["a,b\r", "c,\"d\re\"\r", "f\r\n", "\r", "g\r"]);
         assert_eq!(records("\"a\n\"x,1\nb\n", &usual), ["\"a\n\"x,1\n", "b\n", ""]);
         assert_eq!(records("\"\",\"\"\r\n\"\"\n", &usual), ["\"\",\"\"\r\n", "\"\"\n", ""]);
         let other = CsvDialect { delimiter: b';', quote: Some(b'\''), escape: Some(b'\\'), ..CsvDialect::default() };

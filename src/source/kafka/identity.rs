@@ -36,10 +36,8 @@ pub enum Standing {
 
 /// Compares the topic that offsets were recorded for with the one that brokers tell of.
 pub fn compare(known: &TopicIdentity, found: &TopicIdentity) -> Standing {
-    if known.topic != found.topic {
-        // Another option `topic`: its partitions have other names, and no offsets yet.
-        return Standing::Same;
-    }
+    // Another option `topic`, and one that was never read: its partitions have other names, and no offsets yet.
+    let Some(known) = known.named(&found.topic) else { return Standing::Same };
     let moved = known.cluster.is_some() && found.cluster.is_some() && known.cluster != found.cluster;
     match (&known.id, &found.id) {
         (Some(known), Some(found)) if known != found => Standing::Another,
@@ -54,7 +52,7 @@ pub fn compare(known: &TopicIdentity, found: &TopicIdentity) -> Standing {
 pub fn ask(consumer: &BaseConsumer<Context>, topic: &str) -> Result<TopicIdentity, String> {
     let id = describe::topic(consumer, topic, Ask::Id, PATIENCE)?.id;
     let cluster = consumer.client().fetch_cluster_id(PATIENCE);
-    Ok(TopicIdentity { topic: topic.to_owned(), id, cluster })
+    Ok(TopicIdentity { topic: topic.to_owned(), id, cluster, ..TopicIdentity::default() })
 }
 
 /// The brokers' answer about a topic that was read.
@@ -85,10 +83,12 @@ pub fn look(consumer: &BaseConsumer<Context>, expected: &TopicIdentity) -> Answe
     }
 }
 
-/// What is recorded from now on: what brokers tell, and else what was known.
+/// What is recorded from now on: what brokers tell, and else what was known; beside it the topics that were read before.
 pub fn merge(known: Option<&TopicIdentity>, found: TopicIdentity) -> TopicIdentity {
-    let known = known.filter(|known| known.topic == found.topic);
+    let earlier = known.map(|known| known.others(&found.topic)).unwrap_or_default();
+    let known = known.and_then(|known| known.named(&found.topic));
     TopicIdentity {
+        earlier,
         id: found.id.or_else(|| known?.id.clone()),
         cluster: found.cluster.or_else(|| known?.cluster.clone()),
         topic: found.topic,
@@ -98,6 +98,7 @@ pub fn merge(known: Option<&TopicIdentity>, found: TopicIdentity) -> TopicIdenti
 /// The error for a topic that is not the one whose offsets were recorded; `lost` says what that means for what was read.
 pub fn recreated(source: &str, known: &TopicIdentity, found: &TopicIdentity, lost: &str) -> Error {
     let topic = &found.topic;
+    let known = known.named(topic).unwrap_or(known);
     let shown = |id: &Option<String>| id.clone().unwrap_or_else(|| "unknown".to_owned());
     let error = match (&known.id, &found.id) {
         (Some(old), Some(new)) => Error::damaged(format!(
@@ -206,7 +207,12 @@ mod tests {
     use super::*;
 
     fn topic(id: Option<&str>, cluster: Option<&str>) -> TopicIdentity {
-        TopicIdentity { topic: "t".to_owned(), id: id.map(str::to_owned), cluster: cluster.map(str::to_owned) }
+        TopicIdentity {
+            topic: "t".to_owned(),
+            id: id.map(str::to_owned),
+            cluster: cluster.map(str::to_owned),
+            earlier: Vec::new(),
+        }
     }
 
     #[test]
@@ -235,8 +241,24 @@ mod tests {
         let known = topic(Some("a"), Some("c"));
         assert_eq!(merge(Some(&known), topic(None, Some("c"))), known);
         assert_eq!(merge(None, topic(None, Some("c"))), topic(None, Some("c")));
-        let other = TopicIdentity { topic: "other".to_owned(), id: None, cluster: None };
-        assert_eq!(merge(Some(&known), other.clone()), other);
+        let other = TopicIdentity { topic: "other".to_owned(), ..TopicIdentity::default() };
+        let merged = merge(Some(&known), other.clone());
+        assert_eq!(merged, TopicIdentity { earlier: vec![known], ..other });
+    }
+
+    #[test]
+    fn a_topic_that_is_read_again_is_compared_with_what_it_was() {
+        let (a, b) =
+            (topic(Some("a"), Some("c")), TopicIdentity { topic: "u".to_owned(), ..topic(Some("b"), Some("c")) });
+        let then = merge(Some(&a), b.clone());
+        assert_eq!(compare(&then, &a), Standing::Same);
+        assert_eq!(compare(&then, &topic(Some("z"), Some("c"))), Standing::Another);
+        assert!(recreated("s", &then, &topic(Some("z"), None), VOID).message().contains("has read topic id a"));
+        let back = merge(Some(&then), a.clone());
+        assert_eq!(back, TopicIdentity { earlier: vec![b], ..a.clone() });
+        // What older versions wrote names one topic.
+        let old: TopicIdentity = serde_json::from_str(r#"{"topic":"t","id":"a","cluster":"c"}"#).unwrap();
+        assert_eq!(old, a);
     }
 
     #[test]

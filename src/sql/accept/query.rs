@@ -12,7 +12,6 @@ use datafusion::sql::sqlparser::ast::{
 use super::{Checked, function, named, refuse, table, unless};
 
 const WRITE_LIMIT: &str = "Write `LIMIT n`.";
-const MULTIPLICITY: &str = "Without ALL it compares sets. To count repeated rows, number them: `row_number() OVER (PARTITION BY all columns)`.";
 
 pub fn check(query: &Query) -> Checked {
     let Query { with, body, order_by, limit_clause, fetch, locks, for_clause, settings, format_clause, pipe_operators } =
@@ -75,9 +74,7 @@ fn check_set(op: SetOperator, quantifier: SetQuantifier) -> Checked {
     use SetQuantifier::{All, AllByName, ByName, Distinct, DistinctByName, None};
     match (op, quantifier) {
         (SetOperator::Union, All | Distinct | ByName | AllByName | DistinctByName | None) => Ok(()),
-        (SetOperator::Except | SetOperator::Intersect, Distinct | None) => Ok(()),
-        (SetOperator::Except, All) => refuse("EXCEPT ALL", MULTIPLICITY),
-        (SetOperator::Intersect, All) => refuse("INTERSECT ALL", MULTIPLICITY),
+        (SetOperator::Except | SetOperator::Intersect, All | Distinct | None) => Ok(()),
         (SetOperator::Except, ByName | AllByName | DistinctByName) => {
             refuse("EXCEPT", "Select the columns in one order.")
         }

@@ -31,7 +31,7 @@ fn refusals_name_the_clause_at_its_place() {
         ("SELECT a FROM t TABLESAMPLE (10 PERCENT)", "`TABLESAMPLE` is not supported", 17),
         ("SELECT a FROM t PARTITION (p0)", "`PARTITION` is not supported", 17),
         ("SELECT a FROM t START WITH a = 1 CONNECT BY PRIOR a = b", "`CONNECT BY` is not supported", 34),
-        ("SELECT a FROM t EXCEPT ALL SELECT a FROM u", "`EXCEPT ALL` is not supported", 17),
+        ("SELECT a FROM t MINUS SELECT a FROM u", "`MINUS` is not supported", 17),
         ("SELECT s -> 'x' FROM t", "`->` is not supported", 10),
         ("SELECT a FROM t WHERE s SIMILAR TO 'x%'", "`SIMILAR TO` is not supported", 25),
         ("SELECT upper(s) FILTER (WHERE a > 1) FROM t", "`upper(…) FILTER` is not supported", 17),

@@ -3,8 +3,8 @@
 use futures::TryStreamExt;
 
 use super::*;
-use crate::state::compaction::choose;
-use crate::state::{Epoch, StateFile, TableSnapshot};
+use crate::state::compaction::{choose, parts};
+use crate::state::{Epoch, KEY_GROUPS, StateFile, TableSnapshot};
 
 fn file(bytes: u64, number: u64) -> StateFile {
     let times = Some((number as i64, number as i64));
@@ -55,6 +55,17 @@ fn files_stay_few_and_rows_are_rewritten_a_logarithmic_number_of_times() {
         assert!(most <= files, "{name}: {most} files");
         assert!(amplification <= rewritten, "{name}: every byte was rewritten {amplification} times");
     }
+}
+
+#[test]
+fn what_is_merged_at_a_time_is_bounded_in_rows_and_in_bytes() {
+    let mib = 1 << 20;
+    let narrow = StateFile { rows: 3_000_000, ..file(30 * mib, 1) };
+    assert_eq!(parts(&[narrow.clone(), narrow]), 46);
+    let wide = StateFile { rows: 200_000, ..file(400 * mib, 1) };
+    assert_eq!(parts(std::slice::from_ref(&wide)), 101);
+    assert_eq!(parts(&[wide.clone(), wide.clone(), wide]), usize::from(KEY_GROUPS));
+    assert_eq!(parts(&[file(1_000, 1)]), 1);
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@ usage: foreign.py WEIR FOLDER
 """
 
 import datetime
+import decimal
 import io
 import json
 import pathlib
@@ -13,6 +14,7 @@ import sys
 import pyarrow
 import pyarrow.parquet
 
+D = decimal.Decimal
 UTC = datetime.timezone.utc
 WRONG = []
 
@@ -130,22 +132,95 @@ CREATE PIPELINE feed WITH (trigger = 'available now') AS BEGIN INSERT INTO feed 
     same((done.stderr if done.returncode else "", at.rows("SELECT at, k, v, change FROM feed ORDER BY at, k, change, v")), ("", want), "changes by deletion vectors")
 
 
+def protocol(*features: str) -> dict:
+    return {"minReaderVersion": 3, "minWriterVersion": 7, "readerFeatures": [*features], "writerFeatures": [*features]}
+
+
 def widened(at: Folder) -> None:
-    features = {"minReaderVersion": 3, "minWriterVersion": 7, "readerFeatures": ["typeWidening"], "writerFeatures": ["typeWidening"]}
-    changes = {"delta.typeChanges": [{"toType": "long", "fromType": "integer", "tableVersion": 1}]}
-    rows = pyarrow.table({"id": pyarrow.array([1, 2], pyarrow.int32())})
-    root = at.table("wide", [field("id", "long", changes)], [(rows, {})], protocol=features, configuration={"delta.enableTypeWidening": "true"})
-    # delta-rs does not read such tables, so that only what was written can be looked at.
-    (at.path / "elsewhere").mkdir()
-    root = root.rename(at.path / "elsewhere/wide")
+    """Older files have narrower types; what is appended has the table's."""
+    change = lambda old, new: {"delta.typeChanges": [{"toType": new, "fromType": old, "tableVersion": 1}]}
+    fields = [field("id", "long", change("integer", "long")), field("x", "double", change("float", "double")), field("d", "decimal(12,4)", change("decimal(5,2)", "decimal(12,4)")), field("t", "timestamp_ntz", change("date", "timestamp_ntz"))]
+    old = pyarrow.table({"id": pyarrow.array([1, 2], pyarrow.int32()), "x": pyarrow.array([0.5, None], pyarrow.float32()), "d": pyarrow.array([D("1.25"), None], pyarrow.decimal128(5, 2)), "t": pyarrow.array([datetime.date(2026, 1, 2), None], pyarrow.date32())})
+    at.table("wide", fields, [(old, {})], protocol=protocol("typeWidening", "timestampNtz"), configuration={"delta.enableTypeWidening": "true"})
     (at.path / "wide_in").mkdir()
-    (at.path / "wide_in/a.jsonl").write_text('{"id": 4000000000}\n')
-    done = at.run("""CREATE SOURCE e (id BIGINT) WITH (connector = 'file', path = 'wide_in', format = 'json');
-CREATE TABLE wide (id BIGINT) USING DELTA LOCATION 'elsewhere/wide';
-CREATE PIPELINE widen WITH (trigger = 'available now') AS BEGIN INSERT INTO wide SELECT id FROM e; END;""")
-    written = [file for file in root.glob("*.parquet") if file.name != "part-0.parquet"]
-    found = [pyarrow.parquet.read_table(file)["id"].to_pylist() for file in written]
-    same((done.stderr if done.returncode else "", found), ("", [[4000000000]]), "append to a table with typeWidening")
+    (at.path / "wide_in/a.jsonl").write_text('{"id": 4000000000, "x": 0.1, "d": "12345678.1234", "t": "2026-01-02T03:04:05"}\n')
+    columns = "id BIGINT, x DOUBLE, d DECIMAL(12,4), t TIMESTAMP_NTZ"
+    done = at.run(f"""CREATE SOURCE e ({columns}) WITH (connector = 'file', path = 'wide_in', format = 'json');
+CREATE TABLE wide ({columns}) USING DELTA;
+CREATE PIPELINE widen WITH (trigger = 'available now') AS BEGIN INSERT INTO wide SELECT * FROM e; END;""")
+    same(done.returncode, 0, f"append to a table with typeWidening {done.stderr}")
+    day = datetime.datetime(2026, 1, 2)
+    want = [(1, 0.5, D("1.2500"), day), (2, None, None, None), (4000000000, 0.1, D("12345678.1234"), datetime.datetime(2026, 1, 2, 3, 4, 5))]
+    same(at.rows("SELECT * FROM wide ORDER BY id"), want, "query of a table with typeWidening")
+    same(at.rows("SELECT id FROM wide WHERE id >= 2 AND (d > 1.26 OR t IS NULL) ORDER BY id"), [(2,), (4000000000,)], "conditions on a table with typeWidening")
+    same(at.rows("SELECT id FROM wide WHERE t = TIMESTAMP_NTZ '2026-01-02 00:00:00' OR d = 1.25"), [(1,)], "conditions on values of older types")
+
+
+def unreadable(at: Folder) -> None:
+    """A table that cannot be read says why, and hides no others."""
+    ids = pyarrow.table({"id": [1, 2]})
+    at.table("vacuumed", [field("id", "long")], [(ids, {})], protocol=protocol("vacuumProtocolCheck"))
+    same(at.rows("SELECT id FROM vacuumed ORDER BY id"), [(1,), (2,)], "query of a table with vacuumProtocolCheck")
+    at.table("future", [field("id", "long")], [(ids, {})], protocol=protocol("readingTeaLeaves"))
+    told = str(at.rows("SELECT id FROM future"))
+    same("readingTeaLeaves" in told and "future" in told, True, f"query of a table with an unknown feature {told}")
+    listed = {row[0] for row in at.rows("SELECT table_name FROM information_schema.tables")}
+    same({"vacuumed", "future"} <= listed, True, f"information_schema.tables {listed}")
+    shown = str(at.rows("SHOW TABLES"))
+    same("future" in shown and "vacuumed" in shown, True, f"SHOW TABLES {shown}")
+    columns = at.rows("SELECT column_name FROM information_schema.columns WHERE table_name IN ('vacuumed', 'future')")
+    same(columns, [("id",)], "information_schema.columns")
+
+
+def shown(at: Folder) -> None:
+    """CHAR has its blanks, `void` columns are not there, VARIANT is JSON."""
+    rows = pyarrow.table({"id": [1, 2], "c": ["ab ", "abcde"]})
+    at.table("chars", [field("id", "long"), field("c", "string", {"__CHAR_VARCHAR_TYPE_STRING": "char(5)"}), field("n", "void")], [(rows, {})])
+    same(at.rows("SELECT * FROM chars ORDER BY id"), [(1, "ab   "), (2, "abcde")], "query of CHAR and void")
+    same(at.rows("SELECT id FROM chars WHERE c = 'ab   '"), [(1,)], "condition on CHAR")
+    parts = pyarrow.struct([pyarrow.field("metadata", pyarrow.binary()), pyarrow.field("value", pyarrow.binary())])
+    variants = [{"metadata": b"\x01\x02\x00\x01\x03abc", "value": b"\x02\x02\x00\x01\x00\x01\x03\x00\x0c\x07"}, {"metadata": b"\x01\x00\x00", "value": b"\x09hi"}, None]
+    rows = pyarrow.table({"id": [1, 2, 3], "v": pyarrow.array(variants, parts)})
+    at.table("variants", [field("id", "long"), field("v", "variant")], [(rows, {})], protocol=protocol("variantType"))
+    same(at.rows("SELECT id, v FROM variants ORDER BY id"), [(1, '{"a":null,"bc":7}'), (2, '"hi"'), (3, None)], "query of VARIANT")
+
+
+def compacted(at: Folder) -> None:
+    """Compacted log entries change nothing; where the entries themselves are gone, the table is not silently an older one."""
+    ids = lambda number: pyarrow.table({"id": [number]})
+    root = at.table("packed", [field("id", "long")], [(ids(0), {})])
+    log, adds = root / "_delta_log", []
+    for version in range(1, 5):
+        name = f"part-v{version}.parquet"
+        pyarrow.parquet.write_table(ids(version), root / name)
+        adds.append(json.dumps({"add": {"path": name, "partitionValues": {}, "size": (root / name).stat().st_size, "modificationTime": 1, "dataChange": True}}) + "\n")
+        (log / f"{version:020}.json").write_text(adds[-1])
+    (log / f"{1:020}.{3:020}.compacted.json").write_text("".join(adds[:3]))
+    same(at.rows("SELECT id FROM packed ORDER BY id"), [(0,), (1,), (2,), (3,), (4,)], "query of a table with compacted entries")
+    for version in (2, 3, 4):
+        (log / f"{version:020}.json").unlink()
+    told = str(at.rows("SELECT id FROM packed"))
+    same("00000000000000000002.json" in told and "compacted" in told, True, f"query of a table whose entries are gone {told}")
+
+
+def times_in_commits(at: Folder) -> None:
+    """Where commits keep their times, TIMESTAMP AS OF goes by them, not by those of files, which a copy changes."""
+    ids = lambda number: pyarrow.table({"id": [number]})
+    features = {"minReaderVersion": 1, "minWriterVersion": 7, "writerFeatures": ["inCommitTimestamp"]}
+    root = at.table("timed", [field("id", "long")], [(ids(0), {})], protocol=features, configuration={"delta.enableInCommitTimestamps": "true"})
+    for version in range(3):
+        entry = root / "_delta_log" / f"{version:020}.json"
+        actions = entry.read_text() if version == 0 else ""
+        if version:
+            name = f"part-v{version}.parquet"
+            pyarrow.parquet.write_table(ids(version), root / name)
+            actions = json.dumps({"add": {"path": name, "partitionValues": {}, "size": (root / name).stat().st_size, "modificationTime": 1, "dataChange": True}}) + "\n"
+        time = int(datetime.datetime(2024, 1, 1 + version, tzinfo=UTC).timestamp() * 1000)
+        entry.write_text(json.dumps({"commitInfo": {"inCommitTimestamp": time, "timestamp": time}}) + "\n" + actions)
+    for day, want in [("2024-01-01", [(1,)]), ("2024-01-02", [(2,)]), ("2024-06-01", [(3,)])]:
+        same(at.rows(f"SELECT count(*) FROM timed TIMESTAMP AS OF '{day}T12:00:00Z'"), want, f"TIMESTAMP AS OF {day} by the times in commits")
+    told = str(at.rows("SELECT count(*) FROM timed TIMESTAMP AS OF '2023-12-31T12:00:00Z'"))
+    same("no version as old" in told, True, f"TIMESTAMP AS OF before the first commit {told}")
 
 
 def names_and_versions(at: Folder) -> None:
@@ -166,7 +241,7 @@ def names_and_versions(at: Folder) -> None:
 
 def main(weir: str, folder: str) -> None:
     at = Folder(weir, folder)
-    for case in (partition_values, grown_struct, map_of_numbers, far_times, changes_by_vectors, widened, names_and_versions):
+    for case in (partition_values, grown_struct, map_of_numbers, far_times, changes_by_vectors, widened, unreadable, shown, compacted, times_in_commits, names_and_versions):
         case(at)
     print("\n".join(WRONG) or "all right")
     sys.exit(1 if WRONG else 0)

@@ -1,5 +1,7 @@
 //! Partition values that paths must escape, in tables that others rewrite in their own spelling.
 
+use std::sync::LazyLock;
+
 use deltalake::kernel::DeletionVectorDescriptor;
 use object_store::ObjectStoreExt;
 use object_store::path::Path;
@@ -10,36 +12,13 @@ use super::super::super::listing;
 use super::super::super::log::entry_path;
 use super::*;
 
-const ODD: [&str; 24] = [
-    "plain",
-    "ü d",
-    "a b",
-    "a%20b",
-    "%2F",
-    "a/b",
-    "é🦀",
-    "a=b",
-    "..",
-    ".",
-    "#1",
-    ":",
-    "\"",
-    "\\",
-    "new\nline",
-    "tab\t",
-    "a+b&c",
-    "it's",
-    "~`!@$^*()[]{}|;<>?,",
-    "__HIVE_DEFAULT_PARTITION__",
-    "null",
-    "",
-    " ",
-    "100%",
-];
+/// The integration tests have the same.
+static ODD: LazyLock<Vec<String>> =
+    LazyLock::new(|| serde_json::from_str(include_str!("../../../../tests/data/odd_values.json")).unwrap());
 
 fn odd(at: usize) -> String {
     let long = ["x".repeat(300), "ü".repeat(120)];
-    ODD.get(at).map_or_else(|| long[at - ODD.len()].clone(), ToString::to_string)
+    ODD.get(at).cloned().unwrap_or_else(|| long[at - ODD.len()].clone())
 }
 
 fn odd_row(name: &str, v: f64, at: usize) -> Row {

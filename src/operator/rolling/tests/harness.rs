@@ -174,10 +174,11 @@ fn compiled(session: &SessionContext, input: &SchemaRef, function: &WindowFuncti
             }
             name @ ("lag" | "lead") => {
                 let by = literal(1).map_or(1, |by| i64::try_from(by).unwrap());
-                RollingKind::Lag {
-                    column: column(),
-                    offset: if name == "lag" { by } else { -by },
-                    default: literal(2).unwrap_or(ScalarValue::Null),
+                let (column, default) = (column(), literal(2).unwrap_or(ScalarValue::Null));
+                match (name, ignore_nulls) {
+                    ("lag", true) => RollingKind::LagOfValues { column, offset: by, default },
+                    ("lag", false) => RollingKind::Lag { column, offset: by, default },
+                    _ => RollingKind::Lag { column, offset: -by, default },
                 }
             }
             other => panic!("{other}"),
@@ -193,6 +194,7 @@ pub fn spec(input: &SchemaRef, functions: Vec<RollingFunction>, emit: RollingEmi
             RollingKind::Aggregate(aggregate, _) => aggregate.field().data_type().clone(),
             RollingKind::RowNumber => DataType::UInt64,
             RollingKind::Lag { column, .. }
+            | RollingKind::LagOfValues { column, .. }
             | RollingKind::FirstValue { column, .. }
             | RollingKind::LastValue { column, .. }
             | RollingKind::NthValue { column, .. } => input.field(*column).data_type().clone(),

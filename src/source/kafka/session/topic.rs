@@ -51,9 +51,11 @@ impl Session {
         if begins_again {
             self.wait_until_taken();
             progress.committed.clear();
-            progress.topic = None;
         }
-        let topic = identity::merge(progress.topic.as_ref(), found);
+        let topic = match (&progress.topic, begins_again) {
+            (Some(known), true) => TopicIdentity { earlier: known.others(&found.topic), ..found },
+            (known, _) => identity::merge(known.as_ref(), found),
+        };
         progress.topic = Some(topic.clone());
         let mut state = self.shared.lock();
         if begins_again {
