@@ -5,6 +5,8 @@
 
 mod checked;
 mod in_range;
+mod narrowed;
+mod nulls;
 mod one_form;
 
 use std::any::Any;
@@ -22,6 +24,8 @@ use datafusion::physical_expr_common::physical_expr::fmt_sql;
 
 pub use checked::{as_written, checked};
 pub use in_range::{IN_RANGE, NO_BIGINT, NO_DECIMAL, in_range, out_of_range, plus};
+pub use narrowed::keep_narrowing;
+pub use nulls::evaluate_with_nulls;
 pub use one_form::{ONE_FORM, one_form};
 
 use crate::error::{Error, ErrorKind};

@@ -124,7 +124,8 @@ impl Warehouse {
         Ok(survey)
     }
 
-    /// Reads the manifests of epochs that tables hold and that are not among the newest: tables may have been RESTOREd.
+    /// Reads the manifests of epochs that tables hold and that were not among the newest when those were listed: tables may have been
+    /// RESTOREd, and an epoch may have been committed since.
     async fn add_held_manifests(&self, survey: &mut Survey) -> Result<()> {
         let standings = survey.facts.tables.values().flat_map(|table| table.standing.clone());
         let held: BTreeSet<(String, (Epoch, ManifestId))> = standings.collect();
@@ -137,10 +138,26 @@ impl Warehouse {
             let Some((manifest, _)) = ManifestStore::new(folder.object_store()).read(epoch, id).await? else {
                 continue;
             };
+            self.list_manifest(&pipeline, (epoch, id), survey).await?;
             let facts = self.of_manifest(&manifest, survey)?;
             survey.facts.pipelines.entry(pipeline.clone()).or_default().insert((epoch, id), facts);
             survey.read.insert((pipeline, epoch, id), manifest);
         }
+        Ok(())
+    }
+
+    /// Adds the file of a manifest to the listed ones, from which those of the backup are taken.
+    async fn list_manifest(&self, pipeline: &str, at: (Epoch, ManifestId), survey: &mut Survey) -> Result<()> {
+        let known = survey.manifests.entry(pipeline.to_owned()).or_default();
+        if known.iter().any(|(epoch, id, _)| (*epoch, *id) == at) {
+            return Ok(());
+        }
+        let folder = self.folder(&format!("_weir/{pipeline}/manifests"))?;
+        let failed = || format!("manifests of pipeline `{pipeline}` cannot be listed");
+        let listed: Vec<ObjectMeta> = folder.object_store().list(None).try_collect().await.environment(failed)?;
+        let is_it = |object: &ObjectMeta| object.location.filename().and_then(ManifestStore::named) == Some(at);
+        known.extend(listed.into_iter().find(is_it).map(|object| (at.0, at.1, object)));
+        known.sort_by_key(|(epoch, id, _)| (*epoch, *id));
         Ok(())
     }
 

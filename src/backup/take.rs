@@ -201,6 +201,9 @@ async fn of_pipeline(
             wanted.push(Wanted { path: format!("{base}/manifests/{}", object.location), object: object.clone() });
         }
     }
+    if let Some((epoch, _)) = at.filter(|at| !manifests.iter().any(|(epoch, id, _)| (*epoch, *id) == *at)) {
+        return Ok(Err(format!("{base}/manifests, the manifest of epoch {epoch}")));
+    }
     let manifest = newest.and_then(|(epoch, id)| survey.read.get(&(pipeline.to_owned(), epoch, id)));
     let mut named: HashSet<&str> = HashSet::new();
     named.extend(manifest.iter().flat_map(|m| &m.state).flat_map(|state| state.files()).map(|file| file.path.as_str()));

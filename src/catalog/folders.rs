@@ -12,8 +12,7 @@ const HIDDEN: &str = "Folders whose names begin with `_` or `.` are hidden: quer
 /// Refuses names that cannot be folders.
 pub fn check_folders(catalog: &Catalog, errors: &mut Vec<Diagnostic>) {
     for table in catalog.tables.values().filter(|table| table.location.is_none()) {
-        let hidden = table.name.starts_with(['_', '.']).then_some(HIDDEN);
-        if let Some(reason) = unfit(&table.name).or(hidden) {
+        if let Some(reason) = unfit_table(&table.name) {
             let error = Diagnostic::new(table.span, format!("table `{}` cannot have a folder of its name", table.name));
             errors.push(error.with_detail(reason).with_hint("Give it another name, or write its place in `LOCATION`."));
         }
@@ -45,7 +44,12 @@ fn writes(pipeline: &PipelineDef, target: &str) -> bool {
     pipeline.inserts.iter().any(|insert| insert.target == target)
 }
 
-/// Likewise for a pipeline: no part of its name behind a slash may be a folder that another pipeline has in its own.
+/// Why a table cannot be called so.
+fn unfit_table(name: &str) -> Option<&'static str> {
+    unfit(name).or(name.starts_with(['_', '.']).then_some(HIDDEN))
+}
+
+/// Why a pipeline cannot: no part of its name behind a slash may be a folder that another pipeline has in its own.
 fn unfit_pipeline(name: &str) -> Option<&'static str> {
     let is_own = |part: &str| ["manifests", "state", "dead_letters", "pins"].contains(&part);
     match name.split('/').skip(1).any(is_own) {
@@ -78,7 +82,7 @@ fn unfit(name: &str) -> Option<&'static str> {
 
 #[cfg(test)]
 mod tests {
-    use super::{unfit, unfit_pipeline};
+    use super::{unfit, unfit_pipeline, unfit_table};
 
     #[test]
     fn names_that_cannot_be_folders_are_found() {
@@ -90,6 +94,7 @@ mod tests {
         for name in ["p", "ü p", "a/b", "p:q", "...", "a.b", "100%", "50% off", "a?b#c", "a'b\"c", "*"] {
             assert_eq!(unfit(name), None, "{name:?}");
         }
+        assert!(unfit_table("_hid").is_some() && unfit_table(".dot").is_some() && unfit_table("a_b").is_none());
         assert!(unfit_pipeline("a/state").is_some() && unfit_pipeline("a/pins/b").is_some());
         assert!(unfit_pipeline("state").is_none() && unfit_pipeline("a/states").is_none());
     }

@@ -90,7 +90,9 @@ pub fn source(create: &CreateRelation, scope: &Scope<'_>, errors: &mut Vec<Diagn
         Connector::Generator | Connector::Nexmark => OnError::default(),
         _ => on_error(&mut reader),
     };
-    let idle_after = time_option(&mut reader, create, "idle_after", idle).unwrap_or(IDLE_AFTER);
+    // A file that is read to its end is idle at once, unless it is said how long it may take to grow.
+    let otherwise = if matches!(connector, Connector::File) { Duration::ZERO } else { IDLE_AFTER };
+    let idle_after = time_option(&mut reader, create, "idle_after", idle).unwrap_or(otherwise);
     let max_drift = time_option(&mut reader, create, "max_drift", duration);
     let timestamp_unit = timestamp_unit(&mut reader);
     let max_future = match connector {

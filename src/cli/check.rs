@@ -32,8 +32,11 @@ pub async fn run(args: Args, config: &Config) -> Result<(), Failure> {
     let reach = if args.connect { Reach::Anywhere } else { Reach::Local };
     project.complete(reach, config, &Env::system()?).await;
     let statements = Statements::of(&project, config, &Env::system()?, reach)?;
-    let known = project.undeclared_columns(reach, config, &Env::system()?).await;
+    let mut known = project.undeclared_columns(reach, config, &Env::system()?).await;
+    let (existing, unfit) = project.existing(reach, config, &Env::system()?).await;
+    known.extend(existing);
     let mut problems = project.problems(&known, &[], runtime(config)?).await;
+    problems.extend(unfit);
     problems.extend(statements.problems(&project).await?);
     let found = project.diagnostics(problems);
     if !found.is_empty() {

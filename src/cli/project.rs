@@ -22,7 +22,7 @@ use crate::model::{Model, ModelSlot, ScoringUdf};
 use crate::plan::{FunctionSet, Targets};
 use crate::serve::warehouse::Declared;
 use crate::source::delta::{Reach, complete};
-use crate::sql::{Diagnostic, Diagnostics, SourceFile};
+use crate::sql::{Diagnostic, Diagnostics, SourceFile, Span};
 use crate::state::{MemoryBudget, SpillFolder};
 
 /// SQL files, loaded.
@@ -108,21 +108,33 @@ impl Project {
         let mut known = Targets::new();
         let undeclared = |def: &&TableDef| def.columns.is_empty() && !self.catalog.materialized.contains_key(&def.name);
         for def in self.catalog.tables.values().filter(undeclared) {
-            let location = def.location.clone().unwrap_or_else(|| below(&config.warehouse, &def.name));
-            let folder = local_folder(&location);
-            // Asked for a folder that is not there, the store would log an error of its own.
-            let is_there = folder.as_ref().is_some_and(|folder| folder.join("_delta_log").is_dir());
-            if !is_there && (folder.is_some() || reach == Reach::Local) {
-                continue;
-            }
-            let mut storage = config.storage.clone();
-            storage.extend(def.storage.clone());
-            let Ok(store) = TableStore::open(&location, &storage, env) else { continue };
+            let Some(store) = near(def, reach, config, env) else { continue };
             if let Ok(table) = Table::open(store).await {
                 known.insert(def.name.clone(), table.schema_with_expressions());
             }
         }
         known
+    }
+
+    /// The columns of the tables that pipelines write to and that exist, and what hinders writing to them; no table is made.
+    pub async fn existing(&self, reach: Reach, config: &Config, env: &Env) -> (Targets, Vec<Diagnostic>) {
+        let (mut known, mut problems) = (Targets::new(), Vec::new());
+        let inserts = self.catalog.pipelines.iter().flat_map(|pipeline| &pipeline.inserts);
+        let written: BTreeMap<&str, Span> =
+            inserts.map(|insert| (insert.target.as_str(), insert.target_span)).collect();
+        for (name, place) in written {
+            // The columns of a view are its query's.
+            let is_view = |def: &&TableDef| def.columns.is_empty() && self.catalog.materialized.contains_key(name);
+            let Some(def) = self.catalog.tables.get(name).filter(|def| !is_view(def)) else { continue };
+            let Some(store) = near(def, reach, config, env) else { continue };
+            match Table::open_declared(&store, def).await {
+                Ok(Some(table)) => drop(known.insert(name.to_owned(), table.schema_with_expressions())),
+                // The first run makes it.
+                Ok(None) => {}
+                Err(error) => problems.push(of_error(place, &error)),
+            }
+        }
+        (known, problems)
     }
 
     /// Everything wrong with the files that planning can tell, beside what loading them has found; `known` are the columns of
@@ -199,6 +211,19 @@ impl Project {
             }
         }
     }
+}
+
+/// The place of a table, if it may be asked.
+fn near(def: &TableDef, reach: Reach, config: &Config, env: &Env) -> Option<TableStore> {
+    let location = def.location.clone().unwrap_or_else(|| below(&config.warehouse, &def.name));
+    let may_ask = match local_folder(&location) {
+        // Asked for a folder that is not there, the store would log an error of its own.
+        Some(folder) => folder.join("_delta_log").is_dir(),
+        None => reach == Reach::Anywhere,
+    };
+    let mut storage = config.storage.clone();
+    storage.extend(def.storage.clone());
+    if may_ask { TableStore::open(&location, &storage, env).ok() } else { None }
 }
 
 /// A weir error at a place in the SQL.

@@ -53,7 +53,7 @@ pub async fn pipeline(
     for comparison in &compared {
         print(comparison);
     }
-    Ok(Some(compared.iter().filter(|comparison| !comparison.agrees()).count()))
+    Ok(Some(compared.iter().filter(|comparison| comparison.differs()).count()))
 }
 
 /// That so many tables differ.
@@ -66,7 +66,11 @@ pub fn differ(count: usize) -> Error {
 }
 
 fn print(comparison: &Comparison) {
-    let verdict = if comparison.agrees() { "ok   " } else { "DIFFER" };
+    let verdict = match (comparison.agrees(), &comparison.incomparable) {
+        (true, _) => "ok   ",
+        (false, None) => "DIFFER",
+        (false, Some(_)) => "UNSURE",
+    };
     say!(
         "  {verdict} {}  {} rows streamed, {} in batch, {} not due yet, {} missing, {} too many",
         comparison.target,
@@ -81,6 +85,12 @@ fn print(comparison: &Comparison) {
             "         {} more rows in batch violate the table's NOT NULL or CHECK: dead letters",
             grouped(comparison.refused)
         );
+    }
+    if let Some(reason) = comparison.incomparable.as_ref().filter(|_| !comparison.agrees()) {
+        say!("         cannot be compared: {reason}, so these differences prove nothing");
+    }
+    if comparison.late > 0 {
+        say!("         without {} rows that dead letters call late", grouped(comparison.late));
     }
     for example in &comparison.examples {
         say!("         {example}");

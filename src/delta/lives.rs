@@ -53,14 +53,19 @@ impl TablePast {
             return Ok(Self { versions: vec![(i64::MIN, newest)], files });
         }
         let (first, files) = oldest_with_rows(store, &commits).await?;
-        let versions = version_times(&commits).into_iter().filter(|(_, version)| *version >= first).collect();
+        Ok(Self::of(&commits, first, files))
+    }
+
+    /// What `commits` (ascending, without a gap) made of version `first`, which has these files.
+    pub fn of(commits: &[Commit], first: u64, files: Vec<DataFile>) -> Self {
+        let versions = version_times(commits).into_iter().filter(|(_, version)| *version >= first).collect();
         let mut past = Self { versions, files: files.into_iter().map(|file| began(file, first)).collect() };
         let alive = past.files.iter().enumerate().map(|(at, life)| (life.file.path.clone(), at));
         let mut alive: HashMap<String, usize> = alive.collect();
         for commit in commits.iter().filter(|commit| commit.version > first) {
             past.follow(commit, &mut alive);
         }
-        Ok(past)
+        past
     }
 
     /// When a version became the newest.
@@ -89,6 +94,12 @@ impl TablePast {
 }
 
 impl FileLife {
+    /// What tells it, as it was last, apart from other files.
+    pub fn identity(&self) -> String {
+        let vector = self.marks.last().map_or(&self.file.deletion_vector, |(_, vector)| vector);
+        DataFile { deletion_vector: vector.clone(), ..self.file.clone() }.identity()
+    }
+
     /// The same file comes again: with other deleted rows, or only with other statistics.
     fn revise(&mut self, version: u64, file: &DataFile) {
         let before = self.marks.last().map_or(&self.file.deletion_vector, |(_, vector)| vector);

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef, TimeUnit};
 use delta_kernel::engine::arrow_conversion::{TryIntoArrow, TryIntoKernel};
 use delta_kernel::schema::StructType;
 use delta_kernel::table_properties::TableProperties;
@@ -61,8 +61,17 @@ const REFUSED_PROPERTIES: [&str; 5] = [
 pub struct Rule {
     /// The constraint's name.
     pub name: String,
-    /// A SQL expression over the table's columns that must be true; in Spark's dialect if it quotes with backticks.
+    /// An expression over the table's columns in Spark's SQL, which must be true.
     pub sql: String,
+    /// The column that must hold what the expression gives instead, of a generated column.
+    pub generates: Option<String>,
+}
+
+impl Rule {
+    /// An expression that must be true.
+    pub fn condition(name: &str, sql: &str) -> Self {
+        Self { name: name.to_owned(), sql: sql.to_owned(), generates: None }
+    }
 }
 
 /// A table's schema, partitioning, properties and rules.
@@ -289,6 +298,15 @@ pub fn creation_actions(def: &TableDef, env: &Env) -> Result<(Value, Value)> {
     Ok((protocol, metadata))
 }
 
+/// The first column that Delta has no type for.
+pub fn unstorable(schema: &Schema) -> Option<FieldRef> {
+    let is_unknown = |field: &&FieldRef| {
+        let kernel: Result<StructType, _> = (&Schema::new(vec![Arc::clone(field)])).try_into_kernel();
+        kernel.is_err()
+    };
+    schema.fields().iter().find(is_unknown).cloned()
+}
+
 /// A random (version 4) UUID from the environment's randomness.
 pub fn uuid_like(env: &Env) -> String {
     uuid::Builder::from_random_bytes((u128::from(env.random_u64()) << 64 | u128::from(env.random_u64())).to_be_bytes())
@@ -364,7 +382,7 @@ fn refusal(protocol: &Protocol, properties: &BTreeMap<String, String>, schema: &
 fn rules(schema: &str, properties: &BTreeMap<String, String>) -> Result<Vec<Rule>, String> {
     let mut rules: Vec<Rule> = properties
         .iter()
-        .filter_map(|(key, sql)| Some(Rule { name: key.strip_prefix(CONSTRAINT_PREFIX)?.to_owned(), sql: sql.clone() }))
+        .filter_map(|(key, sql)| Some(Rule::condition(key.strip_prefix(CONSTRAINT_PREFIX)?, sql)))
         .collect();
     let schema_json: Value = serde_json::from_str(schema).map_err(|error| format!("has a bad schema ({error})"))?;
     let mut found = 0;
@@ -374,13 +392,12 @@ fn rules(schema: &str, properties: &BTreeMap<String, String>) -> Result<Vec<Rule
             let invariant: Value = serde_json::from_str(invariant).unwrap_or_default();
             let sql = invariant["expression"]["expression"].as_str();
             let sql = sql.ok_or_else(|| format!("has an unreadable invariant on column `{name}`"))?;
-            rules.push(Rule { name: format!("invariant of {name}"), sql: sql.to_owned() });
+            rules.push(Rule::condition(&format!("invariant of {name}"), sql));
             found += 1;
         }
         if let Some(expression) = metadata["delta.generationExpression"].as_str() {
-            let column = name.replace('`', "``");
-            let sql = format!("`{column}` IS NOT DISTINCT FROM ({expression})");
-            rules.push(Rule { name: format!("generated column {name}"), sql });
+            let generates = Some(name.to_owned());
+            rules.push(Rule { generates, ..Rule::condition(&format!("generated column {name}"), expression) });
             found += 1;
         }
     }

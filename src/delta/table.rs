@@ -116,7 +116,7 @@ impl Table {
             state.metadata.check_appendable(&def.name)?;
             state.metadata.check_declaration(def)?;
             let declared: Vec<Rule> =
-                def.checks.iter().map(|check| Rule { name: check.name.clone(), sql: check.text.clone() }).collect();
+                def.checks.iter().map(|check| Rule::condition(&check.name, &check.text)).collect();
             return Self::new(store.clone(), &def.name, &declared, state).map(Some);
         }
         if def.columns.is_empty() {

@@ -10,30 +10,28 @@ use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch};
 use arrow::buffer::BooleanBuffer;
 use arrow::compute::{cast, filter_record_batch, max, min};
 use arrow::datatypes::{DataType, Date32Type, Field, Schema, SchemaRef, TimestampMicrosecondType};
-use arrow::json::writer::LineDelimited;
 use datafusion::common::DFSchema;
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::TreeNode;
+use datafusion::logical_expr::Expr;
 use datafusion::logical_expr::expr_rewriter::FunctionRewrite;
 use datafusion::logical_expr::simplify::SimplifyContext;
 use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::physical_expr::PhysicalExpr;
-use datafusion::prelude::{SessionConfig, SessionContext};
-use datafusion::sql::sqlparser::ast::{Expr as SqlExpr, ExprWithAlias};
+use datafusion::prelude::SessionContext;
 
 use super::metadata::{Rule, TableMetadata};
 use super::partitions::{as_stored, may_be_null};
-use super::spark::as_spark;
+use super::spark;
 use super::writer::conform;
 use crate::arithmetic::checked_arithmetic;
 use crate::catalog::{CheckDef, TableDef};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::evaluate::{Blame, Evaluated, evaluate_each};
-use crate::json;
+use crate::json::{LineWriter, builder};
 use crate::memory::bounded::Bounding;
 use crate::memory::slice::CallBudget;
-use crate::sql::lexer::tokenize;
-use crate::sql::{Diagnostic, embedded};
+use crate::sql::types::sql_name;
 
 /// The compiled rules of one table.
 #[derive(Debug, Clone)]
@@ -56,6 +54,8 @@ pub struct Violations {
     pub good: RecordBatch,
     /// The others, in order: the row as JSON, what it violates in a line, and the column where NOT NULL is to blame.
     pub letters: Vec<(Vec<u8>, String, Option<String>)>,
+    /// The numbers of those rows.
+    pub rows: Vec<usize>,
 }
 
 impl Default for Validator {
@@ -116,7 +116,7 @@ impl Validator {
             let text = reasons.iter().map(|broken| broken.reason(row)).collect::<Vec<_>>().join("; ");
             (payload, text, reasons.iter().find_map(|broken| broken.column.map(str::to_owned)))
         });
-        Ok(Some(Violations { good, letters: letters.collect() }))
+        Ok(Some(Violations { good, letters: letters.collect(), rows: bad.set_indices().collect() }))
     }
 
     /// The rules that some row breaks, each with these rows.
@@ -164,7 +164,7 @@ pub fn rule_problems(def: &TableDef) -> Vec<(usize, Error)> {
     let schema = Arc::new(Schema::new(fields));
     let row = RecordBatch::new_empty(Arc::clone(&schema));
     let problem = |check: &CheckDef| {
-        let rule = Rule { name: check.name.clone(), sql: check.text.clone() };
+        let rule = Rule::condition(&check.name, &check.text);
         let compiled = compile_rule(&def.name, &rule, &schema);
         let tried = compiled.and_then(|expression| {
             let failed = || format!("constraint `{}` of table `{}` cannot be computed", rule.name, def.name);
@@ -260,10 +260,10 @@ fn showable(rows: &RecordBatch) -> Result<RecordBatch> {
     RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).internal(fail)
 }
 
-/// Each row as a JSON object; nulls are written out.
+/// Each row as a JSON object that a source reads back as the same row; nulls are written out.
 fn json_rows(rows: &RecordBatch) -> Result<Vec<Vec<u8>>> {
     let fail = || "cannot show a row that violates a constraint".to_owned();
-    let mut writer = json::builder().with_explicit_nulls(true).build::<_, LineDelimited>(Vec::new());
+    let mut writer: LineWriter<Vec<u8>> = builder().with_explicit_nulls(true).build(Vec::new());
     writer.write(rows).and_then(|()| writer.finish()).internal(fail)?;
     let lines = writer.into_inner();
     Ok(lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).map(<[u8]>::to_vec).collect())
@@ -276,20 +276,20 @@ fn true_rows(values: &BooleanArray) -> BooleanBuffer {
     }
 }
 
-/// Compiles with names as written first, then folded to lower case, as Spark resolves names ignoring case.
+/// Compiles a rule, which is Spark's SQL.
 fn compile_rule(table: &str, rule: &Rule, schema: &SchemaRef) -> Result<Arc<dyn PhysicalExpr>> {
     let fail = || format!("constraint `{}` of table `{table}` cannot be understood", rule.name);
     let schema = Arc::new(DFSchema::try_from(schema.as_ref().clone()).internal(fail)?);
-    let parsed = parsed(&rule.sql)
-        .map_err(|problem| Error::sql(fail()).with_detail(format!("`{}`: {}.", rule.sql, problem.message)))?;
-    let compile = |fold: &str| -> datafusion::error::Result<_> {
-        let config = SessionConfig::new()
-            .set_str("datafusion.sql_parser.enable_ident_normalization", fold)
-            .set_bool("datafusion.sql_parser.map_string_types_to_utf8view", false);
-        let context = SessionContext::new_with_config(config);
-        let parsed = ExprWithAlias { expr: parsed.clone(), alias: None };
-        let expr = context.state().create_logical_expr_from_sql_expr(parsed, &schema)?;
-        let expr = as_spark(expr, &schema)?;
+    let meant = match &rule.generates {
+        Some(column) => spark::is_generated_as(column, &rule.sql, &schema),
+        None => spark::expression(&rule.sql, &schema),
+    };
+    let meant = meant.map_err(|reason| {
+        Error::sql(fail())
+            .with_detail(format!("`{}`: {reason}.", rule.sql))
+            .with_hint("Tables keep such expressions for all engines: docs/sql.md lists the operators and functions that can be in them.")
+    })?;
+    let compile = |expr: Expr| -> datafusion::error::Result<_> {
         // Calls that make much are bounded before anything is computed.
         let bounding = Bounding::of_query(Arc::new(CallBudget));
         let options = ConfigOptions::default();
@@ -298,24 +298,15 @@ fn compile_rule(table: &str, rule: &Rule, schema: &SchemaRef) -> Result<Arc<dyn 
         let simplifier = ExprSimplifier::new(SimplifyContext::builder().with_schema(Arc::clone(&schema)).build());
         let expr = checked_arithmetic(simplifier.coerce(expr, &schema)?, &schema)?.data;
         let expr = simplifier.simplify(expr)?;
-        context.create_physical_expr(expr, &schema)
+        SessionContext::new().create_physical_expr(expr, &schema)
     };
-    let expression = compile("false").or_else(|_| compile("true")).context(ErrorKind::Sql, fail)?;
+    let expression = compile(meant).context(ErrorKind::Sql, fail)?;
     let data_type = expression.data_type(schema.as_arrow()).internal(fail)?;
     if data_type != DataType::Boolean {
-        return Err(Error::sql(fail()).with_detail(format!("`{}` is of type {data_type}, not BOOLEAN.", rule.sql)));
+        let given = sql_name(&data_type);
+        return Err(Error::sql(fail()).with_detail(format!("`{}` is of type {given}, not BOOLEAN.", rule.sql)));
     }
     Ok(expression)
-}
-
-/// The expression that a rule spells, as weir's SQL has it: operators bind as in PostgreSQL, which is as they bind in Spark.
-fn parsed(sql: &str) -> Result<SqlExpr, Diagnostic> {
-    let mut problems = Vec::new();
-    let tokens = tokenize(sql, 0, &mut problems);
-    match problems.pop() {
-        Some(problem) => Err(problem),
-        None => embedded::expression(&tokens),
-    }
 }
 
 #[cfg(test)]
@@ -331,7 +322,7 @@ mod tests {
         let schema = json!({ "type": "struct", "fields": [field("n"), field("Twice")] }).to_string();
         let metadata = json!({ "schemaString": schema });
         let metadata = TableMetadata::read("t", &json!({ "minWriterVersion": 2 }), &metadata).unwrap();
-        let rules = rules.iter().map(|(name, sql)| Rule { name: (*name).to_owned(), sql: (*sql).to_owned() });
+        let rules = rules.iter().map(|(name, sql)| Rule::condition(name, sql));
         Validator::compile("t", &metadata, &rules.collect::<Vec<_>>())
     }
 
@@ -377,7 +368,11 @@ mod tests {
 
     #[test]
     fn a_generated_column_must_be_what_its_expression_gives_null_included() {
-        let validator = validator(&[("g", "`Twice` IS NOT DISTINCT FROM (n * 2)")]).unwrap();
+        let mut generated = Rule::condition("g", "n * 2");
+        generated.generates = Some("Twice".to_owned());
+        let metadata = validator(&[]).unwrap();
+        let expression = compile_rule("t", &generated, &metadata.lenient).unwrap();
+        let validator = Validator { rules: vec![("g".to_owned(), expression)], ..metadata };
         assert_eq!(refused(&validator, &batch(&[Some(2), None], &[Some(4), None])), 0);
         assert_eq!(refused(&validator, &batch(&[Some(2), None], &[Some(5), Some(0)])), 2);
     }
@@ -407,14 +402,12 @@ mod tests {
 
     #[test]
     fn a_rule_that_cannot_be_computed_for_a_row_refuses_that_row_alone() {
-        let rows = batch(&[Some(65), Some(-1), Some(66)], &[None; 3]);
-        let found = validator(&[("r", "chr(n) <> 'x'")]).unwrap().check(&rows).unwrap().unwrap();
+        let rows = batch(&[Some(1), Some(-1), Some(2)], &[None; 3]);
+        let rule = "CAST(CASE WHEN n < 0 THEN 'x' ELSE '1' END AS INT) = 1";
+        let found = validator(&[("r", rule)]).unwrap().check(&rows).unwrap().unwrap();
         assert_eq!(found.good.num_rows(), 2);
         let [(_, reason, _)] = &found.letters[..] else { panic!("{:?}", found.letters) };
-        assert!(
-            reason.starts_with("constraint `r`: `chr(n)` cannot be computed: ") && reason.ends_with("(`n` = -1)"),
-            "{reason}"
-        );
+        assert!(reason.starts_with("constraint `r`: `CAST(") && reason.ends_with("(`n` = -1)"), "{reason}");
     }
 
     #[test]
@@ -431,7 +424,7 @@ mod tests {
         let schema = json!({ "type": "struct", "fields": [field("p"), field("q")] }).to_string();
         let metadata = json!({ "schemaString": schema, "partitionColumns": ["p", "q"] });
         let metadata = TableMetadata::read("t", &json!({ "minWriterVersion": 2 }), &metadata).unwrap();
-        let rule = Rule { name: "filled".into(), sql: "q IS NOT NULL".into() };
+        let rule = Rule::condition("filled", "q IS NOT NULL");
         let validator = Validator::compile("t", &metadata, &[rule]).unwrap();
         let texts = |values: &[&str]| Arc::new(StringArray::from(values.to_vec())) as ArrayRef;
         let rows = [("p", texts(&["", "a", "b"])), ("q", texts(&["x", "", "y"]))];
@@ -468,6 +461,17 @@ mod tests {
             assert_eq!(found.good, rows.slice(0, good), "{kind}");
             assert_eq!(found.letters[0].1, "`p`, a partition column, is not in the years 1 to 9999");
         }
+    }
+
+    #[test]
+    fn a_refused_row_is_shown_as_a_source_reads_it() {
+        let columns: [(&str, ArrayRef); 2] = [
+            ("d", Arc::new(arrow::array::Float64Array::from(vec![f64::NAN, f64::NEG_INFINITY]))),
+            ("b", Arc::new(arrow::array::BinaryArray::from(vec![&b"x"[..], b"y"]))),
+        ];
+        let rows = json_rows(&RecordBatch::try_from_iter(columns).unwrap()).unwrap();
+        let rows: Vec<_> = rows.iter().map(|row| String::from_utf8_lossy(row)).collect();
+        assert_eq!(rows, [r#"{"d":"NaN","b":"eA=="}"#, r#"{"d":"-Infinity","b":"eQ=="}"#]);
     }
 
     #[test]

@@ -3,11 +3,11 @@
 //! In a query, a join to a table `FOR SYSTEM_TIME AS OF` a time is an ordinary join to this, with the condition that the time lies
 //! between the two. A data file is read once, however often rows of it were deleted.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, BooleanArray, Int64Array, RecordBatch, RecordBatchOptions};
-use arrow::compute::filter_record_batch;
+use arrow::array::{ArrayRef, BooleanArray, Int64Array, RecordBatch, RecordBatchOptions, UInt64Array};
+use arrow::compute::{filter_record_batch, take_record_batch};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
@@ -19,7 +19,7 @@ use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
 use futures::{StreamExt, TryStreamExt, stream};
 
-use super::files::{FileRows, deleted_rows};
+use super::files::{DataFile, FileRows, deleted_rows, read_file};
 use super::lives::{FileLife, TablePast};
 use super::store::TableStore;
 use crate::error::{Context, Result};
@@ -174,6 +174,53 @@ async fn stretches(store: &TableStore, life: &FileLife) -> Result<Vec<Stretch>> 
         stretches.push(Stretch { from: version, until: life.until, deleted });
     }
     Ok(stretches)
+}
+
+/// Rows of a file that came and went together.
+#[derive(Debug)]
+pub struct LivedRows {
+    /// Of the file as it was last.
+    pub identity: String,
+    /// The first version that has them.
+    pub from: u64,
+    /// The first version that has them no more.
+    pub until: Option<u64>,
+    pub batches: Vec<RecordBatch>,
+}
+
+/// The rows of a file, parted by when they came and went.
+pub async fn lived_rows(
+    store: &TableStore,
+    life: &FileLife,
+    schema: &SchemaRef,
+    partition_columns: &[String],
+) -> Result<Vec<LivedRows>> {
+    let file = DataFile { deletion_vector: None, ..life.file.clone() };
+    let mut parts: BTreeMap<(u64, Option<u64>), Vec<RecordBatch>> = BTreeMap::new();
+    for Stretch { from, until, deleted } in stretches(store, life).await? {
+        let mut first = 0;
+        for batch in read_file(store, &file, schema, partition_columns).await? {
+            let mut rows: BTreeMap<Option<u64>, Vec<u64>> = BTreeMap::new();
+            for row in 0..batch.num_rows() as u64 {
+                let until = deleted.get(&(first + row)).copied().or(until);
+                if until != Some(from) {
+                    rows.entry(until).or_default().push(row);
+                }
+            }
+            first += batch.num_rows() as u64;
+            for (until, rows) in rows {
+                let part = match rows.len() == batch.num_rows() {
+                    true => batch.clone(),
+                    false => take_record_batch(&batch, &UInt64Array::from(rows))
+                        .internal(|| "the versions of a file cannot be parted".to_owned())?,
+                };
+                parts.entry((from, until)).or_default().push(part);
+            }
+        }
+    }
+    let identity = life.identity();
+    let lived = |((from, until), batches)| LivedRows { identity: identity.clone(), from, until, batches };
+    Ok(parts.into_iter().map(lived).collect())
 }
 
 struct Reading {

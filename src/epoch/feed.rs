@@ -56,8 +56,12 @@ pub struct Fed {
     pub arrived: Instant,
     /// The greatest watermark among each partition's rows, microseconds.
     pub reached: Vec<(PartitionId, i64)>,
+    /// Where the rows themselves make rows late, if that is asked for.
+    pub moves: Vec<Move>,
     /// Partitions that may still give rows; empty when the source is one stream.
     pub open: Vec<PartitionId>,
+    /// Partitions that are read to their end and may grow.
+    pub tails: Vec<PartitionId>,
     /// The topic that was read.
     pub topic: Option<TopicIdentity>,
     /// What it takes in memory, given back with it.
@@ -84,6 +88,16 @@ impl EventTime {
     }
 }
 
+/// The watermark that a partition has reached before a row that is behind it.
+#[derive(Debug)]
+pub struct Move {
+    pub lane: usize,
+    /// Rows of the lane before it.
+    pub rows: usize,
+    pub partition: PartitionId,
+    pub reached: i64,
+}
+
 /// What a feed says.
 #[derive(Debug)]
 pub enum Said {
@@ -100,6 +114,8 @@ pub struct Decoding {
     pub watermark: Option<Watermark>,
     /// The column of the event time.
     pub time_column: Option<usize>,
+    /// Whether late rows are found one by one.
+    pub by_row: bool,
 }
 
 /// What becomes of a chunk.
@@ -108,6 +124,8 @@ struct Piece {
     decoded: Decoded,
     /// The greatest watermark among its rows.
     reached: Option<i64>,
+    /// See [`Watermark::late_rows`].
+    late: Vec<(usize, i64)>,
     event_time: EventTime,
 }
 
@@ -116,12 +134,15 @@ impl Decoding {
     fn decode(&self, chunk: Chunk) -> Result<Piece> {
         let partition = Arc::clone(&chunk.partition);
         let decoded = self.decoder.decode(chunk)?;
-        let reached = match &self.watermark {
-            Some(watermark) => watermark.reached(&decoded.rows)?,
-            None => None,
-        };
+        let (mut reached, mut late) = (None, Vec::new());
+        if let Some(watermark) = &self.watermark {
+            reached = watermark.reached(&decoded.rows)?;
+            if self.by_row {
+                late = watermark.late_rows(&decoded.rows)?;
+            }
+        }
         let event_time = self.event_time(&decoded.rows);
-        Ok(Piece { partition, decoded, reached, event_time })
+        Ok(Piece { partition, decoded, reached, late, event_time })
     }
 
     fn event_time(&self, rows: &RecordBatch) -> EventTime {
@@ -291,6 +312,7 @@ impl Work {
                     let reserved = self.limits.memory.reserve_input();
                     let mut fed = decode(self.source, chunks, &self.decoding, self.limits.lanes, reserved).await?;
                     fed.open = self.reader.open_partitions();
+                    fed.tails = self.reader.tails();
                     self.note_unread(&mut fed)?;
                     self.note_doubtful_times(&fed);
                     fed.topic = self.reader.topic();
@@ -359,22 +381,22 @@ async fn decode(
             decoded.push(task.await.internal(|| "a decoding task ended abnormally".to_owned())?);
         }
     }
-    let (lanes, origins, dead, reached, open) = (Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new());
-    let topic = None;
     let mut fed = Fed {
         source,
-        lanes,
-        origins,
-        dead,
+        lanes: Vec::new(),
+        origins: Vec::new(),
+        dead: Vec::new(),
         ranges,
         records: 0,
         doubtful_times: 0,
         bytes,
         event_time: EventTime::default(),
         arrived,
-        reached,
-        open,
-        topic,
+        reached: Vec::new(),
+        moves: Vec::new(),
+        open: Vec::new(),
+        tails: Vec::new(),
+        topic: None,
         reserved,
     };
     for lane in decoded {
@@ -390,8 +412,16 @@ async fn decode(
 /// Collects a lane's rows; many small batches become one, so that each operator and model is called once.
 fn gather(lane: Vec<Piece>, fed: &mut Fed) -> Result<(Vec<RecordBatch>, Origins)> {
     let (mut rows, mut origins) = (Vec::with_capacity(lane.len()), Vec::with_capacity(lane.len()));
-    for Piece { partition, decoded: mut piece, reached, event_time } in lane {
+    let (number, mut before) = (fed.lanes.len(), 0);
+    for Piece { partition, decoded: mut piece, reached, late, event_time } in lane {
         fed.event_time.add(&event_time);
+        fed.moves.extend(late.into_iter().map(|(row, reached)| Move {
+            lane: number,
+            rows: before + row,
+            partition: Arc::clone(&partition),
+            reached,
+        }));
+        before += piece.rows.num_rows();
         fed.reached.extend(reached.map(|reached| (partition, reached)));
         fed.records += piece.rows.num_rows() as u64 + piece.refused as u64;
         fed.doubtful_times += piece.doubtful_times as u64;

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use arrow::record_batch::RecordBatch;
 use futures::FutureExt;
 
+use super::finder::RowFinder;
 use super::open::Outputs;
 use crate::error::{Context, Error, Result};
 use crate::evaluate::evaluate;
@@ -56,10 +57,10 @@ impl Outputs {
         };
         self.made(bytes);
         let write = |(number, made): (usize, Made)| {
-            let outputs = Arc::clone(self);
+            let (outputs, lane) = (Arc::clone(self), Arc::clone(&lanes[number]));
             async move {
                 for (branch, rows) in made {
-                    outputs.write(branch, number, rows).await?;
+                    outputs.write(&RowFinder::new(branch, &lane), number, rows).await?;
                 }
                 Ok(())
             }

@@ -21,7 +21,8 @@ use crate::sink::kafka::encode;
 use crate::source::chunk::DeadLetter;
 use crate::source::origin::Origin;
 
-const REASON: &str = "the row is older than the watermark";
+/// The reason of their letters.
+pub(super) const REASON: &str = "the row is older than the watermark";
 
 /// The number of late rows, by content.
 type Counts = HashMap<Vec<u8>, usize>;
@@ -45,10 +46,9 @@ impl Outputs {
             let first = found.into_iter().filter(|(lane, place)| lane.is_first_late(*place));
             let letters = first.filter_map(|(lane, place)| {
                 let (origin, row) = lane.origin(place);
-                let Origin { partition, offset, timestamp_ms } = origin?;
+                let Origin { partition, offset, timestamp_ms, key, .. } = origin?;
                 let reason = REASON.to_owned();
-                let letter =
-                    DeadLetter { partition, offset, timestamp_ms, key: None, payload: row, reason, column: None };
+                let letter = DeadLetter { partition, offset, timestamp_ms, key, payload: row, reason, column: None };
                 Some(Letter { source: Arc::clone(&source), letter })
             });
             self.refuse(letters.collect::<Vec<_>>()).await?;

@@ -324,7 +324,8 @@ impl Memory {
         let unfinished = stepped.iter().enumerate().filter(|(_, stepped)| stepped.more);
         operator.unfinished = unfinished.map(|(shard, _)| shard).collect();
         let late: usize = stepped.iter().flat_map(|out| &out.late).map(|(_, rows)| rows.num_rows()).sum();
-        operator.late += late as u64;
+        let emitted: u64 = stepped.iter().map(|out| out.late_emitted).sum();
+        operator.late += late as u64 + emitted;
         operator.duplicates += stepped.iter().map(|out| out.duplicates).sum::<u64>();
         Ok(stepped)
     }

@@ -8,6 +8,7 @@
 mod commit;
 mod coordinator;
 mod feed;
+mod finder;
 mod folders;
 mod halves;
 mod indexes;

@@ -16,6 +16,7 @@ use arrow::record_batch::RecordBatch;
 use tokio::sync::Mutex;
 
 use super::feed::Fed;
+use super::finder::RowFinder;
 use super::letters::LetterBox;
 use super::memory::Memory;
 use super::sinks::{BranchSink, Sinks, TableSink};
@@ -29,7 +30,7 @@ use crate::sink::dead_letters::{Letter, of_message};
 use crate::sink::file::FileWriter;
 use crate::sink::kafka::{Messages, RefusedMessage, encode};
 use crate::source::chunk::{DeadLetter, PartitionId};
-use crate::source::origin::Origins;
+use crate::source::origin::{Origin, Origins};
 use crate::state::{Epoch, OffsetRange};
 
 /// What the name of a finished file takes until the epoch is committed: its `add` action, in the manifest and in the log entry.
@@ -80,10 +81,22 @@ pub struct MicroBatch {
     pub lanes: Vec<Vec<RecordBatch>>,
     /// The origins of the rows, per lane; empty when they are not known.
     pub origins: Vec<Origins>,
+    /// Where event time moves within these rows, in order; elsewhere it moves with the last of them.
+    pub cuts: Vec<Cut>,
     /// The watermark of every source after these rows, microseconds.
     pub times: Vec<i64>,
     /// The epoch's processing time, microseconds.
     pub now: i64,
+}
+
+/// A place in a micro-batch at which event time moves: what is behind it is late, or sees less.
+#[derive(Debug)]
+pub struct Cut {
+    pub lane: usize,
+    /// Rows of the lane before it.
+    pub rows: usize,
+    /// The watermark of every source there.
+    pub times: Vec<i64>,
 }
 
 /// One lane's open writer of one branch.
@@ -240,7 +253,9 @@ impl Outputs {
         taken
     }
 
-    pub(super) async fn write(&self, branch: usize, lane: usize, rows: Vec<RecordBatch>) -> Result<()> {
+    /// Writes rows of a branch that `lane` has made; `records` finds what they were.
+    pub(super) async fn write(&self, records: &RowFinder<'_>, lane: usize, rows: Vec<RecordBatch>) -> Result<()> {
+        let branch = records.branch;
         let name = &self.dataflow.branches[branch].target;
         let count: usize = rows.iter().map(RecordBatch::num_rows).sum();
         match &self.sinks.branches[branch] {
@@ -249,7 +264,7 @@ impl Outputs {
                 console::print_changes(name, &rows, output).await?;
             }
             BranchSink::Console(output) => console::print(name, &rows, output).await?,
-            sink if sink.consolidates() => self.hold(branch, lane, rows).await?,
+            sink if sink.consolidates() => self.hold(records, lane, rows).await?,
             BranchSink::Direct { producer, key, .. } => {
                 for batch in &rows {
                     let first = self.position.fetch_add(batch.num_rows() as u64, Ordering::Relaxed);
@@ -279,14 +294,21 @@ impl Outputs {
                     rows.iter().try_for_each(|batch| file.write(batch))?;
                 }
             }
-            BranchSink::Table(table) => self.write_table(branch, lane, *table, rows).await?,
+            BranchSink::Table(table) => self.write_table(records, lane, *table, rows).await?,
             BranchSink::Upsert(_) => {}
         }
         self.rows[branch].fetch_add(count as u64, Ordering::Relaxed);
         Ok(())
     }
 
-    async fn write_table(&self, branch: usize, lane: usize, table: usize, rows: Vec<RecordBatch>) -> Result<()> {
+    async fn write_table(
+        &self,
+        records: &RowFinder<'_>,
+        lane: usize,
+        table: usize,
+        rows: Vec<RecordBatch>,
+    ) -> Result<()> {
+        let branch = records.branch;
         let sink = &self.sinks.tables[table];
         let mut slot = self.writers[branch][lane].lock().await;
         if slot.is_none() {
@@ -294,7 +316,7 @@ impl Outputs {
         }
         let Some(LaneWriter::Table(writer)) = slot.as_mut() else { return Ok(()) };
         for batch in rows {
-            let rows = self.checked(branch, sink, batch).await?;
+            let rows = self.checked(records, sink, batch).await?;
             let before = (writer.bytes(), writer.finished());
             writer.write(&rows).await?;
             self.wait((writer.finished() - before.1) as u64 * FILE_ACTION_BYTES);
@@ -304,26 +326,30 @@ impl Outputs {
     }
 
     /// The rows that break no rule of the table; the others become dead letters.
-    async fn checked(&self, branch: usize, sink: &TableSink, rows: RecordBatch) -> Result<RecordBatch> {
-        match sink.table.validator().check(&rows)? {
-            None => Ok(rows),
-            Some(Violations { good, letters }) => {
-                // They are about to be counted as written.
-                self.count_taken_back(branch, letters.len() as u64);
-                self.refuse(letters.into_iter().map(|row| refused_row(&sink.name, row))).await?;
-                Ok(good)
-            }
+    async fn checked(&self, records: &RowFinder<'_>, sink: &TableSink, rows: RecordBatch) -> Result<RecordBatch> {
+        let first = records.pass(rows.num_rows());
+        let Some(Violations { good, letters, rows: refused }) = sink.table.validator().check(&rows)? else {
+            return Ok(rows);
+        };
+        // They are about to be counted as written.
+        self.count_taken_back(records.branch, letters.len() as u64);
+        let mut all = Vec::with_capacity(letters.len());
+        for (row, letter) in refused.into_iter().zip(letters) {
+            all.push(refused_row(&sink.name, letter, records.origin(&self.dataflow, first + row).await));
         }
+        self.refuse(all).await?;
+        Ok(good)
     }
 
     /// Keeps rows until the epoch closes, then to be consolidated by key.
-    async fn hold(&self, branch: usize, lane: usize, rows: Vec<RecordBatch>) -> Result<()> {
+    async fn hold(&self, records: &RowFinder<'_>, lane: usize, rows: Vec<RecordBatch>) -> Result<()> {
+        let branch = records.branch;
         let micro_batch = self.micro_batch.load(Ordering::Relaxed);
         let mut arrived = Vec::with_capacity(rows.len());
         for batch in rows {
             let parts = match self.dataflow.branches[branch].retract {
-                false => vec![UpsertRows { rows: self.checked_for(branch, batch).await?, weights: None }],
-                true => self.retracting_rows(branch, &batch).await?,
+                false => vec![UpsertRows { rows: self.checked_for(records, batch).await?, weights: None }],
+                true => self.retracting_rows(records, &batch).await?,
             };
             for rows in parts {
                 self.wait(size_of_rows(&rows.rows) + rows.rows.num_rows() as u64 * CONSOLIDATED_ROW_BYTES);
@@ -337,18 +363,18 @@ impl Outputs {
         Ok(())
     }
 
-    async fn checked_for(&self, branch: usize, rows: RecordBatch) -> Result<RecordBatch> {
-        match &self.sinks.branches[branch] {
-            BranchSink::Upsert(table) => self.checked(branch, &self.sinks.tables[*table], rows).await,
+    async fn checked_for(&self, records: &RowFinder<'_>, rows: RecordBatch) -> Result<RecordBatch> {
+        match &self.sinks.branches[records.branch] {
+            BranchSink::Upsert(table) => self.checked(records, &self.sinks.tables[*table], rows).await,
             _ => Ok(rows),
         }
     }
 
     /// Parts of a retracting batch, with their weights. Only rows given are checked: what is taken back was checked when it was given.
-    async fn retracting_rows(&self, branch: usize, batch: &RecordBatch) -> Result<Vec<UpsertRows>> {
+    async fn retracting_rows(&self, records: &RowFinder<'_>, batch: &RecordBatch) -> Result<Vec<UpsertRows>> {
         let (rows, weights) = split_weights(batch)?;
         let given = given_rows(&rows, &weights)?;
-        let checked = self.checked_for(branch, given).await?;
+        let checked = self.checked_for(records, given).await?;
         checked_parts(rows, weights, checked)
     }
 }
@@ -388,16 +414,17 @@ fn split_weights(batch: &RecordBatch) -> Result<(RecordBatch, Int64Array)> {
 }
 
 /// A row that breaks a table's rules, as a dead letter: the row as JSON, the rules it breaks, the column to blame.
-fn refused_row(table: &str, (payload, rules, column): (Vec<u8>, String, Option<String>)) -> Letter {
-    let letter = DeadLetter {
-        partition: Arc::from(""),
-        offset: -1,
-        timestamp_ms: -1,
-        key: None,
-        payload: Some(payload),
-        reason: format!("table `{table}`: {rules}"),
-        column,
+fn refused_row(
+    table: &str,
+    (payload, rules, column): (Vec<u8>, String, Option<String>),
+    origin: Option<Origin>,
+) -> Letter {
+    let (partition, offset, timestamp_ms, key) = match origin {
+        Some(Origin { partition, offset, timestamp_ms, key, .. }) => (partition, offset, timestamp_ms, key),
+        None => (Arc::from(""), -1, -1, None),
     };
+    let (payload, reason) = (Some(payload), format!("table `{table}`: {rules}"));
+    let letter = DeadLetter { partition, offset, timestamp_ms, key, payload, reason, column };
     Letter { source: Arc::from(table), letter }
 }
 

@@ -197,8 +197,7 @@ pub async fn prepare(
     targets.extend(known.clone());
     let planned =
         plan(catalog, pipeline, functions, &targets, Arc::clone(&around.runtime)).await.map_err(Refused::Sql)?;
-    let catalog = with_view_columns(catalog, &planned);
-    let catalog = catalog.as_ref();
+    let catalog = &*with_view_columns(catalog, &planned);
     let targets = declared_targets(catalog, pipeline);
     let folder = around.pipeline_location(&pipeline.name);
     let store = TableStore::open(&below(&folder, "manifests"), &around.storage, &around.env)?;
@@ -265,7 +264,7 @@ pub async fn prepare(
 }
 
 /// Opens the tables that streams are joined to, and learns their columns.
-async fn open_lookups(
+pub(super) async fn open_lookups(
     catalog: &Catalog,
     pipeline: &PipelineDef,
     around: &Surroundings,

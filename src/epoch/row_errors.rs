@@ -26,7 +26,13 @@ impl Outputs {
         }
         let source = source.map(|source| self.dataflow.sources[source].def.name.as_str());
         let mut letters = Vec::with_capacity(refused.len());
+        let mut known = BTreeSet::new();
         for row in refused {
+            // A record that lies in several windows fails in each for one reason.
+            let is_copy = row.place.is_some_and(|place| !known.insert((place, row.within.clone(), row.reason.clone())));
+            if is_copy {
+                continue;
+            }
             let (origin, of_source) = row.place.map_or((None, None), |place| lane.origin(place));
             letters.push(self.letter(row, source, origin, of_source)?);
         }
@@ -68,12 +74,12 @@ impl Outputs {
         let made = if of_source.is_some() { "" } else { ", for a row that is made of others" };
         let reason = format!("`{expression}` cannot be computed{made}: {reason}; left out of {within}");
         let source = source.filter(|_| of_source.is_some()).map_or_else(|| within.replace('`', ""), str::to_owned);
-        let (partition, offset, timestamp_ms) = match origin {
-            Some(Origin { partition, offset, timestamp_ms }) => (partition, offset, timestamp_ms),
-            None => (Arc::from(""), NO_ORIGIN, NO_ORIGIN),
+        let (partition, offset, timestamp_ms, key) = match origin {
+            Some(Origin { partition, offset, timestamp_ms, key, .. }) => (partition, offset, timestamp_ms, key),
+            None => (Arc::from(""), NO_ORIGIN, NO_ORIGIN, None),
         };
         let payload = of_source.or(row);
-        let letter = DeadLetter { partition, offset, timestamp_ms, key: None, payload, reason, column };
+        let letter = DeadLetter { partition, offset, timestamp_ms, key, payload, reason, column };
         Ok(Letter { source: source.into(), letter })
     }
 }

@@ -14,9 +14,10 @@ use arrow::record_batch::RecordBatch;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
+use super::finder::RowFinder;
 use super::halves::{StageEnd, halves, rows_before};
 use super::memory::{Memory, SPREAD_ROWS};
-use super::open::{MicroBatch, Outputs};
+use super::open::{Cut, MicroBatch, Outputs};
 use super::sinks::BranchSink;
 use crate::error::{Context, Result};
 use crate::memory::slice::size_of_rows;
@@ -44,8 +45,30 @@ struct Now<'a> {
 }
 
 impl Outputs {
-    /// Runs a micro-batch through the dataflow and writes what comes out.
+    /// Runs a micro-batch through the dataflow and writes what comes out; what is before a cut as one of its own.
     pub async fn run(self: &Arc<Self>, mut batch: MicroBatch, memory: &mut Memory) -> Result<()> {
+        let mut done = vec![0; batch.lanes.len()];
+        for Cut { lane, rows, times } in std::mem::take(&mut batch.cuts) {
+            let mut before = MicroBatch {
+                source: batch.source,
+                lanes: vec![Vec::new(); batch.lanes.len()],
+                origins: batch.origins.clone(),
+                cuts: Vec::new(),
+                times,
+                now: batch.now,
+            };
+            before.lanes[lane] = take_rows(&mut batch.lanes[lane], rows - done[lane]);
+            done[lane] = rows;
+            if let Some(origins) = batch.origins.get_mut(lane) {
+                *origins = origins.after(count(&before.lanes[lane]));
+            }
+            self.run_whole(before, memory).await?;
+            self.micro_batch.fetch_add(1, Ordering::Relaxed);
+        }
+        self.run_whole(batch, memory).await
+    }
+
+    async fn run_whole(self: &Arc<Self>, mut batch: MicroBatch, memory: &mut Memory) -> Result<()> {
         let rows = |batch: &MicroBatch| batch.lanes.iter().map(|lane| count(lane)).max().unwrap_or(0);
         if self.unfolds() || self.grows() {
             // Time moves with the last slice.
@@ -60,7 +83,8 @@ impl Outputs {
                 for (origins, lane) in batch.origins.iter_mut().zip(&lanes) {
                     *origins = origins.after(count(lane));
                 }
-                let slice = MicroBatch { source: batch.source, lanes, origins, times: still.clone(), now: batch.now };
+                let (cuts, times) = (Vec::new(), still.clone());
+                let slice = MicroBatch { source: batch.source, lanes, origins, cuts, times, now: batch.now };
                 self.run_slice(slice, memory).await?;
                 self.micro_batch.fetch_add(1, Ordering::Relaxed);
             }
@@ -165,7 +189,8 @@ impl Outputs {
     async fn run_lane(&self, stage: usize, source: Option<usize>, number: usize, lane: &Lane) -> Result<()> {
         lane.run_fragments(&self.dataflow, stage, |_| true).await?;
         for (index, _) in self.of_stage(stage) {
-            lane.run_branch(&self.dataflow, index, |rows| self.write(index, number, rows)).await?;
+            let records = RowFinder::new(index, lane);
+            lane.run_branch(&self.dataflow, index, |rows| self.write(&records, number, rows)).await?;
         }
         self.refuse_rows(source, lane).await
     }

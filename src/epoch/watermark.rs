@@ -1,7 +1,7 @@
 //! How far event time has come: per source partition the greatest watermark seen, per source the least of its partitions.
 //!
 //! A partition that has said nothing for `idle_after` is set aside until it speaks again; so is one that a bounded read has
-//! finished. While a partition that counts has said nothing yet, its source's watermark stands still. A watermark never goes back.
+//! finished. A file that was read to its end and may grow counts until it has been silent for that long. While a partition that counts has said nothing yet, its source's watermark stands still. A watermark never goes back.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -17,13 +17,30 @@ pub struct SourceClock {
     heard: BTreeMap<PartitionId, Instant>,
     /// Partitions that may give rows; empty = the source is one stream.
     open: Vec<PartitionId>,
+    /// Partitions that are read to their end and may grow, which count until they have been silent for `growing`.
+    tails: Vec<PartitionId>,
     idle_after: Duration,
+    growing: Duration,
 }
 
 impl SourceClock {
     /// Goes on from what a manifest says.
     pub fn new(time: SourceTime, idle_after: Duration) -> Self {
-        Self { time, heard: BTreeMap::new(), open: Vec::new(), idle_after }
+        let (open, tails) = (Vec::new(), Vec::new());
+        Self { time, heard: BTreeMap::new(), open, tails, idle_after, growing: Duration::ZERO }
+    }
+
+    /// Lets partitions that are read to their end count until they have been silent for so long.
+    #[must_use]
+    pub fn growing_for(self, growing: Duration) -> Self {
+        Self { growing, ..self }
+    }
+
+    /// Takes which partitions are read to their end and may grow; before [`SourceClock::hear`].
+    pub fn expect(&mut self, tails: &[PartitionId]) {
+        if self.tails != tails {
+            self.tails = tails.to_vec();
+        }
     }
 
     /// The source's watermark.
@@ -54,7 +71,7 @@ impl SourceClock {
 
     /// Sets idle partitions aside; true when that moved the watermark.
     pub fn advance(&mut self, now: Instant) -> bool {
-        let reached = match self.open.is_empty() {
+        let reached = match self.open.is_empty() && self.growing_tails(now).next().is_none() {
             true => self.time.partitions.values().copied().max(),
             false => self.slowest(now),
         };
@@ -73,7 +90,17 @@ impl SourceClock {
             let reached = *self.time.partitions.get(partition)?;
             slowest = Some(slowest.map_or(reached, |known: i64| known.min(reached)));
         }
-        slowest
+        let tails = self.growing_tails(now).filter_map(|partition| self.time.partitions.get(partition).copied());
+        tails.chain(slowest).min()
+    }
+
+    /// The partitions at their end that still count: those that have given rows lately.
+    fn growing_tails(&self, now: Instant) -> impl Iterator<Item = &PartitionId> {
+        let lately = move |partition: &&PartitionId| {
+            let heard = self.heard.get(*partition);
+            heard.is_some_and(|heard| now.saturating_duration_since(*heard) < self.growing)
+        };
+        self.tails.iter().filter(lately)
     }
 
     /// Every partition's distance ahead of the slowest that counts, for alignment, microseconds.
@@ -91,7 +118,7 @@ impl SourceClock {
 
     /// True when time may move without rows: a partition that counts now may be set aside later.
     pub fn may_idle(&self) -> bool {
-        self.open.len() > 1
+        self.open.len() > 1 || !self.tails.is_empty()
     }
 }
 
@@ -153,6 +180,25 @@ mod tests {
         clock.hear(&[("a".into(), 100), ("b".into(), 50)], &open, start);
         assert!(!clock.advance(at(start, 60)));
         assert_eq!(clock.watermark(), 50);
+    }
+
+    #[test]
+    fn what_is_read_to_its_end_and_may_grow_counts_until_it_is_silent() {
+        let start = Instant::now();
+        let mut clock = SourceClock::new(SourceTime::default(), Duration::MAX).growing_for(Duration::from_secs(10));
+        clock.expect(&ids(&["a", "b"]));
+        clock.hear(&[("a".into(), 100), ("b".into(), 40)], &[], start);
+        assert_eq!(clock.watermark(), 40);
+        assert!(clock.may_idle());
+        clock.hear(&[("a".into(), 200)], &[], at(start, 8));
+        assert!(!clock.advance(at(start, 9)));
+        assert!(clock.advance(at(start, 11)), "`b` is silent");
+        assert_eq!(clock.watermark(), 200);
+        clock.expect(&ids(&["a"]));
+        clock.hear(&[("b".into(), 210)], &ids(&["b"]), at(start, 12));
+        assert_eq!(clock.watermark(), 200, "`a` may grow");
+        assert!(clock.advance(at(start, 19)));
+        assert_eq!(clock.watermark(), 210);
     }
 
     #[test]

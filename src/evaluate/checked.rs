@@ -23,6 +23,7 @@ use datafusion::physical_expr::{PhysicalExpr, ScalarFunctionExpr};
 use datafusion::physical_expr_common::datum::apply;
 
 use super::in_range::IN_RANGE;
+use super::narrowed::NARROWED;
 use super::one_form::ONE_FORM;
 
 /// The operators that can overflow, with the names of their functions.
@@ -55,11 +56,11 @@ pub fn checked(left: Option<(&Expr, &DataType)>, op: Operator, right: (&Expr, &D
     Some(Expr::ScalarFunction(ScalarFunction::new_udf(function, args)))
 }
 
-/// The expression with the operators for which checked functions stand, and without [`ONE_FORM`] and [`IN_RANGE`].
+/// The expression with the operators for which checked functions stand, and without [`ONE_FORM`], [`IN_RANGE`] and [`NARROWED`].
 pub fn as_written(expr: &Arc<dyn PhysicalExpr>) -> Arc<dyn PhysicalExpr> {
     let written = Arc::clone(expr).transform_up(|expr| {
         let Some(call) = expr.downcast_ref::<ScalarFunctionExpr>() else { return Ok(Transformed::no(expr)) };
-        if let (ONE_FORM | IN_RANGE, [value]) = (call.name(), call.args()) {
+        if let (ONE_FORM | IN_RANGE | NARROWED, [value]) = (call.name(), call.args()) {
             return Ok(Transformed::yes(Arc::clone(value)));
         }
         let op = OPERATORS.iter().find(|(_, name)| *name == call.name()).map(|(op, _)| *op);

@@ -23,6 +23,7 @@ use super::beside::{moved, times_alike};
 use super::interval::interval_length;
 use super::replaced;
 use crate::arithmetic::checked_constant;
+use crate::evaluate::keep_narrowing;
 
 /// Functions whose arguments are of one type, from the given one on.
 const ALIKE: [(&str, usize); 7] =
@@ -48,7 +49,7 @@ fn node(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
                 let compares = is_comparison(op);
                 alike(&mut [&mut *left, &mut *right], schema)?
                     | moved(&mut left, op, &mut right, schema)
-                    | (compares && times_alike(&mut [&mut *left, &mut *right], true, schema))
+                    | (compares && compared_alike(&mut [&mut *left, &mut *right], schema))
                     | (compares && lengths(&mut [&mut *left, &mut *right], schema)?)
             } else {
                 false
@@ -65,13 +66,13 @@ fn node(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
         }
         Expr::Between(Between { mut expr, negated, mut low, mut high }) => {
             let group = &mut [&mut *expr, &mut *low, &mut *high];
-            let changed = alike(group, schema)? | times_alike(group, true, schema) | lengths(group, schema)?;
+            let changed = alike(group, schema)? | compared_alike(group, schema) | lengths(group, schema)?;
             Ok(transformed(Expr::Between(Between { expr, negated, low, high }), changed))
         }
         Expr::InList(InList { mut expr, mut list, negated }) => {
             let mut group: Vec<&mut Expr> = std::iter::once(&mut *expr).chain(&mut list).collect();
             let changed =
-                alike(&mut group, schema)? | times_alike(&mut group, true, schema) | lengths(&mut group, schema)?;
+                alike(&mut group, schema)? | compared_alike(&mut group, schema) | lengths(&mut group, schema)?;
             let list = InList { expr, list, negated };
             Ok(match replaced::in_list(&list, schema) {
                 Some(replaced) => Transformed::yes(replaced),
@@ -79,56 +80,60 @@ fn node(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
             })
         }
         Expr::Case(case) => of_case(case, schema),
-        Expr::ScalarFunction(mut call) => {
-            let Some((_, first)) = ALIKE.iter().find(|(name, _)| *name == call.name()) else {
-                return Ok(match replaced::call(&call, schema)? {
-                    Some(replaced) => Transformed::yes(replaced),
-                    None => Transformed::no(Expr::ScalarFunction(call)),
-                });
-            };
-            if call.name() != "coalesce" && call.args.iter().any(|arg| is_interval(arg, schema)) {
-                return no_length(call.name());
-            }
-            let mut group: Vec<&mut Expr> = call.args.iter_mut().skip(*first).collect();
-            let changed = alike(&mut group, schema)? | times_alike(&mut group, false, schema);
-            Ok(match replaced::call(&call, schema)? {
-                Some(replaced) => Transformed::yes(replaced),
-                None => transformed(Expr::ScalarFunction(call), changed),
-            })
-        }
+        Expr::ScalarFunction(call) => of_call(call, schema),
         Expr::AggregateFunction(call) if matches!(call.func.name(), "min" | "max") => {
             match call.params.args.iter().any(|arg| is_interval(arg, schema)) {
                 true => no_length(call.func.name()),
                 false => Ok(Transformed::no(Expr::AggregateFunction(call))),
             }
         }
-        Expr::Cast(mut cast) => {
-            let exact = cast.field.data_type().is_decimal().then(|| decimal(&cast.expr)).flatten();
-            let mut changed = exact.is_some();
-            if let Some(exact) = exact {
-                *cast.expr = exact;
-            }
-            // `AT TIME ZONE` is planned as a cast to nanoseconds, which end in 2262.
-            if let DataType::Timestamp(TimeUnit::Nanosecond, Some(zone)) = cast.field.data_type()
-                && matches!(cast.expr.get_type(schema), Ok(DataType::Timestamp(TimeUnit::Microsecond, _)))
-            {
-                let micros = DataType::Timestamp(TimeUnit::Microsecond, Some(Arc::clone(zone)));
-                cast = Cast::new(cast.expr, micros);
-                changed = true;
-            }
-            // Without a zone a time is what the clocks of its own one show.
-            if let DataType::Timestamp(_, None) = cast.field.data_type()
-                && let Ok(DataType::Timestamp(_, Some(zone))) = cast.expr.get_type(schema)
-                && !matches!(zone.as_ref(), "UTC" | "+00:00")
-            {
-                let local = ScalarFunction::new_udf(to_local_time(), vec![std::mem::take(&mut *cast.expr)]);
-                cast.expr = Box::new(Expr::ScalarFunction(local));
-                changed = true;
-            }
-            Ok(transformed(Expr::Cast(cast), changed))
-        }
+        Expr::Cast(cast) => of_cast(cast, schema),
         other => Ok(Transformed::no(other)),
     }
+}
+
+fn of_call(mut call: ScalarFunction, schema: &DFSchema) -> Result<Transformed<Expr>> {
+    let Some((_, first)) = ALIKE.iter().find(|(name, _)| *name == call.name()) else {
+        return Ok(match replaced::call(&call, schema)? {
+            Some(replaced) => Transformed::yes(replaced),
+            None => Transformed::no(Expr::ScalarFunction(call)),
+        });
+    };
+    if call.name() != "coalesce" && call.args.iter().any(|arg| is_interval(arg, schema)) {
+        return no_length(call.name());
+    }
+    let mut group: Vec<&mut Expr> = call.args.iter_mut().skip(*first).collect();
+    let changed = alike(&mut group, schema)? | times_alike(&mut group, false, schema);
+    Ok(match replaced::call(&call, schema)? {
+        Some(replaced) => Transformed::yes(replaced),
+        None => transformed(Expr::ScalarFunction(call), changed),
+    })
+}
+
+fn of_cast(mut cast: Cast, schema: &DFSchema) -> Result<Transformed<Expr>> {
+    let exact = cast.field.data_type().is_decimal().then(|| decimal(&cast.expr)).flatten();
+    let mut changed = exact.is_some();
+    if let Some(exact) = exact {
+        *cast.expr = exact;
+    }
+    // `AT TIME ZONE` is planned as a cast to nanoseconds, which end in 2262.
+    if let DataType::Timestamp(TimeUnit::Nanosecond, Some(zone)) = cast.field.data_type()
+        && matches!(cast.expr.get_type(schema), Ok(DataType::Timestamp(TimeUnit::Microsecond, _)))
+    {
+        let micros = DataType::Timestamp(TimeUnit::Microsecond, Some(Arc::clone(zone)));
+        cast = Cast::new(cast.expr, micros);
+        changed = true;
+    }
+    // Without a zone a time is what the clocks of its own one show.
+    if let DataType::Timestamp(_, None) = cast.field.data_type()
+        && let Ok(DataType::Timestamp(_, Some(zone))) = cast.expr.get_type(schema)
+        && !matches!(zone.as_ref(), "UTC" | "+00:00")
+    {
+        let local = ScalarFunction::new_udf(to_local_time(), vec![std::mem::take(&mut *cast.expr)]);
+        cast.expr = Box::new(Expr::ScalarFunction(local));
+        changed = true;
+    }
+    Ok(transformed(Expr::Cast(cast), changed))
 }
 
 /// Sort keys as SQL orders them.
@@ -142,13 +147,18 @@ fn of_case(mut case: Case, schema: &DFSchema) -> Result<Transformed<Expr>> {
     if let Some(operand) = case.expr.as_mut() {
         let mut group: Vec<&mut Expr> = vec![operand];
         group.extend(case.when_then_expr.iter_mut().map(|(when, _)| when.as_mut()));
-        changed |= alike(&mut group, schema)? | times_alike(&mut group, true, schema) | lengths(&mut group, schema)?;
+        changed |= alike(&mut group, schema)? | compared_alike(&mut group, schema) | lengths(&mut group, schema)?;
     }
     changed |= replaced::one_zero_in_case(&mut case, schema);
     let mut results: Vec<&mut Expr> = case.when_then_expr.iter_mut().map(|(_, then)| then.as_mut()).collect();
     results.extend(case.else_expr.as_deref_mut());
     changed |= alike(&mut results, schema)? | times_alike(&mut results, false, schema);
     Ok(transformed(Expr::Case(case), changed))
+}
+
+/// Makes expressions that are compared ones that can be; true when it changed one.
+fn compared_alike(group: &mut [&mut Expr], schema: &DFSchema) -> bool {
+    times_alike(group, true, schema) | keep_narrowing(group, schema)
 }
 
 fn transformed(expr: Expr, changed: bool) -> Transformed<Expr> {

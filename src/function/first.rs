@@ -1,6 +1,6 @@
 //! `weir_first_within(time, within) OVER (PARTITION BY keys ORDER BY time)`: what DEDUPLICATE means, as a window function.
 //!
-//! A row is let through when none of its key was let through in the `within` microseconds up to it. So it must be asked for
+//! A row is let through when none of its key was let through less than `within` microseconds before it. So it must be asked for
 //! in the order of time; the answer of a row hangs on those before it, which no frame can say.
 
 use std::sync::Arc;
@@ -59,7 +59,7 @@ impl PartitionEvaluator for Evaluator {
             let time = times.is_valid(row).then(|| times.value(row));
             let pass = match (forgotten, time) {
                 _ if first => true,
-                (Some(forgotten), Some(time)) => time > forgotten,
+                (Some(forgotten), Some(time)) => time >= forgotten,
                 _ => false,
             };
             if pass {

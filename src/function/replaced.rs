@@ -76,7 +76,7 @@ pub(super) fn xor(left: &Expr, right: &Expr, schema: &DFSchema) -> Option<Expr> 
     while let Some(part) = open.pop() {
         match part {
             Expr::BinaryExpr(BinaryExpr { left, op: Operator::BitwiseXor, right }) => {
-                open.extend([left.as_ref(), right.as_ref()])
+                open.extend([left.as_ref(), right.as_ref()]);
             }
             part => parts.push(part),
         }

@@ -326,6 +326,7 @@ impl Operator for Cells {
             all.rows.extend(one.rows);
             all.late.extend(one.late);
             all.duplicates += one.duplicates;
+            all.late_emitted += one.late_emitted;
         }
         Ok(all)
     }

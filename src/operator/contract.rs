@@ -50,6 +50,8 @@ pub struct Stepped {
     pub late: Vec<(usize, RecordBatch)>,
     /// Rows left out as duplicates of others.
     pub duplicates: u64,
+    /// Late rows that count and are emitted all the same.
+    pub late_emitted: u64,
     /// The step is not done: [`Operator::resume`] gives more rows. Nothing else may be asked of the operator before.
     pub more: bool,
 }
@@ -84,6 +86,7 @@ pub trait Operator: Send {
             all.rows.extend(part.rows);
             all.late.extend(part.late);
             all.duplicates += part.duplicates;
+            all.late_emitted += part.late_emitted;
             all.more = part.more;
         }
         Ok(all)

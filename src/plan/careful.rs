@@ -28,7 +28,7 @@ use futures::{FutureExt, StreamExt};
 use super::operators::Check;
 use super::sound;
 use crate::catalog::OnRowError;
-use crate::evaluate::{Evaluated, evaluate_each, is_of_row};
+use crate::evaluate::{Evaluated, evaluate_each, evaluate_with_nulls, is_of_row};
 use crate::operator::{Describe, Held, HeldExec, MeterExec, RefusedRow, StreamId, holding, others};
 
 /// The column that carries places through an unnest.
@@ -132,15 +132,19 @@ impl Careful<'_> {
         let mut columns: Vec<ArrayRef> = Vec::with_capacity(schema.fields().len());
         let mut bad: BTreeMap<usize, (usize, DataFusionError)> = BTreeMap::new();
         for (number, (item, field)) in node.expr().iter().zip(schema.fields()).enumerate() {
-            let Evaluated { values, failed } = evaluate_each(&item.expr, &input.rows)?;
+            let Evaluated { values, failed } = match self.mode {
+                OnRowError::Null => evaluate_with_nulls(&item.expr, &input.rows)?,
+                _ => evaluate_each(&item.expr, &input.rows)?,
+            };
             // `to_timestamp` over text gives times without the zone that it declares.
             let declared = values.data_type() == field.data_type();
-            columns.push(if declared { values } else { cast(&values, field.data_type())? });
-            if self.mode != OnRowError::Null || !field.is_nullable() {
-                for (row, error) in failed {
-                    bad.entry(row).or_insert((number, error));
-                }
+            let values = if declared { values } else { cast(&values, field.data_type())? };
+            let is_refused =
+                |row: usize| self.mode != OnRowError::Null || (!field.is_nullable() && values.is_null(row));
+            for (row, error) in failed.into_iter().filter(|(row, _)| is_refused(*row)) {
+                bad.entry(row).or_insert((number, error));
             }
+            columns.push(values);
         }
         let mut places = input.places.clone();
         if !bad.is_empty() {
@@ -157,7 +161,10 @@ impl Careful<'_> {
     }
 
     fn filter(&mut self, node: &FilterExec, input: &Placed) -> Result<Placed> {
-        let Evaluated { values, failed } = evaluate_each(node.predicate(), &input.rows)?;
+        let Evaluated { values, failed } = match self.mode {
+            OnRowError::Null => evaluate_with_nulls(node.predicate(), &input.rows)?,
+            _ => evaluate_each(node.predicate(), &input.rows)?,
+        };
         if self.mode != OnRowError::Null {
             for (row, error) in &failed {
                 self.refuse(node.predicate(), None, input, *row, error);

@@ -15,12 +15,16 @@ use datafusion::sql::sqlparser::ast::{Query, Statement as SqlStatement};
 
 use super::calls::{calls_any, forget_argument_names};
 use super::clock::{asks_clock, clocks};
+use super::clocked::{ClockUse, Clocked};
 use super::cut::{Cutter, Cutting, KnownKeys, Piece, Rows, UniqueKey, streams_read, united};
 use super::dataflow::{Branch, Dataflow, Fragment, SourceInput};
 use super::fit::{fit, lacking};
 use super::generated::{generate, is_generated, plain};
 use super::growing::{Growing, bound};
+use super::landing::land;
 use super::lookup::LookupTable;
+use super::maps::maps_are_no_keys;
+use super::materialized::stored_columns;
 use super::meaning::as_meant;
 use super::refusal::refusals;
 use super::running::RunningPlans;
@@ -113,6 +117,9 @@ struct Compiler<'a> {
     /// Views that are streams of their own.
     shared: BTreeSet<String>,
     known_keys: KnownKeys,
+    /// Their use of the clock, and the functions that ask it.
+    clocked: BTreeMap<String, ClockUse>,
+    clocks: BTreeSet<String>,
 }
 
 /// The rows of one INSERT, or of several into one target.
@@ -128,10 +135,12 @@ impl<'a> Compiler<'a> {
         let cutter = Cutter::new(session, options);
         let broken = catalog.broken.relations.clone();
         let budget = session.config().get_extension().unwrap_or_default();
-        let (problems, shared) = (Vec::new(), BTreeSet::new());
+        let (problems, shared, clocked) = (Vec::new(), BTreeSet::new(), BTreeMap::new());
+        let clocks = clocks(catalog);
         let tables = catalog.tables.values().map(|table| (table.name.clone(), table.primary_key.clone())).collect();
         let known_keys = KnownKeys { tables, ..KnownKeys::default() };
-        Self { catalog, session, cutter, problems, budget, broken, refuses: true, shared, known_keys }
+        let refuses = true;
+        Self { catalog, session, cutter, problems, budget, broken, refuses, shared, clocked, clocks, known_keys }
     }
 
     /// Makes everything known that is read; gives the sources.
@@ -215,6 +224,8 @@ impl<'a> Compiler<'a> {
             self.register(&view.name, Arc::new(ViewTable::new(plan, None)));
             return None;
         }
+        let clock_use = self.clock_use(&plan, view.span)?;
+        self.clocked.insert(view.name.clone(), clock_use);
         // What SQL sees of the stream: names as the view gives them, without a weight.
         let seen: SchemaRef = Arc::new(plan.schema().as_arrow().clone());
         let (piece, unique) = self.cut(&plan, &view.query, view.span)?;
@@ -303,11 +314,10 @@ impl<'a> Compiler<'a> {
             return Some(());
         }
         let catalog = self.catalog;
-        let clocks = clocks(catalog);
         let mut open = vec![(&insert.query, insert.span)];
         let mut seen = BTreeSet::new();
         while let Some((query, span)) = open.pop() {
-            if let Some(place) = asks_clock(query, &clocks) {
+            if let Some(place) = asks_clock(query, &self.clocks) {
                 let place = Span::from(place);
                 let place = if place.is_empty() { span } else { place };
                 let message = format!("the materialized view `{}` has the clock in a condition", insert.target);
@@ -324,9 +334,37 @@ impl<'a> Compiler<'a> {
         Some(())
     }
 
+    fn clock_use(&mut self, plan: &LogicalPlan, span: Span) -> Option<ClockUse> {
+        let clocked = Clocked { functions: &self.clocks, views: &self.clocked };
+        match clocked.columns(plan) {
+            Ok(found) => Some(found),
+            Err(error) => self.problem(&error, span),
+        }
+    }
+
+    /// Refuses a query that decides something by the clock and whose rows are kept up to date.
+    fn decides_by_no_clock(&mut self, insert: &InsertDef, clock_use: &ClockUse) -> Option<()> {
+        let Err(expr) = clock_use else { return Some(()) };
+        let what = match self.catalog.materialized.contains_key(&insert.target) {
+            true => "the materialized view",
+            false => "the query of the keyed table",
+        };
+        let message = format!("{what} `{}` depends on the clock in `{expr}`", insert.target);
+        self.problems.push(
+            Diagnostic::new(insert.span, message)
+                .with_detail("Its rows change when input comes, not when time passes.")
+                .with_hint("Ask for the time when you query the table, group by a window, or let rows expire with `state_ttl`. `now() AS …` in the SELECT list alone is kept as it was when the row was computed."),
+        );
+        None
+    }
+
     async fn insert<'i>(&mut self, insert: &'i InsertDef, target: Option<&SchemaRef>) -> Option<Given<'i>> {
         self.follows_no_clock(insert)?;
         let mut plan = self.query(&insert.query, insert.span).await?;
+        let clock_use = self.clock_use(&plan, insert.span)?;
+        if self.catalog.materialized.contains_key(&insert.target) {
+            self.decides_by_no_clock(insert, &clock_use)?;
+        }
         let broken = &self.catalog.broken;
         let fits = !broken.inserts.contains(&insert.target_span) && !broken.relations.contains(&insert.target);
         if let Some(target) = target.filter(|_| fits) {
@@ -345,6 +383,10 @@ impl<'a> Compiler<'a> {
             self.problems.push(of_error(&takes_back(&insert.target), insert.target_span));
             return None;
         }
+        if piece.rows.retract && self.catalog.tables.get(&insert.target).is_some_and(|def| !def.primary_key.is_empty())
+        {
+            self.decides_by_no_clock(insert, &clock_use)?;
+        }
         let piece = match self.since_its_start(piece, &insert.target) {
             Ok(piece) => piece,
             Err(error) => {
@@ -352,6 +394,14 @@ impl<'a> Compiler<'a> {
                 return None;
             }
         };
+        let schema = match target {
+            Some(target) => plain(target),
+            None => without_weight(&Arc::new(piece.plan.schema().as_arrow().clone()), piece.rows.retract)?,
+        };
+        if let Err(error) = self.lands(&plan, insert, target.is_some(), &schema) {
+            self.problems.push(of_error(&error, insert.span));
+            return None;
+        }
         Some(Given { insert, piece, unique })
     }
 
@@ -427,7 +477,24 @@ impl<'a> Compiler<'a> {
         let mut lacking = lacking(&plan, &insert.target, target, &insert.columns)?;
         lacking.retain(|column| is_generated(target, *column));
         let plan = fit(plan, &insert.target, target, &insert.columns)?;
-        if lacking.is_empty() { Ok(plan) } else { generate(plan, &insert.target, target, &lacking, self.session) }
+        if lacking.is_empty() { Ok(plan) } else { generate(plan, &insert.target, target, &lacking) }
+    }
+
+    /// Tries whether the rows can be written. The columns of a materialized view are the query's, as Delta has them.
+    fn lands(
+        &self,
+        plan: &LogicalPlan,
+        insert: &InsertDef,
+        fitted: bool,
+        schema: &SchemaRef,
+    ) -> crate::error::Result<()> {
+        let target = &insert.target;
+        if !self.catalog.materialized.contains_key(target) || fitted {
+            return land(self.catalog, target, schema);
+        }
+        let columns = stored_columns(schema);
+        land(self.catalog, target, &columns)?;
+        fit(plan.clone(), target, &columns, &insert.columns).map(drop)
     }
 
     async fn query(&mut self, query: &Query, span: Span) -> Option<LogicalPlan> {
@@ -447,7 +514,8 @@ impl<'a> Compiler<'a> {
         forget_argument_names(&mut query, &self.catalog.broken.models);
         let statement = Statement::Statement(Box::new(SqlStatement::Query(Box::new(query))));
         let planned = self.session.statement_to_plan(statement).await;
-        match planned.and_then(|plan| check_plan(&plan).map(|()| plan)).and_then(as_meant) {
+        let checked = |plan: LogicalPlan| check_plan(&plan).and_then(|()| maps_are_no_keys(&plan)).map(|()| plan);
+        match planned.and_then(checked).and_then(as_meant) {
             Ok(plan) => Some(plan),
             Err(error) => self.problem(&error, span),
         }

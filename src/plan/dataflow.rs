@@ -14,12 +14,13 @@ use sha2::{Digest, Sha256};
 
 use super::growing::Growing;
 use super::lane::Lane;
-use super::operators::OperatorNode;
+use super::operators::{OperatorNode, OperatorSpec};
 use super::running::RunningPlans;
 use super::watermark::Watermark;
 use crate::catalog::{OnRowError, SourceConnector, SourceDef};
 use crate::error::Result;
 use crate::memory::slice::SliceBudget;
+use crate::operator::spec::{RollingEmit, RollingSpec};
 use crate::operator::{HeldExec, MeterExec, StreamId};
 
 /// A source as the dataflow reads it.
@@ -108,6 +109,13 @@ impl Dataflow {
             hash.update(format!("{name}:{:?}\n{shown}", plan.schema().fields()));
         }
         hex::encode(&hash.finalize()[..16])
+    }
+
+    /// True when what a row sees depends on the watermark before it, not on that before its micro-batch: late rows are computed from what
+    /// is still in state.
+    pub fn follows_each_row(&self) -> bool {
+        let late = |spec: &RollingSpec| spec.emits_late || spec.emit == RollingEmit::OnArrival;
+        self.operators.iter().any(|node| matches!(&node.spec, OperatorSpec::Rolling(spec) if late(spec)))
     }
 
     /// Source name to location, of the sources that read Delta tables.

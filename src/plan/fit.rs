@@ -36,7 +36,7 @@ pub fn fit(plan: LogicalPlan, target_name: &str, target: &SchemaRef, columns: &[
                     .with_detail("Storing it would lose data, so weir does not convert silently.")
                     .with_hint(format!(
                         "Convert it in the query: `CAST({} AS {})`.",
-                        schema.field(index).name(),
+                        written(&plan, index),
                         sql_name(field.data_type())
                     )));
                 }
@@ -67,6 +67,17 @@ pub fn lacking(plan: &LogicalPlan, target_name: &str, target: &SchemaRef, column
 
 fn cast(column: Expr, to: &DataType, schema: &datafusion::common::DFSchema) -> DfResult<Expr> {
     column.cast_to(to, schema)
+}
+
+/// How the query may write its column: the column that it is an alias of, or dots for a longer expression.
+fn written(plan: &LogicalPlan, index: usize) -> String {
+    match plan {
+        LogicalPlan::Projection(projection) => match projection.expr.get(index).map(|expr| expr.clone().unalias()) {
+            Some(Expr::Column(column)) => column.name,
+            _ => "…".to_owned(),
+        },
+        other => other.schema().field(index).name().clone(),
+    }
 }
 
 /// True when the query's column is a constant that the type holds exactly: `1` fits INT although it is a BIGINT.
@@ -147,10 +158,17 @@ pub fn keeps_data(from: &DataType, to: &DataType) -> bool {
             from_zone.is_some() == to_zone.is_some()
         }
         (T::Date32, T::Timestamp(_, _)) => true,
-        (T::Float16 | T::Float32, T::Float64) => true,
+        (T::Float16, T::Float32) | (T::Float16 | T::Float32, T::Float64) => true,
         (T::Decimal128(p, s), T::Decimal128(q, t)) => {
             t >= s && i16::from(*q) - i16::from(*t) >= i16::from(*p) - i16::from(*s)
         }
+        (T::Map(a, _), T::Map(b, _)) => match (a.data_type(), b.data_type()) {
+            // Their entries are named by who made them.
+            (T::Struct(a), T::Struct(b)) => {
+                a.len() == b.len() && a.iter().zip(b).all(|(a, b)| keeps_data(a.data_type(), b.data_type()))
+            }
+            _ => false,
+        },
         (T::List(a), T::List(b)) => keeps_data(a.data_type(), b.data_type()),
         (T::Struct(a), T::Struct(b)) => {
             a.len() == b.len()

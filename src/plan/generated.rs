@@ -1,33 +1,25 @@
-//! Columns that a Delta table generates from others: computed where the INSERT gives them no value.
+//! Columns that a Delta table generates from others: computed where the INSERT gives them no value, by what judges them when they are written.
 
 use arrow::datatypes::{Schema, SchemaRef};
 use datafusion::common::{Column, DFSchema};
-use datafusion::execution::SessionState;
-use datafusion::logical_expr::{Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder};
+use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder};
 
-use crate::delta::GENERATED;
+use crate::delta::{GENERATED, generated_as_spark};
 use crate::error::{Error, Result};
 
 /// The plan with those columns of `target` computed that are generated and listed in `lacking`; it has all of the target's columns.
 ///
 /// Errors: an expression that only the engine which declared it understands.
-pub fn generate(
-    plan: LogicalPlan,
-    target_name: &str,
-    target: &Schema,
-    lacking: &[usize],
-    session: &SessionState,
-) -> Result<LogicalPlan> {
-    let schema = plan.schema().clone();
+pub fn generate(plan: LogicalPlan, target_name: &str, target: &Schema, lacking: &[usize]) -> Result<LogicalPlan> {
+    let schema = DFSchema::try_from(plan.schema().as_arrow().clone())?;
     let mut exprs = Vec::with_capacity(target.fields().len());
     for (index, field) in target.fields().iter().enumerate() {
         let expression = field.metadata().get(GENERATED).filter(|_| lacking.contains(&index));
         let expr = match expression {
             None => Expr::Column(Column::from_name(field.name())),
             Some(expression) => {
-                let bound = bound(expression, &schema, session);
-                let cast = bound.and_then(|expr| expr.cast_to(field.data_type(), &schema));
-                cast.map_err(|error| not_understood(target_name, field.name(), expression, &error))?
+                let value = generated_as_spark(expression, field.data_type(), &schema);
+                value.map_err(|reason| not_understood(target_name, field.name(), expression, &reason))?
             }
         };
         exprs.push(expr.alias(field.name()));
@@ -49,14 +41,8 @@ pub fn plain(target: &SchemaRef) -> SchemaRef {
     SchemaRef::new(Schema::new(fields.collect::<Vec<_>>()))
 }
 
-fn bound(expression: &str, schema: &DFSchema, session: &SessionState) -> datafusion::error::Result<Expr> {
-    // Spark quotes names with backticks.
-    let expression = expression.replace('`', "\"");
-    session.create_logical_expr(&expression, schema)
-}
-
-fn not_understood(table: &str, column: &str, expression: &str, error: &datafusion::error::DataFusionError) -> Error {
+fn not_understood(table: &str, column: &str, expression: &str, reason: &str) -> Error {
     Error::sql(format!("generated column `{column}` of `{table}` cannot be computed"))
-        .with_detail(format!("The table generates it as `{expression}`: {}.", crate::evaluate::cause(error)))
+        .with_detail(format!("The table generates it as `{expression}`: {reason}."))
         .with_hint(format!("Give `{column}` a value in the INSERT."))
 }

@@ -110,14 +110,16 @@ impl Lane {
         std::mem::take(&mut *self.refused.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// The origin of the source's row `place`, and the row as JSON.
+    /// The origin of the source's row `place`, and its record; where that is not held, the row as JSON.
     pub fn origin(&self, place: u64) -> (Option<Origin>, Option<Vec<u8>>) {
         let Some((stream, origins)) = self.source.get() else { return (None, None) };
         let place = place as usize;
         let mut before = 0;
         for batch in self.rows(*stream) {
             if place < before + batch.num_rows() {
-                return (origins.of(place), as_json(&batch.slice(place - before, 1)));
+                let mut origin = origins.of(place);
+                let record = origin.as_mut().and_then(|origin| origin.payload.take());
+                return (origin, record.or_else(|| as_json(&batch.slice(place - before, 1))));
             }
             before += batch.num_rows();
         }
@@ -128,6 +130,16 @@ impl Lane {
     pub async fn places_of(&self, dataflow: &Dataflow, stream: StreamId) -> Result<Option<Vec<Option<u64>>>> {
         self.find_places(dataflow, stream).await?;
         Ok(self.places(stream).map(|places| places.iter().collect()))
+    }
+
+    /// The places of a branch's rows among the source's, in the order in which it hands them out; `None`: they have none.
+    pub async fn places_of_branch(&self, dataflow: &Dataflow, index: usize) -> Result<Option<Vec<Option<u64>>>> {
+        let branch = &dataflow.branches[index];
+        for read in &branch.reads {
+            self.find_places(dataflow, *read).await?;
+        }
+        let (placed, _) = self.run_carefully(dataflow, &branch.plan, &[]).await?;
+        Ok(joined(&placed).map(|places| places.iter().collect()))
     }
 
     /// For each row of `stream` the number of the row of `root` that it is made of; `None`: it is not made of such rows alone.

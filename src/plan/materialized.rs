@@ -3,11 +3,12 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use arrow::datatypes::{DataType, Field, TimeUnit};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 
 use super::dataflow::Dataflow;
 use crate::catalog::{Catalog, ColumnDef, ColumnOrigin, TableDef};
 use crate::operator::WEIGHT;
+use crate::sql::types::{map_of, timestamp};
 
 /// The catalog in which every materialized view that `dataflow` fills has its columns, so that its table can be made.
 pub fn with_view_columns<'a>(catalog: &'a Catalog, dataflow: &Dataflow) -> Cow<'a, Catalog> {
@@ -24,6 +25,12 @@ pub fn with_view_columns<'a>(catalog: &'a Catalog, dataflow: &Dataflow) -> Cow<'
         }
     }
     catalog
+}
+
+/// The columns of a view over these of its query.
+pub fn stored_columns(given: &SchemaRef) -> SchemaRef {
+    let fields = given.fields().iter().map(|field| Field::new(field.name(), stored(field.data_type()), true));
+    SchemaRef::new(Schema::new(fields.collect::<Vec<_>>()))
 }
 
 /// A column that takes every value of `field`. It may be null: whether a query can give null changes with its wording.
@@ -45,13 +52,22 @@ fn stored(kind: &DataType) -> DataType {
         DataType::UInt32 => DataType::Int64,
         DataType::UInt64 => DataType::Decimal128(20, 0),
         DataType::Float16 => DataType::Float32,
+        DataType::Date64 => DataType::Date32,
         DataType::Utf8View | DataType::LargeUtf8 | DataType::Null => DataType::Utf8,
         DataType::BinaryView | DataType::LargeBinary | DataType::FixedSizeBinary(_) => DataType::Binary,
-        DataType::Timestamp(_, zone) => DataType::Timestamp(TimeUnit::Microsecond, zone.clone()),
+        // An instant is the same in every zone.
+        DataType::Timestamp(_, Some(_)) => timestamp(),
+        DataType::Timestamp(_, None) => DataType::Timestamp(TimeUnit::Microsecond, None),
         DataType::Dictionary(_, value) => stored(value),
         DataType::List(item) | DataType::LargeList(item) => {
             DataType::List(Arc::new(Field::new(item.name(), stored(item.data_type()), true)))
         }
+        DataType::Map(entries, _) => match entries.data_type() {
+            DataType::Struct(fields) if fields.len() == 2 => {
+                map_of(stored(fields[0].data_type()), stored(fields[1].data_type()))
+            }
+            _ => kind.clone(),
+        },
         other => other.clone(),
     }
 }

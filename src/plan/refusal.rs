@@ -80,6 +80,24 @@ impl Visitor for Finder {
         }
         ControlFlow::Continue(())
     }
+
+    fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<()> {
+        if let Expr::Function(function) = expr
+            && function.name.to_string().eq_ignore_ascii_case("current_time")
+        {
+            self.refuse(
+                expr.span(),
+                "current_time",
+                "Tables have no time of day: take it of `now()`, with `to_char(now(), 'HH24:MI:SS')`.",
+            );
+        }
+        if let Expr::AnyOp { right, .. } = expr
+            && matches!(right.as_ref(), Expr::Subquery(_))
+        {
+            self.refuse(expr.span(), "ANY of a query", "Write `x IN (SELECT …)`.");
+        }
+        ControlFlow::Continue(())
+    }
 }
 
 impl Finder {
@@ -120,6 +138,7 @@ mod tests {
         for (text, message) in [
             ("SELECT a FROM t ORDER BY a", "ORDER BY without LIMIT"),
             ("SELECT a FROM t LIMIT 10", "LIMIT without ORDER BY"),
+            ("SELECT a, CURRENT_TIME FROM t", "current_time"),
             ("WITH x AS (SELECT a FROM t ORDER BY a LIMIT 10 OFFSET 5) SELECT * FROM x", "OFFSET"),
             ("SELECT * FROM TUMBLE((SELECT DISTINCT ON (a) * FROM t), ts, INTERVAL '1 minute')", "DISTINCT ON"),
             ("SELECT a FROM u WHERE a IN (SELECT a FROM t GROUP BY ROLLUP (a, b))", "GROUP BY with several sets"),

@@ -11,11 +11,14 @@ use datafusion::physical_plan::execution_plan::reset_plan_states;
 
 use crate::error::Result;
 
+/// A plan that is run, and how often it was.
+type Run = (Arc<dyn ExecutionPlan>, usize);
+
 /// The copies of a dataflow's plans that are run. Clones share them.
 #[derive(Debug, Clone, Default)]
 pub(super) struct RunningPlans {
     /// By the address of the plan, with the number of executions.
-    copies: Arc<Mutex<HashMap<usize, (Arc<dyn ExecutionPlan>, usize)>>>,
+    copies: Arc<Mutex<HashMap<usize, Run>>>,
 }
 
 impl RunningPlans {

@@ -66,12 +66,46 @@ impl Watermark {
                 (0..times.len()).find(is_greatest).map(|row| rows.slice(row, 1))
             }
         };
-        let values = match evaluate(&self.expr, newest.as_ref().unwrap_or(rows)) {
-            // Rows whose watermark cannot be computed move nothing.
-            Err(error) if is_of_row(&error) => evaluate_each(&self.expr, rows)?.values,
-            values => values?,
+        let values = match &newest {
+            Some(newest) => evaluate(&self.expr, newest).or_else(|_| self.values(rows))?,
+            None => self.values(rows)?,
         };
         Ok(max(values.as_primitive::<TimestampMicrosecondType>()))
+    }
+}
+
+impl Watermark {
+    /// The rows that are behind the watermark which the rows before them reached: the number of each and that watermark, wherever
+    /// it has moved since the one before.
+    pub fn late_rows(&self, rows: &RecordBatch) -> PlanResult<Vec<(usize, i64)>> {
+        let Some(times) = rows.column(self.time).as_primitive_opt::<TimestampMicrosecondType>() else {
+            return Ok(Vec::new());
+        };
+        if self.follows == Some(self.time) && times.values().is_sorted() {
+            return Ok(Vec::new());
+        }
+        let values = self.values(rows)?;
+        let values = values.as_primitive::<TimestampMicrosecondType>();
+        let (mut reached, mut told, mut late) = (None, None, Vec::new());
+        for row in 0..times.len() {
+            if let Some(before) = reached.filter(|before| times.is_valid(row) && times.value(row) < *before)
+                && told != reached
+            {
+                late.push((row, before));
+                told = reached;
+            }
+            reached = reached.max(values.is_valid(row).then(|| values.value(row)));
+        }
+        Ok(late)
+    }
+
+    /// The watermark of each row.
+    fn values(&self, rows: &RecordBatch) -> PlanResult<ArrayRef> {
+        match evaluate(&self.expr, rows) {
+            // Rows whose watermark cannot be computed move nothing.
+            Err(error) if is_of_row(&error) => Ok(evaluate_each(&self.expr, rows)?.values),
+            values => values,
+        }
     }
 }
 
@@ -213,6 +247,18 @@ mod tests {
             assert_eq!(found.follows, follows, "{expression}");
             assert_eq!(found.reached(&some).unwrap(), Some(reached), "{expression}");
         }
+    }
+
+    #[test]
+    fn rows_are_late_by_the_watermark_that_the_rows_before_them_reached() {
+        let seconds = |times: &[i64]| rows(&times.iter().map(|time| Some(time * 1_000_000)).collect::<Vec<_>>());
+        let late = |expression: &str, times: &[i64]| {
+            let found = bound(expression).unwrap().late_rows(&seconds(times)).unwrap();
+            found.into_iter().map(|(row, before)| (row, before / 1_000_000)).collect::<Vec<_>>()
+        };
+        assert_eq!(late("ts", &[1, 12, 11, 10, 12, 15, 14]), [(2, 12), (6, 15)]);
+        assert_eq!(late("ts - INTERVAL '2 seconds'", &[1, 12, 11, 9, 15]), [(3, 10)]);
+        assert_eq!(late("ts", &[1, 2, 3]), []);
     }
 
     #[test]

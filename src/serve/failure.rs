@@ -15,6 +15,7 @@ use tonic::{Code, Status};
 
 use self::values::{of_condition, state_of};
 use crate::error::{Error, ErrorKind, SqlState};
+use crate::sql::unsupported;
 
 /// Sorts an error of planning or running a query: the SQL's fault, the environment's, or ours.
 pub fn query_error(error: DataFusionError) -> Error {
@@ -22,7 +23,16 @@ pub fn query_error(error: DataFusionError) -> Error {
         DataFusionError::SQL(parser, _) => {
             Error::sql("statement is not valid SQL").with_state(SqlState::SYNTAX).with_detail(sentence(&parser))
         }
+        DataFusionError::Plan(message) if unsupported(&message).is_some() => of_construct(&message),
         DataFusionError::Plan(message) => Error::sql(lower_first(&message)).with_state(state_of_plan(&message)),
+        DataFusionError::ArrowError(ref arrow, _) if unsupported(&arrow.to_string()).is_some() => {
+            of_construct(&arrow.to_string())
+        }
+        DataFusionError::NotImplemented(ref message) | DataFusionError::Internal(ref message)
+            if unsupported(message).is_some() =>
+        {
+            of_construct(message)
+        }
         DataFusionError::NotImplemented(message) => Error::sql("statement uses what is not supported")
             .with_state(SqlState::UNSUPPORTED)
             .with_detail(sentence(&message)),
@@ -60,6 +70,13 @@ pub fn query_error(error: DataFusionError) -> Error {
         }
         other => Error::from(other),
     }
+}
+
+/// A construct that DataFusion names in its own terms.
+fn of_construct(text: &str) -> Error {
+    let (message, hint) =
+        unsupported(text).unwrap_or(("statement uses what is not supported", "Write it in another way."));
+    Error::sql(message).with_state(SqlState::UNSUPPORTED).with_hint(hint)
 }
 
 /// The gRPC status that tells a client all that the error tells: message, detail and hint.

@@ -38,9 +38,14 @@ fn signed(rows: &RecordBatch) -> Result<RecordBatch> {
 
 /// Prints `rows` under the sink's name; waits for room as long as somebody reads.
 pub async fn print(name: &str, rows: &[RecordBatch], output: &Printer) -> Result<()> {
-    let shown = pretty_format_batches(rows).internal(|| format!("rows of `{name}` cannot be shown"))?;
-    output.print_patiently(format!("-- {name}\n{shown}\n")).await;
+    output.print_patiently(table(name, rows)?).await;
     Ok(())
+}
+
+/// What is printed of `rows`. Errors: a value that has no text.
+pub fn table(name: &str, rows: &[RecordBatch]) -> Result<String> {
+    let shown = pretty_format_batches(rows).internal(|| format!("rows of `{name}` cannot be shown"))?;
+    Ok(format!("-- {name}\n{shown}\n"))
 }
 
 /// One row as a line of JSON, for messages.

@@ -77,8 +77,11 @@ fn put(text: &[u8], index: usize, line: &mut Vec<u8>) {
 fn texts(field: &Field, column: &dyn Array) -> Result<Vec<Option<Vec<u8>>>> {
     let unwritable = || format!("column `{}` cannot be written as CSV", field.name());
     let rows = 0..column.len();
+    // Of a column without a type all are null, which it does not note.
+    let nulls = column.logical_nulls();
+    let is_valid = |row: usize| nulls.as_ref().is_none_or(|nulls| nulls.is_valid(row));
     let each = |text: &mut dyn FnMut(usize) -> Vec<u8>| {
-        rows.clone().map(|row| column.is_valid(row).then(|| text(row))).collect::<Vec<_>>()
+        rows.clone().map(|row| is_valid(row).then(|| text(row))).collect::<Vec<_>>()
     };
     let special = |value: f64| json::special_float(value).map(|text| text.as_bytes().to_vec());
     Ok(match column.data_type() {
@@ -115,8 +118,26 @@ fn texts(field: &Field, column: &dyn Array) -> Result<Vec<Option<Vec<u8>>>> {
             let options = FormatOptions::new().with_display_error(false);
             let formatter = ArrayFormatter::try_new(column, &options).internal(unwritable)?;
             let text = |row: usize| formatter.value(row).try_to_string().map(String::into_bytes);
-            let text = |row: usize| column.is_valid(row).then(|| text(row)).transpose();
+            let text = |row: usize| is_valid(row).then(|| text(row)).transpose();
             return rows.map(text).collect::<Result<Vec<_>, _>>().internal(unwritable);
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::array::{ArrayRef, NullArray, StringArray};
+
+    use super::*;
+
+    #[test]
+    fn a_column_of_nothing_but_null_is_empty_fields() {
+        let texts: ArrayRef = Arc::new(StringArray::from(vec!["x", ""]));
+        let rows = RecordBatch::try_from_iter([("s", texts), ("v", Arc::new(NullArray::new(2)) as ArrayRef)]).unwrap();
+        let mut writer = CsvWriter::new(Vec::new(), rows.schema_ref()).unwrap();
+        writer.write(&rows).unwrap();
+        assert_eq!(String::from_utf8(writer.into_inner()).unwrap(), "s,v\nx,\n\"\",\n");
+    }
 }

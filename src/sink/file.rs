@@ -29,6 +29,22 @@ enum Encoder {
     Parquet(Box<ArrowWriter<BufWriter<File>>>),
 }
 
+/// Encodes `row` to nowhere. Errors: a column that the format cannot hold.
+pub fn try_row(format: Format, row: &RecordBatch) -> Result<()> {
+    let fail = || "rows cannot be written".to_owned();
+    match format {
+        Format::Json => {
+            let mut writer: LineWriter<Vec<u8>> = json::builder().with_explicit_nulls(true).build(Vec::new());
+            writer.write(row).and_then(|()| writer.finish()).environment(fail)
+        }
+        Format::Csv => CsvWriter::new(Vec::new(), row.schema_ref())?.write(row),
+        Format::Parquet => {
+            let mut writer = ArrowWriter::try_new(Vec::new(), row.schema(), None).environment(fail)?;
+            writer.write(row).and_then(|()| writer.close()).environment(fail).map(drop)
+        }
+    }
+}
+
 impl FileWriter {
     /// Creates `folder/name.<format>`, hidden until [`FileWriter::close`].
     pub fn create(folder: &Path, name: &str, format: Format, schema: &SchemaRef) -> Result<Self> {

@@ -67,7 +67,7 @@ pub struct Records {
 pub type Headers = Vec<(String, Option<Vec<u8>>)>;
 
 /// A column of byte strings that may be null.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct OptionalBytes {
     pub data: Vec<u8>,
     /// `len + 1` boundaries in `data`.
@@ -213,6 +213,12 @@ pub trait SourceReader: Send {
     /// Partitions that may still give rows (known, and when bounded, not read to their end): event time waits for the slowest of
     /// them. Empty = the source is one stream, whose newest row tells the time.
     fn open_partitions(&self) -> Vec<PartitionId> {
+        Vec::new()
+    }
+
+    /// Partitions that are read to their end and may grow: they count for the watermark until they have been silent for the source's
+    /// `idle_after`.
+    fn tails(&self) -> Vec<PartitionId> {
         Vec::new()
     }
 

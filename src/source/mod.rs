@@ -33,7 +33,10 @@ pub async fn open(def: &SourceDef, pipeline: &str, from: ReadFrom, env: &Env) ->
         }
         SourceConnector::File(options) => {
             let reader = file::FileReader::open(&def.name, options, def.format, &from, env)?;
-            Ok(Box::new(if def.watermark.is_some() { reader.in_order_of_time() } else { reader }))
+            Ok(Box::new(match def.watermark {
+                Some(_) => reader.in_order_of_time().growing_for(def.idle_after),
+                None => reader,
+            }))
         }
         SourceConnector::Generator(options) => Ok(Box::new(generator::GeneratorReader::open(options, &from, env)?)),
         SourceConnector::Nexmark(options) => Ok(Box::new(nexmark::NexmarkReader::open(options, &from, env)?)),

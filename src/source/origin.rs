@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::chunk::{Offset, PartitionId};
+use super::chunk::{Offset, OptionalBytes, PartitionId};
 
 /// The positions of some rows of one partition, in the rows' order.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -11,6 +11,31 @@ pub struct RowOrigins {
     pub offsets: RowOffsets,
     /// Milliseconds since 1970 UTC per row, -1 = unknown; empty when no row has one.
     pub timestamps_ms: Vec<i64>,
+    /// The records that they were decoded from; `None` where rows came as rows.
+    pub records: Option<Arc<RecordBytes>>,
+}
+
+/// The bytes of records, held until what they became is through.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RecordBytes {
+    /// Payloads, one after the other, and their boundaries.
+    pub data: Vec<u8>,
+    pub bounds: Vec<u32>,
+    pub keys: Option<OptionalBytes>,
+    /// The record of each row.
+    pub rows: Vec<u32>,
+}
+
+impl RecordBytes {
+    /// Key and payload of the record that became row `row`.
+    fn of(&self, row: usize) -> (Option<Vec<u8>>, Option<Vec<u8>>) {
+        let Some(record) = self.rows.get(row).map(|record| *record as usize) else { return (None, None) };
+        let bounds = |bounds: &[u32]| Some(*bounds.get(record)? as usize..*bounds.get(record + 1)? as usize);
+        let payload = bounds(&self.bounds).and_then(|range| self.data.get(range)).map(<[u8]>::to_vec);
+        let keys = self.keys.as_ref().filter(|keys| keys.valid.get(record) == Some(&true));
+        let key = keys.and_then(|keys| keys.data.get(bounds(&keys.bounds)?)).map(<[u8]>::to_vec);
+        (key, payload)
+    }
 }
 
 /// Offsets of rows.
@@ -28,6 +53,9 @@ pub struct Origin {
     pub offset: Offset,
     /// -1 = unknown.
     pub timestamp_ms: i64,
+    /// The record's, where they are held.
+    pub key: Option<Vec<u8>>,
+    pub payload: Option<Vec<u8>>,
 }
 
 /// The positions of a lane's rows.
@@ -47,7 +75,8 @@ impl RowOffsets {
         }
     }
 
-    fn get(&self, row: usize) -> Option<Offset> {
+    /// The offset of row `row`.
+    pub fn get(&self, row: usize) -> Option<Offset> {
         match self {
             Self::Run(start, rows) => (row < *rows).then(|| start + row as Offset),
             Self::Each(offsets) => offsets.get(row).copied(),
@@ -72,7 +101,8 @@ impl Origins {
         for origins in self.each.iter() {
             if let Some(offset) = origins.offsets.get(row) {
                 let timestamp_ms = origins.timestamps_ms.get(row).copied().unwrap_or(-1);
-                return Some(Origin { partition: Arc::clone(&origins.partition), offset, timestamp_ms });
+                let (key, payload) = origins.records.as_ref().map_or((None, None), |records| records.of(row));
+                return Some(Origin { partition: Arc::clone(&origins.partition), offset, timestamp_ms, key, payload });
             }
             row -= origins.offsets.rows();
         }
@@ -90,6 +120,12 @@ mod tests {
             partition: partition.into(),
             offsets,
             timestamps_ms: if partition == "a" { vec![70, 71] } else { Vec::new() },
+            records: (partition == "a").then(|| {
+                let keys =
+                    OptionalBytes { data: b"k".to_vec(), bounds: vec![0, 0, 1, 1], valid: vec![false, true, true] };
+                let (data, bounds) = (b"zerotwo".to_vec(), vec![0, 4, 4, 7]);
+                Arc::new(RecordBytes { data, bounds, keys: Some(keys), rows: vec![0, 2] })
+            }),
         };
         let origins = Origins::new(vec![
             of("a", RowOffsets::Each(vec![4, 9])),
@@ -102,5 +138,9 @@ mod tests {
         assert_eq!(found(&origins, 2), Some(("c".to_owned(), 7, -1)));
         assert_eq!(found(&origins.after(1).after(2), 1), Some(("c".to_owned(), 9, -1)));
         assert_eq!(found(&origins, 5), None);
+        let bytes = |row| origins.of(row).map(|at| (at.key, at.payload));
+        assert_eq!(bytes(0), Some((None, Some(b"zero".to_vec()))));
+        assert_eq!(bytes(1), Some((Some(Vec::new()), Some(b"two".to_vec()))));
+        assert_eq!(bytes(2), Some((None, None)));
     }
 }

@@ -37,6 +37,26 @@ pub fn find_name(name: &str, files: &[Arc<SourceFile>], place: Span) -> Option<S
     Reporter { files, fallback: place }.find(name, false)
 }
 
+/// What to say of constructs that DataFusion cannot plan and reports in its internal terms, and what to write instead.
+pub fn unsupported(text: &str) -> Option<(&'static str, &'static str)> {
+    let is_arithmetic =
+        text.contains("Cannot coerce arithmetic expression") || text.contains("Invalid interval arithmetic operation");
+    if is_arithmetic && text.contains("Interval") {
+        return Some((
+            "an INTERVAL cannot be multiplied, divided or added to a number",
+            "Write its length out: `INTERVAL '3 hours'`.",
+        ));
+    }
+    let is_subquery = text.contains("does not support logical expression") && text.contains("ubquery")
+        || text.contains("Exists(")
+        || text.contains("OuterReferenceColumn")
+        || text.contains("orrelated");
+    is_subquery.then_some((
+        "this subquery cannot be turned into a join",
+        "EXISTS and IN (SELECT …) stand in WHERE, joined by AND, and may refer to the outer query by conditions in their WHERE; otherwise write a join.",
+    ))
+}
+
 struct Reporter<'a> {
     files: &'a [Arc<SourceFile>],
     fallback: Span,
@@ -140,7 +160,12 @@ impl Reporter<'_> {
     fn text(&self, text: &str, planned: Option<&Planned>) -> Diagnostic {
         let text = text.split("\n\nbacktrace:").next().unwrap_or(text).trim();
         if let Some(name) = between(text, "table function '", "' not found") {
-            return Diagnostic::new(self.place(planned, Some(name), true), format!("unknown table function `{name}`"));
+            let found =
+                Diagnostic::new(self.place(planned, Some(name), true), format!("unknown table function `{name}`"));
+            return match name.eq_ignore_ascii_case("unnest") {
+                true => found.with_hint("Write `unnest(list)` in the SELECT list: a row for each element."),
+                false => found,
+            };
         }
         if let Some(name) = between(text, "table '", "' not found").or_else(|| text.strip_prefix("Table not found: ")) {
             return self.unknown_table(name.rsplit('.').next().unwrap_or(name), planned);
@@ -186,27 +211,8 @@ impl Reporter<'_> {
         found
     }
 
-    /// Constructs that DataFusion cannot plan and reports in its internal terms.
     fn unsupported(&self, text: &str, planned: Option<&Planned>) -> Option<Diagnostic> {
-        let is_arithmetic = text.contains("Cannot coerce arithmetic expression")
-            || text.contains("Invalid interval arithmetic operation");
-        let (message, hint) = if is_arithmetic && text.contains("Interval") {
-            (
-                "an INTERVAL cannot be multiplied, divided or added to a number",
-                "Write its length out: `INTERVAL '3 hours'`.",
-            )
-        } else if text.contains("does not support logical expression") && text.contains("ubquery")
-            || text.contains("Exists(")
-            || text.contains("OuterReferenceColumn")
-            || text.contains("orrelated")
-        {
-            (
-                "this subquery cannot be turned into a join",
-                "A subquery may refer to the outer query by conditions in its WHERE, joined by AND; otherwise write a join.",
-            )
-        } else {
-            return None;
-        };
+        let (message, hint) = unsupported(text)?;
         Some(Diagnostic::new(self.place(planned, None, false), message).with_hint(hint))
     }
 

@@ -7,6 +7,7 @@ use datafusion::sql::sqlparser::tokenizer::{Location, Token, TokenWithSpan, Word
 
 use super::cursor::{Parsed, is_keyword, lower_first, show};
 use super::dialect::WeirDialect;
+use super::lexer::tokenize;
 use super::limits::{PARSER_RECURSION, ParseBudget, check_tokens, too_complex};
 use super::normalize::normalize;
 use super::suggest::nearest;
@@ -45,6 +46,16 @@ pub fn expression(tokens: &[TokenWithSpan]) -> Parsed<Expr> {
     literals::rewrite(&mut expression)?;
     sets::rewrite(&mut expression);
     Ok(expression)
+}
+
+/// The expression that a table's log keeps: parsed as ours, but with nothing refused or rewritten, since it is read as Spark reads it.
+pub fn stored_expression(text: &str) -> Parsed<Expr> {
+    let mut problems = Vec::new();
+    let tokens = tokenize(text, 0, &mut problems);
+    match problems.pop() {
+        Some(problem) => Err(problem),
+        None => whole(&tokens, |parser| parser.parse_expr()),
+    }
 }
 
 /// Parses all of `tokens` or fails.
@@ -188,7 +199,6 @@ fn misspelt(tokens: &[TokenWithSpan], index: usize) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sql::lexer::tokenize;
 
     fn error(text: &str) -> Diagnostic {
         query(&tokenize(text, 2, &mut Vec::new())).expect_err(text)

@@ -29,7 +29,7 @@ pub mod parse;
 pub mod diagnose;
 pub mod clause;
 
-pub use diagnose::{diagnose, diagnose_all, find_name};
+pub use diagnose::{diagnose, diagnose_all, find_name, unsupported};
 pub use diagnostic::{Diagnostic, Diagnostics};
 pub use parse::{asked, parse};
 pub use place::{Files, Position, SourceFile, Span};

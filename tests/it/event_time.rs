@@ -1,5 +1,6 @@
 //! What rows out of order count for: rows that arrive late, rows dated in the future, rows that overtake others. Values written by hand.
 
+use crate::kafka_support::RealKafka;
 use crate::program::Weir;
 
 fn row(id: &str, time: &str) -> String {
@@ -125,9 +126,74 @@ fn a_row_that_is_late_behind_operators_that_pass_rows_on_keeps_its_record_s_posi
         assert_eq!(letters.len(), 2, "{view}: {letters:?}");
         for (letter, (id, offset)) in letters.iter().zip(expected) {
             assert!(letter.starts_with(&format!("s,2.jsonl,{offset},")), "{view}: {letter}");
+            // The record's bytes, with a field that the row does not have.
             assert!(letter.contains(&format!("\"\"id\"\":\"\"{id}\"\"")), "{view}: {letter}");
         }
     }
+}
+
+#[test]
+fn a_row_that_a_table_refuses_keeps_its_record_s_position() {
+    let weir = Weir::new();
+    let line = |id: i64, v: i64| format!("{{\"id\":{id},\"v\":{v}}}\n");
+    weir.write("in/1.jsonl", &[line(1, 5), line(2, -5), line(3, 5), line(4, 70)].concat());
+    weir.write(
+        "p.sql",
+        "CREATE SOURCE s (id BIGINT, v BIGINT) WITH (connector = 'file', path = 'in/*.jsonl');
+         CREATE VIEW doubled AS SELECT id, v * 2 AS v FROM s WHERE id <> 1;
+         CREATE TABLE plain (id BIGINT, v BIGINT, CHECK (v > 0)) USING DELTA;
+         CREATE TABLE keyed (id BIGINT, v BIGINT, CHECK (v < 100), PRIMARY KEY (id) NOT ENFORCED) USING DELTA;
+         CREATE TABLE both_ways (id BIGINT, v BIGINT, CHECK (v <> -5 AND v <> 140)) USING DELTA;
+         CREATE PIPELINE p WITH (trigger = 'available now') AS BEGIN
+           INSERT INTO plain SELECT * FROM s;
+           INSERT INTO keyed SELECT * FROM doubled;
+           INSERT INTO both_ways SELECT * FROM s UNION ALL SELECT * FROM doubled;
+         END;",
+    );
+    weir.succeed(&["run", "p.sql"]);
+    let letters = weir.query("SELECT source, partition, \"offset\" FROM weir.dead_letters ORDER BY 1, 3");
+    let offset = |rows: &[(i64, i64)]| rows.iter().map(|(id, v)| line(*id, *v).len()).sum::<usize>();
+    let (second, fourth) = (offset(&[(1, 5)]), offset(&[(1, 5), (2, -5), (3, 5)]));
+    let expected = [("both_ways", second), ("both_ways", fourth), ("keyed", fourth), ("plain", second)];
+    assert_eq!(letters, expected.map(|(table, offset)| format!("{table},1.jsonl,{offset}")));
+}
+
+#[test]
+fn letters_of_late_rows_and_of_rows_that_cannot_be_computed_hold_key_and_bytes_of_their_records() {
+    let Some(kafka) = RealKafka::shared() else { return };
+    kafka.create_topic("letters-of-records", 1);
+    let servers = kafka.connection().bootstrap_servers;
+    let weir = Weir::new();
+    weir.write(
+        "p.sql",
+        &format!(
+            "CREATE SOURCE s (id BIGINT, q BIGINT, ts TIMESTAMP, WATERMARK FOR ts AS ts)
+               WITH (connector = 'kafka', bootstrap_servers = '{servers}', topic = 'letters-of-records', format = 'json');
+             CREATE TABLE out (id BIGINT, r BIGINT) USING DELTA; CREATE TABLE minutes (w TIMESTAMP, n BIGINT) USING DELTA;
+             CREATE PIPELINE p WITH (trigger = 'available now', late = 'dead_letter') AS BEGIN
+               INSERT INTO out SELECT id, 10 / q FROM s;
+               INSERT INTO minutes SELECT window_start, count(*) FROM TUMBLE(TABLE s, DESCRIPTOR(ts), INTERVAL '1 minute')
+                 GROUP BY window_start, window_end;
+             END;"
+        ),
+    );
+    // Spaces and a field without a column: bytes that no writer of ours would write.
+    let record = |id: i64, q: i64, at: &str| {
+        format!("{{ \"id\": {id}, \"q\": {q}, \"more\": true, \"ts\": \"2026-11-30T{at}Z\" }}")
+    };
+    let records = [record(0, 1, "11:00:00"), record(1, 0, "11:30:00"), record(2, 1, "12:00:00")];
+    for (number, value) in records.iter().enumerate() {
+        kafka.produce_keyed("letters-of-records", 0, &format!("k{number}"), [value]);
+    }
+    weir.succeed(&["run", "p.sql"]);
+    let late = record(3, 1, "11:10:00");
+    kafka.produce_keyed("letters-of-records", 0, "k3", [&late]);
+    weir.succeed(&["run", "p.sql"]);
+    let hex = |text: &str| text.bytes().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let letters =
+        weir.query("SELECT \"offset\", encode(key, 'hex'), encode(payload, 'hex') FROM weir.dead_letters ORDER BY 1");
+    let expected = [(1, "k1", &records[1]), (3, "k3", &late)];
+    assert_eq!(letters, expected.map(|(offset, key, value)| format!("{offset},{},{}", hex(key), hex(value))));
 }
 
 #[test]
@@ -160,4 +226,33 @@ fn a_row_dated_in_the_future_is_refused_and_time_goes_on() {
     );
     weir.succeed(&["run", "p.sql"]);
     assert_eq!(weir.number("SELECT count(*) FROM out"), 1);
+}
+
+#[test]
+fn what_a_late_row_sees_on_arrival_hangs_on_the_rows_before_it_and_not_on_the_micro_batch() {
+    // Seconds of the hour; frames of ten seconds. Several are late by the rows before them, some so late that they are forgotten at once.
+    let seconds = [1, 12, 11, 3, 4, 12, 30, 21, 22, 5, 19, 6, 31, 24, 50, 41, 41, 39];
+    let rows: Vec<String> =
+        (0..).zip(seconds).map(|(id, at)| row(&format!("{id:02}"), &format!("2026-11-30T11:00:{at:02}Z"))).collect();
+    let frame = "OVER (PARTITION BY k ORDER BY ts RANGE BETWEEN INTERVAL '10 seconds' PRECEDING AND CURRENT ROW)";
+    let mut seen = Vec::new();
+    for batch in [1, 2, 3, 7, 100] {
+        let weir = Weir::new();
+        weir.write("in/1.jsonl", &rows.concat());
+        weir.write(
+            "p.sql",
+            &format!(
+                "{} CREATE TABLE out (id STRING, n BIGINT, first STRING) USING DELTA;
+                 CREATE PIPELINE p WITH (trigger = 'available now', rolling_emit = 'on_arrival', max_rows_per_micro_batch = '{batch}') AS BEGIN
+                   INSERT INTO out SELECT id, count(*) {frame}, min(id) {frame} FROM s;
+                 END;",
+                source("0 seconds", "")
+            ),
+        );
+        weir.succeed(&["run", "p.sql"]);
+        seen.push(weir.query("SELECT id, n, first FROM out ORDER BY id").join(" "));
+    }
+    // 12 has moved the watermark when 11 comes: what is older than 2 is forgotten.
+    assert!(seen[0].starts_with("00,1,00 01,1,01 02,1,02 03,1,03"), "{}", seen[0]);
+    assert!(seen.iter().all(|other| *other == seen[0]), "{seen:#?}");
 }

@@ -182,6 +182,27 @@ fn arithmetic_in_windows_and_their_order_runs() {
 }
 
 #[test]
+fn a_decimal_loses_digits_before_it_is_compared() {
+    let weir = Weir::new();
+    let from = "(SELECT * FROM (VALUES (CAST('1.25' AS DECIMAL(10, 2)), CAST('-1.99' AS DECIMAL(10, 2)))) t (d, e) WHERE random() >= 0)";
+    compare(
+        &weir,
+        from,
+        &[
+            ("CAST(d AS DECIMAL(10, 1)) = 1.3", "true"),
+            ("CAST(d AS DECIMAL(10, 1)) = 1.25", "false"),
+            ("CAST(d AS INT) = 1", "true"),
+            ("CAST(e AS BIGINT) < -1", "false"),
+            ("CAST(d AS INT) IN (1, 2)", "true"),
+            ("CAST(d AS INT) BETWEEN 1 AND 1", "true"),
+            ("CASE CAST(d AS INT) WHEN 1 THEN 'one' ELSE 'other' END", "one"),
+            ("CAST(d AS DECIMAL(12, 4)) = 1.25", "true"),
+        ],
+    );
+    assert_eq!(weir.query(&format!("SELECT count(*) FROM {from} WHERE CAST(d AS INT) = 1")), ["1"]);
+}
+
+#[test]
 fn lists_dates_and_zeros_mean_what_postgresql_means() {
     let weir = Weir::new();
     let from = "(SELECT 'aa' AS s, false AS b, CAST('-0.0' AS DOUBLE) AS z, 0.25 AS x, DATE '2026-01-05' AS d, TIMESTAMP '2026-01-05 12:00:00' AS ts, CAST('1.25' AS DECIMAL(12, 2)) AS p, CAST(NULL AS BIGINT) AS n, 3 AS m) t";
@@ -246,6 +267,8 @@ fn messages_name_what_is_wrong_and_what_to_write() {
 CREATE TABLE d (id INT, name STRING) USING DELTA;
 CREATE TABLE o (n BIGINT) USING DELTA;
 CREATE SINK s WITH (connector = 'console');
+CREATE TABLE keyed (k INT, n BIGINT, PRIMARY KEY (k) NOT ENFORCED) USING DELTA;
+CREATE VIEW aged AS SELECT id, k, now() AS since FROM e;
 ";
     let pipeline = |sql: &str| format!("{head}CREATE PIPELINE p WITH (state_ttl = '1 day') AS BEGIN {sql}; END;");
     for (sql, words) in [
@@ -258,6 +281,21 @@ CREATE SINK s WITH (connector = 'console');
             "CREATE MATERIALIZED VIEW m AS SELECT k, count(*) AS n FROM e WHERE ts > now() - INTERVAL '1 hour' GROUP BY k",
             "has the clock in a condition",
         ),
+        (
+            "CREATE MATERIALIZED VIEW m AS SELECT id FROM (SELECT id, ts, now() AS n FROM e) WHERE ts > n",
+            "on the clock",
+        ),
+        (
+            "CREATE MATERIALIZED VIEW m AS SELECT k, sum(CASE WHEN ts > now() THEN 1 ELSE 0 END) AS n FROM e GROUP BY k",
+            "`m` depends on the clock in",
+        ),
+        ("CREATE MATERIALIZED VIEW m AS SELECT id, ts > now() AS recent FROM e", "on the clock"),
+        (
+            "CREATE MATERIALIZED VIEW m AS SELECT date_trunc('day', now()) AS d, count(*) AS n FROM e GROUP BY 1",
+            "on the clock",
+        ),
+        ("CREATE MATERIALIZED VIEW m AS SELECT k, max(since) AS since FROM aged GROUP BY k", "on the clock"),
+        ("INSERT INTO keyed SELECT k, count(*) AS n FROM e WHERE ts > now() GROUP BY k", "the keyed table `keyed`"),
     ] {
         weir.write("p.sql", &pipeline(sql));
         let told = text(&weir.run(&["check", "p.sql"]).stderr);
@@ -267,6 +305,8 @@ CREATE SINK s WITH (connector = 'console');
         "INSERT INTO s SELECT e.id, d.name FROM e JOIN d ON d.id = e.id",
         "INSERT INTO o SELECT row_number() OVER (PARTITION BY k ORDER BY ts) AS n FROM e",
         "INSERT INTO s SELECT id FROM e WHERE ts > now() - INTERVAL '1 hour'",
+        "INSERT INTO keyed SELECT k, id FROM e WHERE ts > now() - INTERVAL '1 hour'",
+        "CREATE MATERIALIZED VIEW m PRIMARY KEY (id) AS SELECT id, now() AS seen, since FROM aged WHERE k > 1",
     ] {
         weir.write("p.sql", &pipeline(sql));
         weir.succeed(&["check", "p.sql"]);

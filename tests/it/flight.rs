@@ -257,6 +257,11 @@ async fn a_prepared_statement_runs_once_for_each_bound_row() {
     assert_eq!(integers(&fetch(&mut client, info).await), [3, 9, 50, 51]);
     prepared.close().await.unwrap();
 
+    let mut closed = client.prepare("SELECT max(id) FROM payments".to_owned(), None).await.unwrap();
+    let info = closed.execute().await.unwrap();
+    closed.close().await.unwrap();
+    assert_eq!(integers(&fetch(&mut client, info).await), [99], "a ticket outlives its statement");
+
     let mut unbound = client.prepare(sql.to_owned(), None).await.unwrap();
     let info = unbound.execute().await.unwrap();
     let refused = client.do_get(info.endpoint[0].ticket.clone().unwrap()).await.err().unwrap();

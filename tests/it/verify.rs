@@ -108,3 +108,128 @@ fn frames_of_aggregates_that_take_nothing_back_are_computed_in_batch_too() {
     let told = weir.succeed(&["verify", "p.sql"]);
     assert!(told.contains("ok    o  6 rows streamed, 6 in batch"), "{told}");
 }
+
+const TIMED: &str = "CREATE SOURCE e (id BIGINT, g INT, ts TIMESTAMP, WATERMARK FOR ts AS ts - INTERVAL '1 minute') WITH (connector = 'file', path = 'in', format = 'json');";
+
+fn at(id: i64, minute: i64) -> String {
+    format!("{{\"id\":{id},\"g\":{},\"ts\":\"2024-01-01T{:02}:{:02}:00Z\"}}\n", id % 2, minute / 60, minute % 60)
+}
+
+fn timed(tables: &str, options: &str, body: &str) -> Weir {
+    let weir = Weir::new();
+    weir.write("in/a.jsonl", &(0..100).map(|id| at(id, id)).collect::<String>());
+    weir.write(
+        "p.sql",
+        &format!("{TIMED} {tables} CREATE PIPELINE p WITH (trigger = 'available now', state_ttl = '10 days'{options}) AS BEGIN {body} END;"),
+    );
+    weir.succeed(&["run", "p.sql"]);
+    weir
+}
+
+/// Appends rows to the file.
+fn append(weir: &Weir, rows: &str) {
+    let file = std::fs::read_to_string(weir.path("in/a.jsonl")).unwrap();
+    weir.write("in/a.jsonl", &(file + rows));
+}
+
+#[test]
+fn rows_that_wait_for_time_are_not_due_yet_though_their_table_has_no_time() {
+    let frame = "OVER (PARTITION BY g ORDER BY ts";
+    let tables =
+        "CREATE TABLE roll (id BIGINT, n BIGINT) USING DELTA; CREATE TABLE next (id BIGINT, n BIGINT) USING DELTA;
+        CREATE TABLE pairs (a BIGINT, b BIGINT) USING DELTA; CREATE TABLE minutes (n BIGINT) USING DELTA;";
+    let body = format!(
+        "INSERT INTO roll SELECT id, count(*) {frame} RANGE BETWEEN INTERVAL '9 minutes' PRECEDING AND CURRENT ROW) AS n FROM e;
+         INSERT INTO next SELECT id, lead(id) {frame}) AS n FROM e;
+         INSERT INTO pairs SELECT x.id AS a, y.id AS b FROM e x LEFT JOIN e y ON x.id + 1000 = y.id AND y.ts BETWEEN x.ts AND x.ts + INTERVAL '5 minutes';
+         INSERT INTO minutes SELECT count(*) AS n FROM TUMBLE(TABLE e, DESCRIPTOR(ts), INTERVAL '7 minutes') GROUP BY window_start, window_end;"
+    );
+    let weir = timed(tables, "", &body);
+    let told = weir.succeed(&["verify", "p.sql"]);
+    assert_eq!(told.matches("ok    ").count(), 4, "{told}");
+    assert!(told.contains("roll  98 rows streamed, 100 in batch, 2 not due yet, 0 missing, 0 too many"), "{told}");
+    // More of the file that no run has read yet is no difference.
+    append(&weir, &(100..140).map(|id| at(id, id)).collect::<String>());
+    let grown = weir.succeed(&["verify", "p.sql"]);
+    assert_eq!(grown, told);
+    weir.succeed(&["run", "p.sql"]);
+    assert_eq!(weir.succeed(&["verify", "p.sql"]).matches("ok    ").count(), 4);
+    // A row that is gone is one that is missing, whatever waits.
+    let weir = timed(tables, ", at_end = 'flush'", &body);
+    assert!(weir.succeed(&["verify", "p.sql"]).contains("roll  100 rows streamed, 100 in batch, 0 not due yet"));
+    weir.write(
+        "p.sql",
+        &std::fs::read_to_string(weir.path("p.sql"))
+            .unwrap()
+            .replace("SELECT id, count(*)", "SELECT id + 1 AS id, count(*)"),
+    );
+    assert_eq!(weir.run(&["verify", "p.sql"]).status.code(), Some(1));
+}
+
+#[test]
+fn what_no_batch_can_repeat_is_told_and_no_difference() {
+    let weir = timed(
+        "CREATE TABLE o (id BIGINT, r DOUBLE, u STRING, seen TIMESTAMP) USING DELTA; CREATE TABLE plain (id BIGINT) USING DELTA;",
+        "",
+        "INSERT INTO o SELECT id, random() AS r, uuid() AS u, now() AS seen FROM e; INSERT INTO plain SELECT id FROM e;",
+    );
+    let told = weir.succeed(&["verify", "p.sql"]);
+    assert!(told.contains("UNSURE o") && told.contains("cannot be compared: `now()` gives another answer"), "{told}");
+    assert!(told.contains("ok    plain"), "{told}");
+
+    let frame =
+        "count(*) OVER (PARTITION BY g ORDER BY ts RANGE BETWEEN INTERVAL '9 minutes' PRECEDING AND CURRENT ROW)";
+    let tables = "CREATE TABLE o (id BIGINT, n BIGINT) USING DELTA; CREATE TABLE raw (id BIGINT) USING DELTA;";
+    for (late, verdict) in [("emit", "UNSURE o"), ("dead_letter", "ok    o"), ("drop", "DIFFER o")] {
+        let body = format!("INSERT INTO o SELECT id, {frame} AS n FROM e; INSERT INTO raw SELECT id FROM e;");
+        let weir = timed(tables, &format!(", late = '{late}'"), &body);
+        append(&weir, &(at(300, 3) + &at(301, 200)));
+        let ran = weir.run(&["run", "p.sql"]);
+        let ran = text(&ran.stdout) + &text(&ran.stderr);
+        assert!(ran.contains("\"numRowsLate\":1"), "{late}: {ran}");
+        append(&weir, &at(302, 300));
+        weir.succeed(&["run", "p.sql"]);
+        let told = text(&weir.run(&["verify", "p.sql"]).stdout);
+        assert!(told.contains(verdict) && told.contains("ok    raw"), "{late}: {told}");
+        assert_eq!(told.contains("without 1 rows that dead letters call late"), late == "dead_letter", "{told}");
+    }
+}
+
+#[test]
+fn a_row_exactly_as_late_as_a_key_is_kept_is_let_through_in_stream_and_batch() {
+    let weir = Weir::new();
+    weir.write("in/a.jsonl", &[0, 60, 120, 121].map(|minute| at(2, minute).replace("\"id\":2", "\"id\":7")).concat());
+    weir.write(
+        "p.sql",
+        &format!(
+            "{TIMED} CREATE TABLE o (id BIGINT, ts TIMESTAMP) USING DELTA;
+             CREATE PIPELINE p WITH (trigger = 'available now', at_end = 'flush') AS BEGIN
+               INSERT INTO o SELECT id, ts FROM DEDUPLICATE(TABLE e, KEY(id), WITHIN INTERVAL '2 hours');
+             END;"
+        ),
+    );
+    weir.succeed(&["run", "p.sql"]);
+    assert_eq!(weir.query("SELECT extract(hour from ts) FROM o ORDER BY ts"), ["0", "2"]);
+    let told = weir.succeed(&["verify", "p.sql"]);
+    assert!(told.contains("ok    o  2 rows streamed, 2 in batch"), "{told}");
+}
+
+#[test]
+fn a_row_that_was_too_far_ahead_of_the_clock_stays_refused() {
+    let weir = Weir::new();
+    let now = weir.number("SELECT CAST(now() AS BIGINT) / 1000");
+    let row = |id: i64, ahead: i64| format!("{{\"id\":{id},\"ts\":{}}}\n", now + ahead);
+    weir.write("in/a.jsonl", &(row(1, -60_000) + &row(2, 5_000) + &row(3, -50_000)));
+    weir.write(
+        "p.sql",
+        "CREATE SOURCE e (id BIGINT, ts TIMESTAMP, WATERMARK FOR ts AS ts) WITH (connector = 'file', path = 'in', format = 'json', max_future = '1 second');
+         CREATE TABLE o (id BIGINT) USING DELTA;
+         CREATE PIPELINE p WITH (trigger = 'available now') AS BEGIN INSERT INTO o SELECT id FROM e; END;",
+    );
+    weir.succeed(&["run", "p.sql"]);
+    assert_eq!(weir.number("SELECT count(*) FROM weir.dead_letters"), 1);
+    // Until the clock has reached the row.
+    std::thread::sleep(std::time::Duration::from_secs(5));
+    let told = weir.succeed(&["verify", "p.sql"]);
+    assert!(told.contains("ok    o  2 rows streamed, 2 in batch"), "{told}");
+}

@@ -111,10 +111,10 @@ fn what_an_append_cannot_honour_is_refused_with_its_reason() {
 fn invariants_and_generated_columns_are_rules() {
     let invariant = json!({ "delta.invariants": r#"{"expression":{"expression":"`A b` > 3"}}"# });
     let rules = foreign(legacy(), invariant, json!({ "delta.constraints.small": "`A b` < 9" })).rules;
-    let rule = |name: &str, sql: &str| Rule { name: name.to_owned(), sql: sql.to_owned() };
-    assert_eq!(rules, [rule("small", "`A b` < 9"), rule("invariant of A b", "`A b` > 3")]);
+    assert_eq!(rules, [Rule::condition("small", "`A b` < 9"), Rule::condition("invariant of A b", "`A b` > 3")]);
     let generated = foreign(legacy(), json!({ "delta.generationExpression": "1 + 1" }), json!({})).rules;
-    assert_eq!(generated, [rule("generated column A b", "`A b` IS NOT DISTINCT FROM (1 + 1)")]);
+    let rule = Rule { generates: Some("A b".to_owned()), ..Rule::condition("generated column A b", "1 + 1") };
+    assert_eq!(generated, [rule]);
 }
 
 #[test]

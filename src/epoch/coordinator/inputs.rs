@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 
 use super::super::feed::{Decoding, Fed, Feed, FeedLimits, Said, channel};
 use super::super::job::Job;
+use super::super::open::Cut;
 use super::super::recovery::Resumed;
 use super::super::stop::Stop;
 use super::super::vitals::SourceVitals;
@@ -40,6 +41,7 @@ impl Inputs {
     pub async fn start(job: &Job, resumed: &Resumed, positions: &[Offsets], stop: &Stop) -> Result<Self> {
         let bounded = job.trigger == Trigger::AvailableNow;
         let sources = &job.dataflow.sources;
+        let by_row = job.dataflow.follows_each_row();
         let mut inputs = Self {
             feeds: Vec::with_capacity(sources.len()),
             inboxes: Vec::with_capacity(sources.len()),
@@ -58,13 +60,13 @@ impl Inputs {
             let decoder = Arc::new(Decoder::new(&source.def)?.with_clock(&source.def, &job.env));
             let timed = source.def.watermark.as_ref().map(|watermark| watermark.column.as_str());
             let time_column = timed.and_then(|timed| source.def.schema().index_of(timed).ok());
-            let decoding = Decoding { decoder, watermark: source.watermark.clone(), time_column };
+            let decoding = Decoding { decoder, watermark: source.watermark.clone(), time_column, by_row };
             let limits = FeedLimits { poll: job.poll, lanes: job.lanes, memory: job.sinks.memory.clone() };
             let (sender, inbox) = channel();
             inputs.feeds.push(Feed::start(index, reader, decoding, limits, sender, stop.clone()));
             inputs.inboxes.push(inbox);
             let time = resumed.times.get(&source.def.name).cloned().unwrap_or_default();
-            inputs.clocks.push(SourceClock::new(time, idle_after));
+            inputs.clocks.push(SourceClock::new(time, idle_after).growing_for(source.def.idle_after));
             let drift = source.def.max_drift.map(|drift| i64::try_from(drift.as_micros()).unwrap_or(i64::MAX));
             inputs.drifts.push(drift);
         }
@@ -119,8 +121,24 @@ impl Inputs {
         self.ended[source] = true;
     }
 
+    /// The places in a micro-batch at which event time has moved before a row that is behind it.
+    pub fn cuts(&mut self, fed: &Fed) -> Vec<Cut> {
+        let mut cuts = Vec::new();
+        for step in &fed.moves {
+            let before = self.watermark(fed.source);
+            let reached = [(step.partition.clone(), step.reached)];
+            self.clocks[fed.source].expect(&fed.tails);
+            self.clocks[fed.source].hear(&reached, &fed.open, Instant::now());
+            if self.watermark(fed.source) > before {
+                cuts.push(Cut { lane: step.lane, rows: step.rows, times: self.times() });
+            }
+        }
+        cuts
+    }
+
     /// Moves event time by what a micro-batch has reached.
     pub fn on_rows(&mut self, fed: &Fed) {
+        self.clocks[fed.source].expect(&fed.tails);
         self.clocks[fed.source].hear(&fed.reached, &fed.open, Instant::now());
         self.show_time(fed.source);
         self.align(fed.source);

@@ -80,11 +80,12 @@ impl Coordinator {
         for (partition, range) in &fed.ranges {
             self.positions[source].insert(Arc::clone(partition), range.end);
         }
+        let cuts = self.inputs.cuts(&fed);
         self.inputs.on_rows(&fed);
         let name = &self.committer.sources[source];
         self.open.note(&mut fed, name);
         let (times, now) = (self.inputs.times(), self.now());
-        let batch = MicroBatch { source: Some(source), lanes: fed.lanes, origins: fed.origins, times, now };
+        let batch = MicroBatch { source: Some(source), lanes: fed.lanes, origins: fed.origins, cuts, times, now };
         self.open.take(batch, &mut self.memory, fed.arrived).await?;
         self.rest_under_pressure();
         Ok(())
@@ -148,7 +149,14 @@ impl Coordinator {
         }
         let arrived = Instant::now();
         self.begin(arrived);
-        let batch = MicroBatch { source: None, lanes: Vec::new(), origins: Vec::new(), times, now: self.now() };
+        let batch = MicroBatch {
+            source: None,
+            lanes: Vec::new(),
+            origins: Vec::new(),
+            cuts: Vec::new(),
+            times,
+            now: self.now(),
+        };
         self.open.take(batch, &mut self.memory, arrived).await
     }
 

@@ -29,7 +29,7 @@ use self::input::{Log, dim};
 use self::queries::{Queries, generate};
 use self::stream::{Ended, Run, Setup};
 use super::memory::Limits;
-use super::verify::compare;
+use super::verify::{Withheld, compare};
 use crate::catalog::Catalog;
 use crate::delta::testing::{WrittenTable, declared};
 use crate::env::Env;
@@ -202,7 +202,7 @@ async fn streamed_and_batch(seed: u64, queries: Queries, random: &mut StdRng) ->
         };
         let context = Arc::new(TaskContext::from(&in_batch.session));
         let expected = datafusion::physical_plan::collect(plan, context).await.unwrap();
-        let compared = compare(&branch.target, &branch.schema, &[found], &expected, &[]).unwrap();
+        let compared = compare(&branch.target, &branch.schema, &[found], &expected, &Withheld::default()).unwrap();
         assert!(compared.agrees(), "{compared:#?}");
     }
     // A filter may take some of them away before anybody asks for their times.

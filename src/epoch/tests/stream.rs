@@ -182,8 +182,14 @@ impl<'a> Run<'a> {
             .map(id)
             .collect();
         self.clocks[source].hear(&reached, &open, Instant::now());
-        let batch =
-            MicroBatch { source: Some(source), lanes, origins: Vec::new(), times: self.times(None), now: self.now() };
+        let batch = MicroBatch {
+            source: Some(source),
+            lanes,
+            origins: Vec::new(),
+            cuts: Vec::new(),
+            times: self.times(None),
+            now: self.now(),
+        };
         self.outputs.run(batch, &mut self.memory).await.unwrap();
     }
 
@@ -214,6 +220,7 @@ impl<'a> Run<'a> {
             source: None,
             lanes: Vec::new(),
             origins: Vec::new(),
+            cuts: Vec::new(),
             times: self.times(end),
             now: self.now(),
         };

@@ -215,7 +215,7 @@ impl Operator for IntervalJoin {
         while let Some(mut probing) = self.probing.pop_front() {
             if !self.probe(&mut probing, &mut part)? {
                 self.probing.push_front(probing);
-                return Ok(Stepped { rows: part.rows(), late: Vec::new(), more: true, ..Stepped::default() });
+                return Ok(Stepped { rows: part.rows(), more: true, ..Stepped::default() });
             }
             let Probing { port, taken, met, .. } = probing;
             self.keep(port, taken, met, &mut part.pairs[port])?;
@@ -224,7 +224,7 @@ impl Operator for IntervalJoin {
         for side in 0..2 {
             self.expire(side, self.watermark, &mut rows)?;
         }
-        Ok(Stepped { rows, late: Vec::new(), ..Stepped::default() })
+        Ok(Stepped { rows, ..Stepped::default() })
     }
 
     fn state(&self) -> Vec<StateTable> {

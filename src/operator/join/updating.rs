@@ -273,7 +273,7 @@ impl Operator for UpdatingJoin {
         while let Some(mut probing) = self.probing.pop_front() {
             if !self.meet(&mut probing, &mut part)? {
                 self.probing.push_front(probing);
-                return Ok(Stepped { rows: part.rows(), late: Vec::new(), more: true, ..Stepped::default() });
+                return Ok(Stepped { rows: part.rows(), more: true, ..Stepped::default() });
             }
         }
         let mut rows = self.consolidated(part.pairs)?;
@@ -286,7 +286,7 @@ impl Operator for UpdatingJoin {
             self.sides[side].tidy()?;
         }
         rows.retain(|batch| batch.num_rows() > 0);
-        Ok(Stepped { rows, late: Vec::new(), ..Stepped::default() })
+        Ok(Stepped { rows, ..Stepped::default() })
     }
 
     fn state(&self) -> Vec<StateTable> {

@@ -93,6 +93,8 @@ pub type Place = (u32, u32);
 pub struct FileContents {
     pub identity: String,
     pub batches: Vec<RecordBatch>,
+    /// The first version that has them no more; [`ALIVE`] where that is not known yet.
+    pub until: u64,
 }
 
 /// See the module.
@@ -151,9 +153,9 @@ impl Index {
 
     /// Adds files that `version` has and the one before has not; [`Index::forget_before`] is to follow.
     pub fn add(&mut self, keys: &Keys, files: Vec<FileContents>, version: u64) -> Result<()> {
-        let segments = files.into_iter().map(|FileContents { identity, batches }| {
+        let segments = files.into_iter().map(|FileContents { identity, batches, until }| {
             let rows = batches.iter().map(RecordBatch::num_rows).sum();
-            (Segment { identity, from: version, until: ALIVE, rows }, batches)
+            (Segment { identity, from: version, until, rows }, batches)
         });
         self.uniform = false;
         self.insert(keys, segments.collect())

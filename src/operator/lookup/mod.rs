@@ -12,6 +12,8 @@ mod join;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
+
 use arrow::array::{AsArray, RecordBatch};
 use arrow::compute::{max, min};
 use arrow::datatypes::{DataType, TimeUnit, TimestampMicrosecondType};
@@ -19,12 +21,12 @@ use chrono::DateTime;
 use datafusion::common::JoinType;
 use futures::{StreamExt, TryStreamExt, stream};
 
-use self::index::{FileContents, Index, Keys};
+use self::index::{ALIVE, FileContents, Index, Keys};
 use super::StateUsage;
 use super::spec::LookupSpec;
 use crate::delta::{
-    BeforeFirst, Commit, DataFile, TableShape, TableStore, TimedVersion, commits_back_to, files_at, oldest_readable,
-    oldest_with_rows, read_file, version_times,
+    BeforeFirst, Commit, DataFile, LivedRows, TablePast, TableShape, TableStore, TimedVersion, commits_back_to,
+    files_at, lived_rows, oldest_readable, oldest_with_rows, read_file, version_times,
 };
 use crate::error::{Error, Result};
 
@@ -138,20 +140,44 @@ impl Lookup {
         let commits = commits_back_to(&self.store, self.newest(), earliest).await?;
         let versions = version_times(&commits);
         let first = versions.partition_point(|(time, _)| *time <= earliest).saturating_sub(1);
-        let (mut readable, files) = match commits.get(first..).filter(|commits| !commits.is_empty()) {
+        let (mut readable, mut files) = match commits.get(first..).filter(|commits| !commits.is_empty()) {
             Some(commits) => oldest_readable(&self.store, commits).await?,
             None => (self.newest(), Vec::new()),
         };
+        let mut all = None;
         if files.is_empty() && !commits.is_empty() {
             // The versions before the first rows came are before the first version.
-            let all = commits_back_to(&self.store, self.newest(), i64::MIN).await?;
-            readable = readable.max(oldest_with_rows(&self.store, &all).await?.0);
+            let log = commits_back_to(&self.store, self.newest(), i64::MIN).await?;
+            let filled = oldest_with_rows(&self.store, &log).await?;
+            if filled.0 > readable {
+                (readable, files) = filled;
+            }
+            all = Some(log);
         }
         if readable < self.versions[0].1 {
-            self.load(readable, self.newest()).await?;
+            self.load_past(TablePast::of(all.as_deref().unwrap_or(&commits), readable, files)).await?;
         }
         self.is_oldest = self.versions[0].0 > earliest;
         Ok(())
+    }
+
+    /// Reads the versions of `past` anew, each file once, however often rows of it were deleted.
+    async fn load_past(&mut self, past: TablePast) -> Result<()> {
+        let (store, schema, partition_columns) = (&self.store, &self.spec.right, &self.partition_columns);
+        let reads: Vec<_> = past.files.iter().map(|life| lived_rows(store, life, schema, partition_columns)).collect();
+        let lived: Vec<Vec<LivedRows>> = stream::iter(reads).buffered(PARALLEL_FILES).try_collect().await?;
+        let mut by_version: BTreeMap<u64, Vec<FileContents>> = BTreeMap::new();
+        for LivedRows { identity, from, until, batches } in lived.into_iter().flatten() {
+            let contents = FileContents { identity, batches, until: until.unwrap_or(ALIVE) };
+            by_version.entry(from).or_default().push(contents);
+        }
+        let mut index = Index::new(self.spec.right.clone(), self.spec.right_keys.clone());
+        for (version, files) in by_version {
+            index.add(&self.right_keys, files, version)?;
+        }
+        index.forget_before(&self.right_keys, past.versions.first().map_or(0, |(_, first)| *first))?;
+        (self.index, self.versions, self.is_unfilled) = (index, past.versions, past.files.is_empty());
+        self.check_memory()
     }
 
     fn note_early(&mut self, rows: u64, earliest: i64) {
@@ -273,7 +299,7 @@ impl Lookup {
             let (store, schema, partition_columns) = (&self.store, &self.spec.right, &self.partition_columns);
             async move {
                 let batches = read_file(store, file, schema, partition_columns).await?;
-                Ok(FileContents { identity: file.identity(), batches })
+                Ok(FileContents { identity: file.identity(), batches, until: ALIVE })
             }
         });
         // Collected first: a stream over borrowed items would tie the future to one lifetime.

@@ -11,7 +11,7 @@ use datafusion::logical_expr::ColumnarValue;
 use datafusion::physical_expr::PhysicalExpr;
 
 use super::{Describe, RefusedRow, holding};
-use crate::evaluate::{evaluate_each, is_of_row};
+use crate::evaluate::{evaluate_each, evaluate_with_nulls, is_of_row};
 
 /// Rows that were refused inside an operator and are not letters yet.
 #[derive(Debug, Clone, Default)]
@@ -77,7 +77,10 @@ impl Guarded {
     }
 
     fn each(&self, rows: &RecordBatch) -> Result<ColumnarValue> {
-        let evaluated = evaluate_each(&self.expr, rows)?;
+        let evaluated = match &self.instead {
+            Instead::Null => evaluate_with_nulls(&self.expr, rows)?,
+            _ => evaluate_each(&self.expr, rows)?,
+        };
         match &self.instead {
             Instead::Null => {}
             Instead::Refuse(pending) => {

@@ -1,7 +1,7 @@
 //! Rows that come out in the step they came in: each is computed from what arrived before it, however a step is cut.
 //!
 //! A step's rows are placed in rounds. In a round a key's rows have ever later times, so that no frame which ends at its row reaches
-//! one that arrived after it; where frames reach ahead, a round holds one row of a key. Keys do not see each other, so the
+//! one that arrived after it; where frames reach ahead, a round holds one row of a key. A row that is forgotten at once ends its round. Keys do not see each other, so the
 //! n-th rounds of all keys are placed together.
 
 use arrow::array::UInt64Array;
@@ -27,7 +27,7 @@ impl Rolling {
         }
         let keys = self.numbers(&rows)?;
         let when = times(rows.column(self.plan.time));
-        let Some(rounds) = rounds(&keys, when, self.plan.wait.is_any()) else {
+        let Some(rounds) = rounds(&keys, when, self.plan.wait.is_any(), self.plan.needed(self.watermark).from) else {
             let settled = self.settle(&rows)?;
             let positions = self.positions(&settled);
             stepped.rows.push(self.output(&rows, &settled.keys, &positions)?);
@@ -56,8 +56,10 @@ fn pick(rows: &RecordBatch, picked: Vec<u64>) -> Result<RecordBatch> {
 }
 
 /// The rows of each round, in order of arrival; `None` if all are of one round and in order of time.
-fn rounds(keys: &[u32], times: &[i64], one_of_a_key: bool) -> Option<Vec<Vec<u64>>> {
-    if !one_of_a_key && times.is_sorted_by(|one, next| one < next) {
+/// Rows before `needed` are seen by no other row.
+fn rounds(keys: &[u32], times: &[i64], one_of_a_key: bool, needed: i64) -> Option<Vec<Vec<u64>>> {
+    if !one_of_a_key && times.first().is_none_or(|first| *first >= needed) && times.is_sorted_by(|one, next| one < next)
+    {
         return None;
     }
     let mut rounds: Vec<Vec<u64>> = vec![Vec::new()];
@@ -66,7 +68,7 @@ fn rounds(keys: &[u32], times: &[i64], one_of_a_key: bool) -> Option<Vec<Vec<u64
     for (row, (key, time)) in keys.iter().zip(times).enumerate() {
         let round = match last.get(key) {
             None => 0,
-            Some((round, before)) if before < time && !one_of_a_key => *round,
+            Some((round, before)) if before < time && *before >= needed && !one_of_a_key => *round,
             Some((round, _)) => round + 1,
         };
         last.insert(*key, (round, *time));

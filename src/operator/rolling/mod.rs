@@ -121,6 +121,10 @@ impl Rolling {
     /// The rows that count; those without a time are late, and those whose time was complete `before`, unless they shall come out.
     fn in_time(&self, batch: RecordBatch, before: i64, stepped: &mut Stepped) -> Result<RecordBatch> {
         let time = batch.column(self.plan.time);
+        if self.plan.counts_late && before != NO_WATERMARK {
+            let is_behind = |(row, at): (usize, &i64)| *at < before && time.is_valid(row);
+            stepped.late_emitted += times(time).iter().enumerate().filter(|row| is_behind(*row)).count() as u64;
+        }
         let complete = match self.plan.emits_late || before == NO_WATERMARK {
             true => NO_WATERMARK,
             false => before,

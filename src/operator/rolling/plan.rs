@@ -107,6 +107,8 @@ pub(super) struct Plan {
     lag: i64,
     pub(super) emit: RollingEmit,
     pub(super) emits_late: bool,
+    /// Late rows that are emitted are counted.
+    pub(super) counts_late: bool,
     ttl: Option<i64>,
     /// How many rows a frame may hold that is read again for every row.
     pub(super) collect_limit: usize,
@@ -141,6 +143,7 @@ impl Plan {
             lag: spec.time.lag,
             emit: spec.emit,
             emits_late: spec.emits_late || spec.emit == RollingEmit::OnArrival,
+            counts_late: spec.emits_late,
             ttl: spec.ttl,
             collect_limit: spec.collect_limit,
             shown,

@@ -9,6 +9,7 @@ use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array, UInt32Arr
 use arrow::compute::{SortOptions, concat_batches, filter_record_batch, take_record_batch};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
+use datafusion::common::utils::normalize_float_zero;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
@@ -56,11 +57,13 @@ fn random_case(rng: &mut StdRng, rows: &SchemaRef, keys: &[usize]) -> Case {
             let options = SortOptions { descending: rng.random_bool(0.5), nulls_first: rng.random_bool(0.5) };
             let direction = if options.descending { "DESC" } else { "ASC" };
             let nulls = if options.nulls_first { "FIRST" } else { "LAST" };
-            names.push(format!("{} {direction} NULLS {nulls}", rows.field(column).name()));
+            let name = if column == V { ZERO } else { rows.field(column).name() };
+            names.push(format!("{name} {direction} NULLS {nulls}"));
             order.push((column, options));
         }
     }
-    let all = rows.fields().iter().map(|field| format!("{} ASC NULLS FIRST", field.name()));
+    let all = rows.fields().iter().enumerate();
+    let all = all.map(|(at, field)| format!("{} ASC NULLS FIRST", if at == V { ZERO } else { field.name() }));
     let full_order = names.iter().cloned().chain(all).collect::<Vec<_>>().join(", ");
     let with_rank = rng.random_bool(0.5);
     let spec = TopNSpec {
@@ -93,8 +96,20 @@ impl Case {
             "SELECT {columns}{rank} FROM (SELECT *, {}() OVER ({partition} ORDER BY {order}) AS rn FROM t) WHERE rn <= {}",
             self.function, self.spec.limit
         );
-        batch_sql(rows, &sql)
+        batch_sql(&with_one_zero(rows), &sql)
     }
+}
+
+/// The column of [`with_one_zero`].
+const ZERO: &str = "zero";
+
+/// The rows and, beside the numbers, the numbers with one zero: DataFusion orders -0.0 before 0.0.
+fn with_one_zero(rows: &RecordBatch) -> RecordBatch {
+    let mut fields = rows.schema().fields().to_vec();
+    fields.push(Arc::new(fields[V].as_ref().clone().with_name(ZERO)));
+    let schema = Arc::new(Schema::new(fields));
+    let columns = rows.columns().iter().cloned().chain([normalize_float_zero(rows.column(V))]);
+    RecordBatch::try_new(schema, columns.collect()).unwrap()
 }
 
 /// Without the row's number in some cases, so that rows equal each other.

@@ -17,6 +17,7 @@ use crate::operator::spec::LookupSpec;
 use crate::plan::lookup::LookupTable;
 use crate::plan::operators::OperatorSpec;
 use crate::plan::system_time::{TableTime, in_micros};
+use crate::sql::types::sql_name;
 
 /// The table side of a join.
 struct TableSide {
@@ -193,6 +194,18 @@ fn table_key(key: &Expr, side: &TableSide) -> Result<usize> {
         Expr::Column(column) => side.schema.maybe_index_of_column(column),
         _ => None,
     };
+    if let Expr::Cast(cast) = key
+        && let Expr::Column(column) = cast.expr.as_ref()
+        && let Some(index) = side.schema.maybe_index_of_column(column)
+    {
+        let (is, wanted) = (sql_name(side.schema.field(index).data_type()), sql_name(cast.field.data_type()));
+        return Err(Error::sql(format!(
+            "column `{}` of table `{}` is {is}, the stream's key {wanted}",
+            column.name, side.table
+        ))
+        .with_detail("A row is found by the table's own columns; their types must be those of the stream's.")
+        .with_hint(format!("Convert the stream's side: `CAST(… AS {is})`.")));
+    }
     column.ok_or_else(|| {
         Error::sql(format!("`{key}` is not a column of table `{}`", side.table))
             .with_detail("A row is found by the table's own columns; their types must be those of the stream's.")

@@ -108,9 +108,9 @@ impl<'a> Cutter<'a> {
             LogicalPlan::Sort(sort) => self.sort(sort),
             LogicalPlan::Limit(limit) => self.limit(limit),
             LogicalPlan::Extension(extension) => self.extension(extension),
-            LogicalPlan::EmptyRelation(_) => {
-                Err(refused("a query that reads no source").with_hint("Read a source or a view."))
-            }
+            LogicalPlan::EmptyRelation(_) => Err(refused("a query that reads no source").with_hint(
+                "Read a source or a view. A condition that is never true, `x = NULL` say, leaves nothing to read.",
+            )),
             LogicalPlan::Values(_) => Err(refused("VALUES").with_hint(
                 "Put the rows into a Delta table and join the stream to that, or write `CASE x WHEN … END`.",
             )),

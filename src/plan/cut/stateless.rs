@@ -16,7 +16,7 @@ impl Cutter<'_> {
     pub(super) fn table_scan(&mut self, node: &TableScan) -> Result<Piece> {
         let Some(id) = held(node) else {
             return Err(refused(&format!("reading table `{}` as a stream", node.table_name)).with_hint(
-                "Join a stream to it, or read it as a stream by CREATE SOURCE … WITH (connector = 'delta').",
+                "Join a stream to it by `=` on its columns, with other conditions on the table in WHERE, or read it as a stream by CREATE SOURCE … WITH (connector = 'delta').",
             ));
         };
         let stream = self.streams[id.0].clone();

@@ -64,7 +64,7 @@ pub fn session(input: LogicalPlan, keys: Vec<Expr>, time: Expr, gap: i64) -> Res
     LogicalPlanBuilder::from(plan).project(exprs)?.build()
 }
 
-/// The first row of a key by time, and every one that comes more than `within` after the one let through before it.
+/// The first row of a key by time, and every one that comes `within` or more after the one let through before it.
 pub fn deduplicate(
     input: LogicalPlan,
     keys: Vec<Expr>,

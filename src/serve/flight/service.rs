@@ -272,7 +272,11 @@ impl FlightSqlService for Service {
         query: CommandPreparedStatementQuery,
         request: Request<FlightDescriptor>,
     ) -> Answer<FlightInfo> {
-        self.query_info(What::Prepared(handle_text(&query.prepared_statement_handle)?), request).await
+        let handle = handle_text(&query.prepared_statement_handle)?;
+        let prepared = self.prepared.get(&handle).map_err(|error| self.refuse(&error))?;
+        // Without values the ticket holds the SQL: other connections may use it after the statement is closed.
+        let what = if prepared.rows.is_none() { What::Sql(prepared.sql) } else { What::Prepared(handle) };
+        self.query_info(what, request).await
     }
 
     async fn do_get_prepared_statement(&self, query: CommandPreparedStatementQuery, request: Request<Ticket>) -> Rows {
@@ -292,7 +296,7 @@ impl FlightSqlService for Service {
     async fn do_action_fallback(&self, request: Request<Action>) -> Answer<<Self as FlightService>::DoActionStream> {
         let action = request.into_inner();
         if action.r#type != CANCEL_FLIGHT_INFO {
-            return Err(Status::invalid_argument(format!("action `{}` is not known", action.r#type)));
+            return Err(Status::unimplemented(format!("action `{}` is not known", action.r#type)));
         }
         let request = CancelFlightInfoRequest::decode(action.body).map_err(|_| not_ours())?;
         self.cancel(&request.info.ok_or_else(not_ours)?)?;

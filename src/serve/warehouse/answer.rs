@@ -148,7 +148,8 @@ impl Warehouse {
         let files = "Sources, sinks, views, functions and models are known to `weir query --file file.sql` and to `weir run --serve`.";
         let hint = hint.or_else(|| self.declared_files().is_none().then(|| files.to_owned()));
         let error = Diagnostic::new(name.span, format!("{kind} `{}` does not exist", name.value));
-        place.refuse(error.with_state(SqlState::UNDEFINED_OBJECT).or_hint(hint))
+        let state = if kind == "table" { SqlState::UNDEFINED_TABLE } else { SqlState::UNDEFINED_OBJECT };
+        place.refuse(error.with_state(state).or_hint(hint))
     }
 
     async fn history(&self, table: &Location, limit: Option<usize>) -> Result<Arc<dyn TableProvider>, Refusal> {

@@ -11,6 +11,9 @@ use crate::catalog::SourceDef;
 use crate::env::Env;
 use crate::error::{Context, Result};
 
+/// What the reason of a refused row names.
+pub const MAX_FUTURE: &str = "`max_future`";
+
 /// The bound on event time ahead of the clock (`max_future`).
 #[derive(Debug)]
 pub(super) struct MaxFuture {
@@ -45,7 +48,7 @@ impl MaxFuture {
         let time = time.unwrap_or_else(|| "beyond the year 262000".to_owned());
         let most = humantime(self.most);
         Refusal {
-            reason: format!("{time} is more than {most} ahead of the clock (`max_future`)"),
+            reason: format!("{time} is more than {most} ahead of the clock ({MAX_FUTURE})"),
             column: Some(self.name.clone()),
         }
     }

@@ -1,7 +1,7 @@
 //! What becomes of records that were refused: kept, counted, or the end of the run.
 
 use crate::catalog::OnError;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::source::chunk::{DeadLetter, Offset, PartitionId, Records};
 
 /// Why a record was refused, in words.
@@ -81,7 +81,7 @@ impl<'a> Letters<'a> {
         let place = refusal.column.as_ref().map_or(String::new(), |column| format!("Column `{column}`: "));
         let message =
             format!("record at offset {offset} of `{}` in source `{}` cannot be decoded", self.partition, self.source);
-        Error::new(ErrorKind::Damaged, message).with_detail(format!("{place}{}.", refusal.reason)).with_hint(
+        Error::sql(message).with_detail(format!("{place}{}.", refusal.reason)).with_hint(
             "Set `on_error = 'dead_letter'` on the source to keep such records in the dead-letter table and go on.",
         )
     }

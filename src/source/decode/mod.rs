@@ -24,6 +24,8 @@ mod text;
 mod timestamp;
 mod value;
 
+pub use future::MAX_FUTURE;
+
 #[cfg(test)]
 mod hostile;
 #[cfg(test)]
@@ -32,6 +34,7 @@ mod oracle;
 mod tests;
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray, TimestampMicrosecondArray};
 use arrow::datatypes::{SchemaRef, TimestampMicrosecondType};
@@ -52,7 +55,7 @@ use crate::catalog::{
 use crate::env::Env;
 use crate::error::{Context, Error, Result};
 use crate::source::chunk::{Chunk, Decoded, PartitionId, Payload, Records};
-use crate::source::origin::{RowOffsets, RowOrigins};
+use crate::source::origin::{RecordBytes, RowOffsets, RowOrigins};
 
 /// Rows after which the mean length of strings is known well enough to make room for the rest.
 const ROWS_BEFORE_RESERVE: usize = 64;
@@ -199,13 +202,14 @@ impl Decoder {
             kept.retain(|index| !refused.contains(index));
         }
         let doubtful_times = if self.timestamp_unit.is_none() { self.doubtful_times(&rows) } else { 0 };
-        let Records { offsets, timestamps_ms, .. } = records;
+        let Records { offsets, timestamps_ms, data, bounds, keys, .. } = records;
         let of_kept = |values: Vec<i64>| match kept.len() == values.len() {
             true => values,
             false => kept.iter().filter_map(|index| values.get(*index as usize).copied()).collect(),
         };
-        let offsets = RowOffsets::Each(of_kept(offsets));
-        let origins = RowOrigins { partition: partition.clone(), offsets, timestamps_ms: of_kept(timestamps_ms) };
+        let (offsets, timestamps_ms) = (RowOffsets::Each(of_kept(offsets)), of_kept(timestamps_ms));
+        let records = Some(Arc::new(RecordBytes { data, bounds, keys, rows: kept }));
+        let origins = RowOrigins { partition: partition.clone(), offsets, timestamps_ms, records };
         Ok(Decoded { rows, origins, dead: letters.dead, refused: letters.refused, doubtful_times })
     }
 

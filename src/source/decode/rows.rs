@@ -49,7 +49,12 @@ pub(super) fn decode(
             refusals[row].get_or_insert(refusal);
         }
     }
-    let origins = |offsets| RowOrigins { partition: PartitionId::clone(partition), offsets, timestamps_ms: Vec::new() };
+    let origins = |offsets| RowOrigins {
+        partition: PartitionId::clone(partition),
+        offsets,
+        timestamps_ms: Vec::new(),
+        records: None,
+    };
     if refusals.is_empty() {
         let origins = origins(RowOffsets::Run(start, rows));
         return Ok(Decoded {

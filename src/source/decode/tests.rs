@@ -402,6 +402,7 @@ fn on_error_drop_counts_and_fail_names_the_place() {
     let error = Decoder::new(&def).unwrap().decode(chunk(records(&payloads))).unwrap_err();
     assert_eq!(error.message(), "record at offset 101 of `topic/3` in source `events` cannot be decoded");
     assert_eq!(error.detail(), Some("Column `a`: expected INT, found \"x\"."));
+    assert_eq!(error.kind().exit_code(), 1, "nothing that weir has stored is damaged");
     assert!(error.hint().unwrap().contains("on_error = 'dead_letter'"));
 }
 

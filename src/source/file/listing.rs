@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use crate::error::{Context, Error, Result};
 use crate::source::chunk::PartitionId;
@@ -22,6 +23,14 @@ pub(super) struct Found {
     pub(super) path: PathBuf,
     /// In bytes.
     pub(super) size: u64,
+    /// When it was last written to, if that is known.
+    pub(super) modified: Option<SystemTime>,
+}
+
+impl Found {
+    fn new(path: PathBuf, metadata: &fs::Metadata) -> Self {
+        Self { path, size: metadata.len(), modified: metadata.modified().ok() }
+    }
 }
 
 /// Files by their path below the source's root.
@@ -54,7 +63,7 @@ impl Location {
                     walk(path, "", &mut found)?;
                 } else {
                     let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
-                    found.insert(PartitionId::from(&*name), Found { path: path.clone(), size: metadata.len() });
+                    found.insert(PartitionId::from(&*name), Found::new(path.clone(), &metadata));
                 }
             }
             Self::Pattern(base, names) => walk_pattern(base, "", names, &mut found)?,
@@ -72,7 +81,7 @@ fn walk(folder: &Path, prefix: &str, found: &mut Listing) -> Result<()> {
         if metadata.is_dir() {
             walk(&path, &format!("{id}/"), found)?;
         } else {
-            found.insert(PartitionId::from(id), Found { path, size: metadata.len() });
+            found.insert(PartitionId::from(id), Found::new(path, &metadata));
         }
     }
     Ok(())
@@ -89,7 +98,7 @@ fn walk_pattern(folder: &Path, prefix: &str, names: &[String], found: &mut Listi
         if metadata.is_dir() {
             walk_pattern(&path, &format!("{id}/"), rest, found)?;
         } else if rest.is_empty() {
-            found.insert(PartitionId::from(id), Found { path, size: metadata.len() });
+            found.insert(PartitionId::from(id), Found::new(path, &metadata));
         }
     }
     Ok(())

@@ -1,14 +1,15 @@
 //! The reader: files in the order of their names, each from where it was left; of a source with a watermark in the order of event time.
 //!
 //! With a watermark, each file is a partition that counts until it is read to its end: rows of files side by side are not late. So that
-//! all files count from the beginning and none holds time back for long, the first record of each is read before the rest.
+//! all files count from the beginning and none holds time back for long, the first record of each is read before the rest. A file of
+//! lines that was written to lately may grow, and goes on counting for a while ([`SourceReader::tails`]).
 //!
 //! Reading is synchronous inside `poll`: a poll reads at most its limit (a few MiB, mostly from the page cache).
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -53,6 +54,8 @@ pub struct FileReader {
     held: Vec<PartitionId>,
     /// Files in the order of their event time; `None` = the source has no watermark.
     order: Option<Vec<PartitionId>>,
+    /// How long a file that was read to its end still counts for the watermark after it was last written to.
+    growing: Duration,
     /// Bytes of a line, on average of the last chunk: so much is read for so many rows, and no more.
     line_bytes: usize,
 }
@@ -72,6 +75,8 @@ struct FileState {
     exhausted: bool,
     /// Where reading begins is known to be no middle of a line.
     begins_well: bool,
+    /// When it was last written to, if that is known.
+    modified: Option<SystemTime>,
     /// It was read in this run: of one that was read to its end before, this is how it is found out.
     touched: bool,
 }
@@ -96,6 +101,7 @@ impl FileReader {
             compressed: HashMap::new(),
             held: Vec::new(),
             order: None,
+            growing: Duration::ZERO,
             line_bytes: LINE_BYTES,
         };
         reader.take_listing(listing)?;
@@ -107,6 +113,21 @@ impl FileReader {
     pub fn in_order_of_time(mut self) -> Self {
         self.order = Some(Vec::new());
         self
+    }
+
+    /// Lets files of lines, which may grow, count for this long after they were last written to.
+    #[must_use]
+    pub fn growing_for(mut self, growing: Duration) -> Self {
+        self.growing = growing;
+        self
+    }
+
+    /// True when a file that was read to its end may get more lines.
+    fn may_grow(&self, state: &FileState) -> bool {
+        let now = UNIX_EPOCH + Duration::from_millis(self.env.unix_ms().unsigned_abs());
+        let is_old = |at: SystemTime| now.duration_since(at).is_ok_and(|age| age >= self.growing);
+        let at_rest = state.modified.is_some_and(is_old);
+        !self.bounded && self.format != Format::Parquet && !state.compressed && !self.growing.is_zero() && !at_rest
     }
 
     fn take_listing(&mut self, listing: Listing) -> Result<()> {
@@ -121,7 +142,9 @@ impl FileReader {
                 begins_well: next == 0 || self.format == Format::Parquet,
                 touched: false,
                 compressed: false,
+                modified: None,
             });
+            state.modified = found.modified;
             let shorter = (found.size as i64) < state.next.max(state.size as i64);
             if self.format != Format::Parquet && shorter && !(found.size >= state.size && is_compressed(&state.path)?) {
                 return Err(Error::environment(format!("file `{id}` of source `{}` has become shorter", self.source))
@@ -338,6 +361,14 @@ impl SourceReader for FileReader {
             return Vec::new();
         }
         self.files.iter().filter(|(_, state)| !state.exhausted).map(|(id, _)| PartitionId::clone(id)).collect()
+    }
+
+    fn tails(&self) -> Vec<PartitionId> {
+        if self.order.is_none() {
+            return Vec::new();
+        }
+        let ended = self.files.iter().filter(|(_, state)| state.exhausted && state.touched && self.may_grow(state));
+        ended.map(|(id, _)| PartitionId::clone(id)).collect()
     }
 
     fn may_fall_silent(&self) -> bool {

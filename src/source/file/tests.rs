@@ -350,3 +350,23 @@ fn with_a_watermark_each_file_speaks_first_and_then_the_slowest() {
     assert_eq!(poll(&mut reader, 3, 1 << 20), ["c@2 2", "c@4 3"], "only held files are left");
     assert!(reader.open_partitions().is_empty());
 }
+
+#[test]
+fn a_file_of_lines_that_was_written_to_lately_may_grow() {
+    let folder = tempfile::tempdir().unwrap();
+    append(&folder.path().join("a"), "1\n2\n");
+    let written = std::fs::metadata(folder.path().join("a")).unwrap().modified().unwrap();
+    let written = written.duration_since(std::time::UNIX_EPOCH).unwrap().as_millis() as u64;
+    let tails = |bounded: bool, later: u64| {
+        let from = ReadFrom { bounded, ..ReadFrom::default() };
+        let env = Env::manual(written + later, 1);
+        let reader = open(folder.path(), Format::Json, &from, &env).in_order_of_time();
+        let mut reader = reader.growing_for(std::time::Duration::from_secs(30));
+        assert!(reader.tails().is_empty(), "it has rows that were not read");
+        while poll(&mut reader, 10, 1 << 20)[0].starts_with('a') {}
+        reader.tails()
+    };
+    assert_eq!(tails(false, 1_000), ["a".into()]);
+    assert!(tails(false, 31_000).is_empty());
+    assert!(tails(true, 1_000).is_empty(), "a bounded read does not come back");
+}

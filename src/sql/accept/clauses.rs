@@ -55,7 +55,7 @@ pub const CLAUSES: &[Clause] = &[
     clause("SELECT TOP n", NotRun, "SELECT TOP 3 a FROM t"),
     clause("FROM t SELECT …", Run, "FROM t SELECT a"),
     clause("FROM t without SELECT", NotRun, "FROM t"),
-    clause("* EXCLUDE, EXCEPT, ILIKE, REPLACE", Run, "SELECT * EXCLUDE (l) REPLACE (a + 1 AS a) FROM t"),
+    clause("* EXCLUDE, EXCEPT, REPLACE", Run, "SELECT * EXCLUDE (l) REPLACE (a + 1 AS a) FROM t"),
     clause("* RENAME", NotRun, "SELECT * RENAME (a AS c) FROM t"),
     clause("WHERE", Run, "SELECT a FROM t WHERE a > 1"),
     clause("GROUP BY", Run, "SELECT a, count(*) AS n FROM t GROUP BY a"),

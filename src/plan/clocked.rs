@@ -1,0 +1,193 @@
+//! Where the clock gets to in a query: it may be a value that a row keeps (`now() AS seen_at`), and nothing may be decided by it.
+//!
+//! Column by column, through views, subqueries, projections, joins and unions.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::common::{Column, DFSchema};
+use datafusion::error::Result;
+use datafusion::logical_expr::{BinaryExpr, Distinct, Expr, LogicalPlan, Operator};
+
+/// Knows what answers with the time.
+pub struct Clocked<'a> {
+    /// Functions.
+    pub functions: &'a BTreeSet<String>,
+    /// Of views that are streams of their own.
+    pub views: &'a BTreeMap<String, ClockUse>,
+}
+
+/// Which columns of a query carry the clock, or the first expression by which it decides something.
+pub type ClockUse = std::result::Result<Vec<bool>, String>;
+
+/// The inputs of a node, and which of their columns carry the clock.
+struct Columns<'a>(Vec<(&'a DFSchema, Vec<bool>)>);
+
+/// The expression that is decided by the clock.
+type Decided = Option<String>;
+
+impl Clocked<'_> {
+    /// How `plan` uses the clock.
+    pub fn columns(&self, plan: &LogicalPlan) -> Result<ClockUse> {
+        let mut decided = None;
+        let carry = self.of(plan, &mut decided)?;
+        Ok(decided.map_or(Ok(carry), Err))
+    }
+
+    fn of(&self, plan: &LogicalPlan, decided: &mut Decided) -> Result<Vec<bool>> {
+        let width = plan.schema().fields().len();
+        let none = || Ok(vec![false; width]);
+        match plan {
+            LogicalPlan::TableScan(scan) => {
+                let known = match scan.source.get_logical_plan() {
+                    Some(view) => Some(self.of(&view, decided)?),
+                    None => match self.views.get(scan.table_name.table()) {
+                        Some(Err(expr)) => {
+                            decided.get_or_insert_with(|| expr.clone());
+                            None
+                        }
+                        Some(Ok(carry)) => Some(carry.clone()),
+                        None => None,
+                    },
+                };
+                Ok(known.filter(|known| known.len() == width).unwrap_or_else(|| vec![false; width]))
+            }
+            LogicalPlan::Projection(node) => {
+                let input = self.inputs([node.input.as_ref()], decided)?;
+                node.expr.iter().map(|expr| self.carries(expr, &input, decided)).collect()
+            }
+            LogicalPlan::Aggregate(node) => {
+                self.decide(&node.input, node.group_expr.iter().chain(&node.aggr_expr), decided)?;
+                none()
+            }
+            LogicalPlan::Window(node) => {
+                let mut carry = self.decide(&node.input, &node.window_expr, decided)?;
+                carry.resize(width, false);
+                Ok(carry)
+            }
+            LogicalPlan::Filter(node) => self.decide(&node.input, [&node.predicate], decided),
+            LogicalPlan::Sort(node) => self.decide(&node.input, node.expr.iter().map(|sort| &sort.expr), decided),
+            LogicalPlan::Distinct(Distinct::All(input)) => {
+                let carry = self.of(input, decided)?;
+                if let Some(at) = carry.iter().position(|carries| *carries) {
+                    decided.get_or_insert_with(|| format!("DISTINCT {}", input.schema().field(at).name()));
+                }
+                Ok(carry)
+            }
+            LogicalPlan::Join(node) => {
+                let both = self.inputs([node.left.as_ref(), node.right.as_ref()], decided)?;
+                let keys = node.on.iter().flat_map(|(left, right)| [left, right]);
+                for expr in keys.chain(&node.filter) {
+                    self.refuse(expr, &both, decided)?;
+                }
+                Ok(both.by_name(plan.schema()))
+            }
+            LogicalPlan::Extension(node) => {
+                let inputs = self.inputs(node.node.inputs(), decided)?;
+                for expr in &node.node.expressions() {
+                    self.refuse(expr, &inputs, decided)?;
+                }
+                Ok(inputs.by_name(plan.schema()))
+            }
+            _ => {
+                let inputs = self.inputs(plan.inputs(), decided)?;
+                if inputs.0.iter().all(|(_, carry)| carry.len() == width) {
+                    return Ok((0..width).map(|at| inputs.0.iter().any(|(_, carry)| carry[at])).collect());
+                }
+                Ok(inputs.by_name(plan.schema()))
+            }
+        }
+    }
+
+    fn inputs<'p>(
+        &self,
+        plans: impl IntoIterator<Item = &'p LogicalPlan>,
+        decided: &mut Decided,
+    ) -> Result<Columns<'p>> {
+        let mut columns = Vec::new();
+        for plan in plans {
+            columns.push((plan.schema().as_ref(), self.of(plan, decided)?));
+        }
+        Ok(Columns(columns))
+    }
+
+    /// The columns of a node's input, whose expressions decide something.
+    fn decide<'e>(
+        &self,
+        input: &LogicalPlan,
+        exprs: impl IntoIterator<Item = &'e Expr>,
+        decided: &mut Decided,
+    ) -> Result<Vec<bool>> {
+        let input = self.inputs([input], decided)?;
+        for expr in exprs {
+            self.refuse(expr, &input, decided)?;
+        }
+        Ok(input.0.into_iter().flat_map(|(_, carry)| carry).collect())
+    }
+
+    fn refuse(&self, expr: &Expr, input: &Columns<'_>, decided: &mut Decided) -> Result<()> {
+        if self.carries(expr, input, decided)? {
+            decided.get_or_insert_with(|| expr.human_display().to_string());
+        }
+        Ok(())
+    }
+
+    /// Whether the value of `expr` carries the clock. Comparisons and conditions of CASE decide.
+    fn carries(&self, expr: &Expr, input: &Columns<'_>, decided: &mut Decided) -> Result<bool> {
+        match expr {
+            Expr::Column(column) => return Ok(input.has(column)),
+            Expr::ScalarFunction(call) if self.functions.contains(call.func.name()) => return Ok(true),
+            Expr::Exists(exists) => self.of(&exists.subquery.subquery, decided).map(drop)?,
+            Expr::InSubquery(of) => self.of(&of.subquery.subquery, decided).map(drop)?,
+            Expr::ScalarSubquery(of) => return Ok(self.of(&of.subquery, decided)?.contains(&true)),
+            Expr::Case(case) => {
+                let whens = case.when_then_expr.iter().map(|(when, _)| when.as_ref());
+                for condition in whens.chain(case.expr.as_deref()) {
+                    self.refuse(condition, input, decided)?;
+                }
+                let mut any = false;
+                let thens = case.when_then_expr.iter().map(|(_, then)| then.as_ref());
+                for value in thens.chain(case.else_expr.as_deref()) {
+                    any |= self.carries(value, input, decided)?;
+                }
+                return Ok(any);
+            }
+            _ => {}
+        }
+        let mut any = false;
+        expr.apply_children(|part| {
+            any |= self.carries(part, input, decided)?;
+            Ok(TreeNodeRecursion::Continue)
+        })?;
+        if any && decides(expr) {
+            decided.get_or_insert_with(|| expr.human_display().to_string());
+        }
+        Ok(any)
+    }
+}
+
+impl Columns<'_> {
+    fn has(&self, column: &Column) -> bool {
+        let carries = |(schema, carry): &(&DFSchema, Vec<bool>)| {
+            schema.maybe_index_of_column(column).is_some_and(|at| carry.get(at).copied().unwrap_or(false))
+        };
+        self.0.iter().any(carries)
+    }
+
+    /// Of a node whose columns are those of its inputs, by name.
+    fn by_name(&self, schema: &DFSchema) -> Vec<bool> {
+        schema.iter().map(|(qualifier, field)| self.has(&Column::new(qualifier.cloned(), field.name()))).collect()
+    }
+}
+
+/// Comparisons.
+fn decides(expr: &Expr) -> bool {
+    use Operator::{Eq, Gt, GtEq, IsDistinctFrom, IsNotDistinctFrom, Lt, LtEq, NotEq};
+    match expr {
+        Expr::BinaryExpr(BinaryExpr { op, .. }) => {
+            matches!(op, Eq | NotEq | Lt | LtEq | Gt | GtEq | IsDistinctFrom | IsNotDistinctFrom)
+        }
+        Expr::Between(_) | Expr::InList(_) | Expr::InSubquery(_) | Expr::Like(_) | Expr::SimilarTo(_) => true,
+        _ => false,
+    }
+}
