@@ -89,7 +89,7 @@ pub struct HttpConfig {
     pub listen: SocketAddr,
     /// Serves the network, without login and encryption: HTTP has neither.
     pub insecure: bool,
-    /// How long the brokers of a source may be silent before `/health/ready` answers 503.
+    /// The longest silence of a source's brokers at which `/health/ready` still answers 200.
     pub max_source_silence: Interval,
 }
 

@@ -77,7 +77,7 @@ pub struct Metrics {
     pub flight_rows: Family<Counter, 0>,
 }
 
-/// What is told of sources.
+/// Metrics of sources.
 #[derive(Debug)]
 pub struct SourceMetrics {
     /// Records between what was read and the newest known end, by pipeline and source.
@@ -124,7 +124,7 @@ impl SourceMetrics {
     }
 }
 
-/// What is told of operators.
+/// Metrics of operators.
 #[derive(Debug)]
 pub struct OperatorMetrics {
     /// Rows that operators remember, by pipeline and operator.

@@ -1,4 +1,4 @@
-//! Where arithmetic is made one that fails where the result does not fit, as in PostgreSQL; DataFusion's wraps.
+//! Makes arithmetic fail where a result does not fit its type, as PostgreSQL does; DataFusion's wraps.
 //!
 //! The functions stand in plans only from the last step of planning on (`crate::plan`), and are called what the operator that they
 //! stand for is called: no column has another name, and no state another address, because of them.

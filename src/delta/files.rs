@@ -390,7 +390,7 @@ pub async fn is_there(store: &TableStore, file: &DataFile) -> Result<bool> {
     Ok(true)
 }
 
-/// Where a vector lies, below the table; `None` when it is in the log, or elsewhere.
+/// The path of a deletion vector's file below the table; `None` if the vector is stored in the log or outside of the table.
 pub(super) fn vector_path(vector: &DeletionVectorDescriptor, url: &Url) -> Option<Path> {
     let kernel = KernelDescriptor::try_from(vector.clone()).ok()?;
     let file = kernel.absolute_path(url).ok()??;

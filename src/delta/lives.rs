@@ -68,7 +68,7 @@ impl TablePast {
         past
     }
 
-    /// When a version became the newest.
+    /// The time at which a version became the newest.
     pub fn time_of(&self, version: u64) -> i64 {
         let at = self.versions.partition_point(|(_, known)| *known < version);
         self.versions.get(at).map_or(i64::MAX, |(time, _)| *time)
@@ -94,7 +94,7 @@ impl TablePast {
 }
 
 impl FileLife {
-    /// What tells it, as it was last, apart from other files.
+    /// The identity of the file with its newest deletion vector.
     pub fn identity(&self) -> String {
         let vector = self.marks.last().map_or(&self.file.deletion_vector, |(_, vector)| vector);
         DataFile { deletion_vector: vector.clone(), ..self.file.clone() }.identity()

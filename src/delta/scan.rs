@@ -121,7 +121,7 @@ async fn version_in_commits(url: &Url, root: &Arc<dyn ObjectStore>, instant: Dat
     }
 }
 
-/// When a version was committed, milliseconds, as its entry says.
+/// The time of a version's commit in milliseconds, from its log entry.
 async fn time_in_commit(folder: &dyn ObjectStore, version: u64) -> object_store::Result<Option<i64>> {
     let bytes = match folder.get(&entry_path(version)).await {
         Ok(entry) => entry.bytes().await?,

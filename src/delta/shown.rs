@@ -34,7 +34,7 @@ pub fn shown(table: Arc<dyn TableProvider>, schema: &Value) -> Result<Arc<dyn Ta
     Ok(Arc::new(ViewTable::new(plan, None)))
 }
 
-/// How a column is shown.
+/// The form in which a column is shown.
 enum Shown {
     Plain,
     Not,

@@ -29,7 +29,7 @@ pub const ROW_FROM: &str = "__weir_from";
 /// The column that holds from when on it was no more.
 pub const ROW_UNTIL: &str = "__weir_until";
 
-/// What a time before the table's oldest version finds.
+/// The rows that are joined for a time before the table's oldest version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum BeforeFirst {
     Nothing,
@@ -45,7 +45,7 @@ pub(super) struct AllVersions {
     schema: SchemaRef,
 }
 
-/// What reading files takes.
+/// Everything that is needed to read files.
 #[derive(Debug, Clone)]
 struct Source {
     store: TableStore,

@@ -56,7 +56,7 @@ pub struct Fed {
     pub arrived: Instant,
     /// The greatest watermark among each partition's rows, microseconds.
     pub reached: Vec<(PartitionId, i64)>,
-    /// Where the rows themselves make rows late, if that is asked for.
+    /// The rows at which event time moves within the batch, if that is asked for.
     pub moves: Vec<Move>,
     /// Partitions that may still give rows; empty when the source is one stream.
     pub open: Vec<PartitionId>,
@@ -118,7 +118,7 @@ pub struct Decoding {
     pub by_row: bool,
 }
 
-/// What becomes of a chunk.
+/// The result of decoding a chunk.
 struct Piece {
     partition: PartitionId,
     decoded: Decoded,
@@ -230,7 +230,7 @@ impl Feed {
         Some(self.vitals.lag.load(Ordering::Relaxed)).filter(|lag| *lag != UNKNOWN)
     }
 
-    /// What the gauges show of the source.
+    /// The values that the gauges show of the source.
     pub fn vitals(&self) -> &SourceVitals {
         &self.vitals
     }

@@ -1,4 +1,4 @@
-//! Which records of the source the rows of a branch are, asked only once some of them are refused: then the branch runs again, row by row.
+//! Finds the source record of each refused row of a branch. The branch runs again row by row, and only when rows were refused.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 

@@ -81,7 +81,7 @@ pub struct MicroBatch {
     pub lanes: Vec<Vec<RecordBatch>>,
     /// The origins of the rows, per lane; empty when they are not known.
     pub origins: Vec<Origins>,
-    /// Where event time moves within these rows, in order; elsewhere it moves with the last of them.
+    /// The places within these rows at which event time moves, in order; otherwise it moves with the last row.
     pub cuts: Vec<Cut>,
     /// The watermark of every source after these rows, microseconds.
     pub times: Vec<i64>,

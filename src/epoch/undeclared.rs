@@ -50,7 +50,7 @@ pub struct Undeclared {
     pub found: Found,
 }
 
-/// What is at its place.
+/// The contents of its location.
 pub enum Found {
     Table(Box<(Looked, Table)>),
     Nothing,

@@ -63,7 +63,7 @@ impl Comparison {
     }
 }
 
-/// What is compared.
+/// The rows that are compared.
 struct Question<'a> {
     catalog: &'a Catalog,
     pipeline: &'a PipelineDef,

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64};
 
 use crate::state::NO_WATERMARK;
 
-/// What is not known.
+/// The unknown part.
 pub const UNKNOWN: u64 = u64::MAX;
 
 /// The state of one source, shared by those who know and the task that shows it. Clones are the same source's.

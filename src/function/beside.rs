@@ -1,4 +1,4 @@
-//! What a value is when it stands beside a TIMESTAMP: text and dates become TIMESTAMPs in microseconds.
+//! Types of values beside a TIMESTAMP: texts and dates become TIMESTAMPs in microseconds.
 //!
 //! DataFusion makes nanoseconds of both sides, which end in 1677 and 2262: sentinel dates like 9999-12-31 cannot be compared then.
 

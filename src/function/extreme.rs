@@ -30,7 +30,7 @@ pub fn extremes() -> [AggregateUDF; 2] {
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct Extreme {
     inner: Arc<AggregateUDF>,
-    /// How a better value compares with the best one.
+    /// The result of comparing a better value with the best one.
     best: Ordering,
 }
 

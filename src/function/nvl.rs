@@ -25,7 +25,7 @@ pub fn null_functions() -> [ScalarUDF; 2] {
     [of(Tested::Result, vec!["ifnull".to_owned()]), of(Tested::Other, Vec::new())]
 }
 
-/// What must not be null for the first result to count.
+/// The argument that must not be null for the first result to count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Tested {
     /// The result itself.

@@ -309,7 +309,7 @@ struct Finite {
     /// Of the frame's values, while there is no wild one among them.
     sliding: Box<dyn Accumulator>,
     frame: Recompute,
-    /// How many values of the frame are NaN or infinite.
+    /// The number of values in the frame that are NaN or infinite.
     wild: usize,
 }
 
@@ -354,7 +354,7 @@ impl Accumulator for Finite {
     }
 }
 
-/// How many of the values are NaN or infinite.
+/// The number of values that are NaN or infinite.
 fn wild(values: &[ArrayRef]) -> usize {
     let of = |values: &ArrayRef| match values.as_primitive_opt::<Float64Type>() {
         Some(values) => values.iter().flatten().filter(|value| !value.is_finite()).count(),

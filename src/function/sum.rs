@@ -30,7 +30,7 @@ struct CheckedSum {
     inner: Sum,
 }
 
-/// What is summed, of the types whose sums may not fit.
+/// The argument of a sum, of the types whose sums may not fit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Whole,

@@ -1,4 +1,4 @@
-//! Where the clock gets to in a query: it may be a value that a row keeps (`now() AS seen_at`), and nothing may be decided by it.
+//! Follows the clock through a query. A row may keep its value (`now() AS seen_at`); no condition, group or aggregate may depend on it.
 //!
 //! Column by column, through views, subqueries, projections, joins and unions.
 
@@ -17,7 +17,7 @@ pub struct Clocked<'a> {
     pub views: &'a BTreeMap<String, ClockUse>,
 }
 
-/// Which columns of a query carry the clock, or the first expression by which it decides something.
+/// The columns of a query that carry the clock, or the first expression that depends on it.
 pub type ClockUse = std::result::Result<Vec<bool>, String>;
 
 /// The inputs of a node, and which of their columns carry the clock.
@@ -27,7 +27,7 @@ struct Columns<'a>(Vec<(&'a DFSchema, Vec<bool>)>);
 type Decided = Option<String>;
 
 impl Clocked<'_> {
-    /// How `plan` uses the clock.
+    /// The use of the clock in `plan`.
     pub fn columns(&self, plan: &LogicalPlan) -> Result<ClockUse> {
         let mut decided = None;
         let carry = self.of(plan, &mut decided)?;

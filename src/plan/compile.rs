@@ -126,7 +126,7 @@ struct Compiler<'a> {
 struct Given<'a> {
     insert: &'a InsertDef,
     piece: Piece,
-    /// What tells its rows apart.
+    /// The unique keys of its rows.
     unique: Vec<UniqueKey>,
 }
 

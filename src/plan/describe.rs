@@ -103,7 +103,7 @@ impl OperatorSpec {
     }
 }
 
-/// Which version of a table a row is joined to.
+/// The version of a table that a row is joined to.
 fn looked_up(spec: &LookupSpec) -> String {
     let Some(column) = spec.as_of else { return "the newest when the row comes".to_owned() };
     let before = match spec.before_first {

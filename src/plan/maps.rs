@@ -9,7 +9,7 @@ use datafusion::logical_expr::{Distinct, Expr, ExprSchemable, LogicalPlan, Windo
 
 use crate::error::Error;
 
-/// What takes a MAP as it takes any value.
+/// Functions that take a MAP like any other value.
 const TAKES_MAPS: [&str; 1] = ["count"];
 
 /// Errors: the plan groups, sorts, partitions or aggregates by a value that is a MAP or holds one.

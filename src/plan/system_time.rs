@@ -1,4 +1,4 @@
-//! What `FOR SYSTEM_TIME AS OF` means, for streams and queries alike.
+//! The meaning of `FOR SYSTEM_TIME AS OF`, for streams and queries alike.
 
 use arrow::datatypes::{DataType, TimeUnit};
 use datafusion::common::ExprSchema;

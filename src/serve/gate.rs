@@ -58,7 +58,7 @@ impl Drop for Place {
     }
 }
 
-/// What one client may have of `places`.
+/// The share of `places` that one client may have.
 fn share(places: usize) -> usize {
     places - places / 4
 }
@@ -74,7 +74,7 @@ impl Gate {
         self.lock().taken > 0
     }
 
-    /// How many wait.
+    /// The number of waiting queries.
     #[cfg(test)]
     pub fn waiting(&self) -> usize {
         self.lock().queue.len()

@@ -42,7 +42,7 @@ pub async fn print(name: &str, rows: &[RecordBatch], output: &Printer) -> Result
     Ok(())
 }
 
-/// What is printed of `rows`. Errors: a value that has no text.
+/// The printed form of `rows`. Errors: a value that has no text.
 pub fn table(name: &str, rows: &[RecordBatch]) -> Result<String> {
     let shown = pretty_format_batches(rows).internal(|| format!("rows of `{name}` cannot be shown"))?;
     Ok(format!("-- {name}\n{shown}\n"))

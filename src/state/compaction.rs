@@ -134,7 +134,7 @@ impl StateStore {
     }
 }
 
-/// How many parts of the key groups are merged one after the other.
+/// The number of parts of the key groups that are merged one after the other.
 pub(super) fn parts(files: &[StateFile]) -> usize {
     let rows: u64 = files.iter().map(|file| file.rows + file.deletes).sum();
     let bytes: u64 = files.iter().map(|file| file.bytes).sum();

@@ -29,7 +29,7 @@ use crate::evaluate::cause;
 use crate::sql::embedded::stored_expression;
 use crate::sql::types::sql_name;
 
-/// What is read, or the reason why it is refused.
+/// The expression that was read, or the reason for refusing it.
 type Read<T> = Result<T, String>;
 
 /// Expressions nested deeper are refused.

@@ -1,4 +1,4 @@
-//! What a pipeline's sources tell while nothing is committed: lag, silence of their brokers, distance in event time.
+//! Gauges of a pipeline's sources that move while nothing is committed: lag, silence of the brokers, distance in event time.
 //!
 //! Progress comes with epochs, and a source whose brokers have died makes none. So a task looks every second at what feeds and clocks
 //! leave here.
@@ -14,7 +14,7 @@ use crate::env::Env;
 use crate::metrics::Metrics;
 use crate::state::NO_WATERMARK;
 
-/// How often gauges are set.
+/// The interval at which gauges are set.
 const EVERY: Duration = Duration::from_secs(1);
 
 /// Brokers that have not answered for this long count as not connected.

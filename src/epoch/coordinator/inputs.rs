@@ -158,7 +158,7 @@ impl Inputs {
         moved
     }
 
-    /// What the gauges show of each source.
+    /// The values that the gauges show, by source.
     pub fn vitals(&self) -> Vec<SourceVitals> {
         self.feeds.iter().map(|feed| feed.vitals().clone()).collect()
     }

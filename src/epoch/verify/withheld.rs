@@ -62,7 +62,7 @@ pub(super) async fn withheld(
     Ok(all)
 }
 
-/// What each branch gives when time ends.
+/// The rows that each branch would emit if event time ended.
 async fn end_time(dataflow: &Dataflow, memory: &mut Memory, now: i64) -> Result<Vec<(usize, Vec<RecordBatch>)>> {
     let lane = dataflow.lane();
     let mut given = Vec::new();

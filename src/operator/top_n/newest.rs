@@ -29,7 +29,7 @@ const STAMP: (&str, DataType) = ("__stamp", DataType::Timestamp(TimeUnit::Micros
 /// No row.
 const NONE: u32 = u32::MAX;
 
-/// What is known of a row.
+/// The state of a row.
 #[derive(Debug, Clone, Copy, Default)]
 struct Facts {
     key: u32,
@@ -45,7 +45,7 @@ struct Facts {
     expired: bool,
 }
 
-/// What is known of a key.
+/// The state of a key.
 #[derive(Debug, Clone, Copy)]
 struct OfKey {
     shown: u32,

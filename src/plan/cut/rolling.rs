@@ -235,7 +235,7 @@ fn window_udf(piece: Piece, name: &str, args: &[Expr], ignore_nulls: bool) -> Re
     Ok((piece, kind))
 }
 
-/// How far away the next value is nobody knows.
+/// True for functions that look for the next value that is not null, which may be any distance away.
 fn looks_ahead(name: &str) -> Error {
     refused(&format!("`{name}` with IGNORE NULLS that looks ahead"))
         .with_detail("A row would wait for the next value however long it takes.")

@@ -1,6 +1,6 @@
-//! Which columns tell the rows of a plan from each other: at any time no two rows that count are equal in all columns of a key.
+//! Unique keys of plans: at any time no two live rows are equal in all columns of a key.
 //!
-//! What is not proved here is not claimed: a plan may have more keys. Rows that a `state_ttl` has made an operator forget do not count.
+//! Only keys that are proved are listed; a plan may have more. Rows that an operator has forgotten by `state_ttl` do not count.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -26,7 +26,7 @@ pub type UniqueKey = BTreeSet<usize>;
 /// More keys than that are not followed.
 const MOST: usize = 32;
 
-/// What is known of the relations that a plan reads.
+/// The known unique keys of the relations that a plan reads.
 #[derive(Debug, Clone, Default)]
 pub struct KnownKeys {
     /// Of streams.

@@ -32,7 +32,7 @@ const ROWS_OF_TEXTS: usize = 2_048;
 const ROWS_THAT_GROW: usize = 512;
 /// Plan partitions of a query whose joins are made by sorting: each sorts both sides, and each sort takes its part of memory.
 const SORTED_PARTITIONS: usize = 2;
-/// What such a sort keeps free for merging what it has spilled.
+/// Memory that such a sort keeps free for merging its spilled files.
 const MERGE_BYTES: usize = 2 << 20;
 
 /// A planned statement.

@@ -11,7 +11,7 @@ use crate::catalog::SourceDef;
 use crate::env::Env;
 use crate::error::{Context, Result};
 
-/// What the reason of a refused row names.
+/// The option's name in the reason of a refused row.
 pub const MAX_FUTURE: &str = "`max_future`";
 
 /// The bound on event time ahead of the clock (`max_future`).

@@ -23,7 +23,7 @@ pub(super) struct Found {
     pub(super) path: PathBuf,
     /// In bytes.
     pub(super) size: u64,
-    /// When it was last written to, if that is known.
+    /// The time of the last write, if it is known.
     pub(super) modified: Option<SystemTime>,
 }
 

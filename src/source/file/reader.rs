@@ -54,7 +54,7 @@ pub struct FileReader {
     held: Vec<PartitionId>,
     /// Files in the order of their event time; `None` = the source has no watermark.
     order: Option<Vec<PartitionId>>,
-    /// How long a file that was read to its end still counts for the watermark after it was last written to.
+    /// The time after its last write for which a file that was read to its end still counts for the watermark.
     growing: Duration,
     /// Bytes of a line, on average of the last chunk: so much is read for so many rows, and no more.
     line_bytes: usize,
@@ -75,7 +75,7 @@ struct FileState {
     exhausted: bool,
     /// Where reading begins is known to be no middle of a line.
     begins_well: bool,
-    /// When it was last written to, if that is known.
+    /// The time of the last write, if it is known.
     modified: Option<SystemTime>,
     /// It was read in this run: of one that was read to its end before, this is how it is found out.
     touched: bool,

@@ -205,7 +205,7 @@ struct Troubles {
     all_down_since: Option<Instant>,
     refused: Option<String>,
     last: Option<String>,
-    /// When the brokers that lead partitions were heard last, all of them.
+    /// The time at which every broker that leads a partition had been heard.
     heard: Option<Instant>,
     undelivered: Option<String>,
     too_large: Vec<TooLarge>,

@@ -80,7 +80,7 @@ struct Open {
     next_discovery: Instant,
     next_housekeeping: Instant,
     next_outage_probe: Instant,
-    /// When something came last, or when the session began.
+    /// The time of the last message, or of the session's beginning.
     last_event: Instant,
     /// Records have come since the topic's id was looked at.
     unproven: bool,

@@ -1,4 +1,4 @@
-//! What is under a key, against a list of all rows.
+//! The rows under a key, compared with a list of all rows.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
