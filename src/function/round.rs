@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, Float32Array, Float64Array, Int64Array};
+use arrow::array::{Array, ArrayRef, ArrowPrimitiveType, AsArray, Int64Array, PrimitiveArray};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, FieldRef, Float32Type, Float64Type, Int64Type};
 use datafusion::common::ScalarValue;
@@ -86,35 +86,24 @@ fn is_lost(rounded: &ArrayRef) -> bool {
 fn mended(rounded: &ArrayRef, numbers: &ArrayRef, places: &Int64Array) -> Result<ArrayRef> {
     let numbers = cast(numbers, rounded.data_type())?;
     Ok(match rounded.data_type() {
-        DataType::Float32 => {
-            let (rounded, numbers) = (rounded.as_primitive::<Float32Type>(), numbers.as_primitive::<Float32Type>());
-            let mend = |row: usize, value: f32| match numbers.value(row) {
-                number if value.is_finite() || !number.is_finite() => value,
-                number => {
-                    if behind_the_point(places, row) {
-                        number
-                    } else {
-                        0.0
-                    }
-                }
-            };
-            Arc::new(rounded.iter().enumerate().map(|(row, value)| Some(mend(row, value?))).collect::<Float32Array>())
-        }
-        _ => {
-            let (rounded, numbers) = (rounded.as_primitive::<Float64Type>(), numbers.as_primitive::<Float64Type>());
-            let mend = |row: usize, value: f64| match numbers.value(row) {
-                number if value.is_finite() || !number.is_finite() => value,
-                number => {
-                    if behind_the_point(places, row) {
-                        number
-                    } else {
-                        0.0
-                    }
-                }
-            };
-            Arc::new(rounded.iter().enumerate().map(|(row, value)| Some(mend(row, value?))).collect::<Float64Array>())
-        }
+        DataType::Float32 => Arc::new(mended_as::<Float32Type>(rounded, &numbers, places, f32::is_finite)),
+        _ => Arc::new(mended_as::<Float64Type>(rounded, &numbers, places, f64::is_finite)),
     })
+}
+
+fn mended_as<T: ArrowPrimitiveType>(
+    rounded: &ArrayRef,
+    numbers: &ArrayRef,
+    places: &Int64Array,
+    is_finite: fn(T::Native) -> bool,
+) -> PrimitiveArray<T> {
+    let (rounded, numbers) = (rounded.as_primitive::<T>(), numbers.as_primitive::<T>());
+    let mend = |row: usize, value: T::Native| match numbers.value(row) {
+        number if is_finite(value) || !is_finite(number) => value,
+        number if behind_the_point(places, row) => number,
+        _ => T::Native::default(),
+    };
+    rounded.iter().enumerate().map(|(row, value)| Some(mend(row, value?))).collect()
 }
 
 fn behind_the_point(places: &arrow::array::PrimitiveArray<Int64Type>, row: usize) -> bool {
