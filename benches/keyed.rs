@@ -1,6 +1,7 @@
-//! What remembering costs: CPU time per row and memory per key of deduplication and of the best row per key.
+//! The cost of keyed state: CPU time per row and memory per key of deduplication and of the best row per key.
 //!
-//! CPU time is this thread's, so other work on the machine does not count. `--keys` (default 10 million), `--part <name>`.
+//! CPU time is that of the main thread, so other load on the machine does not count. `--keys` (default 10 million), `--part
+//! <name>`.
 
 #![allow(clippy::allow_attributes, reason = "as in the other measurements")]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a measurement that cannot be made stops")]
@@ -65,7 +66,7 @@ fn rows(key: ArrayRef, from: u64) -> RecordBatch {
     RecordBatch::try_new(schema, vec![key, times, amounts]).unwrap()
 }
 
-/// Steps through `steps` micro-batches and prints what they cost.
+/// Runs `steps` micro-batches and prints their cost per row and per key.
 fn measure(name: &str, make: &dyn Fn() -> Box<dyn Operator>, steps: u64, input: impl Fn(u64) -> RecordBatch) {
     let mut operator = make();
     let resident = resident_bytes();

@@ -1,9 +1,10 @@
 //! Every Nexmark query and the fraud features: streamed by the program, beside DataFusion in batch over the same rows.
 //!
-//! `cargo bench --bench nexmark -- --events 1000000 [--only q4,q20] [--runs 3]`. Both sides are processes that begin with nothing, make the rows and
-//! throw the result away, the stream into a blackhole sink: the batch makes all rows (that cost is shown), holds them in memory and runs the
-//! query over them. Starting either, with the same query over one event, is shown by itself. CPU time is that of whole processes, user and
-//! system, from `/proc`: the median of the runs. Pin with `taskset -c 0`.
+//! `cargo bench --bench nexmark -- --events 1000000 [--only q4,q20] [--runs 3]`. Both sides are processes that start empty,
+//! make the rows and throw the result away, the stream into a blackhole sink. The batch makes all rows first (that cost is
+//! shown), holds them in memory and runs the query over them. The start of either process, measured with the same query over
+//! one event, is shown separately. CPU time is that of whole processes, user and system, from `/proc`: the median of the
+//! runs. Pin with `taskset -c 0`.
 
 #![allow(clippy::allow_attributes, reason = "which of these are needed changes with the measurement")]
 #![allow(
@@ -32,14 +33,14 @@ use weir::plan::{FunctionSet, Targets, batch};
 use weir::source::chunk::{Payload, Poll, PollLimit, ReadFrom};
 use weir::sql::SourceFile;
 
-/// As the program has it.
+/// The allocator of the program.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Makes the table that q13 joins bids to.
 const SIDE_INPUT: &str = "side_input.sql";
 
-/// A run is so many rounds that they take this long: the kernel counts in hundredths of a second.
+/// CPU time of the rounds of one sample: the kernel counts in hundredths of a second.
 const SAMPLE_SECONDS: f64 = 0.25;
 
 fn main() {
@@ -77,7 +78,7 @@ fn query(path: &Path) -> u32 {
     stem(path)[1..].parse().unwrap_or(u32::MAX)
 }
 
-/// How much there is to read.
+/// The amount of input.
 #[derive(Clone, Copy)]
 struct Size {
     events: u64,
@@ -164,7 +165,7 @@ fn measure(file: &Path, size: Size, runs: usize) {
     );
 }
 
-/// What a process of its own does: it makes the rows of a file's sources, and runs its pipeline over them.
+/// The work of a batch process: makes the rows of a file's sources, and runs its pipeline over them if `query`.
 fn in_batch(file: &Path, size: Size, tables: &Path, query: bool) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let variables = size.variables();
@@ -199,7 +200,7 @@ async fn run_batch(catalog: &Catalog, inputs: BTreeMap<String, Arc<dyn TableProv
     }
 }
 
-/// The median of what `sample` gives, where a sample is the mean of enough rounds.
+/// The median of samples, each the mean of enough rounds of `sample`.
 fn median(runs: usize, mut sample: impl FnMut() -> f64) -> f64 {
     let mut samples: Vec<f64> = (0..runs)
         .map(|_| {
@@ -222,7 +223,7 @@ fn timed(work: impl FnOnce()) -> f64 {
     cpu() - start
 }
 
-/// The file with every table that is written as a sink that throws rows away.
+/// The file with a blackhole sink in place of every table that it writes.
 fn blackholes(text: &str) -> String {
     let mut out = String::new();
     let mut rest = text;

@@ -1,7 +1,8 @@
 //! Rolling features: CPU nanoseconds per row of the operator and of DataFusion's batch operator over the same rows.
 //!
-//! `cargo bench --bench rolling [-- --rows 1750000 --step 10000]`, or `-- --one-key 1000000` for frames of all rows of one key. The rows are 183 days of card transactions in order of time by
-//! 5,000 customers at 10,000 terminals; CPU time is that of the process, user and system.
+//! `cargo bench --bench rolling [-- --rows 1750000 --step 10000]`, or `-- --one-key 1000000` for frames of all rows of one
+//! key. The rows are 183 days of card transactions in order of time by 5,000 customers at 10,000 terminals; CPU time is that
+//! of the process, user and system.
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a measurement that cannot be made stops")]
 
@@ -53,7 +54,7 @@ fn main() {
     println!("DataFusion: 6 frames by customer {by_customer:.0}, 6 delayed by terminal {by_terminal:.0}");
 }
 
-/// Frames that hold all rows so far of one key: what costs more the longer a frame is shows here.
+/// Frames of all rows so far of one key: shows functions whose cost per row grows with the frame.
 fn one_key(rows: usize, step: usize) {
     let batch = transactions(rows);
     println!("{rows} rows of one key, frames of all of them, in steps of {step}; CPU ns per row\n");
@@ -102,7 +103,7 @@ fn transactions(rows: usize) -> RecordBatch {
     RecordBatch::try_new(Arc::new(schema), columns).unwrap()
 }
 
-/// count and avg over frames that end and begin so many days before the row.
+/// count and avg over frames that end and begin the given numbers of days before the row.
 fn spec(input: &SchemaRef, key: usize, value: usize, frames: &[(i32, i32)], emit: RollingEmit) -> RollingSpec {
     let interval = |days| ScalarValue::IntervalMonthDayNano(Some(IntervalMonthDayNano::new(0, days, 0)));
     let mut functions = Vec::new();
@@ -145,7 +146,7 @@ fn streamed(batch: &RecordBatch, spec: &RollingSpec, step: usize) -> f64 {
         let watermark = times[at + count - 1];
         let stepped = operator.step(vec![vec![batch.slice(at, count)]], Tick { before, watermark, now: 0 }).unwrap();
         out += stepped.rows.iter().map(RecordBatch::num_rows).sum::<usize>();
-        // An epoch now and then.
+        // A snapshot now and then, as at the end of an epoch.
         if (at / step).is_multiple_of(10) {
             operator.changes().unwrap();
         }

@@ -1,4 +1,4 @@
-//! State: what a snapshot, one with few changes, a restart and compaction cost. See `README.md` here.
+//! State: the cost of a full snapshot, of one with few changes, of a restart and of compaction. See `README.md` here.
 //!
 //! The state is that of an operator with a BIGINT key and two BIGINT values per key, in local files that are synced as in
 //! production. CPU time is that of the whole process, user and system.
@@ -45,7 +45,7 @@ async fn main() -> Result<()> {
     let full = store.write("bench", Epoch(1), &tables, None, changes).await?;
     let whole = clock.stop("full snapshot", &full);
 
-    // The clock ticks in hundredths of a second, so ten of them are written, each on top of the full one.
+    // The clock ticks in hundredths of a second, so ten small snapshots are written, each on top of the full one.
     let mut few: Vec<_> = (0..10).map(|_| self::changes(&tables[0], &some(&all, &mut rng), &mut rng)).collect();
     let clock = Clock::start();
     let mut one = full.clone();
@@ -98,7 +98,7 @@ fn some(all: &[i64], rng: &mut StdRng) -> Vec<i64> {
     keys
 }
 
-/// What two shards of an operator would hand out.
+/// The changes that two shards of an operator would return.
 fn changes(table: &StateTable, keys: &[i64], rng: &mut StdRng) -> Vec<Vec<StateChange>> {
     let mut shards = vec![Vec::new(); SHARDS];
     for keys in keys.chunks(BATCH) {
@@ -127,7 +127,7 @@ fn measured_groups(changes: &[Vec<StateChange>]) {
     println!("key groups: {nanos:.1} CPU-ns per BIGINT key (checksum {sum})");
 }
 
-/// What an operator does at least: a hash table of its keys, and its rows.
+/// The least that an operator does: a hash table of its keys, and its rows.
 #[derive(Default)]
 struct Keyed {
     index: HashTable<u32>,

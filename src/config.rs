@@ -1,8 +1,8 @@
 //! The process's configuration: one typed struct, read from `config/weir.yaml`.
 //!
 //! Owns the keys, their defaults, their checks and the text that documents them ([`Config::documented`], which is the
-//! file `config/weir.yaml` itself; a test holds it to [`Config::default`]). Promises that a value that was read can be
-//! used: sizes are bytes, addresses are addresses, unknown keys are errors. What the values do is up to their readers.
+//! file `config/weir.yaml` itself; a test compares it with [`Config::default`]). Promises that values are valid: sizes are
+//! bytes, addresses are addresses, unknown keys are errors. The effect of a value is up to its readers.
 
 mod substitute;
 #[cfg(test)]
@@ -21,22 +21,22 @@ use crate::error::{Context, Error, ErrorKind, Result};
 
 pub use value::{ByteSize, Interval, MemoryLimit, Parallelism, Secret};
 
-/// Where the configuration is looked for when no path is given, relative to the working directory.
+/// Path of the configuration when none is given, relative to the working directory.
 pub const DEFAULT_PATH: &str = "config/weir.yaml";
 
 /// Everything that can be configured for a process.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// A folder or the URL of an object store: tables without a location, manifests, dead letters, progress.
+    /// A folder or the URL of an object store: holds tables without a location, manifests, dead letters, progress.
     pub warehouse: String,
     /// Options for object stores under their own names, as `object_store` spells them.
     pub storage: BTreeMap<String, Secret>,
     /// Memory for rows in flight; beyond it reading pauses, or state spills.
     pub memory_limit: MemoryLimit,
-    /// Where state goes that does not fit into its half of `memory_limit`; empty = nowhere.
+    /// Folder for state that does not fit into its half of `memory_limit`; empty = none.
     pub spill_folder: String,
-    /// Plan partitions that work at the same time.
+    /// Plan partitions that run at the same time.
     pub parallelism: Parallelism,
     /// Arrow Flight SQL.
     pub flight: FlightConfig,
@@ -44,11 +44,11 @@ pub struct Config {
     pub http: HttpConfig,
     /// Upkeep of the Delta log and of manifests.
     pub maintenance: MaintenanceConfig,
-    /// How Delta files are written where the table does not say.
+    /// Default settings for writing Delta files.
     pub delta: DeltaConfig,
-    /// What is printed.
+    /// Logging.
     pub log: LogConfig,
-    /// Kafka clients where the source does not say.
+    /// Default settings of Kafka clients.
     pub kafka: KafkaConfig,
 }
 
@@ -75,9 +75,9 @@ pub struct FlightConfig {
     pub max_waiting: usize,
     /// Connections at a time; more are refused.
     pub max_connections: NonZeroUsize,
-    /// How long a query may wait, be planned and run, its rows read.
+    /// The longest time that a query may wait, be planned, run and have its rows read.
     pub query_timeout: Interval,
-    /// How long a client may leave rows unread that are ready.
+    /// The longest time that a client may leave ready rows unread.
     pub idle_timeout: Interval,
 }
 
@@ -99,15 +99,15 @@ pub struct HttpConfig {
 pub struct MaintenanceConfig {
     /// Commits to a table between two log checkpoints; at least 1.
     pub checkpoint_every_commits: u64,
-    /// Whether log entries beyond the table's retention are deleted after a checkpoint.
+    /// `true` if log entries beyond the table's retention are deleted after a checkpoint.
     pub log_cleanup: bool,
-    /// Whether files that upserts have replaced are deleted once the table's retention is over.
+    /// `true` if files that upserts have replaced are deleted once the table's retention is over.
     pub remove_expired_files: bool,
     /// Newest manifests kept per pipeline; at least 2, because epoch N-1's is needed until every sink has N.
     pub keep_manifests: u64,
 }
 
-/// How Delta files are written.
+/// Settings for writing Delta files.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DeltaConfig {
@@ -118,7 +118,7 @@ pub struct DeltaConfig {
     pub compression: Compression,
 }
 
-/// What is printed, and how.
+/// Format and level of the log.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LogConfig {
@@ -141,7 +141,7 @@ pub enum LogFormat {
     Json,
 }
 
-/// Kafka clients; `None` = what the source thinks best.
+/// Settings of Kafka clients; `None` = the source's default.
 #[derive(Debug, Clone, PartialEq, Deserialize, Default)]
 #[serde(default, deny_unknown_fields)]
 pub struct KafkaConfig {
@@ -152,7 +152,7 @@ pub struct KafkaConfig {
 }
 
 impl KafkaConfig {
-    /// What was set, as librdkafka's properties; a source's own `properties.*` come after it.
+    /// The properties that were set, under librdkafka's names; a source's own `properties.*` override them.
     pub fn properties(&self) -> Vec<(&'static str, String)> {
         let wait = self.fetch_wait_ms.map(|ms| ("fetch.wait.max.ms", ms.to_string()));
         let queue = self.queued_bytes.map(|size| ("queued.max.messages.kbytes", size.0.div_ceil(1024).to_string()));
@@ -225,7 +225,7 @@ impl Default for LogConfig {
 impl Config {
     /// Reads the file at `path`; without a path, [`DEFAULT_PATH`] if it exists, else the defaults.
     ///
-    /// Errors are of kind `Config` and name the file, the line and, for a mistyped key, what was meant.
+    /// Errors are of kind `Config` and name the file, the line and, for a mistyped key, the likely one.
     pub fn load(path: Option<&Path>) -> Result<Self> {
         let path = match path {
             Some(path) => path,
@@ -268,8 +268,8 @@ impl Config {
         Ok(config)
     }
 
-    /// That these addresses may be served as configured. Loopback may always; the network only with login and encryption, or where
-    /// the configuration says that neither is wanted.
+    /// Checks that these addresses may be served as configured. Loopback always may; the network only with login and
+    /// encryption, or with `insecure`.
     ///
     /// Errors: of kind `Config`, naming the key.
     pub fn check_exposure(&self, flight: Option<SocketAddr>, http: Option<SocketAddr>) -> Result<()> {
@@ -294,7 +294,7 @@ impl Config {
         Ok(())
     }
 
-    /// What single values cannot tell.
+    /// Checks that involve several values.
     fn check(&self) -> Result<()> {
         if self.flight.tls_cert.is_some() != self.flight.tls_key.is_some() {
             return Err(Error::config("`flight.tls_cert` and `flight.tls_key` must be given together"));
@@ -316,7 +316,7 @@ fn loopback(port: u16) -> SocketAddr {
     SocketAddr::from((Ipv4Addr::LOCALHOST, port))
 }
 
-/// Puts the place in front of an error's message.
+/// Prefixes the error's message with the location.
 fn locate(error: &Error, origin: &str, line: usize) -> Error {
     let located = Error::config(format!("{} in `{origin}`, line {line}", error.message()));
     match error.hint() {
@@ -325,7 +325,7 @@ fn locate(error: &Error, origin: &str, line: usize) -> Error {
     }
 }
 
-/// A YAML error in our words: place first, then what was meant if a key is nearly right.
+/// A YAML error in our words: location first; with a suggestion if a key is nearly right.
 fn explain(error: &serde_yaml::Error, origin: &str) -> Error {
     let text = error.to_string();
     let (what, line) = match (error.location(), text.rsplit_once(" at line ")) {
@@ -343,7 +343,7 @@ fn explain(error: &serde_yaml::Error, origin: &str) -> Error {
     }
 }
 
-/// From serde's ``unknown field `x`, expected one of `a`, `b` ``: the expected name that is nearest to the given one.
+/// The expected name that is nearest to the given one, from serde's ``unknown field `x`, expected one of `a`, `b` ``.
 fn suggestion(what: &str) -> Option<&str> {
     let (_, rest) = what.split_once("unknown field ").or_else(|| what.split_once("unknown variant "))?;
     let mut quoted = rest.split('`').skip(1).step_by(2);

@@ -1,5 +1,5 @@
-//! What the engine takes from outside: time, randomness, failpoints, object stores. Everything else asks an [`Env`], so that the same
-//! seed gives the same run and tests can move the clock.
+//! The environment of the engine: time, randomness, failpoints, object stores. All code asks an [`Env`] for them, so that
+//! the same seed gives the same run and tests can move the clock.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -13,7 +13,7 @@ use object_store::memory::InMemory;
 use crate::error::{Error, Result};
 use crate::output::{Printer, Stream};
 
-/// The process's surroundings; cheap to clone.
+/// The environment of a process; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Env {
     clock: Clock,
@@ -23,11 +23,11 @@ pub struct Env {
     output: Printer,
 }
 
-/// How far the state of [`splitmix64`] moves.
+/// Step of the state of [`splitmix64`].
 const SPLITMIX_STEP: u64 = 0x9E37_79B9_7F4A_7C15;
 
-/// The next number of a splitmix64 stream (Steele, Lea, Flood: "Fast splittable pseudorandom number generators", 2014): the same on every
-/// machine and in every version.
+/// The next number of a splitmix64 stream (Steele, Lea, Flood: "Fast splittable pseudorandom number generators", 2014): the
+/// same on every machine and in every version.
 pub fn splitmix64(state: &mut u64) -> u64 {
     *state = state.wrapping_add(SPLITMIX_STEP);
     let mixed = (*state ^ (*state >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -35,10 +35,10 @@ pub fn splitmix64(state: &mut u64) -> u64 {
     mixed ^ (mixed >> 31)
 }
 
-/// Puts something between weir and every object store that is opened, e.g. injected faults.
+/// Wraps every object store that is opened, e.g. to inject faults.
 pub type StoreWrapper = Arc<dyn Fn(Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore> + Send + Sync>;
 
-/// Whether an acknowledged write to a local file survives a power cut.
+/// Guarantee for an acknowledged write to a local file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Durability {
     /// Files and their directories are synced before a write is acknowledged.
@@ -48,7 +48,7 @@ pub enum Durability {
     Process,
 }
 
-/// What concerns object stores: the `memory://` ones live here, so that a process shares them.
+/// Settings of object stores, and the `memory://` stores, which a process shares.
 #[derive(Clone, Default)]
 struct Stores {
     memory: Arc<Mutex<BTreeMap<String, Arc<dyn ObjectStore>>>>,
@@ -62,14 +62,14 @@ impl fmt::Debug for Stores {
     }
 }
 
-/// Where the time comes from.
+/// Source of the time.
 #[derive(Clone, Debug)]
 enum Clock {
     System,
     Manual(Arc<AtomicU64>),
 }
 
-/// What a failpoint does when the program passes it.
+/// Effect of a failpoint when the program passes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
     /// Ends the process at once, as `kill -9` would.
@@ -100,7 +100,7 @@ impl Env {
         Ok(env)
     }
 
-    /// A clock that stands at `unix_ms` until [`Env::advance`] moves it, and a fixed seed.
+    /// A clock that shows `unix_ms` until [`Env::advance`] moves it, and a fixed seed.
     pub fn manual(unix_ms: u64, seed: u64) -> Self {
         Self {
             clock: Clock::Manual(Arc::new(AtomicU64::new(unix_ms))),
@@ -111,28 +111,28 @@ impl Env {
         }
     }
 
-    /// The same surroundings with `wrapper` around every object store opened from now on.
+    /// The same environment with `wrapper` around every object store opened from now on.
     #[must_use]
     pub fn with_store_wrapper(mut self, wrapper: StoreWrapper) -> Self {
         self.stores.wrapper = Some(wrapper);
         self
     }
 
-    /// The same surroundings with another durability of local files.
+    /// The same environment with another durability of local files.
     #[must_use]
     pub fn with_durability(mut self, durability: Durability) -> Self {
         self.stores.durability = durability;
         self
     }
 
-    /// The same surroundings with another printer.
+    /// The same environment with another printer.
     #[must_use]
     pub fn with_output(mut self, output: Printer) -> Self {
         self.output = output;
         self
     }
 
-    /// How durable writes to local files are.
+    /// The durability of writes to local files.
     pub fn durability(&self) -> Durability {
         self.stores.durability
     }
@@ -151,7 +151,7 @@ impl Env {
         }
     }
 
-    /// What prints to standard output beside the work.
+    /// The printer for standard output.
     pub fn output(&self) -> &Printer {
         &self.output
     }
@@ -171,12 +171,12 @@ impl Env {
         Instant::now()
     }
 
-    /// Waits for a moment; as [`Env::instant`], by the real clock.
+    /// Waits until `at`, by the real clock as [`Env::instant`] is.
     pub async fn sleep_until(&self, at: Instant) {
         tokio::time::sleep_until(at.into()).await;
     }
 
-    /// Waits for a while.
+    /// Waits for `time`.
     pub async fn sleep(&self, time: Duration) {
         self.sleep_until(self.instant() + time).await;
     }
@@ -194,7 +194,7 @@ impl Env {
         splitmix64(&mut state)
     }
 
-    /// A 16-digit hexadecimal identifier with its number, which is never negative as an `i64`.
+    /// A random number that is never negative; written as 16 hexadecimal digits, an identifier.
     pub fn random_id(&self) -> i64 {
         (self.random_u64() >> 1) as i64
     }

@@ -1,13 +1,13 @@
-//! The one public error type. Its kind says what the reader should do; `main` prints the chain once.
+//! The one public error type. Its kind tells the reader what to do; `main` prints the chain once.
 //!
 //! Messages are lower case with objects in backticks and no full stop; detail and hint are sentences.
 
 use std::fmt;
 
-/// The result of everything fallible in weir.
+/// Result of a fallible function of weir.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What the reader of an error should do about it.
+/// The action that an error asks of its reader.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ErrorKind {
     /// The SQL is wrong: fix the statement.
@@ -25,8 +25,8 @@ pub enum ErrorKind {
 }
 
 impl ErrorKind {
-    /// The process exit code for an error of this kind: 1 the user's input, 2 the environment (start again), 3 fenced, 4 damaged
-    /// data or a defect (do not start again before someone has looked).
+    /// The process exit code for an error of this kind: 1 the user's input, 2 the environment (start again), 3 fenced, 4
+    /// damaged data or a defect (do not start again before someone has looked).
     pub fn exit_code(self) -> u8 {
         match self {
             Self::Sql | Self::Config => 1,
@@ -37,14 +37,14 @@ impl ErrorKind {
     }
 }
 
-/// A SQLSTATE: five characters that say to a program which kind of error it has before it. The codes are those of SQL:2016 and of
+/// A SQLSTATE: five characters by which a program recognises the kind of an error. The codes are those of SQL:2016 and of
 /// PostgreSQL (its manual, appendix A).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SqlState(&'static str);
 
 impl SqlState {
     pub const SYNTAX: Self = Self("42601");
-    /// Syntax error or access rule violation, not said more exactly.
+    /// Syntax error or access rule violation that no other code describes.
     pub const RULE: Self = Self("42000");
     pub const UNDEFINED_TABLE: Self = Self("42P01");
     pub const UNDEFINED_COLUMN: Self = Self("42703");
@@ -61,7 +61,7 @@ impl SqlState {
     pub const DATETIME_FORMAT: Self = Self("22007");
     pub const DATETIME_RANGE: Self = Self("22008");
     pub const SUBSTRING: Self = Self("22011");
-    /// A parameter value that a function does not take.
+    /// A parameter value that a function does not accept.
     pub const PARAMETER: Self = Self("22023");
     pub const REGEX: Self = Self("2201B");
     pub const PARAMETERS: Self = Self("07001");
@@ -85,7 +85,7 @@ impl SqlState {
     }
 }
 
-/// An error with what was wrong, why, and what to do.
+/// An error: message, cause and remedy.
 #[derive(Debug)]
 pub struct Error {
     inner: Box<Inner>,
@@ -146,21 +146,21 @@ impl Error {
         Self::new(ErrorKind::Internal, message)
     }
 
-    /// Adds a sentence that says more.
+    /// Adds a sentence of explanation.
     #[must_use]
     pub fn with_detail(mut self, detail: impl Into<String>) -> Self {
         self.inner.detail = Some(detail.into());
         self
     }
 
-    /// Adds a sentence that says what to do.
+    /// Adds a sentence on the remedy.
     #[must_use]
     pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
         self.inner.hint = Some(hint.into());
         self
     }
 
-    /// Says more exactly than its kind which error it is.
+    /// Sets a SQLSTATE that is more exact than that of the kind.
     #[must_use]
     pub fn with_state(mut self, state: SqlState) -> Self {
         self.inner.state = Some(state);
@@ -174,7 +174,7 @@ impl Error {
         self
     }
 
-    /// What the reader should do.
+    /// The kind, which tells the reader what to do.
     pub fn kind(&self) -> ErrorKind {
         self.inner.kind
     }
@@ -191,17 +191,17 @@ impl Error {
         })
     }
 
-    /// What was wrong, in a line.
+    /// The message, one line.
     pub fn message(&self) -> &str {
         &self.inner.message
     }
 
-    /// A sentence that says more, if any.
+    /// The sentence of explanation, if any.
     pub fn detail(&self) -> Option<&str> {
         self.inner.detail.as_deref()
     }
 
-    /// A sentence that says what to do, if any.
+    /// The sentence on the remedy, if any.
     pub fn hint(&self) -> Option<&str> {
         self.inner.hint.as_deref()
     }
@@ -219,7 +219,7 @@ impl std::error::Error for Error {
     }
 }
 
-/// Gives a foreign error a weir message and kind.
+/// Wraps a foreign error in a weir error with a kind and a message.
 pub trait Context<T> {
     /// Wraps the error as `kind` with the message that `message` makes.
     fn context(self, kind: ErrorKind, message: impl FnOnce() -> String) -> Result<T>;

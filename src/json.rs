@@ -1,5 +1,5 @@
-//! Rows as JSON that sources read back as the same values: BINARY as base64, NaN and the infinities as texts; keys of a MAP that are no
-//! texts as the texts that CAST makes of them.
+//! Rows as JSON that sources read back as the same values: BINARY as base64, NaN and the infinities as strings; MAP keys
+//! that are not strings as the text that CAST makes of them.
 
 use std::io::Write;
 use std::sync::Arc;
@@ -14,17 +14,17 @@ use arrow_json::{Encoder, EncoderFactory, EncoderOptions, Writer, WriterBuilder}
 /// Writes one object a line.
 pub type LineWriter<W> = Writer<W, LineDelimited>;
 
-/// A writer of lines into `out`; nulls are left out.
+/// A writer of JSON lines to `out`; nulls are left out.
 pub fn line_writer<W: Write>(out: W) -> LineWriter<W> {
     builder().build(out)
 }
 
-/// For writers with other options.
+/// Builder for writers with other options.
 pub fn builder() -> WriterBuilder {
     WriterBuilder::new().with_encoder_factory(Arc::new(Readable))
 }
 
-/// For encoders of single columns.
+/// Options for encoders of single columns.
 pub fn encoder_options() -> EncoderOptions {
     EncoderOptions::default().with_explicit_nulls(true).with_encoder_factory(Arc::new(Readable))
 }
@@ -42,7 +42,7 @@ pub fn base64(bytes: &[u8], out: &mut Vec<u8>) {
     }
 }
 
-/// A double that JSON has no number for, as its text.
+/// The text of a double that is not a JSON number; `None` for others.
 pub fn special_float(value: f64) -> Option<&'static str> {
     match value {
         _ if value.is_nan() => Some("NaN"),
@@ -94,7 +94,7 @@ impl EncoderFactory for Readable {
     }
 }
 
-/// Whether the keys of a MAP with these entries are texts, which Arrow writes.
+/// `true` if the keys of a MAP with these entries are strings, which Arrow writes itself.
 fn is_text(entries: &FieldRef) -> bool {
     let DataType::Struct(fields) = entries.data_type() else { return true };
     fields
@@ -102,7 +102,7 @@ fn is_text(entries: &FieldRef) -> bool {
         .is_none_or(|key| matches!(key.data_type(), DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View))
 }
 
-/// `None` where all values are numbers of JSON.
+/// `None` if all values are JSON numbers.
 fn floats<'a, T>(array: &'a PrimitiveArray<T>) -> Option<Box<dyn Encoder + 'a>>
 where
     T: ArrowPrimitiveType,

@@ -1,22 +1,22 @@
-//! What weir counts about itself, and its Prometheus text form (exposition format 0.0.4).
+//! Metrics of weir itself, and their Prometheus text form (exposition format 0.0.4).
 //!
-//! Owns the list of metrics, their names, labels and help texts: a metric is a field of [`Metrics`], so that it can
-//! neither be misspelt nor counted twice. Values live in the struct that the process hands around, never in statics.
-//! Counting is a few atomic operations; look a labelled metric up once ([`Family::with`]) and keep the `Arc`. Leaves to
-//! others when anything is counted (`epoch`, `serve`) and where it is shown (`serve::http`).
+//! Owns the list of metrics, their names, labels and help texts: a metric is a field of [`Metrics`], so that it can neither
+//! be misspelt nor defined twice. Values live in a struct that is passed around, never in statics. Counting is a few atomic
+//! operations; look a labelled metric up once ([`Family::with`]) and keep the `Arc`. Leaves to others when to count
+//! (`epoch`, `serve`) and where to show the metrics (`serve::http`).
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
-/// Seconds; from a micro-batch's half millisecond to a commit to a slow object store.
+/// Seconds; from half a millisecond for a micro-batch to a commit to a slow object store.
 const SECONDS: &[f64] =
     &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
 
 const RESIDENT_MEMORY: &str = "process_resident_memory_bytes";
 
-/// Seconds; from a live stream's to a backfill's.
+/// Seconds; from the delay of a live stream to that of a backfill.
 const AGES: &[f64] = &[
     0.05,
     0.1,
@@ -57,17 +57,17 @@ pub struct Metrics {
     pub last_epoch: Family<Gauge, 1>,
     /// When the last epoch was committed, or the run began, in seconds since 1970 UTC, by pipeline.
     pub last_commit_timestamp: Family<Gauge, 1>,
-    /// For how many seconds a pipeline has been at what should take less than a minute, by pipeline; 0 = it is not.
+    /// Seconds that one step of a pipeline has lasted that should take less than a minute, by pipeline; 0 if none does.
     pub slow_seconds: Family<Gauge, 1>,
-    /// How long commits took, from closing the writers to the last sink's answer, by pipeline.
+    /// Duration of commits, from closing the writers to the last sink's answer, by pipeline.
     pub commit_seconds: Family<Histogram, 1>,
-    /// How long micro-batches took, from the first record taken to the rows handed to the sinks, by pipeline.
+    /// Duration of micro-batches, from the first record taken to the rows handed to the sinks, by pipeline.
     pub micro_batch_seconds: Family<Histogram, 1>,
-    /// From the event time of rows to their commit, by pipeline.
+    /// Time from the event time of rows to their commit, by pipeline.
     pub event_to_commit: Family<Histogram, 1>,
     pub sources: SourceMetrics,
     pub operators: OperatorMetrics,
-    /// Bytes reserved of the memory pool, by use (`output`, `input`, `queries`); operators' state has its own metric.
+    /// Bytes reserved in the memory pool, by use (`output`, `input`, `queries`); operators' state has its own metric.
     pub memory_reserved_bytes: Family<Gauge, 1>,
     /// Flight SQL queries ended, by outcome (`done`, `failed`, `cancelled`).
     pub flight_queries: Family<Counter, 1>,
@@ -80,11 +80,11 @@ pub struct Metrics {
 /// Metrics of sources.
 #[derive(Debug)]
 pub struct SourceMetrics {
-    /// Records between what was read and the newest known end, by pipeline and source.
+    /// Records not yet read up to the newest known end, by pipeline and source.
     pub lag_records: Family<Gauge, 2>,
-    /// Times whose number may be of another unit than it was read as, by pipeline and source.
+    /// Numbers read as milliseconds that may be meant as seconds, by pipeline and source.
     pub doubtful_times: Family<Gauge, 2>,
-    /// Whether the brokers of a source answer, 1 or 0, by pipeline and source; sources without brokers have none.
+    /// 1 if the brokers of a source answer, else 0, by pipeline and source; sources without brokers have none.
     pub connected: Family<Gauge, 2>,
     /// Seconds since the brokers of a source answered last, by pipeline and source.
     pub silent_seconds: Family<Gauge, 2>,
@@ -127,11 +127,11 @@ impl SourceMetrics {
 /// Metrics of operators.
 #[derive(Debug)]
 pub struct OperatorMetrics {
-    /// Rows that operators remember, by pipeline and operator.
+    /// Rows in the state of operators, by pipeline and operator.
     pub state_rows: Family<Gauge, 2>,
-    /// Bytes that operators' memory takes, by pipeline and operator.
+    /// Bytes of memory that operators' state takes, by pipeline and operator.
     pub state_bytes: Family<Gauge, 2>,
-    /// Rows that came too late to count, by pipeline and operator.
+    /// Rows that arrived too late to count, by pipeline and operator.
     pub late_rows: Family<Gauge, 2>,
     /// Rows left out as duplicates of others, by pipeline and operator.
     pub deduplicated: Family<Gauge, 2>,
@@ -226,7 +226,7 @@ impl Metrics {
         }
     }
 
-    /// The text that `/metrics` answers: every family with its help and type, then the process's own memory.
+    /// The text of `/metrics`: every family with its help and type, then the process's own memory.
     pub fn render(&self) -> String {
         let mut text = String::with_capacity(4096);
         for family in self.families() {
@@ -273,7 +273,7 @@ impl Metrics {
     }
 }
 
-/// A family of whatever kind.
+/// A family of any kind of metric.
 trait Shown {
     fn render(&self, text: &mut String);
     #[cfg(test)]
@@ -307,7 +307,7 @@ impl Counter {
         self.0.fetch_add(by, Ordering::Relaxed);
     }
 
-    /// What was counted so far.
+    /// The count so far.
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
@@ -334,10 +334,10 @@ impl Gauge {
     }
 }
 
-/// How often values fell into each bucket, with their sum.
+/// The number of values in each bucket, with their sum.
 #[derive(Debug)]
 pub struct Histogram {
-    /// Upper bounds, ascending; a last bucket without bound follows.
+    /// Upper bounds, ascending and inclusive; a last bucket without bound follows.
     bounds: &'static [f64],
     counts: Vec<AtomicU64>,
     sum: AtomicU64,
@@ -364,13 +364,13 @@ impl Histogram {
         add_float(&self.sum, value * count as f64);
     }
 
-    /// How many values were counted.
+    /// The number of values.
     pub fn count(&self) -> u64 {
         self.counts.iter().map(|count| count.load(Ordering::Relaxed)).sum()
     }
 }
 
-/// A metric with `N` labels: one value for each combination of label values that was asked for.
+/// A metric with `N` labels: one value for each combination of label values that was requested.
 #[derive(Debug)]
 pub struct Family<M, const N: usize> {
     name: &'static str,
@@ -380,7 +380,7 @@ pub struct Family<M, const N: usize> {
     values: RwLock<BTreeMap<[String; N], Arc<M>>>,
 }
 
-/// What a family's values are, with a histogram's bounds.
+/// The kind of a family's values, with the bounds of a histogram.
 #[derive(Debug, Clone, Copy)]
 pub enum Kind {
     Counter,
@@ -442,7 +442,7 @@ impl<M: Metric, const N: usize> Family<M, N> {
     }
 }
 
-/// What a [`Family`] can hold.
+/// The values that a [`Family`] can hold.
 pub trait Metric {
     /// The value before anything was counted.
     fn zero(kind: Kind) -> Self;
@@ -497,7 +497,7 @@ fn braces(labels: &[String]) -> String {
     if labels.is_empty() { String::new() } else { format!("{{{}}}", labels.join(",")) }
 }
 
-/// Label values escape backslash, quote and newline, as the exposition format says.
+/// Label values escape backslash, quote and newline, as the exposition format requires.
 fn escape(value: &str) -> String {
     value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }
@@ -513,11 +513,11 @@ fn number(value: f64) -> String {
 }
 
 fn add_float(bits: &AtomicU64, by: f64) {
-    // The closure always answers `Some`, so the update cannot fail.
+    // The closure always returns `Some`, so the update cannot fail.
     let _ = bits.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |old| Some((f64::from_bits(old) + by).to_bits()));
 }
 
-/// Resident set size of this process, where the operating system tells it (Linux).
+/// Resident set size of this process, if the operating system reports it (Linux).
 pub fn resident_memory_bytes() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;

@@ -1,8 +1,8 @@
-//! What a running process prints: whole texts for standard output or standard error, written by a thread of their own.
+//! Output of a running process: whole texts for standard output or standard error, written by a thread of their own.
 //!
-//! Whoever prints never waits for whoever reads, and a reader that has gone away ends nothing: the queue between them is bounded, texts
-//! that find no room are dropped, counted and reported in the log as soon as the reader reads again. Commands that print and end
-//! (`weir query`) need none of this: there the reader sets the pace.
+//! Printing never waits for the reader, and a closed pipe ends nothing. The queue is bounded: texts that do not fit are
+//! dropped, counted, and reported in the log as soon as the reader reads again. Commands that print and end (`weir query`)
+//! need none of this: there the reader sets the pace.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -11,25 +11,25 @@ use std::os::fd::AsFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Bytes that may wait to be written.
+/// Capacity of the queue in bytes.
 const ROOM: usize = 1 << 20;
 
-/// What a text takes beside its bytes.
+/// Bytes counted for a text beside its own.
 const OVERHEAD: usize = 64;
 
-/// Written at a time, so that it shows whether somebody reads.
+/// Bytes written at a time; each such write shows that the reader reads.
 const PIECE: usize = 16 << 10;
 
 /// A reader that has taken nothing for this long is not waited for.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// How often dropped texts are reported while more are dropped.
+/// Interval between reports of dropped texts while more are dropped.
 const REPORT_EVERY: Duration = Duration::from_secs(10);
 
-/// How long a full pipe that refuses to wait, or somebody who does, is left alone before the next look.
+/// Pause before another try to write to a non-blocking pipe that is full, or to queue a text.
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// Where texts go.
+/// The stream that texts are written to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stream {
     Output,
@@ -44,7 +44,7 @@ impl Stream {
         }
     }
 
-    /// The stream apart from the standard library's own handle, whose lock is held while a write waits.
+    /// A second handle of the stream: the standard library's own holds its lock while a write waits.
     fn open(self) -> io::Result<File> {
         let fd = match self {
             Self::Output => io::stdout().as_fd().try_clone_to_owned(),
@@ -54,12 +54,12 @@ impl Stream {
     }
 }
 
-/// How long to wait until everything is written.
+/// The time to wait until everything is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Patience {
-    /// At most this long, and not at all for a reader that does not read.
+    /// At most this long, and not at all for a reader that is stuck.
     AtMost(Duration),
-    /// Until the reader has read it or has gone away.
+    /// Until the reader has read everything or closed its end.
     Endless,
 }
 
@@ -79,15 +79,15 @@ struct Shared {
 #[derive(Debug)]
 struct State {
     waiting: VecDeque<Vec<u8>>,
-    /// What the texts that wait, or are being written, take.
+    /// Bytes of the texts that wait or are being written.
     taken: usize,
     writing: bool,
     started: bool,
-    /// Nobody will ever read it.
+    /// The reader has closed its end.
     closed: bool,
     /// Texts dropped and not yet reported.
     dropped: u64,
-    /// When the reader took something last.
+    /// The time at which the reader last took something.
     progress: Instant,
 }
 
@@ -113,7 +113,7 @@ impl Printer {
         }
     }
 
-    /// Prints `text`; where there is no room, waits for it as long as somebody reads.
+    /// Prints `text`; if the queue is full, waits for room unless the reader is stuck.
     pub async fn print_patiently(&self, text: impl Into<Vec<u8>>) {
         let mut text = text.into();
         while let Err(refused) = self.offer(text) {
@@ -129,13 +129,13 @@ impl Printer {
         }
     }
 
-    /// Prints `text` whatever waits already: for the few last words of a process.
+    /// Prints `text` even if the queue is full: for the last few messages of a process.
     pub fn print_last(&self, text: impl Into<Vec<u8>>) {
         let mut state = self.shared.lock();
         self.add(&mut state, text.into());
     }
 
-    /// Waits until everything is written. False: it is not, and will not be waited for.
+    /// Waits until everything is written. Returns false if it gave up before.
     pub fn drain(&self, patience: Patience) -> bool {
         let began = Instant::now();
         let mut state = self.shared.lock();
@@ -151,7 +151,7 @@ impl Printer {
         true
     }
 
-    /// Gives `text` back when there is no room for it.
+    /// Queues `text`, or returns it if it does not fit.
     fn offer(&self, text: Vec<u8>) -> Result<(), Vec<u8>> {
         let mut state = self.shared.lock();
         let fits = state.taken == 0 || state.taken + text.len() + OVERHEAD <= ROOM;
@@ -190,7 +190,7 @@ impl Printer {
 }
 
 impl State {
-    /// True when the reader has taken nothing for long though something was there.
+    /// True when texts wait and the reader has taken nothing for [`PATIENCE`].
     fn is_stuck(&self) -> bool {
         self.taken > 0 && self.progress.elapsed() >= PATIENCE
     }
@@ -207,7 +207,7 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Writes whatever comes until nobody can read it any more.
+    /// Writes queued texts until the reader closes its end.
     fn write(&self, mut out: impl Write) {
         let mut reported = None;
         loop {
@@ -246,7 +246,8 @@ impl Shared {
         }
     }
 
-    /// Writes a text piece by piece. Errors: nobody will ever read it. Other failures (a full disk) cost the rest of the text.
+    /// Writes a text piece by piece. Errors: the reader has closed its end. After other failures (a full disk) the rest of
+    /// the text is lost.
     fn write_one(&self, out: &mut impl Write, text: &[u8]) -> io::Result<()> {
         let mut rest = text;
         while !rest.is_empty() {
@@ -257,7 +258,7 @@ impl Shared {
                     self.lock().progress = Instant::now();
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // Whoever shares the pipe with us has made it non-blocking.
+                // Another process that shares the pipe has made it non-blocking.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => std::thread::sleep(PAUSE),
                 Err(error) if is_hung_up(&error) => return Err(error),
                 Err(_) => {
@@ -270,7 +271,7 @@ impl Shared {
     }
 }
 
-/// A pipe without a reader, or a terminal that is gone.
+/// A pipe without a reader, or a terminal that has closed.
 fn is_hung_up(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::BrokenPipe || error.raw_os_error() == Some(libc::EIO)
 }

@@ -1,4 +1,4 @@
-//! Code that tl2cgen generates from a model, compiled and loaded: the other way to be faster than LightGBM.
+//! Code that tl2cgen generates from a model, compiled and loaded: the alternative way to be faster than LightGBM.
 //!
 //! Needs tl2cgen and treelite from PyPI and a C compiler: `make bench-tools` puts them into `.build/venv-bench`.
 
@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use weir::error::{Context, Error, Result};
 
-/// A value or, with `missing` = -1, none: tl2cgen's `union Entry`.
+/// A value, or a missing value if `missing` is -1: tl2cgen's `union Entry`.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub union Entry {
@@ -29,14 +29,14 @@ unsafe extern "C" {
 }
 
 impl Generated {
-    /// Generates and compiles; `None` = tl2cgen is not installed.
+    /// Generates and compiles; `None` if tl2cgen is not installed.
     pub fn compile(text: &str) -> Result<Option<Self>> {
         let python = Path::new(env!("CARGO_MANIFEST_DIR")).join(".build/venv-bench/bin/python");
         if !python.exists() {
             return Ok(None);
         }
         let failed = || "tl2cgen failed".to_owned();
-        // A path of its own: the loader hands out what it has loaded under one again.
+        // A path of its own: for a path that is loaded already, the loader returns the old library.
         static COMPILED: AtomicUsize = AtomicUsize::new(0);
         let number = COMPILED.fetch_add(1, Ordering::Relaxed);
         let folder = std::env::temp_dir().join(format!("weir-bench-scoring-{}-{number}", std::process::id()));
@@ -51,7 +51,7 @@ impl Generated {
         }
         let path = CString::new(folder.join("predictor.so").as_os_str().as_bytes()).internal(failed)?;
         const NOW: c_int = 2;
-        // SAFETY: the library was made just now and has no initialisers; `predict` has the form that header.h gives it.
+        // SAFETY: the library was made just now and has no initialisers; `predict` has the signature that header.h declares.
         let loaded = unsafe {
             let library = dlopen(path.as_ptr(), NOW);
             if library.is_null() {
@@ -79,7 +79,7 @@ impl Generated {
     }
 }
 
-/// The first `rows` rows, row by row, as tl2cgen wants them; NaN is missing. Not counted in its time.
+/// The first `rows` rows, row by row, as tl2cgen wants them; NaN is missing. Not counted in tl2cgen's time.
 pub fn entries(columns: &[Vec<f64>], rows: usize) -> Vec<Entry> {
     let entry = |value: f64| if value.is_nan() { Entry { missing: -1 } } else { Entry { value } };
     (0..rows).flat_map(|row| columns.iter().map(move |column| entry(column[row]))).collect()

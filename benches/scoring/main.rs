@@ -1,4 +1,5 @@
-//! Scoring: LightGBM's own batch prediction, tl2cgen's generated code where it is installed, and ours, in one run on one core.
+//! Scoring: LightGBM's own batch prediction, tl2cgen's generated code where it is installed, and ours, in one run on one
+//! core.
 //!
 //! Prints CPU time per row (the thread's own, so that other work on the machine does not count) and how much faster than
 //! LightGBM ours is. Every cell's scores are compared bit by bit first. `cargo bench --bench scoring [-- all]`: `all` also
@@ -84,7 +85,7 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// Keeps this thread, and the threads it starts, on the first core it may use. False = the system refuses.
+/// Pins this thread, and the threads it starts, to the first core it may use. Returns false if the system refuses.
 fn pin_to_one_core() -> bool {
     const WORDS: usize = 16;
     unsafe extern "C" {
@@ -93,7 +94,7 @@ fn pin_to_one_core() -> bool {
     }
     let mut mask = [0_u64; WORDS];
     let bytes = std::mem::size_of_val(&mask);
-    // SAFETY: the mask is as long as is said; process 0 is the calling thread.
+    // SAFETY: the mask has the given length; process 0 is the calling thread.
     if unsafe { sched_getaffinity(0, bytes, mask.as_mut_ptr()) } < 0 {
         return false;
     }
@@ -163,8 +164,8 @@ fn check_equal(model: &Model, reference: &dyn Evaluator, batch: &Batch<'_>) -> R
     Err(Error::internal("our scores differ from LightGBM's"))
 }
 
-/// Batches of so many rows that are scored in turn: rows of a stream are new every time, and a processor that met the same
-/// few again and again would learn the jumps that they take.
+/// Batches of `rows` rows that are scored in turn. Rows of a stream are always new; a processor that scored the same few
+/// again and again would learn their branches.
 fn batches(columns: &[Vec<f64>], rows: usize) -> Result<Vec<Batch<'_>>> {
     let turns = match rows {
         1 => 256,
@@ -178,8 +179,8 @@ fn batches(columns: &[Vec<f64>], rows: usize) -> Result<Vec<Batch<'_>>> {
     (0..turns).map(batch).collect()
 }
 
-/// CPU time of this thread per row, over as many rounds as the budget allows; the best third of them. `run` takes a batch and
-/// its number.
+/// CPU time of this thread per row: mean of the fastest third of as many rounds as the budget allows. `run` takes a batch
+/// and its number.
 fn nanoseconds_per_row(batches: &[Batch<'_>], mut run: impl FnMut(usize, &Batch<'_>) -> Result<()>) -> Result<f64> {
     let rows: usize = batches.iter().map(Batch::rows).sum();
     let mut round = || batches.iter().enumerate().try_for_each(|(number, batch)| run(number, batch));

@@ -1,4 +1,4 @@
-//! How fresh tables and alerts are while rows come at a steady rate.
+//! Freshness of tables and alerts while rows arrive at a steady rate.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use rdkafka::{Offset, TopicPartitionList};
 use super::kafka_support::RealKafka;
 use super::{PARTITIONS, VIEW, now_us, start};
 
-/// Deduplicated, and with what customer and terminal did in the last day and week, as `sql/fraud.sql` does it.
+/// Deduplicated rows with features of their customer and terminal over the last day and week, as in `sql/fraud.sql`.
 const HISTORIES: &str =
     "CREATE VIEW once AS SELECT * FROM DEDUPLICATE(TABLE transactions, KEY(id), WITHIN INTERVAL '24 hours');
 CREATE VIEW customers AS SELECT *, count(*) OVER d1 AS customer_n_1d, avg(amount) OVER d1 AS customer_mean_1d,
@@ -28,8 +28,8 @@ CREATE MODEL fraud_score WITH (provider = 'lightgbm', path = 'fraud.txt');
 CREATE VIEW enriched AS SELECT *, fraud_score(amount, customer_n_1d + customer_n_7d + terminal_n_1d + terminal_n_7d,
     customer_mean_1d + customer_mean_7d, terminal_mean_1d + terminal_mean_7d) AS score FROM terminals;";
 
-/// 20,000 rows a second through scoring into a table and an alert topic; every record carries when it was sent. With
-/// `histories`, every row is scored by rolling features on its arrival.
+/// Sends 20,000 rows a second through scoring into a table and an alert topic; every record carries the time at which it was
+/// sent. With `histories`, every row is scored by rolling features on its arrival.
 pub fn live(kafka: &RealKafka, folder: &Path, seconds: usize, histories: bool) {
     const RATE: usize = 20_000;
     let servers = kafka.connection().bootstrap_servers;
@@ -104,7 +104,7 @@ fn send(kafka: &RealKafka, topic: &'static str, rate: usize, over: Arc<AtomicBoo
             }
             let payload = format!(
                 "{{\"id\":{sent},\"user_id\":\"c{:05}\",\"terminal_id\":\"t{:06}\",\"amount\":{}.5,\"ts\":{},\"sent\":{}}}",
-                // Multipliers without a factor in common with the counts, so that rows go around all of them.
+                // Multipliers without a factor in common with the counts, so that rows cycle through all of them.
                 sent * 7_919 % 5_000,
                 sent * 104_729 % 10_007,
                 sent % 300,
@@ -129,7 +129,7 @@ fn number(payload: &[u8], key: &str) -> i64 {
     digits.chars().take_while(char::is_ascii_digit).collect::<String>().parse().unwrap_or(0)
 }
 
-/// Ages at `now` of a hundred rows spread evenly between the oldest and the newest that a commit's statistics name.
+/// Ages at `now` of a hundred rows spread evenly between the oldest and the newest in a commit's statistics.
 fn row_ages(entry: &str, now: i64) -> Vec<f64> {
     let mut ages = Vec::new();
     for line in entry.lines().filter(|line| line.starts_with("{\"add\"")) {

@@ -1,4 +1,4 @@
-//! The spine: what the parts cost alone, what the whole costs, how fresh tables and alerts are. See `README.md` here.
+//! The spine: the cost of the parts and of the whole, and the freshness of tables and alerts. See `README.md` here.
 //!
 //! Needs a real Kafka (Java 17 and Maven). CPU time is that of whole processes, user and system, read from `/proc`.
 
@@ -136,7 +136,7 @@ fn cost(rows: usize, work: impl FnOnce()) -> f64 {
     (cpu() - before) / (rows as f64 / 1e6)
 }
 
-/// Transactions as the simulation has them, about seven a minute, or so many in every second.
+/// Transactions as the simulation has them, about seven a minute, or `a_second` of them in every second.
 fn lines(rows: usize, a_second: Option<usize>) -> Result<(Vec<u8>, Vec<u32>)> {
     let mut simulator = Simulator::new(42, 5000, 10_000);
     let (mut data, mut bounds) = (Vec::new(), vec![0]);
@@ -183,7 +183,7 @@ const SOURCE: &str = "CREATE SOURCE transactions (transaction_id STRING NOT NULL
     ts TIMESTAMP, terminal_id STRING, location STRING) WITH (connector = 'kafka', bootstrap_servers = '${KAFKA}', \
     topic = '${TOPIC}', format = 'json');";
 
-/// As [`SOURCE`], with event time; rows of one partition come in its order.
+/// [`SOURCE`] with event time; rows of a partition are in its order.
 macro_rules! timed {
     ($rest:literal) => {
         concat!(
@@ -327,7 +327,7 @@ fn pipeline(kafka: &RealKafka, folder: &Path, topic: &str, scored: bool, rows: u
     run(kafka, folder, topic, &format!("{SOURCE}\n{insert}"), rows)
 }
 
-/// What the topic costs to its end under this SQL.
+/// Cost of reading the topic to its end under this SQL.
 fn run(kafka: &RealKafka, folder: &Path, topic: &str, sql: &str, rows: usize) -> f64 {
     std::fs::write(folder.join("bench.sql"), sql).unwrap();
     let _ = std::fs::remove_dir_all(folder.join("warehouse"));

@@ -5,7 +5,7 @@
 
 use crate::error::{Error, Result};
 
-/// Where in a line a character stands.
+/// The quoting at a position in a line.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Place {
     Plain,
@@ -69,8 +69,8 @@ fn substitute_line(
     Ok(())
 }
 
-/// Whether a quote after this character begins a quoted text (and is not an apostrophe inside a plain one). A doubled
-/// quote inside a single-quoted text closes and opens it at once.
+/// `true` if a quote after this character begins a quoted text (and is not an apostrophe inside a plain one). A doubled
+/// quote inside a single-quoted text closes it and opens it again.
 fn opens(before: char) -> bool {
     before.is_whitespace() || matches!(before, '[' | '{' | ',' | '\'')
 }
@@ -114,7 +114,7 @@ fn insert(value: &str, name: &str, place: Place, out: &mut String) -> Result<()>
     Ok(())
 }
 
-/// Whether YAML reads the value as it is outside quotes.
+/// `true` if YAML reads the value literally outside quotes.
 fn is_plain(value: &str) -> bool {
     let special = |c: char| {
         c.is_control()

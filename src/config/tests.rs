@@ -22,7 +22,7 @@ fn documented_file_states_the_defaults() {
 
 #[test]
 fn documented_file_names_every_key() {
-    // Serde lists the keys it knows when it meets one that it does not.
+    // Serde lists the keys it knows in the error about an unknown one.
     for (section, unknown) in [
         ("", "?: 1"),
         ("flight", "flight: {?: 1}"),

@@ -98,7 +98,7 @@ impl FromStr for Interval {
             "h" | "hour" | "hours" => 3_600_000,
             _ => return Err(wrong()),
         };
-        // A month is more than anything waits for, and what clocks can add.
+        // A month is longer than any wait, and a clock can still add it.
         const LONGEST_MS: u64 = 31 * 24 * 3_600_000;
         let ms = number.parse::<u64>().ok().and_then(|number| number.checked_mul(unit_ms)).ok_or_else(wrong)?;
         if ms == 0 || ms > LONGEST_MS {
@@ -144,10 +144,10 @@ impl FromStr for MemoryLimit {
     }
 }
 
-/// How many plan partitions work at the same time.
+/// The number of plan partitions that run at the same time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Parallelism {
-    /// One a core.
+    /// One per core.
     Auto,
     /// This many.
     Count(NonZeroUsize),
@@ -188,7 +188,7 @@ impl<'de> Deserialize<'de> for Parallelism {
     }
 }
 
-/// Reads a token. A key without a value is refused, as `${NAME:-}` leaves behind: it would mean that nobody has to log in.
+/// Reads a token. A key without a value, as `${NAME:-}` leaves it, is refused: it would mean that no login is required.
 pub(super) fn token<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Secret>, D::Error> {
     let text = Option::<String>::deserialize(deserializer).map_err(|_| D::Error::custom("expected a text"))?;
     match text.filter(|text| !text.trim().is_empty()) {

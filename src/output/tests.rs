@@ -3,7 +3,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 
 use super::*;
 
-/// Writes what it is let write.
+/// Writes only as often as `go` allows.
 struct Gate {
     go: Receiver<io::Result<()>>,
     written: Arc<Mutex<Vec<u8>>>,
@@ -26,7 +26,7 @@ impl Write for Gate {
     }
 }
 
-/// What a writer that waits has been given so far.
+/// The bytes that a [`Gate`] has written so far.
 type Written = Arc<Mutex<Vec<u8>>>;
 
 fn gated() -> (Printer, Sender<io::Result<()>>, Written) {
@@ -110,7 +110,7 @@ fn the_end_waits_only_for_a_reader_that_reads() {
     assert!(!printer.drain(Patience::AtMost(Duration::from_secs(60))));
     assert!(!printer.drain(Patience::AtMost(Duration::from_millis(10))));
     assert!(began.elapsed() < Duration::from_secs(30));
-    // One that reads again is waited for again.
+    // A reader that reads again is waited for again.
     go.send(Ok(())).unwrap();
     assert!(printer.drain(Patience::Endless));
     assert!(printer.drain(Patience::AtMost(Duration::ZERO)));
@@ -132,7 +132,7 @@ async fn rows_wait_for_a_slow_reader_and_not_for_one_that_does_not_read() {
     let go = slow.join().unwrap();
     assert!(printer.drain(Patience::Endless));
     assert_eq!(written.lock().unwrap().len(), 3_000 * 1_000);
-    // Now nobody reads: after a moment nothing waits any more.
+    // Nobody reads from here on: after a moment nothing waits any more.
     let began = Instant::now();
     for _ in 0..20_000 {
         printer.print_patiently(LINE).await;
