@@ -1,5 +1,5 @@
-//! `connector = 'console'`: rows as a table on standard output. For looking, not for pipelines: rows that nobody reads are dropped, and the
-//! log says so.
+//! `connector = 'console'`: rows as a table on standard output. For looking, not for pipelines: rows that nobody reads are
+//! dropped, and this is logged.
 
 use std::sync::Arc;
 
@@ -12,8 +12,8 @@ use arrow::util::pretty::pretty_format_batches;
 use crate::error::{Context, Error, Result};
 use crate::output::Printer;
 
-/// Prints rows of a retracting stream: their weight, which comes last, is shown first, as `+` or `-`. A row that counts twice is shown
-/// twice.
+/// Prints rows of a retracting stream. Their weight, the last column, is shown first, as `+` or `-`; a row with a larger
+/// weight is repeated.
 pub async fn print_changes(name: &str, rows: &[RecordBatch], output: &Printer) -> Result<()> {
     let rows = rows.iter().map(signed).collect::<Result<Vec<_>>>()?;
     print(name, &rows, output).await
@@ -36,7 +36,7 @@ fn signed(rows: &RecordBatch) -> Result<RecordBatch> {
     RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).internal(fail)
 }
 
-/// Prints `rows` under the sink's name; waits for room as long as somebody reads.
+/// Prints `rows` under the sink's name; waits for room in the queue while the reader reads.
 pub async fn print(name: &str, rows: &[RecordBatch], output: &Printer) -> Result<()> {
     output.print_patiently(table(name, rows)?).await;
     Ok(())

@@ -12,14 +12,14 @@ use arrow_json::writer::make_encoder;
 use crate::error::{Context, Result};
 use crate::json;
 
-/// Writes a header and then a line a row; quotes where that is needed.
+/// Writes a header, then one line per row; quotes values only where needed.
 pub struct CsvWriter<W: Write> {
     out: W,
     line: Vec<u8>,
 }
 
 impl<W: Write> CsvWriter<W> {
-    /// Begins with the names of the columns.
+    /// Writes the header, the names of the columns.
     pub fn new(mut out: W, schema: &Schema) -> Result<Self> {
         let mut line = Vec::new();
         for (index, field) in schema.fields().iter().enumerate() {
@@ -40,7 +40,7 @@ impl<W: Write> CsvWriter<W> {
                 match &column[row] {
                     Some(text) => put(text, index, &mut self.line),
                     None if index > 0 => self.line.push(b','),
-                    // A line without anything would be no row.
+                    // An empty line would not be read as a row.
                     None if columns.len() == 1 => self.line.push(b' '),
                     None => {}
                 }
@@ -73,11 +73,11 @@ fn put(text: &[u8], index: usize, line: &mut Vec<u8>) {
     line.push(b'"');
 }
 
-/// Per row the text of a value, `None` where it is null.
+/// The text of each row's value, `None` for null.
 fn texts(field: &Field, column: &dyn Array) -> Result<Vec<Option<Vec<u8>>>> {
     let unwritable = || format!("column `{}` cannot be written as CSV", field.name());
     let rows = 0..column.len();
-    // Of a column without a type all are null, which it does not note.
+    // A column of type NULL holds only nulls, but has no null bitmap.
     let nulls = column.logical_nulls();
     let is_valid = |row: usize| nulls.as_ref().is_none_or(|nulls| nulls.is_valid(row));
     let each = |text: &mut dyn FnMut(usize) -> Vec<u8>| {
@@ -85,7 +85,6 @@ fn texts(field: &Field, column: &dyn Array) -> Result<Vec<Option<Vec<u8>>>> {
     };
     let special = |value: f64| json::special_float(value).map(|text| text.as_bytes().to_vec());
     Ok(match column.data_type() {
-        // Such a column does not say of a row that it is null.
         DataType::Null => vec![None; column.len()],
         DataType::Binary => {
             let bytes = column.as_binary::<i32>();

@@ -1,4 +1,4 @@
-//! The table that dead letters go to, one per pipeline, committed in the same epoch as the good rows.
+//! The table of dead letters: one per pipeline, committed in the same epoch as the good rows.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use crate::sink::kafka::RefusedMessage;
 use crate::source::chunk::DeadLetter;
 use crate::sql::Span;
 
-/// The name that commits and progress use; no table of a user can have it.
+/// The table's name in commits and progress; no table of a user can have it.
 pub const NAME: &str = "weir.dead_letters";
 
 /// A dead letter with the source it came from.
@@ -23,7 +23,7 @@ pub struct Letter {
     pub letter: DeadLetter,
 }
 
-/// A message that is too large for its topic: its position is that among the epoch's messages to the sink.
+/// A message that is too large for its topic. Its offset is its position among the epoch's messages to the sink.
 pub fn of_message(sink: &str, topic: &str, message: RefusedMessage) -> Letter {
     let RefusedMessage { position, key, payload, reason } = message;
     let letter = DeadLetter {

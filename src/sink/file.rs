@@ -1,7 +1,7 @@
 //! `connector = 'file'`: one file of JSON lines, CSV or Parquet per epoch and lane, in a folder.
 //!
-//! Files appear under their final name when the epoch closes, before it commits: a crash in between leaves a file whose
-//! rows come again under the next run. The delivery is therefore at least once; tables are for exactly once.
+//! Files get their final name when the epoch closes, before it commits: a crash in between leaves a file whose rows the next
+//! run writes again. The delivery is therefore at least once; tables are for exactly once.
 
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
@@ -29,7 +29,7 @@ enum Encoder {
     Parquet(Box<ArrowWriter<BufWriter<File>>>),
 }
 
-/// Encodes `row` to nowhere. Errors: a column that the format cannot hold.
+/// Encodes `row` and drops the result. Errors: a column that the format cannot hold.
 pub fn try_row(format: Format, row: &RecordBatch) -> Result<()> {
     let fail = || "rows cannot be written".to_owned();
     match format {
@@ -59,7 +59,7 @@ impl FileWriter {
         let file = File::create(&hidden).environment(|| format!("file `{}` cannot be made", hidden.display()))?;
         let file = BufWriter::new(file);
         let encoder = match format {
-            // With nulls, without which a MAP would lose entries.
+            // With nulls: without them a MAP would lose entries.
             Format::Json => Encoder::Json(json::builder().with_explicit_nulls(true).build(file)),
             Format::Csv => Encoder::Csv(CsvWriter::new(file, schema)?),
             Format::Parquet => Encoder::Parquet(Box::new(
@@ -82,7 +82,7 @@ impl FileWriter {
         })
     }
 
-    /// Finishes the file and gives it its name; returns its size in bytes.
+    /// Finishes the file and renames it to its final name; returns its size in bytes.
     pub fn close(self) -> Result<u64> {
         let context = || format!("file `{}` cannot be finished", self.name.display());
         let file = match self.encoder {

@@ -1,9 +1,9 @@
 //! Changes to messages: upserts and tombstones by key, or Debezium's envelope.
 //!
-//! An upsert message has the key columns as its key and the whole row as its value; a key that is gone has no value
-//! (a tombstone), so a compacted topic holds the newest row of each key. Debezium's envelope says what was before and after
-//! (`op`: `c` made, `u` changed, `d` gone). Changes of an epoch are consolidated: one message per key. Without a key there is
-//! nothing to pair by: every row given is made and every row taken back is gone, as Flink writes them.
+//! An upsert message has the key columns as its key and the whole row as its value; a deleted key has no value (a
+//! tombstone), so a compacted topic holds the newest row of each key. Debezium's envelope has the row before and after
+//! (`op`: `c` created, `u` updated, `d` deleted). Changes of an epoch are consolidated: one message per key. Without a key
+//! there is nothing to pair rows by: every emitted row is a creation and every retracted row a deletion, as in Flink.
 
 use arrow::array::RecordBatch;
 use arrow::compute::interleave_record_batch;
@@ -16,7 +16,7 @@ use crate::env::Env;
 use crate::error::{Context, Error, Result};
 use crate::source::chunk::OptionalBytes;
 
-/// What Debezium's `source` says.
+/// Contents of Debezium's `source` field.
 #[derive(Debug, Clone)]
 pub struct ChangeOrigin {
     pub pipeline: String,
@@ -26,7 +26,7 @@ pub struct ChangeOrigin {
 
 /// Encodes the changes of an epoch; `rows` in their order, all of the same columns.
 ///
-/// Errors: a key column that is not there; a type that has no JSON form.
+/// Errors: a missing key column; a type that has no JSON form.
 pub fn encode_changes(
     rows: Vec<UpsertRows>,
     encoding: &ChangeEncoding,
@@ -51,7 +51,7 @@ pub fn encode_changes(
     }
 }
 
-/// A message to be: where its rows are.
+/// The places of a message's rows.
 struct Pair {
     before: Option<Place>,
     after: Option<Place>,
@@ -59,13 +59,13 @@ struct Pair {
     key: Place,
 }
 
-/// `None` for what came and went within the epoch.
+/// `None` if the key was created and deleted within the epoch.
 fn message(change: &Change) -> Option<Pair> {
     let nothing = change.row.is_none() && change.before.is_none();
     (!nothing).then_some(Pair { before: change.before, after: change.row, key: change.seen })
 }
 
-/// Every row by itself.
+/// One message per row, unpaired.
 fn unpaired(rows: Vec<UpsertRows>) -> (Vec<RecordBatch>, Vec<Pair>) {
     let mut pairs = Vec::new();
     for (batch, UpsertRows { rows, weights }) in rows.iter().enumerate() {

@@ -1,11 +1,11 @@
-//! `delivery = 'at_least_once'`: messages leave at once; what became of them is known at the flush before the epoch's
+//! `delivery = 'at_least_once'`: messages are sent at once; their delivery is confirmed by the flush before the epoch's
 //! manifest.
 //!
 //! An epoch that is read again after a crash sends its messages again. Every message carries `weir-pipeline`, `weir-epoch`
 //! and `weir-position`, its place among the epoch's messages to this sink. A run after a crash may cut its epochs elsewhere,
-//! so these say where a message comes from and do not identify its row: consumers drop repeats by a key in the row.
+//! so these headers give the origin of a message and do not identify its row: consumers deduplicate by a key in the row.
 //!
-//! A message that is too large is handed back: at once where the topic's limit is known, else at the flush.
+//! A message that is too large is returned: at once if the topic's limit is known, else at the flush.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -22,10 +22,10 @@ use crate::env::Env;
 use crate::error::{Error, Result};
 use crate::source::kafka::client::{self, Context, TooLarge, sentence};
 
-/// How long a full queue or unacknowledged messages are waited for; messages expire in librdkafka after 60 s.
+/// The longest wait for a full queue or for acknowledgements; messages expire in librdkafka after 60 s.
 const PATIENCE: Duration = Duration::from_secs(65);
 
-/// Bits of a message's number that are its position; those above are its epoch's lowest.
+/// Bits of a message's number that hold its position; the bits above hold the lowest bits of its epoch.
 const POSITION_BITS: u32 = 40;
 const MAX_POSITION: u64 = (1 << POSITION_BITS) - 1;
 
@@ -36,7 +36,7 @@ pub struct RefusedMessage {
     pub position: u64,
     pub key: Option<Vec<u8>>,
     pub payload: Option<Vec<u8>>,
-    /// How large it is, and how large it may be.
+    /// The message's size and the limit.
     pub reason: String,
 }
 
@@ -44,7 +44,7 @@ pub struct RefusedMessage {
 pub struct DirectProducer {
     topic: String,
     limits: Mutex<SizeLimits>,
-    /// Messages in refused batches, of the epoch that commits and of the next.
+    /// Messages in refused batches, of the committing epoch and of the next.
     suspects: Mutex<Vec<TooLarge>>,
     pipeline: String,
     connection: KafkaConnection,
@@ -54,8 +54,8 @@ pub struct DirectProducer {
 }
 
 impl DirectProducer {
-    /// Makes the producer, and asks the brokers how large messages may be; they need not answer. Errors: options that librdkafka
-    /// refuses.
+    /// Creates the producer and asks the brokers for the size limits of messages; they need not answer. Errors: options that
+    /// librdkafka refuses.
     pub async fn open(connection: &KafkaConnection, topic: &str, pipeline: &str, env: &Env) -> Result<Self> {
         let limits = SizeLimits::learn(connection, &[topic.to_owned()], env).await?;
         let mut config = client::producer_config(connection);
@@ -87,7 +87,7 @@ impl DirectProducer {
         })
     }
 
-    /// Where the messages go.
+    /// The topic that messages are sent to.
     pub fn topic(&self) -> &str {
         &self.topic
     }
@@ -124,8 +124,8 @@ impl DirectProducer {
         Ok(refused)
     }
 
-    /// Waits until every message sent so far is acknowledged by all in-sync replicas. Returns those of `epoch` that the brokers
-    /// refused for their size.
+    /// Waits until every message sent so far is acknowledged by all in-sync replicas. Returns those of `epoch` that the
+    /// brokers refused for their size.
     ///
     /// Errors: one was not delivered for another reason.
     pub async fn flush(&self, epoch: u64) -> Result<Vec<RefusedMessage>> {
@@ -139,7 +139,7 @@ impl DirectProducer {
             let position = number as u64 & MAX_POSITION;
             let headers = self.header_bytes(&text, position);
             let is_alone = is_only || self.limits().is_alone(message, headers);
-            // A batch of several was refused: each is tried by itself.
+            // A batch of several messages was refused: each is tried in a batch of its own.
             if is_alone || !self.send_alone(message, epoch, position).await? {
                 self.limits().learn_refused(&self.topic, message, headers);
                 refused.push(self.refused(message, &text, position));
@@ -160,7 +160,7 @@ impl DirectProducer {
         }
     }
 
-    /// Messages of this epoch that were in batches which the brokers refused; those of the next, which fills meanwhile, wait.
+    /// Takes the messages of this epoch that were in refused batches; those of the next, which fills meanwhile, stay.
     fn take_suspects(&self, epoch: u64) -> Vec<TooLarge> {
         let mut suspects = self.suspects.lock().unwrap_or_else(PoisonError::into_inner);
         suspects.extend(self.context().take_too_large());
@@ -231,12 +231,12 @@ impl DirectProducer {
     }
 }
 
-/// The number that a message is sent under: epochs that are under way at the same time differ in it.
+/// The number that identifies a message to the client; epochs in progress at the same time have different ones.
 fn number_of(epoch: u64, position: u64) -> usize {
     (epoch << POSITION_BITS | position & MAX_POSITION) as usize
 }
 
-/// What became of a message that was offered to the client.
+/// Result of offering a message to the client.
 enum Offered {
     Taken,
     QueueFull,

@@ -1,4 +1,4 @@
-//! Rows to JSON messages, side by side in shared buffers.
+//! Encodes rows as JSON messages in shared buffers.
 
 use std::sync::Arc;
 
@@ -21,8 +21,8 @@ pub struct Messages {
 #[derive(Debug)]
 struct Inner {
     data: Vec<u8>,
-    /// `len + 1` boundaries in `data`; each message ends with the line end before its boundary, and one without even that has
-    /// no payload.
+    /// `len + 1` boundaries in `data`. A message ends with the newline before its boundary; one without a newline has no
+    /// payload.
     bounds: Vec<usize>,
     keys: Option<OptionalBytes>,
 }
@@ -36,12 +36,12 @@ pub struct Message<'a> {
 }
 
 impl Messages {
-    /// Messages of these payloads, each ended by a line end or empty, at these boundaries.
+    /// Messages with these payloads, each ended by a newline or empty, at these boundaries.
     pub(super) fn new(data: Vec<u8>, bounds: Vec<usize>, keys: Option<OptionalBytes>) -> Self {
         Self { inner: Arc::new(Inner { data, bounds, keys }) }
     }
 
-    /// How many there are.
+    /// The number of messages.
     pub fn len(&self) -> usize {
         self.inner.bounds.len() - 1
     }
@@ -73,7 +73,7 @@ impl Messages {
 /// zone), binary as base64, NaN and the infinities as texts. The value of `key_column` becomes the
 /// key: binary as is, other types as their text.
 ///
-/// Errors: no such key column; a type that has no JSON form.
+/// Errors: a missing key column; a type that has no JSON form.
 pub fn encode(batch: &RecordBatch, key_column: Option<&str>) -> Result<Messages> {
     let keys = key_column.map(|name| keys(batch, name)).transpose()?;
     let mut data = Vec::with_capacity(batch.num_rows() * 32 * batch.num_columns());
@@ -81,7 +81,7 @@ pub fn encode(batch: &RecordBatch, key_column: Option<&str>) -> Result<Messages>
     writer.write(batch).internal(|| "rows could not be encoded as JSON".to_owned())?;
     writer.finish().internal(|| "rows could not be encoded as JSON".to_owned())?;
     drop(writer);
-    // JSON escapes line ends inside strings: every one that is left ends a row.
+    // JSON escapes newlines inside strings, so every newline ends a row.
     let mut bounds = Vec::with_capacity(batch.num_rows() + 1);
     bounds.push(0);
     bounds.extend(memchr::memchr_iter(b'\n', &data).map(|end| end + 1));

@@ -1,10 +1,10 @@
-//! How large a message may be: asked of the topic before anything is sent, so that one that is too large becomes a dead letter
-//! instead of an error that comes back with every start.
+//! Limits on the size of a message. The topic is asked for its limit before anything is sent, so that a message that is too
+//! large becomes a dead letter instead of an error that returns with every start.
 //!
-//! Brokers compare the size of a whole record batch with the topic's `max.message.bytes`. Batches of several messages are kept
-//! below it by librdkafka's `batch.size`; what is left is the message that is too large by itself, whose batch is computed here
-//! byte by byte (KIP-98, record batch version 2). Where messages are compressed only the brokers know; where they do not tell
-//! the topic's limit, either: then what they refuse is learnt while sending.
+//! Brokers compare the size of a whole record batch with the topic's `max.message.bytes`. librdkafka's `batch.size` keeps
+//! batches of several messages below it; what remains is a single message that is too large, whose batch size is computed
+//! here byte by byte (KIP-98, record batch version 2). The size of compressed messages is known only to the brokers; then,
+//! and if they do not report the topic's limit, the limit is learnt from what they refuse.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -18,30 +18,30 @@ use crate::env::Env;
 use crate::error::Result;
 use crate::source::kafka::client::{self, Context};
 
-/// How long brokers are asked for a topic's limit.
+/// The longest wait for the brokers to report a topic's limit.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// librdkafka's own limits of a message and of a batch.
+/// librdkafka's default limits of a message and of a batch.
 const CLIENT_LIMIT: usize = 1_000_000;
-/// What the client's queue holds unless it is configured, KiB.
+/// Default capacity of the client's queue in KiB.
 const QUEUE_KIB: usize = 64 << 10;
-/// Room for what librdkafka adds to a message in its own reckoning.
+/// Allowance for the overhead that librdkafka adds to a message's size.
 const FRAME: usize = 1_024;
 
-/// What is known of the limits of a producer's topics.
+/// The known limits of a producer's topics.
 #[derive(Debug, Clone)]
 pub struct SizeLimits {
-    /// Largest batch that a topic takes, where the brokers tell or have refused a larger one.
+    /// Largest batch that a topic takes, if the brokers have reported it or refused a larger one.
     topics: BTreeMap<String, usize>,
     /// `message.max.bytes`: the largest message that the client sends.
     client: usize,
-    /// `batch.size`: a larger batch has one message.
+    /// `batch.size`: a larger batch holds a single message.
     batch: usize,
-    /// Batches are compressed, so that their size on the way is not known here.
+    /// Batches are compressed, so that their size as sent is not known here.
     compressed: bool,
 }
 
 impl SizeLimits {
-    /// Asks the brokers for the limits of `topics`. A topic whose limit they do not tell in time has none.
+    /// Asks the brokers for the limits of `topics`. A topic whose limit they do not report in time has none.
     ///
     /// Errors: options that librdkafka refuses.
     pub async fn learn(connection: &KafkaConnection, topics: &[String], env: &Env) -> Result<Self> {
@@ -66,7 +66,7 @@ impl SizeLimits {
         for topic in topics.iter().filter(|topic| !known.contains_key(*topic)) {
             tracing::info!(topic, "the brokers do not tell the topic's `max.message.bytes`");
         }
-        // Its threads end with it, which waits for the brokers: not on this thread.
+        // Dropping it waits for its threads, which wait for the brokers: not on this thread.
         tokio::task::spawn_blocking(move || drop(admin));
         Ok(Self::of(&client::producer_config(connection), known))
     }
@@ -74,7 +74,7 @@ impl SizeLimits {
     fn of(config: &ClientConfig, topics: BTreeMap<String, usize>) -> Self {
         let number = |key: &str| config.get(key).and_then(|value| value.parse::<usize>().ok());
         let largest = topics.values().copied().max().map_or(0, |limit| limit.saturating_add(FRAME));
-        // A message that is larger than the client's queue would wait for room for ever.
+        // A message larger than the client's queue would wait for room for ever.
         let queue = number("queue.buffering.max.kbytes").unwrap_or(QUEUE_KIB).saturating_mul(1024);
         let client = number("message.max.bytes").unwrap_or(largest.max(CLIENT_LIMIT)).min(queue - queue / 16);
         let smallest = topics.values().copied().min().unwrap_or(usize::MAX);
@@ -83,12 +83,12 @@ impl SizeLimits {
         Self { topics, client, batch, compressed: codec.is_some_and(|codec| codec != "none") }
     }
 
-    /// Lets the client send what the topics take, in batches that all of them take.
+    /// Configures the client to send messages up to the topics' limits, in batches that every topic takes.
     pub fn configure(&self, config: &mut ClientConfig) {
         config.set("message.max.bytes", self.client.to_string()).set("batch.size", self.batch.to_string());
     }
 
-    /// Why a message cannot be sent to `topic`, if it cannot; `headers` is what its headers take.
+    /// The reason why a message cannot be sent to `topic`; `None` if it can. `headers` is the size of its headers in bytes.
     pub fn excess(&self, topic: &str, message: Message<'_>, headers: usize) -> Option<String> {
         let size = batch_size(message, headers);
         match self.topics.get(topic) {
@@ -103,7 +103,7 @@ impl SizeLimits {
         }
     }
 
-    /// Whether a refused batch of this one message held no other.
+    /// `true` if the refused batch with this message cannot have held another one.
     pub fn is_alone(&self, message: Message<'_>, headers: usize) -> bool {
         batch_size(message, headers) > self.batch
     }
@@ -118,14 +118,15 @@ impl SizeLimits {
         if self.compressed { -size } else { size }
     }
 
-    /// The brokers have refused this message, alone in its batch: others of its size need not be tried.
+    /// Records that the brokers refused this message, alone in its batch: others of its size need not be tried.
     pub fn learn_refused(&mut self, topic: &str, message: Message<'_>, headers: usize) {
         let most = batch_size(message, headers) - 1;
         self.topics.entry(topic.to_owned()).and_modify(|known| *known = (*known).min(most)).or_insert(most);
     }
 }
 
-/// A guess of what compression leaves of `bytes`, good for comparing: the places whose next four bytes have not been seen shortly before.
+/// A guess at the compressed size of `bytes`, good enough for comparing: the number of positions whose next four bytes were
+/// not seen shortly before.
 fn compressed_size(bytes: &[u8]) -> usize {
     let mut seen = [0_u32; 4096];
     let is_new = |window: &&[u8]| {
@@ -136,18 +137,18 @@ fn compressed_size(bytes: &[u8]) -> usize {
     bytes.windows(4).filter(is_new).count()
 }
 
-/// Why the brokers refused a message that was alone in its batch.
+/// The reason for a message that the brokers refused when it was alone in its batch.
 pub fn refused(topic: &str, message: Message<'_>, headers: usize) -> String {
     let size = batch_size(message, headers);
     format!("the brokers refuse the message for its size: {size} bytes are more than topic `{topic}` takes")
 }
 
-/// Bytes of a batch that holds nothing but this message, uncompressed.
+/// Bytes of an uncompressed batch that holds only this message.
 fn batch_size(message: Message<'_>, headers: usize) -> usize {
     /// Offsets, length, epoch, magic, checksum, attributes, times, producer, sequence, count.
     const BATCH_HEADER: usize = 61;
     let bytes = |field: Option<&[u8]>| field.map_or(varint(1), |bytes| varint(2 * bytes.len()) + bytes.len());
-    // Attributes, time and offset within the batch take a byte each; the number of headers is below 64.
+    // Attributes, time delta and offset delta take a byte each; the number of headers is below 64.
     let record = 3 + bytes(message.key) + bytes(message.payload) + 1 + headers;
     BATCH_HEADER + varint(2 * record) + record
 }
@@ -158,7 +159,7 @@ pub fn header_bytes<'a>(headers: impl Iterator<Item = (&'a str, &'a str)>) -> us
     headers.map(|(name, value)| bytes(name) + bytes(value)).sum()
 }
 
-/// Bytes of a number that is written seven bits a byte.
+/// Bytes of a number with seven bits in each byte.
 fn varint(number: usize) -> usize {
     (usize::BITS - number.leading_zeros()).max(1).div_ceil(7) as usize
 }
@@ -227,7 +228,7 @@ mod tests {
 
     #[test]
     fn sizes_are_those_of_the_record_batch_format() {
-        // As a broker reports them for one message of these: see `tests/it/kafka.rs` for the limit itself.
+        // As a broker reports them for batches of one such message; `tests/it/kafka.rs` tests the limit itself.
         assert_eq!(batch_size(Message { key: None, payload: Some(b"") }, 0), 61 + 1 + 6);
         assert_eq!(batch_size(Message { key: Some(b"k"), payload: None }, 0), 61 + 1 + 7);
         assert_eq!([0, 1, 63, 64, 127, 128, 16_383, 16_384].map(varint), [1, 1, 1, 1, 1, 2, 2, 3]);

@@ -1,10 +1,9 @@
-//! Kafka as a sink: a transaction per epoch ([`TransactionalProducer`]), or each micro-batch at once
-//! ([`DirectProducer`]). Rows become messages by [`encode`],
-//! those of a stream that also takes back by [`encode_changes`].
+//! Kafka as a sink: a transaction per epoch ([`TransactionalProducer`]), or each micro-batch at once ([`DirectProducer`]).
+//! Rows become messages by [`encode`], those of a retracting stream by [`encode_changes`].
 //!
-//! A message that is too large for its topic ([`limit`]) is handed back and stops nothing: the epoch keeps it as a dead letter.
+//! A message that is too large for its topic ([`limit`]) is returned and stops nothing: the epoch keeps it as a dead letter.
 //!
-//! Neither decides when an epoch commits: the coordinator calls, this carries out and reports what became of it.
+//! Neither producer decides when an epoch commits: the coordinator calls it and gets the result.
 
 mod changes;
 mod direct;

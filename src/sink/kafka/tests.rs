@@ -136,7 +136,7 @@ async fn a_message_that_is_not_delivered_fails_the_flush() {
     assert!(error.message().contains("topic `alerts`"), "{error}");
 }
 
-/// What the epoch's record says is tested against a real broker: the embedded one forgets it.
+/// The embedded broker drops the epoch's record, so its contents are tested against a real broker.
 #[tokio::test]
 async fn a_transaction_delivers_its_messages_through_a_queue_that_is_full() {
     let broker = Broker::start(&[("alerts", 1)]).unwrap();
@@ -150,7 +150,7 @@ async fn a_transaction_delivers_its_messages_through_a_queue_that_is_full() {
     assert_eq!(end_of(&broker, "alerts"), 1000);
 }
 
-/// Three keys: one changed, one made, one gone; one came and went, one is as before.
+/// Four keys: one updated, one created, one deleted; one created and deleted.
 fn changes() -> Vec<UpsertRows> {
     let step = |rows: &[(i64, &str, i64)]| UpsertRows {
         rows: batch(vec![
@@ -205,7 +205,7 @@ fn debezium_messages_say_what_was_before_and_after() {
         messages.into_iter().map(read).collect()
     };
     assert_eq!(parts(&["id"]), [r#"{"id":1} u a c"#, r#"{"id":2} c - x"#, r#"{"id":3} d gone -"#]);
-    // Without a key every row speaks for itself.
+    // Without a key every row is a message of its own.
     assert_eq!(parts(&[]), [" c - b", " d a -", " c - x", " d gone -", " c - brief", " d b -", " c - c", " d brief -"]);
 }
 

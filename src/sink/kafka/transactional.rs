@@ -2,8 +2,8 @@
 //! epoch and its manifest.
 //!
 //! The record is the metadata of a consumer-group offset, committed by the transaction itself: group
-//! `weir-<pipeline>-epochs`, partition 0 of every topic of the transaction, metadata `{"epoch":N,"manifest":M}`. So what is
-//! visible and what is recorded never disagree. Opening a producer fences the one of any other process with the same
+//! `weir-<pipeline>-epochs`, partition 0 of every topic of the transaction, metadata `{"epoch":N,"manifest":M}`. So the
+//! visible messages and the record never disagree. Opening a producer fences that of any other process with the same
 //! pipeline: Kafka refuses its transactions from then on.
 //!
 //! Protocol: KIP-98 (transactions), KIP-447 (offsets in transactions); error classes as librdkafka names them.
@@ -29,32 +29,32 @@ use crate::source::kafka::client::{self, Context, sentence};
 
 mod rehearsal;
 
-/// How long one step of a transaction is tried.
+/// The time limit for one step of a transaction.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// How long one native call may block.
+/// The time limit for one native call.
 const CALL: Duration = Duration::from_secs(10);
-/// The same for the first call, so that a refused login is noticed soon.
+/// The limit for the first call, so that a refused login is noticed soon.
 const FIRST_CALL: Duration = Duration::from_secs(2);
 
-/// The same for an abort, which is called again at once.
+/// The limit for a call to abort, which is repeated at once.
 const ABORT_CALL: Duration = Duration::from_millis(200);
 
-/// Tries of one transaction.
+/// Attempts at one transaction.
 const MAX_ATTEMPTS: u32 = 4;
 
-/// Bits of a message's number that say its place among the messages of its topic; those above say the topic.
+/// Bits of a message's number that hold its position in its topic's messages; the bits above hold the topic.
 const NUMBER_BITS: u32 = 40;
 
 /// An epoch's messages for one topic.
 #[derive(Debug, Clone)]
 pub struct TopicMessages {
-    /// The sink, as dead letters name it.
+    /// The sink's name in dead letters.
     pub sink: String,
     pub topic: String,
     messages: Vec<Messages>,
-    /// How many messages of the sink's epoch come before these.
+    /// Number of messages of the sink's epoch that precede these.
     before: u64,
-    /// Messages that are not sent, by position, and why.
+    /// Messages that are not sent, by position, with the reason.
     refused: BTreeMap<usize, String>,
 }
 
@@ -64,19 +64,19 @@ impl TopicMessages {
         Self { sink: sink.to_owned(), topic: topic.to_owned(), messages, before: 0, refused: BTreeMap::new() }
     }
 
-    /// Lets these follow `before` other messages of the sink's epoch; how many there are with them.
+    /// Places these after `before` other messages of the sink's epoch; returns the number of both.
     pub fn after(&mut self, before: u64) -> u64 {
         self.before = before;
         before + self.messages.iter().map(|messages| messages.len() as u64).sum::<u64>()
     }
 
-    /// The messages that are sent, with their positions.
+    /// The messages to send, with their positions.
     fn iter(&self) -> impl Iterator<Item = (usize, Message<'_>)> {
         let all = self.messages.iter().flat_map(Messages::iter).enumerate();
         all.filter(|(position, _)| !self.refused.contains_key(position))
     }
 
-    /// Leaves these messages out; what they were.
+    /// Excludes these messages and returns them.
     fn refuse(&mut self, reasons: BTreeMap<usize, String>) -> Vec<RefusedMessage> {
         let before = self.before;
         let owned = |bytes: Option<&[u8]>| bytes.map(<[u8]>::to_vec);
@@ -91,12 +91,12 @@ impl TopicMessages {
     }
 }
 
-/// What became of a transaction.
+/// Outcome of a transaction.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Sent {
     /// All its messages are visible.
     Visible,
-    /// None is: these are too large for the brokers. By index of the topic, the positions of messages.
+    /// None is visible: these messages are too large for the brokers. Positions by index of the topic.
     TooLarge(BTreeMap<usize, BTreeSet<usize>>),
 }
 
@@ -113,45 +113,45 @@ struct Inner {
     limits: Mutex<SizeLimits>,
     env: Env,
     producer: BaseProducer<Context>,
-    /// Member of no group; reads and names the group that holds the epochs.
+    /// Member of no group; reads the epochs from the group and names it in transactions.
     group: BaseConsumer<Context>,
-    /// The brokers refused a batch, and may refuse the next one for its sequence numbers.
+    /// The brokers refused a batch, and may refuse the next one for its sequence number.
     out_of_sequence: AtomicBool,
-    /// One transaction at a time.
+    /// Serialises transactions.
     turn: Mutex<()>,
 }
 
-/// What a transaction records about itself.
+/// The record of a transaction in the group's metadata.
 #[derive(Debug, Serialize, Deserialize)]
 struct EpochRecord {
     epoch: u64,
     manifest: i64,
 }
 
-/// What became of one try of a transaction. All but a commit were undone.
+/// Outcome of one attempt at a transaction. All but a commit were undone.
 enum Attempt {
     Committed,
     /// The numbers of messages in batches that the brokers refused for their size.
     TooLarge(BTreeSet<usize>),
-    /// Why it failed otherwise.
+    /// Failed for this other reason.
     Undone(String),
 }
 
-/// What to do about a failed step.
+/// Action after a failed step.
 enum Failure {
     /// Undo the transaction; the same epoch may be tried again.
     Abort(String),
-    /// Likewise: the message of this number is too large for the client.
+    /// The same; the message of this number is too large for the client.
     TooLarge(usize),
-    /// This producer is done for.
+    /// This producer is unusable.
     Fatal(Error),
 }
 
 impl TransactionalProducer {
-    /// Connects, finishes or undoes what an earlier run left open, and fences it.
+    /// Connects, finishes or undoes what an earlier run left open, and fences that run.
     ///
-    /// `sink_set` tells the pipeline's clusters apart (empty for the only one); `topics` are all topics that
-    /// transactions write to. Errors: unreachable brokers (after 60 s), refused login, missing permissions.
+    /// `sink_set` distinguishes the pipeline's clusters (empty for the only one); `topics` are all topics that transactions
+    /// write to. Errors: unreachable brokers (after 60 s), refused login, missing permissions.
     pub async fn open(
         connection: &KafkaConnection,
         pipeline: &str,
@@ -170,7 +170,7 @@ impl TransactionalProducer {
                 .set("transactional.id", format!("weir-{pipeline}{suffix}"))
                 .set("transaction.timeout.ms", "60000")
                 .set("linger.ms", "5")
-                // Steps of a transaction are asked for again at this pace; the default of 100 ms would be most of a commit.
+                // Steps of a transaction are retried at this interval; the default of 100 ms would be most of a commit.
                 .set("retry.backoff.ms", "10");
             let context = Context::new(&connection, &env);
             let producer = client::create_producer(&config, context.clone())?;
@@ -190,7 +190,7 @@ impl TransactionalProducer {
         blocking(move || inner.committed_epoch()).await
     }
 
-    /// Leaves messages out that are too large for their topics, as far as is known; what they were.
+    /// Excludes messages that exceed the known limits of their topics, and returns them.
     pub fn refuse_large(&self, messages: &mut TopicMessages) -> Vec<RefusedMessage> {
         let limits = self.inner.limits();
         let excess = |(position, message)| Some((position, limits.excess(&messages.topic, message, 0)?));
@@ -199,7 +199,7 @@ impl TransactionalProducer {
         if reasons.is_empty() { Vec::new() } else { messages.refuse(reasons) }
     }
 
-    /// Leaves out what [`Sent::TooLarge`] names, and whatever else is as large; what they were.
+    /// Excludes the messages that [`Sent::TooLarge`] names, and others as large; returns them.
     pub fn refuse(&self, messages: &mut TopicMessages, positions: &BTreeSet<usize>) -> Vec<RefusedMessage> {
         let too_large = messages.iter().filter(|(position, _)| positions.contains(position));
         let reasons = too_large.map(|(position, message)| (position, limit::refused(&messages.topic, message, 0)));
@@ -209,8 +209,8 @@ impl TransactionalProducer {
         refused
     }
 
-    /// Makes an epoch's messages visible, all or none. When some are too large for the brokers, none is: the epoch may be
-    /// committed again without them.
+    /// Makes an epoch's messages visible, all or none. If some are too large for the brokers, none becomes visible: the
+    /// epoch may be committed again without them.
     ///
     /// Errors: `Fenced` when another process has taken the pipeline over; otherwise `Environment`. After an error that
     /// says the outcome is unknown, open a new producer and ask it for [`TransactionalProducer::committed_epoch`].
@@ -224,12 +224,12 @@ impl TransactionalProducer {
     }
 }
 
-/// The number that the message at `position` of the `topic`-th topic is sent under.
+/// The number that identifies the message at `position` of the `topic`-th topic to the client.
 fn number_of(topic: usize, position: usize) -> usize {
     topic << NUMBER_BITS | position
 }
 
-/// Runs what blocks on a thread that may.
+/// Runs a blocking call on a thread for such calls.
 async fn blocking<T: Send + 'static>(act: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     tokio::task::spawn_blocking(act)
         .await
@@ -283,7 +283,8 @@ impl Inner {
         for _ in 0..MAX_ATTEMPTS {
             let refused = match self.attempt(record, messages, &suspects)? {
                 Attempt::Committed => return Ok(Sent::Visible),
-                // The brokers expect the sequence numbers of a batch that they refused: the abort has led to new ones.
+                // The brokers still expect the sequence numbers of the batch that they refused; the abort has begun new
+                // ones.
                 Attempt::Undone(_) if self.out_of_sequence.swap(false, Ordering::Relaxed) => continue,
                 Attempt::Undone(why) => return Err(failed(&why)),
                 Attempt::TooLarge(refused) => refused,
@@ -295,7 +296,7 @@ impl Inner {
                 self.rehearse(messages, &suspects, &mut guilty)?;
                 return Ok(Sent::TooLarge(guilty));
             }
-            // Which message of a refused batch is too large shows when each is sent by itself.
+            // Each message of a refused batch is sent by itself next, which shows the one that is too large.
             suspects.extend(refused);
         }
         Err(failed("the brokers refuse batches of messages for their size").with_hint("Let the user DESCRIBE_CONFIGS of the topic, or set `properties.batch.size` of the sink below the topic's `max.message.bytes`."))
@@ -325,7 +326,7 @@ impl Inner {
         guilty
     }
 
-    /// Tries the transaction once; messages in `alone` go in batches of their own.
+    /// Attempts the transaction once; messages in `alone` go in batches of their own.
     fn attempt(&self, record: &EpochRecord, messages: &[TopicMessages], alone: &BTreeSet<usize>) -> Result<Attempt> {
         let epoch = record.epoch;
         self.forget_reports();
@@ -337,7 +338,7 @@ impl Inner {
         });
         let (why, too_large) = match done {
             Ok(()) => {
-                // Acknowledged: what librdkafka reported about single messages on the way was mended by retries.
+                // All messages are acknowledged: the failures that librdkafka reported on the way were repaired by retries.
                 let _ = self.context().take_undelivered();
                 self.out_of_sequence.store(false, Ordering::Relaxed);
                 return Ok(Attempt::Committed);
@@ -354,12 +355,12 @@ impl Inner {
         if refused.is_empty() {
             return Ok(Attempt::Undone(why));
         }
-        // Of the messages behind them, whose batches were undone with the transaction.
+        // Failure reports of the messages behind these, whose batches were undone with the transaction.
         let _ = self.context().take_undelivered();
         Ok(Attempt::TooLarge(refused))
     }
 
-    /// Undoes the transaction, and lets the reports of its messages reach the context: they say which were too large.
+    /// Undoes the transaction. The reports of its messages reach the context meanwhile: they name those that were too large.
     fn undo(&self, what: &str, why: &str) -> Result<()> {
         match self.persist("abort a transaction", || self.abort()) {
             Ok(()) => {}
@@ -375,7 +376,8 @@ impl Inner {
         Ok(())
     }
 
-    /// One call to abort. librdkafka waits in it until the reports of all messages have been served, which another thread must do.
+    /// One call to abort. librdkafka waits in it until the reports of all messages have been served, which another thread
+    /// must do.
     fn abort(&self) -> KafkaResult<()> {
         let done = AtomicBool::new(false);
         std::thread::scope(|scope| {
@@ -384,10 +386,11 @@ impl Inner {
                     self.producer.poll(Duration::from_millis(5));
                 }
             };
-            // Without the thread the call takes its whole time, and is repeated.
+            // Without the thread the call runs into its time limit, and is repeated.
             let _served = std::thread::Builder::new().name("kafka-reports".to_owned()).spawn_scoped(scope, serve);
             let deadline = self.env.instant() + CALL;
-            // A call drops what is queued when it begins; what comes back from a broker to be sent again waits for the next.
+            // A call drops the messages queued when it begins; those that a broker returns for a retry wait for the next
+            // call.
             let aborted = loop {
                 match self.producer.abort_transaction(ABORT_CALL) {
                     Err(KafkaError::Transaction(error)) if error.is_retriable() && self.env.instant() < deadline => {}
@@ -399,13 +402,13 @@ impl Inner {
         })
     }
 
-    /// Forgets what was reported about the messages of an earlier try.
+    /// Drops the reports on messages of an earlier attempt.
     fn forget_reports(&self) {
         let _ = (self.context().take_too_large(), self.context().take_undelivered());
     }
 
-    /// Waits until all messages are acknowledged, or one is refused: what is behind that is not sent any more, and a flush would wait for
-    /// it in vain.
+    /// Waits until all messages are acknowledged, or until one is refused: the messages behind it are not sent any more, and
+    /// a flush would wait for them in vain.
     fn settle(&self) -> Result<(), Failure> {
         let deadline = self.env.instant() + PATIENCE;
         let mut failed_since: Option<Instant> = None;
@@ -479,7 +482,7 @@ impl Inner {
         self.persist("record the epoch", || self.producer.send_offsets_to_transaction(&places, &group, CALL))
     }
 
-    /// Where epochs are recorded, filled in for writing.
+    /// The offsets under which epochs are recorded; with `record`, filled in for writing.
     fn epoch_places(&self, record: Option<&EpochRecord>) -> Result<TopicPartitionList> {
         let refused = |error: KafkaError| Error::internal("epoch offset was refused").with_detail(error.to_string());
         let mut list = TopicPartitionList::new();
@@ -494,7 +497,7 @@ impl Inner {
         Ok(list)
     }
 
-    /// Repeats a step while librdkafka says that a retry may help, up to [`PATIENCE`].
+    /// Repeats a step while librdkafka reports that a retry may help, up to [`PATIENCE`].
     fn persist(&self, what: &str, mut step: impl FnMut() -> KafkaResult<()>) -> Result<(), Failure> {
         let deadline = self.env.instant() + PATIENCE;
         loop {
@@ -502,7 +505,7 @@ impl Inner {
                 Ok(()) => return Ok(()),
                 Err(error) => error,
             };
-            // Serves what is queued: the reason may be among it.
+            // Serves queued events: the reason may be among them.
             self.producer.poll(Duration::from_millis(10));
             let retriable = match &error {
                 KafkaError::Transaction(error) => error.is_retriable() && !error.is_fatal(),

@@ -1,5 +1,5 @@
-//! Finds the messages of an epoch that are too large, all at once: where messages are compressed only the brokers know, and a transaction
-//! tells of the first few only.
+//! Finds the messages of an epoch that are too large, all at once. The size of compressed messages is known only to the
+//! brokers, and a transaction reports only the first few.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,12 +7,13 @@ use super::{Failure, Inner, MAX_ATTEMPTS, Message, NUMBER_BITS, PATIENCE, TopicM
 use crate::error::Result;
 use rdkafka::producer::Producer;
 
-/// Messages that a rehearsal has under way at a time: more than a client has requests in flight.
+/// Messages that a rehearsal has in flight at a time: more than a client has requests in flight.
 const REHEARSED: usize = 64;
 
 impl Inner {
-    /// Finds the others that are too large, so that the epoch need not be tried again for each: sends what is alone in its batch in
-    /// transactions that are undone, until the brokers have judged all of it. What there is no time for shows at the next try.
+    /// Finds all others that are too large, so that the epoch need not be tried again for each. Sends messages that are
+    /// alone in their batches in transactions that are undone, until the brokers have judged all. Those that time does not
+    /// allow for show at the next commit.
     pub(super) fn rehearse(
         &self,
         messages: &[TopicMessages],
@@ -49,9 +50,9 @@ impl Inner {
         }
     }
 
-    /// The order in which messages are tried, so that few transactions have to be undone. Uncompressed, the smallest come first: the first that
-    /// is refused says that all others are too large. Compressed, those that will be the largest come first: a few are under way
-    /// at a time, and if all of them are refused, all are found at once.
+    /// The order in which messages are tried, chosen so that few transactions have to be undone. Uncompressed, the smallest
+    /// come first: once one is refused, all later ones are too large. Compressed, those that will be the largest come first:
+    /// a few are in flight at a time, and if all of them are refused, all are found at once.
     fn order(&self, open: &BTreeMap<usize, Message<'_>>) -> Vec<usize> {
         let limits = self.limits();
         let mut order: Vec<(i64, usize)> =
@@ -60,8 +61,8 @@ impl Inner {
         order.into_iter().map(|(_, number)| number).collect()
     }
 
-    /// Sends these messages, each in a batch of its own, until one is refused, and undoes that. Takes out those that were taken; the
-    /// numbers of those that were too large.
+    /// Sends these messages, each in a batch of its own, until one is refused, then undoes the transaction. Removes the
+    /// accepted messages from `open` and returns the numbers of those that were too large.
     fn rehearsal(
         &self,
         messages: &[TopicMessages],
@@ -112,12 +113,12 @@ impl Inner {
     }
 }
 
-/// The position of the message of this number in its topic's messages.
+/// The position of the message with this number in its topic's messages.
 fn position_of(number: usize) -> usize {
     number & ((1 << NUMBER_BITS) - 1)
 }
 
-/// The topic of the message of this number.
+/// The topic of the message with this number.
 fn topic_of(messages: &[TopicMessages], number: usize) -> &str {
     messages.get(number >> NUMBER_BITS).map_or("", |of_topic| &of_topic.topic)
 }
