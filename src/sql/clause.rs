@@ -1,5 +1,5 @@
-//! Where a clause stands in the text, for errors about a plan's node: DataFusion's plans remember what a clause says, not
-//! where it is written. A clause is found by its keywords and, where there are several, by the names that it must contain.
+//! Positions of clauses in the text, for errors about a plan's node: DataFusion's plans keep the contents of a clause but
+//! not its position. A clause is found by its keywords and, if there are several, by the names that it must contain.
 
 use std::fmt;
 use std::ops::Range;
@@ -36,9 +36,9 @@ pub enum ClauseKind {
 /// A clause that an error is about. It travels as the error's source.
 #[derive(Debug, Clone, Default)]
 pub struct Clause {
-    /// What it may be; the first kind of which there is one counts.
+    /// Possible kinds; the first kind with a clause in the text is taken.
     pub kinds: Vec<ClauseKind>,
-    /// Names that stand in it.
+    /// Names that occur in it.
     pub names: Vec<String>,
 }
 
@@ -50,7 +50,7 @@ impl fmt::Display for Clause {
 
 impl std::error::Error for Clause {}
 
-/// A clause in the text: what is shown, and what is looked through for names.
+/// A clause in the text: the range that is shown, and the ranges that are searched for names.
 struct Candidate {
     shown: Range<usize>,
     read: Vec<Range<usize>>,
@@ -75,8 +75,8 @@ const ENDS: &[&str] = &[
 const JOINS: &[&str] = &["INNER", "LEFT", "RIGHT", "FULL", "OUTER", "CROSS", "SEMI", "ANTI", "ASOF", "NATURAL"];
 
 impl Clause {
-    /// Where it stands within `statements`, each given by its place or that of its name; `None` when it is not there, or
-    /// when it cannot be told from another.
+    /// The clause's span within `statements`, each given by its own span or that of its name; `None` if no clause matches,
+    /// or several different ones do.
     pub fn find(&self, files: &[Arc<SourceFile>], statements: &[Span]) -> Option<Span> {
         let texts: Vec<Vec<TokenWithSpan>> = statements.iter().filter_map(|place| statement(files, *place)).collect();
         self.kinds.iter().find_map(|kind| {
@@ -123,7 +123,7 @@ fn named(word: &Word, name: &str) -> bool {
     if word.quote_style.is_some() { word.value == name } else { fold(&word.value) == fold(name) }
 }
 
-/// The tokens of the statement at `place`, which may be its name only.
+/// The tokens of the statement at `place`, which may cover its name only.
 fn statement(files: &[Arc<SourceFile>], place: Span) -> Option<Vec<TokenWithSpan>> {
     let file = files.get(usize::from(place.file)).filter(|_| !place.is_empty())?;
     let tokens = tokenize(&file.text, place.file, &mut Vec::new());

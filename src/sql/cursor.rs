@@ -1,4 +1,4 @@
-//! A reading head over one statement's tokens: what every statement parser is written with.
+//! A cursor over one statement's tokens, on which all statement parsers are built.
 //!
 //! Keywords are compared ignoring case and never match quoted words. A method that fails has consumed nothing.
 
@@ -17,12 +17,12 @@ pub type Parsed<T> = Result<T, Diagnostic>;
 pub struct Cursor<'a> {
     tokens: &'a [TokenWithSpan],
     next: usize,
-    /// Errors after which reading went on.
+    /// Errors that parsing recovered from.
     pub errors: Vec<Diagnostic>,
 }
 
 impl<'a> Cursor<'a> {
-    /// A cursor before the first of `tokens`, which must not be empty for errors to have a place.
+    /// A cursor before the first of `tokens`, which must not be empty: an error needs a position.
     pub fn new(tokens: &'a [TokenWithSpan]) -> Self {
         Self { tokens, next: 0, errors: Vec::new() }
     }
@@ -32,7 +32,7 @@ impl<'a> Cursor<'a> {
         self.peek_at(0)
     }
 
-    /// The token `ahead` of the next one.
+    /// The token `ahead` positions after the next one.
     pub fn peek_at(&self, ahead: usize) -> Option<&'a Token> {
         self.tokens.get(self.next + ahead).map(|token| &token.token)
     }
@@ -42,7 +42,7 @@ impl<'a> Cursor<'a> {
         self.next >= self.tokens.len()
     }
 
-    /// How many tokens were consumed.
+    /// The number of consumed tokens.
     pub fn position(&self) -> usize {
         self.next
     }
@@ -54,7 +54,7 @@ impl<'a> Cursor<'a> {
         Some(token)
     }
 
-    /// Where the next token stands; at the end, the place after the last one.
+    /// The span of the next token; at the end, the position after the last one.
     pub fn span(&self) -> Span {
         match self.tokens.get(self.next) {
             Some(token) => token.span.into(),
@@ -62,18 +62,18 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    /// Where the token consumed last stands.
+    /// The span of the token consumed last.
     pub fn last_span(&self) -> Span {
         let index = self.next.saturating_sub(1);
         self.tokens.get(index).map(|token| token.span.into()).unwrap_or_default()
     }
 
-    /// From token number `start` to the one consumed last.
+    /// The span from token number `start` to the token consumed last.
     pub fn since(&self, start: usize) -> Span {
         self.tokens.get(start).map(|token| Span::from(token.span).to(self.last_span())).unwrap_or_default()
     }
 
-    /// True when the words ahead are these keywords.
+    /// True when the next words are these keywords.
     pub fn sees(&self, keywords: &[&str]) -> bool {
         keywords.iter().enumerate().all(|(ahead, keyword)| is_keyword(self.peek_at(ahead), keyword))
     }
@@ -83,7 +83,7 @@ impl<'a> Cursor<'a> {
         self.peek() == Some(symbol)
     }
 
-    /// Consumes these keywords if all of them come next.
+    /// Consumes these keywords if they come next.
     pub fn eat(&mut self, keywords: &[&str]) -> bool {
         let found = self.sees(keywords);
         if found {
@@ -101,7 +101,7 @@ impl<'a> Cursor<'a> {
         found
     }
 
-    /// Consumes these keywords or says that they were expected.
+    /// Consumes these keywords. Errors: they do not come next.
     pub fn expect(&mut self, keywords: &[&str]) -> Parsed<Span> {
         let start = self.next;
         if self.eat(keywords) {
@@ -113,18 +113,18 @@ impl<'a> Cursor<'a> {
             .or_hint(self.keyword_hint(&[&wanted, keywords.first().unwrap_or(&"")])))
     }
 
-    /// Consumes `symbol` or says that it was expected.
+    /// Consumes `symbol`. Errors: it does not come next.
     pub fn expect_symbol(&mut self, symbol: &Token) -> Parsed<Span> {
         let span = self.span();
         if self.eat_symbol(symbol) { Ok(span) } else { Err(self.expected(&format!("`{symbol}`"))) }
     }
 
-    /// `what` was expected, but the next token came.
+    /// The error that `what` was expected instead of the next token.
     pub fn expected(&self, what: &str) -> Diagnostic {
         Diagnostic::new(self.span(), format!("expected {what}, found {}", self.found()))
     }
 
-    /// One of `keywords` was expected; says which is nearest to what came.
+    /// The error that one of `keywords` was expected; suggests the one nearest to the next token.
     pub fn expected_one_of(&self, keywords: &[&str]) -> Diagnostic {
         let what = match keywords {
             [first, second] => format!("`{first}` or `{second}`"),
@@ -135,12 +135,12 @@ impl<'a> Cursor<'a> {
         diagnostic.or_hint(self.keyword_hint(keywords))
     }
 
-    /// The next token as errors show it.
+    /// The next token in the form that errors show.
     pub fn found(&self) -> String {
         self.peek().map_or_else(|| "the end of the statement".to_owned(), show)
     }
 
-    /// Which of `keywords` the next word was probably meant to be.
+    /// A hint with the one of `keywords` that the next word probably means.
     fn keyword_hint(&self, keywords: &[&str]) -> Option<String> {
         let word = self.peek_word()?;
         nearest(word, keywords.iter().copied()).map(|keyword| format!("Did you mean `{keyword}`?"))
@@ -183,7 +183,7 @@ impl<'a> Cursor<'a> {
         Ok(name)
     }
 
-    /// A string literal: its value and place.
+    /// A string literal: its value and span.
     pub fn string(&mut self, what: &str) -> Parsed<Name> {
         let span = self.span();
         match self.peek() {
@@ -241,20 +241,20 @@ impl<'a> Cursor<'a> {
         Ok(expression)
     }
 
-    /// Everything that is left.
+    /// Consumes all remaining tokens.
     pub fn rest(&mut self) -> &'a [TokenWithSpan] {
         let rest = &self.tokens[self.next.min(self.tokens.len())..];
         self.next = self.tokens.len();
         rest
     }
 
-    /// Nothing may be left.
+    /// Errors: tokens remain.
     pub fn finish(&self) -> Parsed<()> {
         if self.at_end() { Ok(()) } else { Err(self.expected("`;`")) }
     }
 }
 
-/// True when `token` is this unquoted word.
+/// True when `token` is this keyword, unquoted.
 pub fn is_keyword(token: Option<&Token>, keyword: &str) -> bool {
     matches!(token, Some(Token::Word(Word { value, quote_style: None, .. })) if value.eq_ignore_ascii_case(keyword))
 }
@@ -272,7 +272,7 @@ pub fn show(token: &Token) -> String {
     }
 }
 
-/// The text with its first letter small, unless it begins with an abbreviation.
+/// The text with its first letter in lower case, unless it begins with an abbreviation.
 pub fn lower_first(text: &str) -> String {
     let mut chars = text.chars();
     match (chars.next(), chars.next()) {

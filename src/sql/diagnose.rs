@@ -1,6 +1,6 @@
-//! DataFusion's planning errors as our diagnostics: at their place in the file, in our words, with what was probably
-//! meant. Places come from DataFusion's spans (`datafusion.sql_parser.collect_spans`); an error that names something but
-//! has no span is placed where that name stands in the statement.
+//! DataFusion's planning errors as weir's diagnostics: at their position in the file, in weir's wording, with a suggestion
+//! if a name is nearly right. Positions come from DataFusion's spans (`datafusion.sql_parser.collect_spans`); an error
+//! without a span that names something gets that name's position in the statement.
 
 use std::sync::Arc;
 
@@ -15,12 +15,12 @@ use super::suggest::{did_you_mean, list};
 use super::{Diagnostic, SourceFile, Span};
 use crate::error::Error;
 
-/// What `error` says, as a diagnostic of `files`; `fallback` is the statement or clause that was planned.
+/// `error` as a diagnostic of `files`; `fallback` is the span of the statement or clause that was planned.
 pub fn diagnose(error: &DataFusionError, files: &[Arc<SourceFile>], fallback: Span) -> Diagnostic {
     Reporter { files, fallback }.report(error, None)
 }
 
-/// Every error in `error`: DataFusion collects several where it can.
+/// Every error in `error`: DataFusion may collect several.
 pub fn diagnose_all(error: &DataFusionError, files: &[Arc<SourceFile>], fallback: Span) -> Vec<Diagnostic> {
     match error {
         DataFusionError::Collection(errors) => {
@@ -32,12 +32,12 @@ pub fn diagnose_all(error: &DataFusionError, files: &[Arc<SourceFile>], fallback
     }
 }
 
-/// The first place within `place` (or the statement around it) where `name` stands.
+/// The first position of `name` within `place`, or within the statement around it.
 pub fn find_name(name: &str, files: &[Arc<SourceFile>], place: Span) -> Option<Span> {
     Reporter { files, fallback: place }.find(name, false)
 }
 
-/// What to say of constructs that DataFusion cannot plan and reports in its internal terms, and what to write instead.
+/// Message and remedy for a construct that DataFusion cannot plan and reports in its internal terms.
 pub fn unsupported(text: &str) -> Option<(&'static str, &'static str)> {
     let is_arithmetic =
         text.contains("Cannot coerce arithmetic expression") || text.contains("Invalid interval arithmetic operation");
@@ -81,7 +81,7 @@ impl Reporter<'_> {
         }
     }
 
-    /// Where DataFusion says it is; else where `name` stands in the statement; else the statement.
+    /// DataFusion's span; else the position of `name` in the statement; else the statement.
     fn place(&self, planned: Option<&Planned>, name: Option<&str>, is_call: bool) -> Span {
         if let Some(span) = planned.and_then(|planned| planned.span) {
             return span.into();
@@ -89,7 +89,7 @@ impl Reporter<'_> {
         name.and_then(|name| self.find(name, is_call)).unwrap_or(self.fallback)
     }
 
-    /// The first place in the statement where the name stands; with `is_call`, before a parenthesis.
+    /// The first position of the name in the statement; with `is_call`, before a parenthesis.
     fn find(&self, name: &str, is_call: bool) -> Option<Span> {
         let file = self.files.get(usize::from(self.fallback.file))?;
         let tokens = tokenize(&file.text, self.fallback.file, &mut Vec::new());
@@ -101,7 +101,7 @@ impl Reporter<'_> {
             })
         };
         within(self.fallback).or_else(|| {
-            // The place may be an object's name only: then its whole statement.
+            // The span may cover an object's name only: then its whole statement is searched.
             let statements = split(&tokens, &mut Vec::new()).into_iter();
             let spans =
                 statements.map(|range| Span::from(tokens[range.start].span).to(tokens[range.end - 1].span.into()));
@@ -156,7 +156,7 @@ impl Reporter<'_> {
         }
     }
 
-    /// Errors that are known by their wording only.
+    /// Errors that are recognised by their wording only.
     fn text(&self, text: &str, planned: Option<&Planned>) -> Diagnostic {
         let text = text.split("\n\nbacktrace:").next().unwrap_or(text).trim();
         if let Some(name) = between(text, "table function '", "' not found") {
@@ -244,8 +244,8 @@ impl Reporter<'_> {
         if candidates.is_empty() { found } else { found.with_detail(format!("It takes {}.", some(&candidates))) }
     }
 
-    /// Every function that can be called, by name, those of the files first. DataFusion guesses too, but among equally near
-    /// names it takes whichever its hash map gives first.
+    /// The names of all functions that can be called, those of the files first. DataFusion suggests names too, but among
+    /// equally near ones it takes an arbitrary one.
     fn functions(&self) -> Vec<String> {
         let mut known = Vec::new();
         for function in SessionStateDefaults::default_scalar_functions() {
@@ -287,7 +287,7 @@ impl Reporter<'_> {
     }
 }
 
-/// A call of a model with other arguments than its features; `features` is the call as it should be.
+/// A call of a model with arguments other than its features; `features` is the correct call.
 fn wrong_features(model: &str, call: &str, features: &str, span: Span) -> Diagnostic {
     let wanted = arguments(features);
     let given = arguments(call);
@@ -318,7 +318,7 @@ fn wrong_features(model: &str, call: &str, features: &str, span: Span) -> Diagno
         .with_hint("Give numbers or booleans: encode it as it was encoded when the model was trained.")
 }
 
-/// The arguments of a call in words, `f(a, Decimal128(10, 2))`, at its outermost commas.
+/// The arguments of a printed call such as `f(a, Decimal128(10, 2))`, split at its outermost commas.
 fn arguments(call: &str) -> Vec<&str> {
     let inner = call.split_once('(').map_or("", |(_, rest)| rest.strip_suffix(')').unwrap_or(rest));
     let (mut parts, mut depth, mut start) = (Vec::new(), 0usize, 0);
@@ -347,7 +347,7 @@ fn names(token: &TokenWithSpan, name: &str) -> bool {
     }
 }
 
-/// The text between two marks.
+/// The text between `before` and `after`.
 fn between<'t>(text: &'t str, before: &str, after: &str) -> Option<&'t str> {
     let start = text.find(before)? + before.len();
     let length = text[start..].find(after)?;
@@ -363,7 +363,7 @@ fn some(names: &[&str]) -> String {
     }
 }
 
-/// Words in single quotes put into backticks; apostrophes and quoted phrases stay.
+/// Replaces single quotes around words by backticks; apostrophes and quoted phrases stay.
 fn ticks(message: &str) -> String {
     let mut out = String::with_capacity(message.len());
     let mut rest = message;

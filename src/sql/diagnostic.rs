@@ -1,7 +1,7 @@
-//! What is wrong with a SQL text and where, and how it is printed.
+//! Errors in a SQL text, their positions, and their printed form.
 //!
-//! Every error of all files is collected before anything is printed. The form is rustc's: message, place, the line with
-//! carets, then notes and help. Values of options are never shown unless they stand in the text itself.
+//! Every error of all files is collected before anything is printed. The form is rustc's: message, position, the line with
+//! carets, then notes and help. The values of options are shown only as they occur in the text.
 
 use std::fmt::{self, Write as _};
 use std::sync::Arc;
@@ -15,11 +15,11 @@ pub struct Diagnostic {
     pub span: Span,
     /// Lower case, objects in backticks, no full stop.
     pub message: String,
-    /// A sentence that says more.
+    /// A sentence of explanation.
     pub detail: Option<String>,
-    /// A sentence that says what to do.
+    /// A sentence on the remedy.
     pub hint: Option<String>,
-    /// The kind of error for programs; `None` = that of a statement that is wrong in itself.
+    /// The SQLSTATE; `None` = that of a SQL error in general.
     pub state: Option<SqlState>,
 }
 
@@ -29,28 +29,28 @@ impl Diagnostic {
         Self { span, message: message.into(), detail: None, hint: None, state: None }
     }
 
-    /// Adds a sentence that says more.
+    /// Adds a sentence of explanation.
     #[must_use]
     pub fn with_detail(mut self, detail: impl Into<String>) -> Self {
         self.detail = Some(detail.into());
         self
     }
 
-    /// Adds a sentence that says what to do.
+    /// Adds a sentence on the remedy.
     #[must_use]
     pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
     }
 
-    /// Says which kind of error it is.
+    /// Sets the SQLSTATE.
     #[must_use]
     pub fn with_state(mut self, state: SqlState) -> Self {
         self.state = Some(state);
         self
     }
 
-    /// Adds a hint where there is one to give and none yet.
+    /// Adds a hint unless there is one already.
     #[must_use]
     pub fn or_hint(mut self, hint: Option<String>) -> Self {
         self.hint = self.hint.or(hint);
@@ -58,7 +58,7 @@ impl Diagnostic {
     }
 }
 
-/// Every error found in some files, in the order of their places.
+/// All errors found in some files, in the order of their positions.
 #[derive(Debug, Clone, Default)]
 pub struct Diagnostics {
     pub files: Files,
@@ -66,7 +66,7 @@ pub struct Diagnostics {
 }
 
 impl Diagnostics {
-    /// The errors `list` of `files`, sorted by place, each once.
+    /// The errors `list` of `files`, sorted by position, without duplicates.
     pub fn new(files: &[Arc<SourceFile>], mut list: Vec<Diagnostic>) -> Self {
         list.sort_by_key(|d| (d.span.is_empty(), d.span.file, d.span.start));
         let mut unlike: Vec<Diagnostic> = Vec::with_capacity(list.len());
@@ -84,22 +84,22 @@ impl Diagnostics {
         Self { files: Files::new(files), list }
     }
 
-    /// One error alone.
+    /// A single error.
     pub fn one(files: &[Arc<SourceFile>], diagnostic: Diagnostic) -> Self {
         Self::new(files, vec![diagnostic])
     }
 
-    /// True when nothing is wrong.
+    /// True when there are no errors.
     pub fn is_empty(&self) -> bool {
         self.list.is_empty()
     }
 
-    /// How many errors there are.
+    /// The number of errors.
     pub fn len(&self) -> usize {
         self.list.len()
     }
 
-    /// All errors as printed, with a closing line that counts them when there are several.
+    /// All errors in printed form, with a closing line that counts them if there are several.
     pub fn render(&self, color: bool) -> String {
         let style = if color { Style::COLOR } else { Style::PLAIN };
         let mut out = String::new();
@@ -141,7 +141,7 @@ impl Diagnostics {
     }
 }
 
-/// The line with the texts that are given to secret options blotted out, at the same width.
+/// The line with the values of secret options replaced by `*`, at the same width.
 fn mask(line: &str) -> String {
     const SECRET: &[&str] = &["password", "connection_string", "secret", "token", "credential", "_key", "jaas.config"];
     let mut out = String::with_capacity(line.len());
@@ -150,7 +150,7 @@ fn mask(line: &str) -> String {
         let (before, quoted) = rest.split_at(at + 1);
         let length = quoted.find('\'').unwrap_or(quoted.len());
         out.push_str(before);
-        // What stands before this string, from the option before it on.
+        // The text before this string, from its option's name on.
         let lead = last_part(out[..out.len() - 1].trim_end()).to_lowercase();
         let lead = lead.rsplit([',', '(']).next().unwrap_or("");
         let is_option = lead.ends_with('=') && SECRET.iter().any(|word| lead.contains(word));
@@ -166,14 +166,15 @@ fn mask(line: &str) -> String {
     out + rest
 }
 
-/// The end of a text, long enough for an option and its name: a line may have any number of strings.
+/// The end of a text, long enough for an option and its name. Bounds the search, because a line may have any number of
+/// strings.
 fn last_part(text: &str) -> &str {
     const CHARS: usize = 512;
     let start = text.char_indices().rev().nth(CHARS).map_or(0, |(at, _)| at);
     &text[start..]
 }
 
-/// The line with tabs as four blanks, the blanks before the carets, and how many carets there are (at least one).
+/// The line with tabs as four spaces, the number of spaces before the carets, and the number of carets (at least one).
 fn underline(line: &str, span: Span) -> (String, usize, usize) {
     let width = |c: char| if c == '\t' { 4 } else { 1 };
     let first = (span.start.column as usize).saturating_sub(1);
@@ -249,7 +250,7 @@ mod tests {
 
     #[test]
     fn a_line_with_any_number_of_strings_is_shown_in_time() {
-        // To go back to the beginning from every string would be to look at 7 GB.
+        // Searching back to the beginning from every string would read 7 GB.
         let line = "{'a': ".repeat(50_000);
         assert_eq!(mask(&line), line);
     }

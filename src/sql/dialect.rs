@@ -1,7 +1,6 @@
-//! The dialect that queries and expressions are parsed in: sqlparser's generic one with table versions
-//! (`VERSION AS OF`, `TIMESTAMP AS OF`, `FOR SYSTEM_TIME AS OF`) and without what only other engines mean
-//! (ClickHouse's and MySQL's clauses), so that a typing error is not taken for a foreign clause. Operators bind as in PostgreSQL
-//! ([`super::precedence`]).
+//! The dialect of queries and expressions: sqlparser's generic one with table versions (`VERSION AS OF`, `TIMESTAMP AS OF`,
+//! `FOR SYSTEM_TIME AS OF`) and without clauses of other engines (ClickHouse, MySQL), so that a typing error is not read as
+//! such a clause. Operators bind as in PostgreSQL ([`super::precedence`]).
 
 use std::any::TypeId;
 
@@ -12,25 +11,25 @@ use datafusion::sql::sqlparser::parser::{Parser, ParserError};
 use super::limits::ParseBudget;
 use super::precedence;
 
-/// weir's SQL dialect, for one statement: the parser asks it at every step, and so it ends what takes too many.
+/// weir's SQL dialect, for one statement. The parser calls it at every step, so it can stop a statement that takes too many.
 #[derive(Debug)]
 pub struct WeirDialect {
     budget: ParseBudget,
 }
 
 impl WeirDialect {
-    /// For a statement of this many tokens.
+    /// The dialect for a statement of this many tokens.
     pub fn for_tokens(tokens: usize) -> Self {
         Self { budget: ParseBudget::for_tokens(tokens) }
     }
 
-    /// What the parser has left.
+    /// The remaining budget of the parser.
     pub fn budget(&self) -> &ParseBudget {
         &self.budget
     }
 }
 
-/// Answers yes to each of these questions of sqlparser.
+/// Answers `true` to these questions of sqlparser.
 macro_rules! supports {
     ($($question:ident)*) => {
         $(fn $question(&self) -> bool {
@@ -40,7 +39,7 @@ macro_rules! supports {
 }
 
 impl Dialect for WeirDialect {
-    /// Counts as the generic dialect where sqlparser asks for a dialect by type.
+    /// sqlparser treats it as the generic dialect where it asks for a dialect by type.
     fn dialect(&self) -> TypeId {
         TypeId::of::<GenericDialect>()
     }

@@ -1,5 +1,5 @@
-//! Queries and expressions inside our statements: handed to sqlparser token by token, so that every span in the syntax
-//! tree is a true position; its errors become diagnostics at their token.
+//! Queries and expressions inside weir's statements: passed to sqlparser token by token, so that the spans in the syntax
+//! tree are positions in the file; its errors become diagnostics at their token.
 
 use datafusion::sql::sqlparser::ast::{Expr, Query};
 use datafusion::sql::sqlparser::parser::{Parser, ParserError};
@@ -15,7 +15,7 @@ use super::weight::Known;
 use super::{Diagnostic, Span, accept, literals, sets, temporal};
 use crate::error::SqlState;
 
-/// The query that `tokens` spell.
+/// Parses `tokens` as a query.
 pub fn query(tokens: &[TokenWithSpan]) -> Parsed<Box<Query>> {
     let mut query = whole(tokens, |parser| parser.parse_query())?;
     if let Some(excess) = Known::NOTHING.weigh(query.as_ref()).excess() {
@@ -28,7 +28,7 @@ pub fn query(tokens: &[TokenWithSpan]) -> Parsed<Box<Query>> {
     Ok(query)
 }
 
-/// The error of a query that would take too long to plan.
+/// The error for a query that would take too long to plan.
 pub fn too_heavy(tokens: &[TokenWithSpan], excess: String) -> Diagnostic {
     too_complex(whole_span(tokens), "this query is too much to plan")
         .with_detail(excess)
@@ -39,7 +39,7 @@ fn whole_span(tokens: &[TokenWithSpan]) -> Span {
     tokens.first().zip(tokens.last()).map(|(a, b)| Span::from(a.span).to(b.span.into())).unwrap_or_default()
 }
 
-/// The expression that `tokens` spell.
+/// Parses `tokens` as an expression.
 pub fn expression(tokens: &[TokenWithSpan]) -> Parsed<Expr> {
     let mut expression = whole(tokens, |parser| parser.parse_expr())?;
     accept::check(&expression, tokens)?;
@@ -48,7 +48,7 @@ pub fn expression(tokens: &[TokenWithSpan]) -> Parsed<Expr> {
     Ok(expression)
 }
 
-/// The expression that a table's log keeps: parsed as ours, but with nothing refused or rewritten, since it is read as Spark reads it.
+/// Parses an expression from a table's log. Nothing in it is refused or rewritten, since it keeps Spark's meaning.
 pub fn stored_expression(text: &str) -> Parsed<Expr> {
     let mut problems = Vec::new();
     let tokens = tokenize(text, 0, &mut problems);
@@ -78,7 +78,7 @@ fn whole<T>(tokens: &[TokenWithSpan], parse: fn(&mut Parser<'_>) -> Result<T, Pa
         .or_hint(misspelt(&tokens, index)))
 }
 
-/// sqlparser takes `FROM WHERE x` for a table named WHERE; people never mean that.
+/// Error for `FROM WHERE x`, which sqlparser reads as a table named WHERE.
 fn missing_table(tokens: &[TokenWithSpan]) -> Option<Diagnostic> {
     const AFTER: &[&str] = &["WHERE", "GROUP", "ORDER", "HAVING", "LIMIT", "UNION", "SELECT", "FROM"];
     tokens.windows(2).find_map(|pair| {
@@ -91,7 +91,7 @@ fn missing_table(tokens: &[TokenWithSpan]) -> Option<Diagnostic> {
     })
 }
 
-/// A parser's error at the token that it names; `budget` is what the parser had.
+/// A parser's error at the token that it names; `budget` is the parser's.
 pub fn located(error: &ParserError, tokens: &[TokenWithSpan], budget: &ParseBudget) -> Diagnostic {
     let all = || whole_span(tokens);
     let text = match error {
@@ -134,7 +134,7 @@ fn split_location(text: &str) -> (&str, Option<Location>) {
     }
 }
 
-/// sqlparser's wording in ours.
+/// sqlparser's message in weir's wording.
 fn readable(message: &str, token: Option<&Token>) -> String {
     let Some((what, found)) = message.strip_prefix("Expected: ").and_then(|rest| rest.split_once(", found: ")) else {
         return lower_first(message.trim_end_matches('.'));
@@ -149,7 +149,7 @@ fn readable(message: &str, token: Option<&Token>) -> String {
     format!("expected {what}, found {found}")
 }
 
-/// The words that clauses of queries begin with.
+/// First words of the clauses of queries.
 const CLAUSES: &[&str] = &[
     "SELECT",
     "FROM",

@@ -1,19 +1,19 @@
-//! Patterns of dates and times: PostgreSQL's and Java's (Spark's) as chrono's, which DataFusion takes.
+//! Date and time patterns of PostgreSQL and Java (Spark), translated to chrono's, which DataFusion uses.
 //!
-//! A pattern with `%` is chrono's already. `date_format` takes Java's, `to_char` PostgreSQL's; functions that parse take either, told apart
-//! by the case of the letters. What has no equivalent is refused rather than printed as text.
+//! A pattern with `%` is chrono's already. `date_format` takes Java's, `to_char` PostgreSQL's; functions that parse take
+//! either, told apart by the case of the letters. A part without an equivalent is refused rather than printed as text.
 
-/// Whose pattern it is.
+/// The system that a pattern belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Dialect {
     PostgreSql,
     Java,
 }
 
-/// The defect of a pattern: in a part of it, or in all.
+/// The reason why a pattern is refused.
 pub type Problem = String;
 
-/// The dialect that `function` takes `pattern` in; `None` = chrono's, or no pattern at all.
+/// The dialect of `pattern` in a call of `function`; `None` = chrono's.
 ///
 /// Errors: a pattern that could be either.
 pub fn dialect(function: &str, pattern: &str) -> Result<Option<Dialect>, Problem> {
@@ -35,7 +35,7 @@ pub fn dialect(function: &str, pattern: &str) -> Result<Option<Dialect>, Problem
     }
 }
 
-/// The pattern as chrono's. Errors: the first part that has no equivalent.
+/// The pattern in chrono's form. Errors: the first part that has no equivalent.
 pub fn translate(dialect: Dialect, pattern: &str) -> Result<String, Problem> {
     let (translated, fields) = match dialect {
         Dialect::PostgreSql => postgresql(pattern)?,
@@ -44,7 +44,7 @@ pub fn translate(dialect: Dialect, pattern: &str) -> Result<String, Problem> {
     if fields == 0 { Err("it names no part of a date or time".to_owned()) } else { Ok(translated) }
 }
 
-/// PostgreSQL's fields, longest first; those with FM are without padding.
+/// PostgreSQL's fields, longest first; those that begin with FM have no padding.
 const POSTGRESQL: &[(&str, &str)] = &[
     ("TZH:TZM", "%:z"),
     ("FMHH24", "%-H"),
@@ -89,7 +89,7 @@ const POSTGRESQL_CASED: &[(&str, &str)] = &[
     ("pm", "%P"),
 ];
 
-/// Fields that begin like one of the above and are none of them.
+/// Fields that begin like one of the above and are not supported.
 const POSTGRESQL_OTHER: &[&str] = &["SSSS", "FMMONTH", "FMDAY", "MONTH", "MON", "DAY", "DY", "Y,YYY", "YYY", "IYY"];
 
 fn postgresql(pattern: &str) -> Result<(String, usize), Problem> {
@@ -128,7 +128,7 @@ fn starts_with(text: &str, field: &str) -> bool {
     text.get(..field.len()).is_some_and(|start| start.eq_ignore_ascii_case(field))
 }
 
-/// The letters that begin `rest`.
+/// The error for the word at the start of `rest`.
 fn unknown(rest: &str) -> Problem {
     let word: String = rest.chars().take_while(|letter| letter.is_alphanumeric()).collect();
     format!("`{word}` has no equivalent here")
@@ -143,7 +143,7 @@ fn java(pattern: &str) -> Result<(String, usize), Problem> {
             let end = text.find('\'').ok_or("a quote is not closed")?;
             out.push_str(&text[..end]);
             rest = &text[end + 1..];
-            // Two quotes are one, inside of quotes and outside.
+            // Two quotes stand for one, inside quotes and outside.
             if end == 0 || rest.starts_with('\'') {
                 out.push('\'');
             }
@@ -200,7 +200,7 @@ mod tests {
 
     use super::*;
 
-    /// 2024-07-04 03:05:09.012345, a Thursday.
+    /// 2024-07-04 03:05:09.012345, a Thursday, in this pattern.
     fn shown(function: &str, pattern: &str) -> Result<String, Problem> {
         let time: DateTime<Utc> = DateTime::from_timestamp_micros(1_720_062_309_012_345).unwrap();
         let translated = match dialect(function, pattern)? {
@@ -210,7 +210,7 @@ mod tests {
         Ok(time.format(&translated).to_string())
     }
 
-    /// Values as PostgreSQL's manual (Formatting Functions) and Java's (DateTimeFormatter) have them.
+    /// Values from the manuals of PostgreSQL (Formatting Functions) and Java (DateTimeFormatter).
     #[test]
     fn patterns_print_what_their_databases_print() {
         for (function, pattern, expected) in [

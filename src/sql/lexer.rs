@@ -1,11 +1,11 @@
-//! Text to tokens with positions that name their file. Blanks and comments are left out.
+//! Text to tokens, with positions that name their file. Whitespace and comments are left out.
 
 use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer, Whitespace};
 
 use super::dialect::WeirDialect;
 use super::{Diagnostic, Position, Span};
 
-/// The tokens of `text`, which is file number `file`; after an error the tokens before it.
+/// The tokens of `text`, which is file number `file`; after an error, the tokens before it.
 pub fn tokenize(text: &str, file: u16, errors: &mut Vec<Diagnostic>) -> Vec<TokenWithSpan> {
     tokenize_part(text, Span { file, start: START, end: START }, errors)
 }
@@ -13,7 +13,7 @@ pub fn tokenize(text: &str, file: u16, errors: &mut Vec<Diagnostic>) -> Vec<Toke
 /// The first position of a file.
 const START: Position = Position { line: 1, column: 1 };
 
-/// The tokens of a `text` that stands inside a file and begins where `at` begins (the body of a function).
+/// The tokens of a `text` inside a file that begins where `at` begins (the body of a function).
 pub fn tokenize_part(text: &str, at: Span, errors: &mut Vec<Diagnostic>) -> Vec<TokenWithSpan> {
     let shift = |position: Position| Position {
         line: position.line + at.start.line - 1,
@@ -26,7 +26,7 @@ pub fn tokenize_part(text: &str, at: Span, errors: &mut Vec<Diagnostic>) -> Vec<
             TokenWithSpan::new(token.token, place(token.span.into()).into())
         });
     if let Err(error) = outcome {
-        // Blanks are tokens too, so the broken token begins where the last one ends.
+        // Whitespace gives tokens too, so the broken token begins where the last one ends.
         let start = tokens.last().map_or(at.start, |last| Span::from(last.span).end);
         errors.push(tokenizer_error(Span { file: at.file, start, end: start.right(1) }, &error.message));
     }
@@ -34,7 +34,7 @@ pub fn tokenize_part(text: &str, at: Span, errors: &mut Vec<Diagnostic>) -> Vec<
     tokens
 }
 
-/// True for everything that separates tokens.
+/// True for whitespace and comments.
 fn is_blank(token: &Token) -> bool {
     matches!(token, Token::Whitespace(Whitespace::Space | Whitespace::Newline | Whitespace::Tab))
         || matches!(token, Token::Whitespace(Whitespace::SingleLineComment { .. } | Whitespace::MultiLineComment(_)))
@@ -56,7 +56,7 @@ fn tokenizer_error(span: Span, message: &str) -> Diagnostic {
     }
 }
 
-/// The name that an unquoted word stands for.
+/// The name that an unquoted word means.
 pub fn fold(word: &str) -> String {
     word.to_ascii_lowercase()
 }

@@ -1,11 +1,11 @@
-//! How long, deep and wide a statement may be; beyond it, it is refused before it is parsed.
+//! Limits on the length, depth and width of a statement; one that exceeds them is refused before it is parsed.
 //!
-//! The parser and DataFusion's planner recurse over what a client wrote, and some of what they do grows faster than the text. So
-//! the tokens are looked at first, in one pass: [`check_tokens`] bounds their number, how deep brackets and `CASE` are
-//! nested, how deep the syntax tree can become (a chain `a + b + …` is as deep as it is long), and how wide a select list is.
-//! [`ParseBudget`] bounds the parser's backtracking. What views and WITH multiply is bounded in [`super::weight`].
+//! The parser and DataFusion's planner recurse over a client's text, and some of their work grows faster than the text. So
+//! the tokens are checked first, in one pass: [`check_tokens`] bounds their number, the nesting of brackets and `CASE`, the
+//! depth that the syntax tree can reach (a chain `a + b + …` is as deep as it is long), and the width of a select list.
+//! [`ParseBudget`] bounds the parser's backtracking. [`super::weight`] bounds the growth by views and WITH.
 //!
-//! The server, `weir query` and `weir check` keep to the same limits; `docs/sql.md` lists them.
+//! The server, `weir query` and `weir check` use the same limits; `docs/sql.md` lists them.
 
 use std::cell::Cell;
 
@@ -16,15 +16,15 @@ use super::cursor::Parsed;
 use super::{Diagnostic, Span};
 use crate::error::SqlState;
 
-/// Bytes of one statement that is asked of a server or of `weir query`.
+/// Bytes of one statement that is sent to a server or given to `weir query`.
 pub const MAX_STATEMENT_BYTES: usize = 256 << 10;
 /// Bytes of one SQL file.
 pub const MAX_FILE_BYTES: usize = 8 << 20;
 /// Tokens of one statement.
 pub const MAX_TOKENS: usize = 100_000;
-/// How deep parentheses, brackets and `CASE` may be nested.
+/// Nesting of parentheses, brackets and `CASE`.
 pub const MAX_NESTING: usize = 100;
-/// How deep the syntax tree may become: operators in a row, joins, UNIONs and brackets, one inside the other.
+/// Depth of the syntax tree: operators in a row, joins, UNIONs and brackets, one inside the other.
 pub const MAX_DEPTH: usize = 500;
 /// Columns of one SELECT, GROUP BY or ORDER BY.
 pub const MAX_COLUMNS: usize = 2_000;
@@ -32,11 +32,12 @@ pub const MAX_COLUMNS: usize = 2_000;
 pub const MAX_FIELDS: usize = 10_000;
 /// Fields of all tables and subqueries that one statement reads.
 pub const MAX_STATEMENT_FIELDS: usize = 30_000;
-/// Columns and operations of one condition, each column that a subquery computes written out.
+/// Columns and operations of one condition, with each column that a subquery computes replaced by its expression.
 pub const MAX_CONDITION: usize = 100_000;
-/// What sqlparser's own count of its recursion may reach: several a bracket.
+/// Limit for sqlparser's own recursion counter: several levels per bracket.
 pub const PARSER_RECURSION: usize = 4 * MAX_NESTING;
-/// Stacks of threads that plan: the deepest statement that passes here needs a small part of it. Only what is used takes memory.
+/// Stacks of threads that plan. The deepest statement within the limits needs a small part of it, and only used pages take
+/// memory.
 pub const PLANNING_STACK_BYTES: usize = 256 << 20;
 /// Stacks of threads that run plans, and drop them.
 pub const STACK_BYTES: usize = 64 << 20;
@@ -59,12 +60,12 @@ fn bounded(text: &str, limit: usize, what: &str, at: Span) -> Parsed<()> {
     Err(too_complex(at, message).with_hint(format!("Split the {what}; long lists of values belong into a table.")))
 }
 
-/// An error about what is too large, deep or wide.
+/// An error about a text that is too large, deep or wide.
 pub fn too_complex(at: Span, message: impl Into<String>) -> Diagnostic {
     Diagnostic::new(at, message).with_state(SqlState::TOO_COMPLEX)
 }
 
-/// Errors: the first place where the tokens of one statement exceed a limit.
+/// Errors: the first position at which the tokens of one statement exceed a limit.
 pub fn check_tokens(tokens: &[TokenWithSpan]) -> Parsed<()> {
     let mut scan = Scan { open: vec![Group::default()], counted: 0 };
     let mut before = None;
@@ -79,7 +80,7 @@ pub fn check_tokens(tokens: &[TokenWithSpan]) -> Parsed<()> {
     scan.check_depth(end)
 }
 
-/// How tightly an operator binds: the index of its count in [`Group::run`].
+/// Precedence of an operator; also the index of its count in [`Group::run`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Binding {
     Or,
@@ -91,27 +92,27 @@ enum Binding {
 
 const BINDINGS: usize = 5;
 
-/// What stands between two brackets, as far as it was read.
+/// The part of a bracket's contents that was read so far.
 #[derive(Debug, Default)]
 struct Group {
     /// Opened by `CASE`, closed by `END`.
     is_case: bool,
-    /// UNIONs, joins and other words that take all before them as their left side.
+    /// UNIONs, joins and other words whose left side is everything before them.
     chain: usize,
-    /// Operators since one that binds less tightly.
+    /// Operators since one that binds less tightly, by binding.
     run: [usize; BINDINGS],
-    /// The longest of such runs.
+    /// The longest such run, by binding.
     longest: [usize; BINDINGS],
-    /// Depth of the deepest bracket in it.
+    /// Depth of the deepest bracket inside.
     deepest: usize,
     clause: Clause,
-    /// Commas of the clause.
+    /// Commas in the clause.
     commas: usize,
 }
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 enum Clause {
-    /// No query stands here, or a list of any length is allowed.
+    /// Not in a query, or in a list that may have any length.
     #[default]
     Other,
     From,
@@ -119,7 +120,7 @@ enum Clause {
 }
 
 impl Group {
-    /// The depth that the syntax tree of what was read can have.
+    /// The greatest depth of a syntax tree for the tokens read so far.
     fn depth(&self) -> usize {
         let longest: usize = self.run.iter().zip(&self.longest).map(|(run, longest)| *run.max(longest)).sum();
         1 + self.chain + longest + self.deepest
@@ -146,7 +147,7 @@ impl Group {
 }
 
 struct Scan {
-    /// Never empty: the first is the statement.
+    /// Never empty; the first is the statement.
     open: Vec<Group>,
     counted: usize,
 }
@@ -208,7 +209,7 @@ impl Scan {
         Ok(())
     }
 
-    /// Closes a bracket, with every `CASE` in it that has no `END`.
+    /// Closes a bracket, with every `CASE` in it that lacks its `END`.
     fn leave(&mut self, is_case: bool) {
         while self.open.len() > 1 {
             let Some(closed) = self.open.pop() else { return };
@@ -283,7 +284,7 @@ impl Scan {
     }
 }
 
-/// How a sign binds; `None` = it is no operator.
+/// The binding of a symbol; `None` if it is no operator.
 fn sign(token: &Token) -> Option<Binding> {
     Some(match token {
         Token::Eq | Token::DoubleEq | Token::Neq | Token::Lt | Token::Gt | Token::LtEq | Token::GtEq => {
@@ -309,26 +310,26 @@ fn sign(token: &Token) -> Option<Binding> {
     })
 }
 
-/// Steps that the parser may take over one statement: it tries alternatives one after the other, and after a mistake that stands deep
-/// inside brackets their number doubles with every bracket.
+/// The number of steps that the parser may take over one statement. It tries alternatives one after the other, and after an
+/// error deep inside brackets their number doubles with every bracket.
 #[derive(Debug)]
 pub struct ParseBudget {
     left: Cell<u64>,
     furthest: Cell<Location>,
 }
 
-/// Steps of a statement of any size, and of each token.
+/// Steps of a statement of any size, and for each of its tokens.
 const STEPS: u64 = 50_000;
 const STEPS_PER_TOKEN: u64 = 30;
 
 impl ParseBudget {
-    /// Ample for a statement of `tokens` that is right, or nearly.
+    /// Ample for a statement of `tokens` tokens that is correct or nearly so.
     pub fn for_tokens(tokens: usize) -> Self {
         let left = STEPS + STEPS_PER_TOKEN * tokens as u64;
         Self { left: Cell::new(left), furthest: Cell::new(Location::empty()) }
     }
 
-    /// Takes a step at the token that comes next. Errors: none is left; sqlparser passes this one error on from everywhere.
+    /// Counts a step at the next token. Errors: none is left; sqlparser passes this kind of error on from everywhere.
     pub fn step(&self, parser: &Parser<'_>) -> Result<(), ParserError> {
         let at = parser.peek_token_ref().span.start;
         if at > self.furthest.get() {
@@ -339,7 +340,7 @@ impl ParseBudget {
         if left == 0 { Err(ParserError::RecursionLimitExceeded) } else { Ok(()) }
     }
 
-    /// Whether the budget was spent, and at what the parser had got to: there the mistake is.
+    /// The furthest token that the parser reached, if the budget is spent: the mistake is there.
     pub fn spent_at(&self) -> Option<Location> {
         (self.left.get() == 0).then(|| self.furthest.get())
     }

@@ -1,5 +1,5 @@
-//! Literals that mean something else to DataFusion, written so that it understands them: patterns of dates and times, and numbers with
-//! more digits than a DOUBLE holds.
+//! Rewrites literals that have another meaning in DataFusion: patterns of dates and times, and numbers with more digits than
+//! a DOUBLE holds.
 
 use std::ops::ControlFlow;
 
@@ -12,12 +12,12 @@ use super::cursor::Parsed;
 use super::lexer::fold;
 use super::{Diagnostic, formats};
 
-/// Digits that every DOUBLE keeps.
+/// Decimal digits that a DOUBLE always keeps.
 const DOUBLE_DIGITS: usize = 15;
 /// Digits of a DECIMAL.
 const DECIMAL_DIGITS: usize = 38;
 
-/// Functions with patterns: from which argument on there are some.
+/// Functions with patterns, and the index of the first pattern among their arguments.
 const PATTERNS: &[(&str, usize)] = &[
     ("to_char", 1),
     ("date_format", 1),
@@ -76,7 +76,8 @@ impl VisitorMut for Rewriter {
     }
 }
 
-/// The digits of a number, all and behind the point, if it is neither a BIGINT nor exact as a DOUBLE, and a DECIMAL.
+/// The digits of a number, in total and after the point, if it is neither a BIGINT nor exact as a DOUBLE, but fits a
+/// DECIMAL.
 fn long(text: &str) -> Option<(usize, usize)> {
     let (whole, part) = text.split_once('.').unwrap_or((text, ""));
     let all_digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());

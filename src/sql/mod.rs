@@ -1,9 +1,9 @@
 //! Text to typed statements, with spans and every error at once.
 //!
 //! A file is tokenised once ([`lexer`]), cut into statements ([`split`]), and each statement is parsed on its own
-//! ([`parse()`]). What is ours is parsed here; queries and expressions inside are handed to sqlparser as tokens
-//! ([`embedded`]), so every position in every syntax tree is true and names its file ([`place`]). Nothing is resolved here:
-//! names, options and their values are the catalog's business.
+//! ([`parse()`]). weir's own syntax is parsed here; queries and expressions inside are passed to sqlparser as tokens
+//! ([`embedded`]), so every span in every syntax tree is a position in its file ([`place`]). Nothing is resolved here:
+//! names, options and their values are left to the catalog.
 
 pub mod place;
 pub mod diagnostic;

@@ -1,4 +1,4 @@
-//! Forms that sqlparser lacks, rewritten as tokens (never as text: positions stay true):
+//! Syntax that sqlparser lacks, rewritten as tokens (never as text, which would change positions):
 //!
 //! - `TUMBLE(TABLE t, DESCRIPTOR(ts), …)` becomes `TUMBLE((SELECT * FROM t), ts, …)`, likewise `HOP`, `SESSION`,
 //!   `DEDUPLICATE`: a table as an argument is a subquery, so that everything that looks for tables in a query finds it;
@@ -12,7 +12,7 @@ use datafusion::sql::sqlparser::tokenizer::{Span, Token, TokenWithSpan};
 
 use super::cursor::is_keyword;
 
-/// Table functions whose arguments have their own spelling.
+/// Table functions whose arguments have a syntax of their own.
 pub const TABLE_FUNCTIONS: &[&str] = &["TUMBLE", "HOP", "SESSION", "DEDUPLICATE"];
 
 /// The tokens in the form that sqlparser reads.
@@ -44,7 +44,7 @@ pub fn normalize(tokens: &[TokenWithSpan]) -> Vec<TokenWithSpan> {
     out
 }
 
-/// Rewrites what stands between the parentheses of a table function.
+/// Rewrites the arguments of a table function.
 fn arguments(tokens: &[TokenWithSpan], out: &mut Vec<TokenWithSpan>) {
     let keys = partition_by(tokens).unwrap_or(tokens.len()..tokens.len());
     let rest: Vec<TokenWithSpan> = [&tokens[..keys.start], &tokens[keys.end..]].concat();
@@ -80,7 +80,7 @@ fn argument(tokens: &[TokenWithSpan], is_first: bool, out: &mut Vec<TokenWithSpa
     match value.last() {
         Some(last) if is_data && !encloses(value, 0) => {
             let opening = [Token::LParen, Token::make_keyword("SELECT"), Token::Mul, Token::make_keyword("FROM")];
-            // Without a place, so that an error is never put there.
+            // Without a position, so that no error is reported there.
             out.extend(opening.map(|token| TokenWithSpan::new(token, Span::empty())));
             out.extend(inner);
             out.push(TokenWithSpan::new(Token::RParen, Span::new(last.span.end, last.span.end)));
@@ -89,7 +89,7 @@ fn argument(tokens: &[TokenWithSpan], is_first: bool, out: &mut Vec<TokenWithSpa
     }
 }
 
-/// Where `PARTITION BY columns` stands among the arguments.
+/// The range of `PARTITION BY columns` among the arguments.
 fn partition_by(tokens: &[TokenWithSpan]) -> Option<Range<usize>> {
     let start = outside(tokens)
         .find(|at| is_keyword(token(tokens, *at), "PARTITION") && is_keyword(token(tokens, at + 1), "BY"))?;
@@ -97,7 +97,7 @@ fn partition_by(tokens: &[TokenWithSpan]) -> Option<Range<usize>> {
     if token(tokens, columns) == Some(&Token::LParen) {
         return Some(start..closing(tokens, columns)? + 1);
     }
-    // The columns end at the comma before `[name =>] DESCRIPTOR`; without one, before the time and the gap.
+    // The columns end at the comma before `[name =>] DESCRIPTOR`; without one, two arguments (time and gap) before the end.
     let commas: Vec<usize> = commas(tokens).into_iter().filter(|comma| *comma > columns).collect();
     let describes = |comma: usize| {
         let value = if token(tokens, comma + 2) == Some(&Token::RArrow) { comma + 3 } else { comma + 1 };
@@ -107,7 +107,7 @@ fn partition_by(tokens: &[TokenWithSpan]) -> Option<Range<usize>> {
     Some(start..end.unwrap_or(tokens.len()))
 }
 
-/// The tokens that stand outside of parentheses.
+/// The tokens outside of parentheses.
 fn outside(tokens: &[TokenWithSpan]) -> impl Iterator<Item = usize> + '_ {
     let mut depth = 0usize;
     tokens.iter().enumerate().filter_map(move |(index, token)| {

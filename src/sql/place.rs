@@ -1,8 +1,8 @@
-//! Where something stands: files, positions, spans.
+//! Positions in SQL texts: files, positions, spans.
 //!
-//! A [`Span`] names its file by index into the list of files that are read together, so it is small and `Copy`.
-//! sqlparser's positions have no room for a file, therefore the tokens of file `n` carry `n` in the upper half of their
-//! line number: every span of every syntax tree (and of every DataFusion error made from it) leads back to its file.
+//! A [`Span`] names its file by index into the list of files that are read together, so it is small and `Copy`. sqlparser's
+//! positions have no room for a file, so the tokens of file `n` carry `n` in the upper half of their line number: every span
+//! of a syntax tree (and of a DataFusion error made from it) leads back to its file.
 
 use std::ops::Deref;
 use std::path::Path;
@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use datafusion::sql::sqlparser::tokenizer as tokens;
 
-/// One SQL text with the name that errors show.
+/// A SQL text, with its name in error messages.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SourceFile {
     /// A path as the user wrote it, or `<query>`.
@@ -19,17 +19,17 @@ pub struct SourceFile {
 }
 
 impl SourceFile {
-    /// A file of this name and text.
+    /// A file with this name and text.
     pub fn new(name: impl Into<String>, text: impl Into<String>) -> Self {
         Self { name: name.into(), text: text.into() }
     }
 
-    /// Line `number` (from 1) without its line end; empty when there is none.
+    /// Line `number` (from 1) without its line end; empty if it does not exist.
     pub fn line(&self, number: u32) -> &str {
         self.text.lines().nth((number as usize).saturating_sub(1)).unwrap_or("")
     }
 
-    /// The byte at which `position` stands; the text's length when it is beyond the end.
+    /// The byte offset of `position`; the text's length if it is beyond the end.
     pub fn offset(&self, position: Position) -> usize {
         let mut start = 0;
         for _ in 1..position.line {
@@ -63,12 +63,12 @@ impl SourceFile {
 pub struct Files(Vec<Arc<SourceFile>>);
 
 impl Files {
-    /// The files, in the order that spans count them in.
+    /// The files in the order of their indexes.
     pub fn new(files: &[Arc<SourceFile>]) -> Self {
         Self(files.to_vec())
     }
 
-    /// A span of a syntax tree as ours, or `fallback` where the tree knows none.
+    /// A span of a syntax tree as ours, or `fallback` if it is empty.
     pub fn span(&self, span: tokens::Span, fallback: Span) -> Span {
         let span = Span::from(span);
         if span.is_empty() || usize::from(span.file) >= self.0.len() { fallback } else { span }
@@ -79,7 +79,7 @@ impl Files {
         self.0.get(usize::from(span.file)).map_or("", |file| file.slice(span))
     }
 
-    /// `file:line:column` of where `span` starts; `None` if it points nowhere.
+    /// `file:line:column` of the start of `span`; `None` if the span is empty.
     pub fn place(&self, span: Span) -> Option<String> {
         let file = self.0.get(usize::from(span.file)).filter(|_| !span.is_empty())?;
         Some(format!("{}:{}:{}", file.name, span.start.line, span.start.column))
@@ -109,7 +109,7 @@ impl Position {
     }
 }
 
-/// A stretch of one SQL text; the default span is "nowhere".
+/// A range of one SQL text; the default span is empty.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Span {
     /// Index into the files that are read together.
@@ -125,7 +125,7 @@ impl Span {
         self.start.line == 0
     }
 
-    /// The smallest span over both; an empty one does not count.
+    /// The smallest span that covers both; an empty one is ignored.
     #[must_use]
     pub fn to(self, other: Self) -> Self {
         match (self.is_empty(), other.is_empty()) {
@@ -135,7 +135,7 @@ impl Span {
         }
     }
 
-    /// The empty place right after this span, one character wide.
+    /// The position right after this span, one character wide.
     #[must_use]
     pub fn after(self) -> Self {
         Self { file: self.file, start: self.end, end: self.end.right(1) }
@@ -147,7 +147,7 @@ impl Span {
     }
 }
 
-/// Bits of a sqlparser line number that hold the line; the file's index stands above them.
+/// Bits of a sqlparser line number that hold the line; the bits above hold the file's index.
 const LINE_BITS: u32 = 32;
 
 impl From<tokens::Span> for Span {

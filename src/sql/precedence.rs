@@ -1,7 +1,8 @@
-//! The precedence of operators, as PostgreSQL documents it ("Operator Precedence" in its manual), which is not what sqlparser's
-//! generic dialect does.
+//! The precedence of operators as PostgreSQL documents it ("Operator Precedence" in its manual); sqlparser's generic dialect
+//! differs.
 //!
-//! `^` is the bitwise XOR that DataFusion makes of it, and binds as PostgreSQL's power does. Comparisons do not chain: `a < b < c` is an error.
+//! `^` is bitwise XOR, as in DataFusion, and binds like PostgreSQL's power operator. Comparisons do not chain: `a < b < c`
+//! is an error.
 
 use datafusion::sql::sqlparser::ast::{BinaryOperator, Expr};
 use datafusion::sql::sqlparser::dialect::Precedence;
@@ -27,9 +28,9 @@ const AND: u8 = 10;
 const XOR: u8 = 7;
 const OR: u8 = 5;
 
-/// Precedences that sqlparser asks for by name.
+/// The precedences that sqlparser requests by name.
 ///
-/// It asks for the level of products to read the operand of a sign, and for that of sums to read the operand of a prefixed `~`.
+/// It requests the level of products to read the operand of a sign, and that of sums to read the operand of a prefixed `~`.
 pub fn value(precedence: Precedence) -> u8 {
     match precedence {
         Precedence::Period => MEMBER,
@@ -50,7 +51,7 @@ pub fn value(precedence: Precedence) -> u8 {
     }
 }
 
-/// The level of the operator that comes next, where sqlparser would put it on another.
+/// The level of the next operator, if sqlparser would give it another.
 pub fn of_next(parser: &Parser<'_>) -> Option<u8> {
     match &parser.peek_token_ref().token {
         Token::Mul | Token::Div | Token::DuckIntDiv | Token::Mod => Some(PRODUCT),
@@ -77,7 +78,8 @@ pub fn of_next(parser: &Parser<'_>) -> Option<u8> {
     }
 }
 
-/// Reads what sqlparser reads otherwise: `IS [NOT] DISTINCT FROM` takes an operand, not all that follows. Errors: comparisons in a row.
+/// Parses operators that sqlparser reads differently: `IS [NOT] DISTINCT FROM` takes one operand, not all that follows.
+/// Errors: two comparisons in a row.
 pub fn infix(parser: &mut Parser<'_>, left: &Expr, precedence: u8) -> Option<Result<Expr, ParserError>> {
     if matches!(precedence, COMPARISON | RANGE) && level(left) == Some(precedence) {
         let next = parser.peek_token_ref();
@@ -144,7 +146,7 @@ mod tests {
         parser.expect_token(&Token::EOF).map(|_| expr)
     }
 
-    /// The tree without its parentheses, so that `a + b * c` and `a + (b * c)` are one.
+    /// The tree without its parentheses, so that `a + b * c` and `a + (b * c)` are equal.
     fn tree(text: &str) -> Expr {
         let mut expr = parse(text).unwrap_or_else(|error| panic!("{text}: {error:?}"));
         let _ = visit_expressions_mut(&mut expr, |expr| {
@@ -160,7 +162,7 @@ mod tests {
         assert_eq!(tree(written), tree(meant), "`{written}` is not `{meant}`");
     }
 
-    /// PostgreSQL's manual, table "Operator Precedence (highest to lowest)"; its `^` and what it calls "any other operator".
+    /// PostgreSQL's manual, table "Operator Precedence (highest to lowest)", with its `^` and "any other operator".
     const LEVELS: &[&[&str]] = &[
         &["AT TIME ZONE"],
         &["^"],
@@ -178,7 +180,7 @@ mod tests {
         LEVELS.iter().enumerate().flat_map(|(rank, level)| level.iter().map(move |operator| (rank, *operator)))
     }
 
-    /// Where PostgreSQL has no order within a level, two in a row are an error.
+    /// Levels without associativity in PostgreSQL: two such operators in a row are an error.
     const CHAINLESS: [usize; 2] = [5, 6];
 
     #[test]

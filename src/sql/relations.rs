@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{ObjectName, ObjectNamePart, Query, TableFactor, Visit, Visitor};
 
-/// The relations that a query reads, folded as SQL folds them, in order; table functions (`HOP(…)`) are none.
+/// The relations that a query reads, names folded, in order; table functions (`HOP(…)`) are not among them.
 pub fn relations(query: &Query) -> Vec<String> {
     let mut found = Found::default();
     let _ = query.visit(&mut found);
@@ -14,7 +14,7 @@ pub fn relations(query: &Query) -> Vec<String> {
 #[derive(Default)]
 struct Found {
     names: Vec<String>,
-    /// The next name is that of a table function.
+    /// True if the next name is that of a table function.
     is_function: bool,
 }
 

@@ -1,5 +1,6 @@
-//! `EXCEPT ALL` and `INTERSECT ALL`, written so that they can be planned: `a EXCEPT ALL b` becomes `SELECT * FROM "EXCEPT ALL"((a), (b))`,
-//! a table function that `crate::plan` knows. DataFusion would take them for EXCEPT and INTERSECT over rows that repeat.
+//! Rewrites `EXCEPT ALL` and `INTERSECT ALL` so that they can be planned: `a EXCEPT ALL b` becomes `SELECT * FROM "EXCEPT
+//! ALL"((a), (b))`, a table function that `crate::plan` knows. DataFusion would plan them as EXCEPT and INTERSECT that keep
+//! repeated rows.
 
 use std::ops::ControlFlow;
 
@@ -10,13 +11,13 @@ use datafusion::sql::sqlparser::ast::{
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::Parser;
 
-/// The names of the functions; nobody can write them without quotes.
+/// The names of the functions; they need quotes, so that no user writes them by accident.
 pub const EXCEPT_ALL: &str = "EXCEPT ALL";
 pub const INTERSECT_ALL: &str = "INTERSECT ALL";
 
 /// Rewrites every such operation within `ast`, which is a query or a statement.
 pub fn rewrite(ast: &mut impl VisitMut) {
-    // Never breaks off.
+    // The visitor never breaks.
     let _ = ast.visit(&mut Rewriter);
 }
 
@@ -31,7 +32,7 @@ impl VisitorMut for Rewriter {
     }
 }
 
-/// By hand and not by recursion: a chain of UNIONs may be long.
+/// Iterative, not recursive: a chain of UNIONs may be long.
 fn within(body: &mut SetExpr) {
     let mut open = vec![body];
     while let Some(body) = open.pop() {
@@ -43,7 +44,7 @@ fn within(body: &mut SetExpr) {
     }
 }
 
-/// The call that an operation becomes.
+/// The call that replaces a set operation.
 fn called(body: &SetExpr) -> Option<SetExpr> {
     let SetExpr::SetOperation { op, set_quantifier: SetQuantifier::All, left, right } = body else { return None };
     match op {
@@ -59,7 +60,7 @@ fn template() -> Option<Query> {
     parser.and_then(|mut parser| parser.parse_query()).ok().map(|query| *query)
 }
 
-/// The body of the template with this name and these arguments.
+/// The template's body with this function and these arguments.
 fn filled(template: Query, function: &str, left: &SetExpr, right: &SetExpr) -> Option<SetExpr> {
     let mut body = template.body;
     let SetExpr::Select(select) = body.as_mut() else { return None };

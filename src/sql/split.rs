@@ -1,5 +1,5 @@
-//! A file's tokens to statements: at `;`, but not inside `BEGIN … END`, and also where a `;` was forgotten, so that one
-//! slip spoils one statement.
+//! Splits a file's tokens into statements: at `;`, but not inside `BEGIN … END`, and also where a `;` is missing, so that
+//! one mistake affects one statement.
 
 use std::ops::Range;
 
@@ -8,7 +8,7 @@ use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan};
 use super::Diagnostic;
 use super::cursor::is_keyword;
 
-/// What `CREATE` can be followed by.
+/// The words that can follow `CREATE`.
 pub const OBJECTS: &[&str] =
     &["SECRET", "SOURCE", "TABLE", "SINK", "VIEW", "MATERIALIZED", "FUNCTION", "MODEL", "PIPELINE"];
 
@@ -47,7 +47,7 @@ pub fn split_body(tokens: &[TokenWithSpan], errors: &mut Vec<Diagnostic>) -> Vec
     statements
 }
 
-/// The next `;`, the end, or a place where a new statement begins without one.
+/// The index of the next `;`, of the end, or of a new statement that begins without a `;`.
 fn end_of_statement(tokens: &[TokenWithSpan], start: usize, errors: &mut Vec<Diagnostic>) -> usize {
     let explains = is_keyword(token(tokens, start), "EXPLAIN");
     let mut depth = 0usize;
@@ -76,7 +76,7 @@ fn begins_statement(tokens: &[TokenWithSpan], index: usize) -> bool {
         || (is_keyword(token(tokens, index), "INSERT") && is_keyword(token(tokens, index + 1), "INTO"))
 }
 
-/// Where the object's kind stands if `CREATE [OR REPLACE] <object>` stands at `index`.
+/// The index of the object's kind, if `CREATE [OR REPLACE] <object>` begins at `index`.
 fn created_object(tokens: &[TokenWithSpan], index: usize) -> Option<usize> {
     if !is_keyword(token(tokens, index), "CREATE") {
         return None;
@@ -86,7 +86,7 @@ fn created_object(tokens: &[TokenWithSpan], index: usize) -> Option<usize> {
     OBJECTS.iter().any(|object| is_keyword(token(tokens, kind), object)).then_some(kind)
 }
 
-/// If a `CREATE PIPELINE` with a block stands at `start`: the token after its `BEGIN`.
+/// The index after `BEGIN`, if a `CREATE PIPELINE` with a block begins at `start`.
 fn body_of_pipeline(tokens: &[TokenWithSpan], start: usize) -> Option<usize> {
     let kind = created_object(tokens, start)?;
     if !is_keyword(token(tokens, kind), "PIPELINE") {
@@ -98,7 +98,7 @@ fn body_of_pipeline(tokens: &[TokenWithSpan], start: usize) -> Option<usize> {
     Some(begin + 1)
 }
 
-/// The token after the block's `END`; without one, where the block probably ends.
+/// The index after the block's `END`; without one, the probable end of the block.
 fn end_of_pipeline(tokens: &[TokenWithSpan], start: usize, body: usize, errors: &mut Vec<Diagnostic>) -> usize {
     let mut cases = 0usize;
     let mut first_foreign = None;

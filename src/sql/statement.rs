@@ -1,12 +1,11 @@
-//! What a SQL file says, statement by statement: syntax only. Names are not resolved and options not interpreted; that
-//! is the catalog's work.
+//! The statements of a SQL file: syntax only. Resolving names and interpreting options is left to the catalog.
 
 use arrow::datatypes::DataType;
 use datafusion::sql::sqlparser::ast::{Expr, Query};
 
 use super::Span;
 
-/// A word with its place: an identifier (folded unless quoted) or a string's value.
+/// A word with its span: an identifier (folded unless quoted) or a string's value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Name {
     pub value: String,
@@ -20,7 +19,7 @@ pub struct Statement {
     pub span: Span,
 }
 
-/// What a statement does.
+/// The kind of a statement, with its contents.
 #[derive(Debug, Clone)]
 pub enum StatementKind {
     CreateSecret(CreateSecret),
@@ -41,10 +40,10 @@ pub enum StatementKind {
     ShowState(ShowState),
     Verify(Verify),
     Migration(Migration),
-    /// A CREATE that could not be read: its errors are reported, and its name counts as taken so that nothing else is
-    /// said about it.
+    /// A CREATE that could not be parsed. Its errors are reported; its name counts as declared, so that uses of it are not
+    /// errors.
     Broken(Name),
-    /// An INSERT that could not be read: its target, which still counts as written to.
+    /// An INSERT that could not be parsed: its target, which still counts as written to.
     BrokenInsert(Name),
 }
 
@@ -55,7 +54,7 @@ pub struct Head {
     pub name: Name,
 }
 
-/// What a CREATE does when the name is taken.
+/// The effect of a CREATE if the name is taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnExisting {
     Fail,
@@ -70,7 +69,7 @@ pub struct CreateSecret {
     pub from: SecretOrigin,
 }
 
-/// Where a secret's text is.
+/// The origin of a secret's text.
 #[derive(Debug, Clone)]
 pub enum SecretOrigin {
     Env(Name),
@@ -82,11 +81,11 @@ pub enum SecretOrigin {
 pub struct OptionEntry {
     pub key: Name,
     pub value: OptionValue,
-    /// Of the value.
+    /// Span of the value.
     pub span: Span,
 }
 
-/// An option's value as written: `${…}` still in it.
+/// An option's value as written: `${…}` not yet replaced.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum OptionValue {
     Text(String),
@@ -94,7 +93,7 @@ pub enum OptionValue {
     Secret(String),
 }
 
-/// `( key = value, … )` with its place.
+/// `( key = value, … )` with its span.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
     pub entries: Vec<OptionEntry>,
@@ -119,7 +118,7 @@ pub struct Column {
     pub span: Span,
 }
 
-/// Where a column says its value comes from.
+/// The declared origin of a column's value.
 #[derive(Debug, Clone)]
 pub enum Origin {
     /// `FROM 'a.b'`.
@@ -141,7 +140,7 @@ pub struct Watermark {
 pub struct Check {
     pub name: Option<Name>,
     pub expression: Expr,
-    /// Of the expression.
+    /// Span of the expression.
     pub span: Span,
 }
 
@@ -179,7 +178,7 @@ pub struct CreateMaterializedView {
     /// Renames of the query's columns.
     pub columns: Vec<Name>,
     pub query: Box<Query>,
-    /// `INSERT INTO name SELECT * FROM name`: what fills the table from the view.
+    /// `INSERT INTO name SELECT * FROM name`, which fills the table from the view.
     pub insert: Insert,
 }
 
@@ -205,7 +204,7 @@ pub struct CreatePipeline {
     pub head: Head,
     pub with: Options,
     pub inserts: Vec<Insert>,
-    /// Those declared in the block; they are filled with its INSERTs.
+    /// Views declared in the block; they are filled together with its INSERTs.
     pub views: Vec<CreateMaterializedView>,
 }
 
@@ -233,7 +232,7 @@ pub enum ObjectKind {
 }
 
 impl ObjectKind {
-    /// The kind in a sentence.
+    /// The kind's name in a sentence.
     pub fn word(self) -> &'static str {
         match self {
             Self::Secret => "secret",
@@ -285,15 +284,15 @@ pub struct ShowState {
     pub pipeline: Option<Name>,
 }
 
-/// `VERIFY PIPELINE name [AS OF 'time' | VERSION AS OF n | TIMESTAMP AS OF 'time']`: is what was streamed what a batch says of
-/// the same input?
+/// `VERIFY PIPELINE name [AS OF 'time' | VERSION AS OF n | TIMESTAMP AS OF 'time']`: compares the streamed rows with a batch
+/// over the same input.
 #[derive(Debug, Clone)]
 pub struct Verify {
     pub pipeline: Name,
     pub as_of: Option<AsOf>,
 }
 
-/// How far into the past a statement looks.
+/// The point in the past that a statement refers to.
 #[derive(Debug, Clone)]
 pub enum AsOf {
     /// An epoch.
@@ -302,10 +301,10 @@ pub enum AsOf {
     Timestamp(Name),
 }
 
-/// `EXPLAIN MIGRATION [FROM 'old.sql']`: what becomes of the state that the last run, or the old file, has left.
+/// `EXPLAIN MIGRATION [FROM 'old.sql']`: how the state of the last run, or of the old file, would be used.
 #[derive(Debug, Clone)]
 pub struct Migration {
-    /// Without one, the state that is there.
+    /// `None` = the existing state.
     pub from: Option<Name>,
 }
 
@@ -313,14 +312,14 @@ pub struct Migration {
 #[derive(Debug, Clone)]
 pub struct Describe {
     pub aspect: Aspect,
-    /// `Some` when the statement says which kind of object it means.
+    /// `Some` if the statement names the kind of object.
     pub object: Option<ObjectKind>,
     pub name: Name,
-    /// How many entries of the history are wanted, the newest first.
+    /// The maximum number of history entries, newest first.
     pub limit: Option<usize>,
 }
 
-/// What DESCRIBE tells.
+/// Information that DESCRIBE shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Aspect {
     Columns,

@@ -1,6 +1,6 @@
-//! "Did you mean": the nearest of the names that would have been right.
+//! "Did you mean": the valid name that is nearest to a wrong one.
 
-/// The candidate nearest to `word`, ignoring case; `None` when nothing is near enough to be what was meant.
+/// The candidate nearest to `word`, ignoring case; `None` if none is near enough.
 pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let word = word.to_lowercase();
     let allowed = match word.chars().count() {
@@ -17,7 +17,7 @@ pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) ->
         .map(|(_, candidate)| candidate)
 }
 
-/// Edits between two words, where a swap of neighbours is one; one word as the beginning of the other counts as one.
+/// Edit distance between two words, with a swap of neighbours as one edit; if one word begins with the other, at most 1.
 fn distance(word: &str, candidate: &str) -> usize {
     let edits = strsim::osa_distance(word, candidate);
     let is_part =
@@ -25,12 +25,12 @@ fn distance(word: &str, candidate: &str) -> usize {
     if is_part { edits.min(1) } else { edits }
 }
 
-/// A hint that names the nearest candidate, if one is near.
+/// A hint with the nearest candidate, if one is near.
 pub fn did_you_mean<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<String> {
     nearest(word, candidates).map(|name| format!("Did you mean `{name}`?"))
 }
 
-/// `a`, `b`, `c` in backticks.
+/// The names in backticks, separated by commas.
 pub fn list<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
     names.into_iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
 }

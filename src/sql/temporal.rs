@@ -1,12 +1,12 @@
-//! Joins in time, written so that DataFusion can plan them: ordinary joins whose condition carries a mark.
+//! Temporal joins, rewritten so that DataFusion can plan them: ordinary joins whose condition carries a mark.
 //!
-//! - `JOIN c FOR SYSTEM_TIME AS OF t.ts ON cond` becomes `JOIN c ON cond AND weir_system_time(t.ts, cond)`, and `… AS OF t.ts OR FIRST …`,
-//!   which takes the first version for times before it, `… AND weir_system_time_or_first(t.ts, cond)`;
-//! - `t ASOF JOIN r MATCH_CONDITION (t.ts >= r.ts) ON cond` becomes `t LEFT JOIN r ON cond AND weir_asof(t.ts >= r.ts)`
-//!   (as in Snowflake, a left row without a match is kept).
+//! - `JOIN c FOR SYSTEM_TIME AS OF t.ts ON cond` becomes `JOIN c ON cond AND weir_system_time(t.ts, cond)`; with `OR FIRST`
+//!   after the time, which uses the first version for times before it, the mark is `weir_system_time_or_first(t.ts, cond)`;
+//! - `t ASOF JOIN r MATCH_CONDITION (t.ts >= r.ts) ON cond` becomes `t LEFT JOIN r ON cond AND weir_asof(t.ts >= r.ts)` (as
+//!   in Snowflake, a left row without a match is kept).
 //!
 //! A mark names columns of both sides, so that no optimiser moves it out of its join: the planner finds it in the join's
-//! filter and takes it out. The functions are in `crate::function`.
+//! filter and removes it. The functions are in `crate::function`.
 
 use std::ops::ControlFlow;
 
@@ -19,14 +19,14 @@ use datafusion::sql::sqlparser::ast::{
 use super::Diagnostic;
 use super::cursor::Parsed;
 
-/// Marks a join to the version of the right table at a time: `weir_system_time(time, condition)`; always true.
+/// Marks a join to the right table's version at a given time: `weir_system_time(time, condition)`; always true.
 pub const SYSTEM_TIME: &str = "weir_system_time";
-/// The same, where times before the table's first version mean that.
+/// The same, except that times before the table's first version use that version.
 pub const SYSTEM_TIME_OR_FIRST: &str = "weir_system_time_or_first";
-/// Marks the match condition of an ASOF join: `weir_asof(left >= right)`; as true as its argument.
+/// Marks the match condition of an ASOF join: `weir_asof(left >= right)`; returns its argument.
 pub const ASOF: &str = "weir_asof";
 
-/// Rewrites every join in time within `ast`, which is a query or a statement.
+/// Rewrites every temporal join within `ast`, which is a query or a statement.
 pub fn mark_joins(ast: &mut impl VisitMut) -> Parsed<()> {
     match ast.visit(&mut Marker) {
         ControlFlow::Continue(()) => Ok(()),
@@ -84,7 +84,7 @@ fn mark_join(join: &mut Join) -> Parsed<()> {
     Ok(())
 }
 
-/// The mark of a time, and the time without `OR FIRST`.
+/// The function that marks the join, and the time without `OR FIRST`.
 fn or_first(time: Expr) -> (&'static str, Expr) {
     match time {
         Expr::BinaryOp { left, op: BinaryOperator::Or, right } if is_first(&right) => (SYSTEM_TIME_OR_FIRST, *left),
@@ -96,7 +96,7 @@ fn is_first(expr: &Expr) -> bool {
     matches!(expr, Expr::Identifier(name) if name.quote_style.is_none() && name.value.eq_ignore_ascii_case("first"))
 }
 
-/// Takes `FOR SYSTEM_TIME AS OF time` off a table; joins inside parentheses are marked too.
+/// Removes `FOR SYSTEM_TIME AS OF time` from a table and returns the time; joins inside parentheses are marked too.
 fn system_time(relation: &mut TableFactor) -> Parsed<Option<Expr>> {
     match relation {
         TableFactor::NestedJoin { table_with_joins, .. } => mark(table_with_joins).map(|()| None),
@@ -111,7 +111,7 @@ fn system_time(relation: &mut TableFactor) -> Parsed<Option<Expr>> {
     }
 }
 
-/// The ON condition of an inner or outer join.
+/// The ON condition of an inner or left join.
 fn condition(operator: &mut JoinOperator) -> Option<&mut Expr> {
     match operator {
         JoinOperator::Join(JoinConstraint::On(condition))

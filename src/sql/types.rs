@@ -1,7 +1,8 @@
-//! SQL types to Arrow types, as DIALECT.md lists them with the aliases of PostgreSQL, Spark and Flink.
+//! SQL types to Arrow types, as docs/sql.md lists them with the aliases of PostgreSQL, Spark and Flink.
 //!
 //! Strings are `Utf8`; `TIMESTAMP` is an instant in microseconds UTC, `TIMESTAMP_NTZ` one without zone. The children of
-//! lists and maps carry Delta's names (`element`, `key_value`, `key`, `value`), so that a row needs no renaming on its way to a table.
+//! lists and maps have Delta's names (`element`, `key_value`, `key`, `value`), so that a row needs no renaming before it is
+//! written to a table.
 
 use std::sync::Arc;
 
@@ -15,7 +16,7 @@ use super::lexer::tokenize;
 use super::suggest::nearest;
 use super::{Diagnostic, Span};
 
-/// How deep types may be nested.
+/// Maximum nesting of types.
 const MAX_DEPTH: usize = 32;
 
 /// Every type name, for "did you mean".
@@ -53,12 +54,12 @@ const NAMES: &[&str] = &[
     "ROW",
 ];
 
-/// The type of instants: microseconds UTC.
+/// The Arrow type of TIMESTAMP: microseconds UTC.
 pub fn timestamp() -> DataType {
     DataType::Timestamp(TimeUnit::Microsecond, Some(Arc::from("UTC")))
 }
 
-/// Reads a type.
+/// Parses a type.
 pub fn data_type(cursor: &mut Cursor<'_>) -> Parsed<DataType> {
     let mut reader = Reader { cursor, owed: false };
     let found = reader.read(0)?;
@@ -76,7 +77,7 @@ pub fn from_ast(sql_type: &ast::DataType) -> Option<DataType> {
     data_type(&mut cursor).ok().filter(|_| cursor.at_end())
 }
 
-/// Makes DataFusion read the types in queries by [`from_ast`]; give it to the session's builder.
+/// Makes DataFusion read the types in queries by [`from_ast`]; to be set in the session's builder.
 #[derive(Debug)]
 pub struct SqlTypes;
 
@@ -119,7 +120,7 @@ pub fn sql_name(data_type: &DataType) -> String {
     }
 }
 
-/// Reads nested types; `>>` closes two of them, the second is owed until the outer one asks.
+/// Reads nested types. `>>` closes two of them: the second is `owed` until the outer one closes.
 struct Reader<'r, 'a> {
     cursor: &'r mut Cursor<'a>,
     owed: bool,

@@ -1,5 +1,5 @@
-//! What a query costs to plan once everything that it names is written out: each use of a view or of a WITH query counts as its
-//! whole text, so that forty views that each read the former twice are seen for what they are before anything plans them.
+//! The planning cost of a query with everything that it names expanded: each use of a view or of a WITH query counts as its
+//! whole text, so that forty views that each read the previous one twice are refused before anything plans them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
@@ -8,30 +8,31 @@ use datafusion::sql::sqlparser::ast::{
     Expr, Ident, ObjectName, ObjectNamePart, Query, Select, SelectItem, TableFactor, Visit, Visitor,
 };
 
-/// Tables and functions that a query may come to, written out.
+/// Tables, calls and grouping sets of an expanded query.
 pub const MAX_PARTS: usize = 2_000;
-/// Views and WITH queries one inside the other.
+/// Nesting of views and WITH queries.
 pub const MAX_LEVELS: usize = 100;
-/// Tables that one SELECT joins, with those of its subqueries, views and WITH queries: planning joins costs the cube of their number.
+/// Tables that one SELECT joins, with those of its subqueries, views and WITH queries: planning joins costs the cube of
+/// their number.
 pub const MAX_JOINED: usize = 100;
-/// Subqueries in expressions, one inside the other: planning one doubles with each.
+/// Nesting of subqueries in expressions: each level doubles the cost of planning.
 pub const MAX_SUBQUERIES: usize = 10;
-/// Different windows in one SELECT: each is sorted by itself, and planning costs the square of their number.
+/// Different windows in one SELECT: each is sorted separately, and planning costs the square of their number.
 pub const MAX_WINDOWS: usize = 100;
 
-/// `*` and `unnest` of one SELECT: each stands for as many columns as a table or a struct has.
+/// `*` and `unnest` in one SELECT: each stands for as many columns as a table or a struct has.
 pub const MAX_EXPANDED: usize = 100;
 
-/// What something comes to, written out.
+/// The planning cost of a query, view or function when expanded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Weight {
-    /// Tables, subqueries and calls of SQL functions' parts.
+    /// Tables, queries, grouping sets, and the parts of SQL functions that are called.
     pub parts: usize,
-    /// Views and WITH queries one inside the other.
+    /// Nesting of views and WITH queries.
     pub levels: usize,
     /// Tables of the SELECT that joins most.
     pub joined: usize,
-    /// Subqueries in expressions one inside the other.
+    /// Nesting of subqueries in expressions.
     pub subqueries: usize,
     /// Different windows of the SELECT that has most.
     pub windows: usize,
@@ -43,12 +44,12 @@ impl Weight {
     /// A table, or a function that is not written in SQL.
     pub const ONE: Self = Self { parts: 1, levels: 0, joined: 1, subqueries: 0, windows: 0, expanded: 0 };
 
-    /// True for what is not planned.
+    /// True if the query is refused.
     pub fn is_too_much(self) -> bool {
         self.excess().is_some()
     }
 
-    /// What there is too much of, as a sentence.
+    /// The limit that is exceeded, as a sentence.
     pub fn excess(self) -> Option<String> {
         let of_all = "each use of a view, a WITH query or a SQL function counts as its text";
         if self.subqueries > MAX_SUBQUERIES {
@@ -70,7 +71,7 @@ impl Weight {
             .then(|| format!("It comes to more than {MAX_PARTS} tables, calls and grouping sets; {of_all}."))
     }
 
-    /// The same as seen from what uses it.
+    /// The weight of a view or WITH query where it is used: one level deeper.
     #[must_use]
     pub fn nested(self) -> Self {
         Self { levels: self.levels.saturating_add(1), ..self }
@@ -85,19 +86,19 @@ impl Weight {
     }
 }
 
-/// Weights of what queries name.
+/// Weights of the objects that queries name.
 pub struct Known<'a> {
-    /// Of a view; `None` = it is no view.
+    /// Weight of a view; `None` if the name is not a view's.
     pub view: &'a dyn Fn(&str) -> Option<Weight>,
-    /// Of a function that is written in SQL; `None` = it is not.
+    /// Weight of a function written in SQL; `None` for other functions.
     pub function: &'a dyn Fn(&str) -> Option<Weight>,
 }
 
 impl Known<'_> {
-    /// Nothing but tables and built-in functions.
+    /// No views and no SQL functions.
     pub const NOTHING: Known<'static> = Known { view: &|_| None, function: &|_| None };
 
-    /// What `ast`, a query, a statement or an expression, comes to.
+    /// The weight of `ast`: a query, a statement or an expression.
     pub fn weigh(&self, ast: &impl Visit) -> Weight {
         let mut weighing = Weighing { known: self, open: vec![Scope::default()] };
         let _: ControlFlow<()> = ast.visit(&mut weighing);
@@ -105,24 +106,24 @@ impl Known<'_> {
     }
 }
 
-/// A query whose parts are being added up.
+/// A query whose weight is being computed.
 struct Scope {
     weight: Weight,
-    /// Its WITH queries, by where they are in memory, under their names.
+    /// Its WITH queries, by their address in the syntax tree, with their names.
     named: Vec<(*const Query, String)>,
-    /// Those of them that were added up.
+    /// Weights of the WITH queries that were computed already.
     defined: BTreeMap<String, Weight>,
-    /// Tables of its SELECTs that are open, one inside the other only where there is no query between.
+    /// Numbers of tables of its SELECTs in progress; they nest only without a query between them.
     selects: Vec<usize>,
-    /// `*` and `unnest` of the SELECT that is open.
+    /// `*` and `unnest` of the SELECT in progress.
     expanded: usize,
-    /// Windows of the SELECT that is open, as they are written.
+    /// Windows of the SELECT in progress, as they are written.
     windows: BTreeSet<String>,
-    /// Subqueries in expressions that are open in it.
+    /// Subqueries in expressions that are in progress.
     subqueries: usize,
     /// Grouping sets of its GROUP BY.
     sets: usize,
-    /// Table functions that are open: a table is written there as a subquery, and is none.
+    /// Table functions in progress: a table argument is written as a subquery but does not count as one.
     table_functions: usize,
 }
 
@@ -144,7 +145,7 @@ impl Default for Scope {
 }
 
 impl Scope {
-    /// Counts something that stands in it, below `around` subqueries.
+    /// Adds something used in the query, inside `around` subqueries.
     fn use_of(&mut self, weight: Weight, around: usize) {
         self.weight.add(Weight { subqueries: around.saturating_add(weight.subqueries), ..weight });
         match self.selects.last_mut() {
@@ -158,7 +159,7 @@ impl Scope {
         self.weight.expanded = self.weight.expanded.max(self.expanded);
     }
 
-    /// What it comes to, once it was read.
+    /// The query's weight, once it was read completely.
     fn total(&self) -> Weight {
         Weight { parts: self.weight.parts.saturating_add(self.sets), ..self.weight }
     }
@@ -194,11 +195,11 @@ impl Visitor for Weighing<'_> {
         let Some(around) = self.open.last_mut() else { return ControlFlow::Continue(()) };
         let name = around.named.iter().find(|(named, _)| std::ptr::eq(*named, query)).map(|(_, name)| name.clone());
         match name {
-            // It counts where it is used.
+            // It counts at each use.
             Some(name) => {
                 around.defined.insert(name, closed.nested());
             }
-            // Its subqueries were counted where they stand.
+            // Its subqueries were counted at their position.
             None => around.use_of(closed, 0),
         }
         ControlFlow::Continue(())
@@ -303,7 +304,8 @@ fn folded(name: &Ident) -> String {
     if name.quote_style.is_some() { name.value.clone() } else { name.value.to_lowercase() }
 }
 
-/// The weight of everything in `definitions`, each after what it uses; what uses itself counts as one part there.
+/// The weights of `definitions`, each computed after those that it uses; a definition that uses itself counts as one part
+/// there.
 pub fn weigh_all<'d, D: 'd>(
     definitions: impl Iterator<Item = (&'d str, &'d D)>,
     uses: &dyn Fn(&D) -> Vec<String>,
@@ -313,7 +315,7 @@ pub fn weigh_all<'d, D: 'd>(
     let mut done = BTreeMap::new();
     let mut begun = BTreeSet::new();
     for name in definitions.keys() {
-        // By hand and not by recursion: a chain of views may be as long as a file.
+        // Iterative, not recursive: a chain of views may be as long as a file.
         let mut open = vec![(*name).to_owned()];
         while let Some(name) = open.last().cloned() {
             let Some(definition) = definitions.get(name.as_str()).filter(|_| !done.contains_key(&name)) else {

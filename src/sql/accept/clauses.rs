@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 pub struct Clause {
     pub name: &'static str,
     pub does: Does,
-    /// A query with it over `t` and `u`, which have the columns `a INT, b INT, s STRING, ts TIMESTAMP, l INT[]`.
+    /// A query with the clause over `t` and `u`, whose columns are `a INT, b INT, s STRING, ts TIMESTAMP, l INT[]`.
     pub example: &'static str,
 }
 

@@ -10,7 +10,7 @@ use super::query::{check_sort, check_wildcard};
 use super::{Checked, named, refuse, unless};
 use crate::sql::lexer::fold;
 
-/// Window functions that pass over nulls when they are told to.
+/// Window functions that can skip nulls (`IGNORE NULLS`).
 const SKIPS_NULLS: [&str; 5] = ["lag", "lead", "first_value", "last_value", "nth_value"];
 
 pub fn check(function: &Function) -> Checked {
@@ -67,7 +67,7 @@ pub fn check(function: &Function) -> Checked {
     Ok(())
 }
 
-/// True for aggregates and window functions.
+/// True for aggregate and window functions.
 fn is_aggregate(name: &str) -> bool {
     let aggregates = SessionStateDefaults::default_aggregate_functions();
     let windows = SessionStateDefaults::default_window_functions();

@@ -1,8 +1,8 @@
-//! Clauses that the parser takes and nothing runs: each is refused, by its name and at its place.
+//! Clauses that the parser accepts and nothing runs: each is refused, by its name and at its place.
 //!
-//! sqlparser reads many dialects, and DataFusion's planner passes over what it does not know. So every node of a syntax tree is taken
-//! apart here field by field, without `..`: a field that a new version of sqlparser adds does not compile until it is decided here
-//! whether it runs. [`CLAUSES`] lists what is decided; `docs/sql.md` shows it.
+//! sqlparser reads many dialects, and DataFusion's planner ignores what it does not know. So every node of a syntax tree is
+//! destructured here field by field, without `..`: a field that a new version of sqlparser adds does not compile until it is
+//! decided here whether it runs. [`CLAUSES`] lists the decisions; `docs/sql.md` shows them.
 
 mod clauses;
 mod expression;
@@ -28,7 +28,7 @@ pub fn check(ast: &impl Visit, tokens: &[TokenWithSpan]) -> Parsed<()> {
     }
 }
 
-/// A clause that does not run: the words that begin it, what it is called, and what to write instead.
+/// A clause that does not run: its first words, its name, and what to write instead.
 struct Refusal {
     keywords: String,
     name: String,
@@ -47,7 +47,7 @@ fn named(keywords: impl Into<String>, name: impl Into<String>, hint: &'static st
     Err(Refusal { keywords: keywords.into(), name: name.into(), hint })
 }
 
-/// Refuses the clause that begins with `keywords` if it `stands` there.
+/// Refuses the clause that begins with `keywords` if it is present.
 fn unless(stands: bool, keywords: &'static str, hint: &'static str) -> Checked {
     if stands { refuse(keywords, hint) } else { Ok(()) }
 }
@@ -63,7 +63,7 @@ impl Walker<'_> {
         ControlFlow::Break(error.with_hint(hint))
     }
 
-    /// The position of `keywords` within a node, else their first position, else the node's.
+    /// The position of `keywords` within a node, else their first position in the statement, else the node's position.
     fn place(&self, keywords: &str, within: AstSpan) -> Span {
         let words: Vec<&str> = keywords.split(' ').collect();
         let matches = |tokens: &&[TokenWithSpan]| {

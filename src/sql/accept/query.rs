@@ -1,4 +1,4 @@
-//! Queries, their SELECTs and what stands after a `|>`.
+//! Queries, their SELECTs and pipe operators (`|>`).
 
 use std::ops::ControlFlow;
 
@@ -47,7 +47,7 @@ pub fn check(query: &Query) -> Checked {
 }
 
 fn check_cte(cte: &Cte) -> Checked {
-    // Whether a WITH query is computed once or written out changes no row.
+    // Materialising or inlining a WITH query changes no row.
     let Cte { alias, query: _, from, materialized: _, closing_paren_token: _ } = cte;
     unless(from.is_some(), "FROM", "Write the table inside the WITH query.")?;
     table::check_alias(alias)
@@ -231,7 +231,7 @@ fn check_aggregated(item: &ExprWithAliasAndOrderBy) -> Checked {
     unless(asc.is_some() || nulls_first.is_some(), "AGGREGATE", "Sort afterwards: `|> ORDER BY …`.")
 }
 
-/// True where a call outside of the SELECT list uses a window by its name, which the planner takes for a call without a window.
+/// True if a call outside of the SELECT list uses a named window: the planner would take it for a call without a window.
 fn names_window(ast: &impl Visit) -> bool {
     struct Finder;
     impl Visitor for Finder {

@@ -104,7 +104,7 @@ fn check_foreign(factor: &TableFactor) -> Checked {
         TableFactor::SemanticView { name: _, dimensions: _, metrics: _, facts: _, where_clause: _, alias: _ } => {
             refuse("SEMANTIC_VIEW", "Write the query out.")
         }
-        // Decided by `check`.
+        // `check` decides these.
         TableFactor::Table { .. }
         | TableFactor::Derived { .. }
         | TableFactor::TableFunction { .. }

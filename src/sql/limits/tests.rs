@@ -10,7 +10,7 @@ fn nested(open: &str, inner: &str, close: &str, times: usize) -> String {
     format!("SELECT {}{inner}{}", open.repeat(times), close.repeat(times))
 }
 
-/// Every construct of which there can be many, `times` over.
+/// Every construct that can be repeated, `times` times.
 pub(crate) fn shapes(times: usize) -> Vec<(&'static str, String)> {
     let chain = |operator: &str| format!("SELECT 1{}", format!("{operator}1").repeat(times));
     let from = |join: &str| format!("SELECT 1 FROM t{}", join.repeat(times));
@@ -107,7 +107,7 @@ fn wide_lists_are_refused() {
 
 #[test]
 fn backtracking_ends() {
-    // An error inside; each bracket is tried in several ways.
+    // An error inside the brackets; each bracket is tried in several ways.
     for open in
         ["CAST(", "CASE WHEN ", "(", "EXISTS(", "ARRAY[", "TRIM(", "SUBSTRING(", "STRUCT(", "INTERVAL (", "CEIL("]
     {

@@ -1,5 +1,5 @@
-//! The parenthesised list of a source, table or sink: columns, watermark, key, checks. A wrong column does not hide the
-//! next one.
+//! The parenthesised list of a source, table or sink: columns, watermark, key, checks. Parsing continues after an error in
+//! one element.
 
 use datafusion::sql::sqlparser::tokenizer::Token;
 
@@ -9,7 +9,7 @@ use super::super::types::data_type;
 use super::super::{Diagnostic, Span};
 use super::not_yet;
 
-/// What a column list declares.
+/// Contents of a column list.
 #[derive(Debug, Default)]
 pub struct Columns {
     pub columns: Vec<Column>,
@@ -114,7 +114,7 @@ fn check(cursor: &mut Cursor<'_>, name: Option<Name>) -> Parsed<Check> {
     Ok(Check { name, expression, span })
 }
 
-/// `NOT ENFORCED` must follow a key, because nothing refuses a duplicate.
+/// Requires `NOT ENFORCED` after a key, because nothing refuses a duplicate.
 fn enforcement(cursor: &mut Cursor<'_>, start: usize) -> Parsed<()> {
     if cursor.eat(&["NOT", "ENFORCED"]) {
         return Ok(());

@@ -1,4 +1,4 @@
-//! DROP, EXPLAIN, SHOW, DESCRIBE, VERIFY, and what is known but cannot run yet.
+//! DROP, EXPLAIN, SHOW, DESCRIBE, VERIFY, and known statements that weir does not run.
 
 use datafusion::sql::sqlparser::tokenizer::Token;
 
@@ -23,7 +23,7 @@ const KINDS: &[(&str, ObjectKind)] = &[
     ("PIPELINE", ObjectKind::Pipeline),
 ];
 
-/// What SHOW lists.
+/// Kinds of objects that SHOW lists.
 const SHOWN: &[(&str, Show)] = &[
     ("PIPELINES", Show::Pipelines),
     ("SOURCES", Show::Sources),
@@ -37,11 +37,11 @@ const SHOWN: &[(&str, Show)] = &[
     ("PROGRESS", Show::Progress),
 ];
 
-/// Changes of a table that another program makes.
+/// Remedy for changes of a table.
 const TABLE_TOOL: &str =
     "Stop the pipelines that write the table and change it with another program, such as Python's `deltalake`";
 
-/// Statements that weir does not run, and what does their work.
+/// Statements that weir does not run, with a hint on how to do their work.
 const LATER: &[(&[&str], &str)] = &[
     (
         &["REFRESH", "MODEL"],
@@ -102,7 +102,7 @@ const LATER: &[(&[&str], &str)] = &[
     (&["COMMIT"], "INSERTs that commit together stand in one `CREATE PIPELINE … AS BEGIN … END`."),
 ];
 
-/// What follows DROP.
+/// Parses the rest of DROP.
 pub fn drop(cursor: &mut Cursor<'_>) -> Parsed<Drop> {
     let object = kind(cursor)?;
     let if_exists = cursor.eat(&["IF", "EXISTS"]);
@@ -117,7 +117,7 @@ fn kind(cursor: &mut Cursor<'_>) -> Parsed<ObjectKind> {
     }
 }
 
-/// Consumes the words of `keywords` if all come next.
+/// Consumes the words of `keywords` if they come next.
 fn eat(cursor: &mut Cursor<'_>, keywords: &str) -> bool {
     cursor.eat(&keywords.split(' ').collect::<Vec<_>>())
 }
@@ -127,7 +127,7 @@ fn words<T>(table: &[(&'static str, T)]) -> Vec<&'static str> {
     table.iter().map(|(word, _)| *word).collect()
 }
 
-/// What follows EXPLAIN.
+/// Parses the rest of EXPLAIN.
 pub fn explain(cursor: &mut Cursor<'_>) -> Parsed<StatementKind> {
     if cursor.eat(&["MIGRATION"]) {
         return migration(cursor).map(StatementKind::Migration);
@@ -150,14 +150,14 @@ pub fn explain(cursor: &mut Cursor<'_>) -> Parsed<StatementKind> {
     Ok(StatementKind::Explain(Explain { verbose, statement: Box::new(Statement { kind, span }) }))
 }
 
-/// What follows EXPLAIN MIGRATION.
+/// Parses the rest of EXPLAIN MIGRATION.
 fn migration(cursor: &mut Cursor<'_>) -> Parsed<Migration> {
     let names_file = cursor.eat(&["FROM"]) || !cursor.at_end();
     let from = if names_file { Some(cursor.string("the old file in quotes")?) } else { None };
     Ok(Migration { from })
 }
 
-/// What follows SHOW.
+/// Parses the rest of SHOW.
 pub fn show(cursor: &mut Cursor<'_>) -> Parsed<StatementKind> {
     if cursor.eat(&["STATE"]) {
         let names_pipeline = cursor.eat(&["FOR"]);
@@ -175,7 +175,7 @@ pub fn show(cursor: &mut Cursor<'_>) -> Parsed<StatementKind> {
     }
 }
 
-/// What follows VERIFY PIPELINE.
+/// Parses the rest of VERIFY PIPELINE.
 pub fn verify(cursor: &mut Cursor<'_>) -> Parsed<Verify> {
     let pipeline = cursor.object_name("the pipeline's name")?;
     if cursor.at_end() {
@@ -199,7 +199,7 @@ pub fn verify(cursor: &mut Cursor<'_>) -> Parsed<Verify> {
     Ok(Verify { pipeline, as_of: Some(as_of) })
 }
 
-/// What follows DESCRIBE.
+/// Parses the rest of DESCRIBE.
 pub fn describe(cursor: &mut Cursor<'_>) -> Parsed<Describe> {
     let has_more = cursor.peek_at(1).is_some();
     let aspect = if has_more && cursor.eat(&["DETAIL"]) {
@@ -229,7 +229,7 @@ fn count(cursor: &mut Cursor<'_>) -> Parsed<usize> {
     Ok(number)
 }
 
-/// A diagnostic if a statement comes next that weir does not run.
+/// A diagnostic if the next statement is one that weir does not run.
 pub fn unsupported(cursor: &mut Cursor<'_>) -> Option<Diagnostic> {
     let start = cursor.position();
     let (words, hint) = LATER.iter().find(|(words, _)| cursor.eat(words))?;

@@ -1,4 +1,4 @@
-//! `CREATE FUNCTION name(arguments) RETURNS type [IMMUTABLE] LANGUAGE sql AS $$ expression $$`. Clauses may stand in any
+//! `CREATE FUNCTION name(arguments) RETURNS type [IMMUTABLE] LANGUAGE sql AS $$ expression $$`. Clauses may come in any
 //! order after RETURNS, as in PostgreSQL; the body may also be `RETURN expression` or `SELECT expression`.
 
 use datafusion::sql::sqlparser::ast::Expr;
@@ -12,7 +12,7 @@ use super::super::{Diagnostic, Span, embedded};
 use super::not_yet;
 use arrow::datatypes::DataType;
 
-/// What follows the function's name.
+/// Parses the rest of CREATE FUNCTION after the name.
 pub fn create(cursor: &mut Cursor<'_>, head: Head) -> Parsed<CreateFunction> {
     let arguments = arguments(cursor)?;
     cursor.expect(&["RETURNS"])?;
@@ -64,7 +64,7 @@ fn arguments(cursor: &mut Cursor<'_>) -> Parsed<Vec<(Name, DataType)>> {
     Ok(arguments)
 }
 
-/// The language; only `sql` can run.
+/// Parses the language; only `sql` can run.
 fn language(cursor: &mut Cursor<'_>) -> Parsed<()> {
     let span = cursor.span();
     let name = match cursor.string("a language") {
@@ -80,7 +80,7 @@ fn language(cursor: &mut Cursor<'_>) -> Parsed<()> {
     }
 }
 
-/// The expression in `$$ … $$` or in a string; its spans point into the file.
+/// Parses the expression in `$$ … $$` or in a string; its spans point into the file.
 fn body(cursor: &mut Cursor<'_>) -> Parsed<Expr> {
     let span = cursor.span();
     let (text, opening) = match cursor.peek() {

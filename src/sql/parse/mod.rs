@@ -20,7 +20,7 @@ use super::split::{OBJECTS, split};
 use super::statement::{Head, Name, OnExisting, Statement, StatementKind};
 use super::{Diagnostic, Position, SourceFile, Span, embedded};
 
-/// The statements of a file, which is number `index` of those read together, and every error in it.
+/// The statements of file number `index`, and every error in it.
 pub fn parse(file: &SourceFile, index: u16) -> (Vec<Statement>, Vec<Diagnostic>) {
     let mut errors = Vec::new();
     let start = Position { line: 1, column: 1 };
@@ -35,9 +35,9 @@ pub fn parse(file: &SourceFile, index: u16) -> (Vec<Statement>, Vec<Diagnostic>)
         let tokens = &tokens[range];
         let mut found = Vec::new();
         let read = statement(tokens, &mut found);
-        // What is missing at its end is not known: only its name counts.
+        // The rest of the statement is missing, so only its name is used.
         statements.extend(if ends_at_cut { broken(tokens) } else { read });
-        // What stands right before an unreadable place is only unfinished because of it.
+        // An error at the end of a statement is caused by the unreadable text that follows.
         let end = last_span(tokens).end;
         errors.extend(found.into_iter().filter(|error| !(ends_at_cut && error.span.start >= end)));
     }
@@ -48,7 +48,7 @@ fn last_span(tokens: &[TokenWithSpan]) -> Span {
     tokens.last().map(|token| token.span.into()).unwrap_or_default()
 }
 
-/// One statement; errors go to `errors`, and a CREATE that failed leaves its name behind.
+/// Parses one statement. Errors go to `errors`; a CREATE or INSERT that failed leaves its name as a broken statement.
 fn statement(tokens: &[TokenWithSpan], errors: &mut Vec<Diagnostic>) -> Option<Statement> {
     if let Err(error) = check_tokens(tokens) {
         errors.push(error);
@@ -61,7 +61,7 @@ fn statement(tokens: &[TokenWithSpan], errors: &mut Vec<Diagnostic>) -> Option<S
     errors.append(&mut cursor.errors);
     match outcome {
         Ok(kind) if !failed => return Some(Statement { kind, span }),
-        // A wrong INSERT of a pipeline does not hide what is wrong with the others.
+        // An error in one INSERT of a pipeline does not hide errors in the others.
         Ok(kind @ StatementKind::CreatePipeline(_)) => return Some(Statement { kind, span }),
         Ok(_) => {}
         Err(error) => errors.push(error),
@@ -69,7 +69,7 @@ fn statement(tokens: &[TokenWithSpan], errors: &mut Vec<Diagnostic>) -> Option<S
     broken(tokens)
 }
 
-/// What is known of a statement that could not be read.
+/// The name that a statement which could not be parsed creates or inserts into.
 fn broken(tokens: &[TokenWithSpan]) -> Option<Statement> {
     let kind = match created_name(tokens) {
         Some(name) => StatementKind::Broken(name),
@@ -78,7 +78,7 @@ fn broken(tokens: &[TokenWithSpan]) -> Option<Statement> {
     Some(Statement { kind, span: last_span(&tokens[..1]).to(last_span(tokens)) })
 }
 
-/// Statements by their first word.
+/// First words of statements.
 const FIRST_WORDS: &[&str] =
     &["CREATE", "DROP", "INSERT", "SELECT", "WITH", "EXPLAIN", "SHOW", "DESCRIBE", "VALUES", "DESC", "VERIFY"];
 
@@ -110,8 +110,8 @@ fn kind(cursor: &mut Cursor<'_>) -> Parsed<StatementKind> {
     Err(command::unsupported(cursor).unwrap_or_else(|| no_statement(cursor)))
 }
 
-/// What one statement asks of what is declared and running, if it is of a form of ours: DESCRIBE, EXPLAIN of a query or an
-/// INSERT, VERIFY, EXPLAIN MIGRATION. `None` = a query, or a form of DataFusion's.
+/// Parses a request about declared or running objects in weir's own syntax: DESCRIBE, EXPLAIN of a query or an INSERT,
+/// VERIFY, EXPLAIN MIGRATION. `None` = a query, or a form that DataFusion handles.
 ///
 /// Errors: a statement that cannot be read, or that weir does not run.
 pub fn asked(tokens: &[TokenWithSpan]) -> Parsed<Option<StatementKind>> {
@@ -122,7 +122,7 @@ pub fn asked(tokens: &[TokenWithSpan]) -> Parsed<Option<StatementKind>> {
         let verbose = usize::from(cursor.sees(&["VERBOSE"]));
         let ours = ["INSERT", "MIGRATION"].iter().any(|word| is_keyword(cursor.peek_at(verbose), word));
         let found = command::explain(&mut cursor).and_then(|kind| cursor.finish().map(|()| kind));
-        // What is wrong with a query, DataFusion's parser says with its own forms of EXPLAIN in mind.
+        // For an error in a query DataFusion's parser gives the message, because it knows its own forms of EXPLAIN.
         return if ours { found.map(Some) } else { Ok(found.ok()) };
     }
     if describes {
@@ -144,7 +144,7 @@ pub fn asked(tokens: &[TokenWithSpan]) -> Parsed<Option<StatementKind>> {
     Err(command::unsupported(&mut cursor).unwrap_or_else(|| no_statement(&cursor)))
 }
 
-/// No statement begins like this.
+/// The error for a text that begins like no statement.
 fn no_statement(cursor: &Cursor<'_>) -> Diagnostic {
     let found = cursor.found();
     Diagnostic::new(cursor.span(), format!("expected a statement, found {found}"))
@@ -157,7 +157,7 @@ fn begins_query(cursor: &Cursor<'_>) -> bool {
     cursor.sees_symbol(&Token::LParen) || ["SELECT", "WITH", "VALUES", "FROM"].iter().any(|word| cursor.sees(&[word]))
 }
 
-/// What follows CREATE.
+/// Parses the rest of CREATE.
 fn create(cursor: &mut Cursor<'_>) -> Parsed<StatementKind> {
     let replaces = cursor.eat(&["OR", "REPLACE"]);
     if cursor.eat(&["MATERIALIZED", "VIEW"]) {
@@ -199,7 +199,7 @@ fn head(cursor: &mut Cursor<'_>, replaces: bool, object: &str) -> Parsed<Head> {
     Ok(Head { on_existing, name })
 }
 
-/// The name in a CREATE that could not be parsed to its end.
+/// The name in a CREATE that could not be parsed completely.
 fn created_name(tokens: &[TokenWithSpan]) -> Option<Name> {
     let mut cursor = Cursor::new(tokens);
     cursor.expect(&["CREATE"]).ok()?;
@@ -211,7 +211,7 @@ fn created_name(tokens: &[TokenWithSpan]) -> Option<Name> {
     cursor.name("a name").ok()
 }
 
-/// The target of an INSERT that could not be parsed to its end.
+/// The target of an INSERT that could not be parsed completely.
 fn insert_target(tokens: &[TokenWithSpan]) -> Option<Name> {
     let mut cursor = Cursor::new(tokens);
     cursor.expect(&["INSERT", "INTO"]).ok()?;
@@ -219,7 +219,7 @@ fn insert_target(tokens: &[TokenWithSpan]) -> Option<Name> {
     cursor.name("a name").ok()
 }
 
-/// `what` is part of the language, but nothing can run it yet.
+/// The error for `what`, which is part of the language but cannot run yet.
 fn not_yet(span: Span, what: &str) -> Diagnostic {
     Diagnostic::new(span, format!("{what} is not supported yet"))
 }

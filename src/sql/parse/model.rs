@@ -5,7 +5,7 @@ use super::super::cursor::{Cursor, Parsed};
 use super::super::statement::{CreateModel, Head};
 use super::{not_yet, option};
 
-/// What follows the model's name.
+/// Parses the rest of CREATE MODEL after the name.
 pub fn create(cursor: &mut Cursor<'_>, head: Head) -> Parsed<CreateModel> {
     let with = if cursor.eat(&["WITH"]) { option::options(cursor)? } else { Default::default() };
     if cursor.sees(&["AS"]) || cursor.sees(&["USING"]) {

@@ -1,4 +1,4 @@
-//! `( key = value, … )`: keys in any case, bare with dots or quoted; values strings, numbers, booleans or `SECRET name`.
+//! `( key = value, … )`: keys in any case, plain with dots or quoted; values strings, numbers, booleans or `SECRET name`.
 
 use datafusion::sql::sqlparser::tokenizer::{Token, Word};
 
@@ -11,7 +11,7 @@ pub fn options(cursor: &mut Cursor<'_>) -> Parsed<Options> {
     list(cursor, str::to_ascii_lowercase)
 }
 
-/// A list of foreign properties: keys as they are written.
+/// A list of foreign properties: keys keep their case.
 pub fn properties(cursor: &mut Cursor<'_>) -> Parsed<Options> {
     list(cursor, str::to_owned)
 }
@@ -87,7 +87,7 @@ fn key(cursor: &mut Cursor<'_>) -> Parsed<Name> {
     }
 }
 
-/// A word as it is written.
+/// A word in its original case.
 fn part(cursor: &mut Cursor<'_>, what: &str) -> Parsed<Name> {
     let span = cursor.span();
     match cursor.peek() {

@@ -1,4 +1,5 @@
-//! `CREATE PIPELINE name [WITH (…)] AS BEGIN INSERT …; CREATE MATERIALIZED VIEW …; END` and `INSERT INTO target [(columns)] query`.
+//! `CREATE PIPELINE name [WITH (…)] AS BEGIN INSERT …; CREATE MATERIALIZED VIEW …; END` and `INSERT INTO target [(columns)]
+//! query`.
 
 use datafusion::sql::sqlparser::tokenizer::Token;
 
@@ -8,7 +9,7 @@ use super::super::statement::{CreateMaterializedView, CreatePipeline, Head, Inse
 use super::super::{Diagnostic, embedded};
 use super::{not_yet, option};
 
-/// What follows the pipeline's name; a wrong INSERT does not hide the next one.
+/// Parses the rest of CREATE PIPELINE after the name; continues after an error in one INSERT.
 pub fn create(cursor: &mut Cursor<'_>, head: Head) -> Parsed<CreatePipeline> {
     let with = if cursor.eat(&["WITH"]) { option::options(cursor)? } else { Default::default() };
     cursor.expect(&["AS"])?;
@@ -42,7 +43,7 @@ pub fn create(cursor: &mut Cursor<'_>, head: Head) -> Parsed<CreatePipeline> {
     Ok(CreatePipeline { head, with, inserts, views })
 }
 
-/// The one CREATE that may stand in a block.
+/// The only CREATE that is allowed in a block.
 fn materialized_view(cursor: &mut Cursor<'_>) -> Parsed<CreateMaterializedView> {
     let start = cursor.position();
     cursor.advance();
@@ -56,7 +57,7 @@ fn materialized_view(cursor: &mut Cursor<'_>) -> Parsed<CreateMaterializedView> 
     super::view::create_materialized(cursor, head)
 }
 
-/// An INSERT to the end of the statement.
+/// Parses an INSERT to the end of the statement.
 pub fn insert(cursor: &mut Cursor<'_>) -> Parsed<Insert> {
     let start = cursor.position();
     if !cursor.sees(&["INSERT"]) {
@@ -88,7 +89,7 @@ pub fn insert(cursor: &mut Cursor<'_>) -> Parsed<Insert> {
     Ok(Insert { target, columns, query, span: cursor.since(start) })
 }
 
-/// True when the parenthesis that comes next encloses a query.
+/// True when the next parenthesis encloses a query.
 fn encloses_query(cursor: &Cursor<'_>) -> bool {
     let token = cursor.peek_at(1);
     token == Some(&Token::LParen) || ["SELECT", "WITH", "VALUES"].iter().any(|word| super::is_keyword(token, word))

@@ -1,5 +1,5 @@
-//! `CREATE SOURCE | TABLE | SINK name [(columns)] clauses`: the three share their syntax; a clause that does not belong to
-//! the object is refused with where it belongs.
+//! `CREATE SOURCE | TABLE | SINK name [(columns)] clauses`. The three share their syntax; a clause that the object cannot
+//! have is refused with a hint on where it belongs.
 
 use datafusion::sql::sqlparser::tokenizer::Token;
 
@@ -9,22 +9,22 @@ use super::super::{Diagnostic, Span};
 use super::column::{Columns, columns};
 use super::{not_yet, option};
 
-/// What follows a source's name.
+/// Parses the rest of CREATE SOURCE after the name.
 pub fn source(cursor: &mut Cursor<'_>, head: Head) -> Parsed<CreateRelation> {
     relation(cursor, head, ObjectKind::Source)
 }
 
-/// What follows a table's name.
+/// Parses the rest of CREATE TABLE after the name.
 pub fn table(cursor: &mut Cursor<'_>, head: Head) -> Parsed<CreateRelation> {
     relation(cursor, head, ObjectKind::Table)
 }
 
-/// What follows a sink's name.
+/// Parses the rest of CREATE SINK after the name.
 pub fn sink(cursor: &mut Cursor<'_>, head: Head) -> Parsed<CreateRelation> {
     relation(cursor, head, ObjectKind::Sink)
 }
 
-/// What follows a materialized view's columns, up to its `AS`.
+/// Parses a materialized view from after its columns to its `AS`.
 pub fn materialized(cursor: &mut Cursor<'_>, head: Head) -> Parsed<CreateRelation> {
     relation(cursor, head, ObjectKind::MaterializedView)
 }
@@ -108,7 +108,7 @@ fn format(cursor: &mut Cursor<'_>) -> Parsed<()> {
         .with_hint("Tables are Delta tables: write `USING DELTA`, or leave it out."))
 }
 
-/// Clauses of other systems that people may try.
+/// The error for a clause of another system.
 fn foreign_clause(cursor: &Cursor<'_>) -> Option<Diagnostic> {
     let span = cursor.span();
     if cursor.sees(&["CLUSTER", "BY"]) {
@@ -129,7 +129,7 @@ fn foreign_clause(cursor: &Cursor<'_>) -> Option<Diagnostic> {
     None
 }
 
-/// Reports what the column list has but the object cannot have.
+/// Reports parts of the column list that the object cannot have.
 fn belongs(cursor: &mut Cursor<'_>, relation: &CreateRelation, object: ObjectKind) {
     let mut refuse = |span: Span, message: String, hint: &str| {
         cursor.errors.push(Diagnostic::new(span, message).with_hint(hint));

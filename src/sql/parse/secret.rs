@@ -5,7 +5,7 @@ use super::super::cursor::{Cursor, Parsed};
 use super::super::statement::{CreateSecret, Head, Name, SecretOrigin};
 use datafusion::sql::sqlparser::tokenizer::{Token, Word};
 
-/// What follows the secret's name.
+/// Parses the rest of CREATE SECRET after the name.
 pub fn create(cursor: &mut Cursor<'_>, head: Head) -> Parsed<CreateSecret> {
     cursor.expect(&["FROM"])?;
     let from = if cursor.eat(&["ENV"]) {
@@ -23,7 +23,7 @@ pub fn create(cursor: &mut Cursor<'_>, head: Head) -> Parsed<CreateSecret> {
     Ok(CreateSecret { head, from })
 }
 
-/// A variable's name, whose case counts even unquoted.
+/// A variable's name; keeps its case even if unquoted.
 fn variable(cursor: &mut Cursor<'_>) -> Parsed<Name> {
     let span = cursor.span();
     match cursor.peek() {

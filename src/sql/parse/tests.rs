@@ -1,7 +1,7 @@
 use super::*;
 use crate::sql::statement::{AsOf, Aspect, ObjectKind, OptionValue, Origin, SecretOrigin, Show};
 
-/// The only statement of a text that has no error.
+/// The only statement of a text without errors.
 fn one(text: &str) -> StatementKind {
     let (mut statements, errors) = parse(&SourceFile::new("test.sql", text), 0);
     assert!(errors.is_empty(), "{text}: {errors:?}");
@@ -264,7 +264,7 @@ fn clauses_stand_only_where_they_belong() {
     }
 }
 
-/// Scripts that are right, to be spoilt.
+/// Correct scripts, which the tests mutate.
 const SCRIPTS: &[&str] = &[
     "CREATE SECRET s FROM ENV X; CREATE SOURCE t (id STRING NOT NULL, m MAP<STRING, ARRAY<STRUCT<a INT, b DECIMAL(10, 2)>>>, ts TIMESTAMP, k BINARY METADATA FROM 'key', WATERMARK FOR ts AS ts - INTERVAL '5 seconds') WITH (connector = 'kafka', bootstrap_servers = '${K:-h:9092}', topic = 't', sasl_password = SECRET s);",
     "CREATE TABLE a (x INT CHECK (x > 0), y DATE, PRIMARY KEY (x) NOT ENFORCED) USING DELTA PARTITIONED BY (y) LOCATION 'p' TBLPROPERTIES ('delta.appendOnly' = 'true'); CREATE FUNCTION f(a DOUBLE) RETURNS DOUBLE IMMUTABLE LANGUAGE sql AS $$ a / (a + 1) $$; DROP TABLE IF EXISTS a;",

@@ -7,7 +7,7 @@ use super::super::embedded;
 use super::super::statement::{CreateMaterializedView, CreateView, Head, Insert, Name};
 use super::relation;
 
-/// What follows the view's name.
+/// Parses the rest of CREATE VIEW after the name.
 pub fn create(cursor: &mut Cursor<'_>, head: Head) -> Parsed<CreateView> {
     let columns = column_names(cursor)?;
     cursor.expect(&["AS"])?;
@@ -18,7 +18,7 @@ pub fn create(cursor: &mut Cursor<'_>, head: Head) -> Parsed<CreateView> {
     Ok(CreateView { head, columns, query })
 }
 
-/// What follows a materialized view's name.
+/// Parses the rest of CREATE MATERIALIZED VIEW after the name.
 pub fn create_materialized(cursor: &mut Cursor<'_>, head: Head) -> Parsed<CreateMaterializedView> {
     let start = cursor.position();
     let columns = column_names(cursor)?;
@@ -42,7 +42,7 @@ fn column_names(cursor: &mut Cursor<'_>) -> Parsed<Vec<Name>> {
     }
 }
 
-/// `SELECT * FROM name`, placed where the name stands.
+/// `SELECT * FROM name` with the span of the name.
 fn read_all(name: &Name) -> Parsed<Box<datafusion::sql::sqlparser::ast::Query>> {
     let tokens = [
         Token::make_keyword("SELECT"),
