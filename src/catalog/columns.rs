@@ -1,5 +1,5 @@
-//! Columns, watermarks and checks of sources, tables and sinks: their origins typed, the columns that expressions name
-//! looked up.
+//! Columns, watermarks and checks of sources, tables and sinks: types the origins of columns and looks up the columns that
+//! expressions name.
 
 use std::ops::ControlFlow;
 
@@ -21,7 +21,7 @@ const METADATA: &[(&str, Metadata)] = &[
     ("topic", Metadata::Topic),
 ];
 
-/// Columns with their origins. `available` is the metadata that the object's records have.
+/// Columns with their origins. `available` is the metadata of the object's records.
 pub fn columns(columns: &[Column], available: &[Metadata], errors: &mut Vec<Diagnostic>) -> Vec<ColumnDef> {
     let mut found = Vec::with_capacity(columns.len());
     for column in columns {
@@ -97,8 +97,8 @@ fn types_of(metadata: Metadata) -> Vec<DataType> {
     }
 }
 
-/// A watermark over one of `columns`, which must be a timestamp. Without columns (a Delta table will be asked for them) it is
-/// taken as it is.
+/// A watermark over one of `columns`, which must be a timestamp. Without columns (they will be read from a Delta table) it
+/// is not checked.
 pub fn watermark(watermark: &Watermark, columns: &[ColumnDef], errors: &mut Vec<Diagnostic>) -> Option<WatermarkDef> {
     if columns.is_empty() {
         let (column, expression) = (watermark.column.value.clone(), watermark.expression.clone());
@@ -118,7 +118,7 @@ pub fn watermark(watermark: &Watermark, columns: &[ColumnDef], errors: &mut Vec<
     Some(WatermarkDef { column, expression, span: watermark.span })
 }
 
-/// Checks with names; `check_1`, `check_2` … where the SQL gives none.
+/// Checks with names; `check_1`, `check_2` … if the SQL gives none.
 pub fn checks(checks: &[Check], columns: &[ColumnDef], files: &Files, errors: &mut Vec<Diagnostic>) -> Vec<CheckDef> {
     let mut found: Vec<CheckDef> = Vec::new();
     for (index, check) in checks.iter().enumerate() {
@@ -134,7 +134,7 @@ pub fn checks(checks: &[Check], columns: &[ColumnDef], files: &Files, errors: &m
     found
 }
 
-/// Every one of `names` must be a column.
+/// The names as texts. Errors: one that is not a column.
 pub fn known(names: &[Name], columns: &[ColumnDef], errors: &mut Vec<Diagnostic>) -> Vec<String> {
     for name in names {
         if !columns.is_empty() && !columns.iter().any(|column| column.name == name.value) {
@@ -144,7 +144,7 @@ pub fn known(names: &[Name], columns: &[ColumnDef], errors: &mut Vec<Diagnostic>
     names.iter().map(|name| name.value.clone()).collect()
 }
 
-/// Every column that the expression names must exist.
+/// Errors: the expression names a column that does not exist.
 fn bound(expression: &Expr, columns: &[ColumnDef], errors: &mut Vec<Diagnostic>) {
     if columns.is_empty() {
         return;

@@ -1,6 +1,6 @@
-//! What the SQL declares, typed: every option is parsed and checked, every type is an Arrow type.
+//! The declarations of the SQL, typed: every option is parsed and checked, every type is an Arrow type.
 //!
-//! These are plain data. They are made by [`super::build`](super) from statements and read by everything below.
+//! These are plain data, made by [`super::load`](super) from statements and read by the modules below.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use crate::sql::Span;
 
 pub use crate::config::Secret;
 
-/// Where a source column's value comes from.
+/// The origin of a source column's value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ColumnOrigin {
     /// A field of the payload, as a path of names: `["customer", "id"]`. Matched by exact name, else ignoring case.
@@ -23,7 +23,7 @@ pub enum ColumnOrigin {
     Metadata(Metadata),
 }
 
-/// What a record carries beside its payload.
+/// Data that a record carries beside its payload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Metadata {
     /// BINARY or STRING.
@@ -32,7 +32,7 @@ pub enum Metadata {
     Partition,
     /// BIGINT.
     Offset,
-    /// TIMESTAMP: when the broker or the producer stamped the record.
+    /// TIMESTAMP: set by the broker or the producer.
     Timestamp,
     /// MAP<STRING, BINARY>.
     Headers,
@@ -58,7 +58,7 @@ pub struct WatermarkDef {
     pub span: Span,
 }
 
-/// How payloads are encoded.
+/// The encoding of payloads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
     Json,
@@ -66,7 +66,7 @@ pub enum Format {
     Parquet,
 }
 
-/// What happens to a record that cannot be decoded or violates NOT NULL.
+/// The treatment of records that cannot be decoded or violate NOT NULL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum OnError {
     #[default]
@@ -75,7 +75,7 @@ pub enum OnError {
     Drop,
 }
 
-/// What happens when the wanted offsets are gone (expired, or the topic was made anew).
+/// The treatment of missing offsets (expired, or the topic was recreated).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum OnDataLoss {
     #[default]
@@ -83,18 +83,18 @@ pub enum OnDataLoss {
     Continue,
 }
 
-/// Where a source without committed progress begins.
+/// The start of a source without committed progress.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StartingOffsets {
     Earliest,
     Latest,
-    /// First record at or after this instant, milliseconds since 1970 UTC.
+    /// First record at or after this time, milliseconds since 1970 UTC.
     Timestamp(i64),
-    /// `'{"0": 17, "1": 4}'`; partitions not named begin at the earliest.
+    /// `'{"0": 17, "1": 4}'`; other partitions begin at the earliest offset.
     Explicit(BTreeMap<i32, i64>),
 }
 
-/// How to reach a Kafka cluster. Every `properties.*` option is handed to librdkafka under its own name.
+/// The connection to a Kafka cluster. Every `properties.*` option is passed to librdkafka under its own name.
 #[derive(Debug, Clone)]
 pub struct KafkaConnection {
     pub bootstrap_servers: String,
@@ -131,27 +131,27 @@ pub struct KafkaSourceOptions {
 /// `connector = 'file'`.
 #[derive(Debug, Clone)]
 pub struct FileSourceOptions {
-    /// A file, a folder (new files are picked up), or a pattern with `*`.
+    /// A file, a folder (new files are read as they appear), or a pattern with `*`.
     pub path: String,
     pub poll_interval: Duration,
-    /// Of files in CSV.
+    /// Dialect of CSV files.
     pub csv: CsvDialect,
 }
 
-/// What the card-fraud simulator tells.
+/// The tables of the card-fraud simulator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum GeneratorTable {
     #[default]
     Transactions,
-    /// What became known of each transaction, some days later.
+    /// The label of each transaction, known some days later.
     Labels,
 }
 
-/// `connector = 'generator'`: the card-fraud simulator (FRAUD.md).
+/// `connector = 'generator'`: the card-fraud simulator.
 #[derive(Debug, Clone)]
 pub struct GeneratorOptions {
     pub table: GeneratorTable,
-    /// How long after a transaction its label is known.
+    /// The time from a transaction to its label.
     pub label_delay: Duration,
     /// Rows a second; `None` = as fast as possible.
     pub rate: Option<f64>,
@@ -164,7 +164,7 @@ pub struct GeneratorOptions {
     pub days: Option<u32>,
 }
 
-/// Which kind of event a Nexmark source gives.
+/// The kind of event that a Nexmark source emits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NexmarkTable {
     Person,
@@ -185,33 +185,33 @@ pub struct NexmarkOptions {
     pub seed: u64,
 }
 
-/// What a Delta table gives as a source.
+/// The feed that is read from a Delta table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum TableFeed {
-    /// The rows that are there, then those that are added.
+    /// The existing rows, then those that are added.
     #[default]
     Append,
-    /// Every change, told by the columns `_change_type`, `_commit_version` and `_commit_timestamp`.
+    /// Every change, described by the columns `_change_type`, `_commit_version` and `_commit_timestamp`.
     Changes,
 }
 
-/// Where reading a Delta table begins when there is no progress yet.
+/// The start of reading a Delta table without progress.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DeltaStart {
-    /// With the rows of the newest version, then what comes after it.
+    /// The rows of the newest version, then later changes.
     Snapshot,
-    /// With what is committed from now on.
+    /// Later commits only.
     Latest,
-    /// With what this version's commit added or changed.
+    /// The rows that this version's commit added or changed.
     Version(u64),
 }
 
-/// What an append feed does at a commit that takes rows away.
+/// The treatment of a commit that removes rows, in an append feed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum OnTableChange {
     #[default]
     Fail,
-    /// Passes over the whole commit.
+    /// Skips the whole commit.
     Skip,
 }
 
@@ -228,7 +228,7 @@ pub struct DeltaSourceOptions {
     pub storage: BTreeMap<String, Secret>,
 }
 
-/// What a source reads from.
+/// The system that a source reads from.
 #[derive(Debug, Clone)]
 pub enum SourceConnector {
     Kafka(KafkaSourceOptions),
@@ -242,18 +242,18 @@ pub enum SourceConnector {
 #[derive(Debug, Clone)]
 pub struct SourceDef {
     pub name: String,
-    /// Of a Delta table that declares none: empty until they are read from the table.
+    /// Empty for a Delta table that declares none, until they are read from the table.
     pub columns: Vec<ColumnDef>,
     pub watermark: Option<WatermarkDef>,
     pub connector: SourceConnector,
     pub format: Format,
     pub on_error: OnError,
-    /// A partition that has been silent for this long no longer holds the watermark back; [`Duration::MAX`] = it always does.
-    /// Default 30 seconds.
+    /// A partition that has been silent for this long no longer holds the watermark back; [`Duration::MAX`] = it always
+    /// does. Default 30 seconds; for files, which are idle at their end, zero.
     pub idle_after: Duration,
-    /// How far, in event time, a partition may be read ahead of the slowest one; `None` = any distance.
+    /// The greatest distance in event time that a partition may be read ahead of the slowest one; `None` = any distance.
     pub max_drift: Option<Duration>,
-    /// Of numbers in TIMESTAMP columns; `None` = the format's: milliseconds in JSON and CSV, microseconds in Parquet.
+    /// Unit of numbers in TIMESTAMP columns; `None` = the format's: milliseconds in JSON and CSV, microseconds in Parquet.
     pub timestamp_unit: Option<TimestampUnit>,
     /// The greatest distance of a row's event time ahead of the clock; rows beyond it are refused. `None` = any distance.
     pub max_future: Option<Duration>,
@@ -267,7 +267,7 @@ impl SourceDef {
     }
 }
 
-/// `CHECK (expression)`, named `check_1`, `check_2` … where the SQL gives no name.
+/// `CHECK (expression)`, named `check_1`, `check_2` … if the SQL gives no name.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CheckDef {
     pub name: String,
@@ -279,7 +279,7 @@ pub struct CheckDef {
 #[derive(Debug, Clone)]
 pub struct TableDef {
     pub name: String,
-    /// Empty when the table must exist already.
+    /// Empty if the table must exist already.
     pub columns: Vec<ColumnDef>,
     pub partitioned_by: Vec<String>,
     /// `None` = `<warehouse>/<name>`.
@@ -299,19 +299,19 @@ impl TableDef {
         schema_of(&self.columns)
     }
 
-    /// Whether rows may be taken back: a query that changes its results can be written here.
+    /// `true` if rows can be retracted: a query that changes its results can be written here.
     pub fn accepts_retractions(&self) -> bool {
         !self.primary_key.is_empty()
     }
 }
 
-/// How a Kafka sink delivers.
+/// The delivery guarantee of a Kafka sink.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Delivery {
     /// A transaction per epoch.
     #[default]
     ExactlyOnce,
-    /// Each micro-batch's rows at once; headers carry pipeline, epoch and position.
+    /// Each micro-batch's rows are sent at once; headers carry pipeline, epoch and position.
     AtLeastOnce,
 }
 
@@ -321,33 +321,33 @@ pub struct KafkaSinkOptions {
     pub connection: KafkaConnection,
     pub topic: String,
     pub delivery: Delivery,
-    /// The column whose value becomes the record's key, if any; it stays in the value.
+    /// The column whose value becomes the record's key, if any; the value keeps it.
     pub key: Option<String>,
-    /// How changes are encoded, where the sink takes them; its key then stands instead of `key`.
+    /// The encoding of changes, if the sink accepts them; its key then replaces `key`.
     pub changes: Option<ChangeEncoding>,
     /// Rows of an earlier event time are not sent, milliseconds since 1970 UTC.
     pub starting_timestamp_ms: Option<i64>,
 }
 
-/// How a stream that also takes rows back becomes messages.
+/// The encoding of a retracting stream's rows as messages.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChangeEncoding {
     pub format: ChangeFormat,
-    /// The columns that tell rows apart; never empty for [`ChangeFormat::Upsert`].
+    /// The key columns of a row; never empty for [`ChangeFormat::Upsert`].
     pub key: Vec<String>,
     pub key_format: KeyFormat,
 }
 
-/// What a message says of a change.
+/// The contents of a message about a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ChangeFormat {
-    /// The row now, or nothing when it is gone.
+    /// The new row, or nothing if it was deleted.
     Upsert,
     /// Debezium's envelope: before, after, op, source, `ts_ms`.
     Debezium,
 }
 
-/// How key columns become a message's key.
+/// The encoding of key columns as a message's key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum KeyFormat {
     /// A JSON object of the key columns.
@@ -357,7 +357,7 @@ pub enum KeyFormat {
     Text,
 }
 
-/// What a sink writes to.
+/// The system that a sink writes to.
 #[derive(Debug, Clone)]
 #[expect(clippy::large_enum_variant, reason = "a handful exist per process")]
 pub enum SinkConnector {
@@ -368,7 +368,7 @@ pub enum SinkConnector {
     File {
         path: String,
     },
-    /// Counts rows and throws them away (`connector = 'blackhole'`).
+    /// Counts rows and discards them (`connector = 'blackhole'`).
     Blackhole,
 }
 
@@ -376,7 +376,7 @@ pub enum SinkConnector {
 #[derive(Debug, Clone)]
 pub struct SinkDef {
     pub name: String,
-    /// Empty = whatever the INSERT selects.
+    /// Empty = the columns that the INSERT selects.
     pub columns: Vec<ColumnDef>,
     pub connector: SinkConnector,
     pub format: Format,
@@ -384,7 +384,7 @@ pub struct SinkDef {
 }
 
 impl SinkDef {
-    /// Whether rows may be taken back: a query that changes its results can be written here.
+    /// `true` if rows can be retracted: a query that changes its results can be written here.
     pub fn accepts_retractions(&self) -> bool {
         match &self.connector {
             SinkConnector::Kafka(options) => options.changes.is_some(),
@@ -424,14 +424,14 @@ pub struct ModelDef {
     pub path_span: Span,
 }
 
-/// When an epoch ends.
+/// The condition that ends an epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Trigger {
-    /// `'1 second'`: at this interval, when anything arrived.
+    /// `'1 second'`: at this interval, if anything arrived.
     Interval(Duration),
-    /// `'available now'`: reads what is there at start, commits, ends.
+    /// `'available now'`: reads what exists at the start, commits, ends.
     AvailableNow,
-    /// `'continuous'`: an epoch as soon as the one before has committed.
+    /// `'continuous'`: as soon as the previous epoch has committed.
     Continuous,
 }
 
@@ -441,35 +441,35 @@ impl Default for Trigger {
     }
 }
 
-/// When rows of rolling windows come out.
+/// The time at which rows of rolling windows are emitted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Emit {
-    /// Once their time is complete: exact, in time order.
+    /// When their time is complete: exact, in time order.
     #[default]
     OnWatermark,
-    /// At once, from what is known: lowest latency.
+    /// On arrival, from the rows seen so far: lowest latency.
     OnArrival,
 }
 
-/// What happens to rows that are older than the watermark where they no longer count.
+/// The treatment of rows behind the watermark that are too late to count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Late {
-    /// Counted and thrown away.
+    /// Counted and discarded.
     #[default]
     Drop,
     /// Counted and kept as dead letters.
     DeadLetter,
-    /// Rolling windows give them, from what is still known; elsewhere they are counted and thrown away.
+    /// Rolling windows emit them, from the rows that are still in state; elsewhere they are counted and discarded.
     Emit,
 }
 
 /// The treatment of records whose payload is null (tombstones).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum OnNull {
-    /// As any record that cannot be decoded: `on_error` decides.
+    /// Like any record that cannot be decoded: `on_error` decides.
     #[default]
     DeadLetter,
-    /// It is counted as read, and nothing else.
+    /// Counted as read, and otherwise ignored.
     Skip,
 }
 
@@ -485,19 +485,19 @@ pub enum OnRowError {
     Fail,
 }
 
-/// How long operators remember what nothing else bounds.
+/// The lifetime of state that nothing else bounds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StateTtl {
-    /// `'none'`: nothing is forgotten; memory grows with the keys.
+    /// `'none'`: nothing expires; memory grows with the number of keys.
     Never,
-    /// `'7 days'`: this long after a row's event time, or its arrival where there is none.
+    /// `'7 days'`: this long after a row's event time, or its arrival if it has none.
     After(Duration),
 }
 
-/// What happens to open windows when bounded input has ended.
+/// The treatment of open windows when bounded input has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AtEnd {
-    /// `'flush'`: every window is complete and comes out.
+    /// `'flush'`: every window is complete and is emitted.
     Flush,
     /// `'keep'`: they stay open for the next run.
     Keep,
@@ -509,23 +509,23 @@ pub struct PipelineOptions {
     pub trigger: Option<Trigger>,
     /// Default 100,000.
     pub max_rows_per_micro_batch: usize,
-    /// How long a micro-batch waits for more rows once one has come; default 2 ms.
+    /// The time that a micro-batch waits for more rows after the first; default 2 ms.
     pub max_delay: Duration,
     /// Plan partitions; default: cores.
     pub parallelism: Option<usize>,
     /// Default `on_watermark`.
     pub rolling_emit: Emit,
-    /// How many rows a frame of `array_agg` and the like may hold; default 10,000.
+    /// The number of rows that a frame of `array_agg` and the like may hold; default 10,000.
     pub rolling_collect_limit: usize,
     /// Default `drop`.
     pub late: Late,
     /// Default `dead_letter`.
     pub on_row_error: OnRowError,
-    /// Not given: a query whose memory nothing bounds is refused.
+    /// `None`: a query whose state nothing bounds is refused.
     pub state_ttl: Option<StateTtl>,
-    /// Not given: `flush` where every source is bounded by itself (files), else `keep`.
+    /// `None`: `flush` if every source is bounded by itself (files), else `keep`.
     pub at_end: Option<AtEnd>,
-    /// The table whose rows fill the state of operators that are new, instead of the source's past.
+    /// The table whose rows fill the state of new operators, instead of the source's past.
     pub seed_from: Option<SeedFrom>,
 }
 
@@ -566,7 +566,7 @@ pub struct InsertDef {
     pub span: Span,
 }
 
-/// The INSERTs that commit together.
+/// A set of INSERTs that commit together.
 #[derive(Debug, Clone)]
 pub struct PipelineDef {
     pub name: String,

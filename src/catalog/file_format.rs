@@ -6,11 +6,11 @@ pub struct CsvDialect {
     pub delimiter: u8,
     /// Encloses fields that contain delimiters or line ends; `None`: fields are never quoted.
     pub quote: Option<u8>,
-    /// Escapes a quote inside a quoted field; without it quotes are doubled.
+    /// Escapes a quote inside a quoted field; `None`: quotes are doubled.
     pub escape: Option<u8>,
-    /// The first line names the fields; without it they are in the order of the columns.
+    /// True if the first line names the fields; otherwise they are in the order of the columns.
     pub header: bool,
-    /// A field of this text without quotes is null.
+    /// An unquoted field with this text is null.
     pub null: String,
 }
 
@@ -27,12 +27,13 @@ pub enum TimestampUnit {
     Millis,
     Micros,
     Nanos,
-    /// The largest unit in which the number is a time before the year 5138: 1700000000 is seconds, 1700000000000 milliseconds.
+    /// The largest unit in which the number is a time before the year 5138: 1700000000 is seconds, 1700000000000
+    /// milliseconds.
     Auto,
 }
 
 impl TimestampUnit {
-    /// This unit, or the one that is guessed for a number whose whole part is `whole`.
+    /// This unit; for `Auto`, the unit guessed for a number whose whole part is `whole`.
     pub fn of(self, whole: i128) -> Self {
         match whole.unsigned_abs() {
             _ if self != Self::Auto => self,
@@ -43,7 +44,7 @@ impl TimestampUnit {
         }
     }
 
-    /// By which power of ten a number of this unit is multiplied for microseconds.
+    /// The power of ten by which a number of this unit is multiplied to give microseconds.
     pub fn scale(self) -> i8 {
         match self {
             Self::Seconds => 6,

@@ -6,7 +6,7 @@ use crate::sql::Diagnostic;
 /// Bytes that file systems allow for a name.
 const LONGEST: usize = 255;
 
-/// Why no table without LOCATION may be called `_x` or `.x`.
+/// The reason why no table without LOCATION may be named `_x` or `.x`.
 const HIDDEN: &str = "Folders whose names begin with `_` or `.` are hidden: queries would not find the table.";
 
 /// Refuses names that cannot be folders.
@@ -44,12 +44,12 @@ fn writes(pipeline: &PipelineDef, target: &str) -> bool {
     pipeline.inserts.iter().any(|insert| insert.target == target)
 }
 
-/// Why a table cannot be called so.
+/// The reason why a table cannot have this name.
 fn unfit_table(name: &str) -> Option<&'static str> {
     unfit(name).or(name.starts_with(['_', '.']).then_some(HIDDEN))
 }
 
-/// Why a pipeline cannot: no part of its name behind a slash may be a folder that another pipeline has in its own.
+/// The reason why a pipeline cannot: no part of its name after a slash may be one of the folders that each pipeline has.
 fn unfit_pipeline(name: &str) -> Option<&'static str> {
     let is_own = |part: &str| ["manifests", "state", "dead_letters", "pins"].contains(&part);
     match name.split('/').skip(1).any(is_own) {
@@ -58,7 +58,7 @@ fn unfit_pipeline(name: &str) -> Option<&'static str> {
     }
 }
 
-/// Why a name cannot be a folder below the warehouse; a slash in it makes folders in folders.
+/// The reason why a name cannot be a folder below the warehouse; each slash in it begins a subfolder.
 fn unfit(name: &str) -> Option<&'static str> {
     if name.split('/').any(|part| matches!(part, "" | "." | "..")) {
         return Some("A folder cannot be called `.` or `..`, or have no name.");

@@ -1,5 +1,5 @@
-//! Statements to a catalog, in their order: CREATE adds, DROP removes, INSERTs gather into pipelines. What is wrong with
-//! one statement does not stop the next.
+//! Statements to a catalog, in their order: CREATE adds, DROP removes, INSERTs gather into pipelines. An error in one
+//! statement does not stop the next.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -67,11 +67,11 @@ struct Loader<'a> {
     catalog: Catalog,
     names: Names,
     secrets: BTreeMap<String, Result<Secret, String>>,
-    /// `CREATE TABLE … WITH (connector = …)`: whether they are sources or sinks shows at the end.
+    /// `CREATE TABLE … WITH (connector = …)`: sources or sinks, which is decided at the end.
     foreign: Vec<CreateRelation>,
-    /// Every INSERT, for checking once all objects are known.
+    /// Every INSERT, checked once all objects are known.
     inserts: Vec<Insert>,
-    /// Targets of INSERTs that could not be read.
+    /// Targets of INSERTs that could not be parsed.
     unread_targets: BTreeSet<String>,
     errors: Vec<Diagnostic>,
 }
@@ -90,7 +90,7 @@ impl Loader<'_> {
             StatementKind::Drop(drop) => self.drop(&drop),
             StatementKind::Broken(name) => self.names.set_broken(name.value),
             StatementKind::BrokenInsert(target) => drop(self.unread_targets.insert(target.value)),
-            // Gathered by `load`.
+            // `read` handles these.
             StatementKind::CreateMaterializedView(_)
             | StatementKind::ShowState(_)
             | StatementKind::Verify(_)
@@ -103,7 +103,7 @@ impl Loader<'_> {
         }
     }
 
-    /// True when the statement takes effect; what it replaces is gone then.
+    /// True if the statement takes effect; an object that it replaces has then been removed.
     fn claim(&mut self, head: &Head, kind: ObjectKind) -> bool {
         match self.names.claim(head, kind, &self.files) {
             Ok(Claim::New) => true,
@@ -114,7 +114,7 @@ impl Loader<'_> {
             Ok(Claim::Keep) => false,
             Err(error) => {
                 self.errors.push(error);
-                // Of two kinds, which is meant is not known.
+                // The name could mean either kind, so errors about it are suppressed.
                 if matches!(Namespace::of(kind), Namespace::Relations | Namespace::Callables)
                     && self.names.kind(kind, &head.name.value) != Some(kind)
                 {
@@ -170,7 +170,7 @@ impl Loader<'_> {
         }
     }
 
-    /// Fetches a secret's text now; that it is missing matters only where it is used.
+    /// Reads a secret's text now; a missing one is an error only where it is used.
     fn secret(&mut self, create: &CreateSecret) {
         if !self.claim(&create.head, ObjectKind::Secret) {
             return;
@@ -209,7 +209,7 @@ impl Loader<'_> {
         }
     }
 
-    /// What is known of a source or table whose options are wrong: its columns, for queries to be checked against.
+    /// Declares a source or table whose options are wrong by its columns, so that queries over it can be checked.
     fn stand_in(&mut self, name: String, kind: ObjectKind, create: &CreateRelation) {
         match kind {
             ObjectKind::Source => match relations::declared_source(create) {
@@ -235,8 +235,8 @@ impl Loader<'_> {
         self.catalog.views.insert(name, view);
     }
 
-    /// A table, the view that it holds, and the INSERT that fills the one from the other; that comes back, for the
-    /// pipeline that the statement stands in. Queries of the same files read the view.
+    /// Adds a table, its view, and the INSERT that fills the table from the view; returns the INSERT for the pipeline that
+    /// contains the statement. Queries of the same files read the view.
     fn materialized_view(&mut self, create: CreateMaterializedView) -> Option<Insert> {
         let CreateMaterializedView { mut table, columns, query, insert } = create;
         if !self.claim(&table.head, ObjectKind::MaterializedView) {
@@ -248,7 +248,7 @@ impl Loader<'_> {
                 Ok(keys) => table.primary_key = keys,
                 Err(error) => {
                     self.errors.push(error);
-                    // Without its key nothing can be said of what it takes.
+                    // Without a key the INSERT cannot be checked.
                     self.catalog.broken.inserts.push(insert.target.span);
                 }
             }
@@ -267,13 +267,13 @@ impl Loader<'_> {
         Some(insert)
     }
 
-    /// The INSERTs that stand in the files: all but those that fill materialized views.
+    /// The INSERTs written in the files: all but those that fill materialized views.
     fn written(&self, inserts: &[Insert]) -> Vec<Insert> {
         let is_own = |insert: &&Insert| self.catalog.materialized.values().any(|own| *own == insert.span);
         inserts.iter().filter(|insert| !is_own(insert)).cloned().collect()
     }
 
-    /// False for the INSERT of a materialized view that was dropped or replaced since.
+    /// False for the INSERT of a materialized view that was dropped or replaced later.
     fn fills(&self, insert: &Insert) -> bool {
         let is_own = insert.span.contains(insert.target.span) && insert.span.start == insert.target.span.start;
         !is_own || self.catalog.materialized.get(&insert.target.value) == Some(&insert.span)
@@ -335,7 +335,7 @@ impl Loader<'_> {
         self.catalog.pipelines.push(PipelineDef { name, options, inserts, span });
     }
 
-    /// The INSERTs of a file outside of CREATE PIPELINE are one pipeline, named after the file.
+    /// Makes a pipeline, named after the file, of the INSERTs outside of CREATE PIPELINE.
     fn bare_inserts(&mut self, file: &SourceFile, inserts: Vec<Insert>) {
         use crate::sql::statement::{Name, OnExisting};
         let Some(first) = inserts.first() else { return };
@@ -353,7 +353,7 @@ impl Loader<'_> {
         }
     }
 
-    /// Tables of Flink's form are sinks where something is inserted into them, else sources.
+    /// Turns tables of Flink's form into sinks if an INSERT writes to them, else into sources.
     fn foreign(&mut self) {
         let read = self.inserts.iter().map(|insert| insert.target.value.as_str());
         let targets: BTreeSet<&str> = read.chain(self.unread_targets.iter().map(String::as_str)).collect();
@@ -397,7 +397,7 @@ impl Loader<'_> {
         check_weights(&mut self.catalog, &mut self.errors);
         let broken = &mut self.catalog.broken;
         broken.relations.extend(self.names.broken().iter().cloned());
-        // A model that is declared with wrong options is still known to be a model.
+        // A model with wrong options is still known as a model.
         let models = &broken.models;
         broken.callables.extend(self.names.broken().iter().filter(|name| !models.contains(*name)).cloned());
         self.catalog.secrets = self.secrets.into_keys().collect();
@@ -414,7 +414,7 @@ fn refuse_clauses(create: &CreateRelation, is_target: bool, errors: &mut Vec<Dia
     if let Some(name) = create.partitioned_by.first() {
         refuse(name.span, "partitions");
     }
-    // A sink may have one; which, it says itself.
+    // A sink may have one; `relations::sink` checks which sinks do.
     if let Some(name) = create.primary_key.first().filter(|_| !is_target) {
         refuse(name.span, "primary key");
     }

@@ -1,4 +1,4 @@
-//! What identifies a row of a materialized view: the keys of its GROUP BY, by the names under which the query gives them.
+//! The key of a materialized view's rows: the keys of its GROUP BY, under their names in the query's output.
 
 use datafusion::sql::sqlparser::ast::{Expr, GroupByExpr, Ident, Query, Select, SelectItem, SetExpr, Spanned, Value};
 
@@ -6,21 +6,21 @@ use crate::sql::Diagnostic;
 use crate::sql::lexer::fold;
 use crate::sql::statement::Name;
 
-/// Columns of which one says the other: a view may give only one of them.
+/// Columns that determine each other: a view may select only one of them.
 const WINDOW: [&str; 2] = ["window_start", "window_end"];
 
-/// The key of what the query of `view` gives, its columns renamed to `columns` if there are any; empty when it has no GROUP BY.
+/// The key of `view`'s query, whose columns are renamed to `columns` if there are any; empty without a GROUP BY.
 ///
-/// Errors: a key that the query does not give, or gives without a name.
+/// Errors: a key that is not in the output, or has no name there.
 pub fn primary_key(view: &Name, query: &Query, columns: &[Name]) -> Result<Vec<Name>, Diagnostic> {
     let Some(select) = select_of(&query.body) else { return Ok(Vec::new()) };
     let GroupByExpr::Expressions(keys, modifiers) = &select.group_by else {
-        // `GROUP BY ALL` has no place of its own.
+        // `GROUP BY ALL` has no span, so the error is reported at the view's name.
         return Err(Diagnostic::new(view.span, "the keys of a materialized view must be written out")
             .with_hint("Write `GROUP BY` with its columns, or `PRIMARY KEY (…)` before `AS`."));
     };
     let is_sets = |key: &Expr| matches!(key, Expr::Rollup(_) | Expr::Cube(_) | Expr::GroupingSets(_));
-    // Several sets have no key; planning refuses them where they stand.
+    // Several grouping sets have no common key; planning refuses them at their position.
     if !modifiers.is_empty() || keys.iter().any(is_sets) {
         return Ok(Vec::new());
     }
@@ -50,7 +50,7 @@ fn select_of(body: &SetExpr) -> Option<&Select> {
     }
 }
 
-/// The name under which `select` gives `key`.
+/// The name of `key` in the output of `select`.
 fn output(key: &Expr, select: &Select, columns: &[Name]) -> Result<Option<Name>, Diagnostic> {
     let items = &select.projection;
     let place = match number(key) {
@@ -76,7 +76,7 @@ fn output(key: &Expr, select: &Select, columns: &[Name]) -> Result<Option<Name>,
     }
 }
 
-/// True when the item is `key`, or is called so.
+/// True if the item is `key`, or is named so.
 fn gives(item: &SelectItem, key: &Expr) -> bool {
     let (expr, alias) = match item {
         SelectItem::UnnamedExpr(expr) => (expr, None),
@@ -98,7 +98,7 @@ fn number(key: &Expr) -> Option<usize> {
     }
 }
 
-/// The column's own name in `a` or `t.a`.
+/// The column's name in `a` or `t.a`.
 fn last_name(expr: &Expr) -> Option<&Ident> {
     match expr {
         Expr::Identifier(ident) => Some(ident),

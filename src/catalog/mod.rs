@@ -1,8 +1,8 @@
 //! Names to objects: the only resolver.
 //!
-//! [`Catalog::load`] reads SQL files and gives either everything they declare, with every option parsed and every name
-//! of an object resolved, or every error in them at once. It makes no connection and reads no data; secrets are the only
-//! thing it fetches. What columns and functions the queries name is for the planner to bind.
+//! [`Catalog::load`] reads SQL files and returns either everything that they declare, with every option parsed and every
+//! object name resolved, or every error in them at once. It makes no connection and reads no data except secrets. Columns
+//! and functions that queries name are bound by the planner.
 
 mod file_format;
 mod definition;
@@ -28,16 +28,16 @@ pub use value::trigger as parse_trigger;
 
 use crate::sql::{Diagnostic, Diagnostics, Files, SourceFile, Span, Statement};
 
-/// Everything that some SQL files declare.
+/// Everything that a set of SQL files declares.
 #[derive(Debug, Clone, Default)]
 pub struct Catalog {
-    /// The files, for spans to lead back to.
+    /// The files that spans refer to.
     pub files: Files,
     pub sources: BTreeMap<String, SourceDef>,
     pub tables: BTreeMap<String, TableDef>,
     pub sinks: BTreeMap<String, SinkDef>,
     pub views: BTreeMap<String, ViewDef>,
-    /// Materialized views: each is a table (without columns: they are the query's), a view, and an INSERT whose place this is.
+    /// Materialized views: each is a table (without columns: they are the query's), a view, and an INSERT with this span.
     pub materialized: BTreeMap<String, Span>,
     /// The names of `views` in the order of their declarations.
     pub view_order: Vec<String>,
@@ -45,7 +45,7 @@ pub struct Catalog {
     pub models: BTreeMap<String, ModelDef>,
     /// In the order of the files; the INSERTs outside of `CREATE PIPELINE` form one pipeline per file, named after it.
     pub pipelines: Vec<PipelineDef>,
-    /// Declared secrets' names; their texts stand only in the options that use them.
+    /// Names of declared secrets; their texts are only in the options that use them.
     pub secrets: Vec<String>,
     /// SELECT, EXPLAIN, SHOW and DESCRIBE, in order.
     pub statements: Vec<Statement>,
@@ -53,29 +53,29 @@ pub struct Catalog {
     pub broken: Broken,
 }
 
-/// What could not be made. Its errors are told where they are; whatever hangs on it is passed over, so that a cause is told
-/// once and everything that does not hang on it is still checked.
+/// Objects that could not be built. Their errors are reported at their statements; errors about anything that depends on
+/// them are suppressed, so that each cause is reported once and everything else is still checked.
 #[derive(Debug, Clone, Default)]
 pub struct Broken {
-    /// Sources, tables, sinks and views of which nothing more is known than the name.
+    /// Sources, tables, sinks and views of which only the name is known.
     pub relations: BTreeSet<String>,
-    /// Functions and models of which not even the type is known.
+    /// Functions and models whose type is unknown.
     pub callables: BTreeSet<String>,
-    /// Models that are not there: calls of them give DOUBLE, whatever their arguments.
+    /// Models that could not be built: calls of them return DOUBLE, for any arguments.
     pub models: BTreeSet<String>,
-    /// INSERTs whose list of columns is wrong, by their target's place.
+    /// INSERTs whose column list is wrong, by their target's span.
     pub inserts: Vec<Span>,
 }
 
 impl Broken {
-    /// True when the names of these relations stand for something that could not be made.
+    /// True if one of these relations could not be built.
     pub fn reads_any<'n>(&self, names: impl IntoIterator<Item = &'n String>) -> bool {
         names.into_iter().any(|name| self.relations.contains(name))
     }
 }
 
 impl Catalog {
-    /// What `files` declare; `lookup` answers for environment variables.
+    /// The declarations of `files`; `lookup` resolves environment variables.
     ///
     /// Errors: every error of every file.
     pub fn load(files: &[Arc<SourceFile>], lookup: &dyn Fn(&str) -> Option<String>) -> Result<Self, Diagnostics> {
@@ -83,13 +83,13 @@ impl Catalog {
         if errors.is_empty() { Ok(catalog) } else { Err(Diagnostics::new(files, errors)) }
     }
 
-    /// The same, with all that could be read beside what is wrong: planning that finds the errors of its own stage. Such a
-    /// catalog is for checking only; stand-ins take the place of what is broken.
+    /// The same, but keeps everything that could be read beside the errors, so that planning can find further errors. Such a
+    /// catalog is for checking only: partial declarations replace broken ones.
     pub fn read(files: &[Arc<SourceFile>], lookup: &dyn Fn(&str) -> Option<String>) -> (Self, Vec<Diagnostic>) {
         load::read(files, lookup)
     }
 
-    /// Whether a query that takes rows back can be written to this table or sink.
+    /// `true` if a retracting query can be written to this table or sink.
     pub fn accepts_retractions(&self, target: &str) -> bool {
         match (self.tables.get(target), self.sinks.get(target)) {
             (Some(table), _) => table.accepts_retractions(),
@@ -98,7 +98,7 @@ impl Catalog {
         }
     }
 
-    /// The columns that tell the rows of a table or sink apart; none where rows are only appended.
+    /// The key columns of a table or sink; empty if rows are only appended.
     pub fn key_of(&self, target: &str) -> &[String] {
         match (self.tables.get(target), self.sinks.get(target).map(|sink| &sink.connector)) {
             (Some(table), _) => &table.primary_key,

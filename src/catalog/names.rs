@@ -1,5 +1,5 @@
-//! Which names are taken, by what, and where. Sources, tables, sinks and views share one namespace, functions and models
-//! another; secrets and pipelines have their own.
+//! The names in use, with the kind and position of their objects. Sources, tables, sinks and views share one namespace,
+//! functions and models another; secrets and pipelines have their own.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use crate::sql::statement::{Head, Name, ObjectKind, OnExisting};
 use crate::sql::suggest::did_you_mean;
 use crate::sql::{Diagnostic, Files, Span};
 
-/// A set of names that must differ.
+/// A set of names that must be distinct.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Namespace {
     Relations,
@@ -17,7 +17,7 @@ pub enum Namespace {
 }
 
 impl Namespace {
-    /// Where objects of this kind have their names.
+    /// The namespace of objects of this kind.
     pub fn of(kind: ObjectKind) -> Self {
         match kind {
             ObjectKind::Source
@@ -32,27 +32,27 @@ impl Namespace {
     }
 }
 
-/// What a CREATE must do.
+/// The effect of a CREATE statement on its name.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Claim {
     /// The name was free.
     New,
-    /// The old object goes.
+    /// The old object is removed.
     Replace,
-    /// The old object stays, the statement does nothing.
+    /// The old object stays; the statement does nothing.
     Keep,
 }
 
-/// The names that are taken.
+/// The names in use.
 #[derive(Debug, Default)]
 pub struct Names {
     taken: BTreeMap<(Namespace, String), (ObjectKind, Span)>,
-    /// Names of CREATE statements that could not be read: nothing more is said about them.
+    /// Names of CREATE statements that could not be parsed: no further errors about them are reported.
     broken: Vec<String>,
 }
 
 impl Names {
-    /// Takes the name in `head` for an object of `kind`.
+    /// Takes the name in `head` for an object of `kind`. Errors: it is in use.
     pub fn claim(&mut self, head: &Head, kind: ObjectKind, files: &Files) -> Result<Claim, Diagnostic> {
         let key = (Namespace::of(kind), head.name.value.clone());
         let Some((other, first)) = self.taken.get(&key).copied() else {
@@ -79,7 +79,7 @@ impl Names {
         }
     }
 
-    /// Frees a name; gives false when it was not there and that is fine.
+    /// Frees a name; returns false if it was not in use and `if_exists` allows that.
     pub fn release(&mut self, name: &Name, kind: ObjectKind, if_exists: bool) -> Result<bool, Diagnostic> {
         let key = (Namespace::of(kind), name.value.clone());
         match self.taken.get(&key) {
@@ -103,32 +103,32 @@ impl Names {
         }
     }
 
-    /// Counts `name` as taken by something that could not be read.
+    /// Marks `name` as used by an object that could not be built.
     pub fn set_broken(&mut self, name: String) {
         self.broken.push(name);
     }
 
-    /// The names that nothing more is said about.
+    /// The names about which no errors are reported.
     pub fn broken(&self) -> &[String] {
         &self.broken
     }
 
-    /// True when a statement about `name` could not be read.
+    /// True if the object with this name could not be built.
     pub fn is_broken(&self, name: &str) -> bool {
         self.broken.iter().any(|broken| broken == name)
     }
 
-    /// The kind of the relation of this name.
+    /// The kind of the relation with this name.
     pub fn relation(&self, name: &str) -> Option<ObjectKind> {
         self.kind(ObjectKind::Table, name)
     }
 
-    /// The kind of the object that has this name where objects like `like` have theirs.
+    /// The kind of the object with this name in the namespace of `like`.
     pub fn kind(&self, like: ObjectKind, name: &str) -> Option<ObjectKind> {
         self.taken.get(&(Namespace::of(like), name.to_owned())).map(|(kind, _)| *kind)
     }
 
-    /// Notes that a relation turned out to be of another kind (a table of another system's form).
+    /// Records the final kind of a relation (a table in another system's form).
     pub fn set_relation(&mut self, name: &str, kind: ObjectKind) {
         if let Some(entry) = self.taken.get_mut(&(Namespace::Relations, name.to_owned())) {
             entry.0 = kind;

@@ -1,4 +1,4 @@
-//! What INSERTs write to, and that views do not read themselves.
+//! Checks the targets of INSERTs, and that views do not read themselves.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -24,7 +24,7 @@ impl From<Insert> for InsertDef {
     }
 }
 
-/// The target must be a table or sink, and the named columns its columns.
+/// Errors: the target is not a table or sink; a named column is not one of its columns.
 pub fn check_insert(insert: &Insert, catalog: &Catalog, names: &Names, errors: &mut Vec<Diagnostic>) {
     let target = insert.target.value.as_str();
     if names.is_broken(target) {
@@ -60,7 +60,7 @@ pub fn check_insert(insert: &Insert, catalog: &Catalog, names: &Names, errors: &
     }
 }
 
-/// `seed_from` must name a table.
+/// Errors: `seed_from` does not name a table.
 pub fn check_seeds(catalog: &Catalog, names: &Names, errors: &mut Vec<Diagnostic>) {
     for seed in catalog.pipelines.iter().filter_map(|pipeline| pipeline.options.seed_from.as_ref()) {
         if catalog.tables.contains_key(&seed.table) || names.is_broken(&seed.table) {
@@ -72,11 +72,11 @@ pub fn check_seeds(catalog: &Catalog, names: &Names, errors: &mut Vec<Diagnostic
     }
 }
 
-/// Views that read themselves, each reported once; gives their names.
+/// Reports each view that reads itself, once; returns their names.
 ///
-/// A view reads itself when it is in a strongly connected component of several views, or names itself: Tarjan's algorithm
-/// ("Depth-first search and linear graph algorithms", 1972), in time linear in the views and what they name. By hand and not by
-/// recursion: a chain of views may be as long as a file.
+/// A view reads itself if it is in a strongly connected component of several views, or names itself: Tarjan's algorithm
+/// ("Depth-first search and linear graph algorithms", 1972), in time linear in the views and what they name. Iterative, not
+/// recursive: a chain of views may be as long as a file.
 pub fn check_cycles(views: &BTreeMap<String, ViewDef>, errors: &mut Vec<Diagnostic>) -> Vec<String> {
     let index_of: BTreeMap<&str, usize> =
         views.keys().enumerate().map(|(index, name)| (name.as_str(), index)).collect();
@@ -95,17 +95,17 @@ pub fn check_cycles(views: &BTreeMap<String, ViewDef>, errors: &mut Vec<Diagnost
     names
 }
 
-/// For each node of a graph, given by the nodes that it leads to, whether it leads back to itself.
+/// `true` for each node of a graph that lies on a cycle. `edges` lists the successors of each node.
 fn cyclic(edges: &[Vec<usize>]) -> Vec<bool> {
     const UNSEEN: usize = usize::MAX;
     let mut found = vec![false; edges.len()];
-    // The order in which a node was reached, and the first in that order that is known to be reached from it again.
+    // The order in which a node was reached, and the lowest order of a node that it is known to reach.
     let mut order = vec![UNSEEN; edges.len()];
     let mut lowest = vec![UNSEEN; edges.len()];
     let mut is_on_stack = vec![false; edges.len()];
     let (mut stack, mut reached) = (Vec::new(), 0);
     for start in 0..edges.len() {
-        // Nodes on the way from `start`, each with the number of its edges that were followed.
+        // Nodes on the path from `start`, each with the number of its edges that were followed.
         let mut way = if order[start] == UNSEEN { vec![(start, 0)] } else { Vec::new() };
         while let Some((node, followed)) = way.last_mut() {
             let node = *node;
@@ -142,14 +142,14 @@ fn cyclic(edges: &[Vec<usize>]) -> Vec<bool> {
     found
 }
 
-/// The relations that a query names, folded as SQL folds them, without those that it defines in WITH.
+/// The relations that a query names, folded as SQL folds them, without those that it defines by WITH.
 pub fn relation_names(query: &Query) -> BTreeSet<String> {
     let fold = |quoted: bool, value: &str| if quoted { value.to_owned() } else { value.to_lowercase() };
     let mut names: BTreeSet<String> = relations(query).into_iter().collect();
     for cte in query.with.iter().flat_map(|with| &with.cte_tables) {
         let name = &cte.alias.name;
         let name = fold(name.quote_style.is_some(), &name.value);
-        // A WITH query may read the object that it hides.
+        // A WITH query may read the object whose name it hides.
         if !relation_names(&cte.query).contains(&name) {
             names.remove(&name);
         }

@@ -22,7 +22,7 @@ use crate::sql::{Diagnostic, Span};
 
 use super::Format;
 
-/// What connects to the outside, for sources and for sinks.
+/// Connectors of sources and sinks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Connector {
     Kafka,
@@ -62,7 +62,7 @@ const SINKS: &[(&str, Connector)] = &[
 /// Connectors that are part of the language but cannot run yet.
 const LATER: &[&str] = &["kinesis", "pulsar", "jdbc", "s3", "http", "websocket", "mqtt", "nats"];
 
-/// An object, or nothing when errors were reported.
+/// `None` if errors were reported.
 type Built<T> = Option<T>;
 
 /// A source from its statement.
@@ -90,7 +90,7 @@ pub fn source(create: &CreateRelation, scope: &Scope<'_>, errors: &mut Vec<Diagn
         Connector::Generator | Connector::Nexmark => OnError::default(),
         _ => on_error(&mut reader),
     };
-    // A file that is read to its end is idle at once, unless it is said how long it may take to grow.
+    // A file that is read to its end is idle at once, unless `idle_after` allows it time to grow.
     let otherwise = if matches!(connector, Connector::File) { Duration::ZERO } else { IDLE_AFTER };
     let idle_after = time_option(&mut reader, create, "idle_after", idle).unwrap_or(otherwise);
     let max_drift = time_option(&mut reader, create, "max_drift", duration);
@@ -135,7 +135,7 @@ pub fn source(create: &CreateRelation, scope: &Scope<'_>, errors: &mut Vec<Diagn
     })
 }
 
-/// A source of which only the columns can be believed, for queries to be checked against: nothing reads it.
+/// A source with trusted columns only, for checking queries: nothing reads it.
 pub fn declared_source(create: &CreateRelation) -> Built<SourceDef> {
     let mut errors = Vec::new();
     let columns = columns(&create.columns, ALL_METADATA, &mut errors);
@@ -164,7 +164,7 @@ pub fn declared_source(create: &CreateRelation) -> Built<SourceDef> {
     })
 }
 
-/// A table of which only the columns and the key can be believed: nothing opens it.
+/// A table with trusted columns and key only, for checking queries: nothing opens it.
 pub fn declared_table(create: &CreateRelation) -> Built<TableDef> {
     let mut errors = Vec::new();
     let mut columns = columns(&create.columns, &[], &mut errors);
@@ -187,11 +187,11 @@ pub fn declared_table(create: &CreateRelation) -> Built<TableDef> {
     })
 }
 
-/// How long a silent partition holds the watermark back where nothing is said.
+/// Default of `idle_after`.
 const IDLE_AFTER: Duration = Duration::from_secs(30);
 const MAX_FUTURE: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// A duration that says how the watermarks of partitions go together; without a watermark it would say nothing.
+/// Reads a duration that concerns watermarks; an error without a watermark.
 fn time_option(
     reader: &mut OptionReader<'_>,
     create: &CreateRelation,
@@ -225,11 +225,12 @@ fn timestamp_unit(reader: &mut OptionReader<'_>) -> Option<TimestampUnit> {
     reader.choice(&["timestamp_unit"], WORDS)
 }
 
-/// What a message broker tells of a record.
+/// Metadata of a record from a message broker.
 const ALL_METADATA: &[Metadata] =
     &[Metadata::Key, Metadata::Partition, Metadata::Offset, Metadata::Timestamp, Metadata::Headers, Metadata::Topic];
 
-/// A source's columns: declared, or for a generator the fixed ones; none for a Delta table that shall be asked.
+/// A source's columns: the declared ones, or the fixed ones of a generator; none for a Delta table that will be asked for
+/// them.
 fn source_columns(
     create: &CreateRelation,
     connector: Connector,
@@ -259,7 +260,7 @@ fn source_columns(
     declared
 }
 
-/// A generator's declared columns must be the ones it makes.
+/// Errors: a generator's declared columns are not the ones it generates.
 fn same_columns(declared: &[ColumnDef], fixed: &[ColumnDef], span: Span, errors: &mut Vec<Diagnostic>) {
     let is_same = |(a, b): (&ColumnDef, &ColumnDef)| a.name == b.name && a.data_type == b.data_type;
     if declared.len() == fixed.len() && declared.iter().zip(fixed).all(is_same) {
@@ -277,7 +278,7 @@ fn same_columns(declared: &[ColumnDef], fixed: &[ColumnDef], span: Span, errors:
     );
 }
 
-/// A sink from its statement; with `is_flink`, options of the reading half are passed over.
+/// A sink from its statement; with `is_flink`, options of the reading half are skipped.
 pub fn sink(
     create: &CreateRelation,
     is_flink: bool,
@@ -321,7 +322,8 @@ pub fn sink(
     Some(SinkDef { name: name.value.clone(), columns, connector: made?, format, span: name.span })
 }
 
-/// Takes over `PRIMARY KEY (…)` of Flink's form, and sees to it that an upsert topic has a key.
+/// Applies the `PRIMARY KEY (…)` of Flink's form. Errors: it contradicts option `primary_key`; an upsert topic without a
+/// key.
 fn declared_key(
     create: &CreateRelation,
     options: &mut KafkaSinkOptions,
@@ -349,7 +351,7 @@ fn declared_key(
     }
 }
 
-/// The columns that are keys must be columns, where these are declared.
+/// Errors: a key column that is not among the columns, if columns are declared.
 fn keys_exist(with: &Options, options: &KafkaSinkOptions, columns: &[ColumnDef], errors: &mut Vec<Diagnostic>) {
     let of_changes = options.changes.iter().flat_map(|changes| &changes.key).map(|key| (key, "primary_key"));
     for (key, option) in options.key.iter().map(|key| (key, "key")).chain(of_changes) {
@@ -371,7 +373,7 @@ fn refuse_key(create: &CreateRelation, errors: &mut Vec<Diagnostic>) {
     }
 }
 
-/// The `WITH (…)` that a source or sink must have.
+/// The `WITH (…)` that a source or sink needs. Errors: it is missing.
 fn with_of<'a>(create: &'a CreateRelation, word: &str, errors: &mut Vec<Diagnostic>) -> Option<&'a Options> {
     if create.with.is_none() {
         let name = &create.head.name;
@@ -381,7 +383,7 @@ fn with_of<'a>(create: &'a CreateRelation, word: &str, errors: &mut Vec<Diagnost
     create.with.as_ref()
 }
 
-/// Which connector the options name, as they name it, and where.
+/// The connector that the options name, with its name and span as written.
 fn connector(
     with: &Options,
     known: &[(&'static str, Connector)],
@@ -457,7 +459,7 @@ pub fn table(create: &CreateRelation, scope: &Scope<'_>, errors: &mut Vec<Diagno
     })
 }
 
-/// Columns of a primary key are NOT NULL, named once, and of types that can be compared.
+/// Makes the columns of a primary key NOT NULL. Errors: one is named twice, or its type cannot be a key.
 fn key_columns(create: &CreateRelation, columns: &mut [ColumnDef], errors: &mut Vec<Diagnostic>) {
     for (index, name) in create.primary_key.iter().enumerate() {
         if create.primary_key[..index].iter().any(|earlier| earlier.value == name.value) {
@@ -472,7 +474,7 @@ fn key_columns(create: &CreateRelation, columns: &mut [ColumnDef], errors: &mut 
     }
 }
 
-/// The properties of tables that weir reads; others may be anything but must not look like one of ours or Delta's.
+/// The table properties that weir reads. Others may have any name that does not look like one of weir's or Delta's.
 const PROPERTIES: &[&str] = &[
     "weir.auto_compact",
     "weir.compression",

@@ -1,6 +1,6 @@
 //! `${NAME}` and `${NAME:-default}` in option values. `$${` stands for a plain `${`.
 
-/// Why a value cannot be substituted, and where in it (byte range).
+/// A reference that cannot be replaced, with its byte range in the value.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Unresolved {
     pub start: usize,
@@ -8,7 +8,7 @@ pub struct Unresolved {
     pub problem: Problem,
 }
 
-/// What is wrong with a reference.
+/// The error of a reference.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Problem {
     /// The variable is not set and has no default.

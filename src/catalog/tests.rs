@@ -303,7 +303,7 @@ fn options_of_time_and_state_are_typed() {
     assert_eq!((options.state_ttl, options.rolling_emit), (Some(StateTtl::Never), Emit::OnWatermark));
 }
 
-/// The SQL files that people are given.
+/// The SQL files of the distribution.
 fn shipped() -> Vec<SourceFile> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let folders = ["sql", "udfs"].map(|folder| std::fs::read_dir(root.join(folder)).unwrap());
@@ -442,7 +442,7 @@ fn names_that_cannot_be_folders_are_refused_with_a_place() {
         assert_eq!(errors(&text("t", "", hidden)), Vec::<String>::new());
     }
     assert_eq!(errors(&text("ü p", "", "ü/p:q 100%")), Vec::<String>::new());
-    // The table would mistake epochs of the one for manifests of the other.
+    // The table would confuse epochs of the one with manifests of the other.
     let both = text("t", "", "p") + "CREATE PIPELINE \"p:manifest\" AS BEGIN INSERT INTO t SELECT id FROM s; END;";
     assert_eq!(errors(&both), ["pipelines `p` and `p:manifest` cannot both write `t`"]);
     assert_eq!(errors(&text("t", "", "p:manifest")), Vec::<String>::new());

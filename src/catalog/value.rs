@@ -1,5 +1,4 @@
-//! The texts of option values: durations, triggers, instants, offsets. Every function says in a sentence what it would
-//! have taken.
+//! Parses option values: durations, triggers, times, offsets. The error of each function is a sentence with the right form.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -8,10 +7,10 @@ use chrono::{DateTime, NaiveDate, NaiveDateTime};
 
 use super::definition::{DeltaStart, StartingOffsets, StateTtl, Trigger};
 
-/// A value, or what would have been right.
+/// A value, or a sentence with the right form.
 pub type Value<T> = Result<T, String>;
 
-/// What a duration looks like.
+/// The right form of a duration.
 const DURATION: &str = "Write a duration such as `'500 ms'`, `'1 second'`, `'5 minutes'` or `'1 hour 30 minutes'`.";
 
 /// `'1 second'`, `'500 ms'`, `'1h 30m'`; never zero.
@@ -56,7 +55,7 @@ pub fn trigger(text: &str) -> Value<Trigger> {
     }
 }
 
-/// A duration, or `'none'` as the longest there is.
+/// A duration, or `'none'` as [`Duration::MAX`].
 pub fn idle(text: &str) -> Value<Duration> {
     match text.trim().to_lowercase().as_str() {
         "none" => Ok(Duration::MAX),
@@ -101,7 +100,7 @@ pub fn rate(text: &str) -> Value<Option<f64>> {
     }
 }
 
-/// An instant in milliseconds since 1970 UTC: RFC 3339, `YYYY-MM-DD[ HH:MM:SS]` in UTC, or the milliseconds themselves.
+/// A time in milliseconds since 1970 UTC: RFC 3339, `YYYY-MM-DD[ HH:MM:SS]` in UTC, or the milliseconds themselves.
 pub fn instant(text: &str) -> Value<i64> {
     let text = text.trim();
     if let Ok(ms) = text.parse::<i64>() {
@@ -122,7 +121,7 @@ pub fn instant(text: &str) -> Value<i64> {
         .ok_or_else(|| "Write a time such as `'2026-01-31T12:00:00Z'`, or milliseconds since 1970.".to_owned())
 }
 
-/// `'earliest'`, `'latest'`, `'timestamp:<instant>'`, or `'{"0": 17, "1": 4}'` (Spark's form with the topic around it too).
+/// `'earliest'`, `'latest'`, `'timestamp:<time>'`, or `'{"0": 17, "1": 4}'` (also Spark's form with the topic around it).
 pub fn starting_offsets(text: &str, topic: &str) -> Value<StartingOffsets> {
     let trimmed = text.trim();
     match trimmed.to_lowercase().as_str() {

@@ -1,5 +1,5 @@
-//! That what is declared can be planned: views and functions are written out wherever they are used, so a chain in which each uses
-//! the one before twice doubles with every link.
+//! Checks that declarations are small enough to plan: views and functions are expanded wherever they are used, so a chain in
+//! which each uses the previous one twice doubles with every link.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -12,7 +12,7 @@ use crate::error::SqlState;
 use crate::sql::weight::{Known, Weight, weigh_all};
 use crate::sql::{Diagnostic, Span};
 
-/// Refuses functions, views and INSERTs that come to too much. What is refused counts as broken.
+/// Refuses functions, views and INSERTs that are too large when expanded; these count as broken.
 pub fn check_weights(catalog: &mut Catalog, errors: &mut Vec<Diagnostic>) {
     let functions = weigh_all(
         catalog.functions.iter().map(|(name, function)| (name.as_str(), &function.body)),
@@ -30,7 +30,7 @@ pub fn check_weights(catalog: &mut Catalog, errors: &mut Vec<Diagnostic>) {
     let is_too_much = |weights: &BTreeMap<String, Weight>, name: &String| {
         weights.get(name).is_some_and(|weight| weight.is_too_much())
     };
-    // What uses something refused is as heavy; the first in a row is told.
+    // A function or view that uses a refused one is as large; only the first in such a chain is reported.
     for (name, function) in catalog.functions.iter().filter(|(name, _)| is_too_much(&functions, name)) {
         if !calls(&function.body).iter().any(|called| is_too_much(&functions, called)) {
             errors.push(refusal(function.span, &format!("function `{name}`"), functions.get(name)));

@@ -10,7 +10,7 @@ use super::OptionReader;
 use crate::sql::Span;
 use crate::sql::types::timestamp;
 
-/// How often the log is looked at, unless said otherwise.
+/// Default interval at which the log is polled.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Options of a source.
@@ -28,7 +28,7 @@ pub fn source(reader: &mut OptionReader<'_>) -> Option<DeltaSourceOptions> {
     Some(DeltaSourceOptions { path: path?, feed, start, on_change, poll_interval, storage })
 }
 
-/// The columns that every row of a change feed has behind the table's own.
+/// The columns that every row of a change feed has after the table's own.
 pub fn feed_columns(span: Span) -> Vec<ColumnDef> {
     [("_change_type", DataType::Utf8), ("_commit_version", DataType::Int64), ("_commit_timestamp", timestamp())]
         .into_iter()

@@ -1,8 +1,8 @@
-//! Options of `connector = 'eventhubs'`: Azure Event Hubs through its Kafka endpoint, told by a connection string
+//! Options of `connector = 'eventhubs'`: Azure Event Hubs through its Kafka endpoint, given by a connection string
 //! `Endpoint=sb://NAMESPACE.servicebus.windows.net/;SharedAccessKeyName=…;SharedAccessKey=…[;EntityPath=topic]`.
 //!
-//! The endpoint speaks SASL_SSL with mechanism PLAIN, user `$ConnectionString`, and the string as password; the local
-//! emulator (`UseDevelopmentEmulator=true`) speaks SASL_PLAINTEXT. No message shows any part of the string but its topic.
+//! The endpoint uses SASL_SSL with mechanism PLAIN, user `$ConnectionString`, and the string as password; the local emulator
+//! (`UseDevelopmentEmulator=true`) uses SASL_PLAINTEXT. Messages show no part of the string except its topic.
 
 use super::super::definition::{KafkaConnection, KafkaSecurity, KafkaSinkOptions, KafkaSourceOptions, Secret};
 use super::OptionReader;
@@ -25,7 +25,7 @@ pub fn sink(reader: &mut OptionReader<'_>) -> Option<KafkaSinkOptions> {
     properties(reader, connection, |connection| Some(KafkaSinkOptions { connection, topic: topic?, ..rest }))
 }
 
-/// The connection, and the topic from its option or from the string.
+/// The connection, and the topic from its option or from the connection string.
 fn connection(reader: &mut OptionReader<'_>) -> (Option<KafkaConnection>, Option<String>) {
     let override_servers = reader.text(&["bootstrap_servers", "properties.bootstrap.servers"]);
     let topic = reader.text(&["topic", "eventhub", "event_hub"]);
@@ -71,7 +71,7 @@ fn malformed(span: Span, problem: &str) -> Diagnostic {
     )
 }
 
-/// What a connection string says.
+/// Contents of a connection string.
 #[derive(Debug, PartialEq, Eq)]
 struct Parts {
     host: String,
@@ -80,7 +80,7 @@ struct Parts {
 }
 
 impl Parts {
-    /// Reads a connection string; the error completes "the connection string …".
+    /// Parses a connection string; the error completes the sentence "the connection string …".
     fn read(string: &str) -> Result<Self, &'static str> {
         let field = |name: &str| {
             let fields = string.trim().split(';').filter_map(|field| field.split_once('='));

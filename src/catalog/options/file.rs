@@ -1,4 +1,4 @@
-//! Options of `connector = 'file'`. Without `format`, the path's ending tells it: `.csv`, `.parquet`, else JSON lines.
+//! Options of `connector = 'file'`. Without `format`, the path's extension decides: `.csv`, `.parquet`, else JSON lines.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use super::super::file_format::CsvDialect;
 use super::super::value::duration;
 use super::OptionReader;
 
-/// How often a folder is looked at, unless said otherwise.
+/// Default interval at which a folder is polled.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Options of a source.
@@ -44,7 +44,7 @@ pub fn sink(reader: &mut OptionReader<'_>) -> Option<(String, Format)> {
     Some((path?, format?))
 }
 
-/// The format of files, by option or by the path's ending.
+/// The format of files, from the option or the path's extension.
 fn format(reader: &mut OptionReader<'_>, path: Option<&str>) -> Option<Format> {
     const WORDS: &[(&str, Format)] = &[
         ("json", Format::Json),

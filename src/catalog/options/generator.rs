@@ -26,11 +26,11 @@ pub fn source(reader: &mut OptionReader<'_>) -> GeneratorOptions {
     }
 }
 
-/// The columns that the simulator makes.
+/// The columns that the simulator generates.
 pub fn columns(table: GeneratorTable, span: Span) -> Vec<ColumnDef> {
     let columns = match table {
         GeneratorTable::Transactions => transactions(),
-        // `ts` is when the label is known, `transaction_ts` when the transaction was.
+        // `ts` is the time of the label, `transaction_ts` that of the transaction.
         GeneratorTable::Labels => vec![
             ("transaction_id", DataType::Utf8, false),
             ("terminal_id", DataType::Utf8, true),

@@ -14,7 +14,7 @@ use super::{OptionReader, Text};
 use crate::sql::Diagnostic;
 use crate::sql::suggest::did_you_mean;
 
-/// How a cluster may be reached: with TLS, with a login.
+/// Security protocols, each with TLS and login or without.
 const PROTOCOLS: &[(&str, (bool, bool))] = &[
     ("plaintext", (false, false)),
     ("ssl", (true, false)),
@@ -25,7 +25,7 @@ const PROTOCOLS: &[(&str, (bool, bool))] = &[
 const MECHANISMS: &[(&str, &str)] =
     &[("PLAIN", "PLAIN"), ("SCRAM-SHA-256", "SCRAM-SHA-256"), ("SCRAM-SHA-512", "SCRAM-SHA-512")];
 
-/// librdkafka's properties that weir's guarantees rest on.
+/// librdkafka's properties that weir's guarantees depend on.
 const OWN: &[&str] = &[
     "auto.offset.reset",
     "enable.auto.commit",
@@ -43,7 +43,7 @@ pub fn source(reader: &mut OptionReader<'_>) -> Option<KafkaSourceOptions> {
     properties(reader, connection, |connection| Some(KafkaSourceOptions { connection, topic: topic?.value, ..rest? }))
 }
 
-/// What Kafka and Event Hubs have in common on a source; connection and topic are left empty.
+/// Options that Kafka and Event Hubs sources share; connection and topic are left empty.
 pub(super) fn source_rest(reader: &mut OptionReader<'_>, topic: &str) -> Option<KafkaSourceOptions> {
     let group_id = reader.text(&["group_id", "properties.group.id"]).map(|text| text.value);
     let offsets = reader.text(&["starting_offsets", "scan.startup.mode", "startingoffsets"]);
@@ -64,7 +64,7 @@ pub(super) fn source_rest(reader: &mut OptionReader<'_>, topic: &str) -> Option<
     })
 }
 
-/// Where to begin; the earliest record unless something else is said, so that nothing is lost.
+/// The start position; by default the earliest record, so that nothing is lost.
 fn starting(
     reader: &mut OptionReader<'_>,
     offsets: Option<Text>,
@@ -108,7 +108,7 @@ pub fn sink(reader: &mut OptionReader<'_>) -> Option<KafkaSinkOptions> {
     properties(reader, connection, |connection| Some(KafkaSinkOptions { connection, topic: topic?.value, ..rest }))
 }
 
-/// What Kafka and Event Hubs have in common on a sink; connection and topic are left empty.
+/// Options that Kafka and Event Hubs sinks share; connection and topic are left empty.
 pub(super) fn sink_rest(reader: &mut OptionReader<'_>) -> KafkaSinkOptions {
     const WORDS: &[(&str, Delivery)] = &[
         ("exactly_once", Delivery::ExactlyOnce),
@@ -131,7 +131,7 @@ pub(super) fn sink_rest(reader: &mut OptionReader<'_>) -> KafkaSinkOptions {
     KafkaSinkOptions { connection, topic, delivery, key, changes, starting_timestamp_ms }
 }
 
-/// How changes are encoded: by a primary key, in Debezium's envelope, or not at all.
+/// The encoding of changes: by primary key, in Debezium's envelope, or `None`.
 fn changes(reader: &mut OptionReader<'_>) -> Option<ChangeEncoding> {
     let names =
         |text: &str| text.split(',').map(|name| name.trim().to_owned()).filter(|name| !name.is_empty()).collect();
@@ -162,7 +162,7 @@ fn sink_format(reader: &mut OptionReader<'_>) -> ChangeFormat {
     ChangeFormat::Upsert
 }
 
-/// How messages are encoded.
+/// The encoding of messages.
 pub fn message_format(reader: &mut OptionReader<'_>) -> Format {
     if let Some(text) = reader.text(&["format", "value.format"]) {
         match text.value.trim().to_lowercase().as_str() {

@@ -1,5 +1,5 @@
-//! Raw options to typed ones. An [`OptionReader`] is asked for each option that an object knows; what it was never asked
-//! for is unknown. So the list of known options is never written twice.
+//! Raw options to typed ones. An object requests each option that it knows from an [`OptionReader`]; options that were never
+//! requested are unknown. So the list of known options is never written twice.
 
 mod delta;
 mod eventhubs;
@@ -26,11 +26,11 @@ use crate::sql::statement::{Name, OptionEntry, OptionValue, Options};
 use crate::sql::suggest::{did_you_mean, list, nearest};
 use crate::sql::{Diagnostic, Files, Span};
 
-/// What option values may refer to.
+/// Everything that option values may refer to.
 pub struct Scope<'a> {
     pub files: &'a Files,
     pub lookup: &'a dyn Fn(&str) -> Option<String>,
-    /// Declared secrets: the text, or why there is none.
+    /// Declared secrets: the text, or the reason why it is missing.
     pub secrets: &'a BTreeMap<String, Result<Secret, String>>,
 }
 
@@ -50,10 +50,10 @@ impl Text {
 
 /// Reads the options of one object; errors are collected, so that all of them are found.
 pub struct OptionReader<'a> {
-    /// `connector `kafka``, `pipeline `p``: whose options they are.
+    /// The owner of the options, such as ``connector `kafka` `` or ``pipeline `p` ``.
     what: String,
     options: &'a Options,
-    /// Where a missing option is reported.
+    /// The span at which missing options are reported.
     anchor: Span,
     scope: &'a Scope<'a>,
     known: Vec<&'static str>,
@@ -64,7 +64,7 @@ pub struct OptionReader<'a> {
 }
 
 impl<'a> OptionReader<'a> {
-    /// A reader of `options` of `what`; missing ones are reported at `anchor`.
+    /// A reader of the `options` of `what`; missing ones are reported at `anchor`.
     pub fn new(what: impl Into<String>, options: &'a Options, anchor: Span, scope: &'a Scope<'a>) -> Self {
         Self {
             what: what.into(),
@@ -79,22 +79,22 @@ impl<'a> OptionReader<'a> {
         }
     }
 
-    /// Reports an error and goes on.
+    /// Reports an error; reading continues.
     pub fn report(&mut self, error: Diagnostic) {
         self.errors.push(error);
     }
 
-    /// Where a missing option is reported.
+    /// The span at which missing options are reported.
     pub fn anchor(&self) -> Span {
         self.anchor
     }
 
-    /// True when the option is given under this very name.
+    /// True if the option is given under exactly this name.
     pub fn has(&self, name: &str) -> bool {
         self.options.get(name).is_some()
     }
 
-    /// The text of an option under one of `names`, if it is plain text, without counting it as read.
+    /// The text of an option under one of `names`, if it is plain text, without marking it as read.
     pub fn peek(&self, names: &[&str]) -> Option<&'a str> {
         let entry = self.options.entries.iter().find(|entry| names.contains(&entry.key.value.as_str()))?;
         match &entry.value {
@@ -103,14 +103,14 @@ impl<'a> OptionReader<'a> {
         }
     }
 
-    /// Counts these options as known without reading them (they belong to the other half of a Flink table).
+    /// Marks these options as known without reading them (they belong to the other half of a Flink table).
     pub fn skip(&mut self, names: &[&'static str]) {
         for name in names {
             self.entry(&[name]);
         }
     }
 
-    /// The entry under the first of `names` or an alias of it.
+    /// The entry under one of `names`: the option's name and its aliases.
     fn entry(&mut self, names: &[&'static str]) -> Option<&'a OptionEntry> {
         self.known.extend(names.first());
         let mut found: Option<&'a OptionEntry> = None;
@@ -141,7 +141,7 @@ impl<'a> OptionReader<'a> {
         }
     }
 
-    /// A text that may be shown, under the first of `names` or its aliases.
+    /// A text that may be shown, under one of `names`.
     pub fn text(&mut self, names: &[&'static str]) -> Option<Text> {
         let entry = self.entry(names)?;
         let text = self.resolve(entry)?;
@@ -161,7 +161,7 @@ impl<'a> OptionReader<'a> {
         Some((Secret::new(text.value), text.span))
     }
 
-    /// A text that must be given and not be empty.
+    /// A text that must be given and must not be empty.
     pub fn required(&mut self, names: &[&'static str]) -> Option<Text> {
         let is_given = self.options.entries.iter().any(|entry| names.contains(&entry.key.value.as_str()));
         if !is_given {
@@ -178,12 +178,12 @@ impl<'a> OptionReader<'a> {
         Some(text)
     }
 
-    /// Reports that option `name` is not given, unless it turns out to be misspelt.
+    /// Reports at the end that option `name` is missing, unless it turns out to be misspelt.
     pub fn missing(&mut self, name: &str) {
         self.missing.push(name.to_owned());
     }
 
-    /// An option that `parse` understands; `parse` says what would have been right.
+    /// An option that `parse` reads; the error of `parse` is a hint with the right form.
     pub fn parsed<T>(&mut self, names: &[&'static str], parse: impl FnOnce(&str) -> Value<T>) -> Option<T> {
         let text = self.text(names)?;
         match parse(&text.value) {
@@ -195,7 +195,7 @@ impl<'a> OptionReader<'a> {
         }
     }
 
-    /// One of some words, in any case.
+    /// One of `words`, in any case.
     pub fn choice<T: Copy>(&mut self, names: &[&'static str], words: &[(&'static str, T)]) -> Option<T> {
         let text = self.text(names)?;
         let wanted = text.value.trim();
@@ -214,7 +214,7 @@ impl<'a> OptionReader<'a> {
         self.errors.push(Diagnostic::new(text.span, message).with_hint(hint));
     }
 
-    /// Every option that begins with `prefix`, without it; those read before are left out.
+    /// All options that begin with `prefix`, without the prefix and without those already read.
     pub fn prefixed(&mut self, prefix: &'static str) -> Vec<(Name, Secret)> {
         self.prefixes.push(prefix);
         let mut found = Vec::new();
@@ -229,7 +229,7 @@ impl<'a> OptionReader<'a> {
         found
     }
 
-    /// Every option that nobody asked for is an error; gives all errors.
+    /// Reports every option that was not requested; returns all errors.
     pub fn finish(mut self) -> Vec<Diagnostic> {
         self.known.sort_unstable();
         self.known.dedup();
@@ -291,7 +291,7 @@ pub fn substituted(raw: &str, span: Span, scope: &Scope<'_>) -> Result<String, D
     })
 }
 
-/// The place of a part of a literal, where the literal stands in the file as it is; else the whole literal.
+/// The span of a part of a literal, if the file contains the literal verbatim; else the span of the whole literal.
 fn within(raw: &str, part: std::ops::Range<usize>, span: Span, files: &Files) -> Span {
     if files.slice(span) != format!("'{raw}'") || raw.contains('\n') {
         return span;

@@ -8,7 +8,7 @@ use super::OptionReader;
 use crate::sql::Span;
 use crate::sql::types::timestamp;
 
-/// Options of a source; `None` when errors were reported.
+/// Options of a source; `None` if errors were reported.
 pub fn source(reader: &mut OptionReader<'_>) -> Option<NexmarkOptions> {
     const TABLES: &[(&str, NexmarkTable)] =
         &[("person", NexmarkTable::Person), ("auction", NexmarkTable::Auction), ("bid", NexmarkTable::Bid)];

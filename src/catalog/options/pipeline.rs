@@ -11,7 +11,7 @@ const ON_ROW_ERROR: &[(&str, OnRowError)] =
     &[("dead_letter", OnRowError::DeadLetter), ("null", OnRowError::Null), ("fail", OnRowError::Fail)];
 const AT_END: &[(&str, AtEnd)] = &[("flush", AtEnd::Flush), ("keep", AtEnd::Keep)];
 
-/// The options, with defaults for what is not given.
+/// The options, with defaults for those that are not given.
 pub fn pipeline(reader: &mut OptionReader<'_>) -> PipelineOptions {
     let default = PipelineOptions::default();
     PipelineOptions {
