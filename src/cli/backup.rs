@@ -11,12 +11,12 @@ use crate::config::Config;
 use crate::delta::TableStore;
 use crate::error::Error;
 
-/// What was typed.
+/// Arguments of `weir backup`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// A folder or URL that keeps backups; made if need be
+    /// A folder or URL that keeps backups; created if missing
     place: String,
-    /// Show the backups that are there, and take none
+    /// List the existing backups instead of taking one
     #[arg(long)]
     list: bool,
     /// Show every epoch and version as JSON
@@ -24,10 +24,10 @@ pub struct Args {
     json: bool,
 }
 
-/// Takes a backup, or lists them. Errors: no whole state of the warehouse can be found; a store that fails.
+/// Takes a backup, or lists them. Errors: no consistent state of the warehouse can be found; a store that fails.
 pub async fn run(args: Args, config: &Config) -> Result<(), Failure> {
     let env = environment()?;
-    // The options of the warehouse's store serve the place, too: both are usually with one provider.
+    // The warehouse's storage options also apply to the place: both are usually with one provider.
     let place = BackupPlace::new(&TableStore::open(&args.place, &config.storage, &env)?);
     if args.list {
         return list(&place, args.json).await;
@@ -42,7 +42,7 @@ pub async fn run(args: Args, config: &Config) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Prints the backups of a place. Errors: some cannot be read, once the others have been shown.
+/// Prints the backups of a place. Errors: some cannot be read; the others are printed first.
 async fn list(place: &BackupPlace, json: bool) -> Result<(), Failure> {
     let ListedBackups { backups, unreadable } = place.list().await?;
     for backup in &backups {

@@ -1,4 +1,4 @@
-//! `weir check`: everything that can be said about SQL files without running them.
+//! `weir check`: finds every error in SQL files without running them.
 
 use std::path::PathBuf;
 
@@ -12,7 +12,7 @@ use crate::error::Error;
 use crate::plan::{Dataflow, OperatorSpec};
 use crate::source::delta::Reach;
 
-/// What was typed.
+/// Arguments of `weir check`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// SQL files, bound together
@@ -21,12 +21,12 @@ pub struct Args {
     /// Also try every source and sink, step by step
     #[arg(long)]
     connect: bool,
-    /// Also compare with what running pipelines remember: says which operators keep their state; exit 1 if any would lose it
+    /// Also compare with the state of the pipelines: print which operators keep theirs; exit 1 if any would lose it
     #[arg(long)]
     against_state: bool,
 }
 
-/// Parses, binds and plans; prints what was found. Errors: every problem at once, exit 1.
+/// Parses, binds and plans; prints the results. Errors: every problem at once, exit 1.
 pub async fn run(args: Args, config: &Config) -> Result<(), Failure> {
     let mut project = Project::read(&args.files)?;
     let reach = if args.connect { Reach::Anywhere } else { Reach::Local };
@@ -59,7 +59,8 @@ pub async fn run(args: Args, config: &Config) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Says which functions cost more per row the longer their frames are, and which arguments of models look mixed up.
+/// Warns of model arguments that look mixed up; notes keys that several rows of a query may share, and functions whose cost
+/// per row grows with their frames.
 fn costs(dataflow: &Dataflow) {
     for mixed in crate::plan::mixed_up_features(dataflow) {
         say!("    warning: {mixed}");

@@ -16,7 +16,7 @@ use crate::sink::kafka::TransactionalProducer;
 use crate::source::kafka::{ProbeStep, probe_sink, probe_source};
 use crate::source::sample;
 
-/// What a step found, or what failed and how to mend it.
+/// A step's finding; or its failure, with a hint on how to fix it.
 struct Step {
     name: String,
     outcome: Result<String, String>,
@@ -45,7 +45,7 @@ impl From<ProbeStep> for Step {
     }
 }
 
-/// Tries everything; each step prints a line. Errors: the number of steps that failed, exit 2.
+/// Tries everything; each step prints a line. Errors: some steps failed; the message counts them. Exit 2.
 pub async fn connect(catalog: &Catalog, config: &Config, env: Env) -> Result<()> {
     let around = super::project::surroundings(config, env)?;
     let mut failed = 0;
@@ -131,7 +131,7 @@ async fn kafka_sink(
         blocking(move || probe_sink(&connection, &topic, &env)).await?
     };
     if options.delivery == Delivery::ExactlyOnce && steps.iter().all(|step| step.outcome.is_ok()) {
-        // Under a name of its own, so that no running pipeline is fenced; a grant by prefix covers both.
+        // With another name, so that no running pipeline is fenced; a grant by prefix covers both.
         let writes =
             |pipeline: &&crate::catalog::PipelineDef| pipeline.inserts.iter().any(|insert| insert.target == name);
         let pipeline = catalog.pipelines.iter().find(writes).map_or("check", |pipeline| &pipeline.name);
@@ -143,7 +143,7 @@ async fn kafka_sink(
     Ok(steps)
 }
 
-/// Whether files can be made in the folder, or where it would be made.
+/// Tries whether files can be created in the folder, or in the nearest existing one above it.
 fn file_sink(path: &str) -> Step {
     let folder = Path::new(path.strip_prefix("file://").unwrap_or(path));
     let there = folder.ancestors().find(|folder| folder.is_dir());
@@ -162,7 +162,7 @@ async fn tables(catalog: &Catalog, around: &Surroundings) -> usize {
     let mut failed = 0;
     for table in catalog.tables.values() {
         say!("table {}", table.name);
-        // Its columns are its query's: made by the first run.
+        // Its columns are its query's; the first run creates it.
         if table.columns.is_empty() && catalog.materialized.contains_key(&table.name) {
             say!("  ok    made by its pipeline");
             continue;
@@ -184,7 +184,7 @@ async fn blocking(act: impl FnOnce() -> Vec<ProbeStep> + Send + 'static) -> Resu
     Ok(steps.into_iter().map(Step::from).collect())
 }
 
-/// Prints steps; how many failed.
+/// Prints steps; returns the number that failed.
 fn show(steps: impl IntoIterator<Item = Step>) -> usize {
     let mut failed = 0;
     for Step { name, outcome, hint } in steps {

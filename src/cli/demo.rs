@@ -1,4 +1,4 @@
-//! `weir demo`: everything in one process, so that a person sees a pipeline run within a minute of having the program.
+//! `weir demo`: everything in one process, so that a new user sees a pipeline run within a minute of installing weir.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -34,7 +34,7 @@ const PIPELINE: &str = include_str!("../../sql/fraud.sql");
 const HISTORY_DAYS: u32 = 30;
 const SEED: u64 = 42;
 
-/// What was typed.
+/// Arguments of `weir demo`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// End after this many seconds [default: until Ctrl-C]
@@ -48,9 +48,9 @@ pub struct Args {
     dir: Option<PathBuf>,
 }
 
-/// Runs the demo. Errors: whatever the parts say.
+/// Runs the demo. Errors: those of its parts.
 pub async fn run(args: Args, config: &Config, printing: &Printing) -> Result<(), Failure> {
-    // A demo speaks to a person, also through a pipe, unless JSON was asked for.
+    // A demo writes for people, even through a pipe, unless JSON was requested.
     let (json, output) = (printing.asked_for_json, &printing.output);
     let env = Env::system()?.with_output(output.clone());
     let stop = Stop::default();
@@ -117,7 +117,7 @@ pub async fn run(args: Args, config: &Config, printing: &Printing) -> Result<(),
         program(),
         config.warehouse
     ));
-    // It ends with the program: clients that are still closing would complain that it is gone.
+    // The broker ends with the process: stopping it earlier would make clients that are still closing log errors.
     std::mem::forget(broker);
     Ok(())
 }
@@ -128,14 +128,15 @@ fn folder(given: Option<PathBuf>, env: &Env) -> Result<PathBuf> {
     Ok(dir)
 }
 
-/// The broker is new with every demo, so tables of an earlier one cannot go on.
+/// An unused folder for the warehouse. The broker is new in every demo, so tables of an earlier one cannot continue.
 fn fresh_warehouse(dir: &Path) -> PathBuf {
     let names = std::iter::once("warehouse".to_owned()).chain((2..).map(|number| format!("warehouse-{number}")));
     let mut free = names.map(|name| dir.join(name)).filter(|folder| !folder.exists());
     free.next().unwrap_or_else(|| dir.join("warehouse"))
 }
 
-/// How the person calls this program: by its name if the shell finds it, else by its path, from here if it lies below.
+/// The command by which the user calls this program: its name if it is in PATH, else its path, relative if it is below the
+/// current folder.
 fn program() -> String {
     let Ok(path) = std::env::current_exe() else { return "weir".to_owned() };
     let folders = std::env::var_os("PATH").unwrap_or_default();
@@ -170,7 +171,7 @@ fn produce(mut simulator: Simulator, servers: &str, rate: f64, stop: Stop) -> to
     })
 }
 
-/// The columns of `features` that the model is trained on, in the order of the call in `sql/fraud.sql`.
+/// The columns of `features` on which the model is trained, in the order of the call in `sql/fraud.sql`.
 const FEATURES: [&str; 11] = [
     "amount",
     "weekend",
@@ -221,12 +222,12 @@ async fn train(simulator: &mut Simulator, path: &Path, runtime: Arc<RuntimeEnv>)
     ))
 }
 
-/// The features of every transaction of `history`, then whether it was fraud.
+/// The features of every transaction of `history`, then its label.
 async fn features(history: RecordBatch, runtime: Arc<RuntimeEnv>) -> Result<RecordBatch> {
     let file = Arc::new(SourceFile::new("sql/fraud.sql", PIPELINE));
     let catalog = Catalog::load(&[file], &|_| None).map_err(|problems| Error::internal(problems.render(false)))?;
     let schema = history.schema();
-    // The simulator's rows have been in no topic: they have no offset.
+    // Columns that the simulator lacks, such as the offset, are null.
     let declared = catalog.sources["transactions"].schema();
     let null = |field: &Field| new_null_array(field.data_type(), history.num_rows());
     let column = |field: &Arc<Field>| history.column_by_name(field.name()).cloned().unwrap_or_else(|| null(field));

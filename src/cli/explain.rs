@@ -1,4 +1,4 @@
-//! `weir explain`: how a pipeline would run.
+//! `weir explain`: the plan of a pipeline.
 
 use std::path::PathBuf;
 
@@ -10,7 +10,7 @@ use crate::config::Config;
 use crate::env::Env;
 use crate::source::delta::Reach;
 
-/// What was typed.
+/// Arguments of `weir explain`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// SQL files, bound together
@@ -19,12 +19,12 @@ pub struct Args {
     /// Only this pipeline
     #[arg(long)]
     pipeline: Option<String>,
-    /// What becomes of the operators' state when these files take the place of that one
+    /// Effect on the operators' state of replacing that file by these files
     #[arg(long, value_name = "OLD.sql")]
     migration: Option<PathBuf>,
 }
 
-/// Plans and prints pipelines, then answers the EXPLAINs of the files. Errors: as `weir check`.
+/// Plans and prints pipelines, then runs the EXPLAINs of the files. Errors: as `weir check`.
 pub async fn run(args: Args, config: &Config) -> Result<(), Failure> {
     let mut project = Project::read(&args.files)?;
     project.complete(Reach::Local, config, &Env::system()?).await;

@@ -1,6 +1,6 @@
-//! Batches of rows as text or Arrow, written as they come.
+//! Batches of rows as text or Arrow, written as they arrive.
 //!
-//! Memory is bounded: the table form looks at the first [`SAMPLE_ROWS`] rows to choose widths and keeps to them.
+//! Memory is bounded: the table form chooses its widths from the first [`SAMPLE_ROWS`] rows and keeps them.
 
 use std::io::Write;
 
@@ -16,15 +16,15 @@ use crate::json::{LineWriter, line_writer};
 /// Rows that the table form holds back to choose column widths.
 const SAMPLE_ROWS: usize = 1000;
 
-/// How rows are written.
+/// The form in which rows are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub enum OutputFormat {
     /// Aligned columns, for people.
     #[default]
     Table,
-    /// RFC 4180 with a header.
+    /// CSV (RFC 4180) with a header.
     Csv,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
     /// An Arrow IPC stream.
     Arrow,
@@ -44,7 +44,7 @@ enum Form<W: Write> {
 }
 
 impl<W: Write> RowWriter<W> {
-    /// A writer of rows that look like `schema`.
+    /// A writer of rows with this `schema`.
     pub fn new(format: OutputFormat, out: W, schema: &SchemaRef) -> Result<Self> {
         let form = match format {
             OutputFormat::Table => Form::Table(TableForm::new(out, schema)),
@@ -69,7 +69,7 @@ impl<W: Write> RowWriter<W> {
         }
     }
 
-    /// Writes what was held back and the end; returns how many rows there were.
+    /// Writes the rows held back and the end; returns the number of rows.
     pub fn finish(self) -> Result<u64> {
         match self.form {
             Form::Table(table) => table.finish(self.rows)?,
@@ -84,7 +84,7 @@ impl<W: Write> RowWriter<W> {
 struct TableForm<W: Write> {
     out: W,
     headings: Vec<String>,
-    /// Numbers stand to the right.
+    /// `true` for columns that are aligned to the right: numbers.
     right: Vec<bool>,
     sample: Vec<Vec<String>>,
     widths: Option<Vec<usize>>,
@@ -162,7 +162,7 @@ fn write_cells(out: &mut impl Write, cells: &[String], widths: &[usize], right: 
     writeln!(out, "{}", line.trim_end()).context(ErrorKind::Environment, cannot_write)
 }
 
-/// Control characters would break the table.
+/// Escapes line ends and tabs, which would break the table.
 fn one_line(cell: &str) -> String {
     cell.replace('\n', "\\n").replace('\r', "\\r").replace('\t', "\\t")
 }

@@ -8,16 +8,16 @@ use crate::epoch::Stop;
 use crate::error::{Context, Result};
 use crate::source::generator::{Labels, Rendering, Simulator};
 
-/// What was typed.
+/// Arguments of `weir generate`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// What to simulate
+    /// Kind of events
     #[arg(value_enum)]
     what: What,
-    /// Where to: kafka://host:port/topic, a file, or - for standard output
+    /// Target: kafka://host:port/topic, a file, or - for standard output
     #[arg(long, default_value = "-")]
     to: String,
-    /// Records a second [default: as fast as they are taken]
+    /// Records a second [default: as fast as the target takes them]
     #[arg(long)]
     rate: Option<f64>,
     /// End after this many records
@@ -26,10 +26,10 @@ pub struct Args {
     /// End after this many simulated days
     #[arg(long, default_value_t = 183)]
     days: u32,
-    /// People with a card
+    /// Number of card holders
     #[arg(long, default_value_t = 5000, value_parser = clap::value_parser!(u32).range(1..))]
     customers: u32,
-    /// Places to pay at
+    /// Number of terminals
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..))]
     terminals: u32,
     /// The same seed gives the same records
@@ -38,7 +38,7 @@ pub struct Args {
     /// Add `is_fraud`
     #[arg(long)]
     labels: bool,
-    /// Cut every this-many-th record short, to see dead letters; 0 = never
+    /// Truncate every n-th record, to see dead letters; 0 = never
     #[arg(long, default_value_t = 0)]
     broken_every: u64,
 }
@@ -49,7 +49,7 @@ enum What {
     Transactions,
 }
 
-/// Generates until done or interrupted. Errors: a target that takes no records.
+/// Generates until done or interrupted. Errors: a target that accepts no records.
 pub async fn run(args: Args, printing: &Printing) -> Result<()> {
     let stop = Stop::default();
     signals::listen(stop.clone(), printing.log.clone())?;

@@ -1,4 +1,4 @@
-//! `weir restore --epoch`: a pipeline's tables, state and offsets go back to one epoch, together.
+//! `weir restore --epoch`: resets a pipeline's tables, state and offsets to one epoch, together.
 
 use std::path::PathBuf;
 
@@ -10,7 +10,8 @@ use crate::epoch::{RestoredSink, rewind};
 use crate::error::{Error, Result};
 use crate::state::Epoch;
 
-/// Takes the pipeline back and prints what became of each sink. Errors: a pipeline that runs; an epoch that cannot be restored.
+/// Resets the pipeline and prints the result for each sink. Errors: a pipeline that is running; an epoch that cannot be
+/// restored.
 pub async fn run(pipeline: &str, epoch: u64, files: &[PathBuf], config: &Config) -> Result<(), Failure> {
     let around = surroundings(config, environment()?)?;
     let project = if files.is_empty() { None } else { Some(Project::load(files)?) };

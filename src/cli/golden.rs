@@ -49,7 +49,8 @@ async fn printed(inputs: &[PathBuf]) -> String {
     project.diagnostics(problems).render(false)
 }
 
-/// Every file and folder of `tests/errors` prints what stands beside it. `WEIR_BLESS=1` writes what is printed now.
+/// Compares the output for every file and folder of `tests/errors` with the golden file beside it. `WEIR_BLESS=1` overwrites
+/// the golden files.
 #[tokio::test]
 async fn errors_are_printed_as_the_golden_files_say() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/errors");

@@ -1,5 +1,4 @@
-//! Where log lines go: standard error, as text or as one JSON object a line. Logging never waits for whoever reads it (see
-//! [`crate::output`]).
+//! The log: lines on standard error, as text or as JSON objects. Logging never waits for the reader (see [`crate::output`]).
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::IsTerminal;
@@ -11,13 +10,13 @@ use tracing_subscriber::EnvFilter;
 
 use crate::output::{Patience, Printer};
 
-/// How long a thread that panics waits until the log has it: it may be the last that the process does.
+/// The longest time that a panicking thread waits until the log is written: the process may end right after.
 const LAST_WORDS: Duration = Duration::from_millis(200);
 
 /// Starts logging to `log`; `level` is a level or a filter in `RUST_LOG`'s syntax. A second call does nothing.
 pub fn start(json: bool, level: &str, log: &Printer) {
     let filter = EnvFilter::try_new(level).unwrap_or_else(|_| EnvFilter::new("info"));
-    // Noise that says nothing to the person who runs a pipeline.
+    // Messages that tell the user of a pipeline nothing.
     let quiet = [
         "deltalake=error",
         "deltalake_core=error",
@@ -30,7 +29,7 @@ pub fn start(json: bool, level: &str, log: &Printer) {
     let filter = quiet.iter().filter_map(|rule| rule.parse().ok()).fold(filter, EnvFilter::add_directive);
     let lines = log.clone();
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(move || Lines(lines.clone()));
-    // A subscriber that is already set (tests) stays.
+    // Keeps a subscriber that is already set (in tests).
     let started = if json {
         builder.json().flatten_event(true).with_target(false).try_init()
     } else {
@@ -45,7 +44,7 @@ pub fn start(json: bool, level: &str, log: &Printer) {
     }
 }
 
-/// Each write is one event.
+/// A writer whose every write is one event.
 struct Lines(Printer);
 
 impl std::io::Write for Lines {
@@ -59,7 +58,7 @@ impl std::io::Write for Lines {
     }
 }
 
-/// Logs a panic: printed by the standard library it would wait for the reader.
+/// Logs a panic. The standard library would print it and wait for the reader.
 fn on_panic(panic: &PanicHookInfo<'_>) {
     let current = thread::current();
     let thread = current.name().unwrap_or("unnamed");

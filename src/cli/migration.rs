@@ -1,4 +1,4 @@
-//! What an edit of the SQL does to what operators remember.
+//! The effect of an edit of the SQL on the operators' state.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -17,12 +17,12 @@ use crate::error::Result;
 use crate::plan::{Dataflow, Targets, with_view_columns};
 use crate::state::{Manifest, ManifestStore};
 
-/// An operator's address with its fate and, where known, how many rows it remembers.
+/// An operator's id with its fate and, if known, the number of rows in its state.
 struct Line {
     operator: String,
     fate: Fate,
     rows: Option<u64>,
-    /// What it means that it begins empty.
+    /// The consequence of beginning with empty state.
     empty: &'static str,
 }
 
@@ -46,8 +46,8 @@ pub async fn planned(
     planned.map_err(|list| Failure::Sql(project.diagnostics(list)))
 }
 
-/// Plans a pipeline that has run: the columns of tables that streams are joined to are those of the tables. Errors: as `weir check`; a table
-/// that cannot be opened.
+/// Plans a pipeline that has run; tables that streams are joined to have their real columns. Errors: as `weir check`; a
+/// table that cannot be opened.
 pub async fn planned_as_run(
     project: &Project,
     pipeline: &PipelineDef,
@@ -59,13 +59,14 @@ pub async fn planned_as_run(
     let runtime = Arc::clone(&around.runtime);
     let planned = plan(&project.catalog, pipeline, &project.functions(), &targets, runtime).await;
     planned.map_err(|list| match unopened.pop() {
-        // Without its columns nothing that reads the table can be planned.
+        // Without the table's columns, nothing that reads it can be planned.
         Some((_, error)) => error.into(),
         None => Failure::Sql(project.diagnostics(list)),
     })
 }
 
-/// Plans a pipeline as `weir run` would now, with the columns of every table that it reads or writes. Errors: as a start would have.
+/// Plans a pipeline as `weir run` would now, with the real columns of every table that it reads or writes. Errors: those of
+/// a start.
 pub async fn planned_as_started(
     project: &Project,
     pipeline: &PipelineDef,
@@ -82,15 +83,15 @@ pub async fn planned_as_started(
     planned.map_err(|list| Failure::Sql(project.diagnostics(list)))
 }
 
-/// The newest manifest of a pipeline; `None` when it has never run.
+/// The newest manifest of a pipeline; `None` if it has never run.
 pub async fn newest_manifest(around: &Surroundings, pipeline: &str) -> Result<Option<Manifest>> {
     let folder = below(&around.pipeline_location(pipeline), "manifests");
     let store = TableStore::open(&folder, &around.storage, &around.env)?;
     ManifestStore::new(store.object_store()).newest().await
 }
 
-/// Prints what becomes of the state that the warehouse has; true when nothing is lost. Operators without state are filled from the table
-/// `seed`, if there is one.
+/// Prints the effect on the state in the warehouse; returns true if nothing is lost. Operators without state are filled from
+/// the table `seed`, if given.
 ///
 /// Errors: operators that cannot be filled from it.
 pub async fn against_state(dataflow: &Dataflow, seed: Option<&TableDef>, around: &Surroundings) -> Result<bool> {
@@ -118,7 +119,7 @@ pub async fn against_state(dataflow: &Dataflow, seed: Option<&TableDef>, around:
     Ok(lossless)
 }
 
-/// Prints what becomes of the operators of `old` when `new` takes its place; true when nothing is lost.
+/// Prints the effect on the operators of `old` if `new` replaces it; returns true if nothing is lost.
 fn between(old: &Dataflow, new: &Dataflow, seed: Option<&str>) -> bool {
     let has = |dataflow: &Dataflow, id: &str| dataflow.operators.iter().any(|node| node.id == id);
     let mut lines: Vec<Line> = Vec::new();
@@ -133,7 +134,7 @@ fn between(old: &Dataflow, new: &Dataflow, seed: Option<&str>) -> bool {
     print(&lines, seed)
 }
 
-/// Prints what becomes of the operators of the file `old` when `new` takes its place.
+/// Prints the effect on the operators of the file `old` if `new` replaces it.
 pub async fn from_file(new: &Project, old: &Path, only: Option<&str>, config: &Config) -> Result<(), Failure> {
     let old = Project::load(&[old.to_owned()])?;
     for pipeline in new.pipelines(only)? {

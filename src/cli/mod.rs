@@ -1,4 +1,4 @@
-//! The command line: one file per subcommand. What was typed is parsed here; each subcommand gets typed arguments.
+//! The command line: one file per subcommand. Arguments are parsed here; each subcommand gets typed ones.
 
 use std::fmt::Write;
 use std::io::IsTerminal;
@@ -45,11 +45,11 @@ mod golden;
 #[derive(Debug, Parser)]
 #[command(name = "weir", version, about, propagate_version = true, after_help = EXIT_CODES)]
 struct Typed {
-    /// Configuration file [default: config/weir.yaml, if it is there]
+    /// Configuration file [default: config/weir.yaml, if it exists]
     #[arg(short, long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
 
-    /// How to print: text for people, json for machines
+    /// Form of the output: text for people, json for machines
     #[arg(long, global = true, value_enum)]
     log: Option<LogChoice>,
 
@@ -73,7 +73,7 @@ enum Command {
     Run(run::Args),
     /// Parse, bind and plan SQL files; every error at once, no connection made
     Check(check::Args),
-    /// Show how a pipeline would run
+    /// Show the plan of a pipeline
     Explain(explain::Args),
     /// Serve Flight SQL and HTTP over the warehouse, without pipelines
     Serve(serve::Args),
@@ -85,24 +85,24 @@ enum Command {
     Demo(demo::Args),
     /// Compare what a pipeline wrote with the same SQL in batch
     Verify(verify::Args),
-    /// Show what pipelines did last
+    /// Show the last epochs of pipelines
     Status(status::Args),
-    /// Copy the whole warehouse, while its pipelines run, to a folder or URL; a second backup adds what is new
+    /// Copy the whole warehouse, while its pipelines run, to a folder or URL; a second backup adds only new files
     Backup(backup::Args),
-    /// Take a pipeline back to an epoch (--pipeline, --epoch), or make a warehouse of a backup (--from)
+    /// Reset a pipeline to an epoch (--pipeline, --epoch), or create a warehouse from a backup (--from)
     Restore(restore::Args),
     /// Print the configuration with every key explained
     Config,
 }
 
 impl Command {
-    /// Whether it listens to signals and ends in its own way.
+    /// `true` if the command handles signals and ends by itself.
     fn listens(&self) -> bool {
         matches!(self, Self::Run(_) | Self::Serve(_) | Self::Demo(_) | Self::Generate(_))
     }
 }
 
-/// Why a command failed.
+/// The reason why a command failed.
 #[derive(Debug)]
 pub enum Failure {
     /// The SQL is wrong: every error of every file.
@@ -126,13 +126,13 @@ impl Failure {
     }
 }
 
-/// How long the last lines may take where nobody may be reading.
+/// The time limit for writing the last lines of a command that may have no reader.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
-/// How long threads that block are waited for at the end.
+/// The time that the end waits for blocked threads.
 const THREADS_END: Duration = Duration::from_secs(2);
 
-/// Parses the arguments, runs the command, prints what went wrong once.
+/// Parses the arguments, runs the command, prints an error once.
 ///
 /// The exit code is 0 done, 1 the user's input is wrong, 2 the environment failed, 3 fenced by another run, 4 damaged data
 /// or a defect.
@@ -143,7 +143,7 @@ pub fn main() -> ExitCode {
     }
     let typed = Typed::try_parse().unwrap_or_else(|error| {
         let _ = error.print();
-        // What was typed is the user's input: 1, as for SQL. Help and version are no errors.
+        // Wrong arguments are the user's error: 1, as for SQL. Help and version are not errors.
         std::process::exit(i32::from(error.use_stderr()))
     });
     if !typed.command.listens() {
@@ -163,7 +163,8 @@ pub fn main() -> ExitCode {
     code
 }
 
-/// How long what is left to print at the end may take. What runs on its own ends on its own; other commands have somebody who reads.
+/// The time limit for printing the remaining output at the end. Long-running commands may have no reader; others wait for
+/// theirs.
 fn patience(command: &Command) -> Patience {
     match command {
         Command::Run(_) | Command::Serve(_) | Command::Demo(_) => Patience::AtMost(LAST_WORDS),
@@ -196,11 +197,11 @@ fn run_typed(typed: Typed, log: &Printer, output: &Printer) -> Result<(), Failur
     done
 }
 
-/// How a command that runs on its own prints; nobody has to read it.
+/// Output settings of a long-running command, whose output may have no reader.
 pub struct Printing {
-    /// For machines.
+    /// JSON for machines.
     json: bool,
-    /// JSON was asked for, not only guessed.
+    /// JSON was requested, not only chosen because there is no terminal.
     asked_for_json: bool,
     /// Standard output.
     output: Printer,
@@ -208,7 +209,7 @@ pub struct Printing {
     log: Printer,
 }
 
-/// Runs the command on a thread whose stack holds the deepest SQL that [`crate::sql::limits`] let pass.
+/// Runs the command on a thread whose stack is large enough for the deepest SQL that [`crate::sql::limits`] allows.
 fn on_deep_stack(run: impl FnOnce() -> Result<(), Failure> + Send) -> Result<(), Failure> {
     std::thread::scope(|scope| {
         let builder = std::thread::Builder::new().name("weir".to_owned()).stack_size(PLANNING_STACK_BYTES);
@@ -238,7 +239,7 @@ async fn run_command(command: Command, config: &Config, printing: &Printing) -> 
     }
 }
 
-/// A failure as it is printed to standard error.
+/// The text of a failure for standard error.
 fn describe(failure: &Failure) -> String {
     let color = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let error = match failure {

@@ -1,9 +1,9 @@
-//! Standard output, for commands that print: when its reader has gone away (`weir explain … | head`), the command ends
-//! quietly, as other programs do.
+//! Standard output of commands that print: when its reader closes it (`weir explain … | head`), the command ends quietly, as
+//! other programs do.
 
 use std::io::{self, Write};
 
-/// As `println!`.
+/// Like `println!`.
 macro_rules! say {
     ($($text:tt)*) => {
         $crate::cli::output::line(format_args!($($text)*))
@@ -15,11 +15,11 @@ pub(crate) use say;
 /// Prints a line.
 pub fn line(text: std::fmt::Arguments<'_>) {
     let mut out = Output::default();
-    // What else can go wrong (a full disk) is noticed by nobody who could do more about it.
+    // Other errors (a full disk) cannot be handled here.
     let _ = writeln!(out, "{text}");
 }
 
-/// Standard output that ends the process when nobody reads it any more.
+/// Standard output that ends the process when its reader has closed it.
 #[derive(Debug)]
 pub struct Output(io::Stdout);
 
@@ -43,7 +43,7 @@ impl Write for Output {
     }
 }
 
-/// Passes everything on but a broken pipe, with which a printing command has nothing left to do.
+/// Ends the process on a broken pipe, because a printing command has nothing left to do; passes other results on.
 fn or_end<T>(written: io::Result<T>) -> io::Result<T> {
     match written {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),

@@ -1,4 +1,4 @@
-//! Simulated transactions as JSON, at a rate, to wherever they should go. Shared by `weir generate` and `weir demo`.
+//! Simulated transactions as JSON, at a rate, to any target. Shared by `weir generate` and `weir demo`.
 
 use std::io::Write;
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use crate::epoch::Stop;
 use crate::error::{Context, Error, Result};
 use crate::source::generator::{Rendering, Simulator, to_json_lines};
 
-/// Where records go.
+/// The target of records.
 pub enum Target {
     Kafka { producer: Box<BaseProducer>, topic: String },
     Lines(Box<dyn Write + Send>),
@@ -93,22 +93,22 @@ impl Target {
     }
 }
 
-/// How fast and how much.
+/// Rate and amount.
 #[derive(Debug, Clone, Copy)]
 pub struct Pace {
-    /// Records a second; `None` = as fast as they are taken.
+    /// Records a second; `None` = as fast as the target takes them.
     pub rate: Option<f64>,
     /// Ends after this many records.
     pub rows: Option<u64>,
     /// Ends after this many simulated days.
     pub days: Option<u32>,
-    /// Every this-many-th record is cut short, so that it becomes a dead letter; 0 = never.
+    /// Every record with a number divisible by this is truncated, so that it becomes a dead letter; 0 = never.
     pub broken_every: u64,
 }
 
-/// Sends the simulator's transactions from its current day on; returns how many. Blocks: run it on its own thread.
+/// Sends the simulator's transactions from its current day on; returns their number. Blocks: run it on its own thread.
 ///
-/// At a rate, records leave in steps of a few milliseconds, so that latencies measured behind it mean something.
+/// At a rate, records are sent in steps of a few milliseconds, so that latencies measured downstream are meaningful.
 pub fn send(
     simulator: &mut Simulator,
     target: &mut Target,

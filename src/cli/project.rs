@@ -32,12 +32,12 @@ pub struct Project {
     models: Vec<(Arc<ModelSlot>, Arc<datafusion::logical_expr::ScalarUDF>)>,
     /// Model name to hash.
     pub hashes: BTreeMap<String, String>,
-    /// What loading the files has found; shown with the problems of the plans.
+    /// Errors found while loading the files; reported with those of the plans.
     problems: Vec<Diagnostic>,
 }
 
 impl Project {
-    /// Reads `paths` and what they name. What is wrong with the SQL is kept for [`Project::problems`], which finds the rest.
+    /// Reads `paths` and the models they name. Errors in the SQL are kept for [`Project::problems`], which finds the rest.
     ///
     /// Errors: files that cannot be read.
     pub fn read(paths: &[PathBuf]) -> Result<Self> {
@@ -63,12 +63,12 @@ impl Project {
         project.sound()
     }
 
-    /// Binds files that are in memory already; `lookup` answers for environment variables.
+    /// Binds files in memory; `lookup` resolves environment variables.
     pub fn from_files(files: &[Arc<SourceFile>], lookup: &dyn Fn(&str) -> Option<String>) -> Result<Self, Failure> {
         Self::read_files(files, lookup)?.sound()
     }
 
-    /// As [`Project::read`], for files that are in memory already.
+    /// As [`Project::read`], for files in memory.
     pub fn read_files(files: &[Arc<SourceFile>], lookup: &dyn Fn(&str) -> Option<String>) -> Result<Self> {
         let (catalog, problems) = Catalog::read(files, lookup);
         let mut project = Self { catalog, models: Vec::new(), hashes: BTreeMap::new(), problems };
@@ -89,7 +89,7 @@ impl Project {
         Ok(project)
     }
 
-    /// The project, if nothing was wrong with what has been looked at so far.
+    /// The project, if no error was found so far.
     fn sound(self) -> Result<Self, Failure> {
         match self.problems.is_empty() {
             true => Ok(self),
@@ -97,13 +97,13 @@ impl Project {
         }
     }
 
-    /// Asks Delta tables for the columns that their sources do not declare; tables that cannot be asked are problems.
+    /// Reads the columns of Delta tables that their sources do not declare; tables that cannot be read are problems.
     pub async fn complete(&mut self, reach: Reach, config: &Config, env: &Env) {
         let problems = complete(&mut self.catalog, reach, &config.storage, env).await;
         self.problems.extend(problems);
     }
 
-    /// The columns of tables that exist and are declared without any, of those that may be asked.
+    /// The columns of existing tables that are declared without columns, as far as `reach` allows.
     pub async fn undeclared_columns(&self, reach: Reach, config: &Config, env: &Env) -> Targets {
         let mut known = Targets::new();
         let undeclared = |def: &&TableDef| def.columns.is_empty() && !self.catalog.materialized.contains_key(&def.name);
@@ -116,7 +116,8 @@ impl Project {
         known
     }
 
-    /// The columns of the tables that pipelines write to and that exist, and what hinders writing to them; no table is made.
+    /// The columns of the existing tables that pipelines write to, and the errors that prevent writing to them; creates no
+    /// table.
     pub async fn existing(&self, reach: Reach, config: &Config, env: &Env) -> (Targets, Vec<Diagnostic>) {
         let (mut known, mut problems) = (Targets::new(), Vec::new());
         let inserts = self.catalog.pipelines.iter().flat_map(|pipeline| &pipeline.inserts);
@@ -129,7 +130,7 @@ impl Project {
             let Some(store) = near(def, reach, config, env) else { continue };
             match Table::open_declared(&store, def).await {
                 Ok(Some(table)) => drop(known.insert(name.to_owned(), table.schema_with_expressions())),
-                // The first run makes it.
+                // The first run creates it.
                 Ok(None) => {}
                 Err(error) => problems.push(of_error(place, &error)),
             }
@@ -137,8 +138,8 @@ impl Project {
         (known, problems)
     }
 
-    /// Everything wrong with the files that planning can tell, beside what loading them has found; `known` are the columns of
-    /// tables that were opened, `missing` those that could not be: what looks them up is passed over.
+    /// All errors in the files that planning finds, beside those found while loading. `known` are the columns of tables that
+    /// were opened; queries that look up one of `missing`, tables that could not be opened, are skipped.
     pub async fn problems(&self, known: &Targets, missing: &[String], runtime: Arc<RuntimeEnv>) -> Vec<Diagnostic> {
         let mut catalog = Cow::Borrowed(&self.catalog);
         if !missing.is_empty() {
@@ -159,13 +160,13 @@ impl Project {
         problems
     }
 
-    /// The functions of one pipeline; each has a clock of its own.
+    /// The functions of one pipeline; each set has its own clock.
     pub fn functions(&self) -> FunctionSet {
         let models = self.models.iter().map(|(_, function)| Arc::clone(function)).collect();
         FunctionSet { models, clock: EpochClock::default() }
     }
 
-    /// What is declared, for a warehouse that is asked about it.
+    /// The declarations, for a warehouse that answers statements about them.
     pub fn declared(&self) -> Declared {
         let models = self.models.iter().map(|(slot, function)| (function.name().to_owned(), Arc::clone(slot)));
         Declared {
@@ -176,7 +177,7 @@ impl Project {
         }
     }
 
-    /// The models that answer, with what is known of them.
+    /// Names and descriptions of the loaded models.
     pub fn models(&self) -> impl Iterator<Item = (String, String)> {
         self.models.iter().map(|(slot, function)| {
             let facts: Vec<_> =
@@ -185,13 +186,13 @@ impl Project {
         })
     }
 
-    /// Diagnostics of this project's files: `list` and what loading them has found.
+    /// Diagnostics of this project's files: `list` and the errors found while loading.
     pub fn diagnostics(&self, mut list: Vec<Diagnostic>) -> Diagnostics {
         list.extend(self.problems.iter().cloned());
         Diagnostics::new(&self.catalog.files, list)
     }
 
-    /// Gives a refused job its place in the files.
+    /// The failure for a refused job; SQL errors get their positions in the files.
     pub fn failure(&self, refused: Refused) -> Failure {
         match refused {
             Refused::Sql(list) => Failure::Sql(self.diagnostics(list)),
@@ -199,7 +200,7 @@ impl Project {
         }
     }
 
-    /// The pipelines named `only`, or all.
+    /// The pipeline named `only`, or all.
     pub fn pipelines(&self, only: Option<&str>) -> Result<Vec<&PipelineDef>> {
         let all = &self.catalog.pipelines;
         let Some(only) = only else { return Ok(all.iter().collect()) };
@@ -213,11 +214,11 @@ impl Project {
     }
 }
 
-/// The place of a table, if it may be asked.
+/// The store of a table, if `reach` allows and the table exists.
 fn near(def: &TableDef, reach: Reach, config: &Config, env: &Env) -> Option<TableStore> {
     let location = def.location.clone().unwrap_or_else(|| below(&config.warehouse, &def.name));
     let may_ask = match local_folder(&location) {
-        // Asked for a folder that is not there, the store would log an error of its own.
+        // For a missing folder, the store would log an error of its own.
         Some(folder) => folder.join("_delta_log").is_dir(),
         None => reach == Reach::Anywhere,
     };
@@ -226,7 +227,7 @@ fn near(def: &TableDef, reach: Reach, config: &Config, env: &Env) -> Option<Tabl
     if may_ask { TableStore::open(&location, &storage, env).ok() } else { None }
 }
 
-/// A weir error at a place in the SQL.
+/// A weir error as a diagnostic at a position in the SQL.
 pub fn of_error(span: crate::sql::Span, error: &Error) -> Diagnostic {
     let mut text = error.detail().unwrap_or_default().to_owned();
     let mut cause = std::error::Error::source(error);
@@ -241,8 +242,8 @@ pub fn of_error(span: crate::sql::Span, error: &Error) -> Diagnostic {
     diagnostic.or_hint(error.hint().map(str::to_owned))
 }
 
-/// The process's surroundings. `WEIR_STORE_FAULTS` (`error=0.1,ambiguous=0.05,slow=0.1,slow_ms=50`) puts faults between
-/// weir and its stores, for drills.
+/// The process's environment. `WEIR_STORE_FAULTS` (`error=0.1,ambiguous=0.05,slow=0.1,slow_ms=50`) injects faults into its
+/// stores, for drills.
 pub fn environment() -> Result<Env> {
     let env = Env::system()?;
     match std::env::var("WEIR_STORE_FAULTS") {
@@ -273,20 +274,20 @@ pub fn runtime(config: &Config) -> Result<Arc<RuntimeEnv>> {
     runtime_of(&MemoryPool::new(config.memory_limit_bytes()))
 }
 
-/// DataFusion's runtime with its share of the pool.
+/// DataFusion's runtime with the queries' share of the pool.
 fn runtime_of(pool: &MemoryPool) -> Result<Arc<RuntimeEnv>> {
     let builder = RuntimeEnvBuilder::new().with_memory_pool(Arc::new(pool.queries()));
     builder.build_arc().internal(|| "the query engine cannot be set up".to_owned())
 }
 
-/// What a configuration means for pipelines.
+/// Builds the surroundings of pipelines from the configuration.
 pub fn surroundings(config: &Config, env: Env) -> Result<Surroundings> {
     let pool = MemoryPool::new(config.memory_limit_bytes());
     let bytes = pool.share(MemoryUse::State);
     let spill = match config.spill_folder.as_str() {
         "" => Err("no folder for spilling is configured, so it cannot go to disk".to_owned()),
         folder => SpillFolder::create(std::path::Path::new(folder), &env).map_err(|error| {
-            // A folder that another user owns, say: only state that outgrows its memory would miss it.
+            // A folder that another user owns, for example: only state that exceeds its memory would need it.
             tracing::warn!(%error, "state cannot go to disk");
             format!("{}, so it cannot go to disk", error.message())
         }),

@@ -24,22 +24,23 @@ use crate::serve::choose_cryptography;
 use crate::serve::failure::query_error;
 use crate::serve::warehouse::{Query, Warehouse, of_server};
 
-/// Where Debian, Red Hat and Alpine keep the authorities that the system trusts.
+/// Files in which Debian, Red Hat and Alpine keep the certificate authorities that the system trusts.
 const SYSTEM_AUTHORITIES: [&str; 3] =
     ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem"];
 
-/// What was typed after `weir query`.
+/// Arguments of `weir query`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The statement: SELECT, SHOW …, DESCRIBE … or EXPLAIN …
     pub sql: String,
-    /// A SQL file whose sources, views, models … can be asked about and whose functions can be called; may be repeated.
+    /// A SQL file whose sources, views, models … can be described and whose functions can be called; may be repeated.
     #[arg(short, long = "file", value_name = "FILE", conflicts_with = "url")]
     pub files: Vec<PathBuf>,
-    /// How rows are written.
+    /// The form in which rows are printed.
     #[arg(long, value_enum, default_value_t)]
     pub format: OutputFormat,
-    /// Asks a Flight SQL server (`grpc://host:port`, `grpc+tls://host:port`) instead of the local warehouse.
+    /// A Flight SQL server (`grpc://host:port`, `grpc+tls://host:port`) that runs the statement instead of the local
+    /// warehouse.
     #[arg(long, value_name = "URL")]
     pub url: Option<String>,
     /// The certificate (PEM) of the server or of its authority; default: those that the system trusts.
@@ -50,7 +51,7 @@ pub struct Args {
     pub warehouse: Option<String>,
 }
 
-/// Where the statement is run.
+/// The place where the statement runs.
 pub enum Target {
     Local(Arc<Warehouse>),
     Server { url: String, token: Option<Secret>, ca: Option<PathBuf> },
@@ -109,7 +110,7 @@ async fn write_rows(
     out: &mut impl Write,
 ) -> Result<()> {
     let first = rows.try_next().await?;
-    // The rows' own schema: a server may describe a column's nullability otherwise beforehand.
+    // The rows' own schema: the described one may differ in nullability.
     let schema = first.as_ref().map_or_else(|| Arc::clone(described), RecordBatch::schema);
     let mut writer = RowWriter::new(format, out, &schema)?;
     if let Some(first) = first {
@@ -165,7 +166,7 @@ fn trusted_authorities(ca: Option<&Path>) -> Result<String> {
     })
 }
 
-/// The server's own words: its statuses carry message, detail and hint on lines of their own.
+/// The server's error: its status carries message, detail and hint on separate lines.
 fn flight_error(error: FlightError) -> Error {
     match error {
         FlightError::Tonic(status) => {

@@ -1,4 +1,4 @@
-//! How a running pipeline shows itself: a line per epoch, a live line in between on a terminal, JSON lines otherwise.
+//! Output of a running pipeline: a line per epoch, a live line in between on a terminal, JSON lines otherwise.
 
 use std::fmt::Write;
 use std::io::IsTerminal;
@@ -25,12 +25,12 @@ struct Live {
 }
 
 impl Report {
-    /// JSON lines when `json`, or when standard output is not a terminal and nobody asked for text.
+    /// Prints JSON lines if `json`, else text.
     pub fn new(json: bool, output: Printer) -> Self {
         Self { json, attended: std::io::stdout().is_terminal(), output, live: Mutex::default() }
     }
 
-    /// Shows one epoch, to whoever reads.
+    /// Prints one epoch.
     pub fn epoch(&self, progress: &Progress) {
         if self.json {
             if let Ok(line) = serde_json::to_string(progress) {
@@ -110,7 +110,7 @@ pub fn grouped(number: u64) -> String {
     out
 }
 
-/// Bytes for people: `1.5 MiB`.
+/// Bytes in readable form: `1.5 MiB`.
 pub fn size(bytes: u64) -> String {
     const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
     let mut value = bytes as f64;

@@ -1,4 +1,4 @@
-//! `weir restore`: a warehouse made of a backup; with `--epoch`, see [`go_back`].
+//! `weir restore`: creates a warehouse from a backup; with `--epoch`, see [`go_back`].
 
 use std::path::PathBuf;
 
@@ -11,24 +11,25 @@ use crate::config::Config;
 use crate::delta::TableStore;
 use crate::error::{Error, Result};
 
-/// What was typed.
+/// Arguments of `weir restore`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// With --epoch: the pipeline's SQL files, if it has exactly-once Kafka sinks or tables with storage options of their own
+    /// With --epoch: the pipeline's SQL files, if it has exactly-once Kafka sinks or tables with storage options of their
+    /// own
     files: Vec<PathBuf>,
-    /// The pipeline to take back
+    /// The pipeline to reset
     #[arg(long)]
     pipeline: Option<String>,
-    /// The epoch that the pipeline goes back to: the last one that stays
+    /// The epoch to which the pipeline is reset: the last one that stays
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     epoch: Option<u64>,
     /// The folder or URL that keeps the backups
     #[arg(long, value_name = "PLACE")]
     from: Option<String>,
-    /// Which backup, by its id or the beginning of it [default: the newest]
+    /// The backup's id or the beginning of it [default: the newest]
     #[arg(long, value_name = "ID")]
     backup: Option<String>,
-    /// The warehouse to make [default: the configured one]
+    /// The warehouse to create [default: the configured one]
     #[arg(long, value_name = "WAREHOUSE")]
     to: Option<String>,
     /// Delete everything in the warehouse first
@@ -44,8 +45,8 @@ enum Wanted<'a> {
 }
 
 impl Args {
-    /// Parses the target of the restore. Errors: options of both kinds, or not enough of one. None is passed over: what it narrows or protects would be
-    /// overwritten.
+    /// Parses the target of the restore. Errors: options of both kinds, or not enough of one. No option is ignored, because
+    /// data that it was meant to exclude or protect would be overwritten.
     fn wanted(&self) -> Result<Wanted<'_>> {
         const WAYS: &str = "`weir restore --pipeline p --epoch n` takes one pipeline back; `weir restore --from PLACE` makes a warehouse of a backup, into an \
              empty one or with --replace.";
@@ -76,7 +77,8 @@ impl Args {
     }
 }
 
-/// Restores a whole warehouse, or takes a pipeline back. Errors: no such backup; the warehouse is not empty; a file of the backup is missing or damaged.
+/// Restores a whole warehouse, or resets a pipeline. Errors: no such backup; the warehouse is not empty; a file of the
+/// backup is missing or damaged.
 pub async fn run(args: Args, config: &Config) -> Result<(), Failure> {
     let from = match args.wanted()? {
         Wanted::Pipeline { pipeline, epoch } => return go_back::run(pipeline, epoch, &args.files, config).await,

@@ -20,7 +20,7 @@ use crate::metrics::Metrics;
 use crate::plan::Targets;
 use crate::source::delta::Reach;
 
-/// What was typed.
+/// Arguments of `weir run`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// SQL files, bound together
@@ -29,18 +29,18 @@ pub struct Args {
     /// Only this pipeline
     #[arg(long)]
     pipeline: Option<String>,
-    /// When epochs end: an interval such as '1 second', 'available now' or 'continuous'; wins over the SQL
+    /// The end of epochs: an interval such as '1 second', 'available now' or 'continuous'; overrides the SQL
     #[arg(long, value_parser = parse_trigger)]
     trigger: Option<Trigger>,
     /// Also serve Flight SQL and HTTP (addresses in the configuration)
     #[arg(long)]
     serve: bool,
-    /// Operators that have no state after an edit of the SQL begin empty; state that no operator wants any more is dropped
+    /// Operators that have no state after an edit of the SQL begin empty; state that no operator uses any more is dropped
     #[arg(long)]
     allow_rebuild: bool,
 }
 
-/// How long the last round of upkeep is waited for.
+/// The time limit for the last round of upkeep.
 const UPKEEP_ENDS: Duration = Duration::from_secs(60);
 
 fn parse_trigger(text: &str) -> Result<Trigger, String> {
@@ -59,7 +59,7 @@ pub async fn run(args: Args, config: &Config, printing: &Printing) -> Result<(),
     let Some(Started { runner, jobs, server }) = started else { return Ok(()) };
     let upkeep = runner.upkeep(config, &jobs, stop.clone());
     let finish = run_all(jobs, stop.clone()).await;
-    // Upkeep ends by itself when it has finished its round: cut off, it would leave a thread behind that has no runtime.
+    // Upkeep ends after its current round: if it were aborted, it would leave a thread without a runtime.
     stop.now();
     if tokio::time::timeout(UPKEEP_ENDS, upkeep).await.is_err() {
         tracing::warn!("upkeep has not ended in time");
@@ -73,15 +73,15 @@ pub async fn run(args: Args, config: &Config, printing: &Printing) -> Result<(),
     Ok(())
 }
 
-/// Pipelines about to run.
+/// Pipelines that are ready to run.
 struct Started {
     runner: Runner,
     jobs: Vec<epoch::Job>,
     server: Option<Server>,
 }
 
-/// Everything before the first record: stores are looked at, brokers connected, statements answered, servers started. `None`: the files
-/// have no pipeline, only statements.
+/// Does everything before the first record: opens stores, connects brokers, answers statements, starts servers. `None` if
+/// the files have no pipeline, only statements.
 async fn start(args: &Args, config: &Config, printing: &Printing) -> Result<Option<Started>, Failure> {
     let mut project = Project::read(&args.files)?;
     let env = environment()?.with_output(printing.output.clone());
@@ -112,7 +112,7 @@ pub struct Runner {
 }
 
 impl Runner {
-    /// Everything wrong with the files, before anything is made or run.
+    /// Finds all errors in the files, before anything is created or run.
     async fn check(&self, project: &Project, statements: &Statements) -> Result<(), Failure> {
         let (mut known, mut failed) = (Targets::new(), Vec::new());
         for pipeline in &project.catalog.pipelines {
@@ -183,7 +183,7 @@ impl Runner {
         }))
     }
 
-    /// Log checkpoints, log cleanup and old manifests, beside the commits.
+    /// Starts upkeep beside the commits: log checkpoints, log cleanup, removal of old manifests.
     pub fn upkeep(&self, config: &Config, jobs: &[epoch::Job], stop: Stop) -> tokio::task::JoinHandle<()> {
         let policy = epoch::UpkeepPolicy {
             checkpoint_every_commits: config.maintenance.checkpoint_every_commits,

@@ -23,24 +23,24 @@ use crate::serve::warehouse::location::Location;
 use crate::serve::warehouse::{Declared, Warehouse, WarehouseOptions};
 use crate::source::delta::Reach;
 
-/// What was typed after `weir serve`.
+/// Arguments of `weir serve`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The warehouse's folder; default: the configuration's
     #[arg(long, value_name = "PATH")]
     warehouse: Option<String>,
-    /// A SQL file whose sources, views, models … can be asked about and whose functions can be called; may be repeated
+    /// A SQL file whose sources, views, models … can be described and whose functions can be called; may be repeated
     #[arg(short, long = "file", value_name = "FILE")]
     files: Vec<PathBuf>,
-    /// Where Flight SQL listens; port 0 takes a free one
+    /// Address of Flight SQL; port 0 takes a free one
     #[arg(long, value_name = "ADDRESS")]
     flight_listen: Option<SocketAddr>,
-    /// Where HTTP listens; port 0 takes a free one
+    /// Address of HTTP; port 0 takes a free one
     #[arg(long, value_name = "ADDRESS")]
     http_listen: Option<SocketAddr>,
 }
 
-/// Where the two servers listen and how.
+/// Addresses and settings of the two servers.
 #[derive(Debug, Clone)]
 pub struct ServeOptions {
     /// `None` = no Flight SQL.
@@ -66,7 +66,7 @@ impl Servers {
         Ok(())
     }
 
-    /// One line a server, for people.
+    /// One line per server, for people.
     pub fn addresses(&self) -> Vec<String> {
         let flight = self.flight.as_ref().map(|server| format!("Flight SQL  grpc://{}", server.addr));
         let http = self.http.as_ref().map(|server| format!("dashboard   http://{}/", server.addr));
@@ -74,7 +74,7 @@ impl Servers {
     }
 }
 
-/// Starts the servers; `weir run --serve` does the same beside its pipelines. Both end when `shutdown` completes.
+/// Starts the servers, as `weir run --serve` does beside its pipelines. Both end when `shutdown` completes.
 pub async fn start(
     options: ServeOptions,
     warehouse: Arc<Warehouse>,
@@ -98,7 +98,7 @@ pub async fn start(
 }
 
 impl ServeOptions {
-    /// Both servers as the configuration says. Errors: a certificate or key that cannot be read.
+    /// Both servers with their configured settings. Errors: a certificate or key that cannot be read.
     pub fn from_config(config: &Config) -> Result<Self> {
         let read = |path: &Path| {
             std::fs::read_to_string(path)
@@ -118,9 +118,9 @@ impl ServeOptions {
     }
 }
 
-/// The configured warehouse, or the one at `path`, a folder or an object store's URL; with what `files` declare.
+/// The configured warehouse, or the one at `path`, a folder or an object store's URL; with the declarations of `files`.
 ///
-/// Errors: what is wrong with the files.
+/// Errors: those in the files.
 pub async fn open_warehouse(config: &Config, path: Option<&str>, files: &[PathBuf]) -> Result<Arc<Warehouse>, Failure> {
     let env = Env::system()?;
     let memory = config.memory_limit_bytes();
@@ -132,7 +132,7 @@ pub async fn open_warehouse(config: &Config, path: Option<&str>, files: &[PathBu
     Ok(warehouse_of(&project, project.declared(), config, path, &env, QueryMemory::new(memory))?)
 }
 
-/// A warehouse that knows what is `declared`; its queries have a share of `memory`.
+/// A warehouse with the declarations in `declared`; its queries use `memory`.
 pub fn warehouse_of(
     project: &Project,
     declared: Declared,
@@ -153,12 +153,12 @@ pub fn warehouse_of(
     Ok(Arc::new(warehouse))
 }
 
-/// Of the 150 MiB that a process may have above `memory_limit`, what it has before its queries end.
+/// A process may use 150 MiB above `memory_limit`; at this excess its queries end.
 const ABOVE_LIMIT: u64 = 100 << 20;
-/// Below it the promise does not hold: the program itself takes more.
+/// Below this limit the promise does not hold: the program itself needs more.
 const LEAST_LIMIT: u64 = 256 << 20;
 
-/// Resident bytes at which queries end.
+/// Resident bytes at which queries are ended.
 pub fn brake_bytes(config: &Config) -> u64 {
     config.memory_limit_bytes().max(LEAST_LIMIT) + ABOVE_LIMIT
 }

@@ -34,7 +34,7 @@ impl Server {
         Self::start_at(options, config, around, project, metrics).await
     }
 
-    /// As [`Server::start`], at free ports where the configured ones are taken.
+    /// As [`Server::start`], at free ports if the configured ones are taken.
     pub async fn start_anywhere(
         config: &Config,
         around: &Surroundings,
@@ -59,7 +59,7 @@ impl Server {
         project: &Project,
         metrics: Arc<Metrics>,
     ) -> Result<Self> {
-        // Their share of the memory limit, so that queries cannot starve the pipelines.
+        // The queries' share of the memory limit, so that they cannot starve the pipelines.
         let memory = around.limits.pool.queries();
         let warehouse = warehouse_of(project, project.declared(), config, None, &around.env, memory)?;
         let stop = Stop::default();
@@ -72,7 +72,7 @@ impl Server {
         Ok(Self { flight: flight.addr, http: http.addr, servers, stop })
     }
 
-    /// Says where the servers are, in the log.
+    /// Logs the addresses of the servers.
     pub fn announce(&self, printing: &Printing) {
         if printing.json {
             tracing::info!(flight = %self.flight, http = %self.http, "serving");
@@ -83,7 +83,7 @@ impl Server {
         }
     }
 
-    /// Ends the servers; open queries are cut off after a moment.
+    /// Ends the servers; waits at most 1.5 s for open queries.
     pub async fn stop(self) {
         self.stop.now();
         let ended = tokio::time::timeout(std::time::Duration::from_millis(1_500), self.servers.join()).await;

@@ -1,7 +1,8 @@
-//! Ctrl-C and SIGTERM: the first asks for a clean end, the second ends at once, and so does the time that a clean end may take.
+//! Ctrl-C and SIGTERM: the first starts a clean end; a second ends the process at once, as does the time limit of a clean
+//! end.
 //!
-//! They are listened to by a thread of their own, so that nothing that the engine does, and nobody who does not read what it prints, can
-//! be in their way. An end at once is as safe as a crash: the next run commits what was half committed and reads the rest again.
+//! A separate thread listens for them, so that neither a busy engine nor output that nobody reads can delay them. An
+//! immediate end is as safe as a crash: the next run completes a half-done commit and reads the rest again.
 
 use std::time::Duration;
 
@@ -12,16 +13,16 @@ use crate::epoch::Stop;
 use crate::error::{Context, Error, Result};
 use crate::output::{Patience, Printer};
 
-/// The exit code of a program that was interrupted twice.
+/// The exit code after a second signal.
 const INTERRUPTED: i32 = 130;
 
-/// How long a clean end may take; with what starts and ends around it the process is gone within 5 s.
+/// The time limit for a clean end; with starting and ending around it, the process ends within 5 s.
 const CLEAN_END: Duration = Duration::from_secs(4);
 
-/// How long the last line of the log is waited for.
+/// The time limit for writing the last line of the log.
 const LAST_WORDS: Duration = Duration::from_millis(200);
 
-/// Until [`listen`] does more, lets the first signal end the process with 0 at once: it has begun nothing.
+/// Until [`listen`] takes over, lets the first signal end the process at once with code 0: it has begun nothing.
 pub fn end_early() {
     extern "C" fn end(_signal: libc::c_int) {
         exit(0)
@@ -29,23 +30,23 @@ pub fn end_early() {
     handle(end as extern "C" fn(libc::c_int) as libc::sighandler_t);
 }
 
-/// Undoes [`end_early`]: a signal ends the process as it does any other.
+/// Undoes [`end_early`]: a signal has its default effect again.
 pub fn end_as_usual() {
     handle(libc::SIG_DFL);
 }
 
 fn handle(handler: libc::sighandler_t) {
     for signal in [libc::SIGTERM, libc::SIGINT] {
-        // SAFETY: the handler is the default one, or a function that calls nothing but `_exit`, which is allowed in it.
+        // SAFETY: the handler is the default one, or a function that calls only `_exit`, which is async-signal-safe.
         unsafe { libc::signal(signal, handler) };
     }
 }
 
-/// Sets `stop` at the first signal and ends the process at the second, or when a clean end has not come in time.
+/// Sets `stop` at the first signal; ends the process at the second, or if a clean end takes too long.
 pub fn listen(stop: Stop, log: Printer) -> Result<()> {
     let failed = || "signals cannot be listened to".to_owned();
     let runtime = Builder::new_current_thread().enable_all().build().environment(failed)?;
-    // A handler that is there would be called by the new one, too.
+    // The new handler would also call an existing one.
     end_as_usual();
     let mut signals = {
         let _inside = runtime.enter();
@@ -68,7 +69,7 @@ struct Signals {
 }
 
 impl Signals {
-    /// Waits until the process has to end at once; gives its exit code and why.
+    /// Waits until the process has to end at once; returns its exit code and the reason.
     async fn end(&mut self, stop: &Stop) -> (i32, &'static str) {
         self.next().await;
         if !stop.is_set() {
@@ -90,8 +91,8 @@ impl Signals {
     }
 }
 
-/// Ends the process without what usually comes before: handlers and buffers may wait for threads that do not end.
+/// Ends the process without exit handlers or flushing buffers, which may wait for threads that do not end.
 fn exit(code: i32) -> ! {
-    // SAFETY: takes a number and does not return; nothing of the process is used after it.
+    // SAFETY: takes a number and does not return; nothing of the process is used afterwards.
     unsafe { libc::_exit(code) }
 }

@@ -1,7 +1,8 @@
 //! The statements of SQL files that declare nothing: SELECT, SHOW, DESCRIBE, EXPLAIN, VERIFY PIPELINE.
 //!
-//! All are checked with the rest of the files. `weir run` answers them in their order before pipelines start; `weir explain`
-//! answers EXPLAIN. They read the warehouse as it is; a declared table that no pipeline has written yet is empty.
+//! All are checked with the rest of the files. `weir run` runs them in their order before pipelines start; `weir explain`
+//! runs the EXPLAINs. They read the warehouse's current contents; a declared table that no pipeline has written yet is
+//! empty.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -23,16 +24,16 @@ use crate::sql::statement::{AsOf, Describe, Migration, Name, Verify};
 use crate::sql::suggest::did_you_mean;
 use crate::sql::{Diagnostic, Statement, StatementKind};
 
-/// The statements of a project, and the warehouse that answers them.
+/// The statements of a project, and the warehouse on which they run.
 pub struct Statements {
     /// `None` = there are no statements.
     warehouse: Option<Arc<Warehouse>>,
-    /// The warehouse is the real one.
+    /// `true` if the warehouse is the configured one, not an empty substitute.
     connected: bool,
 }
 
 impl Statements {
-    /// The statements of `project`; with [`Reach::Local`] a warehouse on another machine is not asked.
+    /// The statements of `project`; with [`Reach::Local`] a remote warehouse is not opened.
     pub fn of(project: &Project, config: &Config, env: &Env, reach: Reach) -> Result<Self> {
         if project.catalog.statements.is_empty() {
             return Ok(Self { warehouse: None, connected: false });
@@ -46,12 +47,12 @@ impl Statements {
         Ok(Self { warehouse: Some(warehouse), connected })
     }
 
-    /// True when the files have no such statement.
+    /// True if the files have no such statement.
     pub fn is_empty(&self) -> bool {
         self.warehouse.is_none()
     }
 
-    /// What is wrong with them. Errors: the warehouse cannot be read.
+    /// The errors in them. Errors: the warehouse cannot be read.
     pub async fn problems(&self, project: &Project) -> Result<Vec<Diagnostic>> {
         let mut found = Vec::new();
         for statement in &project.catalog.statements {
@@ -80,7 +81,7 @@ impl Statements {
         }
     }
 
-    /// What is unknown may be there, where it is not looked.
+    /// Adds a hint to an unknown name if the real warehouse, where it may exist, was not opened.
     fn unknown(&self, found: Diagnostic) -> Diagnostic {
         if self.connected || !found.message.ends_with("does not exist") {
             return found;
@@ -89,7 +90,7 @@ impl Statements {
         Diagnostic { hint: Some(hint.to_owned()), ..found }
     }
 
-    /// Answers all of them, in their order. Errors: the first that fails; a VERIFY that finds a difference.
+    /// Runs all of them, in their order. Errors: the first that fails; a VERIFY that finds a difference.
     pub async fn run(
         &self,
         project: &Project,
@@ -115,7 +116,7 @@ impl Statements {
         Ok(())
     }
 
-    /// Answers the EXPLAINs, in their order.
+    /// Runs the EXPLAINs, in their order.
     pub async fn explain(&self, project: &Project, config: &Config, around: &Surroundings) -> Result<(), Failure> {
         for statement in &project.catalog.statements {
             match &statement.kind {
@@ -161,7 +162,7 @@ async fn migrate(project: &Project, asked: &Migration, config: &Config, around: 
     }
 }
 
-/// True when the cause of whatever is wrong with the statement has been told already.
+/// True if the statement depends on an object whose error is already reported.
 fn hangs_on_what_is_broken(project: &Project, kind: &StatementKind) -> bool {
     let catalog = &project.catalog;
     match kind {

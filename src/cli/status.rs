@@ -1,4 +1,4 @@
-//! `weir status`: what the warehouse's pipelines did last.
+//! `weir status`: the last epochs of the warehouse's pipelines.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -13,7 +13,7 @@ use crate::epoch::{self, Progress, is_progress};
 use crate::error::{Error, Result};
 use crate::state::ManifestStore;
 
-/// What was typed.
+/// Arguments of `weir status`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Only this pipeline
@@ -21,13 +21,13 @@ pub struct Args {
     /// The last epoch of each pipeline as JSON
     #[arg(long)]
     json: bool,
-    /// How many epochs to show of each pipeline
+    /// Number of epochs to show of each pipeline
     #[arg(short = 'n', long, default_value_t = 1)]
     epochs: usize,
 }
 
-/// Prints the newest epochs of each pipeline. Errors: a warehouse that is not a local folder, a pipeline that never ran; damaged progress,
-/// once the rest has been shown.
+/// Prints the newest epochs of each pipeline. Errors: a warehouse that is not a local folder; a pipeline that never ran; a
+/// damaged progress file, after the rest was printed.
 pub async fn run(args: Args, config: &Config) -> Result<()> {
     let folder = crate::delta::local_folder(&config.warehouse).ok_or_else(|| {
         Error::config("`weir status` reads a local warehouse")
@@ -72,16 +72,16 @@ pub async fn run(args: Args, config: &Config) -> Result<()> {
     Ok(())
 }
 
-/// Facts from a pipeline's manifests that its progress file lacks.
+/// The newest manifest of a pipeline whose progress file shows no epoch.
 struct NewestManifest {
     epoch: u64,
-    /// RFC 3339, when it was written.
+    /// Time at which the manifest was written, RFC 3339.
     timestamp: String,
     /// The defect of the progress file.
     progress: String,
 }
 
-/// The newest manifest in a pipeline's folder, if there is one.
+/// The newest manifest in a pipeline's folder, if any.
 fn newest_manifest(folder: &Path) -> Option<NewestManifest> {
     let entries = std::fs::read_dir(folder.join("manifests")).ok()?;
     let named = |entry: io::Result<std::fs::DirEntry>| {
@@ -112,17 +112,17 @@ impl NewestManifest {
     }
 }
 
-/// What can be read of a progress file.
+/// The readable contents of a progress file.
 #[derive(Debug, Default, PartialEq)]
 struct Kept {
-    /// Lines with what they say, oldest first.
+    /// Lines with their parsed contents, oldest first.
     epochs: Vec<(String, Progress)>,
-    /// What is wrong with the file.
+    /// The defect of the file, if any.
     damage: Option<String>,
 }
 
-/// The newest `count` epochs of a progress file. Nothing where there is no file. A last line that is not ended is being written; damage
-/// before the epochs that are asked for harms nobody.
+/// Reads the newest `count` epochs of a progress file; empty if there is no file. A last line without a line end is still
+/// being written; damage before the requested epochs is ignored.
 fn read(path: &Path, count: usize) -> Kept {
     let bytes = match std::fs::read(path) {
         Ok(bytes) => bytes,

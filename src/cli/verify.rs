@@ -1,4 +1,4 @@
-//! `weir verify`: the same SQL in batch, compared with what was streamed.
+//! `weir verify`: runs the same SQL in batch and compares the result with the streamed tables.
 
 use std::path::PathBuf;
 
@@ -12,7 +12,7 @@ use crate::config::Config;
 use crate::epoch::{Comparison, Surroundings, verify};
 use crate::error::Error;
 
-/// What was typed.
+/// Arguments of `weir verify`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// SQL files, bound together
@@ -39,7 +39,7 @@ pub async fn run(args: Args, config: &Config) -> Result<(), Failure> {
     if differing == 0 { Ok(()) } else { Err(differ(differing).into()) }
 }
 
-/// Compares the tables of one pipeline and prints each; gives how many differ, `None` when the pipeline has not run.
+/// Compares the tables of one pipeline and prints each; returns the number that differ, `None` if the pipeline has not run.
 pub async fn pipeline(
     project: &Project,
     pipeline: &PipelineDef,
@@ -56,7 +56,7 @@ pub async fn pipeline(
     Ok(Some(compared.iter().filter(|comparison| comparison.differs()).count()))
 }
 
-/// That so many tables differ.
+/// The error that `count` tables differ.
 pub fn differ(count: usize) -> Error {
     Error::sql(format!("{count} of the tables differ from what the SQL says in batch"))
         .with_detail(
