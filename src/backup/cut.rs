@@ -1,8 +1,9 @@
 //! Chooses the state of a warehouse that a backup holds: facts in, a cut out. No I/O.
 //!
-//! A cut names an epoch of every pipeline and a version of every table such that they belong together: a table holds exactly the
-//! epochs of each pipeline up to the pipeline's own, every one of them whole, and no pipeline has read beyond a table's version.
-//! Pipelines go on while the facts are gathered; where they do not fit, older epochs are tried, and then newer facts are gathered.
+//! A cut names an epoch of every pipeline and a version of every table that are consistent: a table holds exactly the epochs
+//! of each pipeline up to the pipeline's own, every one of them whole, and no pipeline has read beyond a table's version.
+//! Pipelines continue while the facts are gathered; if the facts do not fit together, older epochs are tried, and then newer
+//! facts are gathered.
 
 use std::collections::BTreeMap;
 
@@ -21,7 +22,7 @@ pub struct EpochCommit {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TableFacts {
     pub latest: u64,
-    /// The last epoch of each pipeline that the table holds.
+    /// The last epoch of each pipeline in the table.
     pub standing: BTreeMap<String, (Epoch, ManifestId)>,
     /// Commits of epochs among the newest log entries, oldest first.
     pub tail: Vec<EpochCommit>,
@@ -41,29 +42,29 @@ pub struct ManifestFacts {
 /// The facts of a pipeline: its newest manifests.
 pub type PipelineFacts = BTreeMap<(Epoch, ManifestId), ManifestFacts>;
 
-/// Everything that is known.
+/// All known facts.
 #[derive(Debug, Clone, Default)]
 pub struct Facts {
     pub tables: BTreeMap<String, TableFacts>,
     pub pipelines: BTreeMap<String, PipelineFacts>,
 }
 
-/// Epochs and versions that belong together.
+/// Epochs and versions that are consistent with each other.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Cut {
-    /// `None`: a pipeline that has committed nothing to any table.
+    /// `None` for a pipeline that has committed nothing to any table.
     pub epochs: BTreeMap<String, Option<(Epoch, ManifestId)>>,
     pub versions: BTreeMap<String, u64>,
 }
 
-/// Chooses the newest cut that the facts allow. `Err` says what does not fit; later facts may.
+/// Chooses the newest cut that the facts allow. `Err` describes a contradiction; later facts may resolve it.
 pub fn choose(facts: &Facts) -> Result<Cut, String> {
     let mut limits: BTreeMap<&str, Epoch> = BTreeMap::new();
     for pipeline in facts.pipelines.keys() {
         let newest = facts.tables.values().filter_map(|table| table.standing.get(pipeline)).map(|(epoch, _)| *epoch);
         limits.insert(pipeline, newest.max().unwrap_or(Epoch(0)));
     }
-    // Every round lowers a limit.
+    // Ends, because every round lowers a limit.
     loop {
         let mut epochs = BTreeMap::new();
         for (pipeline, limit) in &limits {
@@ -84,7 +85,7 @@ pub fn choose(facts: &Facts) -> Result<Cut, String> {
     }
 }
 
-/// The pipeline's newest epoch up to `limit` that every table has which should.
+/// The pipeline's newest epoch up to `limit` that is in every table to which its manifest commits.
 fn newest_whole(facts: &Facts, pipeline: &str, limit: Epoch) -> Result<Option<(Epoch, ManifestId)>, String> {
     if limit == Epoch(0) {
         return Ok(None);
@@ -135,7 +136,7 @@ fn version_of(
     }
 }
 
-/// A pipeline whose chosen epoch does not fit the versions, and the epoch that it should stay at or below.
+/// A pipeline whose chosen epoch does not fit the versions, and the largest epoch that may fit.
 fn misfit(facts: &Facts, cut: &Cut) -> Option<(String, Epoch)> {
     for (pipeline, chosen) in &cut.epochs {
         let Some((epoch, id)) = chosen else { continue };
@@ -210,7 +211,7 @@ mod tests {
 
     #[test]
     fn a_table_of_two_pipelines_is_cut_where_both_are_whole() {
-        // p has 2 in `shared` but not in `own`; q's 5 came after it, so q goes back to 4.
+        // p has epoch 2 in `shared` but not in `own`; q's epoch 5 came after it, so q is cut at 4.
         let shared = table(vec![commit(1, "p", 1), commit(2, "q", 4), commit(3, "p", 2), commit(4, "q", 5)]);
         let own = table(vec![commit(1, "p", 1)]);
         let pipelines = vec![("p", pipeline(1..=2, &["own", "shared"], &[])), ("q", pipeline(4..=5, &["shared"], &[]))];
@@ -220,7 +221,7 @@ mod tests {
 
     #[test]
     fn who_reads_a_table_stays_behind_who_writes_it() {
-        // The writer's epoch 2 is half done; the reader has read it already in its epoch 8.
+        // The writer's epoch 2 is half done, and the reader has already read it in its epoch 8.
         let a = table(vec![commit(1, "w", 1), commit(2, "w", 2)]);
         let b = table(vec![commit(1, "w", 1)]);
         let c = table(vec![commit(1, "r", 7), commit(2, "r", 8)]);

@@ -1,11 +1,12 @@
-//! Copies of a whole warehouse, taken while its pipelines run, and what is made of them elsewhere.
+//! Copies of a whole warehouse, taken while its pipelines run, and the warehouses that are restored from them.
 //!
-//! A backup holds the tables, the pipelines' manifests and state and what else lies in `_weir`, as they were at one [`cut`]. It goes
-//! to a [`place`] of any store, which keeps every file once, by its SHA-256: a second backup adds only what is new. The backup's own
-//! list of files is written last, so a backup that was broken off is no backup, and what it has copied serves the next.
+//! A backup holds the tables, the pipelines' manifests and state, and the other files in `_weir`, as they were at one
+//! [`cut`]. It goes to a [`place`] in any store, which keeps every file once, by its SHA-256: a second backup adds only new
+//! files. The backup's own list of files is written last, so an interrupted backup does not count, but the next one reuses
+//! the files that it copied.
 //!
-//! Leaves to others: sources and sinks outside of the warehouse, and what a pipeline does when its Kafka sinks are ahead of the
-//! tables that were restored (`epoch` decides that).
+//! Leaves to others: sources and sinks outside of the warehouse, and the behaviour of a pipeline whose Kafka sinks are ahead
+//! of the restored tables (`epoch` decides that).
 
 mod cut;
 mod place;

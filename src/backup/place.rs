@@ -1,4 +1,5 @@
-//! The place that keeps backups: `files/<xx>/<sha256>` holds every file once, `backups/<id>.json` lists the files of a backup.
+//! The place that keeps backups: `files/<xx>/<sha256>` holds every file once, `backups/<id>.json` lists the files of a
+//! backup.
 
 use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
@@ -16,10 +17,10 @@ use crate::error::{Context, Error, Result};
 /// The layout of [`Backup`] that this version writes, and the only one it reads.
 const FORMAT: u32 = 1;
 
-/// Files up to this size are copied in one piece; of larger ones, pieces of this size.
+/// Files up to this size are copied in one piece; larger ones in pieces of this size.
 const PIECE: u64 = 16 << 20;
 
-/// A backup that is whole.
+/// A complete backup.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Backup {
     pub format: u32,
@@ -31,11 +32,11 @@ pub struct Backup {
     pub weir: String,
     /// The location of the warehouse.
     pub warehouse: String,
-    /// The epoch at which each pipeline is; a pipeline that had committed none is not listed.
+    /// Each pipeline's epoch; a pipeline that had committed none is not listed.
     pub pipelines: BTreeMap<String, PipelineAt>,
     /// The version of each table, by its folder below the warehouse.
     pub tables: BTreeMap<String, u64>,
-    /// The locations that manifests give, each with the folder below the warehouse.
+    /// The locations in manifests, each with its folder below the warehouse.
     pub locations: BTreeMap<String, String>,
     pub files: Vec<BackupFile>,
 }
@@ -56,7 +57,7 @@ pub struct BackupFile {
     pub bytes: u64,
     /// Hexadecimal.
     pub sha256: String,
-    /// When the warehouse's file was written, milliseconds since 1970 UTC.
+    /// Time at which the warehouse's file was written, milliseconds since 1970 UTC.
     pub modified_ms: i64,
 }
 
@@ -78,9 +79,9 @@ pub struct ListedBackups {
 /// The result of copying a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Copied {
-    /// The place has it now; `new`: it did not have it before.
+    /// The place has the file; `new` if it did not have it before.
     Kept { sha256: String, new: bool },
-    /// The file is gone, or is no longer of the size that was listed.
+    /// The file was deleted, or no longer has the listed size.
     Changed,
 }
 
@@ -98,12 +99,13 @@ impl BackupPlace {
         Self { location: store.location().to_owned(), folder: store.clone(), store: store.object_store() }
     }
 
-    /// As the user wrote it.
+    /// The location as the user wrote it.
     pub fn location(&self) -> &str {
         &self.location
     }
 
-    /// Errors: the place and the warehouse are one folder, or one lies in the other: replacing the warehouse would delete backups.
+    /// Errors: the place and the warehouse are one folder, or one contains the other: replacing the warehouse would delete
+    /// backups.
     pub fn apart_from(&self, warehouse: &TableStore) -> Result<()> {
         let folders = [self.folder.clone(), self.folder.child("files")?, self.folder.child("backups")?];
         if folders.iter().all(|folder| !folder.overlaps(warehouse)) {
@@ -134,7 +136,7 @@ impl BackupPlace {
         Path::from(format!("files/{}/{sha256}", sha256.get(..2).unwrap_or_default()))
     }
 
-    /// The whole backups. Errors: the place cannot be listed; a backup that cannot be read is an entry.
+    /// The complete backups, and those that cannot be read. Errors: the place cannot be listed.
     pub async fn list(&self) -> Result<ListedBackups> {
         let failed = || format!("backups in `{}` cannot be listed", self.location);
         let listed: Vec<_> = self.store.list(Some(&Path::from("backups"))).try_collect().await.environment(failed)?;
@@ -170,7 +172,7 @@ impl BackupPlace {
         }
     }
 
-    /// Writes down that a backup is whole.
+    /// Writes the backup's list of files, which makes it complete.
     pub async fn finish(&self, backup: &Backup) -> Result<()> {
         let bytes = serde_json::to_vec(backup).internal(|| "a backup cannot be written down".to_owned())?;
         let path = Path::from(format!("backups/{}.json", backup.id));
@@ -178,7 +180,7 @@ impl BackupPlace {
         written.map(drop).environment(|| format!("backup `{path}` cannot be written to `{}`", self.location))
     }
 
-    /// The SHA-256 and the bytes of all files that the place has.
+    /// The SHA-256 and the size of all files in the place.
     pub async fn kept(&self) -> Result<HashSet<(String, u64)>> {
         let failed = || format!("files of backups in `{}` cannot be listed", self.location);
         let listed: Vec<_> = self.store.list(Some(&Path::from("files"))).try_collect().await.environment(failed)?;
@@ -195,10 +197,10 @@ impl BackupPlace {
         }
     }
 
-    /// Copies a file of `bytes` bytes here unless it is here.
+    /// Copies a file of `bytes` bytes to the place unless it is there already.
     pub async fn keep(&self, from: &Arc<dyn ObjectStore>, path: &Path, bytes: u64) -> Result<Copied> {
         if bytes <= PIECE {
-            // Read once, so that a file that grows is kept as it was then.
+            // Read once, so that a file that grows is kept as it was at that moment.
             let Some(whole) = piece(from, path, 0..bytes).await? else { return Ok(Copied::Changed) };
             let sha256 = hex::encode(Sha256::digest(&whole));
             if self.has(&sha256, bytes).await? {
@@ -216,7 +218,7 @@ impl BackupPlace {
         if copy(from, path, &self.store, &target, bytes).await?.as_ref() == Some(&sha256) {
             return Ok(Copied::Kept { sha256, new: true });
         }
-        // Something else than the name says must not stay under it.
+        // A file whose contents do not match its name must not stay.
         match self.store.delete(&target).await {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(Copied::Changed),
             Err(error) => {
@@ -225,13 +227,13 @@ impl BackupPlace {
         }
     }
 
-    /// Copies a backup's file to `path` of another store. Errors: it is not here, or not what it was.
+    /// Copies a backup's file to `path` in another store. Errors: it is missing or damaged.
     pub async fn bring(&self, file: &BackupFile, to: &Arc<dyn ObjectStore>, path: &Path) -> Result<()> {
         let from = Self::path_of(&file.sha256);
         self.judge(file, copy(&self.store, &from, to, path, file.bytes).await?)
     }
 
-    /// Errors: a backup's file is not here or not of its size; with `read`, its bytes are not what they were.
+    /// Errors: a backup's file is missing or has another size; with `read`, its contents are damaged.
     pub async fn verify(&self, file: &BackupFile, read: bool) -> Result<()> {
         let found = match read {
             true => hash(&self.store, &Self::path_of(&file.sha256), file.bytes).await?,
@@ -252,7 +254,7 @@ impl BackupPlace {
             .with_hint("Restore another one with `--backup ID`; `weir backup PLACE --list` shows them. While the warehouse still has the file, the next `weir backup` copies it again."))
     }
 
-    /// The bytes of a backup's file, a small one.
+    /// The bytes of a backup's file, which must be small.
     pub async fn content(&self, file: &BackupFile) -> Result<Vec<u8>> {
         let from = Self::path_of(&file.sha256);
         let failed = || format!("file `{from}` of the backups in `{}` cannot be read", self.location);
@@ -268,7 +270,7 @@ fn pieces(bytes: u64) -> impl Iterator<Item = Range<u64>> {
     (0..bytes.div_ceil(PIECE)).map(move |piece| piece * PIECE..((piece + 1) * PIECE).min(bytes))
 }
 
-/// A piece of a file; `None` when the file is gone or too short.
+/// A piece of a file; `None` if the file was deleted or is too short.
 async fn piece(store: &Arc<dyn ObjectStore>, path: &Path, range: Range<u64>) -> Result<Option<bytes::Bytes>> {
     let wanted = range.end - range.start;
     if wanted == 0 {
@@ -298,7 +300,7 @@ async fn hash(store: &Arc<dyn ObjectStore>, path: &Path, bytes: u64) -> Result<O
     Ok(has_size(store, path, bytes).await?.then(|| hex::encode(hash.finalize())))
 }
 
-/// Copies a file; returns the SHA-256 of what was copied, `None` when the file is gone or not of this size.
+/// Copies a file; returns the SHA-256 of the copied bytes, `None` if the file was deleted or has another size.
 async fn copy(
     from: &Arc<dyn ObjectStore>,
     path: &Path,

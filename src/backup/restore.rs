@@ -1,7 +1,7 @@
-//! Restoring a backup as a warehouse.
+//! Restores a backup as a warehouse.
 //!
-//! Tables' logs are written last, the pipelines' manifests with the new locations of their tables. While a restore is under way,
-//! [`UNFINISHED`](crate::epoch::UNFINISHED) lies in the warehouse and no pipeline starts there.
+//! The logs of tables are written last. Manifests get the new locations of their tables. During a restore, the file
+//! [`UNFINISHED`](crate::epoch::UNFINISHED) is in the warehouse, and no pipeline starts there.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use crate::epoch::{Lease, UNFINISHED, below, pipelines};
 use crate::error::{Context, Error, Result};
 use crate::state::{ManifestStore, Pins};
 
-/// Files restored side by side.
+/// Files restored concurrently.
 const AT_ONCE: usize = 8;
 
 /// The treatment of a warehouse that is not empty.
@@ -29,7 +29,8 @@ pub enum RestoreInto {
 
 /// Writes a backup's files into `warehouse`, each verified by its SHA-256.
 ///
-/// Errors: the warehouse is not empty, or has backups in it, or a pipeline runs there; a file of the backup is missing or damaged.
+/// Errors: the warehouse is not empty, contains backups, or has a running pipeline; a file of the backup is missing or
+/// damaged.
 pub async fn restore(place: &BackupPlace, backup: &Backup, warehouse: &TableStore, into: RestoreInto) -> Result<()> {
     place.apart_from(warehouse)?;
     let store = warehouse.object_store();
@@ -49,12 +50,13 @@ pub async fn restore(place: &BackupPlace, backup: &Backup, warehouse: &TableStor
         .with_detail(format!("`{}` is the list of one.", list.location))
         .with_hint("Move the backups elsewhere, with their `files`, or restore to another place with `--to`."));
     }
-    // Before anything is deleted, every byte of the backup is read: a damaged one must not cost the warehouse.
+    // Before anything is deleted, every byte of the backup is read: a damaged backup must not cost the warehouse.
     verify(place, backup, warehouse, first.is_some()).await?;
-    // The marker comes before anything is deleted, so that a replaced warehouse is never half of each.
+    // The marker is written before anything is deleted, so that no pipeline starts in a mixture of both warehouses.
     let unfinished = Path::from(UNFINISHED);
     store.put(&unfinished, backup.id.clone().into()).await.environment(failed)?;
-    // A pipeline that has begun meanwhile goes on; one that begins from now on sees the mark.
+    // A pipeline that has started meanwhile holds its lease, so the restore is refused; one that starts from now on sees the
+    // marker.
     let _leases = match leases(warehouse).await {
         Ok(leases) => leases,
         Err(error) => {
@@ -78,7 +80,7 @@ pub async fn restore(place: &BackupPlace, backup: &Backup, warehouse: &TableStor
     store.delete(&unfinished).await.environment(failed)
 }
 
-/// Keeps every pipeline of a warehouse from running. Errors: one runs, or is being backed up.
+/// Locks every pipeline of a warehouse. Errors: one runs, or is being backed up.
 async fn leases(warehouse: &TableStore) -> Result<Vec<Lease>> {
     let mut leases = Vec::new();
     for pipeline in pipelines(&warehouse.object_store(), warehouse.location()).await? {
@@ -89,7 +91,7 @@ async fn leases(warehouse: &TableStore) -> Result<Vec<Lease>> {
     Ok(leases)
 }
 
-/// Errors: a file of the backup is missing, not of its size, or, with `read`, damaged; nothing was changed.
+/// Errors: a file of the backup is missing or has another size, or, with `read`, is damaged. Changes nothing.
 async fn verify(place: &BackupPlace, backup: &Backup, warehouse: &TableStore, read: bool) -> Result<()> {
     let files = backup.files.iter().map(|file| async move {
         place.verify(file, read).await?;
@@ -134,7 +136,7 @@ fn is_manifest(path: &str) -> bool {
     is_named && parts.next() == Some("manifests") && path.starts_with("_weir/")
 }
 
-/// A manifest whose tables are below another warehouse: each is known there by its new location and by its folder.
+/// The manifest with its tables below another warehouse: each gets its new location and its folder.
 fn moved(manifest: &[u8], locations: &BTreeMap<String, String>, warehouse: &str) -> Option<Vec<u8>> {
     let mut manifest: serde_json::Value = serde_json::from_slice(manifest).ok()?;
     let relocate = |location: &mut serde_json::Value| {

@@ -1,4 +1,4 @@
-//! Surveys a warehouse: its pipelines, its tables, and the facts that a [`cut`](super::cut) is chosen by.
+//! Surveys a warehouse: its pipelines, its tables, and the facts from which a [`cut`](super::cut) is chosen.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,16 +13,16 @@ use crate::error::{Context, Error, Result};
 use crate::source::delta::version_read;
 use crate::state::{Epoch, Manifest, ManifestId, ManifestStore};
 
-/// Log entries of each table that are looked through for epochs.
+/// Newest log entries of each table that are searched for epochs.
 const TAIL: u64 = 24;
 
-/// Manifests of each pipeline that are read: the newest epochs', beside those that tables hold.
+/// Newest manifests of each pipeline that are read, beside those of epochs in tables.
 const MANIFESTS: usize = 12;
 
-/// Folders in folders that are searched for tables.
+/// Depth of nested folders that are searched for tables.
 const DEPTH: usize = 16;
 
-/// A warehouse, for reading.
+/// A warehouse, opened for reading.
 pub struct Warehouse {
     pub store: TableStore,
 }
@@ -30,11 +30,11 @@ pub struct Warehouse {
 /// The result of a survey.
 pub struct Survey {
     pub facts: Facts,
-    /// Location in manifests to folder below the warehouse.
+    /// Locations in manifests, with their folders below the warehouse.
     pub locations: BTreeMap<String, String>,
-    /// Per pipeline, its manifests' objects, paths below the warehouse.
+    /// The manifest objects of each pipeline, with paths below the warehouse.
     pub manifests: BTreeMap<String, Vec<(Epoch, ManifestId, ObjectMeta)>>,
-    /// Manifests that were read.
+    /// The manifests that were read.
     pub read: BTreeMap<(String, Epoch, ManifestId), Manifest>,
 }
 
@@ -44,7 +44,7 @@ impl Warehouse {
         pipelines(&self.store.object_store(), self.store.location()).await
     }
 
-    /// Every table in a folder below the warehouse; folders inside tables are not searched.
+    /// All tables in folders below the warehouse; folders inside tables are not searched.
     async fn tables(&self) -> Result<BTreeSet<String>> {
         let (mut tables, mut open) = (BTreeSet::new(), vec![String::new()]);
         let store = self.store.object_store();
@@ -71,12 +71,12 @@ impl Warehouse {
         self.store.child(name)
     }
 
-    /// The folder below the warehouse that a location is; `None` for one outside.
+    /// The folder of a location below the warehouse; `None` for a location outside.
     pub fn below(&self, location: &str) -> Option<String> {
         folder_below(self.store.location(), location).filter(|below| !below.is_empty())
     }
 
-    /// Gathers the facts. Manifests come first: what a pipeline has read by then, the tables have.
+    /// Gathers the facts. Manifests come first: the tables then contain everything that they say was read.
     pub async fn survey(&self) -> Result<Survey> {
         let mut survey = Survey {
             facts: Facts::default(),
@@ -124,8 +124,8 @@ impl Warehouse {
         Ok(survey)
     }
 
-    /// Reads the manifests of epochs that tables hold and that were not among the newest when those were listed: tables may have been
-    /// RESTOREd, and an epoch may have been committed since.
+    /// Reads the manifests of epochs in tables that were not among the newest manifests: tables may have been RESTOREd, and
+    /// an epoch may have been committed since.
     async fn add_held_manifests(&self, survey: &mut Survey) -> Result<()> {
         let standings = survey.facts.tables.values().flat_map(|table| table.standing.clone());
         let held: BTreeSet<(String, (Epoch, ManifestId))> = standings.collect();
@@ -146,7 +146,7 @@ impl Warehouse {
         Ok(())
     }
 
-    /// Adds the file of a manifest to the listed ones, from which those of the backup are taken.
+    /// Adds a manifest's file to the listed ones, from which the backup's are taken.
     async fn list_manifest(&self, pipeline: &str, at: (Epoch, ManifestId), survey: &mut Survey) -> Result<()> {
         let known = survey.manifests.entry(pipeline.to_owned()).or_default();
         if known.iter().any(|(epoch, id, _)| (*epoch, *id) == at) {
@@ -189,7 +189,7 @@ impl Warehouse {
             survey.locations.insert(table.location.clone(), folder.clone());
             facts.tables.push(folder);
         }
-        // Also those that the epoch has nothing for.
+        // Includes tables for which the epoch has no rows.
         for record in manifest.sinks.iter().flatten() {
             let Some(place) = &record.table else { continue };
             let folder = self.folder_of(manifest, &record.name, &place.location)?;
@@ -203,7 +203,7 @@ impl Warehouse {
         Ok(facts)
     }
 
-    /// The folder below the warehouse of a manifest's table; the warehouse may have been moved. Errors: it is outside.
+    /// The folder below the warehouse of a manifest's table, even if the warehouse was moved since. Errors: it is outside.
     fn folder_of(&self, manifest: &Manifest, name: &str, location: &str) -> Result<String> {
         let mut places = manifest.sinks.iter().flatten().filter(|record| record.name == name);
         let path = places.find_map(|record| record.table.as_ref()?.path.as_ref());
@@ -220,8 +220,8 @@ impl Warehouse {
         })
     }
 
-    /// The epochs of pipelines that a table holds. A RESTORE ends the tail: epochs of entries before it count only as far as it brought
-    /// them back, and then as of its own version.
+    /// The epochs of pipelines in a table. A RESTORE ends the tail: epochs of earlier entries count only if it brought them
+    /// back, and then as of its own version.
     async fn table(&self, folder: &str, pipelines: &[String]) -> Result<TableFacts> {
         let store = self.folder(folder)?;
         let table = Table::open(store.clone()).await?;
@@ -235,7 +235,7 @@ impl Warehouse {
             })
             .buffered(8);
         let mut restored = None;
-        // Entries before a checkpoint may be gone.
+        // Entries before a checkpoint may have been deleted.
         while let Some((version, Some(entry))) = entries.try_next().await? {
             let entry = Entry::parse(version, &entry)?;
             facts.tail_from = version;
@@ -245,7 +245,7 @@ impl Warehouse {
                 break;
             }
         }
-        // Reads that were begun and are not waited for any more would keep others from being made.
+        // Reads that were started but are no longer awaited would block further ones.
         drop(entries);
         for pipeline in pipelines {
             if logged_epoch(pipeline, |id| transactions.get(id).copied()).and_then(standing).is_none() {
@@ -283,7 +283,7 @@ fn unclear(folder: &str, pipeline: &str) -> Error {
         .with_hint("Take the pipeline to one epoch with `weir restore --pipeline`, then back up again.")
 }
 
-/// Epoch 0 says that a table was taken back to before its first epoch.
+/// `None` for epoch 0, which means that the table was reset to before its first epoch.
 fn standing((epoch, manifest): LoggedEpoch) -> Option<(Epoch, ManifestId)> {
     let epoch = u64::try_from(epoch).ok().filter(|epoch| *epoch > 0)?;
     Some((Epoch(epoch), ManifestId(manifest?)))

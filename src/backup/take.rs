@@ -1,4 +1,4 @@
-//! Taking a backup: pin, choose a cut, copy what is new, write the list.
+//! Takes a backup: pins, chooses a cut, copies new files, writes the list.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
@@ -18,25 +18,25 @@ use crate::state::{Epoch, ManifestId, Pins};
 const LOOKS: u32 = 100;
 const PAUSE: Duration = Duration::from_millis(300);
 
-/// Times that copying begins again because files changed under it.
+/// Attempts at copying, which begins again if files changed meanwhile.
 const ATTEMPTS: u32 = 5;
 
-/// Files copied side by side.
+/// Files copied concurrently.
 const AT_ONCE: usize = 8;
 
-/// Files that may be copied as they are, whatever they are just then.
+/// Files that may change while they are copied.
 const MUTABLE: &[&str] = &["progress.jsonl"];
 
 /// The result of taking a backup.
 #[derive(Debug)]
 pub struct Taken {
     pub backup: Backup,
-    /// Files, and their bytes, that the place did not have.
+    /// Number and bytes of the files that the place did not have.
     pub new_files: u64,
     pub new_bytes: u64,
 }
 
-/// A file that belongs into the backup; its path is below the warehouse.
+/// A file that belongs to the backup; its path is below the warehouse.
 struct Wanted {
     path: String,
     object: ObjectMeta,
@@ -44,7 +44,8 @@ struct Wanted {
 
 /// Backs up the warehouse. Pipelines may run; a process that is killed leaves no backup and nothing that disturbs the next.
 ///
-/// Errors: place and warehouse lie in one another; no cut can be found, since a pipeline stands in the middle of an epoch; a file that a table needs is gone; a store fails.
+/// Errors: place and warehouse contain one another; no cut can be found, since a pipeline stopped in the middle of an epoch;
+/// a file that a table needs is missing; a store fails.
 pub async fn take(warehouse: &Warehouse, place: &BackupPlace) -> Result<Taken> {
     place.apart_from(&warehouse.store)?;
     let env = warehouse.store.env();
@@ -65,7 +66,7 @@ pub async fn take(warehouse: &Warehouse, place: &BackupPlace) -> Result<Taken> {
     taken
 }
 
-/// `20260131T120000Z`: sorts by time.
+/// `20260131T120000000Z`: sorts by time.
 fn timestamp(unix_ms: i64) -> String {
     let at = chrono::DateTime::from_timestamp_millis(unix_ms).unwrap_or_default();
     at.format("%Y%m%dT%H%M%S%3fZ").to_string()
@@ -77,7 +78,7 @@ async fn copy_all(warehouse: &Warehouse, place: &BackupPlace, id: &str, pins: &[
         tracing::warn!(id, %error, "an earlier backup cannot be read; what only it has is copied again");
     }
     let mut known: HashMap<(&str, u64, i64), &str> = HashMap::new();
-    // A file that an earlier backup has lost is copied again.
+    // A file that the place has lost since an earlier backup is copied again.
     let kept = if before.is_empty() { HashSet::new() } else { place.kept().await? };
     let is_kept = |file: &&BackupFile| kept.contains(&(file.sha256.clone(), file.bytes));
     for file in before.iter().flat_map(|backup| &backup.files).filter(is_kept) {
@@ -117,13 +118,13 @@ async fn copy_all(warehouse: &Warehouse, place: &BackupPlace, id: &str, pins: &[
         .with_hint("Take the backup again; if it happens again, stop what vacuums or rewrites tables meanwhile."))
 }
 
-/// A backup of nothing would be the newest, which `weir restore --from` takes unless another one is named.
+/// The error for an empty warehouse. Its backup would be the newest, which `weir restore --from` takes by default.
 fn empty(warehouse: &Warehouse) -> Error {
     Error::config(format!("warehouse `{}` is empty: there is nothing to back up", warehouse.store.location()))
         .with_hint("Name another warehouse in the configuration, or run a pipeline first.")
 }
 
-/// Facts that have a cut.
+/// Repeats the survey until its facts have a cut.
 async fn settled(warehouse: &Warehouse) -> Result<(Survey, Cut)> {
     let mut misfit = String::new();
     for _ in 0..LOOKS {
@@ -131,7 +132,7 @@ async fn settled(warehouse: &Warehouse) -> Result<(Survey, Cut)> {
         let begun = warehouse.pipelines().await?.into_iter().find(|name| !survey.facts.pipelines.contains_key(name));
         match (begun, choose(&survey.facts)) {
             (None, Ok(cut)) => return Ok((survey, cut)),
-            // Tables may hold its epochs that nothing of the survey knows.
+            // Tables may hold epochs of it, about which the survey has no facts.
             (Some(begun), _) => misfit = format!("pipeline `{begun}` has just begun"),
             (None, Err(why)) => misfit = why,
         }
@@ -147,7 +148,7 @@ fn capitalised(text: &str) -> String {
     letters.next().map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
 }
 
-/// Lists the files of the backup. `Err` names one that is gone already.
+/// Lists the files of the backup. The inner `Err` names a file that was deleted meanwhile.
 async fn wanted(warehouse: &Warehouse, survey: &Survey, cut: &Cut) -> Result<Result<Vec<Wanted>, String>> {
     let mut wanted = Vec::new();
     for (folder, version) in &cut.versions {
@@ -167,7 +168,7 @@ async fn wanted(warehouse: &Warehouse, survey: &Survey, cut: &Cut) -> Result<Res
     Ok(Ok(wanted))
 }
 
-/// The pointer to the newest checkpoint, if it does not point beyond the version.
+/// The pointer to the newest checkpoint, unless it points beyond the version.
 async fn last_checkpoint(warehouse: &Warehouse, folder: &str, version: u64) -> Result<Option<Wanted>> {
     let path = format!("{folder}/_delta_log/_last_checkpoint");
     let failed = || format!("file `{path}` cannot be read");
@@ -183,7 +184,7 @@ async fn last_checkpoint(warehouse: &Warehouse, folder: &str, version: u64) -> R
     Ok(points.is_some_and(|points| points <= version).then_some(Wanted { path, object }))
 }
 
-/// A pipeline's own files: manifests up to its epoch, the state that the newest of them names, and what else there is.
+/// A pipeline's own files: manifests up to its epoch, the state that the newest of them names, and all others.
 async fn of_pipeline(
     warehouse: &Warehouse,
     survey: &Survey,
@@ -193,7 +194,7 @@ async fn of_pipeline(
 ) -> Result<Result<(), String>> {
     let base = format!("_weir/{pipeline}");
     let manifests = survey.manifests.get(pipeline).map_or(&[][..], Vec::as_slice);
-    // A pipeline that has committed to no table has its progress elsewhere: then all manifests count.
+    // A pipeline that has committed to no table has its progress elsewhere: then all its manifests are kept.
     let newest = at.or_else(|| manifests.last().map(|(epoch, id, _)| (*epoch, *id)));
     for (epoch, id, object) in manifests {
         let counts = at.is_none_or(|(chosen, chosen_id)| *epoch < chosen || (*epoch, *id) == (chosen, chosen_id));
@@ -209,7 +210,7 @@ async fn of_pipeline(
     named.extend(manifest.iter().flat_map(|m| &m.state).flat_map(|state| state.files()).map(|file| file.path.as_str()));
     let folder = warehouse.folder(&base)?;
     let failed = || format!("the folder of pipeline `{pipeline}` cannot be listed");
-    // Pipelines whose names begin with this one's and a slash.
+    // Prefixes of pipelines whose names begin with this one's and a slash.
     let others: Vec<String> = survey
         .facts
         .pipelines
@@ -233,7 +234,7 @@ async fn of_pipeline(
     })
 }
 
-/// True for files that are listed elsewhere, or not at all.
+/// True for files that are listed elsewhere or belong to no backup.
 fn is_elsewhere(path: &str) -> bool {
     ["manifests/", "dead_letters/", "pins/"].iter().any(|folder| path.starts_with(folder))
         || path == "lock"
@@ -243,7 +244,7 @@ fn is_elsewhere(path: &str) -> bool {
 struct Copying<'a> {
     warehouse: &'a Warehouse,
     place: &'a BackupPlace,
-    /// By path, bytes and time: the SHA-256 of files in backups before.
+    /// SHA-256 of files in earlier backups, by path, size and time.
     known: &'a HashMap<(&'a str, u64, i64), &'a str>,
     pins: &'a [Pins],
     id: &'a str,
@@ -252,7 +253,7 @@ struct Copying<'a> {
 }
 
 impl Copying<'_> {
-    /// Copies files. `Err` names one that changed.
+    /// Copies files. The inner `Err` names a file that changed.
     async fn files(&mut self, wanted: Vec<Wanted>) -> Result<Result<Vec<BackupFile>, String>> {
         let store = self.warehouse.store.object_store();
         let (place, known) = (self.place, self.known);

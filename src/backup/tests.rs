@@ -1,4 +1,4 @@
-//! Backups of tables that the test writes, in memory. What pipelines need of one is tested with the program.
+//! Backups of tables that the test writes, in memory. Backups of pipelines are tested with the program.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -156,7 +156,7 @@ async fn a_damaged_backup_does_not_cost_the_warehouse_that_it_should_replace() {
     assert_eq!(objects().await, before, "nothing was deleted or added");
 }
 
-/// An entry of the log of `memory://w/t`: a commit of an epoch of `p`, a RESTORE, or both as `weir restore` writes it.
+/// Writes an entry to the log of `memory://w/t`: a commit of an epoch of `p`, a RESTORE, or both, as `weir restore` does.
 async fn entry(env: &Env, version: u64, epoch: Option<u64>, restored: Option<u64>) {
     let mut lines = String::new();
     if let Some(to) = restored {
@@ -184,7 +184,8 @@ async fn entry(env: &Env, version: u64, epoch: Option<u64>, restored: Option<u64
 
 #[tokio::test]
 async fn after_a_restore_only_what_it_brought_back_and_what_was_committed_since_counts() {
-    // Epochs 1 to 40; the table goes back to epoch 2, by weir or by another writer; others write; then comes another epoch 3.
+    // Epochs 1 to 40; the table goes back to epoch 2, by weir or by another writer; others write; then another epoch 3 is
+    // committed.
     for (by_weir, others, goes_on) in [
         (true, 0, false),
         (true, 0, true),
@@ -237,7 +238,7 @@ async fn tables_are_found_in_whatever_folder_they_are() {
     assert_eq!(taken.tables.keys().collect::<Vec<_>>(), ["a/b/c", "a/x", "t", "ü d/t"]);
 }
 
-/// A manifest of epoch 20 of pipeline `p`, which has nothing for its table `rare`.
+/// Writes a manifest of epoch 20 of pipeline `p`, which has no rows for its table `rare`.
 async fn manifest(env: &Env, location: &str, path: Option<&str>) {
     let manifest = serde_json::from_value(serde_json::json!({
         "format": 1, "pipeline": "p", "epoch": 20, "id": 7, "run": "r", "created_ms": 0, "fingerprint": "f",
