@@ -1,8 +1,8 @@
-//! The last bound on memory: when the process has grown beyond what it may have, queries end, the largest first.
+//! The last bound on memory: when the process exceeds its limit, queries are ended, the largest first.
 //!
-//! Queries reserve what they hold, but not everything that DataFusion holds is reserved: the states of groups that spilled and are read
-//! again, a batch between two operators. So the process's memory is watched too. Ends with SQLSTATE 53200, one query at a time, until
-//! there is room again: a small one beside a large one goes on.
+//! Queries reserve memory, but DataFusion does not reserve everything that it holds: the states of groups that spilled and
+//! are read again, a batch between two operators. So the process's memory is watched too. Queries end with SQLSTATE 53200,
+//! one at a time, until the process is below its limit; small queries beside a large one continue.
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -12,20 +12,20 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use crate::error::{Context, Error, ErrorKind, Result, SqlState};
 use crate::memory::counted::HeldBytes;
 
-/// Between two looks at the process's memory while queries run, and while none does.
+/// Intervals at which the process's memory is checked, while queries run and while none does.
 const BUSY: Duration = Duration::from_millis(10);
 const IDLE: Duration = Duration::from_millis(100);
-/// For memory to be given back before another query ends, unless it grows by this much meanwhile.
+/// The longest wait for memory to be freed before another query ends; shorter if memory grows by this much meanwhile.
 const AFTERWARDS: Duration = Duration::from_millis(500);
 const GROWTH_BYTES: u64 = 32 << 20;
 
-/// Ends queries. Clones are the same.
+/// Ends queries. Clones share their state.
 #[derive(Debug, Clone, Default)]
 pub struct Brake {
     running: Arc<Mutex<Vec<Weak<Braked>>>>,
 }
 
-/// A query that the brake may end, for as long as this lives.
+/// A query that the brake can end while this value lives.
 #[derive(Debug)]
 pub struct Braked {
     held: HeldBytes,
@@ -33,21 +33,21 @@ pub struct Braked {
 }
 
 impl Braked {
-    /// Completes when the query shall end.
+    /// Completes when the query has to end.
     pub fn pulled(&self) -> WaitForCancellationFutureOwned {
         self.end.clone().cancelled_owned()
     }
 }
 
 impl Brake {
-    /// A query that has reserved `held`.
+    /// Registers a query whose reserved bytes are in `held`.
     pub fn enter(&self, held: HeldBytes) -> Arc<Braked> {
         let braked = Arc::new(Braked { held, end: CancellationToken::new() });
         self.running.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&braked));
         braked
     }
 
-    /// Ends the query that has reserved most of those that were not ended yet.
+    /// Ends the query that has reserved most, of those not ended yet; returns its reserved bytes.
     fn pull(running: &Mutex<Vec<Weak<Braked>>>) -> Option<usize> {
         let mut running = running.lock().unwrap_or_else(PoisonError::into_inner);
         running.retain(|query| query.strong_count() > 0);
@@ -57,9 +57,10 @@ impl Brake {
         Some(largest.held.get())
     }
 
-    /// Looks at the process's resident memory, as often as `is_busy` makes worth it, and pulls at `limit_bytes`. Ends with the last clone.
+    /// Checks the process's resident memory periodically, more often while `is_busy`, and ends queries above `limit_bytes`.
+    /// Stops with the last clone.
     ///
-    /// Errors: there can be no more threads.
+    /// Errors: the thread cannot be started.
     pub fn watch(&self, limit_bytes: u64, is_busy: impl Fn() -> bool + Send + 'static) -> Result<()> {
         let running = Arc::downgrade(&self.running);
         let watch = move || {
@@ -85,7 +86,7 @@ impl Brake {
     }
 }
 
-/// Waits for memory to be given back.
+/// Waits for memory to be freed.
 fn settle(before: u64, limit_bytes: u64) {
     let began = Instant::now();
     while began.elapsed() < AFTERWARDS {
@@ -105,7 +106,7 @@ pub fn exceeded() -> Error {
         .with_hint("Read fewer rows or columns at a time, or raise `memory_limit` in the configuration.")
 }
 
-/// Resident memory of this process; `None` where it cannot be known.
+/// Resident memory of this process; `None` if it is unknown.
 fn resident_bytes() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
@@ -139,7 +140,7 @@ mod tests {
         let (small, large, larger) = (query(10), query(1_000), query(2_000));
         assert_eq!(Brake::pull(&brake.running), Some(2_000));
         assert_eq!((is_pulled(&larger.0).await, is_pulled(&large.0).await), (true, false));
-        // It is ending, and so is not ended again.
+        // A query that is ending is not ended again.
         assert_eq!(Brake::pull(&brake.running), Some(1_000));
         assert_eq!((is_pulled(&large.0).await, is_pulled(&small.0).await), (true, false));
         drop((large, larger));

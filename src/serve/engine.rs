@@ -1,8 +1,9 @@
-//! Where queries are planned and run: threads of their own, at low priority, so that no query takes a pipeline's place.
+//! Plans and runs queries on threads of their own, at low priority, so that no query takes a pipeline's processor time.
 //!
-//! Each planning has a thread for itself, whose stack holds the deepest statement that `sql::limits` lets pass; nobody waits longer
-//! for it than [`PLANNING_TIMEOUT`], and it ends at its next step once nobody waits. Queries share a runtime. Both are admitted by
-//! a [`Gate`]: so many at a time, so many waiting, the rest refused. Who is admitted holds his place until his work has really ended.
+//! Each planning has its own thread, whose stack is large enough for the deepest statement that `sql::limits` allows. A
+//! client waits at most [`PLANNING_TIMEOUT`] for it, and it ends at its next step once nobody waits. Queries share a
+//! runtime. Both are admitted by a [`Gate`]: limited numbers run and wait, the rest are refused. An admitted client keeps
+//! its place until its work has really ended.
 
 use std::future::Future;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -22,20 +23,20 @@ use crate::sql::limits::{PLANNING_STACK_BYTES, STACK_BYTES};
 /// The longest that a statement may be planned.
 pub const PLANNING_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How many queries, and for how long.
+/// Limits on the number and duration of queries.
 #[derive(Debug, Clone)]
 pub struct QueryLimits {
     /// Queries that run at a time.
     pub running: usize,
     /// Queries, and plannings, that wait for a place.
     pub waiting: usize,
-    /// For a query from being asked for to its last row.
+    /// The time from a query's request to its last row.
     pub timeout: Duration,
-    /// For a client to take rows that are ready.
+    /// The time that a client may leave ready rows unread.
     pub idle_timeout: Duration,
     /// Connections of a server at a time.
     pub connections: usize,
-    /// Resident bytes of the process at which queries end, the largest first; `None` = none.
+    /// Resident bytes of the process at which queries are ended, the largest first; `None` = no limit.
     pub memory_bytes: Option<u64>,
 }
 
@@ -52,7 +53,7 @@ impl Default for QueryLimits {
     }
 }
 
-/// The threads of queries. Dropped, it abandons what still computes.
+/// The threads of queries. Dropping it abandons queries that still compute.
 #[derive(Debug)]
 pub struct QueryEngine {
     runtime: OwnRuntime,
@@ -60,12 +61,12 @@ pub struct QueryEngine {
     running: Gate,
     brake: Brake,
     limits: QueryLimits,
-    /// Plannings that nobody waits for any more and that have not ended.
+    /// Plannings that nobody waits for but that have not ended.
     abandoned: Arc<AtomicUsize>,
 }
 
 impl QueryEngine {
-    /// Starts the threads. Errors: there can be no more of them.
+    /// Starts the threads. Errors: they cannot be started.
     pub fn start(limits: QueryLimits) -> Result<Self> {
         let cores = std::thread::available_parallelism().map_or(2, std::num::NonZeroUsize::get);
         let running = Gate::new(limits.running, limits.waiting);
@@ -85,7 +86,7 @@ impl QueryEngine {
         })
     }
 
-    /// The limits that were set.
+    /// The engine's limits.
     pub fn limits(&self) -> &QueryLimits {
         &self.limits
     }
@@ -96,7 +97,7 @@ impl QueryEngine {
         tokio::time::timeout(self.limits.timeout, entered).await.map_err(|_| out_of_time())?
     }
 
-    /// Runs `planning` on a thread of its own. Dropped, it ends at its next step.
+    /// Runs `planning` on its own thread. When this future is dropped, planning ends at its next step.
     ///
     /// Errors: those of `planning`; too many wait; it takes too long.
     pub async fn plan<T: Send + 'static>(
@@ -124,7 +125,7 @@ impl QueryEngine {
                 });
                 drop(working);
                 if let Some(planned) = planned {
-                    // Nobody may be waiting any more.
+                    // The receiver may be gone.
                     let _ = sender.send(planned);
                 }
             };
@@ -157,13 +158,13 @@ impl QueryEngine {
         &self.brake
     }
 
-    /// Where queries run.
+    /// The runtime on which queries run.
     pub fn handle(&self) -> Handle {
         self.runtime.handle()
     }
 }
 
-/// The place of a planning, which its thread holds.
+/// The place of a planning, held by its thread.
 #[derive(Clone)]
 struct Held {
     place: Arc<Mutex<Option<Place>>>,
@@ -171,7 +172,7 @@ struct Held {
 }
 
 impl Held {
-    /// The thread has ended: the place is free, or was given up before.
+    /// Called when the thread has ended: frees the place, unless it was given up before.
     fn end(&self) {
         let place = self.place.lock().unwrap_or_else(PoisonError::into_inner).take();
         if place.is_none() {
@@ -179,7 +180,8 @@ impl Held {
         }
     }
 
-    /// Nobody waits any more: a few may go on without a place, so that others are planned. They are at low priority, and bounded.
+    /// Called when nobody waits any more. A few plannings may continue without a place, at low priority, so that others are
+    /// planned.
     fn abandon(&self) {
         let mut place = self.place.lock().unwrap_or_else(PoisonError::into_inner);
         if place.is_some() && self.abandoned.load(Ordering::Relaxed) < MAX_ABANDONED {
@@ -189,7 +191,7 @@ impl Held {
     }
 }
 
-/// Frees the place when the thread ends, however it does.
+/// Frees the place when the thread ends, even by a panic.
 struct Working(Held);
 
 impl Drop for Working {
@@ -198,7 +200,7 @@ impl Drop for Working {
     }
 }
 
-/// Gives the place up when it is dropped before the thread has ended.
+/// Gives the place up if it is dropped before the thread has ended.
 struct Unwaited(Held);
 
 impl Drop for Unwaited {
@@ -207,20 +209,20 @@ impl Drop for Unwaited {
     }
 }
 
-/// Plannings that may go on without a place.
+/// The maximum number of plannings that continue without a place.
 const MAX_ABANDONED: usize = 8;
 
-/// What a query is answered with that took too long.
+/// The error of a query that took too long.
 pub fn out_of_time() -> Error {
     Error::environment("query took longer than `flight.query_timeout`")
         .with_state(SqlState::CANCELLED)
         .with_hint("Read fewer rows, write the result to a table by a pipeline, or raise `flight.query_timeout`.")
 }
 
-/// Beside a thread at 0, a thread that also wants the processor gets about a thirtieth at 15.
+/// Under contention, a thread of niceness 15 gets about a thirtieth of the processor time of one at 0.
 const QUERY_NICENESS: i32 = 15;
 
-/// A runtime beside the process's main one; ends with this value, leaving behind what does not yield.
+/// A runtime beside the process's main one. Dropping it abandons tasks that do not yield.
 #[derive(Debug)]
 pub struct OwnRuntime {
     runtime: Option<Runtime>,
@@ -228,7 +230,7 @@ pub struct OwnRuntime {
 }
 
 impl OwnRuntime {
-    /// A runtime of `threads` that are named and have this niceness (0 = as others, 19 = last).
+    /// A runtime with `threads` threads of this name and niceness (0 = normal, 19 = lowest priority).
     pub fn start(name: &str, threads: usize, niceness: i32) -> Result<Self> {
         let runtime = Builder::new_multi_thread()
             .worker_threads(threads)
@@ -241,7 +243,7 @@ impl OwnRuntime {
         Ok(Self { handle: runtime.handle().clone(), runtime: Some(runtime) })
     }
 
-    /// Where to spawn.
+    /// A handle for spawning tasks.
     pub fn handle(&self) -> Handle {
         self.handle.clone()
     }
@@ -255,11 +257,11 @@ impl Drop for OwnRuntime {
     }
 }
 
-/// Lowers the priority of the calling thread, where that can be said of one thread.
+/// Lowers the priority of the calling thread, if the system supports that for single threads.
 fn step_back(niceness: i32) {
     #[cfg(target_os = "linux")]
     if niceness > 0 {
-        // SAFETY: `setpriority(2)` takes numbers only; 0 is the calling thread. That it may fail is no harm.
+        // SAFETY: `setpriority(2)` takes numbers only; 0 is the calling thread. A failure is harmless.
         unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, niceness) };
     }
     #[cfg(not(target_os = "linux"))]

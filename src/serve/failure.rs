@@ -1,6 +1,6 @@
-//! What went wrong with somebody's query, as a weir [`Error`] and as a gRPC status.
+//! Errors of a query, as a weir [`Error`] and as a gRPC status.
 //!
-//! DataFusion's errors say where they arose; a person needs to know whether to mend the SQL or to look at the machine.
+//! DataFusion's errors name their origin; a user needs to know whether to fix the SQL or to look at the machine.
 
 mod values;
 
@@ -17,7 +17,7 @@ use self::values::{of_condition, state_of};
 use crate::error::{Error, ErrorKind, SqlState};
 use crate::sql::unsupported;
 
-/// Sorts an error of planning or running a query: the SQL's fault, the environment's, or ours.
+/// Classifies an error of planning or running a query: caused by the SQL, by the environment, or by a defect.
 pub fn query_error(error: DataFusionError) -> Error {
     match error {
         DataFusionError::SQL(parser, _) => {
@@ -40,7 +40,7 @@ pub fn query_error(error: DataFusionError) -> Error {
         DataFusionError::Configuration(message) => Error::sql(lower_first(&message)),
         DataFusionError::Execution(message) => Error::sql(lower_first(&message)).with_state(state_of(&message)),
         DataFusionError::ArrowError(arrow, _) => arrow_error(&arrow),
-        // Told as a defect, but the statement's: `1 BETWEEN true AND 2`.
+        // Reported as a defect, but caused by the statement: `1 BETWEEN true AND 2`.
         DataFusionError::Internal(message) if message.contains("coerce") => {
             Error::sql(lower_first(message.lines().next().unwrap_or_default())).with_state(SqlState::TYPES)
         }
@@ -72,14 +72,14 @@ pub fn query_error(error: DataFusionError) -> Error {
     }
 }
 
-/// A construct that DataFusion names in its own terms.
+/// The error for a construct that DataFusion reports in its internal terms.
 fn of_construct(text: &str) -> Error {
     let (message, hint) =
         unsupported(text).unwrap_or(("statement uses what is not supported", "Write it in another way."));
     Error::sql(message).with_state(SqlState::UNSUPPORTED).with_hint(hint)
 }
 
-/// The gRPC status that tells a client all that the error tells: message, detail and hint.
+/// The gRPC status with everything in the error: message, detail and hint.
 pub fn status(error: &Error) -> Status {
     let code = match error.kind() {
         _ if error.state() == SqlState::CANCELLED => Code::Cancelled,
@@ -108,7 +108,7 @@ pub fn status(error: &Error) -> Status {
 /// The trailer that carries an error's SQLSTATE.
 pub const SQLSTATE: &str = "sqlstate";
 
-/// The SQLSTATE of a status that says no more than its code.
+/// The SQLSTATE of a status that has only a code.
 pub fn state_of_code(code: Code) -> SqlState {
     match code {
         Code::InvalidArgument | Code::OutOfRange | Code::FailedPrecondition => SqlState::PROTOCOL,
@@ -124,7 +124,7 @@ pub fn state_of_code(code: Code) -> SqlState {
     }
 }
 
-/// DataFusion tells what is wrong with a statement by its message alone.
+/// The SQLSTATE of a planning error; DataFusion distinguishes these only by their messages.
 fn state_of_plan(message: &str) -> SqlState {
     let message = message.to_lowercase();
     let says = |text: &str| message.contains(text);
@@ -158,7 +158,7 @@ fn arrow_error(error: &ArrowError) -> Error {
     of_value(&text, state)
 }
 
-/// Errors of values, and of function results.
+/// The error of a value, or of a function's result.
 fn of_value(message: &str, state: SqlState) -> Error {
     match state {
         SqlState::OUT_OF_MEMORY => memory_error(message),
@@ -166,7 +166,7 @@ fn of_value(message: &str, state: SqlState) -> Error {
     }
 }
 
-/// A file that cannot be read, or a condition that was computed while it was read.
+/// The error of a file that cannot be read, or of a condition that was computed while reading it.
 fn parquet_error(error: &ParquetError) -> Error {
     let text = error.to_string();
     if let Some((state, message)) = of_condition(&text) {
@@ -182,7 +182,7 @@ fn parquet_error(error: &ParquetError) -> Error {
         .with_hint("The file may have been removed by VACUUM while the query ran: run it again.")
 }
 
-/// An error of ours, DataFusion's or Arrow's that others carry.
+/// The error of weir, DataFusion or Arrow inside another error.
 fn inside(error: &(dyn StdError + 'static)) -> Option<Error> {
     if let Some(ours) = error.downcast_ref::<Error>() {
         return Some(copy_of(ours));
@@ -196,7 +196,7 @@ fn inside(error: &(dyn StdError + 'static)) -> Option<Error> {
     error.source().and_then(inside)
 }
 
-/// The fallback when neither knows: the statement's state, if the text names a value.
+/// The fallback for other errors: an error with the statement's SQLSTATE if the text describes a bad value.
 fn foreign_error(error: &(dyn StdError + 'static)) -> Option<Error> {
     inside(error).or_else(|| {
         let text = error.to_string();
@@ -224,7 +224,7 @@ fn schema_error(error: &SchemaError) -> Error {
     }
 }
 
-/// An error that other streams of the same query hold as well, so that it cannot be taken apart.
+/// Converts an error that other streams of the same query share, so that it cannot be consumed.
 fn shared_error(error: &DataFusionError) -> Error {
     match error.find_root() {
         DataFusionError::ResourcesExhausted(message) => memory_error(message),
@@ -241,7 +241,7 @@ fn shared_error(error: &DataFusionError) -> Error {
     }
 }
 
-/// An error that others hold as well.
+/// Copies an error that is shared.
 fn copy_of(error: &Error) -> Error {
     let mut copy = Error::new(error.kind(), error.message()).with_state(error.state());
     if let Some(detail) = error.detail() {
@@ -260,7 +260,7 @@ fn memory_error(message: &str) -> Error {
         .with_hint("Read fewer rows or columns at a time, or raise `memory_limit` in the configuration.")
 }
 
-/// The name most like `wanted`, if one is like it.
+/// The name most similar to `wanted`, if one is similar enough.
 pub fn nearest<'a>(wanted: &str, names: &[&'a str]) -> Option<&'a str> {
     let wanted = wanted.to_lowercase();
     names
@@ -271,7 +271,7 @@ pub fn nearest<'a>(wanted: &str, names: &[&'a str]) -> Option<&'a str> {
         .map(|(_, name)| name)
 }
 
-/// `a`, `b`, `c` in backticks, cut after a dozen.
+/// The names in backticks, at most twelve.
 pub fn quoted(names: &[&str]) -> String {
     let shown: Vec<String> = names.iter().take(12).map(|name| format!("`{name}`")).collect();
     let more = if names.len() > 12 { " …" } else { "" };
@@ -282,7 +282,7 @@ fn lower_first(text: &str) -> String {
     let text = text.trim().trim_end_matches('.');
     let mut chars = text.chars();
     match (chars.next(), chars.clone().next()) {
-        // `SELECT …` and other words in capitals stay as they are.
+        // `SELECT …` and other words in capitals are not changed.
         (Some(first), second) if !second.is_some_and(char::is_uppercase) => first.to_lowercase().chain(chars).collect(),
         _ => text.to_owned(),
     }

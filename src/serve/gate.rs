@@ -1,7 +1,7 @@
-//! Admission: so many inside, so many waiting, and of both a fair share for each client.
+//! Admission: limited numbers of running and waiting requests, with a fair share for each client.
 //!
-//! One client has three quarters of the places at most, inside and in the queue, so that another finds one. A place that comes free goes
-//! to the client with the fewest inside, and among equals to whoever asked first.
+//! One client has at most three quarters of the places, running and waiting, so that another finds one. A free place goes to
+//! the client with the fewest running requests, and among equals to the earliest request.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 
 use crate::error::{Context, Error, Result, SqlState};
 
-/// Who asks: a machine. Behind a loopback address may be anybody, so there it is a connection.
+/// A client: a machine. On loopback, where any user may be behind the address, a client is a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Client(Option<SocketAddr>);
 
@@ -23,7 +23,7 @@ impl Client {
     }
 }
 
-/// A gate; clones are the same.
+/// A gate; clones share their state.
 #[derive(Debug, Clone)]
 pub struct Gate {
     state: Arc<Mutex<Admitted>>,
@@ -31,7 +31,7 @@ pub struct Gate {
     max_waiting: usize,
 }
 
-/// Everyone inside, and the queue.
+/// The places taken, and the queue.
 #[derive(Debug, Default)]
 struct Admitted {
     taken: usize,
@@ -64,12 +64,12 @@ fn share(places: usize) -> usize {
 }
 
 impl Gate {
-    /// A gate for so many inside and so many waiting.
+    /// A gate with this many places and at most `max_waiting` in the queue.
     pub fn new(places: usize, max_waiting: usize) -> Self {
         Self { state: Arc::default(), places, max_waiting }
     }
 
-    /// True while somebody is inside.
+    /// True while a place is taken.
     pub fn is_busy(&self) -> bool {
         self.lock().taken > 0
     }
@@ -90,7 +90,7 @@ impl Gate {
         has_room.then(|| self.place(state, client))
     }
 
-    /// Waits for a place. Errors: too many wait, all together or of this client; `what` they are.
+    /// Waits for a place. Errors: too many wait, in total or of this client; `what` names them in the message.
     pub async fn enter(&self, client: Client, what: &str) -> Result<Place> {
         let turn = {
             let mut state = self.lock();
@@ -147,7 +147,7 @@ impl Gate {
             }
         }
         for (turn, place) in turns {
-            // Whoever is gone gives the place back.
+            // A waiter that is gone drops its place, which frees it.
             let _ = turn.send(place);
         }
     }
@@ -158,7 +158,7 @@ impl Admitted {
         self.inside.get(&client).copied().unwrap_or(0)
     }
 
-    /// Whose turn it is, of those with less than `most` inside.
+    /// The index of the next waiter to be admitted, among clients with fewer than `most` places.
     fn next(&self, most: usize) -> Option<usize> {
         let inside = self.queue.iter().map(|waiter| self.inside_of(waiter.client)).enumerate();
         inside.filter(|(_, inside)| *inside < most).min_by_key(|(_, inside)| *inside).map(|(index, _)| index)
@@ -201,7 +201,7 @@ mod tests {
         assert!(waiting.iter_mut().all(|turn| poll(turn.as_mut()).is_pending()));
         let refused = gate.enter(greedy, "queries").await.unwrap_err();
         assert_eq!(refused.state(), SqlState::TOO_MANY);
-        // The other has a place at once, then one in the queue, and the next one that comes free.
+        // The other client gets a place at once, then one in the queue, and then the next free place.
         let first = gate.enter(modest, "queries").await.unwrap();
         let mut second = pin!(gate.enter(modest, "queries"));
         assert!(poll(second.as_mut()).is_pending());

@@ -1,8 +1,8 @@
-//! Ending a query from outside, also inside operators that compute without pause.
+//! Ends a query from outside, even inside operators that compute without pause.
 //!
-//! Tokio can only end what yields. DataFusion's leaves and exchanges yield, but a join can go through its buffered side for minutes
-//! within one poll. So [`guard`] makes every operator that can emit without reading yield with each batch, and lets join conditions,
-//! which are evaluated for every few thousand pairs, fail once the query was ended.
+//! Tokio can end only tasks that yield. DataFusion's leaves and exchanges yield, but a join can scan its buffered side for
+//! minutes within one poll. So [`guard`] makes every operator that can emit without reading yield between batches, and makes
+//! join conditions, which are evaluated for every few thousand pairs, fail once the query was ended.
 
 use std::fmt::{self, Display, Formatter};
 use std::hash::{Hash, Hasher};
@@ -34,12 +34,12 @@ use futures::StreamExt;
 use super::wide::WideRows;
 use crate::error::{Error, SqlState};
 
-/// Whether a query shall end. Clones are the same query's.
+/// The signal that ends a query. Clones belong to the same query.
 #[derive(Debug, Clone, Default)]
 pub struct Interrupt(Arc<AtomicBool>);
 
 impl Interrupt {
-    /// Ends the query: whoever asks next fails.
+    /// Ends the query: its next check fails.
     pub fn set(&self) {
         self.0.store(true, Ordering::Relaxed);
     }
@@ -50,12 +50,13 @@ impl Interrupt {
     }
 }
 
-/// What a query is answered with that was ended.
+/// The error of a query that was ended.
 pub fn ended() -> Error {
     Error::environment("query was cancelled").with_state(SqlState::CANCELLED)
 }
 
-/// `plan` with its joins bound to `interrupt` and their rows to `wide`, yielding with every batch, and with sorts that can spill.
+/// `plan` with joins bound to `interrupt` and their rows measured by `wide`, with operators that yield between batches, and
+/// with sorts that can spill.
 pub fn guard(plan: Arc<dyn ExecutionPlan>, interrupt: &Interrupt, wide: &WideRows) -> Result<Arc<dyn ExecutionPlan>> {
     let guarded = plan.transform_up(|node| {
         if let Some(sorted) = sorted_whole(&node) {
@@ -73,12 +74,12 @@ pub fn guard(plan: Arc<dyn ExecutionPlan>, interrupt: &Interrupt, wide: &WideRow
     Ok(guarded.data)
 }
 
-/// Batches between two pauses of one operator.
+/// Batches between two pauses of an operator.
 const BATCHES: usize = 8;
 
-/// An operator that lets others on every few batches, and fails once the query was ended.
+/// An operator that yields every few batches, and fails once the query was ended.
 ///
-/// It does not draw on tokio's budget, as DataFusion's `CooperativeExec` does: more than 128 of those one inside the other use it up
+/// It does not use tokio's budget, as DataFusion's `CooperativeExec` does: more than 128 nested ones would use up the budget
 /// before the innermost is reached, in every poll again.
 #[derive(Debug)]
 struct PausingExec {
@@ -142,10 +143,10 @@ impl ExecutionPlan for PausingExec {
     }
 }
 
-/// Rows that a sort keeps in memory by itself.
+/// The largest number of rows of a Top-N sort, which keeps them in memory.
 const MAX_TOP_ROWS: usize = 100_000;
 
-/// A sort of the first rows, where these are many, as a sort of all, which spills, and a limit.
+/// Replaces a Top-N sort of many rows by a sort of all rows, which can spill, and a limit.
 fn sorted_whole(node: &Arc<dyn ExecutionPlan>) -> Option<Arc<dyn ExecutionPlan>> {
     let sort = node.downcast_ref::<SortExec>()?;
     let rows = sort.fetch().filter(|rows| *rows > MAX_TOP_ROWS)?;
@@ -171,7 +172,7 @@ fn emits_without_reading(node: &dyn ExecutionPlan) -> bool {
         || node.is::<BoundedWindowAggExec>()
 }
 
-/// The same join with a condition that asks `interrupt`; `None` where there is no condition.
+/// The same join with a condition that checks `interrupt`; `None` if it has no condition.
 fn conditioned(node: &Arc<dyn ExecutionPlan>, interrupt: &Interrupt) -> Result<Option<Arc<dyn ExecutionPlan>>> {
     if let Some(join) = node.downcast_ref::<NestedLoopJoinExec>() {
         let Some(filter) = join.filter() else { return Ok(None) };

@@ -1,8 +1,8 @@
 //! Arrow Flight SQL and HTTP over the warehouse.
 //!
-//! Owns reading for people: names to tables at their newest version ([`warehouse`]), the Flight SQL protocol
-//! ([`flight`]), metrics, health, progress and the dashboard ([`http`]). Promises to write nothing, ever: statements
-//! that could are refused before they are planned. Leaves pipelines to `epoch` and what a Delta log means to `delta`.
+//! Owns reading: names to tables at their newest version ([`warehouse`]), the Flight SQL protocol ([`flight`]), metrics,
+//! health, progress and the dashboard ([`http`]). Promises never to write: statements that could write are refused before
+//! they are planned. Leaves pipelines to `epoch` and the meaning of a Delta log to `delta`.
 
 pub mod brake;
 pub mod engine;
@@ -23,25 +23,25 @@ use tokio::task::JoinHandle;
 
 use crate::error::{Context, ErrorKind, Result};
 
-/// How long streams may go on after a shutdown was asked for.
+/// The time that streams may continue after a shutdown was requested.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// Chooses the cryptography of TLS for this process. Several crates bring one of two, and rustls picks neither by itself.
+/// Chooses the cryptography of TLS for this process. Dependencies bring two providers, and rustls chooses neither by itself.
 pub fn choose_cryptography() {
-    // An error means that the choice was made before, which is as good.
+    // An error means that a provider is installed already, which is fine.
     let _ = rustls::crypto::ring::default_provider().install_default();
 }
 
-/// A server that listens.
+/// A listening server.
 #[derive(Debug)]
 pub struct BoundServer {
-    /// The address it listens at; the port is real even where `0` was asked for.
+    /// The address at which it listens, with the actual port if `0` was requested.
     pub addr: SocketAddr,
-    /// Ends when the shutdown future has and the running requests are done, at most five seconds later.
+    /// Ends when the shutdown future has completed and the running requests are done, at most five seconds later.
     pub task: JoinHandle<Result<()>>,
 }
 
-/// Binds `addr`, naming it in the error.
+/// Binds `addr`; errors name it.
 async fn bind(addr: SocketAddr, what: &str) -> Result<(tokio::net::TcpListener, SocketAddr)> {
     let listener = tokio::net::TcpListener::bind(addr)
         .await
@@ -50,7 +50,7 @@ async fn bind(addr: SocketAddr, what: &str) -> Result<(tokio::net::TcpListener, 
     Ok((listener, addr))
 }
 
-/// Runs `serve` until it ends, giving it [`GRACE`] once `shutdown` has. `serve` is handed the signal to begin with.
+/// Runs `serve` until it ends, or for [`GRACE`] after `shutdown` completes. `serve` gets the shutdown signal.
 async fn serve_until<S, F, R>(shutdown: impl Future<Output = ()> + Send + 'static, serve: S) -> Result<()>
 where
     S: FnOnce(Signal) -> F,
@@ -70,12 +70,12 @@ where
     }
 }
 
-/// Completes when the server should take no more requests.
+/// Completes when the server should accept no more requests.
 struct Signal(watch::Receiver<bool>);
 
 impl Signal {
     async fn wait(mut self) {
-        // An error means that the sender is gone, which is a reason to stop, too.
+        // An error means that the sender is gone, which is also a reason to stop.
         let _ = self.0.wait_for(|stop| *stop).await;
     }
 }

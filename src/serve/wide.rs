@@ -1,8 +1,8 @@
-//! Joins whose rows are wide.
+//! Limits the memory of joins with wide rows.
 //!
-//! A join puts together as many rows as a batch has before anybody counts them: 8,192 rows of 100 KB are 800 MB. So the widest row
-//! that each side has had is noted before the join sees it ([`MeasuredExec`]), and a batch of such rows is reserved before it is made. A
-//! query whose batches would be large is begun again with small ones ([`WideRows::is_exceeded`]).
+//! A join builds a batch before its memory is counted: 8,192 rows of 100 KB are 800 MB. So the widest row of each side is
+//! recorded before the join reads it ([`MeasuredExec`]), and the memory for a batch of such rows is reserved before it is
+//! built. A query whose batches would be large is restarted with small ones ([`WideRows::is_exceeded`]).
 
 use std::fmt::{self, Formatter};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -22,19 +22,19 @@ use futures::StreamExt;
 
 use crate::error::{Error, SqlState};
 
-/// Bytes that a join's batch may have where a smaller one could be made.
+/// The maximum bytes of a join's batch if a smaller one could be built.
 const MAX_BATCH_BYTES: usize = 32 << 20;
-/// Rows of a batch of wide rows.
+/// Rows of a batch if rows are wide.
 pub const FEW_ROWS: usize = 16;
 
-/// Facts about the rows of a query's joins. Clones are the same query's.
+/// Facts about the rows of a query's joins. Clones belong to the same query.
 #[derive(Debug, Clone, Default)]
 pub struct WideRows {
     exceeded: Arc<AtomicBool>,
 }
 
 impl WideRows {
-    /// True once a batch was too large to be made, and smaller ones may do.
+    /// True once a batch was too large to be built, and smaller ones may fit.
     pub fn is_exceeded(&self) -> bool {
         self.exceeded.load(Ordering::Relaxed)
     }
@@ -57,7 +57,7 @@ impl WideRows {
     }
 }
 
-/// The rows that one join may put together.
+/// The widths of the rows that a join combines.
 #[derive(Debug)]
 struct JoinedRows {
     /// Bytes of the widest row of each side.
@@ -68,7 +68,7 @@ struct JoinedRows {
 }
 
 impl JoinedRows {
-    /// Notes that a side has a row of `width` bytes. Errors: a batch of such rows is too much.
+    /// Records that a side has a row of `width` bytes. Errors: a batch of such rows is too large.
     fn note(&self, side: usize, width: usize, context: &TaskContext) -> Result<()> {
         let Some(widest) = self.widest.get(side) else { return Ok(()) };
         if widest.fetch_max(width, Ordering::Relaxed) >= width {
@@ -87,7 +87,7 @@ impl JoinedRows {
     }
 }
 
-/// The error of a query that has sent rows already.
+/// The error for wide rows; a query that has not sent rows yet is restarted instead.
 fn too_wide(bytes: usize) -> Error {
     Error::environment("rows of a join are too wide")
         .with_state(SqlState::OUT_OF_MEMORY)
@@ -95,7 +95,7 @@ fn too_wide(bytes: usize) -> Error {
         .with_hint("Join only the columns that are needed, and add the wide ones afterwards.")
 }
 
-/// One side of a join, whose widest row is noted before the join has it.
+/// One side of a join, which records the widest row before the join reads it.
 #[derive(Debug)]
 struct MeasuredExec {
     inner: Arc<dyn ExecutionPlan>,
@@ -151,7 +151,7 @@ impl ExecutionPlan for MeasuredExec {
     }
 }
 
-/// Bytes of the widest value of a column, or more.
+/// Bytes of the widest value of a column, or an upper bound.
 fn widest(column: &ArrayRef) -> usize {
     let longest = match column.data_type() {
         DataType::Utf8 => longest(column.as_string::<i32>().value_offsets()),

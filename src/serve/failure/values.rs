@@ -1,8 +1,8 @@
-//! SQLSTATEs of errors of values, from the texts of DataFusion and Arrow, which have no codes of their own.
+//! SQLSTATEs of errors in values, derived from the messages of DataFusion and Arrow, which have no codes.
 
 use crate::error::SqlState;
 
-/// Marks in a message and the state that they stand for, the most special first. All marks of one entry must be there.
+/// Phrases of messages with their SQLSTATE, the most specific first. All phrases of an entry must occur.
 const MARKS: &[(&[&str], SqlState)] = &[
     (&["resourcesexhausted"], SqlState::OUT_OF_MEMORY),
     (&["sqlstate(\"53200\")"], SqlState::OUT_OF_MEMORY),
@@ -52,12 +52,12 @@ const MARKS: &[(&[&str], SqlState)] = &[
     (&["too large to store"], SqlState::OUT_OF_RANGE),
 ];
 
-/// Types of dates and times, as messages name them.
+/// Names of date and time types in messages.
 const TIMES: [&str; 8] =
     ["timestamp", "date32", "date64", "time32", "time64", "interval", "error parsing date", "chrono"];
 const INTEGERS: [&str; 8] = ["int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"];
 
-/// The state that `message` tells of; [`SqlState::DATA`] where it does not.
+/// The SQLSTATE that `message` implies; [`SqlState::DATA`] by default.
 pub fn state_of(message: &str) -> SqlState {
     let message = message.to_lowercase();
     let says = |text: &str| message.contains(text);
@@ -69,7 +69,7 @@ pub fn state_of(message: &str) -> SqlState {
     }
     let text = message.split('\'').nth(1).unwrap_or_default();
     if TIMES.iter().any(|kind| says(kind)) {
-        // Digits in their places, and no such day or hour.
+        // The digits have the right form, but such a day or hour does not exist.
         let is_written_well = text.bytes().take(4).filter(u8::is_ascii_digit).count() == 4 && text.contains(['-', ':']);
         return if is_written_well { SqlState::DATETIME_RANGE } else { SqlState::DATETIME_FORMAT };
     }
@@ -77,9 +77,9 @@ pub fn state_of(message: &str) -> SqlState {
     if is_whole && INTEGERS.iter().any(|kind| says(kind)) { SqlState::OUT_OF_RANGE } else { SqlState::INVALID_TEXT }
 }
 
-/// The error of a condition that was computed while a Parquet file was read; `None`: the file caused it.
+/// The error of a condition that was computed while a Parquet file was read; `None` if the file caused it.
 ///
-/// DataFusion's reader hands its error on as a text: this prefix, and the error as Rust shows it to a programmer.
+/// DataFusion's reader passes its error on as text: this prefix, and the error in Rust's debug form.
 pub fn of_condition(message: &str) -> Option<(SqlState, String)> {
     let (_, shown) = message.split_once("Error evaluating filter predicate: ")?;
     let quoted = shown.split_once('"').map(|(_, rest)| rest);

@@ -1,4 +1,4 @@
-//! Connections: how many there may be, and what every answer carries.
+//! Connections: their limit, and the SQLSTATE in every answer.
 
 use std::future::Future;
 use std::io;
@@ -19,12 +19,12 @@ use crate::error::{Error, SqlState};
 use crate::serve::failure::{SQLSTATE, state_of_code, status};
 use crate::serve::gate::{Client, Gate, Place};
 
-/// Connections beyond the limit that are told so; the others are closed at once.
+/// Connections beyond the limit that are answered with an error; further ones are closed at once.
 const TOLD: usize = 64;
-/// Between two attempts to accept, when there are no more files to be had.
+/// The pause after a failed accept, for example when no file descriptors are left.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// The connections that `listener` accepts: `limit` of them at a time, a few more to be refused in words.
+/// The connections that `listener` accepts: `limit` at a time, and a few more that are refused with an error.
 pub fn accepted(listener: TcpListener, limit: usize) -> impl Stream<Item = io::Result<Connection>> + Send {
     let gates = (Gate::new(limit, 0), Gate::new(TOLD, 0));
     stream::unfold((listener, gates), async |(listener, gates)| {
@@ -41,7 +41,7 @@ pub fn accepted(listener: TcpListener, limit: usize) -> impl Stream<Item = io::R
             let place = gates.0.try_enter(client).map(|place| (place, Admission::Admitted));
             let place = place.or_else(|| Some((gates.1.try_enter(client)?, Admission::Refused)));
             let Some((place, admission)) = place else { continue };
-            // Without it answers wait for acknowledgements; with an error the connection is dead anyway.
+            // Without it, answers would wait for acknowledgements; if it fails, the connection is dead anyway.
             let _ = stream.set_nodelay(true);
             let peer = Peer { client, admission };
             return Some((Ok(Connection { stream, peer, _place: place }), (listener, gates)));
@@ -49,11 +49,11 @@ pub fn accepted(listener: TcpListener, limit: usize) -> impl Stream<Item = io::R
     })
 }
 
-/// Whether a connection may ask anything.
+/// Permission of a connection to send requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Admission {
     Admitted,
-    /// One of too many.
+    /// Above the limit.
     Refused,
 }
 
@@ -75,7 +75,7 @@ impl Peer {
         Self::of(request).map(|peer| peer.client).unwrap_or_default()
     }
 
-    /// Errors: the request comes from one connection too many.
+    /// Errors: the request comes from a connection above the limit.
     pub fn check<T>(request: &Request<T>) -> Result<(), Status> {
         if Self::of(request).is_none_or(|peer| peer.admission == Admission::Admitted) {
             return Ok(());
@@ -85,7 +85,7 @@ impl Peer {
     }
 }
 
-/// A connection that is counted.
+/// A connection that counts towards the limit.
 #[derive(Debug)]
 pub struct Connection {
     stream: TcpStream,
@@ -133,7 +133,7 @@ impl AsyncWrite for Connection {
     }
 }
 
-/// A service whose every refusal carries a SQLSTATE, those of the transport too.
+/// A service whose every refusal carries a SQLSTATE, including those of the transport.
 #[derive(Debug, Clone)]
 pub struct Stated<S>(pub S);
 
@@ -170,7 +170,7 @@ where
     }
 }
 
-/// The same for a status.
+/// Adds a SQLSTATE to a status that has none.
 pub fn stated(mut status: Status) -> Status {
     if status.metadata().get(SQLSTATE).is_none() {
         let state = state_of_code(status.code());

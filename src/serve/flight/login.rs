@@ -1,28 +1,28 @@
-//! Who may ask: nobody is checked, or everyone shows one token, as a bearer token or as a password.
+//! Authentication: none, or one token for all clients, as a bearer token or as a password.
 
 use sha2::{Digest, Sha256};
 use tonic::{Request, Status};
 
 use crate::config::Secret;
 
-/// The check that every call passes, the handshake too.
+/// The check of every call, including the handshake.
 #[derive(Debug, Clone)]
 pub struct Login {
     token: Option<Secret>,
 }
 
 impl Login {
-    /// `None` lets everyone in.
+    /// `None` admits every client.
     pub fn new(token: Option<Secret>) -> Self {
         Self { token }
     }
 
-    /// What a handshake hands out: the token again, which later calls show as `Bearer`.
+    /// The answer to a handshake: the token again, which later calls send as `Bearer`.
     pub fn bearer(&self) -> String {
         format!("Bearer {}", self.token.as_ref().map_or("anonymous", Secret::expose))
     }
 
-    /// Lets the call pass or refuses it.
+    /// Admits the call or refuses it.
     pub fn check(&self, request: Request<()>) -> Result<Request<()>, Status> {
         let Some(token) = &self.token else { return Ok(request) };
         let shown = request.metadata().get("authorization").and_then(|value| value.to_str().ok());
@@ -49,7 +49,7 @@ fn shown_token(header: &str) -> Option<String> {
     login.split_once(':').map(|(_, password)| password.to_owned())
 }
 
-/// Compares digests, so that the time taken tells nothing about the token.
+/// Compares digests, so that the time taken reveals nothing about the token.
 fn same(left: &[u8], right: &[u8]) -> bool {
     Sha256::digest(left) == Sha256::digest(right)
 }

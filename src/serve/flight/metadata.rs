@@ -1,7 +1,7 @@
-//! What a Flight SQL client may ask about the server: its abilities, types, catalogs, schemas, tables and keys.
+//! Metadata for Flight SQL clients: the server's abilities, types, catalogs, schemas, tables and keys.
 //!
-//! Shapes are those of the Flight SQL specification (`FlightSql.proto`). Delta tables have no keys that hold, so the
-//! key commands answer with no row.
+//! Shapes are those of the Flight SQL specification (`FlightSql.proto`). Delta tables do not enforce keys, so the key
+//! commands return no rows.
 
 use std::sync::Arc;
 
@@ -24,14 +24,14 @@ use crate::serve::warehouse::{CATALOG, PUBLIC, SYSTEM, Warehouse};
 const TABLE: &str = "TABLE";
 const SYSTEM_TABLE: &str = "SYSTEM TABLE";
 
-/// The answers that do not depend on the tables.
+/// The metadata that does not depend on the tables.
 pub struct ServerFacts {
     pub sql_info: SqlInfoData,
     pub types: XdbcTypeInfoData,
 }
 
 impl ServerFacts {
-    /// The facts of this build.
+    /// The metadata of this build.
     pub fn new() -> Result<Self> {
         let failed = || "server metadata cannot be built".to_owned();
         Ok(Self { sql_info: sql_info().internal(failed)?, types: types().internal(failed)? })
@@ -45,7 +45,7 @@ pub fn catalogs() -> Result<RecordBatch, FlightError> {
     catalogs.build()
 }
 
-/// GetDbSchemas, filtered as asked.
+/// GetDbSchemas, with the request's filters.
 pub fn schemas(query: CommandGetDbSchemas) -> Result<RecordBatch, FlightError> {
     let mut schemas = query.into_builder();
     for schema in ["information_schema", PUBLIC, SYSTEM] {
@@ -62,8 +62,8 @@ pub fn table_types() -> Result<RecordBatch, FlightError> {
     types.build()
 }
 
-/// GetTables, filtered as asked. Tables are opened only where their columns are wanted; one that cannot be opened has
-/// none then.
+/// GetTables, with the request's filters. Tables are opened only if their columns are requested; one that cannot be opened
+/// is listed without columns.
 pub async fn tables(warehouse: &Warehouse, query: CommandGetTables) -> Result<RecordBatch, Status> {
     let include_schema = query.include_schema;
     let mut tables = query.into_builder();
@@ -88,7 +88,7 @@ pub async fn tables(warehouse: &Warehouse, query: CommandGetTables) -> Result<Re
     Ok(tables.build()?)
 }
 
-/// The shape of GetPrimaryKeys' answer.
+/// The schema of the answer to GetPrimaryKeys.
 pub fn primary_keys_schema() -> SchemaRef {
     Arc::new(Schema::new(vec![
         Field::new("catalog_name", DataType::Utf8, true),
@@ -100,7 +100,7 @@ pub fn primary_keys_schema() -> SchemaRef {
     ]))
 }
 
-/// The shape of GetExportedKeys', GetImportedKeys' and GetCrossReference's answers.
+/// The schema of the answers to GetExportedKeys, GetImportedKeys and GetCrossReference.
 pub fn foreign_keys_schema() -> SchemaRef {
     let mut fields = Vec::new();
     for side in ["pk", "fk"] {

@@ -1,10 +1,10 @@
 //! The Flight SQL server.
 //!
-//! Owns the socket, encryption and login, and the two plain Flight calls that `arrow-flight`'s Flight SQL layer leaves
-//! out (GetSchema, PollFlightInfo). [`service`] answers the rest, [`queries`] keeps prepared statements and running
-//! queries, [`rows`] sends results, [`metadata`] describes what there is. Connections have threads of their own, neither
-//! those of pipelines nor those of queries. Results stream: a batch is computed when the client has taken the one
-//! before, so that a result's size does not matter.
+//! Owns the socket, encryption and login, and the two plain Flight calls that `arrow-flight`'s Flight SQL layer leaves out
+//! (GetSchema, PollFlightInfo). [`service`] answers the rest, [`queries`] keeps prepared statements and running queries,
+//! [`rows`] sends results, [`metadata`] describes the server and its tables. Connections have threads of their own, apart
+//! from those of pipelines and of queries. Results are streamed: a batch is computed when the client has taken the previous
+//! one, so that a result may have any size.
 
 mod connection;
 mod login;
@@ -38,25 +38,26 @@ use crate::config::Secret;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::metrics::Metrics;
 
-/// Requests that clients may send: statements and bound parameters.
+/// The maximum size of a request: statements and bound parameters.
 const MAX_REQUEST_BYTES: usize = 4 << 20;
-/// Requests of one connection at a time.
+/// Concurrent requests of one connection.
 const MAX_STREAMS: u32 = 64;
-/// How often a silent client is asked whether it is there, and how long it may take to say so.
+/// The interval of keep-alive pings to a silent client, and the time limit for its answer.
 const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(20));
-/// Threads that talk to clients.
+/// Threads that serve connections.
 const SERVER_THREADS: usize = 2;
-/// They let pipelines go first.
+/// Their niceness: pipelines have priority.
 const SERVER_NICENESS: i32 = 5;
 
-/// How the server is reached.
+/// Login, encryption and limits of the server.
 #[derive(Debug, Clone, Default)]
 pub struct FlightOptions {
-    /// What clients must show, as `Authorization: Bearer <token>` or as the password of any user; `None` = nothing.
+    /// The token that clients must send, as `Authorization: Bearer <token>` or as the password of any user; `None` = no
+    /// login.
     pub token: Option<Secret>,
     /// Encrypts connections; `None` = plain text.
     pub tls: Option<TlsIdentity>,
-    /// How many queries, and for how long.
+    /// Limits on the number and duration of queries.
     pub limits: QueryLimits,
 }
 
@@ -104,7 +105,7 @@ pub async fn serve(
     }));
     let task = tokio::spawn(async move {
         let served = serving.await.map_err(|error| Error::internal("server ended abnormally").with_source(error));
-        // Its threads end with it.
+        // Ends the server's threads.
         drop(runtime);
         served?
     });
@@ -141,7 +142,7 @@ impl FlightService for Endpoint {
         self.sql.get_flight_info(request).await
     }
 
-    /// Queries begin when their rows are asked for, so an answer is complete at the first poll.
+    /// Queries start when their rows are requested, so the first poll returns a complete answer.
     async fn poll_flight_info(&self, request: Request<FlightDescriptor>) -> Result<Response<PollInfo>, Status> {
         let info = self.sql.get_flight_info(request).await?.into_inner();
         Ok(Response::new(PollInfo {

@@ -1,4 +1,4 @@
-//! Bound parameters: read with their number, size and form bounded while they come, not afterwards.
+//! Reads bound parameters; their number, size and form are checked while they arrive, not afterwards.
 
 use arrow::array::RecordBatch;
 use arrow::ipc::{MessageHeader, root_as_message};
@@ -11,14 +11,15 @@ use tonic::Status;
 use crate::error::{Error, SqlState};
 use crate::serve::failure::status;
 
-/// How many rows of parameters may be bound at once; each is one execution.
+/// The maximum number of rows of parameters bound at once; each is one execution.
 pub const MAX_BOUND_ROWS: usize = 1024;
-/// Bytes of all messages that bind them.
+/// The maximum bytes of all messages with parameters.
 const MAX_BOUND_BYTES: usize = 4 << 20;
-/// Messages that bind them, whatever is in them.
+/// The maximum number of these messages, whatever their contents.
 const MAX_MESSAGES: usize = 4_096;
 
-/// The rows that `messages` hold. Errors: too many rows, bytes or messages; compressed ones, whose size their sender states.
+/// The rows in `messages`. Errors: too many rows, bytes or messages; compressed messages, whose stated size cannot be
+/// trusted.
 pub async fn read(
     messages: impl Stream<Item = Result<FlightData, Status>> + Send + 'static,
 ) -> Result<Vec<RecordBatch>, Status> {
@@ -107,7 +108,7 @@ mod tests {
                 count.fetch_add(1, Ordering::Relaxed);
                 message
             }));
-            // The schema comes once; after it only batches.
+            // The schema is sent once, then only batches.
             let endless = endless.enumerate().filter(|(index, message)| {
                 let is_schema = message.data_body.is_empty() && *index > 0;
                 std::future::ready(!is_schema)

@@ -1,8 +1,8 @@
 //! Prepared statements and running queries of one server.
 //!
-//! A plain statement's ticket holds its SQL and is planned when its rows are asked for, so the server keeps nothing for
-//! it until then. Prepared statements are kept, at most [`MAX_PREPARED`]: the one unused longest is dropped for a new
-//! one. Running queries are kept for as long as their stream lives; dropping the stream ends the query.
+//! A plain statement's ticket contains its SQL, which is planned when its rows are requested, so the server keeps no state
+//! for it until then. At most [`MAX_PREPARED`] prepared statements are kept: a new one replaces the least recently used.
+//! Running queries are kept while their stream lives; dropping the stream ends the query.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,24 +16,24 @@ use uuid::Uuid;
 use crate::error::{Context, Error, Result, SqlState};
 use crate::metrics::{Gauge, Metrics};
 
-/// How many prepared statements are kept.
+/// The maximum number of prepared statements.
 const MAX_PREPARED: usize = 1024;
-/// Bytes that prepared statements and the values bound to them may have together.
+/// The maximum bytes of all prepared statements with their bound values.
 const MAX_PREPARED_BYTES: usize = 64 << 20;
-/// Values that may be bound at once: rows times parameters.
+/// The maximum number of values bound at once: rows times parameters.
 const MAX_BOUND_VALUES: usize = 65_536;
-/// How many queries that were cancelled before they began are remembered.
+/// The maximum number of stored ids of queries that were cancelled before they began.
 const MAX_CANCELLED: usize = 1024;
 
-/// What a ticket for rows says; travels as JSON, opaque to clients.
+/// Contents of a ticket for rows; sent as JSON, opaque to clients.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct QueryTicket {
-    /// Names this execution, for cancelling.
+    /// Identifies this execution, for cancelling.
     pub id: String,
     pub what: What,
 }
 
-/// What is executed.
+/// The statement to execute.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum What {
@@ -63,12 +63,12 @@ impl QueryTicket {
 #[derive(Debug, Clone)]
 pub struct Prepared {
     pub sql: String,
-    /// One row an execution; `None` = nothing was bound.
+    /// One row per execution; `None` if nothing was bound.
     pub rows: Option<Arc<Vec<Vec<ScalarValue>>>>,
 }
 
 impl Prepared {
-    /// Bytes that it takes.
+    /// Bytes of the statement and its values.
     fn bytes(&self) -> usize {
         let rows = self.rows.iter().flat_map(|rows| rows.iter());
         self.sql.len() + rows.flat_map(|row| row.iter()).map(ScalarValue::size).sum::<usize>()
@@ -97,7 +97,7 @@ impl PreparedInner {
         }
     }
 
-    /// Drops those unused longest until there is room; the one used last stays.
+    /// Drops the least recently used statements until the limits hold; always keeps the last used one.
     fn make_room(&mut self) {
         while self.by_handle.len() > MAX_PREPARED || (self.bytes > MAX_PREPARED_BYTES && self.by_handle.len() > 1) {
             let Some(oldest) = self.by_use.first_key_value().map(|(_, handle)| handle.clone()) else { return };
@@ -121,12 +121,12 @@ impl PreparedStatements {
         handle
     }
 
-    /// The statement of a handle, or an error that it is not known (any more).
+    /// The statement of a handle. Errors: the handle is unknown or was dropped.
     pub fn get(&self, handle: &str) -> Result<Prepared> {
         self.touch(handle, |prepared| prepared.clone())
     }
 
-    /// Binds the rows of `batches` in the place of what was bound before.
+    /// Binds the rows of `batches` in place of earlier ones.
     pub fn bind(&self, handle: &str, batches: &[RecordBatch]) -> Result<()> {
         let count: usize = batches.iter().map(|batch| batch.num_rows() * batch.num_columns()).sum();
         if count > MAX_BOUND_VALUES {
@@ -154,7 +154,7 @@ impl PreparedStatements {
         Ok(())
     }
 
-    /// Forgets a statement.
+    /// Drops a statement.
     pub fn remove(&self, handle: &str) {
         lock(&self.inner).remove(handle);
     }
@@ -175,7 +175,7 @@ impl PreparedStatements {
     }
 }
 
-/// The queries whose rows are being sent.
+/// The queries that are sending rows.
 #[derive(Debug)]
 pub struct RunningQueries {
     inner: Arc<Mutex<RunningInner>>,
@@ -190,13 +190,13 @@ struct RunningInner {
 }
 
 impl RunningQueries {
-    /// No query runs yet.
+    /// A registry without queries.
     pub fn new(metrics: Arc<Metrics>) -> Self {
         let running = metrics.flight_queries_running.with([]);
         Self { inner: Arc::default(), metrics, running }
     }
 
-    /// Enters a query; `None` when it was cancelled before it began.
+    /// Registers a query; `None` if it was cancelled before it began.
     pub fn begin(&self, id: &str) -> Option<RunningQuery> {
         let mut inner = lock(&self.inner);
         if let Some(place) = inner.cancelled_early.iter().position(|cancelled| cancelled == id) {
@@ -221,7 +221,7 @@ impl RunningQueries {
         self.metrics.flight_queries.with(["failed"]).add(1);
     }
 
-    /// Cancels a query, now or as soon as its rows are asked for.
+    /// Cancels a query, now or as soon as its rows are requested.
     pub fn cancel(&self, id: &str) {
         let mut inner = lock(&self.inner);
         if let Some(cancelled) = inner.running.get(id) {
@@ -235,7 +235,7 @@ impl RunningQueries {
     }
 }
 
-/// How a query ended.
+/// The way in which a query ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
     Done,
@@ -243,7 +243,7 @@ pub enum Outcome {
     Cancelled,
 }
 
-/// A running query's entry; dropped with its stream. Unless told otherwise it ended by being cancelled.
+/// The registration of a running query; dropped with its stream. Its outcome is "cancelled" unless [`Self::end`] was called.
 #[derive(Debug)]
 pub struct RunningQuery {
     id: String,
@@ -255,12 +255,12 @@ pub struct RunningQuery {
 }
 
 impl RunningQuery {
-    /// Completes when somebody cancels the query.
+    /// Cancelled when a client cancels the query.
     pub fn cancelled(&self) -> CancellationToken {
         self.cancelled.clone()
     }
 
-    /// Notes how the query ended.
+    /// Records the query's outcome.
     pub fn end(&mut self, outcome: Outcome) {
         self.outcome = outcome;
     }

@@ -1,8 +1,9 @@
-//! A query's rows on their way to the client.
+//! Streams a query's rows to the client.
 //!
-//! The query runs on the engine's threads, and so is what it finds encoded; two messages at most wait for the client. Here, on the
-//! server's threads, its time is kept: the query ends when its rows are dropped (the client has gone), when somebody cancels it, when its
-//! time is over, and when its client leaves rows unread. What ends it sets its interrupt, since it may be computing without pause.
+//! The query runs on the engine's threads, where its rows are also encoded; at most two messages wait for the client. Here,
+//! on the server's threads, its end is watched: the query ends when its stream is dropped (the client has gone), when it is
+//! cancelled, when it exceeds its time or the memory limit, and when its client leaves rows unread. Its end sets its
+//! interrupt, since it may be computing without pause.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -33,28 +34,28 @@ use crate::serve::gate::Place;
 use crate::serve::interrupt::{Interrupt, ended};
 use crate::serve::warehouse::Query;
 
-/// Messages that wait for the client.
+/// The maximum number of messages that wait for the client.
 const MESSAGES_AHEAD: usize = 2;
 
-/// A planned query and how often it is run.
+/// A planned query and its executions.
 pub struct Executions {
     pub query: Query,
-    /// One execution a row of parameters; `None` = one, without any.
+    /// One execution per row of parameters; `None` = one without parameters.
     pub parameters: Option<Arc<Vec<Vec<ScalarValue>>>>,
 }
 
 impl Executions {
-    /// The columns of the result, as [`Self::start`] gives them.
+    /// The columns of the result, as [`Self::start`] returns them.
     pub async fn schema(&self) -> Result<SchemaRef> {
         let described = match self.parameters.as_ref().and_then(|rows| rows.first()) {
-            // Types that hang on parameters are known now.
+            // Types that depend on parameters are known now.
             Some(row) => self.query.clone().bind(row.clone())?.schema().await?,
             None => self.query.schema().await?,
         };
         Ok(sent_schema(&described))
     }
 
-    /// Begins the first execution, so that its errors come before any row; the others are begun one after the other.
+    /// Starts the first execution, so that its errors come before any row; the others are started one after the other.
     pub async fn start(self) -> Result<(SchemaRef, Batches)> {
         let Self { query, parameters } = self;
         let Some(rows) = parameters else {
@@ -77,15 +78,15 @@ impl Executions {
     }
 }
 
-/// `batches` as they are sent.
+/// `batches` in the form in which they are sent.
 fn sent_rows(schema: SchemaRef, batches: impl Stream<Item = Result<RecordBatch>> + Send + 'static) -> Batches {
     Box::pin(batches.map(move |batch| sent(&batch?, &schema)))
 }
 
-/// What a query finds.
+/// The rows of a query.
 pub type Batches = Pin<Box<dyn Stream<Item = Result<RecordBatch>> + Send>>;
 
-/// A query that was planned and has its place.
+/// A query that is planned and admitted.
 pub struct Started {
     pub schema: SchemaRef,
     pub batches: Batches,
@@ -95,13 +96,13 @@ pub struct Started {
     pub deadline: Instant,
 }
 
-/// The messages of a query's answer.
+/// The messages of a query's result.
 pub struct QueryRows {
     messages: mpsc::Receiver<FlightData>,
-    /// How the query ended, once there are no more messages.
+    /// The result of the query, once there are no more messages.
     end: oneshot::Receiver<Result<(), Status>>,
     cancelled: Pin<Box<WaitForCancellationFutureOwned>>,
-    /// The process has too much memory.
+    /// The process exceeds its memory limit.
     exceeded: Pin<Box<WaitForCancellationFutureOwned>>,
     #[expect(dead_code, reason = "held, never looked at")]
     braked: Arc<Braked>,
@@ -113,7 +114,7 @@ pub struct QueryRows {
 }
 
 impl QueryRows {
-    /// Lets the query run on `engine`.
+    /// Starts the query on `engine`.
     pub fn of(started: Started, running: RunningQuery, engine: &QueryEngine, rows_sent: Arc<Counter>) -> Self {
         let Started { schema, batches, interrupt, braked, place, deadline } = started;
         let (sender, messages) = mpsc::channel(MESSAGES_AHEAD);
@@ -126,7 +127,7 @@ impl QueryRows {
             let end = loop {
                 let room = match timeout(idle, sender.reserve()).await {
                     Ok(Ok(room)) => room,
-                    // Nobody reads any more.
+                    // The receiver was dropped.
                     Ok(Err(_)) => break Ok(()),
                     Err(_) => break Err(status(&unread())),
                 };
@@ -137,7 +138,7 @@ impl QueryRows {
                 }
             };
             drop(encoded);
-            // The place is free for another now.
+            // Frees the place for another query.
             drop(place);
             let _ = end_sender.send(end);
         });

@@ -1,7 +1,7 @@
 //! The Flight SQL calls.
 //!
-//! Each is short: plan or look up, then answer with a ticket (GetFlightInfo) or rows (DoGet). Whatever writes is
-//! answered with the one error that says so.
+//! Each plans or looks something up, then answers with a ticket (GetFlightInfo) or rows (DoGet). All calls that write are
+//! answered with the same error.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -52,7 +52,7 @@ type Rows = Answer<Pin<Box<dyn Stream<Item = Result<FlightData, Status>> + Send>
 const CANCEL_RESULT_CANCELLED: i32 = 1;
 const CANCEL_FLIGHT_INFO: &str = "CancelFlightInfo";
 
-/// What answers Flight SQL calls.
+/// The service that answers Flight SQL calls.
 pub struct Service {
     warehouse: Arc<Warehouse>,
     login: Login,
@@ -64,7 +64,7 @@ pub struct Service {
 }
 
 impl Service {
-    /// A service that has no prepared statements and runs nothing yet.
+    /// A service without prepared statements and running queries.
     pub fn new(
         warehouse: Arc<Warehouse>,
         metrics: Arc<Metrics>,
@@ -82,7 +82,7 @@ impl Service {
         })
     }
 
-    /// Plans `what` on a thread of the engine and there does `then` with it.
+    /// Plans `what` on a thread of the engine, and runs `then` on the result there.
     async fn planned<T: Send + 'static, F: Future<Output = WeirResult<T>> + Send>(
         &self,
         client: Client,
@@ -112,7 +112,7 @@ impl Service {
         info(&TicketStatementQuery { statement_handle: handle.into() }, &schema, request)
     }
 
-    /// The status of a statement that could not be planned, which counts as failed.
+    /// The status for a statement that could not be planned; counts it as failed.
     fn refuse(&self, error: &Error) -> Status {
         self.queries.refused();
         status(error)
@@ -145,7 +145,7 @@ impl Service {
         Ok(Response::new(Box::pin(QueryRows::of(started, running, &self.engine, Arc::clone(&self.rows_sent)))))
     }
 
-    /// Cancels the query of which `info` is the answer to GetFlightInfo.
+    /// Cancels the query that `info`, an answer to GetFlightInfo, belongs to.
     fn cancel(&self, info: &FlightInfo) -> Result<(), Status> {
         for endpoint in &info.endpoint {
             let Some(ticket) = &endpoint.ticket else { continue };
@@ -159,7 +159,7 @@ impl Service {
     }
 }
 
-/// The answer that says: ask for `ticket`'s rows here; they look like `schema`.
+/// The answer that directs the client to request `ticket`'s rows here; their columns are those of `schema`.
 fn info<M: ProstMessageExt>(ticket: &M, schema: &Schema, request: Request<FlightDescriptor>) -> Answer<FlightInfo> {
     let endpoint = FlightEndpoint::new().with_ticket(Ticket::new(ticket.as_any().encode_to_vec()));
     let info = FlightInfo::new()
@@ -200,7 +200,7 @@ fn refused() -> Status {
 impl FlightSqlService for Service {
     type FlightService = Self;
 
-    /// [`Login::check`] has let the caller in already.
+    /// [`Login::check`] has already admitted the caller.
     async fn do_handshake(
         &self,
         _request: Request<Streaming<HandshakeRequest>>,
@@ -274,7 +274,7 @@ impl FlightSqlService for Service {
     ) -> Answer<FlightInfo> {
         let handle = handle_text(&query.prepared_statement_handle)?;
         let prepared = self.prepared.get(&handle).map_err(|error| self.refuse(&error))?;
-        // Without values the ticket holds the SQL: other connections may use it after the statement is closed.
+        // Without bound values the ticket contains the SQL: other connections may use it after the statement is closed.
         let what = if prepared.rows.is_none() { What::Sql(prepared.sql) } else { What::Prepared(handle) };
         self.query_info(what, request).await
     }

@@ -1,8 +1,8 @@
-//! The schema of sent rows: it is described before a query runs exactly as its rows have it.
+//! The schema of sent rows: the description before a query runs must equal the schema of its rows.
 //!
-//! Whether a column can be null is known only once a plan is optimised, and may be another thing the next time (a constant that is folded,
-//! a count that statistics answer, another row of parameters). So every column and field may be null as sent, and dictionaries are
-//! sent as their values.
+//! The nullability of a column is known only after optimisation, and may differ the next time (a constant that is folded, a
+//! count that statistics answer, another row of parameters). So every column and field is sent as nullable, and dictionaries
+//! are sent as their values.
 
 use std::sync::Arc;
 
@@ -12,13 +12,13 @@ use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 
 use crate::error::{Context, Result};
 
-/// The schema that rows of `schema` are sent with.
+/// The schema under which rows of `schema` are sent.
 pub fn sent_schema(schema: &Schema) -> SchemaRef {
     let fields: Vec<FieldRef> = schema.fields().iter().map(sent_field).collect();
     Arc::new(Schema::new_with_metadata(fields, schema.metadata().clone()))
 }
 
-/// `batch` with the columns of `schema`, which [`sent_schema`] has made.
+/// `batch` with the columns of `schema`, a result of [`sent_schema`].
 pub fn sent(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
     let columns = batch.columns().iter().zip(schema.fields()).map(|(column, field)| {
         if column.data_type() == field.data_type() { Ok(Arc::clone(column)) } else { cast(column, field.data_type()) }

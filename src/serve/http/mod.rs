@@ -2,7 +2,7 @@
 //!
 //! | path | answer |
 //! |---|---|
-//! | `/` | the dashboard: one page, nothing loaded from elsewhere |
+//!  `/` | the dashboard: one page without external resources |
 //! | `/metrics` | Prometheus text |
 //! | `/health/live` | 200 as long as the process answers |
 //! | `/health/ready` | 200 when pipelines run and commit, else 503 and why |
@@ -28,24 +28,24 @@ use crate::metrics::Metrics;
 
 const DASHBOARD: &str = include_str!("dashboard.html");
 
-/// How many epochs `/progress` answers with, unless asked otherwise and at most.
+/// Number of epochs that `/progress` returns, by default and at most.
 const DEFAULT_EPOCHS: usize = 120;
 const MAX_EPOCHS: usize = 5_000;
 
-/// Whether the process does its work.
+/// Readiness of the process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Readiness {
     Ready,
-    /// Not (yet), and why, in a line.
+    /// Not ready (yet), with the reason in one line.
     NotReady(String),
 }
 
-/// What the pages are made from.
+/// Everything that the pages show.
 #[derive(Clone)]
 pub struct HttpState {
     pub metrics: Arc<Metrics>,
     pub warehouse: Arc<Warehouse>,
-    /// Asked at every `/health/ready`; must not block.
+    /// Called for every `/health/ready`; must not block.
     pub readiness: Arc<dyn Fn() -> Readiness + Send + Sync>,
 }
 
@@ -87,7 +87,7 @@ struct ProgressQuery {
     pipeline: Option<String>,
 }
 
-/// `{"pipelines": [{"name": …, "epochs": [oldest … newest]}]}`; an epoch is as `epoch` wrote it.
+/// `{"pipelines": [{"name": …, "epochs": [oldest … newest]}]}`; epochs have the form in which `epoch` wrote them.
 async fn progress(State(state): State<HttpState>, Query(query): Query<ProgressQuery>) -> Response {
     let limit = query.limit.unwrap_or(DEFAULT_EPOCHS).min(MAX_EPOCHS);
     match read_progress(&state.warehouse, limit, query.pipeline.as_deref()).await {

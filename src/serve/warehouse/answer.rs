@@ -1,4 +1,4 @@
-//! DESCRIBE, and EXPLAIN of what would run on a stream: answers that are made here instead of being planned by DataFusion.
+//! DESCRIBE, and EXPLAIN of streaming plans: answered here instead of being planned by DataFusion.
 
 use std::sync::Arc;
 
@@ -23,10 +23,10 @@ use crate::sql::suggest::did_you_mean;
 use crate::sql::types::sql_name;
 use crate::sql::{Diagnostic, Diagnostics, SourceFile, Span, StatementKind};
 
-/// An answer of rows, or why there is none.
+/// The rows of an answer, or the refusal.
 type Answer = Result<Option<Arc<dyn TableProvider>>, Refusal>;
 
-/// Where a statement stands.
+/// The position of a statement.
 #[derive(Clone, Copy)]
 pub struct Place<'a> {
     pub files: &'a [Arc<SourceFile>],
@@ -40,7 +40,7 @@ impl Place<'_> {
 }
 
 impl Warehouse {
-    /// The rows that answer `asked`; `None` when DataFusion shall plan it.
+    /// The rows that answer `asked`; `None` if DataFusion has to plan it.
     pub(super) async fn answer(&self, asked: &StatementKind, place: Place<'_>) -> Answer {
         match asked {
             StatementKind::Describe(describe) => self.describe(describe, place).await,
@@ -88,7 +88,7 @@ impl Warehouse {
         }
     }
 
-    /// A table of the warehouse: where it is and its columns.
+    /// Location and columns of a table of the warehouse.
     async fn named(&self, name: &str) -> Result<Option<(Location, SchemaRef)>> {
         let found = self.find(name, AsOf::Newest).await?;
         let Some(found) = found else { return Ok(None) };
@@ -236,13 +236,13 @@ fn sink_schema(def: &crate::catalog::SinkDef) -> SchemaRef {
     Arc::new(Schema::new(fields.collect::<Vec<_>>()))
 }
 
-/// What weir writes into `userMetadata`, or null.
+/// The JSON that weir writes into `userMetadata`, or null.
 fn user_metadata(info: &Value) -> Value {
     let kept = info.get("userMetadata").and_then(Value::as_str);
     kept.and_then(|kept| serde_json::from_str(kept).ok()).unwrap_or_default()
 }
 
-/// Columns as DataFusion's own DESCRIBE shows them.
+/// Columns in the form of DataFusion's own DESCRIBE.
 fn columns(schema: &SchemaRef) -> Result<Arc<dyn TableProvider>, Error> {
     let fields = schema.fields();
     memory(vec![
@@ -269,7 +269,7 @@ fn model(model: &Model) -> Properties {
     model.describe().into_iter().map(|(name, value)| (path(name), value)).collect()
 }
 
-/// The properties that are there.
+/// The properties that have a value.
 fn present(all: Vec<(&'static str, Option<String>)>) -> Properties {
     all.into_iter().filter_map(|(name, value)| value.map(|value| (name, value))).collect()
 }
@@ -351,7 +351,7 @@ fn pipeline(catalog: &Catalog, name: &str) -> Properties {
     ])
 }
 
-/// A trigger as it is written.
+/// A trigger in SQL form.
 fn trigger(trigger: Trigger) -> String {
     match trigger {
         Trigger::Interval(interval) => format!("{interval:?}"),
@@ -360,7 +360,7 @@ fn trigger(trigger: Trigger) -> String {
     }
 }
 
-/// One row of what the table is, in the words of Delta's own DESCRIBE DETAIL.
+/// One row about the table, with the columns of Delta's DESCRIBE DETAIL.
 async fn table_detail(name: &str, location: &Location) -> Result<Arc<dyn TableProvider>, Refusal> {
     let found = detail(location.url(), Arc::clone(location.store())).await?;
     let metadata = &found.metadata;

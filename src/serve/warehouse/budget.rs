@@ -1,5 +1,5 @@
-//! The memory budget for results of a query's functions: constants live in the plan and are copied with it; what is made from rows is reserved in
-//! the memory pool for as long as it lives.
+//! The memory budget for results of a query's functions. Constants are part of the plan and copied with it; results over
+//! rows are reserved in the memory pool while they live.
 
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use datafusion::execution::memory_pool::{MemoryConsumer, MemoryPool, MemoryReser
 use crate::memory::bounded::{Budget, MAX_BATCH_BYTES, MaxConstants, too_large_a_batch, too_large_a_constant};
 use crate::serve::interrupt::Interrupt;
 
-/// Whoever can connect can send statements: many at a time.
+/// Limits for constants: anyone who can connect can send many statements at a time.
 const CONSTANTS: MaxConstants = MaxConstants { each: 1 << 20, all: 16 << 20 };
 
 /// The budget for results of one query's functions.
@@ -24,7 +24,7 @@ pub struct QueryBudget {
 }
 
 impl QueryBudget {
-    /// Of a query whose memory comes from `pool`.
+    /// The budget of a query whose memory comes from `pool`.
     pub fn new(pool: Arc<dyn MemoryPool>, interrupt: Interrupt) -> Self {
         let constants = MemoryConsumer::new("constants").register(&pool);
         Self { pool, constants, interrupt }
@@ -60,14 +60,14 @@ impl Budget for QueryBudget {
     }
 }
 
-/// The same array, which gives `reserved` back when the last of its buffers goes.
+/// The same array, which releases `reserved` with the last of its buffers.
 fn held(array: &ArrayRef, reserved: MemoryReservation) -> Result<ArrayRef> {
     let data = array.to_data();
     reserved.try_resize(data.get_buffer_memory_size())?;
     Ok(make_array(hold(data, Arc::new(reserved))))
 }
 
-/// Puts `reserved` behind the largest buffer of `data`.
+/// Ties `reserved` to the largest buffer of `data`.
 fn hold(data: ArrayData, reserved: Arc<MemoryReservation>) -> ArrayData {
     let buffer = data.buffers().iter().enumerate().max_by_key(|(_, buffer)| buffer.len());
     let child = data.child_data().iter().enumerate().max_by_key(|(_, child)| child.get_buffer_memory_size());
@@ -85,22 +85,22 @@ fn hold(data: ArrayData, reserved: Arc<MemoryReservation>) -> ArrayData {
         }
         _ => return data,
     };
-    // SAFETY: the same bytes stand in the same places as in `data`, which was valid.
+    // SAFETY: the bytes and their layout are those of `data`, which was valid.
     unsafe { changed.build_unchecked() }
 }
 
-/// The bytes of a buffer with what counts them.
+/// A buffer with its reservation.
 struct Owner {
     _buffer: Buffer,
     _reserved: Arc<MemoryReservation>,
 }
 
-// A buffer and a reservation are left as they are by whatever unwinds: neither is changed through an owner.
+// Unwinding leaves both intact: neither the buffer nor the reservation is changed through an owner.
 impl std::panic::RefUnwindSafe for Owner {}
 
 fn owned(buffer: Buffer, reserved: Arc<MemoryReservation>) -> Buffer {
     let Some(start) = NonNull::new(buffer.as_ptr().cast_mut()) else { return buffer };
     let length = buffer.len();
-    // SAFETY: the owner keeps the allocation that `start` and `length` lie in.
+    // SAFETY: the owner keeps the allocation that contains `start` and `length`.
     unsafe { Buffer::from_custom_allocation(start, length, Arc::new(Owner { _buffer: buffer, _reserved: reserved })) }
 }

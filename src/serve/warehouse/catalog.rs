@@ -19,7 +19,7 @@ pub struct RequestCatalogs {
 }
 
 impl RequestCatalogs {
-    /// `listed` is what `information_schema` shows; other lookups do not need it.
+    /// `listed` are the tables that `information_schema` shows; other lookups do not need them.
     pub fn new(warehouse: Arc<Warehouse>, listed: &[TableEntry]) -> Self {
         let names = listed.iter().map(|entry| entry.name.clone()).collect();
         let public = Arc::new(PublicSchema { warehouse: Arc::clone(&warehouse), names });
@@ -77,7 +77,7 @@ impl SchemaProvider for PublicSchema {
     async fn table(&self, name: &str) -> DataFusionResult<Option<Arc<dyn TableProvider>>> {
         let (name, as_of) = split_version(name);
         let found = match self.warehouse.find(name, as_of).await {
-            // Where all tables are listed, one that cannot be read hides no others.
+            // In a list of all tables, one that cannot be read must not hide the others.
             Err(error) if self.names.iter().any(|listed| listed == name) => {
                 return Ok(Some(Arc::new(Unreadable {
                     error: Arc::new(error.into()),
@@ -92,18 +92,18 @@ impl SchemaProvider for PublicSchema {
         }
     }
 
-    /// Without a look at the table, so that one which cannot be read hides no others from a list.
+    /// Does not open the table, so that one that cannot be read does not hide the others in a list.
     async fn table_type(&self, _name: &str) -> DataFusionResult<Option<TableType>> {
         Ok(Some(TableType::Base))
     }
 
     fn table_exist(&self, name: &str) -> bool {
-        // Only a lookup can tell; DataFusion asks this for DDL, which is refused.
+        // Only a lookup could tell; DataFusion calls this for DDL, which is refused.
         is_table_name(name)
     }
 }
 
-/// A listed table that cannot be read: it has no columns, and asking it is the error.
+/// A listed table that cannot be read: it has no columns, and scanning it returns the error.
 #[derive(Debug)]
 struct Unreadable {
     error: Arc<DataFusionError>,

@@ -1,6 +1,6 @@
-//! What SQL files declare, for a warehouse that is asked about it: the catalog's objects as tables of schema `weir`.
+//! The declarations of SQL files as tables of schema `weir`.
 //!
-//! Secrets are told by name only, and of a connector's options only those that say what it reads or writes.
+//! Secrets are shown by name only, and of a connector's options only those that name what it reads or writes.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,24 +17,24 @@ use crate::model::ModelSlot;
 use crate::sql::Span;
 use crate::sql::types::sql_name;
 
-/// True when the system table is about what files declare, and about nothing else.
+/// True if the system table shows only declarations of files.
 pub fn is_declared(table: &str) -> bool {
     !matches!(table, "state" | "progress" | "pipelines" | "tables" | "dead_letters")
 }
 
-/// The catalog of some SQL files with the models that it names.
+/// The catalog of a set of SQL files with the models that it names.
 #[derive(Debug, Default)]
 pub struct Declared {
     pub catalog: Catalog,
     pub models: BTreeMap<String, Arc<ModelSlot>>,
     /// The models as functions.
     pub functions: Vec<Arc<ScalarUDF>>,
-    /// Declared tables that nothing has written yet can be read: they are empty.
+    /// `true` if declared tables that were not written yet can be read, as empty ones.
     pub empty_tables: bool,
 }
 
 impl Declared {
-    /// The table `name` of what is declared; `None` when there is no such table.
+    /// The table `name` of the declarations; `None` if there is no such table.
     pub fn table(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>> {
         let table = match name {
             "sources" => self.sources(),
@@ -139,7 +139,7 @@ impl Declared {
     }
 }
 
-/// A source's connector, and what it reads.
+/// A source's connector, and the object that it reads.
 pub fn source_connector(def: &SourceDef) -> (&'static str, String) {
     match &def.connector {
         SourceConnector::Kafka(options) => {
@@ -160,7 +160,7 @@ pub fn source_connector(def: &SourceDef) -> (&'static str, String) {
     }
 }
 
-/// How a source's payloads are encoded, where it has any.
+/// The encoding of a source's payloads, if it has any.
 pub fn source_format(def: &SourceDef) -> Option<String> {
     let has_payload = matches!(def.connector, SourceConnector::Kafka(_) | SourceConnector::File(_));
     has_payload.then(|| format_word(def.format).to_owned())
@@ -171,7 +171,7 @@ pub fn watermark(def: &SourceDef) -> Option<String> {
     def.watermark.as_ref().map(|watermark| format!("{} AS {}", watermark.column, watermark.expression))
 }
 
-/// The option's word.
+/// The option's value in SQL.
 pub fn on_error(on_error: OnError) -> &'static str {
     match on_error {
         OnError::DeadLetter => "dead_letter",
@@ -180,7 +180,7 @@ pub fn on_error(on_error: OnError) -> &'static str {
     }
 }
 
-/// A sink's connector, and what it writes.
+/// A sink's connector, and the object that it writes.
 pub fn sink_connector(def: &SinkDef) -> (&'static str, Option<String>) {
     match &def.connector {
         SinkConnector::Kafka(options) => {
@@ -192,7 +192,7 @@ pub fn sink_connector(def: &SinkDef) -> (&'static str, Option<String>) {
     }
 }
 
-/// How a sink encodes rows, where it does.
+/// The encoding of a sink's rows, if it has one.
 pub fn sink_format(def: &SinkDef) -> Option<String> {
     match &def.connector {
         SinkConnector::Kafka(options) => Some(match options.changes.as_ref().map(|changes| changes.format) {
@@ -204,7 +204,7 @@ pub fn sink_format(def: &SinkDef) -> Option<String> {
     }
 }
 
-/// What a Kafka sink promises.
+/// The delivery guarantee of a Kafka sink.
 pub fn delivery(def: &SinkDef) -> Option<String> {
     let SinkConnector::Kafka(options) = &def.connector else { return None };
     Some(match options.delivery {

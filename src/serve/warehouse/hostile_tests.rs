@@ -1,4 +1,5 @@
-//! Statements that want too much: refused with a sentence and its SQLSTATE, ended when asked, and never more memory than the pool has.
+//! Statements that need too much: they are refused with a message and its SQLSTATE, end when interrupted, and never use more
+//! memory than the pool has.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -62,9 +63,9 @@ async fn constants_are_bounded_before_they_are_made() {
         assert_eq!(error.state(), SqlState::LIMIT, "{sql}: {error:?}");
         assert!(error.hint().is_some() || error.detail().is_some(), "{sql}");
     }
-    // Doubling in every level.
+    // Results that double at every level.
     for double in ["? || ?", "concat(?, ?)", "concat_ws('', ?, ?)", "array_to_string([?, ?], '')"] {
-        // Names differ: DataFusion 55.2 takes two projections onto one name for the same.
+        // Names differ: DataFusion 55.2 treats two projections onto the same name as equal.
         let text = (0..60).fold("SELECT repeat('x', 1000) AS a0".to_owned(), |text, n| {
             format!("SELECT {} AS a{} FROM ({text})", double.replace('?', &format!("a{n}")), n + 1)
         });
@@ -131,7 +132,7 @@ async fn a_join_that_never_pauses_ends_when_it_is_told() {
     }
 }
 
-/// `levels` subqueries one inside the other, each of which makes `x` of the `x` of the one inside it.
+/// `levels` nested subqueries, each of which computes `x` from the `x` of the one inside it.
 fn nested(levels: usize, double: &str) -> String {
     (0..levels).fold("SELECT value AS x FROM generate_series(1, 3)".to_owned(), |text, n| {
         format!("SELECT {double} AS x FROM ({text}) t{n}")
@@ -184,7 +185,8 @@ async fn types_and_rows_that_double_are_refused_before_they_are_large() {
         assert_eq!(error.state(), SqlState::TOO_COMPLEX, "{sql:.60}: {error:?}");
         assert!(started.elapsed() < Duration::from_secs(10), "{sql:.60}: {:?}", started.elapsed());
     }
-    // `*` over thousands of columns is slow in DataFusion (each is compared with all before it), so its time may end first.
+    // `*` over thousands of columns is slow in DataFusion (each is compared with all before it), so the time limit may come
+    // first.
     let joined = (0..8).map(|n| format!(", t b{n}")).collect::<String>();
     let error = refused(&engine, &warehouse, &format!("WITH t AS (SELECT {columns}) SELECT * FROM t a{joined}")).await;
     assert!([SqlState::TOO_COMPLEX, SqlState::CANCELLED].contains(&error.state()), "{error:?}");

@@ -1,4 +1,4 @@
-//! A folder of an object store, as the warehouse and its tables have one.
+//! A folder of an object store that holds a warehouse or a table.
 
 use std::path::Path as FilePath;
 use std::sync::Arc;
@@ -13,21 +13,21 @@ use url::Url;
 use crate::delta::{TableStore, known_as};
 use crate::error::{Context, Error, ErrorKind, Result};
 
-/// Where a warehouse or a table lives.
+/// The location of a warehouse or a table.
 #[derive(Debug, Clone)]
 pub struct Location {
     /// Its address.
     place: Url,
-    /// From the root of the bucket, container or file system.
+    /// The store whose root is that of the bucket, container or file system.
     bucket: Arc<dyn ObjectStore>,
-    /// As delta-rs and DataFusion know it.
+    /// The address for delta-rs and DataFusion.
     url: Url,
     store: Arc<dyn ObjectStore>,
     path: Path,
 }
 
 impl Location {
-    /// The folder that `url` names in `store`, whose own root is that of the URL's bucket, container or file system.
+    /// The folder that `url` names in `bucket`, a store whose root is that of the URL's bucket, container or file system.
     pub fn new(mut place: Url, bucket: Arc<dyn ObjectStore>) -> Result<Self> {
         if !place.path().ends_with('/') {
             place.set_path(&format!("{}/", place.path()));
@@ -44,7 +44,7 @@ impl Location {
         Self::new(store.place().clone(), Arc::clone(store.bucket()))
     }
 
-    /// A folder of the local file system; it need not be there yet.
+    /// A folder of the local file system; it need not exist yet.
     pub fn local(folder: impl AsRef<FilePath>) -> Result<Self> {
         let folder = folder.as_ref();
         let folder = std::path::absolute(folder)
@@ -54,13 +54,13 @@ impl Location {
         Self::new(url, Arc::new(LocalFileSystem::new()))
     }
 
-    /// The folder `name` in this one.
+    /// The folder `name` below this one.
     pub fn child(&self, name: &str) -> Self {
         let mut place = self.place.clone();
         if let Ok(mut segments) = place.path_segments_mut() {
             segments.pop_if_empty().push(name).push("");
         }
-        // As the table store reads an address: joining a path would escape what is in the name.
+        // Built like a table store's address: joining a path would escape characters of the name.
         Self::new(place, Arc::clone(&self.bucket))
             .unwrap_or_else(|_| Self { path: self.path.clone().join(name), ..self.clone() })
     }
@@ -70,12 +70,12 @@ impl Location {
         &self.place
     }
 
-    /// The address under which delta-rs and DataFusion know it in [`Self::store`], ending in a slash.
+    /// The address of the folder in [`Self::store`] for delta-rs and DataFusion, ending in a slash.
     pub fn url(&self) -> &Url {
         &self.url
     }
 
-    /// The store that has the folder at [`Self::path`].
+    /// The store that contains the folder at [`Self::path`].
     pub fn store(&self) -> &Arc<dyn ObjectStore> {
         &self.store
     }
@@ -85,12 +85,12 @@ impl Location {
         &self.path
     }
 
-    /// A store that begins at this folder.
+    /// A store whose root is this folder.
     pub fn folder(&self) -> PrefixStore<Arc<dyn ObjectStore>> {
         PrefixStore::new(Arc::clone(&self.store), self.path.clone())
     }
 
-    /// The names of the folders in this one, sorted.
+    /// The names of the subfolders, sorted.
     pub async fn folders(&self) -> Result<Vec<String>> {
         let listed = self
             .store
@@ -103,13 +103,13 @@ impl Location {
         Ok(names)
     }
 
-    /// True when there is any object below this folder.
+    /// True if there is any object below this folder.
     pub async fn exists(&self) -> Result<bool> {
         let first = self.store.list(Some(&self.path)).try_next().await;
         Ok(first.environment(|| format!("folder `{}` cannot be listed", self.place))?.is_some())
     }
 
-    /// The last `limit` bytes of the file `name`, and whether that is all of it; `None` when there is no such file.
+    /// The last `limit` bytes of the file `name`, and whether they are the whole file; `None` if the file does not exist.
     pub async fn tail(&self, name: &str, limit: u64) -> Result<Option<(bytes::Bytes, Complete)>> {
         let path = self.path.clone().join(name);
         let failed = || format!("file `{}{name}` cannot be read", self.place);
@@ -127,7 +127,7 @@ impl Location {
     }
 }
 
-/// Whether a tail is the whole file.
+/// Tells whether a tail is the whole file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Complete {
     Yes,

@@ -1,9 +1,9 @@
-//! The warehouse as something to query: its Delta tables by name, each at its newest version, and system tables.
+//! The warehouse for queries: its Delta tables by name, each at its newest version, and system tables.
 //!
-//! Owns names (catalog `weir`; schema `public` for tables, `weir` for system tables) and sessions: one DataFusion state
-//! with a bounded memory pool for the whole server, and for every request a cheap copy of it whose catalog looks tables
-//! up at that moment. Promises that a query sees each table at one version, the newest when it was planned, that it
-//! cannot write, and that no path can be queried.
+//! Owns names (catalog `weir`; schema `public` for tables, `weir` for system tables) and sessions: one DataFusion state with
+//! a bounded memory pool for the whole server, and for every request a cheap copy of it whose catalog looks tables up at the
+//! time of the request. Promises that a query sees each table at one version, the newest when it was planned, that it cannot
+//! write, and that no path can be queried.
 
 mod answer;
 mod budget;
@@ -74,13 +74,13 @@ pub const PUBLIC: &str = "public";
 /// The schema of the system tables.
 pub const SYSTEM: &str = "weir";
 
-/// How many folders are looked into at a time when tables are listed.
+/// Folders that are inspected concurrently when tables are listed.
 const LISTING_CONCURRENCY: usize = 16;
 
-/// What a server may use.
+/// Resources and functions of a server.
 #[derive(Debug, Clone)]
 pub struct WarehouseOptions {
-    /// Bytes that all running queries together may hold before they spill to disk, or fail where they cannot.
+    /// Bytes that all running queries together may hold before they spill to disk, or fail if they cannot.
     pub memory_limit_bytes: usize,
     /// Plan partitions of a query; `None` = cores.
     pub parallelism: Option<usize>,
@@ -94,7 +94,7 @@ impl Default for WarehouseOptions {
     }
 }
 
-/// A table's name and place.
+/// A table's name and location.
 #[derive(Debug, Clone)]
 pub struct TableEntry {
     pub name: String,
@@ -119,18 +119,18 @@ impl Warehouse {
         Self::sharing(location, options, memory)
     }
 
-    /// A warehouse whose queries share `memory` with others, instead of having [`WarehouseOptions::memory_limit_bytes`].
+    /// A warehouse whose queries use `memory`, shared with others, instead of [`WarehouseOptions::memory_limit_bytes`].
     pub fn sharing(location: Location, options: WarehouseOptions, memory: QueryMemory) -> Result<Self> {
         let state = Arc::new(session_state(options, memory)?);
         Ok(Self { location, elsewhere: RwLock::default(), tables: Tables::default(), state, declared: None })
     }
 
-    /// Names a table that lives elsewhere (`CREATE TABLE … LOCATION`); it hides a folder of the same name.
+    /// Adds a table outside of the warehouse (`CREATE TABLE … LOCATION`); it hides a folder of the same name.
     pub fn declare(&self, name: impl Into<String>, location: Location) {
         self.elsewhere.write().unwrap_or_else(PoisonError::into_inner).insert(name.into(), location);
     }
 
-    /// Where the warehouse lives.
+    /// The warehouse's location.
     pub fn location(&self) -> &Location {
         &self.location
     }
@@ -140,7 +140,7 @@ impl Warehouse {
         self.state.runtime_env().memory_pool.reserved()
     }
 
-    /// Every table, by name: folders of the warehouse that hold a Delta log, and the declared ones.
+    /// All tables, by name: folders of the warehouse with a Delta log, and the declared ones.
     pub async fn list_tables(&self) -> Result<Vec<TableEntry>> {
         let folders = self.location.folders().await?;
         let found: Vec<Option<TableEntry>> = futures::stream::iter(folders)
@@ -161,7 +161,7 @@ impl Warehouse {
         Ok(entries.into_values().collect())
     }
 
-    /// The table at `location`, or `None` when there is none.
+    /// The table at `location`; `None` if it does not exist.
     pub async fn open(&self, location: &Location, as_of: AsOf) -> Result<Option<TableVersion>> {
         self.tables.open(location, as_of).await
     }
@@ -182,14 +182,14 @@ impl Warehouse {
         Ok(described)
     }
 
-    /// Plans the one statement of `sql` against the tables as they are now. Errors say where in `sql` they arose.
+    /// Plans the one statement of `sql` against the current tables. Errors give their position in `sql`.
     pub async fn plan(self: &Arc<Self>, sql: &str) -> Result<Query> {
         self.plan_statement(sql).await.map_err(Refusal::into_error)
     }
 
-    /// The same, with every error at its place.
+    /// The same, with every error at its position.
     pub async fn plan_statement(self: &Arc<Self>, sql: &str) -> Result<Query, Refusal> {
-        // Behind the declared files, whose places an error may name, too.
+        // The statement comes after the declared files, whose positions an error may also name.
         let mut files = self.declared.as_ref().map(|declared| declared.catalog.files.to_vec()).unwrap_or_default();
         let file = u16::try_from(files.len()).unwrap_or(u16::MAX);
         files.push(Arc::new(SourceFile::new(STATEMENT, sql)));
@@ -200,7 +200,7 @@ impl Warehouse {
         self.plan_part(&files, Span { file, start, end: end.max(start.right(1)) }).await
     }
 
-    /// Plans the one statement that stands at `span` of `files`, which begin with those that are declared here.
+    /// Plans the one statement at `span` of `files`, which begin with the files declared here.
     pub async fn plan_part(self: &Arc<Self>, files: &[Arc<SourceFile>], span: Span) -> Result<Query, Refusal> {
         let text = files.get(usize::from(span.file)).map_or("", |file| file.slice(span));
         let at = |diagnostic| Refusal::at(files, diagnostic);
@@ -248,7 +248,7 @@ impl Warehouse {
             Ok(plan) => plan,
             Err(error) => {
                 let found = crate::sql::diagnose(&error, files, span);
-                // What is wrong with a call is told better there.
+                // DataFusion's diagnostic describes a wrong call better.
                 if error.to_string().contains("No function matches") {
                     return Err(Refusal::at(files, found.with_state(SqlState::UNDEFINED_FUNCTION)));
                 }
@@ -264,16 +264,16 @@ impl Warehouse {
         Ok(Query::new(plan, state, interrupt))
     }
 
-    /// Rows that are there already, as a query.
+    /// A query that returns existing rows.
     fn all_of(&self, rows: Arc<dyn TableProvider>) -> Result<Query, Refusal> {
         let scan = LogicalPlanBuilder::scan("answer", provider_as_source(rows), None);
         let plan = scan.and_then(LogicalPlanBuilder::build).map_err(query_error)?;
         Ok(Query::new(plan, self.state.as_ref().clone(), Interrupt::default()))
     }
 
-    /// Answers questions about what files declare, and lets queries call their functions and models.
+    /// Adds the declarations of files: answers statements about them, and lets queries call their functions and models.
     ///
-    /// Errors: a function whose body cannot be bound.
+    /// Errors: a function that cannot be registered.
     pub fn declaring(mut self, declared: Declared) -> Result<Self> {
         let mut state = self.state.as_ref().clone();
         let register = |state: &mut SessionState, function: Arc<ScalarUDF>| {
@@ -283,7 +283,7 @@ impl Warehouse {
             register(&mut state, Arc::clone(function))?;
         }
         for def in declared.catalog.functions.values() {
-            // What is wrong with it is told where the files are checked.
+            // Errors in its body are reported when the files are checked.
             if let Ok(function) = sql_function(def, &state) {
                 register(&mut state, Arc::new(function))?;
             }
@@ -293,7 +293,7 @@ impl Warehouse {
         Ok(self)
     }
 
-    /// What a query finds under the name of something that is declared and is no table of the warehouse.
+    /// The relation that a query gets for a declared name without a table in the warehouse.
     fn declared_relation(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>> {
         let Some(declared) = &self.declared else { return Ok(None) };
         let catalog = &declared.catalog;
@@ -314,17 +314,17 @@ impl Warehouse {
             .with_hint("Write what you want to see to a table: `INSERT INTO …`, or `CREATE MATERIALIZED VIEW`."))
     }
 
-    /// What files declare, if this warehouse was told.
+    /// The declarations of files, if there are any.
     pub fn declared_files(&self) -> Option<&Declared> {
         self.declared.as_deref()
     }
 
-    /// Where queries have their memory.
+    /// The runtime with the queries' memory.
     fn runtime(&self) -> &Arc<RuntimeEnv> {
         self.state.runtime_env()
     }
 
-    /// Where the table `name` is: declared, or a folder of that name, in any case.
+    /// The location of the table `name`: a declared one, or a folder of that name, in any case.
     async fn location_of(&self, name: &str) -> Result<Location> {
         let elsewhere = self.elsewhere.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned();
         if let Some(location) = elsewhere {
@@ -339,9 +339,9 @@ impl Warehouse {
         Ok(alike.map_or(exact, |entry| entry.location))
     }
 
-    /// Looks `name` up among the tables: declared, then folder, then either ignoring case when only one fits.
+    /// Looks `name` up among the tables: declared ones, then folders, then either ignoring case if only one matches.
     async fn find(&self, name: &str, as_of: AsOf) -> Result<Option<TableVersion>> {
-        // A slash in a table's name makes folders in folders.
+        // A table's name with slashes is a path of nested folders.
         if !name.split('/').all(is_table_name) {
             return if name.contains(['/', '\\']) {
                 Err(Error::sql(format!("path `{name}` cannot be queried"))
@@ -364,7 +364,7 @@ impl Warehouse {
         }
     }
 
-    /// Turns DataFusion's "table … not found" into an error that names what there is.
+    /// Turns DataFusion's "table … not found" into an error that suggests existing tables.
     async fn explain_missing_table(&self, error: Error) -> Error {
         let missing = error
             .message()
@@ -386,7 +386,7 @@ impl Warehouse {
     }
 }
 
-/// The statement's own error at `place`, or at the name that it is about; what failed beside it as it is.
+/// A SQL error at `place`, or at the name that it is about; other errors unchanged.
 fn placed(error: Error, files: &[Arc<SourceFile>], place: Span, statement: Span) -> Refusal {
     if error.kind() != ErrorKind::Sql {
         return Refusal::Other(error);
@@ -399,7 +399,7 @@ fn placed(error: Error, files: &[Arc<SourceFile>], place: Span, statement: Span)
     Refusal::at(files, diagnostic)
 }
 
-/// `SHOW SOURCES` and the like where no files are known.
+/// The error for `SHOW SOURCES` and the like without files.
 fn no_files(table: &str, span: Span) -> Diagnostic {
     let what = table.replace('_', " ");
     Diagnostic::new(span, format!("no SQL files are known here, and {what} are declared in files")).with_hint(
@@ -407,7 +407,7 @@ fn no_files(table: &str, span: Span) -> Diagnostic {
     )
 }
 
-/// Names of tables: folder names that are neither hidden nor weir's own, and no paths.
+/// True for names of tables: folder names that are neither hidden nor weir's own, and no paths.
 fn is_table_name(name: &str) -> bool {
     !name.is_empty() && !name.starts_with(['_', '.']) && !name.contains(['/', '\\']) && !name.contains(char::is_control)
 }
@@ -420,15 +420,15 @@ fn session_state(options: WarehouseOptions, memory: QueryMemory) -> Result<Sessi
     if let Some(parallelism) = options.parallelism {
         config = config.with_target_partitions(parallelism.max(1));
     }
-    // Errors say where in the statement they arose.
+    // For errors with their position in the statement.
     config.options_mut().sql_parser.collect_spans = true;
-    // It allocates for as many groups as LIMIT says.
+    // It allocates memory for as many groups as LIMIT allows.
     config.options_mut().optimizer.enable_topk_aggregation = false;
     // Plain strings everywhere, as in pipelines; not every Flight SQL client knows string views.
     config.options_mut().sql_parser.map_string_types_to_utf8view = false;
     config.options_mut().execution.parquet.schema_force_view_types = false;
     config.options_mut().execution.time_zone = Some("UTC".to_owned());
-    // The check takes `x IS TRUE` for two types, once with nulls and once without.
+    // The check treats `x IS TRUE` as two types, once nullable and once not.
     config.options_mut().execution.skip_physical_aggregate_schema_check = true;
     let biggest = NonZeroUsize::MIN.saturating_add(4);
     let pool = TrackConsumersPool::new(memory, biggest);

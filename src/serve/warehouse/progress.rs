@@ -1,6 +1,6 @@
-//! What pipelines say of their epochs: `_weir/<pipeline>/progress.jsonl`, one JSON object an epoch, oldest first.
+//! The epochs of pipelines from `_weir/<pipeline>/progress.jsonl`: one JSON object per epoch, oldest first.
 //!
-//! The file is written by `epoch`; here only its end is read, so that the cost does not grow with a pipeline's age.
+//! The file is written by `epoch`. Only its end is read, so that the cost does not grow with a pipeline's age.
 
 use serde_json::Value;
 
@@ -8,7 +8,7 @@ use super::location::{Complete, Location};
 use crate::epoch::{self, is_progress};
 use crate::error::Result;
 
-/// How much of the end of a progress file is read: several thousand epochs.
+/// Bytes read from the end of a progress file: several thousand epochs.
 const TAIL_BYTES: u64 = 4 << 20;
 
 /// A pipeline's folder below `_weir`.
@@ -36,7 +36,7 @@ pub async fn last_epochs(pipeline: &PipelineFolder, limit: usize) -> Result<Vec<
         // The tail begins somewhere in a line.
         lines.remove(0);
     }
-    // A line that does not parse is one that is being written, or was when the process died, or is damaged.
+    // A line that does not parse is still being written, or was when the process died, or is damaged.
     let parse = |line: &&[u8]| serde_json::from_slice(line).ok().filter(is_progress);
     let mut epochs: Vec<Value> = lines.iter().rev().filter_map(parse).take(limit).collect();
     epochs.reverse();

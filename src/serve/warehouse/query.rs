@@ -1,4 +1,4 @@
-//! A planned statement: what it needs, what it gives, and its rows.
+//! A planned statement: its parameters, its columns and its rows.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -25,12 +25,13 @@ use crate::serve::failure::query_error;
 use crate::serve::interrupt::{Interrupt, guard};
 use crate::serve::wide::{FEW_ROWS, WideRows};
 
-/// Rows of a batch where all columns have a fixed width, where some are texts or nested, and where functions make values of any length
-/// or groups keep all of theirs.
+/// Rows of a batch: if all columns have a fixed width; if some are strings or nested; and if functions make values of any
+/// length or groups keep all their values.
 const ROWS: usize = 8_192;
 const ROWS_OF_TEXTS: usize = 2_048;
 const ROWS_THAT_GROW: usize = 512;
-/// Plan partitions of a query whose joins are made by sorting: each sorts both sides, and each sort takes its part of memory.
+/// Plan partitions of a query with sort-merge joins: each partition sorts both sides, and each sort takes its share of
+/// memory.
 const SORTED_PARTITIONS: usize = 2;
 /// Memory that such a sort keeps free for merging its spilled files.
 const MERGE_BYTES: usize = 2 << 20;
@@ -45,7 +46,7 @@ pub struct Query {
 }
 
 impl Query {
-    /// A query of `plan`, which `state` runs and `interrupt` ends.
+    /// A query that runs `plan` in `state` and that `interrupt` ends.
     pub fn new(plan: LogicalPlan, mut state: SessionState, interrupt: Interrupt) -> Self {
         set_rows_of_batch(&mut state, rows_of_batch(&plan));
         Self { plan, state, interrupt, held: HeldBytes::default() }
@@ -61,7 +62,8 @@ impl Query {
         self.held.clone()
     }
 
-    /// The columns of the result, as its rows have them. While parameters are unbound, types that hang on them are a guess.
+    /// The columns of the result, as its rows have them. While parameters are unbound, types that depend on them are a
+    /// guess.
     pub async fn schema(&self) -> Result<SchemaRef> {
         if self.parameters()?.fields().is_empty() {
             return Ok(self.physical_plan(&self.state).await?.schema());
@@ -72,7 +74,8 @@ impl Query {
         Ok(Arc::clone(plan.schema().inner()))
     }
 
-    /// The parameters in order, typed as far as the SQL tells; texts where it does not, which may be bound to values of any type.
+    /// The parameters in order, with the types that the SQL implies; strings if it implies none. Those may be bound to
+    /// values of any type.
     pub fn parameters(&self) -> Result<Schema> {
         let types = self.parameter_types()?.into_iter().enumerate();
         let field = |(at, kind): (usize, Option<DataType>)| {
@@ -81,7 +84,7 @@ impl Query {
         Ok(Schema::new(types.map(field).collect::<Vec<_>>()))
     }
 
-    /// The parameters' types in order, as far as the SQL tells.
+    /// The parameters' types in order, as far as the SQL implies them.
     fn parameter_types(&self) -> Result<Vec<Option<DataType>>> {
         let mut types = self.plan.get_parameter_types().map_err(query_error)?;
         for name in counts(&self.plan) {
@@ -98,8 +101,8 @@ impl Query {
         Ok((1..=count).map(|number| numbered.remove(&number).flatten()).collect())
     }
 
-    /// Puts values in the place of `$1`, `$2` …. A value whose type fits into the parameter's is cast to it; any other stays as it is and is
-    /// compared, or computed with, as a literal of its type would be.
+    /// Replaces `$1`, `$2` … by values. A value whose type fits the parameter's is cast to it; any other keeps its type, and
+    /// is compared and computed with like a literal of that type.
     pub fn bind(self, values: Vec<ScalarValue>) -> Result<Self> {
         let parameters = self.parameter_types()?;
         if parameters.len() != values.len() {
@@ -120,7 +123,7 @@ impl Query {
         Ok(Self { plan, ..self })
     }
 
-    /// Runs the query; batches are made as they are read, and dropping the stream ends the work.
+    /// Runs the query. Batches are computed as they are read; dropping the stream ends the work.
     pub async fn stream(&self) -> Result<SendableRecordBatchStream> {
         let unbound = self.parameters()?;
         if !unbound.fields().is_empty() {
@@ -131,7 +134,7 @@ impl Query {
         let mut attempt = self.attempt(self.state.clone()).await?;
         let schema = attempt.rows.schema();
         let query = self.clone();
-        // Until a row was given, the query can begin again.
+        // Until the first batch was returned, the query can be restarted.
         let begun = async move {
             loop {
                 let first = attempt.rows.next().await;
@@ -140,7 +143,7 @@ impl Query {
                     _ => None,
                 };
                 if let Some(state) = again {
-                    // What it holds is free before it begins again.
+                    // Frees the memory of the first attempt before the restart.
                     drop(attempt);
                     attempt = query.attempt(state).await?;
                     continue;
@@ -154,11 +157,11 @@ impl Query {
         Ok(Box::pin(RecordBatchStreamAdapter::new(schema, stream::once(begun).try_flatten())))
     }
 
-    /// Begins the query as `state` plans it.
+    /// Starts the query with the plan for `state`.
     async fn attempt(&self, state: SessionState) -> Result<Attempt> {
         let physical = self.physical_plan(&state).await?;
         let mut hashes = false;
-        // Looking cannot fail.
+        // The closure never fails.
         let _ = physical.apply(|node| {
             hashes |= node.downcast_ref::<HashJoinExec>().is_some();
             Ok(TreeNodeRecursion::Continue)
@@ -169,7 +172,7 @@ impl Query {
         Ok(Attempt { rows, state, wide, hashes })
     }
 
-    /// The context to run in, which notes what is reserved.
+    /// The task context, which counts the reserved memory.
     fn context(&self, state: &SessionState) -> Arc<TaskContext> {
         let shared = state.runtime_env();
         let memory_pool = Arc::new(CountedPool::new(Arc::clone(&shared.memory_pool), self.held.clone()));
@@ -182,17 +185,17 @@ impl Query {
     }
 }
 
-/// A query that was begun.
+/// A started query.
 struct Attempt {
     rows: SendableRecordBatchStream,
     state: SessionState,
     wide: WideRows,
-    /// One of its joins holds the whole of its smaller side.
+    /// `true` if one of its joins keeps its whole smaller side in memory.
     hashes: bool,
 }
 
 impl Attempt {
-    /// How to begin again after `error`: with smaller batches, or with joins that sort both sides and can spill. `None` = not at all.
+    /// The state for a restart after `error`: smaller batches, or sort-merge joins, which can spill. `None` = no restart.
     fn otherwise(&self, error: &DataFusionError) -> Option<SessionState> {
         let mut config = self.state.config().clone();
         if self.wide.is_exceeded() {
@@ -212,7 +215,7 @@ impl Attempt {
     }
 }
 
-/// The parameters that count rows: of LIMIT and OFFSET.
+/// The parameters of LIMIT and OFFSET, which count rows.
 fn counts(plan: &LogicalPlan) -> Vec<String> {
     let mut found = Vec::new();
     let visited = plan.apply_with_subqueries(|node| {
@@ -228,13 +231,13 @@ fn counts(plan: &LogicalPlan) -> Vec<String> {
         }
         Ok(TreeNodeRecursion::Continue)
     });
-    // Looking cannot fail.
+    // The closure never fails.
     let _ = visited;
     found
 }
 
-/// Whether a value would lose something as the wanted type, and can stand for itself: the decision goes by types, so that all rows of a
-/// binding are planned alike.
+/// `true` if a bound value keeps its type because casting it would lose information. Decided by types only, so that all rows
+/// of parameters are planned alike.
 fn stays(given: &DataType, wanted: &DataType) -> bool {
     use DataType as T;
     match (given, wanted) {
@@ -258,13 +261,13 @@ fn set_rows_of_batch(state: &mut SessionState, rows: usize) {
     *state.config_mut() = config;
 }
 
-/// Rows of a batch in which wide values may stand: nobody counts a batch that goes from one operator to the next.
+/// Rows of a batch, fewer if values may be wide: the memory of batches between operators is not counted.
 fn rows_of_batch(plan: &LogicalPlan) -> usize {
     let (mut varies, mut grows) = (false, false);
     let visited = plan.apply_with_subqueries(|node| {
         varies |= node.schema().fields().iter().any(|field| !is_fixed(field.data_type()));
         if let LogicalPlan::Aggregate(aggregate) = node {
-            // Groups that were spilled come back in batches, each with its state.
+            // Groups that were spilled are read back in batches, each group with its state.
             grows |= !aggregate.group_expr.is_empty() && aggregate.aggr_expr.iter().any(keeps_every_value);
         }
         node.apply_expressions(|expr| {
@@ -274,7 +277,7 @@ fn rows_of_batch(plan: &LogicalPlan) -> usize {
             })
         })
     });
-    // Looking cannot fail.
+    // The closure never fails.
     let _ = visited;
     match (grows, varies) {
         (true, _) => ROWS_THAT_GROW,

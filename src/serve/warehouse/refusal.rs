@@ -1,4 +1,4 @@
-//! Why a statement was not planned: what is wrong with it, and where; or what failed beside it.
+//! Reasons why a statement was not planned: errors in it, with their positions, or another failure.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use crate::sql::{Diagnostic, Diagnostics, Files, Position, SourceFile, Span};
 /// A statement that was not planned.
 #[derive(Debug)]
 pub enum Refusal {
-    /// The statement is wrong: every error that was found, with its place.
+    /// The statement is wrong: all errors found, with their positions.
     Sql(Diagnostics),
     /// Reading failed.
     Other(Error),
@@ -21,12 +21,12 @@ impl From<Error> for Refusal {
 }
 
 impl Refusal {
-    /// One error at its place.
+    /// One error at its position.
     pub fn at(files: &[Arc<SourceFile>], diagnostic: Diagnostic) -> Self {
         Self::Sql(Diagnostics::one(files, diagnostic))
     }
 
-    /// The first error without its excerpt, with its place as a sentence: what a client of a server is told.
+    /// The first error for a client of a server: without an excerpt, with its position as a sentence.
     pub fn into_error(self) -> Error {
         let Diagnostics { files, list } = match self {
             Self::Sql(diagnostics) => diagnostics,
@@ -50,7 +50,7 @@ impl Refusal {
     }
 }
 
-/// What a statement that stands in no file is called.
+/// The file name of a statement that is not in a file.
 pub const STATEMENT: &str = "statement";
 
 /// `At line 1, columns 8 to 12.`
@@ -64,7 +64,7 @@ fn sentence(files: &Files, span: Span) -> Option<String> {
     Some(format!("At line {line}, columns {column} to {}.", end.max(column + 1) - 1))
 }
 
-/// The place that [`Refusal::into_error`] has put into words, if `text` is such words.
+/// The position in `text`, if it is a sentence made by [`Refusal::into_error`].
 fn place_of(text: &str) -> Option<Span> {
     let (line, columns) = text.strip_prefix("At line ")?.strip_suffix('.')?.split_once(", columns ")?;
     let (first, last) = columns.split_once(" to ")?;
@@ -73,7 +73,7 @@ fn place_of(text: &str) -> Option<Span> {
     Some(Span { file: 0, start: place(first.parse().ok()?), end: place(last.parse::<u32>().ok()?.checked_add(1)?) })
 }
 
-/// A server's error about `sql`, at its place if it names one.
+/// A server's error about `sql`, at its position if it gives one.
 pub fn of_server(error: Error, sql: &str) -> Refusal {
     let detail = error.detail().unwrap_or_default();
     let place = detail.lines().find_map(place_of).filter(|_| error.kind() == ErrorKind::Sql);

@@ -1,4 +1,4 @@
-//! The SQLSTATE of what clients do wrong: statements that are not served, and values that cannot be computed.
+//! The SQLSTATEs of clients' errors: statements that are not served, and values that cannot be computed.
 
 use std::sync::Arc;
 
@@ -84,7 +84,7 @@ async fn statements_that_are_not_served_say_so() {
     }
 }
 
-/// Expressions with a wrong value, over `id` or `name` of a table that has them.
+/// Expressions that fail for a value, over `id` or `name` of a table that has these columns.
 const VALUES: &[(&str, SqlState)] = &[
     ("name ~ '(('", SqlState::REGEX),
     ("name ~ '(a{1000}){1000}'", SqlState::REGEX),

@@ -1,4 +1,4 @@
-//! `weir.state`: what the operators of each pipeline remember, and how fast it grows.
+//! `weir.state`: the size of the state of each pipeline's operators, and its growth.
 
 use std::sync::Arc;
 
@@ -12,8 +12,8 @@ use crate::error::Result;
 
 const HOUR_US: i64 = 3_600_000_000;
 
-/// One row an operator, of the last epoch of its pipeline. Growth is that of the last hour, or of the time that is known if
-/// it is shorter, in rows and bytes an hour.
+/// One row per operator, from the last epoch of its pipeline. Growth is that of the last hour, or of the recorded time if it
+/// is shorter, in rows and bytes per hour.
 pub async fn table(warehouse: &Warehouse) -> Result<Arc<dyn TableProvider>> {
     let mut rows: Vec<Row> = Vec::new();
     for pipeline in pipelines(warehouse.location()).await? {
@@ -57,7 +57,7 @@ impl Row {
     }
 }
 
-/// The difference of a number between the last epoch and the first one within an hour before it, an hour.
+/// The hourly change of a number between the first epoch within an hour before the last one and the last one.
 fn growth(operator: &Value, last: &Value, epochs: &[Value], what: &str) -> Option<f64> {
     let name = operator.get("operator")?;
     let now = micros(last.get("timestamp"))?;

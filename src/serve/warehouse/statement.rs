@@ -1,9 +1,9 @@
 //! SQL text to one statement that only reads.
 //!
-//! Two forms that DataFusion's parser does not take are rewritten as tokens, so that positions in its errors stay
-//! true: `?` becomes `$1`, `$2` …, and `t VERSION AS OF 3` or `t TIMESTAMP AS OF '…'` becomes the name `"t@v3"` or
-//! `"t@t…"`, which [`split_version`] takes apart again when the name is looked up. Table functions and joins in time are
-//! read as in pipelines ([`crate::sql`]).
+//! Two forms that DataFusion's parser does not accept are rewritten as tokens, so that positions in its errors stay correct:
+//! `?` becomes `$1`, `$2` …, and `t VERSION AS OF 3` or `t TIMESTAMP AS OF '…'` becomes the name `"t@v3"` or `"t@t…"`, which
+//! [`split_version`] splits when the name is looked up. Table functions and temporal joins are parsed as in pipelines
+//! ([`crate::sql`]).
 
 use chrono::{DateTime, NaiveDate, NaiveDateTime, Utc};
 use datafusion::error::DataFusionError;
@@ -24,7 +24,7 @@ use crate::sql::temporal::mark_joins;
 use crate::sql::weight::{Known, Weight};
 use crate::sql::{Diagnostic, Span, accept, literals, sets};
 
-/// The tokens of the one statement that stands at `span` of `text`'s file, with positions in that file.
+/// The tokens of the one statement at `span` of a file, whose text is `text`, with positions in that file.
 pub fn tokens(text: &str, span: Span) -> Parsed<Vec<TokenWithSpan>> {
     check_statement_text(text, span)?;
     let mut errors = Vec::new();
@@ -48,7 +48,7 @@ pub fn tokens(text: &str, span: Span) -> Parsed<Vec<TokenWithSpan>> {
     }
 }
 
-/// Parses one statement; anything but a query, SHOW, DESCRIBE or EXPLAIN is refused.
+/// Parses one statement. Errors: it is not a query, SHOW, DESCRIBE or EXPLAIN.
 pub fn parse(tokens: Vec<TokenWithSpan>) -> Parsed<Statement> {
     let all = tokens.first().map(|first| Span::from(first.span).to(last_span(&tokens))).unwrap_or_default();
     let tokens = normalize(&name_versions(number_placeholders(tokens)?)?);
@@ -100,7 +100,7 @@ fn syntax_error(error: &DataFusionError, tokens: &[TokenWithSpan], budget: &Pars
     }
 }
 
-/// What `SHOW` lists from system tables.
+/// Objects that `SHOW` lists from system tables.
 const SHOWN: [&str; 10] = [
     "state",
     "progress",
@@ -114,7 +114,8 @@ const SHOWN: [&str; 10] = [
     "secrets",
 ];
 
-/// `SHOW STATE | PROGRESS | PIPELINES | SOURCES | … [FOR pipeline]` as a query of a system table, and that table.
+/// `SHOW STATE | PROGRESS | PIPELINES | SOURCES | … [FOR pipeline]` as a query of a system table, and the name of that
+/// table.
 pub fn system_query(tokens: &[TokenWithSpan]) -> Option<(&'static str, String)> {
     let mut cursor = Cursor::new(tokens);
     if !cursor.eat(&["SHOW"]) {
@@ -172,14 +173,14 @@ fn reads(statement: &Statement) -> bool {
     }
 }
 
-/// Words that statements begin with that write, or change what others see.
+/// First words of statements that write, or that change what others see.
 const WRITING: &[&str] = &[
     "ALTER", "ANALYZE", "ATTACH", "CLUSTER", "COMMENT", "COPY", "CREATE", "DELETE", "DENY", "DETACH", "DROP", "EXPORT",
     "GRANT", "IMPORT", "INSERT", "INSTALL", "LOAD", "MERGE", "MSCK", "OPTIMIZE", "PUT", "REFRESH", "REINDEX", "REMOVE",
     "RENAME", "REPAIR", "REPLACE", "RESTORE", "REVOKE", "RM", "TRUNCATE", "UNDROP", "UNLOAD", "UPDATE", "UPSERT",
     "VACUUM",
 ];
-/// Words that other statements of SQL begin with.
+/// First words of other SQL statements that are not served.
 const FOREIGN: &[&str] = &[
     "ABORT",
     "ASSERT",
@@ -234,7 +235,7 @@ const FOREIGN: &[&str] = &[
     "WHILE",
 ];
 
-/// Why a statement that begins with a word of SQL that is not served is refused; `None` = it is none of these.
+/// The error for a statement whose first word is one of these; `None` for others.
 fn refusal(tokens: &[TokenWithSpan], span: Span) -> Option<Diagnostic> {
     let mut cursor = Cursor::new(tokens);
     if cursor.eat(&["EXPLAIN"]) {
@@ -255,21 +256,21 @@ fn refusal(tokens: &[TokenWithSpan], span: Span) -> Option<Diagnostic> {
 /// The error `found`, with the SQLSTATE of a valid statement that is not served.
 pub fn not_served(found: Diagnostic, tokens: &[TokenWithSpan], span: Span) -> Diagnostic {
     match refusal(tokens, span) {
-        // It knows more of it.
+        // The error found is more specific.
         Some(refused) if found.message.contains("not supported") => Diagnostic { state: refused.state, ..found },
         Some(refused) => refused,
         None => found,
     }
 }
 
-/// What a statement that writes is answered with.
+/// The error of a statement that writes.
 pub fn read_only() -> Error {
     let Diagnostic { message, detail, hint, .. } = writes(Span::default());
     let error = Error::sql(message).with_state(SqlState::READ_ONLY);
     error.with_detail(detail.unwrap_or_default()).with_hint(hint.unwrap_or_default())
 }
 
-/// The same, at its place.
+/// The same at a position.
 pub fn writes(span: Span) -> Diagnostic {
     Diagnostic::new(span, "only queries are served")
         .with_state(SqlState::READ_ONLY)
@@ -316,7 +317,7 @@ fn name_versions(tokens: Vec<TokenWithSpan>) -> Parsed<Vec<TokenWithSpan>> {
     let mut rest = tokens.into_iter();
     while let Some(current) = rest.next() {
         let table = named.last().and_then(|before| match &before.token {
-            // What stands before a table's name is no name; many names are keywords somewhere.
+            // A keyword before the clause is not a table's name; but many names are keywords somewhere.
             Token::Word(word)
                 if word.quote_style.is_some()
                     || !matches!(
@@ -351,7 +352,7 @@ fn name_versions(tokens: Vec<TokenWithSpan>) -> Parsed<Vec<TokenWithSpan>> {
     Ok(named)
 }
 
-/// `VERSION AS OF 3` or `TIMESTAMP AS OF '…'`, begun by `first`.
+/// `VERSION AS OF 3` or `TIMESTAMP AS OF '…'`, beginning with `first`.
 fn version_clause(first: &Token, rest: &[TokenWithSpan]) -> Parsed<Option<AsOf>> {
     let [as_word, of_word, value] = rest else { return Ok(None) };
     let (Token::Word(first), Token::Word(as_word), Token::Word(of_word)) = (first, &as_word.token, &of_word.token)
@@ -399,7 +400,7 @@ fn suffix(version: AsOf) -> String {
     }
 }
 
-/// Takes `t@v3` apart; a name without such an ending means the newest version.
+/// Splits `t@v3`; a name without such a suffix means the newest version.
 pub fn split_version(name: &str) -> (&str, AsOf) {
     let parsed = name.rsplit_once('@').and_then(|(table, version)| {
         let as_of = if let Some(version) = version.strip_prefix('v') {

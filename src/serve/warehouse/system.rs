@@ -1,4 +1,4 @@
-//! The tables of schema `weir`: what pipelines, epochs, tables and dead letters there are.
+//! The tables of schema `weir`: pipelines, epochs, tables and dead letters.
 
 use std::sync::Arc;
 
@@ -35,7 +35,7 @@ pub const NAMES: [&str; 12] = [
     "views",
 ];
 
-/// The system table `name` as it is now.
+/// The system table `name` with its current rows.
 pub async fn table(warehouse: &Warehouse, name: &str) -> Result<Option<Arc<dyn TableProvider>>> {
     match name {
         "progress" => progress(warehouse).await.map(Some),
@@ -45,13 +45,13 @@ pub async fn table(warehouse: &Warehouse, name: &str) -> Result<Option<Arc<dyn T
         "dead_letters" => dead_letters(warehouse).await.map(Some),
         other => match warehouse.declared_files() {
             Some(declared) => declared.table(other),
-            // Without files there is nothing in them.
+            // Without files there are no declarations.
             None => Declared::default().table(other),
         },
     }
 }
 
-/// One row an epoch; `sources`, `sinks` and `duration_ms` are JSON.
+/// One row per epoch; `sources`, `sinks` and `duration_ms` are JSON.
 async fn progress(warehouse: &Warehouse) -> Result<Arc<dyn TableProvider>> {
     let mut epochs = Vec::new();
     for pipeline in pipelines(warehouse.location()).await? {
@@ -74,7 +74,7 @@ async fn progress(warehouse: &Warehouse) -> Result<Arc<dyn TableProvider>> {
     ])
 }
 
-/// One row a pipeline, of its last epoch; those that files declare, too, if they have not run.
+/// One row per pipeline, from its last epoch; includes declared pipelines that have not run.
 async fn pipeline_table(warehouse: &Warehouse) -> Result<Arc<dyn TableProvider>> {
     let mut rows = Vec::new();
     for pipeline in pipelines(warehouse.location()).await? {
@@ -104,7 +104,7 @@ async fn pipeline_table(warehouse: &Warehouse) -> Result<Arc<dyn TableProvider>>
     ])
 }
 
-/// One row a table; a table that cannot be opened says why in `error`.
+/// One row per table; `error` gives the reason why a table cannot be opened.
 async fn table_table(warehouse: &Warehouse) -> Result<Arc<dyn TableProvider>> {
     let (mut entries, mut versions, mut errors) = (Vec::new(), Vec::new(), Vec::new());
     for entry in warehouse.list_tables().await? {
@@ -125,7 +125,7 @@ async fn table_table(warehouse: &Warehouse) -> Result<Arc<dyn TableProvider>> {
     ])
 }
 
-/// The dead letters of every pipeline, after a column `pipeline`.
+/// The dead letters of all pipelines, with a first column `pipeline`.
 async fn dead_letters(warehouse: &Warehouse) -> Result<Arc<dyn TableProvider>> {
     let mut union: Option<LogicalPlanBuilder> = None;
     for pipeline in pipelines(warehouse.location()).await? {
@@ -207,7 +207,7 @@ fn json(value: &Value, key: &str) -> Option<String> {
     value.get(key).filter(|value| !value.is_null()).map(Value::to_string)
 }
 
-/// RFC 3339 text or milliseconds since 1970 UTC, as microseconds.
+/// RFC 3339 text or milliseconds since 1970 UTC, in microseconds.
 pub(super) fn micros(value: Option<&Value>) -> Option<i64> {
     match value? {
         Value::String(text) => DateTime::parse_from_rfc3339(text).ok().map(|instant| instant.timestamp_micros()),

@@ -1,7 +1,7 @@
 //! Delta tables by location, each at its newest version.
 //!
-//! Promises never to answer with a version older than the newest at the time of asking, and to open a version once:
-//! asking again costs two HEAD requests (is my version's commit still the one I read; is there a next one).
+//! Promises never to return a version older than the newest at the time of the call, and to open a version once: later calls
+//! cost two HEAD requests (is the version's commit still the same file; does a next one exist).
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,7 +13,7 @@ use super::location::Location;
 use crate::delta::{AsOf, TableVersion, open_version};
 use crate::error::{Context, Result};
 
-/// The tables that have been opened, by address.
+/// The opened tables, by address.
 #[derive(Debug, Default)]
 pub struct Tables {
     open: Mutex<BTreeMap<String, Cached>>,
@@ -25,7 +25,7 @@ struct Cached {
     commit: Option<CommitTag>,
 }
 
-/// Tells one commit file from another of the same version, after a table was dropped and made anew.
+/// Distinguishes commit files of the same version, in case a table was dropped and created again.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct CommitTag {
     e_tag: Option<String>,
@@ -34,7 +34,7 @@ struct CommitTag {
 }
 
 impl Tables {
-    /// The table at `location` as of `as_of`; `None` when there is none.
+    /// The table at `location` as of `as_of`; `None` if it does not exist.
     pub async fn open(&self, location: &Location, as_of: AsOf) -> Result<Option<TableVersion>> {
         let key = location.place().as_str();
         if as_of == AsOf::Newest

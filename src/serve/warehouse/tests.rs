@@ -246,7 +246,7 @@ async fn parameters_are_typed_from_the_sql_and_bound_by_position() {
     let types: Vec<_> = parameters.fields().iter().map(|field| field.data_type().clone()).collect();
     assert_eq!(types, [DataType::Int64, DataType::Float64]);
 
-    // Of another integer type, as clients send them.
+    // Another integer type, as clients send it.
     let bound = query.clone().bind(vec![ScalarValue::Int32(Some(2)), ScalarValue::Float32(Some(0.1))]).unwrap();
     let batches: Vec<RecordBatch> = bound.stream().await.unwrap().try_collect().await.unwrap();
     assert_eq!(batches.iter().map(RecordBatch::num_rows).sum::<usize>(), 1);
@@ -286,7 +286,7 @@ async fn parameters_are_typed_from_the_sql_and_bound_by_position() {
 async fn a_query_beyond_the_memory_limit_fails_alone() {
     let options = WarehouseOptions { memory_limit_bytes: 4 << 20, parallelism: Some(2), functions: Vec::new() };
     let warehouse = Arc::new(Warehouse::new(in_memory(), options).unwrap());
-    // Without GROUP BY it cannot spill.
+    // An aggregate without GROUP BY cannot spill.
     let greedy = "SELECT cardinality(array_agg(value)) FROM generate_series(1, 3000000)";
     let error = refusal(&warehouse, greedy).await;
     assert_eq!((error.kind(), error.message()), (ErrorKind::Environment, "memory limit reached"));
@@ -369,7 +369,7 @@ CREATE MATERIALIZED VIEW m AS SELECT name, count(*) AS n FROM tx GROUP BY name;
 INSERT INTO scored SELECT * FROM v;
 ";
 
-/// A warehouse that knows the objects of [`DECLARED`].
+/// A warehouse with the declarations of [`DECLARED`].
 fn declaring(location: &Location) -> Arc<Warehouse> {
     let files = [Arc::new(SourceFile::new("a.sql", DECLARED))];
     let catalog = Catalog::load(&files, &|_| None).unwrap_or_else(|errors| panic!("{}", errors.render(false)));
@@ -476,7 +476,7 @@ async fn a_tables_history_and_detail_come_from_its_log() {
     assert!(detail.contains("num_files") && detail.contains("| delta "), "{detail}");
     let missing = refusal(&warehouse, "DESCRIBE HISTORY scorde").await;
     assert_eq!((missing.message(), missing.hint()), ("table `scorde` does not exist", Some("Did you mean `scored`?")));
-    // What weir itself writes there.
+    // An entry as weir writes it.
     let entry = r#"{"commitInfo":{"timestamp":1000,"operation":"STREAMING UPDATE","userMetadata":"{\"pipeline\":\"fraud\",\"epoch\":7}"}}"#;
     put(&table.child("_delta_log"), "00000000000000000003.json", entry).await;
     let newest = ask(&warehouse, "DESCRIBE HISTORY scored LIMIT 1").await.unwrap();
