@@ -1,14 +1,14 @@
-//! Key equality: which values GROUP BY, DISTINCT, PARTITION BY, joins, lookups and PRIMARY KEYs take for the same.
+//! Key equality: the values that GROUP BY, DISTINCT, PARTITION BY, joins, lookups and PRIMARY KEYs treat as equal.
 //!
-//! The two zeros of floats are one value, and so are all NaNs, also inside structs, lists and maps; every other value equals only
-//! itself. Code that finds keys by their bytes (arrow's row format, hashes) takes the bytes of [`key_values`].
+//! The two zeros of floats are one value, and all NaNs are one value, also inside structs, lists and maps; every other value
+//! equals only itself. Code that compares keys by their bytes (arrow's row format, hashes) uses the bytes of [`key_values`].
 
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, ArrowPrimitiveType, AsArray, make_array};
 use arrow::datatypes::{DataType, Float16Type, Float32Type, Float64Type};
 
-/// The values with one zero and one NaN. Arrays without others are returned as they are.
+/// The values with only one form of zero and one of NaN. Arrays without other forms are returned unchanged.
 pub fn key_values(values: &ArrayRef) -> ArrayRef {
     match values.data_type() {
         DataType::Float64 => floats::<Float64Type>(values, |v| v.to_bits() == one_double(v).to_bits(), one_double),
@@ -17,7 +17,7 @@ pub fn key_values(values: &ArrayRef) -> ArrayRef {
             floats::<Float32Type>(values, |v| v.to_bits() == one(v).to_bits(), one)
         }
         DataType::Float16 => {
-            // Widening and narrowing again keep every value and leave one NaN.
+            // Widening and narrowing again preserves every value and leaves one NaN.
             let one = |v: <Float16Type as ArrowPrimitiveType>::Native| {
                 <Float16Type as ArrowPrimitiveType>::Native::from_f64(one_double(v.to_f64()))
             };
@@ -33,13 +33,13 @@ pub fn key_values(values: &ArrayRef) -> ArrayRef {
     }
 }
 
-/// The double that stands for all that are equal to this one: adding zero makes -0.0 a 0.0 and keeps every other number.
+/// The representative of all doubles that equal this one: adding zero turns -0.0 into 0.0 and keeps every other number.
 #[inline]
 pub fn one_double(value: f64) -> f64 {
     if value.is_nan() { f64::NAN } else { value + 0.0 }
 }
 
-/// Whether values of a type have more than one form of an equal value.
+/// `true` if equal values of this type can differ in their bytes.
 pub fn holds_floats(data_type: &DataType) -> bool {
     match data_type {
         DataType::Float16 | DataType::Float32 | DataType::Float64 => true,

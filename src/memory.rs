@@ -1,12 +1,13 @@
-//! One pool for the memory of a process: what `memory_limit` promises.
+//! One pool for the memory of a process; it keeps the promise of `memory_limit`.
 //!
-//! The pool divides the limit into shares, one per [`MemoryUse`]; together they are the limit, none may take another's. Whoever holds
-//! rows keeps a [`Reserved`] and says what it is about to hold. A share does not refuse: its owner looks at [`MemoryPool::share`] and
-//! acts before it is exceeded (closes files, closes the epoch, reads less, moves state to disk). Only DataFusion's operators are
-//! refused ([`QueryMemory`]), since they spill or fail by themselves.
+//! The pool divides the limit into shares, one per [`MemoryUse`]; together they are the limit, and none may use another's.
+//! An owner of rows keeps a [`Reserved`] and updates it before its memory changes. A share never refuses: its owner compares
+//! itself with [`MemoryPool::share`] and acts before the share is exceeded (closes files, closes the epoch, reads less,
+//! moves state to disk). Only DataFusion's operators are refused ([`QueryMemory`]), since they spill or fail by themselves.
 //!
-//! What a native library holds is known only by the limit that it was given ([`MemoryPool::fixed`]): it is taken off before the
-//! limit is divided. The program itself, its threads' stacks and what the allocator keeps come on top: see `docs/operations.md`.
+//! The memory of a native library is known only by the limit that it was given ([`MemoryPool::fixed`]): it is subtracted
+//! before the limit is divided. The program itself, its threads' stacks and the allocator's overhead come on top: see
+//! `docs/operations.md`.
 
 pub mod bounded;
 pub mod concat;
@@ -24,16 +25,16 @@ use datafusion::execution::memory_pool::{
     MemoryConsumer, MemoryLimit as PoolLimit, MemoryPool as DataFusionPool, MemoryReservation,
 };
 
-/// What memory is used for.
+/// Uses of memory, one share each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MemoryUse {
-    /// What operators keep, and the indexes of upserted tables.
+    /// The operators' state, and the indexes of upserted tables.
     State,
-    /// What an epoch holds until it is committed: open files, rows that wait to be upserted, messages, changes of state.
+    /// Data of an epoch until it is committed: open files, rows that wait to be upserted, messages, changes of state.
     Output,
-    /// Records that are read and decoded, and the micro-batch that runs.
+    /// Records that are read and decoded, and the running micro-batch.
     Input,
-    /// DataFusion's operators: of queries, of the embedded server, of seeding.
+    /// DataFusion's operators: in queries, the embedded server, and seeding.
     Queries,
 }
 
@@ -41,7 +42,7 @@ impl MemoryUse {
     /// Every use, in the order of the shares.
     pub const ALL: [Self; 4] = [Self::State, Self::Output, Self::Input, Self::Queries];
 
-    /// As the metric calls it.
+    /// The use's label in metrics.
     pub fn name(self) -> &'static str {
         match self {
             Self::State => "state",
@@ -51,7 +52,7 @@ impl MemoryUse {
         }
     }
 
-    /// Its share of the limit; together 100.
+    /// Its share of the limit in percent; all shares add up to 100.
     fn percent(self) -> u64 {
         match self {
             Self::State => 40,
@@ -62,18 +63,18 @@ impl MemoryUse {
     }
 }
 
-/// Micro-batches that a pipeline's source holds at a time, as parts of its share: one is decoded while one runs, each as bytes and as
-/// columns, with what is made of it.
+/// A pipeline's source gets 1/8 of its share per poll: one micro-batch is decoded while another runs, each held as bytes and
+/// as columns, together with its results.
 const MICRO_BATCHES: u64 = 8;
-/// A poll of a source returns no more, however much memory there is.
+/// Upper bound of the bytes that a poll of a source returns.
 const MOST_POLL_BYTES: u64 = 32 << 20;
-/// And no less, so that tiny limits still move on.
+/// Lower bound, so that pipelines with tiny limits still make progress.
 const LEAST_POLL_BYTES: u64 = 256 << 10;
-/// Rows and messages that wait for an epoch's end take no more, however much memory there is: later they cost time.
+/// Upper bound of the bytes that wait for an epoch's end: more would take long to write at its end.
 const MOST_WAITING_BYTES: u64 = 256 << 20;
 const LEAST_WAITING_BYTES: u64 = 1 << 20;
 const LEAST_WRITER_BYTES: u64 = 1 << 20;
-/// librdkafka's queue of a source, at most.
+/// Upper bound of a source's queue in librdkafka.
 const MOST_KAFKA_BYTES: u64 = 32 << 20;
 const LEAST_KAFKA_BYTES: u64 = 8 << 20;
 
@@ -86,7 +87,7 @@ pub struct MemoryPool {
 #[derive(Debug)]
 struct PoolState {
     limit: u64,
-    /// Promised to native libraries.
+    /// Bytes promised to native libraries.
     fixed: AtomicU64,
     used: [AtomicU64; MemoryUse::ALL.len()],
     queries: QueryMemory,
@@ -104,7 +105,7 @@ impl MemoryPool {
         self.inner.limit
     }
 
-    /// Takes bytes off for good: a native library may hold this much.
+    /// Subtracts bytes permanently: a native library may hold this much.
     pub fn fixed(&self, bytes: u64) {
         self.inner.fixed.fetch_add(bytes, Ordering::Relaxed);
     }
@@ -123,12 +124,12 @@ impl MemoryPool {
         }
     }
 
-    /// Nothing yet, of this use.
+    /// A reservation for this use, of 0 bytes so far.
     pub fn reserve(&self, of: MemoryUse) -> Reserved {
         Reserved { pool: self.clone(), of, bytes: AtomicU64::new(0) }
     }
 
-    /// What DataFusion's operators of the whole process share.
+    /// The share of all DataFusion operators of the process.
     pub fn queries(&self) -> QueryMemory {
         self.inner.queries.clone()
     }
@@ -139,13 +140,14 @@ impl MemoryPool {
         each.clamp(LEAST_POLL_BYTES, MOST_POLL_BYTES) as usize
     }
 
-    /// Bytes that a slice of a micro-batch may become where one row may become many, in one of `pipelines`.
+    /// Target size in bytes for the results of one slice of a micro-batch, in one of `pipelines`, where one row may become
+    /// many.
     pub fn slice_bytes(&self, pipelines: usize) -> u64 {
         (self.share(MemoryUse::Input) / 8 / pipelines.max(1) as u64).clamp(LEAST_POLL_BYTES, MOST_POLL_BYTES)
     }
 
-    /// Bytes that a stage may make of a slice before the slice is halved, in one of `pipelines`: three times what slices aim at, since
-    /// the bytes of rows differ.
+    /// Bytes that a stage may produce from a slice before the slice is halved, in one of `pipelines`: three times the target
+    /// size, since rows differ in size.
     pub fn stage_bytes(&self, pipelines: usize) -> u64 {
         self.slice_bytes(pipelines) * 3
     }
@@ -155,19 +157,19 @@ impl MemoryPool {
         (self.limit() / 16 / sources.max(1) as u64).clamp(LEAST_KAFKA_BYTES, MOST_KAFKA_BYTES)
     }
 
-    /// Bytes that one of `writers` may hold in open files: together half of what output may take.
+    /// Bytes that one of `writers` may hold in open files: all writers together get half of the output share.
     pub fn writer_bytes(&self, writers: usize) -> u64 {
         (self.share(MemoryUse::Output) / 2 / writers.max(1) as u64).max(LEAST_WRITER_BYTES)
     }
 
-    /// Bytes that may wait for the end of an epoch of one of `pipelines`, while as much is being committed: a quarter of what output
-    /// may take.
+    /// Bytes that may wait for the end of an epoch of one of `pipelines`, while as much is being committed: a quarter of the
+    /// output share.
     pub fn waiting_bytes(&self, pipelines: usize) -> u64 {
         (self.share(MemoryUse::Output) / 4 / pipelines.max(1) as u64).clamp(LEAST_WAITING_BYTES, MOST_WAITING_BYTES)
     }
 }
 
-/// Bytes that an owner holds of a [`MemoryPool`]; given back when dropped.
+/// Bytes that an owner holds of a [`MemoryPool`]; released on drop.
 #[derive(Debug)]
 pub struct Reserved {
     pool: MemoryPool,
@@ -176,7 +178,7 @@ pub struct Reserved {
 }
 
 impl Reserved {
-    /// The owner is about to hold this much, instead of what it holds.
+    /// Sets the owner's bytes; to be called before its memory changes.
     pub fn set(&self, bytes: u64) {
         let before = self.bytes.swap(bytes, Ordering::Relaxed);
         let used = &self.pool.inner.used[self.of as usize];
@@ -187,13 +189,13 @@ impl Reserved {
         }
     }
 
-    /// The owner is about to hold this much more.
+    /// Adds to the owner's bytes; to be called before its memory grows.
     pub fn add(&self, bytes: u64) {
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
         self.pool.inner.used[self.of as usize].fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// A part of what the owner holds is about to change.
+    /// A part of the owner's memory is about to change from `from` to `to` bytes.
     pub fn change(&self, from: u64, to: u64) {
         if to >= from {
             self.add(to - from);
@@ -215,35 +217,36 @@ impl Drop for Reserved {
     }
 }
 
-/// The share of DataFusion's operators, as DataFusion knows it: whoever can spill gets an even part of what others leave.
+/// DataFusion's share, as a pool: each operator that can spill gets an even part of what those that cannot spill leave.
 ///
-/// Operators reserve what they hold after it has grown, and copy it when they grow or begin to emit: a join its build side, an
-/// aggregate its state. So what is not sorted or repartitioned, which reserve ahead, takes [`WITH_COPY`] times what it reserves.
+/// Operators reserve memory after it has grown, and copy it when they grow or begin to emit (a join its build side, an
+/// aggregate its state). So each reservation counts [`WITH_COPY`] times, except those of sorts and repartitionings, which
+/// reserve ahead.
 #[derive(Debug, Clone)]
 pub struct QueryMemory {
     taken: Arc<Mutex<Taken>>,
     limit: usize,
 }
 
-/// The memory of an operator while it copies reserved data.
+/// Factor that covers the copy an operator makes of its reserved data.
 const WITH_COPY: usize = 2;
 
 #[derive(Debug, Default)]
 struct Taken {
-    /// Operators that can spill.
+    /// Number of operators that can spill.
     spillers: usize,
     spillable: usize,
     unspillable: usize,
 }
 
 impl QueryMemory {
-    /// A share of its own, where nothing else takes memory.
+    /// A pool of its own, independent of a [`MemoryPool`].
     pub fn new(limit: u64) -> Self {
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
         Self { taken: Arc::default(), limit }
     }
 
-    /// Bytes that all together may take.
+    /// Bytes that all operators together may take.
     pub fn limit(&self) -> usize {
         self.limit
     }
@@ -253,7 +256,7 @@ impl QueryMemory {
     }
 }
 
-/// Bytes that `reserved` of this consumer take.
+/// Bytes that this consumer counts for `reserved` bytes.
 fn with_copy(consumer: &MemoryConsumer, reserved: usize) -> usize {
     let reserves_ahead = consumer.can_spill() && !consumer.name().contains("Aggregate");
     if reserves_ahead { reserved } else { reserved.saturating_mul(WITH_COPY) }

@@ -1,7 +1,7 @@
-//! Functions whose results are bounded before they are made.
+//! Functions whose results are bounded before they are computed.
 //!
-//! What `repeat('x', 2000000000)` makes is known from its arguments. [`Bounding`] rewrites the calls of such functions
-//! ([`super::growth`]) in a plan: each asks the plan's [`Budget`] first. The budget of a query reserves memory, that of a pipeline
+//! The size of `repeat('x', 2000000000)` is known from its arguments. [`Bounding`] rewrites the calls of such functions
+//! ([`super::growth`]) in a plan: each asks the plan's [`Budget`] first. A query's budget reserves memory; a pipeline's
 //! ([`super::slice`]) has the rows cut into smaller slices.
 
 use std::fmt::Debug;
@@ -31,41 +31,41 @@ use super::growth::{self, Growth};
 use super::shown::ShownAsText;
 use crate::error::{Error, SqlState};
 
-/// Results below this come and go uncounted.
+/// Smaller results are not counted.
 const COUNTED_BYTES: usize = 64 << 10;
-/// Steps that one call may compute; about a second.
+/// Steps that one call may compute; about one second.
 const MAX_STEPS: usize = 300_000_000;
-/// Bytes of one value of a type whose width is given as a number.
+/// Bytes of one value of a type whose width is given as a number (FixedSizeBinary, FixedSizeList).
 const MAX_WIDTH: i64 = 1 << 20;
 
-/// Decides how much the functions of one plan may make.
+/// Decides how much the functions of one plan may produce.
 pub trait Budget: Debug + Send + Sync {
-    /// Called before each call. Errors: what calls shall end.
+    /// Called before each call. Errors: the reason to end the call.
     fn begin(&self) -> Result<()>;
 
-    /// `name` is about to make a constant, which lives in the plan.
+    /// `name` is about to produce a constant, which lives as long as the plan.
     fn constant(&self, name: &str, bytes: usize) -> Result<()>;
 
-    /// `name` is about to make at most `bytes` of `rows` rows. Returns what holds them, where memory is reserved.
+    /// `name` is about to produce at most `bytes` bytes for `rows` rows. Returns the reservation, where memory is reserved.
     fn batch(&self, name: &str, bytes: usize, rows: usize) -> Result<Option<MemoryReservation>>;
 
-    /// The result as it is handed on; at most `bytes` had been expected.
+    /// The result as it is passed on; at most `bytes` were expected.
     fn made(&self, result: ArrayRef, reserved: Option<MemoryReservation>, bytes: usize) -> Result<ArrayRef>;
 }
 
-/// Bytes that one call may make from a batch of rows: arrays of texts count their bytes in 32 bits.
+/// Bytes that one call may produce for a batch of rows: string arrays count their bytes in 32 bits.
 pub const MAX_BATCH_BYTES: usize = 512 << 20;
 
-/// Bytes of the constants that functions make in one plan.
+/// Limits of the constants that functions produce in one plan, bytes.
 #[derive(Debug, Clone, Copy)]
 pub struct MaxConstants {
-    /// Of one.
+    /// Of one constant.
     pub each: usize,
-    /// Of all together.
+    /// Of all constants together.
     pub all: usize,
 }
 
-/// A constant is too large, alone or with all others.
+/// Error: a constant is too large, by itself or together with all others.
 pub fn too_large_a_constant(name: &str, bytes: usize, allowed: MaxConstants) -> DataFusionError {
     let MaxConstants { each, all } = allowed;
     Error::sql(format!("`{name}` makes a constant that is too large"))
@@ -75,7 +75,7 @@ pub fn too_large_a_constant(name: &str, bytes: usize, allowed: MaxConstants) -> 
         .into()
 }
 
-/// One call makes too much.
+/// Error: one call produces too much.
 pub fn too_large_a_batch(name: &str, bytes: usize) -> DataFusionError {
     Error::sql(format!("`{name}` makes too much of a batch of rows"))
         .with_state(SqlState::LIMIT)
@@ -84,27 +84,27 @@ pub fn too_large_a_batch(name: &str, bytes: usize) -> DataFusionError {
         .into()
 }
 
-/// Rewrites the calls in one plan.
+/// Rewrites the calls of one plan.
 #[derive(Debug, Clone)]
 pub struct Bounding {
     budget: Arc<dyn Budget>,
-    /// `||` and casts of nested values to texts become functions like others, too.
+    /// `||` and casts of nested values to strings become bounded functions, too.
     operators: bool,
 }
 
 impl Bounding {
-    /// Of a query.
+    /// For a query.
     pub fn of_query(budget: Arc<dyn Budget>) -> Self {
         Self { budget, operators: true }
     }
 
-    /// Of a pipeline. State is found by what its plan looks like in words, which are to stay: operators are left as they are, and `||` is bounded
-    /// in the physical plan ([`super::concat`]).
+    /// For a pipeline. State is addressed by the text of its plan, which must not change: operators are left as they are,
+    /// and `||` is bounded in the physical plan ([`super::concat`]).
     pub fn of_pipeline(budget: Arc<dyn Budget>) -> Self {
         Self { budget, operators: false }
     }
 
-    /// True for a function that asks a budget.
+    /// `true` for a function that asks a budget.
     pub fn is_bounded(function: &ScalarUDF) -> bool {
         function.inner().is::<Bounded>()
     }
@@ -158,7 +158,7 @@ impl FunctionRewrite for Bounding {
     }
 }
 
-/// Whether a cast makes a text of a nested value.
+/// `true` if a cast turns a nested value into a string.
 fn is_shown(value: &Expr, to: &DataType, schema: &DFSchema) -> Result<bool> {
     let is_text = matches!(to, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View);
     Ok(is_text && value.get_type(schema)?.is_nested())
@@ -234,7 +234,7 @@ impl ScalarUDFImpl for Bounded {
         }
         let rows = call.number_rows;
         if call.args.iter().all(|argument| matches!(argument, ColumnarValue::Scalar(_))) {
-            // One result, however many rows it stands for.
+            // One result, however many rows it serves.
             budget.constant(self.name(), cost.bytes / rows.max(1))?;
             return self.function.inner().invoke_with_args(call);
         }
@@ -250,7 +250,7 @@ impl ScalarUDFImpl for Bounded {
 
     fn simplify(&self, args: Vec<Expr>, info: &SimplifyContext) -> Result<ExprSimplifyResult> {
         Ok(match self.function.inner().simplify(args, info)? {
-            // Functions make calls of themselves, which are to be bounded like this one.
+            // Functions may simplify to calls of other functions, which need a bound as well.
             ExprSimplifyResult::Simplified(expr) => {
                 let bounded = expr.transform_up(|expr| {
                     Ok(match expr {
@@ -285,7 +285,7 @@ impl ScalarUDFImpl for Bounded {
     }
 }
 
-/// `left || right` of texts: null where either is.
+/// `left || right` of strings: null if either is null.
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct Concatenation {
     signature: Signature,

@@ -16,7 +16,7 @@ use datafusion::physical_expr::expressions::BinaryExpr;
 use super::bounded::Budget;
 use super::slice::{SliceBudget, size_of};
 
-/// The expression with each `||` of texts asking `budget` before it computes.
+/// The expression with each `||` of strings asking `budget` before it computes.
 pub fn bound_concatenations(
     expr: Arc<dyn PhysicalExpr>,
     budget: &Arc<SliceBudget>,
@@ -32,12 +32,12 @@ pub fn bound_concatenations(
     })
 }
 
-/// True for `||` that asks its budget.
+/// `true` for a `||` that asks its budget.
 pub fn is_bounded_concatenation(expr: &Arc<dyn PhysicalExpr>) -> bool {
     expr.downcast_ref::<Concatenation>().is_some()
 }
 
-/// `left || right`; shown as what it stands for.
+/// `left || right`; displays like the expression it wraps.
 #[derive(Debug)]
 struct Concatenation {
     binary: Arc<dyn PhysicalExpr>,

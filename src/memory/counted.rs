@@ -1,4 +1,4 @@
-//! The part of a pool that one query holds.
+//! The part of a pool that one query uses.
 
 use std::fmt;
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use datafusion::error::Result;
 use datafusion::execution::memory_pool::{MemoryConsumer, MemoryLimit, MemoryPool, MemoryReservation};
 
-/// Bytes that one query has reserved. Clones are the same query's.
+/// Bytes that one query has reserved. Clones count for the same query.
 #[derive(Debug, Clone, Default)]
 pub struct HeldBytes(Arc<AtomicUsize>);
 
@@ -18,7 +18,7 @@ impl HeldBytes {
     }
 }
 
-/// A pool that notes what is reserved through it.
+/// A pool that counts what is reserved through it.
 #[derive(Debug)]
 pub struct CountedPool {
     inner: Arc<dyn MemoryPool>,

@@ -1,7 +1,7 @@
-//! How large a function's result can be, known from its arguments before it is computed.
+//! Upper bounds for the size of a function's result, known from its arguments before it is computed.
 //!
-//! Listed are the functions whose result can be larger than what they are given: by a number (`repeat`, `range`), by a product of two
-//! arguments (`replace`), or by putting arguments together, which doubles with every call inside another (`concat(a, a)`).
+//! Listed are the functions whose result can be larger than their arguments: by a number (`repeat`, `range`), by a product
+//! of two arguments (`replace`), or by concatenation, which doubles with each nested call (`concat(a, a)`).
 
 use arrow::array::{Array, ArrayRef, AsArray};
 use arrow::compute::cast;
@@ -13,16 +13,16 @@ use datafusion::logical_expr::{ColumnarValue, ScalarFunctionArgs};
 use super::shown::shown_bytes;
 use super::slice::size_of;
 
-/// How a result grows out of its arguments.
+/// Growth of a result with its arguments.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Growth {
-    /// The first argument, as often as the second says.
+    /// The first argument, repeated as often as the second says.
     Repeated,
-    /// As many characters as the second argument says.
+    /// A string padded to the number of characters that the second argument gives.
     Padded,
-    /// In the first argument each match of the second becomes the third.
+    /// Each match of the second argument in the first is replaced by the third.
     Replaced,
-    /// As [`Self::Replaced`], where the third may quote what was matched.
+    /// Like [`Self::Replaced`], where the third argument may refer to the match.
     ReplacedByPattern,
     /// All arguments together, this many times over.
     Together(usize),
@@ -32,13 +32,13 @@ pub enum Growth {
     Joined,
     /// Not larger, but the product of its arguments' lengths in time.
     Compared,
-    /// Of a type whose width is an argument.
+    /// A cast to a type whose width is an argument.
     Typed,
-    /// A nested value as a text.
+    /// A nested value as a string.
     Shown,
 }
 
-/// How the result of the function `name` grows; `None` = no more than by a constant.
+/// Growth of the function `name`; `None`: at most by a constant.
 pub fn of(name: &str) -> Option<Growth> {
     Some(match name {
         "repeat" | "array_repeat" | "array_resize" => Growth::Repeated,
@@ -61,17 +61,17 @@ pub fn of(name: &str) -> Option<Growth> {
     })
 }
 
-/// What a call costs at most.
+/// Upper bounds for the cost of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cost {
-    /// Of the result.
+    /// Bytes of the result.
     pub bytes: usize,
-    /// Steps of computing that no one can end.
+    /// Steps of a computation that cannot be interrupted.
     pub steps: usize,
 }
 
 impl Growth {
-    /// True where a few bytes can become any number of them.
+    /// `true` where a few bytes can become any number of bytes.
     pub fn is_by_number(self) -> bool {
         matches!(
             self,
@@ -79,7 +79,7 @@ impl Growth {
         )
     }
 
-    /// What the call of a function that grows so costs.
+    /// Cost of a call of a function of this growth.
     pub fn cost(self, call: &ScalarFunctionArgs) -> Result<Cost> {
         let rows = call.number_rows;
         let bytes = match self {
@@ -124,7 +124,7 @@ fn repeated(call: &ScalarFunctionArgs) -> Result<usize> {
     if is_text {
         return Ok(pairs(lengths(call, 0)?, counts));
     }
-    // `array_resize` has what fills it behind the number.
+    // `array_resize` has its fill value after the number.
     let element = longest_of_rows(call.args.get(2).or(call.args.first()), call.number_rows).max(16);
     Ok(sum(counts.into_iter().map(|count| count.saturating_mul(element))).saturating_add(bytes_of_argument(call, 0)))
 }
@@ -132,7 +132,7 @@ fn repeated(call: &ScalarFunctionArgs) -> Result<usize> {
 fn replaced(call: &ScalarFunctionArgs, growth: Growth) -> Result<usize> {
     let (texts, new) = (lengths(call, 0)?, lengths(call, 2)?);
     let is_pattern = growth == Growth::ReplacedByPattern;
-    // A pattern can match nothing, between any two characters.
+    // A pattern can match the empty string, between any two characters.
     let old = if is_pattern { vec![1; texts.len()] } else { lengths(call, 1)? };
     let each = texts.into_iter().zip(old).zip(new).map(|((text, old), new)| {
         let matches = text / old.max(1) + 1;
@@ -142,7 +142,8 @@ fn replaced(call: &ScalarFunctionArgs, growth: Growth) -> Result<usize> {
     Ok(sum(each))
 }
 
-/// Of dates and times only days are counted: a step is a day at least, and shorter steps are refused as too long for one value.
+/// For dates and times the count is of days: a step is a day at least, and shorter steps are refused as too long for one
+/// value.
 fn counted(call: &ScalarFunctionArgs) -> Result<usize> {
     const ELEMENT: usize = 16;
     let is_integer =
@@ -174,11 +175,11 @@ fn counted_times(call: &ScalarFunctionArgs) -> Result<usize> {
             let days = step.months.unsigned_abs() as u64 * 28 + u64::from(step.days.unsigned_abs());
             (days as f64) * 86_400.0 + step.nanoseconds.unsigned_abs() as f64 / 1e9
         }
-        // The steps of rows are not looked at one by one.
+        // Steps that differ by row are not examined one by one.
         _ => 1e-9,
     };
     let each = ends(0)?.into_iter().zip(ends(1)?).map(|(from, to)| {
-        // A conversion from a float saturates.
+        // The conversion from a float saturates.
         let count = (from.abs_diff(to) as f64 / step_seconds.max(1e-9)) as usize;
         count.saturating_add(1).saturating_mul(16)
     });
@@ -196,7 +197,7 @@ fn array(call: &ScalarFunctionArgs, index: usize) -> Result<ArrayRef> {
     }
 }
 
-/// Bytes of each row's text.
+/// Length of each row's string, bytes.
 fn lengths(call: &ScalarFunctionArgs, index: usize) -> Result<Vec<usize>> {
     if let Some(ColumnarValue::Scalar(scalar)) = call.args.get(index) {
         return Ok(vec![scalar.try_as_str().flatten().map_or(0, str::len); call.number_rows]);
@@ -223,7 +224,7 @@ fn integers(call: &ScalarFunctionArgs, index: usize) -> Result<Vec<i64>> {
     Ok(numbers.as_primitive::<Int64Type>().iter().map(Option::unwrap_or_default).collect())
 }
 
-/// Each row's count; 0 for null and for what is below it.
+/// Each row's count; 0 for null and negative numbers.
 fn numbers(call: &ScalarFunctionArgs, index: usize) -> Result<Vec<usize>> {
     Ok(integers(call, index)?.into_iter().map(|number| usize::try_from(number).unwrap_or_default()).collect())
 }
@@ -239,7 +240,7 @@ fn bytes_of(argument: &ColumnarValue, rows: usize) -> usize {
     }
 }
 
-/// Bytes of the text that stands in every row, or of all rows where they differ.
+/// Bytes of the string that all rows share, or of all rows together where they differ.
 fn longest(argument: Option<&ColumnarValue>) -> usize {
     match argument {
         Some(ColumnarValue::Scalar(scalar)) => scalar.try_as_str().flatten().map_or(0, str::len),
@@ -248,7 +249,7 @@ fn longest(argument: Option<&ColumnarValue>) -> usize {
     }
 }
 
-/// As much as one row's value can have.
+/// Upper bound for the bytes of one row's value.
 fn longest_of_rows(argument: Option<&ColumnarValue>, rows: usize) -> usize {
     match argument {
         Some(ColumnarValue::Scalar(scalar)) => scalar.size(),
@@ -268,7 +269,7 @@ mod tests {
 
     use super::*;
 
-    /// Functions whose results are no larger than their arguments, but for a constant: numbers, times, parts of what they are given.
+    /// Functions whose results exceed their arguments by at most a constant: numbers, times, parts of the arguments.
     const BOUNDED: &str = "abs acos acosh array_add array_any_value array_avg array_compact array_dims array_distance \
         array_distinct array_element array_except array_has array_has_all array_has_any array_intersect \
         array_length array_max array_min array_ndims array_normalize array_pop_back array_pop_front \

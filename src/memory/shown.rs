@@ -1,4 +1,5 @@
-//! Nested values as texts: every row repeats the names of its fields, so the text can be any number of times as long as the value.
+//! Nested values as strings: every row repeats the names of its fields, so the string can be any number of times longer than
+//! the value.
 
 use arrow::array::{Array, AsArray};
 use arrow::datatypes::{ArrowNativeType, DataType};
@@ -13,7 +14,7 @@ pub struct ShownAsText {
 }
 
 impl ShownAsText {
-    /// Makes texts of this type.
+    /// Produces strings of this type.
     pub fn new(text: DataType) -> Self {
         Self { signature: Signature::any(1, Volatility::Immutable), text }
     }
@@ -40,9 +41,9 @@ impl ScalarUDFImpl for ShownAsText {
     }
 }
 
-/// Bytes of the texts that `array` becomes, or more.
+/// Upper bound for the bytes of the strings that `array` becomes.
 pub fn shown_bytes(array: &dyn Array) -> usize {
-    /// The longest number or time, and what stands between values.
+    /// The longest number or time, and the separator between values.
     const VALUE: usize = 48;
     let rows = array.len();
     let of_entries = |values: &dyn Array, first: usize, last: usize| {
@@ -78,7 +79,7 @@ pub fn shown_bytes(array: &dyn Array) -> usize {
             shown_bytes(values.as_ref()).saturating_mul(rows)
         }
         kind if kind.is_primitive() || matches!(kind, DataType::Boolean | DataType::Null) => rows.saturating_mul(VALUE),
-        // Binary values are shown in hexadecimal.
+        // Binary values are printed in hexadecimal.
         _ => {
             let data = array.to_data();
             let bytes = data.get_slice_memory_size().unwrap_or_else(|_| array.get_array_memory_size());

@@ -1,9 +1,10 @@
 //! The memory budget for the results of a pipeline's functions over one slice of rows.
 //!
-//! Input has a bound, but what SQL makes of it has none: `repeat(s, 100000)` of 60,000 rows is 6 GB, of which an array of texts cannot
-//! even count the bytes. Stages are pure until they write, so whoever runs one ([`crate::epoch`]) gives the budget a limit, and where
-//! the budget answers [`TooMuch`] runs the halves of the rows one after the other, down to single rows. Functions ask before they
-//! compute; rows that are collected are counted as they come. What is too large for a single row is an error.
+//! Input is bounded, but the results of SQL are not: `repeat(s, 100000)` of 60,000 rows is 6 GB, more bytes than a string
+//! array can count. Stages are pure until they write, so the caller that runs one ([`crate::epoch`]) gives the budget a
+//! limit, and where the budget answers [`TooMuch`] it runs the halves of the rows one after the other, down to single rows.
+//! Functions ask before they compute; collected rows are counted as they arrive. A result too large for a single row is an
+//! error.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -18,16 +19,16 @@ use datafusion::execution::memory_pool::MemoryReservation;
 use super::bounded::{Budget, MAX_BATCH_BYTES, MaxConstants, too_large_a_batch, too_large_a_constant};
 use crate::error::{Error, SqlState};
 
-/// Bytes that one call may make of one row.
+/// Bytes that one call may produce for one row.
 pub const MAX_VALUE_BYTES: usize = 64 << 20;
 
-/// Of a pipeline, whose SQL its owner has written.
+/// For a pipeline, whose SQL its owner has written.
 const CONSTANTS: MaxConstants = MaxConstants { each: 16 << 20, all: 64 << 20 };
 
-/// No limit: where rows cannot be cut.
+/// No limit: used where rows cannot be cut.
 const UNLIMITED: u64 = u64::MAX;
 
-/// More is made of some rows than may be made at a time; of fewer rows it would be less.
+/// The rows of a slice would produce more than may be produced at a time; fewer rows would produce less.
 #[derive(Debug)]
 pub struct TooMuch;
 
@@ -39,7 +40,8 @@ impl fmt::Display for TooMuch {
 
 impl StdError for TooMuch {}
 
-/// True when fewer rows at a time may not fail: the budget said so, or an array cannot count its bytes in 32 bits.
+/// `true` if fewer rows at a time may succeed: the budget answered [`TooMuch`], or an array cannot count its bytes in 32
+/// bits.
 pub fn is_too_much(error: &(dyn StdError + 'static)) -> bool {
     let mut open = Some(error);
     while let Some(error) = open {
@@ -51,14 +53,14 @@ pub fn is_too_much(error: &(dyn StdError + 'static)) -> bool {
     false
 }
 
-/// True for what arrow says when an array of texts or lists has more bytes or elements than it can count. Some of its kernels say it
-/// by an error, others by a panic.
+/// `true` for arrow's messages about arrays of strings or lists with more bytes or elements than they can count. Some
+/// kernels return an error, others panic.
 pub fn is_overflow(message: &str) -> bool {
     let message = message.to_lowercase();
     ["offset overflow", "offsetoverflow", "overflow offset", "offset exceeds"].iter().any(|text| message.contains(text))
 }
 
-/// The budget of one pipeline: how much the stage that runs has made, and may make.
+/// The budget of one pipeline: how much the running stage has produced, and may produce.
 #[derive(Debug)]
 pub struct SliceBudget {
     limit: AtomicU64,
@@ -79,24 +81,25 @@ impl Default for SliceBudget {
 }
 
 impl SliceBudget {
-    /// The plan is made: constants are no longer added up, since what calls make of constants lives no longer than a batch.
+    /// Planning is over: constants are no longer added up, since results of calls with constant arguments now live no longer
+    /// than a batch.
     pub fn planned(&self) {
         self.is_planned.store(true, Ordering::Relaxed);
     }
 
-    /// From here on so much may be made, by all lanes together, where rows can be cut; `None` where they cannot.
+    /// From now on all lanes together may produce `limit` bytes, where rows can be cut; `None` where they cannot.
     pub fn begin_slice(&self, limit: Option<u64>) {
         self.made.store(0, Ordering::Relaxed);
         self.limit.store(limit.unwrap_or(UNLIMITED), Ordering::Relaxed);
     }
 
-    /// Returns what was made since [`Self::begin_slice`]; from here on there is no limit.
+    /// Returns the bytes produced since [`Self::begin_slice`], and removes the limit.
     pub fn end_slice(&self) -> u64 {
         self.limit.store(UNLIMITED, Ordering::Relaxed);
         self.made.swap(0, Ordering::Relaxed)
     }
 
-    /// Counts what has been made. Errors: [`TooMuch`].
+    /// Counts bytes that were produced. Errors: [`TooMuch`].
     pub fn count(&self, bytes: u64) -> Result<()> {
         let made = self.made.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes);
         if made > self.limit.load(Ordering::Relaxed) {
@@ -105,7 +108,7 @@ impl SliceBudget {
         Ok(())
     }
 
-    /// True where rows can be cut.
+    /// `true` where rows can be cut.
     pub fn has_limit(&self) -> bool {
         self.limit.load(Ordering::Relaxed) != UNLIMITED
     }
@@ -131,7 +134,7 @@ impl Budget for SliceBudget {
     fn batch(&self, name: &str, bytes: usize, rows: usize) -> Result<Option<MemoryReservation>> {
         self.count(bytes as u64)?;
         match rows {
-            // Elsewhere than in slices rows cannot be cut, and an array must be able to count.
+            // Outside of slices rows cannot be cut, and an array must be able to count its bytes.
             2.. if bytes > MAX_BATCH_BYTES && !self.has_limit() => Err(too_large_a_batch(name, bytes)),
             0..=1 if bytes > MAX_VALUE_BYTES => Err(too_large_a_value(name, bytes)),
             _ => Ok(None),
@@ -139,18 +142,18 @@ impl Budget for SliceBudget {
     }
 
     fn made(&self, result: ArrayRef, _reserved: Option<MemoryReservation>, bytes: usize) -> Result<ArrayRef> {
-        // What was expected is a bound, and often far above.
+        // The expected size is an upper bound, and often far too high.
         let over = (bytes as u64).saturating_sub(size_of(&result));
         let _ = self.made.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |made| Some(made.saturating_sub(over)));
         Ok(result)
     }
 }
 
-/// The budget of an expression that can be computed again of fewer rows at any time, and by many at once: of a CHECK.
+/// The budget of an expression that can be repeated with fewer rows at any time, and runs many times at once: a CHECK.
 #[derive(Debug)]
 pub struct CallBudget;
 
-/// Bytes that a call may make of several rows under a [`CallBudget`].
+/// Bytes that a call may produce for several rows under a [`CallBudget`].
 const MAX_CALL_BYTES: usize = 8 << 20;
 
 impl Budget for CallBudget {
@@ -185,12 +188,12 @@ fn too_large_a_value(name: &str, bytes: usize) -> DataFusionError {
         .into()
 }
 
-/// Bytes of these very rows: batches may be parts of larger ones.
+/// Bytes of these rows only: a batch may be a slice of a larger one.
 pub fn size_of_rows(rows: &RecordBatch) -> u64 {
     rows.columns().iter().map(size_of).sum()
 }
 
-/// Bytes of these very values; of lists and structs, too, of which arrow counts all that their buffers hold.
+/// Bytes of these values only; also for lists and structs, where arrow counts the whole buffers.
 pub fn size_of(array: &ArrayRef) -> u64 {
     fn range<T: arrow::array::OffsetSizeTrait>(offsets: &[T]) -> (usize, usize) {
         let (first, last) = (offsets.first(), offsets.last());
