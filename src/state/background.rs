@@ -1,8 +1,8 @@
-//! Work that no row waits for, on threads that step back for all others.
+//! Work that no row waits for, on threads of low priority.
 //!
-//! State is written once an epoch, and its files are merged now and then. On the threads that carry rows, or beside them at the same
-//! priority, that would make rows wait exactly then; so it has a thread of its own for as long as it runs, which steps back when
-//! others want the processor. What it waits for (files, other tasks) is left to the runtime that began it.
+//! State is written once an epoch, and its files are merged now and then. On the threads that carry rows, or beside them at
+//! the same priority, that would delay rows at those moments; so the work has a thread of its own for as long as it runs, at
+//! a lower priority. The runtime that started it drives its I/O and the tasks it waits for.
 
 use std::future::Future;
 
@@ -12,14 +12,15 @@ use tokio::sync::oneshot::error::TryRecvError;
 
 use crate::error::{Error, Result};
 
-/// Work under way.
+/// Work in progress.
 #[derive(Debug)]
 pub struct Background<T> {
     result: oneshot::Receiver<T>,
 }
 
 impl<T: Send + 'static> Background<T> {
-    /// Begins `work`, which should do everything itself instead of spawning tasks. Only within a runtime; its end ends the work.
+    /// Starts `work`, which should do everything itself instead of spawning tasks. Must be called within a runtime; when the
+    /// runtime ends, so does the work.
     ///
     /// Errors: no thread can be started.
     pub fn start(name: &str, work: impl Future<Output = T> + Send + 'static) -> Result<Self> {
@@ -27,7 +28,7 @@ impl<T: Send + 'static> Background<T> {
         let runtime = Handle::current();
         let run = move || {
             step_back();
-            // Nobody may be listening any more.
+            // The receiver may be gone.
             let _ = sender.send(runtime.block_on(work));
         };
         let started = std::thread::Builder::new().name(name.to_owned()).spawn(run);
@@ -40,7 +41,7 @@ impl<T: Send + 'static> Background<T> {
         self.result.await.map_err(|error| Error::internal("background work ended abnormally").with_source(error))
     }
 
-    /// The result, once: `None` while there is none yet. Errors: the work ended abnormally.
+    /// The result, once; `None` until it is available. Errors: the work ended abnormally.
     pub fn finished(&mut self) -> Option<Result<T>> {
         match self.result.try_recv() {
             Ok(result) => Some(Ok(result)),
@@ -50,8 +51,8 @@ impl<T: Send + 'static> Background<T> {
     }
 }
 
-/// Lowers the priority of the calling thread, where that can be said of one thread: to about a tenth of what others get when they want
-/// the processor, too. It is not nothing, since files that are never merged become too many.
+/// Lowers the priority of the calling thread, where the system can do so for one thread: to about a tenth of the processor
+/// time that a competing thread gets. It still gets some, since files that are never merged would become too many.
 fn step_back() {
     #[cfg(target_os = "linux")]
     {
@@ -60,11 +61,11 @@ fn step_back() {
         const PRIO_PROCESS: c_int = 0;
         const CALLING_THREAD: c_uint = 0;
         const NICENESS: c_int = 10;
-        // Of the C library that the standard library links.
+        // From the C library that the standard library links.
         unsafe extern "C" {
             fn setpriority(which: c_int, who: c_uint, priority: c_int) -> c_int;
         }
-        // SAFETY: the signature is that of `setpriority(2)`, which takes numbers only. That it may fail is no harm.
+        // SAFETY: the signature is that of `setpriority(2)`, which takes numbers only. A failure is harmless.
         unsafe { setpriority(PRIO_PROCESS, CALLING_THREAD, NICENESS) };
     }
 }
@@ -117,7 +118,7 @@ mod tests {
         let before = niceness();
         let inside = Background::start("test", async move { niceness() }).unwrap().result().await.unwrap();
         assert_eq!(niceness(), before);
-        // Who runs the tests further back than that may not be let forward again.
+        // If the tests run at a still lower priority, it cannot be raised again.
         assert!(inside == 10 || before > 10, "niceness {inside} after {before}");
     }
 }

@@ -1,8 +1,8 @@
-//! How much memory the state of a process may take, shared by all its operators.
+//! The memory limit of a process's state, shared by all its operators.
 //!
-//! Everyone who remembers holds a [`MemoryShare`] and says what it takes; who can put state on disk does so while
-//! [`MemoryShare::must_shrink`]; and intake slows down by what [`MemoryBudget::pressure`] says. Nothing fails for lack of
-//! memory here.
+//! Each owner of state holds a [`MemoryShare`] and reports its size; owners that can put state on disk do so while
+//! [`MemoryShare::must_shrink`] holds; and intake slows down by [`MemoryBudget::pressure`]. Nothing fails here for lack of
+//! memory.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,12 +19,12 @@ struct Inner {
     limit: u64,
     used: AtomicU64,
     shares: AtomicU64,
-    /// Why an owner cannot get smaller, by its number.
+    /// Reasons why owners cannot shrink, by their numbers.
     stuck: Mutex<Vec<(u64, String)>>,
     next: AtomicU64,
 }
 
-/// Why intake should slow down, and how much.
+/// Reason and amount of a slowdown of intake.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pressure {
     /// Bytes.
@@ -32,7 +32,7 @@ pub struct Pressure {
     pub limit: u64,
     /// A sentence for progress and logs.
     pub reason: String,
-    /// How long to wait before the next micro-batch is read.
+    /// Pause before the next micro-batch is read.
     pub delay: Duration,
 }
 
@@ -49,7 +49,7 @@ impl MemoryBudget {
         Self { inner: Arc::new(inner) }
     }
 
-    /// A share of it, taking nothing yet; given back when dropped.
+    /// A share of the budget, of 0 bytes so far; released on drop.
     pub fn share(&self) -> MemoryShare {
         self.inner.shares.fetch_add(1, Ordering::Relaxed);
         let number = self.inner.next.fetch_add(1, Ordering::Relaxed);
@@ -66,8 +66,8 @@ impl MemoryBudget {
         self.inner.limit
     }
 
-    /// `Some` while state takes more than it may. The delay grows with the excess, from 10 ms to 5 s, so that a pipeline whose
-    /// state is bounded by time still moves on and gets rid of it.
+    /// `Some` while state exceeds the limit. The delay grows with the excess, from 10 ms to 5 s, so that a pipeline whose
+    /// state is bounded by time still makes progress and can expire it.
     pub fn pressure(&self) -> Option<Pressure> {
         let (used, limit) = (self.used(), self.limit());
         if used <= limit {
@@ -85,7 +85,7 @@ impl MemoryBudget {
     }
 }
 
-/// What one owner of state takes of a [`MemoryBudget`].
+/// The part of a [`MemoryBudget`] that one owner of state uses.
 #[derive(Debug)]
 pub struct MemoryShare {
     budget: MemoryBudget,
@@ -95,7 +95,7 @@ pub struct MemoryShare {
 }
 
 impl MemoryShare {
-    /// Says how many bytes the owner takes now.
+    /// Reports the owner's current bytes.
     pub fn set(&mut self, bytes: u64) {
         let used = &self.budget.inner.used;
         if bytes >= self.held {
@@ -111,15 +111,15 @@ impl MemoryShare {
         self.held
     }
 
-    /// True when all together take too much, would they take `more` bytes, and this owner at least its even part of the limit:
-    /// when the limit is exceeded there is always such an owner.
+    /// `true` if all owners together would exceed the limit with `more` bytes, and this owner would then hold at least its
+    /// even part of it. When the limit is exceeded, there is always such an owner.
     pub fn must_shrink(&self, more: u64) -> bool {
         let inner = &self.budget.inner;
         let even = inner.limit / inner.shares.load(Ordering::Relaxed).max(1);
         self.budget.used().saturating_add(more) > inner.limit && self.held.saturating_add(more) >= even
     }
 
-    /// Says why this owner cannot get smaller, or that it can.
+    /// Reports why this owner cannot shrink; `None`: it can.
     pub fn set_stuck(&mut self, why: Option<&str>) {
         if why == self.stuck.as_deref() {
             return;

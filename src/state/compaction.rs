@@ -1,12 +1,12 @@
-//! Compaction: several files of a table become one, so that their number stays small and dead rows go.
+//! Compaction: several files of a table become one, so that their number stays small and dead rows are removed.
 //!
-//! Which files is a pure decision over their sizes ([`choose`]): a file is rewritten together with everything newer once that
-//! is at least half its size, so each rewriting makes a row's file at least 1.5 times as large and a row is rewritten O(log n)
-//! times; the files that stay are each more than twice as large as everything newer, so there are O(log n) of them. Small
-//! tables wait until [`ENOUGH`] files are there.
+//! The choice of files is a pure decision over their sizes ([`choose`]): a file is rewritten together with everything newer
+//! once that is at least half its size, so each rewriting makes a row's file at least 1.5 times as large and a row is
+//! rewritten O(log n) times; the files that stay are each more than twice as large as everything newer, so there are O(log
+//! n) of them. Small tables wait until there are [`ENOUGH`] files.
 //!
-//! It works on an immutable snapshot beside the epochs; [`Compaction::apply`] then puts the new file into the snapshot of any
-//! later epoch.
+//! It works on an immutable snapshot, concurrently with the epochs; [`Compaction::apply`] then puts the new file into the
+//! snapshot of any later epoch.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -22,17 +22,17 @@ use super::store::{StateStore, within, write_rows};
 use super::table::{NO_WATERMARK, StateTable};
 use crate::error::Result;
 
-/// Fewer files are left alone.
+/// With fewer files nothing is merged, unless one is mostly dead.
 const ENOUGH: usize = 8;
-/// Smaller files count as this large: rewriting them costs nothing beside opening them.
+/// Smaller files count as this large: opening them costs more than rewriting them.
 const FLOOR: u64 = 64 << 10;
-/// A merge takes at least so many files, unless one file is mostly dead.
+/// A merge takes at least this many files, unless one file is mostly dead.
 const RUN: usize = 4;
 /// Rows and bytes of files merged at a time; they bound the memory of a compaction.
 const ROWS_AT_ONCE: u64 = 1 << 17;
 const BYTES_AT_ONCE: u64 = 4 << 20;
 
-/// Files that became one.
+/// Result of a compaction: per table, the merged files and the file that replaces them.
 #[derive(Debug, Clone)]
 pub struct Compaction {
     operator: String,
@@ -48,8 +48,8 @@ struct Merged {
 }
 
 impl Compaction {
-    /// The snapshot with the merged files in place of those they were made from; `snapshot` is that of the compacted epoch or
-    /// any later one.
+    /// The snapshot with the merged files in place of those they were made from; `snapshot` is that of the compacted epoch
+    /// or any later one.
     #[must_use]
     pub fn apply(&self, snapshot: &OperatorSnapshot) -> OperatorSnapshot {
         let mut compacted = snapshot.clone();
@@ -58,7 +58,7 @@ impl Compaction {
         }
         for merged in &self.merged {
             let files = &mut compacted.table_mut(&merged.table).files;
-            // Files in between may have been dropped since, all of whose rows are dead; order is never changed.
+            // Files in between may have been dropped since because all their rows are dead; the order never changes.
             let Some(place) = files.iter().position(|file| merged.from.contains(&file.path)) else { continue };
             files.retain(|file| !merged.from.contains(&file.path));
             if let Some(into) = &merged.into {
@@ -68,22 +68,22 @@ impl Compaction {
         compacted
     }
 
-    /// Bytes that were written.
+    /// Bytes written.
     pub fn bytes(&self) -> u64 {
         self.merged.iter().filter_map(|merged| merged.into.as_ref()).map(|file| file.bytes).sum()
     }
 }
 
 impl OperatorSnapshot {
-    /// Whether [`StateStore::compact`] would merge any of its files.
+    /// `true` if [`StateStore::compact`] would merge any of its files.
     pub fn is_worth_compacting(&self, tables: &[StateTable]) -> bool {
         tables.iter().any(|table| self.table(table.name).is_some_and(|stored| choose(stored, table).is_some()))
     }
 }
 
 impl StateStore {
-    /// Merges files of a snapshot where that is worth while; `None` when it is not. `epoch` is the one under way. To be called
-    /// one at a time per operator, and the result to be [applied](Compaction::apply) or [dropped](StateStore::discard).
+    /// Merges files of a snapshot where worthwhile; otherwise `None`. `epoch` is the one under way. Must run once at a time
+    /// per operator; the result must be [applied](Compaction::apply) or [discarded](StateStore::discard).
     pub async fn compact(
         &self,
         snapshot: &OperatorSnapshot,
@@ -102,7 +102,7 @@ impl StateStore {
         Ok((!merged.is_empty()).then(|| Compaction { operator: snapshot.operator.clone(), merged }))
     }
 
-    /// Gives up a compaction; its files go with the next [`StateStore::remove_unneeded`].
+    /// Abandons a compaction; the next [`StateStore::remove_unneeded`] removes its files.
     pub fn discard(&self, compaction: &Compaction) {
         compaction.merged.iter().filter_map(|merged| merged.into.as_ref()).for_each(|file| self.forget(file));
     }
@@ -134,15 +134,15 @@ impl StateStore {
     }
 }
 
-/// The number of parts of the key groups that are merged one after the other.
+/// Number of parts of the key groups, which are merged one after the other.
 pub(super) fn parts(files: &[StateFile]) -> usize {
     let rows: u64 = files.iter().map(|file| file.rows + file.deletes).sum();
     let bytes: u64 = files.iter().map(|file| file.bytes).sum();
     (rows / ROWS_AT_ONCE + 1).max(bytes / BYTES_AT_ONCE + 1).min(KEY_GROUPS.into()) as usize
 }
 
-/// Merges the rows of some key groups. Dead rows below `cutoff` go. Deletes go when nothing `oldest` is beneath them;
-/// otherwise they and dead upserts must go on hiding what older files hold.
+/// Merges the rows of some key groups. Dead rows below `cutoff` are dropped. If the merge includes the `oldest` file,
+/// deletes are dropped, too; otherwise deletes and dead upserts must stay to hide the rows of older files.
 async fn merge_part(
     readers: &[Arc<FileReader>],
     table: &StateTable,
@@ -184,7 +184,7 @@ async fn decoded(reader: &FileReader, kind: Kind, table: &StateTable, groups: &R
     Ok(rows)
 }
 
-/// Which neighbouring files to merge, if any.
+/// The neighbouring files to merge, if any.
 pub(super) fn choose(stored: &TableSnapshot, table: &StateTable) -> Option<Range<usize>> {
     let files = &stored.files;
     let sizes: Vec<u64> = files.iter().map(|file| file.bytes.max(FLOOR)).collect();
@@ -206,7 +206,7 @@ pub(super) fn choose(stored: &TableSnapshot, table: &StateTable) -> Option<Range
     Some(index..index + 1)
 }
 
-/// How much of a file is dead, if its times are spread evenly.
+/// Dead fraction of a file, if its times are spread evenly.
 fn dead_part(oldest: i64, newest: i64, cutoff: i64) -> f64 {
     let whole = newest as f64 - oldest as f64;
     if whole <= 0.0 { 0.0 } else { ((cutoff as f64 - oldest as f64) / whole).clamp(0.0, 1.0) }

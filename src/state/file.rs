@@ -1,13 +1,13 @@
 //! The state file: an immutable object with the upserts and deletes of one table.
 //!
-//! Layout: blocks, one behind the other, then the footer. A block is a complete Arrow IPC stream (schema, one record batch, end;
-//! buffers compressed with LZ4, but plain in an epoch's files on local disks, which are merged soon) of rows of some key groups.
-//! The footer is JSON: format, operator, table, and per block its kind, place, rows, key groups, times and XXH64. The snapshot that
-//! names the file holds its size, the footer's size and the footer's XXH64, so every byte that is read is checked, and a shard reads
-//! only the blocks of its key groups.
+//! Layout: blocks back to back, then the footer. A block is a complete Arrow IPC stream (schema, one record batch, end) with
+//! rows of some key groups; its buffers are compressed with LZ4, except in an epoch's files on local disks, which are merged
+//! soon. The footer is JSON: format, operator, table, and per block its kind, position, rows, key groups, times and XXH64.
+//! The snapshot that names the file holds its size, the footer's size and the footer's XXH64, so every byte read is
+//! verified, and a shard reads only the blocks of its key groups.
 //!
-//! What does not check out is an error of kind `Damaged` that names the file and the operator. Where rows belong in time is
-//! left to [`super::store`].
+//! A failed check is an error of kind `Damaged` that names the file and the operator. The order of versions is left to
+//! [`super::store`].
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -31,16 +31,16 @@ use super::table::StateTable;
 use super::views::{bytes, compact_views};
 use crate::error::{Context, Error, Result};
 
-/// Files up to this size are fetched at once.
+/// Files up to this size are fetched in one request.
 const WHOLE: u64 = 1 << 20;
 /// Larger objects are uploaded in parts of about this size.
 const PART: usize = 8 << 20;
-/// About what a block takes without rows.
+/// Approximate size of a block without rows.
 const SCHEMA_BYTES: usize = 4 << 10;
-/// Blocks that lie side by side are fetched together up to this size.
+/// Adjacent blocks are fetched together up to this size.
 const FETCH: u64 = 8 << 20;
 
-/// What the rows of a block are.
+/// Kind of a block's rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Kind {
@@ -48,7 +48,7 @@ pub(super) enum Kind {
     Deletes,
 }
 
-/// Where a block is and what it holds.
+/// Position and content of a block.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Block {
     pub kind: Kind,
@@ -63,17 +63,17 @@ pub(super) struct Block {
 }
 
 impl Block {
-    /// True when some of its rows may be in `groups`.
+    /// `true` if some of its rows may be in `groups`.
     pub fn touches(&self, groups: &Range<u16>) -> bool {
         self.groups.0 < groups.end && groups.start <= self.groups.1
     }
 
-    /// True when all of its rows have a time below `cutoff`.
+    /// `true` if all of its rows have a time below `cutoff`.
     pub fn is_dead(&self, cutoff: i64) -> bool {
         self.times.is_some_and(|(_, newest)| newest < cutoff)
     }
 
-    /// True when all of its rows are in `groups`.
+    /// `true` if all of its rows are in `groups`.
     pub fn within(&self, groups: &Range<u16>) -> bool {
         groups.start <= self.groups.0 && self.groups.1 < groups.end
     }
@@ -87,15 +87,15 @@ struct Footer {
     blocks: Vec<Block>,
 }
 
-/// How blocks are encoded.
+/// Options for encoding blocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Encoding {
-    /// On other threads, so that the one that writes goes on with other files.
+    /// On other threads, so that the writing task continues with other files.
     pub aside: bool,
     pub compressed: bool,
 }
 
-/// Writes one file, block by block; memory is bounded by a part.
+/// Writes one file, block by block; memory is bounded by one upload part.
 pub(super) struct FileWriter {
     store: Arc<dyn ObjectStore>,
     path: Path,
@@ -110,7 +110,7 @@ pub(super) struct FileWriter {
 }
 
 impl FileWriter {
-    /// Begins the file `path`, which nobody else may write.
+    /// Begins the file `path`, which no one else may write.
     pub fn new(
         store: Arc<dyn ObjectStore>,
         path: Path,
@@ -169,12 +169,12 @@ impl FileWriter {
         upload.put_part(PutPayload::from_iter(self.waiting.drain(..))).await
     }
 
-    /// True when nothing was appended.
+    /// `true` if nothing was appended.
     pub fn is_empty(&self) -> bool {
         self.blocks.is_empty()
     }
 
-    /// Gives up: nothing of the file stays.
+    /// Gives up; nothing of the file remains.
     pub async fn abort(mut self) {
         let Some(upload) = &mut self.upload else { return };
         if let Err(error) = upload.abort().await {
@@ -224,7 +224,7 @@ impl FileWriter {
     }
 }
 
-/// Runs `work` where it does not hold up other tasks; in place when there is no runtime.
+/// Runs `work` on a thread where it does not block other tasks; in place when there is no runtime.
 async fn offload<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     match tokio::runtime::Handle::try_current() {
         Ok(runtime) => runtime.spawn_blocking(work).await.internal(|| "encoding of state was stopped".to_owned())?,
@@ -246,7 +246,7 @@ fn encode(
     compression: Option<CompressionType>,
 ) -> Result<Vec<u8>, arrow::error::ArrowError> {
     let options = IpcWriteOptions::try_new(64, false, MetadataVersion::V5)?.try_with_compression(compression)?;
-    // About as large as it becomes: growing step by step would take new memory again and again.
+    // Reserves the approximate size: growing step by step would reallocate repeatedly.
     let plain: usize = rows.columns().iter().map(bytes).sum();
     let room = if compression.is_some() { plain / 2 } else { plain } + SCHEMA_BYTES;
     let mut writer = StreamWriter::try_new_with_options(Vec::with_capacity(room), schema, options)?;
@@ -278,7 +278,7 @@ pub(super) struct FileReader {
     operator: String,
     bytes: u64,
     blocks: Vec<Block>,
-    /// All of a small file.
+    /// The whole file, if it is small.
     whole: Option<Bytes>,
     upserts: SchemaRef,
     deletes: SchemaRef,
@@ -323,7 +323,7 @@ impl FileReader {
         Ok(reader)
     }
 
-    /// Groups of blocks that are fetched together, of one kind, with rows in `groups` that are not all below `cutoff`.
+    /// Runs of adjacent blocks to fetch together: blocks of one kind with rows in `groups` that are not all below `cutoff`.
     pub fn runs(&self, kind: Kind, groups: &Range<u16>, cutoff: i64) -> Vec<Vec<Block>> {
         let mut runs: Vec<Vec<Block>> = Vec::new();
         let wanted = |block: &&Block| block.kind == kind && block.touches(groups) && !block.is_dead(cutoff);
@@ -341,7 +341,7 @@ impl FileReader {
         runs
     }
 
-    /// The bytes of blocks that lie side by side.
+    /// The bytes of adjacent blocks.
     pub async fn fetch(&self, run: &[Block]) -> Result<Bytes> {
         let (Some(first), Some(last)) = (run.first(), run.last()) else { return Ok(Bytes::new()) };
         let range = first.offset..last.offset + last.bytes;
@@ -351,7 +351,7 @@ impl FileReader {
         }
     }
 
-    /// The rows of a block, out of what [`FileReader::fetch`] gave for its run.
+    /// The rows of a block, from the bytes that [`FileReader::fetch`] returned for its run.
     pub fn decode(&self, run: &[Block], fetched: &Bytes, block: &Block) -> Result<RecordBatch> {
         let start = (block.offset - run[0].offset) as usize;
         let bytes = fetched.slice(start..start + block.bytes as usize);
@@ -383,7 +383,7 @@ impl FileReader {
             Ok(bytes) => Err(self.damaged(&format!("{} bytes came instead of {length}", bytes.len()))),
             Err(object_store::Error::NotFound { .. }) => Err(self.damaged("it is missing")),
             Err(error) => match self.store.head(&self.path).await {
-                // A range beyond the end is refused by stores in words of their own.
+                // Stores refuse a range beyond the end with errors of their own.
                 Ok(meta) if meta.size != self.bytes => Err(self.wrong_size(meta.size)),
                 _ => Err(Error::environment(format!("state file `{}` cannot be read", self.path)).with_source(error)),
             },
@@ -405,7 +405,7 @@ fn same_columns(a: &Schema, b: &Schema) -> bool {
         && columns.into_iter().all(|(a, b)| a.name() == b.name() && a.data_type() == b.data_type())
 }
 
-/// The error for a state file that is not what its snapshot says.
+/// The error for a state file that contradicts its snapshot.
 pub(super) fn damaged(path: &str, operator: &str, what: &str) -> Error {
     Error::damaged(format!("state file `{path}` of operator `{operator}` is damaged"))
         .with_detail(format!("What was found: {what}."))

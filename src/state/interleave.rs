@@ -1,6 +1,6 @@
-//! Rows picked from several batches.
+//! Picks rows from several batches.
 //!
-//! As arrow does it, but for booleans: arrow sends those one by one through a builder made for anything.
+//! Like arrow's `interleave`, except for booleans, which arrow copies one by one through a generic builder.
 
 use std::sync::Arc;
 

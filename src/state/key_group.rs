@@ -1,17 +1,19 @@
-//! Key groups: the fixed number of hash partitions that state is kept by, so that a pipeline can be rescaled.
+//! Key groups: the fixed number of hash partitions of state, so that a pipeline can be rescaled.
 //!
-//! The hash is part of the format: it depends on values only, never on the process, the CPU or a crate's version, and its golden
-//! tests may not change. Equal values have equal groups, also across the widths of integers, floats, strings and binaries.
+//! The hash is part of the format: it depends on values only, never on the process, the CPU or a crate's version, and its
+//! golden tests may not change. Equal values have equal groups, also across the widths of integers, floats, strings and
+//! binaries.
 //!
-//! A row's hash folds one 64-bit word per column, `h' = mix((h + 0x9E3779B97F4A7C15) xor word)` from `h = 0`, where `mix` is the
-//! finalizer of splitmix64; the group is the top 7 bits of `h`. The words:
+//! A row's hash folds one 64-bit word per column, `h' = mix((h + 0x9E3779B97F4A7C15) xor word)` from `h = 0`, where `mix` is
+//! the finalizer of splitmix64; the group is the top 7 bits of `h`. The words:
 //! - null of any type: `0x6E756C6C6E756C6C`;
-//! - booleans 0 or 1; integers, dates, times, timestamps and durations: their number, extended to 64 bits with its sign if it
-//!   has one;
+//! - booleans 0 or 1; integers, dates, times, timestamps and durations: their number, extended to 64 bits with its sign if
+//!   it has one;
 //! - floats: the bits of the DOUBLE, with one zero and one NaN; decimals of 128 bits: their 64-bit halves, low first, folded
 //!   (of 256 bits: all four; narrower ones are integers);
 //! - strings and binaries: XXH64 of the bytes, seed 0;
-//! - month-day-nano intervals: months, days, nanoseconds folded; day-time: days, milliseconds folded; year-month: the number;
+//! - month-day-nano intervals: months, days, nanoseconds folded; day-time: days, milliseconds folded; year-month: the
+//!   number;
 //! - structs: the words of their columns folded; lists and maps: the length, then the hash of each element, folded.
 
 use std::ops::Range;
@@ -26,7 +28,7 @@ use twox_hash::XxHash64;
 
 use crate::error::{Context, Error, Result};
 
-/// How many key groups there are; never changes.
+/// Number of key groups; never changes.
 pub const KEY_GROUPS: u16 = 128;
 
 const NULL: u64 = 0x6E75_6C6C_6E75_6C6C;
@@ -49,14 +51,14 @@ pub fn shard_of(group: u16, shards: usize) -> usize {
     usize::from(group) * shards / usize::from(KEY_GROUPS)
 }
 
-/// The key groups that a shard, of `shards`, owns: those that [`shard_of`] gives it. Empty for some when there are more shards
-/// than groups.
+/// The key groups of a shard, of `shards`: those that [`shard_of`] assigns to it. Some shards have none when there are more
+/// shards than groups.
 pub fn groups_of(shard: usize, shards: usize) -> Range<u16> {
     let first = |shard: usize| (shard * usize::from(KEY_GROUPS)).div_ceil(shards.max(1)).min(KEY_GROUPS.into()) as u16;
     first(shard)..first(shard + 1)
 }
 
-/// Divides a batch: row `i` goes to part `part[i] < parts`, in its order. Parts without rows are `None`.
+/// Divides a batch: row `i` goes to part `part[i] < parts`; the order of rows is kept. Parts without rows are `None`.
 pub fn split(batch: &RecordBatch, part: &[u16], parts: usize) -> Result<Vec<Option<RecordBatch>>> {
     let mut ends = vec![0_usize; parts];
     for &part in part {
@@ -180,7 +182,7 @@ fn fold_numbers(column: &dyn Array, nulls: Option<&NullBuffer>, hashes: &mut [u6
     Ok(())
 }
 
-/// Values of varying length, and values made of values.
+/// Values of variable length, and nested values.
 fn fold_lengthy(column: &dyn Array, nulls: Option<&NullBuffer>, hashes: &mut [u64]) -> Result<()> {
     use DataType as T;
     match column.data_type() {

@@ -1,11 +1,12 @@
 //! The manifest of an epoch, and the folder that manifests live in.
 //!
-//! A manifest is written once, before any sink commits its epoch, and never changed. It holds the offset ranges that
-//! were read and, for every Delta table, the exact actions that the epoch commits: files added and, by upserts, files
-//! removed and files of the change feed. A crash between two
-//! sinks is therefore mended without recomputing anything: what is missing is committed from the manifest.
+//! A manifest is written once, before any sink commits its epoch, and never changed. It holds the offset ranges that were
+//! read and, for every Delta table, the exact actions that the epoch commits: files added and, by upserts, files removed and
+//! files of the change feed. A crash between two sinks is therefore repaired without recomputing anything: missing commits
+//! are made from the manifest.
 //!
-//! Which manifest counts is not decided here: the first sink of the pipeline names it in its own commit.
+//! The choice between several manifests of an epoch is made elsewhere: the first sink of the pipeline names the valid one in
+//! its commit.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -58,7 +59,7 @@ pub struct Standing {
     pub manifest: ManifestId,
 }
 
-/// One sink of the pipeline, as an epoch found it: what it held before, and whether the epoch has something for it.
+/// One sink of the pipeline at an epoch: its last commit before, and whether it takes part in the epoch.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SinkRecord {
     /// The table's name in the SQL; `kafka` for all exactly-once Kafka sinks together.
@@ -66,16 +67,16 @@ pub struct SinkRecord {
     /// `None` for Kafka.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub table: Option<TablePlace>,
-    /// The last epoch before this one in which it took part.
+    /// The last epoch before this one in which it took part, with its manifest.
     pub before: Option<Standing>,
     pub takes_part: bool,
 }
 
-/// Where a table is, and how long its log was.
+/// Location of a table, and the length of its log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TablePlace {
     pub location: String,
-    /// The same below the warehouse, which may be moved.
+    /// The location relative to the warehouse, which may be moved.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
     /// The newest version that the writer of the manifest had seen.
@@ -83,14 +84,14 @@ pub struct TablePlace {
 }
 
 impl SinkRecord {
-    /// What the sink holds once `epoch` is committed everywhere.
+    /// The sink's last commit once `epoch` is committed everywhere.
     pub fn after(&self, epoch: Standing) -> Option<Standing> {
         if self.takes_part { Some(epoch) } else { self.before }
     }
 }
 
 impl TablePlace {
-    /// Whether a table that is at `location` now, `path` below the warehouse, is this one.
+    /// `true` if this is the table that is now at `location`, or at `path` relative to the warehouse.
     pub fn is(&self, location: &str, path: Option<&str>) -> bool {
         self.location == location
             || (path.is_some() && self.path.as_deref() == path)
@@ -105,35 +106,35 @@ pub struct OffsetRange {
     pub end: Offset,
 }
 
-/// What one Delta table commits in an epoch.
+/// The commit of one Delta table in an epoch.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct TableCommit {
     /// The table's name in the SQL.
     pub name: String,
-    /// Where the table is.
+    /// Location of the table.
     pub location: String,
     pub rows: u64,
     pub bytes: u64,
-    /// As they go into the Delta log.
+    /// Added files, as written to the Delta log.
     pub adds: Vec<Add>,
-    /// Likewise; upserts only, as is all below.
+    /// Removed files, likewise; this and all fields below are for upserts only.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub removes: Vec<Remove>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub cdc: Vec<AddCDCFile>,
-    /// What the files were computed from.
+    /// The inputs that the files were computed from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub upsert: Option<UpsertCommit>,
 }
 
 impl TableCommit {
-    /// What the table at `location` commits.
+    /// The commit of the table at `location`.
     pub fn new(name: &str, location: &str, files: StagedFiles) -> Self {
         let StagedFiles { adds, removes, cdc, upsert, rows, bytes } = files;
         Self { name: name.to_owned(), location: location.to_owned(), rows, bytes, adds, removes, cdc, upsert }
     }
 
-    /// What was staged.
+    /// The staged files.
     pub fn staged(&self) -> StagedFiles {
         StagedFiles {
             adds: self.adds.clone(),
@@ -146,7 +147,7 @@ impl TableCommit {
     }
 }
 
-/// Everything that is needed to finish an epoch after a crash, and to begin the next one.
+/// Everything needed to finish an epoch after a crash, and to begin the next one.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Manifest {
     /// The layout of this object; 1.
@@ -158,9 +159,9 @@ pub struct Manifest {
     pub run: String,
     /// Milliseconds since 1970 UTC.
     pub created_ms: i64,
-    /// Of the dataflow that produced the rows.
+    /// Fingerprint of the dataflow that produced the rows.
     pub fingerprint: String,
-    /// What this epoch read, per source and partition.
+    /// The offset ranges of this epoch, per source and partition.
     pub ranges: BTreeMap<String, BTreeMap<PartitionId, OffsetRange>>,
     /// The next offset of every partition known so far, per source.
     pub positions: BTreeMap<String, BTreeMap<PartitionId, Offset>>,
@@ -173,7 +174,7 @@ pub struct Manifest {
     pub sinks: Option<Vec<SinkRecord>>,
     pub rows_in: u64,
     pub dead_letters: u64,
-    /// What the operators remember after this epoch.
+    /// The operators' state after this epoch.
     #[serde(default)]
     pub state: Vec<OperatorSnapshot>,
     /// Event time after this epoch, per source.
@@ -185,22 +186,22 @@ pub struct Manifest {
     /// The version of each Delta table that rows of this epoch were joined to.
     #[serde(default)]
     pub lookups: BTreeMap<String, u64>,
-    /// Where the Delta table of each source that reads one is: a backup must hold what was read of it.
+    /// Location of the Delta table of each source that reads one: a backup must include the data read from it.
     #[serde(default)]
     pub reads: BTreeMap<String, String>,
-    /// The topic that the positions of a Kafka source are of; absent in manifests of older versions, which ignore it.
+    /// The topic that a Kafka source's positions belong to; absent in manifests of older versions, which ignore it.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub topics: BTreeMap<String, TopicIdentity>,
 }
 
 impl Manifest {
-    /// What its sinks name.
+    /// The epoch and id that its sinks name in their commits.
     pub fn standing(&self) -> Standing {
         Standing { epoch: self.epoch, manifest: self.id }
     }
 }
 
-/// What the manifest keeps of a source's event time.
+/// Event time of a source, as recorded in the manifest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SourceTime {
     /// The source's watermark, microseconds since 1970 UTC.
@@ -215,8 +216,8 @@ impl Default for SourceTime {
     }
 }
 
-/// The right to commit an epoch to its sinks: proof that the epoch's manifest is durable. Only a [`ManifestStore`] makes
-/// one, when it has written the manifest or read it back.
+/// The right to commit an epoch to its sinks: proof that the epoch's manifest is durable. Only a [`ManifestStore`] creates
+/// one, after it has written the manifest or read it back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CommitPermit {
     epoch: Epoch,
@@ -229,40 +230,40 @@ impl CommitPermit {
         self.epoch
     }
 
-    /// The manifest that says with what.
+    /// The manifest that holds the commits.
     pub fn manifest(&self) -> ManifestId {
         self.manifest
     }
 }
 
-/// The object that says that a restore is under way.
+/// The object that marks a restore in progress.
 const RESTORING: &str = "restoring";
 
-/// The object that names the topics that reading has begun on.
+/// The object that names the topics that the pipeline has begun to read.
 const TOPICS: &str = "topics.json";
 
 /// The folder of a pipeline's manifests.
 #[derive(Debug, Clone)]
 pub struct ManifestStore {
     store: Arc<dyn ObjectStore>,
-    /// The path of [`TOPICS`].
+    /// The folder of [`TOPICS`].
     beside: Arc<dyn ObjectStore>,
     pins: Option<Pins>,
 }
 
 impl ManifestStore {
-    /// Manifests at the root of `store`, which must make a write durable before it answers.
+    /// Manifests at the root of `store`, which must make a write durable before it returns.
     pub fn new(store: Arc<dyn ObjectStore>) -> Self {
         Self { beside: Arc::clone(&store), store, pins: None }
     }
 
-    /// The same manifests, with `folder` for what lies beside them.
+    /// The same manifests, with `topics.json` in `folder`.
     #[must_use]
     pub fn beside(self, folder: Arc<dyn ObjectStore>) -> Self {
         Self { beside: folder, ..self }
     }
 
-    /// The same manifests, of which none is removed while a pin holds.
+    /// The same manifests; none is removed while a pin holds.
     #[must_use]
     pub fn pinned_by(self, pins: Pins) -> Self {
         Self { pins: Some(pins), ..self }
@@ -272,13 +273,13 @@ impl ManifestStore {
         Path::from(format!("{:020}-{id}.json", epoch.0))
     }
 
-    /// The epoch and the id in a manifest's name.
+    /// Parses the epoch and the id from a manifest's name.
     pub fn named(name: &str) -> Option<(Epoch, ManifestId)> {
         let (epoch, id) = name.strip_suffix(".json")?.split_once('-')?;
         Some((Epoch(epoch.parse().ok()?), ManifestId(i64::from_str_radix(id, 16).ok()?)))
     }
 
-    /// Writes a manifest durably. Repeating is harmless, since the name holds the id; the store tries again by itself.
+    /// Writes a manifest durably. Repeating is harmless, since the name holds the id; the store retries by itself.
     pub async fn write(&self, manifest: &Manifest) -> Result<CommitPermit> {
         let path = Self::path(manifest.epoch, manifest.id);
         let bytes = serde_json::to_vec(manifest).internal(|| "manifest cannot be encoded".to_owned())?;
@@ -287,7 +288,7 @@ impl ManifestStore {
         Ok(CommitPermit { epoch: manifest.epoch, manifest: manifest.id })
     }
 
-    /// The manifest of `epoch` with `id`; `None` when it is not there. Errors: damaged content.
+    /// The manifest of `epoch` with `id`; `None` when it does not exist. Errors: damaged content.
     pub async fn read(&self, epoch: Epoch, id: ManifestId) -> Result<Option<(Manifest, CommitPermit)>> {
         let path = Self::path(epoch, id);
         let got = match self.store.get(&path).await {
@@ -332,7 +333,7 @@ impl ManifestStore {
         Ok(found.into_iter().map(|(standing, _)| standing).collect())
     }
 
-    /// The manifest of the newest epoch that has one, for telling, not for recovery: its epoch may not be committed.
+    /// The manifest of the newest epoch that has one. For display, not for recovery: its epoch may not be committed.
     pub async fn newest(&self) -> Result<Option<Manifest>> {
         let Some(newest) = self.list().await?.pop() else { return Ok(None) };
         Ok(self.read(newest.epoch, newest.manifest).await?.map(|(manifest, _)| manifest))
@@ -356,8 +357,8 @@ impl ManifestStore {
         Ok(removed)
     }
 
-    /// The topics that reading has begun on, by source. A manifest knows better; they count where none does, since a run may die before
-    /// its first one. Damaged content counts as none.
+    /// The topics that the pipeline has begun to read, by source. Used for sources without an entry in a manifest, since a
+    /// run may die before its first one. Damaged content counts as none.
     pub async fn topics(&self) -> Result<BTreeMap<String, TopicIdentity>> {
         let failed = || "the names of the topics cannot be read".to_owned();
         let bytes = match self.beside.get(&Path::from(TOPICS)).await {
@@ -371,7 +372,7 @@ impl ManifestStore {
         }))
     }
 
-    /// Notes durably that reading these topics begins.
+    /// Records durably that the pipeline begins to read these topics.
     pub async fn write_topics(&self, topics: &BTreeMap<String, TopicIdentity>) -> Result<()> {
         let bytes = serde_json::to_vec(topics).internal(|| "the names of topics cannot be encoded".to_owned())?;
         let written = self.beside.put(&Path::from(TOPICS), bytes.into()).await;
@@ -379,7 +380,7 @@ impl ManifestStore {
         Ok(())
     }
 
-    /// The epoch of a restore that has not finished.
+    /// The target epoch of an unfinished restore; 0 if the mark is unreadable.
     pub async fn restoring(&self) -> Result<Option<Epoch>> {
         let failed = || "the mark of a restore cannot be read".to_owned();
         let bytes = match self.store.get(&Path::from(RESTORING)).await {
@@ -391,14 +392,14 @@ impl ManifestStore {
         Ok(Some(Epoch(epoch.unwrap_or(0))))
     }
 
-    /// Notes durably that a restore to `epoch` has begun: until it ends, nothing else may run.
+    /// Records durably that a restore to `epoch` has begun: until it ends, nothing else may run.
     pub async fn begin_restore(&self, epoch: Epoch) -> Result<()> {
         let written = self.store.put(&Path::from(RESTORING), epoch.to_string().into()).await;
         written.environment(|| "the mark of a restore cannot be written".to_owned())?;
         Ok(())
     }
 
-    /// The restore is done.
+    /// Removes the mark of a restore.
     pub async fn end_restore(&self) -> Result<()> {
         match self.store.delete(&Path::from(RESTORING)).await {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
@@ -406,9 +407,9 @@ impl ManifestStore {
         }
     }
 
-    /// Removes manifests of epochs after `last`: the pipeline was taken back to it. Errors: one that stays.
+    /// Removes manifests of epochs after `last`, to which the pipeline was restored. Errors: one cannot be removed.
     pub async fn remove_after(&self, last: Epoch) -> Result<()> {
-        // The newest first: if this ends early, what is left still says that later epochs were committed.
+        // Newest first: if this ends early, the remaining manifests still show that later epochs were committed.
         for later in self.list().await?.into_iter().rev().filter(|manifest| manifest.epoch > last) {
             let path = Self::path(later.epoch, later.manifest);
             match self.store.delete(&path).await {

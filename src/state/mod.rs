@@ -1,4 +1,4 @@
-//! Manifests, the immutable object that names everything an epoch needs to be resumed; and state, what operators remember.
+//! Manifests, the immutable objects that name everything needed to resume an epoch; and the state of operators.
 
 mod key_group;
 mod table;

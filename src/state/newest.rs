@@ -1,7 +1,7 @@
-//! Which rows of a state table are its newest versions, found by going through the files from the newest to the oldest.
+//! Finds the newest version of each row of a state table by reading the files from newest to oldest.
 //!
-//! Keys are compared exactly. Those of up to 16 bytes are packed into one number, wider ones kept in their row encoding; so
-//! that a million keys take 20 to 40 MB while files are read, and nothing afterwards.
+//! Keys are compared exactly. Keys of up to 16 bytes are packed into one number, wider ones kept in their row encoding; a
+//! million keys take 20 to 40 MB while files are read, and nothing afterwards.
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch};
 use arrow::buffer::BooleanBuffer;
@@ -14,7 +14,7 @@ use twox_hash::XxHash64;
 use super::table::{NO_WATERMARK, StateTable};
 use crate::error::{Context, Result};
 
-/// Whether older files follow, in which the keys just seen may occur again.
+/// Tells if older files follow, in which the keys just seen may occur again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Older {
     Follow,
@@ -32,7 +32,7 @@ pub struct Newest {
 }
 
 impl Newest {
-    /// Nothing seen; rows with time below `cutoff` count as dead.
+    /// An empty set; rows with time below `cutoff` count as dead.
     pub fn new(table: &StateTable, cutoff: i64) -> Result<Self> {
         Ok(Self {
             upsert_key: table.key.clone(),
@@ -44,7 +44,7 @@ impl Newest {
         })
     }
 
-    /// The rows whose keys were not seen before; they count as seen from now on if older rows follow. Dead rows stay.
+    /// The rows whose keys were not seen before; they count as seen from now on if older rows follow. Includes dead rows.
     pub fn upserts(&mut self, rows: &RecordBatch, older: Older) -> Result<RecordBatch> {
         if self.append_only {
             return Ok(rows.clone());
@@ -52,7 +52,7 @@ impl Newest {
         unseen(&mut self.keys, rows, &self.upsert_key, older)
     }
 
-    /// As [`Newest::upserts`], without dead rows.
+    /// Like [`Newest::upserts`], without dead rows.
     pub fn live(&mut self, rows: &RecordBatch, older: Older) -> Result<RecordBatch> {
         let newest = self.upserts(rows, older)?;
         alive(newest, self.time, self.cutoff)
@@ -76,7 +76,7 @@ pub(super) fn alive(rows: RecordBatch, time: Option<usize>, cutoff: i64) -> Resu
     keep(rows, mask)
 }
 
-/// The values of a time column and which of them are there.
+/// The values of a time column, and its nulls.
 pub(super) fn times(column: &ArrayRef) -> (&[i64], Option<&arrow::buffer::NullBuffer>) {
     match column.data_type() {
         DataType::Int64 => (column.as_primitive::<Int64Type>().values(), column.nulls()),
@@ -115,7 +115,7 @@ enum Keys {
     },
 }
 
-/// Where a wide key is kept.
+/// Location of a wide key.
 struct Place {
     hash: u64,
     batch: u32,
@@ -146,7 +146,7 @@ impl Keys {
         }
     }
 
-    /// Which keys are not in the set; puts them in when older rows follow.
+    /// A bit per row: set if its key is not yet in the set; inserts the keys if older rows follow.
     fn unseen(&mut self, columns: &[&ArrayRef], rows: usize, older: Older) -> Result<BooleanBuffer> {
         match self {
             Self::Narrow(layout, table) => {
@@ -199,7 +199,7 @@ fn insert<K: PartialEq>(table: &mut HashTable<K>, key: K, hash: impl Fn(&K) -> u
 
 fn unseen_wide(batches: &mut Vec<Rows>, table: &mut HashTable<Place>, encoded: Rows, older: Older) -> BooleanBuffer {
     let rows = encoded.num_rows();
-    // Keys of one batch are looked up among its own rows too, so it joins the others first.
+    // Keys of a batch are compared with each other too, so the batch is added first.
     batches.push(encoded);
     let batch = batches.len() - 1;
     let known = &*batches;
@@ -229,7 +229,7 @@ fn scramble(key: u64) -> u64 {
     (wide as u64) ^ ((wide >> 64) as u64)
 }
 
-/// How a key of fixed width is packed: per column its bits, and one more where it may be null.
+/// Packing of a fixed-width key: per column its bits, and one more bit where it may be null.
 struct Layout(Vec<(u32, bool)>);
 
 impl Layout {
@@ -261,7 +261,7 @@ impl Layout {
                 None => packed.iter_mut().for_each(|key| *key <<= 1),
                 Some(nulls) => {
                     for (key, valid) in packed.iter_mut().zip(nulls) {
-                        // Under a null any bits may lie.
+                        // The bits below a null are undefined.
                         *key = if valid { *key << 1 } else { (*key >> bits << (bits + 1)) | 1 };
                     }
                 }

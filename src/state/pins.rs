@@ -1,9 +1,10 @@
-//! Pins: while one is in a pipeline's folder, no manifest and no state file of the pipeline is removed for being old.
+//! Pins: while a pipeline's folder holds one, none of the pipeline's manifests and state files is removed because of its
+//! age.
 //!
-//! A backup holds one while it copies. The process that runs the pipeline, which may be another, looks before it removes anything,
-//! and `weir restore` refuses to start. (A start that finds all tables RESTOREd removes the manifests of later epochs all the same:
-//! a backup that had chosen one of them begins again.) A pin says until when it holds, so that one that was left behind does no
-//! lasting harm.
+//! A backup holds one while it copies. The process that runs the pipeline, which may be another, checks for pins before it
+//! removes anything, and `weir restore` refuses to start. (A start that finds all tables RESTOREd still removes the
+//! manifests of later epochs: a backup that had chosen one of them starts over.) A pin holds the time of its expiry, so that
+//! one left behind does no lasting harm.
 
 use std::sync::Arc;
 
@@ -37,7 +38,7 @@ impl Pins {
         written.map(drop).environment(|| format!("pin `{name}` cannot be set"))
     }
 
-    /// Takes a pin away.
+    /// Removes a pin.
     pub async fn release(&self, name: &str) -> Result<()> {
         match self.store.delete(&Path::from(name)).await {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
@@ -53,7 +54,7 @@ impl Pins {
         )))
     }
 
-    /// Whether any pin holds now. Pins that have run out are removed.
+    /// `true` if any pin holds now. Expired pins are removed.
     pub async fn any(&self) -> Result<bool> {
         Ok(self.held().await?.is_some())
     }

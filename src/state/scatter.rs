@@ -1,7 +1,8 @@
-//! Rows of several batches put into another order.
+//! Puts the rows of several batches into another order.
 //!
-//! The batches are read along their columns and written to as many places at a time as there are key groups. Arrow's `interleave`
-//! writes along and reads from these places instead, far apart in what does not fit a cache; it serves for the types that are rare in state.
+//! The batches are read sequentially, column by column, and written to as many positions at a time as there are key groups.
+//! Arrow's `interleave` writes sequentially and reads from scattered positions, which is slow for data larger than a cache;
+//! it is used for the types that are rare in state.
 
 use std::sync::Arc;
 
@@ -15,7 +16,8 @@ use arrow::datatypes::{
 };
 use arrow::error::ArrowError;
 
-/// Row `r` of `batches[b]` becomes row `places[b][r]`. The batches have the schema's columns, and no two rows have one place.
+/// Row `r` of `batches[b]` becomes row `places[b][r]`. The batches have the schema's columns, and no two rows have the same
+/// place.
 pub(super) fn scatter_rows(
     schema: &SchemaRef,
     batches: &[RecordBatch],
@@ -32,7 +34,7 @@ pub(super) fn scatter_rows(
     RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options)
 }
 
-/// Values and where each of them goes.
+/// Values and their target rows.
 type Part<'a> = (&'a ArrayRef, &'a [u32]);
 
 fn scatter(kind: &DataType, parts: &[Part<'_>], rows: usize) -> Result<ArrayRef, ArrowError> {
@@ -152,7 +154,7 @@ mod tests {
         DataType::UInt64,
     ];
 
-    /// A column of numbers and nulls as another type.
+    /// A column of numbers and nulls, cast to another type.
     fn of(kind: &DataType, numbers: &Int64Array) -> ArrayRef {
         let numbers: ArrayRef = Arc::new(numbers.clone());
         let through = match kind {

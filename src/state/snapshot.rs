@@ -1,8 +1,8 @@
-//! What the state of an operator consists of at an epoch: plain data, a part of the manifest.
+//! The state of an operator at an epoch: plain data, part of the manifest.
 //!
-//! A snapshot names immutable files, oldest first. A row's newest version is in the newest file that holds its key; rows of a
-//! file are dead when a newer file deletes or replaces them, or when their time is below the table's cutoff. So an epoch adds
-//! at most one file per table, and what a snapshot means never changes.
+//! A snapshot names immutable files, oldest first. A row's newest version is in the newest file that holds its key; rows of
+//! a file are dead when a newer file deletes or replaces them, or when their time is below the table's cutoff. So an epoch
+//! adds at most one file per table, and the meaning of a snapshot never changes.
 
 use serde::{Deserialize, Serialize};
 
@@ -12,7 +12,7 @@ use super::table::{NO_WATERMARK, StateTable};
 /// The layout of snapshots and state files that this version writes, and the only one it reads.
 pub const STATE_FORMAT: u32 = 1;
 
-/// What one operator's state consists of at an epoch.
+/// State of one operator at an epoch.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OperatorSnapshot {
     /// [`STATE_FORMAT`].
@@ -22,20 +22,20 @@ pub struct OperatorSnapshot {
     pub tables: Vec<TableSnapshot>,
 }
 
-/// What one state table consists of at an epoch.
+/// State of one table at an epoch.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TableSnapshot {
     pub name: String,
     /// Oldest first.
     pub files: Vec<StateFile>,
-    /// Rows with time below this are dead; [`NO_WATERMARK`] = none.
+    /// Rows with time below this are dead; [`NO_WATERMARK`]: none are.
     pub cutoff: i64,
 }
 
 /// An immutable file of upserts and deletes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StateFile {
-    /// Below the store's root.
+    /// Relative to the store's root.
     pub path: String,
     /// The epoch that was under way when it was written.
     pub epoch: Epoch,
@@ -52,12 +52,12 @@ pub struct StateFile {
     pub times: Option<(i64, i64)>,
 }
 
-/// What a table takes in the store.
+/// Size of a table in the store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TableUsage {
     pub table: String,
     pub files: usize,
-    /// Versions of rows; live rows are at most as many.
+    /// Versions of rows, live or dead.
     pub rows: u64,
     pub deletes: u64,
     pub bytes: u64,
@@ -67,7 +67,7 @@ pub struct TableUsage {
     pub oldest: Option<i64>,
 }
 
-/// What every table of a snapshot takes in the store.
+/// Size of every table of a snapshot in the store.
 pub fn usage(snapshot: &OperatorSnapshot) -> Vec<TableUsage> {
     let table = |table: &TableSnapshot| TableUsage {
         table: table.name.clone(),
@@ -82,7 +82,7 @@ pub fn usage(snapshot: &OperatorSnapshot) -> Vec<TableUsage> {
 }
 
 impl OperatorSnapshot {
-    /// An operator that remembers nothing yet.
+    /// An operator without state.
     pub fn empty(operator: impl Into<String>) -> Self {
         Self { format: STATE_FORMAT, operator: operator.into(), tables: Vec::new() }
     }
@@ -92,7 +92,7 @@ impl OperatorSnapshot {
         self.tables.iter().find(|table| table.name == name)
     }
 
-    /// The table of that name, made if need be.
+    /// The table of that name; created if missing.
     pub(super) fn table_mut(&mut self, name: &str) -> &mut TableSnapshot {
         let index = self.tables.iter().position(|table| table.name == name).unwrap_or_else(|| {
             self.tables.push(TableSnapshot { name: name.to_owned(), files: Vec::new(), cutoff: NO_WATERMARK });
@@ -108,7 +108,7 @@ impl OperatorSnapshot {
 }
 
 impl TableSnapshot {
-    /// Leaves out files that hold only dead rows, where nothing older could come back to life.
+    /// Drops files that hold only dead rows, except where that would bring rows of older files back to life.
     pub(super) fn drop_dead_files(&mut self, table: &StateTable) {
         let cutoff = self.cutoff;
         let dead = |file: &StateFile| file.rows == 0 || file.times.is_some_and(|(_, newest)| newest < cutoff);

@@ -1,6 +1,6 @@
-//! The folder on local disk that cold state goes to while a process runs.
+//! The folder on local disk for cold state of a running process.
 //!
-//! Nothing in it outlives the process: state is durable in its snapshots, and what a killed process left behind is removed by
+//! Nothing in it outlives the process: state is durable in its snapshots, and the files of a killed process are removed by
 //! the next one. A locked file tells a running process's folder from a dead one's.
 
 use std::fs::{self, File, TryLockError};
@@ -18,7 +18,7 @@ use crate::error::{Context, Result};
 const PREFIX: &str = "weir-spill-";
 const LOCK: &str = "lock";
 
-/// A process's own folder below the configured one; removed when the last clone goes.
+/// A process's own folder below the configured one; removed when the last clone is dropped.
 #[derive(Debug, Clone)]
 pub struct SpillFolder {
     inner: Arc<Inner>,
@@ -34,21 +34,21 @@ struct Inner {
 }
 
 impl SpillFolder {
-    /// Makes a folder below `parent` and removes those that dead processes left there.
+    /// Creates a folder below `parent` and removes those that dead processes left there.
     pub fn create(parent: &Path, env: &Env) -> Result<Self> {
         let context = || format!("spill folder below `{}` cannot be made", parent.display());
         fs::create_dir_all(parent).environment(context)?;
         remove_abandoned(parent);
         let folder = parent.join(format!("{PREFIX}{:016x}", env.random_id()));
         fs::create_dir(&folder).environment(context)?;
-        // It gets its name locked, so that nobody takes a folder in the making for an abandoned one.
+        // The file gets its final name only once locked, so that no one takes a new folder for an abandoned one.
         let lock = File::create(folder.join("making")).environment(context)?;
         lock.lock().environment(context)?;
         fs::rename(folder.join("making"), folder.join(LOCK)).environment(context)?;
         Ok(Self { inner: Arc::new(Inner { folder, env: env.clone(), next: AtomicU64::new(0), _lock: lock }) })
     }
 
-    /// A store in a subfolder of its own. It is not durable, as nothing here needs to be.
+    /// A store in a subfolder of its own. It is not durable, and need not be.
     pub fn store(&self) -> Result<SpillStore> {
         let number = self.inner.next.fetch_add(1, Ordering::Relaxed);
         let folder = self.inner.folder.join(number.to_string());
@@ -58,13 +58,13 @@ impl SpillFolder {
         Ok(SpillStore { state: StateStore::new(Arc::new(store), self.inner.env.clone()), folder: Some(folder) })
     }
 
-    /// Where it is.
+    /// Path of the folder.
     pub fn path(&self) -> &Path {
         &self.inner.folder
     }
 }
 
-/// State that need not outlive its owner; its folder, if it has one, goes with it.
+/// State that need not outlive its owner; its folder, if any, is removed on drop.
 #[derive(Debug)]
 pub struct SpillStore {
     state: StateStore,
@@ -72,7 +72,7 @@ pub struct SpillStore {
 }
 
 impl SpillStore {
-    /// The files.
+    /// The store of its files.
     pub fn state(&self) -> &StateStore {
         &self.state
     }
@@ -115,7 +115,7 @@ fn remove_abandoned(parent: &Path) {
         if !entry.file_name().to_string_lossy().starts_with(PREFIX) {
             continue;
         }
-        // A folder without a lock file is just being made, or was made by a process killed in between: a few bytes.
+        // A folder without a lock file is being created, or its process was killed while creating it: a few bytes.
         let Ok(lock) = File::open(entry.path().join(LOCK)) else { continue };
         match lock.try_lock() {
             Ok(()) => remove(&entry.path()),

@@ -1,7 +1,8 @@
 //! The state of operators in an object store: an epoch's changes written as new immutable files, live rows read back.
 //!
-//! Files are never changed, and no two are ever written under one name (it holds a random number), so a crash or a second process
-//! can leave files that nobody needs but never damage what a snapshot names. Which snapshot counts is the manifest's business.
+//! Files are never changed, and no two are ever written under one name (it contains a random number), so a crash or a second
+//! process can leave unneeded files but never damage those of a snapshot. The choice of the valid snapshot is left to the
+//! manifest.
 //!
 //! The root holds `<operator>/<table>/<epoch>-<random>.state`.
 
@@ -30,15 +31,16 @@ use crate::error::{Context, Error, Result};
 
 /// Files opened and tables written at a time.
 const AT_ONCE: usize = 8;
-/// Runs of blocks fetched ahead.
+/// Number of runs of blocks fetched ahead.
 const AHEAD: usize = 3;
-/// Rows in a block, at most; key groups are cut apart at a 32nd of a file or this many rows.
+/// Upper bound for the rows of a block; blocks are cut between key groups at a 32nd of a file or this many rows.
 const BLOCK_ROWS: usize = 1 << 16;
-/// Bytes in a block before it is compressed, about, at most: more than a cache holds would be compressed out of memory, twice.
+/// Approximate upper bound for the bytes of a block before compression: a block larger than the cache would pass through
+/// main memory twice.
 const BLOCK_BYTES: usize = 1 << 19;
-/// Rows that are in a block however wide they are.
+/// Lower bound for the rows of a block, however wide they are.
 const WIDE_ROWS: usize = 512;
-/// Bytes that are put in the order of their key groups at a time, about: they shall fit a cache, and memory.
+/// Approximate number of bytes that are sorted by key group at a time: they should fit into a cache, and bound the memory.
 const CHUNK_BYTES: usize = 8 << 20;
 /// Smaller changes are one block, whatever their key groups.
 const SORT_ROWS: usize = 1 << 12;
@@ -48,33 +50,33 @@ const SORT_ROWS: usize = 1 << 12;
 pub struct StateStore {
     pub(super) store: Arc<dyn ObjectStore>,
     env: Env,
-    /// Bytes cost more than the time to compress them.
+    /// Remote store: transferring bytes costs more than compressing them.
     far: bool,
-    /// Written here and not yet seen in a snapshot that counts, so not to be removed.
+    /// Paths written here and not yet named by a snapshot, so not to be removed.
     pending: Arc<Mutex<HashSet<String>>>,
     pins: Option<Pins>,
 }
 
 impl StateStore {
-    /// State at the root of `store`, which must make a write durable before it answers.
+    /// State at the root of `store`, which must make a write durable before it returns.
     pub fn new(store: Arc<dyn ObjectStore>, env: Env) -> Self {
         Self { store, env, far: false, pending: Arc::default(), pins: None }
     }
 
-    /// With every file compressed, for stores behind a network; otherwise only those are that come of merging.
+    /// For remote stores: compresses every file; otherwise only files from merges are compressed.
     #[must_use]
     pub fn far(self) -> Self {
         Self { far: true, ..self }
     }
 
-    /// The same state, of which nothing is removed while a pin holds.
+    /// The same state; nothing is removed while a pin holds.
     #[must_use]
     pub fn pinned_by(self, pins: Pins) -> Self {
         Self { pins: Some(pins), ..self }
     }
 
-    /// Writes what an epoch changed, `changes[shard]` as the operator's shards gave it. Durable when it returns. `before` is
-    /// the snapshot of the epoch before. Tables in which nothing changed get no file.
+    /// Writes the changes of an epoch, `changes[shard]` from each of the operator's shards. Durable when it returns.
+    /// `before` is the snapshot of the previous epoch. Tables without changes get no file.
     ///
     /// Errors: changes that do not fit the tables; a store that cannot be written.
     pub async fn write(
@@ -132,7 +134,7 @@ impl StateStore {
         Ok((file, change.cutoff))
     }
 
-    /// Begins a file under a name of its own.
+    /// Begins a file under a unique name.
     pub(super) fn begin(&self, operator: &str, epoch: Epoch, table: &StateTable, encoding: Encoding) -> FileWriter {
         let id = self.env.random_id();
         let path = Path::from(format!("{operator}/{}/{:020}-{id:016x}.state", table.name, epoch.0));
@@ -140,7 +142,7 @@ impl StateStore {
         FileWriter::new(Arc::clone(&self.store), path, operator, table, encoding)
     }
 
-    /// Ends a file after its blocks were `written`; `None` when there were none.
+    /// Ends a file after its blocks were `written`; `None` if it has no blocks.
     pub(super) async fn end(&self, written: Result<()>, writer: FileWriter, epoch: Epoch) -> Result<Option<StateFile>> {
         match written {
             Ok(()) if writer.is_empty() => Ok(None),
@@ -152,10 +154,10 @@ impl StateStore {
         }
     }
 
-    /// Gives `each` the live rows of a table that shard `shard` of `shards` owns: of each key the newest version, without dead
-    /// ones. Every byte read is checked.
+    /// Passes to `each` the live rows of a table that shard `shard` of `shards` owns: the newest version of each key,
+    /// without dead ones. Every byte read is verified.
     ///
-    /// Errors: of kind `Damaged` when a file is missing, was changed or does not fit the operator; those of `each`.
+    /// Errors: of kind `Damaged` when a file is missing, was changed or does not fit the operator; errors of `each`.
     pub async fn read(
         &self,
         snapshot: &OperatorSnapshot,
@@ -168,7 +170,7 @@ impl StateStore {
         self.read_beneath(snapshot, table, groups_of(shard, shards), &mut Newest::new(table, cutoff)?, each).await
     }
 
-    /// As [`StateStore::read`], for the keys in `groups` that `newest` has not seen yet.
+    /// Like [`StateStore::read`], for the keys in `groups` that `newest` has not seen yet.
     pub async fn read_beneath(
         &self,
         snapshot: &OperatorSnapshot,
@@ -187,7 +189,7 @@ impl StateStore {
                     reader.runs(Kind::Deletes, &groups, NO_WATERMARK).into_iter().map(|run| (reader, run, older)),
                 );
             }
-            // Dead rows that hide older ones are read for their keys.
+            // Dead rows that hide older ones are still read, for their keys.
             let unread = if older == Older::None || table.append_only { stored.cutoff } else { NO_WATERMARK };
             runs.extend(reader.runs(Kind::Upserts, &groups, unread).into_iter().map(|run| (reader, run, older)));
         }
@@ -241,8 +243,8 @@ impl StateStore {
     }
 
     /// Removes the files that none of the `live` snapshots names and that were begun before epoch `before`. `live` must hold
-    /// every snapshot that could still be resumed from and the newest one; files written here that no snapshot named yet are
-    /// left alone. Returns how many went.
+    /// the newest snapshot and every other one that could still be resumed from; files written here that no snapshot has
+    /// named yet are kept. Returns the number of files removed.
     pub async fn remove_unneeded(&self, live: &[&OperatorSnapshot], before: Epoch) -> Result<usize> {
         if let Some(pins) = &self.pins
             && pins.any().await?
@@ -276,7 +278,7 @@ impl StateStore {
         Ok(removed)
     }
 
-    /// A file that these snapshots name and that does not exist, if there is one.
+    /// A file that these snapshots name and that does not exist, if any.
     pub async fn missing(&self, snapshots: &[OperatorSnapshot]) -> Result<Option<String>> {
         for file in snapshots.iter().flat_map(OperatorSnapshot::files) {
             match self.store.head(&Path::from(file.path.as_str())).await {
@@ -290,7 +292,7 @@ impl StateStore {
         Ok(None)
     }
 
-    /// Files that a snapshot names are looked after by those who keep the snapshot.
+    /// Files named by a snapshot are managed by the owner of the snapshot from now on.
     pub(super) fn adopted(&self, snapshot: &OperatorSnapshot) {
         let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
         for file in snapshot.files() {
@@ -298,12 +300,12 @@ impl StateStore {
         }
     }
 
-    /// Says that files written here will not come into any snapshot.
+    /// A file written here will not be part of any snapshot.
     pub(super) fn forget(&self, file: &StateFile) {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner).remove(&file.path);
     }
 
-    /// Checks every byte of a snapshot; for `VERIFY` and tests.
+    /// Verifies every byte of a snapshot; for `VERIFY` and tests.
     pub async fn verify(&self, snapshot: &OperatorSnapshot, tables: &[StateTable]) -> Result<()> {
         for stored in &snapshot.tables {
             let Some(table) = tables.iter().find(|table| table.name == stored.name) else {
@@ -336,7 +338,8 @@ pub(super) fn within(rows: RecordBatch, block: &Block, table: &StateTable, group
     filter_record_batch(&rows, &mask).internal(|| "state rows cannot be filtered".to_owned())
 }
 
-/// Writes rows of one kind, so many at a time in the order of their key groups, cut into blocks between groups where possible.
+/// Writes rows of one kind: sorts about [`CHUNK_BYTES`] at a time by key group and cuts them into blocks, between groups
+/// where possible.
 pub(super) async fn write_rows(
     writer: &mut FileWriter,
     table: &StateTable,
@@ -359,7 +362,7 @@ pub(super) async fn write_rows(
     chunk.write(writer).await
 }
 
-/// Rows that are put in order together.
+/// Rows that are sorted together.
 struct Chunk<'a> {
     table: &'a StateTable,
     kind: Kind,
@@ -381,7 +384,7 @@ impl<'a> Chunk<'a> {
 
     fn push(&mut self, rows: &RecordBatch, bytes: usize) -> Result<()> {
         self.groups.push(self.table.groups(rows)?);
-        // Shards may differ in metadata and nullability.
+        // Schemas may differ between shards in metadata and nullability.
         let fitting = RecordBatch::try_new(Arc::clone(&self.schema), rows.columns().to_vec());
         self.batches.push(fitting.internal(self.misfit())?);
         self.bytes += bytes;
@@ -418,7 +421,7 @@ fn bytes(batch: &RecordBatch) -> usize {
     batch.columns().iter().map(views::bytes).sum()
 }
 
-/// Each row's place in the order of the groups, and where each group ends.
+/// Each row's position in the order of the groups, and the end of each group.
 fn by_group(groups: &[Vec<u16>]) -> (Vec<Vec<u32>>, Vec<usize>) {
     let mut ends = vec![0_usize; KEY_GROUPS.into()];
     for &group in groups.iter().flatten() {
@@ -439,8 +442,8 @@ fn by_group(groups: &[Vec<u16>]) -> (Vec<Vec<u32>>, Vec<usize>) {
     (groups.iter().map(|groups| groups.iter().map(&mut place).collect()).collect(), ends)
 }
 
-/// Cuts sorted rows into blocks of about `aim` rows, none of more than `most`: whole groups together while they are small, a large
-/// group alone and in even pieces.
+/// Cuts sorted rows into blocks of about `aim` rows, none of more than `most`: small groups share a block, a large group
+/// gets its own, in even pieces.
 fn cut(ends: &[usize], aim: usize, most: usize) -> Vec<((u16, u16), Range<usize>)> {
     let mut blocks = Vec::new();
     let mut start = 0;

@@ -1,6 +1,7 @@
-//! What state is made of: tables of rows, and what changed in them.
+//! The elements of state: tables of rows, and changes to them.
 //!
-//! Operators say which tables they keep and what changed; [`super`] writes, compacts and reads the rows without knowing what they mean.
+//! Operators declare their tables and report changes; [`super`] writes, compacts and reads the rows without knowing their
+//! meaning.
 
 use std::sync::Arc;
 
@@ -11,22 +12,22 @@ use arrow::record_batch::RecordBatch;
 use super::key_group::key_groups;
 use crate::error::Result;
 
-/// No row has been seen, so nothing is known of time.
+/// No row has been seen, so the time is unknown.
 pub const NO_WATERMARK: i64 = i64::MIN;
 
-/// Rows an operator remembers under a name. The first `routing` columns are the operator's routing key, typed as in its input:
-/// they decide which key group a row belongs to.
+/// Rows that an operator keeps in state under a name. The first `routing` columns are the operator's routing key, typed as
+/// in its input: they decide a row's key group.
 #[derive(Debug, Clone)]
 pub struct StateTable {
     pub name: &'static str,
     pub schema: SchemaRef,
-    /// How many leading columns route.
+    /// Number of leading columns that route.
     pub routing: usize,
     /// The columns that identify a row (unique within the table); writing a row replaces the one with the same key.
     pub key: Vec<usize>,
     /// A BIGINT or TIMESTAMP(µs) column: rows below [`StateChange::cutoff`] are dead and need no tombstone.
     pub time: Option<usize>,
-    /// No key is written twice and none is deleted (rows go by cutoff only): reading back need not look for newer versions.
+    /// No key is written twice and none is deleted (rows only expire by cutoff): reading need not look for newer versions.
     pub append_only: bool,
 }
 
@@ -42,7 +43,7 @@ impl StateTable {
         Arc::new(Schema::new(columns.collect::<Vec<_>>()))
     }
 
-    /// Where [`StateTable::key`] stands in [`StateChange::deletes`].
+    /// Positions of [`StateTable::key`] in the columns of [`StateChange::deletes`].
     pub fn delete_key(&self) -> Vec<usize> {
         let columns = self.delete_columns();
         self.key.iter().filter_map(|key| columns.iter().position(|column| column == key)).collect()
@@ -55,22 +56,22 @@ impl StateTable {
     }
 }
 
-/// What changed in one state table since the last call, each key at most once in `upserts` or `deletes`.
+/// Changes to one state table since the last call, each key at most once in `upserts` or `deletes`.
 #[derive(Debug, Clone)]
 pub struct StateChange {
     /// Index into the operator's tables.
     pub table: usize,
     /// Rows in the table's schema.
     pub upserts: Vec<RecordBatch>,
-    /// The table's routing columns followed by those key columns that do not route, of rows that are gone.
+    /// Keys of deleted rows: the table's routing columns followed by those key columns that do not route.
     pub deletes: Vec<RecordBatch>,
-    /// Rows with time below this are gone; [`NO_WATERMARK`] = none. A function of the ticks alone, not of what a shard happens to
-    /// hold: the highest that any shard has given holds for the whole table.
+    /// Rows with time below this are dead; [`NO_WATERMARK`]: none are. A function of the ticks alone, not of a shard's rows:
+    /// the highest cutoff of any shard applies to the whole table.
     pub cutoff: i64,
 }
 
 impl StateChange {
-    /// True when there is nothing to write; the cutoff may have moved.
+    /// `true` if there is nothing to write; the cutoff may have moved.
     pub fn is_empty(&self) -> bool {
         let rows = |batches: &[RecordBatch]| batches.iter().all(|batch| batch.num_rows() == 0);
         rows(&self.upserts) && rows(&self.deletes)

@@ -1,7 +1,7 @@
-//! View arrays without what they share.
+//! View arrays without shared buffers.
 //!
-//! A view array holds whole buffers, however few of their bytes its views name: those of every row that it was ever together with.
-//! What is kept for long or written down must not.
+//! A view array keeps whole buffers alive, however few of their bytes its views use: those of all rows that it was once
+//! sliced from or concatenated with. Data that is kept for long or written down must not.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use arrow::datatypes::DataType;
 
 use crate::error::{Context, Result};
 
-/// The rows, their view columns with buffers of their own.
+/// The rows, with view columns that own their buffers.
 pub fn compact_views(batch: RecordBatch) -> Result<RecordBatch> {
     let is_view = |column: &ArrayRef| matches!(column.data_type(), DataType::Utf8View | DataType::BinaryView);
     if !batch.columns().iter().any(is_view) {
@@ -28,7 +28,7 @@ pub fn compact_views(batch: RecordBatch) -> Result<RecordBatch> {
     RecordBatch::try_new_with_options(batch.schema(), columns, &options).internal(|| "rows cannot be copied".to_owned())
 }
 
-/// What the values of a column take, without what else lies in buffers that they share.
+/// Bytes of a column's values, without other data in shared buffers.
 pub(super) fn bytes(column: &ArrayRef) -> usize {
     let named = match column.data_type() {
         DataType::Utf8View => column.as_string_view().total_buffer_bytes_used(),

@@ -1,4 +1,17 @@
-//! Columns that are written and read by slot: plain vectors for fixed-width types, pieces of Arrow arrays for all others.
+//! Columns that are read and written by slot: plain vectors for fixed-width types, pieces of Arrow arrays for all others.
+//!
+//! A `Pieces` column keeps per slot a place, (piece, row). Four strings are written, then two of them replaced:
+//!
+//! ```text
+//! put [0,1,2,3] [a,b,c,d]   piece 0: a b c d, owners 0 1 2 3, live 4     places (0,0) (0,1) (0,2) (0,3)
+//! put [1] [B]               piece 0: live 3; piece 1: B, owner 1         places (0,0) (1,0) (0,2) (0,3)
+//! put [2] [C]               piece 0: live 2; piece 2: C, owner 2         places (0,0) (1,0) (2,0) (0,3)
+//!   then tidy               piece 2: a d B C, owners 0 3 1 2, live 4     places (2,0) (2,2) (2,3) (2,1)
+//! ```
+//!
+//! After the second call the pieces stay apart, since piece 0 has more than twice as many live rows as all younger pieces
+//! together. After the third, half of piece 0 is dead, and pieces 1 and 2 are young and small: all three are rewritten as
+//! one, which reuses the number that was freed last.
 
 use arrow::array::{
     Array, ArrayRef, ArrowPrimitiveType, AsArray, BooleanArray, PrimitiveArray, downcast_primitive, new_null_array,
@@ -10,21 +23,21 @@ use std::sync::Arc;
 
 use crate::error::{Context, Error, Result};
 
-/// Pieces of this many rows are no longer put together with younger ones.
+/// Pieces of at least this many live rows are not merged with younger ones, unless at least half of them is dead.
 const LARGE: usize = 1 << 15;
 
-/// Values of one type, one per slot; a slot that was never written holds null.
+/// Values of one type, one per slot; a slot that was never written is null.
 pub(super) trait Column: Send {
     /// Makes room for slots below `slots`.
     fn reach(&mut self, slots: usize);
 
-    /// The values of some slots, in the order asked for.
+    /// The values of some slots, in the order of `slots`.
     fn gather(&self, slots: &[u32]) -> Result<ArrayRef>;
 
     /// Replaces the values of distinct slots.
     fn put(&mut self, slots: &[u32], values: &ArrayRef) -> Result<()>;
 
-    /// Lets go of what slots hold.
+    /// Drops the values of slots where they own memory.
     fn clear(&mut self, slots: &[u32]) -> Result<()>;
 
     /// Memory, in bytes.
@@ -144,8 +157,9 @@ impl Column for Flags {
     }
 }
 
-/// Values of any type, kept as the arrays they came in. A piece more than half of which was replaced is rewritten, and young small
-/// pieces are put together, so that there are few pieces and little waste at a constant cost per value written.
+/// Values of any type, kept in the arrays that they were written as. A piece of which at least half is dead is rewritten,
+/// and young small pieces are merged, so that pieces stay few and waste small at an amortized logarithmic cost per value
+/// written.
 struct Pieces {
     data_type: DataType,
     places: Vec<Place>,
@@ -179,7 +193,7 @@ impl Pieces {
         self.pieces.get(id as usize).and_then(Option::as_ref)
     }
 
-    /// Takes slots out of their pieces; notes pieces that have become mostly waste.
+    /// Detaches slots from their pieces; adds pieces that are now mostly dead to `wasted`.
     fn leave(&mut self, slots: &[u32], wasted: &mut Vec<u32>) {
         for slot in slots {
             let place = std::mem::replace(&mut self.places[*slot as usize], NOWHERE);
@@ -205,7 +219,7 @@ impl Pieces {
         self.ages.push(id);
     }
 
-    /// Rewrites the live rows of pieces as one.
+    /// Copies the live rows of pieces into one new piece.
     fn rewrite(&mut self, ids: &[u32]) -> Result<()> {
         let mut owners = Vec::new();
         let mut rows = Vec::new();
@@ -229,7 +243,7 @@ impl Pieces {
         Ok(())
     }
 
-    /// The pieces to rewrite now: wasted ones, and young ones that are not much larger than what came after them.
+    /// Rewrites mostly dead pieces, together with young ones that have at most twice the live rows of all younger pieces.
     fn tidy(&mut self, mut wasted: Vec<u32>) -> Result<()> {
         wasted.sort_unstable();
         wasted.dedup();

@@ -1,15 +1,29 @@
-//! Which slot a key has: a hash table over keys in Arrow's row format.
+//! The slot of each key: a hash table over keys in Arrow's row format.
 //!
-//! Slots are small numbers, given out densely and reused after removal, so that what belongs to a key can sit in plain columns. The
-//! index holds the key bytes itself. Hashes stay in memory: nothing here is part of a format.
+//! Slots are small numbers, assigned densely and reused after removal, so that values per key can be kept in plain columns.
+//! The index owns the key bytes. Hashes stay in memory: nothing here is part of a format.
+//!
+//! Three keys, of two or three bytes each, followed through the arrays; a span is (start, length):
+//!
+//! ```text
+//!                bytes     spans            free   garbage   result
+//! intern "ann"   ann       [(0,3)]          []     0         slot 0
+//! intern "bo"    annbo     [(0,3), (3,2)]   []     0         slot 1
+//! intern "ann"   annbo     [(0,3), (3,2)]   []     0         slot 0, found in the hash table
+//! remove 0       annbo     [(0,0), (3,2)]   [0]    3
+//! intern "cy"    annbocy   [(5,2), (3,2)]   []     3         slot 0, reused
+//! ```
+//!
+//! Once at least [`GARBAGE_FLOOR`] bytes and half of `bytes` are garbage, `sweep` copies the keys in use into a new buffer
+//! and rewrites their spans; slots do not change.
 
 use datafusion::common::hash_utils::RandomState;
 use hashbrown::HashTable;
 use std::hash::BuildHasher;
 
-/// How many bytes of removed keys may lie around before the rest is moved together.
+/// Garbage, in bytes, below which the keys are not compacted.
 const GARBAGE_FLOOR: usize = 1 << 16;
-/// A span packs where a key starts (40 bits) and how long it is (24 bits).
+/// A span packs the start of a key (40 bits) and its length (24 bits).
 const LENGTH_BITS: u32 = 24;
 
 /// Keys, each in a slot.
@@ -17,9 +31,9 @@ const LENGTH_BITS: u32 = 24;
 pub struct KeyIndex {
     hasher: RandomState,
     table: HashTable<Entry>,
-    /// The bytes of all keys, and of removed ones until they are swept.
+    /// The bytes of all keys, and of removed keys until they are swept.
     bytes: Vec<u8>,
-    /// Per slot, where its key is; of free slots, nothing.
+    /// Per slot the span of its key; 0 for free slots.
     spans: Vec<u64>,
     free: Vec<u32>,
     garbage: usize,
@@ -32,7 +46,7 @@ struct Entry {
 }
 
 impl Entry {
-    /// Spreads the 32 kept bits over the 64 that the table looks at.
+    /// Spreads the 32 stored bits over the 64 that the table uses.
     fn spread(hash: u32) -> u64 {
         u64::from(hash).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(29)
     }
@@ -52,17 +66,17 @@ impl Default for KeyIndex {
 }
 
 impl KeyIndex {
-    /// How many keys there are.
+    /// Number of keys.
     pub fn len(&self) -> usize {
         self.table.len()
     }
 
-    /// Whether there are no keys.
+    /// `true` if there are no keys.
     pub fn is_empty(&self) -> bool {
         self.table.is_empty()
     }
 
-    /// One more than the largest slot ever given out.
+    /// One more than the largest slot ever assigned.
     pub fn slots(&self) -> usize {
         self.spans.len()
     }
@@ -75,7 +89,7 @@ impl KeyIndex {
             .map(|entry| entry.slot)
     }
 
-    /// The key's slot; a key that has none gets one.
+    /// The key's slot; a new key is assigned one.
     pub fn intern(&mut self, key: &[u8]) -> u32 {
         let hash = self.hash(key);
         let found = self
@@ -126,7 +140,7 @@ impl KeyIndex {
         (self.hasher.hash_one(key) >> 32) as u32
     }
 
-    /// Moves the keys together once more than half of the bytes belong to none.
+    /// Compacts the keys once at least half of the bytes are garbage.
     fn sweep(&mut self) {
         if self.garbage < GARBAGE_FLOOR || self.garbage * 2 < self.bytes.len() {
             return;

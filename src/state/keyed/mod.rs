@@ -1,8 +1,20 @@
-//! Keyed state in memory: rows found by key, their values in columns, and what changed since it was last asked.
+//! Keyed state in memory: rows found by key, their values in columns, and the changes since the last call of `changes`.
 //!
-//! A [`KeyedTable`] gives every key a slot and keeps the values of all slots column by column, so that an operator reads and writes
-//! the keys of a micro-batch at once. It tracks which keys were written or deleted, so that [`KeyedTable::changes`] costs what
-//! changed. What the values mean is the operator's business.
+//! A [`KeyedTable`] assigns every key a slot and keeps the values of all slots column by column, so that an operator reads
+//! and writes all keys of a micro-batch at once. It tracks which keys were written or deleted, so that the cost of
+//! [`KeyedTable::changes`] is proportional to the changes. The meaning of the values is left to the operator.
+//!
+//! One key, followed through its mark:
+//!
+//! ```text
+//! intern [ann]    slot 0    marks[0] = 0                 changed []
+//! put [0] [10]              marks[0] = LIVE | CHANGED    changed [0]   1 live row
+//! changes                   marks[0] = LIVE | TOLD       changed []    upserts [0]
+//! delete [0]                marks[0] = CHANGED | TOLD    changed [0]   no live row; the slot stays taken
+//! changes                   marks[0] = 0                 changed []    deletes [ann]; slot 0 is free
+//! ```
+//!
+//! A row that is put and deleted between two calls of `changes` never gets TOLD, so nothing is reported for it.
 
 mod column;
 mod index;
@@ -17,9 +29,9 @@ use column::{Column, column};
 pub use index::KeyIndex;
 
 const LIVE: u8 = 1;
-/// In the list of what changed.
+/// In the list of changes.
 const CHANGED: u8 = 2;
-/// Told by `changes`, so its deletion must be told too.
+/// Reported by `changes`, so its deletion must be reported too.
 const TOLD: u8 = 4;
 
 /// Rows by key.
@@ -33,18 +45,18 @@ pub struct KeyedTable {
     live: usize,
 }
 
-/// What changed in a [`KeyedTable`].
+/// Changes to a [`KeyedTable`].
 #[derive(Debug, Default)]
 pub struct KeyedChanges {
     /// The slots of the rows written.
     pub upserts: Vec<u32>,
-    /// Keys of rows that are gone, and how many.
+    /// Keys of deleted rows, and their number.
     pub deletes: Vec<ArrayRef>,
     pub deleted: usize,
 }
 
 impl KeyedTable {
-    /// An empty table. Without key columns there is one key.
+    /// An empty table. Without key columns all rows have the same key.
     pub fn new(keys: &[DataType], values: &[DataType]) -> Result<Self> {
         let fields = keys.iter().map(|key| SortField::new(key.clone())).collect();
         let converter = RowConverter::new(fields)
@@ -60,12 +72,12 @@ impl KeyedTable {
         })
     }
 
-    /// How many rows there are.
+    /// Number of rows.
     pub fn len(&self) -> usize {
         self.live
     }
 
-    /// Whether there are no rows.
+    /// `true` if there are no rows.
     pub fn is_empty(&self) -> bool {
         self.live == 0
     }
@@ -100,12 +112,12 @@ impl KeyedTable {
         Ok(slots)
     }
 
-    /// Whether there is a row in a slot.
+    /// `true` if the slot holds a row.
     pub fn is_live(&self, slot: u32) -> bool {
         self.marks[slot as usize] & LIVE != 0
     }
 
-    /// Whether the row in a slot was written since the last [`KeyedTable::changes`].
+    /// `true` if the row in a slot was written or deleted since the last [`KeyedTable::changes`].
     pub fn is_changed(&self, slot: u32) -> bool {
         self.marks[slot as usize] & CHANGED != 0
     }
@@ -124,7 +136,7 @@ impl KeyedTable {
         let rows = slots.iter().map(|slot| parser.parse(self.index.key(*slot)));
         let keys = self.converter.convert_rows(rows).internal(|| "keys cannot be decoded".to_owned())?;
         let typed = |(key, data_type): (ArrayRef, &DataType)| {
-            // Dictionaries are encoded as their values.
+            // Dictionaries are encoded by their values.
             if key.data_type() == data_type {
                 Ok(key)
             } else {
@@ -134,7 +146,7 @@ impl KeyedTable {
         keys.into_iter().zip(&self.key_types).map(typed).collect()
     }
 
-    /// The bytes of a key, which compare as the keys do.
+    /// The encoded bytes of a key, which compare like the keys.
     pub fn key_bytes(&self, slot: u32) -> &[u8] {
         self.index.key(slot)
     }
@@ -158,7 +170,7 @@ impl KeyedTable {
         Ok(())
     }
 
-    /// Takes back a row that `changes` told before.
+    /// Restores rows that `changes` has reported before.
     pub fn restore(&mut self, keys: &[ArrayRef], values: &[ArrayRef], rows: usize) -> Result<Vec<u32>> {
         let slots = self.intern(keys, rows)?;
         self.write(&slots, values)?;
@@ -168,7 +180,7 @@ impl KeyedTable {
         Ok(slots)
     }
 
-    /// Deletes the rows in some slots; the slots stay taken until the deletion has been told.
+    /// Deletes the rows in some slots; the slots stay taken until `changes` has reported the deletion.
     pub fn delete(&mut self, slots: &[u32]) -> Result<()> {
         for slot in slots {
             let mark = &mut self.marks[*slot as usize];
@@ -182,7 +194,7 @@ impl KeyedTable {
         Ok(())
     }
 
-    /// Removes rows whose deletion goes without saying (a cutoff in time says it).
+    /// Removes rows without reporting a deletion, since the table's cutoff in time already implies it.
     pub fn forget(&mut self, slots: &[u32]) -> Result<()> {
         for slot in slots {
             let mark = std::mem::take(&mut self.marks[*slot as usize]);
@@ -197,7 +209,7 @@ impl KeyedTable {
         Ok(())
     }
 
-    /// What changed since the last call.
+    /// The changes since the last call.
     pub fn changes(&mut self) -> Result<KeyedChanges> {
         let mut upserts = Vec::new();
         let mut gone = Vec::new();

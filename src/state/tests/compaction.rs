@@ -1,4 +1,4 @@
-//! Files stay few, rewriting stays cheap, and only what nobody can need is removed.
+//! Files stay few, rewriting stays cheap, and only unneeded files are removed.
 
 use futures::TryStreamExt;
 
@@ -21,8 +21,8 @@ fn file(bytes: u64, number: u64) -> StateFile {
     }
 }
 
-/// Runs the decision over made-up sizes; `live` bounds how large a merge into the oldest file can become. Returns the most
-/// files there were and how many bytes were rewritten per byte written.
+/// Runs the decision over invented sizes; `live` bounds the size of a merge into the oldest file. Returns the greatest
+/// number of files, and the number of bytes rewritten per byte written.
 fn simulate(base: u64, deltas: impl Iterator<Item = u64>, live: u64) -> (usize, f64) {
     let table = table(KeyKind::Narrow, false);
     let mut stored = TableSnapshot { name: "rows".into(), files: vec![file(base, 0)], cutoff: NO_WATERMARK };
@@ -44,7 +44,7 @@ fn simulate(base: u64, deltas: impl Iterator<Item = u64>, live: u64) -> (usize, 
 #[test]
 fn files_stay_few_and_rows_are_rewritten_a_logarithmic_number_of_times() {
     let day = 86_400;
-    // A growing table; one of a gigabyte of which some keys change each second; tiny changes; changes of every size.
+    // A growing table; one of a gigabyte with some keys changed each second; tiny changes; changes of every size.
     let cases = [
         ("growing", simulate(1, (0..day).map(|_| 100_000), u64::MAX), 20, 14.0),
         ("steady", simulate(1 << 30, (0..day).map(|_| 200_000), 1 << 30), 20, 14.0),
@@ -140,21 +140,21 @@ async fn only_what_no_snapshot_can_need_is_removed() {
         let rows = only(upserts(&table, &numbered(0..10)));
         snapshots.push(store.write("op", Epoch(epoch), tables, snapshots.last(), rows).await.unwrap());
     }
-    // A process that died: its file is in no snapshot and nobody here wrote it.
+    // The file of a process that died: no snapshot names it, and it was not written through this store.
     let other = StateStore::new(Arc::clone(&objects), Env::manual(0, 99));
     other.write("op", Epoch(8), tables, snapshots.get(7), only(upserts(&table, &numbered(3..4)))).await.unwrap();
     let compaction = store.compact(&snapshots[8], tables, Epoch(9)).await.unwrap().unwrap();
     let compacted = compaction.apply(&snapshots[8]);
-    // While epoch 8 can be resumed from, its files stay; so does the merged file, which no manifest names yet; and whatever is
-    // not old.
+    // While epoch 8 can be resumed from, its files stay; so does the merged file, which no manifest names yet; and so do
+    // files that are not old.
     assert_eq!(store.remove_unneeded(&[&snapshots[8]], Epoch(8)).await.unwrap(), 0);
     assert_eq!(store.remove_unneeded(&[&snapshots[8]], Epoch(9)).await.unwrap(), 1);
     let merged = compacted.tables[0].files[0].path.clone();
     assert!(paths(objects.list(None).try_collect().await.unwrap()).contains(&merged));
-    // Once it is named, what it was made from goes.
+    // Once a snapshot names it, the files it replaces are removed.
     assert_eq!(store.remove_unneeded(&[&compacted], Epoch(10)).await.unwrap(), 8);
     assert_eq!(paths(objects.list(None).try_collect().await.unwrap()), [merged]);
-    // A compaction that came to nothing leaves nothing.
+    // A discarded compaction leaves no files.
     let mut snapshot = compacted;
     for epoch in 10..=17 {
         let rows = only(upserts(&table, &numbered(0..10)));
@@ -179,7 +179,7 @@ async fn two_processes_never_write_under_one_name() {
     assert_ne!(a.tables[0].files[0].path, b.tables[0].files[0].path);
 }
 
-/// The engine runs these on any thread.
+/// The engine polls these futures on any thread.
 #[test]
 fn what_the_store_does_can_move_between_threads() {
     fn sendable<T: Send>(_: T) {}

@@ -1,4 +1,4 @@
-//! Damaged, missing and foreign files are found and named.
+//! Damaged, missing and foreign files are detected and named.
 
 use object_store::ObjectStoreExt;
 use object_store::path::Path;
@@ -51,7 +51,7 @@ async fn a_flipped_bit_anywhere_is_found_and_the_file_named() {
         replace(&objects, &file.path, broken).await;
         let verified = store.verify(&snapshot, std::slice::from_ref(&table)).await;
         assert_names(&verified.expect_err(&format!("byte {byte} of {}", file.path)), &file.path);
-        // The deletes of the oldest file say nothing; everything else is needed for reading.
+        // The deletes of the oldest file are not read; everything else is needed.
         let read = read_all(&store, &snapshot, &table, 3).await;
         assert_names(&read.expect_err(&format!("byte {byte} of {}", file.path)), &file.path);
         replace(&objects, &file.path, whole).await;
@@ -145,7 +145,7 @@ async fn state_of_another_operator_table_schema_or_format_is_refused() {
     assert!(error.detail().unwrap().contains("has format 2"), "{error:?}");
     assert!(store.write("op-1", Epoch(4), std::slice::from_ref(&table), Some(&newer), Vec::new()).await.is_err());
 
-    // A file of a later format, whose checksums are right.
+    // A file of a later format, with correct checksums.
     let file = snapshot.tables[0].files[2].clone();
     let bytes = bytes_of(&objects, &path).await;
     let split = (file.bytes - file.footer) as usize;

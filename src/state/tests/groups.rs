@@ -16,7 +16,7 @@ fn array(array: impl Array + 'static) -> ArrayRef {
     Arc::new(array)
 }
 
-/// State that exists is kept by these numbers: they may never change.
+/// Existing state is stored by these numbers: they may never change.
 #[test]
 fn groups_are_what_they_always_were() {
     let integers = array(Int64Array::from(vec![Some(0), Some(1), Some(-1), Some(42), Some(i64::MAX), None]));
@@ -57,7 +57,7 @@ fn groups_are_what_they_always_were() {
     assert_eq!(groups(&[integers, strings]), GOLDEN[8]);
 }
 
-/// Computed from the description in `key_group.rs` by a program of its own.
+/// Computed by a separate program from the description in `key_group.rs`.
 const GOLDEN: [[u16; 6]; 9] = [
     [113, 114, 111, 94, 28, 70],
     [78, 32, 13, 60, 93, 70],

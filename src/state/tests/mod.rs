@@ -1,4 +1,4 @@
-//! What the state store claims, against a plain map of rows.
+//! The state store against a plain map of rows.
 
 mod compaction;
 mod damage;
@@ -17,7 +17,7 @@ use super::{NO_WATERMARK, OperatorSnapshot, StateChange, StateStore, StateTable}
 use crate::env::Env;
 use crate::error::Result;
 
-/// How the key of a test table looks.
+/// Shape of a test table's key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum KeyKind {
     /// One BIGINT, never null: 8 bytes.
@@ -28,7 +28,8 @@ enum KeyKind {
     Wide,
 }
 
-/// A row of a test table: key number, part, text, time, value. The first three are the key, as far as the kind has them.
+/// A row of a test table: key number, part, text, time, value. The key consists of those of the first three that its kind
+/// has.
 type Row = (Option<i64>, Option<i16>, Option<String>, Option<i64>, i64);
 
 fn table(kind: KeyKind, append_only: bool) -> StateTable {
@@ -98,7 +99,7 @@ fn in_memory() -> (Arc<dyn ObjectStore>, StateStore) {
     (Arc::clone(&store), StateStore::new(store, Env::manual(0, 7)))
 }
 
-/// The rows of all shards, in order of shard; asserts that each row came to the shard that owns it.
+/// The rows of all shards, in order of shard; asserts that each row belongs to its shard.
 async fn read_all(
     store: &StateStore,
     snapshot: &OperatorSnapshot,

@@ -10,7 +10,7 @@ use rand::{Rng, SeedableRng};
 use super::*;
 use crate::state::{Compaction, Epoch, shard_of, usage};
 
-/// The key of a row, as far as the kind has it.
+/// The key of a row; fields that the kind lacks are `None`.
 type Key = (Option<i64>, Option<i16>, Option<String>);
 
 fn key_of(kind: KeyKind, row: &Row) -> Key {
@@ -50,7 +50,7 @@ impl Case {
         (number, part, text, at, rng.random())
     }
 
-    /// What an epoch changes, divided among `shards`.
+    /// The changes of an epoch, divided among `shards`.
     fn changes(&mut self, table: &StateTable, shards: usize) -> Vec<Vec<StateChange>> {
         let most = [0, 3, 40, 400][self.rng.random_range(0..4)];
         let (mut up, mut down) = (BTreeMap::new(), BTreeMap::new());
@@ -204,7 +204,7 @@ async fn dead_versions_go_on_hiding_older_ones() {
     let (_, store) = in_memory();
     let table = table(KeyKind::Narrow, false);
     let tables = std::slice::from_ref(&table);
-    // Key 1 moves from time 100 to time 10, which the cutoff then kills: its older version must not come back.
+    // Key 1 moves from time 100 to time 10, below the later cutoff: its older version must not reappear.
     let row = |number: i64, at: i64| (Some(number), None, None, Some(at), 0);
     let first = only(upserts(&table, &[row(1, 100), row(2, 100)]));
     let mut snapshot = store.write("op", Epoch(1), tables, None, first).await.unwrap();

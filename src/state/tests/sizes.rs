@@ -1,4 +1,4 @@
-//! How large files are, and how much of them is read for a few key groups.
+//! Sizes of files, and the part of them that is read for a few key groups.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use crate::state::{Epoch, KEY_GROUPS, groups_of};
 
 const ROWS: i64 = 50_000;
 
-/// Numbers and texts of 36 bytes.
+/// Numbers and strings of 36 bytes.
 fn table() -> StateTable {
     let fields = vec![Field::new("number", DataType::Int64, false), Field::new("text", DataType::Utf8View, false)];
     StateTable {
@@ -47,7 +47,7 @@ fn size(snapshot: &OperatorSnapshot) -> u64 {
 #[tokio::test]
 async fn a_file_holds_the_rows_and_not_what_their_texts_share_buffers_with() {
     let table = table();
-    // A view of 16 bytes, a text of 36 and a number of 8.
+    // A view of 16 bytes, a string of 36 and a number of 8.
     let (all, tenth) = (ROWS as u64 * 60, ROWS as u64 * 6);
     let (store, snapshot) = written(&table, vec![rows(&table)]).await;
     assert!((all..all * 11 / 10).contains(&size(&snapshot)), "{} bytes", size(&snapshot));
