@@ -1,17 +1,18 @@
-//! An operator whose cold state lies on local disk.
+//! An operator whose cold state is on local disk.
 //!
 //! The key groups of a shard are divided into cells, each an instance of the operator with the rows and the state of its
-//! groups. When state takes more memory than the [`MemoryBudget`] allows, the cells that had no rows for the longest time are
-//! dropped from memory; when rows come for such a cell, or its time has come ([`Operator::due`]), it is made anew and its
-//! state restored. So what comes out is what one instance would give, apart from the order of rows with different keys.
+//! groups. When state exceeds the [`MemoryBudget`], the cells that had no rows for the longest time are dropped from memory;
+//! when rows arrive for such a cell, or the watermark reaches its [`Operator::due`], it is rebuilt and its state restored.
+//! So the output is that of one instance, apart from the order of rows with different keys.
 //!
-//! Everything that `changes` ever gave, and what was restored, is kept on disk in state files, compacted like any state; a
-//! cell's state is what they hold plus what changed since (`pending`, in memory until the epoch's `changes`). It is a copy for
-//! speed and room, not for durability.
+//! All restored rows and all changes that `changes` returned are kept on disk in state files, compacted like any state; a
+//! cell's state is the content of these files plus later changes (`pending`, in memory until the epoch's `changes`). The
+//! copy saves memory and time; it is not durable.
 //!
-//! Dividing costs time at every step, so this is for operators under pressure. Without a disk there is one cell, which never
-//! leaves memory, and the budget is told why it cannot shrink. A disk that takes no more is no failure: what it refuses stays in
-//! memory (`unwritten`) and is offered again with the next changes, and the budget is told so meanwhile.
+//! Dividing input into cells costs time at every step, so this is for operators under memory pressure. Without a disk there
+//! is one cell, which never leaves memory, and the budget is given the reason why it cannot shrink. A full disk is no
+//! failure: what it refuses stays in memory (`unwritten`) and is written with the next changes, and meanwhile the budget is
+//! given that reason.
 
 #[cfg(test)]
 mod due;
@@ -30,26 +31,26 @@ use crate::state::{
     StateTable, groups_of, key_groups, split,
 };
 
-/// Restored rows are written to disk when they take so many bytes.
+/// Restored rows are written to disk when they take this many bytes.
 const RESTORE_BYTES: usize = 16 << 20;
-/// Merges after a write, at most; each leaves fewer files.
+/// Maximum number of merges after a write; each leaves fewer files.
 const MERGES: usize = 4;
 
 /// Makes an empty instance of an operator.
 pub type Factory = Box<dyn Fn() -> Result<Box<dyn Operator>> + Send>;
 
-/// What [`Cells`] are made of.
+/// The parts of [`Cells`].
 pub struct CellsSpec {
     pub make: Factory,
     /// The routing columns of each input port.
     pub routing: Vec<Vec<usize>>,
-    /// Which shard of how many this is.
+    /// The number of this shard, of `shards`.
     pub shard: usize,
     pub shards: usize,
-    /// How many cells, at most one per key group.
+    /// Number of cells, at most one per key group.
     pub cells: usize,
     pub budget: MemoryBudget,
-    /// The reason, if there is none: nothing leaves memory.
+    /// Without a disk the reason for that; nothing leaves memory then.
     pub disk: Result<SpillStore, String>,
 }
 
@@ -62,11 +63,11 @@ pub struct Cells {
     cells: Vec<Cell>,
     share: MemoryShare,
     disk: Option<Disk>,
-    /// Why there is no disk.
+    /// The reason for having no disk.
     without: String,
-    /// Counts steps, to tell cold cells.
+    /// Counts steps, to find cold cells.
     steps: u64,
-    /// That of the last step, if there was one.
+    /// The tick of the last step, if there was one.
     tick: Option<Tick>,
 }
 
@@ -77,14 +78,14 @@ struct Cell {
     operator: Option<Box<dyn Operator>>,
     /// The last step with rows.
     touched: u64,
-    /// As it was when it left memory.
+    /// The usage and `due` when it last left memory.
     usage: StateUsage,
     due: i64,
-    /// The watermark that its state stands at.
+    /// The watermark up to which its state is current.
     watermark: i64,
     /// The last step it took part in.
     stepped: u64,
-    /// What it changed before it left memory, in this epoch; oldest first.
+    /// Its changes of this epoch from before it left memory; oldest first.
     pending: Vec<Vec<StateChange>>,
 }
 
@@ -98,12 +99,12 @@ struct Disk {
     restored_bytes: usize,
     /// Changes that the disk did not take, oldest first; newer than `image`.
     unwritten: Vec<Vec<StateChange>>,
-    /// What it said.
+    /// Reason of the disk's last refusal.
     refusal: Option<String>,
 }
 
 impl Cells {
-    /// Cells without state.
+    /// Cells with empty state.
     pub fn new(spec: CellsSpec) -> Result<Self> {
         let first = (spec.make)()?;
         let tables = first.state();
@@ -127,7 +128,7 @@ impl Cells {
         Ok(Self { make, routing, tables, groups, cells, share, disk, without, steps: 0, tick: None })
     }
 
-    /// How many cells are in memory.
+    /// Number of cells in memory.
     pub fn resident(&self) -> usize {
         self.cells.iter().filter(|cell| cell.operator.is_some()).count()
     }
@@ -174,7 +175,7 @@ impl Cells {
         let Some(operator) = &mut cell.operator else { return Ok(Stepped::default()) };
         let mut missed = Stepped::default();
         if let Some(last) = self.tick.filter(|_| cell.stepped + 1 < self.steps) {
-            // The steps it was left out of were not due, so they count as one; only forgetting can be left to do.
+            // The skipped steps were not due, so they count as one; all that can remain to do is expire state.
             let nothing = vec![Vec::new(); inputs.len()];
             missed = operator.whole_step(nothing, Tick { before: cell.watermark, ..last })?;
         }
@@ -215,7 +216,7 @@ impl Cells {
         Ok(())
     }
 
-    /// Brings a cell back: what changed in this epoch, and beneath it what the image holds.
+    /// Restores a cell: this epoch's changes first, then the rows of the image that they do not replace.
     fn load(&mut self, number: usize) -> Result<()> {
         self.flush_restored()?;
         let mut operator = (self.make)()?;
@@ -252,7 +253,7 @@ impl Cells {
         Ok(())
     }
 
-    /// Tells the budget what is held.
+    /// Reports the current memory to the budget.
     fn account(&mut self) {
         self.share.set(self.bytes());
     }
@@ -266,7 +267,7 @@ impl Cells {
         resident.sum::<u64>() + pending.map(|rows| rows.get_array_memory_size() as u64).sum::<u64>() + restored
     }
 
-    /// Drops cold cells, but not `keep`, while there is too much in memory.
+    /// Drops cold cells other than `keep` while memory exceeds the budget.
     fn shrink(&mut self, keep: Option<usize>) -> Result<()> {
         self.account();
         let Some(disk) = &self.disk else {
@@ -306,7 +307,7 @@ impl Operator for Cells {
         self.steps += 1;
         let mut divided: Vec<_> = self.divide(inputs)?.into_iter().map(Some).collect();
         let mut stepped: Vec<_> = (0..divided.len()).map(|_| Stepped::default()).collect();
-        // Those in memory first: fetching others may cost them their place.
+        // Cells in memory go first: loading others may evict them.
         let mut order: Vec<usize> = (0..self.cells.len()).collect();
         order.sort_by_key(|&cell| self.cells[cell].operator.is_none());
         for cell in order {
@@ -317,7 +318,7 @@ impl Operator for Cells {
                 continue;
             }
             stepped[cell] = self.step_cell(cell, inputs, tick)?;
-            // What was just used will be used again, so dropping it would gain nothing.
+            // A cell with rows in this step will be used again, so dropping it would gain nothing.
             self.shrink(Some(cell).filter(|&cell| self.cells[cell].touched == self.steps))?;
         }
         self.tick = Some(tick);
@@ -363,7 +364,7 @@ impl Operator for Cells {
                 None => Err(Error::internal("a cell without a disk is always in memory")),
             };
         };
-        // State may be larger than memory, so it goes to disk first; cells are fetched as they are needed.
+        // State may exceed memory, so it goes to disk first; cells are loaded when needed.
         for cell in &mut self.cells {
             cell.operator = None;
         }
@@ -418,7 +419,7 @@ impl Disk {
         }
     }
 
-    /// Adds changes to the image, and merges its files when there are many. What the disk refuses stays in memory.
+    /// Adds changes to the image, and merges its files when they are many. Changes that the disk refuses stay in memory.
     fn write(&mut self, tables: &[StateTable], changes: Vec<StateChange>) -> Result<()> {
         self.unwritten.push(changes);
         let mut all: Vec<StateChange> = (0..tables.len()).map(no_change).collect();
@@ -434,7 +435,7 @@ impl Disk {
                 self.merge(tables);
             }
             Err(error) => {
-                // One list, so that a key changed again and again while the disk is full is held once.
+                // One merged list, so that a key that changes repeatedly while the disk is full is held once.
                 let mut merged: Vec<StateChange> = (0..tables.len()).map(no_change).collect();
                 merge_changes(tables, std::mem::take(&mut self.unwritten), &mut merged)?;
                 self.unwritten.push(merged);
@@ -454,7 +455,7 @@ impl Disk {
         wait(store.write(&self.image.operator, self.epoch, tables, Some(&self.image), vec![changes]))
     }
 
-    /// Merges files; where that fails they are good as they are.
+    /// Merges files; if that fails, they remain usable as they are.
     fn merge(&mut self, tables: &[StateTable]) {
         let store = self.store.state();
         for _ in 0..MERGES {
@@ -473,7 +474,7 @@ impl Disk {
     }
 }
 
-/// What lies at the bottom of an error.
+/// Message of an error's innermost cause.
 fn cause(error: &Error) -> String {
     let mut cause: &dyn std::error::Error = error;
     while let Some(source) = cause.source() {
@@ -494,8 +495,8 @@ fn in_groups(rows: &RecordBatch, table: &StateTable, groups: &Range<u16>) -> Res
     Ok(Some(mine).filter(|rows| rows.num_rows() > 0))
 }
 
-/// Waits for work on disk. Operators are not asynchronous, and this one may run within a task of tokio whose share of turns is used up: tokio
-/// would then put the wake-up off until the task returns, which it does not while it waits here.
+/// Waits for work on disk. Operators are not asynchronous, and this one may run within a tokio task that has used up its
+/// cooperative budget: tokio would then delay the wake-up until the task returns, which it does not while it waits here.
 fn wait<T>(work: impl Future<Output = T>) -> T {
     futures::executor::block_on(tokio::task::unconstrained(work))
 }
@@ -511,7 +512,7 @@ fn part(groups: &Range<u16>, cell: usize, cells: usize) -> Range<u16> {
     start(cell)..start(cell + 1)
 }
 
-/// Adds a cell's lists of changes, oldest first, to those of all cells, with each key once and as the newest list has it.
+/// Adds a cell's lists of changes, oldest first, to those of all cells, each key once and in its newest version.
 fn merge_changes(tables: &[StateTable], lists: Vec<Vec<StateChange>>, into: &mut [StateChange]) -> Result<()> {
     let single = lists.len() == 1;
     let mut newest: Vec<Option<Newest>> = tables.iter().map(|_| None).collect();

@@ -1,8 +1,9 @@
-//! The leaf of every plan: rows of one micro-batch, held once and read by every branch.
+//! The leaf of every plan: rows of one micro-batch, stored once and read by every branch.
 //!
-//! A plan is made once and run for each micro-batch. What it reads is not in the plan but in the task context: [`Held`]
-//! has a slot per stream (a decoded source, or a view that several branches share) and a [`HeldExec`] yields its slot. A lane, the
-//! part of a micro-batch that one task carries through the whole dataflow, has a `Held` of its own, so nothing here locks.
+//! A plan is made once and run for each micro-batch. Its input is not part of the plan but of the task context: [`Held`] has
+//! a slot per stream (a decoded source, or a view that several branches share) and a [`HeldExec`] yields the rows of its
+//! slot. A lane, the part of a micro-batch that one task carries through the whole dataflow, has its own `Held`, so nothing
+//! here locks.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -25,11 +26,11 @@ use datafusion::physical_plan::{
     DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning, PhysicalExpr, PlanProperties, SendableRecordBatchStream,
 };
 
-/// Which stream of a dataflow: sources first, then fragments, in order.
+/// Number of a stream in a dataflow: sources first, then fragments, in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct StreamId(pub usize);
 
-/// One lane's rows per stream and partition group; each slot is filled once.
+/// One lane's rows per stream; each slot is filled once.
 #[derive(Debug)]
 pub struct Held {
     slots: Vec<OnceLock<Vec<RecordBatch>>>,
@@ -43,13 +44,13 @@ impl Held {
         Self { slots: (0..streams).map(|_| OnceLock::new()).collect(), unfolded: AtomicU64::new(0) }
     }
 
-    /// Fills a stream's slot. A second filling is a defect and reported as such.
+    /// Fills a stream's slot. Filling it twice is a defect and reported as such.
     pub fn fill(&self, stream: StreamId, rows: Vec<RecordBatch>) -> Result<()> {
         let slot = self.slots.get(stream.0).ok_or_else(|| defect(format!("no stream {}", stream.0)))?;
         slot.set(rows).map_err(|_| defect(format!("stream {} filled twice", stream.0)))
     }
 
-    /// Notes bytes of lists that are about to be unfolded.
+    /// Adds the bytes of lists that are about to be unfolded.
     pub fn unfold(&self, bytes: u64) {
         self.unfolded.fetch_add(bytes, Ordering::Relaxed);
     }
@@ -59,12 +60,12 @@ impl Held {
         self.unfolded.load(Ordering::Relaxed)
     }
 
-    /// True when no stream has rows.
+    /// `true` if no stream has rows.
     pub fn is_empty(&self) -> bool {
         self.slots.iter().all(|slot| slot.get().is_none_or(Vec::is_empty))
     }
 
-    /// The stream's rows; a stream that nothing was put in has none.
+    /// The stream's rows; none if its slot was not filled.
     pub fn rows(&self, stream: StreamId) -> &[RecordBatch] {
         self.slots.get(stream.0).and_then(|slot| slot.get()).map_or(&[], Vec::as_slice)
     }
@@ -74,7 +75,7 @@ fn defect(message: String) -> DataFusionError {
     DataFusionError::Internal(message)
 }
 
-/// Yields the rows that [`Held`] has for a stream; one partition.
+/// Yields the rows that [`Held`] has for a stream, as one partition.
 #[derive(Debug)]
 pub struct HeldExec {
     name: String,
@@ -98,12 +99,12 @@ impl HeldExec {
         Ok(Self { name: name.to_owned(), stream, projection, properties: Arc::new(properties) })
     }
 
-    /// The stream that is read; the plan's schema has the columns that are wanted of it.
+    /// The stream that is read; the plan's schema has the projected columns.
     pub fn stream(&self) -> StreamId {
         self.stream
     }
 
-    /// The columns of `held` that it yields. The stream wants full rows and projects by itself: slots are shared buffers, so this clones pointers only.
+    /// The rows of its stream in `held`, projected to its columns. Slots are shared buffers, so this copies pointers only.
     pub fn rows(&self, held: &Held) -> Result<Vec<RecordBatch>> {
         match &self.projection {
             None => Ok(held.rows(self.stream).to_vec()),
@@ -168,7 +169,7 @@ impl ExecutionPlan for HeldExec {
     }
 }
 
-/// A stream as a table that SQL can name.
+/// A stream as a table for SQL.
 #[derive(Debug)]
 pub struct HeldTable {
     name: String,

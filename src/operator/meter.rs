@@ -1,7 +1,8 @@
-//! How much an unnest unfolds: notes the size of the lists in front of it, so that the rows of a micro-batch can be run in slices.
+//! Measures the input of unnests, so that the rows of a micro-batch can be run in slices.
 //!
-//! `unnest(range(0, 100000))` makes a list of 800 KB of every row, for all rows of a batch at once, before the first element comes out.
-//! Nothing in a plan bounds that; whoever runs the plan gives it fewer rows when [`Held::unfolded`] says that they weigh much.
+//! `unnest(range(0, 100000))` makes a list of 800 KB of every row, for all rows of a batch at once, before the first element
+//! is emitted. Nothing in a plan bounds that; the caller that runs the plan gives it fewer rows when [`Held::unfolded`]
+//! reports many bytes.
 
 use std::fmt;
 use std::sync::Arc;
@@ -21,7 +22,7 @@ use futures::StreamExt;
 
 use super::held::Held;
 
-/// Passes rows on and adds their size to the lane's [`Held::unfolded`].
+/// Passes rows through and adds their size to the lane's [`Held::unfolded`].
 #[derive(Debug)]
 pub struct MeterExec {
     input: Arc<dyn ExecutionPlan>,
@@ -45,7 +46,7 @@ impl MeterExec {
         Ok(metered.data)
     }
 
-    /// True when the plan has an unnest.
+    /// `true` if the plan has an unnest.
     pub fn is_in(plan: &Arc<dyn ExecutionPlan>) -> bool {
         plan.downcast_ref::<Self>().is_some() || plan.children().into_iter().any(Self::is_in)
     }

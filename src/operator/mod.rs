@@ -1,5 +1,5 @@
-//! Physical operators of weir's own. Stateless SQL runs on DataFusion's operators; what is here feeds them ([`HeldExec`]) and
-//! remembers for them ([`Operator`]).
+//! Physical operators of weir's own. Stateless SQL runs on DataFusion's operators; this module feeds them ([`HeldExec`]) and
+//! adds the stateful operators ([`Operator`]).
 
 mod aggregate;
 mod contract;

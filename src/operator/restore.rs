@@ -1,13 +1,13 @@
-//! An operator made from its snapshot.
+//! Restores an operator from its snapshot.
 
 use super::contract::Operator;
 use crate::error::{Error, Result};
 use crate::state::{OperatorSnapshot, StateStore};
 
-/// Gives a new instance, which is shard `shard` of `shards`, its part of a snapshot that was written at watermark `watermark`.
-/// The number of shards that wrote it does not matter.
+/// Restores a new instance, which is shard `shard` of `shards`, from its part of a snapshot that was written at watermark
+/// `watermark`. The number of shards that wrote it does not matter.
 ///
-/// Errors: of kind `Damaged` when a file does not check out, or the snapshot has a table that the operator does not know.
+/// Errors: of kind `Damaged` when a file fails a check, or the snapshot has a table that the operator does not know.
 pub async fn restore(
     operator: &mut dyn Operator,
     store: &StateStore,

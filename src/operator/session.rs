@@ -1,11 +1,12 @@
-//! SESSION(…): rows wait until their session is complete and then come out with its start and end.
+//! SESSION(…): rows wait until their session is complete and are then emitted with its start and end.
 //!
-//! Rows of a key belong to one session as long as each is less than the gap after the one before it, in order of time. A session
-//! ends the gap after its last row and is complete when no row to come can be less than the gap after that: last row + gap <= W.
-//! Rows that arrive out of order may join two sessions. Complete sessions come out in order of their end, the rows of each in order of time.
+//! Rows of a key belong to one session as long as each comes less than the gap after the row before it, in order of time. A
+//! session ends one gap after its last row and is complete when no future row can come less than the gap after that row:
+//! last row + gap <= W. Rows that arrive out of order may join two sessions. Complete sessions are emitted in order of their
+//! end, the rows of each in order of time.
 //!
-//! A row whose time is below the watermark still counts if the session it would be part of is not complete: it extends one that
-//! still waits, or is so young that a session of its own would still wait. Otherwise it is late. Rows without a time are late.
+//! A row whose time is below the watermark still counts if its session is not complete: it extends a session that still
+//! waits, or is so young that a session of its own would still wait. Otherwise it is late. Rows without a time are late.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -38,10 +39,10 @@ struct Sessions {
     gap: i64,
     output: SchemaRef,
     keys: KeyIndex,
-    /// Of each key: its sessions in order of time, a gap or more apart, and where it stands in the queue.
+    /// Per key: its sessions in order of time, at least a gap apart, and the time at which the key is queued.
     open: Vec<Vec<Session>>,
     queued: Vec<i64>,
-    /// Keys by a time that is not after the end of their first session.
+    /// Keys by a time that is at or before the end of their first session.
     queue: BTreeMap<i64, Vec<u32>>,
     rows: SequencedRows,
     numbers: Vec<u32>,
@@ -71,7 +72,7 @@ impl Sessions {
         })
     }
 
-    /// Lets the rows of a batch wait; the late ones come back.
+    /// Adds the rows of a batch to their sessions; returns the late ones.
     fn take(&mut self, batch: &RecordBatch, before: i64) -> Result<Option<RecordBatch>> {
         let times = micros(batch, self.time.column)?;
         let mut numbers = std::mem::take(&mut self.numbers);
@@ -105,7 +106,8 @@ impl Sessions {
         Ok(())
     }
 
-    /// The session of `key` that a row at `time` belongs to, or where it would begin one.
+    /// The index of the session of `key` that a row at `time` belongs to, and `true`; or the index for a new session, and
+    /// `false`.
     fn find(&self, key: u32, time: i64) -> (usize, bool) {
         let sessions = &self.open[key as usize];
         let at = sessions.partition_point(|session| session.last.saturating_add(self.gap) <= time);
@@ -113,7 +115,7 @@ impl Sessions {
     }
 
     fn is_late(&self, key: u32, time: i64, before: i64) -> bool {
-        // Sessions that wait end after `before`, so it is enough to touch one.
+        // Open sessions end after `before`, so it suffices that the row touches one.
         time < before && time.saturating_add(self.gap) <= before && !self.find(key, time).1
     }
 
@@ -140,8 +142,8 @@ impl Sessions {
         }
     }
 
-    /// Makes sure that the key is looked at when its first session may be complete. The entry of a session that has grown since
-    /// is left to be found stale.
+    /// Queues the key for the time when its first session may be complete. If a session has grown since, its stale entry
+    /// stays and is skipped later.
     fn enqueue(&mut self, key: u32) {
         let Some(session) = self.open[key as usize].first() else { return };
         let end = session.last.saturating_add(self.gap).min(NEVER - 1);
@@ -193,7 +195,7 @@ impl Sessions {
         let typed = |(bound, field): (Int64Array, &FieldRef)| -> Result<ArrayRef> {
             let stamps = bound.reinterpret_cast::<TimestampMicrosecondType>();
             if let DataType::Timestamp(TimeUnit::Microsecond, zone) = field.data_type() {
-                // A cast to a zone would take the instants for what its clocks show.
+                // A cast to a zone would take the instants for local times of the zone.
                 return Ok(Arc::new(stamps.with_timezone_opt(zone.clone())));
             }
             cast(&stamps, field.data_type()).internal(|| format!("column `{}` cannot hold a time", field.name()))
@@ -250,7 +252,7 @@ impl Operator for Sessions {
         let rows = self.rows.len();
         let sessions = self.keys.len() * size_of::<Session>() + rows * size_of::<(i64, Waiting)>();
         let keys = self.keys.bytes() + self.open.capacity() * (size_of::<Vec<Session>>() + 2 * size_of::<i64>());
-        // The oldest row is hard to know; the last row of the session that may end first is not much younger.
+        // The oldest row is expensive to find; the last row of the session that may end first is not much younger.
         let oldest = self.queue.first_key_value().map(|(end, _)| end.saturating_sub(self.gap));
         StateUsage { rows: rows as u64, bytes: (self.rows.bytes() + sessions + keys) as u64, oldest }
     }

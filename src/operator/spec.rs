@@ -1,7 +1,7 @@
-//! What the planner tells an operator: plain data over column numbers of its inputs.
+//! Specifications of operators, from the planner: plain data over column numbers of the inputs.
 //!
 //! The planner puts a projection in front of every operator, so keys, times and arguments are plain columns.
-//! Unless a spec says otherwise the output schema is what `output` holds, with [`super::WEIGHT`] last when the operator retracts.
+//! Unless a spec says otherwise the output schema is `output`, with [`super::WEIGHT`] last when the operator retracts.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use datafusion::physical_expr::utils::collect_columns;
 use super::contract::END_OF_TIME;
 use crate::delta::BeforeFirst;
 
-/// A column whose values in rows yet to come are >= W - `lag`.
+/// A column whose values in future rows are >= W - `lag`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TimeColumn {
     pub column: usize,
@@ -35,25 +35,25 @@ impl TimeColumn {
 #[derive(Debug, Clone)]
 pub struct AggregateSpec {
     pub input: SchemaRef,
-    /// True when the input's last column is the weight.
+    /// `true` if the input's last column is the weight.
     pub retract: bool,
     /// Grouping columns; the first `routing` of them route (a group by window alone has none and lives in one shard).
     pub keys: Vec<usize>,
     pub routing: usize,
-    /// `Some`: groups are complete, and come out once, when this key's value is (append). `None`: changed groups come out at every
-    /// step, the old row taken back (retract); the first row of a group has nothing to take back.
+    /// `Some`: groups are emitted once, when the value of this key is complete (append). `None`: changed groups are emitted
+    /// at every step, the old row retracted; the first row of a group has nothing to retract.
     pub closing: Option<TimeColumn>,
-    /// Over the input's columns; a FILTER clause stands beside its aggregate.
+    /// Over the input's columns; FILTER clauses are in `filters`.
     pub aggregates: Vec<Arc<AggregateFunctionExpr>>,
     pub filters: Vec<Option<Arc<dyn PhysicalExpr>>>,
-    /// Groups untouched for this long are forgotten, microseconds. Only without `closing`.
+    /// Groups untouched for this long expire, microseconds. Only without `closing`.
     pub ttl: Option<i64>,
     /// The event time of the input, for TTLs.
     pub time: Option<TimeColumn>,
     pub output: SchemaRef,
 }
 
-/// SESSION(…): rows wait until their session is complete, then come out with `window_start` and `window_end` appended.
+/// SESSION(…): rows wait until their session is complete, then are emitted with `window_start` and `window_end` appended.
 #[derive(Debug, Clone)]
 pub struct SessionSpec {
     pub input: SchemaRef,
@@ -72,13 +72,13 @@ pub struct DeduplicateSpec {
     /// All route.
     pub keys: Vec<usize>,
     pub time: Option<TimeColumn>,
-    /// A key is remembered this long after the event time (without `time`: the processing time) of the row that was let through,
-    /// microseconds; `None` = for ever.
+    /// A key is kept in state this long after the event time (without `time`: the processing time) of the row that was let
+    /// through, microseconds; `None`: for ever.
     pub within: Option<i64>,
     pub emit: DeduplicateEmit,
 }
 
-/// Which row per key comes out, and when.
+/// The row per key that is emitted, and when.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DeduplicateEmit {
     /// The first to arrive, at once.
@@ -100,15 +100,16 @@ pub struct TopNSpec {
     pub order: Vec<(usize, SortOptions)>,
     pub limit: usize,
     pub with_rank: bool,
-    /// `Some`: a partition comes out once, when this key's value is complete (append). `None`: changes come out at every step.
+    /// `Some`: a partition is emitted once, when this key's value is complete (append). `None`: changes are emitted at every
+    /// step.
     pub closing: Option<TimeColumn>,
     pub ttl: Option<i64>,
     pub time: Option<TimeColumn>,
     pub output: SchemaRef,
 }
 
-/// What a target with a PRIMARY KEY holds of a stream that takes rows back, where several rows may have one key: of each key the row that
-/// came last. Output = input.
+/// The rows that a target with a PRIMARY KEY holds of a retracting stream, where several rows may have one key: the last row
+/// of each key. Output = input.
 #[derive(Debug, Clone)]
 pub struct NewestSpec {
     /// The table or sink, by name.
@@ -117,12 +118,12 @@ pub struct NewestSpec {
     pub input: SchemaRef,
     /// The PRIMARY KEY; all route.
     pub keys: Vec<usize>,
-    /// Rows are forgotten this long after they came, microseconds.
+    /// Rows expire this long after they arrived, microseconds.
     pub ttl: Option<i64>,
     pub time: Option<TimeColumn>,
 }
 
-/// How rows with equal order values are ranked.
+/// Ranking of rows with equal order values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RankFunction {
     RowNumber,
@@ -130,7 +131,8 @@ pub enum RankFunction {
     DenseRank,
 }
 
-/// `f(…) OVER (PARTITION BY keys ORDER BY time …)`, several frames at once. Output: the input's columns, then one per function.
+/// `f(…) OVER (PARTITION BY keys ORDER BY time …)`, several frames at once. Output: the input's columns, then one per
+/// function.
 #[derive(Debug, Clone)]
 pub struct RollingSpec {
     pub input: SchemaRef,
@@ -140,23 +142,26 @@ pub struct RollingSpec {
     pub time: TimeColumn,
     pub functions: Vec<RollingFunction>,
     pub emit: RollingEmit,
-    /// On watermark: whether rows behind the watermark come out, from what is still remembered; else they are late.
+    /// With [`RollingEmit::OnWatermark`]: `true`: rows behind the watermark are emitted, computed from the state still kept;
+    /// `false`: they are late.
     pub emits_late: bool,
-    /// How long rows are kept at least beyond the watermark for functions without a bounded frame, microseconds (TTL).
+    /// Minimum time that rows are kept beyond the watermark for functions without a bounded frame, microseconds (TTL).
     pub ttl: Option<i64>,
-    /// How many rows a frame may hold that an aggregate reads again for every row (`array_agg`); never part of the state's address.
+    /// Maximum number of rows in a frame that an aggregate reads again for every row (`array_agg`); never part of the
+    /// state's address.
     pub collect_limit: usize,
-    /// Which rows come out, over the input; all count. Others are remembered but nothing is computed for them.
+    /// Condition over the input that selects the rows to emit. The others are kept in state and count in frames, but nothing
+    /// is computed for them.
     pub shown: Option<Arc<dyn PhysicalExpr>>,
     pub output: SchemaRef,
 }
 
-/// When a rolling row comes out.
+/// Time at which a rolling row is emitted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RollingEmit {
     /// Once its time is complete; exact, in time order.
     OnWatermark,
-    /// At once, from what is known; late rows too.
+    /// At once, from the rows known so far; late rows too.
     OnArrival,
 }
 
@@ -168,7 +173,7 @@ pub struct RollingFunction {
     pub frame: WindowFrame,
 }
 
-/// What is computed over the frame.
+/// The function to compute over the frame.
 #[derive(Debug, Clone)]
 pub enum RollingKind {
     /// Any aggregate; arguments and FILTER over the input's columns.
@@ -180,7 +185,7 @@ pub enum RollingKind {
         offset: i64,
         default: datafusion::common::ScalarValue,
     },
-    /// `lag(column, n, default) IGNORE NULLS`: the n-th value before the row that is not null; n is above 0.
+    /// `lag(column, n, default) IGNORE NULLS`: the n-th value before the row that is not null; n > 0.
     LagOfValues {
         column: usize,
         offset: i64,
@@ -194,7 +199,7 @@ pub enum RollingKind {
         column: usize,
         ignore_nulls: bool,
     },
-    /// The n-th row's value from the beginning of the frame, from its end if `n` is negative; never 0.
+    /// The value of the n-th row from the beginning of the frame, or from its end if `n` is negative; never 0.
     NthValue {
         column: usize,
         n: i64,
@@ -231,20 +236,20 @@ pub struct JoinSpec {
     pub right_retract: bool,
     pub left_keys: Vec<usize>,
     pub right_keys: Vec<usize>,
-    /// True when null keys equal each other.
+    /// `true` if null keys equal each other.
     pub null_equals_null: bool,
     /// Inner, Left, Right, Full, LeftSemi, RightSemi, LeftAnti, RightAnti.
     pub join_type: JoinType,
-    /// What else must hold, over the left columns followed by the right columns (weights left out).
+    /// Further condition, over the left columns followed by the right columns (without weights).
     pub filter: Option<Arc<dyn PhysicalExpr>>,
-    /// `Some`: an interval join. Rows can match only within the bounds (which `filter` need not repeat), so memory is bounded and
-    /// outer rows come out, once, when their time is complete (append).
+    /// `Some`: an interval join. Rows can match only within the bounds (which `filter` need not repeat), so state is
+    /// bounded, and outer rows are emitted, once, when their time is complete (append).
     pub bounds: Option<TimeBounds>,
-    /// Rows are forgotten this long after their event (or processing) time, microseconds. Only without `bounds`.
+    /// Rows expire this long after their event (or processing) time, microseconds. Only without `bounds`.
     pub ttl: Option<i64>,
     pub left_time: Option<TimeColumn>,
     pub right_time: Option<TimeColumn>,
-    /// True when the output carries weights: any input retracts, or an outer, semi or anti join without bounds.
+    /// `true` if the output carries weights: any input retracts, or it is an outer, semi or anti join without bounds.
     pub output_retract: bool,
     pub output: SchemaRef,
 }
@@ -258,8 +263,8 @@ pub struct TimeBounds {
     pub upper: i64,
 }
 
-/// ASOF join of two streams: for each left row the right row with equal keys and the greatest time `<=` (or `<`) the left row's.
-/// Left rows come out when the right side is complete up to their time. Output: left columns, right columns.
+/// ASOF join of two streams: for each left row the right row with equal keys and the greatest time `<=` (or `<`) the left
+/// row's. Left rows are emitted when the right side is complete up to their time. Output: left columns, right columns.
 #[derive(Debug, Clone)]
 pub struct AsofSpec {
     pub left: SchemaRef,
@@ -268,21 +273,21 @@ pub struct AsofSpec {
     pub right_keys: Vec<usize>,
     pub left_time: TimeColumn,
     pub right_time: TimeColumn,
-    /// True for `>=` in the MATCH_CONDITION, false for `>`.
+    /// `true` for `>=` in the MATCH_CONDITION, `false` for `>`.
     pub or_equal: bool,
-    /// False drops left rows without a match (inner).
+    /// `false` drops left rows without a match (inner).
     pub outer: bool,
     pub output: SchemaRef,
 }
 
-/// A stream joined on equal keys to a Delta table that the pipeline does not write. Rows are answered at once, from the version that
-/// is loaded. Output: the left columns (without their weight), the table's columns, then the weight if the left side retracts.
-/// Null keys match nothing. A row that is taken back under another version than it was given is answered otherwise: let a
-/// retracting left side have `as_of`, or none of the table's columns may change.
+/// A stream joined on equal keys to a Delta table that the pipeline does not write. Rows are emitted at once, joined to the
+/// loaded version. Output: the left columns (without their weight), the table's columns, then the weight if the left side
+/// retracts. Null keys match nothing, unless `null_equals_null`. A row that is retracted under another version than it was
+/// emitted under may join to other values: a retracting left side needs `as_of`, or a table whose read columns never change.
 #[derive(Debug, Clone)]
 pub struct LookupSpec {
     pub left: SchemaRef,
-    /// True when the left side's last column is the weight.
+    /// `true` if the left side's last column is the weight.
     pub left_retract: bool,
     pub left_keys: Vec<usize>,
     /// The table's name in the SQL.
@@ -291,16 +296,16 @@ pub struct LookupSpec {
     pub right: SchemaRef,
     /// Of the same types as `left_keys`.
     pub right_keys: Vec<usize>,
-    /// Whether keys that are null match each other, as IS NOT DISTINCT FROM says.
+    /// `true`: null keys match each other, as in IS NOT DISTINCT FROM.
     pub null_equals_null: bool,
     /// Inner or Left.
     pub join_type: JoinType,
-    /// What else must hold, over the left columns (without weight) followed by the table's columns.
+    /// Further condition, over the left columns (without weight) followed by the table's columns.
     pub filter: Option<Arc<dyn PhysicalExpr>>,
-    /// `FOR SYSTEM_TIME AS OF`: a left TIMESTAMP(µs) column. Each row is answered from the newest version that was committed at or before
-    /// it; rows without a time match nothing.
+    /// `FOR SYSTEM_TIME AS OF`: a left TIMESTAMP(µs) column. Each row is joined to the newest version that was committed at
+    /// or before this time; rows without a time match nothing.
     pub as_of: Option<usize>,
-    /// What rows find whose time is before the oldest version that can be read.
+    /// Treatment of rows whose time is before the oldest readable version.
     pub before_first: BeforeFirst,
     pub output: SchemaRef,
 }

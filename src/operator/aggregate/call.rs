@@ -1,8 +1,8 @@
-//! Aggregate calls as they run here: what they read, how their accumulators are made, what their state looks like.
+//! Aggregate calls of weir's GROUP BY: their arguments, accumulators and state columns.
 //!
-//! A call is either DataFusion's own (any built-in or user-defined aggregate) or one of [`super::weighted`]'s, which count rows by
-//! their weight. From here on both are just [`GroupsAccumulator`]s: rows go in with `update_batch`, `state` comes out as columns, goes
-//! back in with `merge_batch`, and `evaluate` gives the result.
+//! A call is either DataFusion's own (any built-in or user-defined aggregate) or one of [`super::weighted`]'s, which count
+//! rows by their weight. Both are [`GroupsAccumulator`]s here: `update_batch` takes rows, `state` returns columns,
+//! `merge_batch` takes such columns, and `evaluate` gives the result.
 
 use std::sync::Arc;
 
@@ -25,7 +25,7 @@ pub(super) type Factory = Arc<dyn Fn() -> Result<Box<dyn GroupsAccumulator>> + S
 /// One aggregate.
 #[derive(Clone)]
 pub(super) struct Call {
-    /// Arguments, then what its ORDER BY orders by (and the weight, for weighted ones).
+    /// Arguments, then the expressions of its ORDER BY (and the weight, for weighted calls).
     pub arguments: Vec<Arc<dyn PhysicalExpr>>,
     pub filter: Option<Arc<dyn PhysicalExpr>>,
     pub make: Factory,
@@ -33,17 +33,18 @@ pub(super) struct Call {
     pub result: DataType,
     /// The result is the (only) state column.
     pub plain: bool,
-    /// The state is a list of distinct values and the result how many: see [`super::distinct`].
+    /// The state is a list of distinct values and the result their number: see [`super::distinct`].
     pub distinct: bool,
-    /// Evaluating the same state twice may give different results (an order that is a hash table's), so results are remembered.
+    /// Evaluating the same state twice may give different results (where they depend on the order of a hash table), so
+    /// results are kept in state.
     pub fickle: bool,
-    /// Giving a row twice changes nothing.
+    /// Adding a row twice changes nothing.
     pub idempotent: bool,
     /// DataFusion's function, unless the call is a weighted one.
     pub native: Option<Arc<AggregateFunctionExpr>>,
 }
 
-/// What the calls read of some rows.
+/// Arguments and filters of the calls, evaluated over some rows.
 pub(super) struct Arguments {
     pub values: Vec<Vec<ArrayRef>>,
     pub filters: Vec<Option<BooleanArray>>,
@@ -93,7 +94,7 @@ impl Call {
         }
     }
 
-    /// The state columns of groups, out of an accumulator of at least one.
+    /// The state columns of all groups of an accumulator; there must be at least one.
     fn states(&self, accumulator: &mut dyn GroupsAccumulator) -> Result<Vec<ArrayRef>> {
         let states = accumulator.state(EmitTo::All)?;
         if states.len() != self.state.len() {
@@ -103,7 +104,7 @@ impl Call {
         states.into_iter().zip(&self.state).map(|(state, field)| fit(state, field.data_type())).collect()
     }
 
-    /// Merges states before and since, of the groups that `ids` names one after the other.
+    /// Merges the states `before` and `since`; `ids` names the groups of the former, then of the latter.
     fn merge(&self, before: &[ArrayRef], since: &[ArrayRef], ids: &[usize], groups: usize) -> Result<Vec<ArrayRef>> {
         let columns = before.iter().zip(since).map(|(before, since)| concat(&[before.as_ref(), since.as_ref()]));
         let columns: Vec<ArrayRef> = columns.collect::<Result<_, _>>()?;
@@ -112,7 +113,7 @@ impl Call {
         self.states(accumulator.as_mut())
     }
 
-    /// The only state column merged without accumulators, where that can be done.
+    /// Merges a state of distinct values without accumulators, where possible.
     fn unite(&self, before: &[ArrayRef], known: &[usize], since: &[ArrayRef]) -> Option<ArrayRef> {
         match (before, since) {
             ([before], [since]) if self.distinct => distinct::merge(before, known, since),
@@ -120,7 +121,7 @@ impl Call {
         }
     }
 
-    /// Results of groups from their states; consumes nothing that the caller keeps.
+    /// Results of groups from their states, which are left unchanged.
     fn result_of(&self, states: &[ArrayRef], groups: usize) -> Result<ArrayRef> {
         if self.plain {
             return Ok(Arc::clone(&states[0]));
@@ -139,7 +140,7 @@ impl Call {
 }
 
 impl Arguments {
-    /// The arguments of some of the rows.
+    /// The arguments with `change` applied to every array, for example to select rows.
     pub fn map(&self, change: impl Fn(&ArrayRef) -> Result<ArrayRef>) -> Result<Self> {
         let values = self.values.iter().map(|values| values.iter().map(&change).collect()).collect::<Result<_>>()?;
         let filter = |filter: &Option<BooleanArray>| match filter {
@@ -178,7 +179,7 @@ impl Calls {
         self.0.iter().flat_map(|call| call.state.iter().map(|field| field.data_type().clone())).collect()
     }
 
-    /// The states of all groups from those of some of them, `known`, before, and of all of them since.
+    /// Merges states: `before` holds those of the groups `known`, `since` those of all groups.
     pub fn merge(
         &self,
         before: &[ArrayRef],
@@ -186,8 +187,8 @@ impl Calls {
         since: &[ArrayRef],
         groups: usize,
     ) -> Result<Vec<ArrayRef>> {
-        // One call that mentions every group: accumulators may take a group that was announced but not mentioned for one that has a
-        // value. What was before goes first, for aggregates that keep the order of their input.
+        // One call with an entry for every group: accumulators may mistake a group below `groups` without an entry for one
+        // that has a value. Earlier states come first, for aggregates that depend on the order of their input.
         let ids: Vec<usize> = known.iter().copied().chain(0..groups).collect();
         let mut merged = Vec::with_capacity(since.len());
         for (call, (before, since)) in self.0.iter().zip(self.split(before).zip(self.split(since))) {
@@ -199,7 +200,7 @@ impl Calls {
         Ok(merged)
     }
 
-    /// Takes the states out of accumulators of at least one group.
+    /// Takes the states out of accumulators with at least one group.
     pub fn states(&self, accumulators: &mut Accumulators) -> Result<Vec<ArrayRef>> {
         let mut columns = Vec::new();
         for (call, accumulator) in self.0.iter().zip(accumulators) {
@@ -208,7 +209,7 @@ impl Calls {
         Ok(columns)
     }
 
-    /// Takes the results out of accumulators of at least one group.
+    /// Takes the results out of accumulators with at least one group.
     pub fn results(&self, accumulators: &mut Accumulators) -> Result<Vec<ArrayRef>> {
         let result = |(call, accumulator): (&Call, &mut Box<dyn GroupsAccumulator>)| {
             fit(accumulator.evaluate(EmitTo::All)?, &call.result)
@@ -216,7 +217,7 @@ impl Calls {
         self.0.iter().zip(accumulators).map(result).collect()
     }
 
-    /// The results that states stand for.
+    /// The results of states.
     pub fn results_of(&self, states: &[ArrayRef], groups: usize) -> Result<Vec<ArrayRef>> {
         self.0.iter().zip(self.split(states)).map(|(call, states)| call.result_of(states, groups)).collect()
     }
@@ -233,10 +234,10 @@ impl Calls {
     }
 }
 
-/// DataFusion's vectorised accumulator where there is one, else one accumulator per group.
+/// DataFusion's vectorised accumulator where available, otherwise one accumulator per group.
 pub(super) fn native_accumulator(function: &Arc<AggregateFunctionExpr>) -> Result<Box<dyn GroupsAccumulator>> {
     match out_of_range(function.fun().name(), function.field().data_type()) {
-        // A sum says by itself that it does not fit.
+        // SUM reports by itself that its result does not fit.
         Some(instead) if function.fun().name() != "sum" => Ok(Box::new(Tolerant::new(function, instead)?)),
         _ => plain_accumulator(function),
     }
@@ -250,7 +251,7 @@ pub(super) fn plain_accumulator(function: &Arc<AggregateFunctionExpr>) -> Result
     Ok(Box::new(GroupsAccumulatorAdapter::new(move || function.create_accumulator())))
 }
 
-/// Whether a function is known to give the same result for the same state, always.
+/// `true` if a function is known to give the same result for the same state, always.
 fn is_steady(name: &str, distinct: bool) -> bool {
     match name {
         "count" | "min" | "max" | "median" | "bool_and" | "bool_or" | "bit_and" | "bit_or" | "bit_xor" => true,
@@ -275,7 +276,7 @@ fn is_steady(name: &str, distinct: bool) -> bool {
     }
 }
 
-/// Gives an array the type that was announced for it; they may differ in names and nullability of nested fields.
+/// Casts an array to its declared type; they may differ in names and nullability of nested fields.
 fn fit(array: ArrayRef, data_type: &DataType) -> Result<ArrayRef> {
     if array.data_type() == data_type {
         return Ok(array);

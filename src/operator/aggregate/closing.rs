@@ -1,7 +1,7 @@
-//! GROUP BY a key that gets complete (a window's start or end, say): groups come out once, when their window closes.
+//! GROUP BY a key that becomes complete, such as a window's start or end: groups are emitted once, when their window closes.
 //!
-//! There is one hash aggregation per value of the closing key that has many rows, so that closing a window is emitting it and dropping it;
-//! windows of few rows share one ([`super::panes`]).
+//! Each value of the closing key with many rows has its own hash aggregation, so that closing a window means emitting it and
+//! dropping it; windows of few rows share one ([`super::panes`]).
 
 use std::sync::Arc;
 
@@ -33,7 +33,8 @@ pub(super) struct Closing {
 }
 
 impl Closing {
-    /// The operator of a spec that closes and does not retract. So many rows are worth a hash aggregation of their own.
+    /// The operator of a spec that closes and does not retract. A window of at least `worthwhile` rows gets its own hash
+    /// aggregation.
     pub fn new(spec: AggregateSpec, closing: ClosingKey, worthwhile: usize) -> Result<Self> {
         let calls =
             spec.aggregates.iter().zip(&spec.filters).map(|(function, filter)| Call::native(function, filter.clone()));
@@ -167,7 +168,7 @@ impl Operator for Closing {
     }
 }
 
-/// Keys and results in the order of the closing value, as far as they are not.
+/// Keys and results, sorted by the closing value.
 fn in_order(columns: Vec<ArrayRef>, closing: usize) -> Result<Vec<ArrayRef>> {
     let values = microseconds(&columns[closing])?;
     if values.values().is_sorted() {

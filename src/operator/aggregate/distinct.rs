@@ -1,8 +1,8 @@
-//! COUNT(DISTINCT …) by its state alone, without a hash table.
+//! COUNT(DISTINCT …) computed from its state, without a hash table.
 //!
-//! The state is a list of the values seen, each once. So the result is how many values the list has, and where values have an order the
-//! lists are kept in it: a step's few new values are merged into the many old ones by copying the stretches between them. DataFusion's
-//! accumulators would hash every value of every touched group anew, at each step and for each result.
+//! The state is a list of the distinct values seen. So the result is the length of the list, and where values can be ordered
+//! the lists are kept sorted: a step's few new values are merged into the many old ones by copying the stretches between
+//! them. DataFusion's accumulators would hash every value of every touched group again, at each step and for each result.
 
 use std::cmp::Ordering;
 use std::sync::Arc;
@@ -14,13 +14,13 @@ use arrow::array::{
 use arrow::buffer::OffsetBuffer;
 use arrow::datatypes::{DataType, Field};
 
-/// Whether states of this function are such lists.
+/// `true` if states of this function are such lists.
 pub(super) fn is_list(name: &str, distinct: bool, state: &[impl AsRef<Field>]) -> bool {
     let list = |field: &Field| matches!(field.data_type(), DataType::List(_));
     distinct && name == "count" && state.len() == 1 && list(state[0].as_ref())
 }
 
-/// How many values each list has. Lists of strings may hold null, which does not count.
+/// Number of values in each list. Lists of strings may hold null, which does not count.
 pub(super) fn count(lists: &ArrayRef) -> Option<ArrayRef> {
     let lists = lists.as_list_opt::<i32>()?;
     let nulls = lists.values().logical_nulls().filter(|nulls| nulls.null_count() > 0);
@@ -33,7 +33,8 @@ pub(super) fn count(lists: &ArrayRef) -> Option<ArrayRef> {
     Some(Arc::new(Int64Array::from_iter_values((0..lists.len()).map(count))))
 }
 
-/// The lists of all groups, from those of the `known` ones before and of all of them since. `None` where values have no order here.
+/// Merges the lists of the groups `known` (`before`) with those of all groups (`since`). `None` where the values cannot be
+/// ordered here.
 pub(super) fn merge(before: &ArrayRef, known: &[usize], since: &ArrayRef) -> Option<ArrayRef> {
     let (before, since) = (before.as_list_opt::<i32>()?, since.as_list_opt::<i32>()?);
     if before.value_type() != since.value_type() || before.null_count() + since.null_count() > 0 {
@@ -66,7 +67,7 @@ fn merge_typed<T: ArrowPrimitiveType>(before: &ListArray, known: &[usize], since
         fresh.extend_from_slice(&new.values()[of(since, group)]);
         fresh.sort_unstable_by(|a, b| a.compare(*b));
         let mut many = row.map_or(&[][..], |row| &old.values()[of(before, row)]);
-        // A group's first list is as the accumulator gave it.
+        // A group's first list is in the accumulator's order.
         if !many.is_sorted_by(|a, b| a.is_le(*b)) {
             sorted.clear();
             sorted.extend_from_slice(many);
@@ -82,7 +83,7 @@ fn merge_typed<T: ArrowPrimitiveType>(before: &ListArray, known: &[usize], since
     Some(Arc::new(list.ok()?))
 }
 
-/// Appends the union of two ordered lists, of which the second is short.
+/// Appends the union of two sorted lists, of which the second is short.
 fn unite<N: ArrowNativeTypeOp>(mut many: &[N], few: &[N], out: &mut Vec<N>) {
     for value in few {
         let (below, rest) = many.split_at(gallop(many, *value));
@@ -93,7 +94,7 @@ fn unite<N: ArrowNativeTypeOp>(mut many: &[N], few: &[N], out: &mut Vec<N>) {
     out.extend_from_slice(many);
 }
 
-/// How many values are below one that is mostly not far from the start.
+/// Number of values below `value`, which is usually near the start.
 fn gallop<N: ArrowNativeTypeOp>(values: &[N], value: N) -> usize {
     let mut step = 1;
     while values.get(step - 1).is_some_and(|other| other.compare(value) == Ordering::Less) {
@@ -148,7 +149,7 @@ mod tests {
             let before = sets(known.len(), &mut rng);
             let mut expected = since.clone();
             known.iter().zip(&before).for_each(|(group, set)| expected[*group].extend(set));
-            // Sliced, so that the values before the first list are skipped.
+            // Sliced, to test that the values before the first list are skipped.
             let padded: Sets = std::iter::once(BTreeSet::from([7, 8])).chain(before).collect();
             let before = lists(&padded, &mut rng).slice(1, known.len());
             let merged = merge(&before, &known, &lists(&since, &mut rng)).unwrap();

@@ -1,11 +1,12 @@
-//! When groups were last touched, coarsely, so that forgetting old ones costs no look at young ones.
+//! Times of the groups' last touches, in buckets, so that expiring old groups does not read young ones.
 
 use std::collections::BTreeMap;
 
-/// Buckets per time to live: a group is forgotten at most this part of it late.
+/// Buckets per time to live: a group expires at most a 16th of that time late.
 const BUCKETS: i64 = 16;
 
-/// Slots by the time of their last touch. A slot touched again stays listed in its old bucket too; who asks checks.
+/// Slots by the time of their last touch. A slot that is touched again stays listed in its old bucket too; the caller
+/// checks.
 pub(super) struct Expiry {
     ttl: i64,
     width: i64,
@@ -18,7 +19,7 @@ impl Expiry {
         Self { ttl, width: (ttl / BUCKETS).max(1), buckets: BTreeMap::new() }
     }
 
-    /// Notes that a slot was touched at a time; `before` is its last touch.
+    /// Records that a slot was touched at a time; `before` is its previous touch.
     pub fn touch(&mut self, slot: u32, time: i64, before: Option<i64>) {
         let bucket = time.div_euclid(self.width);
         if before.is_none_or(|before| before.div_euclid(self.width) != bucket) {
@@ -26,12 +27,12 @@ impl Expiry {
         }
     }
 
-    /// What was last touched before this is to be forgotten at `now`.
+    /// At `now`, slots last touched before this time expire.
     pub fn limit(&self, now: i64) -> i64 {
         now.saturating_sub(self.ttl).div_euclid(self.width).saturating_mul(self.width)
     }
 
-    /// Slots that may have been touched last before `limit`, which is a bucket's border.
+    /// Slots whose last touch may have been before `limit`, which must be a bucket's border.
     pub fn due(&mut self, limit: i64) -> Vec<u32> {
         let border = limit.div_euclid(self.width);
         let mut due = Vec::new();

@@ -1,4 +1,4 @@
-//! MIN and MAX over rows with weights: each group's values in order, so that taking back the largest finds the next.
+//! MIN and MAX over rows with weights: each group's values in order, so that retracting the largest finds the next.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -107,7 +107,7 @@ impl Extreme {
         if self.maximum { present.next_back() } else { present.next() }
     }
 
-    /// Drops what is known of groups.
+    /// Drops the values of groups.
     pub fn drop_groups(&mut self, groups: &[u32]) {
         for group in groups {
             if let Some(values) = self.values.get_mut(*group as usize) {
@@ -122,7 +122,7 @@ impl Extreme {
     }
 }
 
-/// What a value in a tree takes, with its share of the nodes.
+/// Approximate memory of a value in a tree, with its share of the nodes.
 fn cost(value: &[u8]) -> usize {
     value.len() + 40
 }

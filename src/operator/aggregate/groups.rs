@@ -21,7 +21,7 @@ pub(super) struct Groups {
 
 /// Distinct keys.
 enum Keys {
-    /// No key columns: one group, once there was a row.
+    /// No key columns: one group, once a row was seen.
     Single {
         seen: bool,
     },
@@ -34,7 +34,7 @@ impl Groups {
         Ok(Self { keys: Keys::new(keys)?, accumulators: calls.accumulators()?, ids: Vec::new() })
     }
 
-    /// How many groups there are.
+    /// Number of groups.
     pub fn len(&self) -> usize {
         match &self.keys {
             Keys::Single { seen } => usize::from(*seen),
@@ -92,18 +92,18 @@ impl Groups {
         }
     }
 
-    /// Takes the states out of at least one group.
+    /// Takes out the states of all groups; there must be at least one.
     pub fn take_states(&mut self, calls: &Calls) -> Result<Vec<ArrayRef>> {
-        // Accumulators are said to be as new afterwards; new ones are for certain.
+        // Accumulators should be empty after they have emitted everything; new ones certainly are.
         calls.states(&mut std::mem::replace(&mut self.accumulators, calls.accumulators()?))
     }
 
-    /// Takes the results out of at least one group.
+    /// Takes out the results of all groups; there must be at least one.
     pub fn take_results(&mut self, calls: &Calls) -> Result<Vec<ArrayRef>> {
         calls.results(&mut self.accumulators)
     }
 
-    /// Takes other columns for keys, which must be as distinct as those taken out before: every group keeps its number.
+    /// Replaces the key columns. The new keys must be as distinct as those taken out before: every group keeps its number.
     pub fn rekey(&mut self, keys: &[Field], columns: &[ArrayRef], groups: usize) -> Result<()> {
         self.keys = Keys::new(keys)?;
         self.intern(columns, groups)

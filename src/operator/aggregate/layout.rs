@@ -1,4 +1,4 @@
-//! How groups look as rows of state: the keys, then what the accumulators hold.
+//! Groups as rows of state: the keys, then the states of the accumulators.
 
 use std::sync::Arc;
 
@@ -32,7 +32,7 @@ pub(super) fn state_schema(keys: &[Field], extra: Vec<Field>, calls: &Calls) -> 
     Arc::new(Schema::new(keys.iter().cloned().chain(extra).chain(states).collect::<Vec<_>>()))
 }
 
-/// A batch of columns; without columns, so many rows.
+/// A batch of columns; `rows` counts where there are no columns.
 pub(super) fn batch(schema: &SchemaRef, columns: Vec<ArrayRef>, rows: usize) -> Result<RecordBatch> {
     let options = RecordBatchOptions::new().with_row_count(Some(rows));
     Ok(RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options).map_err(DataFusionError::from)?)

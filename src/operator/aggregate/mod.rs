@@ -1,8 +1,8 @@
-//! GROUP BY: [`closing`] when groups become complete (windows), [`updating`] when they go on changing.
+//! GROUP BY: [`closing`] for groups that become complete (windows), [`updating`] for groups that keep changing.
 //!
-//! Owns grouping, accumulating, merging and what of it is state. Any DataFusion aggregate works, user-defined ones too: accumulators
-//! are DataFusion's, fed with the rows of a step, their states merged with those kept ([`call`], [`groups`]). Windows are not known
-//! here: a window's bounds are grouping columns like others, and the one that closes is named by the spec.
+//! Owns grouping, accumulating, merging and the state of groups. Any DataFusion aggregate works, user-defined ones too:
+//! accumulators are DataFusion's; each step's rows are accumulated and merged into the kept states ([`call`], [`groups`]).
+//! Windows are not known here: a window's bounds are ordinary grouping columns, and the spec names the one that closes.
 
 mod distinct;
 mod call;
@@ -33,7 +33,7 @@ pub fn aggregate(spec: AggregateSpec) -> Result<Box<dyn Operator>> {
     sharing(spec, WORTHWHILE)
 }
 
-/// As [`aggregate`], where so many rows are worth a hash aggregation of their own.
+/// Like [`aggregate`]; a window of at least `worthwhile` rows gets its own hash aggregation.
 fn sharing(spec: AggregateSpec, worthwhile: usize) -> Result<Box<dyn Operator>> {
     let closing = match spec.closing {
         None => None,

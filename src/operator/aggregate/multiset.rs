@@ -1,8 +1,8 @@
-//! The rows of groups, each with how often it is there: for aggregates that cannot take rows back by arithmetic.
+//! The rows of groups with their counts, for aggregates that cannot retract rows by arithmetic.
 //!
-//! Only the columns that those aggregates read are kept. MIN and MAX look up their answer ([`super::extremes`]). All others are
-//! computed anew over the rows of each touched group, in the order of their encoded values, so that the result depends on the
-//! rows alone and not on how they came.
+//! Only the columns that those aggregates read are kept. MIN and MAX look up their result ([`super::extremes`]). All others
+//! are computed again over the rows of each touched group, in the order of their encoded values, so that the result depends
+//! on the rows alone and not on the order of their arrival.
 
 use std::sync::Arc;
 
@@ -28,21 +28,21 @@ pub(super) struct Multiset {
     /// The input columns that are kept.
     columns: Vec<usize>,
     schema: SchemaRef,
-    /// What answers each call.
+    /// Source of each call's result.
     answers: Vec<Answer>,
     extremes: Vec<Extreme>,
-    /// Those computed over all rows of a group.
+    /// Calls that are computed over all rows of a group.
     calls: Calls,
     /// Keyed by the group's slot and the kept columns; the value is the weight.
     rows: KeyedTable,
     /// Per group slot, the slots of its rows.
     members: Vec<Vec<u32>>,
-    /// Per row slot, where in its group's list it is.
+    /// Per row slot, its position in its group's list.
     places: Vec<u32>,
     pending: Vec<Pending>,
 }
 
-/// Where a result comes from.
+/// Source of a result.
 #[derive(Debug, Clone, Copy)]
 enum Answer {
     Extreme(usize),
@@ -57,7 +57,7 @@ struct Pending {
 }
 
 impl Multiset {
-    /// Keeps what `calls`, over the columns of `input`, read.
+    /// Keeps the columns that `calls` read; they are over the columns of `input`.
     pub fn new(input: &Schema, calls: Calls) -> Result<Self> {
         let expressions = calls.0.iter().flat_map(|call| call.arguments.iter().chain(&call.filter));
         let mut columns: Vec<usize> = expressions.flat_map(collect_columns).map(|column| column.index()).collect();
@@ -92,7 +92,7 @@ impl Multiset {
         })
     }
 
-    /// Lets a call's expressions speak of the kept columns.
+    /// Changes a call's expressions to refer to the kept columns.
     fn rebase(call: &mut Call, columns: &[usize]) -> Result<()> {
         let rebased = |expression: &Arc<dyn PhysicalExpr>| {
             let moved = Arc::clone(expression).transform_down(|node| {
@@ -115,14 +115,14 @@ impl Multiset {
         kept.chain([Field::new(crate::operator::WEIGHT, DataType::Int64, false)]).collect()
     }
 
-    /// Takes rows of a step; `groups` numbers their groups within the step.
+    /// Takes rows of a step; `groups` holds the number of each row's group within the step.
     pub fn take(&mut self, rows: &RecordBatch, groups: &[usize]) {
         let columns = self.columns.iter().map(|column| rows.column(*column).clone()).collect();
         let weights = rows.column(rows.num_columns() - 1).as_primitive::<Int64Type>().clone();
         self.pending.push(Pending { columns, weights, groups: groups.to_vec() });
     }
 
-    /// Counts the rows taken, now that the groups of the step have slots.
+    /// Counts the rows taken, now that the step's groups have slots.
     pub fn settle(&mut self, groups: &[u32]) -> Result<()> {
         for pending in std::mem::take(&mut self.pending) {
             let of: Vec<u32> = pending.groups.iter().map(|group| groups[*group]).collect();
@@ -222,7 +222,8 @@ impl Multiset {
     fn compute(&self, groups: &[u32]) -> Result<Vec<ArrayRef>> {
         let mut slots = Vec::new();
         let mut ids = Vec::new();
-        // Accumulators are only told of groups that have rows; where the result of the others is.
+        // Only groups with rows are passed to the accumulators; `sources` is the index of each group's result, `None`
+        // without rows.
         let mut full = 0;
         let mut sources = Vec::with_capacity(groups.len());
         for group in groups {
@@ -292,7 +293,7 @@ impl Multiset {
         Ok(())
     }
 
-    /// Takes back rows that were written before.
+    /// Restores rows that were written before.
     pub fn restore(&mut self, groups: &[u32], columns: &[ArrayRef]) -> Result<()> {
         let Some((weights, columns)) = columns.split_last() else {
             return Err(Error::damaged("rows of an aggregate were stored without weights"));
@@ -307,7 +308,7 @@ impl Multiset {
         Ok(())
     }
 
-    /// What changed: of rows written, the groups and all columns; of rows gone, the groups and the key columns.
+    /// The changes: of rows written, the groups and all columns; of deleted rows, the groups and the key columns.
     pub fn changes(&mut self) -> Result<(MultisetRows, MultisetRows)> {
         let KeyedChanges { upserts, deletes, .. } = self.rows.changes()?;
         let mut written = self.rows.keys(&upserts)?;

@@ -1,9 +1,9 @@
-//! The groups of some closing values next to each other.
+//! The groups of a range of closing values.
 //!
-//! Rows go into `fresh` accumulators. DataFusion's accumulators give their state away as a whole, so at every snapshot the fresh part, which
-//! holds just what came since the last one, is merged into the pane's `settled` rows; those are what is written. Without snapshots in
-//! between, a pane costs what DataFusion's own GROUP BY costs. When some of its values are complete and others are not, the pane is
-//! settled too: the rows of the complete ones are taken out.
+//! Rows are added to `fresh` accumulators. DataFusion's accumulators release their state only as a whole, so at every
+//! snapshot the fresh part, which holds only the rows since the last one, is merged into the pane's `settled` rows, which
+//! are then written. Without snapshots in between, a pane costs as much as DataFusion's GROUP BY. When some of its values
+//! are complete and others are not, the pane is settled too, and the rows of the complete ones are taken out.
 
 use arrow::array::ArrayRef;
 use arrow::datatypes::Field;
@@ -16,7 +16,7 @@ use super::call::{Arguments, Calls};
 use super::groups::Groups;
 use super::times::{ClosingKey, microseconds, raw_times};
 
-/// What all panes of an operator have in common.
+/// Properties shared by all panes of an operator.
 pub(super) struct Shape {
     pub calls: Calls,
     pub keys: Vec<Field>,
@@ -33,19 +33,19 @@ pub(super) struct Pane {
     settled: Option<KeyedTable>,
 }
 
-/// What came since the last snapshot. Key columns that have held the same value in every row are not hashed: the closing key is
-/// one while there is one value, and a window's other bound mostly.
+/// Groups since the last snapshot. Time columns of the key that have held one value in every row are not hashed: the closing
+/// key is one while there is one value, and mostly so is a window's other bound.
 struct Fresh {
     groups: Groups,
     hashed: Vec<usize>,
     constants: Vec<Option<ScalarValue>>,
 }
 
-/// What is left of a pane whose complete values are gone: settled groups, by closing value, ascending.
+/// The settled groups that remain when the complete ones are taken out: closing value and slot, ascending.
 pub(super) struct Rest(pub Vec<(i64, u32)>);
 
 impl Pane {
-    /// Takes rows in.
+    /// Adds rows.
     pub fn add(&mut self, shape: &Shape, keys: &[ArrayRef], arguments: &Arguments, rows: usize) -> Result<()> {
         let fresh = match &mut self.fresh {
             Some(fresh) => fresh,
@@ -56,7 +56,7 @@ impl Pane {
         Ok(fresh.groups.update(&hashed, arguments, rows)?)
     }
 
-    /// Takes back groups that [`Pane::changes`] told before.
+    /// Restores groups that [`Pane::changes`] reported before.
     pub fn restore(&mut self, shape: &Shape, keys: &[ArrayRef], states: &[ArrayRef], rows: usize) -> Result<()> {
         self.settled(shape)?.restore(keys, states, rows).map(drop)
     }
@@ -87,10 +87,10 @@ impl Pane {
         }
     }
 
-    /// Takes the groups out whose closing value is complete: their keys and results, and which are left.
+    /// Takes out the groups whose closing value is complete: their keys and results, and the remaining groups.
     pub fn finish_some(&mut self, shape: &Shape, is_complete: impl Fn(i64) -> bool) -> Result<(Columns, Rest)> {
         self.settle(shape)?;
-        // What its key columns hold in every row has changed.
+        // Its constant key columns may hold other values from now on.
         self.fresh = None;
         let settled = self.settled(shape)?;
         let slots = settled.live_slots();
@@ -109,7 +109,8 @@ impl Pane {
         Ok((columns, Rest(rest)))
     }
 
-    /// Moves these settled groups into a pane of their own. What did not change since [`Pane::changes`] counts as told there too.
+    /// Copies these settled groups into a pane of their own. Groups that did not change since [`Pane::changes`] count as
+    /// reported there too.
     pub fn part(&self, shape: &Shape, slots: &[u32]) -> Result<Self> {
         let mut part = Self::default();
         let Some(from) = &self.settled else { return Ok(part) };
@@ -121,7 +122,7 @@ impl Pane {
         Ok(part)
     }
 
-    /// How many groups there are; those that changed since they were settled count twice.
+    /// Number of groups; those that changed since they were settled count twice.
     pub fn groups(&self) -> usize {
         self.settled.as_ref().map_or(0, KeyedTable::len) + self.fresh.as_ref().map_or(0, |fresh| fresh.groups.len())
     }
@@ -160,7 +161,7 @@ impl Pane {
 }
 
 impl Fresh {
-    /// Finds out from the first rows which columns to take for constant.
+    /// Treats a time column as constant if it holds one value in all of the first rows.
     fn new(keys: &[Field], columns: &[ArrayRef], calls: &Calls) -> Result<Self> {
         let constants = columns.iter().map(constant).collect::<Result<Vec<_>>>()?;
         let hashed: Vec<usize> = (0..keys.len()).filter(|key| constants[*key].is_none()).collect();
@@ -168,7 +169,7 @@ impl Fresh {
         Ok(Self { groups: Groups::new(&fields, calls)?, hashed, constants })
     }
 
-    /// Hashes the columns from now on that turn out not to be constant.
+    /// From now on also hashes the columns that turn out not to be constant.
     fn admit(&mut self, keys: &[Field], columns: &[ArrayRef]) -> Result<()> {
         let mut changed = false;
         let before: Vec<Option<ScalarValue>> = self.constants.clone();
@@ -216,7 +217,7 @@ fn assemble(
     Ok(keys.into_iter().flatten().collect())
 }
 
-/// The value that all rows of a time column hold, if they do.
+/// The value that all rows of a time column hold, if there is one.
 fn constant(column: &ArrayRef) -> Result<Option<ScalarValue>> {
     let Some(values) = raw_times(column) else { return Ok(None) };
     let Some(first) = values.first() else { return Ok(None) };

@@ -1,8 +1,8 @@
-//! Which closing values share a hash aggregation.
+//! Assigns closing values to hash aggregations.
 //!
-//! A window with many rows has one of its own: closing it is emitting it and dropping it. Windows with a few rows each would cost more to
-//! set up, look up and emit than their rows do, so neighbours share a [`Pane`] until it has as many rows as are worth one. A pane some of
-//! whose windows are complete is parted; windows that turned out to have many rows then get their own.
+//! A window with many rows has its own: closing it means emitting it and dropping it. Windows with few rows each would cost
+//! more to set up, look up and emit than their rows do, so neighbours share a [`Pane`] until it has `worthwhile` rows. When
+//! some windows of a pane are complete, the pane is divided; windows that turned out to have many rows then get their own.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,7 @@ use crate::error::Result;
 use super::pane::{Columns, Pane, Rest, Shape};
 use super::times::{Rows, split};
 
-/// So many rows are worth a pane.
+/// Number of rows that justify a pane of their own.
 pub(super) const WORTHWHILE: usize = 1024;
 
 /// Panes in the order of their values; ranges do not overlap.
@@ -24,27 +24,27 @@ pub(super) struct Panes {
     worthwhile: usize,
 }
 
-/// A pane and the values that belong to it.
+/// A pane and the range of its values.
 #[derive(Default)]
 pub(super) struct Ranged {
     pub pane: Pane,
     /// The greatest closing value of its rows.
     newest: i64,
-    /// The greatest value whose rows belong here; not below `newest`.
+    /// The greatest value that is assigned to this pane; not below `newest`.
     reach: i64,
-    /// Rows taken in, of its values that are not complete; roughly.
+    /// Approximate number of rows taken in for its values that are not complete.
     rows: usize,
-    /// There is something to tell since the last snapshot.
+    /// It has changes since the last snapshot.
     pub touched: bool,
 }
 
 impl Panes {
-    /// No panes. New values join the one below them while it has fewer rows than `worthwhile`.
+    /// No panes. New values join the pane below them while it has fewer rows than `worthwhile`.
     pub fn new(worthwhile: usize) -> Self {
         Self { panes: BTreeMap::new(), worthwhile }
     }
 
-    /// Which rows belong to which pane, by its smallest value. Values that belong to none are given one.
+    /// The rows of each pane, by the pane's smallest value. Values that belong to no pane are assigned one.
     pub fn divide(&mut self, values: &[i64]) -> Vec<(i64, Rows)> {
         let mut homes = Vec::with_capacity(values.len());
         let mut homeless = self.find(values, &mut homes);
@@ -57,10 +57,10 @@ impl Panes {
         split(&homes)
     }
 
-    /// The pane of each value, by its smallest, as far as there is one; the other values.
+    /// Pushes the pane of each value, by its smallest value, to `homes`; returns the values without a pane.
     fn find(&self, values: &[i64], homes: &mut Vec<i64>) -> Vec<i64> {
         let mut homeless = Vec::new();
-        // Rows come almost in order: most belong where the one before belonged.
+        // Rows arrive almost in order: most belong to the same pane as the row before.
         let mut last = (0, -1);
         for value in values {
             if !(last.0..=last.1).contains(value) {
@@ -77,9 +77,9 @@ impl Panes {
         homeless
     }
 
-    /// Gives a pane to values, ascending, one per row, that belong to none.
+    /// Assigns panes to values without one; `values` is ascending, one per row.
     fn settle_in(&mut self, values: &[i64]) {
-        // The pane that is being filled, and with how many rows.
+        // The pane that is being filled, and the number of rows for it.
         let mut filled = (None, 0);
         for same in values.chunk_by(|a, b| a == b) {
             let value = same[0];
@@ -91,7 +91,7 @@ impl Panes {
                     continue;
                 }
                 if coming > 0 {
-                    // What lies between belongs to one of the two, or stragglers would make a crowd of small panes.
+                    // Values in between belong to the pane below: otherwise stragglers would create many small panes.
                     below.reach = value - 1;
                 }
             }
@@ -100,7 +100,7 @@ impl Panes {
         }
     }
 
-    /// The pane whose smallest value is `first`, to take rows with these values in.
+    /// The pane whose smallest value is `first`, to which rows with these values will be added.
     pub fn enter(&mut self, first: i64, values: &Int64Array) -> &mut Ranged {
         let pane = self.panes.entry(first).or_default();
         pane.newest = pane.newest.max(max(values).unwrap_or(first));
@@ -109,7 +109,7 @@ impl Panes {
         pane
     }
 
-    /// Takes out what is complete, in ascending order of the values from pane to pane.
+    /// Takes out the complete groups, pane by pane, ascending by value.
     pub fn take_complete(&mut self, shape: &Shape, watermark: i64) -> Result<Vec<Columns>> {
         let is_complete = |value: i64| shape.closing.is_complete(value, watermark);
         let mut taken = Vec::new();
@@ -132,7 +132,7 @@ impl Panes {
         Ok(taken)
     }
 
-    /// What is left of a pane: as it is, or in parts if they are worth it.
+    /// Reinserts the rest of a pane: as it is, or divided if its rows justify that.
     fn put_back(&mut self, shape: &Shape, ranged: Ranged, rest: &Rest) -> Result<()> {
         let Some((first, _)) = rest.0.first() else { return Ok(()) };
         let values: Vec<&[(i64, u32)]> = rest.0.chunk_by(|a, b| a.0 == b.0).collect();
@@ -164,7 +164,7 @@ impl Panes {
         self.panes.values().map(|ranged| &ranged.pane)
     }
 
-    /// Those with something to tell.
+    /// Panes with changes since the last snapshot.
     pub fn touched(&mut self) -> impl Iterator<Item = &mut Ranged> {
         self.panes.values_mut().filter(|ranged| ranged.touched)
     }
@@ -179,7 +179,7 @@ mod tests {
 
     use super::*;
 
-    /// Where the values go: per pane, its smallest value and the values that it takes.
+    /// The assignment of values: per pane, its smallest value and the values added to it.
     fn enter(panes: &mut Panes, values: &[i64]) -> Vec<(i64, Vec<i64>)> {
         let column: ArrayRef = Arc::new(Int64Array::from(values.to_vec()));
         let parts = panes.divide(values).into_iter().map(|(first, rows)| {
@@ -204,7 +204,7 @@ mod tests {
         let mut panes = Panes::new(2);
         enter(&mut panes, &[10, 10, 20, 20, 30, 30]);
         assert_eq!(enter(&mut panes, &[15, 29, 12, 20]), [(10, vec![15, 12]), (20, vec![29, 20])]);
-        // Before all others, and behind a last one that is full.
+        // Before all panes, and behind a last pane that is full.
         assert_eq!(enter(&mut panes, &[31, 5, 32]), [(5, vec![5]), (31, vec![31, 32])]);
         assert_eq!(panes.first(), Some(5));
     }

@@ -1,4 +1,4 @@
-//! The closing key: its values as microseconds, which rows are too late, and which rows share a value.
+//! The closing key: its values as microseconds, the rows that are late, and the rows that share a value.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,12 +15,12 @@ use datafusion::error::Result;
 
 use crate::operator::{END_OF_TIME, Tick};
 
-/// A grouping column whose values get complete.
+/// A grouping column whose values become complete.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ClosingKey {
-    /// In the input.
+    /// Index in the input.
     pub column: usize,
-    /// Among the keys.
+    /// Index among the keys.
     pub key: usize,
     pub lag: i64,
 }
@@ -37,7 +37,7 @@ impl ClosingKey {
         if watermark == END_OF_TIME { END_OF_TIME } else { watermark.saturating_sub(self.lag) }
     }
 
-    /// Whether every value is complete, also the largest.
+    /// `true` if a value is complete; at the end of time all values are, even the largest.
     pub fn is_complete(&self, value: i64, watermark: i64) -> bool {
         watermark == END_OF_TIME || value < self.complete_below(watermark)
     }
@@ -47,7 +47,7 @@ impl ClosingKey {
         smallest.map_or(END_OF_TIME, |value| value.saturating_add(self.lag).saturating_add(1))
     }
 
-    /// Parts a batch into the rows that count and, if there are any, those that came too late (or have no time at all).
+    /// Divides a batch into the rows that count and the late rows, if any. Rows without a time are late.
     pub fn part(&self, batch: RecordBatch, tick: Tick) -> Result<(RecordBatch, Option<RecordBatch>)> {
         let values = microseconds(batch.column(self.column))?;
         let limit = self.complete_below(tick.before);
@@ -63,7 +63,7 @@ impl ClosingKey {
 }
 
 impl Rows {
-    /// Takes these rows of a column of `rows` rows.
+    /// Takes these rows of a column.
     pub fn of(&self, column: &ArrayRef) -> Result<ArrayRef> {
         match self {
             Self::Run { start: 0, length } if *length == column.len() => Ok(Arc::clone(column)),
@@ -72,7 +72,7 @@ impl Rows {
         }
     }
 
-    /// How many rows there are.
+    /// Number of rows.
     pub fn len(&self) -> usize {
         match self {
             Self::Run { length, .. } => *length,
@@ -98,7 +98,7 @@ pub(super) fn microseconds(column: &ArrayRef) -> Result<Int64Array> {
     }
 }
 
-/// The values of columns that are 64-bit integers in memory and likely to be times.
+/// The values of a column of 64-bit integers or timestamps, in its own unit; `None` for other types.
 pub(super) fn raw_times(column: &ArrayRef) -> Option<&ScalarBuffer<i64>> {
     match column.data_type() {
         DataType::Int64 => Some(column.as_primitive::<Int64Type>().values()),
@@ -114,7 +114,7 @@ pub(super) fn raw_times(column: &ArrayRef) -> Option<&ScalarBuffer<i64>> {
     }
 }
 
-/// Which rows have which value, ascending. Usually there is one value, and never a cost per row beyond looking at it once.
+/// The rows of each value, ascending by value. The usual case, one value, copies nothing.
 pub(super) fn split(values: &[i64]) -> Vec<(i64, Rows)> {
     let Some(first) = values.first() else { return Vec::new() };
     if values.iter().all(|value| value == first) {

@@ -1,4 +1,4 @@
-//! Averages of many groups of which some do not fit their type: these get the value that stands for that, see
+//! Averages over many groups, some of which do not fit their type: these get a substitute value, see
 //! [`crate::evaluate::in_range`].
 
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
 use super::call::plain_accumulator;
 use crate::evaluate::is_of_row;
 
-/// DataFusion's accumulator, whose results never fail.
+/// DataFusion's accumulator, whose results never fail because a value does not fit.
 pub(super) struct Tolerant {
     function: Arc<AggregateFunctionExpr>,
     inner: Box<dyn GroupsAccumulator>,
@@ -21,7 +21,7 @@ pub(super) struct Tolerant {
 }
 
 impl Tolerant {
-    /// With `instead` for results that do not fit.
+    /// With `instead` as the result of groups that do not fit.
     pub fn new(function: &Arc<AggregateFunctionExpr>, instead: ScalarValue) -> Result<Self> {
         Ok(Self { function: Arc::clone(function), inner: plain_accumulator(function)?, instead })
     }

@@ -1,9 +1,9 @@
-//! GROUP BY whose groups go on changing: at every step the old rows of the groups that changed are taken back and new ones given.
+//! GROUP BY whose groups keep changing: at every step the old rows of the changed groups are retracted and new ones emitted.
 //!
-//! The rows of a step are aggregated by themselves; then the states of the groups they touch are read, merged and written back, so
-//! a step costs the rows and groups it touches. Over a retracting input COUNT, SUM and AVG add weights ([`super::weighted`]); the
-//! other aggregates are computed anew from the group's rows ([`super::multiset`]). With a closing key nothing comes out until
-//! a group is complete; then it comes out once and is gone.
+//! The rows of a step are aggregated by themselves; then the states of their groups are read, merged and written back, so a
+//! step costs the rows and groups it touches. Over a retracting input COUNT, SUM and AVG add weights ([`super::weighted`]);
+//! the other aggregates are computed again from the group's rows ([`super::multiset`]). With a closing key nothing is
+//! emitted until a group is complete; then it is emitted once and deleted.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -31,39 +31,39 @@ use super::multiset::Multiset;
 use super::times::{ClosingKey, microseconds};
 use super::weighted::{row_count, weighted};
 
-/// The GROUP BY without end.
+/// The GROUP BY whose groups stay open.
 pub(super) struct Updating {
     spec: AggregateSpec,
     keys: Vec<Field>,
     closing: Option<ClosingKey>,
-    /// Over accumulators; the first counts rows if the input retracts.
+    /// The calls with accumulators; the first counts rows if the input retracts.
     calls: Calls,
-    /// Where the result of each aggregate comes from.
+    /// Source of each aggregate's result.
     sources: Vec<Source>,
     multiset: Option<Multiset>,
     states: Vec<StateTable>,
     /// The groups of the current step.
     partial: Groups,
-    /// Keys; states, then the last touch (with a TTL), then remembered results.
+    /// Keys; states, then the last touch (with a TTL), then the last emitted results of the sources that keep them.
     table: KeyedTable,
-    /// How many columns hold states.
+    /// Number of columns that hold states.
     width: usize,
     expiry: Option<Expiry>,
     /// Slots by the value of their closing key.
     open: BTreeMap<i64, Vec<u32>>,
     cutoff: i64,
-    /// Rows were restored and no step was made since.
+    /// Rows were restored and no step followed yet.
     restored: bool,
 }
 
-/// Where an aggregate's result comes from.
+/// Source of an aggregate's result.
 #[derive(Debug, Clone, Copy)]
 enum Source {
     /// A call's state.
     State(usize),
-    /// A call's state, but evaluating it twice may differ: what was given is in this column.
+    /// A call's state; evaluating it twice may give different results, so the last result is kept in this column.
     Remembered { call: usize, column: usize },
-    /// The multiset's result with this number; what was given is in this column.
+    /// The multiset's result with this number; the last result is kept in this column.
     Rows { number: usize, column: usize },
 }
 
@@ -71,22 +71,22 @@ enum Source {
 struct Touched {
     keys: Vec<ArrayRef>,
     slots: Vec<u32>,
-    /// Those that were there before.
+    /// Groups that existed before the step.
     known: Vec<usize>,
-    /// What the table held for those.
+    /// Columns of the known groups before the step.
     before: Vec<ArrayRef>,
-    /// What it is to hold for all.
+    /// Columns of all touched groups after the step.
     after: Vec<ArrayRef>,
-    /// Whether there are rows left.
+    /// `true` if the group has rows left.
     alive: Vec<bool>,
 }
 
-/// Which calls go by state and which by rows.
+/// The calls computed by state and those computed by rows.
 #[derive(Default)]
 struct Chosen {
     calls: Calls,
     by_rows: Calls,
-    /// Per aggregate, whether by state, and its place there.
+    /// Per aggregate: `true` if by state, and its index among those.
     chosen: Vec<(bool, usize)>,
 }
 
@@ -154,7 +154,7 @@ impl Updating {
         })
     }
 
-    /// Aggregates the rows of a batch with those of this step.
+    /// Adds the rows of a batch to this step's groups.
     fn add(&mut self, rows: &RecordBatch, stamps: &mut Vec<i64>) -> Result<()> {
         if rows.num_rows() == 0 {
             return Ok(());
@@ -174,7 +174,7 @@ impl Updating {
         Ok(())
     }
 
-    /// Merges what the step gave with what was known of the same groups.
+    /// Merges the step's groups with their stored states.
     fn merge(&mut self, stamps: Vec<i64>, tick: Tick) -> Result<Touched> {
         let groups = self.partial.len();
         let keys = self.partial.take_keys()?;
@@ -199,7 +199,7 @@ impl Updating {
         Ok(touched)
     }
 
-    /// When the touched groups were last touched.
+    /// The times at which the touched groups were last touched.
     fn stamp(&mut self, touched: &Touched, mut stamps: Vec<i64>, tick: Tick) -> Vec<i64> {
         let Some(expiry) = &mut self.expiry else { return stamps };
         match self.spec.time {
@@ -221,7 +221,7 @@ impl Updating {
         stamps
     }
 
-    /// The results of all touched groups now, and of the known ones before.
+    /// The current results of all touched groups, and the previous results of the known ones.
     fn results(&self, touched: &Touched) -> Result<(Vec<ArrayRef>, Vec<ArrayRef>)> {
         let after = self.calls.results_of(&touched.after[..self.width], touched.slots.len())?;
         let before = self.calls.results_of(&touched.before[..self.width], touched.known.len())?;
@@ -253,7 +253,7 @@ impl Updating {
         self.table.delete(&slots(&gone))
     }
 
-    /// Rows taken back, then rows given.
+    /// Retracted rows, then new rows.
     fn difference(&self, touched: &Touched, now: &[ArrayRef], then: &[ArrayRef]) -> Result<Option<RecordBatch>> {
         let groups = touched.slots.len();
         let differs = differs(&pick(now, &touched.known)?, then, touched.known.len())?;
@@ -284,7 +284,7 @@ impl Updating {
         Ok(Some(batch(&self.spec.output, columns, back.len() + given.len())?))
     }
 
-    /// Notes when new groups will be complete.
+    /// Records when new groups will be complete.
     fn open(&mut self, slots: &[u32], keys: &[ArrayRef], groups: impl Iterator<Item = usize>) -> Result<()> {
         let Some(closing) = self.closing else { return Ok(()) };
         let times = microseconds(&keys[closing.key])?;
@@ -321,8 +321,8 @@ impl Updating {
         Ok(rows)
     }
 
-    /// Those of the listed slots whose groups really have a value of the closing key: a group that lost all its rows may have come back
-    /// and be listed twice, or have left its slot to another.
+    /// The listed slots whose groups have `value` as their closing key: a group that lost all its rows may have been created
+    /// again and be listed twice, or its slot may now belong to another group.
     fn complete(&self, closing: ClosingKey, value: i64, mut slots: Vec<u32>) -> Result<Vec<u32>> {
         slots.sort_unstable();
         slots.dedup();
@@ -338,7 +338,7 @@ impl Updating {
         self.table.delete(slots)
     }
 
-    /// Drops restored rows whose group was not restored: a cutoff may have removed the group while its rows lay on disk.
+    /// Drops restored rows whose group was not restored: a cutoff may have removed the group while its rows were on disk.
     fn adopt(&mut self) -> Result<()> {
         if std::mem::take(&mut self.restored)
             && let Some(multiset) = &self.multiset
@@ -349,7 +349,7 @@ impl Updating {
         Ok(())
     }
 
-    /// Forgets groups that were not touched for long.
+    /// Deletes groups that were not touched for the TTL.
     fn expire(&mut self, tick: Tick) -> Result<()> {
         let Some(expiry) = &mut self.expiry else { return Ok(()) };
         let now = match self.spec.time {
@@ -366,7 +366,7 @@ impl Updating {
         let due: Vec<u32> =
             due.iter().zip(touched.values()).filter(|(_, time)| **time < limit).map(|(slot, _)| *slot).collect();
         if self.multiset.is_some() {
-            // The keys of the groups are needed to tell which of their rows are gone.
+            // The keys of the groups are needed to report which of their rows are deleted.
             return self.remove(&due);
         }
         if due.is_empty() { Ok(()) } else { self.table.forget(&due) }
@@ -415,7 +415,7 @@ impl Operator for Updating {
 
     fn changes(&mut self) -> Result<Vec<StateChange>> {
         let mut all = Vec::new();
-        // Rows first: the keys of groups that are gone are still known then.
+        // Rows first: the table still has the keys of deleted groups.
         if let Some(multiset) = &mut self.multiset {
             let (written, gone) = multiset.changes()?;
             let mut upserts = self.table.keys(&written.groups)?;
@@ -450,7 +450,7 @@ impl Operator for Updating {
             let groups = self.table.intern(keys, rows.num_rows())?;
             return multiset.restore(&groups, values);
         }
-        // The touch precedes the remembered results, as in memory.
+        // The last touch precedes the kept results, as in memory.
         let slots = self.table.restore(keys, values, rows.num_rows())?;
         if let Some(expiry) = &mut self.expiry {
             let touched = values[self.width].as_primitive::<Int64Type>();
@@ -462,7 +462,7 @@ impl Operator for Updating {
     }
 
     fn due(&self) -> i64 {
-        // Without a closing key nothing comes out but by rows.
+        // Without a closing key a step without rows emits nothing.
         self.closing.map_or(END_OF_TIME, |closing| closing.due(self.open.keys().next().copied()))
     }
 
@@ -529,7 +529,7 @@ fn pick(columns: &[ArrayRef], rows: &[usize]) -> Result<Vec<ArrayRef>> {
         .map_err(DataFusionError::from)?)
 }
 
-/// In which rows the columns differ.
+/// A flag per row: `true` where any column differs.
 fn differs(a: &[ArrayRef], b: &[ArrayRef], rows: usize) -> Result<BooleanArray> {
     let mut differs = BooleanArray::from(vec![false; rows]);
     for (a, b) in a.iter().zip(b) {

@@ -1,8 +1,8 @@
-//! COUNT, SUM and AVG over rows with weights: a row of weight w counts w times, and taking it back is adding it with weight -w.
+//! COUNT, SUM and AVG over rows with weights: a row of weight w counts w times; it is retracted by adding it with weight -w.
 //!
-//! The last argument is always the weight. Integers and decimals are exact (a sum that does not fit is kept as such). Floating-point sums are
-//! kept in two parts (Knuth's two-sum), so that what was added can be taken away again without residue for about 106 bits; what is
-//! not finite is counted apart, because it could not be taken away.
+//! The last argument is always the weight. Integers and decimals are exact (a sum that does not fit is marked as such).
+//! Floating-point sums are kept in two parts (Knuth's two-sum), so that added values can be subtracted again without residue
+//! for about 106 bits; values that are not finite are counted separately, because they could not be subtracted.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
 use super::call::{Call, Factory, native_accumulator};
 use crate::evaluate::{NO_BIGINT, NO_DECIMAL, plus};
 
-/// The call as a weighted one, if it is one of those that can be.
+/// The call as a weighted one; `None` if it has no weighted form.
 pub(super) fn weighted(
     function: &Arc<AggregateFunctionExpr>,
     filter: Option<&Arc<dyn PhysicalExpr>>,
@@ -36,7 +36,7 @@ pub(super) fn weighted(
             (Arc::new(move || Ok(Box::new(Sum::new(&sum, finish.clone())) as _)), Sum::fields(&result))
         }
         "avg" => {
-            // DataFusion's own average has the count and the sum as its state: it turns ours into the result.
+            // The state of DataFusion's average is a count and a sum: it computes the result from ours.
             let fields = function.state_fields()?;
             let [_, sum] = fields.as_slice() else { return Ok(None) };
             let sum = sum.data_type().clone();
@@ -66,7 +66,7 @@ pub(super) fn weighted(
     }))
 }
 
-/// How many rows a group has.
+/// Counts the rows of a group.
 pub(super) fn row_count(weight: &Arc<dyn PhysicalExpr>) -> Call {
     Call {
         arguments: vec![Arc::clone(weight), Arc::clone(weight)],
@@ -155,7 +155,7 @@ impl GroupsAccumulator for Count {
     }
 }
 
-/// What the sum and the count of valid values become.
+/// Computes the result from the sum and the count of valid values.
 #[derive(Clone)]
 enum Finish {
     Sum,
@@ -165,7 +165,7 @@ enum Finish {
 struct Sum {
     data_type: DataType,
     finish: Finish,
-    /// How many values, weighted.
+    /// Weighted number of values.
     counts: Vec<i64>,
     sums: Sums,
 }
@@ -177,7 +177,7 @@ enum Sums {
     Float(Vec<FloatSum>),
 }
 
-/// `high + low` of the finite values, and how many there were of the others.
+/// `high + low` of the finite values, and the counts of the others.
 #[derive(Default, Clone, Copy)]
 struct FloatSum {
     high: f64,
@@ -225,7 +225,7 @@ impl FloatSum {
     }
 }
 
-/// Sums as they are kept and emitted; [`NO_BIGINT`] where one is none.
+/// Sums as they are stored and emitted; [`NO_BIGINT`] where a sum does not fit.
 fn whole(sums: Vec<i128>) -> Vec<i64> {
     sums.into_iter().map(|sum| i64::try_from(sum).unwrap_or(NO_BIGINT)).collect()
 }
@@ -328,7 +328,7 @@ impl GroupsAccumulator for Sum {
         let (sums, counts) = self.take(emit_to)?;
         let Finish::Average(function) = &self.finish else { return Ok(sums) };
         let ids: Vec<usize> = (0..counts.len()).collect();
-        // Where there is nothing both are null.
+        // Groups without values have null for both.
         let counts = counts.into_iter().map(|count| (count != 0).then_some(count.max(0) as u64));
         let mut average = native_accumulator(function)?;
         average.merge_batch(&[Arc::new(counts.collect::<UInt64Array>()), sums], &ids, ids.len())?;

@@ -1,4 +1,4 @@
-//! Every operator in cells, short of memory, against itself in one piece: cells that are left out of a step owe it nothing.
+//! Every operator in cells, short of memory, against a single instance: skipped cells lose no output.
 
 use std::sync::Arc;
 
@@ -184,7 +184,7 @@ fn newest() -> Result<Box<dyn Operator>> {
     })
 }
 
-/// Steps of one case: how many there were in which a cell was left out.
+/// Runs one case; returns the number of cell steps that were skipped.
 fn play(case: &Case, seed: u64) -> usize {
     let rng = &mut StdRng::seed_from_u64(seed);
     let mut plain = (case.make)().unwrap();
@@ -201,7 +201,7 @@ fn play(case: &Case, seed: u64) -> usize {
     .unwrap();
     let (mut before, mut clock, mut id, mut left_out) = (NO_WATERMARK, 1_000, 0, 0);
     for step in 0..80 {
-        // A few keys at a time, so that the others are cold.
+        // Few keys at a time, so that the others are cold.
         let keys = rng.random_range(0..30);
         let mut port = || -> Vec<RecordBatch> {
             let made = (0..rng.random_range(0..5)).map(|_| {
@@ -232,7 +232,7 @@ fn play(case: &Case, seed: u64) -> usize {
 fn only_cells_that_are_touched_or_due_are_fetched_and_nothing_comes_late() {
     for case in CASES {
         let left_out: usize = (0..10).map(|seed| play(case, seed)).sum();
-        // Rows that wait for rows of their key may come out at any step.
+        // Rows that wait for rows of their key may be emitted at any step.
         let wanted = if case.name == "rolling rows ahead" { 0 } else { 3_000 };
         println!("{}: {left_out} of 6400 cell steps were left out", case.name);
         assert!(left_out >= wanted, "{}: {left_out}", case.name);

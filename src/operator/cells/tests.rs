@@ -1,4 +1,4 @@
-//! An operator in cells, short of memory, against the same operator in one piece.
+//! An operator in cells, short of memory, against a single instance.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use crate::env::Env;
 use crate::operator::restore;
 use crate::state::{SpillFolder, StateStore, shard_of};
 
-/// What the test operator pretends that a remembered row takes.
+/// Nominal memory of a row in the test operator's state.
 const ROW_BYTES: u64 = 1000;
 
 fn columns(names: [&str; 3]) -> SchemaRef {
@@ -39,8 +39,8 @@ fn rows(batch: &RecordBatch) -> Vec<[Option<i64>; 3]> {
 const INPUT: [&str; 3] = ["key", "at", "id"];
 const COUNTS: [&str; 3] = ["key", "count", "last"];
 
-/// Counts rows per key, giving the new count at each step and forgetting a key at its tenth row; and gives every row once more
-/// when the watermark has passed it, forgetting it.
+/// Counts rows per key, emits the new count at each step and deletes a key at its tenth row; emits every row once more when
+/// the watermark has passed it, and deletes it.
 #[derive(Default)]
 struct Counter {
     counts: BTreeMap<Option<i64>, [i64; 2]>,
@@ -133,7 +133,7 @@ impl Operator for Counter {
     }
 }
 
-/// What the changes of an operator, put together, say it remembers.
+/// The state of an operator, rebuilt from all its changes.
 #[derive(Debug, Default, Clone, PartialEq)]
 struct Image {
     counts: BTreeMap<Option<i64>, [Option<i64>; 3]>,
@@ -200,7 +200,7 @@ impl Run {
     }
 }
 
-/// Makes a place to spill to.
+/// Creates a store to spill to.
 type Spill = dyn Fn() -> SpillStore;
 
 fn memory() -> SpillStore {
@@ -233,7 +233,7 @@ fn sorted(batches: &[RecordBatch]) -> Vec<[Option<i64>; 3]> {
     all
 }
 
-/// Where a run's changes are written, as the engine would.
+/// The durable state of a run, written as the engine would.
 struct Durable {
     store: StateStore,
     snapshot: OperatorSnapshot,
@@ -272,7 +272,7 @@ fn cells_short_of_memory_give_what_one_operator_gives_and_remember_the_same() {
     for seed in 0..100 {
         let spilling = SpillFolder::create(folder.path(), &Env::manual(0, seed)).unwrap();
         let files = move || spilling.store().unwrap();
-        // Real files for some; memory is faster.
+        // Real files for some seeds; memory is faster.
         let disk: &Spill = if seed % 10 == 0 { &files } else { &memory };
         let mut run = Run { rng: StdRng::seed_from_u64(seed), watermark: NO_WATERMARK, next_id: 0 };
         let budget = MemoryBudget::new(ROW_BYTES * [5, 60, 10_000][run.rng.random_range(0..3)]);
@@ -320,7 +320,7 @@ fn cold_cells_leave_memory_and_the_budget_is_kept() {
     let mut cells = cells(0, 1, &budget, Some(&memory));
     let tick = Tick { before: NO_WATERMARK, watermark: 0, now: 0 };
     for step in 0..20 {
-        // 1,000 keys in all, which need twice the rows.
+        // 1,000 keys in all, each with two rows of state.
         let made: Vec<_> = (step * 50..step * 50 + 50).map(|n| [Some(n), Some(1_000_000), Some(n)]).collect();
         cells.step(vec![vec![batch(INPUT, &made)]], tick).unwrap();
         cells.changes().unwrap();
@@ -330,11 +330,11 @@ fn cold_cells_leave_memory_and_the_budget_is_kept() {
     let usage = cells.usage();
     assert_eq!((usage.rows, usage.oldest), (2_000, Some(1_000_000)));
     assert!(cells.resident() < 4, "{}", cells.resident());
-    // Nothing is due, so nothing is fetched.
+    // Nothing is due, so nothing is loaded.
     let resident = cells.resident();
     let idle = cells.step(vec![Vec::new()], Tick { before: 0, watermark: 999_999, now: 0 }).unwrap();
     assert_eq!((sorted(&idle.rows), cells.resident()), (Vec::new(), resident));
-    // Everything is.
+    // Everything is due.
     let end = Tick { before: 999_999, watermark: i64::MAX, now: 0 };
     assert_eq!(sorted(&cells.step(vec![Vec::new()], end).unwrap().rows).len(), 1_000);
 }

@@ -1,9 +1,9 @@
-//! The first row per key to arrive, at once.
+//! Emits the first row per key on arrival.
 //!
-//! A late row takes the same test as any other, as long as rows of its time are remembered at all, that is while its time plus
-//! `within` is not complete; older ones are late, since nobody knows. (A late row may therefore pass although one up to `within`
-//! older than itself was let through and is forgotten; a copy with the same time is always known.) Without a time column a key
-//! is remembered by the processing time of its epoch.
+//! A late row is tested like any other, as long as keys of its time are kept at all, that is while its time plus `within` is
+//! not complete; older rows are late, since their duplicates are no longer known. (A late row may therefore pass although a
+//! row up to `within` older was let through and has expired; a copy with the same time is always detected.) Without a time
+//! column a key is kept by the processing time of its epoch.
 
 use arrow::array::{BooleanArray, Int64Array};
 use arrow::buffer::BooleanBuffer;
@@ -17,18 +17,18 @@ use crate::operator::keyed::{Encoder, SlotTable, WARM, column_watermark, micros,
 use crate::operator::spec::{DeduplicateSpec, TimeColumn};
 use crate::state::{NO_WATERMARK, StateChange, StateTable};
 
-/// Lets the first row of a key through when it comes.
+/// Lets the first row of a key through when it arrives.
 #[derive(Debug)]
 pub struct OnArrival {
     encoder: Encoder,
-    /// Only if keys are ever forgotten.
+    /// `None` if keys never expire, or expire by processing time.
     time: Option<TimeColumn>,
     seen: SeenKeys,
     hashes: Vec<u32>,
 }
 
 impl OnArrival {
-    /// An operator that has seen nothing.
+    /// An operator with empty state.
     pub fn new(spec: &DeduplicateSpec) -> Result<Self> {
         Ok(Self {
             encoder: Encoder::of_keys(&spec.input, &spec.keys)?,
@@ -68,7 +68,7 @@ impl OnArrival {
         }
     }
 
-    /// The instant that keys are forgotten by.
+    /// The time by which keys expire.
     fn clock(&self, watermark: i64, now: i64) -> i64 {
         self.time.map_or(now, |time| column_watermark(watermark, time.lag))
     }

@@ -1,8 +1,8 @@
-//! The first row per key by event time, once that time is complete.
+//! Emits the first row per key by event time, once that time is complete.
 //!
-//! Complete rows are taken in order of time (ties: of arrival); each comes out unless it is a duplicate of one that did. What came
-//! out is thus what a batch would choose over all the input. A row waits only while it can still win: a row that an earlier one of
-//! its key surely beats is dropped at once. Rows whose time is complete already are late.
+//! Complete rows are processed in order of time (ties: of arrival); each is emitted unless it is a duplicate of an emitted
+//! row. The output is thus what a batch over all the input would choose. A row waits only while it can still win: a row that
+//! is certain to lose to an earlier one of its key is dropped at once. Rows whose time is already complete are late.
 
 use std::collections::BTreeMap;
 
@@ -16,10 +16,10 @@ use crate::operator::keyed::{Encoder, KeyIndex, SequencedRows, SlotTable, WARM, 
 use crate::operator::spec::{DeduplicateSpec, TimeColumn};
 use crate::state::{NO_WATERMARK, StateChange, StateTable};
 
-/// When a waiting row is taken: by time, then by arrival.
+/// Order of waiting rows: by time, then by arrival.
 type Turn = (i64, i64);
 
-/// Lets the earliest row of a key through when it is certain.
+/// Lets the earliest row of a key through once no earlier one can arrive.
 #[derive(Debug)]
 pub struct OnWatermark {
     encoder: Encoder,
@@ -27,18 +27,18 @@ pub struct OnWatermark {
     within: Option<i64>,
     seen: SeenKeys,
     keys: KeyIndex,
-    /// The waiting rows of each key, by turn; mostly one. None is a duplicate of a row that came out.
+    /// The waiting rows of each key, by turn; usually one. None of them is a duplicate of an emitted row.
     waiting: Vec<Vec<Turn>>,
     /// The row of each turn and key: rows of different keys may have the same sequence number.
     turns: BTreeMap<(Turn, u32), u32>,
     rows: SequencedRows,
     numbers: Vec<u32>,
-    /// Rows that lost since the step began.
+    /// Duplicates since the step began.
     duplicates: u64,
 }
 
 impl OnWatermark {
-    /// An operator that has seen nothing.
+    /// An operator with empty state.
     pub fn new(spec: &DeduplicateSpec, time: TimeColumn) -> Result<Self> {
         Ok(Self {
             encoder: Encoder::of_keys(&spec.input, &spec.keys)?,
@@ -54,7 +54,7 @@ impl OnWatermark {
         })
     }
 
-    /// Lets the rows of a batch, all in time, wait if they can win; `before` bounds the times that may come out.
+    /// Stores the rows of a batch, none of them late, if they can win; future output has times at or after `before`.
     fn take(&mut self, batch: &RecordBatch, times: &Int64Array, before: i64) -> Result<()> {
         let mut numbers = std::mem::take(&mut self.numbers);
         self.keys.resolve(batch, &mut numbers)?;
@@ -83,7 +83,7 @@ impl OnWatermark {
         Ok(())
     }
 
-    /// Whether a row cannot come out: the key came out close before, or a waiting row of it will beat this one.
+    /// `true` if a row cannot be emitted: a row of its key was emitted close before, or a waiting one will beat it.
     fn is_beaten(&self, key: u32, time: i64, before: i64) -> bool {
         let waiting = &self.waiting[key as usize];
         let loses = waiting.first().is_some_and(|first| first.0 <= time && self.loses(time, before));
@@ -94,8 +94,8 @@ impl OnWatermark {
         self.seen.recalls(SlotTable::hash(bytes), bytes, time)
     }
 
-    /// Whether a row at `time` loses to any earlier one of its key that still waits: whichever comes out first does so at or after
-    /// `before`, and then `time` is less than `within` away.
+    /// `true` if a row at `time` loses to any earlier row of its key that still waits: the first one emitted has a time at
+    /// or after `before`, and `time` is then less than `within` away.
     fn loses(&self, time: i64, before: i64) -> bool {
         self.within.is_none_or(|within| before != NO_WATERMARK && time.saturating_sub(before) < within)
     }
@@ -114,7 +114,7 @@ impl OnWatermark {
         self.turns.insert((turn, key), row);
     }
 
-    /// The rows whose time is below `watermark` that are nobody's duplicate.
+    /// The rows with a time below `watermark` that are not duplicates.
     fn complete(&mut self, watermark: i64) -> Result<Option<RecordBatch>> {
         let later = self.turns.split_off(&((watermark, i64::MIN), 0));
         let due: Vec<_> = std::mem::replace(&mut self.turns, later).into_iter().collect();
@@ -127,7 +127,7 @@ impl OnWatermark {
             done.push(row);
             let waiting = &mut self.waiting[key as usize];
             if !waiting.contains(&turn) {
-                continue; // A duplicate of one that came out a moment ago.
+                continue; // A duplicate of a row just emitted.
             }
             winners.push(row);
             self.seen.keep(hashes[at], self.keys.key(key), turn.0);

@@ -1,10 +1,11 @@
 //! The first row per key: DISTINCT, DEDUPLICATE and `row_number() … ORDER BY time` = 1.
 //!
-//! A row is a duplicate if a row of the same key was let through whose time is less than `within` away (without `within`: at any
-//! time). A key is remembered while a row in time could still be its duplicate: until the time of the row let through plus
-//! `within` is complete. Keys are remembered exactly, as bytes: no row is ever dropped because two keys look alike to a hash.
+//! A row is a duplicate if a row of the same key was let through whose time is less than `within` away (without `within`: at
+//! any time). A key is kept in state while a row that is not late could still be its duplicate: until the time of the row
+//! let through plus `within` is complete. Keys are compared exactly, as bytes: no row is dropped because of a hash
+//! collision.
 //!
-//! - [`arrival`]: the first to arrive comes out at once.
+//! - [`arrival`]: the first row to arrive is emitted at once.
 //! - [`complete`]: rows wait until their time is complete and are then taken in order of time.
 
 mod arrival;

@@ -1,8 +1,8 @@
-//! The keys that were let through, and when: compact, exact, and cheap to forget.
+//! The keys that were let through, with their times: compact, exact, and cheap to expire.
 //!
-//! Key bytes lie one after another in pages of rows that were let through at about the same time; a hash table holds row numbers
-//! only. Forgetting takes the oldest pages whole. A key of n bytes (as encoded: a BIGINT 9, a string of ten letters 19) costs
-//! n + 4 bytes, 8 for the time if keys are ever forgotten, and 10 to 20 in the hash table.
+//! Key bytes are stored back to back in pages of rows that were let through at about the same time; a hash table holds row
+//! numbers only. Expiry frees the oldest pages whole. A key of n bytes (as encoded: a BIGINT 9, a string of ten letters 19)
+//! costs n + 4 bytes, 8 for the time if keys expire, and 10 to 20 in the hash table.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,24 +15,24 @@ use crate::error::{Context, ErrorKind, Result};
 use crate::operator::keyed::{Encoder, SlotTable, WARM, micros};
 use crate::state::{NO_WATERMARK, StateChange, StateTable};
 
-/// A row number is a page and a row of it.
+/// A row number consists of a page number and, in the low bits, a row of the page.
 const ROW_BITS: u32 = 12;
 const PAGE_ROWS: usize = 1 << ROW_BITS;
-/// Time is divided so finely, relative to `within`: keys stay at most this part longer than needed.
+/// Buckets per `within`: keys occupy memory at most this part of it longer than needed.
 const BUCKETS: i64 = 32;
-/// Rows of one batch of changes.
+/// A batch of changes ends with the page that reaches this many rows.
 const CHANGE_ROWS: usize = 1 << 16;
 
-/// Which keys were let through, with their times.
+/// Keys that were let through, with their times.
 #[derive(Debug)]
 pub struct SeenKeys {
     table: SlotTable,
     pages: Vec<Page>,
     free: Vec<u32>,
-    /// Pages by time, rounded; without `within` one bucket holds all.
+    /// Pages by bucket of time; without `within` one bucket holds all.
     buckets: BTreeMap<i64, Bucket>,
     within: Option<i64>,
-    /// Keys let through before this are forgotten, whether or not their memory was given back.
+    /// Keys let through before this have expired, whether or not their memory was freed.
     floor: i64,
     /// Pages with rows that were not written yet.
     fresh: Vec<u32>,
@@ -63,7 +63,7 @@ impl Page {
         &self.bytes[start..self.ends[row] as usize]
     }
 
-    /// An empty page with room for what this one holds.
+    /// An empty page with the capacity for as many rows and bytes as this one has.
     fn another(&self) -> Self {
         Self {
             bytes: Vec::with_capacity(self.bytes.len() + self.bytes.len() / 64),
@@ -79,7 +79,7 @@ impl Page {
 }
 
 impl SeenKeys {
-    /// Nothing seen yet. Keys are the `keys` columns of `input`; `within` is at least 1.
+    /// An empty set. Keys are the `keys` columns of `input`; `within` is at least 1.
     pub fn new(input: &SchemaRef, keys: &[usize], within: Option<i64>) -> Self {
         let mut fields: Vec<Field> = keys.iter().map(|&key| input.field(key).clone()).collect();
         if within.is_some() {
@@ -100,7 +100,7 @@ impl SeenKeys {
         }
     }
 
-    /// The state table: the key's columns and, if keys are ever forgotten, the time.
+    /// The state table: the key's columns and, if keys expire, the time.
     pub fn state(&self) -> StateTable {
         let schema = Arc::clone(&self.schema);
         let key = (0..schema.fields().len()).collect();
@@ -108,14 +108,14 @@ impl SeenKeys {
         StateTable { name: "seen", schema, routing: self.keys, key, time, append_only: true }
     }
 
-    /// Keys let through `within` or more before `now` are forgotten. `now` never moves back; [`NO_WATERMARK`] forgets nothing.
+    /// Keys let through `within` or more before `now` expire. `now` never moves back; with [`NO_WATERMARK`] nothing expires.
     pub fn advance(&mut self, now: i64) {
         if let (Some(within), true) = (self.within, now != NO_WATERMARK) {
             self.floor = self.floor.max(now.saturating_sub(within).saturating_add(1));
         }
     }
 
-    /// The time from which on rows let through are remembered.
+    /// Rows let through at or after this time are kept.
     pub fn floor(&self) -> i64 {
         self.floor
     }
@@ -125,7 +125,8 @@ impl SeenKeys {
         self.table.warm(hashes);
     }
 
-    /// Whether a row of `key`, whose hash is given, was let through so close to `time` that another one is its duplicate.
+    /// `true` if a row of `key`, with the given hash, was let through so close to `time` that a row at `time` is its
+    /// duplicate.
     pub fn recalls(&self, hash: u32, key: &[u8], time: i64) -> bool {
         let same = |number: u32| {
             let page = &self.pages[(number >> ROW_BITS) as usize];
@@ -139,7 +140,7 @@ impl SeenKeys {
         self.table.find(hash, same).is_some()
     }
 
-    /// Remembers that a row of `key` was let through at `time`.
+    /// Records that a row of `key` was let through at `time`.
     pub fn keep(&mut self, hash: u32, key: &[u8], time: i64) {
         let Some((number, at)) = self.store(key, time) else { return };
         self.table.insert(hash, number);
@@ -149,7 +150,7 @@ impl SeenKeys {
         }
     }
 
-    /// Puts the key into the page of its time; `None` if it need not be remembered.
+    /// Appends the key to a page of its time; `None` if it has already expired.
     fn store(&mut self, key: &[u8], time: i64) -> Option<(u32, u32)> {
         let slice = match self.within {
             None => 0,
@@ -162,7 +163,7 @@ impl SeenKeys {
         let open = last.filter(|&at| self.pages[at as usize].ends.len() < PAGE_ROWS);
         let at = open.unwrap_or_else(|| {
             let at = self.free.pop().unwrap_or(self.pages.len() as u32);
-            // The next page of a time with many keys will be as large as the one before.
+            // The next page of a time with many keys will be about as large as the one before.
             let page = last.map_or_else(Page::default, |last| self.pages[last as usize].another());
             self.page_bytes += page.memory();
             if at as usize == self.pages.len() {
@@ -188,12 +189,12 @@ impl SeenKeys {
         Some((at << ROW_BITS | (page.ends.len() as u32 - 1), at))
     }
 
-    /// Gives back the memory of keys that are forgotten.
+    /// Frees the memory of expired keys.
     pub fn expire(&mut self) {
         let Some(within) = self.within else { return };
         let width = (within / BUCKETS).max(1);
         while let Some(bucket) = self.buckets.first_entry() {
-            // Its last instant must be below the floor.
+            // The bucket's last instant must be below the floor.
             if bucket.key().saturating_add(1).saturating_mul(width) > self.floor {
                 break;
             }
@@ -209,7 +210,7 @@ impl SeenKeys {
         }
     }
 
-    /// What was let through since the last call, as of state table `table`.
+    /// The rows let through since the last call, as changes of state table `table`.
     pub fn changes(&mut self, table: usize, encoder: &Encoder) -> Result<StateChange> {
         let mut upserts = Vec::new();
         let mut keys: Vec<&[u8]> = Vec::new();
@@ -217,7 +218,7 @@ impl SeenKeys {
         self.fresh.sort_unstable();
         self.fresh.dedup();
         for &at in &self.fresh {
-            // Pages that were given back since are empty or hold newer rows, which stand in the list too.
+            // Pages freed since then are empty, or hold newer rows and are listed for those too.
             let page = &self.pages[at as usize];
             for row in page.written..page.ends.len() {
                 if page.times.get(row).is_none_or(|&time| time >= self.floor) {
@@ -240,7 +241,7 @@ impl SeenKeys {
         Ok(StateChange { table, upserts, deletes: Vec::new(), cutoff: self.floor })
     }
 
-    /// Takes rows of the state table back.
+    /// Restores rows of the state table.
     pub fn restore(&mut self, state: &RecordBatch, encoder: &mut Encoder) -> Result<()> {
         let times = self.within.map(|_| micros(state, self.keys)).transpose()?;
         encoder.encode_arrays(&state.columns()[..self.keys], state.num_rows())?;
@@ -260,17 +261,17 @@ impl SeenKeys {
         Ok(())
     }
 
-    /// How many rows let through are remembered.
+    /// Number of rows in state.
     pub fn len(&self) -> u64 {
         self.live
     }
 
-    /// Memory.
+    /// Memory, in bytes.
     pub fn bytes(&self) -> usize {
         self.table.bytes() + self.page_bytes + self.pages.capacity() * size_of::<Page>()
     }
 
-    /// The time of the oldest one remembered.
+    /// The time of the oldest row in state; `None` if keys never expire.
     pub fn oldest(&self) -> Option<i64> {
         let oldest = self.buckets.first_key_value().map(|(_, bucket)| bucket.oldest)?;
         self.within.map(|_| oldest)

@@ -1,4 +1,4 @@
-//! Deduplication against DataFusion in batch, and where SQL has no word for it, against a list of everything let through.
+//! Deduplication against DataFusion in batch, and where SQL cannot express it, against a list of all rows let through.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -24,7 +24,7 @@ fn spec(keys: &[usize], emit: DeduplicateEmit, within: Option<i64>, lag: i64) ->
     DeduplicateSpec { input: schema(), keys: keys.to_vec(), time, within, emit }
 }
 
-/// The rows whose key and time are not close to one let through before, in the order given.
+/// The rows whose key and time are not close to those of a row let through before, in the given order.
 fn first_ones(rows: &RecordBatch, order: &[usize], within: i64) -> BTreeMap<String, i64> {
     let times = micros(rows, TS).unwrap();
     let keys = rows.column(K).as_string::<i32>();
@@ -85,7 +85,7 @@ fn distinct_is_deduplication_by_all_columns() {
         };
         let mut flow = Flow::new(&make, &[0, 1, 2]);
         feed(&mut flow, &rows, 2, 1000, 0, rng);
-        // A batch puts out 0 for both zeros, a stream the one that came.
+        // A batch emits 0 for both zeros, a stream the one that arrived.
         let got = consolidated(&flow.rows, false).into_iter().map(|(row, n)| (row.replace("-0.0", "0.0"), n));
         let count = flow.rows.iter().map(RecordBatch::num_rows).sum::<usize>();
         let got: BTreeMap<String, i64> = got.collect();
@@ -149,11 +149,11 @@ fn a_late_row_is_tested_while_its_time_is_remembered_and_late_after() {
     let make = || deduplicate(spec(&[K], DeduplicateEmit::OnArrival, Some(100), 0)).unwrap();
     let mut flow = Flow::new(&make, &[K]);
     flow.step(&[rows_at(&["a", "b"], &[Some(1000), Some(1050)])], 1090);
-    // In order: a copy of `a`, a new key, too old to know by one microsecond, without a time.
+    // In order: a copy of `a`; a new key; a row older than the floor by one microsecond; a row without a time.
     let late = rows_at(&["a", "c", "d", "e"], &[Some(1000), Some(991), Some(990), None]);
     assert_eq!(ids(&flow.step(&[late], 1090)), [1]);
     assert_eq!(ids(&flow.late), [2, 3]);
-    // `a` is forgotten at 1100, to the microsecond.
+    // `a` expires at 1100, to the microsecond.
     flow.step(&[], 1099);
     assert_eq!(ids(&flow.step(&[rows_at(&["a"], &[Some(1099)])], 1100)), Vec::<i64>::new());
     assert_eq!(ids(&flow.step(&[rows_at(&["a"], &[Some(1100)])], 1100)), [0]);
@@ -231,7 +231,7 @@ fn memory_is_flat_while_time_moves_on() {
             early = flow.bytes();
         }
     }
-    // 50 steps of rows, and up to a 32nd part of them that waits to be given back.
+    // 50 steps of rows, and up to a 32nd part of them whose memory is not freed yet.
     assert!(flow.remembered().0 <= 53 * 200, "{} rows", flow.remembered().0);
     assert!(flow.bytes() <= early * 12 / 10, "{} bytes, {early} at first", flow.bytes());
     flow.step(&[], END_OF_TIME);

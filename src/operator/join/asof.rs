@@ -1,7 +1,7 @@
 //! ASOF joins: each left row gets the newest right row of its key that is not later than it.
 //!
-//! Left rows wait until the right side is complete up to their time. Of the right side are kept, per key, the rows that a left row may
-//! still ask for: those from the oldest time that is not answered yet, and the newest one before it.
+//! Left rows wait until the right side is complete up to their time. Of the right side the rows are kept, per key, that a
+//! left row may still need: those from the oldest unanswered time on, and the newest one before it.
 
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ use crate::operator::spec::{AsofSpec, TimeColumn};
 use crate::operator::{Operator, StateUsage, Stepped, Tick};
 use crate::state::{NO_WATERMARK, StateChange, StateTable};
 
-/// Left rows are answered so many at a time.
+/// Number of left rows that are answered at a time.
 const ANSWERS: usize = 16_384;
 
 /// The ASOF join of one shard.
@@ -61,7 +61,7 @@ impl AsofJoin {
                 time,
                 facts: Facts::default(),
                 span: Some(spec.left_time.lag.max(spec.right_time.lag)),
-                // Right rows go when a newer one has come.
+                // A right row is deleted when a newer one replaces it.
                 append_only: number == 0,
                 by_row: false,
                 name,
@@ -104,7 +104,7 @@ impl AsofJoin {
         Ok(())
     }
 
-    /// Answers left rows whose time is complete on the right.
+    /// Emits the left rows whose time is complete on the right.
     fn answer(&self, due: &[u32], out: &mut Vec<RecordBatch>) -> Result<()> {
         let [left, right] = &self.sides;
         for slots in due.chunks(ANSWERS) {
@@ -132,7 +132,7 @@ impl AsofJoin {
         RecordBatch::try_new(Arc::clone(&self.output), columns).internal(refused)
     }
 
-    /// Left rows below this are answered.
+    /// Left rows with a time below this have been answered.
     fn left_cutoff(&self, watermark: i64) -> i64 {
         watermark_minus(watermark, self.right_time.lag)
     }
@@ -155,7 +155,7 @@ impl Operator for AsofJoin {
         self.answer(&due, &mut stepped.rows)?;
         self.sides[0].expire(&due, cutoff);
         self.sides[0].tidy()?;
-        // What left rows may still ask for: those that wait, and those to come.
+        // The oldest time that a left row, waiting or future, may look up.
         let asked = cutoff.min(watermark_minus(tick.watermark, self.left_time.lag));
         let old = self.sides[1].take_below(asked);
         for dropped in self.versions.prune(&old, asked) {

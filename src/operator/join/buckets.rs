@@ -1,4 +1,4 @@
-//! Row numbers by time, coarse: what is older than a cutoff is found without looking at the rest.
+//! Row numbers in buckets of time: rows older than a cutoff are found without reading the others.
 
 use std::collections::BTreeMap;
 
@@ -17,7 +17,7 @@ struct Bucket {
 }
 
 impl Buckets {
-    /// For rows that stay about `span` microseconds.
+    /// For rows that stay for about `span` microseconds.
     pub(super) fn new(span: i64) -> Self {
         const NARROWEST: i64 = if cfg!(test) { 2 } else { 1 << 16 };
         const WIDEST: i64 = 1 << 32;
@@ -51,7 +51,7 @@ impl Buckets {
         }
     }
 
-    /// Takes out the rows with a time below `cutoff`; dead ones are left out of the answer.
+    /// Removes the rows with a time below `cutoff` and returns those that are live.
     pub(super) fn take_below(&mut self, cutoff: i64, chains: &Chains) -> Vec<u32> {
         let mut taken = Vec::new();
         while let Some(mut entry) = self.buckets.first_entry() {

@@ -1,13 +1,28 @@
-//! A hash multimap from hash to row numbers, as chains of links: 16 bytes a row and one cache line a step.
+//! A hash multimap from hashes to row numbers, as chains of links: 16 bytes a row and one cache line a step.
 //!
-//! Only 32 bits of the hash are kept, so what is found are candidates: whoever asks compares the keys. Rows are numbered without gaps;
-//! a row is taken out by giving it the time [`DEAD`], which no range of times contains. Chains run from the newest row to the oldest, and
-//! what is dead must not make them long: rows that expire do so oldest first, so a search stops at the oldest live row; others are unlinked.
+//! Only 32 bits of the hash are kept (the tag), so a search finds candidates: the caller compares the keys. Rows are
+//! numbered without gaps. A dead row has the time [`DEAD`], which no searched range contains. Chains run from the newest row
+//! to the oldest, and dead rows must not make them long: rows that expire do so oldest first, so a search stops at `floor`,
+//! below which all rows are dead; rows that die at any other age are unlinked.
+//!
+//! Three rows are pushed, with 1024 heads; tag 1029 falls into the chain of tag 5, since 1029 & 1023 = 5:
+//!
+//! ```text
+//! row   time   tag    next     heads[5] = 2, so the chain is 2 -> 1 -> 0
+//! 0     10     5      NONE
+//! 1     20     5      0
+//! 2     25     1029   1
+//!
+//! search tag 5, times 15 ..= 30   row 2 has another tag, row 1 is found, row 0 is too old
+//! kill(1)                         row 1 is DEAD; links[2].next = 0: the chain is 2 -> 0; floor stays 0
+//! expire(0)                       row 0 is DEAD; floor = 2: searches stop after row 2
+//! compact()                       row 2 becomes row 0: heads[5] = 0, next = NONE, floor = 0
+//! ```
 
-/// The end of a chain, and "no row".
+/// The end of a chain; also "no row".
 pub(super) const NONE: u32 = u32::MAX;
 
-/// The time of a row that is no more.
+/// The time of a dead row.
 pub(super) const DEAD: i64 = i64::MIN;
 
 #[derive(Clone, Copy)]
@@ -17,7 +32,7 @@ struct Link {
     next: u32,
 }
 
-/// What a search is for.
+/// The candidates that a search returns.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Want {
     /// Every candidate of a row.
@@ -26,24 +41,24 @@ pub(super) enum Want {
     One,
 }
 
-/// Where a search stopped.
+/// The position at which a search stopped.
 #[derive(Default)]
 pub(super) struct Cursor {
     row: usize,
-    /// The next link of `row` plus one; 0 = the chain is not begun.
+    /// The next link of `row` plus one; 0: the chain has not been entered.
     link: u32,
 }
 
 #[derive(Default)]
 pub(super) struct Chains {
     links: Vec<Link>,
-    /// A power of two; empty at first.
+    /// The length is a power of two; empty at first.
     heads: Vec<u32>,
     /// All rows below this are dead.
     floor: u32,
 }
 
-/// A row is unlinked if so many steps lead to it; otherwise it stays in its chain, dead.
+/// A row is unlinked if at most this many steps lead to it; otherwise it stays in its chain, dead.
 const UNLINK_STEPS: usize = 32;
 
 impl Chains {
@@ -63,7 +78,7 @@ impl Chains {
         self.time(row) != DEAD
     }
 
-    /// The row dies, as one of the oldest.
+    /// Marks a row as dead that is among the oldest.
     pub(super) fn expire(&mut self, row: u32) {
         self.links[row as usize].time = DEAD;
         while self.links.get(self.floor as usize).is_some_and(|link| link.time == DEAD) {
@@ -71,7 +86,7 @@ impl Chains {
         }
     }
 
-    /// The row dies, at any age.
+    /// Marks a row of any age as dead, and unlinks it.
     pub(super) fn kill(&mut self, row: u32) {
         self.expire(row);
         let Link { tag, next, .. } = self.links[row as usize];
@@ -105,7 +120,7 @@ impl Chains {
         }
     }
 
-    /// Keeps the live rows, renumbered in the same order.
+    /// Drops the dead rows; the live ones are renumbered in the same order.
     pub(super) fn compact(&mut self) {
         self.links.retain(|link| link.time != DEAD);
         self.links.shrink_to(self.links.len() * 2);
@@ -130,8 +145,8 @@ impl Chains {
         }
     }
 
-    /// Appends to `rows` and `found` the pairs of a row number of `hashes` and a candidate whose time is within the row's
-    /// range (inclusive), until there are `limit`. True when there may be more.
+    /// Appends to `rows` and `found` the pairs of an index into `hashes` and a candidate whose time is within that row's
+    /// range (inclusive), until there are `limit`. `true` if there may be more.
     pub(super) fn search(
         &self,
         want: Want,
@@ -172,7 +187,7 @@ impl Chains {
     }
 }
 
-/// Few bits in tests, so that different keys are candidates for each other.
+/// Few bits in tests, so that different keys become candidates of each other.
 fn tag(hash: u64) -> u32 {
     if cfg!(test) { hash as u32 & 3 } else { (hash ^ (hash >> 32)) as u32 }
 }

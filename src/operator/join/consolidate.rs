@@ -1,4 +1,4 @@
-//! Weighted rows, summed up: equal rows become one, rows that cancel out disappear.
+//! Sums weighted rows: equal rows become one, rows that cancel out disappear.
 
 use std::sync::Arc;
 
@@ -13,18 +13,18 @@ use super::segments::refused;
 use crate::equality::key_values;
 use crate::error::{Context, Error, Result};
 
-/// The rows as bytes that are equal when all columns are; nulls equal nulls.
+/// The rows as bytes, equal if all columns are; nulls equal nulls.
 pub(super) fn encode(columns: &[ArrayRef]) -> Result<Rows> {
     let fields = columns.iter().map(|column| SortField::new(column.data_type().clone())).collect();
     RowConverter::new(fields).and_then(|converter| converter.convert_columns(columns)).internal(refused)
 }
 
-/// The same of columns by which rows find each other: equal as keys are.
+/// Like [`encode`], for key columns: equal as keys are.
 pub(super) fn encode_keys(columns: &[ArrayRef]) -> Result<Rows> {
     encode(&columns.iter().map(key_values).collect::<Vec<_>>())
 }
 
-/// Rows in the order of their first coming, with the sums of their weights, none of them 0.
+/// The distinct rows in the order of their first occurrence, with the sums of their weights, none of them 0.
 pub(super) fn consolidate(rows: &RecordBatch, weights: &[i64]) -> Result<(RecordBatch, Vec<i64>)> {
     if rows.num_columns() == 0 {
         let sum: i64 = weights.iter().sum();
@@ -52,7 +52,7 @@ pub(super) fn consolidate(rows: &RecordBatch, weights: &[i64]) -> Result<(Record
     Ok((take_record_batch(rows, &left).internal(refused)?, sums))
 }
 
-/// The same for a batch whose last column is the weight.
+/// Like [`consolidate`], for a batch whose last column is the weight.
 pub(super) fn consolidate_output(batch: &RecordBatch) -> Result<RecordBatch> {
     let last = batch.num_columns() - 1;
     let weights = batch.column(last).as_primitive_opt::<Int64Type>();

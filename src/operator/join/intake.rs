@@ -1,4 +1,4 @@
-//! Rows as they come in at one port: put into one batch, the late ones and those that can never match set aside.
+//! Rows that arrive at one port: combined into one batch, without the late ones and those that can never match.
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray};
 use arrow::buffer::{BooleanBuffer, NullBuffer};
@@ -15,7 +15,7 @@ use crate::equality::key_values;
 use crate::error::{Context, Error, Result};
 use crate::operator::spec::TimeColumn;
 
-/// How a port's rows are read.
+/// Reads a port's rows.
 pub(super) struct Intake {
     schema: SchemaRef,
     row: SchemaRef,
@@ -23,11 +23,11 @@ pub(super) struct Intake {
     null_equals_null: bool,
     retract: bool,
     time: Option<TimeColumn>,
-    /// True when rows are joined by time: then late ones are set aside, and rows without a time never match.
+    /// `true` if rows are joined by time: late ones are then set aside, and rows without a time never match.
     timed: bool,
 }
 
-/// What [`Intake::new`] wants to know.
+/// Options of [`Intake::new`].
 pub(super) struct IntakeOptions<'a> {
     pub(super) schema: &'a SchemaRef,
     pub(super) keys: &'a [usize],
@@ -37,7 +37,7 @@ pub(super) struct IntakeOptions<'a> {
     pub(super) timed: bool,
 }
 
-/// Rows with one hash, time and (where the port retracts) weight each.
+/// Rows, with one time and (where the port retracts) one weight each.
 pub(super) struct Rows {
     pub(super) rows: RecordBatch,
     pub(super) times: Vec<i64>,
@@ -47,16 +47,16 @@ pub(super) struct Rows {
 /// A step's rows of one port.
 pub(super) struct Taken {
     pub(super) rows: Rows,
-    /// Of the keys.
+    /// Hashes of the keys.
     pub(super) hashes: Vec<u64>,
-    /// Rows that can never match, for a null in their key or no time.
+    /// Rows that can never match, because of a null in their key or no time.
     pub(super) lonely: Option<Rows>,
     /// In the input's schema.
     pub(super) late: Option<RecordBatch>,
 }
 
 impl Intake {
-    /// Errors: a time column of a type that is none, a key or time that is no column.
+    /// Errors: a time column of another type, a key or time column that does not exist.
     pub(super) fn new(options: &IntakeOptions<'_>) -> Result<Self> {
         let schema = options.schema;
         let columns = schema.fields().len().saturating_sub(usize::from(options.retract));
@@ -86,7 +86,8 @@ impl Intake {
         &self.row
     }
 
-    /// Takes a step's batches. `before`: see [`super::super::Tick`]; `now` is the time of rows that have none.
+    /// Takes a step's batches. `before`: see [`super::super::Tick`]; `now` is the time of rows where there is no time
+    /// column.
     pub(super) fn take(&self, batches: &[RecordBatch], before: i64, now: i64) -> Result<Option<Taken>> {
         let Some(mut all) = self.together(batches)? else { return Ok(None) };
         let mut late = None;
@@ -114,7 +115,7 @@ impl Intake {
         hash(&keys, rows.num_rows())
     }
 
-    /// The rows' times: of the time column (no time = the end of time), else `now`.
+    /// The rows' times: from the time column (null: the end of time), otherwise `now`.
     pub(super) fn times(&self, rows: &RecordBatch, now: i64) -> Result<Vec<i64>> {
         let Some(time) = self.time else { return Ok(vec![now; rows.num_rows()]) };
         let column = times(rows.column(time.column))?;
@@ -129,7 +130,7 @@ impl Intake {
         Ok(Some(all.internal(refused)?).filter(|all| all.num_rows() > 0))
     }
 
-    /// Takes the weights off; rows that are equal become one, rows that cancel out none.
+    /// Removes the weights; equal rows become one, rows that cancel out none.
     fn rows(&self, all: RecordBatch, now: i64) -> Result<Rows> {
         if !self.retract {
             let times = self.times(&all, now)?;
@@ -167,18 +168,18 @@ impl Rows {
     }
 }
 
-/// The values that are wanted; none of none.
+/// The selected values; none if `values` is empty.
 pub(super) fn pick<T: Copy>(values: &[T], wanted: &BooleanBuffer) -> Vec<T> {
     if values.is_empty() { Vec::new() } else { wanted.set_indices().map(|row| values[row]).collect() }
 }
 
-/// Rows of a schema, which may have no columns: then their number says all.
+/// Rows of a schema, which may have no columns: `rows` is then all there is.
 pub(super) fn batch(schema: &SchemaRef, columns: Vec<ArrayRef>, rows: usize) -> Result<RecordBatch, ArrowError> {
     let options = RecordBatchOptions::new().with_row_count(Some(rows));
     RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options)
 }
 
-/// Hashes of rows, equal in every process of this build only.
+/// Hashes of rows; not stable across builds.
 pub(super) fn hash(columns: &[&ArrayRef], rows: usize) -> Result<Vec<u64>> {
     let mut hashes = vec![0; rows];
     let keys: Vec<ArrayRef> = columns.iter().map(|column| key_values(column)).collect();
@@ -208,7 +209,7 @@ fn times(column: &ArrayRef) -> Result<Times<'_>> {
     Ok(Times { values, nulls: column.nulls() })
 }
 
-/// The values of a column that `wanted` says.
+/// The selected values of each column.
 pub(super) fn only(columns: &[ArrayRef], wanted: &BooleanArray) -> Result<Vec<ArrayRef>> {
     columns.iter().map(|column| filter(column, wanted).internal(refused)).collect()
 }

@@ -1,8 +1,9 @@
-//! Joins whose rows match only within time bounds: memory holds what can still match, every row of the output comes once.
+//! Joins whose rows match only within time bounds: state holds the rows that can still match, and every output row is
+//! emitted once.
 //!
-//! Pairs and semi rows come out at the first match, outer and anti rows when nothing that may still come can match them: a left
-//! row of time l once the rows to come on the right are all later than l + upper, a right row of time r once those on the left
-//! are later than r - lower. The same instant is when a row is forgotten.
+//! Pairs and semi rows are emitted at the first match, outer and anti rows when no future row can match them: a left row of
+//! time l once all future rows on the right are later than l + upper, a right row of time r once those on the left are later
+//! than r - lower. At the same instant the row expires.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -30,17 +31,17 @@ pub(super) struct IntervalJoin {
     matcher: Matcher,
     intakes: [Intake; 2],
     sides: [Side; 2],
-    /// What is left of the step that is not done.
+    /// The remaining work of an incomplete step.
     probing: VecDeque<Probing>,
     watermark: i64,
 }
 
-/// A port's rows, being joined with what the other side keeps.
+/// A port's rows, while they are joined with the rows stored on the other side.
 struct Probing {
     port: usize,
     taken: Taken,
     cursor: Cursor,
-    /// Which rows have a match, so far.
+    /// `true` for each row that has a match so far.
     met: Vec<bool>,
 }
 
@@ -86,7 +87,7 @@ impl IntervalJoin {
         Ok(Self { bounds, roles, matcher, intakes, sides, probing, watermark })
     }
 
-    /// Rows of a side with a time below this can match nothing that may still come.
+    /// Rows of a side with a time below this cannot match any future row.
     fn cutoff(&self, side: usize, watermark: i64) -> i64 {
         let TimeBounds { left, right, lower, upper } = self.bounds;
         match side {
@@ -95,7 +96,7 @@ impl IntervalJoin {
         }
     }
 
-    /// Remembers a side's rows, which have been joined with what the other remembers.
+    /// Stores a side's rows after they have been joined with the other side's.
     fn keep(&mut self, port: usize, taken: Taken, met: Vec<bool>, out: &mut Vec<RecordBatch>) -> Result<()> {
         let Rows { rows, times, .. } = taken.rows;
         let role = self.roles[port];
@@ -117,7 +118,7 @@ impl IntervalJoin {
         self.sides[port].insert(arriving).map(|_| ())
     }
 
-    /// Lets pairs out and notes which rows have a match. False when the part is full before all rows are done.
+    /// Emits pairs and records which rows have a match. `false` if the part is full before all rows are done.
     fn probe(&mut self, probing: &mut Probing, part: &mut Part) -> Result<bool> {
         let Probing { port, taken, cursor, met } = probing;
         let (port, rows, times) = (*port, &taken.rows.rows, &taken.rows.times);
@@ -152,7 +153,7 @@ impl IntervalJoin {
         }
     }
 
-    /// Remembered rows have found a match.
+    /// Records that stored rows have found a match.
     fn mark(&mut self, stored: usize, slots: &[u32], out: &mut Vec<RecordBatch>) -> Result<()> {
         let role = self.roles[stored];
         if !role.counts() {
@@ -175,7 +176,7 @@ impl IntervalJoin {
         Ok(())
     }
 
-    /// Forgets rows whose time is over and lets those out that found no match.
+    /// Expires rows below the cutoff, and emits those that found no match.
     fn expire(&mut self, side: usize, watermark: i64, out: &mut Vec<RecordBatch>) -> Result<()> {
         let cutoff = self.cutoff(side, watermark);
         let over = self.sides[side].take_below(cutoff);

@@ -1,7 +1,7 @@
-//! How the rows that one side remembers are written down as a state table.
+//! Layout of a side's rows as a state table.
 //!
-//! The key columns come first, since they route; then the other columns, the row's number, and what is known of it beyond its
-//! columns: its weight, how many rows match it, when it came.
+//! The key columns come first, since they route; then the other columns, the row's number, and its facts: its weight, the
+//! number of its matches, its arrival time.
 
 use std::sync::Arc;
 
@@ -13,12 +13,12 @@ use super::intake::batch;
 use crate::error::{Context, Error, Result};
 use crate::state::StateTable;
 
-/// What a side knows of a row beyond its columns.
+/// The facts that a side keeps of a row beyond its columns.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Facts {
     pub(super) weight: bool,
     pub(super) matches: bool,
-    /// The time is not a column: when the row came.
+    /// The arrival time, where the time is not a column.
     pub(super) clock: bool,
 }
 
@@ -34,9 +34,9 @@ pub(super) struct Noted {
 pub(super) struct Layout {
     row: SchemaRef,
     keys: Vec<usize>,
-    /// The row's columns that are no keys.
+    /// The row's columns that are not keys.
     rest: Vec<usize>,
-    /// Where in the table each column of the row is.
+    /// The position in the table of each of the row's columns.
     places: Vec<usize>,
     time: Option<usize>,
     facts: Facts,
@@ -44,7 +44,7 @@ pub(super) struct Layout {
 }
 
 impl Layout {
-    /// For rows of `row`, routed by `keys`; `time` is the column that they are forgotten by.
+    /// For rows of `row`, routed by `keys`; `time` is the column that they expire by.
     pub(super) fn new(row: SchemaRef, keys: &[usize], time: Option<usize>, facts: Facts) -> Self {
         let rest: Vec<usize> = (0..row.fields().len()).filter(|column| !keys.contains(column)).collect();
         let order: Vec<usize> = keys.iter().chain(&rest).copied().collect();
@@ -75,7 +75,7 @@ impl Layout {
         }
     }
 
-    /// The row's columns in the order in which [`Layout::rows`] wants them.
+    /// The row's columns in the order that [`Layout::rows`] expects.
     pub(super) fn order(&self) -> Vec<usize> {
         self.keys.iter().chain(&self.rest).copied().collect()
     }
@@ -91,7 +91,7 @@ impl Layout {
             .internal(|| "state of a join cannot be written".to_owned())
     }
 
-    /// What names deleted rows, from their key columns and numbers.
+    /// The deletes of rows, from their key columns and numbers.
     pub(super) fn deletes(&self, mut columns: Vec<ArrayRef>, seqs: Vec<i64>) -> Result<RecordBatch> {
         let named: Vec<usize> = (0..self.keys.len()).chain([self.seq()]).collect();
         let schema = self.table.project(&named).internal(|| "state of a join cannot be written".to_owned())?;
@@ -99,7 +99,7 @@ impl Layout {
         RecordBatch::try_new(Arc::new(schema), columns).internal(|| "state of a join cannot be written".to_owned())
     }
 
-    /// The reverse of [`Layout::rows`]. Errors: the rows are not of this table.
+    /// The inverse of [`Layout::rows`]. Errors: the rows are not of this table.
     pub(super) fn read(&self, rows: &RecordBatch) -> Result<(RecordBatch, Noted)> {
         if rows.num_columns() != self.table.fields().len() {
             return Err(Error::damaged("state of a join has the wrong columns"));

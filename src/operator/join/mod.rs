@@ -1,10 +1,11 @@
 //! Joins of two streams on equal keys.
 //!
-//! Both sides are remembered in columns ([`side`]); a step's rows of one side look for candidates on the other by hash, the candidates are
-//! compared and put together as batches of pairs ([`pairs`]). What differs is how long rows stay and what comes out when:
-//! [`interval`] for joins with time bounds, [`updating`] for those without, [`asof`] for the newest row before.
+//! Both sides are stored in columns ([`side`]); a step's rows of one side look up candidates on the other by hash, and the
+//! candidates are compared and combined in batches of pairs ([`pairs`]). The joins differ in how long rows stay and what is
+//! emitted when: [`interval`] for joins with time bounds, [`updating`] for those without, [`asof`] for the newest earlier
+//! row.
 //!
-//! With ΔL and ΔR the rows of a step, ΔL meets what was remembered of R, then ΔR meets L with ΔL in it: every pair once.
+//! With ΔL and ΔR the rows of a step, ΔL is joined with the stored R, then ΔR with L including ΔL: each pair is found once.
 
 mod segments;
 mod chains;
@@ -61,7 +62,7 @@ fn changes(sides: &mut [Side; 2]) -> Result<Vec<StateChange>> {
     Ok(changes)
 }
 
-/// Takes rows of a state table back, those from `cutoff` on. Returns the first slot.
+/// Restores rows of a state table, those with a time at or after `cutoff`. Returns the first slot.
 fn restore(
     sides: &mut [Side; 2],
     intakes: &[Intake; 2],

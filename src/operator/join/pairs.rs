@@ -1,4 +1,4 @@
-//! From candidates to matches: the keys compared, the filter asked, the output put together. Whole batches of pairs at a time.
+//! From candidates to matches: compares keys, evaluates the filter, builds the output, in whole batches of pairs.
 
 use std::sync::Arc;
 
@@ -25,19 +25,19 @@ use crate::error::{Context, Error, Result};
 use crate::operator::PART_BYTES;
 use crate::operator::spec::JoinSpec;
 
-/// Pairs are checked so many at a time; few in tests, so that a search has to go on where it stopped.
+/// Number of pairs that are checked at a time; few in tests, so that searches resume often.
 pub(super) const PAIRS: usize = if cfg!(test) { 12 } else { 16_384 };
 
-/// The pairs that a step gives at once.
+/// The pairs that a step returns at once.
 pub(super) struct Part {
-    /// By the port whose rows came.
+    /// By the port of the arriving rows.
     pub(super) pairs: [Vec<RecordBatch>; 2],
     bytes: usize,
     bounded: bool,
 }
 
 impl Part {
-    /// No pairs; `bounded` ones are full at some time.
+    /// No pairs; a `bounded` part becomes full.
     pub(super) fn new(bounded: bool) -> Self {
         Self { pairs: Default::default(), bytes: 0, bounded }
     }
@@ -56,21 +56,21 @@ impl Part {
     }
 }
 
-/// What becomes of one side's rows.
+/// Treatment of one side's rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Role {
-    /// They come out in pairs only.
+    /// They are emitted in pairs only.
     Plain,
-    /// Those without a match come out too, with nulls.
+    /// Unmatched rows are emitted too, with nulls.
     Outer,
-    /// Those with a match come out, alone.
+    /// Matched rows are emitted, by themselves.
     Semi,
-    /// Those without a match come out, alone.
+    /// Unmatched rows are emitted, by themselves.
     Anti,
 }
 
 impl Role {
-    /// How many times a row comes out alone, if it counts `weight` times and has `matches`.
+    /// Number of times that a row with this weight and these matches is emitted by itself.
     pub(super) fn alone(self, weight: i64, matches: i64) -> i64 {
         let comes = match self {
             Self::Plain => false,
@@ -80,12 +80,12 @@ impl Role {
         if comes { weight } else { 0 }
     }
 
-    /// True when it matters whether a row has matches.
+    /// `true` if it matters whether a row has matches.
     pub(super) fn counts(self) -> bool {
         self != Self::Plain
     }
 
-    /// True when rows that can never match come out.
+    /// `true` if rows that can never match are emitted.
     pub(super) fn keeps_lonely(self) -> bool {
         matches!(self, Self::Outer | Self::Anti)
     }
@@ -114,12 +114,12 @@ struct Filter {
     schema: SchemaRef,
 }
 
-/// Checks pairs and makes rows of them.
+/// Checks pairs and builds output rows.
 pub(super) struct Matcher {
     keys: [Vec<usize>; 2],
     null_equals_null: bool,
     filter: Option<Filter>,
-    /// The columns of left and right that decide whether a pair matches, and the others that are wanted of those that do.
+    /// The columns of left and right that decide if a pair matches, and the other columns that the output needs.
     deciding: [Vec<usize>; 2],
     others: [Vec<usize>; 2],
     widths: [usize; 2],
@@ -132,7 +132,7 @@ pub(super) struct Matcher {
 pub(super) struct Pairs {
     pub(super) rows: Vec<u32>,
     pub(super) slots: Vec<u32>,
-    /// Of left and right; columns that are not wanted are missing.
+    /// Columns of left and right; those that are not needed are `None`.
     columns: [Vec<Option<ArrayRef>>; 2],
 }
 
@@ -166,12 +166,12 @@ impl Matcher {
         })
     }
 
-    /// True when pairs come out, false for semi and anti joins.
+    /// `true` if pairs are emitted, `false` for semi and anti joins.
     pub(super) fn pairs_come_out(&self) -> bool {
         self.pairs_come_out
     }
 
-    /// The candidates that match. `probing` is the side that `probe` came from, `stored` the other one.
+    /// The candidates that match. `probing` is the side that `probe` belongs to, `stored` the other one.
     pub(super) fn check(
         &self,
         probing: usize,
@@ -194,12 +194,13 @@ impl Matcher {
         Ok(pairs)
     }
 
-    /// True when one match is as good as all, and equal keys are one.
+    /// `true` if any match suffices, and equal keys are a match.
     pub(super) fn keys_decide(&self) -> bool {
         self.filter.is_none() && !self.pairs_come_out
     }
 
-    /// Which rows have a match, where [`Matcher::keys_decide`]: a key that many rows share costs no more than another.
+    /// A flag per row: `true` if it has a match. Only if [`Matcher::keys_decide`]; a key that many rows share costs no more
+    /// than another.
     pub(super) fn any(
         &self,
         probing: usize,
@@ -248,7 +249,7 @@ impl Matcher {
         self.batch(columns, count, weights)
     }
 
-    /// Rows of one side that come out alone, next to nulls if pairs come out too.
+    /// Unmatched or semi rows of one side as output rows, with nulls for the other side where pairs are emitted.
     pub(super) fn alone(
         &self,
         side: usize,
@@ -296,7 +297,7 @@ impl Pairs {
         self.columns[side][column].as_ref().ok_or_else(missing)
     }
 
-    /// Keeps the pairs that `wanted` says; it has no nulls.
+    /// Keeps the selected pairs; `wanted` has no nulls.
     pub(super) fn keep(&mut self, wanted: &BooleanArray) -> Result<()> {
         if wanted.true_count() == wanted.len() {
             return Ok(());
@@ -343,7 +344,7 @@ impl Filter {
     }
 }
 
-/// Compares values that are not null. Floats are equal as keys are.
+/// Flags the rows whose values are equal; never null. Floats are equal as keys are.
 pub(super) fn equal(left: &ArrayRef, right: &ArrayRef, null_equals_null: bool) -> Result<BooleanArray> {
     let (left, right) = (&key_values(left), &key_values(right));
     let kind = left.data_type();

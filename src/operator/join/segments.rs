@@ -1,7 +1,8 @@
-//! Rows of one schema in columns, numbered in the order they came.
+//! Rows of one schema in columns, numbered in the order of their arrival.
 //!
-//! Owns the columns and how they are laid out: small batches are merged with their neighbour once it is no more than twice as
-//! large, so a row is copied a logarithmic number of times and there are few segments to look into. Which rows are wanted is the owner's concern.
+//! Owns the columns and their layout: a small batch is merged with its neighbour once that is at most twice as large, so a
+//! row is copied a logarithmic number of times and there are few segments to search. The choice of rows to keep is left to
+//! the owner.
 
 use std::ops::Range;
 
@@ -13,7 +14,7 @@ use arrow::record_batch::RecordBatch;
 use crate::error::{Context, Result};
 use crate::state::compact_views;
 
-/// Segments grow to this many rows; few in tests, so that little input has many.
+/// Maximum number of rows in a merged segment; few in tests, so that little input has many segments.
 const SEGMENT_ROWS: usize = if cfg!(test) { 50 } else { 65_536 };
 
 /// Columns of rows `0..len`.
@@ -82,7 +83,7 @@ impl Segments {
         columns.iter().map(gather).collect()
     }
 
-    /// The given columns of rows that follow one another, without copying them: one piece per segment that has some.
+    /// The given columns of consecutive rows, without copying them: one piece per segment that has some of them.
     pub(super) fn stretch(&self, columns: &[usize], slots: Range<usize>) -> Vec<Vec<ArrayRef>> {
         let first = self.parts.partition_point(|part| part.start + part.batch.num_rows() <= slots.start);
         let parts = self.parts[first..].iter().take_while(|part| part.start < slots.end);
@@ -93,7 +94,7 @@ impl Segments {
         parts.map(piece).collect()
     }
 
-    /// Keeps the rows that `keep` says (one flag per row); they are renumbered in the same order.
+    /// Keeps the rows flagged in `keep` (one flag per row); they are renumbered in the same order.
     pub(super) fn retain(&mut self, keep: &BooleanArray) -> Result<()> {
         let parts = std::mem::take(&mut self.parts);
         self.rows = 0;
@@ -105,7 +106,7 @@ impl Segments {
         Ok(())
     }
 
-    /// The segments that hold the rows, and each row's place among them.
+    /// The segments that hold the rows, and each row's position in them.
     fn locate(&self, slots: &[u32]) -> (Vec<&Part>, Vec<(usize, usize)>) {
         const UNUSED: usize = usize::MAX;
         let mut used: Vec<&Part> = Vec::new();

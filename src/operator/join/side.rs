@@ -1,7 +1,7 @@
-//! What one side of a join remembers: its rows, how to find them by key and by time, and what must be written down of them.
+//! One side of a join: its rows, their indexes by key and by time, and their changes since the last snapshot.
 //!
-//! Rows are numbered by slot. A slot dies when its row is evicted or taken back; dead slots are never found again and are
-//! cleared away once they are the half, so slots stay valid within a step only.
+//! Rows are numbered by slot. A slot dies when its row expires or is retracted; dead slots are never found again and are
+//! removed once they are half of all slots, so slots are valid within a step only.
 
 use arrow::array::{Array, ArrayRef, BooleanArray, UInt32Array};
 use arrow::buffer::BooleanBuffer;
@@ -19,33 +19,33 @@ use crate::error::{Context, Error, Result};
 use crate::operator::StateUsage;
 use crate::state::{NO_WATERMARK, StateChange, StateTable};
 
-/// The row has changed since it was last written down.
+/// The row has changed since the last snapshot.
 const DIRTY: u8 = 1;
-/// The row was written down once.
+/// The row has been in a snapshot.
 const WRITTEN: u8 = 2;
 /// The row's weight or matches changed in this step.
 const TOUCHED: u8 = 4;
 
-/// Dead slots are tolerated up to this many; few in tests, so that little input gets there.
+/// Dead slots are tolerated up to this number; few in tests, so that little input exceeds it.
 const DEAD_SLOTS: usize = if cfg!(test) { 16 } else { 4096 };
 
-/// What a side is made for.
+/// Options of a side.
 pub(super) struct SideOptions {
     /// Columns, without weight.
     pub(super) row: SchemaRef,
     pub(super) keys: Vec<usize>,
-    /// The column that rows are forgotten by.
+    /// The column that rows expire by.
     pub(super) time: Option<usize>,
     pub(super) facts: Facts,
-    /// About how long rows stay, microseconds; `None` = for ever, then no times are kept.
+    /// Approximate time that rows stay, microseconds; `None`: for ever, and no times are indexed.
     pub(super) span: Option<i64>,
     pub(super) append_only: bool,
-    /// True when rows are looked up by all their columns.
+    /// `true` if rows are looked up by all their columns.
     pub(super) by_row: bool,
     pub(super) name: &'static str,
 }
 
-/// Rows to remember; `hashes` and `times` have one value per row, the vectors of facts that are not kept are empty.
+/// Rows to store; `hashes` and `times` have one value per row, the vectors of facts that are not kept are empty.
 pub(super) struct Arriving<'a> {
     pub(super) rows: RecordBatch,
     pub(super) hashes: &'a [u64],
@@ -65,9 +65,9 @@ pub(super) struct Side {
     options: SideOptions,
     layout: Layout,
     segments: Segments,
-    /// By key.
+    /// Index by key.
     chains: Chains,
-    /// By all columns.
+    /// Index by all columns.
     whole: Option<Chains>,
     flags: Vec<u8>,
     seqs: Vec<i64>,
@@ -79,7 +79,7 @@ pub(super) struct Side {
     written_cutoff: i64,
     dead: usize,
     dirty: Vec<u32>,
-    /// Died in this step and must be deleted from the table.
+    /// Rows that died in this step and must be deleted from the table.
     killed: Vec<u32>,
     deletes: Vec<RecordBatch>,
     touched: Vec<Touched>,
@@ -117,7 +117,7 @@ impl Side {
         self.layout.table(self.options.name, self.options.append_only)
     }
 
-    /// Live rows.
+    /// Number of live rows.
     pub(super) fn len(&self) -> usize {
         self.chains.len() - self.dead
     }
@@ -163,7 +163,7 @@ impl Side {
         self.segments.gather(&all, slots)
     }
 
-    /// The slot of the row that is equal in every column, for each of `rows`; [`NONE`] where there is none.
+    /// For each of `rows` the slot of the stored row that is equal in every column; [`NONE`] if there is none.
     pub(super) fn find(&self, rows: &RecordBatch) -> Result<Vec<u32>> {
         let mut found = vec![NONE; rows.num_rows()];
         let Some(whole) = &self.whole else { return Ok(found) };
@@ -185,7 +185,7 @@ impl Side {
         Ok(found)
     }
 
-    /// Remembers rows and returns the first one's slot; the others follow.
+    /// Stores rows and returns the first one's slot; the others follow.
     pub(super) fn insert(&mut self, arriving: Arriving<'_>) -> Result<u32> {
         let count = arriving.rows.num_rows();
         let seqs: Vec<i64> = (self.next_seq..).take(count).collect();
@@ -218,12 +218,12 @@ impl Side {
         Ok(first)
     }
 
-    /// Takes back rows of the state table: the rows with their weights and matches, and their arrival times if kept.
+    /// Decodes rows of the state table: the rows with their weights and matches, and their arrival times if kept.
     pub(super) fn read(&self, rows: &RecordBatch) -> Result<(RecordBatch, Noted)> {
         self.layout.read(rows)
     }
 
-    /// Remembers rows that were written down before.
+    /// Stores rows that were in a snapshot.
     pub(super) fn restore(&mut self, arriving: Arriving<'_>, seqs: Vec<i64>) -> Result<u32> {
         let count = arriving.rows.num_rows();
         let first = self.add(arriving, seqs)?;
@@ -255,7 +255,7 @@ impl Side {
         }
     }
 
-    /// Notes a row's weight and matches before they change, once per step.
+    /// Records a row's weight and matches before they change, once per step.
     pub(super) fn touch(&mut self, slot: u32) {
         if self.flags[slot as usize] & TOUCHED == 0 {
             self.flags[slot as usize] |= TOUCHED;
@@ -263,13 +263,13 @@ impl Side {
         }
     }
 
-    /// Notes that a row is new in this step.
+    /// Records that a row is new in this step.
     pub(super) fn touch_new(&mut self, slot: u32) {
         self.flags[slot as usize] |= TOUCHED;
         self.touched.push(Touched { slot, weight: 0, matches: 0 });
     }
 
-    /// What was touched in this step.
+    /// The rows touched in this step.
     pub(super) fn take_touched(&mut self) -> Vec<Touched> {
         let touched = std::mem::take(&mut self.touched);
         for row in &touched {
@@ -278,7 +278,7 @@ impl Side {
         touched
     }
 
-    /// Forgets a row.
+    /// Deletes a row.
     pub(super) fn kill(&mut self, slot: u32) {
         if self.chains.is_live(slot) {
             self.chains.kill(slot);
@@ -292,7 +292,7 @@ impl Side {
         }
     }
 
-    /// Takes the rows with a time below `cutoff` out of the order of time, for good.
+    /// Removes the rows with a time below `cutoff` from the index by time, and returns them.
     pub(super) fn take_below(&mut self, cutoff: i64) -> Vec<u32> {
         match &mut self.buckets {
             Some(buckets) => buckets.take_below(cutoff, &self.chains),
@@ -300,7 +300,7 @@ impl Side {
         }
     }
 
-    /// Forgets rows that `cutoff` covers.
+    /// Deletes rows that `cutoff` implies.
     pub(super) fn expire(&mut self, slots: &[u32], cutoff: i64) {
         self.cutoff = self.cutoff.max(cutoff);
         for &slot in slots {
@@ -312,7 +312,8 @@ impl Side {
         self.dead += slots.len();
     }
 
-    /// Ends a step: clears dead slots away if there are many. Returns each slot's new number ([`NONE`] = gone) if they changed.
+    /// Ends a step: removes dead slots if there are many. Returns each slot's new number ([`NONE`]: removed) if they
+    /// changed.
     pub(super) fn tidy(&mut self) -> Result<Option<Vec<u32>>> {
         self.note_deletes()?;
         if self.dead <= DEAD_SLOTS || self.dead * 2 < self.chains.len() {
@@ -351,7 +352,7 @@ impl Side {
         Ok(())
     }
 
-    /// What changed since the last call; `None` = nothing.
+    /// The changes since the last call; `None` if there are none.
     pub(super) fn changes(&mut self, table: usize) -> Result<Option<StateChange>> {
         let mut dirty = std::mem::take(&mut self.dirty);
         dirty.retain(|&slot| self.chains.is_live(slot));
@@ -366,7 +367,7 @@ impl Side {
         let mut upserts = Vec::new();
         let mut scattered: Vec<u32> = Vec::new();
         let order = self.layout.order();
-        // New rows follow one another and are given as they lie.
+        // New rows are consecutive and are passed on without copying.
         for run in dirty.chunk_by(|a, b| a + 1 == *b) {
             if run.len() < STRETCH_ROWS {
                 scattered.extend_from_slice(run);
@@ -385,7 +386,7 @@ impl Side {
         Ok(Some(StateChange { table, upserts, deletes, cutoff: self.cutoff }))
     }
 
-    /// What is known of rows beyond their columns.
+    /// The facts of rows.
     fn noted(&self, slots: &[u32]) -> Noted {
         let run = slots.first().filter(|_| slots.windows(2).all(|pair| pair[0] + 1 == pair[1]));
         let run = run.map(|&first| first as usize..first as usize + slots.len());
@@ -402,7 +403,7 @@ impl Side {
         }
     }
 
-    /// The smallest time of a row that has found no match. Cost: a look at every row.
+    /// The smallest time of a row without a match. Cost: reads every row.
     pub(super) fn oldest_unmatched(&self) -> Option<i64> {
         let slots = (0..self.chains.len() as u32).filter(|slot| self.chains.is_live(*slot) && self.matches(*slot) == 0);
         slots.map(|slot| self.chains.time(slot)).min()
@@ -419,7 +420,7 @@ impl Side {
     }
 }
 
-/// So many rows that follow one another are written without being copied; few in tests.
+/// At least this many consecutive rows are written without copying; few in tests.
 const STRETCH_ROWS: usize = if cfg!(test) { 4 } else { 1024 };
 
 /// Rows per batch of the state table.
@@ -431,7 +432,7 @@ fn keep<T>(values: &mut Vec<T>, live: &[bool]) {
     values.shrink_to(values.len() * 2);
 }
 
-/// The two sides' use together.
+/// The usage of both sides together.
 pub(super) fn usage(sides: &[Side; 2]) -> StateUsage {
     let [left, right] = [sides[0].usage(), sides[1].usage()];
     let oldest = [left.oldest, right.oldest].into_iter().flatten().min();

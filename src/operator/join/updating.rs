@@ -1,9 +1,12 @@
-//! Joins without time bounds: both sides stay remembered (unless a TTL is set), and what came out is taken back when it no longer holds.
+//! Joins without time bounds: both sides stay in state (unless a TTL is set), and output is retracted when it no longer
+//! holds.
 //!
-//! Rows count as often as their weight says, pairs as often as the product. A row that comes out alone (outer, semi, anti) does so by its
-//! matches, the sum of the weights it has met: its part of the output before and after the step is compared, and the difference comes out.
+//! A row counts as often as its weight says, a pair as often as the product of its weights. For a row that is emitted by
+//! itself (outer, semi, anti) its matches decide, the sum of the weights of its partners: its part of the output before and
+//! after the step is compared, and the difference is emitted.
 //!
-//! With a TTL the result is what was known when a row came: a forgotten row is not taken back, and taking it back later leaves nothing behind.
+//! With a TTL the output reflects the rows in state when a row arrived: output of an expired row is not retracted, and
+//! retracting an expired row later leaves nothing in state.
 
 use arrow::array::BooleanArray;
 use arrow::compute::{concat_batches, filter_record_batch};
@@ -34,19 +37,19 @@ pub(super) struct UpdatingJoin {
     matcher: Matcher,
     intakes: [Intake; 2],
     sides: [Side; 2],
-    /// What is left of the step that is not done.
+    /// The remaining work of an incomplete step.
     probing: VecDeque<Probing>,
-    /// Of this step: rows that can never match.
+    /// Output rows of this step for rows that can never match.
     unmatched: Vec<RecordBatch>,
     tick: Tick,
 }
 
-/// A port's rows, being joined with what the other side keeps.
+/// A port's rows, while they are joined with the rows stored on the other side.
 struct Probing {
     port: usize,
     taken: Taken,
     cursor: Cursor,
-    /// What each row's matches weigh, so far.
+    /// The sum of the weights of each row's matches so far.
     matches: Vec<i64>,
 }
 
@@ -84,7 +87,7 @@ impl UpdatingJoin {
         Ok(Self { roles, retract, output_retract, ttl, times, matcher, intakes, sides, probing, unmatched, tick })
     }
 
-    /// Joins a side's rows with what the other remembers, then remembers them too. False when the part is full before that.
+    /// Joins a side's rows with the other side's, then stores them. `false` if the part is full before that.
     fn meet(&mut self, probing: &mut Probing, part: &mut Part) -> Result<bool> {
         if !self.probe(probing, part)? {
             return Ok(false);
@@ -123,12 +126,12 @@ impl UpdatingJoin {
         self.remember(port, arriving)
     }
 
-    /// True when matches of a side's rows are never taken back.
+    /// `true` if matches of a side's rows are never retracted.
     fn matches_only_come(&self, side: usize) -> bool {
         !self.retract[1 - side]
     }
 
-    /// True when a row that has a match will never matter again.
+    /// `true` if a row that has a match can be deleted.
     fn done_when_matched(&self, side: usize) -> bool {
         matches!(self.roles[side], Role::Semi | Role::Anti) && self.retract == [false, false]
     }
@@ -148,7 +151,7 @@ impl UpdatingJoin {
         Ok(())
     }
 
-    /// Lets pairs out and adds up what each row's matches weigh. False when the part is full before all rows are done.
+    /// Emits pairs and sums the weights of each row's matches. `false` if the part is full before all rows are done.
     fn probe(&mut self, probing: &mut Probing, part: &mut Part) -> Result<bool> {
         let Probing { port, taken, cursor, matches } = probing;
         let (port, rows) = (*port, &taken.rows);
@@ -174,7 +177,7 @@ impl UpdatingJoin {
                     if self.roles[port].counts() {
                         matches[row as usize] += stored.weight(slot);
                     }
-                    // Where no match is ever taken back, the first is all that matters.
+                    // If matches are never retracted, only the first one matters.
                     if counted && !(once && stored.matches(slot) > 0) {
                         stored.touch(slot);
                         stored.add_matches(slot, weight(row));
@@ -202,7 +205,7 @@ impl UpdatingJoin {
         }
     }
 
-    /// Lets out what changed of the rows that come out alone, and forgets rows that count no more.
+    /// Emits the changes of rows that are emitted by themselves, and deletes rows of weight 0.
     fn settle(&mut self, number: usize, out: &mut Vec<RecordBatch>) -> Result<()> {
         let role = self.roles[number];
         let side = &mut self.sides[number];
@@ -221,7 +224,7 @@ impl UpdatingJoin {
         }
         for row in touched {
             let weight = side.weight(row.slot);
-            // Below zero: the row it takes back was forgotten by its TTL.
+            // Below zero: the row that it retracts had expired by its TTL.
             if weight == 0 || (weight < 0 && self.ttl.is_some()) {
                 side.kill(row.slot);
             }
@@ -229,7 +232,7 @@ impl UpdatingJoin {
         Ok(())
     }
 
-    /// Rows below this are forgotten.
+    /// Rows with a time below this expire.
     fn cutoff(&self, side: usize, watermark: i64, now: i64) -> i64 {
         match (self.ttl, self.times[side]) {
             (None, _) => NO_WATERMARK,
@@ -238,7 +241,7 @@ impl UpdatingJoin {
         }
     }
 
-    /// A pair that was given by one half of the step and taken back by the other must not be seen.
+    /// Cancels pairs that one half of the step emitted and the other retracted.
     fn consolidated(&self, pairs: [Vec<RecordBatch>; 2]) -> Result<Vec<RecordBatch>> {
         let [mut first, second] = pairs;
         let separate = first.is_empty() || second.is_empty() || !(self.retract[0] || self.retract[1]);
@@ -268,7 +271,7 @@ impl Operator for UpdatingJoin {
     }
 
     fn resume(&mut self) -> Result<Stepped> {
-        // Where rows are taken back, a step's pairs have to be consolidated together.
+        // If an input retracts, all pairs of a step are consolidated together.
         let mut part = Part::new(self.retract == [false, false]);
         while let Some(mut probing) = self.probing.pop_front() {
             if !self.meet(&mut probing, &mut part)? {
@@ -304,7 +307,7 @@ impl Operator for UpdatingJoin {
     }
 
     fn due(&self) -> i64 {
-        // What a TTL ends comes out no more.
+        // Expiry by TTL emits nothing.
         END_OF_TIME
     }
 

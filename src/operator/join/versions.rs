@@ -1,4 +1,4 @@
-//! The rows of each key in the order of time: what an ASOF join looks into.
+//! The rows of each key in order of time, for the lookups of an ASOF join.
 
 use arrow::array::ArrayRef;
 use datafusion::common::HashMap;
@@ -25,12 +25,12 @@ pub(super) struct Version {
 impl Versions {
     pub(super) fn bytes(&self) -> usize {
         let lists: usize = self.of.iter().map(|list| list.capacity() * size_of::<Version>() + size_of_val(list)).sum();
-        // An entry of the map, with about as many bytes of key.
+        // An entry of the map, with about as many bytes for its key.
         lists + self.owners.capacity() * 4 + self.ids.capacity() * 48
     }
 
-    /// Adds rows; the first one's slot follows all that were added before. Of two rows with the same key and time the later one holds:
-    /// returns the slots of those that it replaces.
+    /// Adds rows; the first one's slot follows all slots added before. Of two rows with the same key and time the later one
+    /// replaces the earlier: returns the slots of replaced rows.
     pub(super) fn add(&mut self, keys: &[ArrayRef], versions: &[Version]) -> Result<Vec<u32>> {
         let mut replaced = Vec::new();
         let rows = if keys.is_empty() { None } else { Some(encode_keys(keys)?) };
@@ -59,7 +59,8 @@ impl Versions {
         Ok(replaced)
     }
 
-    /// For each row of the keys, the slot of the newest version before its time (or at it, if `or_equal`); [`NONE`] = there is none.
+    /// For each row of the keys the slot of the newest version before its time (or at it, if `or_equal`); [`NONE`] if there
+    /// is none.
     pub(super) fn newest(&self, keys: &[ArrayRef], times: &[i64], or_equal: bool) -> Result<Vec<u32>> {
         let rows = if keys.is_empty() { None } else { Some(encode_keys(keys)?) };
         let find = |(row, &time): (usize, &i64)| {
@@ -71,7 +72,8 @@ impl Versions {
         Ok(times.iter().enumerate().map(|row| find(row).unwrap_or(NONE)).collect())
     }
 
-    /// Drops all but the newest of the versions below `cutoff` of the keys that own `slots`; returns the slots of what was dropped.
+    /// For the keys that own `slots`: drops all versions below `cutoff` except the newest one; returns the slots of dropped
+    /// versions.
     pub(super) fn prune(&mut self, slots: &[u32], cutoff: i64) -> Vec<u32> {
         let mut dropped = Vec::new();
         for &slot in slots {
@@ -82,7 +84,7 @@ impl Versions {
         dropped
     }
 
-    /// Slots have new numbers.
+    /// Applies new slot numbers.
     pub(super) fn renumber(&mut self, renumbered: &[u32]) {
         for version in self.of.iter_mut().flatten() {
             version.slot = renumbered[version.slot as usize];

@@ -1,7 +1,15 @@
-//! Some columns of a batch as one comparable byte string per row, and back.
+//! Encodes some columns of a batch as one comparable byte string per row, and decodes them.
 //!
-//! The bytes are arrow's row format: equal values give equal bytes, nulls equal each other, NaN equals NaN, and byte order is the
-//! order of the sort options. Of one encoder's byte strings none is a prefix of another. The buffer is reused from batch to batch.
+//! The bytes are arrow's row format: equal values give equal bytes, nulls equal each other, NaN equals NaN, and byte order
+//! is the order of the sort options. No byte string of an encoder is a prefix of another. The buffer is reused.
+//!
+//! Two rows of a BIGINT and a VARCHAR, ascending (a byte that tells null from values, then the value; short strings in
+//! blocks of 8 bytes, each followed by its length):
+//!
+//! ```text
+//! ( 1, 'ab')   01 80 00 00 00 00 00 00 01   02 61 62 00 00 00 00 00 00 02
+//! (-1, NULL)   01 7f ff ff ff ff ff ff ff   00
+//! ```
 
 use arrow::array::ArrayRef;
 use arrow::compute::{SortOptions, cast};
@@ -20,7 +28,7 @@ pub struct Encoder {
     /// `None` without columns: then every row is the empty string.
     converter: Option<(RowConverter, Rows)>,
     rows: usize,
-    /// Whether values are taken as keys: see [`key_values`].
+    /// `true` if values are normalized as keys: see [`key_values`].
     keys: bool,
 }
 
@@ -46,23 +54,23 @@ impl Encoder {
         Ok(Self { columns: columns.iter().map(|(column, _)| *column).collect(), types, converter, rows: 0, keys: true })
     }
 
-    /// An encoder of `columns` that find rows by key: equal keys, as [`key_values`] has them, give equal bytes.
+    /// An encoder of key columns: keys that are equal by [`key_values`] give equal bytes.
     pub fn of_keys(schema: &SchemaRef, columns: &[usize]) -> Result<Self> {
         Self::new(schema, &ascending(columns))
     }
 
-    /// An encoder of `columns` that are told from each other, and decoded, bit by bit.
+    /// An encoder of `columns` that distinguishes, and restores, every bit.
     pub fn of_rows(schema: &SchemaRef, columns: &[usize]) -> Result<Self> {
         Ok(Self { keys: false, ..Self::new(schema, &ascending(columns))? })
     }
 
-    /// Takes a batch's rows in place of the ones before.
+    /// Encodes a batch's rows in place of the previous ones.
     pub fn encode(&mut self, batch: &RecordBatch) -> Result<()> {
         let arrays: Vec<_> = self.columns.iter().map(|&column| ArrayRef::clone(batch.column(column))).collect();
         self.encode_arrays(&arrays, batch.num_rows())
     }
 
-    /// Like [`Encoder::encode`], of the columns themselves.
+    /// Like [`Encoder::encode`], with the columns themselves.
     pub fn encode_arrays(&mut self, arrays: &[ArrayRef], rows: usize) -> Result<()> {
         self.rows = rows;
         if let Some((converter, encoded)) = &mut self.converter {
@@ -79,7 +87,7 @@ impl Encoder {
         Ok(())
     }
 
-    /// How many rows were taken.
+    /// Number of encoded rows.
     pub fn len(&self) -> usize {
         self.rows
     }
@@ -89,7 +97,7 @@ impl Encoder {
         self.converter.as_ref().map_or(&[], |(_, rows)| rows.row(row).data())
     }
 
-    /// The columns that the bytes were made of, typed as in the input.
+    /// The columns that the bytes encode, typed as in the input.
     pub fn decode<'a>(&self, rows: impl Iterator<Item = &'a [u8]>) -> Result<Vec<ArrayRef>> {
         let Some((converter, _)) = &self.converter else { return Ok(Vec::new()) };
         let undecodable = || "encoded columns cannot be decoded".to_owned();
@@ -102,7 +110,7 @@ impl Encoder {
         decoded.into_iter().zip(&self.types).map(typed).collect()
     }
 
-    /// Memory of the buffer.
+    /// Memory of the buffer, in bytes.
     pub fn bytes(&self) -> usize {
         self.converter.as_ref().map_or(0, |(converter, rows)| converter.size() + rows.size())
     }

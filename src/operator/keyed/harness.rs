@@ -1,4 +1,4 @@
-//! Runs an operator as a dataflow would, in shards, with its state written and read back, for oracle tests.
+//! Runs an operator in shards as a dataflow would, with its state written and restored, for oracle tests.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use super::{Encoder, micros};
 use crate::operator::{END_OF_TIME, Operator, Tick};
 use crate::state::{NO_WATERMARK, key_groups, shard_of};
 
-/// Makes an instance.
+/// Creates an instance.
 pub type Make<'a> = &'a dyn Fn() -> Box<dyn Operator>;
 
 /// Rows of a state table by their key, each a batch of one row.
@@ -40,7 +40,7 @@ pub struct Flow<'a> {
 }
 
 impl<'a> Flow<'a> {
-    /// One shard of what `make` makes; `routing` are the input columns that route.
+    /// One shard of an operator from `make`; `routing` are the input columns that route.
     pub fn new(make: Make<'a>, routing: &[usize]) -> Self {
         let operator = make();
         let tables = vec![Table::new(); operator.state().len()];
@@ -56,7 +56,7 @@ impl<'a> Flow<'a> {
         }
     }
 
-    /// A step with these batches, each cut up by shard; returns the rows that it put out.
+    /// A step with these batches, each divided by shard; returns the emitted rows.
     pub fn step(&mut self, batches: &[RecordBatch], watermark: i64) -> Vec<RecordBatch> {
         let tick = Tick { before: self.watermark, watermark, now: self.now };
         let count = self.shards.len();
@@ -75,7 +75,7 @@ impl<'a> Flow<'a> {
         out
     }
 
-    /// Writes what changed into the store.
+    /// Writes the changes to the store.
     pub fn save(&mut self) {
         let specs = self.shards[0].state();
         let mut cutoffs = vec![NO_WATERMARK; specs.len()];
@@ -113,7 +113,7 @@ impl<'a> Flow<'a> {
         }
     }
 
-    /// Throws the instances away and reads the state back into `shards` new ones, in batches of random size and order.
+    /// Drops the instances and restores the state into `shards` new ones, in batches of random size and order.
     pub fn rebuild(&mut self, shards: usize, rng: &mut StdRng) {
         self.shards = (0..shards).map(|_| (self.make)()).collect();
         let specs = self.shards[0].state();
@@ -134,7 +134,7 @@ impl<'a> Flow<'a> {
         }
     }
 
-    /// Rows remembered, over all shards and as the store has them.
+    /// Rows in state, over all shards and in the store.
     pub fn remembered(&self) -> (u64, u64) {
         let live = self.shards.iter().map(|shard| shard.usage().rows).sum();
         (live, self.tables.iter().map(|table| table.len() as u64).sum())
@@ -159,7 +159,7 @@ fn keys_of(rows: &RecordBatch, columns: &[usize]) -> Vec<Vec<u8>> {
     (0..rows.num_rows()).map(|row| encoder.row(row).to_vec()).collect()
 }
 
-/// Rows as text, with how often each counts: by the last column if `weighted`. Zero counts are left out.
+/// Rows as strings, with their counts: summed from the last column if `weighted`. Zero counts are left out.
 pub fn consolidated(batches: &[RecordBatch], weighted: bool) -> BTreeMap<String, i64> {
     let mut rows = BTreeMap::new();
     for batch in batches {
@@ -177,7 +177,7 @@ pub fn consolidated(batches: &[RecordBatch], weighted: bool) -> BTreeMap<String,
     rows
 }
 
-/// What DataFusion says in batch, over the rows as table `t`.
+/// DataFusion's result in batch, over the rows as table `t`.
 pub fn batch_sql(rows: &RecordBatch, sql: &str) -> BTreeMap<String, i64> {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let out = runtime.block_on(async {
@@ -216,7 +216,8 @@ pub const V: usize = 2;
 pub const N: usize = 3;
 pub const ID: usize = 4;
 
-/// Random rows of [`schema`]: skewed keys with nulls, times up to `disorder` behind, values with null, NaN, zeros of both signs.
+/// Random rows of [`schema`]: skewed keys with nulls, times up to `disorder` behind, values with null, NaN, and zeros of
+/// both signs.
 pub fn random_rows(rng: &mut StdRng, count: usize, disorder: i64) -> RecordBatch {
     let keys = rng.random_range(1..30_u32);
     let pace = *[1, 5, 40].get(rng.random_range(0..3)).unwrap();
@@ -244,7 +245,7 @@ pub fn random_rows(rng: &mut StdRng, count: usize, disorder: i64) -> RecordBatch
     RecordBatch::try_new(schema(), columns).unwrap()
 }
 
-/// Random rows `a STRING VIEW, b DICTIONARY, c LIST, ts BIGINT`, with nulls and texts too long to be inlined.
+/// Random rows `a STRING VIEW, b DICTIONARY, c LIST, ts BIGINT`, with nulls and strings too long to be inlined.
 pub fn rows_of_odd_types(rng: &mut StdRng, count: usize) -> RecordBatch {
     let text = |n: u32| format!("{n}{}", " and so on".repeat(n as usize % 4));
     let mut pick =
@@ -261,8 +262,8 @@ pub fn rows_of_odd_types(rng: &mut StdRng, count: usize) -> RecordBatch {
     RecordBatch::try_from_iter_with_nullable(columns.map(|(name, column)| (name, column, true))).unwrap()
 }
 
-/// Feeds all rows in random micro-batches, some empty, with random saves and rebuilds, then ends time. No row is late if none is
-/// more than `disorder` behind; the watermark is ahead of that by `lead`.
+/// Runs all rows in random micro-batches, some empty, with random saves and rebuilds, then ends time. No row is late if none
+/// is more than `disorder` behind; the watermark is ahead of that by `lead`.
 pub fn feed(flow: &mut Flow<'_>, rows: &RecordBatch, time: usize, disorder: i64, lead: i64, rng: &mut StdRng) {
     let times = micros(rows, time).unwrap();
     let (mut at, mut highest) = (0, None);
@@ -275,7 +276,7 @@ pub fn feed(flow: &mut Flow<'_>, rows: &RecordBatch, time: usize, disorder: i64,
             highest = times.values()[at..at + len].iter().copied().max().max(highest);
             at += len;
         }
-        // Rows to come are not older than the newest one so far less the disorder.
+        // Future rows are not older than the newest one so far minus the disorder.
         let promised = highest.map_or(NO_WATERMARK, |highest| highest - disorder + lead);
         let watermark = if rng.random_bool(0.8) { promised.max(flow.watermark) } else { flow.watermark };
         flow.step(&batches, watermark);

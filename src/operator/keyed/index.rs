@@ -1,4 +1,10 @@
-//! Keys as small numbers: each distinct key has one, for as long as its owner wants.
+//! Numbers the distinct keys of a shard: each has one small number until it is removed.
+//!
+//! ```text
+//! resolve [ann, bo, ann]   numbers 0 1 0   keys [ann, bo]   free []
+//! remove(0)                                keys [-, bo]     free [0]
+//! resolve [cy, bo]         numbers 0 1     keys [cy, bo]    free []
+//! ```
 
 use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
@@ -7,8 +13,8 @@ use super::encoder::Encoder;
 use super::slots::{SlotTable, WARM};
 use crate::error::Result;
 
-/// Numbers the distinct keys of a shard. Numbers of removed keys are given out again, so owners keep what they know of a key in a
-/// plain `Vec` beside the index.
+/// Maps the distinct keys of a shard to numbers. Numbers of removed keys are reused, so an owner can keep its data per key
+/// in a plain `Vec` next to the index.
 #[derive(Debug)]
 pub struct KeyIndex {
     encoder: Encoder,
@@ -33,7 +39,7 @@ impl KeyIndex {
         })
     }
 
-    /// The numbers of each row's key into `numbers`; keys not known yet get one.
+    /// Writes the number of each row's key to `numbers`; new keys are assigned one.
     pub fn resolve(&mut self, batch: &RecordBatch, numbers: &mut Vec<u32>) -> Result<()> {
         self.encoder.encode(batch)?;
         numbers.clear();
@@ -67,7 +73,7 @@ impl KeyIndex {
         self.keys.get(number as usize).and_then(|key| key.as_deref()).unwrap_or_default()
     }
 
-    /// Forgets a key; its number may be given to another one.
+    /// Removes a key; its number may be reused.
     pub fn remove(&mut self, number: u32) {
         if let Some(key) = self.keys.get_mut(number as usize).and_then(Option::take) {
             self.key_bytes -= key.len();
@@ -76,17 +82,17 @@ impl KeyIndex {
         }
     }
 
-    /// One more than the largest number given out.
+    /// One more than the largest number ever assigned.
     pub fn bound(&self) -> usize {
         self.keys.len()
     }
 
-    /// How many keys are known.
+    /// Number of keys.
     pub fn len(&self) -> usize {
         self.keys.len() - self.free.len()
     }
 
-    /// Memory.
+    /// Memory, in bytes.
     pub fn bytes(&self) -> usize {
         self.encoder.bytes()
             + self.table.bytes()

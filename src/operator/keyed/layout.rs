@@ -1,5 +1,13 @@
-//! How rows of an operator's input lie in a state table: the routing key first, the other columns after it, then columns that the
+//! Layout of an operator's input rows in a state table: the routing key first, then the other columns, then columns that the
 //! operator adds.
+//!
+//! Input columns `(id, user, amount)` routed by `user`, with an added `__sequence`:
+//!
+//! ```text
+//! state    (user, id, amount, __sequence)
+//! order    [1, 0, 2]    input column of each state column
+//! places   [1, 0, 2]    state column of each input column
+//! ```
 
 use std::sync::Arc;
 
@@ -9,20 +17,21 @@ use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 
 use crate::error::{Context, ErrorKind, Result};
 
-/// The two orders of the same columns.
+/// Maps the order of the input's columns to that of the state table, and back.
 #[derive(Debug)]
 pub struct Layout {
     input: SchemaRef,
     /// The input column of each state column; added columns follow.
     order: Vec<usize>,
-    /// Where each input column is in the state table.
+    /// The state column of each input column.
     places: Vec<usize>,
     added: Vec<Field>,
     state: SchemaRef,
 }
 
 impl Layout {
-    /// State rows of the columns of `input`, led by the `routing` columns and followed by `added` columns, which are never null.
+    /// State rows of the columns of `input`: first the `routing` columns, at the end the `added` columns, which are never
+    /// null.
     pub fn new(input: &SchemaRef, routing: &[usize], added: &[(&str, DataType)]) -> Self {
         let columns = input.fields().len();
         let mut order = routing.to_vec();
@@ -42,17 +51,17 @@ impl Layout {
         &self.state
     }
 
-    /// How many state columns hold the input's.
+    /// Number of state columns that hold input columns.
     pub fn width(&self) -> usize {
         self.order.len()
     }
 
-    /// Where an input column is in the state table.
+    /// The state column of an input column.
     pub fn place(&self, column: usize) -> usize {
         self.places[column]
     }
 
-    /// State rows of input rows and added columns.
+    /// State rows from input columns and added columns.
     pub fn to_state(&self, columns: &[ArrayRef], added: Vec<ArrayRef>) -> Result<RecordBatch> {
         debug_assert_eq!(added.len(), self.added.len());
         let mut all: Vec<ArrayRef> = self.order.iter().map(|&column| Arc::clone(&columns[column])).collect();
@@ -60,7 +69,7 @@ impl Layout {
         RecordBatch::try_new(Arc::clone(&self.state), all).internal(|| "state rows do not fit their table".to_owned())
     }
 
-    /// Input rows of state rows.
+    /// Input rows from state rows.
     pub fn to_input(&self, state: &RecordBatch) -> Result<RecordBatch> {
         let columns: Vec<ArrayRef> = self.places.iter().map(|&place| Arc::clone(state.column(place))).collect();
         let options = RecordBatchOptions::new().with_row_count(Some(state.num_rows()));

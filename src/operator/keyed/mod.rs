@@ -1,7 +1,7 @@
-//! What the operators that remember rows or keys one by one share: event time as numbers, keys as bytes, an index of keys, a
+//! Shared by the operators that keep rows or keys one by one: event time as numbers, keys as bytes, an index of keys, a
 //! store of rows, and the layout of rows in state tables.
 //!
-//! Hashes live in memory only and never decide what comes out; everything written down is exact values.
+//! Hashes exist in memory only and never affect the output; everything written to state is exact values.
 
 mod encoder;
 #[cfg(test)]

@@ -1,7 +1,18 @@
-//! Rows kept for later, in columns, each found by a number that stays the same while the row lives.
+//! Rows kept in columns, each found by a number that does not change while the row lives.
 //!
-//! Rows come in as they arrive, a segment at a time, and go one by one. [`RowStore::tidy`] rewrites segments that are mostly
-//! dead and joins small ones of like size, so that a row is copied a few times in its life and memory follows the rows that live.
+//! Rows are added a batch at a time, as segments, and removed one by one. [`RowStore::tidy`] rewrites segments that are at
+//! least half dead and merges small ones of similar size, so that a row is copied a few times and memory is proportional to
+//! the live rows.
+//!
+//! Four rows a b c d; a place is (segment, row):
+//!
+//! ```text
+//! reserve x3, fill [0,1,2] [a,b,c]   segment 0: a b c, numbers 0 1 2            places (0,0) (0,1) (0,2)
+//! remove(1)                          segment 0: numbers 0 DEAD 2, live 2        free [1]
+//! reserve = 1, fill [1] [d]          segment 1: d, numbers 1                    places (0,0) (1,0) (0,2)
+//! remove(0)                          segment 0: live 1 of 3, listed in shrunk   free [0]
+//! tidy                               segment 0: c, numbers 2                    places (-,-) (1,0) (0,0)
+//! ```
 
 use std::sync::Arc;
 
@@ -13,9 +24,9 @@ use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 use crate::error::{Context, Result};
 use crate::state::compact_views;
 
-/// A segment with this many rows is not joined with others any more.
+/// A segment with at least this many live rows is not merged with others.
 const FULL: usize = 1 << 16;
-/// So many segments of like size are joined.
+/// This many segments of similar size are merged.
 const FAN_IN: usize = 8;
 const DEAD: u32 = u32::MAX;
 
@@ -58,7 +69,7 @@ impl RowStore {
         }
     }
 
-    /// A number for a row that [`RowStore::fill`] brings before anything else is asked of it.
+    /// Assigns a number to a row that [`RowStore::fill`] must store before it is accessed.
     pub fn reserve(&mut self) -> u32 {
         self.live += 1;
         self.free.pop().unwrap_or_else(|| {
@@ -67,7 +78,7 @@ impl RowStore {
         })
     }
 
-    /// The rows of reserved numbers, in order. The batch shall hold no more than these rows: see [`pick`].
+    /// Stores the rows of reserved numbers, in order. The batch must own no more memory than these rows need: see [`pick`].
     pub fn fill(&mut self, numbers: Vec<u32>, batch: RecordBatch) {
         debug_assert_eq!(numbers.len(), batch.num_rows());
         if numbers.is_empty() {
@@ -87,7 +98,7 @@ impl RowStore {
         }
     }
 
-    /// Forgets a row; its number may be given to another one.
+    /// Removes a row; its number may be reused.
     pub fn remove(&mut self, number: u32) {
         let (at, row) = std::mem::replace(&mut self.places[number as usize], (DEAD, 0));
         self.free.push(number);
@@ -139,7 +150,7 @@ impl RowStore {
         }
     }
 
-    /// Gives memory back. For the end of a step.
+    /// Frees memory; to be called at the end of a step.
     pub fn tidy(&mut self) -> Result<()> {
         for at in std::mem::take(&mut self.shrunk) {
             self.join(&[at])?;
@@ -164,17 +175,17 @@ impl RowStore {
         Ok(())
     }
 
-    /// Rows that live.
+    /// Number of live rows.
     pub fn len(&self) -> usize {
         self.live
     }
 
-    /// Memory.
+    /// Memory, in bytes.
     pub fn bytes(&self) -> usize {
         self.bytes + self.places.capacity() * size_of::<(u32, u32)>() + self.free.capacity() * size_of::<u32>()
     }
 
-    /// The live rows of some segments as one.
+    /// Merges the live rows of some segments into one.
     fn join(&mut self, segments: &[u32]) -> Result<()> {
         let mut numbers = Vec::new();
         for &at in segments {
@@ -198,7 +209,7 @@ fn unreadable() -> String {
     "remembered rows cannot be read".to_owned()
 }
 
-/// Some rows of a batch, as a copy that holds on to nothing else of it.
+/// Copies some rows of a batch, without keeping the rest of it alive.
 pub fn pick(batch: &RecordBatch, rows: Vec<u32>) -> Result<RecordBatch> {
     let rows = UInt32Array::from(rows);
     compact_views(take_record_batch(batch, &rows).internal(|| "rows cannot be picked".to_owned())?)

@@ -1,8 +1,17 @@
-//! Rows that wait, with what of them must be written and what taken back.
+//! Waiting rows, with the changes to their state table.
 //!
-//! Each row has a sequence number that grows with arrival; in the state table the routing key and the sequence number identify it.
-//! A key's rows live in one shard at a time, and a shard continues after the largest number it restored, so numbers never clash
-//! within a key, however often the pipeline is divided anew; between keys they may, and nothing minds.
+//! Each row has a sequence number that grows with arrival; in the state table the routing key and the sequence number
+//! identify it. A key's rows are in one shard at a time, and a shard continues after the largest number it restored, so
+//! numbers never clash within a key, however often the pipeline is rescaled; rows of different keys may share a number.
+//!
+//! Two rows arrive; one is removed before a snapshot, one after:
+//!
+//! ```text
+//! reserve x2, fill        sequences 0 1   fresh [0, 1]   written 0
+//! remove sequence 0       not written yet, so there is nothing to delete
+//! changes                 upserts the row with sequence 1; fresh [], written 2
+//! remove sequence 1       1 < written, so its key and sequence number are added to the deletes
+//! ```
 
 use std::sync::Arc;
 
@@ -33,15 +42,15 @@ pub struct SequencedRows {
     next: i64,
     /// Rows below this sequence number have been written.
     written: i64,
-    /// Of each row in the store.
+    /// The sequence number of each row in the store; -1 for removed rows.
     sequences: Vec<i64>,
-    /// Arrived since the last changes; some may be gone again.
+    /// Rows that arrived since the last `changes`; some may have been removed again.
     fresh: Vec<Waiting>,
     deletes: Vec<RecordBatch>,
 }
 
 impl SequencedRows {
-    /// No rows yet, of schema `input`, routed by columns `keys`.
+    /// An empty store, for rows of schema `input`, routed by columns `keys`.
     pub fn new(input: &SchemaRef, keys: &[usize]) -> Self {
         Self {
             rows: RowStore::new(Arc::clone(input)),
@@ -63,7 +72,7 @@ impl SequencedRows {
         StateTable { name, schema, routing: self.routing, key, time: None, append_only: false }
     }
 
-    /// Announces the next row, in order of arrival; [`SequencedRows::fill`] brings it.
+    /// Reserves a place for the next row, in order of arrival; [`SequencedRows::fill`] stores it.
     pub fn reserve(&mut self) -> Waiting {
         let waiting = Waiting { sequence: self.next, row: self.rows.reserve() };
         self.next += 1;
@@ -80,7 +89,7 @@ impl SequencedRows {
         self.sequences[row] = waiting.sequence;
     }
 
-    /// Brings announced rows: the given rows of a batch.
+    /// Stores reserved rows: the given rows of a batch.
     pub fn fill(&mut self, waiting: Vec<u32>, batch: &RecordBatch, rows: Vec<u32>) -> Result<()> {
         if !rows.is_empty() {
             self.rows.fill(waiting, pick(batch, rows)?);
@@ -93,7 +102,7 @@ impl SequencedRows {
         self.rows.gather(rows)
     }
 
-    /// Forgets rows.
+    /// Removes rows.
     pub fn remove(&mut self, gone: &[u32]) -> Result<()> {
         let sequences = &self.sequences;
         let of_state: Vec<u32> = gone.iter().copied().filter(|&row| sequences[row as usize] < self.written).collect();
@@ -112,12 +121,12 @@ impl SequencedRows {
         Ok(())
     }
 
-    /// Gives memory back. For the end of a step.
+    /// Frees memory; to be called at the end of a step.
     pub fn tidy(&mut self) -> Result<()> {
         self.rows.tidy()
     }
 
-    /// What changed since the last call, as of state table `table`.
+    /// The changes since the last call, as changes of state table `table`.
     pub fn changes(&mut self, table: usize) -> Result<StateChange> {
         let sequences = &self.sequences;
         self.fresh.retain(|waiting| sequences[waiting.row as usize] == waiting.sequence);
@@ -133,7 +142,7 @@ impl SequencedRows {
         Ok(StateChange { table, upserts, deletes: std::mem::take(&mut self.deletes), cutoff: NO_WATERMARK })
     }
 
-    /// Takes rows back from state: the rows in the input's schema, and their numbers.
+    /// Restores rows from state: returns them in the input's schema, with their numbers.
     pub fn restore(&mut self, state: &RecordBatch) -> Result<(RecordBatch, Vec<Waiting>)> {
         let input = self.layout.to_input(state)?;
         let Some(numbers) = state.column(self.layout.width()).as_primitive_opt::<Int64Type>() else {
@@ -152,12 +161,12 @@ impl SequencedRows {
         Ok((input, waiting))
     }
 
-    /// How many rows wait.
+    /// Number of waiting rows.
     pub fn len(&self) -> usize {
         self.rows.len()
     }
 
-    /// Memory.
+    /// Memory, in bytes.
     pub fn bytes(&self) -> usize {
         self.rows.bytes()
             + self.sequences.capacity() * size_of::<i64>()

@@ -1,29 +1,41 @@
 //! A hash table from hashes to small numbers that grows a page at a time.
 //!
-//! Extendible hashing: the upper bits of a hash choose a page, the lower bits the place in it. A full page is doubled until it
-//! has [`PAGE`] places, then split in two, so that no step pays for moving a large table and memory never doubles at once. A
-//! place holds 32 bits of hash and the number, so growing needs no look at the keys. Several numbers may have the same hash.
+//! Extendible hashing: the upper bits of a hash choose a page, the lower bits the home place in it; collisions go to the
+//! next free place. A full page is doubled until it has [`PAGE`] places, then split in two, so that no step moves a large
+//! table and memory never doubles at once. A place holds the 32 bits of the hash and the number, so growing need not read
+//! the keys. Several numbers may have the same hash.
+//!
+//! Two hashes with the same lower bits, in a new table of one page with 16 places:
+//!
+//! ```text
+//! insert(0x0000_0003, 7)   home 3            place 3: 7
+//! insert(0x8000_0003, 8)   home 3 is taken   place 3: 7, place 4: 8
+//! remove(0x0000_0003, 7)   8 moves back      place 3: 8
+//! ```
+//!
+//! Once the page has 4096 places and is full (more than 13/16 of them), it is split by the uppermost bit: depth 1,
+//! directory [0, 1], and 8 is in page 1.
 
 use twox_hash::XxHash64;
 
-/// Places of a full-grown page: 32 KiB.
+/// Places of a page of full size: 32 KiB.
 const PAGE: usize = 4096;
-/// Pages of this depth are doubled instead of split: then all places of a page share their upper hash bits.
+/// Pages of this depth are doubled instead of split: most places of such a page share their upper hash bits.
 const MAX_DEPTH: u32 = 20;
-/// So many hashes are worth warming at once.
+/// Number of hashes to warm at a time.
 pub const WARM: usize = 128;
 const EMPTY: u64 = u64::MAX;
 
-/// Numbers below `u32::MAX`, found by hash and a test.
+/// A table of numbers below `u32::MAX`, found by hash and a test.
 #[derive(Debug)]
 pub struct SlotTable {
-    /// Page by the upper `depth` bits of the hash.
+    /// The page number for each value of the upper `depth` bits of a hash.
     directory: Vec<u32>,
     depth: u32,
     pages: Vec<Page>,
-    /// Over all pages.
+    /// Number of places over all pages.
     places: usize,
-    /// A page's places while they are moved.
+    /// Buffer for a page's places while they are moved.
     moved: Vec<u64>,
 }
 
@@ -41,12 +53,12 @@ impl SlotTable {
         Self { directory: vec![0], depth: 0, pages: vec![page], places: 16, moved: Vec::new() }
     }
 
-    /// The hash of a key. Other than the one that routes, of whose values a shard sees only some.
+    /// The hash of a key. Differs from the hash that routes, of which a shard sees only some values.
     pub fn hash(key: &[u8]) -> u32 {
         (XxHash64::oneshot(0x9e37_79b9, key) >> 32) as u32
     }
 
-    /// Reads the places of some hashes, all at once, so that the ones that follow find them in the cache: memory answers many
+    /// Reads the home places of some hashes at once, so that later accesses find them in the cache: memory serves many
     /// independent reads in about the time of one.
     pub fn warm(&self, hashes: &[u32]) {
         let first = |hash: u32| {
@@ -89,7 +101,7 @@ impl SlotTable {
         self.pages[page].remove(u64::from(hash) << 32 | u64::from(number));
     }
 
-    /// Memory.
+    /// Memory, in bytes.
     pub fn bytes(&self) -> usize {
         self.places * size_of::<u64>()
             + self.directory.capacity() * size_of::<u32>()
@@ -124,7 +136,7 @@ impl SlotTable {
         self.places += len;
         let number = self.pages.len() as u32;
         self.pages.push(sibling);
-        // The directory entries of this page stand side by side; the upper half is the sibling's.
+        // The directory entries of this page are adjacent; the upper half becomes the sibling's.
         let entries = 1_usize << (self.depth - depth);
         let first = ((u64::from(hash) >> (32 - depth)) as usize) << (self.depth - depth);
         self.directory[first + entries / 2..first + entries].fill(number);
@@ -132,7 +144,7 @@ impl SlotTable {
 }
 
 impl Page {
-    /// Puts numbers into the page, which is empty.
+    /// Puts numbers into the page, whose places are empty.
     fn refill(&mut self, places: impl Iterator<Item = u64>) {
         self.used = 0;
         places.for_each(|place| self.place(place));
@@ -148,7 +160,7 @@ impl Page {
         self.used += 1;
     }
 
-    /// Closes the gap by moving back what probing had pushed over it, so that no tombstone stays.
+    /// Closes the gap by moving back entries that probing had pushed past it, so that no tombstone is needed.
     fn remove(&mut self, place: u64) {
         let mask = self.places.len() - 1;
         let mut hole = (place >> 32) as usize & mask;

@@ -1,4 +1,4 @@
-//! Event time as microseconds, and the split of a batch into rows in time and late rows.
+//! Event time as microseconds, and the split of a batch into rows that are in time and late rows.
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array};
 use arrow::compute::{cast, filter_record_batch, not};
@@ -9,17 +9,17 @@ use crate::error::{Context, Error, Result};
 use crate::operator::END_OF_TIME;
 use crate::state::NO_WATERMARK;
 
-/// The bound for a column's values in rows yet to come: every one is >= it. Before any watermark it is [`NO_WATERMARK`], after
-/// the end of input [`END_OF_TIME`].
+/// Lower bound of a column's values in future rows. Before any watermark it is [`NO_WATERMARK`], after the end of input
+/// [`END_OF_TIME`].
 pub fn column_watermark(watermark: i64, lag: i64) -> i64 {
     match watermark {
         NO_WATERMARK | END_OF_TIME => watermark,
-        // A lag may be as large as it likes, but never makes time unknown or ended.
+        // However large the lag, the result is neither of the two special values.
         moved => moved.saturating_sub(lag).clamp(NO_WATERMARK + 1, END_OF_TIME - 1),
     }
 }
 
-/// A time column as microseconds; nulls stay null. BIGINT columns count as microseconds already.
+/// A time column as microseconds; nulls stay null. BIGINT columns already count microseconds.
 pub fn micros(batch: &RecordBatch, column: usize) -> Result<Int64Array> {
     let Some(values) = batch.columns().get(column) else {
         return Err(Error::internal(format!("time column {column} is not in the input")));
@@ -45,8 +45,8 @@ fn micros_of(values: &ArrayRef) -> Result<Int64Array> {
     }
 }
 
-/// The rows whose time is not below `before`, and the others; a row without a time can never be complete and counts as late.
-/// An empty part is `None`.
+/// Splits rows: those with a time at or after `before`, and the late ones. A row without a time can never be complete and
+/// counts as late. An empty part is `None`.
 pub fn split_late(
     batch: &RecordBatch,
     times: &Int64Array,

@@ -1,8 +1,8 @@
-//! A table's rows in memory, found by key: which rows have it in which version.
+//! A table's rows in memory, by key and by version.
 //!
-//! Rows belong to segments, one per data file, and a segment is alive in a range of versions. So a new version costs what
-//! changed in it, and several versions share the rows they have in common. Rows of segments that no version needs are
-//! passed over until they are as many as the others; then everything is built anew without them.
+//! Rows belong to segments, one per data file, and a segment is alive in a range of versions. So a new version costs as much
+//! as its changes, and versions share the rows that they have in common. Rows of segments that no version needs are skipped;
+//! once they are as many as the live rows, the index is rebuilt without them.
 
 use std::hash::Hasher;
 
@@ -18,14 +18,14 @@ use crate::error::{Context, Error, Result};
 
 /// The end of a chain of rows with one key.
 pub const NONE: u32 = u32::MAX;
-/// Rows of several files are put together up to this many bytes.
+/// Batches are concatenated into chunks of about this many bytes.
 const CHUNK_BYTES: usize = 128 << 20;
-/// Tests have few tags, so that other keys are met under the same one.
+/// Tests have few tags, so that different keys share a tag.
 const TAG_MASK: u32 = if cfg!(test) { 1 } else { u32::MAX };
-/// A segment that is alive in the newest version.
+/// The end of a segment that is alive in the newest version.
 pub const ALIVE: u64 = u64::MAX;
 
-/// Encodes keys so that equal keys are equal bytes.
+/// Encodes keys so that equal keys have equal bytes.
 #[derive(Debug)]
 pub struct Keys {
     converter: RowConverter,
@@ -40,7 +40,7 @@ impl Keys {
         Ok(Self { converter, null_equals_null })
     }
 
-    /// The keys of a batch, and which of them match nothing, since a null in them equals nothing.
+    /// The keys of a batch, and a flag per row: `true` if its key matches nothing because of a null in it.
     pub fn encode(&self, batch: &RecordBatch, columns: &[usize]) -> Result<(Rows, Option<Vec<bool>>)> {
         let arrays: Vec<ArrayRef> = columns.iter().map(|column| batch.column(*column).clone()).collect();
         let keys: Vec<ArrayRef> = arrays.iter().map(key_values).collect();
@@ -56,18 +56,18 @@ impl Keys {
     }
 }
 
-/// Rows of a file, and the versions that have it.
+/// A data file's rows, and the versions that contain it.
 #[derive(Debug)]
 struct Segment {
     identity: String,
-    /// The first version that has it.
+    /// The first version that contains it.
     from: u64,
-    /// The first version that has it no more.
+    /// The first version after `from` that does not contain it.
     until: u64,
     rows: usize,
 }
 
-/// A row of the table: where it is, whose it is, and the next one with the same key.
+/// A row of the table: its key, its position, its segment, and the next row with the same key.
 #[derive(Debug, Clone, Copy)]
 struct Entry {
     key_start: u64,
@@ -78,14 +78,14 @@ struct Entry {
     next: u32,
 }
 
-/// The newest row of a key, and enough of the key's hash to tell it from nearly all others without looking at it.
+/// The newest row of a key, and enough bits of the key's hash to tell it from nearly all others without reading the key.
 #[derive(Debug, Clone, Copy)]
 struct Head {
     tag: u32,
     entry: u32,
 }
 
-/// Where a row is: its chunk and its number there.
+/// Position of a row: its chunk and its number there.
 pub type Place = (u32, u32);
 
 /// The rows of a new file.
@@ -93,11 +93,11 @@ pub type Place = (u32, u32);
 pub struct FileContents {
     pub identity: String,
     pub batches: Vec<RecordBatch>,
-    /// The first version that has them no more; [`ALIVE`] where that is not known yet.
+    /// The first version that no longer contains them; [`ALIVE`] if that is not known yet.
     pub until: u64,
 }
 
-/// See the module.
+/// Rows by key and version; see the module.
 #[derive(Debug)]
 pub struct Index {
     schema: SchemaRef,
@@ -111,12 +111,12 @@ pub struct Index {
     /// Rows of segments that are alive in some version, and of those that are not.
     live_rows: usize,
     dead_rows: usize,
-    /// True when every segment is known to be alive in every version.
+    /// `true` if every segment is known to be alive in every version.
     uniform: bool,
 }
 
 impl Index {
-    /// An index of nothing.
+    /// An empty index.
     pub fn new(schema: SchemaRef, key_columns: Vec<usize>) -> Self {
         Self {
             schema,
@@ -133,12 +133,12 @@ impl Index {
         }
     }
 
-    /// Rows that some version has.
+    /// Number of rows that some version contains.
     pub fn rows(&self) -> usize {
         self.live_rows
     }
 
-    /// Memory: rows, keys and hash table.
+    /// Memory of rows, keys and hash table, in bytes.
     pub fn bytes(&self) -> usize {
         self.chunk_bytes
             + self.entries.capacity() * size_of::<Entry>()
@@ -146,12 +146,12 @@ impl Index {
             + self.heads.capacity() * (size_of::<Head>() + 1) * 8 / 7
     }
 
-    /// The rows, to be taken from by [`Place`].
+    /// The rows, addressed by [`Place`].
     pub fn chunks(&self) -> &[RecordBatch] {
         &self.chunks
     }
 
-    /// Adds files that `version` has and the one before has not; [`Index::forget_before`] is to follow.
+    /// Adds files that `version` contains and the version before does not; [`Index::forget_before`] must follow.
     pub fn add(&mut self, keys: &Keys, files: Vec<FileContents>, version: u64) -> Result<()> {
         let segments = files.into_iter().map(|FileContents { identity, batches, until }| {
             let rows = batches.iter().map(RecordBatch::num_rows).sum();
@@ -161,7 +161,7 @@ impl Index {
         self.insert(keys, segments.collect())
     }
 
-    /// Ends a file, if there is one: `version` has it no more.
+    /// Ends a file, if it is known: `version` no longer contains it.
     pub fn end(&mut self, identity: &str, version: u64) {
         let found = self.segments.iter_mut().rev().find(|s| s.until == ALIVE && s.identity == identity);
         if let Some(segment) = found {
@@ -170,7 +170,7 @@ impl Index {
         }
     }
 
-    /// Gives up the versions before `first`; their rows go now or later.
+    /// Drops the versions before `first`; their rows are removed now or later.
     pub fn forget_before(&mut self, keys: &Keys, first: u64) -> Result<()> {
         let dead = |segment: &Segment| segment.until <= first;
         self.dead_rows = self.segments.iter().filter(|segment| dead(segment)).map(|segment| segment.rows).sum();
@@ -182,10 +182,10 @@ impl Index {
         self.rebuild(keys, first)
     }
 
-    /// For each key the number of its newest row, or [`NONE`]; also where `null` says that it has no value.
+    /// For each key the number of its newest row; [`NONE`] if there is none, or if `null` flags the key.
     ///
-    /// In three short loops, not one long one: each waits for memory in one way only, so the processor overlaps the waiting
-    /// of many rows.
+    /// Several short loops instead of one long one: each waits for memory in one way only, so the processor overlaps the
+    /// waits of many rows.
     pub fn heads(&self, keys: &Rows, null: Option<&[bool]>) -> Vec<u32> {
         let hashes: Vec<u64> = keys.iter().map(|key| hash(key.as_ref())).collect();
         let candidate =
@@ -202,7 +202,7 @@ impl Index {
         heads
     }
 
-    /// Calls `found` with the place of every row from `head` on that `version` has.
+    /// Calls `found` with the place of every row of `version` in the chain that starts at `head`.
     #[inline]
     pub fn walk(&self, head: u32, version: u64, mut found: impl FnMut(Place)) {
         let mut next = head;
@@ -215,7 +215,7 @@ impl Index {
         }
     }
 
-    /// The newest row of a key whose tag another key has, too.
+    /// The newest row of a key that shares its tag with another key.
     #[cold]
     fn exact(&self, hash: u64, key: &[u8]) -> u32 {
         let found = self.heads.find(hash, |head| head.tag == tag(hash) && self.key(head.entry) == key);
@@ -246,7 +246,7 @@ impl Index {
             &key_bytes[entry.key_start as usize..entry.key_start as usize + entry.key_length as usize]
         };
         self.heads.reserve(more, |head| hash(key_of(&head.entry)));
-        // Files are put together, so that rows are taken from few arrays.
+        // Files are concatenated, so that rows are taken from few arrays.
         let mut waiting: Vec<(u32, RecordBatch)> = Vec::new();
         let mut bytes = 0;
         for (segment, batches) in segments {
@@ -265,7 +265,7 @@ impl Index {
         self.chunk(keys, &waiting)
     }
 
-    /// Makes one chunk of batches, each with its segment.
+    /// Concatenates batches, each with its segment, into one chunk.
     fn chunk(&mut self, keys: &Keys, parts: &[(u32, RecordBatch)]) -> Result<()> {
         if parts.is_empty() {
             return Ok(());
@@ -302,7 +302,7 @@ impl Index {
         let tag = tag(hash_of);
         match heads.find_mut(hash_of, |head| head.tag == tag && key_of(head.entry) == key) {
             Some(head) => {
-                // The same bytes serve all rows of a key.
+                // All rows of a key share its bytes.
                 (key_start, next) = (entries[head.entry as usize].key_start, head.entry);
                 head.entry = number;
             }
@@ -314,7 +314,7 @@ impl Index {
         entries.push(Entry { key_start, key_length: key.len() as u32, chunk, row, segment, next });
     }
 
-    /// Builds everything anew from the segments that versions from `first` on have.
+    /// Rebuilds the index from the segments that versions at or after `first` contain.
     fn rebuild(&mut self, keys: &Keys, first: u64) -> Result<()> {
         let mut kept: Vec<(Segment, Vec<RecordBatch>)> = Vec::new();
         let mut rows_of = self.rows_by_segment();
@@ -328,7 +328,7 @@ impl Index {
         self.insert(keys, kept)
     }
 
-    /// The rows of each segment, as slices of the chunks; rows of a segment lie together, in the order of the segments.
+    /// The rows of each segment, as slices of the chunks; a segment's rows are consecutive, in the order of the segments.
     fn rows_by_segment(&self) -> Vec<Vec<RecordBatch>> {
         let mut chunks = self.chunks.iter();
         let mut rest: Option<RecordBatch> = None;
@@ -348,13 +348,13 @@ impl Index {
     }
 }
 
-/// What the rows of a batch take, even if they are a part of larger arrays.
+/// Bytes of the rows of a batch, even if they are slices of larger arrays.
 fn slice_bytes(batch: &RecordBatch) -> Result<usize> {
     let sizes = batch.columns().iter().map(|column| column.to_data().get_slice_memory_size());
     sizes.sum::<Result<usize, _>>().internal(|| "a lookup table cannot be measured".to_owned())
 }
 
-/// Bits that the hash table itself looks at least.
+/// Bits that the hash table itself uses least.
 #[inline]
 fn tag(hash: u64) -> u32 {
     (hash >> 25) as u32 & TAG_MASK

@@ -1,4 +1,4 @@
-//! Answering rows: their keys are looked up, matches filtered, and both sides' columns put side by side.
+//! Joins rows to the table: looks up their keys, filters the matches, and combines the columns of both sides.
 
 use std::sync::Arc;
 
@@ -12,10 +12,10 @@ use super::Lookup;
 use super::index::Place;
 use crate::error::{Context, Result};
 
-/// No row of the table.
+/// Stands for no row of the table.
 const NOWHERE: Place = (u32::MAX, u32::MAX);
 
-/// Pairs of rows: number in the left batch, place in the table.
+/// Pairs of rows: number in the left batch, position in the table.
 #[derive(Debug, Default)]
 struct Pairs {
     left: Vec<u32>,
@@ -33,7 +33,7 @@ impl Pairs {
 pub(super) fn join(lookup: &Lookup, batch: &RecordBatch) -> Result<RecordBatch> {
     let spec = &lookup.spec;
     let (keys, null) = lookup.left_keys.encode(batch, &spec.left_keys)?;
-    // A filter decides whether a row is matched at all, so unmatched rows are filled in behind it.
+    // A filter may leave a row without a match, so unmatched rows are added after it.
     let fill = spec.join_type == JoinType::Left && spec.filter.is_none();
     let heads = lookup.index.heads(&keys, null.as_deref());
     let mut pairs = matches(lookup, batch, &heads, fill);
@@ -46,7 +46,7 @@ pub(super) fn join(lookup: &Lookup, batch: &RecordBatch) -> Result<RecordBatch> 
         .internal(|| format!("rows joined to `{}` do not fit their schema", spec.table))
 }
 
-/// Every row with all its matches; `heads` says where those begin.
+/// Every row with all its matches; `heads` holds the start of each row's chain.
 fn matches(lookup: &Lookup, batch: &RecordBatch, heads: &[u32], fill: bool) -> Pairs {
     let rows = batch.num_rows();
     let mut pairs = Pairs { left: Vec::with_capacity(rows), right: Vec::with_capacity(rows) };
@@ -69,7 +69,7 @@ fn matches(lookup: &Lookup, batch: &RecordBatch, heads: &[u32], fill: bool) -> P
     pairs
 }
 
-/// The pairs that are kept, and with `fill` the rows that are left without any; in the order of the left rows.
+/// The pairs that pass the filter, and with `fill` the rows without any; in the order of the left rows.
 fn filtered(pairs: &Pairs, kept: &BooleanArray, rows: usize, fill: bool) -> Pairs {
     let mut found = Pairs::default();
     let mut at = 0;
@@ -88,7 +88,7 @@ fn filtered(pairs: &Pairs, kept: &BooleanArray, rows: usize, fill: bool) -> Pair
     found
 }
 
-/// Whether the filter holds for each pair.
+/// Evaluates the filter for each pair.
 fn evaluate(
     lookup: &Lookup,
     batch: &RecordBatch,
@@ -101,7 +101,7 @@ fn evaluate(
         columns.pop();
     }
     let fields = spec.output.fields().iter().take(columns.len());
-    // As candidates, the table's columns are never filled in; their nullability does not matter here.
+    // Candidates always have values for the table's columns; their nullability does not matter here.
     let nullable = fields.map(|field| Arc::new(Field::clone(field).with_nullable(true))).collect::<Vec<_>>();
     let schema: SchemaRef = Arc::new(Schema::new(nullable));
     let candidates = RecordBatch::try_new(schema, columns).internal(|| "lookup candidates do not fit".to_owned())?;
@@ -113,7 +113,7 @@ fn evaluate(
 fn columns(lookup: &Lookup, batch: &RecordBatch, pairs: &Pairs) -> Result<Vec<ArrayRef>> {
     let spec = &lookup.spec;
     let failed = || format!("rows cannot be joined to `{}`", spec.table);
-    // Where each row has one match, as it has in a table with a unique key, the left columns stay as they are.
+    // If each row has one match, as in a table with a unique key, the left columns are passed on unchanged.
     let is_same =
         pairs.left.len() == batch.num_rows() && pairs.left.iter().enumerate().all(|(row, at)| row as u32 == *at);
     let indices = UInt32Array::from_iter_values(if is_same { [].iter().copied() } else { pairs.left.iter().copied() });
@@ -145,7 +145,7 @@ fn right_columns(lookup: &Lookup, pairs: &Pairs, columns: &mut Vec<ArrayRef>) ->
             }
         }
         _ => {
-            // One more array that holds a null, for rows without a match.
+            // One more array with a null, for rows without a match.
             let place = |place: &Place| match *place {
                 NOWHERE => (chunks.len(), 0),
                 (chunk, row) => (chunk as usize, row as usize),

@@ -1,10 +1,11 @@
-//! A stream joined to a Delta table that others write: the table's rows are held in memory and follow its versions.
+//! A stream joined to a Delta table that others write: the table's rows are kept in memory and follow its versions.
 //!
-//! [`Lookup::refresh`] goes on to the newest version, between epochs; what changed is read, not the table. [`Lookup::pin`] goes to
-//! a given version, so that a replay answers as the first run did. [`Lookup::apply`] answers rows and changes nothing, so
-//! lanes may share it. With `as_of`, each row is answered from the version that was the newest at its time:
-//! [`Lookup::prepare`] makes sure that the versions that some rows need are held, those that were committed a moment ago among them, and
-//! [`Lookup::forget`] gives up those that none will need. Which version a time means is what `delta::lives` says, as in queries.
+//! [`Lookup::refresh`] advances to the newest version, between epochs; it reads the changes, not the table. [`Lookup::pin`]
+//! loads a given version, so that a replay joins to the same rows as the first run. [`Lookup::apply`] joins rows and changes
+//! nothing, so lanes may share it. With `as_of`, each row is joined to the version that was the newest at its time:
+//! [`Lookup::prepare`] loads the versions that some rows need, including those committed a moment ago, and
+//! [`Lookup::forget`] drops those that no future row will need. The version of a time is defined by `delta::lives`, as for
+//! queries.
 
 mod index;
 mod join;
@@ -43,22 +44,22 @@ pub struct Lookup {
     right_keys: Keys,
     partition_columns: Vec<String>,
     index: Index,
-    /// The versions that are held; ascending, never empty.
+    /// The loaded versions; ascending, never empty.
     versions: Vec<TimedVersion>,
-    /// True when no older version than those held can be read.
+    /// `true` if no version older than the loaded ones can be read.
     is_oldest: bool,
-    /// When the log was last asked for new versions, microseconds; rows of later times may need one that is not held.
+    /// The time of the last check for new versions, microseconds; rows of later times may need a version that is not loaded.
     checked: i64,
-    /// True while no version has had a row: they are all before the first version.
+    /// `true` while no version has had a row: all of them then count as before the first version.
     is_unfilled: bool,
-    /// Rows whose time was before the oldest version, so far.
+    /// Number of rows so far whose time was before the oldest version.
     too_early: u64,
 }
 
 impl Lookup {
-    /// Reads the table: at `version` (a replay), or as it is now. `memory_limit` is in bytes.
+    /// Reads the table: at `version` (a replay), or its newest version. `memory_limit` is in bytes.
     ///
-    /// Errors: no such table, column or version; key types that differ; more memory needed than allowed.
+    /// Errors: no such table, column or version; key types that differ; not enough memory.
     pub async fn open(spec: LookupSpec, store: TableStore, version: Option<u64>, memory_limit: usize) -> Result<Self> {
         check(&spec)?;
         let shape = TableShape::read(&store, version).await?;
@@ -81,13 +82,13 @@ impl Lookup {
         Ok(lookup)
     }
 
-    /// The table's name and the version that rows are answered from (with `as_of`: the newest that any row is). Part of what a
-    /// replay must know.
+    /// The table's name and the version that rows are joined to (with `as_of`: the newest loaded version). Needed for a
+    /// replay.
     pub fn version(&self) -> (&str, u64) {
         (&self.spec.table, self.newest())
     }
 
-    /// Goes on to the newest version; true if there was one. Costs one request when there is none.
+    /// Advances to the newest version; `true` if there was a newer one. Costs one request when there is none.
     pub async fn refresh(&mut self) -> Result<bool> {
         let (before, now) = (self.newest(), micros(&self.store));
         while self.step().await? {}
@@ -95,21 +96,21 @@ impl Lookup {
         Ok(self.newest() != before)
     }
 
-    /// Goes to `version`, forward or back.
+    /// Loads `version`, newer or older.
     pub async fn pin(&mut self, version: u64) -> Result<()> {
         if version < self.newest() {
             return self.load(version, version).await;
         }
         while self.newest() < version {
             if !self.step().await? {
-                // The entry may be gone because a checkpoint covers it; the version may still be there.
+                // The log entry may be missing because a checkpoint covers it; the version may still be readable.
                 return self.load(version, version).await;
             }
         }
         Ok(())
     }
 
-    /// Makes sure that the versions which `rows` need are held. Without `as_of` there is nothing to do.
+    /// Loads the versions that `rows` need. Without `as_of` there is nothing to do.
     pub async fn prepare(&mut self, rows: &[RecordBatch]) -> Result<()> {
         let Some(column) = self.spec.as_of else { return Ok(()) };
         let times = || rows.iter().map(|batch| batch.column(column).as_primitive::<TimestampMicrosecondType>());
@@ -130,12 +131,13 @@ impl Lookup {
         Ok(())
     }
 
-    /// Rows so far whose time was before the oldest version of the table that can be read, and which found nothing for it.
+    /// Number of rows so far whose time was before the oldest readable version of the table, and which therefore matched
+    /// nothing.
     pub fn too_early(&self) -> u64 {
         self.too_early
     }
 
-    /// Loads the version of the time `earliest` and those after it, as far back as they can be read.
+    /// Loads the version at the time `earliest` and those after it, as far back as they can be read.
     async fn reach_back(&mut self, earliest: i64) -> Result<()> {
         let commits = commits_back_to(&self.store, self.newest(), earliest).await?;
         let versions = version_times(&commits);
@@ -146,7 +148,7 @@ impl Lookup {
         };
         let mut all = None;
         if files.is_empty() && !commits.is_empty() {
-            // The versions before the first rows came are before the first version.
+            // Versions from before the first rows count as before the first version.
             let log = commits_back_to(&self.store, self.newest(), i64::MIN).await?;
             let filled = oldest_with_rows(&self.store, &log).await?;
             if filled.0 > readable {
@@ -161,7 +163,7 @@ impl Lookup {
         Ok(())
     }
 
-    /// Reads the versions of `past` anew, each file once, however often rows of it were deleted.
+    /// Reloads the versions of `past`; each file is read once, however often rows of it were deleted.
     async fn load_past(&mut self, past: TablePast) -> Result<()> {
         let (store, schema, partition_columns) = (&self.store, &self.spec.right, &self.partition_columns);
         let reads: Vec<_> = past.files.iter().map(|life| lived_rows(store, life, schema, partition_columns)).collect();
@@ -194,7 +196,8 @@ impl Lookup {
         self.too_early += rows;
     }
 
-    /// Gives up versions that no row from `watermark` (microseconds) on needs. Without `as_of` there is nothing to do.
+    /// Drops versions that no row with a time at or after `watermark` (microseconds) needs. Without `as_of` there is nothing
+    /// to do.
     pub fn forget(&mut self, watermark: i64) -> Result<()> {
         let needed = self.versions.partition_point(|(time, _)| *time <= watermark).saturating_sub(1);
         if needed == 0 {
@@ -217,7 +220,7 @@ impl Lookup {
         Ok(joined)
     }
 
-    /// How much is held.
+    /// The rows and bytes in memory.
     pub fn usage(&self) -> StateUsage {
         StateUsage { rows: self.index.rows() as u64, bytes: self.index.bytes() as u64, oldest: None }
     }
@@ -226,7 +229,7 @@ impl Lookup {
         self.versions.last().map_or(0, |(_, version)| *version)
     }
 
-    /// The version that a row of `time` is answered from, if there is one.
+    /// The version that a row of `time` is joined to, if there is one.
     fn version_at(&self, time: i64) -> Option<u64> {
         let after = self.versions.partition_point(|(at, _)| *at <= time);
         match self.spec.before_first {
@@ -235,12 +238,12 @@ impl Lookup {
         }
     }
 
-    /// Reads the versions from `first` to `last` anew.
+    /// Reloads the versions from `first` to `last`.
     async fn load(&mut self, first: u64, last: u64) -> Result<()> {
-        // Without its entry (a checkpoint covers it) nothing is known of when it was made: it answers for all times before.
+        // Without its log entry (a checkpoint covers it) the version's time is unknown: it counts as older than all times.
         let time = match Commit::read(&self.store, first).await? {
             None => i64::MIN,
-            // Its writer's clock may have been behind that of the version before.
+            // Its writer's clock may have been behind the clock of the previous version's writer.
             Some(commit) => match first.checked_sub(1) {
                 Some(before) => Commit::read(&self.store, before).await?.map_or(i64::MIN, |commit| commit.micros()),
                 None => i64::MIN,
@@ -266,7 +269,7 @@ impl Lookup {
         Ok(())
     }
 
-    /// Goes on by one version; false if there is none.
+    /// Advances by one version; `false` if there is none.
     async fn step(&mut self) -> Result<bool> {
         let version = self.newest() + 1;
         let Some(commit) = Commit::read(&self.store, version).await? else { return Ok(false) };
@@ -276,9 +279,9 @@ impl Lookup {
             self.partition_columns = shape.partition_columns;
         }
         let added: Vec<DataFile> = commit.adds.iter().map(|(file, _)| file.clone()).collect();
-        // Everything is read before anything is changed: a failure leaves the version before.
+        // Everything is read before anything is changed: after a failure the previous version is intact.
         let files = self.read_files(&added).await?;
-        // A file that comes again, say with other statistics, takes the place of itself.
+        // A file that is added again, for example with other statistics, replaces itself.
         for file in commit.removes.iter().map(|(file, _)| file).chain(&added) {
             self.index.end(&file.identity(), version);
         }
@@ -320,7 +323,7 @@ impl Lookup {
     }
 }
 
-/// The time now.
+/// The current time, microseconds.
 fn micros(store: &TableStore) -> i64 {
     store.env().unix_ms().saturating_mul(1_000)
 }
@@ -350,7 +353,7 @@ fn check(spec: &LookupSpec) -> Result<()> {
     Ok(())
 }
 
-/// Refuses a table without the columns that are read.
+/// Refuses a table that lacks a column that is read.
 fn check_columns(spec: &LookupSpec, shape: &TableShape) -> Result<()> {
     for field in spec.right.fields() {
         let name = &spec.table;

@@ -1,4 +1,4 @@
-//! Lookups against DataFusion's joins of the same rows, over versions that come, go and are gone back to.
+//! Lookups against DataFusion's joins of the same rows, over versions that are added, removed and restored.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -131,7 +131,7 @@ fn events(random: &mut StdRng, rows: usize, retract: bool) -> RecordBatch {
     RecordBatch::try_new(left_schema(retract), columns).unwrap()
 }
 
-/// Every row as text, sorted.
+/// Every row as a string, sorted.
 fn shown(batches: &[RecordBatch]) -> Vec<String> {
     let mut rows = Vec::new();
     for batch in batches {
@@ -147,7 +147,7 @@ fn shown(batches: &[RecordBatch]) -> Vec<String> {
     rows
 }
 
-/// What DataFusion says: the table at a version joined to all events.
+/// DataFusion's result: the table at a version joined to all events.
 async fn oracle(table: &WrittenTable, version: u64, spec: &LookupSpec, left: &[RecordBatch]) -> Vec<String> {
     let context = SessionContext::new_with_config(SessionConfig::new().with_target_partitions(1));
     let events = MemTable::try_new(spec.left.clone(), vec![left.to_vec()]).unwrap();
@@ -183,7 +183,7 @@ async fn a_lookup_says_what_a_batch_join_says_at_every_version() {
                     table.commit(Vec::new(), vec![gone], true).await;
                 }
                 2 if !table.files.is_empty() => {
-                    // A file comes again as it is, without having gone.
+                    // A file is added again unchanged, without having been removed.
                     let again = table.files[random.random_range(0..table.files.len())].clone();
                     table.files.retain(|file| file.path != again.path);
                     table.commit(vec![again], Vec::new(), false).await;
@@ -215,7 +215,7 @@ async fn a_lookup_says_what_a_batch_join_says_at_every_version() {
     }
 }
 
-/// Events of these keys at these times, microseconds.
+/// Events with these keys at these times, microseconds.
 fn at(events: &[(i64, Option<i64>)]) -> RecordBatch {
     let rows = events.len();
     let times: TimestampMicrosecondArray = events.iter().map(|(_, time)| *time).collect();
@@ -298,7 +298,7 @@ async fn a_version_that_was_committed_a_moment_ago_is_found_by_rows_of_its_time(
     let mut lookup = Lookup::open(of_time, table.store(), None, PLENTY).await.unwrap();
     env.advance(Duration::from_millis(5));
     table.append(&[customers(&mut random, 20)]).await;
-    // No epoch has ended meanwhile, which is when the newest version is looked for.
+    // No epoch has ended meanwhile, so the newest version has not been looked for.
     lookup.prepare(&[at(&[(1, Some(env.unix_ms() * 1_000 - 5_000))])]).await.unwrap();
     assert_eq!(lookup.version(), ("customers", 1));
     env.advance(Duration::from_millis(5));
@@ -314,7 +314,7 @@ async fn rows_older_than_every_version_are_counted_or_take_the_first() {
     let env = Env::manual(1_000_000, 4);
     let mut random = StdRng::seed_from_u64(4);
     let mut table = table(&env).await;
-    // The table is made before it is filled: version 0 has no rows, and is not the first.
+    // The table is created before it is filled: version 0 has no rows, and does not count as the first.
     env.advance(Duration::from_millis(9));
     table.append(&[customers(&mut random, 60)]).await;
     let filled = env.unix_ms() * 1_000;

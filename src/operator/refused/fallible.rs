@@ -11,11 +11,11 @@ use datafusion::physical_expr::{PhysicalExpr, ScalarFunctionExpr};
 
 use crate::evaluate::ONE_FORM;
 
-/// Functions that have an answer for every row.
+/// Functions that have a result for every row.
 const TOTAL: &[&str] =
     &["coalesce", "nullif", "upper", "lower", "character_length", "octet_length", "isnan", "floor", "ceil", ONE_FORM];
 
-/// False only if `expr` can be computed for every row of `schema`.
+/// `false` only if `expr` can be computed for every row of `schema`.
 pub fn is_fallible(expr: &Arc<dyn PhysicalExpr>, schema: &Schema) -> bool {
     fails_itself(expr, schema) || expr.children().into_iter().any(|child| is_fallible(child, schema))
 }
@@ -42,7 +42,7 @@ fn fails_itself(expr: &Arc<dyn PhysicalExpr>, schema: &Schema) -> bool {
         || expr.is::<TryCastExpr>())
 }
 
-/// Comparisons and logic.
+/// `true` for comparisons and logic, which never fail.
 fn is_total(operator: Operator) -> bool {
     use Operator::{And, Eq, Gt, GtEq, IsDistinctFrom, IsNotDistinctFrom, Lt, LtEq, NotEq, Or};
     matches!(operator, Eq | NotEq | Lt | LtEq | Gt | GtEq | And | Or | IsDistinctFrom | IsNotDistinctFrom)

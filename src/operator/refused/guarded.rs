@@ -1,4 +1,4 @@
-//! An expression inside an operator that has a value for every row.
+//! An expression within an operator, wrapped so that it has a value for every row.
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -13,12 +13,12 @@ use datafusion::physical_expr::PhysicalExpr;
 use super::{Describe, RefusedRow, holding};
 use crate::evaluate::{evaluate_each, evaluate_with_nulls, is_of_row};
 
-/// Rows that were refused inside an operator and are not letters yet.
+/// Rows that were refused within an operator and are not dead letters yet.
 #[derive(Debug, Clone, Default)]
 pub struct Pending(Arc<Mutex<Vec<RefusedRow>>>);
 
 impl Pending {
-    /// Takes them out.
+    /// Removes and returns them.
     pub fn take(&self) -> Vec<RefusedRow> {
         std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -35,12 +35,12 @@ enum Instead {
     Null,
     /// Null, and the row is refused.
     Refuse(Pending),
-    /// True: a condition that is checked again later.
+    /// True: for a condition that is checked again later.
     True,
 }
 
-/// Another expression, and what stands for it where it fails. It looks like the other one, so what an operator is called and where its
-/// state lies stay as they are.
+/// An expression, with a substitute value where it fails. It displays like the expression, so the operator's name and the
+/// address of its state do not change.
 #[derive(Debug, Clone)]
 pub struct Guarded {
     expr: Arc<dyn PhysicalExpr>,
@@ -58,17 +58,17 @@ impl Guarded {
         Arc::new(Self { expr, instead: Instead::True })
     }
 
-    /// Null where it fails, which is noted in [`Guarded::pending`].
+    /// Null where it fails; failed rows are collected in [`Guarded::pending`].
     pub fn refusing(expr: Arc<dyn PhysicalExpr>) -> Arc<dyn PhysicalExpr> {
         Arc::new(Self { expr, instead: Instead::Refuse(Pending::default()) })
     }
 
-    /// The one that is guarded.
+    /// The wrapped expression.
     pub fn inner(&self) -> &Arc<dyn PhysicalExpr> {
         &self.expr
     }
 
-    /// Collects the rows that fail.
+    /// The collection of rows that failed.
     pub fn pending(&self) -> Option<&Pending> {
         match &self.instead {
             Instead::Refuse(pending) => Some(pending),

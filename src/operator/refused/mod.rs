@@ -1,4 +1,4 @@
-//! Rows for which an expression cannot be computed, left out and described.
+//! Rows that are left out because an expression cannot be computed for them, with descriptions.
 
 mod fallible;
 mod guarded;
@@ -19,7 +19,7 @@ use crate::json::line_writer;
 pub use fallible::is_fallible;
 pub use guarded::{Guarded, Pending};
 
-/// A row that was left out.
+/// Description of a row that was left out.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RefusedRow {
     /// Its number among its lane's rows of the source; `None` when it is the result of an operator.
@@ -30,9 +30,9 @@ pub struct RefusedRow {
     pub expression: String,
     /// The reason, and the values that the expression read.
     pub reason: String,
-    /// The column that the expression gives, if it has a name of its own.
+    /// The expression's output column, if it has a name of its own.
     pub column: Option<String>,
-    /// The row as the expression saw it, as JSON; `None` if it has no such form.
+    /// The expression's input row as JSON; `None` if it has no such form.
     pub row: Option<Vec<u8>>,
 }
 
@@ -46,7 +46,8 @@ pub struct Describe<'a> {
 }
 
 impl Describe<'_> {
-    /// Row `row`, whose evaluation gave `error`. `None`: it is taken back, so the letter was written when it was given.
+    /// Describes row `row`, whose evaluation failed with `error`. `None` for a retraction: the dead letter was written for
+    /// the original.
     pub fn row(&self, row: usize, place: Option<u64>, error: &DataFusionError) -> Option<RefusedRow> {
         let one = self.rows.slice(row, 1);
         let one = match weight(&one) {
@@ -67,7 +68,7 @@ impl Describe<'_> {
     }
 }
 
-/// The row with null in a column, if it may have nulls.
+/// The row with null in `column`, if that is nullable.
 fn without_value(row: RecordBatch, column: Option<usize>) -> RecordBatch {
     let Some(column) = column.filter(|column| row.schema_ref().field(*column).is_nullable()) else { return row };
     let mut columns = row.columns().to_vec();
@@ -86,14 +87,14 @@ pub fn holding(values: &dyn Array) -> Result<BooleanArray> {
     Ok(if values.null_count() > 0 { prep_null_mask_filter(values) } else { values.clone() })
 }
 
-/// True for all rows but these.
+/// `false` for the failed rows, `true` for all others.
 pub fn others(rows: usize, failed: &[usize]) -> BooleanArray {
     let mut kept = vec![true; rows];
     failed.iter().for_each(|row| kept[*row] = false);
     kept.into()
 }
 
-/// The weight of a row of a retracting stream.
+/// The weight of a row of a retracting stream; `None` for other streams.
 fn weight(row: &RecordBatch) -> Option<i64> {
     let last = row.num_columns().checked_sub(1)?;
     let weighted = row.schema_ref().field(last).name() == WEIGHT;

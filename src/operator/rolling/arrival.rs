@@ -1,8 +1,9 @@
-//! Rows that come out in the step they came in: each is computed from what arrived before it, however a step is cut.
+//! Rows that are emitted in the step in which they arrive: each is computed from the rows that arrived before it, however a
+//! step is cut.
 //!
-//! A step's rows are placed in rounds. In a round a key's rows have ever later times, so that no frame which ends at its row reaches
-//! one that arrived after it; where frames reach ahead, a round holds one row of a key. A row that is forgotten at once ends its round. Keys do not see each other, so the
-//! n-th rounds of all keys are placed together.
+//! A step's rows are placed in rounds. Within a round the times of a key's rows increase, so that no frame that ends at its
+//! row reaches a row that arrived later; where frames reach ahead, a round holds one row of a key. A row that expires at
+//! once ends its round. Keys are independent, so the n-th rounds of all keys are placed together.
 
 use arrow::array::UInt64Array;
 use arrow::compute::{concat_batches, take_record_batch};
@@ -15,7 +16,7 @@ use crate::error::{Context, Result};
 use crate::operator::Stepped;
 
 impl Rolling {
-    /// The rows with their functions, in the order in which they arrived.
+    /// Computes the functions of the rows and emits them in the order of arrival.
     pub(super) fn arrive(&mut self, arrived: &[RecordBatch], stepped: &mut Stepped) -> Result<()> {
         let rows = match arrived {
             [] => return Ok(()),
@@ -55,8 +56,8 @@ fn pick(rows: &RecordBatch, picked: Vec<u64>) -> Result<RecordBatch> {
     take_record_batch(rows, &UInt64Array::from(picked)).internal(|| "rows cannot be sorted".to_owned())
 }
 
-/// The rows of each round, in order of arrival; `None` if all are of one round and in order of time.
-/// Rows before `needed` are seen by no other row.
+/// The rows of each round, in order of arrival; `None` if all are in one round and in order of time. Rows before `needed`
+/// are in no other row's frame.
 fn rounds(keys: &[u32], times: &[i64], one_of_a_key: bool, needed: i64) -> Option<Vec<Vec<u64>>> {
     if !one_of_a_key && times.first().is_none_or(|first| *first >= needed) && times.is_sorted_by(|one, next| one < next)
     {

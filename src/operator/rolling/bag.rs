@@ -1,32 +1,32 @@
-//! Bags of values: what a frame holds, kept while rows enter and leave it.
+//! Bags of values: the content of a frame, maintained while rows enter and leave it.
 //!
-//! Values are integers: numbers by an order-preserving code ([`super::sliding::Code`]), anything else by a number that equal values
-//! share. Nothing is subtracted that would drift: [`Distinct`] counts values, [`Folded`] adds and takes out integers, which wrap, so
-//! that is exact; doubles are for [`super::ranked`].
+//! Values are integers: numbers by an order-preserving code ([`super::sliding::Code`]), all others by a number that equal
+//! values share. Subtraction never drifts: [`Distinct`] counts values, and [`Folded`] adds and subtracts wrapping integers,
+//! which is exact; doubles are left to [`super::ranked`].
 
 use std::collections::HashMap;
 use std::hash::Hash;
 
-/// A value as bags keep it.
+/// A value as stored in bags.
 pub(super) trait Value: Copy + Ord + Hash + Send + 'static {}
 
 impl Value for i64 {}
 impl Value for i128 {}
 
-/// The values of a frame, each as often as it is in it.
+/// The values of a frame, with their counts.
 pub(super) trait Bag: Default + Send + 'static {
     type Value: Value;
 
     fn insert(&mut self, value: Self::Value);
 
-    /// Takes out a value that was inserted.
+    /// Removes a value that was inserted.
     fn remove(&mut self, value: Self::Value);
 
-    /// Memory, roughly.
+    /// Approximate memory, in bytes.
     fn size(&self) -> usize;
 }
 
-/// How often each value is there.
+/// The count of each value.
 pub(super) struct Distinct<V> {
     counts: HashMap<V, u32>,
 }
@@ -38,19 +38,19 @@ impl<V> Default for Distinct<V> {
 }
 
 impl<V: Value> Distinct<V> {
-    /// How many different values there are.
+    /// Number of different values.
     pub(super) fn len(&self) -> usize {
         self.counts.len()
     }
 
-    /// Whether the value is the first of its kind.
+    /// `true` if the value is the first of its kind.
     fn enter(&mut self, value: V) -> bool {
         let count = self.counts.entry(value).or_default();
         *count += 1;
         *count == 1
     }
 
-    /// Whether the value was the last of its kind.
+    /// `true` if the value was the last of its kind.
     fn leave(&mut self, value: V) -> bool {
         let Some(count) = self.counts.get_mut(&value) else { return false };
         *count -= 1;
@@ -81,16 +81,16 @@ impl<V: Value> Bag for Distinct<V> {
     }
 }
 
-/// An operation on integers that can be undone.
+/// An operation on integers that can be reversed.
 pub(super) trait Group<V>: Send + 'static {
-    /// Values joined.
+    /// The combination of values.
     type All: Copy + Send;
     const NONE: Self::All;
     fn with(all: Self::All, value: V) -> Self::All;
     fn without(all: Self::All, value: V) -> Self::All;
 }
 
-/// Addition; of decimals it wraps, as DataFusion's does.
+/// Addition; it wraps for decimals, like DataFusion's.
 pub(super) struct Add;
 
 /// Bitwise exclusive or.
@@ -115,7 +115,7 @@ group!(Add, i64, i128, i128::wrapping_add, i128::wrapping_sub);
 group!(Add, i128, i128, i128::wrapping_add, i128::wrapping_sub);
 group!(Xor, i64, i64, |all, value| all ^ value, |all, value| all ^ value);
 
-/// The different values, and all of them added (or otherwise joined).
+/// The different values, and their sum (or other combination).
 pub(super) struct Folded<V, G: Group<V>> {
     distinct: Distinct<V>,
     all: G::All,
@@ -128,12 +128,12 @@ impl<V: Value, G: Group<V>> Default for Folded<V, G> {
 }
 
 impl<V: Value, G: Group<V>> Folded<V, G> {
-    /// How many different values there are.
+    /// Number of different values.
     pub(super) fn len(&self) -> usize {
         self.distinct.len()
     }
 
-    /// `None` without values.
+    /// The combination of all different values; `None` without values.
     pub(super) fn all(&self) -> Option<G::All> {
         (self.distinct.len() > 0).then_some(self.all)
     }

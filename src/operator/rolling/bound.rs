@@ -1,7 +1,8 @@
-//! Where frames begin and end, as positions among a key's rows.
+//! The bounds of frames, as positions among a key's rows.
 //!
 //! RANGE bounds become "the first row at or after a time"; "after a time" is one microsecond later, so there is one kind of
-//! search. Shifts of days and less are plain microseconds; months go by the calendar, as DataFusion adds them to timestamps.
+//! search. Shifts of days and less are plain microseconds; months follow the calendar, as DataFusion adds them to
+//! timestamps.
 
 use arrow::datatypes::IntervalMonthDayNano;
 use chrono::{DateTime, Datelike, Days, Months, TimeDelta, Utc};
@@ -12,13 +13,13 @@ use crate::error::{Error, Result};
 
 const DAY: i64 = 86_400_000_000;
 
-/// Rows further back than this do not matter to a calendar shift.
+/// A calendar shift depends on no rows further back than this.
 pub(super) const CUT: i64 = 4 * DAY;
 
 /// A distance in time from the current row.
 ///
-/// Calendar shifts are not monotone: 29 March 10:00 and 30 March 08:00 less a month are 28 February 10:00 and 08:00. DataFusion never
-/// moves a frame's bounds back, so for the later row, too, the bound is 10:00; see [`Shift::target`].
+/// Calendar shifts are not monotone: 29 March 10:00 and 30 March 08:00 minus a month are 28 February 10:00 and 08:00.
+/// DataFusion never moves a frame's bounds back, so the bound of the later row is 10:00, too; see [`Shift::target`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Shift {
     Micros(i64),
@@ -31,7 +32,7 @@ pub(super) enum Shift {
 impl Shift {
     pub(super) const ZERO: Self = Self::Micros(0);
 
-    /// The shifted time; what no timestamp can hold becomes the end of the scale.
+    /// The shifted time; times out of range become the end of the range.
     #[inline]
     pub(super) fn from(self, time: i64) -> i64 {
         match self {
@@ -41,7 +42,7 @@ impl Shift {
         }
     }
 
-    /// At least what any row up to `time` is shifted to; monotone.
+    /// Upper bound of the shifted times of all rows up to `time`; monotone.
     pub(super) fn upper(self, time: i64) -> i64 {
         match self {
             Self::Micros(_) => self.from(time),
@@ -49,7 +50,7 @@ impl Shift {
         }
     }
 
-    /// At most what any row from `time` on is shifted to; monotone.
+    /// Lower bound of the shifted times of all rows from `time` on; monotone.
     pub(super) fn lower(self, time: i64) -> i64 {
         match self {
             Self::Micros(_) => self.from(time),
@@ -57,10 +58,11 @@ impl Shift {
         }
     }
 
-    /// What a row is shifted to, or a row of its key before it, if that is later. `times` are the key's up to the row's.
+    /// The shifted time of a row, or that of an earlier row of its key, if that is later. `times` are the key's times up to
+    /// the row's.
     pub(super) fn target(self, times: &[i64], time: i64) -> i64 {
         let own = self.from(time);
-        // Only days that a month may lack are cut short, and only by others of them are they overtaken.
+        // Only days that a month may lack are cut to its length, and they are overtaken only by each other.
         let is_cut = |time| DateTime::from_timestamp_micros(time).is_some_and(|at| at.day() > 28);
         match self {
             Self::Micros(_) => own,
@@ -75,7 +77,7 @@ impl Shift {
     fn backwards(value: &ScalarValue) -> Result<Self> {
         Ok(match value {
             ScalarValue::IntervalMonthDayNano(Some(by)) if by.months != 0 => Self::Before(*by),
-            // The target of the search is a whole microsecond; what is left of one moves it down.
+            // The target of the search is a whole microsecond; a fraction of one moves it down.
             ScalarValue::IntervalMonthDayNano(Some(by)) => {
                 Self::Micros(-(i64::from(by.days) * DAY) + (-by.nanoseconds).div_euclid(1000))
             }
@@ -119,16 +121,16 @@ fn micros(value: &ScalarValue) -> Result<i64> {
     })
 }
 
-/// A position among a key's rows; as a start the first row in the frame, as an end the first row past it.
+/// A position among a key's rows: as a start the first row in the frame, as an end the first row after it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Bound {
-    /// The first row that is known.
+    /// The first row in state.
     First,
-    /// Past the last row that is known.
+    /// After the last row in state.
     Last,
     /// The first row whose time is at or (`past`) after the shifted time.
     Time { shift: Shift, past: bool },
-    /// So many rows from the current one.
+    /// This many rows after the current one; negative: before.
     Row(i64),
 }
 
@@ -185,7 +187,7 @@ fn count(value: &ScalarValue) -> Result<i64> {
         ScalarValue::Int64(Some(count)) => Some(*count),
         _ => None,
     };
-    // Half the scale is more rows than there can be, and keeps sums from overflowing.
+    // A quarter of the range is more rows than can exist, and keeps sums from overflowing.
     count
         .map(|count| count.min(i64::MAX / 4))
         .ok_or_else(|| Error::internal(format!("frame bound `{value}` is no count")))
@@ -216,7 +218,7 @@ pub(super) fn seek(times: &[i64], hint: usize, target: i64) -> usize {
     at
 }
 
-/// How many of `0..limit`, from 0 on, hold; they hold up to some point and not beyond.
+/// Number of leading values of `0..limit` for which `holds` is true; it must be false for all others.
 fn gallop(limit: usize, holds: impl Fn(usize) -> bool) -> usize {
     let mut step = 1;
     while step < limit && holds(step) {

@@ -1,7 +1,7 @@
-//! Values of any type, as arrow arrays in chunks, and references to their rows.
+//! Values of any type, in chunks of arrow arrays, and references to their rows.
 //!
-//! A chunk lives as long as one of its rows is referred to; when most of what is held is dead the chunks are rewritten. A reference
-//! is the chunk's number in the upper half and the row in the lower.
+//! A chunk lives as long as one of its rows is referred to; when most rows are dead the chunks are rewritten. A reference
+//! has the chunk's number in its upper half and the row in its lower half.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -10,7 +10,7 @@ use arrow::compute::{concat, interleave};
 
 use crate::error::{Context, Result};
 
-/// A chunk with fewer rows is joined with the next.
+/// Maximum number of rows in a chunk that batches are appended to.
 const FULL: usize = 4096;
 
 #[derive(Debug, Default)]
@@ -29,7 +29,7 @@ struct Chunk {
 }
 
 impl Chunks {
-    /// Takes rows, all referred to; the reference of row i is what is returned plus i.
+    /// Stores rows, all referred to; the reference of row i is the returned value plus i.
     pub(super) fn push(&mut self, columns: Vec<ArrayRef>, rows: usize) -> Result<u64> {
         self.held += rows;
         self.live += rows;
@@ -49,7 +49,7 @@ impl Chunks {
         Ok(u64::from(number) << 32)
     }
 
-    /// A reference is gone.
+    /// Drops a reference.
     pub(super) fn release(&mut self, reference: u64) {
         let number = (reference >> 32) as u32;
         let Some(chunk) = self.chunks.get_mut(&number) else { return };
@@ -61,7 +61,7 @@ impl Chunks {
         }
     }
 
-    /// The rows of a column that references name, in their order; `None` takes row 0 of `default`.
+    /// The values of a column at the references, in their order; `None` takes row 0 of `default`.
     pub(super) fn gather(
         &self,
         column: usize,
@@ -93,12 +93,12 @@ impl Chunks {
         interleave(&arrays, &picks).internal(failed)
     }
 
-    /// Whether more than half of what is held is dead, and it is much.
+    /// `true` if more than half of the stored rows are dead, and they are many.
     pub(super) fn is_wasteful(&self) -> bool {
         self.held > 2 * self.live + 4 * FULL
     }
 
-    /// Keeps only the rows that are referred to, and gives their new references.
+    /// Keeps only the rows referred to, and returns their new references.
     pub(super) fn rewrite(&mut self, references: &[u64]) -> Result<Vec<u64>> {
         let columns = self.chunks.first_key_value().map_or(0, |(_, chunk)| chunk.columns.len());
         let mut renewed = Self { next: self.next, ..Self::default() };
@@ -117,7 +117,7 @@ impl Chunks {
         Ok(new)
     }
 
-    /// Memory; shared buffers count in full.
+    /// Memory, in bytes; shared buffers count in full.
     pub(super) fn size(&self) -> usize {
         self.chunks.values().flat_map(|chunk| &chunk.columns).map(|column| column.get_array_memory_size()).sum()
     }

@@ -1,7 +1,8 @@
-//! Aggregates that give back what they read (`array_agg`, `string_agg`), or whose state grows with it: afresh over each frame.
+//! Aggregates that return their input (`array_agg`, `string_agg`), or whose state grows with it: computed from scratch for
+//! each frame.
 //!
-//! A row costs as much as its frame holds, and so does its result, so frames are bounded: more rows than the pipeline's
-//! `rolling_collect_limit` in one frame, or more values than a step may hold at once, end the run with an error that says so.
+//! A row costs as much as its frame has rows, and so does its result, so frames are bounded: more rows in one frame than the
+//! pipeline's `rolling_collect_limit`, or more values in one step than memory allows, end the run with an error.
 
 use arrow::array::ArrayRef;
 use datafusion::common::ScalarValue;
@@ -10,17 +11,17 @@ use super::evaluate::{Function, View};
 use super::merged::Call;
 use crate::error::{Error, Result};
 
-/// How many bytes the results of one step may take.
+/// Maximum bytes of the values in one step's frames.
 const STEP_BYTES: usize = 256 << 20;
 
-/// Whether the state of an aggregate grows with the rows that it is of.
+/// `true` if the state of an aggregate grows with the number of rows.
 pub(super) fn grows(name: &str, distinct: bool) -> bool {
     matches!(name, "array_agg" | "string_agg")
         || distinct && !matches!(name, "min" | "max" | "bit_and" | "bit_or" | "bool_and" | "bool_or" | "any_value")
         || matches!(name, "median" | "percentile_cont" | "approx_distinct")
 }
 
-/// Such an aggregate.
+/// An aggregate that is computed from scratch for each frame.
 pub(super) struct Collected {
     call: Call,
     limit: usize,
@@ -31,7 +32,7 @@ impl Collected {
         Self { call, limit }
     }
 
-    /// Errors: frames of more rows than may be collected.
+    /// Errors: frames with more rows than may be collected.
     fn within_limits(&self, view: &View) -> Result<()> {
         let (mut all, mut last) = (0_usize, (usize::MAX, usize::MAX));
         for frame in view.frames() {

@@ -1,7 +1,8 @@
 //! Argument values of all rows of all keys, in shared columns addressed by slot.
 //!
-//! A number is kept as the widest of its kind (64-bit integers, doubles, 128-bit decimals), a null as zero. Beside it stands, where
-//! nulls can be, how many valid rows of the key came before: then a count over any frame is a difference of two entries.
+//! Numbers are stored in the widest type of their kind (64-bit integers, doubles, 128-bit decimals), nulls as zero. Where
+//! there may be nulls, each slot also has the number of valid rows of the key before it, so that a count over a frame is a
+//! difference of two entries.
 
 use arrow::array::{Array, ArrayRef, AsArray, PrimitiveArray};
 use arrow::compute::cast;
@@ -16,10 +17,10 @@ use arrow::datatypes::{
 use crate::error::{Context, Error, Result};
 use crate::evaluate::NO_BIGINT;
 
-/// How the values of a type are kept.
+/// Representation of a type's values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// Only whether there is one.
+    /// Only that there is a value.
     Presence,
     /// In 64 bits: integers, dates, times; unsigned 64-bit integers by their bits.
     Int,
@@ -30,7 +31,7 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    /// How numbers of this type are kept, if they can be.
+    /// Representation of this numeric type, if it has one.
     pub(super) fn of(of: &DataType) -> Option<Self> {
         use DataType as T;
         Some(match of {
@@ -52,13 +53,13 @@ pub(super) enum Values {
     Decimal(Vec<i128>),
 }
 
-/// Where a row's values go.
+/// The target of a row's values.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Place {
     pub(super) slot: u32,
-    /// One past the last slot of its key if rows that were there before come after it, else `slot + 1`.
+    /// One past the last slot of its key if it was placed before existing rows, otherwise `slot + 1`.
     pub(super) until: u32,
-    /// No row of its key comes before it.
+    /// `true` if it is the first row of its key.
     pub(super) first: bool,
 }
 
@@ -66,7 +67,8 @@ pub(super) struct Place {
 #[derive(Debug)]
 pub(super) struct Column {
     pub(super) values: Values,
-    /// Per slot, twice the number of valid rows of the key before it, plus one if it is valid. Wraps; differences do not care.
+    /// Per slot, twice the number of valid rows of the key before it, plus one if it is valid. Wraps; only differences are
+    /// used.
     pub(super) valid: Option<Vec<u32>>,
 }
 
@@ -81,7 +83,7 @@ impl Column {
         Self { values, valid: nullable.then(Vec::new) }
     }
 
-    /// Makes it `slots` long.
+    /// Resizes it to `slots`.
     pub(super) fn grow(&mut self, slots: usize) {
         match &mut self.values {
             Values::None => {}
@@ -135,7 +137,7 @@ fn write_valid(valid: &mut [u32], places: &[Place], array: &ArrayRef) {
     let nulls = array.logical_nulls();
     for (row, place) in places.iter().enumerate() {
         let slot = place.slot as usize;
-        // A slot that was made between others still has the entry of the row that was moved up from it.
+        // A slot inserted between others still has the entry of the row that was moved up from it.
         let before = match place.until as usize > slot + 1 {
             true => valid[slot] >> 1,
             false if place.first => 0,
@@ -151,13 +153,13 @@ fn write_valid(valid: &mut [u32], places: &[Place], array: &ArrayRef) {
     }
 }
 
-/// Valid rows up to and including the entry's.
+/// Number of valid rows up to and including the entry's.
 #[inline]
 fn through(entry: u32) -> u32 {
     (entry >> 1).wrapping_add(entry & 1) & (u32::MAX >> 1)
 }
 
-/// How many of a key's slots `start..end` are valid.
+/// Number of valid slots of a key in `start..end`.
 #[inline]
 pub(super) fn count(valid: Option<&[u32]>, start: usize, end: usize) -> usize {
     match valid {
@@ -185,7 +187,7 @@ fn scatter<T: ArrowPrimitiveType, V: Copy + Default>(
     }
 }
 
-/// Runs a macro over the types that are kept in 64 bits.
+/// Expands a macro over the types that are stored in 64 bits.
 macro_rules! for_int_type {
     ($of:expr, $run:ident, $other:expr) => {
         match $of {
@@ -245,7 +247,7 @@ fn write_decimals(values: &mut [i128], places: &[Place], array: &ArrayRef) -> Re
     Ok(())
 }
 
-/// Values of an array that is kept as [`Kind::Int`]; anything where it is null.
+/// Values of an array of [`Kind::Int`]; undefined where it is null.
 pub(super) fn integers(array: &ArrayRef) -> Result<Vec<i64>> {
     macro_rules! run {
         ($of:ty) => {
@@ -255,7 +257,7 @@ pub(super) fn integers(array: &ArrayRef) -> Result<Vec<i64>> {
     for_int_type!(array.data_type(), run, Err(foreign(array)))
 }
 
-/// Values of an array that is kept as [`Kind::Float`]; anything where it is null.
+/// Values of an array of [`Kind::Float`]; undefined where it is null.
 pub(super) fn doubles(array: &ArrayRef) -> Result<Vec<f64>> {
     match array.data_type() {
         DataType::Float32 => Ok(array.as_primitive::<Float32Type>().values().iter().map(|v| f64::from(*v)).collect()),
@@ -264,7 +266,7 @@ pub(super) fn doubles(array: &ArrayRef) -> Result<Vec<f64>> {
     }
 }
 
-/// Values of an array that is kept as [`Kind::Decimal`]; anything where it is null.
+/// Values of an array of [`Kind::Decimal`]; undefined where it is null.
 pub(super) fn decimals(array: &ArrayRef) -> Result<Vec<i128>> {
     match array.data_type() {
         DataType::Decimal32(..) => {
@@ -282,7 +284,7 @@ fn foreign(array: &ArrayRef) -> Error {
     Error::internal(format!("a rolling argument came as {}", array.data_type()))
 }
 
-/// Kept integers as an array of the type they came from.
+/// Stored integers as an array of their original type.
 pub(super) fn ints_as(of: &DataType, values: &mut dyn Iterator<Item = Option<i64>>) -> Result<ArrayRef> {
     macro_rules! run {
         ($of:ty) => {
@@ -297,7 +299,7 @@ pub(super) fn ints_as(of: &DataType, values: &mut dyn Iterator<Item = Option<i64
     for_int_type!(of, run, Err(Error::internal(format!("no integers are {of}"))))
 }
 
-/// Sums of kept integers as an array of the type they came from; [`NO_BIGINT`] where a sum is none.
+/// Sums of stored integers as an array of their original type; [`NO_BIGINT`] where a sum does not fit.
 pub(super) fn sums_as(of: &DataType, sums: &mut dyn Iterator<Item = Option<i128>>) -> Result<ArrayRef> {
     if *of != DataType::Int64 {
         return ints_as(of, &mut sums.map(|sum| sum.map(|sum| sum as i64)));
@@ -307,13 +309,13 @@ pub(super) fn sums_as(of: &DataType, sums: &mut dyn Iterator<Item = Option<i128>
     Ok(std::sync::Arc::new(sums))
 }
 
-/// Kept doubles as an array of the type they came from.
+/// Stored doubles as an array of their original type.
 pub(super) fn floats_as(of: &DataType, values: &mut dyn Iterator<Item = Option<f64>>) -> Result<ArrayRef> {
     let array: PrimitiveArray<Float64Type> = values.collect();
     cast(&array, of).internal(|| format!("no doubles are {of}"))
 }
 
-/// Kept decimals as an array of the type they came from.
+/// Stored decimals as an array of their original type.
 pub(super) fn decimals_as(of: &DataType, values: &mut dyn Iterator<Item = Option<i128>>) -> Result<ArrayRef> {
     Ok(match of {
         DataType::Decimal32(..) => {

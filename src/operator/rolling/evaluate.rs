@@ -1,4 +1,4 @@
-//! Functions over frames: for rows that come out, first every frame's slots, then one column per function.
+//! Evaluates functions over frames: for the rows to emit, first the slots of every frame, then one column per function.
 
 use arrow::array::ArrayRef;
 
@@ -7,7 +7,7 @@ use super::plan::Plan;
 use super::store::{Store, TOGETHER};
 use crate::error::Result;
 
-/// Rows that come out, and one frame of each.
+/// Rows to emit, and one frame of each.
 #[derive(Clone, Copy)]
 pub(super) struct View<'a> {
     pub(super) store: &'a Store,
@@ -28,15 +28,15 @@ impl View<'_> {
     }
 }
 
-/// What is computed over a frame.
+/// A function over frames.
 pub(super) trait Function: Send {
     /// The function's column for the rows of `view`.
     fn column(&mut self, view: View) -> Result<ArrayRef>;
 
-    /// A row of the key was placed at this ordinal, before others.
+    /// A row of the key was inserted at this ordinal, before existing rows.
     fn squeezed(&mut self, _key: u32, _ordinal: u64) {}
 
-    /// The key is gone.
+    /// The key was removed.
     fn forget(&mut self, _key: u32) {}
 
     /// Memory beyond the store.
@@ -45,7 +45,7 @@ pub(super) trait Function: Send {
     }
 }
 
-/// Tells the functions of rows that were placed before others.
+/// Reports rows that were inserted before existing rows to the functions.
 pub(super) fn squeeze(plan: &mut Plan, store: &mut Store) {
     let squeezed = std::mem::take(&mut store.squeezed);
     for (_, function) in &mut plan.functions {
@@ -55,7 +55,7 @@ pub(super) fn squeeze(plan: &mut Plan, store: &mut Store) {
     }
 }
 
-/// All functions' columns, for rows given by key, time and position among the key's rows.
+/// The columns of all functions, for rows given by key, time and position among the key's rows.
 pub(super) fn columns(
     plan: &mut Plan,
     store: &mut Store,
@@ -78,7 +78,7 @@ pub(super) fn columns(
     plan.functions.iter_mut().map(|(frame, function)| function.column(view(*frame))).collect()
 }
 
-/// Each bound's position for each row.
+/// Position of each bound for each row.
 fn positions_of(plan: &Plan, store: &mut Store, keys: &[u32], times: &[i64], positions: &[u32]) -> Vec<Vec<u32>> {
     let mut found: Vec<Vec<u32>> = plan.bounds.iter().map(|_| Vec::with_capacity(keys.len())).collect();
     for (row, (key, time)) in keys.iter().zip(times).enumerate() {

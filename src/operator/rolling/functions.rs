@@ -1,9 +1,9 @@
-//! The functions, and which of them serves what SQL asks for.
+//! The functions, and the choice of one for each SQL call.
 //!
-//! count, sum, avg, min, max, variance and deviation of numbers are computed from summaries; aggregates over DISTINCT values and
-//! percentiles from bags that follow the frame ([`super::retractable`]); every other aggregate whose state is small from its states of
-//! blocks of rows ([`super::merged`]). What is left costs what its frame holds, and is bounded ([`super::collect`]). Types and nulls
-//! are DataFusion's.
+//! count, sum, avg, min, max, variance and deviation of numbers are computed from summaries; aggregates over DISTINCT values
+//! and percentiles from bags that follow the frame ([`super::retractable`]); every other aggregate of small state from its
+//! states over blocks of rows ([`super::merged`]). The rest costs as much as its frame has rows, and is bounded
+//! ([`super::collect`]). Types and nulls are DataFusion's.
 
 use std::sync::Arc;
 
@@ -96,7 +96,7 @@ fn aggregate_function(
     })
 }
 
-/// The function from summaries, if there is one for the aggregate and the argument's type.
+/// The function computed from summaries, if there is one for the aggregate and the argument's type.
 fn fast_function(
     plan: &mut Plan,
     aggregate: &AggregateFunctionExpr,
@@ -130,7 +130,7 @@ fn fast_function(
     } else if is(&average::avg_udaf()) {
         match (&of, &output) {
             (T::Float64, T::Float64) => mean(kept(kind)?)?,
-            // Wider ones might overflow 128 bits where DataFusion sums in 256.
+            // Wider sums might overflow 128 bits, where DataFusion sums in 256.
             (T::Decimal128(digits, scale), T::Decimal128(..)) if *digits <= 28 => {
                 decimal_mean(kept(kind)?, *scale, &output)?
             }
@@ -170,7 +170,7 @@ fn is_wide_unsigned(of: &DataType) -> bool {
     *of == DataType::UInt64
 }
 
-/// `count`: of rows if there is no argument that can be null.
+/// `count`: of all rows if the argument cannot be null.
 struct Count {
     argument: Option<usize>,
 }
@@ -183,7 +183,7 @@ impl Function for Count {
     }
 }
 
-/// Numbers that columns keep.
+/// Types of numbers that columns store.
 trait Kept: Copy {
     fn of(values: &Values) -> Option<&[Self]>;
 }
@@ -205,7 +205,7 @@ kept!(i64, Int);
 kept!(f64, Float);
 kept!(i128, Decimal);
 
-/// Makes a column of summaries, with how many values each is of.
+/// Builds a column from summaries and the number of values in each.
 type Finish<P> = Box<dyn Fn(&[P], &[u32]) -> Result<ArrayRef> + Send>;
 
 /// A function of a summary of numbers.
@@ -230,7 +230,7 @@ where
         for ((start, end), key) in view.frames().zip(view.keys) {
             let count = column::count(valid, start, end);
             counts.push(count as u32);
-            // Frames without nulls need not look at each value's validity.
+            // For frames without nulls there is no need to read each value's validity.
             let marks = if count == end - start { None } else { valid };
             parts.push(if end - start <= SHORT {
                 S::of(&values[start..end], marks.map(|marks| &marks[start..end]))
@@ -271,7 +271,7 @@ where
     Ok(Box::new(Numeric::<S> { argument, trees: Trees::default(), finish: Box::new(finish) }))
 }
 
-/// A function that is null without values and one to one with the summary otherwise.
+/// A function that is null without values and otherwise computed from the summary alone.
 fn numeric<S>(
     argument: Option<usize>,
     finish: impl Fn(&mut dyn Iterator<Item = Option<S::Part>>) -> Result<ArrayRef> + Send + 'static,
@@ -336,7 +336,7 @@ fn deviation(argument: Option<usize>, less: u32, root: bool) -> Result<Box<dyn F
     })
 }
 
-/// `row_number`: of all rows the key ever had, or of those in the frame.
+/// `row_number`: over all rows the key ever had, or over those in the frame.
 struct RowNumber {
     ever: bool,
 }
@@ -354,12 +354,12 @@ impl Function for RowNumber {
     }
 }
 
-/// Which row of a frame a value is taken from.
+/// The row of a frame that a value is taken from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum End {
     First,
     Last,
-    /// So many rows after the first, or before the last.
+    /// This many rows after the first, or before the last.
     FromFirst(usize),
     FromLast(usize),
 }
@@ -368,9 +368,9 @@ enum End {
 struct Pick {
     reference: usize,
     end: End,
-    /// What an empty frame gives, as an array of one row.
+    /// The value for an empty frame, as an array of one row.
     default: ArrayRef,
-    /// The argument that tells nulls, if they are to be passed over.
+    /// The argument that tells nulls, if they are to be skipped.
     present: Option<usize>,
 }
 

@@ -1,8 +1,7 @@
-//! Key values to dense numbers.
+//! Maps key values to dense numbers.
 //!
-//! Owns the hash table from PARTITION BY values to key numbers, which index everything else an operator keeps per key. Numbers of
-//! keys that were removed are given again. Promises that equal values (nulls equal each other) have one number; knows nothing of
-//! rows.
+//! Owns the hash table from PARTITION BY values to key numbers, which index all other data that an operator keeps per key.
+//! Numbers of removed keys are reused. Equal values (nulls equal each other) have one number. Knows nothing of rows.
 
 use std::hash::BuildHasher;
 
@@ -16,16 +15,16 @@ use hashbrown::hash_table::Entry;
 use crate::equality::key_values;
 use crate::error::{Context, Result};
 
-/// Bytes of removed keys are kept until they are this many and half of all.
+/// Garbage of removed keys, in bytes, is tolerated up to this size, or up to half of all key bytes.
 const GARBAGE: usize = 1 << 16;
 
-/// The keys that are known, each with its number.
+/// The keys in state, each with its number.
 pub(super) struct Keys {
     encoding: Encoding,
     table: HashTable<u32>,
     hasher: RandomState,
     null: Option<u32>,
-    /// By number; either of these, as the encoding wants.
+    /// Both by number; the encoding determines which of them is used.
     natives: Vec<u64>,
     spans: Vec<Span>,
     bytes: Vec<u8>,
@@ -34,7 +33,7 @@ pub(super) struct Keys {
     next: u32,
 }
 
-/// How a key is compared.
+/// Representation of keys for comparison.
 enum Encoding {
     /// No columns: one key.
     Unit,
@@ -79,12 +78,12 @@ impl Keys {
         })
     }
 
-    /// One past the greatest number ever given.
+    /// One past the greatest number ever assigned.
     pub(super) fn bound(&self) -> usize {
         self.next as usize
     }
 
-    /// Memory, roughly.
+    /// Approximate memory, in bytes.
     pub(super) fn size(&self) -> usize {
         self.table.capacity() * 5
             + self.natives.capacity() * 8
@@ -93,7 +92,7 @@ impl Keys {
             + self.free.capacity() * 4
     }
 
-    /// The number of each row's key; keys not known yet get one.
+    /// The number of each row's key; new keys are assigned one.
     pub(super) fn numbers(&mut self, columns: &[ArrayRef], rows: usize) -> Result<Vec<u32>> {
         match &self.encoding {
             Encoding::Unit => {
@@ -193,7 +192,7 @@ impl Keys {
         }
     }
 
-    /// Forgets a key; its number may be given to another.
+    /// Removes a key; its number may be reused.
     pub(super) fn remove(&mut self, number: u32) {
         if self.null == Some(number) {
             self.null = None;

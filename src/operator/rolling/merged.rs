@@ -1,8 +1,8 @@
-//! Aggregates by DataFusion's accumulators, with their states of aligned blocks of rows.
+//! Aggregates by DataFusion's accumulators, using their states over aligned blocks of rows.
 //!
-//! For a key with long frames a [`Tree`] keeps the state of every 32 rows, of every 32 such blocks, and so on: a frame of n rows
-//! merges O(log n) states and reads at most 62 rows, in their order, and nothing is ever taken out of a state. This serves every
-//! aggregate whose state does not grow with the rows it is of; the others are for [`super::collect`].
+//! For a key with long frames a [`Tree`] keeps the state of every 32 rows, of every 32 such blocks, and so on: a frame of n
+//! rows merges O(log n) states and reads at most 62 rows, in their order, and nothing is ever subtracted from a state. This
+//! serves every aggregate whose state does not grow with the number of rows; the others are left to [`super::collect`].
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -25,13 +25,13 @@ use crate::evaluate::{is_of_row, out_of_range};
 
 const WIDTH: u64 = 32;
 
-/// An aggregate whose arguments and filter are kept as they are.
+/// An aggregate whose arguments and filter are stored as values, by reference.
 pub(super) struct Call {
     aggregate: Arc<AggregateFunctionExpr>,
     arguments: Vec<usize>,
     types: Vec<DataType>,
     filter: Option<usize>,
-    /// What an empty frame gives.
+    /// The result for an empty frame.
     pub(super) empty: ScalarValue,
 }
 
@@ -55,7 +55,7 @@ impl Call {
         })
     }
 
-    /// As it was written.
+    /// The call as written in SQL.
     pub(super) fn name(&self) -> &str {
         self.aggregate.name()
     }
@@ -64,7 +64,7 @@ impl Call {
         Ok(self.aggregate.create_accumulator()?)
     }
 
-    /// The result; the value that stands for it where it does not fit its type.
+    /// The result; a substitute value where it does not fit its type.
     pub(super) fn result(&self, accumulator: &mut dyn Accumulator) -> Result<ScalarValue> {
         match (accumulator.evaluate(), out_of_range(self.aggregate.fun().name(), self.aggregate.field().data_type())) {
             (Err(error), Some(instead)) if is_of_row(&error) => Ok(instead),
@@ -72,7 +72,7 @@ impl Call {
         }
     }
 
-    /// Takes the rows of slots into an accumulator.
+    /// Adds the rows of slots to an accumulator.
     pub(super) fn update(
         &self,
         accumulator: &mut dyn Accumulator,
@@ -103,7 +103,7 @@ impl Call {
     }
 }
 
-/// Neighbours among the blocks of a level that have one parent.
+/// Adjacent blocks of a level that have the same parent.
 struct Siblings {
     /// The number of the first block.
     from: u64,
@@ -120,13 +120,13 @@ impl Siblings {
 #[derive(Default)]
 struct Level {
     groups: VecDeque<Siblings>,
-    /// The first block after those that are kept.
+    /// The first block after the stored ones.
     next: u64,
     bytes: usize,
 }
 
 impl Level {
-    /// The first block that is kept.
+    /// The first stored block.
     fn first(&self) -> u64 {
         self.groups.front().map_or(self.next, |group| group.from)
     }
@@ -156,7 +156,7 @@ impl Level {
         }
     }
 
-    /// Forgets blocks from `end` on.
+    /// Drops blocks from `end` on.
     fn truncate(&mut self, end: u64) {
         while let Some(last) = self.groups.back_mut()
             && self.next > end
@@ -174,7 +174,7 @@ impl Level {
         }
     }
 
-    /// Merges blocks `start..end`, all of them kept, in their order.
+    /// Merges blocks `start..end` in their order; all of them must be stored.
     fn merge(&self, into: &mut dyn Accumulator, start: u64, end: u64) -> Result<()> {
         let Some(first) = self.groups.front() else { return Ok(()) };
         let mut at = start;
@@ -201,7 +201,7 @@ struct Tree {
 }
 
 impl Tree {
-    /// Takes in rows that have come, and lets go of blocks whose rows have gone.
+    /// Adds blocks of new rows, and drops blocks of rows that have been retired.
     fn follow(&mut self, call: &Call, view: &View, block: Block) -> Result<()> {
         let (mut first, mut end) = (block.gone(), block.gone() + block.len() as u64);
         for depth in 0.. {
@@ -236,7 +236,7 @@ impl Tree {
         Ok(())
     }
 
-    /// Merges blocks `start..end` of a level, all of them kept.
+    /// Merges blocks `start..end` of a level; all of them must be stored.
     fn merge(&self, into: &mut dyn Accumulator, depth: usize, start: u64, end: u64) -> Result<()> {
         let Some(level) = self.levels.get(depth) else { return Ok(()) };
         let (from, until) = (start.div_ceil(WIDTH), end / WIDTH);
@@ -253,7 +253,7 @@ impl Tree {
     }
 }
 
-/// An aggregate whose state is small.
+/// An aggregate of small state.
 pub(super) struct Merged {
     call: Call,
     trees: HashMap<u32, Tree>,

@@ -1,18 +1,19 @@
 //! `f(…) OVER (PARTITION BY k ORDER BY time …)`, several frames at once over one stream.
 //!
-//! A row's way: it waits whole ([`waiting`]) until its time is complete; then what the functions need of it is placed among the
-//! rows of its key ([`store`]), where frames are runs of slots ([`evaluate`], [`bound`]), and summarised ([`summary`],
-//! [`functions`]) or followed by bags ([`sliding`]). Rows that no frame can reach any more are dropped: a key's own when it is touched, all keys' by a sweep that
-//! looks at a few keys in every step.
+//! The path of a row: it waits whole ([`waiting`]) until its time is complete; then the values that the functions need are
+//! placed among the rows of its key ([`store`]), where frames are runs of slots ([`evaluate`], [`bound`]), and summarised
+//! ([`summary`], [`functions`]) or followed by bags ([`sliding`]). Rows that no frame can reach any more are dropped: a
+//! key's own when it gets rows, all keys' by a sweep over a few keys in every step.
 //!
-//! Promises. On watermark: each row once, in order of (time, arrival) within a step and over steps, with what DataFusion's batch
-//! operator says of all rows, but for one thing: where DataFusion takes values out of sums again, ours forget a NaN with its row.
-//! A row that is late is told so and counts nowhere; or, where late rows shall come out, it does at once (or when the rows after it
-//! that its frames reach are complete), computed from what is remembered: rows already out stay as they are, later ones count it. On arrival: each row comes out in the order of arrival, computed
-//! from what arrived before it ([`arrival`]). Rows without a time have no place: they are late.
-//! Rows that the query above leaves out whatever the functions say count for others, and nothing is computed for them.
+//! Promises. On watermark: each row is emitted once, in order of (time, arrival) within a step and over steps, with the
+//! results of DataFusion's batch operator over all rows, with one exception: where DataFusion subtracts from sums, a NaN
+//! stays in them; here it leaves with its row. A late row is reported as late and counts nowhere; or, if late rows are to be
+//! emitted, it is emitted at once (or when the rows after it that its frames reach are complete), computed from the rows
+//! still in state: rows already emitted do not change, later ones count it. On arrival: rows are emitted in the order of
+//! arrival, each computed from the rows that arrived before it ([`arrival`]). Rows without a time have no position: they are
+//! late. Rows that the query filters out by their own columns count for others, but nothing is computed for them.
 //!
-//! Leaves to others: deciding that a frame without an end, or without beginning and TTL, shall not be run.
+//! Leaves to others: refusing frames without an end, or without both a beginning and a TTL.
 
 mod arrival;
 mod bag;
@@ -60,7 +61,7 @@ pub fn rolling(spec: RollingSpec) -> Result<Box<dyn Operator>> {
     Ok(Box::new(Rolling::new(spec)?))
 }
 
-/// The aggregates of a spec that read their whole frame again for every row, as they were written.
+/// The aggregates of a spec that read their whole frame again for every row, as written in SQL.
 pub fn collecting(spec: &RollingSpec) -> Vec<String> {
     let functions = spec.functions.iter().filter_map(|function| match &function.function {
         RollingKind::Aggregate(aggregate, _) if retractable::collects(aggregate, &spec.input) => Some(aggregate.name()),
@@ -69,20 +70,20 @@ pub fn collecting(spec: &RollingSpec) -> Vec<String> {
     functions.map(str::to_owned).collect()
 }
 
-/// Every step looks at this many keys at least for rows to drop.
+/// Minimum number of keys per step that are searched for rows to drop.
 const SWEEP: usize = 64;
 
 struct Rolling {
     plan: Plan,
-    /// The input with the sequence, the schema of rows that wait.
+    /// The input with the sequence: the schema of waiting rows.
     sequenced: SchemaRef,
     keys: Keys,
     store: Store,
     /// Rows whose time is not complete.
     early: Waiting,
-    /// Rows whose time is complete, but not all that their frames reach.
+    /// Rows whose time is complete, but not everything that their frames reach.
     open: Waiting,
-    /// How far the ordering column is complete.
+    /// The watermark of the ordering column.
     watermark: i64,
     /// The next sequence.
     sequence: i64,
@@ -91,7 +92,7 @@ struct Rolling {
     journal: Journal,
 }
 
-/// Rows that have their places, by key.
+/// Rows that have been placed: their keys and places.
 struct Settled {
     keys: Vec<u32>,
     places: Vec<Place>,
@@ -118,7 +119,8 @@ impl Rolling {
         })
     }
 
-    /// The rows that count; those without a time are late, and those whose time was complete `before`, unless they shall come out.
+    /// The rows that count. Late are rows without a time and, unless late rows are emitted, rows whose time was complete
+    /// `before`.
     fn in_time(&self, batch: RecordBatch, before: i64, stepped: &mut Stepped) -> Result<RecordBatch> {
         let time = batch.column(self.plan.time);
         if self.plan.counts_late && before != NO_WATERMARK {
@@ -151,13 +153,13 @@ impl Rolling {
         RecordBatch::try_new(Arc::clone(&self.sequenced), columns).internal(|| "a row cannot be numbered".to_owned())
     }
 
-    /// The rows as they came.
+    /// The rows in the input's schema.
     fn plain(&self, batch: &RecordBatch) -> Result<RecordBatch> {
         let columns = batch.columns()[..self.plan.input.fields().len()].to_vec();
         RecordBatch::try_new(Arc::clone(&self.plan.input), columns).internal(|| "a row lost its shape".to_owned())
     }
 
-    /// Releases what `watermark` completes.
+    /// Releases the rows that `watermark` completes.
     fn advance(&mut self, watermark: i64, stepped: &mut Stepped) -> Result<()> {
         let released = self.early.release(|time| time < watermark || watermark == super::END_OF_TIME)?;
         if !self.plan.wait.is_any() {
@@ -174,7 +176,7 @@ impl Rolling {
         self.close(watermark, stepped)
     }
 
-    /// Rows that come out as soon as they have their places.
+    /// Places rows and emits them at once.
     fn settle_and_show(&mut self, released: Released) -> Result<RecordBatch> {
         let Some(condition) = &self.plan.shown else {
             let rows = self.plain(&released.rows()?)?;
@@ -193,7 +195,7 @@ impl Rolling {
         self.with_functions_where(&shown, &settled.keys, &positions, || released.only(&shown).rows())
     }
 
-    /// Lets out the rows whose frames are complete.
+    /// Emits the rows whose frames are complete.
     fn close(&mut self, watermark: i64, stepped: &mut Stepped) -> Result<()> {
         if self.plan.wait.rows == 0 {
             let wait = &self.plan.wait;
@@ -239,7 +241,7 @@ impl Rolling {
         Ok(numbers)
     }
 
-    /// Places rows, which are in order of time, among those of their keys.
+    /// Places rows, which are in order of time, among the rows of their keys.
     fn settle(&mut self, rows: &RecordBatch) -> Result<Settled> {
         let keys = self.numbers(rows)?;
         let arguments = self.plan.evaluate_arguments(rows)?;
@@ -284,8 +286,8 @@ impl Rolling {
         settled.places.iter().zip(&settled.keys).map(position).collect()
     }
 
-    /// The positions of rows that were placed before: all rows of a key and time that have not come out, in order. They are the
-    /// last of that time, since rows come out in order.
+    /// The positions of rows that were placed before: the given rows are all rows of a key and time that have not been
+    /// emitted, in order. They are the last ones of that time, since rows are emitted in order.
     fn locate(&self, keys: &[u32], times: &[i64]) -> Vec<u32> {
         let mut positions = vec![0; keys.len()];
         let mut after: HashMap<u32, u32> = HashMap::new();
@@ -302,7 +304,7 @@ impl Rolling {
         positions
     }
 
-    /// The rows that are to be shown, with their functions.
+    /// The rows to show, with their functions.
     fn output(&mut self, rows: &RecordBatch, keys: &[u32], positions: &[u32]) -> Result<RecordBatch> {
         let shown = self.plan.shown.as_ref().map_or(Ok(None), |condition| condition.of(rows))?;
         let Some(shown) = shown else { return self.with_functions(rows, keys, positions) };
@@ -311,7 +313,7 @@ impl Rolling {
         })
     }
 
-    /// Those of the rows that are `shown`, which `rows` gives, with their functions.
+    /// The rows that are `shown`, provided by `rows`, with their functions.
     fn with_functions_where(
         &mut self,
         shown: &BooleanArray,
@@ -338,7 +340,7 @@ impl Rolling {
             .internal(|| "rolling results do not fit their schema".to_owned())
     }
 
-    /// Drops what is needed no more.
+    /// Drops rows that are no longer needed.
     fn tidy(&mut self, rows: usize) -> Result<()> {
         let needed = self.plan.needed(self.watermark);
         let from = needed.from;
@@ -348,7 +350,7 @@ impl Rolling {
                 function.forget(key);
             }
         }
-        // Rows that must be named are referred to until they are written down.
+        // Rows that need tombstones keep their references until the tombstones are written.
         if self.plan.is_counted() {
             return Ok(());
         }
@@ -408,7 +410,7 @@ impl Operator for Rolling {
         let bytes = self.store.size() + self.keys.size() + self.early.size() + self.open.size() + functions;
         let remembered = (self.store.rows() > 0).then(|| self.earliest.max(self.plan.needed(self.watermark).from));
         let oldest = [remembered, self.early.oldest(), self.open.oldest()].into_iter().flatten().min();
-        // Rows whose frames are open are remembered, too, and counted once.
+        // Rows whose frames are open are in the store, too, and counted once.
         StateUsage { rows: (self.store.rows() + self.early.rows()) as u64, bytes: bytes as u64, oldest }
     }
 }

@@ -1,7 +1,9 @@
-//! What a [`RollingSpec`] comes to: distinct bounds, frames, arguments and references, how long rows wait and how long they are kept.
+//! A compiled [`RollingSpec`]: distinct bounds, frames, arguments and references; how long rows wait and how long they are
+//! kept.
 //!
-//! `lag` and `lead` are the first row of a ROWS frame of one row. A frame without a beginning reaches back as far as the TTL, if there
-//! is one, exactly; so does a ROWS frame: what is remembered then depends on event time only, not on when rows were dropped.
+//! `lag` and `lead` are the first row of a ROWS frame of one row. A frame without a beginning reaches back exactly as far as
+//! the TTL, if there is one; so does a ROWS frame: the rows in a frame then depend on event time only, not on when rows were
+//! dropped.
 
 use std::sync::Arc;
 
@@ -41,33 +43,33 @@ pub(super) struct Frame {
     pub(super) floor: Option<usize>,
 }
 
-/// How long after its time a row is complete.
+/// The conditions for a row to be complete, beyond its own time.
 #[derive(Debug, Default)]
 pub(super) struct Wait {
     shifts: Vec<Shift>,
-    /// So many later rows of its key are wanted.
+    /// Number of later rows of its key that must exist.
     pub(super) rows: usize,
-    /// The end of input is wanted.
+    /// The row waits for the end of input.
     end: bool,
 }
 
 impl Wait {
-    /// Whether rows come out later than their time is complete.
+    /// `true` if rows are emitted later than their time is complete.
     pub(super) fn is_any(&self) -> bool {
         !self.shifts.is_empty() || self.rows > 0 || self.end
     }
 
-    /// Whether what lies around `time` is complete, as far as that is a matter of time; monotone.
+    /// `true` if all times around `time` that its frames reach are complete; monotone.
     pub(super) fn is_over(&self, time: i64, watermark: i64) -> bool {
         watermark == END_OF_TIME
             || (!self.end && time < watermark && self.shifts.iter().all(|shift| shift.upper(time) < watermark))
     }
 
-    /// No row before this time waits for its time.
+    /// Lower bound of the times that are not over.
     fn open(&self, watermark: i64) -> i64 {
         let before = |shift: &Shift| match shift {
             Shift::Micros(by) => watermark.saturating_sub(*by),
-            // At least what the calendar takes, and the rest of the day.
+            // At least the length of the calendar shift and the rest of the day.
             Shift::After(by) | Shift::Before(by) => {
                 let days = i64::from(by.months) * 31 + i64::from(by.days) + 2;
                 watermark.saturating_sub(days * 86_400_000_000).saturating_sub(by.nanoseconds / 1000)
@@ -80,7 +82,7 @@ impl Wait {
     }
 }
 
-/// Which rows a row needs before it.
+/// The rows that a row needs before it.
 #[derive(Debug, Default)]
 pub(super) struct Keep {
     shifts: Vec<Shift>,
@@ -110,16 +112,16 @@ pub(super) struct Plan {
     /// Late rows that are emitted are counted.
     pub(super) counts_late: bool,
     ttl: Option<i64>,
-    /// How many rows a frame may hold that is read again for every row.
+    /// Maximum number of rows in a frame that is read again for every row.
     pub(super) collect_limit: usize,
-    /// Which rows come out, if not all do.
+    /// The condition for rows to be emitted, if there is one.
     pub(super) shown: Option<Shown>,
     pub(super) bounds: Vec<Bound>,
     pub(super) frames: Vec<Frame>,
     pub(super) arguments: Vec<Argument>,
-    /// What is kept as it is, by reference.
+    /// Expressions whose values are stored, by reference.
     pub(super) references: Vec<Arc<dyn PhysicalExpr>>,
-    /// Each with the index of its frame.
+    /// The functions, each with the index of its frame.
     pub(super) functions: Vec<(usize, Box<dyn Function>)>,
     pub(super) wait: Wait,
     pub(super) keep: Keep,
@@ -162,7 +164,7 @@ impl Plan {
         if plan.emit == RollingEmit::OnArrival {
             plan.wait = Wait::default();
         }
-        // Rows that go by count are named in tombstones, so their keys must be at hand.
+        // Rows that are kept by count are deleted by tombstones, which need their keys.
         if plan.is_counted() {
             for key in plan.keys.clone() {
                 plan.reference(&plan.column(key));
@@ -180,7 +182,7 @@ impl Plan {
         self.output.field(self.input.fields().len() + function).data_type().clone()
     }
 
-    /// The index of a frame, with what it means for waiting and keeping.
+    /// The index of a frame; extends the plan's waiting and keeping accordingly.
     pub(super) fn frame(&mut self, extent: Extent) -> usize {
         let mut extent = extent;
         let back = self.ttl.map(|ttl| Bound::Time { shift: Shift::Micros(-ttl), past: false });
@@ -211,7 +213,7 @@ impl Plan {
         index_of(&mut self.frames, frame)
     }
 
-    /// The frame of the current row alone, for `row_number` over all rows ever: only its ordinal is wanted.
+    /// The frame of the current row alone, for `row_number` over all rows ever, which only needs the row's ordinal.
     pub(super) fn ordinal_frame(&mut self) -> usize {
         self.keep.rows = Some(self.keep.rows.unwrap_or(0).max(1));
         let frame = Frame { start: self.bound(Bound::Row(0)), end: self.bound(Bound::Row(1)), floor: None };
@@ -237,7 +239,7 @@ impl Plan {
                 if waits && !self.wait.shifts.contains(&shift) {
                     self.wait.shifts.push(shift);
                 }
-                // Where a calendar shift leads hangs on the days before.
+                // The target of a calendar shift depends on the days before.
                 let days = Shift::Micros(-CUT);
                 if !matches!(shift, Shift::Micros(_)) && !self.keep.shifts.contains(&days) {
                     self.keep.shifts.push(days);
@@ -251,7 +253,7 @@ impl Plan {
         index_of(&mut self.bounds, bound)
     }
 
-    /// The index of an argument that is kept at least as `kind`; `None` if every row has one.
+    /// The index of an argument that is stored at least as `kind`; `None` if every row has a value.
     pub(super) fn argument(
         &mut self,
         expression: &Arc<dyn PhysicalExpr>,
@@ -282,7 +284,7 @@ impl Plan {
         Ok(Some(self.arguments.len() - 1))
     }
 
-    /// The index of an expression that is kept as it is.
+    /// The index of an expression whose values are stored.
     pub(super) fn reference(&mut self, expression: &Arc<dyn PhysicalExpr>) -> usize {
         let known = self.references.iter().position(|known| known.as_ref() == expression.as_ref());
         known.unwrap_or_else(|| {
@@ -291,12 +293,12 @@ impl Plan {
         })
     }
 
-    /// Whether rows are kept by count too, so that they go one by one.
+    /// `true` if rows are also kept by count, so that they are deleted one by one.
     pub(super) fn is_counted(&self) -> bool {
         self.keep.rows.is_some() && !self.keep.all
     }
 
-    /// A watermark of event time as one of the ordering column: rows yet to come have values at or after it.
+    /// Converts a watermark of event time to one of the ordering column: future rows have values at or after it.
     pub(super) fn complete(&self, watermark: i64) -> i64 {
         match watermark {
             END_OF_TIME | NO_WATERMARK => watermark,
@@ -304,13 +306,13 @@ impl Plan {
         }
     }
 
-    /// The first watermark at which something happens to a row of `time` that waits for its time.
+    /// The first watermark that affects a row of `time` that waits for its time.
     pub(super) fn due(&self, time: i64) -> i64 {
         time.saturating_add(self.lag).saturating_add(1)
     }
 
-    /// The first watermark at which a row of `time` that waits for others to follow may come out; those that wait for rows of their key may
-    /// at any.
+    /// The first watermark at which a row of `time` that waits for later times may be emitted. If it waits for rows of its
+    /// key, any watermark may do.
     pub(super) fn due_open(&self, time: i64) -> i64 {
         match &self.wait {
             Wait { rows: 1.., .. } => NO_WATERMARK,
@@ -319,7 +321,7 @@ impl Plan {
         }
     }
 
-    /// No row before this (ordering) time waits to come out, other than for rows of its key.
+    /// Lower bound of the (ordering) times of rows that wait to be emitted, other than for rows of their key.
     fn open(&self, watermark: i64) -> i64 {
         let open = self.wait.open(watermark);
         match self.ttl {
@@ -328,25 +330,25 @@ impl Plan {
         }
     }
 
-    /// Whether a row may come out though rows after it are missing.
+    /// `true` if a row may be emitted although rows after it are missing.
     pub(super) fn gives_up(&self, time: i64, watermark: i64) -> bool {
         watermark == END_OF_TIME || self.ttl.is_some_and(|ttl| time.saturating_add(ttl) < watermark)
     }
 
-    /// Which rows are needed, with the ordering column complete to `watermark`.
+    /// The rows that are needed while the ordering column is complete to `watermark`.
     pub(super) fn needed(&self, watermark: i64) -> Needed<'_> {
         let open = self.open(watermark);
-        // One row of a key stays in any case: ordinals go on from it.
+        // At least one row of each key stays: ordinals continue from it.
         let last = self.is_counted().then(|| (self.keep.rows.unwrap_or(0).max(1), self.wait.rows));
         Needed { from: self.keep.earliest(open), open, last, keep: &self.keep }
     }
 
-    /// Rows of the waiting table before this time are gone.
+    /// Rows of the waiting table before this time are dead.
     pub(super) fn waiting_cutoff(&self, watermark: i64) -> i64 {
         if self.wait.rows > 0 { NO_WATERMARK } else { self.open(watermark) }
     }
 
-    /// The values of each argument, as they are kept and written down.
+    /// The values of each argument, as stored in memory and in state.
     pub(super) fn evaluate_arguments(&self, batch: &RecordBatch) -> Result<Vec<ArrayRef>> {
         self.arguments.iter().map(|argument| argument.evaluate(batch)).collect()
     }
@@ -355,7 +357,7 @@ impl Plan {
         self.references.iter().map(|expression| evaluate(expression, batch)).collect()
     }
 
-    /// Rows that wait, then (or only) what is remembered of rows that do not.
+    /// The tables of waiting rows (on watermark only) and of the history.
     pub(super) fn tables(&self) -> Vec<StateTable> {
         let mut tables = Vec::new();
         if self.emit == RollingEmit::OnWatermark {
@@ -377,7 +379,7 @@ impl Plan {
         tables
     }
 
-    /// The table of remembered rows: keys, time, ordinal, arguments, references.
+    /// The table of placed rows: keys, time, ordinal, arguments, references.
     fn history(&self) -> StateTable {
         let mut fields: Vec<_> = self.keys.iter().map(|key| self.input.field(*key).clone()).collect();
         fields.push(self.input.field(self.time).clone());
@@ -401,7 +403,7 @@ impl Plan {
     }
 }
 
-/// The column that makes rows of a key unique.
+/// The column that makes the rows of a key unique.
 pub(super) const SEQUENCE: &str = "__sequence";
 
 impl Argument {

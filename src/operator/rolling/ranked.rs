@@ -1,14 +1,14 @@
-//! Bags of values in their order: for medians, percentiles, and sums of doubles.
+//! Bags of values in order: for medians, percentiles, and sums of doubles.
 //!
-//! A sum of doubles is joined afresh along one path of the tree with every value that enters or leaves, so nothing drifts and one NaN
-//! leaves no trace once it is gone.
+//! A sum of doubles is recomputed along one path of the tree for every value that enters or leaves, so nothing drifts and a
+//! NaN leaves no trace once it is gone.
 
 use std::cmp::Ordering;
 
 use super::bag::{Bag, Value};
 use super::summary::{Sum, SumFloat, Summary};
 
-/// What a [`Ranked`] bag knows of the different values below a node.
+/// A summary of the different values below a node of a [`Ranked`] bag.
 pub(super) trait Digest<V>: Send + 'static {
     type Part: Copy + Send;
     const EMPTY: Self::Part;
@@ -16,7 +16,7 @@ pub(super) trait Digest<V>: Send + 'static {
     fn join(left: Self::Part, right: Self::Part) -> Self::Part;
 }
 
-/// Nothing but their order.
+/// No summary, only the order.
 pub(super) struct Order;
 
 impl<V> Digest<V> for Order {
@@ -26,7 +26,7 @@ impl<V> Digest<V> for Order {
     fn join(_left: (), _right: ()) {}
 }
 
-/// The sum of doubles, which the values are the codes of.
+/// The sum of doubles, whose codes are the values.
 pub(super) struct DoubleSum;
 
 impl Digest<i64> for DoubleSum {
@@ -44,19 +44,19 @@ const NONE: u32 = u32::MAX;
 
 struct Node<V, P> {
     value: V,
-    /// How often the value is there.
+    /// Number of times that the value is in the bag.
     count: u32,
     priority: u32,
     left: u32,
     right: u32,
-    /// Different values, and all values, from here down.
+    /// Numbers of different values and of all values in this subtree.
     distinct: u32,
     total: u64,
     part: P,
 }
 
-/// Values in order: a treap (a search tree that random priorities keep shallow), each node with the number of values below it, so
-/// that the n-th of m different values is found in O(log m).
+/// Values in order: a treap (a search tree kept shallow by random priorities), each node with the number of values below it,
+/// so that the n-th of m different values is found in O(log m).
 pub(super) struct Ranked<V, D: Digest<V>> {
     nodes: Vec<Node<V, D::Part>>,
     free: Vec<u32>,
@@ -72,17 +72,17 @@ impl<V, D: Digest<V>> Default for Ranked<V, D> {
 }
 
 impl<V: Value, D: Digest<V>> Ranked<V, D> {
-    /// How many values there are.
+    /// Number of values.
     pub(super) fn len(&self) -> u64 {
         self.total(self.root)
     }
 
-    /// How many different values there are.
+    /// Number of different values.
     pub(super) fn distinct(&self) -> u64 {
         u64::from(self.different(self.root))
     }
 
-    /// The different values' digest.
+    /// The digest of the different values.
     pub(super) fn digest(&self) -> D::Part {
         self.part(self.root)
     }
@@ -214,7 +214,7 @@ impl<V: Value, D: Digest<V>> Ranked<V, D> {
         at
     }
 
-    /// One tree of two, all values of the first before those of the second.
+    /// Merges two trees; all values of the first are before those of the second.
     fn merged(&mut self, first: u32, second: u32) -> u32 {
         if first == NONE || second == NONE {
             return if first == NONE { second } else { first };

@@ -1,7 +1,8 @@
-//! Writing down and taking back.
+//! Writes state and restores it.
 //!
-//! Table `waiting` has rows that have not come out, whole; table `history` has what is remembered of rows whose time is complete. A
-//! row is written to each at most once. Both shrink by cutoff alone, unless frames count rows: then tombstones name rows.
+//! Table `waiting` has the rows that have not been emitted, whole; table `history` has the needed columns of rows whose time
+//! is complete. A row is written to each at most once. Both expire by cutoff alone, unless frames count rows: then rows are
+//! deleted by tombstones.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -18,14 +19,14 @@ use crate::error::{Context, Error, Result};
 use crate::operator::spec::RollingEmit;
 use crate::state::{NO_WATERMARK, StateChange};
 
-/// What is not written down yet, and what was read but not taken in.
+/// Rows that are not written yet, and restored rows that are not placed yet.
 #[derive(Debug, Default)]
 pub(super) struct Journal {
     /// Columns of the history table, and the rows' keys where rows are counted.
     placed: VecDeque<(Vec<ArrayRef>, Vec<u32>)>,
-    /// Rows that have left the waiting table, where that takes a tombstone.
+    /// Rows that have left the waiting table, where they need a tombstone.
     left: Vec<RecordBatch>,
-    /// The waiting table has all rows with a lower sequence.
+    /// Waiting rows with a lower sequence have been written.
     written: i64,
     restored: Vec<(usize, RecordBatch)>,
 }
@@ -35,8 +36,8 @@ impl Journal {
         self.placed.push_back((columns, keys));
     }
 
-    /// Lets go of rows before `cutoff`, which will not be written down any more: an epoch may be as long as all input, and see far
-    /// more rows than are remembered at its end. `time` is the column of the history table.
+    /// Drops rows before `cutoff`, which need not be written any more: an epoch may be as long as all input, and have far
+    /// more rows than are in state at its end. `time` is the column of the history table.
     pub(super) fn forget(&mut self, time: usize, cutoff: i64) {
         let is_dead =
             |(columns, _): &(Vec<ArrayRef>, _)| times(&columns[time]).last().is_none_or(|last| *last < cutoff);
@@ -112,7 +113,7 @@ impl Rolling {
         Ok(StateChange { table, upserts, deletes: Vec::new(), cutoff })
     }
 
-    /// The change of a history whose rows go one by one.
+    /// The change of a history whose rows are deleted one by one.
     fn counted_change(
         &mut self,
         table: usize,
@@ -158,7 +159,7 @@ impl Rolling {
         Ok(StateChange { table, upserts, deletes, cutoff: NO_WATERMARK })
     }
 
-    /// Takes in what [`super::Operator::restore`] was given.
+    /// Places the rows that [`super::Operator::restore`] was given.
     pub(super) fn take_restored(&mut self) -> Result<()> {
         let restored = std::mem::take(&mut self.journal.restored);
         if restored.is_empty() {
@@ -215,7 +216,7 @@ impl Rolling {
     }
 }
 
-/// Rows of the input, with their sequence, as rows of the waiting table.
+/// Converts rows of the input, with their sequence, to rows of the waiting table.
 fn to_table(plan: &Plan, schema: &SchemaRef, rows: &RecordBatch) -> Result<RecordBatch> {
     let width = rows.num_columns() - 1;
     let rest = (0..width).filter(|column| !plan.keys.contains(column));

@@ -1,7 +1,8 @@
-//! Which aggregates are answered from bags ([`super::sliding`]): those over DISTINCT values, medians and percentiles.
+//! Chooses the aggregates that are computed from bags ([`super::sliding`]): those over DISTINCT values, medians and
+//! percentiles.
 //!
-//! The approximate ones (`approx_distinct`, `approx_median`, `approx_percentile_cont`) are exact here: the rows of a frame are kept
-//! in any case, and a sketch could not lose them again.
+//! The approximate ones (`approx_distinct`, `approx_median`, `approx_percentile_cont`) are exact here: the rows of a frame
+//! are kept in any case, and values could not be removed from a sketch.
 
 use std::sync::Arc;
 
@@ -23,7 +24,7 @@ use super::sliding::{Answer, Code, Decimals, Doubles, Finish, Input, Integers, N
 use super::summary::double;
 use crate::error::{Context, Error, Result};
 
-/// The function from bags, if there is one for the aggregate and the argument's type.
+/// The function computed from bags, if there is one for the aggregate and the argument's type.
 pub(super) fn retractable(
     plan: &mut Plan,
     aggregate: &AggregateFunctionExpr,
@@ -33,13 +34,13 @@ pub(super) fn retractable(
     let Some(argument) = arguments.first() else { return Ok(None) };
     let of = argument.data_type(&plan.input).internal(|| "an argument has no type".to_owned())?;
     let Some(make) = chosen(aggregate, &arguments, &of)? else { return Ok(None) };
-    // The state has always had the arguments and the filter as they are, in this order.
+    // For compatibility of the state: the arguments and the filter as they are, in this order.
     let references: Vec<usize> = arguments.iter().map(|argument| plan.reference(argument)).collect();
     let filter = filter.map(|filter| plan.reference(filter));
     make(Input { argument: references[0], filter, of }).map(Some)
 }
 
-/// Whether each row of the aggregate, over rows of `input`, costs as much as its frame holds.
+/// `true` if each row of the aggregate, over rows of `input`, costs as much as its frame has rows.
 pub(super) fn collects(aggregate: &AggregateFunctionExpr, input: &Schema) -> bool {
     let arguments = aggregate.expressions();
     let of = arguments.first().and_then(|argument| argument.data_type(input).ok());
@@ -76,7 +77,7 @@ fn chosen(
     })
 }
 
-/// A percentile, which must be a literal between 0 and 1.
+/// A percentile; it must be a literal between 0 and 1.
 fn constant(expression: &Arc<dyn PhysicalExpr>) -> Option<f64> {
     let value = expression.downcast_ref::<Literal>()?.value().cast_to(&DataType::Float64).ok()?;
     match value {
@@ -148,7 +149,7 @@ fn avg_distinct(of: &DataType, output: &DataType) -> Result<Option<Make>> {
             let mean = |bag: &Ranked<i64, DoubleSum>| sum_and_count(bag).map(|(sum, count)| sum / count as f64);
             sliding(input, Doubles, mean, floats)
         })),
-        // Wider ones might overflow 128 bits where DataFusion sums in 256.
+        // Wider sums might overflow 128 bits, where DataFusion sums in 256.
         (T::Decimal128(digits, scale), T::Decimal128(wide, target)) if *digits <= 28 => {
             let averager = DecimalAverager::<Decimal128Type>::try_new(*scale, *wide, *target)?;
             let output = output.clone();
@@ -196,7 +197,7 @@ fn median(kind: Option<Kind>, distinct: bool, output: DataType) -> Option<Make> 
             let answer = move |bag: &Ranked<i64, Order>| {
                 middle(bag, distinct).map(|(low, high)| match (low == high, single) {
                     (true, _) => double(low),
-                    // In the type's own arithmetic, as DataFusion.
+                    // In the type's own arithmetic, like DataFusion.
                     (false, true) => f64::from((double(low) as f32 + double(high) as f32) / 2.0),
                     (false, false) => (double(low) + double(high)) / 2.0,
                 })
@@ -216,7 +217,7 @@ fn median(kind: Option<Kind>, distinct: bool, output: DataType) -> Option<Make> 
     })
 }
 
-/// DataFusion's interpolation, to its six places.
+/// DataFusion's interpolation, to six decimal places.
 fn percentile(at: f64, distinct: bool, output: DataType) -> Make {
     const PLACES: f64 = 1_000_000.0;
     let answer = move |bag: &Ranked<i64, Order>| {

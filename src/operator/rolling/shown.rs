@@ -1,6 +1,7 @@
-//! Which rows a window puts out, where a filter right above it asks for columns of its input only.
+//! Selects the rows that a window emits, where a filter directly above it reads only columns of its input.
 //!
-//! The others count in the frames. So all rows are read as far as the window and the condition read them, and whole only those that come out.
+//! The other rows still count in the frames. So of all rows only the columns that the window and the condition need are
+//! read, and only emitted rows are read whole.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -15,12 +16,12 @@ use datafusion::physical_expr::utils::collect_columns;
 use super::waiting::Released;
 use crate::error::{Context, Result};
 
-/// The condition, and what is read of rows that may not fulfil it.
+/// The condition, and the columns that are read of all rows.
 #[derive(Debug)]
 pub(super) struct Shown {
     condition: Arc<dyn PhysicalExpr>,
     reads: Vec<usize>,
-    /// The input's, without a type for what is not read.
+    /// The input's schema, with the NULL type for columns that are not read.
     narrow: SchemaRef,
 }
 
@@ -37,7 +38,7 @@ impl Shown {
         Self { condition, reads: reads.into_iter().collect(), narrow }
     }
 
-    /// The rows as far as they are read, every column in its place.
+    /// The rows with the columns that are read, each in its position.
     pub(super) fn narrowed(&self, released: &Released) -> Result<RecordBatch> {
         let read = released.columns(&self.reads)?;
         let unread: ArrayRef = Arc::new(NullArray::new(read.num_rows()));
@@ -48,7 +49,7 @@ impl Shown {
         RecordBatch::try_new(Arc::clone(&self.narrow), columns).internal(|| "a row lost its shape".to_owned())
     }
 
-    /// Which rows come out; nothing if all do.
+    /// The rows to emit; `None` if all are.
     pub(super) fn of(&self, rows: &RecordBatch) -> Result<Option<BooleanArray>> {
         let shown = self.condition.evaluate(rows).and_then(|shown| shown.into_array(rows.num_rows()))?;
         let shown = match as_boolean_array(&shown) {

@@ -1,9 +1,10 @@
-//! Aggregates over bags of values that follow their frames: a row costs what enters and leaves its frame, not what is in it.
+//! Aggregates over bags of values that follow their frames: a row costs as much as the rows that enter and leave its frame,
+//! not as all rows in it.
 //!
-//! For every key whose frames are long there is a [`Window`]: the values of its rows in order, and the bag of those in the frame that
-//! was answered last. The next frame of the key is reached from there. Rows that are placed between others cut the window off where
-//! they were placed; short frames are gathered afresh, so that a million keys with two rows each keep nothing. Windows are made of
-//! the rows that the store holds, so there is nothing to restore.
+//! Every key with long frames has a [`Window`]: the values of its rows in order, and the bag of those in the last evaluated
+//! frame, from which the key's next frame is reached. A row placed between others cuts off the window at its position; short
+//! frames are computed from scratch, so that a million keys with two rows each keep nothing. Windows are derived from the
+//! rows in the store, so there is nothing to restore.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -18,19 +19,19 @@ use super::summary::{SHORT, code};
 use crate::equality::one_double;
 use crate::error::{Error, Result};
 
-/// So many rows are gathered together at most.
+/// Maximum number of rows that are gathered at a time.
 const GATHERED: usize = 8192;
 
-/// Where the values of an aggregate come from: its argument where the filter holds.
+/// Source of an aggregate's values: its argument where the filter holds.
 pub(super) struct Input {
-    /// References of the store.
+    /// The store's columns, by reference.
     pub(super) argument: usize,
     pub(super) filter: Option<usize>,
     pub(super) of: DataType,
 }
 
 impl Input {
-    /// Values of slots, and which of them count.
+    /// The values of slots, and flags of those that count.
     fn gather(&self, view: &View, slots: &[usize]) -> Result<(ArrayRef, Vec<bool>)> {
         let references = view.store.references();
         let column = |column: usize, of: &DataType| {
@@ -53,19 +54,19 @@ impl Input {
     }
 }
 
-/// The mask that a FILTER comes to.
+/// The values of a FILTER as booleans.
 pub(super) fn mask_of(array: &ArrayRef) -> Result<&BooleanArray> {
     array.as_boolean_opt().ok_or_else(|| Error::internal("a FILTER is not boolean"))
 }
 
-/// How values become those of a bag.
+/// Converts values to those of a bag.
 pub(super) trait Code: Send {
     type Value: Value;
 
     /// The codes of values.
     fn codes(&mut self, values: &ArrayRef, counts: &[bool]) -> Result<Vec<Option<Self::Value>>>;
 
-    /// A value is needed once less.
+    /// One use of a value has ended.
     fn release(&mut self, _value: Self::Value) {}
 
     fn size(&self) -> usize {
@@ -73,10 +74,10 @@ pub(super) trait Code: Send {
     }
 }
 
-/// Integers as they are; unsigned ones by their bits.
+/// Integers unchanged; unsigned ones by their bits.
 pub(super) struct Integers;
 
-/// Doubles, in their order; values that are equal as keys are one.
+/// Doubles by a code with the same order; values that are equal as keys have one code.
 pub(super) struct Doubles;
 
 /// Decimals by their unscaled values.
@@ -107,10 +108,10 @@ impl Code for Decimals {
     }
 }
 
-/// Values of any type by numbers, kept while rows have them.
+/// Values of any type, by numbers that exist while rows have the value.
 pub(super) struct Numbered {
     numbers: Keys,
-    /// By number, how many rows have the value.
+    /// By number, the number of rows with the value.
     rows: Vec<u32>,
 }
 
@@ -130,7 +131,7 @@ impl Code for Numbered {
         for number in &numbers {
             self.rows[*number as usize] += 1;
         }
-        // Values that do not count were given numbers all the same.
+        // Values that do not count were numbered too.
         for (number, _) in numbers.iter().zip(counts).filter(|(_, counts)| !**counts) {
             self.release(i64::from(*number));
         }
@@ -154,13 +155,13 @@ impl Code for Numbered {
 struct Window<B: Bag> {
     /// The ordinal of `rows[0]`.
     first: u64,
-    /// The values of rows; nothing where a row does not count.
+    /// The values of the rows; `None` where a row does not count.
     rows: VecDeque<Option<B::Value>>,
     /// Ordinals of the rows in the bag, all of them in `rows`.
     start: u64,
     end: u64,
     bag: B,
-    /// Memory when it was counted last.
+    /// Memory at the last measurement.
     counted: usize,
 }
 
@@ -185,10 +186,10 @@ impl<B: Bag> Window<B> {
         }
     }
 
-    /// Makes the bag that of rows `start..end`.
+    /// Changes the bag to that of rows `start..end`.
     fn follow(&mut self, start: u64, end: u64) {
         let kept = self.end.min(end).saturating_sub(self.start.max(start));
-        // Building afresh takes the new rows, following those that differ.
+        // Rebuilding costs the rows of the new frame, following costs the rows that differ.
         if (self.end - self.start) - kept > end - start {
             self.bag = B::default();
             (self.start, self.end) = (start, start);
@@ -217,7 +218,7 @@ impl<B: Bag> Window<B> {
         }
     }
 
-    /// Drops rows from `ordinal` on, and passes their values on.
+    /// Drops rows from `ordinal` on, and passes their values to `release`.
     fn cut(&mut self, ordinal: u64, mut release: impl FnMut(B::Value)) {
         while self.last() > ordinal.max(self.first) {
             let last = self.last() - 1;
@@ -233,7 +234,7 @@ impl<B: Bag> Window<B> {
         }
     }
 
-    /// Drops rows before the frame.
+    /// Drops rows before the frame, and passes their values to `release`.
     fn trim(&mut self, mut release: impl FnMut(B::Value)) {
         while self.first < self.start {
             if let Some(Some(value)) = self.rows.pop_front() {
@@ -251,10 +252,10 @@ impl<B: Bag> Window<B> {
     }
 }
 
-/// What a bag says.
+/// Computes a result from a bag.
 pub(super) type Answer<B, A> = Box<dyn Fn(&B) -> A + Send>;
 
-/// Makes a column of answers.
+/// Builds a column from results.
 pub(super) type Finish<A> = Box<dyn Fn(Vec<A>) -> Result<ArrayRef> + Send>;
 
 /// A function of the bag of values in the frame.
@@ -264,7 +265,7 @@ pub(super) struct Sliding<B: Bag, C, A> {
     answer: Answer<B, A>,
     finish: Finish<A>,
     windows: HashMap<u32, Window<B>>,
-    /// Memory of all windows when it was counted last.
+    /// Memory of all windows at the last measurement.
     held: usize,
 }
 
@@ -274,10 +275,10 @@ struct Visit<'a> {
     rows: &'a [u32],
 }
 
-/// Slots of a key whose values are wanted in its window.
+/// Slots of a key whose values its window needs.
 struct Wanted {
     key: u32,
-    /// Before those that the window has, last slot first.
+    /// They precede those in the window, last slot first.
     front: bool,
     slots: std::ops::Range<usize>,
 }
@@ -292,7 +293,7 @@ where
         Self { input, code, answer, finish, windows: HashMap::new(), held: 0 }
     }
 
-    /// Says which rows the key's window lacks for the frames of a visit.
+    /// Determines the rows that a key's window lacks for the frames of a visit.
     fn prepare(&mut self, view: &View, visit: &Visit, wanted: &mut Vec<Wanted>) {
         let block = view.store.block(visit.key);
         let ordinal = |slot: usize| block.gone() + (slot - block.first()) as u64;
@@ -314,7 +315,7 @@ where
         }
     }
 
-    /// Reads what windows lack, many keys together.
+    /// Reads the values that windows lack, for many keys together.
     fn load(&mut self, view: &View, wanted: Vec<Wanted>) -> Result<()> {
         let mut slots: Vec<usize> = Vec::new();
         let mut owners: Vec<(u32, bool)> = Vec::new();
@@ -460,7 +461,7 @@ mod tests {
         static MOVES: Cell<usize> = const { Cell::new(0) };
     }
 
-    /// Counts what is done to it.
+    /// Counts the operations on it.
     #[derive(Default)]
     struct Counted(Distinct<i64>);
 

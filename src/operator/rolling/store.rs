@@ -1,12 +1,24 @@
 //! The rows of every key in time order: times, argument values and references, in columns shared by all keys.
 //!
-//! A key owns a block of slots, a power of two long; its live rows are a contiguous run of it, so that frames are slices. When
-//! the run reaches the end of its block it is moved down if that makes room, else to a longer one; blocks given back serve other
-//! keys. What is kept per key
-//! is a block's few numbers and one cursor per frame bound, so that a million keys with two rows each are cheap.
+//! A key owns a block of slots, a power of two long; its live rows are a contiguous run of it, so that frames are slices.
+//! When the run reaches the end of its block, it is moved to the block's start if that makes enough room, otherwise to a
+//! longer block; freed blocks serve other keys. Per key there are only a few numbers for the block and one cursor per frame
+//! bound, so that a million keys with two rows each are cheap.
 //!
-//! Promises: rows of a key are ordered by (time, order of insertion); rows placed by one call keep their slots until the next call.
-//! Leaves to others: what the rows are for, and which are still needed ([`Needed`] says).
+//! Two keys, A and B, and the column of times (`_` is a slot without a live row):
+//!
+//! ```text
+//!                      block of A                             times, by slot
+//! place A 10, A 20     offset 0, 2 slots, len 2               10 20
+//! place B 15                                                  10 20 | 15  _
+//! place A 30           offset 4, 4 slots, len 3                _  _ | 15  _ | 10 20 30  _    slots 0 and 1 are free
+//! place A 12           len 4; squeezed: (A, 1)                 _  _ | 15  _ | 10 12 20 30
+//! retire A, from 15    start 2, len 2, gone 2                  _  _ | 15  _ |  _  _ 20 30
+//! place A 40           start 0, len 3                          _  _ | 15  _ | 20 30 40  _
+//! ```
+//!
+//! Promises: rows of a key are ordered by (time, order of insertion); rows placed by one call keep their slots until the
+//! next call. Leaves to others: the use of the rows, and which are still needed ([`Needed`]).
 
 use std::hint::black_box;
 
@@ -18,8 +30,8 @@ use super::plan::Keep;
 /// The smallest block has two slots.
 const SMALLEST: u8 = 1;
 
-/// Keys whose memory is fetched together. Rows come in the order of time, so each is of another key, far from the last one's:
-/// searches that wait for memory one by one spend most of their time so.
+/// Number of keys whose memory is fetched together. Rows arrive in order of time, so each usually has another key, far from
+/// the last one in memory: searches that wait for memory one by one spend most of their time waiting.
 pub(super) const TOGETHER: usize = 64;
 
 /// The rows of one key.
@@ -28,11 +40,11 @@ pub(super) struct Block {
     offset: u32,
     start: u32,
     len: u32,
-    /// Rows that a call is about to place.
+    /// Number of rows that a call is about to place.
     incoming: u32,
-    /// Zero for a key without a block.
+    /// The binary logarithm of the number of slots; 0 for a key without a block.
     class: u8,
-    /// How many rows of the key have gone.
+    /// Number of rows of the key that have been retired.
     gone: u64,
 }
 
@@ -54,7 +66,7 @@ impl Block {
         self.len as usize
     }
 
-    /// How many rows of the key came before the live ones.
+    /// Number of rows of the key before the live ones.
     #[inline]
     pub(super) fn gone(&self) -> u64 {
         self.gone
@@ -65,19 +77,20 @@ impl Block {
     }
 }
 
-/// Which rows are needed no more.
+/// The rows that are still needed.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Needed<'a> {
     /// Rows at or after this time are needed.
     pub(super) from: i64,
-    /// Rows at or after this time have not come out, and so many rows before them are needed.
+    /// Rows at or after this time have not been emitted.
     pub(super) open: i64,
-    /// As many last rows of each key are needed in any case, and so many before those that have not come out.
+    /// `(before, after)`: of each key the last `after` rows count as not emitted, too, and the `before` rows before the
+    /// first row not emitted are needed.
     pub(super) last: Option<(usize, usize)>,
     pub(super) keep: &'a Keep,
 }
 
-/// A row that is gone, where such rows must be named.
+/// A retired row, where such rows need tombstones.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Gone {
     pub(super) key: u32,
@@ -91,28 +104,28 @@ pub(super) struct Gone {
 pub(super) struct Store {
     blocks: Vec<Block>,
     times: Vec<i64>,
-    /// Low bits of each row's ordinal, where gone rows must be named.
+    /// Low bits of each row's ordinal, where retired rows need tombstones.
     ordinals: Option<Vec<u32>>,
     pub(super) columns: Vec<Column>,
-    /// Each row's reference into the chunks, where functions want values of any type.
+    /// Each row's reference into the chunks, where functions read values of any type.
     references: Option<Vec<u64>>,
     pub(super) chunks: Chunks,
     free: Vec<Vec<u32>>,
     used: usize,
     rows: usize,
-    /// Per key and bound, the low bits of the ordinal where the last search ended.
+    /// Per key and bound, the low bits of the ordinal at which the last search ended.
     cursors: Vec<u32>,
     bounds: usize,
-    /// Where the sweep over all keys stands.
+    /// The key at which the sweep over all keys has arrived.
     swept: usize,
     touched: Vec<u32>,
     gone: Vec<Gone>,
-    /// (key, position among its rows) of rows placed between others.
+    /// (key, position among all its rows so far) of rows placed before existing rows.
     pub(super) squeezed: Vec<(u32, u64)>,
 }
 
 impl Store {
-    /// `named`: rows that go are to be named, by their references.
+    /// `named`: retired rows are recorded in [`Store::take_gone`], with their references.
     pub(super) fn new(columns: Vec<Column>, referenced: bool, named: bool, bounds: usize) -> Self {
         Self {
             blocks: Vec::new(),
@@ -144,7 +157,7 @@ impl Store {
         &self.times[block.first()..block.end()]
     }
 
-    /// The references of slots, if they are kept.
+    /// The references of slots, if there are any.
     pub(super) fn references(&self) -> &[u64] {
         self.references.as_deref().unwrap_or_default()
     }
@@ -163,30 +176,31 @@ impl Store {
             + self.chunks.size()
     }
 
-    /// About how many bytes a row's references hold.
+    /// Approximate bytes of a row's references.
     pub(super) fn row_bytes(&self) -> usize {
         (self.chunks.size() / self.rows.max(1)).max(8)
     }
 
-    /// Slots that exist; more than 32 bits count cannot.
+    /// Number of slots; must fit into 32 bits.
     pub(super) fn slots(&self) -> usize {
         self.used
     }
 
-    /// The position in a key's rows of the first time at or after `target`, searched from where the bound's last search ended.
+    /// The position in a key's rows of the first time at or after `target`, searched from where the bound's last search
+    /// ended.
     #[inline]
     pub(super) fn seek(&mut self, key: u32, block: Block, bound: usize, target: i64) -> usize {
         let cursor = &mut self.cursors[key as usize * self.bounds + bound];
         let hint = cursor.wrapping_sub(block.gone as u32);
-        // A cursor that fell behind the live rows looks like one far ahead.
+        // A cursor before the live rows looks like one far ahead.
         let hint = if hint > block.len { 0 } else { hint as usize };
         let found = seek(&self.times[block.first()..block.end()], hint, target);
         *cursor = (block.gone as u32).wrapping_add(found as u32);
         found
     }
 
-    /// Reads where the searches of these keys will begin. Nothing is decided on what is read, so the processor need not wait for
-    /// one key before it asks for the next.
+    /// Reads the memory where the searches of these keys will begin. Nothing depends on the values, so the processor need
+    /// not wait for one key before it reads the next.
     pub(super) fn warm_cursors(&self, keys: &[u32]) {
         let mut seen = 0;
         for key in keys {
@@ -199,7 +213,7 @@ impl Store {
         black_box(seen);
     }
 
-    /// Reads the oldest and the newest times of these keys, as [`Store::warm_cursors`] does.
+    /// Reads the memory at both ends of these keys' rows, like [`Store::warm_cursors`].
     fn warm_ends(&self, keys: impl Iterator<Item = u32>) {
         let mut seen = 0;
         for key in keys {
@@ -211,7 +225,7 @@ impl Store {
         black_box(seen);
     }
 
-    /// Makes room in the tables for keys up to `keys`.
+    /// Extends the tables to `keys` keys.
     pub(super) fn know(&mut self, keys: usize) {
         if self.blocks.len() < keys {
             self.blocks.resize(keys, Block::default());
@@ -219,8 +233,9 @@ impl Store {
         }
     }
 
-    /// Places rows that come in time order, for each key after the rows of the same time. Gives each its place and its ordinal
-    /// among all rows the key ever had. Rows of these keys that are not needed go first. `restored` holds ordinals given before.
+    /// Places rows that are in time order, for each key after its rows of the same time. Returns each row's place and its
+    /// ordinal among all rows the key ever had. Retires the rows of these keys that are not needed first. `restored` holds
+    /// the ordinals of restored rows.
     pub(super) fn place(
         &mut self,
         keys: &[u32],
@@ -308,7 +323,7 @@ impl Store {
         if block.start + wanted <= block.capacity() {
             return;
         }
-        // A move must leave room for a quarter more, or each next row would move them all again.
+        // A move must leave room for a quarter more, or each following row would move all rows again.
         let roomy = wanted + wanted / 4;
         if roomy <= block.capacity() {
             self.copy(block.first(), block.offset as usize, block.len());
@@ -352,7 +367,7 @@ impl Store {
         offset as u32
     }
 
-    /// Drops a key's first rows that are not needed.
+    /// Retires a key's first rows that are not needed.
     fn retire(&mut self, key: u32, needed: &Needed) {
         let block = self.blocks[key as usize];
         let times = &self.times[block.first()..block.end()];
@@ -360,7 +375,7 @@ impl Store {
         if let Some((before, after)) = needed.last {
             let open = times.partition_point(|time| *time < needed.open).min(times.len().saturating_sub(after));
             limit = open.saturating_sub(before);
-            // A row that waits for later ones may be older than any that waits for its time.
+            // A row that waits for later rows may be older than any that waits for its time.
             from = times.get(open).map_or(from, |time| from.min(needed.keep.earliest(*time)));
         }
         let count = times[..limit].iter().take_while(|time| **time < from).count();
@@ -371,7 +386,7 @@ impl Store {
         for slot in first..first + count {
             let Some(references) = &self.references else { break };
             if let Some(ordinals) = &self.ordinals {
-                // The ordinal is at most the number of rows so far, and nearer to it than the low bits reach.
+                // The ordinal is at most the number of rows so far, and closer to it than the range of the low bits.
                 let all = block.gone + u64::from(block.len);
                 let ordinal = all - u64::from((all as u32).wrapping_sub(ordinals[slot]));
                 self.gone.push(Gone { key, reference: references[slot], time: self.times[slot], ordinal });
@@ -386,7 +401,7 @@ impl Store {
         self.rows -= count;
     }
 
-    /// Retires rows of the next `count` keys, in turn, and gives back what they hold too much. Returns the keys without rows.
+    /// Retires rows of the next `count` keys, in turn, and frees excess memory. Returns the keys without rows.
     pub(super) fn sweep(&mut self, count: usize, needed: &Needed) -> Vec<u32> {
         let mut empty = Vec::new();
         for number in 0..count.min(self.blocks.len()) {
@@ -412,18 +427,19 @@ impl Store {
         empty
     }
 
-    /// The rows that went since the last call, where they are to be named. Their references are still good; give them back.
+    /// The rows retired since the last call, where they need tombstones. Their references are still valid; the caller must
+    /// release them.
     pub(super) fn take_gone(&mut self) -> Vec<Gone> {
         std::mem::take(&mut self.gone)
     }
 
-    /// Sets how many rows a restored key had before those that are here.
+    /// Sets the number of rows that a restored key had before the present ones.
     pub(super) fn set_gone(&mut self, key: u32, rows_ever: u64) {
         let block = &mut self.blocks[key as usize];
         block.gone = rows_ever.saturating_sub(u64::from(block.len));
     }
 
-    /// Rewrites the chunks if most of what they hold is dead.
+    /// Rewrites the chunks if most of their rows are dead.
     pub(super) fn tidy(&mut self) -> crate::error::Result<()> {
         if !self.chunks.is_wasteful() {
             return Ok(());

@@ -1,11 +1,11 @@
-//! Summaries of runs of values, and how to have the summary of any run of a key's rows quickly.
+//! Summaries of runs of values, and a fast way to the summary of any run of a key's rows.
 //!
-//! Nothing is ever subtracted: a sum that values are taken out of drifts, and is lost for good to one NaN, infinity or 1e300.
-//! Short frames are summed afresh, since a run of values is a slice. For keys with long frames [`Tree`] keeps the summaries of
-//! aligned blocks of 32 rows, of 32 such blocks, and so on, shared by all frames over the argument: a frame of n rows costs
-//! O(log n), a new row O(1) amortised, and there is nothing to restore.
+//! Nothing is ever subtracted: a sum from which values are subtracted drifts, and one NaN, infinity or 1e300 spoils it for
+//! good. Short frames are summed from scratch, since a run of values is a slice. For keys with long frames [`Tree`] keeps
+//! the summaries of aligned blocks of 32 rows, of 32 such blocks, and so on, shared by all frames over the argument: a frame
+//! of n rows costs O(log n), a new row O(1) amortised, and there is nothing to restore.
 //!
-//! Sums of doubles carry their rounding error along (two-sum), so that how a run is cut does not show in the result.
+//! Sums of doubles carry their rounding error along (two-sum), so that the division into blocks does not affect the result.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -13,22 +13,22 @@ use std::collections::{HashMap, VecDeque};
 const SHIFT: u32 = 5;
 const WIDTH: u64 = 1 << SHIFT;
 
-/// Frames up to this long are computed afresh.
+/// Frames up to this length are computed from scratch.
 pub(super) const SHORT: usize = 96;
 
-/// Associative, with an empty element.
+/// An associative summary with a neutral element.
 pub(super) trait Summary {
     type Value: Copy;
     type Part: Copy;
     const EMPTY: Self::Part;
 
-    /// Of values; of those that `valid` marks by its lowest bit.
+    /// The summary of values; with `valid`, of those whose lowest bit is set there.
     fn of(values: &[Self::Value], valid: Option<&[u32]>) -> Self::Part;
 
     fn join(left: Self::Part, right: Self::Part) -> Self::Part;
 }
 
-/// Sum of integers, whole: whether it fits its type is seen in the end.
+/// Sum of integers in 128 bits; the check that it fits its type comes at the end.
 pub(super) struct SumInt;
 
 impl Summary for SumInt {
@@ -37,7 +37,8 @@ impl Summary for SumInt {
     const EMPTY: i128 = 0;
 
     fn of(values: &[i64], _valid: Option<&[u32]>) -> i128 {
-        // Nulls are kept as zeros. Sums of halves do not overflow in runs of less than 2^31 values, and use the CPU's vectors.
+        // Nulls are stored as zeros. Sums of halves cannot overflow in runs of less than 2^31 values, and use vector
+        // instructions.
         const LOW: i64 = 0xFFFF_FFFF;
         let (mut high, mut low) = (0, 0);
         for value in values {
@@ -52,7 +53,7 @@ impl Summary for SumInt {
     }
 }
 
-/// Sum of decimals; beyond 128 bits it is one that is no DECIMAL.
+/// Sum of decimals; it saturates at 128 bits, which is no valid DECIMAL.
 pub(super) struct SumDecimal;
 
 impl Summary for SumDecimal {
@@ -69,7 +70,7 @@ impl Summary for SumDecimal {
     }
 }
 
-/// Sum of doubles: the sum as it is rounded, and what rounding lost.
+/// Sum of doubles: the rounded sum, and the accumulated rounding error.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Sum {
     plain: f64,
@@ -78,7 +79,7 @@ pub(super) struct Sum {
 
 impl Sum {
     pub(super) fn value(self) -> f64 {
-        // Beyond the finite numbers the error means nothing.
+        // For sums that are not finite the error is meaningless.
         if self.plain.is_finite() { self.plain + self.lost } else { self.plain }
     }
 }
@@ -128,7 +129,7 @@ impl Summary for SumFloat {
 /// The least (or greatest) value by an order.
 pub(super) struct Extreme<O>(std::marker::PhantomData<O>);
 
-/// An order of values: as integers to be compared, the least wins.
+/// An order of values: they are compared as integers, the least wins.
 pub(super) trait Order {
     type Value: Copy;
     type Rank: Copy + Ord;
@@ -177,7 +178,7 @@ pub(super) fn double(code: i64) -> f64 {
     f64::from_bits(total(code) as u64)
 }
 
-/// Bits of a double to an integer in the same (IEEE total) order, and back.
+/// Converts the bits of a double to an integer in the same (IEEE total) order, and back.
 #[inline(always)]
 fn total(bits: i64) -> i64 {
     bits ^ (((bits >> 63) as u64) >> 1) as i64
@@ -244,7 +245,8 @@ impl Summary for Moments {
     }
 }
 
-/// Two passes: the mean first, then the distances from it; both as seen from the first value, so that equal values have none.
+/// Two passes: first the mean, then the distances from it; both relative to the first value, so that equal values have no
+/// distance.
 fn spread(values: &[f64]) -> Spread {
     let Some(first) = values.first() else { return Moments::EMPTY };
     let count = values.len() as f64;
@@ -261,13 +263,13 @@ struct Tree<P> {
 
 #[derive(Debug)]
 struct Level<P> {
-    /// The number of the first block that is kept.
+    /// The number of the first stored block.
     first: u64,
     parts: VecDeque<P>,
 }
 
 impl<P: Copy> Tree<P> {
-    /// Takes in rows that have come and lets go what has gone; `base` is the ordinal of `values[0]`.
+    /// Adds blocks of new rows, and drops blocks of retired rows; `base` is the ordinal of `values[0]`.
     fn follow<S: Summary<Part = P>>(&mut self, base: u64, values: &[S::Value], valid: Option<&[u32]>) {
         let (mut first, mut end) = (base, base + values.len() as u64);
         for depth in 0.. {
@@ -299,7 +301,7 @@ impl<P: Copy> Tree<P> {
         }
     }
 
-    /// The summary of blocks `start..end` of a level, all of them kept.
+    /// The summary of blocks `start..end` of a level; all of them must be stored.
     fn blocks<S: Summary<Part = P>>(&self, depth: usize, start: u64, end: u64) -> P {
         let level = &self.levels[depth];
         let (from, until) = (start.div_ceil(WIDTH), end / WIDTH);
@@ -314,7 +316,7 @@ impl<P: Copy> Tree<P> {
         S::join(S::join(fold(start, from * WIDTH), middle), fold(until * WIDTH, end))
     }
 
-    /// Forgets blocks that hold rows from `ordinal` on.
+    /// Drops blocks with rows from `ordinal` on.
     fn truncate(&mut self, ordinal: u64) {
         let mut whole = ordinal;
         for level in &mut self.levels {
@@ -365,7 +367,7 @@ impl<S: Summary> Trees<S> {
         S::join(S::join(head, tree.blocks::<S>(0, from, until)), tail)
     }
 
-    /// A row of the key was placed before others, which moved up.
+    /// A row of the key was inserted before others, which moved up.
     pub(super) fn squeezed(&mut self, key: u32, ordinal: u64) {
         if let Some(tree) = self.trees.get_mut(&key) {
             tree.truncate(ordinal);

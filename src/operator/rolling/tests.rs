@@ -25,7 +25,7 @@ use crate::state::NO_WATERMARK;
 const RANGE: &str = "PARTITION BY k ORDER BY ts RANGE BETWEEN";
 const ROWS: &str = "PARTITION BY k ORDER BY ts, id ROWS BETWEEN";
 
-/// Shapes that differ in what a frame meets: few rows or many, ties or none.
+/// Shapes that vary the content of frames: few rows or many, ties or none.
 fn shape(seed: u64) -> Shape {
     let (rows, gap) = [(120, 8), (350, 2), (700, 1)][seed as usize % 3];
     Shape {
@@ -47,7 +47,7 @@ fn streamed_equals_batch(seeds: std::ops::Range<u64>, sql: &[(&str, &str)], resh
         let (rows, watermarks) = stream(&mut random, &shape);
         let session = session(&rows);
         let input = rows.schema();
-        // Every third time rows that a filter leaves out are not even computed.
+        // In every third case rows that a filter leaves out are not computed.
         let some = seed % 3 == 1;
         let (functions, expected) = runtime().block_on(async {
             let select: Vec<_> = sql
@@ -246,7 +246,7 @@ fn months_go_by_the_calendar() {
     });
 }
 
-/// What DataFusion's accumulators say of each row's frame, looked for one by one among `known` rows.
+/// Results of DataFusion's accumulators over each row's frame, searched row by row among the `known` rows.
 fn by_hand(spec: &RollingSpec, known: &RecordBatch, row: &RecordBatch) -> Vec<ScalarValue> {
     let (all, own) = (times(known.column(TIME)), times(row.column(TIME))[0]);
     let keys: Vec<_> =
@@ -403,7 +403,7 @@ fn late_rows_come_out_at_once_and_count_for_later_ones() {
     let two = operator.step(vec![vec![late.clone()]], Tick { before: watermark, watermark, now: 0 }).unwrap();
     assert!(two.late.is_empty());
     assert_eq!(two.rows[0].num_rows(), late.num_rows());
-    // Rows that are out of every frame of rows that are not late are forgotten.
+    // Rows that are out of every frame of rows that are not late are dropped.
     let known: Vec<u64> = (0..50)
         .filter(|row| row % 5 == 3 || times(early.column(TIME))[*row as usize] >= watermark - 20 * SECOND)
         .collect();
@@ -504,7 +504,7 @@ fn what_no_frame_reaches_is_forgotten() {
         if at == 10_000 {
             halfway = operator.usage().bytes;
         }
-        // 30 seconds are about 600 rows; the sweep takes its time over 4000 keys.
+        // 30 seconds are about 600 rows; the sweep over 4000 keys takes a while.
         assert!(durable.rows() < 900, "{} rows after {at}", durable.rows());
         assert!(operator.usage().rows < 6_000, "{} rows after {at}", operator.usage().rows);
     }

@@ -1,9 +1,9 @@
-//! Whole rows until they are complete, given back in the order of time.
+//! Keeps whole rows until they are complete, and returns them in order of time.
 //!
-//! Rows are held in the batches they came in; beside them are sorted runs of (time, number of arrival), merged when their sizes are
-//! alike, so that a row is moved O(log n) times while it waits and taking rows out costs what is taken.
+//! Rows stay in the batches they arrived in; next to them are sorted runs of (time, arrival number), merged when their sizes
+//! are similar, so that a row is moved O(log n) times while it waits and removing rows costs as much as is removed.
 //!
-//! The last column of every batch is the row's sequence: it grows with arrival and is written down with the row.
+//! The last column of every batch is the row's sequence: it grows with arrival and is written to state with the row.
 
 use std::collections::BTreeMap;
 
@@ -15,10 +15,10 @@ use arrow::record_batch::RecordBatch;
 use crate::error::{Context, Error, Result};
 use crate::state::interleave_rows;
 
-/// Batches with fewer rows are not worth rewriting.
+/// Batches with fewer rows are not rewritten.
 const SMALL: usize = 512;
 
-/// Runs of neighbours of this length are copied as a whole.
+/// Minimum average length of runs of adjacent rows for copying them as a whole.
 const LONG: usize = 16;
 
 /// (time, arrival).
@@ -36,7 +36,7 @@ pub(super) struct Waiting {
 #[derive(Debug)]
 struct Held {
     batch: RecordBatch,
-    /// The arrivals of the rows, if they are not the batch's number and those that follow.
+    /// The arrival numbers of the rows, if they are not consecutive from the batch's number on.
     arrivals: Option<Vec<u64>>,
     taken: Vec<bool>,
     left: usize,
@@ -44,7 +44,7 @@ struct Held {
     newest: i64,
 }
 
-/// Rows that were taken out, still in the batches they came in.
+/// Rows that were removed, still in the batches they arrived in.
 #[derive(Debug)]
 pub(super) struct Released {
     batches: Vec<RecordBatch>,
@@ -53,29 +53,29 @@ pub(super) struct Released {
 }
 
 impl Released {
-    /// The rows: runs of neighbours are copied as a whole, a single one not at all.
+    /// The rows: runs of adjacent rows are copied as a whole, a single run not at all.
     pub(super) fn rows(&self) -> Result<RecordBatch> {
         gather(&self.batches.iter().collect::<Vec<_>>(), &self.picks)
     }
 
-    /// Some columns of them.
+    /// Some columns of the rows.
     pub(super) fn columns(&self, columns: &[usize]) -> Result<RecordBatch> {
         let batches = self.batches.iter().map(|batch| batch.project(columns)).collect::<Result<Vec<_>, _>>();
         let batches = batches.internal(|| "waiting rows cannot be gathered".to_owned())?;
         gather(&batches.iter().collect::<Vec<_>>(), &self.picks)
     }
 
-    /// Those that `wanted` says.
+    /// The selected rows.
     pub(super) fn only(self, wanted: &BooleanArray) -> Self {
         let picks = self.picks.into_iter().zip(wanted.values()).filter(|(_, wanted)| *wanted);
         Self { batches: self.batches, picks: picks.map(|(pick, _)| pick).collect() }
     }
 }
 
-/// Where entries are found: the batches' numbers, and (index among them, row) for each.
+/// Location of entries: the batches' numbers, and (index among them, row) for each entry.
 type Located = (Vec<u64>, Vec<(usize, usize)>);
 
-/// Sorted; entries before `head` are gone.
+/// Sorted; entries before `head` have been removed.
 #[derive(Debug)]
 struct Run {
     entries: Vec<Entry>,
@@ -98,7 +98,7 @@ impl Held {
 }
 
 impl Waiting {
-    /// For batches whose column `time` is ordered by.
+    /// For batches that are ordered by column `time`.
     pub(super) fn new(time: usize) -> Self {
         Self { time, batches: BTreeMap::new(), runs: Vec::new(), arrivals: 0, rows: 0 }
     }
@@ -112,12 +112,12 @@ impl Waiting {
         batches.sum::<usize>() + self.runs.iter().map(|run| run.entries.capacity() * 16).sum::<usize>()
     }
 
-    /// The earliest time that waits.
+    /// The earliest waiting time.
     pub(super) fn oldest(&self) -> Option<i64> {
         self.runs.iter().filter_map(|run| run.left().first()).map(|entry| entry.0).min()
     }
 
-    /// Takes rows, after all that came before. No time is null.
+    /// Adds rows, which arrived after all rows before. No time is null.
     pub(super) fn push(&mut self, batch: RecordBatch) {
         let rows = batch.num_rows();
         if rows == 0 {
@@ -146,7 +146,7 @@ impl Waiting {
         self.runs.push(Run { entries, head: 0 });
     }
 
-    /// Takes out the rows whose time is complete, which is monotone, in order of (time, arrival).
+    /// Removes the rows whose time is complete, in order of (time, arrival). `is_complete` must be monotone.
     pub(super) fn release(&mut self, is_complete: impl Fn(i64) -> bool) -> Result<Option<Released>> {
         let mut entries: Vec<Entry> = Vec::new();
         let mut parts = 0;
@@ -168,7 +168,7 @@ impl Waiting {
         self.take(&entries)
     }
 
-    /// Takes out the rows that `is_complete` (of every row, by its time and its place in the batch of all of them) says.
+    /// Removes the rows for which `is_complete` returns `true`; it gets all waiting rows in order.
     pub(super) fn release_some(
         &mut self,
         is_complete: impl FnOnce(&RecordBatch) -> Result<Vec<bool>>,
@@ -221,7 +221,7 @@ impl Waiting {
         let mut numbers: Vec<u64> = Vec::new();
         let mut picks = Vec::with_capacity(entries.len());
         let mut known: BTreeMap<u64, usize> = BTreeMap::new();
-        // The batch that the last entry was found in holds arrivals from `low` to `high`.
+        // The batch in which the last entry was found has the arrival numbers `low..high`.
         let (mut low, mut high, mut current) = (1, 0, None);
         for (_, arrival) in entries {
             if *arrival < low || *arrival >= high {
@@ -242,7 +242,7 @@ impl Waiting {
         Ok((numbers, picks))
     }
 
-    /// Drops a batch without rows; rewrites one that is mostly gone.
+    /// Drops a batch without rows; rewrites one of which most rows have been removed.
     fn shrink(&mut self, number: u64) -> Result<()> {
         let Some(held) = self.batches.get_mut(&number) else { return Ok(()) };
         if held.left == 0 {
@@ -258,7 +258,7 @@ impl Waiting {
         Ok(())
     }
 
-    /// The rows that wait and whose sequence is at least `from`.
+    /// The waiting rows whose sequence is at least `from`.
     pub(super) fn since(&self, from: i64) -> Result<Vec<RecordBatch>> {
         let mut found = Vec::new();
         for held in self.batches.values() {

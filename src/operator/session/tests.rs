@@ -100,7 +100,7 @@ fn a_session_waits_until_no_row_in_time_can_extend_it() {
     let make = || session(spec(&[K], 10, 0)).unwrap();
     let mut flow = Flow::new(&make, &[K]);
     assert_eq!(ids(&flow.step(&[rows_at(&[Some(100), Some(105)])], 114)), Vec::<i64>::new());
-    // 114 extends it; from 115 on a new session begins.
+    // 114 extends the session; from 115 on a new session begins.
     assert_eq!(ids(&flow.step(&[rows_at(&[Some(114)])], 123)), Vec::<i64>::new());
     assert_eq!(ids(&flow.step(&[rows_at(&[Some(124)])], 124)), [100, 105, 114]);
     assert_eq!(ids(&flow.step(&[], 134)), [124]);
@@ -111,7 +111,8 @@ fn a_late_row_joins_a_session_that_still_waits_and_is_late_otherwise() {
     let make = || session(spec(&[K], 10, 0)).unwrap();
     let mut flow = Flow::new(&make, &[K]);
     flow.step(&[rows_at(&[Some(100)])], 105);
-    // 95 touches the session of 100, 86 then that; 70 would be a session that ended at 80; 99 could still be one of its own.
+    // 95 joins the session of 100, then 86 joins it; 70 would form a session that ended at 80; 99 could still form one of
+    // its own.
     flow.step(&[rows_at(&[Some(95), Some(86), Some(70), None])], 105);
     assert_eq!(ids(&flow.late), [70, -1]);
     flow.step(&[rows_at(&[Some(99)])], 105);
@@ -132,7 +133,7 @@ fn sequence_numbers_stay_unique_within_a_key_across_shards() {
         flow.step(&[rows.slice(at * 10, 10)], NO_WATERMARK);
         flow.save();
         flow.rebuild(1 + at % 4, rng);
-        // A clash would replace a row in the store.
+        // A clash of sequence numbers would replace a row in the store.
         assert_eq!(flow.remembered(), (at as u64 * 10 + 10, at as u64 * 10 + 10));
     }
 }

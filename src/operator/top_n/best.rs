@@ -16,7 +16,7 @@ use crate::operator::keyed::{Encoder, Layout, RowStore, micros, pick};
 use crate::operator::spec::TopNSpec;
 use crate::state::{StateChange, StateTable};
 
-/// Not a row, not a change.
+/// Not a row, or not a change.
 const NONE: u32 = u32::MAX;
 const STAMP: (&str, DataType) = ("__stamp", DataType::Timestamp(TimeUnit::Microsecond, None));
 
@@ -37,14 +37,14 @@ pub struct Best {
 /// The best row of a partition.
 #[derive(Debug)]
 struct Entry {
-    /// The first 16 bytes of the encoded order values, mostly all of them.
+    /// The first 16 bytes of the encoded order values, usually all of them.
     prefix: u128,
-    /// All of them if there are more.
+    /// All of the order values if there are more than 16 bytes.
     rest: Vec<u8>,
-    /// All columns encoded, once a tie has asked for it.
+    /// All columns encoded, once a tie needed them.
     tie: Option<Box<[u8]>>,
     row: u32,
-    /// Where this step's change of the partition is.
+    /// Index of this step's change of the partition.
     change: u32,
     dirty: bool,
 }
@@ -63,7 +63,7 @@ struct Change {
 struct Ties {
     batch: Encoder,
     one: Encoder,
-    /// Whether `batch` holds the batch that is being looked at.
+    /// `true` if `batch` holds the rows of the current batch.
     current: bool,
 }
 
@@ -78,7 +78,7 @@ impl Entry {
         self.row == NONE && self.change == NONE
     }
 
-    /// How a row with these order values stands to this one.
+    /// Compares a row with these order values to this one.
     fn compare(&self, order: &[u8]) -> Ordering {
         prefix(order).cmp(&self.prefix).then_with(|| rest(order).cmp(&self.rest))
     }
@@ -96,7 +96,7 @@ fn rest(order: &[u8]) -> &[u8] {
 }
 
 impl Best {
-    /// An operator that has seen nothing.
+    /// An operator with empty state.
     pub fn new(spec: TopNSpec) -> Result<Self> {
         let shape = Shape::new(&spec);
         let life = Lifetime::new(&spec)?;
@@ -164,7 +164,8 @@ impl Best {
         }
     }
 
-    /// The bytes of a row of the last batch whose order values equal the best row's, if it is better by all its columns.
+    /// The encoded columns of a row of the last batch whose order values equal the best row's, if it is better by its other
+    /// columns.
     fn break_tie(
         &mut self,
         partition: u32,
@@ -192,7 +193,7 @@ impl Best {
         Ok(better.then(|| candidate.into()))
     }
 
-    /// Takes this step's best rows in, and puts out what that changes.
+    /// Stores this step's best rows, and emits the changes.
     fn settle(&mut self, batches: &[RecordBatch], changes: &[Change], out: &mut Vec<RecordBatch>) -> Result<()> {
         let mut picked = vec![(Vec::new(), Vec::new()); batches.len()];
         let mut old = Vec::new();
@@ -232,7 +233,7 @@ impl Best {
         self.shape.output(rows.columns(), rank, weight)
     }
 
-    /// Forgets partitions; their rows come back as numbers that are good until the next row is taken in.
+    /// Deletes partitions; returns the numbers of their rows, which are valid until the next row is stored.
     fn end(&mut self, partitions: &[u32]) -> Vec<u32> {
         let mut rows = Vec::with_capacity(partitions.len());
         for &partition in partitions {

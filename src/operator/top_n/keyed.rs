@@ -1,4 +1,4 @@
-//! What is known of a shard's partitions, by number: their keys, when they end, and what an operator keeps of each.
+//! A shard's partitions, by number: their keys, their lifetimes, and an operator's data for each.
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::operator::keyed::{Encoder, KeyIndex};
 use crate::operator::spec::TopNSpec;
 
-/// Partitions, and the order of the rows that come for them.
+/// Partitions, and the order values of the rows that arrive for them.
 #[derive(Debug)]
 pub struct Keyed<P> {
     keys: KeyIndex,
@@ -17,12 +17,12 @@ pub struct Keyed<P> {
     pub life: Lifetime,
     /// By number.
     pub of: Vec<P>,
-    /// Kept for its memory.
+    /// Reused to save allocations.
     numbers: Vec<u32>,
 }
 
 impl<P: Default> Keyed<P> {
-    /// No partitions yet, of rows of the schema `rows`.
+    /// No partitions yet; their rows have the schema `rows`.
     pub fn new(rows: &SchemaRef, spec: &TopNSpec, life: Lifetime) -> Result<Self> {
         Ok(Self {
             keys: KeyIndex::new(rows, &spec.keys)?,
@@ -33,7 +33,7 @@ impl<P: Default> Keyed<P> {
         })
     }
 
-    /// The partition of each row of a batch, made where it is new; to be [given back](Keyed::give_back).
+    /// The partition of each row of a batch, created if new; the result is to be [returned](Keyed::give_back).
     pub fn resolve(&mut self, batch: &RecordBatch) -> Result<Vec<u32>> {
         let mut numbers = std::mem::take(&mut self.numbers);
         self.keys.resolve(batch, &mut numbers)?;
@@ -43,24 +43,24 @@ impl<P: Default> Keyed<P> {
         Ok(numbers)
     }
 
-    /// Takes back what [`Keyed::resolve`] gave.
+    /// Takes back the result of [`Keyed::resolve`] for reuse.
     pub fn give_back(&mut self, numbers: Vec<u32>) {
         self.numbers = numbers;
     }
 
-    /// What was given back last.
+    /// The numbers given back last.
     pub fn resolved(&self) -> &[u32] {
         &self.numbers
     }
 
-    /// Ends a partition; its number may be given to another one.
+    /// Removes a partition; its number may be reused.
     pub fn take(&mut self, number: u32) -> P {
         self.keys.remove(number);
         self.life.forget(number);
         std::mem::take(&mut self.of[number as usize])
     }
 
-    /// Memory, without what the partitions hold beyond their own size.
+    /// Memory, in bytes, without what the partitions own beyond their own size.
     pub fn bytes(&self) -> usize {
         self.keys.bytes() + self.order.bytes() + self.life.bytes() + self.of.capacity() * size_of::<P>()
     }

@@ -1,7 +1,7 @@
 //! The first few rows per partition of an append stream: `row_number() … <= n` for a small `n`.
 //!
-//! A partition is a short list of rows in order. Of a row the list holds the first bytes of its encoded order values, which mostly decide,
-//! and the number that its columns are kept under; all bytes are made for rows that tie.
+//! A partition is a short list of rows in order. For each row the list holds the first bytes of its encoded order values,
+//! which usually suffice to compare, and the number of its columns; all bytes are encoded only for rows that tie.
 
 use std::sync::Arc;
 
@@ -20,16 +20,16 @@ use crate::operator::keyed::{Layout, RowStore, micros, pick};
 use crate::operator::spec::TopNSpec;
 use crate::state::{StateChange, StateTable};
 
-/// Longer lists would be slow to insert into; short in tests, so that both kinds of partitions are tried.
+/// Longer lists would be slow to insert into; small in tests, so that both kinds of partitions are tested.
 pub const MOST: usize = if cfg!(test) { 5 } else { 1024 };
 
 const WEIGHT: (&str, DataType) = ("__count", DataType::Int64);
 const SEQ: (&str, DataType) = ("__seq", DataType::Int64);
 const STAMP: (&str, DataType) = ("__stamp", DataType::Timestamp(TimeUnit::Microsecond, None));
 
-/// The row must be written.
+/// The row must be written to state.
 const DIRTY: u8 = 1;
-/// State has the row, perhaps with another weight.
+/// The row is in state, perhaps with another weight.
 const WRITTEN: u8 = 2;
 
 /// Keeps the first rows of each partition.
@@ -44,23 +44,23 @@ pub struct Leading {
     parts: Keyed<Partition>,
     ties: Ties,
     rows: RowStore,
-    /// By number of the row.
+    /// By row number.
     facts: Vec<Facts>,
     next_seq: i64,
-    /// Numbers of rows that this step lets go, and those of them that state has.
+    /// Numbers of rows that this step drops, and those of them that are in state.
     dropped: Vec<u32>,
     gone: Vec<u32>,
     deletes: Vec<RecordBatch>,
-    /// This step's partitions.
+    /// Partitions touched in this step.
     touched: Vec<u32>,
-    /// What this step puts out.
+    /// Changes to emit in this step.
     changes: Vec<Place>,
-    /// Numbers of rows that must be written; some may be gone, or there twice.
+    /// Numbers of rows that must be written; some may have been dropped, or be listed twice.
     dirty: Vec<u32>,
 }
 
 impl Leading {
-    /// An operator that has seen nothing.
+    /// An operator with empty state.
     pub fn new(spec: &TopNSpec) -> Result<Self> {
         let shape = Shape::new(spec);
         let life = Lifetime::new(spec)?;
@@ -88,7 +88,7 @@ impl Leading {
         })
     }
 
-    /// Takes the rows of a batch, all in time.
+    /// Processes the rows of a batch, none of them late.
     fn take(&mut self, batch: &RecordBatch) -> Result<()> {
         let (batch, _) = self.shape.split(batch)?;
         let partitions = self.parts.resolve(&batch)?;
@@ -116,7 +116,7 @@ impl Leading {
         Ok(())
     }
 
-    /// Numbers for rows that are remembered from now on.
+    /// Stores rows and returns their numbers.
     fn keep(&mut self, rows: &RecordBatch) -> Vec<u32> {
         let numbers: Vec<u32> = (0..rows.num_rows()).map(|_| self.rows.reserve()).collect();
         self.rows.fill(numbers.clone(), rows.clone());
@@ -127,7 +127,8 @@ impl Leading {
         numbers
     }
 
-    /// Gives a row its place, if it has one; `row` is its number in the batch, `at` among the candidates. What goes beyond the limit goes.
+    /// Inserts a row into its partition if it is within the limit, and drops rows beyond it; `row` is its index in the
+    /// batch, `at` among the candidates. `true` if the row was inserted.
     fn rank(&mut self, partition: u32, row: usize, (picked, at): (&RecordBatch, usize), number: u32) -> Result<bool> {
         let order = self.parts.order.row(row);
         let prefix = prefix(order);
@@ -186,13 +187,13 @@ impl Leading {
         }
     }
 
-    /// The partition's stamp is new: its rows carry it.
+    /// The partition has a new stamp, so all its rows must be written again.
     fn write_again(&mut self, partition: u32) {
         let numbers: Vec<u32> = self.parts.of[partition as usize].rows.iter().map(|row| row.number).collect();
         numbers.into_iter().for_each(|number| self.mark(number));
     }
 
-    /// A row was taken out of its partition.
+    /// Drops a row that was removed from its partition.
     fn drop_row(&mut self, entry: &Entry) {
         let changes = &mut self.changes;
         difference(entry.number, (entry.rank, entry.count), (0, 0), self.shape.with_rank, &mut |place| {
@@ -207,7 +208,7 @@ impl Leading {
         *facts = Facts { seq: facts.seq, ..Facts::default() };
     }
 
-    /// Ends the step for the partitions it has touched, and gives what it changed within the limits.
+    /// Ends the step for its touched partitions, and returns the changes within the limits.
     fn settle(&mut self) -> Vec<Place> {
         let mut changes = std::mem::take(&mut self.changes);
         for number in std::mem::take(&mut self.touched) {
@@ -220,7 +221,7 @@ impl Leading {
         changes
     }
 
-    /// Ends partitions; state drops their rows by time.
+    /// Removes partitions; their rows expire from state by time.
     fn end(&mut self, numbers: Vec<u32>) -> Vec<Place> {
         let mut places = Vec::new();
         for number in numbers {
@@ -238,7 +239,7 @@ impl Leading {
         places
     }
 
-    /// Lets the rows go that this step has dropped.
+    /// Frees the rows that this step has dropped.
     fn let_go(&mut self) -> Result<()> {
         if !self.gone.is_empty() {
             let mut columns = self.rows.gather_columns(&self.routing, &self.gone)?;
@@ -254,7 +255,7 @@ impl Leading {
         self.rows.tidy()
     }
 
-    /// Places as output rows. A stream that is not updating says several times what counts several times.
+    /// Places as output rows. A stream that is not updating repeats a row as often as it counts.
     fn output(&self, places: &[Place], out: &mut Vec<RecordBatch>) -> Result<()> {
         if places.is_empty() {
             return Ok(());

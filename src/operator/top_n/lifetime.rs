@@ -1,4 +1,4 @@
-//! When partitions end: their window closes, or nobody came for the TTL.
+//! The end of partitions: when their window closes, or when no row has arrived for the TTL.
 
 use std::collections::BTreeMap;
 
@@ -12,35 +12,35 @@ use crate::operator::keyed::{column_watermark, micros, split_late};
 use crate::operator::spec::{TimeColumn, TopNSpec};
 use crate::state::NO_WATERMARK;
 
-/// No window, or not stamped.
+/// No window, or no stamp.
 const NONE: i64 = i64::MIN;
 
 /// Rows in time and late rows of a batch.
 type InTimeAndLate = (Option<RecordBatch>, Option<RecordBatch>);
 
-/// The ends of the partitions of a shard.
+/// The lifetimes of the partitions of a shard.
 #[derive(Debug)]
 pub struct Lifetime {
     closing: Option<TimeColumn>,
     ttl: Option<i64>,
     time: Option<TimeColumn>,
-    /// Of each partition.
+    /// The window of each partition.
     windows: Vec<i64>,
-    /// Partitions by window; those that have ended otherwise are found stale.
+    /// Partitions by window; entries of partitions that ended otherwise are stale and skipped.
     closing_queue: BTreeMap<i64, Vec<u32>>,
-    /// About when a row last came to each partition: behind by an eighth of the TTL at most, so that state need not be written
-    /// again for every row.
+    /// Approximate time at which a row last arrived for each partition: at most an eighth of the TTL too early, so that
+    /// state need not be written again for every row.
     stamps: Vec<i64>,
     queued: Vec<bool>,
-    /// Partitions by a stamp that they have or had; each stands here once.
+    /// Partitions by a current or earlier stamp; each is listed once.
     stamp_queue: BTreeMap<i64, Vec<u32>>,
-    /// The clock of the TTL before and after this step.
+    /// The clock of the TTL before this step.
     clock: i64,
-    /// Windows or stamps below are over.
+    /// Windows or stamps below this have ended.
     cutoff: i64,
 }
 
-/// Times of a batch's rows, as far as they matter.
+/// The times of a batch's rows that matter for lifetimes.
 #[derive(Debug)]
 pub struct Moments {
     windows: Option<Int64Array>,
@@ -48,7 +48,7 @@ pub struct Moments {
 }
 
 impl Lifetime {
-    /// The ends that `spec` says. Errors: a closing column that is no time.
+    /// Lifetimes for `spec`. Errors: a closing column that is not a time.
     pub fn new(spec: &TopNSpec) -> Result<Self> {
         if let Some(closing) = spec.closing {
             let kind = spec.input.field(closing.column).data_type();
@@ -59,7 +59,7 @@ impl Lifetime {
         Ok(Self { closing: spec.closing, ..Self::of_rows(spec.closing.map_or(spec.ttl, |_| None), spec.time) })
     }
 
-    /// No windows: what is numbered ends when nothing has come to it for the TTL.
+    /// Lifetimes without windows: a numbered item ends when nothing has arrived for it for the TTL.
     pub fn of_rows(ttl: Option<i64>, time: Option<TimeColumn>) -> Self {
         Self {
             closing: None,
@@ -75,12 +75,12 @@ impl Lifetime {
         }
     }
 
-    /// Whether partitions carry a stamp.
+    /// `true` if partitions have a stamp.
     pub fn stamped(&self) -> bool {
         self.ttl.is_some()
     }
 
-    /// The state column by which rows go: the closing one's place or, if stamped, `stamp`.
+    /// The state column that rows expire by: that of the closing column or, if stamped, `stamp`.
     pub fn state_time(&self, place: impl Fn(usize) -> usize, stamp: usize) -> Option<usize> {
         self.closing.map(|closing| place(closing.column)).or_else(|| self.ttl.map(|_| stamp))
     }
@@ -93,7 +93,7 @@ impl Lifetime {
         }
     }
 
-    /// Sets apart the rows of windows that are closed.
+    /// Separates the rows of closed windows.
     pub fn split(&self, batch: &RecordBatch) -> Result<InTimeAndLate> {
         match self.closing {
             Some(closing) => split_late(batch, &micros(batch, closing.column)?, self.cutoff),
@@ -119,7 +119,7 @@ impl Lifetime {
         }
     }
 
-    /// A row came to a partition. True if its stamp is new, so that its rows must be written again.
+    /// Records that a row arrived for a partition. `true` if its stamp is new, so that its rows must be written again.
     pub fn visit(&mut self, partition: u32, moments: &Moments, row: usize) -> bool {
         if let Some(windows) = &moments.windows {
             self.open(partition, windows.value(row));
@@ -135,7 +135,7 @@ impl Lifetime {
         renew
     }
 
-    /// Takes a partition back from state: its window or its stamp.
+    /// Restores the window or the stamp of a partition.
     pub fn restore(&mut self, partition: u32, moments: &Moments, row: usize, stamp: Option<i64>) {
         if let Some(windows) = &moments.windows {
             self.open(partition, windows.value(row));
@@ -166,7 +166,7 @@ impl Lifetime {
         self.stamps.get(partition as usize).copied().unwrap_or(NONE)
     }
 
-    /// A partition has ended.
+    /// Removes a partition that has ended.
     pub fn forget(&mut self, partition: u32) {
         if let Some(window) = self.windows.get_mut(partition as usize) {
             *window = NONE;
@@ -176,7 +176,7 @@ impl Lifetime {
         }
     }
 
-    /// The partitions whose window is complete after a step, in order of the windows.
+    /// The partitions whose windows are complete after a step, in order of the windows.
     pub fn closed(&mut self, tick: Tick) -> Vec<u32> {
         let Some(closing) = self.closing else { return Vec::new() };
         self.cutoff = column_watermark(tick.watermark, closing.lag);
@@ -193,7 +193,7 @@ impl Lifetime {
         closed
     }
 
-    /// The partitions whose TTL is over after a step.
+    /// The partitions whose TTL has passed after a step.
     pub fn expired(&mut self, tick: Tick) -> Vec<u32> {
         let Some(ttl) = self.ttl else { return Vec::new() };
         let clock = self.time.map_or(tick.now, |time| column_watermark(tick.watermark, time.lag));
@@ -215,12 +215,12 @@ impl Lifetime {
         expired
     }
 
-    /// State rows whose time is below this are gone.
+    /// State rows with a time below this are dead.
     pub fn cutoff(&self) -> i64 {
         self.cutoff
     }
 
-    /// The watermark at which the first partition closes; what a TTL ends comes out no more.
+    /// The watermark at which the first partition closes; expiry by TTL emits nothing.
     pub fn due(&self) -> i64 {
         let first = self.closing_queue.first_key_value().map(|(window, _)| *window);
         self.closing.map_or(END_OF_TIME, |closing| closing.past(first))
@@ -232,7 +232,7 @@ impl Lifetime {
         first(&self.closing_queue).or_else(|| first(&self.stamp_queue))
     }
 
-    /// Memory.
+    /// Memory, in bytes.
     pub fn bytes(&self) -> usize {
         (self.windows.capacity() + self.stamps.capacity()) * (size_of::<i64>() + size_of::<u32>())
             + self.queued.capacity()

@@ -1,4 +1,4 @@
-//! The rows of one partition as a short list in order, and which of them have been put out.
+//! The rows of one partition as a short list in order, and their emitted ranks.
 
 /// The rows of a partition.
 #[derive(Debug, Default)]
@@ -7,38 +7,38 @@ pub struct Partition {
     pub rows: Vec<Entry>,
     /// The sum of the weights.
     pub total: u32,
-    /// Whether this step has seen it.
+    /// `true` if this step has changed it.
     pub touched: bool,
-    /// Whether it came from state, so that nobody remembers what was put out.
+    /// `true` if it was restored from state, so that the emitted ranks are not known yet.
     pub restored: bool,
 }
 
-/// A row in its place.
+/// A row of the list.
 #[derive(Debug)]
 pub struct Entry {
     /// The first 16 bytes of the encoded order values.
     pub prefix: u128,
     pub number: u32,
-    /// How often the row counts; more than the limit makes no difference.
+    /// Number of times that the row counts, at most the limit.
     pub weight: u32,
-    /// How it was put out: so often, with this rank (0 = without) and those that follow it.
+    /// The row was emitted `count` times, with this rank (0: without ranks) and the ranks that follow it.
     pub rank: u32,
     pub count: u32,
 }
 
-/// What is known of a row beside its place.
+/// Facts about a row that are not needed for its position.
 #[derive(Debug, Default)]
 pub struct Facts {
-    /// The encoded order values and all columns, once a tie has asked for them.
+    /// The encoded order values and all columns, once a tie needed them.
     pub bytes: Option<Box<[u8]>>,
-    /// Names the row in state.
+    /// Identifies the row in state.
     pub seq: i64,
     pub partition: u32,
     pub weight: u32,
     pub flags: u8,
 }
 
-/// A row to put out, `count` times: negative takes back.
+/// A row to emit, `count` times; a negative count retracts.
 #[derive(Debug)]
 pub struct Place {
     pub number: u32,
@@ -47,12 +47,12 @@ pub struct Place {
 }
 
 impl Partition {
-    /// Whether a row may come within the limit.
+    /// `true` if a row may be within the limit.
     pub fn admits(&self, prefix: u128, limit: u32) -> bool {
         self.total < limit || self.rows.last().is_some_and(|last| prefix <= last.prefix)
     }
 
-    /// Takes out a row that has gone beyond the limit, if any. A row that counts several times stays whole.
+    /// Removes a row beyond the limit, if there is one. A row that counts several times stays whole.
     pub fn pop_beyond(&mut self, limit: u32) -> Option<Entry> {
         let last = self.rows.last()?;
         if self.total <= limit || self.total - last.weight < limit {
@@ -62,7 +62,7 @@ impl Partition {
         self.rows.pop()
     }
 
-    /// Brings what is put out up to date with the rows, and tells the changes.
+    /// Updates the emitted ranks to the rows, and reports the changes.
     pub fn show(&mut self, limit: u32, with_rank: bool, mut change: impl FnMut(Place)) {
         let mut before = 0;
         for row in &mut self.rows {
@@ -75,7 +75,7 @@ impl Partition {
     }
 }
 
-/// The changes that turn what was put out of a row (first rank and count) into what shall be.
+/// The changes from a row's previous output (first rank and count) to its new one.
 pub fn difference(number: u32, then: (u32, u32), now: (u32, u32), with_rank: bool, change: &mut impl FnMut(Place)) {
     if !with_rank {
         let count = i64::from(now.1) - i64::from(then.1);

@@ -1,17 +1,17 @@
 //! Top-N per partition: `row_number()`, `rank()` or `dense_rank()` `<= limit`.
 //!
-//! **Ties.** Rows with equal order values are put in order by all their columns, ascending, nulls first. So what comes out
-//! depends on the rows alone, not on how they arrived, and equals a batch wherever the order says which row is first; for rank()
-//! and dense_rank(), always. Rows equal in every column are one row that counts several times.
+//! **Ties.** Rows with equal order values are ordered by all their columns, ascending, nulls first. So the output depends on
+//! the rows alone, not on their arrival, and equals a batch wherever the order determines which row is first; for rank() and
+//! dense_rank(), always. Rows equal in every column are one row that counts several times.
 //!
 //! - [`best`]: the first row per partition of an append stream, the common case: one row per key, replaced in place.
 //! - [`leading`]: the first few rows per partition of an append stream, by row_number(): a short list per key.
-//! - [`ranked`]: everything else: an ordered set of rows per partition. Append streams keep what is within the limit; a stream
-//!   that takes rows back keeps all, since the next one may move up.
-//! - [`newest`]: the row of each key that came last, of a stream that takes rows back.
+//! - [`ranked`]: everything else: an ordered set of rows per partition. Append streams keep the rows within the limit; a
+//!   retracting stream keeps all, since the next one may move up.
+//! - [`newest`]: the last row of each key of a retracting stream.
 //!
-//! Where partitions close with a window, rows of a window that is complete are late, and so are rows without a window. With a
-//! TTL, a partition that no row has come to for so long (up to an eighth longer) is forgotten; what it has put out stays out.
+//! If partitions close with a window, rows of a complete window are late, and so are rows without a window. With a TTL, a
+//! partition for which no row has arrived for that time (up to an eighth longer) expires; its output is not retracted.
 
 mod best;
 mod keyed;
@@ -35,7 +35,7 @@ use super::contract::Operator;
 use super::spec::{NewestSpec, RankFunction, TopNSpec};
 use crate::error::{Context, Error, Result};
 
-/// How the rows of partitions are kept, in memory and in state.
+/// Representation of partitions, in memory and in state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Keeping {
     Best,
@@ -44,7 +44,7 @@ pub enum Keeping {
 }
 
 impl Keeping {
-    /// What suits `spec`.
+    /// The representation for `spec`.
     pub fn of(spec: &TopNSpec) -> Self {
         match spec.limit {
             _ if spec.retract || spec.function != RankFunction::RowNumber => Self::Ranked,
@@ -64,19 +64,19 @@ pub fn top_n(spec: TopNSpec) -> Result<Box<dyn Operator>> {
     })
 }
 
-/// The operator that shows the newest row under each key.
+/// The operator that emits the newest row of each key.
 pub fn newest(spec: &NewestSpec) -> Result<Box<dyn Operator>> {
     Ok(Box::new(newest::Newest::new(spec)?))
 }
 
-/// The columns of a stream that takes rows back, without its weight.
+/// The columns of a retracting stream without its weight.
 fn without_weight(input: &SchemaRef) -> SchemaRef {
     let columns = input.fields().len().saturating_sub(1);
     Arc::new(Schema::new(input.fields().iter().take(columns).cloned().collect::<Vec<_>>()))
 }
 
-/// The first bytes of a row's encoded order values, which mostly decide. No encoding is the beginning of another, so padded ones are equal
-/// only if they are.
+/// The first 16 bytes of a row's encoded order values, which usually suffice to compare. No encoding is a prefix of another,
+/// so padded encodings are equal only if the encodings are.
 fn prefix(order: &[u8]) -> u128 {
     let mut padded = [0; 16];
     let len = order.len().min(16);
@@ -84,7 +84,7 @@ fn prefix(order: &[u8]) -> u128 {
     u128::from_be_bytes(padded)
 }
 
-/// What rows look like on the way in and out.
+/// Schemas of input and output rows.
 #[derive(Debug)]
 struct Shape {
     /// The input without its weight.
@@ -92,7 +92,7 @@ struct Shape {
     retract: bool,
     output: SchemaRef,
     with_rank: bool,
-    /// Whether the output has a weight.
+    /// `true` if the output has a weight.
     updating: bool,
 }
 

@@ -1,11 +1,12 @@
-//! The newest row per key of a stream that takes rows back: what a target with a PRIMARY KEY holds where several rows may have one key.
+//! The newest row per key of a retracting stream: the rows that a target with a PRIMARY KEY holds where several rows may
+//! have one key.
 //!
-//! Every row that has not been taken back is kept, under its key. The one that came last is shown; when it is taken back, the one before it
-//! is shown, and when the last one is, the key is gone. A row that comes once more while it is there counts once more and is the newest.
-//! Flink calls this an upsert materializer.
+//! Every row that has not been retracted is kept, under its key. The last one to arrive is shown; when it is retracted, the
+//! one before it is shown, and when the last row is retracted, the key is deleted. A row that arrives again while it is kept
+//! counts once more and becomes the newest. Flink calls this an upsert materializer.
 //!
-//! With a TTL a row is forgotten that long after it came (up to a quarter longer). A forgotten row that is taken back takes the key away,
-//! if nothing is known of the key any more.
+//! With a TTL a row expires that long after it arrived (up to an eighth longer). Retracting an expired row deletes its key,
+//! if no other row of the key is known.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -29,23 +30,23 @@ const STAMP: (&str, DataType) = ("__stamp", DataType::Timestamp(TimeUnit::Micros
 /// No row.
 const NONE: u32 = u32::MAX;
 
-/// The state of a row.
+/// The data of a row.
 #[derive(Debug, Clone, Copy, Default)]
 struct Facts {
     key: u32,
-    /// How often the row counts. Not positive only within a step, or when the row that is taken back was forgotten.
+    /// Number of times that the row counts. Not positive only within a step, or when the retracted row had expired.
     count: i64,
-    /// Of two rows the one with the greater number came later.
+    /// Of two rows the one with the greater number arrived later.
     seq: i64,
-    /// State has it.
+    /// The row is in state.
     written: bool,
-    /// It must be written.
+    /// The row must be written.
     dirty: bool,
-    /// Its TTL is over: it goes without being taken back.
+    /// Its TTL has passed: it is removed without a retraction.
     expired: bool,
 }
 
-/// The state of a key.
+/// The data of a key.
 #[derive(Debug, Clone, Copy)]
 struct OfKey {
     shown: u32,
@@ -58,7 +59,7 @@ impl Default for OfKey {
     }
 }
 
-/// Keeps what is under each key.
+/// Keeps the rows of each key.
 #[derive(Debug)]
 pub struct Newest {
     rows: SchemaRef,
@@ -70,25 +71,25 @@ pub struct Newest {
     full: Encoder,
     /// All columns of each row, as bytes.
     index: RowIndex,
-    /// By number of the row, as `life` is.
+    /// By row number, like `life`.
     facts: Vec<Facts>,
     life: Lifetime,
-    /// Rows that count, by key and in the order in which they came.
+    /// Rows that count, by key and in the order of arrival.
     live: BTreeSet<(u32, i64, u32)>,
     next_seq: i64,
-    /// This step's keys, and rows that may have stopped counting.
+    /// Keys touched in this step, and rows that may have stopped counting.
     touched: Vec<u32>,
     ended: Vec<u32>,
-    /// Rows that must be written; some may be gone, or there twice.
+    /// Rows that must be written; some may have been removed, or be listed twice.
     dirty: Vec<u32>,
-    /// Rows that state has and that are gone.
+    /// Removed rows that are in state.
     gone: BTreeSet<Box<[u8]>>,
     gone_bytes: usize,
     numbers: Vec<u32>,
 }
 
 impl Newest {
-    /// An operator that has seen nothing.
+    /// An operator with empty state.
     pub fn new(spec: &NewestSpec) -> Result<Self> {
         let rows = without_weight(&spec.input);
         let life = Lifetime::of_rows(spec.ttl, spec.time);
@@ -116,7 +117,7 @@ impl Newest {
         })
     }
 
-    /// Takes the rows of a batch in their order.
+    /// Processes the rows of a batch in their order.
     fn take(&mut self, batch: &RecordBatch) -> Result<()> {
         let width = self.rows.fields().len();
         let weights = batch.columns().get(width).and_then(|column| column.as_primitive_opt::<Int64Type>());
@@ -139,7 +140,7 @@ impl Newest {
         Ok(())
     }
 
-    /// The number of the row last encoded at `row`.
+    /// The number of the row at index `row` of the last encoded batch.
     fn number(&mut self, row: usize, key: u32) -> u32 {
         let bytes = self.full.row(row);
         let known = self.index.len();
@@ -154,7 +155,7 @@ impl Newest {
         number
     }
 
-    /// Counts a row `weight` times more.
+    /// Adds `weight` to a row's count.
     fn count(&mut self, number: u32, weight: i64) {
         let facts = &mut self.facts[number as usize];
         let key = facts.key;
@@ -188,12 +189,12 @@ impl Newest {
         }
     }
 
-    /// The row of a key that came last.
+    /// The last row of a key to arrive.
     fn newest(&self, key: u32) -> u32 {
         self.live.range((key, i64::MIN, 0)..=(key, i64::MAX, NONE)).next_back().map_or(NONE, |(_, _, number)| *number)
     }
 
-    /// Ends the rows whose TTL is over.
+    /// Expires the rows whose TTL has passed.
     fn expire(&mut self, tick: Tick) {
         for number in self.life.expired(tick) {
             let facts = &mut self.facts[number as usize];
@@ -205,10 +206,10 @@ impl Newest {
         }
     }
 
-    /// What the step's keys show now, against what they showed before: rows by number and how often each is given.
+    /// The changes to what the step's keys show: rows by number, with weights.
     fn settle(&mut self) -> Vec<(u32, i64)> {
         let mut changes = Vec::new();
-        // A row that is taken back and not known takes its key away, where nothing else is known of the key.
+        // The retraction of an unknown row deletes its key, if no other row of the key is known.
         let mut unknown: BTreeMap<u32, u32> = BTreeMap::new();
         for &number in &self.ended {
             let facts = self.facts[number as usize];
@@ -234,11 +235,11 @@ impl Newest {
         changes
     }
 
-    /// Forgets the rows that this step has ended; state drops those of a TTL by their time.
+    /// Removes the rows that this step has ended; those of a TTL expire from state by their time.
     fn sweep(&mut self) {
         for number in std::mem::take(&mut self.ended) {
             let facts = &mut self.facts[number as usize];
-            // Ended twice, or there again.
+            // Ended twice, or counted again.
             if facts.key == NONE || (facts.count > 0 && !facts.expired) {
                 continue;
             }
@@ -315,7 +316,7 @@ impl Operator for Newest {
             change.upserts.push(self.layout.to_state(&self.columns(&numbers)?, added)?);
         }
         if !self.gone.is_empty() {
-            // All columns identify a row, so a deleted one is a state row without what was added.
+            // All columns identify a row, so a deleted one is a state row without the added columns.
             let rows = self.full.decode(self.gone.iter().map(|bytes| &bytes[..]))?;
             let none = vec![0; self.gone.len()];
             let state = self.layout.to_state(&rows, self.added(none.clone(), none.clone(), none))?;

@@ -1,4 +1,4 @@
-//! The rows of one partition in order, and which of them are within the limit.
+//! The rows of one partition in order, and those of them within the limit.
 
 use std::collections::BTreeMap;
 use std::ops::Bound::{Excluded, Unbounded};
@@ -7,8 +7,8 @@ use std::sync::Arc;
 use super::prefix;
 use crate::operator::spec::RankFunction;
 
-/// A row as bytes: its encoded order values followed by all its columns, so that the order of the bytes is the order of the rows.
-/// The first bytes stand beside the others, since mostly they decide and are then in the cache.
+/// A row as bytes: its encoded order values followed by all its columns, so that the order of the bytes is the order of the
+/// rows. The first bytes are stored separately, since they usually suffice to compare and are then in the cache.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RowKey {
     prefix: u128,
@@ -22,23 +22,23 @@ impl RowKey {
     }
 }
 
-/// What is known of a row.
+/// The data of a row.
 #[derive(Debug, Clone, Copy)]
 pub struct Entry {
-    /// How often the row counts. Not positive only while what it takes back is still to come.
+    /// Number of times that the row counts. Not positive only while the row that it retracts is still to come.
     pub weight: i64,
-    /// How many of the bytes are order values.
+    /// Number of bytes that are order values.
     pub order: u32,
-    /// Where its columns are kept, if they are.
+    /// The number of its columns, if they are stored.
     pub number: u32,
-    /// Whether state has it, perhaps with another weight.
+    /// `true` if it is in state, perhaps with another weight.
     pub written: bool,
-    /// Whether it must be written.
+    /// `true` if it must be written.
     pub dirty: bool,
     pub shown: Shown,
 }
 
-/// How a row was put out: so often, with this rank; `row_number` gives each its own rank, the first this one.
+/// A row's output: emitted `count` times with this rank; with `row_number`, with this rank and those that follow.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Shown {
     pub rank: u64,
@@ -50,11 +50,11 @@ pub struct Shown {
 pub struct Limit {
     pub function: RankFunction,
     pub rows: u64,
-    /// Whether ranks are put out. If not, a row that only changes its rank does not change.
+    /// `true` if ranks are emitted. If not, a row that only changes its rank does not change.
     pub with_rank: bool,
 }
 
-/// A row to put out, `count` times: negative takes back.
+/// A row to emit, `count` times; a negative count retracts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Place {
     pub row: RowKey,
@@ -68,21 +68,21 @@ pub struct Place {
 #[derive(Debug, Default)]
 pub struct Partition {
     pub rows: BTreeMap<RowKey, Entry>,
-    /// Only kept for append streams: the sum of the weights; and except for `row_number` the number of distinct order values, the
-    /// sum of the weights of rows with the last order values.
+    /// Kept for append streams only: the sum of the weights; and except for `row_number` the number of distinct order values
+    /// and the sum of the weights of rows with the last order values.
     total: u64,
     distinct: u64,
     tail: u64,
-    /// How many of `rows` have been put out.
+    /// Number of `rows` that are emitted.
     pub shown: usize,
-    /// Whether this step has seen it.
+    /// `true` if this step has changed it.
     pub touched: bool,
-    /// Whether it came from state, so that nobody remembers what was put out.
+    /// `true` if it was restored from state, so that the emitted ranks are not known yet.
     pub restored: bool,
 }
 
 impl Partition {
-    /// Whether a row with these order values may come within the limit. For append streams.
+    /// `true` if a row with these order values may be within the limit. For append streams.
     pub fn admits(&self, order: &[u8], limit: Limit) -> bool {
         let full = match limit.function {
             RankFunction::RowNumber | RankFunction::Rank => self.total >= limit.rows,
@@ -92,7 +92,7 @@ impl Partition {
         !full || last.is_some_and(|(last, entry)| order <= &last.bytes[..entry.order as usize])
     }
 
-    /// Counts a row that was put in; `new` if it was not there before. For append streams.
+    /// Counts a row that was inserted; `new` if it was not there before. For append streams.
     pub fn count(&mut self, row: &RowKey, order: u32, weight: u64, new: bool, limit: Limit) {
         self.total += weight;
         if limit.function == RankFunction::RowNumber {
@@ -115,10 +115,10 @@ impl Partition {
         }
     }
 
-    /// Takes out a row that has gone beyond the limit, if any. For append streams, until `None` comes.
+    /// Removes a row beyond the limit, if there is one. For append streams; to be called until it returns `None`.
     pub fn pop_beyond(&mut self, limit: Limit) -> Option<(RowKey, Entry)> {
         let beyond = match limit.function {
-            // A row that counts several times may reach beyond the limit with some of them; it stays whole.
+            // A row that counts several times may be partly beyond the limit; it stays whole.
             RankFunction::RowNumber => {
                 self.total > limit.rows
                     && self.total - self.rows.last_key_value()?.1.weight.unsigned_abs() >= limit.rows
@@ -151,7 +151,7 @@ impl Partition {
         tail.map(|(_, entry)| entry.weight.unsigned_abs()).sum()
     }
 
-    /// Brings what is put out up to date with the rows, and tells the changes.
+    /// Updates the emitted ranks to the rows, and reports the changes.
     pub fn show(&mut self, limit: Limit, mut change: impl FnMut(Place)) {
         let (mut before, mut rank, mut dense) = (0_u64, 0_u64, 0_u64);
         let mut previous: Option<&[u8]> = None;
@@ -185,7 +185,7 @@ impl Partition {
     }
 }
 
-/// The changes that turn what was put out of a row into what shall be.
+/// The changes from a row's previous output to its new one.
 pub fn difference(row: &RowKey, entry: &Entry, then: Shown, now: Shown, limit: Limit, change: &mut impl FnMut(Place)) {
     let Entry { order, number, .. } = *entry;
     let mut put = |rank: u64, count: i64| {

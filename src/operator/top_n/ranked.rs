@@ -19,10 +19,10 @@ use crate::state::{StateChange, StateTable};
 
 const WEIGHT: (&str, DataType) = ("__count", DataType::Int64);
 const STAMP: (&str, DataType) = ("__stamp", DataType::Timestamp(TimeUnit::Microsecond, None));
-/// Memory of a row beside its bytes: reference counts, its place in the tree, half-empty nodes.
+/// Memory of a row besides its bytes: reference counts, its place in the tree, half-empty nodes.
 const ROW_OVERHEAD: usize = 16 + (size_of::<RowKey>() + size_of::<Entry>()) * 3 / 2;
 
-/// The number of a row whose columns are not kept.
+/// The number of a row whose columns are not stored.
 const BYTES_ONLY: u32 = u32::MAX;
 
 /// Keeps the rows of each partition in order.
@@ -34,20 +34,20 @@ pub struct Ranked {
     routing: usize,
     parts: Keyed<Partition>,
     full: Encoder,
-    /// The columns of the rows of an append stream, which are few. Those of a stream that takes rows back, which are all, are only in
-    /// their bytes: reading columns out of these is slower.
+    /// The columns of an append stream's rows, which are few. A retracting stream, which keeps all rows, has them only in
+    /// their bytes: reading columns from these is slower.
     columns: RowStore,
     /// Numbers of rows that this step has dropped.
     dropped: Vec<u32>,
-    /// This step's partitions.
+    /// Partitions touched in this step.
     touched: Vec<u32>,
-    /// What this step puts out.
+    /// Changes to emit in this step.
     changes: Vec<Place>,
     /// Rows whose weight became 0 in this step.
     zeros: Vec<(u32, RowKey)>,
-    /// Rows that must be written; some may be gone.
+    /// Rows that must be written; some may have been removed.
     dirty: Vec<(u32, RowKey)>,
-    /// Rows that state has and that are gone, with how many of their bytes are order values.
+    /// Removed rows that are in state, with the number of their bytes that are order values.
     gone: BTreeMap<RowKey, u32>,
     rows: usize,
     row_bytes: usize,
@@ -55,7 +55,7 @@ pub struct Ranked {
 }
 
 impl Ranked {
-    /// An operator that has seen nothing.
+    /// An operator with empty state.
     pub fn new(spec: &TopNSpec) -> Result<Self> {
         let shape = Shape::new(spec);
         let life = Lifetime::new(spec)?;
@@ -82,7 +82,7 @@ impl Ranked {
         })
     }
 
-    /// Takes the rows of a batch, all in time.
+    /// Processes the rows of a batch, none of them late.
     fn take(&mut self, batch: &RecordBatch) -> Result<()> {
         let (batch, weights) = self.shape.split(batch)?;
         let numbers = self.parts.resolve(&batch)?;
@@ -92,7 +92,7 @@ impl Ranked {
             if self.parts.life.visit(partition, &moments, row) {
                 self.write_again(partition);
             }
-            // Rows far beyond the limit are not looked at any further.
+            // Rows far beyond the limit are not encoded.
             let admitted = &self.parts.of[partition as usize];
             if self.shape.retract || admitted.admits(self.parts.order.row(row), self.limit) {
                 candidates.push(row as u32);
@@ -118,8 +118,8 @@ impl Ranked {
         Ok(())
     }
 
-    /// Counts a row `weight` times; `row` is its place in the batch, `at` among the candidates. Gives the number under which its columns
-    /// are to be kept, if so.
+    /// Counts a row `weight` times; `row` is its index in the batch, `at` among the candidates. Returns the number for its
+    /// columns, if they are to be stored.
     fn apply(&mut self, number: u32, row: usize, at: usize, weight: i64) -> Option<u32> {
         let order = self.parts.order.row(row);
         let partition = &mut self.parts.of[number as usize];
@@ -164,7 +164,7 @@ impl Ranked {
         kept
     }
 
-    /// A row was taken out of its partition.
+    /// Drops a row that was removed from its partition.
     fn drop_row(&mut self, number: u32, row: RowKey, entry: Entry) {
         self.rows -= 1;
         self.row_bytes -= row.bytes.len() + ROW_OVERHEAD;
@@ -181,7 +181,7 @@ impl Ranked {
         }
     }
 
-    /// The partition's stamp is new: its rows carry it.
+    /// The partition has a new stamp, so all its rows must be written again.
     fn write_again(&mut self, number: u32) {
         for (row, entry) in &mut self.parts.of[number as usize].rows {
             if !std::mem::replace(&mut entry.dirty, true) {
@@ -190,7 +190,7 @@ impl Ranked {
         }
     }
 
-    /// Ends the step for the partitions it has touched, and gives what it changed within the limits.
+    /// Ends the step for its touched partitions, and returns the changes within the limits.
     fn settle(&mut self) -> Vec<Place> {
         for (number, row) in std::mem::take(&mut self.zeros) {
             let rows = &mut self.parts.of[number as usize].rows;
@@ -211,7 +211,7 @@ impl Ranked {
         changes
     }
 
-    /// Forgets partitions that hold nothing any more, so that their keys do not stay.
+    /// Removes empty partitions, so that their keys do not stay.
     fn sweep(&mut self, numbers: impl Iterator<Item = u32>) {
         for number in numbers {
             if self.parts.of[number as usize].rows.is_empty() {
@@ -220,7 +220,7 @@ impl Ranked {
         }
     }
 
-    /// Ends partitions; state drops their rows by time.
+    /// Removes partitions; their rows expire from state by time.
     fn end(&mut self, numbers: Vec<u32>) -> Vec<Place> {
         let mut places = Vec::new();
         for number in numbers {
@@ -240,12 +240,12 @@ impl Ranked {
         self.full.decode(rows.iter().map(|(row, order)| &row.bytes[*order as usize..]))
     }
 
-    /// The columns of rows that have not been let go before this step, given also by the numbers that they are kept under.
+    /// The columns of rows that are still stored; `numbers` are the numbers of these columns.
     fn columns_of(&self, rows: &[(&RowKey, u32)], numbers: &[u32]) -> Result<Vec<ArrayRef>> {
         if self.shape.retract { self.decode(rows) } else { Ok(self.columns.gather(numbers)?.columns().to_vec()) }
     }
 
-    /// Places as output rows. An append stream says several times what counts several times.
+    /// Places as output rows. An append stream repeats a row as often as it counts.
     fn output(&self, places: &[Place], out: &mut Vec<RecordBatch>) -> Result<()> {
         if places.is_empty() {
             return Ok(());
@@ -324,7 +324,7 @@ impl Operator for Ranked {
             change.upserts.push(self.layout.to_state(&self.columns_of(&rows, &numbers)?, added)?);
         }
         if !self.gone.is_empty() {
-            // All columns identify a row, so a deleted one is a state row without what was added.
+            // All columns identify a row, so a deleted one is a state row without the added columns.
             let gone: Vec<_> = self.gone.iter().map(|(bytes, order)| (bytes, *order)).collect();
             let none = vec![0; gone.len()];
             let state = self.layout.to_state(&self.decode(&gone)?, self.added(none.clone(), none))?;

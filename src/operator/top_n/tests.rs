@@ -37,16 +37,16 @@ fn output(rows: &SchemaRef, with_rank: bool, weighted: bool) -> SchemaRef {
     if weighted { with_field(&ranked, WEIGHT, DataType::Int64) } else { ranked }
 }
 
-/// What a test case asks for.
+/// The query of a test case.
 struct Case {
     spec: TopNSpec,
-    /// `ORDER BY` without the columns that break ties, and with them.
+    /// `ORDER BY` without and with the columns that break ties.
     order: String,
     full_order: String,
     function: &'static str,
 }
 
-/// A random question over `rows`, updating, by `keys`.
+/// A random updating query over `rows`, partitioned by `keys`.
 fn random_case(rng: &mut StdRng, rows: &SchemaRef, keys: &[usize]) -> Case {
     let (function, name) = FUNCTIONS[rng.random_range(0..3)];
     let (mut order, mut names) = (Vec::new(), Vec::new());
@@ -62,7 +62,7 @@ fn random_case(rng: &mut StdRng, rows: &SchemaRef, keys: &[usize]) -> Case {
             order.push((column, options));
         }
     }
-    // Rows that are equal in this order come in that of their bits.
+    // Rows that are equal in this order are ordered by their bits.
     let all = rows.fields().iter().map(|field| format!("{} ASC NULLS FIRST", field.name()));
     let full_order = names.iter().cloned().chain(all).collect::<Vec<_>>().join(", ");
     let with_rank = rng.random_bool(0.5);
@@ -103,7 +103,7 @@ impl Case {
 /// The column of [`with_one_zero`].
 const ZERO: &str = "zero";
 
-/// The rows and, beside the numbers, the numbers with one zero: DataFusion orders -0.0 before 0.0.
+/// The rows and, next to the numbers, the numbers with one zero: DataFusion orders -0.0 before 0.0.
 fn with_one_zero(rows: &RecordBatch) -> RecordBatch {
     let mut fields = rows.schema().fields().to_vec();
     fields.push(Arc::new(fields[V].as_ref().clone().with_name(ZERO)));
@@ -112,12 +112,12 @@ fn with_one_zero(rows: &RecordBatch) -> RecordBatch {
     RecordBatch::try_new(schema, columns.collect()).unwrap()
 }
 
-/// Without the row's number in some cases, so that rows equal each other.
+/// In some cases without the row's number, so that rows equal each other.
 fn some_columns(rng: &mut StdRng, rows: &RecordBatch) -> RecordBatch {
     if rng.random_bool(0.5) { rows.clone() } else { rows.project(&[K, TS, V, N]).unwrap() }
 }
 
-/// No row of a step's output may take back what the same step puts out, and the sums so far are never negative.
+/// No row of a step's output may retract what the same step emits, and the sums so far are never negative.
 fn assert_consolidated(out: &[RecordBatch], seed: u64) {
     let mut seen = BTreeMap::new();
     for batch in out {
@@ -151,7 +151,7 @@ fn updates_of_an_append_stream_add_up_to_the_batch() {
     }
 }
 
-/// A changelog over `rows`: each row given, some taken back later, some given again; and what remains.
+/// A changelog over `rows`: each row is emitted, some are retracted later, some emitted again; and the remaining rows.
 fn changelog(rng: &mut StdRng, rows: &RecordBatch) -> (RecordBatch, RecordBatch) {
     let (mut live, mut log): (Vec<u32>, Vec<(u32, i64)>) = (Vec::new(), Vec::new());
     for row in 0..rows.num_rows() as u32 {
@@ -217,7 +217,7 @@ fn a_step_puts_out_only_differences() {
     }
 }
 
-/// `rows` with the start of the window of 100 microseconds that each time falls into.
+/// `rows` with the start of the 100-microsecond window of each time.
 fn windowed(rows: &RecordBatch) -> RecordBatch {
     let times = micros(rows, TS).unwrap();
     let windows: ArrayRef = Arc::new(times.iter().map(|t| t.map(|t| t.div_euclid(100) * 100)).collect::<Int64Array>());
@@ -234,14 +234,14 @@ fn closed_windows_come_out_once_as_in_batch() {
         let keys = [vec![K, window], vec![window]][rng.random_range(0..2)].clone();
         let mut case = random_case(rng, &rows.schema(), &keys);
         case.spec.routing = keys.len() - 1;
-        // A row to come may have a time as low as the watermark, and its window may have begun 99 microseconds before.
+        // A future row may have a time as low as the watermark, and its window may have begun 99 microseconds before.
         case.spec.closing = Some(TimeColumn { column: window, lag: 99 });
         case.spec.output = output(&rows.schema(), case.spec.with_rank, false);
         let (input, rest) = if rng.random_bool(0.5) { changelog(rng, &rows) } else { (rows.clone(), rows.clone()) };
         (case.spec.retract, case.spec.input) = (input.num_columns() > rows.num_columns(), input.schema());
         let make = || top_n(case.spec.clone()).unwrap();
         let mut flow = Flow::new(&make, &keys[..case.spec.routing]);
-        // Rows are taken back at any time later, so no window may close before that.
+        // Rows are retracted at any later time, so no window may close before that.
         let disorder = if case.spec.retract { 1_000_000 } else { 50 };
         feed(&mut flow, &input, TS, disorder, 0, rng);
         assert_same(&consolidated(&flow.rows, false), &case.answer(&rest), seed);
@@ -355,7 +355,7 @@ fn a_partition_lives_while_rows_come_even_if_none_is_better() {
             flow.save();
             flow.rebuild(2, rng);
         }
-        // Had it been forgotten, a later row would have come first again.
+        // If it had expired, a later row would have been emitted as the first again.
         let kept = concat_batches(&flow.rows[0].schema(), &flow.rows).unwrap();
         assert_eq!(
             kept.column(ID).as_primitive::<Int64Type>().values(),
@@ -437,7 +437,7 @@ fn rows_of_any_type_survive_a_restart() {
         let make = || top_n(spec.clone()).unwrap();
         let mut flow = Flow::new(&make, &[1, 2]);
         feed(&mut flow, &rows, 3, 30, 0, rng);
-        // Among equal values of `a` the other columns are equal but for `ts`.
+        // Among equal values of `a` the other columns are equal except for `ts`.
         let sql = format!(
             "SELECT * FROM (SELECT *, row_number() OVER (PARTITION BY b, c ORDER BY a NULLS FIRST, ts) AS rn FROM t)
              WHERE rn <= {limit}"

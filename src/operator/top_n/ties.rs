@@ -1,4 +1,4 @@
-//! Rows that cannot be told apart by the first bytes of their order values: their order values and all their columns as bytes.
+//! Rows with equal first bytes of their order values: compares them by all order values and all their columns as bytes.
 
 use std::cmp::Ordering;
 
@@ -10,21 +10,21 @@ use crate::error::Result;
 use crate::operator::keyed::{Encoder, RowStore};
 use crate::operator::spec::TopNSpec;
 
-/// Makes the bytes, of as few rows as ties ask for, and compares them.
+/// Encodes the bytes, of as few rows as ties require, and compares them.
 #[derive(Debug)]
 pub struct Ties {
-    /// Of one row.
+    /// For one row.
     order: Encoder,
     one: Encoder,
-    /// Of the candidates of a batch, if there are `many` ties.
+    /// For the candidates of a batch, if there are `many` ties.
     batch: Encoder,
-    /// Of the candidate that is being looked at; empty = not made.
+    /// The bytes of the current candidate; empty if not encoded.
     candidate: Vec<u8>,
-    /// How many comparisons this batch took.
+    /// Number of comparisons for this batch.
     compared: usize,
-    /// The batch before took so many that it is cheaper to make the bytes of all rows at once.
+    /// The previous batch took so many that it is cheaper to encode all rows at once.
     many: bool,
-    /// Memory of the bytes that rows hold.
+    /// Memory of the bytes that rows own.
     held: usize,
 }
 
@@ -44,7 +44,7 @@ impl Ties {
         })
     }
 
-    /// Begins with a batch of candidates.
+    /// Begins a batch of candidates.
     pub fn begin(&mut self, batch: &RecordBatch) -> Result<()> {
         self.many = self.compared * 16 > batch.num_rows();
         self.compared = 0;
@@ -71,7 +71,7 @@ impl Ties {
         Ok(())
     }
 
-    /// How the candidate, whose bytes are made, stands to a remembered row.
+    /// Compares the candidate, whose bytes must be encoded, to a stored row.
     fn compare(&mut self, rows: &RowStore, number: u32, facts: &mut Facts) -> Result<Ordering> {
         self.compared += 1;
         if facts.bytes.is_none() {
@@ -85,7 +85,8 @@ impl Ties {
         Ok(facts.bytes.as_deref().map_or(Ordering::Equal, |bytes| self.candidate.as_slice().cmp(bytes)))
     }
 
-    /// Where in a list a row equal in every column is, or else where candidate `at` of `batch` belongs.
+    /// The index in the list of a row that is equal in every column, or else the index at which candidate `at` of `batch`
+    /// belongs.
     pub fn find(
         &mut self,
         list: &[Entry],
@@ -111,18 +112,18 @@ impl Ties {
         Ok(Err(low))
     }
 
-    /// The bytes of the candidate, if a tie has asked for them, for the row that it becomes.
+    /// The bytes of the candidate, if a tie needed them, for the row that it becomes.
     pub fn made(&mut self) -> Option<Box<[u8]>> {
         self.held += self.candidate.len();
         (!self.candidate.is_empty()).then(|| self.candidate.as_slice().into())
     }
 
-    /// A row goes, with the bytes that it holds.
+    /// Drops the bytes of a row that is removed.
     pub fn let_go(&mut self, facts: &mut Facts) {
         self.held -= facts.bytes.take().map_or(0, |bytes| bytes.len());
     }
 
-    /// Memory.
+    /// Memory, in bytes.
     pub fn bytes(&self) -> usize {
         self.held + self.order.bytes() + self.one.bytes() + self.batch.bytes()
     }

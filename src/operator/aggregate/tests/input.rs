@@ -1,4 +1,4 @@
-//! Random input and the batch answer to it.
+//! Random input, and its result computed in batch.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -44,7 +44,7 @@ pub struct Row {
     pub weight: i64,
 }
 
-/// What random rows look like.
+/// Parameters of random rows.
 #[derive(Debug, Clone, Copy)]
 pub struct Taste {
     pub keys: i64,
@@ -146,7 +146,7 @@ pub fn sql(keys: &[&str], aggregates: &[&str]) -> String {
     format!("SELECT {} FROM t{group_by}", columns.join(", "))
 }
 
-/// An aggregate of a user's own.
+/// A user-defined aggregate.
 #[derive(Debug, Default)]
 struct SumOfSquares(i64);
 
@@ -238,7 +238,7 @@ pub fn output(schema: &Schema, weights: bool) -> SchemaRef {
     Arc::new(Schema::new(fields.chain(weight).collect::<Vec<_>>()))
 }
 
-/// The batch answer.
+/// The result of the query over all rows, computed in batch.
 pub async fn answer(keys: &[&str], aggregates: &[&str], rows: &[Row]) -> BTreeMap<String, i64> {
     let schema = schema(false);
     let context = context(&schema, vec![batch(rows, &schema)]);
@@ -249,7 +249,7 @@ pub async fn answer(keys: &[&str], aggregates: &[&str], rows: &[Row]) -> BTreeMa
     result
 }
 
-/// Counts rows by how they print, by their weight if they have one after the first `columns`.
+/// Counts rows by their printed form, by their weight if they have one after the first `columns`.
 pub fn count(rows: &RecordBatch, columns: usize, into: &mut BTreeMap<String, i64>) {
     let weights = rows.columns().get(columns).map(|weights| weights.as_primitive::<Int64Type>().clone());
     for row in 0..rows.num_rows() {
@@ -260,7 +260,7 @@ pub fn count(rows: &RecordBatch, columns: usize, into: &mut BTreeMap<String, i64
     into.retain(|_, weight| *weight != 0);
 }
 
-/// A value as text: floats to six places, lists in ascending order.
+/// A value as a string: floats to six places, lists in ascending order.
 fn print(column: &ArrayRef, row: usize) -> String {
     if column.is_null(row) {
         return "NULL".to_owned();

@@ -1,4 +1,4 @@
-//! What streams out, whatever the micro-batches, restarts and shards, is what DataFusion says of all the input at once.
+//! The streamed output, for any micro-batches, restarts and shards, equals DataFusion's result over all the input.
 
 mod input;
 mod shards;
@@ -60,7 +60,7 @@ const AGGREGATES: &[&str] = &[
 
 fn some_aggregates(random: &mut StdRng, least: usize, taste: Taste) -> Vec<&'static str> {
     let count = random.random_range(least..=4);
-    // DataFusion's MIN depends on where in its input a NaN is.
+    // DataFusion's MIN depends on the position of a NaN in its input.
     let fit: Vec<_> =
         AGGREGATES.iter().filter(|aggregate| !taste.specials || **aggregate != "min(f)").copied().collect();
     fit.choose_multiple(random, count).copied().collect()
@@ -75,7 +75,7 @@ fn taste(random: &mut StdRng) -> Taste {
     Taste { keys: random.random_range(3..80), specials: random.random_bool(0.3), step: random.random_range(50..2000) }
 }
 
-/// Cuts rows into batches, sometimes none, sometimes empty ones.
+/// Cuts rows into batches; there may be none, or empty ones.
 fn cut(random: &mut StdRng, mut rows: &[Row], retract: bool) -> Vec<RecordBatch> {
     let schema = schema(retract);
     let mut batches = Vec::new();
@@ -87,7 +87,7 @@ fn cut(random: &mut StdRng, mut rows: &[Row], retract: bool) -> Vec<RecordBatch>
     batches
 }
 
-/// Steps through `rows`, with snapshots and restarts; `each` sees what every step gave.
+/// Steps through `rows`, with snapshots and restarts; `each` gets the output of every step.
 fn drive(
     random: &mut StdRng,
     spec: &AggregateSpec,
@@ -122,7 +122,7 @@ fn drive(
     }
 }
 
-/// A closing column, its lag, and what the watermark is in its terms.
+/// A closing column, its lag, and the watermark in its unit.
 struct ClosingCase {
     column: &'static str,
     lag: i64,
@@ -163,7 +163,7 @@ fn closing_rows(random: &mut StdRng, case: &ClosingCase, taste: Taste) -> Vec<Ro
             row.start = Some(None);
         }
         if hopping && row.start.is_none() {
-            // The window that began half a window earlier holds the row too.
+            // The window that began half a window earlier contains the row too.
             let half = row.ts.div_euclid(WINDOW / 2) * (WINDOW / 2);
             rows.push(Row { start: Some(Some(half - WINDOW / 2)), ..row.clone() });
             row.start = Some(Some(half));
@@ -239,7 +239,7 @@ async fn windows_over_retracting_input_come_out_as_batch_says() {
     }
 }
 
-/// Adds weights, and takes some rows back soon after.
+/// Adds weights, and retracts some rows soon after.
 fn with_take_backs(random: &mut StdRng, rows: Vec<Row>) -> Vec<Row> {
     let mut placed = Vec::new();
     for (position, mut row) in rows.into_iter().enumerate() {
@@ -254,7 +254,7 @@ fn with_take_backs(random: &mut StdRng, rows: Vec<Row>) -> Vec<Row> {
     placed.into_iter().map(|(_, row)| row).collect()
 }
 
-/// The rows that are left, as often as they are.
+/// The remaining rows, repeated by their weight.
 fn expand(rows: &[Row]) -> Vec<Row> {
     type Known = BTreeMap<(i64, Option<Option<i64>>), (Row, i64)>;
     let mut left = Known::new();
@@ -273,7 +273,7 @@ async fn updating_case(seed: u64, retract: bool) {
     if retract {
         rows = with_take_backs(&mut random, rows);
         if random.random_bool(0.1) {
-            // Nothing is left.
+            // Retracts all rows.
             let backs: Vec<Row> = expand(&rows).into_iter().map(|row| Row { weight: -1, ..row }).collect();
             rows.extend(backs);
         }

@@ -1,4 +1,4 @@
-//! A group of shards beside a stand-in for the store: what `changes` says is kept, and given back to other shards.
+//! A group of shards with a substitute for the store: changes are kept, and restored to other shards.
 
 use std::collections::BTreeMap;
 
@@ -21,7 +21,7 @@ pub struct Shards {
     tables: Vec<Kept>,
 }
 
-/// One table as it would be stored.
+/// One stored table.
 struct Kept {
     table: StateTable,
     key: RowConverter,
@@ -37,7 +37,7 @@ impl Kept {
             RowConverter::new(columns.iter().map(field).collect()).unwrap()
         };
         let all: Vec<usize> = (0..table.schema.fields().len()).collect();
-        // Deletes come with the routing columns, then the rest of the key.
+        // Deletes hold the routing columns, then the rest of the key.
         assert_eq!(table.key[..table.routing], all[..table.routing]);
         Self { key: converter(&table.key), whole: converter(&all), rows: BTreeMap::new(), table }
     }
@@ -95,7 +95,7 @@ impl Shards {
         Self { spec: spec.clone(), worthwhile, shards, tables }
     }
 
-    /// Gives each shard its rows.
+    /// Passes to each shard its rows.
     pub fn step(&mut self, batches: &[RecordBatch], tick: Tick) -> Stepped {
         let routing: Vec<usize> = self.spec.keys[..self.spec.routing].to_vec();
         let mut stepped = Stepped::default();
@@ -120,7 +120,7 @@ impl Shards {
         stepped
     }
 
-    /// Keeps what changed.
+    /// Applies the shards' changes to the kept tables.
     pub fn snapshot(&mut self) {
         for shard in &mut self.shards {
             for change in shard.changes().unwrap() {
@@ -132,7 +132,7 @@ impl Shards {
         }
     }
 
-    /// Starts anew from what was kept, with another number of shards.
+    /// Restarts from the kept tables, with another number of shards.
     pub fn restart(&mut self, random: &mut StdRng, shards: usize, watermark: i64) {
         let before = self.rows();
         self.shards = (0..shards).map(|_| sharing(self.spec.clone(), self.worthwhile).unwrap()).collect();

@@ -1,4 +1,4 @@
-//! Claims about one operator that random input would hardly show.
+//! Properties of one operator that random input is unlikely to show.
 
 use arrow::array::{AsArray, RecordBatch};
 
@@ -29,7 +29,7 @@ fn tick(before: i64, watermark: i64, now: i64) -> Tick {
     Tick { before, watermark, now }
 }
 
-/// Steps and prints what comes out, one line a row.
+/// Steps and prints the output, one line a row.
 fn step(operator: &mut Box<dyn Operator>, rows: &[Row], retract: bool, at: Tick) -> Vec<String> {
     let stepped = operator.step(vec![vec![batch(rows, &schema(retract))]], at).unwrap();
     let print = |rows: &RecordBatch| {
@@ -152,7 +152,7 @@ async fn groups_untouched_for_the_ttl_are_forgotten_silently() {
     }
 }
 
-/// A new operator from all state of another.
+/// A new operator, restored from all state of another.
 fn restart(spec: &AggregateSpec, operator: &mut Box<dyn Operator>, watermark: i64) -> Box<dyn Operator> {
     let mut fresh = aggregate(spec.clone()).unwrap();
     for change in operator.changes().unwrap() {

@@ -22,7 +22,7 @@ pub(super) const TYPES: [JoinType; 8] = [
     JoinType::RightAnti,
 ];
 
-/// A join as spec; `null_equals_null` and the filter vary.
+/// A join spec; `null_equals_null` and the filter vary.
 pub(super) fn spec(join_type: JoinType, retract: [bool; 2], weighted: bool, filtered: bool, nulls: bool) -> JoinSpec {
     JoinSpec {
         left: schema(0, retract[0]),
@@ -54,7 +54,7 @@ pub(super) fn output(join_type: JoinType, weighted: bool) -> SchemaRef {
     Arc::new(Schema::new(fields.collect::<Vec<_>>()))
 }
 
-/// The join in SQL.
+/// The same join in SQL.
 pub(super) fn sql(spec: &JoinSpec) -> String {
     let verb = match spec.join_type {
         JoinType::Inner => "JOIN",
@@ -80,7 +80,7 @@ pub(super) fn sql(spec: &JoinSpec) -> String {
     sql
 }
 
-/// Also by two columns (floats with NaN, the time as in windowed joins), and by one column twice.
+/// Also joins by two columns (floats with NaN, the time as in windowed joins), and by one column twice.
 pub(super) fn vary_keys(spec: &mut JoinSpec, rng: &mut StdRng) {
     let keys =
         [vec![KEY], vec![KEY], vec![KEY, TIME], vec![KEY, 2], vec![KEY, KEY], vec![2]][rng.random_range(0..6)].clone();
@@ -165,7 +165,7 @@ fn ids(stepped: &Stepped) -> Vec<String> {
 fn late_rows_go_to_their_port_and_do_not_match() {
     let mut operator = join(plain(JoinType::Full, -100, 100, [0, 5])).unwrap();
     step(operator.as_mut(), &[at(0, 1, 60)], NO_WATERMARK, 50);
-    // On the right rows may trail the watermark by 5.
+    // On the right, rows may trail the watermark by 5.
     let events = [at(0, 2, 49), at(0, 3, 50), at(1, 4, 44), at(1, 5, 45)];
     let stepped = step(operator.as_mut(), &events, 50, 50);
     let late: Vec<(usize, String)> = stepped
@@ -186,7 +186,7 @@ fn late_rows_go_to_their_port_and_do_not_match() {
 fn outer_rows_come_out_when_no_match_can_come_and_not_before() {
     let mut operator = join(plain(JoinType::Left, 0, 10, [0, 3])).unwrap();
     assert!(ids(&step(operator.as_mut(), &[at(0, 1, 20)], NO_WATERMARK, 20)).is_empty());
-    // Right rows to come are at 30 or later: one at 30 would still match.
+    // Future right rows are at 30 or later: one at 30 would still match.
     assert!(ids(&step(operator.as_mut(), &[], 20, 33)).is_empty());
     assert_eq!(ids(&step(operator.as_mut(), &[], 33, 34)), ["1 -"]);
     assert!(ids(&step(operator.as_mut(), &[], 34, END_OF_TIME)).is_empty());

@@ -1,4 +1,4 @@
-//! Joins against DataFusion's answer over all the input, whatever the cuts, restarts and shards.
+//! Joins against DataFusion's result over all the input, for any cuts, restarts and shards.
 
 mod bounded;
 mod unbounded;
@@ -34,7 +34,7 @@ pub(super) struct Row {
     pub(super) time: Option<i64>,
 }
 
-/// A row that comes in at a port, or is taken back.
+/// A row that arrives at a port, or is retracted.
 #[derive(Debug, Clone)]
 pub(super) struct Event {
     pub(super) port: usize,
@@ -42,7 +42,7 @@ pub(super) struct Event {
     pub(super) weight: i64,
 }
 
-/// How rows are made.
+/// Parameters of random rows.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Input {
     pub(super) rows: usize,
@@ -104,7 +104,7 @@ pub(super) fn random_events(rng: &mut StdRng, input: Input) -> Vec<Event> {
             events.push(Event { port, row: alive[port].swap_remove(victim), weight: -1 });
             continue;
         }
-        // A hot key, a few others, and nulls.
+        // A frequent key, a few others, and nulls.
         let key = match rng.random_range(0..10) {
             0 => None,
             1..4 => Some("hot".to_owned()),
@@ -125,14 +125,14 @@ pub(super) fn random_events(rng: &mut StdRng, input: Input) -> Vec<Event> {
         events.push(Event { port, row, weight });
     }
     if input.retract == [false, false] {
-        // Duplicates of old rows would be late.
+        // Later duplicates of old rows would be late.
         let lowest = |event: &Event| event.row.time.unwrap_or(0) / 16;
         events.sort_by_key(lowest);
     }
     events
 }
 
-/// For each event, the highest watermark that may hold before it comes.
+/// For each event, the highest watermark that may precede it.
 fn watermarks(events: &[Event], lags: [i64; 2]) -> Vec<i64> {
     let mut highest = END_OF_TIME;
     let mut watermarks = vec![END_OF_TIME; events.len() + 1];
@@ -145,7 +145,7 @@ fn watermarks(events: &[Event], lags: [i64; 2]) -> Vec<i64> {
     watermarks
 }
 
-/// What the state store keeps of one table.
+/// One table in the state store.
 struct StoredTable {
     table: StateTable,
     rows: BTreeMap<Vec<u8>, RecordBatch>,
@@ -198,7 +198,7 @@ pub(super) struct Run<'a> {
     store: Vec<StoredTable>,
     keys: [Vec<usize>; 2],
     watermark: i64,
-    /// Output rows as text, with the sum of their weights.
+    /// Output rows as strings, with the sums of their weights.
     pub(super) output: BTreeMap<String, i64>,
     weighted: bool,
 }
@@ -241,7 +241,7 @@ impl<'a> Run<'a> {
         self.output.retain(|_, weight| *weight != 0);
     }
 
-    /// Writes down what changed.
+    /// Writes the changes to the store.
     pub(super) fn checkpoint(&mut self) {
         for shard in &mut self.shards {
             for change in shard.changes().unwrap() {
@@ -250,7 +250,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Starts again from what was written, in `count` shards.
+    /// Restarts from the store, with `count` shards.
     pub(super) fn restart(&mut self, count: usize, rng: &mut StdRng) {
         self.shards = (0..count).map(|_| (self.make)()).collect();
         for (number, stored) in self.store.iter().enumerate() {
@@ -277,7 +277,7 @@ fn routed(batch: &RecordBatch, keys: &[usize], shard: usize, shards: usize) -> R
     take_record_batch(batch, &wanted.map(|(row, _)| row as u32).collect::<UInt32Array>()).unwrap()
 }
 
-/// Rows as text, with their weights.
+/// Rows as strings, with their weights.
 pub(super) fn lines(batch: &RecordBatch, weighted: bool) -> Vec<(String, i64)> {
     let columns = batch.num_columns() - usize::from(weighted);
     let options = FormatOptions::default().with_null("-");
@@ -288,7 +288,7 @@ pub(super) fn lines(batch: &RecordBatch, weighted: bool) -> Vec<(String, i64)> {
     (0..batch.num_rows()).map(|row| (line(row), weights.map_or(1, |weights| weights.value(row)))).collect()
 }
 
-/// The events in random micro-batches, with random restarts. `after` sees each prefix that is over.
+/// Runs the events in random micro-batches, with random restarts. `after` gets each prefix that has been processed.
 pub(super) fn play(
     run: &mut Run<'_>,
     events: &[Event],
@@ -321,7 +321,7 @@ pub(super) fn play(
     run.step(&[Vec::new(), Vec::new()], END_OF_TIME);
 }
 
-/// What DataFusion says of the rows that remain of the events; rows as text with their number.
+/// DataFusion's result over the rows that remain of the events; rows as strings with their counts.
 pub(super) fn answer(sql: &str, events: &[Event]) -> BTreeMap<String, i64> {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let config = datafusion::prelude::SessionConfig::new().with_target_partitions(1);
@@ -349,7 +349,7 @@ pub(super) fn answer(sql: &str, events: &[Event]) -> BTreeMap<String, i64> {
     answer
 }
 
-/// The same claim for many seeds; the seed is printed when it fails.
+/// Checks a property for many seeds; prints the seed on failure.
 pub(super) fn for_seeds(count: u64, claim: impl Fn(&mut StdRng)) {
     for seed in 0..count {
         let outcome =

@@ -33,7 +33,7 @@ fn asof_joins_equal_the_search_for_the_newest_row_before() {
         let make = || asof(spec.clone()).unwrap();
         let mut run = Run::new(&make, [vec![KEY], vec![KEY]], false);
         play(&mut run, &events, input, rng, |_, _, _| ());
-        // Of right rows with equal times the one that came last holds.
+        // Of right rows with equal times the one that arrived last counts.
         let arrived = arrival(&events);
         let (join, than) = (if outer { "LEFT JOIN" } else { "JOIN" }, if or_equal { "<=" } else { "<" });
         let sql = format!(
@@ -47,7 +47,7 @@ fn asof_joins_equal_the_search_for_the_newest_row_before() {
     });
 }
 
-/// The order in which right rows came, as SQL: events are sorted by coarse time, within that by id.
+/// The order in which right rows arrived, as SQL: events are sorted by coarse time, within that by id.
 fn arrival(events: &[Event]) -> &'static str {
     let right: Vec<&Event> = events.iter().filter(|event| event.port == 1 && event.row.time.is_some()).collect();
     for pair in right.windows(2) {

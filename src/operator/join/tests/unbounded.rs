@@ -117,7 +117,7 @@ fn rows_without_event_time_are_forgotten_by_processing_time_also_after_a_restart
     step(second.as_mut(), true, &[], 0, 111);
     assert_eq!(second.usage().rows, 1);
     assert_eq!(step(second.as_mut(), true, &[event(1, 9, 0, 1)], 0, 112), [("2 9".to_owned(), 1)]);
-    // The row that was forgotten leaves nothing behind when it is taken back.
+    // Retracting the expired row leaves nothing in state.
     step(second.as_mut(), true, &[event(0, 1, 0, -1)], 0, 113);
     assert_eq!(second.usage().rows, 2);
 }

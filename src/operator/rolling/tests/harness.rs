@@ -1,4 +1,4 @@
-//! Streams, shards that crash and come back, specs from SQL, and comparison with DataFusion.
+//! Streams, shards that crash and restart, specs from SQL, and comparison with DataFusion.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -31,7 +31,7 @@ pub const KEY: usize = 1;
 pub const TIME: usize = 2;
 pub const SECOND: i64 = 1_000_000;
 
-/// id, key, time, then: `v` doubles without surprises, `w` with all of them, integers, decimals, strings.
+/// id, key, time, then: `v` doubles without special values, `w` with all of them, integers, decimals, strings.
 pub fn schema(key: DataType) -> SchemaRef {
     Arc::new(Schema::new(vec![
         Field::new("id", DataType::Int64, false),
@@ -48,16 +48,16 @@ pub fn schema(key: DataType) -> SchemaRef {
 pub struct Shape {
     pub rows: usize,
     pub keys: i64,
-    /// How much later than its predecessor a row is at most, microseconds.
+    /// Maximum distance in time of a row from its predecessor, microseconds.
     pub gap: i64,
-    /// How much a row may come late without being late.
+    /// Maximum delay of a row that is not late, microseconds.
     pub lag: i64,
     /// Times are multiples of this, so that there are ties.
     pub grain: i64,
     pub text_keys: bool,
 }
 
-/// Rows in order of arrival, and how far the watermark is after each.
+/// Rows in order of arrival, and the watermark after each.
 pub fn stream(random: &mut StdRng, shape: &Shape) -> (RecordBatch, Vec<i64>) {
     let mut clock = 1_700_000_000 * SECOND;
     let (mut keys, mut times, mut watermarks) = (Vec::new(), Vec::new(), Vec::new());
@@ -112,7 +112,7 @@ pub fn session(batch: &RecordBatch) -> SessionContext {
     session
 }
 
-/// The functions of a spec, from the way SQL says them: (function, OVER clause).
+/// The functions of a spec, from their SQL: (function, OVER clause).
 pub async fn functions(session: &SessionContext, input: &SchemaRef, sql: &[(&str, &str)]) -> Vec<RollingFunction> {
     let mut functions = Vec::new();
     for (function, over) in sql {
@@ -215,7 +215,7 @@ pub fn spec(input: &SchemaRef, functions: Vec<RollingFunction>, emit: RollingEmi
     }
 }
 
-/// What survives a crash: the live rows of each state table, by key.
+/// The state that survives a crash: the live rows of each state table, by key.
 #[derive(Default)]
 pub struct Durable {
     tables: HashMap<usize, HashMap<Vec<u8>, RecordBatch>>,
@@ -282,7 +282,7 @@ pub fn route(rows: &RecordBatch, by: &[ArrayRef], shards: usize) -> Vec<RecordBa
     (0..shards).map(part).collect()
 }
 
-/// Runs a stream in random steps with random crashes; gives what came out, step by step.
+/// Runs a stream in random steps with random crashes; returns the output, step by step.
 pub fn run(random: &mut StdRng, spec: &RollingSpec, rows: &RecordBatch, watermarks: &[i64]) -> Vec<RecordBatch> {
     let mut shards = random.random_range(1..4);
     let mut operators: Vec<_> = (0..shards).map(|_| rolling(spec.clone()).unwrap()).collect();
@@ -321,7 +321,7 @@ pub fn run(random: &mut StdRng, spec: &RollingSpec, rows: &RecordBatch, watermar
     out
 }
 
-/// Rows by id.
+/// Rows sorted by id.
 pub fn by_id(schema: &SchemaRef, rows: &[RecordBatch]) -> RecordBatch {
     let all = concat_batches(schema, rows).unwrap();
     let ids = all.column(ID).as_primitive::<Int64Type>().values();
@@ -330,7 +330,7 @@ pub fn by_id(schema: &SchemaRef, rows: &[RecordBatch]) -> RecordBatch {
     take_record_batch(&all, &UInt64Array::from(order)).unwrap()
 }
 
-/// Equal, doubles within 1e-9 of each other.
+/// Asserts equality; doubles may differ by 1e-9.
 pub fn assert_same(left: &ArrayRef, right: &ArrayRef, what: &str) {
     assert_eq!(left.data_type(), right.data_type(), "{what}");
     assert_eq!(left.len(), right.len(), "{what}");

@@ -1,4 +1,4 @@
-//! Aggregates whose frames are followed (DISTINCT, percentiles) or merged of blocks (the rest), against DataFusion.
+//! Aggregates whose frames are followed (DISTINCT, percentiles) or merged from blocks (all others), against DataFusion.
 
 use arrow::array::{Array, ArrayRef, RecordBatch};
 use arrow::compute::{concat, concat_batches};
@@ -62,7 +62,7 @@ fn distinct_values_and_percentiles_equal_batch_where_a_filter_holds_and_over_row
     streamed_equals_batch(1200..1218, &sql, |shape| shape.rows = shape.rows.min(500));
 }
 
-/// Without FILTER, which the hand does not know.
+/// Without FILTER, which `by_hand` does not support.
 fn all_kinds(over: &'static str) -> Vec<(&'static str, &'static str)> {
     let functions = [
         "count(DISTINCT w)",
@@ -114,7 +114,7 @@ fn long_frames_of_every_kind_say_what_accumulators_say_of_their_rows() {
     }
 }
 
-/// Rows come far out of order, one by one or some together, and the operator is restored now and then.
+/// Rows arrive far out of order, one by one or several at a time, and the operator is restored now and then.
 #[test]
 fn on_arrival_late_rows_count_in_frames_that_had_passed_them() {
     for seed in 1400..1406 {
@@ -203,7 +203,7 @@ fn results_do_not_depend_on_how_rows_are_cut_into_steps() {
     }
 }
 
-/// Not one row too much is kept once frames have passed it.
+/// No unneeded row is kept once frames have moved past it.
 #[test]
 fn what_functions_keep_goes_with_the_rows_of_their_frames() {
     let sql = [("count(DISTINCT s)", LONG), ("median(v)", LONG), ("count(DISTINCT v)", LONG), ("max(s)", LONG)];

@@ -1,4 +1,4 @@
-//! The rows under a key, compared with a list of all rows.
+//! The newest row of each key, against a list of all rows.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -25,7 +25,7 @@ fn text(rows: &RecordBatch, columns: &[usize]) -> String {
     consolidated(&[rows.project(columns).unwrap()], false).into_keys().collect()
 }
 
-/// Per key its rows: how often each counts, and when it came last.
+/// Per key its rows: their counts, and the time of their last arrival.
 #[derive(Default)]
 struct Reference {
     keys: BTreeMap<String, BTreeMap<String, (i64, usize)>>,
@@ -49,7 +49,7 @@ impl Reference {
         }
     }
 
-    /// The row of each key that came last among those that count.
+    /// The last row of each key to arrive among those that count.
     fn shown(&self) -> BTreeMap<String, i64> {
         let newest = self.keys.values().filter_map(|rows| {
             rows.iter().filter(|(_, (count, _))| *count > 0).max_by_key(|(_, (_, came))| *came).map(|(row, _)| row)
