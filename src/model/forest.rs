@@ -1,14 +1,14 @@
-//! A checked decision forest: what a LightGBM text model means.
+//! A checked decision forest: the meaning of a LightGBM text model.
 //!
-//! A [`Forest`] is immutable and only [`super::text`] makes one, so that every index in it is within bounds, every node
-//! of a tree is reached exactly once from its root, and every threshold and leaf value is usable. The evaluation here
-//! is the plain definition of the scores; it is what the fast evaluators are tested against.
+//! A [`Forest`] is immutable and only [`super::text`] creates one, so every index in it is within bounds, every node of a
+//! tree is reached exactly once from its root, and every threshold and leaf value is usable. The evaluation here is the
+//! plain definition of the scores; the fast evaluators are tested against it.
 //!
-//! The meaning of a split is LightGBM's (`Tree::Predict` and the row copy before it, version 4.7):
+//! Splits have LightGBM's meaning (`Tree::Predict` and the row copy before it, version 4.7):
 //! - a value with `|x| <= 1.0000000180025095e-35` counts as 0 everywhere;
 //! - missing type *none*: NaN counts as 0; *zero*: NaN and 0 are missing; *NaN*: NaN is missing;
 //! - a missing value takes the default direction, any other goes left when `x <= threshold`;
-//! - a categorical split truncates the value to an integer and goes left when the set holds it; NaN, negative and
+//! - a categorical split truncates the value to an integer and goes left if the set contains it; NaN, negative and
 //!   huge values go right.
 
 use super::objective::Objective;
@@ -16,7 +16,7 @@ use super::objective::Objective;
 /// Values up to this magnitude count as zero (LightGBM's `kZeroThreshold`, `1e-35f` widened to a double).
 pub(crate) const ZERO_THRESHOLD: f64 = 1e-35_f32 as f64;
 
-/// The trees of a model with what turns their sums into scores.
+/// The trees of a model, and the transformation of their sums into scores.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Forest {
     pub(crate) features: Vec<String>,
@@ -42,14 +42,14 @@ pub struct Node {
     pub(crate) right: Child,
 }
 
-/// Where a branch leads, by index.
+/// The target of a branch, by index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Child {
     Node(usize),
     Leaf(usize),
 }
 
-/// What sends a row to the left.
+/// The condition for a row to go left.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Test {
     /// `x <= threshold`; a missing value goes left when `default_left`.
@@ -58,7 +58,7 @@ pub enum Test {
     Categorical { words: Vec<u32> },
 }
 
-/// Which values a numerical split treats as missing.
+/// The values that a numerical split treats as missing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Missing {
     None,
@@ -72,7 +72,7 @@ impl Forest {
         &self.features
     }
 
-    /// How many scores a row has: 1, or the number of classes.
+    /// Number of scores per row: 1, or the number of classes.
     pub fn outputs(&self) -> usize {
         self.outputs
     }
@@ -82,7 +82,7 @@ impl Forest {
         &self.trees
     }
 
-    /// What turns a row's sums into its scores.
+    /// The transformation of a row's sums into its scores.
     pub fn objective(&self) -> &Objective {
         &self.objective
     }
@@ -131,7 +131,7 @@ impl Tree {
 }
 
 impl Test {
-    /// Whether a row with this value goes left.
+    /// `true` if a row with this value goes left.
     pub(crate) fn goes_left(&self, value: f64) -> bool {
         let value = if value.abs() <= ZERO_THRESHOLD { 0.0 } else { value };
         match self {
@@ -145,13 +145,13 @@ impl Test {
     }
 }
 
-/// Whether the set holds the category that `value` stands for.
+/// `true` if the set contains the category of `value`.
 pub(crate) fn holds_category(words: &[u32], value: f64) -> bool {
     category_of(value)
         .is_some_and(|category| words.get(category / 32).is_some_and(|word| word >> (category % 32) & 1 == 1))
 }
 
-/// The category that a value stands for: its integer part, unless negative, NaN or beyond 32 bits.
+/// The category of a value: its integer part; `None` if negative, NaN or beyond 32 bits.
 pub(crate) fn category_of(value: f64) -> Option<usize> {
     (value > -1.0 && value < 2_147_483_648.0).then_some(value as usize)
 }

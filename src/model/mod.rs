@@ -1,8 +1,8 @@
 //! LightGBM models: checked before use, scored in batches, trained from columns.
 //!
-//! A [`Model`] is one loaded version. [`ModelSlot`] holds the version that answers, so that it can be replaced at an
-//! epoch boundary; [`ScoringUdf`] is the SQL function over a slot. Loading checks everything that could go wrong later:
-//! a model that loads scores every row, and its scores are LightGBM's own to the last bit whichever evaluator runs.
+//! A [`Model`] is one loaded version. [`ModelSlot`] holds the version in use, so that it can be replaced at an epoch
+//! boundary; [`ScoringUdf`] is the SQL function over a slot. Loading checks everything that could go wrong later: a model
+//! that loads scores every row, and its scores equal LightGBM's to the last bit with every evaluator.
 
 pub mod evaluator;
 pub mod forest;
@@ -38,7 +38,7 @@ pub struct Model {
     hash: String,
     forest: Arc<Forest>,
     evaluator: Box<dyn Evaluator>,
-    /// What the choice of the evaluator was made by.
+    /// The measurements by which the evaluator was chosen.
     measured: Vec<choice::Measured>,
 }
 
@@ -57,7 +57,7 @@ impl Model {
         Self::from_text(&shown.to_string(), &text)
     }
 
-    /// Loads a LightGBM text model; `origin` is what errors call it.
+    /// Loads a LightGBM text model; errors name it `origin`.
     pub fn from_text(origin: &str, text: &str) -> Result<Self> {
         let (forest, lightgbm) = read(origin, text)?;
         let (evaluator, measured) = choice::fastest(&forest, lightgbm)?;
@@ -71,7 +71,7 @@ impl Model {
         Ok(choice::all(&forest, lightgbm))
     }
 
-    /// Where the model was loaded from.
+    /// The origin of the model, such as its file.
     pub fn origin(&self) -> &str {
         &self.origin
     }
@@ -86,17 +86,17 @@ impl Model {
         self.forest.features()
     }
 
-    /// How many scores a row has: 1, or the number of classes.
+    /// Number of scores per row: 1, or the number of classes.
     pub fn outputs(&self) -> usize {
         self.forest.outputs()
     }
 
-    /// How many trees the model has.
+    /// Number of trees.
     pub fn trees(&self) -> usize {
         self.forest.trees().len()
     }
 
-    /// What the scores are: `binary sigmoid:1` gives probabilities.
+    /// The kind of the scores: `binary sigmoid:1` gives probabilities.
     pub fn objective(&self) -> &Objective {
         self.forest.objective()
     }
@@ -106,7 +106,7 @@ impl Model {
         &self.forest
     }
 
-    /// Scores every row of `batch` into `scores`, which has `batch.rows() * outputs` places.
+    /// Scores every row of `batch` into `scores`, which must have length `batch.rows() * outputs`.
     pub fn score(&self, batch: &Batch<'_>, scores: &mut [f64]) -> Result<()> {
         if batch.columns().len() != self.features().len() || scores.len() != batch.rows() * self.outputs() {
             return Err(Error::internal(format!("a batch does not match model `{}`", self.origin)));
@@ -114,8 +114,8 @@ impl Model {
         self.evaluator.score(batch, scores)
     }
 
-    /// For each feature the index of the argument that bears its name (exactly, else ignoring case); an error when
-    /// the names are not exactly the model's features.
+    /// For each feature the index of the argument with its name (an exact match, otherwise ignoring case). Errors: the names
+    /// are not exactly the model's features.
     pub fn argument_order(&self, names: &[&str]) -> Result<Vec<usize>> {
         let wanted = || format!("The model's features are {}.", listed(self.features()));
         let mut order = vec![usize::MAX; self.features().len()];
@@ -137,17 +137,17 @@ impl Model {
         }
     }
 
-    /// How many leaves its trees have.
+    /// Number of leaves of all trees.
     pub fn leaves(&self) -> usize {
         self.forest.trees().iter().map(|tree| tree.leaves.len()).sum()
     }
 
-    /// The name of the evaluator that was the fastest here.
+    /// The name of the evaluator that was fastest on this machine.
     pub fn evaluator(&self) -> &'static str {
         self.evaluator.name()
     }
 
-    /// What was measured at load to choose the evaluator: `lightgbm 2310 ns a row, avx2 310 ns a row`.
+    /// The measurements at load by which the evaluator was chosen: `lightgbm 2310 ns a row, avx2 310 ns a row`.
     pub fn measured(&self) -> String {
         if self.measured.is_empty() {
             return "nothing: LightGBM's own is the only evaluator for such trees".to_owned();
@@ -156,7 +156,7 @@ impl Model {
         figures.collect::<Vec<_>>().join(", ")
     }
 
-    /// What `DESCRIBE MODEL` shows, as names and values.
+    /// The output of `DESCRIBE MODEL`, as names and values.
     pub fn describe(&self) -> Vec<(&'static str, String)> {
         vec![
             ("origin", self.origin.clone()),

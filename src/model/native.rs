@@ -1,7 +1,7 @@
 //! The one place that calls LightGBM's C interface: loading a checked text, predicting a batch, training.
 //!
-//! LightGBM is the reference for every score and one of the evaluators. A booster's prediction writes to its own
-//! fields, so that a booster serves one thread at a time: [`NativePool`] keeps as many as have run at once.
+//! LightGBM is the reference for every score and one of the evaluators. A booster's prediction writes to its own fields, so
+//! a booster serves one thread at a time: [`NativePool`] keeps as many as have run at once.
 
 use std::collections::BTreeMap;
 use std::ffi::{CStr, CString, c_char, c_void};
@@ -31,7 +31,7 @@ impl NativePool {
         Ok(Self { text, features, outputs, idle: Mutex::new(vec![first]) })
     }
 
-    /// Scores `scores.len() / outputs` rows that lie one after another in `values`.
+    /// Scores `scores.len() / outputs` rows, which are stored back to back in `values`.
     pub fn predict(&self, values: &[f64], scores: &mut [f64]) -> Result<()> {
         let rows = scores.len() / self.outputs;
         if values.len() != rows * self.features || scores.len() != rows * self.outputs {
@@ -69,11 +69,11 @@ impl Booster {
         Ok(Self(handle))
     }
 
-    /// Checks the training's parameters as LightGBM's Python package reads them, whose loading ends where they are no JSON.
+    /// Checks the training parameters as LightGBM's Python package reads them; its loading fails if they are not JSON.
     fn check_parameters(&self) -> Result<()> {
         let text = read_text(|room, size, start| {
-            // SAFETY: the handle is live, the buffer has as many bytes as it is said to have, and the text reader has checked that
-            // every parameter has the form that LightGBM takes for granted.
+            // SAFETY: the handle is live, the buffer has as many bytes as it is said to have, and the text reader has
+            // checked that every parameter has the form that LightGBM takes for granted.
             unsafe { sys::LGBM_BoosterGetLoadedParam(self.0, room, size, start) }
         });
         let refused = || {
@@ -157,7 +157,7 @@ impl Drop for Dataset {
     }
 }
 
-/// What a model learns from: row-major values, a label per row, and the features' names.
+/// Training data: row-major values, a label per row, and the features' names.
 pub(super) struct TrainingSet<'a> {
     pub values: &'a [f64],
     pub labels: &'a [f32],
@@ -198,7 +198,7 @@ impl TrainingSet<'_> {
         Ok(dataset)
     }
 
-    /// Trains `iterations` rounds with LightGBM's parameters in its own form (`key=value …`); the model as text.
+    /// Trains `iterations` rounds with parameters in LightGBM's form (`key=value …`); returns the model as text.
     pub fn train(&self, parameters: &str, iterations: usize) -> Result<String> {
         quieten()?;
         let parameters = c_string(parameters)?;
@@ -211,14 +211,14 @@ fn c_string(text: &str) -> Result<CString> {
     CString::new(text).map_err(|_| Error::sql(format!("`{}` holds a zero byte", text.escape_default())))
 }
 
-/// Keeps LightGBM's messages off standard output on this thread.
+/// Suppresses LightGBM's messages on standard output for this thread.
 fn quieten() -> Result<()> {
     extern "C" fn ignore(_message: *const c_char) {}
     // SAFETY: the callback is a plain function that lives as long as the program.
     check(unsafe { sys::LGBM_RegisterLogCallback(Some(ignore)) })
 }
 
-/// Turns LightGBM's status into a result with its message.
+/// Converts LightGBM's status to a result with its message.
 fn check(status: i32) -> Result<()> {
     if status == 0 {
         return Ok(());
@@ -228,7 +228,7 @@ fn check(status: i32) -> Result<()> {
     Err(Error::internal(format!("LightGBM failed: {}", message.to_string_lossy().trim())))
 }
 
-/// A text that LightGBM writes into a buffer, whose size it tells at the first call.
+/// A text that LightGBM writes into a buffer; the first call returns its size.
 fn read_text(mut write: impl FnMut(i64, &mut i64, *mut c_char) -> i32) -> Result<String> {
     let mut size = 0_i64;
     let mut buffer: Vec<u8> = Vec::new();
@@ -241,7 +241,7 @@ fn read_text(mut write: impl FnMut(i64, &mut i64, *mut c_char) -> i32) -> Result
     text.to_str().map(str::to_owned).map_err(|_| Error::internal("LightGBM's text is not UTF-8"))
 }
 
-/// The parameters that LightGBM knows, each with its aliases, as it reports them itself.
+/// The parameters that LightGBM reports as known, each with its aliases.
 pub(super) fn known_parameters() -> Result<BTreeMap<String, Vec<String>>> {
     let text = read_text(|room, size, start| {
         // SAFETY: the buffer has as many bytes as it is said to have.

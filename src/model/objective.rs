@@ -1,9 +1,9 @@
-//! What turns a row's tree sums into scores: LightGBM's `ConvertOutput` of each objective, with the same operations
+//! Transformations of a row's tree sums into scores: LightGBM's `ConvertOutput` of each objective, with the same operations
 //! in the same order and the C library's own `exp` and `log1p`, so that the results are equal to the last bit.
 
 use std::fmt;
 
-/// A model's objective as its file names it, and the transform that follows from it.
+/// A model's objective as named in its file, and its transformation.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Objective {
     name: String,
@@ -28,7 +28,7 @@ pub(crate) enum Transform {
 }
 
 impl Objective {
-    /// Reads the value of `objective=` for a model of `outputs` outputs, or says what is wrong with it.
+    /// Parses the value of `objective=` for a model of `outputs` outputs. Errors: what is wrong with it.
     pub(crate) fn parse(text: &str, outputs: usize) -> Result<Self, String> {
         let mut words = canonical(text).split(' ').filter(|word| !word.is_empty());
         let kind = words.next().ok_or("the objective is empty")?.to_owned();
@@ -91,7 +91,7 @@ impl Objective {
         }
     }
 
-    /// Whether every output is transformed by itself, so that a whole batch may be handed to [`Self::transform`].
+    /// `true` if every output is transformed by itself, so that a whole batch may be passed to [`Self::transform`].
     pub(crate) fn is_elementwise(&self) -> bool {
         self.transform != Transform::Softmax
     }
@@ -124,7 +124,7 @@ impl Options {
     }
 }
 
-/// Whether LightGBM can train for this objective; one of the caller's own (`custom`) needs a program.
+/// `true` if LightGBM can train for this objective; a user-defined one (`custom`) needs a program.
 pub(super) fn is_known_objective(name: &str) -> bool {
     let known = [
         "regression",
@@ -147,7 +147,7 @@ pub(super) fn is_known_objective(name: &str) -> bool {
     known.contains(&canonical(name)) || matches!(name, "softmax" | "multiclass_ova" | "ova" | "ovr")
 }
 
-/// LightGBM's `ParseObjectiveAlias`: only a value that is nothing but the alias is replaced.
+/// LightGBM's `ParseObjectiveAlias`: a value is replaced only if it is exactly the alias.
 fn canonical(text: &str) -> &str {
     match text {
         "regression_l2" | "mean_squared_error" | "mse" | "l2" | "l2_root" | "root_mean_squared_error" | "rmse" => {

@@ -16,9 +16,9 @@ use super::evaluator::{Batch, Column};
 use super::{ModelSlot, listed};
 use crate::error::{Error, Result};
 
-/// `fraud_score(f1, f2, …)`: numbers and booleans in the order of the model's features, or by name with `=>`; null is
-/// missing. Returns DOUBLE, never null: a probability for binary models, the value for regression; a model with
-/// several outputs returns a list of them.
+/// `fraud_score(f1, f2, …)`: numbers and booleans in the order of the model's features, or by name with `=>`; null means
+/// missing. Returns DOUBLE, never null: a probability for binary models, the value for regression; a model with several
+/// outputs returns a list of them.
 ///
 /// The function is immutable within an epoch; a literal call is folded at planning.
 #[derive(Debug)]
@@ -37,13 +37,12 @@ impl ScoringUdf {
         Ok(Self { name: name.into(), slot, signature })
     }
 
-    /// The slot whose model answers.
+    /// The slot with the model in use.
     pub fn slot(&self) -> &Arc<ModelSlot> {
         &self.slot
     }
 
-    /// Says whether arguments of these types will do; the error names the model, its features in order and what
-    /// was given.
+    /// Checks the arguments' types. Errors name the model, its features in order, and the given types.
     pub fn check_arguments(&self, types: &[DataType]) -> Result<()> {
         let model = self.slot.current();
         let features = model.features();

@@ -1,23 +1,23 @@
-//! The model version that answers, replaceable while queries hold the slot.
+//! The model version in use, replaceable while queries hold the slot.
 
 use std::sync::{Arc, PoisonError, RwLock};
 
 use super::{Model, listed};
 use crate::error::{Error, Result};
 
-/// Holds the version of a model that answers. Replace it between epochs only: within one every row is scored alike.
+/// Holds the version of a model in use. It may be replaced between epochs only: within an epoch all rows are scored alike.
 #[derive(Debug)]
 pub struct ModelSlot {
     current: RwLock<Arc<Model>>,
 }
 
 impl ModelSlot {
-    /// A slot that answers with `model`.
+    /// A slot that uses `model`.
     pub fn new(model: Model) -> Arc<Self> {
         Arc::new(Self { current: RwLock::new(Arc::new(model)) })
     }
 
-    /// The version that answers now.
+    /// The version in use.
     pub fn current(&self) -> Arc<Model> {
         Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
     }

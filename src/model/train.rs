@@ -1,4 +1,4 @@
-//! Training: columns and labels in, a LightGBM text model out.
+//! Training: from columns and labels to a LightGBM text model.
 
 use std::collections::BTreeMap;
 
@@ -14,8 +14,8 @@ use crate::error::{Context, Error, ErrorKind, Result};
 /// LightGBM's own default.
 const DEFAULT_ITERATIONS: usize = 100;
 
-/// Trains a model on the columns of `features` (numbers and booleans; nulls are missing values) with a label per row,
-/// and returns its text. The columns' names become the features' names.
+/// Trains a model on the columns of `features` (numbers and booleans; nulls are missing values) with a label per row, and
+/// returns its text. The columns' names become the features' names.
 ///
 /// `parameters` are LightGBM's (`objective`, `num_iterations`, `num_leaves`, `learning_rate`, …, or their aliases); an
 /// unknown one is an error. The same input gives the same model: training is single-threaded and seeded.
@@ -52,7 +52,7 @@ fn row_major(features: &RecordBatch) -> Result<Vec<f64>> {
     Ok(values)
 }
 
-/// LightGBM's `key=value …` with ours added, and the number of iterations taken out.
+/// LightGBM's `key=value …` with our fixed parameters added, and the number of iterations taken out.
 fn parameter_text(parameters: &BTreeMap<String, String>) -> Result<(String, usize)> {
     let known = known_parameters()?;
     let mut given: BTreeMap<&str, &str> =

@@ -1,5 +1,5 @@
-//! Memory that begins at a cache line. Registers that cross lines cost a kernel up to half of its speed, and where an
-//! allocation happens to lie would decide.
+//! Memory that begins at a cache line. Loads that cross lines slow down a kernel by up to half, and without alignment the
+//! speed would depend on the address that an allocation happens to get.
 
 use std::ops::{Deref, DerefMut};
 
@@ -18,7 +18,7 @@ impl<T: Copy + Default> Aligned<T> {
     pub fn new(len: usize) -> Self {
         let spare = LINE / size_of::<T>().max(1);
         let room = vec![T::default(); len + spare];
-        // Zero-sized or unalignable values begin where they can.
+        // Zero-sized or unalignable values begin wherever they can.
         let start = room.as_ptr().align_offset(LINE).min(spare);
         Self { room, start, len }
     }

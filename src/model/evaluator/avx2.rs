@@ -16,7 +16,7 @@ use crate::model::forest::ZERO_THRESHOLD;
 
 /// Up to this many thresholds are compared one after another.
 const FEW_THRESHOLDS: usize = 32;
-/// Values compared side by side.
+/// Number of values compared at a time.
 const SIDE: usize = 16;
 
 /// Ranks a block of rows; see [`super::ranks::rank_block`].
@@ -62,7 +62,7 @@ fn rank_few(
 #[inline]
 #[target_feature(enable = "avx2")]
 fn rank_side(thresholds: &[f64], column: &RankColumn, values: &[f64; SIDE], target: &mut [u8; SIDE]) {
-    // Loops, not closures: what a closure calls is not compiled for AVX2 unless it happens to be inlined.
+    // Loops, not closures: code called by a closure is compiled for AVX2 only if it happens to be inlined.
     let magnitude = _mm256_castsi256_pd(_mm256_set1_epi64x(i64::MAX));
     let tiny = _mm256_set1_pd(ZERO_THRESHOLD);
     let mut fours = [_mm256_setzero_pd(); 4];
@@ -80,7 +80,7 @@ fn rank_side(thresholds: &[f64], column: &RankColumn, values: &[f64; SIDE], targ
     for &threshold in thresholds {
         let threshold = _mm256_set1_pd(threshold);
         for piece in 0..4 {
-            // A comparison that holds is -1.
+            // A true comparison is -1.
             let holds = _mm256_castpd_si256(_mm256_cmp_pd::<_CMP_LT_OQ>(threshold, fours[piece]));
             below[piece] = _mm256_sub_epi64(below[piece], holds);
         }
@@ -126,7 +126,7 @@ fn rank_of(feature: &RankedFeature, value: __m256d) -> usize {
     group * 16 + count_below(&feature.thresholds.as_chunks::<16>().0[group], value)
 }
 
-/// How many of 16 thresholds are below the value.
+/// Number of thresholds, of 16, below the value.
 #[inline]
 #[target_feature(enable = "avx2")]
 fn count_below(thresholds: &[f64; 16], value: __m256d) -> usize {
@@ -134,7 +134,7 @@ fn count_below(thresholds: &[f64; 16], value: __m256d) -> usize {
     for four in thresholds.as_chunks::<4>().0 {
         // SAFETY: a chunk has four doubles.
         let four = unsafe { _mm256_loadu_pd(four.as_ptr()) };
-        // A comparison that holds is -1.
+        // A true comparison is -1.
         below = _mm256_sub_epi64(below, _mm256_castpd_si256(_mm256_cmp_pd::<_CMP_LT_OQ>(four, value)));
     }
     let two = _mm_add_epi64(_mm256_castsi256_si128(below), _mm256_extracti128_si256::<1>(below));

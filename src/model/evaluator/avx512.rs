@@ -142,7 +142,7 @@ fn count_by_value(feature: &RankedFeature, values: &[f64; BLOCK], rows: usize) -
     bytes
 }
 
-/// How many of 16 thresholds are below the value.
+/// Number of thresholds, of 16, below the value.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,popcnt")]
 fn count_below(thresholds: &[f64; 16], value: __m512d) -> usize {

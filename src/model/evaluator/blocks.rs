@@ -17,7 +17,7 @@ use crate::model::forest::Forest;
 const TILE_BLOCKS: usize = 8;
 const TILE: usize = TILE_BLOCKS * BLOCK;
 
-/// Evaluates in blocks of 64 rows with one of the kernels, and one by one rows that would leave a block mostly empty.
+/// Evaluates in blocks of 64 rows with one of the kernels; rows that would leave a block mostly empty are scored one by one.
 pub struct Blocks {
     forest: Arc<Forest>,
     layout: Arc<Layout>,
@@ -39,7 +39,7 @@ struct Scratch {
 }
 
 impl Blocks {
-    /// An evaluator that scores what is left of a batch one by one when it is up to `few` rows.
+    /// An evaluator that scores the last rows of a batch one by one if there are at most `few`.
     pub(super) fn new(forest: Arc<Forest>, layout: Arc<Layout>, kernel: Kernel, rows: Arc<Rows>, few: usize) -> Self {
         Self { forest, layout, kernel, rows, few: few.min(BLOCK), idle: Mutex::new(Vec::new()) }
     }

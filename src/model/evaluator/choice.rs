@@ -1,4 +1,4 @@
-//! Which evaluator a model gets: the one that is fastest on it, here and now.
+//! Chooses a model's evaluator: the one that is fastest on it, on this machine.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -15,11 +15,11 @@ use crate::model::forest::{Forest, Test};
 
 /// Rows of the synthetic batch.
 const ROWS: usize = 4 * BLOCK;
-/// Rows that are scored one by one.
+/// Number of rows that are scored one by one.
 const SINGLE_ROWS: usize = 16;
-/// Runs of which the fastest counts: the others met an interruption or a cold cache.
+/// Number of runs, of which the fastest counts: the others were interrupted or met a cold cache.
 const RUNS: usize = 5;
-/// Runs of LightGBM, which takes most of the time.
+/// Number of runs of LightGBM, which takes most of the time.
 const LIGHTGBM_RUNS: usize = 2;
 
 /// Every evaluator that can score `forest` on this machine, LightGBM's first.
@@ -38,10 +38,10 @@ pub(crate) fn all(forest: &Arc<Forest>, lightgbm: Box<dyn Evaluator>) -> Vec<Box
     evaluators
 }
 
-/// An evaluator and how long it took for a row, nanoseconds.
+/// An evaluator's name and its time per row, nanoseconds.
 pub(crate) type Measured = (&'static str, f64);
 
-/// The fastest evaluator by measurement on synthetic rows, and what was measured; nothing where there is no choice.
+/// The fastest evaluator by measurement on synthetic rows, and the measurements; none if there is no choice.
 pub(crate) fn fastest(
     forest: &Arc<Forest>,
     lightgbm: Box<dyn Evaluator>,
@@ -53,7 +53,7 @@ pub(crate) fn fastest(
     let batch = |rows: Range<usize>| {
         Batch::new(columns.iter().map(|column| Column::plain(&column[rows.clone()])).collect(), rows.len())
     };
-    // Nanoseconds per row of one batch, and of as many single rows.
+    // Nanoseconds per row of one batch, and per row of single-row batches.
     let time = |evaluator: &dyn Evaluator, rows: usize, runs: usize| {
         nanoseconds(evaluator, &[batch(0..rows)?], forest.outputs, runs)
     };
@@ -86,12 +86,12 @@ pub(crate) fn fastest(
             single = (taken, rows);
         }
     }
-    // A block costs the same however few of its rows are used: below this many, rows one by one are cheaper.
+    // A block costs the same however few of its rows are used: below this number, scoring rows one by one is cheaper.
     let few = ((per_row * BLOCK as f64 / single.0) as usize).clamp(1, BLOCK);
     Ok((Box::new(of_rows(&single.1, few)), measured))
 }
 
-/// Nanoseconds per row over all the batches, the shortest of several runs.
+/// Nanoseconds per row over all the batches, in the fastest of several runs.
 fn nanoseconds(evaluator: &dyn Evaluator, batches: &[Batch<'_>], outputs: usize, runs: usize) -> Result<f64> {
     let rows: usize = batches.iter().map(Batch::rows).sum();
     let mut scores = vec![0.0; rows * outputs];
@@ -106,7 +106,7 @@ fn nanoseconds(evaluator: &dyn Evaluator, batches: &[Batch<'_>], outputs: usize,
     Ok(shortest.as_nanos().max(1) as f64 / rows as f64)
 }
 
-/// Values on both sides of the model's own thresholds, the same for the same model.
+/// Values on both sides of the model's own thresholds; always the same for the same model.
 fn synthetic_columns(forest: &Forest) -> Vec<Vec<f64>> {
     let mut thresholds = vec![Vec::new(); forest.features.len()];
     for node in forest.trees.iter().flat_map(|tree| &tree.nodes) {

@@ -1,21 +1,19 @@
 //! Evaluating one tree for blocks of 64 rows at a time, without branching on the data.
 //!
-//! Every inner node is evaluated for all rows of a block: its ranks are compared with the node's rank, and the mask of
-//! rows that reached the node is split into those that go left and those that go right. A row's leaf number, counted
-//! from the left, is the sum of the leaves that it passed on its left; the leaf's value is then added to the row's
-//! sum. The cost does not depend on the data, and a comparison costs a fraction of a cycle per row, against a
-//! mispredicted jump for a walk.
+//! Every inner node is evaluated for all rows of a block: their ranks are compared with the node's rank, and the mask of
+//! rows that reached the node is split into those that go left and those that go right. A row's leaf number, counted from
+//! the left, is the sum of the leaves to the left of its path; the leaf's value is then added to the row's sum. The cost
+//! does not depend on the data, and a comparison costs a fraction of a cycle per row, against a mispredicted jump in a walk.
 //!
-//! The same body is compiled for the plain instruction set and for AVX2 (the compiler vectorises it); for AVX-512 it
-//! is written with its mask registers and in-register table look-ups. The idea of rank bytes and row blocks follows
-//! RapidScorer (Ye et al., KDD 2018); the row masks take the place of its leaf masks, which makes the cost of a node
-//! independent of the number of leaves.
+//! The same body is compiled for the plain instruction set and for AVX2 (the compiler vectorises it); for AVX-512 it is
+//! written with mask registers and in-register table look-ups. The idea of rank bytes and row blocks follows RapidScorer (Ye
+//! et al., KDD 2018); row masks replace its leaf masks, which makes the cost of a node independent of the number of leaves.
 
 use super::Batch;
 use super::layout::{Layout, Step};
 use super::ranks::{BLOCK, rank_block, rank_row};
 
-/// One tree as the kernels take it.
+/// One tree in the form that the kernels use.
 #[derive(Clone, Copy)]
 pub(super) struct TreeView<'a> {
     pub steps: &'a [Step],
@@ -27,7 +25,7 @@ pub(super) struct TreeView<'a> {
 #[repr(align(64))]
 struct ByteMasks([[u8; BLOCK]; 256]);
 
-/// Room for the masks of rows that wait for a node, by slot.
+/// Buffers for the masks of rows that wait for a node, by slot.
 pub(super) struct Masks {
     bytes: Box<ByteMasks>,
     #[cfg(target_arch = "x86_64")]
@@ -44,7 +42,7 @@ impl Default for Masks {
     }
 }
 
-/// A way to evaluate trees, available on this machine.
+/// An evaluation kernel that is available on this machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kernel {
     Portable,
@@ -54,14 +52,14 @@ pub(super) enum Kernel {
     Avx512(Detected),
 }
 
-/// Proof that the processor was asked.
+/// Proof that the processor was checked.
 #[cfg(target_arch = "x86_64")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Detected(());
 
 #[cfg(target_arch = "x86_64")]
 impl Detected {
-    /// A proof, if the processor gave it.
+    /// A proof, if the processor is `able`.
     pub fn if_so(able: bool) -> Option<Self> {
         able.then_some(Self(()))
     }
@@ -86,7 +84,7 @@ impl Kernel {
         kernels
     }
 
-    /// A short name for people.
+    /// A short name for display.
     pub fn name(self) -> &'static str {
         match self {
             Self::Portable => "blocks (portable)",
@@ -123,8 +121,8 @@ impl Kernel {
         }
     }
 
-    /// Adds the tree's value to the sum of every row. `ranks` holds whole blocks of `columns` columns, `sums` as
-    /// many times 64 sums.
+    /// Adds the tree's value to the sum of every row. `ranks` holds whole blocks of `columns` columns, and `sums` 64 sums
+    /// per block.
     pub fn add_tree(self, tree: TreeView<'_>, ranks: &[u8], columns: usize, sums: &mut [f64], masks: &mut Masks) {
         debug_assert_eq!(ranks.len(), sums.len() * columns);
         match self {

@@ -1,30 +1,29 @@
 //! A forest laid out for fast evaluation: every split becomes a comparison of two bytes.
 //!
-//! For a feature with the distinct thresholds `t0 < t1 < …` let the *rank* of a value be the number of thresholds below
-//! it. Then `x <= t[k]` holds exactly when `rank(x) <= k`, so that a row's values can be replaced by ranks once and
-//! every split compares small integers; nothing is rounded. A [`RankColumn`] holds a byte per row: the rank less the
-//! column's base, held to `0..=255`, so that a feature with more than 255 thresholds takes several columns. Where a
-//! split treats missing values in its own way, the column holds a rank that goes the right way for them: 0 goes left
-//! at every split and 255 goes right. A categorical split has a column of its own with 0 for "in the set" and 1 for
-//! "not".
+//! For a feature with the distinct thresholds `t0 < t1 < …` let the *rank* of a value be the number of thresholds below it.
+//! Then `x <= t[k]` holds exactly if `rank(x) <= k`, so a row's values can be replaced by ranks once and every split
+//! compares small integers; nothing is rounded. A [`RankColumn`] holds a byte per row: the rank minus the column's base,
+//! clamped to `0..=255`, so that a feature with more than 255 thresholds takes several columns. Where a split treats missing
+//! values specially, the column holds a rank that goes the right way for them: 0 goes left at every split and 255 goes
+//! right. A categorical split has its own column with 0 for "in the set" and 1 for "not".
 
 use std::collections::{BTreeMap, HashMap};
 
 use crate::model::forest::{Child, Forest, Missing, Node, Test, Tree};
 
-/// Splits per column: ranks 0..=255 leave thresholds 0..=254.
+/// Thresholds per column: ranks 0..=255 allow thresholds 0..=254.
 const THRESHOLDS_PER_COLUMN: usize = 255;
-/// Most leaves of a tree whose leaf numbers fit a byte.
+/// Maximum number of leaves of a tree whose leaf numbers fit a byte.
 const MAX_BYTE_LEAVES: usize = 256;
 /// The mask slot that is never read.
 pub(super) const NOWHERE: u8 = 255;
 
-/// The whole forest, laid out.
+/// The whole forest, in the evaluators' layout.
 #[derive(Debug)]
 pub(super) struct Layout {
     pub features: Vec<RankedFeature>,
     pub sets: Vec<SetColumn>,
-    /// Columns of all kinds; a block of ranks has this many times 64 bytes.
+    /// Number of columns of all kinds; a block of ranks has this many times 64 bytes.
     pub columns: usize,
     pub trees: Vec<LaidTree>,
     pub walk: Vec<WalkNode>,
@@ -39,9 +38,9 @@ pub(super) struct RankedFeature {
     pub feature: usize,
     /// Ascending, padded with infinities to a power of two that is above `count` and at least 16.
     pub thresholds: Vec<f64>,
-    /// How many of them are real.
+    /// Number of thresholds without the padding.
     pub count: usize,
-    /// The last of every 16 thresholds, infinite from the last group on; of use up to 256 thresholds.
+    /// The last of every 16 thresholds, infinite from the last group on; used for up to 255 thresholds.
     pub pivots: [f64; 16],
     pub columns: Vec<RankColumn>,
 }
@@ -51,13 +50,13 @@ pub(super) struct RankedFeature {
 pub(super) struct RankColumn {
     pub index: usize,
     pub base: u32,
-    /// What stands for NaN.
+    /// The rank of NaN.
     pub nan: u8,
-    /// What stands for zero, when zero is missing.
+    /// The rank of zero, if zero is missing.
     pub zero: Option<u8>,
 }
 
-/// One byte per row of a categorical split: 0 when the set holds the row's category, else 1.
+/// One byte per row of a categorical split: 0 if the set contains the row's category, otherwise 1.
 #[derive(Debug)]
 pub(super) struct SetColumn {
     pub feature: usize,
@@ -82,15 +81,15 @@ pub(super) struct LaidTree {
 pub(super) struct Step {
     pub column: u16,
     pub rank: u8,
-    /// Leaves under the left child: by so much the leaf number of rows that go right grows.
+    /// Number of leaves under the left child: added to the leaf number of rows that go right.
     pub skip: u8,
     pub own: u8,
     pub left: u8,
     pub right: u8,
 }
 
-/// One node for walking row by row: the next node is `first`, or `first + 1` when the rank is above `rank`. A leaf
-/// leads to itself. Packed, so that a node is one load.
+/// One node for walking row by row: the next node is `first`, or `first + 1` if the rank is above `rank`. A leaf leads to
+/// itself. Packed, so that a node is one load.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct WalkNode(u64);
 
@@ -119,7 +118,7 @@ impl WalkNode {
 type Comparison = (u16, u8);
 
 impl Layout {
-    /// Lays out `forest`, unless it needs more columns than there are numbers for them.
+    /// Lays out `forest`; `None` if it needs more columns than can be numbered.
     pub fn new(forest: &Forest) -> Option<Self> {
         let mut builder = Builder::new(forest);
         let mut trees = Vec::with_capacity(forest.trees.len());
@@ -137,7 +136,7 @@ impl Layout {
     }
 }
 
-/// Finds or makes the column of each split.
+/// Finds or creates the column of each split.
 struct Builder {
     features: BTreeMap<usize, RankedFeature>,
     sets: Vec<SetColumn>,
@@ -217,13 +216,13 @@ impl Builder {
 }
 
 impl RankedFeature {
-    /// How many thresholds are below `value`; 0 for NaN.
+    /// Number of thresholds below `value`; 0 for NaN.
     pub fn rank(&self, value: f64) -> usize {
         self.thresholds[..self.count].partition_point(|threshold| *threshold < value)
     }
 }
 
-/// What is left to do while a tree is laid out.
+/// A subtree that remains to be laid out.
 struct Pending {
     child: Child,
     slot: u8,

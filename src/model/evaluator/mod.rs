@@ -1,9 +1,9 @@
-//! Ways to score a batch: every [`Evaluator`] gives the same bits, they differ in speed.
+//! Ways to score a batch: every [`Evaluator`] gives the same bits; they differ in speed.
 //!
-//! The input is columns as Arrow holds them, one per feature in the model's order; the output is one score per row, or
-//! for several outputs a row's scores side by side.
+//! The input is Arrow columns, one per feature in the model's order; the output is one score per row, or with several
+//! outputs the row's scores next to each other.
 //!
-//! [`Reference`] is LightGBM. [`blocks::Blocks`] is ours: `layout` turns a forest into comparisons of bytes, `ranks` a
+//! [`Reference`] is LightGBM. [`blocks::Blocks`] is ours: `layout` turns a forest into comparisons of bytes, `ranks` turns a
 //! batch into bytes, `kernel` evaluates trees on blocks of rows and `rows` on single rows; `choice` measures which is
 //! fastest on a model.
 
@@ -39,10 +39,10 @@ use crate::error::{Error, Result};
 
 /// Scores batches; one object serves any number of threads at once.
 pub trait Evaluator: Send + Sync + fmt::Debug {
-    /// A short name for people.
+    /// A short name for display.
     fn name(&self) -> &'static str;
 
-    /// Scores every row of `batch` into `scores`, which has `batch.rows() * outputs` places.
+    /// Scores every row of `batch` into `scores`, which must have length `batch.rows() * outputs`.
     fn score(&self, batch: &Batch<'_>, scores: &mut [f64]) -> Result<()>;
 }
 
@@ -61,7 +61,7 @@ pub struct Column<'a> {
 }
 
 impl<'a> Batch<'a> {
-    /// The columns, one per feature in the model's order, as `rows` rows.
+    /// A batch of `rows` rows; the columns are in the model's order, one per feature.
     pub fn new(columns: Vec<Column<'a>>, rows: usize) -> Result<Self> {
         if columns.iter().any(|column| column.values.len() != rows) {
             return Err(Error::internal("the columns of a batch differ in length"));
@@ -86,7 +86,7 @@ impl<'a> Column<'a> {
         Self { values, nulls: None }
     }
 
-    /// The values from `start` on when none of them can be null.
+    /// The values from `start` on, if none of them can be null.
     #[inline]
     pub(super) fn plain_from(&self, start: usize) -> Option<&'a [f64]> {
         self.nulls.is_none().then(|| &self.values[start..])

@@ -1,22 +1,22 @@
-//! Trees cut into pieces for scoring one row at a time: many splits are compared at once, then all exits are asked at
-//! once whether the row's path is theirs.
+//! Trees cut into pieces for scoring one row at a time: many splits are compared at once, then all exits are checked at once
+//! for the one that the row's path leads to.
 //!
-//! A piece has at most 31 splits and so at most 32 exits: leaves, or the roots of further pieces. It takes the largest
-//! subtrees first, so that a path seldom crosses more than two or three. A row's ranks are at most 256 bytes, which
-//! registers hold; `row256` and `row512` fetch from them the ranks that a piece compares. The comparison gives a bit per
-//! split; an exit is the row's when the splits on its path have the bits that lead to it, and exactly one is.
+//! A piece has at most 31 splits and so at most 32 exits: leaves, or the roots of further pieces. It splits the largest
+//! subtrees first, so that a path seldom crosses more than two or three pieces. A row's ranks are at most 256 bytes, which
+//! fit in registers; `row256` and `row512` fetch from them the ranks that a piece compares. The comparison gives a bit per
+//! split; the row leaves by the exit whose path has exactly these bits, and there is exactly one.
 
 use super::layout::{LaidTree, Layout, Step};
 
-/// Most exits of a piece; it has one split less.
+/// Maximum number of exits of a piece; it has one split less.
 pub(super) const EXITS: usize = 32;
-/// Most columns of a row.
+/// Maximum number of columns of a row.
 pub(super) const COLUMNS: usize = 256;
 
 /// A forest cut into pieces.
 #[derive(Debug)]
 pub(super) struct Pieces {
-    /// The first pieces of the trees, two by two.
+    /// The first pieces of the trees, in pairs.
     pub tops: Vec<Pair>,
     /// All other pieces.
     pub pieces: Vec<Piece>,
@@ -42,19 +42,19 @@ pub(super) struct Piece {
     pub exits: Exits,
 }
 
-/// Where a piece leads: an exit's path has the bits `want` at the splits of `care`.
+/// The exits of a piece: an exit's path has the bits `want` at the splits of `care`.
 #[derive(Debug, Clone)]
 #[repr(C, align(64))]
 pub(super) struct Exits {
     pub want: [u32; EXITS],
     pub care: [u32; EXITS],
-    /// One more than the index of the next piece, 0 at a leaf.
+    /// One more than the index of the next piece; 0 at a leaf.
     pub next: [u32; EXITS],
     pub values: [f64; EXITS],
 }
 
 impl Pieces {
-    /// Cuts the trees, unless one is too large or there are too many columns.
+    /// Cuts the trees; `None` if one is too large or there are too many columns.
     pub fn new(layout: &Layout) -> Option<Self> {
         if layout.columns > COLUMNS || layout.trees.iter().any(|tree| tree.steps.is_none()) {
             return None;
@@ -64,7 +64,7 @@ impl Pieces {
         Some(Self { tops, pieces, trees: layout.trees.len(), columns: layout.columns })
     }
 
-    /// Adds the values of the row's leaves, which `values` finds for two trees at a time, in the order of the trees.
+    /// Adds the values of the row's leaves in the order of the trees; `values` finds them for two trees at a time.
     #[inline(always)]
     pub fn add_with(&self, sums: &mut [f64], values: impl Fn(&Pair) -> (f64, f64)) {
         if let [sum] = sums {
@@ -90,7 +90,7 @@ impl Pieces {
 }
 
 impl Exits {
-    /// Unused exits: the first is found, a leaf with the value 0.
+    /// Unused exits: the first one matches, a leaf with the value 0.
     const UNUSED: Self = Self { want: [0; EXITS], care: [0; EXITS], next: [0; EXITS], values: [0.0; EXITS] };
 }
 
@@ -108,11 +108,11 @@ impl Pair {
     }
 }
 
-/// A run of steps in preorder with the path that leads to it within a piece.
+/// A run of steps in preorder, with the path to it within a piece.
 #[derive(Clone, Copy)]
 struct Subtree {
     start: usize,
-    /// Its splits; it has one leaf more.
+    /// Number of its splits; it has one leaf more.
     inner: usize,
     /// Its leftmost leaf.
     first: usize,
@@ -127,7 +127,7 @@ impl Subtree {
 }
 
 impl Piece {
-    /// Cuts the piece at the root of a subtree, and below it, into `pieces`, those that follow.
+    /// Cuts the piece at the root of a subtree, and appends the pieces below it to `pieces`.
     fn cut(steps: &[Step], leaves: &[f64], root: Subtree, pieces: &mut Vec<Self>) -> Self {
         let mut piece = Self { columns: [0; EXITS], ranks: [0; EXITS], exits: Exits::UNUSED };
         let mut open = vec![Subtree { care: 0, want: 0, ..root }];

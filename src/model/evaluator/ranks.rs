@@ -1,7 +1,7 @@
-//! A batch's values into ranks, in blocks of 64 rows.
+//! Converts a batch's values to ranks, in blocks of 64 rows.
 //!
-//! A block is `columns` times 64 bytes, column after column, so that the mask kernels load the ranks of 64 rows at one
-//! column with one instruction.
+//! A block is `columns` times 64 bytes, column by column, so that the mask kernels load the ranks of 64 rows in one column
+//! with one instruction.
 
 use std::hint::select_unpredictable;
 
@@ -11,7 +11,7 @@ use crate::model::forest::{ZERO_THRESHOLD, holds_category};
 
 /// Rows per block.
 pub(super) const BLOCK: usize = 64;
-/// Values searched side by side, so that their loads overlap.
+/// Number of values searched at a time, so that their loads overlap.
 const LANES: usize = 8;
 /// Up to this many thresholds are compared one after another.
 const FEW_THRESHOLDS: usize = 8;
@@ -68,14 +68,14 @@ pub(super) fn rank_feature_with(
     }
 }
 
-/// Ranks what categorical splits look at.
+/// Ranks the values of categorical splits.
 pub(super) fn rank_sets(layout: &Layout, batch: &Batch<'_>, start: usize, rows: usize, block: &mut [u8]) {
     for set in &layout.sets {
         rank_set(set, &batch.columns()[set.feature], start, rows, block);
     }
 }
 
-/// One feature's values in a block: nulls are NaN, what counts as zero is zero.
+/// One feature's values in a block: nulls are NaN, values that count as zero are zero.
 struct Values {
     values: [f64; BLOCK],
     nan: bool,
@@ -100,7 +100,7 @@ impl Values {
         Self { values, nan, zero }
     }
 
-    /// Overwrites the ranks of missing values.
+    /// Replaces the ranks of missing values.
     #[inline(always)]
     fn substitute(&self, nan: u8, zero: Option<u8>, ranks: &mut [u8]) {
         if self.nan {
@@ -162,7 +162,7 @@ fn search<const N: usize>(thresholds: &[f64], values: &[f64; N]) -> [usize; N] {
     found
 }
 
-/// Ranks one row, a byte per column side by side; `search` counts a feature's thresholds below a value.
+/// Ranks one row, one byte per column; `search` counts a feature's thresholds below a value.
 #[inline(always)]
 pub(super) fn rank_row_with(
     layout: &Layout,
@@ -189,7 +189,7 @@ pub(super) fn rank_row_with(
     }
 }
 
-/// Ranks one row, a byte per column side by side.
+/// Ranks one row, one byte per column.
 pub(super) fn rank_row(layout: &Layout, batch: &Batch<'_>, row: usize, ranks: &mut [u8]) {
     rank_row_with(layout, batch, row, ranks, |feature, value| search(&feature.thresholds, &[value])[0]);
 }

@@ -1,4 +1,4 @@
-//! LightGBM itself as an evaluator: columns are copied to a row-major buffer and handed over in one call.
+//! LightGBM itself as an evaluator: columns are copied to a row-major buffer and passed in one call.
 
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
@@ -7,7 +7,7 @@ use super::{Batch, Evaluator};
 use crate::error::Result;
 use crate::model::native::NativePool;
 
-/// Rows per native call; more would only take the buffer out of the cache.
+/// Rows per native call; with more the buffer would not stay in the cache.
 const ROWS_PER_CALL: usize = 16_384;
 
 /// LightGBM's own prediction.

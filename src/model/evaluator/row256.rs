@@ -1,5 +1,5 @@
 //! One row at a time with AVX2: a row's ranks are registers of 16 bytes, and a piece's splits fetch theirs with a byte
-//! shuffle from each. See [`super::pieces`].
+//! shuffle from each register. See [`super::pieces`].
 
 use std::arch::x86_64::{
     __m256i, _mm_loadu_si128, _mm256_adds_epu8, _mm256_and_si256, _mm256_broadcastsi128_si256, _mm256_castsi256_ps,
@@ -13,7 +13,7 @@ use super::pieces::{COLUMNS, EXITS, Exits, Pieces};
 /// Bytes of a register that a shuffle reads from.
 const REGISTER: usize = 16;
 
-/// Whether the processor has the instructions.
+/// `true` if the processor has the instructions.
 pub(super) fn is_able() -> bool {
     is_x86_feature_detected!("avx2") && is_x86_feature_detected!("bmi1")
 }
@@ -21,9 +21,9 @@ pub(super) fn is_able() -> bool {
 /// Adds all trees to the sums of the row with these ranks.
 ///
 /// # Safety
-/// The processor [`is_able`].
+/// [`is_able`] must be `true` for the processor.
 pub(super) unsafe fn add_trees(pieces: &Pieces, ranks: &[u8; COLUMNS], sums: &mut [f64]) {
-    // SAFETY: the caller's.
+    // SAFETY: guaranteed by the caller.
     unsafe {
         match pieces.columns.div_ceil(REGISTER) {
             0..=1 => add_by_depth::<1>(pieces, ranks, sums),
@@ -61,7 +61,7 @@ fn add<const REGISTERS: usize, const DEEP: bool>(pieces: &Pieces, ranks: &[u8; C
     });
 }
 
-/// Goes on from an exit to the value of a leaf.
+/// Follows the pieces from an exit to the value of a leaf.
 #[inline]
 #[target_feature(enable = "avx2,bmi1")]
 fn follow<const REGISTERS: usize>(pieces: &Pieces, exits: &Exits, exit: usize, row: &Row<REGISTERS>) -> f64 {
@@ -74,7 +74,7 @@ fn follow<const REGISTERS: usize>(pieces: &Pieces, exits: &Exits, exit: usize, r
     exits.values[exit]
 }
 
-/// The exit whose path has these bits: the first that does, since unused exits have any bits and come last.
+/// The exit whose path has these bits: the first match, since unused exits match any bits and come last.
 #[inline]
 #[target_feature(enable = "avx2,bmi1")]
 fn find(exits: &Exits, bits: u32) -> usize {
@@ -92,7 +92,7 @@ fn find(exits: &Exits, bits: u32) -> usize {
     found.trailing_zeros() as usize % EXITS
 }
 
-/// A row's ranks in registers, each twice 16 bytes.
+/// A row's ranks in registers, each 16 bytes twice.
 struct Row<const REGISTERS: usize>([__m256i; REGISTERS]);
 
 impl<const REGISTERS: usize> Row<REGISTERS> {
@@ -106,7 +106,7 @@ impl<const REGISTERS: usize> Row<REGISTERS> {
         }))
     }
 
-    /// A bit per split: whether the row goes left there.
+    /// A bit per split: set if the row goes left there.
     #[inline]
     #[target_feature(enable = "avx2")]
     fn left(&self, columns: &[u8; EXITS], ranks: &[u8; EXITS]) -> u32 {

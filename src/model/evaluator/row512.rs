@@ -1,5 +1,5 @@
 //! One row at a time with AVX-512: a row's ranks are four vector registers, from which one byte permutation fetches the
-//! ranks that two first pieces, or one that follows, compare. See [`super::pieces`].
+//! ranks that two first pieces, or one later piece, compare. See [`super::pieces`].
 
 use std::arch::x86_64::{
     __m512i, _mm256_loadu_si256, _mm512_castsi256_si512, _mm512_cmple_epu8_mask, _mm512_loadu_si512,
@@ -9,7 +9,7 @@ use std::arch::x86_64::{
 
 use super::pieces::{COLUMNS, EXITS, Exits, Pair, Pieces};
 
-/// Whether the processor has the instructions.
+/// `true` if the processor has the instructions.
 pub(super) fn is_able() -> bool {
     is_x86_feature_detected!("avx512f")
         && is_x86_feature_detected!("avx512bw")
@@ -20,9 +20,9 @@ pub(super) fn is_able() -> bool {
 /// Adds all trees to the sums of the row with these ranks.
 ///
 /// # Safety
-/// The processor [`is_able`].
+/// [`is_able`] must be `true` for the processor.
 pub(super) unsafe fn add_trees(pieces: &Pieces, ranks: &[u8; COLUMNS], sums: &mut [f64]) {
-    // SAFETY: the caller's.
+    // SAFETY: guaranteed by the caller.
     unsafe {
         match (pieces.columns, pieces.pieces.is_empty()) {
             (0..=64, true) => add::<1, false>(pieces, ranks, sums),
@@ -57,7 +57,7 @@ fn values<const REGISTERS: usize, const DEEP: bool>(pieces: &Pieces, pair: &Pair
     }
 }
 
-/// Goes on from an exit to the value of a leaf.
+/// Follows the pieces from an exit to the value of a leaf.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,bmi1")]
 fn follow<const REGISTERS: usize>(pieces: &Pieces, exits: &Exits, exit: usize, row: &Row) -> f64 {
@@ -76,7 +76,7 @@ fn follow<const REGISTERS: usize>(pieces: &Pieces, exits: &Exits, exit: usize, r
     exits.values[exit]
 }
 
-/// The exit whose path has these bits: the first that does, since unused exits have any bits and come last.
+/// The exit whose path has these bits: the first match, since unused exits match any bits and come last.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,bmi1")]
 fn find(exits: &Exits, bits: u32) -> usize {
@@ -102,7 +102,7 @@ impl Row {
         Self(std::array::from_fn(|part| unsafe { _mm512_loadu_si512(ranks[part * 64..].as_ptr().cast()) }))
     }
 
-    /// The ranks at 64 columns, which lie in the first `REGISTERS` registers.
+    /// The ranks at 64 columns, which are in the first `REGISTERS` registers.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vbmi")]
     fn fetch<const REGISTERS: usize>(&self, columns: __m512i) -> __m512i {

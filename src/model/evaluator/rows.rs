@@ -1,4 +1,4 @@
-//! Scoring one row at a time: by pieces of trees where the processor has the instructions, else by walks.
+//! Scoring one row at a time: by pieces of trees where the processor has the instructions, otherwise by walks.
 
 #[cfg(target_arch = "x86_64")]
 use super::kernel::Detected;
@@ -9,10 +9,10 @@ use super::walk::{WALKS, walk};
 #[cfg(target_arch = "x86_64")]
 use super::{row256, row512};
 
-/// Bytes of a row's ranks that every way may read.
+/// Number of bytes of a row's ranks that every method may read.
 pub(super) const ROOM: usize = 256;
 
-/// A way to sum the trees of one row.
+/// A method to sum the trees of one row.
 #[derive(Debug)]
 pub(super) enum Rows {
     /// Node by node.
@@ -24,7 +24,7 @@ pub(super) enum Rows {
 }
 
 impl Rows {
-    /// The ways that this machine has for the forest.
+    /// The methods available on this machine for the forest.
     pub fn available(layout: &Layout) -> Vec<Self> {
         let mut ways = vec![Self::Walks];
         #[cfg(target_arch = "x86_64")]
@@ -43,7 +43,7 @@ impl Rows {
         ways
     }
 
-    /// A short name for people.
+    /// A short name for display.
     pub fn name(&self) -> &'static str {
         match self {
             Self::Walks => "walks (single rows)",
@@ -54,7 +54,8 @@ impl Rows {
         }
     }
 
-    /// Adds all trees to the sums of the row with these ranks, one per column, followed by anything up to [`ROOM`].
+    /// Adds all trees to the sums of the row with these ranks, one per column; the bytes after them up to [`ROOM`] are
+    /// ignored.
     pub fn add_trees(&self, layout: &Layout, ranks: &[u8], sums: &mut [f64]) {
         match self {
             Self::Walks => walk_trees(layout, ranks, sums),
@@ -74,7 +75,7 @@ impl Rows {
     }
 }
 
-/// Walks eight trees side by side.
+/// Walks eight trees at a time.
 fn walk_trees(layout: &Layout, ranks: &[u8], sums: &mut [f64]) {
     let mut output = 0;
     for trees in layout.trees.chunks(WALKS) {

@@ -1,12 +1,12 @@
-//! Walking trees node by node, eight walks side by side so that their loads overlap: for a few rows, where blocks would
-//! be mostly empty, and for trees with more leaves than a byte can number.
+//! Walks trees node by node, eight walks at a time so that their loads overlap: for a few rows, where blocks would be mostly
+//! empty, and for trees with more leaves than a byte can number.
 
 use super::layout::WalkNode;
 
-/// Walks side by side.
+/// Number of walks at a time.
 pub(super) const WALKS: usize = 8;
 
-/// Walks from the nodes `at`; walk `i` reads the ranks of a row at `rows[i]`, a column's ranks being `STRIDE` bytes apart.
+/// Walks from the nodes `at`; walk `i` reads the ranks of a row at `rows[i]`; a row's ranks are `STRIDE` bytes apart.
 /// Returns the leaves' indices.
 #[inline]
 pub(super) fn walk<const STRIDE: usize>(

@@ -1,4 +1,4 @@
-//! Our scores are LightGBM's to the last bit.
+//! Our scores equal LightGBM's to the last bit.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! Damaged model files: refused with a place and a reason, or understood exactly as LightGBM understands them.
+//! Damaged model files: refused with position and reason, or understood exactly as LightGBM understands them.
 
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;

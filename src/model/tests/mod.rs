@@ -1,4 +1,4 @@
-//! Tests over whole models; [`random`] makes the models and the rows.
+//! Tests over whole models; [`random`] generates the models and the rows.
 
 mod agreement;
 mod damage;
@@ -21,7 +21,7 @@ pub(super) fn score(model: &Model, columns: &[Vec<f64>]) -> Vec<f64> {
     scores
 }
 
-/// Equal to the last bit; NaNs are equal whatever their payload.
+/// Asserts equality to the last bit; NaNs are equal whatever their payload.
 pub(super) fn assert_same_bits(ours: &[f64], theirs: &[f64], what: &str) {
     assert_eq!(ours.len(), theirs.len(), "{what}");
     for (index, (a, b)) in ours.iter().zip(theirs).enumerate() {
@@ -43,7 +43,7 @@ pub(super) fn by_definition(forest: &Forest, columns: &[Vec<f64>]) -> Vec<f64> {
     scores
 }
 
-/// Every evaluator and the definition give LightGBM's bits for these rows.
+/// Asserts that every evaluator and the definition give LightGBM's bits for these rows.
 pub(super) fn assert_all_agree(model: &str, columns: &[Vec<f64>], what: &str) {
     let forest = text::parse(model).unwrap();
     let evaluators = Model::evaluators(model).unwrap();

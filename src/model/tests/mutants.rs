@@ -1,7 +1,7 @@
-//! Thousands of damaged copies of real models: whatever is accepted scores as LightGBM scores it, and loads in its Python package.
+//! Thousands of damaged copies of real models: every accepted one scores as in LightGBM, and loads in its Python package.
 //!
-//! LightGBM is the judge, and it trusts its input: the mutants are tried in a process of their own, whose end names the one that
-//! LightGBM did not survive.
+//! The reference is LightGBM, which trusts its input: the mutants are tried in a process of their own, so that if LightGBM
+//! crashes, the mutant can be named.
 
 use std::process::Command;
 
@@ -49,7 +49,7 @@ fn mutate(text: &str, rng: &mut StdRng) -> Vec<u8> {
     bytes
 }
 
-/// Rows on both sides of every threshold's likes, with missing values among them.
+/// Rows on both sides of typical thresholds, with missing values among them.
 fn columns(features: usize, rng: &mut StdRng) -> Vec<Vec<f64>> {
     let value = |rng: &mut StdRng| match rng.random_range(0..6) {
         0 => f64::NAN,
@@ -65,7 +65,7 @@ fn judge(name: &str, seed: u64) -> bool {
     let mut rng = StdRng::seed_from_u64(seed);
     let original = MODELS.iter().find(|(known, _)| *known == name).unwrap().1;
     let Ok(text) = String::from_utf8(mutate(original, &mut rng)) else { return false };
-    // Loading is LightGBM's as much as ours: its own reader, and its parameters as Python reads them.
+    // Loading includes LightGBM's own reader, and the check of its parameters as Python reads them.
     let Ok(model) = Model::from_text("mutant", &text) else { return false };
     let columns = columns(model.features().len(), &mut rng);
     assert_all_agree(&text, &columns, &format!("{name}, seed {seed}"));
@@ -124,6 +124,6 @@ fn parameters_that_pythons_package_cannot_read_back_are_refused() {
         Model::from_text("damaged", &whole.replace(from, to)).expect_err(to);
     }
     Model::from_text("cut", &whole[..whole.find("[is_unbalance").unwrap()]).expect_err("cut");
-    // What R and the C interface write has no categories, and may have no parameters.
+    // Models written by R and the C interface have no categories, and may have no parameters.
     Model::from_text("bare", &whole[..whole.find("\nparameters:").unwrap()]).unwrap();
 }

@@ -1,4 +1,4 @@
-//! Models trained by Python's `lightgbm`, with the scores that it gave (`fixtures/make.py`).
+//! Models trained by Python's `lightgbm`, with the scores that it computed (`fixtures/make.py`).
 
 use super::{assert_all_agree, assert_same_bits, score};
 use crate::model::Model;

@@ -1,4 +1,4 @@
-//! Random model texts in LightGBM's format, and random rows that sit on and around their thresholds.
+//! Random model texts in LightGBM's format, and random rows at and around their thresholds.
 
 use std::fmt::Write;
 
@@ -8,7 +8,7 @@ use rand::{Rng, SeedableRng};
 
 use crate::model::forest::ZERO_THRESHOLD;
 
-/// What a random model looks like.
+/// Parameters of a random model.
 #[derive(Debug, Clone)]
 pub struct Shape {
     pub features: usize,
@@ -19,13 +19,13 @@ pub struct Shape {
     pub average: bool,
     /// Share of the splits that are categorical, in percent.
     pub categorical: u32,
-    /// Thresholds per feature to choose from.
+    /// Number of thresholds per feature to choose from.
     pub thresholds: usize,
-    /// Whether every feature has one missing type, as in trained models.
+    /// `true` if every feature has one missing type, as in trained models.
     pub steady: bool,
 }
 
-/// A random model and what is needed to make rows for it.
+/// A random model, and the data to generate rows for it.
 pub struct RandomModel {
     pub text: String,
     pub shape: Shape,
@@ -60,7 +60,7 @@ const AWKWARD: [f64; 24] = [
 ];
 
 impl Shape {
-    /// A shape drawn at random, within the sizes that are asked for.
+    /// A random shape within the required sizes.
     pub fn random(rng: &mut StdRng) -> Self {
         let outputs = if rng.random_ratio(1, 4) { rng.random_range(2..5) } else { 1 };
         let single = [
@@ -133,7 +133,7 @@ impl RandomModel {
         Self { text, shape, pools }
     }
 
-    /// Random columns of `rows` values, many of them on or beside a threshold.
+    /// Random columns of `rows` values, many of them at or next to a threshold.
     pub fn columns(&self, rows: usize, rng: &mut StdRng) -> Vec<Vec<f64>> {
         self.pools.iter().map(|pool| (0..rows).map(|_| value(pool, rng)).collect()).collect()
     }
@@ -163,7 +163,7 @@ fn value(pool: &[f64], rng: &mut StdRng) -> f64 {
     }
 }
 
-/// The fields of one tree, grown as LightGBM grows it: a random leaf is split again and again.
+/// The fields of one tree, grown like LightGBM's: a random leaf is split repeatedly.
 fn tree(shape: &Shape, pools: &[Vec<f64>], missing: &[u8], rng: &mut StdRng) -> String {
     let leaves: usize = if rng.random_ratio(1, 30) { 1 } else { rng.random_range(2..=shape.max_leaves) };
     let leaves = if rng.random_bool(0.5) && leaves > 1 { shape.max_leaves } else { leaves };

@@ -1,7 +1,7 @@
-//! Lines of `key=value` with each key once, and the strict reading of their values.
+//! Parses lines of `key=value` with unique keys, and their values, strictly.
 //!
-//! Numbers are held to what both readers understand alike: decimal digits with an optional sign, fraction and
-//! exponent, separated by single spaces. LightGBM would take a prefix of anything else and carry on.
+//! Numbers are restricted to the form that both readers understand alike: decimal digits with an optional sign, fraction and
+//! exponent, separated by single spaces. Of anything else LightGBM would parse a prefix and carry on.
 
 use std::str::FromStr;
 
@@ -49,7 +49,7 @@ impl<'a> Fields<'a> {
         Ok(Self { fields, first_line })
     }
 
-    /// The field, which must be there.
+    /// Takes the field, which must exist.
     pub fn take(&mut self, key: &str) -> Result<Field<'a>, Flaw> {
         match self.take_if(key) {
             Some(field) if field.bare => Err(field.flaw(format!("field `{key}` has no value"))),
@@ -58,13 +58,13 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// The field, if it is there.
+    /// Takes the field, if it exists.
     pub fn take_if(&mut self, key: &str) -> Option<Field<'a>> {
         let index = self.fields.iter().position(|field| field.key == key)?;
         Some(self.fields.swap_remove(index))
     }
 
-    /// Refuses fields that nobody took.
+    /// Refuses fields that were not taken.
     pub fn finish(self) -> Result<(), Flaw> {
         match self.fields.iter().min_by_key(|field| field.line) {
             Some(field) => Err(field.flaw(format!("field `{}` is not known", shown(field.key)))),
@@ -108,7 +108,7 @@ impl<'a> Field<'a> {
         Ok(numbers)
     }
 
-    /// Checks a list that does not bear on scores: `count` words that look like numbers.
+    /// Checks a list that does not affect scores: `count` words that look like numbers.
     pub fn skim(&self, count: usize) -> Result<(), Flaw> {
         for word in self.words() {
             let unsigned = word.strip_prefix('-').unwrap_or(word);

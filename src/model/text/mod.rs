@@ -1,13 +1,13 @@
-//! LightGBM's text model format into a checked [`Forest`].
+//! Parses LightGBM's text model format into a checked [`Forest`].
 //!
-//! LightGBM's own reader trusts its input: it reads past the end of a truncated tree, follows any child index, lets the
-//! last of two equal fields win and ignores what it does not know. Nothing reaches it here that this reader has not
-//! accepted, and this reader accepts a file only when every field that bears on a score is present once, has the
-//! right count and holds usable values. A damaged digit inside a number cannot be seen (the format has no checksum):
-//! then both readers understand the same other model, and [`super::Model::hash`] is what tells the files apart.
+//! LightGBM's own reader trusts its input: it reads past the end of a truncated tree, follows any child index, lets the last
+//! of two equal fields win and ignores unknown fields. It only gets texts that this reader has accepted, and this reader
+//! accepts a file only if every field that affects a score occurs once, has the right count and has usable values. A damaged
+//! digit inside a number cannot be detected (the format has no checksum): then both readers understand the same other model,
+//! and [`super::Model::hash`] tells the files apart.
 //!
-//! Grammar: `tree`, header lines, a blank line, one block per tree of exactly the size that `tree_sizes` says, `end
-//! of trees`; what follows (importances, parameters) does not bear on scores and is only held to what LightGBM can read back.
+//! Grammar: `tree`, header lines, a blank line, one block per tree of exactly the size in `tree_sizes`, `end of trees`; the
+//! rest (importances, parameters) does not affect scores and is only checked so that LightGBM can read it back.
 
 mod fields;
 mod tail;
@@ -22,14 +22,14 @@ use self::fields::Fields;
 use super::forest::Forest;
 use super::objective::Objective;
 
-/// Largest text that is read, in bytes.
+/// Maximum size of a text, in bytes.
 const MAX_TEXT: usize = 1 << 30;
-/// Most features that a model may have.
+/// Maximum number of features.
 const MAX_FEATURES: usize = 100_000;
-/// Most outputs that a model may have.
+/// Maximum number of outputs.
 const MAX_OUTPUTS: usize = 10_000;
 
-/// What is wrong with a text model, and where.
+/// A defect of a text model, with its position.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Flaw {
     /// Counted from 1.
@@ -89,7 +89,7 @@ pub(crate) fn parse(text: &str) -> Result<Forest, Flaw> {
     Ok(Forest { features, outputs, average, objective, trees })
 }
 
-/// What the lines above the trees say.
+/// The header, that is the lines above the trees.
 struct Header {
     features: Vec<String>,
     outputs: usize,
@@ -139,7 +139,7 @@ impl Header {
     }
 }
 
-/// Reads the features' names and checks the lists that run parallel to them.
+/// Reads the features' names and checks the lists with one entry per feature.
 fn parse_features(fields: &mut Fields<'_>, count: usize) -> Result<Vec<String>, Flaw> {
     let names = fields.take("feature_names")?;
     let features: Vec<String> = names.words().map(str::to_owned).collect();
@@ -157,7 +157,7 @@ fn parse_features(fields: &mut Fields<'_>, count: usize) -> Result<Vec<String>, 
         return Err(field.flaw(format!("monotone_constraints do not match {count} features")));
     }
     let infos = fields.take("feature_infos")?;
-    // LightGBM takes a line with two `=` for damage.
+    // LightGBM treats a line with two `=` as damaged.
     if infos.words().count() != count || infos.words().any(|word| word.is_empty() || word.contains('=')) {
         return Err(infos.flaw(format!("feature_infos do not match {count} features")));
     }

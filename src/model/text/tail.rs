@@ -1,6 +1,6 @@
-//! What follows the trees: the training parameters and pandas' categories. They do not bear on scores, but LightGBM reads them
-//! back, by name and type, and fails or crashes on ones that are damaged: such a file is refused, so that a model that weir
-//! takes is one that LightGBM can score.
+//! Checks the lines after the trees: the training parameters and pandas' categories. They do not affect scores, but LightGBM
+//! reads them back, by name and type, and fails or crashes on damaged ones: such a file is refused, so that LightGBM can
+//! score every model that weir accepts.
 
 use super::Flaw;
 use super::fields::is_decimal;
@@ -41,7 +41,7 @@ const DOUBLES: [&str; 33] = [
     "top_rate",
     "tweedie_variance_power",
 ];
-/// Parameters that are lists of numbers, and become JSON as they stand.
+/// Parameters that are lists of numbers and are copied to JSON unchanged.
 const LISTS: [&str; 11] = [
     "auc_mu_weights",
     "categorical_feature",
@@ -83,7 +83,7 @@ pub(super) fn check(text: &str, first_line: usize) -> Result<(), Flaw> {
     }
 }
 
-/// `[key: value]`, of the type that LightGBM expects of the key.
+/// Checks `[key: value]`, with a value of the type that LightGBM expects for the key.
 fn parameter(line: &str) -> Result<(), &'static str> {
     let inner = line.strip_prefix('[').and_then(|line| line.strip_suffix(']'));
     let (key, value) =

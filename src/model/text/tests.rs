@@ -1,4 +1,4 @@
-//! What the reader refuses, and how it says so.
+//! Texts that the reader refuses, and its messages.
 
 use super::parse;
 use crate::model::forest::{Child, Missing, Test};

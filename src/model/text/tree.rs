@@ -1,10 +1,10 @@
-//! One tree's fields into a checked [`Tree`].
+//! Parses one tree's fields into a checked [`Tree`].
 
 use super::Flaw;
 use super::fields::{Field, Fields};
 use crate::model::forest::{Child, Missing, Node, Test, Tree};
 
-/// Most leaves that LightGBM grows (its limit of `num_leaves`).
+/// Maximum number of leaves that LightGBM grows (its limit of `num_leaves`).
 const MAX_LEAVES: usize = 131_072;
 
 /// Reads a tree over `features` features.
@@ -95,7 +95,7 @@ impl<'a> NodeFields<'a> {
     }
 }
 
-/// `~leaf` is negative, a node's index is not.
+/// A negative index is `~leaf`, any other a node's index.
 fn child(field: &Field<'_>, index: i32, nodes: usize) -> Result<Child, Flaw> {
     let (child, bound, place) = match usize::try_from(index) {
         Ok(node) => (Child::Node(node), nodes, node),
@@ -127,7 +127,7 @@ impl CategorySets {
     }
 }
 
-/// Checks the fields that training leaves behind and prediction does not read. A tree of one leaf has them empty.
+/// Checks the statistics that training leaves behind and prediction does not read. In a tree of one leaf they are empty.
 fn skim_statistics(fields: &mut Fields<'_>, leaves: usize) -> Result<(), Flaw> {
     for key in ["split_gain", "internal_value", "internal_weight", "internal_count"] {
         if let Some(field) = fields.take_if(key) {
@@ -145,7 +145,7 @@ fn skim_statistics(fields: &mut Fields<'_>, leaves: usize) -> Result<(), Flaw> {
     Ok(())
 }
 
-/// Every node and every leaf is reached exactly once from the root.
+/// Checks that every node and every leaf is reached exactly once from the root.
 fn check_shape(tree: &Tree) -> Result<(), String> {
     let mut seen_nodes = vec![false; tree.nodes.len()];
     let mut seen_leaves = vec![false; tree.leaves.len()];
