@@ -12,7 +12,7 @@ use datafusion::execution::memory_pool::{MemoryConsumer, MemoryLimit, MemoryPool
 pub struct HeldBytes(Arc<AtomicUsize>);
 
 impl HeldBytes {
-    /// Bytes now.
+    /// Bytes reserved at present.
     pub fn get(&self) -> usize {
         self.0.load(Ordering::Relaxed)
     }

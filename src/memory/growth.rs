@@ -30,7 +30,7 @@ pub enum Growth {
     Counted,
     /// Elements of an array with the second argument between them.
     Joined,
-    /// Not larger, but the product of its arguments' lengths in time.
+    /// A result that is no larger, but takes time proportional to the product of the arguments' lengths.
     Compared,
     /// A cast to a type whose width is an argument.
     Typed,

@@ -97,7 +97,7 @@ struct Disk {
     /// Restored rows that are not in `image` yet, per table.
     restored: Vec<Vec<RecordBatch>>,
     restored_bytes: usize,
-    /// Changes that the disk did not take, oldest first; newer than `image`.
+    /// Changes that the disk refused, oldest first; newer than `image`.
     unwritten: Vec<Vec<StateChange>>,
     /// Reason of the disk's last refusal.
     refusal: Option<String>,

@@ -53,7 +53,7 @@ struct Sessions {
 struct Session {
     first: i64,
     last: i64,
-    /// With their times, in any order.
+    /// The rows with their times, in any order.
     rows: Vec<(i64, Waiting)>,
 }
 

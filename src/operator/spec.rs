@@ -81,9 +81,9 @@ pub struct DeduplicateSpec {
 /// The row per key that is emitted, and when.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DeduplicateEmit {
-    /// The first to arrive, at once.
+    /// The first row to arrive, at once.
     OnArrival,
-    /// The one with the smallest event time (ties: the first to arrive), once that time is complete.
+    /// The row with the smallest event time (ties: the first to arrive), once that time is complete.
     OnWatermark,
 }
 

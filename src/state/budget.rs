@@ -27,7 +27,7 @@ struct Inner {
 /// Reason and amount of a slowdown of intake.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pressure {
-    /// Bytes.
+    /// Bytes in use.
     pub used: u64,
     pub limit: u64,
     /// A sentence for progress and logs.

@@ -31,7 +31,7 @@ pub struct Blocks {
 /// Working memory of one thread.
 struct Scratch {
     ranks: Aligned<u8>,
-    /// By output, then by row of the tile.
+    /// Sums by output, then by row of the tile.
     sums: Aligned<f64>,
     masks: Masks,
     /// The ranks of a single row.

@@ -19,7 +19,7 @@ pub(super) const WORTHWHILE: usize = 1024;
 
 /// Panes in the order of their values; ranges do not overlap.
 pub(super) struct Panes {
-    /// By the smallest closing value of its rows.
+    /// Panes by the smallest closing value of their rows.
     panes: BTreeMap<i64, Ranged>,
     worthwhile: usize,
 }

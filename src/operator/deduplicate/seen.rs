@@ -46,7 +46,7 @@ pub struct SeenKeys {
 struct Page {
     bytes: Vec<u8>,
     ends: Vec<u32>,
-    /// Empty without `within`.
+    /// The rows' times; empty without `within`.
     times: Vec<i64>,
     written: usize,
 }

@@ -130,12 +130,12 @@ impl Side {
         self.chains.time(slot)
     }
 
-    /// 1 where no weights are kept.
+    /// The row's weight; 1 where no weights are kept.
     pub(super) fn weight(&self, slot: u32) -> i64 {
         self.weights.get(slot as usize).copied().unwrap_or(1)
     }
 
-    /// 0 where no matches are kept.
+    /// The row's matches; 0 where no matches are kept.
     pub(super) fn matches(&self, slot: u32) -> i64 {
         self.matches.get(slot as usize).copied().unwrap_or(0)
     }

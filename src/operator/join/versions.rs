@@ -10,7 +10,7 @@ use crate::error::Result;
 #[derive(Default)]
 pub(super) struct Versions {
     ids: HashMap<Box<[u8]>, u32>,
-    /// Per key, ascending in time; times differ.
+    /// The versions of each key, ascending in time; times differ.
     of: Vec<Vec<Version>>,
     /// The key of each slot.
     owners: Vec<u32>,

@@ -4,7 +4,7 @@
 //! is the order of the sort options. No byte string of an encoder is a prefix of another. The buffer is reused.
 //!
 //! Two rows of a BIGINT and a VARCHAR, ascending (a byte that tells null from values, then the value; short strings in
-//! blocks of 8 bytes, each followed by its length):
+//! blocks of 8 bytes, the last of which is followed by its length):
 //!
 //! ```text
 //! ( 1, 'ab')   01 80 00 00 00 00 00 00 01   02 61 62 00 00 00 00 00 00 02

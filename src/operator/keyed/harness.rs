@@ -32,7 +32,7 @@ pub struct Flow<'a> {
     routing: Vec<usize>,
     shards: Vec<Box<dyn Operator>>,
     tables: Vec<Table>,
-    /// After the last step.
+    /// The watermark after the last step.
     pub watermark: i64,
     pub now: i64,
     pub rows: Vec<RecordBatch>,

@@ -13,8 +13,8 @@
 //! remove(0x0000_0003, 7)   8 moves back      place 3: 8
 //! ```
 //!
-//! Once the page has 4096 places and is full (more than 13/16 of them), it is split by the uppermost bit: depth 1,
-//! directory [0, 1], and 8 is in page 1.
+//! Once the page has 4096 places and 13/16 of them are used, the next insertion splits it by the uppermost bit: depth 1,
+//! directory `[0, 1]`, and 8 is in page 1.
 
 use twox_hash::XxHash64;
 

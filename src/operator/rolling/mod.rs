@@ -85,7 +85,7 @@ struct Rolling {
     open: Waiting,
     /// The watermark of the ordering column.
     watermark: i64,
-    /// The next sequence.
+    /// The next sequence number.
     sequence: i64,
     /// The earliest time ever placed.
     earliest: i64,

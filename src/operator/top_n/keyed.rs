@@ -15,7 +15,7 @@ pub struct Keyed<P> {
     /// The order values of the rows last [resolved](Keyed::resolve).
     pub order: Encoder,
     pub life: Lifetime,
-    /// By number.
+    /// The operator's data of each partition, by number.
     pub of: Vec<P>,
     /// Reused to save allocations.
     numbers: Vec<u32>,

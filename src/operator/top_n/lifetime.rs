@@ -15,7 +15,7 @@ use crate::state::NO_WATERMARK;
 /// No window, or no stamp.
 const NONE: i64 = i64::MIN;
 
-/// Rows in time and late rows of a batch.
+/// The rows in time and the late rows of a batch.
 type InTimeAndLate = (Option<RecordBatch>, Option<RecordBatch>);
 
 /// The lifetimes of the partitions of a shard.
