@@ -63,8 +63,8 @@ impl MemoryUse {
     }
 }
 
-/// A pipeline's source gets 1/8 of its share per poll: one micro-batch is decoded while another runs, each held as bytes and
-/// as columns, together with its results.
+/// Parts that a source's share is divided into; a poll returns at most one part: one micro-batch is decoded while another
+/// runs, each held as bytes and as columns, together with its results.
 const MICRO_BATCHES: u64 = 8;
 /// Upper bound of the bytes that a poll of a source returns.
 const MOST_POLL_BYTES: u64 = 32 << 20;

@@ -251,7 +251,7 @@ mod tests {
             let numbers: Vec<u32> = chosen.iter().map(|_| store.reserve()).collect();
             expected.extend(numbers.iter().copied().zip(chosen.iter().map(|&row| values[row as usize])));
             store.fill(numbers, pick(&batch, chosen).unwrap());
-            // The store holds at most some 500 rows.
+            // The store holds at most about 500 rows.
             while expected.len() > 500 || (!expected.is_empty() && rng.random_bool(0.9)) {
                 let number = *expected.keys().choose(&mut rng).unwrap();
                 expected.remove(&number);
