@@ -1,4 +1,4 @@
-//! What readers hand out and what decoding makes of it.
+//! Data types of readers and of decoding.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::origin::RowOrigins;
 use crate::error::{Error, Result};
 
-/// A source partition's stable name: Kafka `topic/3`, a file's path below the source's root, a generator's `0`.
+/// A source partition's stable name: `topic/3` for Kafka, a file's path below the source's root, `0` for a generator.
 pub type PartitionId = Arc<str>;
 
 /// A position in a partition: Kafka's offset; a file's next byte (text) or row (Parquet); a generator's next row.
@@ -23,7 +23,7 @@ pub type Offsets = BTreeMap<PartitionId, Offset>;
 /// Bytes of the longest record that is decoded; a longer one is a dead letter.
 pub const MAX_RECORD: usize = 64 << 20;
 
-/// Bytes that the dead letter of a longer record keeps.
+/// Bytes of a longer record that its dead letter keeps.
 pub const KEPT_OF_LONG: usize = 64 << 10;
 
 /// A contiguous piece `[start, end)` of one partition.
@@ -42,12 +42,12 @@ pub enum Payload {
     Rows(RecordBatch),
 }
 
-/// Records side by side in shared buffers: no allocation per record.
+/// Records in shared buffers: no allocation per record.
 #[derive(Debug, Default)]
 pub struct Records {
     /// All payloads, one after the other.
     pub data: Vec<u8>,
-    /// `len + 1` boundaries in `data`. What stands before the first is the header line of a CSV file, else nothing.
+    /// `len + 1` boundaries in `data`. The bytes before the first are the header line of a CSV file, if any.
     pub bounds: Vec<u32>,
     /// Offset of each record.
     pub offsets: Vec<Offset>,
@@ -55,11 +55,12 @@ pub struct Records {
     pub timestamps_ms: Vec<i64>,
     /// Indices of records whose payload is null (tombstones), ascending.
     pub tombstones: Vec<u32>,
-    /// Records longer than a record may be, by ascending index, with their length in bytes: `data` holds only their beginning.
+    /// Records longer than [`MAX_RECORD`], by ascending index, with their length in bytes: `data` holds only their
+    /// beginning.
     pub cut_short: Vec<(u32, u64)>,
-    /// Keys, when the source declares a `key` column or dead letters want them.
+    /// Keys, if the source declares a `key` column or keeps dead letters.
     pub keys: Option<OptionalBytes>,
-    /// Headers per record, only when a column asks for them.
+    /// Headers per record, if a column needs them.
     pub headers: Option<Vec<Headers>>,
 }
 
@@ -76,12 +77,12 @@ pub struct OptionalBytes {
 }
 
 impl Records {
-    /// How many records there are.
+    /// The number of records.
     pub fn len(&self) -> usize {
         self.offsets.len()
     }
 
-    /// True when there is none.
+    /// True if there are none.
     pub fn is_empty(&self) -> bool {
         self.offsets.is_empty()
     }
@@ -98,18 +99,18 @@ impl Records {
     }
 }
 
-/// What decoding makes of a chunk.
+/// The result of decoding a chunk.
 #[derive(Debug)]
 pub struct Decoded {
     /// The good rows, in offset order, in the source's schema.
     pub rows: RecordBatch,
-    /// The position of each.
+    /// The position of each row.
     pub origins: RowOrigins,
-    /// The others, in offset order; already empty under `on_error = 'drop'` except for the count.
+    /// The other records, in offset order; empty under `on_error = 'drop'`.
     pub dead: Vec<DeadLetter>,
-    /// Records refused, whether kept or dropped.
+    /// The number of refused records, kept or dropped.
     pub refused: usize,
-    /// Times whose number may be of another unit than it was read as.
+    /// The number of values read as milliseconds that may be meant as seconds.
     pub doubtful_times: usize,
 }
 
@@ -122,134 +123,136 @@ pub struct DeadLetter {
     pub timestamp_ms: i64,
     pub key: Option<Vec<u8>>,
     pub payload: Option<Vec<u8>>,
-    /// What was wrong, in a line.
+    /// The reason, in one line.
     pub reason: String,
-    /// The column it was wrong about, if one is to blame.
+    /// The column whose value is wrong, if it is a single one.
     pub column: Option<String>,
 }
 
-/// How much a poll may return.
+/// Limits of a poll.
 #[derive(Debug, Clone, Copy)]
 pub struct PollLimit {
     pub rows: usize,
     pub bytes: usize,
-    /// How long to wait for the first record.
+    /// The longest wait for the first record.
     pub wait: Duration,
-    /// How long to go on collecting once one has come.
+    /// The time for collecting more records after the first.
     pub linger: Duration,
 }
 
-/// What a poll found.
+/// The result of a poll.
 #[derive(Debug)]
 pub enum Poll {
-    /// At least one chunk; a chunk may hold no record and only move the offset (transaction markers).
+    /// At least one chunk. A chunk may hold no record and only move the offset (transaction markers).
     Chunks(Vec<Chunk>),
-    /// Nothing came within `wait`.
+    /// Nothing arrived within `wait`.
     Idle,
-    /// Bounded reading has reached the ends that were there at the start.
+    /// Bounded reading has reached the ends known at the start.
     Finished,
 }
 
-/// Which topic offsets are of, among all that have had its name.
+/// Identifies the topic that offsets belong to, among all topics that have had its name.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TopicIdentity {
     pub topic: String,
-    /// The topic's own id; `None` = the brokers give none.
+    /// The topic's own id; `None` if the brokers give none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
-    /// The id of the cluster; likewise.
+    /// The id of the cluster; `None` if the brokers give none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cluster: Option<String>,
-    /// Topics that the source has read before under other names; each has no earlier ones of its own.
+    /// Topics that the source has read before under other names; their own `earlier` is empty.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub earlier: Vec<TopicIdentity>,
 }
 
 impl TopicIdentity {
-    /// The record of the topic that is called `topic`: this one, or an earlier one.
+    /// The identity recorded for the topic named `topic`: this one, or an earlier one.
     pub fn named(&self, topic: &str) -> Option<&Self> {
         std::iter::once(self).chain(&self.earlier).find(|known| known.topic == topic)
     }
 
-    /// The records of all topics but the one that is called `topic`.
+    /// The identities recorded for all topics but the one named `topic`.
     pub fn others(&self, topic: &str) -> Vec<Self> {
         let own = Self { earlier: Vec::new(), ..self.clone() };
         std::iter::once(own).chain(self.earlier.iter().cloned()).filter(|known| known.topic != topic).collect()
     }
 }
 
-/// Vouches for what was read, before it is committed.
+/// Checks records before they are committed.
 pub trait Witness: Send + Sync {
-    /// `ends` says how far the partitions were read. What it gives is why the run has to end once that is committed.
+    /// Checks the records up to `ends`, the next offset per partition. Returns an error with which the run has to end after
+    /// they are committed, if any.
     ///
-    /// Errors: some of it may not be of the topic that [`SourceReader::topic`] named.
+    /// Errors: some of them may not be of the topic that [`SourceReader::topic`] named.
     fn check(&self, ends: Offsets) -> BoxFuture<'_, Result<Option<Error>>>;
 }
 
-/// How reading begins.
+/// The start of reading.
 #[derive(Debug, Clone, Default)]
 pub struct ReadFrom {
-    /// Committed progress; partitions not in it begin as the source's options say.
+    /// Committed progress; other partitions begin according to the source's options.
     pub offsets: Offsets,
-    /// The topic that they are of, where it was recorded.
+    /// The topic of the offsets, if it was recorded.
     pub topic: Option<TopicIdentity>,
-    /// Stop at the ends that are there now (`trigger = 'available now'`).
+    /// Stop at the current ends (`trigger = 'available now'`).
     pub bounded: bool,
 }
 
 /// Reads one source. Dropping it closes its connections.
 pub trait SourceReader: Send {
-    /// The next chunks. Errors: the broker or file cannot be read, data was lost and `on_data_loss = 'fail'`.
+    /// The next chunks. Errors: the broker or file cannot be read; data was lost and `on_data_loss = 'fail'`.
     fn poll(&mut self, limit: PollLimit) -> BoxFuture<'_, Result<Poll>>;
 
-    /// Records between what was handed out and the newest known end; `None` = not known.
+    /// Records between those returned and the newest known end; `None` if it is unknown.
     fn lag(&self) -> Option<u64>;
 
-    /// For how long the brokers have not answered; `None`: the source has none, or they need not answer now.
+    /// The time for which the brokers have not answered; `None` if the source has none, or they need not answer now.
     fn silent_for(&self) -> Option<Duration> {
         None
     }
 
-    /// Partitions that may still give rows (known, and when bounded, not read to their end): event time waits for the slowest of
-    /// them. Empty = the source is one stream, whose newest row tells the time.
+    /// Partitions that may still have rows (known, and if bounded, not read to their end): event time waits for the slowest
+    /// of them. Empty if the source is one stream, whose newest row gives the time.
     fn open_partitions(&self) -> Vec<PartitionId> {
         Vec::new()
     }
 
-    /// Partitions that are read to their end and may grow: they count for the watermark until they have been silent for the source's
-    /// `idle_after`.
+    /// Partitions that are read to their end and may grow: they count for the watermark until they have been silent for the
+    /// source's `idle_after`.
     fn tails(&self) -> Vec<PartitionId> {
         Vec::new()
     }
 
-    /// True when a partition that gives no rows for a while may be set aside: it may have none. False for files, which have what
-    /// was not read of them.
+    /// True if a partition without rows for a while can be idle, because it may have none. False for files, which still have
+    /// their unread rows.
     fn may_fall_silent(&self) -> bool {
         true
     }
 
-    /// The least event time that may be left in what was not read, microseconds, where the source knows more than its rows told:
-    /// `None` = it does not, `Some(None)` = any time.
+    /// The least event time that unread rows may have, in microseconds, if the source knows more than its rows show. `None`
+    /// if it does not; `Some(None)` = any time.
     fn least_unread(&self) -> Option<Option<i64>> {
         None
     }
 
-    /// The topic that the chunks of the last poll are of. When it is another than before, all offsets before are void.
+    /// The topic of the chunks of the last poll. If it has changed, all earlier offsets are void.
     fn topic(&self) -> Option<TopicIdentity> {
         None
     }
 
-    /// Who is asked before what was read is committed.
+    /// The check that records have to pass before they are committed, if any.
     fn witness(&self) -> Option<Arc<dyn Witness>> {
         None
     }
 
-    /// Leaves these partitions unread until the next call names others: they are ahead of the rest. Sources of one stream have none.
+    /// Leaves these partitions unread until the next call, because they are ahead of the rest. Does nothing for sources of
+    /// one stream.
     fn hold(&mut self, _partitions: &[PartitionId]) {}
 
-    /// Names the partitions in order of their event time: those that are behind are better read first.
+    /// Gives the partitions in order of their event time: the slowest are best read first.
     fn prefer(&mut self, _slowest_first: &[PartitionId]) {}
 
-    /// Tells the outside how far commits have come (consumer-group offsets for lag monitors); never fails.
+    /// Publishes the progress of commits (consumer-group offsets for lag monitors); never fails.
     fn committed(&mut self, _offsets: &Offsets) {}
 }

@@ -1,7 +1,8 @@
 //! Sources: offset ranges in, decoded rows and dead letters out.
 //!
-//! A [`SourceReader`] hands out [`Chunk`](chunk::Chunk)s of one partition each, in offset order and without gaps between chunks
-//! (`end` of one is `start` of the next). Decoding is a pure function of a chunk ([`decode`]), so that it can run anywhere.
+//! A [`SourceReader`] returns [`Chunk`](chunk::Chunk)s of one partition each, in offset order and without gaps between
+//! chunks (`end` of one is `start` of the next). Decoding is a pure function of a chunk ([`decode`]), so that it can run
+//! anywhere.
 
 pub mod chunk;
 pub mod decode;
@@ -19,7 +20,7 @@ use crate::catalog::{ColumnOrigin, Metadata, OnError, SourceConnector, SourceDef
 use crate::env::Env;
 use crate::error::Result;
 
-/// Begins to read a source for `pipeline`. Errors: what the connector can tell without waiting for a connection.
+/// Opens a source for `pipeline`. Errors: those that the connector can detect without waiting for a connection.
 pub async fn open(def: &SourceDef, pipeline: &str, from: ReadFrom, env: &Env) -> Result<Box<dyn SourceReader>> {
     match &def.connector {
         SourceConnector::Kafka(options) => {

@@ -1,21 +1,21 @@
-//! The origins of decoded rows, kept beside them so that a row that cannot be computed can be named.
+//! The origins of decoded rows, kept beside them so that a row that cannot be computed can be identified.
 
 use std::sync::Arc;
 
 use super::chunk::{Offset, OptionalBytes, PartitionId};
 
-/// The positions of some rows of one partition, in the rows' order.
+/// The positions of consecutive rows of one partition.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RowOrigins {
     pub partition: PartitionId,
     pub offsets: RowOffsets,
-    /// Milliseconds since 1970 UTC per row, -1 = unknown; empty when no row has one.
+    /// Milliseconds since 1970 UTC per row, -1 = unknown; empty if no row has one.
     pub timestamps_ms: Vec<i64>,
-    /// The records that they were decoded from; `None` where rows came as rows.
+    /// The records from which they were decoded; `None` if the source has columns already.
     pub records: Option<Arc<RecordBytes>>,
 }
 
-/// The bytes of records, held until what they became is through.
+/// The bytes of records, kept until their rows are processed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RecordBytes {
     /// Payloads, one after the other, and their boundaries.
@@ -27,7 +27,7 @@ pub struct RecordBytes {
 }
 
 impl RecordBytes {
-    /// Key and payload of the record that became row `row`.
+    /// Key and payload of the record of row `row`.
     fn of(&self, row: usize) -> (Option<Vec<u8>>, Option<Vec<u8>>) {
         let Some(record) = self.rows.get(row).map(|record| *record as usize) else { return (None, None) };
         let bounds = |bounds: &[u32]| Some(*bounds.get(record)? as usize..*bounds.get(record + 1)? as usize);
@@ -41,7 +41,7 @@ impl RecordBytes {
 /// Offsets of rows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RowOffsets {
-    /// This many rows that follow one another from an offset.
+    /// This many consecutive rows from an offset.
     Run(Offset, usize),
     Each(Vec<Offset>),
 }
@@ -53,7 +53,7 @@ pub struct Origin {
     pub offset: Offset,
     /// -1 = unknown.
     pub timestamp_ms: i64,
-    /// The record's, where they are held.
+    /// The record's key and payload, if they are kept.
     pub key: Option<Vec<u8>>,
     pub payload: Option<Vec<u8>>,
 }
@@ -62,7 +62,7 @@ pub struct Origin {
 #[derive(Debug, Clone, Default)]
 pub struct Origins {
     each: Arc<Vec<RowOrigins>>,
-    /// Rows at the beginning that are not the lane's any more.
+    /// Rows at the beginning that no longer belong to the lane.
     skipped: usize,
 }
 
@@ -85,12 +85,12 @@ impl RowOffsets {
 }
 
 impl Origins {
-    /// Those of rows that stand one after the other.
+    /// The origins of rows in this order.
     pub fn new(each: Vec<RowOrigins>) -> Self {
         Self { each: Arc::new(each), skipped: 0 }
     }
 
-    /// Those of the rows behind the first `rows`.
+    /// The origins without the first `rows` rows.
     pub fn after(&self, rows: usize) -> Self {
         Self { each: Arc::clone(&self.each), skipped: self.skipped + rows }
     }

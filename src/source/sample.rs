@@ -1,4 +1,4 @@
-//! What a few records of a source look like once they are decoded: for `weir check --connect`.
+//! Describes a sample of a source's records after decoding, for `weir check --connect`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,21 +14,21 @@ use crate::catalog::{FileSourceOptions, OnError, SourceDef};
 use crate::env::Env;
 use crate::error::Error;
 
-/// What to do when records do not fit.
+/// The remedy if records do not fit.
 pub const HINT: &str =
     "Compare the source's columns and `format` with the records; `weir run` would make them dead letters.";
 
-/// Records that are decoded at most.
+/// The maximum number of records that are decoded.
 const ROWS: usize = 100;
 
-/// Decodes `chunk` as the source says: how many records fit, and what is wrong with the first that does not. Errors: none
-/// fits, or one does not and the source says `on_error = 'fail'`.
+/// Decodes `chunk` with the source's definition; reports how many records fit, and why the first other one does not. Errors:
+/// none fits, or one does not fit and the source has `on_error = 'fail'`.
 pub fn describe(def: &SourceDef, chunk: Chunk, env: &Env) -> Result<String, String> {
     let count = match &chunk.payload {
         Payload::Records(records) => records.len(),
         Payload::Rows(batch) => batch.num_rows(),
     };
-    // So that the first refusal is there to be told, whatever becomes of it in a run.
+    // Keeps the first refusal, so that it can be reported, whatever a run would do with it.
     let keeping = SourceDef { on_error: OnError::DeadLetter, ..def.clone() };
     let decoded =
         Decoder::new(&keeping).and_then(|decoder| decoder.decode(chunk)).map_err(|error| in_a_line(&error))?;
@@ -47,7 +47,7 @@ pub fn describe(def: &SourceDef, chunk: Chunk, env: &Env) -> Result<String, Stri
     if decoded.refused == count || def.on_error == OnError::Fail { Err(told) } else { Ok(told) }
 }
 
-/// What is wrong with a time that lies in 1970, which is mostly a number of another unit, or in the future.
+/// A warning about a time in 1970, which usually is a number of another unit, or in the future.
 fn doubtful_time(rows: &RecordBatch, now_ms: i64) -> Option<String> {
     const DAY: i64 = 86_400_000_000;
     let schema = rows.schema();

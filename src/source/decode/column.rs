@@ -1,4 +1,4 @@
-//! Growing Arrow columns that can be cut back to an earlier length, so that a bad record leaves no trace.
+//! Growing Arrow columns that can be truncated, so that a bad record leaves no trace.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use super::plan::Names;
 use crate::catalog::TimestampUnit;
 use crate::error::{Context, Error, Result};
 
-/// One column in the making.
+/// A column under construction.
 #[derive(Debug)]
 pub(super) enum Column {
     Boolean(Values<bool>),
@@ -34,14 +34,14 @@ pub(super) enum Column {
     Struct(Box<Struct>),
 }
 
-/// Values of fixed size; a null holds the type's default.
+/// Values of fixed size; for null, the type's default.
 #[derive(Debug, Default)]
 pub(super) struct Values<T> {
     pub(super) values: Vec<T>,
     pub(super) nulls: Nulls,
 }
 
-/// Which rows are null: their indices, ascending. Nulls are few in most columns.
+/// Indices of the null rows, ascending. Nulls are few in most columns.
 #[derive(Debug, Default)]
 pub(super) struct Nulls(Vec<u32>);
 
@@ -81,14 +81,14 @@ pub(super) struct Struct {
     pub(super) fields: Fields,
     pub(super) names: Names,
     pub(super) columns: Vec<Column>,
-    /// Columns inside it, at any depth: what a value takes at least.
+    /// The number of columns inside it, at any depth: the least number of values that a row takes.
     pub(super) width: u32,
     pub(super) len: usize,
     pub(super) nulls: Nulls,
 }
 
 impl Nulls {
-    /// Says that row `row` is null; rows come in ascending order.
+    /// Marks row `row` as null; rows must come in ascending order.
     pub(super) fn push(&mut self, row: usize) {
         self.0.push(row as u32);
     }
@@ -152,8 +152,8 @@ impl Bytes {
             Some(block) if len <= BLOCK => {
                 self.data.reserve(BLOCK);
                 let old = self.data.len();
-                // SAFETY: there is room for BLOCK bytes after `old`, `block` is BLOCK bytes of another allocation, and
-                // all `len <= BLOCK` new bytes are written.
+                // SAFETY: there is room for BLOCK bytes after `old`, `block` is BLOCK bytes of another allocation, and all
+                // `len <= BLOCK` new bytes are written.
                 unsafe {
                     std::ptr::copy_nonoverlapping(block.as_ptr(), self.data.as_mut_ptr().add(old), BLOCK);
                     self.data.set_len(old + len);
@@ -164,7 +164,7 @@ impl Bytes {
         self.end_value();
     }
 
-    /// Throws away bytes that belong to no value.
+    /// Drops bytes that belong to no complete value.
     pub(super) fn discard_partial(&mut self) {
         self.data.truncate(self.offsets.last().map_or(0, |end| *end as usize));
     }
@@ -182,7 +182,7 @@ impl Bytes {
 }
 
 impl Column {
-    /// An empty column; numbers are timestamps of `unit`. Errors: a type that records cannot be decoded into.
+    /// An empty column; numbers in TIMESTAMP columns are of `unit`. Errors: a type that records cannot be decoded into.
     pub(super) fn new(data_type: &DataType, unit: TimestampUnit) -> Result<Self> {
         Ok(match data_type {
             DataType::Boolean => Self::Boolean(Values::default()),
@@ -234,7 +234,7 @@ impl Column {
         }
     }
 
-    /// Rows so far.
+    /// The number of rows so far.
     #[inline(always)]
     pub(super) fn len(&self) -> usize {
         match self {
@@ -300,7 +300,7 @@ impl Column {
         }
     }
 
-    /// Cuts the column back to `len` rows, and throws away a value that was begun.
+    /// Truncates the column to `len` rows, and drops an incomplete value.
     pub(super) fn truncate(&mut self, len: usize) {
         match self {
             Self::Boolean(column) => column.truncate(len),
@@ -331,7 +331,7 @@ impl Column {
         }
     }
 
-    /// Makes room for `rows` more rows, as long on the mean as those so far.
+    /// Makes room for `rows` more rows of the mean length so far.
     pub(super) fn reserve(&mut self, rows: usize) {
         match self {
             Self::Boolean(column) => column.values.reserve(rows),
@@ -412,13 +412,13 @@ impl Column {
 impl Bytes {
     fn finish_utf8(self) -> StringArray {
         let nulls = self.nulls.finish(self.offsets.len() - 1);
-        // SAFETY: `json` and `csv` append to STRING columns only whole strings, map keys and value texts of records
-        // that were checked to be UTF-8, cut at ASCII bytes, or characters that came out of valid escapes.
+        // SAFETY: `json` and `csv` append to STRING columns only whole strings, map keys and source texts of records that
+        // were checked to be UTF-8, cut at ASCII bytes, or characters from valid escapes.
         unsafe { StringArray::new_unchecked(offsets(self.offsets), self.data.into(), nulls) }
     }
 }
 
-/// How many columns a value of a type fills, if only with nulls.
+/// The number of columns that a value of a type fills, even if only with nulls.
 fn width(data_type: &DataType) -> u32 {
     match data_type {
         DataType::Struct(fields) => 1 + fields.iter().map(|field| width(field.data_type())).sum::<u32>(),
@@ -431,7 +431,7 @@ fn primitive<T: ArrowPrimitiveType>(column: Values<T::Native>) -> ArrayRef {
     Arc::new(PrimitiveArray::<T>::new(ScalarBuffer::from(column.values), nulls))
 }
 
-/// Boundaries that only grow, as `end_value` and its like make them; checked again in one pass.
+/// Offsets from boundaries that only grow, as `end_value` and the like append them; checked again in one pass.
 fn offsets(boundaries: Vec<i32>) -> OffsetBuffer<i32> {
     OffsetBuffer::new(ScalarBuffer::from(boundaries))
 }

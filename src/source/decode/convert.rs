@@ -1,6 +1,7 @@
-//! Columns of a file as the declared types: a value that the declared type would change becomes null, and so its row a dead letter.
+//! Converts columns of a file to the declared types: a value that the conversion would change becomes null, and its row a
+//! dead letter.
 //!
-//! These may change: digits that a DOUBLE or FLOAT rounds, times below the microsecond, the time of day of a DATE.
+//! These changes are allowed: digits that a DOUBLE or FLOAT rounds, fractions of a microsecond, the time of day of a DATE.
 
 use std::sync::Arc;
 
@@ -18,8 +19,8 @@ use super::value;
 use crate::catalog::TimestampUnit;
 use crate::error::{Context, Error, Result};
 
-/// The values of column `name` as `to`; integers in TIMESTAMP columns are of `unit`. A value without a counterpart is null, and
-/// so is an array, map or struct that holds one. Errors: no value of the type has a counterpart.
+/// The values of column `name` converted to `to`; integers in TIMESTAMP columns are of `unit`. A value without a counterpart
+/// becomes null, and so does an array, map or struct that contains one. Errors: no value of the type has a counterpart.
 pub(super) fn convert(name: &str, found: &ArrayRef, to: &DataType, unit: TimestampUnit) -> Result<ArrayRef> {
     let from = found.data_type();
     if from == to {
@@ -50,7 +51,7 @@ pub(super) fn convert(name: &str, found: &ArrayRef, to: &DataType, unit: Timesta
     }
 }
 
-/// Fields by name, as columns; those that the file lacks are null.
+/// Fields as columns, matched by name; fields that the file lacks are null.
 fn structs(name: &str, found: &StructArray, fields: &Fields, unit: TimestampUnit) -> Result<ArrayRef> {
     let (names, mut nulls) = (found.column_names(), found.nulls().cloned());
     let mut columns = Vec::with_capacity(fields.len());
@@ -68,7 +69,7 @@ fn structs(name: &str, found: &StructArray, fields: &Fields, unit: TimestampUnit
     Ok(Arc::new(converted.internal(|| format!("column `{name}` cannot be converted"))?))
 }
 
-/// Marks values that became null in the conversion.
+/// Marks the values that became null in the conversion; `None` if there are none.
 fn lost(before: &ArrayRef, after: &ArrayRef) -> Option<BooleanBuffer> {
     if after.null_count() == before.null_count() {
         return None;
@@ -77,7 +78,7 @@ fn lost(before: &ArrayRef, after: &ArrayRef) -> Option<BooleanBuffer> {
     Some(BooleanBuffer::collect_bool(after.len(), is_lost))
 }
 
-/// The lists that are not null and lost no item.
+/// The validity of lists: those that are not null and lost no item.
 fn kept(list: &dyn Array, offsets: &OffsetBuffer<i32>, before: &ArrayRef, after: &ArrayRef) -> Option<NullBuffer> {
     let Some(lost) = lost(before, after) else { return list.nulls().cloned() };
     let whole = |row: usize| {
@@ -134,7 +135,7 @@ fn leaf(name: &str, found: &ArrayRef, to: &DataType, unit: TimestampUnit) -> Res
             let decimals: Decimal128Array = decimals.collect();
             Ok(Arc::new(decimals.with_data_type(to.clone())))
         }
-        // What is not the same when it is converted back has lost digits.
+        // A value that differs when it is converted back has lost digits.
         (DataType::Decimal128(..) | DataType::Decimal256(..), to) if to.is_integer() || to.is_decimal() => {
             let converted = cast(found, to)?;
             let back = cast(&converted, from)?;
@@ -166,7 +167,7 @@ fn instants(numbers: &Int64Array, unit: TimestampUnit) -> TimestampMicrosecondAr
     numbers.iter().map(|number| micros(number?)).collect()
 }
 
-/// Numbers with a point, which leave out what is below a microsecond.
+/// Timestamps from numbers with a fraction, truncated to microseconds.
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_precision_loss,
@@ -185,7 +186,7 @@ fn fractions(numbers: &Float64Array, unit: TimestampUnit) -> TimestampMicrosecon
     numbers.iter().map(|number| micros(number?)).collect()
 }
 
-/// The values where `fits` is true, null elsewhere.
+/// The values for which `fits` is true, null elsewhere.
 fn keep(array: &ArrayRef, fits: &BooleanArray) -> ArrayRef {
     if fits.true_count() == fits.len() {
         return Arc::clone(array);

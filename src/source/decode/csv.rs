@@ -1,7 +1,9 @@
-//! CSV records into columns: fields parted by commas, quoted by `"` with `""` for a quote, unless the source says otherwise.
+//! CSV records into columns: fields separated by commas and quoted by `"`, with `""` for a quote, unless the source's
+//! options differ.
 //!
-//! An empty field without quotes is null; with another text for null, an empty field is an empty text. Arrays, maps and structs are written as JSON. Fields go to columns by the
-//! header's names where there is a header (files), else by position.
+//! An empty unquoted field is null; if the option for null is another text, an empty field is an empty string. Arrays, maps
+//! and structs are written as JSON. Fields are assigned to columns by the header's names if there is a header (files), else
+//! by position.
 
 use super::column::{Bytes, Column, Values};
 use super::fault::{Fault, Outcome};
@@ -13,26 +15,26 @@ use crate::catalog::{CsvDialect, TimestampUnit};
 
 const WRONG_WIDTH: Fault = Fault::Syntax("the line has another number of fields than there should be");
 
-/// Decodes record after record of one chunk.
+/// Decodes the records of one chunk, one after the other.
 #[derive(Debug)]
 pub(super) struct CsvRows<'a> {
     nullable: &'a [bool],
-    /// The columns so far; all of one length between records.
+    /// The columns so far; between records all have the same length.
     pub(super) columns: Vec<Column>,
-    /// Per column: which field feeds it.
+    /// The field of each payload column.
     sources: Vec<Option<usize>>,
-    /// How many fields a record has.
+    /// The number of fields in a record.
     width: usize,
     fields: Fields<'a>,
     row: usize,
 }
 
-/// The fields of one line; buffers are used again for the next.
+/// The fields of one line; the buffers are reused for the next.
 #[derive(Debug)]
 struct Fields<'a> {
     dialect: &'a CsvDialect,
     data: Vec<u8>,
-    /// Where each field ends in `data`.
+    /// The end of each field in `data`.
     ends: Vec<usize>,
     quoted: Vec<bool>,
 }
@@ -62,12 +64,12 @@ impl<'a> CsvRows<'a> {
         Ok(Self { nullable, columns, sources, width, fields, row: 0 })
     }
 
-    /// True when no column has a field.
+    /// True if no column has a field.
     pub(super) fn reads_nothing(&self) -> bool {
         !self.sources.is_empty() && self.sources.iter().all(Option::is_none)
     }
 
-    /// The field that feeds `column` in the record read last.
+    /// The field of `column` in the last record.
     pub(super) fn field_of(&self, column: usize) -> &[u8] {
         self.sources[column].filter(|field| *field < self.fields.len()).map_or(&[], |field| self.fields.get(field))
     }
@@ -121,7 +123,7 @@ impl Fields<'_> {
         !self.quoted[index] && (text == null || text.is_empty() && !matches!(column, Column::Utf8(_)))
     }
 
-    /// Splits a line; one of more than `most` fields is refused at once, since it may have millions.
+    /// Splits a line. One with more than `most` fields is refused at once, since it may have millions.
     fn split(&mut self, line: &[u8], most: usize) -> Outcome {
         self.data.clear();
         self.ends.clear();
@@ -160,7 +162,7 @@ impl Fields<'_> {
             self.data.extend_from_slice(&rest[..end]);
             let (found, after) = (rest[end], &rest[end + 1..]);
             match after.first() {
-                // `""`, or an escape before a quote or itself; an escape before anything else is that character.
+                // `""`, or an escape before a quote or an escape; an escape before anything else stands for itself.
                 Some(next) if found == escape && (*next == quote || *next == escape) => {
                     self.data.push(*next);
                     rest = &after[1..];
@@ -175,7 +177,7 @@ impl Fields<'_> {
     }
 }
 
-/// Appends the value that `text` writes. On an error the column may hold part of it.
+/// Appends the value of `text`. On an error the column may hold part of it.
 fn append_text(column: &mut Column, text: &[u8]) -> Outcome {
     match column {
         Column::Utf8(column) => column.push(text),
@@ -215,7 +217,8 @@ fn scaled(text: &[u8], scale: i8) -> Outcome<i128> {
     with_number(text, |number, text| number::to_scaled(number, text, scale, Excess::Refuse))
 }
 
-/// Gives `read` the number that `text` writes. Spreadsheets and fixed-width programs write `+5`, `007`, `.5` and `5.`, too.
+/// Calls `read` with the number in `text`. Also accepts the forms of spreadsheets and fixed-width programs: `+5`, `007`,
+/// `.5`, `5.`.
 fn with_number<T>(text: &[u8], read: impl FnOnce(&Number, &[u8]) -> Outcome<T>) -> Outcome<T> {
     match number::scan(text, 0) {
         Ok(number) if number.end == text.len() => return read(&number, text),
@@ -236,7 +239,7 @@ fn with_number<T>(text: &[u8], read: impl FnOnce(&Number, &[u8]) -> Outcome<T>) 
     if number.end == plain.len() && some { read(&number, &plain) } else { Err(Fault::BadText) }
 }
 
-/// Rust's own reading, which knows `NaN` and `Infinity`; a number may not become infinite.
+/// Rust's own parsing, which accepts `NaN` and `Infinity`; digits must not become infinite.
 fn float<T: std::str::FromStr>(text: &[u8], infinite: impl Fn(&T) -> bool) -> Outcome<T> {
     let value = std::str::from_utf8(text).ok().and_then(|text| text.parse().ok()).ok_or(Fault::BadText)?;
     if infinite(&value) && text.iter().any(u8::is_ascii_digit) { Err(Fault::OutOfRange) } else { Ok(value) }

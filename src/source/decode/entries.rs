@@ -1,4 +1,4 @@
-//! The keys of one MAP value while it is read: the last of equal keys wins, in time that grows with the number of keys.
+//! The keys of one MAP value while it is parsed: the last of equal keys wins, in time linear in the number of keys.
 
 use std::hash::{BuildHasher, RandomState};
 
@@ -6,16 +6,17 @@ use hashbrown::HashTable;
 
 use super::scan::Text;
 
-/// Up to this many keys, comparing with each is faster than hashing.
+/// Up to this number of keys, comparing with each is faster than hashing.
 const FEW: usize = 16;
 
 /// A map's keys in the order of their first appearance.
 pub(super) struct MapEntries<'a> {
     data: &'a [u8],
-    /// Keys that held escapes, one after the other.
+    /// Keys that contained escapes, one after the other.
     unescaped: Vec<u8>,
     pub(super) entries: Vec<MapEntry>,
-    /// Indices into `entries`, once they are more than [`FEW`]. Hashed with fresh keys: nobody can send keys that collide.
+    /// Indices into `entries`, once they are more than [`FEW`]. Hashed with random keys, so that nobody can send colliding
+    /// names.
     index: Option<(RandomState, HashTable<u32>)>,
 }
 
@@ -25,17 +26,17 @@ pub(super) struct MapEntry {
     end: u32,
     /// The key is in `unescaped`, not in the record.
     is_unescaped: bool,
-    /// Where the value begins in the record.
+    /// Position of the value in the record.
     pub(super) value: u32,
 }
 
 impl<'a> MapEntries<'a> {
-    /// No entries of a map in `data`, which is shorter than 2 GiB.
+    /// An empty map in `data`, which is shorter than 2 GiB.
     pub(super) fn new(data: &'a [u8]) -> Self {
         Self { data, unescaped: Vec::new(), entries: Vec::new(), index: None }
     }
 
-    /// Notes that the value of `key` begins at `value`; `text` is the key in the record. True if the key is new.
+    /// Records that the value of `key` begins at `value`; `text` is the key in the record. Returns true if the key is new.
     pub(super) fn put(&mut self, text: Text, key: &[u8], value: usize) -> bool {
         if let Some(known) = self.find(key) {
             self.entries[known].value = value as u32;
@@ -70,7 +71,7 @@ impl<'a> MapEntries<'a> {
         }
     }
 
-    /// Puts the newest entry, or all once they are many, into the index.
+    /// Adds the newest entry to the index; adds all once they are more than [`FEW`].
     fn note(&mut self) {
         if self.entries.len() <= FEW {
             return;

@@ -1,37 +1,37 @@
-//! What can be wrong with a record, as a small copyable value: the hot path returns it, text is made only for a letter.
+//! Errors of a record, as a small copyable value: the hot path returns it; text is made only for dead letters.
 
 use arrow::datatypes::{DataType, TimeUnit};
 
-/// Why a record or a value was refused.
+/// The reason why a record or a value was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fault {
-    /// The bytes are not what the format wants; the text completes "not valid JSON: …" or "not valid CSV: …".
+    /// The bytes are not valid in the format; the text completes "not valid: …".
     Syntax(&'static str),
-    /// The value has another type than the column.
+    /// The value's type is not the column's.
     WrongType,
     /// A number that does not fit its column.
     OutOfRange,
-    /// A number with digits after the point that its column would lose.
+    /// A number with fractional digits that its column would lose.
     LosesDigits,
-    /// A text that should be a timestamp, date, number or base64 and is not.
+    /// A string that is not a valid timestamp, date, number or base64.
     BadText,
     /// A null in a column that is NOT NULL.
     Null,
-    /// No such field in the record, and the column is NOT NULL.
+    /// The record lacks a field whose column is NOT NULL.
     Missing,
     /// More values inside arrays, maps and structs than a record may have.
     TooMany,
 }
 
-/// How many values a record may have inside arrays, maps and structs. Each takes up to 16 bytes in memory, and the text of
-/// some takes 2: this keeps what a record becomes near the size of the longest line.
+/// The maximum number of values inside arrays, maps and structs of a record. Each takes up to 16 bytes in memory, and may be
+/// written in 2 bytes: the limit keeps a decoded record near the size of the longest line.
 pub(super) const MAX_VALUES: u32 = 4_000_000;
 
 /// The result of reading one value.
 pub(super) type Outcome<T = ()> = Result<T, Fault>;
 
 impl Fault {
-    /// The reason in a line, for a column of `wanted` whose text in the record is `found`.
+    /// The reason in one line, for a column of type `wanted` whose text in the record is `found`.
     pub(super) fn describe(self, wanted: &DataType, found: &[u8]) -> String {
         let wanted = sql_name(wanted);
         match self {
@@ -58,7 +58,7 @@ fn excerpt(found: &[u8]) -> String {
     short
 }
 
-/// The name of a type as people write it in SQL.
+/// The name of a type in SQL.
 pub(super) fn sql_name(data_type: &DataType) -> String {
     match data_type {
         DataType::Boolean => "BOOLEAN".to_owned(),

@@ -1,4 +1,4 @@
-//! Rows dated in the future: one of them would move the watermark past all that is true, and everything after it would be late.
+//! Rows dated in the future: one of them would move the watermark past the true times, and all later rows would be late.
 
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ pub(super) struct MaxFuture {
 }
 
 impl MaxFuture {
-    /// Nothing for sources without an event time or without a bound.
+    /// `None` for sources without an event time or without a bound.
     pub(super) fn new(def: &SourceDef, env: &Env) -> Option<Self> {
         let (watermark, most) = (def.watermark.as_ref()?, def.max_future?);
         let column = def.columns.iter().position(|column| column.name == watermark.column)?;
@@ -64,7 +64,7 @@ fn humantime(of: Duration) -> String {
     }
 }
 
-/// The rows without those that are refused.
+/// The rows without the refused ones.
 pub(super) fn without(rows: &RecordBatch, refused: &[(usize, Refusal)]) -> Result<RecordBatch> {
     let mut kept = vec![true; rows.num_rows()];
     for (row, _) in refused {

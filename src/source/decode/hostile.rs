@@ -1,4 +1,4 @@
-//! Records made to be slow or large: each is a row or a dead letter, in time that grows with its length.
+//! Records made to be slow or large: each becomes a row or a dead letter, in time linear in its length.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use super::tests::{chunk, column, records, source};
 use super::{Decoded, Decoder};
 use crate::catalog::{Format, SourceDef};
 
-/// Generous for a slow machine without optimisation; what is quadratic takes minutes.
+/// Generous for a slow machine without optimisation; quadratic time would take minutes.
 const TIME: Duration = Duration::from_secs(60);
 
 fn map_of(value: DataType) -> DataType {
@@ -43,7 +43,7 @@ fn definition() -> SourceDef {
     ])
 }
 
-/// `text` repeated with a number in place of `#`, with commas between.
+/// `text` repeated with a number in place of `#`, separated by commas.
 fn many(count: usize, text: &str) -> String {
     let mut out = String::new();
     let (before, after) = text.split_once('#').unwrap_or((text, ""));
@@ -58,7 +58,7 @@ fn many(count: usize, text: &str) -> String {
     out
 }
 
-/// Decodes the record between two good ones, which must not suffer; what was refused.
+/// Decodes the record between two good ones, which must not be affected.
 fn decode(def: &SourceDef, record: &str, name: &str) -> Decoded {
     let good = match def.format {
         Format::Csv => "7,x",

@@ -1,8 +1,8 @@
 //! JSON records into columns, in one pass over the bytes.
 //!
-//! Fast where records resemble one another: the keys of the record before are compared at the places where they are
-//! expected, and only another key is looked up by name. A record is kept only when it is wholly good; otherwise every
-//! column is cut back to where the record began.
+//! Fast if records resemble one another: the keys of the previous record are compared at their expected positions, and only
+//! other keys are looked up by name. A record is kept only if it is valid as a whole; otherwise every column is truncated to
+//! its length before the record.
 
 use super::column::Column;
 use super::fault::{Fault, Outcome};
@@ -10,23 +10,23 @@ use super::plan::{Match, Member, ObjectPlan};
 use super::scan::{Cursor, Text};
 use super::value;
 
-/// Decodes record after record of one chunk.
+/// Decodes the records of one chunk, one after the other.
 #[derive(Debug)]
 pub(super) struct JsonRows<'a> {
     plan: &'a ObjectPlan,
     nullable: &'a [bool],
-    /// The columns so far; all of one length between records.
+    /// The columns so far; between records all have the same length.
     pub(super) columns: Vec<Column>,
     /// Per object plan: the keys of the last record, in their order.
     expected: Vec<Vec<Expected>>,
-    /// Per object plan: the object that is read now, and what is known of its exact names.
+    /// Per object plan: the exact names found in the current object.
     objects: Vec<ObjectKeys>,
-    /// Faults of single values in the record at hand; a later duplicate of the field clears its fault.
+    /// Faults of single values in the current record; a later duplicate of the field clears its fault.
     faults: Vec<Blame>,
     row: usize,
 }
 
-/// A column, what is wrong with its value, and where the value begins.
+/// A fault, with its column and the position of the value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Blame {
     pub(super) column: Option<usize>,
@@ -34,25 +34,26 @@ pub(super) struct Blame {
     pub(super) at: usize,
 }
 
-/// A key as it stood in the last record, with both quotes.
+/// A key of the last record, with both quotes.
 #[derive(Debug, Default)]
 struct Expected {
     key: Vec<u8>,
     target: Option<Match>,
 }
 
-/// How many keys of an object are kept to be expected in the next: a longer one is no pattern, and may have millions.
+/// The maximum number of keys of an object that are expected in the next: a longer object is no pattern, and may have
+/// millions.
 const MAX_EXPECTED: usize = 4_096;
 
-/// Which members of the object at hand have been found under their exact name.
+/// The members of the current object that were found under their exact name.
 #[derive(Debug, Default)]
 struct ObjectKeys {
-    /// Per member: how many of the expected keys have been looked through, and whether one of them, or a later key, is exact.
+    /// Per member: the number of expected keys searched so far, and whether one of them, or a later key, is exact.
     seen: Vec<(usize, bool)>,
 }
 
 impl<'a> JsonRows<'a> {
-    /// A decoder into `columns`, which are empty; `objects` as [`ObjectPlan::new`] counted them.
+    /// A decoder into `columns`, which are empty; `objects` is the number that [`ObjectPlan::new`] returned.
     pub(super) fn new(plan: &'a ObjectPlan, objects: usize, nullable: &'a [bool], columns: Vec<Column>) -> Self {
         let expected = std::iter::repeat_with(Vec::new).take(objects).collect();
         let objects = std::iter::repeat_with(ObjectKeys::default).take(objects).collect();
@@ -87,7 +88,7 @@ impl<'a> JsonRows<'a> {
         if cursor.pos > end {
             return Err(Fault::Syntax("JSON ends too early"));
         }
-        // May run into blanks of the next record, which does no harm.
+        // This may read whitespace of the next record, which is harmless.
         cursor.skip_whitespace();
         if cursor.pos < end {
             return Err(Fault::Syntax("JSON is followed by something else"));
@@ -95,7 +96,7 @@ impl<'a> JsonRows<'a> {
         Ok(())
     }
 
-    /// After a whole object: the faults of its values, and columns without a field.
+    /// After a whole object: returns a fault of its values, or fills columns without a field.
     #[inline(always)]
     fn complete(&mut self) -> Result<(), Blame> {
         if let Some(first) = self.faults.iter().min_by_key(|blame| blame.column) {
@@ -135,7 +136,7 @@ impl<'a> JsonRows<'a> {
         }
     }
 
-    /// Moves past the key at the cursor, the object's `place`-th, and says whom it feeds.
+    /// Moves past the key at the cursor, the object's `place`-th, and returns the member that it feeds.
     #[inline(always)]
     fn key(&mut self, plan: &'a ObjectPlan, place: usize, cursor: &mut Cursor<'_>) -> Outcome<Option<Match>> {
         if let Some(expected) = self.expected[plan.id].get(place) {
@@ -184,7 +185,7 @@ impl<'a> JsonRows<'a> {
         Ok(target)
     }
 
-    /// Takes the value at the cursor for a wanted field.
+    /// Reads the value at the cursor for a member.
     #[inline(always)]
     fn member(&mut self, plan: &'a ObjectPlan, target: Match, place: usize, cursor: &mut Cursor<'_>) -> Outcome {
         let member = &plan.members[target.member];
@@ -201,7 +202,7 @@ impl<'a> JsonRows<'a> {
         self.unusual_member(plan, member, target, place, cursor)
     }
 
-    /// A field that is null, a duplicate, feeds several columns, or has wanted fields inside.
+    /// Handles a field that is null, a duplicate, feeds several columns, or has wanted fields inside.
     #[inline(never)]
     fn unusual_member(
         &mut self,
@@ -244,7 +245,7 @@ impl<'a> JsonRows<'a> {
         cursor.skip_value()
     }
 
-    /// Whether an earlier field of the object has the exact name. Each key is looked at once, however often this is asked.
+    /// `true` if an earlier field of the object has the exact name. Each key is examined once, however often this is called.
     fn is_beaten(&mut self, plan: &ObjectPlan, target: Match, place: usize) -> bool {
         let wanted = Some(Match { exact: true, ..target });
         let (from, found) = *self.seen(plan, target.member);
@@ -263,7 +264,7 @@ impl<'a> JsonRows<'a> {
         &mut seen[member]
     }
 
-    /// Notes that a column refused the value at `start`, and moves past the value.
+    /// Records that a column refused the value at `start`, and moves past the value.
     #[cold]
     fn refuse(&mut self, index: usize, fault: Fault, start: usize, depth: u8, cursor: &mut Cursor<'_>) -> Outcome {
         if let Fault::Syntax(_) = fault {

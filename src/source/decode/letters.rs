@@ -1,10 +1,10 @@
-//! What becomes of records that were refused: kept, counted, or the end of the run.
+//! The treatment of refused records: kept, counted, or an error that ends the run.
 
 use crate::catalog::OnError;
 use crate::error::{Error, Result};
 use crate::source::chunk::{DeadLetter, Offset, PartitionId, Records};
 
-/// Why a record was refused, in words.
+/// The reason why a record was refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Refusal {
     pub(super) reason: String,
@@ -12,12 +12,12 @@ pub(super) struct Refusal {
 }
 
 impl Refusal {
-    /// A refusal that no column is to blame for.
+    /// A refusal that concerns no single column.
     pub(super) fn of_record(reason: impl Into<String>) -> Self {
         Self { reason: reason.into(), column: None }
     }
 
-    /// The refusal of a record of `length` bytes, of which the first `kept` are there.
+    /// The refusal of a record of `length` bytes, of which the first `kept` are kept.
     pub(super) fn too_long(length: u64, kept: usize) -> Self {
         Self::of_record(format!("the record has {length} bytes, more than 64 MiB: the first {kept} are kept here"))
     }
@@ -38,7 +38,7 @@ impl<'a> Letters<'a> {
         Self { source, on_error, partition, dead: Vec::new(), refused: 0 }
     }
 
-    /// Takes record `index`. Errors: `on_error = 'fail'`.
+    /// Adds record `index`. Errors: `on_error = 'fail'`.
     pub(super) fn record(&mut self, records: &Records, index: usize, tombstone: bool, refusal: Refusal) -> Result<()> {
         let offset = records.offsets[index];
         self.take(offset, refusal, |letter| {
@@ -49,7 +49,7 @@ impl<'a> Letters<'a> {
         })
     }
 
-    /// Takes the record at `offset`, whose letter `fill` completes if it is kept.
+    /// Adds the record at `offset`; `fill` completes its dead letter if it is kept.
     pub(super) fn take(
         &mut self,
         offset: Offset,

@@ -1,4 +1,4 @@
-//! Columns that come from where a record was, not from what it says.
+//! Columns from a record's metadata instead of its payload.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,15 +14,15 @@ use crate::catalog::{Metadata, SourceConnector};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::source::chunk::{Headers, Offset, Records};
 
-/// The good records of a chunk, in the order of the rows.
+/// The valid records of a chunk, in the order of the rows.
 #[derive(Debug)]
 pub(super) struct Kept<'a> {
     pub(super) records: &'a Records,
-    /// Index of each row's record.
+    /// The index of each row's record.
     pub(super) indices: &'a [u32],
 }
 
-/// Topic and number that a partition's name holds: `topic/3` for Kafka; a file's path is a topic of its own.
+/// Topic and number in a partition's name: `topic/3` for Kafka; other names are a topic of their own, with number 0.
 pub(super) fn split_partition<'p>(connector: &SourceConnector, partition: &'p str) -> (&'p str, i32) {
     match connector {
         SourceConnector::Kafka(_) => partition
@@ -36,7 +36,7 @@ pub(super) fn split_partition<'p>(connector: &SourceConnector, partition: &'p st
     }
 }
 
-/// True if record `index` has a value for this piece of metadata.
+/// True if record `index` has a value for `metadata`.
 pub(super) fn is_known(metadata: Metadata, wanted: &DataType, records: &Records, index: usize) -> bool {
     match metadata {
         Metadata::Key => {
@@ -48,7 +48,7 @@ pub(super) fn is_known(metadata: Metadata, wanted: &DataType, records: &Records,
     }
 }
 
-/// The column of `metadata` for the kept records.
+/// The column of `metadata` for the valid records.
 pub(super) fn column(
     metadata: Metadata,
     wanted: &DataType,
@@ -72,7 +72,7 @@ pub(super) fn column(
     fit(array, wanted)
 }
 
-/// The column of `metadata` for `rows` rows that follow one another from `start`.
+/// The column of `metadata` for `rows` consecutive rows from `start`.
 pub(super) fn column_of_rows(
     metadata: Metadata,
     wanted: &DataType,
@@ -122,7 +122,7 @@ fn headers(wanted: &DataType, kept: &Kept<'_>) -> Result<ArrayRef> {
     Ok(Arc::new(builder.finish()))
 }
 
-/// The headers by the first place of their name, each with the value that was sent last: the keys of a map are unique.
+/// The headers in the order of the first occurrence of each name, each with its last value: the keys of a map are unique.
 fn last_of_each(headers: &Headers) -> impl Iterator<Item = (&String, &Option<Vec<u8>>)> {
     let mut places: HashMap<&String, usize> = HashMap::new();
     let mut each: Vec<(&String, &Option<Vec<u8>>)> = Vec::with_capacity(headers.len());
@@ -141,7 +141,7 @@ fn not_a_map(wanted: &DataType) -> Error {
         .with_hint("Declare the column as MAP<STRING, BINARY>.")
 }
 
-/// Refuses a type that `metadata` has no value for.
+/// Errors: a type that `metadata` has no values for.
 pub(super) fn check_type(metadata: Metadata, column: &str, wanted: &DataType) -> Result<()> {
     let fits = match metadata {
         Metadata::Key => matches!(wanted, DataType::Binary | DataType::Utf8),

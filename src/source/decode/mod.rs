@@ -1,11 +1,11 @@
-//! Records to rows: JSON and CSV into Arrow without losing a good record to a bad neighbour.
+//! Records to rows: JSON and CSV into Arrow, without losing a valid record to an invalid one beside it.
 //!
-//! [`Decoder::decode`] is a pure function of a chunk. It promises that every record becomes exactly one row or one
-//! refusal, in offset order, and that rows fit the declared schema with its NOT NULLs. It leaves to others where
-//! records come from and where dead letters go.
+//! [`Decoder::decode`] is a pure function of a chunk. It promises that every record becomes exactly one row or one refusal,
+//! in offset order, and that rows fit the declared schema with its NOT NULLs. It leaves to others where records come from
+//! and where dead letters go.
 //!
-//! The way of a record: `scan` walks its bytes, `plan` says which column a field feeds, `json` and `csv` read it into
-//! growing `column`s, `value` (with `entries`, `number`, `text`, `timestamp`) turns one value into one column's type.
+//! The path of a record: `scan` walks its bytes, `plan` assigns fields to columns, `json` and `csv` read it into growing
+//! `column`s, `value` (with `entries`, `number`, `text`, `timestamp`) converts one value to one column's type.
 
 mod column;
 mod convert;
@@ -57,7 +57,7 @@ use crate::error::{Context, Error, Result};
 use crate::source::chunk::{Chunk, Decoded, PartitionId, Payload, Records};
 use crate::source::origin::{RecordBytes, RowOffsets, RowOrigins};
 
-/// Rows after which the mean length of strings is known well enough to make room for the rest.
+/// The number of rows whose mean length is used to reserve memory for the rest.
 const ROWS_BEFORE_RESERVE: usize = 64;
 
 /// Decodes the chunks of one source.
@@ -69,15 +69,15 @@ pub struct Decoder {
     csv: CsvDialect,
     timestamp_unit: Option<TimestampUnit>,
     on_error: OnError,
-    /// Tombstones are no dead letters.
+    /// `true` if tombstones are skipped instead of becoming dead letters.
     skips_null: bool,
     schema: SchemaRef,
     columns: Vec<ColumnDef>,
-    /// The columns that come from the payload, as indices into `columns`.
+    /// The columns read from the payload, as indices into `columns`.
     payload: Vec<usize>,
     /// Per payload column.
     nullable: Vec<bool>,
-    /// Per payload column: the name it has in a CSV header.
+    /// The name of each payload column in a CSV header.
     names: Vec<String>,
     plan: ObjectPlan,
     objects: usize,
@@ -95,7 +95,7 @@ impl Decoder {
         for (index, column) in def.columns.iter().enumerate() {
             match &column.origin {
                 ColumnOrigin::Field(path) => {
-                    // Rows that come as columns may have any type.
+                    // Rows that are columns already may have any type.
                     if def.format != Format::Parquet {
                         Column::new(&column.data_type, TimestampUnit::Millis)
                             .map_err(|error| in_column(&error, &column.name))?;
@@ -141,7 +141,7 @@ impl Decoder {
         &self.source
     }
 
-    /// Refuses rows that are dated too far ahead of the clock, as `max_future` says.
+    /// Refuses rows dated too far ahead of the clock, according to `max_future`.
     #[must_use]
     pub fn with_clock(self, def: &SourceDef, env: &Env) -> Self {
         Self { future: MaxFuture::new(def, env), ..self }
@@ -152,7 +152,7 @@ impl Decoder {
         SchemaRef::clone(&self.schema)
     }
 
-    /// Makes rows and dead letters of a chunk. Errors: a record was refused and `on_error = 'fail'`.
+    /// Decodes a chunk into rows and dead letters. Errors: a record was refused and `on_error = 'fail'`.
     pub fn decode(&self, chunk: Chunk) -> Result<Decoded> {
         match chunk.payload {
             Payload::Rows(batch) => rows::decode(self, &chunk.partition, chunk.start, &batch),
@@ -213,20 +213,20 @@ impl Decoder {
         Ok(Decoded { rows, origins, dead: letters.dead, refused: letters.refused, doubtful_times })
     }
 
-    /// Times of 1970 that would be times since 1980, had they been read as seconds and not as milliseconds.
+    /// Counts times in January 1970 that would be after 1979 if their numbers were seconds instead of milliseconds.
     fn doubtful_times(&self, rows: &RecordBatch) -> usize {
         const DOUBTFUL: std::ops::Range<i64> = 315_532_800_000..4_102_444_800_000;
         let times =
             self.payload.iter().filter_map(|index| rows.column(*index).as_primitive_opt::<TimestampMicrosecondType>());
         let count = |times: &TimestampMicrosecondArray| {
-            // Mostly every time is later, which is found out quickly.
+            // Usually all times are later, which the minimum shows quickly.
             let least = arrow::compute::min(times).filter(|least| *least < DOUBTFUL.end);
             least.map_or(0, |_| times.iter().flatten().filter(|time| DOUBTFUL.contains(time)).count())
         };
         times.map(count).sum()
     }
 
-    /// Reads record `index` into `rows`, or says why not.
+    /// Reads record `index` into `rows`. Errors: the reason for refusing it.
     #[inline(always)]
     fn record(
         &self,
@@ -321,7 +321,7 @@ impl Decoder {
     }
 }
 
-/// The rows of a chunk in the making, by format.
+/// The rows of a chunk under construction, by format.
 #[derive(Debug)]
 enum RecordRows<'a> {
     Json(JsonRows<'a>),

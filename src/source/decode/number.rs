@@ -1,24 +1,24 @@
 //! JSON numbers: strict syntax in one pass, then exact values: doubles bit for bit as `str::parse::<f64>`, integers and
-//! decimals without a detour through floating point.
+//! decimals without floating point.
 
 use super::fault::{Fault, Outcome};
 
-/// A number as it stands in the text.
+/// A number in a text.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Number {
     /// First byte.
     pub(super) start: usize,
     /// One past the last byte.
     pub(super) end: usize,
-    /// Its digits without sign and point as one integer; meaningful if `digits <= 19`.
+    /// The digits without sign and point as one integer; meaningful if `digits <= 19`.
     pub(super) mantissa: u64,
-    /// Digits in `mantissa`, leading zeros left out.
+    /// The number of digits in `mantissa` without leading zeros.
     pub(super) digits: u32,
-    /// Power of ten by which `mantissa` is multiplied.
+    /// The power of ten by which `mantissa` is multiplied.
     pub(super) exponent: i32,
-    /// It begins with a minus.
+    /// `true` if it begins with a minus.
     pub(super) negative: bool,
-    /// It has a point or an exponent.
+    /// `true` if it has a point or an exponent.
     pub(super) fractional: bool,
 }
 
@@ -90,7 +90,7 @@ fn scan_exponent(data: &[u8], mut pos: usize) -> Outcome<(i32, usize)> {
     Ok((if negative { -value } else { value }, pos))
 }
 
-/// Digits before the exponent, without leading zeros.
+/// The number of digits before the exponent, without leading zeros.
 #[cold]
 fn significant_digits(text: &[u8]) -> u32 {
     let mantissa = text.iter().take_while(|byte| !matches!(byte, b'e' | b'E'));
@@ -102,8 +102,8 @@ const POWERS: [f64; 23] = [
     1e21, 1e22,
 ];
 
-/// The nearest double. Up to 2^53 and 10^22 one exact operation on exact operands is enough (Clinger 1990); the rest
-/// goes to the standard library.
+/// The nearest double. Up to 2^53 and 10^22 one exact operation on exact operands is enough (Clinger 1990); other numbers
+/// are left to the standard library.
 #[inline(always)]
 pub(super) fn to_f64(number: &Number, data: &[u8]) -> Outcome<f64> {
     let power = number.exponent.unsigned_abs() as usize;
@@ -138,12 +138,12 @@ pub(super) fn to_i64(number: &Number, data: &[u8]) -> Outcome<i64> {
     i64::try_from(to_scaled(number, data, 0, Excess::Refuse)?).map_err(|_| Fault::OutOfRange)
 }
 
-/// What happens to digits beyond the scale.
+/// The treatment of digits beyond the scale.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Excess {
     /// They must be zeros.
     Refuse,
-    /// They are cut off, towards minus infinity.
+    /// They are truncated towards minus infinity.
     Floor,
 }
 

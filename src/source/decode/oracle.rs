@@ -1,4 +1,4 @@
-//! Our decoder against serde_json and arrow-json, on random records and random damage.
+//! Compares the decoder with serde_json and arrow-json, on random records and random damage.
 
 use arrow::array::{Array, AsArray};
 use arrow::datatypes::{DataType, Float64Type, Int64Type, TimestampMicrosecondType};
@@ -19,7 +19,7 @@ fn definition() -> SourceDef {
     ])
 }
 
-/// A row of [`definition`]; doubles as bits, so that -0 and 0 differ.
+/// A row of [`definition`]; doubles are bits, so that -0 and 0 differ.
 #[derive(Debug, PartialEq)]
 struct Row {
     id: Option<String>,
@@ -29,13 +29,13 @@ struct Row {
     ts: Option<i64>,
 }
 
-/// The rules again, slowly, over serde_json's values. `Err(true)` = serde_json cannot hold a number that JSON allows.
+/// A slow implementation of the same rules over serde_json's values. `Err(true)` if serde_json cannot represent the record.
 fn reference(payload: &[u8]) -> Result<Row, bool> {
     let value: Value = serde_json::from_slice(payload).map_err(|error| error.to_string().contains("out of range"))?;
     let Value::Object(fields) = value else { return Err(false) };
     let alike = |name: &str| fields.keys().filter(|key| key.eq_ignore_ascii_case(name)).count();
     if ["id", "amount", "count", "ok", "ts"].iter().any(|name| !fields.contains_key(*name) && alike(name) > 1) {
-        // serde_json has lost the order of the fields, and the last one wins.
+        // serde_json does not keep the order of the fields, on which the last one wins.
         return Err(true);
     }
     let get = |name: &str| {
@@ -62,7 +62,7 @@ fn reference(payload: &[u8]) -> Result<Row, bool> {
             Some(Value::Number(number)) if number.is_f64() => {
                 let value = number.as_f64().unwrap();
                 if value.abs() >= 1e12 {
-                    // A double may have lost the fraction that we see.
+                    // A double may have lost the fraction that the decoder sees.
                     return Err(true);
                 }
                 if value.fract() != 0.0 {
@@ -89,7 +89,7 @@ fn reference(payload: &[u8]) -> Result<Row, bool> {
 fn reference_instant(text: &str) -> Option<i64> {
     let instant = chrono::DateTime::parse_from_rfc3339(text).map(|instant| instant.to_utc()).ok();
     let plain = || {
-        // chrono takes blanks for digits.
+        // chrono accepts spaces for digits.
         let digits = text.bytes().take(19).enumerate().all(|(at, byte)| match at {
             4 | 7 | 10 | 13 | 16 => true,
             _ => byte.is_ascii_digit(),
@@ -186,12 +186,12 @@ proptest! {
             match reference(payload) {
                 Ok(mut expected) => {
                     let own = own.ok_or_else(|| TestCaseError::fail(format!("refused: {text}")))?;
-                    // A number or object in a STRING keeps its source text, which serde_json does not have.
+                    // A number or object in a STRING keeps its source text, which serde_json does not keep.
                     let value: Value = serde_json::from_slice(payload).unwrap();
                     if !matches!(value.get("id"), Some(Value::String(_) | Value::Null) | None) {
                         expected.id.clone_from(&own.id);
                     }
-                    // serde_json's float parsing may be off by some units; the next test holds ours to the last bit.
+                    // serde_json's float parsing may be off by some units; the next test compares doubles bit for bit.
                     if let (Some(a), Some(b)) = (expected.amount, own.amount) && a.abs_diff(b) <= 8 {
                         expected.amount = own.amount;
                     }

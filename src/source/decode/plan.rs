@@ -1,39 +1,39 @@
-//! Which field of a record feeds which column: a tree of names, since a column may read a path.
+//! Assigns the fields of a record to columns: a tree of names, since a column may read a path.
 
 use std::collections::HashMap;
 
-/// The fields of one object that somebody wants.
+/// The fields of one object that columns read.
 #[derive(Debug, Default)]
 pub(super) struct ObjectPlan {
     pub(super) members: Vec<Member>,
     names: Names,
-    /// Its place among all object plans of the tree.
+    /// Its number among all object plans of the tree.
     pub(super) id: usize,
 }
 
-/// Names and their places, found in constant time: a record may hold a million names that nobody asked for.
+/// Names and their indices, found in constant time: a record may have a million names that no column reads.
 #[derive(Debug, Default)]
 pub(super) struct Names {
     in_order: Vec<Box<[u8]>>,
     exact: HashMap<Box<[u8]>, usize>,
-    /// By the name in lower case; several names may share one.
+    /// Indices by the name in lower case; several names may share one.
     folded: HashMap<Box<[u8]>, Vec<usize>>,
 }
 
-/// Up to this many names, comparing with each is faster than hashing.
+/// Up to this number of names, comparing with each is faster than hashing.
 const FEW: usize = 16;
 
-/// One wanted field.
+/// A field that columns read.
 #[derive(Debug)]
 pub(super) struct Member {
     pub(super) name: String,
-    /// The columns that take the field's value; mostly one.
+    /// The columns that read the field's value; usually one.
     pub(super) columns: Vec<usize>,
-    /// The wanted fields inside it.
+    /// The fields read inside it.
     pub(super) inside: Option<ObjectPlan>,
 }
 
-/// A member that a name stands for, and whether the name is exact or differs in case.
+/// The member found for a name; `exact` if the name does not differ in case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Match {
     pub(super) member: usize,
@@ -41,7 +41,7 @@ pub(super) struct Match {
 }
 
 impl ObjectPlan {
-    /// The plan that reads `paths[i]` into column `i`, and how many objects it holds.
+    /// The plan that reads `paths[i]` into column `i`, and the number of objects in it.
     pub(super) fn new<'a>(paths: impl Iterator<Item = &'a [String]>) -> (Self, usize) {
         let mut root = Self::default();
         let mut objects = 1;
@@ -69,7 +69,7 @@ impl ObjectPlan {
         inside.add(rest, column, objects);
     }
 
-    /// The member that `name` stands for: by exact name, else ignoring case.
+    /// The member for `name`: by exact name, else ignoring case.
     pub(super) fn find(&self, name: &[u8]) -> Option<Match> {
         let same = |index: usize| same_ignoring_case(self.members[index].name.as_bytes(), name);
         self.names.find(name, same).map(|(member, exact)| Match { member, exact })
@@ -77,7 +77,7 @@ impl ObjectPlan {
 }
 
 impl Names {
-    /// Names in their order; the first of equal ones counts.
+    /// Names in their order; of equal ones the first counts.
     pub(super) fn of<'a>(names: impl Iterator<Item = &'a [u8]>) -> Self {
         let mut found = Self::default();
         for name in names {
@@ -94,8 +94,8 @@ impl Names {
         place
     }
 
-    /// The place of `name`, and whether it is exact; else of the first name for which `same` holds among those that are equal in
-    /// lower case.
+    /// The index of `name`, and true if it is exact; else the index of the first name for which `same` holds among those
+    /// that are equal in lower case.
     pub(super) fn find(&self, name: &[u8], same: impl Fn(usize) -> bool) -> Option<(usize, bool)> {
         if self.in_order.len() <= FEW {
             let exact = self.in_order.iter().position(|known| **known == *name).map(|place| (place, true));
@@ -116,7 +116,7 @@ fn fold(name: &[u8]) -> Box<[u8]> {
 }
 
 impl Member {
-    /// The columns that this member and those inside it feed.
+    /// Visits the columns that this member and those inside it feed.
     pub(super) fn each_column(&self, visit: &mut impl FnMut(usize)) {
         self.columns.iter().for_each(|column| visit(*column));
         for member in self.inside.iter().flat_map(|inside| &inside.members) {

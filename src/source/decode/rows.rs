@@ -14,7 +14,7 @@ use crate::error::{Context, Result};
 use crate::source::chunk::{Decoded, Offset, PartitionId};
 use crate::source::origin::{RowOffsets, RowOrigins};
 
-/// Maps rows that follow one another from `start` to the declared columns.
+/// Maps consecutive rows from `start` to the declared columns.
 pub(super) fn decode(
     decoder: &Decoder,
     partition: &PartitionId,
@@ -24,7 +24,7 @@ pub(super) fn decode(
     let rows = batch.num_rows();
     let place = metadata::split_partition(&decoder.connector, partition);
     let mut letters = decoder.letters(partition);
-    // Empty until a row is refused: mostly none is.
+    // Empty until a row is refused, which is rare.
     let mut refusals: Vec<Option<Refusal>> = Vec::new();
     let mut columns = Vec::with_capacity(decoder.columns.len());
     for column in &decoder.columns {
@@ -96,7 +96,7 @@ fn finish(
     Ok(Decoded { rows, origins, dead: letters.dead, refused: letters.refused, doubtful_times: 0 })
 }
 
-/// Notes the rows whose value was lost in conversion, or is null where it may not be.
+/// Records a refusal for each row whose value was lost in conversion, or is null in a NOT NULL column.
 fn judge(column: &ColumnDef, found: &ArrayRef, array: &ArrayRef, refusals: &mut Vec<Option<Refusal>>) {
     if array.null_count() == 0 || (column.nullable && array.null_count() == found.null_count()) {
         return;
@@ -118,7 +118,7 @@ fn judge(column: &ColumnDef, found: &ArrayRef, array: &ArrayRef, refusals: &mut 
     }
 }
 
-/// The column that `path` names, by exact name, else ignoring case; null where a struct on the way is null.
+/// The column at `path`, by exact names, else ignoring case; null where an outer struct is null.
 fn field(batch: &RecordBatch, path: &[String]) -> Option<ArrayRef> {
     let [first, rest @ ..] = path else { return None };
     let names: Vec<&str> = batch.schema_ref().fields().iter().map(|field| field.name().as_str()).collect();
@@ -132,7 +132,7 @@ fn field(batch: &RecordBatch, path: &[String]) -> Option<ArrayRef> {
     Some(array)
 }
 
-/// A row as JSON, so that its letter can be read.
+/// A row as JSON, so that its dead letter is readable.
 fn as_json(row: &RecordBatch) -> Result<Vec<u8>> {
     let mut writer = crate::json::line_writer(Vec::new());
     writer

@@ -1,8 +1,8 @@
-//! A cursor over JSON text: whitespace, string ends, and the check of values that nobody wants.
+//! A cursor over JSON text: whitespace, string ends, and validation of values that no column reads.
 //!
-//! The cursor knows no end: the buffer is padded with [`PAD`] zero bytes, at which every scan stops, and the caller
-//! compares [`Cursor::pos`] with the record's end afterwards. A record cut short may thus be read into its neighbour,
-//! is then found out by that comparison, and is rolled back. This keeps bounds out of the hot path.
+//! The cursor has no end: the buffer is padded with [`PAD`] zero bytes, at which every scan stops, and the caller compares
+//! [`Cursor::pos`] with the record's end afterwards. A truncated record may thus be read into the next one; the comparison
+//! detects that, and the record is rolled back. This keeps bounds checks out of the hot path.
 
 use super::fault::{Fault, MAX_VALUES, Outcome};
 use super::number;
@@ -10,7 +10,7 @@ use super::number;
 /// Zero bytes that must follow the last record.
 pub(super) const PAD: usize = 64;
 
-/// How deep arrays and objects may nest, as in serde_json.
+/// The maximum nesting of arrays and objects, as in serde_json.
 const MAX_DEPTH: u8 = 128;
 
 /// A position in padded JSON text.
@@ -21,16 +21,16 @@ pub(super) struct Cursor<'a> {
     /// The next byte.
     pub(super) pos: usize,
     depth: u8,
-    /// Values that arrays, maps and structs may still have.
+    /// The number of values that arrays, maps and structs may still have.
     room: u32,
 }
 
-/// How a scanned string looks.
+/// The form of a scanned string.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Text {
-    /// Its bytes between the quotes are its value: `[start, end)`.
+    /// The bytes between the quotes are its value: `[start, end)`.
     Plain(usize, usize),
-    /// It holds escapes, between the quotes: `[start, end)`. Not yet checked.
+    /// The bytes between the quotes contain escapes, not yet checked: `[start, end)`.
     Escaped(usize, usize),
 }
 
@@ -47,7 +47,7 @@ impl<'a> Cursor<'a> {
         self.data.get(self.pos).copied().unwrap_or(0)
     }
 
-    /// Moves past blanks, tabs and line ends.
+    /// Moves past spaces, tabs and line ends.
     #[inline(always)]
     pub(super) fn skip_whitespace(&mut self) {
         if self.peek() <= b' ' {
@@ -74,25 +74,25 @@ impl<'a> Cursor<'a> {
         Ok(())
     }
 
-    /// Leaves it; the closing bracket is at the cursor.
+    /// Leaves the array or object whose closing bracket is at the cursor.
     #[inline]
     pub(super) fn leave(&mut self) {
         self.depth -= 1;
         self.pos += 1;
     }
 
-    /// Goes back to an earlier position, at the depth that holds there.
+    /// Returns to an earlier position with the given depth.
     pub(super) fn rewind(&mut self, pos: usize, depth: u8) {
         self.pos = pos;
         self.depth = depth;
     }
 
-    /// How many arrays and objects are open.
+    /// The number of open arrays and objects.
     pub(super) fn depth(&self) -> u8 {
         self.depth
     }
 
-    /// Takes room for `count` values inside an array, map or struct.
+    /// Counts `count` more values inside an array, map or struct. Errors: more than a record may have.
     #[inline]
     pub(super) fn take_room(&mut self, count: u32) -> Outcome {
         self.room = self.room.checked_sub(count).ok_or(Fault::TooMany)?;
@@ -200,7 +200,7 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    /// After a value: true and past the comma if another follows, false and past `close` if none does.
+    /// After a value: true, past the comma, if another value follows; false, past `close`, if none does.
     #[inline(always)]
     pub(super) fn next_or(&mut self, close: u8) -> Outcome<bool> {
         self.skip_whitespace();
@@ -238,7 +238,7 @@ fn string_stop(data: &[u8], mut pos: usize) -> usize {
         __m128i, _mm_cmpeq_epi8, _mm_loadu_si128, _mm_min_epu8, _mm_movemask_epi8, _mm_or_si128, _mm_set1_epi8,
     };
     while let Some(block) = data.get(pos..pos + 16) {
-        // SAFETY: SSE2 is part of x86_64, and `block` is 16 readable bytes; the load wants no alignment.
+        // SAFETY: SSE2 is part of x86_64, and `block` is 16 readable bytes; the load needs no alignment.
         let mask = unsafe {
             let bytes = _mm_loadu_si128(block.as_ptr().cast::<__m128i>());
             let quote = _mm_cmpeq_epi8(bytes, _mm_set1_epi8(b'"' as i8));

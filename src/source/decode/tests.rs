@@ -82,7 +82,7 @@ fn decode(def: &SourceDef, payloads: &[impl AsRef<[u8]>]) -> Decoded {
     Decoder::new(def).unwrap().decode(chunk(records(payloads))).unwrap()
 }
 
-/// What one value becomes in a column of `data_type`: its text, `null`, or `!reason`.
+/// The result of reading `value` into a column of `data_type`: its text, `null`, or `!reason`.
 fn taken(data_type: &DataType, value: &str) -> String {
     let good = r#"{"v":null}"#.to_owned();
     let record = format!(r#"{{"before":1,"v":{value},"after":[2]}}"#);
@@ -346,7 +346,7 @@ fn metadata_columns_tell_where_the_good_records_were() {
     three.headers = Some(vec![
         vec![header("x", b"1")],
         vec![],
-        // A header may be sent twice, the key of a map is there once: the last value counts.
+        // A header may be sent twice, but a map has each key once: the last value counts.
         vec![header("y", b"1"), header("z", b"2"), header("y", b"3"), ("z".to_owned(), None)],
     ]);
     let decoded = Decoder::new(&def).unwrap().decode(chunk(three)).unwrap();

@@ -1,4 +1,4 @@
-//! Bytes of strings: JSON escapes and base64.
+//! Decoding of strings: JSON escapes and base64.
 
 use super::fault::{Fault, Outcome};
 
@@ -11,7 +11,7 @@ pub(super) fn check_escapes(text: &[u8]) -> Outcome {
     unescape(text, |_| ())
 }
 
-/// Appends the value of a scanned string that holds escapes. On an error `out` may have grown.
+/// Appends the value of a scanned string that contains escapes. On an error `out` may have grown.
 #[inline(never)]
 pub(super) fn unescape_into(text: &[u8], out: &mut Vec<u8>) -> Outcome {
     unescape(text, |piece| out.extend_from_slice(piece))
@@ -42,7 +42,7 @@ fn unescape(text: &[u8], mut put: impl FnMut(&[u8])) -> Outcome {
     Ok(())
 }
 
-/// The character of `\u` whose digits begin `text`, and what follows; two escapes if it is a surrogate pair.
+/// The character of the `\u` escape whose digits begin `text`, and the rest; a surrogate pair consumes two escapes.
 fn unicode(text: &[u8]) -> Outcome<(char, &[u8])> {
     let high = hex(text)?;
     let rest = &text[4..];
@@ -66,7 +66,7 @@ fn hex(text: &[u8]) -> Outcome<u32> {
     })
 }
 
-/// Appends what `text` encodes in base64 (RFC 4648 §4; padding may be left out). On an error `out` may have grown.
+/// Appends the bytes that `text` encodes in base64 (RFC 4648 §4; padding is optional). On an error `out` may have grown.
 pub(super) fn base64_into(text: &[u8], out: &mut Vec<u8>) -> Outcome {
     let padding = text.iter().rev().take_while(|byte| **byte == b'=').count();
     let body = &text[..text.len() - padding];

@@ -12,8 +12,8 @@ pub(super) fn parse_date(text: &[u8]) -> Outcome<i32> {
     date(text)
 }
 
-/// Microseconds since 1970 UTC. Date and time are parted by `T` or a blank; without an offset the time is UTC; digits
-/// beyond microseconds are cut off; second 60 (a leap second) is the first of the next minute.
+/// Microseconds since 1970 UTC. Date and time are separated by `T` or a space; without an offset the time is UTC; digits
+/// beyond microseconds are truncated; second 60 (a leap second) is the first second of the next minute.
 pub(super) fn parse_timestamp(text: &[u8]) -> Outcome<i64> {
     if text.len() < 19 || !matches!(text[10], b'T' | b't' | b' ') || text[13] != b':' || text[16] != b':' {
         return Err(Fault::BadText);
@@ -28,7 +28,7 @@ pub(super) fn parse_timestamp(text: &[u8]) -> Outcome<i64> {
     Ok((seconds - offset(rest)?) * MICROS_PER_SECOND + micros)
 }
 
-/// `.f` as microseconds, and what follows.
+/// `.f` in microseconds, and the rest.
 #[inline]
 fn fraction(text: &[u8]) -> Outcome<(i64, &[u8])> {
     let [b'.', digits @ ..] = text else {
@@ -43,7 +43,7 @@ fn fraction(text: &[u8]) -> Outcome<(i64, &[u8])> {
     Ok((micros, &digits[count..]))
 }
 
-/// Seconds by which `Z`, `+02:00`, `-0530` or nothing is ahead of UTC.
+/// The seconds by which `Z`, `+02:00`, `-0530` or nothing is ahead of UTC.
 #[inline]
 fn offset(text: &[u8]) -> Outcome<i64> {
     let sign = match text {
@@ -64,7 +64,7 @@ fn offset(text: &[u8]) -> Outcome<i64> {
     Ok(sign * i64::from(hours * 3_600 + minutes * 60))
 }
 
-/// The date that begins `text`, which has at least 10 bytes.
+/// The date at the start of `text`, which has at least 10 bytes.
 #[inline]
 fn date(text: &[u8]) -> Outcome<i32> {
     let year = pair(text, 0)? * 100 + pair(text, 2)?;

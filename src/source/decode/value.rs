@@ -1,9 +1,9 @@
 //! One JSON value into one column.
 //!
-//! On an error the cursor may stand anywhere and the column may hold part of the value: the caller cuts the column
-//! back and moves on. Rules: numbers and booleans are taken into STRING as their source text, arrays and objects as
-//! their JSON text; a string is never taken for a number, except `NaN` and the infinities; BINARY is base64; a
-//! TIMESTAMP is a text or a number since 1970 UTC, milliseconds unless the source says otherwise.
+//! On an error the cursor may be anywhere and the column may hold part of the value: the caller truncates the column and
+//! moves on. Rules: numbers and booleans become STRING as their source text, arrays and objects as their JSON text; a string
+//! is accepted as a number only in DECIMAL columns, and as `NaN` or an infinity in FLOAT and DOUBLE columns; BINARY is
+//! base64; a TIMESTAMP is a string or a number since 1970 UTC, in milliseconds unless the source's options differ.
 
 use super::column::{Bytes, Column, List, Map, Struct, Values};
 use super::entries::MapEntries;
@@ -90,7 +90,7 @@ fn append_rarer(column: &mut Column, cursor: &mut Cursor<'_>, first: u8) -> Outc
         Column::List(column) => return append_list(column, cursor, first),
         Column::Map(column) => return append_map(column, cursor, first),
         Column::Struct(column) => return append_struct(column, cursor, first),
-        // `append` reads the others itself.
+        // `append` reads the other types.
         _ => return Err(Fault::WrongType),
     }
     Ok(())
@@ -154,7 +154,7 @@ fn append_integer<T: TryFrom<i64>>(column: &mut Values<T>, cursor: &mut Cursor<'
     Ok(())
 }
 
-/// Gives `read` the value of the string at the cursor.
+/// Calls `read` with the value of the string at the cursor.
 #[inline(always)]
 fn with_text<T>(cursor: &mut Cursor<'_>, read: impl FnOnce(&[u8]) -> Outcome<T>) -> Outcome<T> {
     match cursor.string()? {
@@ -167,7 +167,7 @@ fn with_text<T>(cursor: &mut Cursor<'_>, read: impl FnOnce(&[u8]) -> Outcome<T>)
     }
 }
 
-/// The doubles that JSON has no number for, as texts.
+/// Doubles that JSON has no number for, from their strings.
 #[inline(never)]
 fn special_float(cursor: &mut Cursor<'_>) -> Outcome<f64> {
     with_text(cursor, |text| match text {
@@ -178,7 +178,7 @@ fn special_float(cursor: &mut Cursor<'_>) -> Outcome<f64> {
     })
 }
 
-/// A number of `unit` since 1970 as microseconds; finer digits are cut off.
+/// A number of `unit` since 1970 in microseconds; finer digits are truncated.
 #[inline(always)]
 pub(super) fn instant(number: &number::Number, data: &[u8], unit: TimestampUnit) -> Outcome<i64> {
     if unit == TimestampUnit::Millis && !number.fractional && number.digits <= 15 {
@@ -197,7 +197,7 @@ fn rarer_instant(number: &number::Number, data: &[u8], unit: TimestampUnit) -> O
     i64::try_from(number::to_scaled(number, data, unit.scale(), Excess::Floor)?).map_err(|_| Fault::OutOfRange)
 }
 
-/// The decimal that `text` writes, times 10^`scale`.
+/// The decimal in `text`, times 10^`scale`.
 pub(super) fn decimal_text(text: &[u8], scale: i8) -> Outcome<i128> {
     let number = number::scan(text, 0).map_err(|_| Fault::BadText)?;
     if number.end != text.len() {
@@ -206,7 +206,7 @@ pub(super) fn decimal_text(text: &[u8], scale: i8) -> Outcome<i128> {
     number::to_scaled(&number, text, scale, Excess::Refuse)
 }
 
-/// The unscaled value, if it has at most `precision` digits.
+/// The unscaled value. Errors: it has more than `precision` digits.
 pub(super) fn within_precision(value: i128, precision: u8) -> Outcome<i128> {
     let limit = 10i128.checked_pow(u32::from(precision)).unwrap_or(i128::MAX);
     if value.unsigned_abs() < limit.unsigned_abs() { Ok(value) } else { Err(Fault::OutOfRange) }
@@ -234,7 +234,7 @@ fn append_list(column: &mut List, cursor: &mut Cursor<'_>, first: u8) -> Outcome
 }
 
 fn append_map(column: &mut Map, cursor: &mut Cursor<'_>, first: u8) -> Outcome {
-    // The last of several equal keys wins, so the places of the values are known before the first is taken.
+    // The last of equal keys wins, so the positions of all values are determined before the first is read.
     let mut entries = MapEntries::new(cursor.data);
     let depth = cursor.depth() + 1;
     each_field(cursor, first, |text, key, cursor| {
@@ -258,7 +258,7 @@ fn append_struct(column: &mut Struct, cursor: &mut Cursor<'_>, first: u8) -> Out
     cursor.take_room(column.width)?;
     let (fields, columns, row) = (&column.fields, &mut column.columns, column.len);
     let names = &column.names;
-    // Which fields were found under their exact name: that beats a name which only differs in case.
+    // The fields found under their exact name, which wins over a name that differs in case.
     let mut exact = vec![false; fields.len()];
     each_field(cursor, first, |_, key, cursor| {
         let same = |index: usize| fields[index].name().as_bytes().eq_ignore_ascii_case(key);
@@ -282,7 +282,8 @@ fn append_struct(column: &mut Struct, cursor: &mut Cursor<'_>, first: u8) -> Out
     Ok(())
 }
 
-/// Gives `read` the key of each field of the object at the cursor, where it stands and unescaped, with the cursor at its value.
+/// Calls `read` for each field of the object at the cursor, with the key's text, the unescaped key, and the cursor at its
+/// value.
 fn each_field(
     cursor: &mut Cursor<'_>,
     first: u8,

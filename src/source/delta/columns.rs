@@ -1,7 +1,7 @@
-//! The columns of a source that is a Delta table: asked of the table where none are declared, compared where some are.
+//! The columns of a source that is a Delta table: read from the table if none are declared, compared with it if some are.
 //!
-//! Loading a catalog opens nothing, so a source without columns leaves it incomplete; [`complete`] mends that before
-//! anything is planned. A check without `--connect` asks tables on this machine only.
+//! Loading a catalog opens nothing, so a source without columns leaves it incomplete; [`complete`] adds them before anything
+//! is planned. A check without `--connect` opens tables on this machine only.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use crate::sql::suggest::{did_you_mean, list};
 use crate::sql::types::sql_name;
 use crate::sql::{Diagnostic, Span};
 
-/// Which tables may be asked.
+/// The tables that may be opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reach {
     /// Those on this machine.
@@ -27,8 +27,8 @@ pub enum Reach {
     Anywhere,
 }
 
-/// Gives every Delta source that declares no columns those of its table; `storage` are the object-store options that sources
-/// do not set. What could not be found out is told at the source's name, and the source counts as broken.
+/// Gives every Delta source without declared columns those of its table; `storage` are default options of object stores.
+/// Errors are returned at the source's name, and the source counts as broken.
 pub async fn complete(
     catalog: &mut Catalog,
     reach: Reach,
@@ -71,7 +71,7 @@ pub async fn complete(
     problems
 }
 
-/// Opens the table and compares it with the declaration, for `weir check --connect`; says which version there is.
+/// Opens the table and compares it with the declaration, for `weir check --connect`; returns a text with its version.
 pub async fn probe(
     def: &SourceDef,
     options: &DeltaSourceOptions,
@@ -85,7 +85,7 @@ pub async fn probe(
     Ok(format!("version {}", shape.version))
 }
 
-/// The columns of the table that the source's columns are made of, in the table's order. Errors: a column is not there.
+/// The table's columns that the source's columns read, in the table's order. Errors: a column is missing.
 pub(super) fn read_columns(def: &SourceDef, feed: TableFeed, shape: &TableShape) -> Result<SchemaRef> {
     let mut wanted = BTreeSet::new();
     let feed_columns = if feed == TableFeed::Changes { feed_columns(def.span) } else { Vec::new() };
@@ -114,7 +114,7 @@ pub(super) fn read_columns(def: &SourceDef, feed: TableFeed, shape: &TableShape)
     Ok(Arc::new(Schema::new(fields.collect::<Vec<_>>())))
 }
 
-/// Options of the object store that the source does not set.
+/// Adds the object-store options that the source does not set.
 fn with_defaults(options: &mut DeltaSourceOptions, storage: &BTreeMap<String, Secret>) {
     for (name, value) in storage {
         options.storage.entry(name.clone()).or_insert_with(|| value.clone());
@@ -122,7 +122,7 @@ fn with_defaults(options: &mut DeltaSourceOptions, storage: &BTreeMap<String, Se
 }
 
 async fn ask(options: &DeltaSourceOptions, span: Span, env: &Env) -> Result<Vec<ColumnDef>> {
-    // Asked for a folder that is not there, the store would log an error of its own.
+    // For a missing folder, the store would log an error of its own.
     if local_folder(&options.path).is_some_and(|folder| !folder.join("_delta_log").is_dir()) {
         return Err(Error::config(format!("no Delta table at `{}`", options.path)));
     }
@@ -141,7 +141,7 @@ async fn ask(options: &DeltaSourceOptions, span: Span, env: &Env) -> Result<Vec<
     Ok(columns)
 }
 
-/// What could not be checked of the watermark while the columns were unknown.
+/// Checks of the watermark that had to wait for the columns.
 fn check_watermark(def: &SourceDef) -> Option<Diagnostic> {
     let watermark = def.watermark.as_ref().filter(|_| !def.columns.is_empty())?;
     match def.columns.iter().find(|column| column.name == watermark.column) {

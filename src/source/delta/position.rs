@@ -1,7 +1,7 @@
-//! A place in the history of a table as one number.
+//! A position in the history of a table as one number.
 //!
-//! From the highest bit: the version (28 bits), whether its commit is read and not its snapshot (1), the row among all
-//! that are read there (34). So offsets grow along the way: the snapshot of version 7, then commit 8, then commit 9.
+//! From the highest bit: the version (28 bits), 1 for its commit and 0 for its snapshot (1 bit), the row among all rows read
+//! there (34 bits). So offsets grow along the way: the snapshot of version 7, then commit 8, then commit 9.
 
 use crate::error::{Error, Result};
 use crate::source::chunk::Offset;
@@ -10,12 +10,12 @@ const ROW_BITS: u32 = 34;
 const MAX_ROW: u64 = (1 << ROW_BITS) - 1;
 const MAX_VERSION: u64 = (1 << 28) - 1;
 
-/// What is read of a version.
+/// The rows of a version that are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Part {
     /// All rows of the table.
     Snapshot,
-    /// What the version's commit changed.
+    /// The rows that the version's commit changed.
     Commit,
 }
 
@@ -28,22 +28,22 @@ pub struct Position {
 }
 
 impl Position {
-    /// Before the first row of a version's snapshot.
+    /// The position before the first row of a version's snapshot.
     pub fn snapshot(version: u64) -> Self {
         Self { version, part: Part::Snapshot, row: 0 }
     }
 
-    /// Before the first row that a version's commit changed.
+    /// The position before the first row that a version's commit changed.
     pub fn commit(version: u64) -> Self {
         Self { version, part: Part::Commit, row: 0 }
     }
 
-    /// Behind everything that is read of this version.
+    /// The position behind all rows of this version.
     pub fn next_version(self) -> Self {
         Self::commit(self.version + 1)
     }
 
-    /// The place that an offset names. Errors: no place has this offset.
+    /// The position of an offset. Errors: no position has it.
     pub fn of_offset(offset: Offset) -> Result<Self> {
         let bits =
             u64::try_from(offset).map_err(|_| Error::damaged(format!("offset {offset} is not one of a table")))?;
@@ -52,7 +52,7 @@ impl Position {
         Ok(Self { version: slot >> 1, part, row: bits & MAX_ROW })
     }
 
-    /// The offset of this place. Errors: more versions or rows than an offset can tell.
+    /// The offset of this position. Errors: the version or row is too large for an offset.
     pub fn offset(self) -> Result<Offset> {
         if self.version > MAX_VERSION || self.row > MAX_ROW {
             return Err(Error::environment("the table has more versions or rows than can be read as a source")
@@ -64,7 +64,7 @@ impl Position {
     }
 }
 
-/// The newest version that has been read, wholly or in part; `None` for offsets that are not those of a table.
+/// The newest version that was read, wholly or in part; `None` for offsets that are not a table's.
 pub fn version_read(offset: Offset) -> Option<u64> {
     match Position::of_offset(offset).ok()? {
         Position { version, part: Part::Commit, row: 0 } => version.checked_sub(1),

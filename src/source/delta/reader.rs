@@ -1,4 +1,4 @@
-//! The reader: a snapshot if asked for, then one commit after the other, then waiting for the next.
+//! The reader: a snapshot if requested, then one commit after the other, then waiting for the next.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use crate::env::Env;
 use crate::error::{Error, Result};
 use crate::source::chunk::{Chunk, Offset, PartitionId, Payload, Poll, PollLimit, ReadFrom, SourceReader};
 
-/// Versions without rows after which progress is told even so: the log entries behind it may go then.
+/// Versions without rows after which progress is returned anyway, so that earlier log entries may be deleted.
 const EMPTY_VERSIONS: u64 = 64;
 
 /// Reads one table.
@@ -34,18 +34,18 @@ pub struct DeltaReader {
     columns: Columns,
     /// Versions after this one are not read.
     last_version: Option<u64>,
-    /// The newest version that is known to exist.
+    /// The newest known version.
     newest: u64,
     looked_at_ms: i64,
     /// The next row.
     position: Position,
-    /// The end of what was handed out.
+    /// The end of the chunks returned so far.
     handed_out: Offset,
     current: Option<VersionRows>,
 }
 
 impl DeltaReader {
-    /// Opens the table. Errors: there is none, or it lacks a declared column.
+    /// Opens the table. Errors: it does not exist, or lacks a declared column.
     pub async fn open(def: &SourceDef, options: &DeltaSourceOptions, from: &ReadFrom, env: &Env) -> Result<Self> {
         let store = TableStore::open(&options.path, &options.storage, env)?;
         let shape = TableShape::read(&store, None).await?;
@@ -74,7 +74,7 @@ impl DeltaReader {
         })
     }
 
-    /// Where reading begins, while nothing was handed out.
+    /// The offset at which reading begins, before a chunk was returned.
     #[cfg(test)]
     pub(super) fn begins_at(&self) -> Option<Offset> {
         Some(self.handed_out)
@@ -90,8 +90,8 @@ impl DeltaReader {
                 self.position = self.position.next_version();
                 continue;
             }
-            // Versions that gave no row lie in between: their end is told by a chunk of its own, so that this one's rows stand
-            // at their own offsets.
+            // Versions without rows lie in between: a chunk of its own covers them, so that this chunk begins at the offset
+            // of its first row.
             self.hand_out_empty(&mut chunks)?;
             let Some(batch) = current.take(rows) else { continue };
             rows -= batch.num_rows().min(rows);
@@ -117,14 +117,14 @@ impl DeltaReader {
         Ok(())
     }
 
-    /// What was read up to the present position.
+    /// A chunk from the end of the last one to the current position.
     fn chunk(&mut self, batch: RecordBatch) -> Result<Chunk> {
         let (start, end) = (self.handed_out, self.position.offset()?);
         self.handed_out = end;
         Ok(Chunk { partition: PartitionId::clone(&self.partition), start, end, payload: Payload::Rows(batch) })
     }
 
-    /// The version at the present position, from there on; `None` when it is not to be read or not there yet.
+    /// The version at the current position; `None` if it is not to be read or does not exist yet.
     async fn version(&mut self) -> Result<Option<VersionRows>> {
         if let Some(current) = self.current.take() {
             return Ok(Some(current));
@@ -158,7 +158,7 @@ impl DeltaReader {
         Ok(Some(VersionRows::new(self.position, commit.timestamp_ms, files, self.time_column())))
     }
 
-    /// The table's column that is the event time.
+    /// The table's column that holds the event time.
     fn time_column(&self) -> Option<&str> {
         let time = &self.def.watermark.as_ref()?.column;
         let column = self.def.columns.iter().find(|column| column.name == *time)?;
@@ -178,7 +178,7 @@ impl DeltaReader {
             TableFeed::Append => None,
             TableFeed::Changes => Commit::read(&self.store, version).await?,
         };
-        // Without its entry, the version is as old as its newest file.
+        // Without its log entry, the version's time is that of its newest file.
         let newest_file_ms = files.last().map_or(0, |file| file.modified_ms);
         let timestamp_ms = commit.map_or(newest_file_ms, |commit| commit.timestamp_ms);
         let files = files.into_iter().map(|file| (file, Change::Insert)).collect();
@@ -222,7 +222,7 @@ impl SourceReader for DeltaReader {
         self.next_chunks(limit).boxed()
     }
 
-    /// A version's files lie side by side: one may hold the same hours as the one before.
+    /// The files of a version overlap in time: one may hold the same hours as the previous one.
     fn least_unread(&self) -> Option<Option<i64>> {
         self.current.as_ref()?.least_unread()
     }
@@ -231,7 +231,7 @@ impl SourceReader for DeltaReader {
         false
     }
 
-    /// Known only when everything was read: the log does not always count rows.
+    /// Known only when everything was read: the log does not always contain row counts.
     fn lag(&self) -> Option<u64> {
         (self.current.is_none() && self.position.version > self.newest).then_some(0)
     }
@@ -242,12 +242,12 @@ fn columns(def: &SourceDef, feed: TableFeed, shape: &TableShape) -> Result<Colum
     Ok(Columns { read, partition_columns: shape.partition_columns.clone(), feed: feed == TableFeed::Changes })
 }
 
-/// What a commit changed: as the change feed says, else what went and what came.
+/// The changes of a commit: those in its change feed, else the rows of removed and added files.
 fn changes(commit: &Commit) -> VecDeque<(DataFile, Change)> {
     if !commit.feed.is_empty() {
         return commit.feed.iter().map(|file| (file.clone(), Change::Told)).collect();
     }
-    // A file that went and came again has other rows marked as deleted, and only those changed.
+    // For a file that was removed and added again, only the rows whose deletion mark changed are read.
     let gone = commit.gone_files().filter_map(|file| match commit.new_files().find(|now| now.path == file.path) {
         Some(now) => file.rows_marked_by(now),
         None => Some(file.clone()),

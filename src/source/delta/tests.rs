@@ -1,4 +1,4 @@
-//! Reading a table as a stream: every row once, in one order, from wherever reading was left.
+//! Reads a table as a stream: every row once, in one order, from any position.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -92,7 +92,7 @@ async fn open(options: &DeltaSourceOptions, offset: Option<Offset>, bounded: boo
 }
 
 impl Opened {
-    /// Decoded rows of the next poll; `None` at the end; checks that chunks follow one another.
+    /// Decoded rows of the next poll; `None` at the end. Checks that chunks are contiguous.
     async fn poll(&mut self, rows: usize) -> Result<Option<Vec<RecordBatch>>> {
         let limit = PollLimit { rows, bytes: 1 << 20, wait: Duration::ZERO, linger: Duration::ZERO };
         let chunks = match self.reader.poll(limit).await? {
@@ -115,7 +115,7 @@ impl Opened {
         Ok(Some(decoded))
     }
 
-    /// Everything up to the end, or until nothing more comes.
+    /// All rows up to the end, or until a poll is idle.
     async fn rest(&mut self) -> Result<Vec<String>> {
         let mut all = Vec::new();
         while let Some(batches) = self.poll(7).await? {
@@ -128,7 +128,7 @@ impl Opened {
     }
 }
 
-/// `id word day` of each row, behind what happened to it, if told.
+/// `id word day` of each row, preceded by its change, if there is one.
 fn shown(batches: &[RecordBatch]) -> Vec<String> {
     let text = |array: &ArrayRef, row: usize| {
         let array = array.as_string::<i32>();
@@ -205,7 +205,7 @@ async fn a_table_is_read_once_and_can_be_resumed_at_every_boundary() {
     }
 }
 
-/// The table as a query sees it.
+/// The table as a query reads it.
 async fn read_back(table: &WrittenTable) -> Vec<String> {
     let context = datafusion::prelude::SessionContext::new();
     let config = datafusion::prelude::SessionConfig::new();
@@ -230,7 +230,7 @@ async fn new_commits_are_picked_up_at_their_interval_and_bounded_reading_ends_at
     assert_eq!(opened.rest().await.unwrap(), ["3 w3 -", "4 w4 d 1"]);
     assert_eq!(bounded.rest().await.unwrap().len(), 3);
     assert!(bounded.poll(9).await.unwrap().is_none());
-    // What the bounded run left is where the next one begins.
+    // The next bounded run begins where this one ended.
     assert_eq!(open(&options("memory://w/t"), bounded.offset, true, &env).await.rest().await.unwrap().len(), 2);
 }
 

@@ -1,4 +1,4 @@
-//! The rows that are read of one version: its files in order, cut into batches, from any row on.
+//! The rows of one version: its files in order, cut into batches, from any row on.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -11,44 +11,44 @@ use crate::delta::{DataFile, FileRows, TableStore};
 use crate::error::{Context, Error, Result};
 use crate::sql::types::timestamp;
 
-/// Files are decoded in batches of at most this many rows, so that a chunk stays within caches.
+/// The maximum number of rows in a decoded batch, so that a chunk stays within caches.
 const MAX_BATCH_ROWS: usize = 65_536;
 const CHANGE_TYPE: &str = "_change_type";
 
-/// What a file's rows mean to a change feed.
+/// Meaning of a file's rows in a change feed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Change {
-    /// They came (or are there).
+    /// They were added (or exist).
     Insert,
-    /// They went.
+    /// They were deleted.
     Delete,
-    /// Each row says itself.
+    /// Each row states its own change.
     Told,
 }
 
-/// What is read of files.
+/// Settings for reading the files.
 #[derive(Debug, Clone)]
 pub(super) struct Columns {
     /// Columns of the table, in its order.
     pub(super) read: SchemaRef,
     pub(super) partition_columns: Vec<String>,
-    /// True when rows say how they changed.
+    /// `true` if rows have the columns of the change feed.
     pub(super) feed: bool,
 }
 
 /// The files of one version while they are read.
 #[derive(Debug)]
 pub(super) struct VersionRows {
-    /// The next row to hand out.
+    /// The next row to return.
     pub(super) position: Position,
     timestamp_ms: i64,
     files: VecDeque<(DataFile, Change)>,
-    /// Of the files that are not read to their end, if there were several, the least event time that the log tells: `None` = any.
+    /// The least event time of each file not read to its end, from the log, if there were several files; `None` = any.
     least_unread: VecDeque<Option<i64>>,
     open: Option<(FileRows, Change)>,
-    /// Decoded and not yet handed out: whether there is more is known before the last row is given.
+    /// A decoded batch that was not returned yet: before the last row is returned, it is known whether more follow.
     ahead: Option<RecordBatch>,
-    /// Rows to pass over.
+    /// Rows to skip.
     skip: u64,
 }
 
@@ -65,14 +65,15 @@ impl VersionRows {
         Self { position, timestamp_ms, files, least_unread, open: None, ahead: None, skip: position.row }
     }
 
-    /// The least event time that unread files may have, as [`SourceReader::least_unread`](crate::source::chunk::SourceReader) says.
+    /// The least event time in unread files, in the form of
+    /// [`SourceReader::least_unread`](crate::source::chunk::SourceReader).
     pub(super) fn least_unread(&self) -> Option<Option<i64>> {
         let mut unread = self.least_unread.iter();
         let first = *unread.next()?;
         Some(first.and_then(|first| unread.try_fold(first, |least, next| Some(least.min((*next)?)))))
     }
 
-    /// Looks ahead. False when no row is left. Errors: the version has fewer rows than were read of it.
+    /// Reads ahead; returns false if no row is left. Errors: the version has fewer rows than were read before.
     pub(super) async fn has_more(&mut self, store: &TableStore, columns: &Columns) -> Result<bool> {
         while self.ahead.is_none() {
             let Some((rows, change)) = &mut self.open else {
@@ -102,7 +103,7 @@ impl VersionRows {
         Ok(self.ahead.is_some())
     }
 
-    /// The next rows, at most `limit`; empty before [`VersionRows::has_more`] was asked.
+    /// The next rows, at most `limit`; `None` unless [`VersionRows::has_more`] returned true before.
     pub(super) fn take(&mut self, limit: usize) -> Option<RecordBatch> {
         let batch = self.ahead.take()?;
         let rows = batch.num_rows().min(limit.max(1));
@@ -113,7 +114,7 @@ impl VersionRows {
         Some(batch.slice(0, rows))
     }
 
-    /// Opens a file, unless all its rows are to be passed over.
+    /// Opens a file, unless all its rows are to be skipped.
     async fn open(&mut self, store: &TableStore, columns: &Columns, file: &DataFile, change: Change) -> Result<()> {
         let mut jump = 0;
         if let Some(rows) = file.rows {
@@ -135,7 +136,7 @@ impl VersionRows {
         Ok(())
     }
 
-    /// The rows with what happened to them, in which version, and when.
+    /// The rows with the columns of the change feed: change, version, and time of the commit.
     fn told(&self, batch: &RecordBatch, change: Change) -> Result<RecordBatch> {
         let rows = batch.num_rows();
         let mut fields = batch.schema().fields().to_vec();

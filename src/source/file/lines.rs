@@ -1,5 +1,5 @@
-//! Lines of a text file as records: each line is one, without its line end; the offset is the byte where it begins. A record of CSV
-//! has several lines where line ends stand in quotes.
+//! Lines of a text file as records, without their line ends; the offset is the byte at which a record begins. A CSV record
+//! may span several lines if quoted fields contain line ends.
 
 use std::io::{self, BufReader, Read};
 
@@ -9,7 +9,7 @@ use super::records::Ends;
 use super::text::Text;
 use crate::source::chunk::{KEPT_OF_LONG, MAX_RECORD, Records};
 
-/// Read of a file for its header at first.
+/// Bytes first read for a file's header.
 const HEADER_BYTES: u64 = 16 << 10;
 
 /// A longer line is refused without being read into memory.
@@ -17,34 +17,34 @@ const MAX_LINE: u64 = MAX_RECORD as u64;
 
 const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
 
-/// Which part of a file may be read.
+/// The part of a file that may be read.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Range {
     /// First byte.
     pub(super) start: u64,
     /// One past the last byte.
     pub(super) end: u64,
-    /// What to do with a last line that has no line end.
+    /// The treatment of a last line without a line end.
     pub(super) last_line: LastLine,
 }
 
-/// Whether a line may still grow.
+/// Tells whether a last line without a line end is complete.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum LastLine {
     /// It waits for its line end.
     Waits,
-    /// It is complete: nobody will write more.
+    /// It is complete: it will not grow.
     Counts,
-    /// It is complete if it is a JSON value, else its writer is not done and it waits.
+    /// It is complete if it is a JSON value; otherwise its writer is not done and it waits.
     CountsIfJson,
-    /// It is complete unless a quoted field is open, whose writer is not done: then it waits.
+    /// It is complete unless a quoted field is open: then its writer is not done and it waits.
     CountsIfClosed,
 }
 
 impl LastLine {
     fn counts(self, text: &[u8]) -> bool {
         match self {
-            // Whether a field is open depends on where the last record begins.
+            // An open field is recognised only from the start of the last record, which `split` knows.
             Self::Waits | Self::CountsIfClosed => false,
             Self::Counts => true,
             Self::CountsIfJson => {
@@ -56,9 +56,10 @@ impl LastLine {
     }
 }
 
-/// The records that a range begins with, and the byte after them; `None` if none is complete.
+/// The records at the start of a range, and the byte after them; `None` if none is complete.
 ///
-/// `header` (of a CSV file) goes before the first record. At most `rows` records and about `bytes` bytes, but one record.
+/// `header` (of a CSV file) is put before the first record. At most `rows` records and about `bytes` bytes, but at least one
+/// record.
 pub(super) fn read(
     file: &mut Text,
     range: Range,
@@ -87,7 +88,7 @@ pub(super) fn read(
     }
 }
 
-/// The line whose first [`MAX_LINE`] bytes are `text`, read on to its end a piece at a time; `None` if it is not complete.
+/// The line whose first [`MAX_LINE`] bytes are `text`, read to its end piece by piece; `None` if it is not complete.
 fn long_line(file: &mut Text, range: Range, mut text: Vec<u8>, header: &[u8]) -> io::Result<Option<(Records, u64)>> {
     const PIECE: u64 = 1 << 20;
     let mut length = text.len() as u64;
@@ -139,7 +140,7 @@ impl Read for Pieces<'_> {
     }
 }
 
-/// Whether a text is one JSON value, without holding it.
+/// `true` if a text is one JSON value. Does not keep the text in memory.
 fn is_json(text: impl Read) -> bool {
     let mut values = serde_json::Deserializer::from_reader(BufReader::with_capacity(1 << 20, text));
     serde::de::IgnoredAny::deserialize(&mut values).is_ok() && values.end().is_ok()
@@ -172,7 +173,8 @@ pub(super) fn read_header(
     }
 }
 
-/// Whether `at` is the middle of a line of which both halves are there. Errors: the file cannot be read.
+/// `true` if `at` is inside a line: neither the byte before nor the byte at `at` is a line end. Errors: the file cannot be
+/// read.
 pub(super) fn is_inside_a_line(file: &mut Text, at: u64) -> io::Result<bool> {
     let Some(before) = at.checked_sub(1) else { return Ok(false) };
     let around = file.bytes(before, 2)?;
@@ -184,13 +186,13 @@ pub(super) fn is_inside_a_line(file: &mut Text, at: u64) -> io::Result<bool> {
 struct Rest {
     /// It is the last record.
     all: bool,
-    /// It is the last record if no quoted field of it is open.
+    /// It is the last record if it has no open quoted field.
     closed: bool,
-    /// A quote in it that does not end costs its first line and no more.
+    /// If a quote in it does not end, only its first line is taken.
     first_line: bool,
 }
 
-/// `None` if `text` holds no complete record.
+/// `None` if `text` contains no complete record.
 fn split(text: &[u8], start: u64, ends: Ends<'_>, rest: Rest, rows: usize, header: &[u8]) -> Option<(Records, u64)> {
     let mut records = Records::default();
     let mut at = 0;

@@ -1,4 +1,4 @@
-//! Which files a source's path means: one file, all below a folder, or those that match a pattern with `*`.
+//! Lists the files of a source's path: one file, all below a folder, or those that match a pattern with `*`.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,9 +11,9 @@ use crate::source::chunk::PartitionId;
 /// A path as it was written.
 #[derive(Debug, Clone)]
 pub(super) enum Location {
-    /// No `*` in it: a file or a folder, which is decided whenever it is listed.
+    /// A path without `*`: a file or a folder, which is checked at every listing.
     Plain(PathBuf),
-    /// The folder before the first `*`, and the names from there on.
+    /// The folder before the first `*`, and the remaining path components.
     Pattern(PathBuf, Vec<String>),
 }
 
@@ -52,7 +52,7 @@ impl Location {
         Self::Pattern(PathBuf::from(base), names)
     }
 
-    /// The files that are there now. Names that begin with `.` or `_` are for other purposes, unless a pattern says so.
+    /// The existing files. Names that begin with `.` or `_` are skipped, unless a pattern begins so.
     pub(super) fn list(&self) -> Result<Listing> {
         let mut found = Listing::new();
         match self {
@@ -104,7 +104,7 @@ fn walk_pattern(folder: &Path, prefix: &str, names: &[String], found: &mut Listi
     Ok(())
 }
 
-/// What stands in a folder; entries that vanish meanwhile are left out.
+/// The entries of a folder; those that vanish meanwhile are left out.
 fn entries(folder: &Path) -> Result<Vec<(String, PathBuf, fs::Metadata)>> {
     let failed = || format!("cannot list folder `{}`", folder.display());
     let mut all = Vec::new();
@@ -122,7 +122,7 @@ fn entries(folder: &Path) -> Result<Vec<(String, PathBuf, fs::Metadata)>> {
     Ok(all)
 }
 
-/// True if `*` in `pattern` can stand for something that makes it `name`.
+/// True if `name` matches `pattern`, in which each `*` stands for any text.
 fn matches(pattern: &[u8], name: &[u8]) -> bool {
     let (mut at, mut seen) = (0, 0);
     let mut star: Option<(usize, usize)> = None;

@@ -12,7 +12,7 @@ use parquet::arrow::arrow_reader::{
 use crate::delta::with_micros;
 use crate::error::{Context, ErrorKind, Result};
 
-/// The last four bytes of a Parquet file that is wholly written.
+/// The last four bytes of a complete Parquet file.
 const MAGIC: &[u8; 4] = b"PAR1";
 
 /// A Parquet file while it is read.
@@ -39,7 +39,7 @@ impl ParquetRows {
         Ok(Self { reader, batch_rows, total })
     }
 
-    /// How many rows a batch may have.
+    /// The maximum number of rows of a batch.
     pub(super) fn batch_rows(&self) -> usize {
         self.batch_rows
     }
@@ -57,7 +57,7 @@ impl std::fmt::Debug for ParquetRows {
     }
 }
 
-/// True if the file ends as a Parquet file does: its writer has closed it.
+/// True if the file ends like a Parquet file: its writer has closed it.
 pub(super) fn is_complete(path: &Path) -> Result<bool> {
     let failed = || format!("cannot read `{}`", path.display());
     let mut file = File::open(path).environment(failed)?;

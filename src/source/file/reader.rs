@@ -1,8 +1,10 @@
-//! The reader: files in the order of their names, each from where it was left; of a source with a watermark in the order of event time.
+//! The reader: files in the order of their names, each from its committed offset; with a watermark, in the order of event
+//! time.
 //!
-//! With a watermark, each file is a partition that counts until it is read to its end: rows of files side by side are not late. So that
-//! all files count from the beginning and none holds time back for long, the first record of each is read before the rest. A file of
-//! lines that was written to lately may grow, and goes on counting for a while ([`SourceReader::tails`]).
+//! With a watermark, each file is a partition that counts until it is read to its end, so that rows of parallel files are
+//! not late. So that all files count from the beginning and none holds time back for long, the first record of each is read
+//! before the rest. A file of lines that was written recently may grow, and counts for a while longer
+//! ([`SourceReader::tails`]).
 //!
 //! Reading is synchronous inside `poll`: a poll reads at most its limit (a few MiB, mostly from the page cache).
 
@@ -24,14 +26,14 @@ use crate::env::Env;
 use crate::error::{Context, Error, Result};
 use crate::source::chunk::{Chunk, Offset, Offsets, PartitionId, Payload, Poll, PollLimit, ReadFrom, SourceReader};
 
-/// Bytes of a line before any was read, and bytes that are read at a time at least.
+/// The assumed bytes of a line before any was read, and the least number of bytes read at a time.
 const LINE_BYTES: usize = 256;
 const READ_BYTES: usize = 64 << 10;
 
-/// Compressed files that are kept open at a time.
+/// The maximum number of compressed files that are kept open.
 const MOST_COMPRESSED: usize = 64;
 
-/// Parquet batches hold at most this many rows, so that a chunk stays within caches.
+/// The maximum number of rows of a Parquet batch, so that a chunk stays within caches.
 const MAX_BATCH_ROWS: usize = 65_536;
 
 /// Reads the files of one source.
@@ -42,47 +44,47 @@ pub struct FileReader {
     env: Env,
     poll_interval: Duration,
     bounded: bool,
-    /// Committed progress of files that were not seen yet.
+    /// Committed progress of files that were not listed yet.
     committed: Offsets,
     files: BTreeMap<PartitionId, FileState>,
     listed_at_ms: i64,
     open: Option<(PartitionId, ParquetRows)>,
     csv: CsvDialect,
-    /// Compressed files that are being read: going on is cheap, beginning again is not.
+    /// Compressed files that are being read: continuing is cheap, starting again is not.
     compressed: HashMap<PartitionId, Text>,
-    /// Files that are not read for now.
+    /// Files that are not read for now, because they are ahead.
     held: Vec<PartitionId>,
     /// Files in the order of their event time; `None` = the source has no watermark.
     order: Option<Vec<PartitionId>>,
     /// The time after its last write for which a file that was read to its end still counts for the watermark.
     growing: Duration,
-    /// Bytes of a line, on average of the last chunk: so much is read for so many rows, and no more.
+    /// Mean bytes of a line in the last chunk, plus a quarter; bounds the bytes that are read for the requested rows.
     line_bytes: usize,
 }
 
-/// How far a file has been read.
+/// The progress of a file.
 #[derive(Debug)]
 struct FileState {
     path: PathBuf,
-    /// Bytes that may be read, of a compressed file as it is stored.
+    /// Bytes that may be read; for a compressed file, its stored size.
     size: u64,
-    /// It is compressed: offsets are bytes of what it holds.
+    /// `true` if it is compressed: offsets then count decompressed bytes.
     compressed: bool,
     next: Offset,
-    /// The header line of a CSV file and the byte after it, once it was read.
+    /// The header line of a CSV file and the byte after it, once they were read.
     header: Option<(Vec<u8>, u64)>,
-    /// Nothing more to read until the file grows.
+    /// `true` if there is nothing more to read until the file grows.
     exhausted: bool,
-    /// Where reading begins is known to be no middle of a line.
+    /// `true` once it was checked that reading does not begin inside a line.
     begins_well: bool,
     /// The time of the last write, if it is known.
     modified: Option<SystemTime>,
-    /// It was read in this run: of one that was read to its end before, this is how it is found out.
+    /// `true` if it was read in this run.
     touched: bool,
 }
 
 impl FileReader {
-    /// Opens the source `name`. Errors: `path` does not exist, or committed progress lies beyond a file's end.
+    /// Opens the source `name`. Errors: `path` does not exist, or committed progress is beyond a file's end.
     pub fn open(name: &str, options: &FileSourceOptions, format: Format, from: &ReadFrom, env: &Env) -> Result<Self> {
         let location = Location::parse(&options.path);
         let listing = location.list()?;
@@ -108,21 +110,21 @@ impl FileReader {
         Ok(reader)
     }
 
-    /// Lets every file count for the source's watermark.
+    /// Makes every file count for the source's watermark.
     #[must_use]
     pub fn in_order_of_time(mut self) -> Self {
         self.order = Some(Vec::new());
         self
     }
 
-    /// Lets files of lines, which may grow, count for this long after they were last written to.
+    /// Makes files of lines, which may grow, count for this long after their last write.
     #[must_use]
     pub fn growing_for(mut self, growing: Duration) -> Self {
         self.growing = growing;
         self
     }
 
-    /// True when a file that was read to its end may get more lines.
+    /// True if a file that was read to its end may get more lines.
     fn may_grow(&self, state: &FileState) -> bool {
         let now = UNIX_EPOCH + Duration::from_millis(self.env.unix_ms().unsigned_abs());
         let is_old = |at: SystemTime| now.duration_since(at).is_ok_and(|age| age >= self.growing);
@@ -199,7 +201,7 @@ impl FileReader {
         Ok(chunks)
     }
 
-    /// Files with something to read, in the order in which they are read: those that nothing was read of alone, if there are any.
+    /// Files with something to read, in reading order; only those that were not read at all, if there are any.
     fn pending(&self) -> Vec<PartitionId> {
         let unread = || self.files.iter().filter(|(_, state)| !state.exhausted);
         let names = |(id, _): (&PartitionId, &FileState)| PartitionId::clone(id);
@@ -207,7 +209,7 @@ impl FileReader {
         if unread().count() > 1 && unread().any(|(_, state)| !state.touched) {
             return unread().filter(|(_, state)| !state.touched).map(names).collect();
         }
-        // While the slowest file has just ended, those behind it are still held: then they are read all the same.
+        // When the slowest file has just ended, the files behind it are still held: then they are read anyway.
         let all_held = unread().all(|(id, _)| self.held.contains(id));
         let places: HashMap<&PartitionId, usize> = order.iter().zip(0..).collect();
         let free = unread().filter(|(id, _)| all_held || !self.held.contains(id));
@@ -225,7 +227,7 @@ impl FileReader {
         };
         let chunk = match self.read_records(id, &mut file, rows, bytes) {
             Ok(read) => read?,
-            // The writer of a compressed file has not ended it.
+            // The writer of a compressed file has not finished it.
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
                 self.left_for_later(id, "the compressed file is cut short: what follows is left for a later run");
                 None
@@ -383,7 +385,7 @@ impl SourceReader for FileReader {
         self.order = self.order.take().map(|_| slowest_first.to_vec());
     }
 
-    /// Known only when everything was read: what lies in unread files is bytes, not records.
+    /// Known only when everything was read: the size of unread files is known in bytes, not in records.
     fn lag(&self) -> Option<u64> {
         self.files.values().all(|state| state.exhausted).then_some(0)
     }
@@ -395,7 +397,7 @@ impl std::fmt::Debug for FileReader {
     }
 }
 
-/// Offsets in a compressed file go beyond its size.
+/// Errors: the file cannot be read. Offsets in a compressed file may exceed its size.
 fn is_compressed(path: &Path) -> Result<bool> {
     let file = Text::open(path).environment(|| format!("cannot read `{}`", path.display()))?;
     Ok(file.is_compressed())

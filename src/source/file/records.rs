@@ -12,7 +12,7 @@ pub(super) enum Ends<'a> {
 }
 
 impl Ends<'_> {
-    /// The byte after the record that begins at `at`, its line end included; `None` if it does not end in `text`.
+    /// The byte after the record that begins at `at` and its line end; `None` if it does not end in `text`.
     pub(super) fn end(self, text: &[u8], at: usize) -> Option<usize> {
         let line = self.line_end(text, at);
         let Self::Csv(CsvDialect { delimiter, quote: Some(quote), escape, .. }) = self else { return line };
@@ -22,7 +22,7 @@ impl Ends<'_> {
         }
     }
 
-    /// The byte after the line that begins at `at`, whatever is in quotes; `None` if it does not end in `text`.
+    /// The byte after the line that begins at `at`, ignoring quotes; `None` if it does not end in `text`.
     pub(super) fn line_end(self, text: &[u8], at: usize) -> Option<usize> {
         match self {
             Self::Lines => memchr::memchr(b'\n', &text[at..]).map(|length| at + length + 1),
@@ -33,13 +33,13 @@ impl Ends<'_> {
         }
     }
 
-    /// True when the record that begins at `at` would end if a line end followed `text`: no quoted field is open.
+    /// True if a line end after `text` would end the record that begins at `at`: no quoted field is open.
     pub(super) fn is_closed(self, text: &[u8], at: usize) -> bool {
         self.end(&[&text[at..], b"\n"].concat(), 0).is_some()
     }
 }
 
-/// The byte after the line end at `at`: `\n`, `\r\n` or `\r`. `None` if it is not certain yet which.
+/// The byte after the line end at `at`: `\n`, `\r\n` or `\r`. `None` if that depends on a byte after `text`.
 fn after_line_end(text: &[u8], at: usize) -> Option<usize> {
     match (text[at], text.get(at + 1)) {
         (b'\r', None) => None,
@@ -61,7 +61,7 @@ fn quoted_end(text: &[u8], mut at: usize, delimiter: u8, quote: u8, escape: u8) 
     }
 }
 
-/// The byte after the quote that ends the field whose text begins at `at`; `None` if it is not certain yet.
+/// The byte after the quote that ends the field whose text begins at `at`; `None` if it does not end in `text`.
 fn closing(text: &[u8], mut at: usize, quote: u8, escape: u8) -> Option<usize> {
     loop {
         at += memchr::memchr2(quote, escape, &text[at..])?;

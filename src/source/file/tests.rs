@@ -24,7 +24,7 @@ fn open(path: &Path, format: Format, from: &ReadFrom, env: &Env) -> FileReader {
     FileReader::open("files", &options, format, from, env).unwrap()
 }
 
-/// What the next poll finds: `file@offset text` of each record, `file@start+rows` of rows, or `idle` or `finished`.
+/// The result of the next poll: `file@offset text` of each record, `file@start+rows` of rows, or `idle` or `finished`.
 fn poll(reader: &mut FileReader, rows: usize, bytes: usize) -> Vec<String> {
     let limit = PollLimit { rows, bytes, wait: Duration::ZERO, linger: Duration::ZERO };
     match futures::executor::block_on(reader.poll(limit)).unwrap() {
@@ -191,7 +191,7 @@ fn parquet_rows_are_counted_and_resumed_and_half_written_files_wait() {
     assert_eq!(poll(&mut resumed, 99, 1 << 20), ["finished"]);
 }
 
-/// What the next poll makes of the lines: how many are rows, and `offset reason (bytes kept)` of the others.
+/// The decoded lines of the next polls: the number of rows, and `offset reason (bytes kept)` of each dead letter.
 fn decode(reader: &mut FileReader) -> (usize, Vec<String>) {
     let limit = PollLimit { rows: 9, bytes: 1 << 20, wait: Duration::ZERO, linger: Duration::ZERO };
     let (mut rows, mut dead) = (0, Vec::new());
@@ -255,7 +255,7 @@ fn write(path: &Path, bytes: &[u8]) {
     fs::write(path, bytes).unwrap();
 }
 
-/// All that a bounded read finds, one entry a record.
+/// All records of a bounded read, one entry per record.
 fn read_all(folder: &Path, format: Format, rows: usize) -> Vec<String> {
     let from = ReadFrom { bounded: true, ..ReadFrom::default() };
     let mut reader = open(folder, format, &from, &Env::manual(0, 1));

@@ -1,13 +1,13 @@
-//! The bytes of a text file; of a compressed one those that it holds.
+//! The bytes of a text file; for a compressed file, its decompressed bytes.
 
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-/// Read from a compressed file at a time.
+/// Bytes read from a compressed file at a time.
 const BUFFER: usize = 256 << 10;
 
-/// An open text file. Gzip and Zstandard are known by their first bytes, whatever the file is named.
+/// An open text file. Gzip and Zstandard are recognised by their first bytes, whatever the file's name.
 pub(super) enum Text {
     Plain(File),
     Compressed(Box<Decompressed>),
@@ -17,7 +17,7 @@ pub(super) enum Text {
 pub(super) struct Decompressed {
     path: PathBuf,
     decoder: Box<dyn Read + Send>,
-    /// Read and not left behind: the bytes from `at` on.
+    /// The decompressed bytes from `at` on.
     buffer: Vec<u8>,
     at: u64,
 }
@@ -38,7 +38,7 @@ impl Text {
         matches!(self, Self::Compressed(_))
     }
 
-    /// `length` bytes from `start` on; fewer where the file ends.
+    /// `length` bytes from `start` on; fewer if the file ends before.
     pub(super) fn bytes(&mut self, start: u64, length: u64) -> io::Result<Vec<u8>> {
         match self {
             Self::Plain(file) => {
@@ -79,7 +79,7 @@ impl Decompressed {
     }
 }
 
-/// A reader of a compressed file that is at its beginning; `None` if the file is not compressed.
+/// A decoder for a compressed file, positioned at its beginning; `None` if the file is not compressed.
 fn decoder(file: &mut File) -> io::Result<Option<Box<dyn Read + Send>>> {
     let mut first = Vec::new();
     (&mut *file).take(4).read_to_end(&mut first)?;

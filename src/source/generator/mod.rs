@@ -1,7 +1,7 @@
 //! The card-fraud simulator as a source, and its transactions as JSON for producers.
 //!
-//! Owns the data of the running example: customers who pay at terminals within reach, and three ways of fraud. It
-//! promises that the same seed gives the same rows, in event-time order, in every version; memory holds one day.
+//! Owns the data of the running example: customers who pay at terminals within reach, and three kinds of fraud. It promises
+//! that the same seed gives the same rows, in event-time order, in every version; one day is in memory at a time.
 
 mod random;
 mod reader;

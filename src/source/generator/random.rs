@@ -1,4 +1,4 @@
-//! Randomness that is the same on every machine and in every version: splitmix64, one stream per purpose and day.
+//! Random numbers that are the same on every machine and in every version: splitmix64, one stream per purpose and day.
 
 use rand::RngCore;
 
@@ -8,7 +8,7 @@ use crate::env::splitmix64;
 #[derive(Debug, Clone)]
 pub(super) struct Stream(u64);
 
-/// What a stream is for; each has its own numbers.
+/// The purpose of a stream; each has its own numbers.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Purpose {
     Customers = 1,

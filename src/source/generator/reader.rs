@@ -15,25 +15,25 @@ use crate::env::Env;
 use crate::error::{Context, Error, Result};
 use crate::source::chunk::{Chunk, PartitionId, Payload, Poll, PollLimit, ReadFrom, SourceReader};
 
-/// The days of the published simulation: what "everything that is there" means for a source without an end.
+/// The days of the published simulation: the length of a bounded read of an endless source.
 const PUBLISHED_DAYS: u64 = 183;
 
-/// Reads simulated transactions, at most at the rate that was asked for.
+/// Reads simulated transactions, at most at the requested rate.
 #[derive(Debug)]
 pub struct GeneratorReader {
     simulator: Simulator,
     env: Env,
     rate: Option<f64>,
-    /// The row before which reading ends.
+    /// The row at which reading ends, exclusive.
     end_row: Option<u64>,
-    /// The day before which reading ends.
+    /// The day at which reading ends, exclusive.
     end_day: Option<u64>,
-    /// The next row to hand out.
+    /// The next row to return.
     next: u64,
-    /// Rows of the simulator's last day that were not handed out.
+    /// Rows of the simulator's last day that were not returned yet.
     rest: Option<RecordBatch>,
     started_ms: i64,
-    /// Rows handed out since the start, for the rate.
+    /// Rows returned since the start, for the rate.
     handed_out: u64,
     partition: PartitionId,
     table: GeneratorTable,
@@ -41,7 +41,8 @@ pub struct GeneratorReader {
 }
 
 impl GeneratorReader {
-    /// Starts at the row that `from` names: the same seed gives the same rows. Errors: nobody or nowhere to pay.
+    /// Starts at the row in `from`: the same seed gives the same rows. Errors: no customers or no terminals; a rate not
+    /// above 0.
     pub fn open(options: &GeneratorOptions, from: &ReadFrom, env: &Env) -> Result<Self> {
         if options.customers == 0 || options.terminals == 0 {
             return Err(Error::config("the generator needs at least one customer and one terminal"));
@@ -69,11 +70,11 @@ impl GeneratorReader {
         Ok(reader)
     }
 
-    /// How many rows the rate allows now.
+    /// The number of rows that the rate allows now.
     fn allowed(&self) -> u64 {
         let Some(rate) = self.rate else { return u64::MAX };
         let elapsed_ms = (self.env.unix_ms() - self.started_ms).max(0);
-        // The first row comes at once, the others a rate's distance apart.
+        // The first row is due at once, the others at the intervals of the rate.
         let due = (rate * elapsed_ms as f64 / 1_000.0) as u64 + 1;
         due.saturating_sub(self.handed_out)
     }
@@ -129,14 +130,14 @@ impl GeneratorReader {
         Ok(Poll::Chunks(vec![Chunk { partition, start, end, payload: Payload::Rows(rows) }]))
     }
 
-    /// How long until the next row is due, but no shorter than the clock can tell.
+    /// The time until the next row is due, but at least the resolution of the clock.
     fn pause(&self) -> Duration {
         let apart = self.rate.map_or(0.0, |rate| 1.0 / rate);
         Duration::from_secs_f64(apart.clamp(0.001, 3_600.0))
     }
 }
 
-/// What becomes known of transactions `delay_us` later.
+/// The labels of transactions, known `delay_us` later.
 fn labels(rows: &RecordBatch, delay_us: i64) -> Result<RecordBatch> {
     let missing = |name: &str| Error::internal(format!("the simulator makes no `{name}`"));
     let column = |name: &str| rows.column_by_name(name).cloned().ok_or_else(|| missing(name));

@@ -6,36 +6,36 @@ use arrow::record_batch::RecordBatch;
 
 use crate::error::{Error, Result};
 
-/// Whether transactions say that they are frauds.
+/// Inclusion of the label in transactions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Labels {
     /// With the field `is_fraud`.
     Keep,
-    /// As they would come from a terminal.
+    /// Without the label, as from a terminal.
     #[default]
     LeaveOut,
 }
 
-/// Which time transactions carry.
+/// The event time of transactions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum EventTime {
-    /// The simulated one, from 2018-04-01 on.
+    /// The simulated time, from 2018-04-01 on.
     #[default]
     Simulated,
-    /// All the same: now, in milliseconds since 1970 UTC.
+    /// The same time for all, in milliseconds since 1970 UTC.
     At(i64),
 }
 
-/// How to render.
+/// Options of rendering.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Rendering {
     pub labels: Labels,
     pub event_time: EventTime,
 }
 
-/// The lines of the simulator's `rows`, each with its line end, and their `len + 1` boundaries. About 150 bytes a line.
+/// The lines of the simulator's `rows`, each with its line end, and their `len + 1` boundaries. A line has about 150 bytes.
 ///
-/// Errors: `rows` has another schema than the simulator's.
+/// Errors: the schema of `rows` is not the simulator's.
 pub fn to_json_lines(rows: &RecordBatch, rendering: Rendering) -> Result<(Vec<u8>, Vec<u32>)> {
     let columns = Columns::of(rows)?;
     let mut data = Vec::with_capacity(rows.num_rows() * 176);
@@ -100,7 +100,7 @@ impl<'a> Columns<'a> {
     }
 }
 
-/// An amount in cents, with two digits after the point.
+/// Appends an amount with two decimal digits.
 fn push_amount(out: &mut Vec<u8>, amount: f64) {
     let cents = (amount * 100.0).round() as u64;
     push_number(out, cents / 100);
@@ -123,7 +123,7 @@ fn two(number: u32) -> [u8; 2] {
     [b'0' + (number / 10) as u8, b'0' + (number % 10) as u8]
 }
 
-/// Writes instants; the date is worked out once a day.
+/// Writes timestamps; the date is computed once per day.
 #[derive(Debug, Default)]
 struct Clock {
     day: Option<i64>,

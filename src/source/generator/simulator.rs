@@ -1,9 +1,9 @@
 //! Card transactions with known frauds, day by day.
 //!
-//! Built from the description of the simulator in Le Borgne, Siblini, Lebichot, Bontempi, "Reproducible Machine
-//! Learning for Credit Card Fraud Detection". A day is a pure function of the seed and its number, so memory is bounded
-//! by one day and any day can be made again. Where the book looks at all days at once (scenario 3 takes exactly a third
-//! of a card's transactions), a day decides by itself (each with probability a third).
+//! Built from the description of the simulator in Le Borgne, Siblini, Lebichot, Bontempi, "Reproducible Machine Learning for
+//! Credit Card Fraud Detection". A day is a pure function of the seed and its number, so memory is bounded by one day and
+//! any day can be generated again. Where the book uses all days at once (scenario 3 takes exactly a third of a card's
+//! transactions), each day decides independently (each transaction with probability one third).
 
 use std::sync::Arc;
 
@@ -26,15 +26,15 @@ const MILLIS_PER_DAY: i64 = 86_400_000;
 /// Amounts above this are fraud (scenario 1).
 const SUSPICIOUS_AMOUNT: f64 = 220.0;
 
-/// Terminals compromised each day, and for how long (scenario 2).
+/// Terminals compromised each day, and the number of days (scenario 2).
 const TERMINALS_A_DAY: u32 = 2;
 const TERMINAL_DAYS: u64 = 28;
 
-/// Cards leaked each day, and for how long (scenario 3).
+/// Cards leaked each day, and the number of days (scenario 3).
 const CARDS_A_DAY: u32 = 3;
 const CARD_DAYS: u64 = 14;
 
-/// Makes the days of one simulation, one after the other.
+/// Generates the days of one simulation, one after the other.
 #[derive(Debug)]
 pub struct Simulator {
     seed: u64,
@@ -44,10 +44,10 @@ pub struct Simulator {
     schema: SchemaRef,
 }
 
-/// One transaction of the day at hand.
+/// One transaction of the current day.
 #[derive(Debug, Clone, Copy)]
 struct Transaction {
-    /// Milliseconds since the day began.
+    /// Milliseconds since the start of the day.
     millis: i64,
     customer: u32,
     terminal: u32,
@@ -62,12 +62,12 @@ impl Simulator {
         Self { seed, world: World::new(seed, customers, terminals), day: 0, next_row: 0, schema: schema() }
     }
 
-    /// The day that [`Self::next_day`] makes next; 0 is 2018-04-01.
+    /// The next day that [`Self::next_day`] generates; 0 is 2018-04-01.
     pub fn day(&self) -> u64 {
         self.day
     }
 
-    /// How many transactions there were on the days so far: the number of the next one.
+    /// The number of transactions on the days so far, which is the number of the next one.
     pub fn next_row(&self) -> u64 {
         self.next_row
     }
@@ -83,7 +83,7 @@ impl Simulator {
 
     fn transactions(&self, day: u64) -> Vec<Transaction> {
         let mut transactions = self.genuine(day);
-        // They are in the order of customers, which this sort keeps where times are equal.
+        // Before the sort they are in the order of customers, which it keeps for equal times.
         transactions.sort_by_key(|transaction| transaction.millis);
         self.commit_fraud(day, &mut transactions);
         transactions
@@ -119,7 +119,7 @@ impl Simulator {
         transactions
     }
 
-    /// Turns transactions into frauds; where scenarios meet, the later one counts.
+    /// Marks transactions as frauds; if several scenarios apply, the last one counts.
     fn commit_fraud(&self, day: u64, transactions: &mut [Transaction]) {
         let (customers, terminals) = (self.world.customers.len(), self.world.locations.len());
         let compromised = self.marked(day, TERMINAL_DAYS, Purpose::CompromisedTerminals, TERMINALS_A_DAY, terminals);
@@ -139,7 +139,7 @@ impl Simulator {
         }
     }
 
-    /// Whom the last `days` days, this one included, have marked; sorted.
+    /// The customers or terminals marked on the last `days` days, including this one; sorted.
     fn marked(&self, day: u64, days: u64, purpose: Purpose, a_day: u32, of: usize) -> Vec<u32> {
         let mut all = Vec::new();
         for day in (day + 1).saturating_sub(days)..=day {
@@ -206,7 +206,7 @@ fn in_cents(amount: f64) -> f64 {
     (amount * 100.0).round() / 100.0
 }
 
-/// The last name written, at the end of a buffer.
+/// Buffer for the last name written; it is at the end.
 #[derive(Debug, Default)]
 struct Names([u8; 32]);
 

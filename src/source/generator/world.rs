@@ -1,17 +1,17 @@
-//! The customers and terminals of a simulation, and which terminals a customer can reach.
+//! The customers and terminals of a simulation, and the terminals within reach of each customer.
 
 use super::random::{Purpose, Stream};
 
-/// Side of the square that everything stands on.
+/// Side length of the square that contains everything.
 const SIDE: f64 = 100.0;
 
-/// How far a customer goes.
+/// The distance that a customer goes.
 const RADIUS: f64 = 5.0;
 
-/// Cells of one radius along a side: whoever is within reach stands in a neighbouring cell.
+/// Number of cells along a side, each as wide as the radius: everything within reach is in a neighbouring cell.
 const CELLS: usize = (SIDE / RADIUS) as usize;
 
-/// A customer and how they spend.
+/// A customer with their spending habits.
 #[derive(Debug, Clone)]
 pub(super) struct Customer {
     pub(super) mean_amount: f64,
@@ -21,13 +21,13 @@ pub(super) struct Customer {
     pub(super) reach: std::ops::Range<usize>,
 }
 
-/// Everything that does not change from day to day.
+/// The parts that do not change from day to day.
 #[derive(Debug)]
 pub(super) struct World {
     pub(super) customers: Vec<Customer>,
     /// Terminals within reach, customer by customer.
     pub(super) reach: Vec<u32>,
-    /// The grid cell of each terminal, as the location of its transactions.
+    /// The grid cell of each terminal, which is the location of its transactions.
     pub(super) locations: Vec<[u8; 2]>,
 }
 
@@ -50,7 +50,7 @@ impl World {
             let place = (stream.unit() * SIDE, stream.unit() * SIDE);
             let from = world.reach.len();
             add_within_reach(place, &places, &cells, &mut world.reach);
-            // Of the published world everyone reaches some; in a sparse one, people go to the nearest.
+            // In the published world all customers reach some terminal; in a sparse world, they use the nearest.
             if world.reach.len() == from {
                 world.reach.extend(nearest(place, &places));
             }

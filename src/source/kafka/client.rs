@@ -1,7 +1,7 @@
-//! How to reach a Kafka cluster: the one place where connection options become librdkafka's configuration, and where
-//! librdkafka's errors and log lines become ours.
+//! Clients of Kafka clusters: the one place where connection options become librdkafka's configuration, and where
+//! librdkafka's errors and log lines become weir's.
 //!
-//! Promises: no message, detail, hint or log line that leaves this file contains a secret.
+//! Promises: no message, detail, hint or log line from this file contains a secret.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -20,12 +20,12 @@ use crate::catalog::KafkaConnection;
 use crate::env::Env;
 use crate::error::{Error, ErrorKind, Result};
 
-/// True for Azure Event Hubs, which is told by its login name.
+/// True for Azure Event Hubs, which is recognised by its login name.
 pub fn is_event_hubs(connection: &KafkaConnection) -> bool {
     connection.security.sasl.as_ref().is_some_and(|(_, user, _)| user == "$ConnectionString")
 }
 
-/// What every client of this connection is configured with; `properties.*` win over it.
+/// Configuration of every client of this connection; `properties.*` override it.
 fn base_config(connection: &KafkaConnection) -> ClientConfig {
     let security = &connection.security;
     let protocol = match (security.tls, security.sasl.is_some()) {
@@ -73,10 +73,10 @@ fn with_properties(mut config: ClientConfig, connection: &KafkaConnection) -> Cl
     config
 }
 
-/// Configuration of a consumer that reads by explicit offsets and hands its progress to nobody.
+/// Configuration of a consumer that reads by explicit offsets and commits no progress of its own.
 ///
-/// Memory: librdkafka holds at most 32 MiB of fetched records plus one response of 16 MiB. Latency: a response is sent
-/// as soon as a byte is there; brokers without a purgatory (the embedded one) answer after `fetch.wait.max.ms`.
+/// Memory: librdkafka holds at most 32 MiB of fetched records plus one response of 16 MiB. Latency: a response is sent as
+/// soon as a byte is available; brokers without a purgatory (the embedded one) answer after `fetch.wait.max.ms`.
 pub fn consumer_config(connection: &KafkaConnection, group_id: &str) -> ClientConfig {
     let mut config = base_config(connection);
     config
@@ -87,7 +87,7 @@ pub fn consumer_config(connection: &KafkaConnection, group_id: &str) -> ClientCo
         .set("auto.offset.reset", "error")
         .set("isolation.level", "read_committed")
         .set("allow.auto.create.topics", "false")
-        // Tells how long nothing has come from a broker.
+        // Statistics contain the time since a broker last sent something.
         .set("statistics.interval.ms", "1000")
         .set("fetch.min.bytes", "1")
         .set("fetch.wait.max.ms", if is_event_hubs(connection) { "50" } else { "5" })
@@ -95,7 +95,7 @@ pub fn consumer_config(connection: &KafkaConnection, group_id: &str) -> ClientCo
         .set("fetch.error.backoff.ms", "100")
         .set("fetch.max.bytes", "16777216")
         .set("fetch.message.max.bytes", "4194304")
-        // A batch that is larger than all limits is sent all the same: refused here, it would stop the partition for ever.
+        // A batch larger than all limits is still sent by the brokers: refusing it here would stop the partition for ever.
         .set("receive.message.max.bytes", "1000000000")
         .set("queued.min.messages", "200000")
         .set("queued.max.messages.kbytes", "32768");
@@ -117,13 +117,13 @@ pub fn producer_config(connection: &KafkaConnection) -> ClientConfig {
     with_properties(config, connection)
 }
 
-/// Refuses options that librdkafka does not take, without making a connection.
+/// Errors: options that librdkafka does not accept. Makes no connection.
 pub fn check(connection: &KafkaConnection) -> Result<()> {
     let checked = consumer_config(connection, "weir-check").create_native_config().map(drop);
     checked.map_err(|error| Redact::new(connection).creation_error(&error))
 }
 
-/// Makes a consumer whose events go to `context`.
+/// Creates a consumer whose events go to `context`.
 pub fn create_consumer(
     connection: &KafkaConnection,
     group_id: &str,
@@ -133,20 +133,20 @@ pub fn create_consumer(
     consumer_config(connection, group_id).create_with_context(context).map_err(|error| redact.creation_error(&error))
 }
 
-/// Makes a client that asks about topics and changes nothing.
+/// Creates a client for queries about topics, which changes nothing.
 pub fn create_admin(connection: &KafkaConnection, context: Context) -> Result<AdminClient<Context>> {
     let redact = context.redact.clone();
     let config = producer_config(connection);
     AdminClient::from_config_and_context(&config, context).map_err(|error| redact.creation_error(&error))
 }
 
-/// Makes a producer whose events go to `context`.
+/// Creates a producer whose events go to `context`.
 pub fn create_producer(config: &ClientConfig, context: Context) -> Result<BaseProducer<Context>> {
     let redact = context.redact.clone();
     config.create_with_context(context).map_err(|error| redact.creation_error(&error))
 }
 
-/// Knows a connection's secrets, to keep them out of texts that librdkafka wrote.
+/// Removes a connection's secrets from librdkafka's texts.
 #[derive(Clone)]
 pub struct Redact {
     secrets: Arc<[String]>,
@@ -168,7 +168,7 @@ impl Redact {
         self.secrets.iter().fold(text.to_owned(), |text, secret| text.replace(secret.as_str(), "***"))
     }
 
-    /// librdkafka's error in words. Never its `ClientConfig` value.
+    /// librdkafka's error in words, without the value of a `ClientConfig` error.
     pub fn describe(&self, error: &KafkaError) -> String {
         match error {
             KafkaError::ClientConfig(RDKafkaConfRes::RD_KAFKA_CONF_UNKNOWN, _, key, _) => {
@@ -199,7 +199,7 @@ pub fn sentence(text: &str) -> String {
     chars.next().map_or_else(String::new, |first| format!("{}{}.", first.to_uppercase(), chars.as_str()))
 }
 
-/// What librdkafka has reported about the cluster since it was last seen well.
+/// Problems of the cluster that librdkafka has reported since it last worked.
 #[derive(Debug, Default)]
 struct Troubles {
     all_down_since: Option<Instant>,
@@ -209,7 +209,7 @@ struct Troubles {
     heard: Option<Instant>,
     undelivered: Option<String>,
     too_large: Vec<TooLarge>,
-    /// Numbers of delivered messages, while somebody asks.
+    /// Numbers of delivered messages, while they are being watched.
     delivered: Option<Vec<usize>>,
     fatal: Option<(RDKafkaErrorCode, String)>,
 }
@@ -217,13 +217,13 @@ struct Troubles {
 /// A message that the brokers refused for the size of its batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TooLarge {
-    /// The number that its producer gave it.
+    /// The number given by its producer.
     pub number: usize,
     pub key: Option<Vec<u8>>,
     pub payload: Option<Vec<u8>>,
 }
 
-/// Receives a client's events: logs them, and remembers what the client's owner must know.
+/// Receives a client's events: logs them, and keeps those that the client's owner needs.
 #[derive(Clone)]
 pub struct Context {
     env: Env,
@@ -237,32 +237,32 @@ impl Context {
         Self { env: env.clone(), redact: Redact::new(connection), troubles: Arc::default() }
     }
 
-    /// Keeps this connection's secrets out of texts.
+    /// Removes this connection's secrets from texts.
     pub fn redact(&self) -> &Redact {
         &self.redact
     }
 
-    /// Since when no broker could be reached, as far as known.
+    /// The time since which no broker could be reached, if so.
     pub fn all_down_since(&self) -> Option<Instant> {
         self.troubles().all_down_since
     }
 
-    /// When the brokers that lead partitions were heard last, all of them; as far as statistics told.
+    /// The last time at which every broker that leads a partition had been heard, according to the statistics.
     pub fn heard(&self) -> Option<Instant> {
         self.troubles().heard
     }
 
-    /// Why the brokers refuse this client (login, certificates), if they do.
+    /// The reason why the brokers refuse this client (login, certificates), if they do.
     pub fn refused(&self) -> Option<String> {
         self.troubles().refused.clone()
     }
 
-    /// The latest trouble reported, in words.
+    /// The last problem reported, in words.
     pub fn last_trouble(&self) -> Option<String> {
         self.troubles().last.clone()
     }
 
-    /// The client's fatal error, after which it cannot be used.
+    /// The client's fatal error, after which it is unusable.
     pub fn fatal(&self) -> Option<(RDKafkaErrorCode, String)> {
         self.troubles().fatal.clone()
     }
@@ -277,24 +277,24 @@ impl Context {
         std::mem::take(&mut self.troubles().too_large)
     }
 
-    /// Whether a message was too large since [`Context::take_too_large`], and whether one failed since
+    /// `true` if a message was too large since [`Context::take_too_large`]; `true` if one failed since
     /// [`Context::take_undelivered`].
     pub fn has_failures(&self) -> (bool, bool) {
         let troubles = self.troubles();
         (!troubles.too_large.is_empty(), troubles.undelivered.is_some())
     }
 
-    /// Remembers which messages are delivered from now on.
+    /// Starts to collect the numbers of delivered messages.
     pub fn watch_deliveries(&self) {
         self.troubles().delivered = Some(Vec::new());
     }
 
-    /// The numbers of messages that were delivered since [`Context::watch_deliveries`], which ends.
+    /// The numbers of messages delivered since [`Context::watch_deliveries`]; ends the collection.
     pub fn take_delivered(&self) -> Vec<usize> {
         self.troubles().delivered.take().unwrap_or_default()
     }
 
-    /// The cluster answered: forgets what was wrong.
+    /// Clears the recorded problems, because the cluster has answered.
     pub fn is_well(&self) {
         let mut troubles = self.troubles();
         troubles.all_down_since = None;
@@ -307,7 +307,7 @@ impl Context {
 }
 
 impl ClientContext for Context {
-    /// A broker that is frozen keeps its connections and says nothing: only how long nothing came over them tells.
+    /// A frozen broker keeps its connections and sends nothing: only the time since the last data shows that.
     fn stats(&self, statistics: Statistics) {
         let leaders: Vec<_> = statistics.brokers.values().filter(|broker| !broker.toppars.is_empty()).collect();
         let idle = |broker: &&Broker| u64::try_from(broker.rxidle).ok().filter(|_| broker.state == "UP");
@@ -367,7 +367,7 @@ impl ConsumerContext for Context {
 }
 
 impl ProducerContext for Context {
-    /// What its producer counts a message as.
+    /// The number that the producer gave a message.
     type DeliveryOpaque = usize;
 
     fn delivery(&self, result: &DeliveryResult<'_>, number: usize) {

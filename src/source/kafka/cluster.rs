@@ -1,4 +1,4 @@
-//! Questions to the brokers that a reader asks now and then: which partitions, which offsets.
+//! A reader's requests to the brokers: partitions and offsets.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -11,22 +11,22 @@ use super::client::{Context, Redact, sentence};
 use crate::error::Error;
 use crate::source::chunk::Offset;
 
-/// How long one question may take.
+/// The time limit for one request.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Why a question was not answered.
+/// The reason why a request failed.
 #[derive(Debug)]
 pub enum Attempt {
-    /// Not now; why.
+    /// A temporary problem, with the reason.
     Retry(String),
-    /// The topic is not there, or not yet.
+    /// The topic does not exist, or not yet.
     Absent(Error),
-    /// Asking again does not help.
+    /// Repeating the request does not help.
     GiveUp(Error),
 }
 
 impl Attempt {
-    /// Says which source asked.
+    /// Adds the source's name.
     pub fn for_source(self, source: &str) -> Self {
         match self {
             Self::Absent(error) => Self::Absent(error.with_detail(format!("Source `{source}` reads it."))),
@@ -39,9 +39,9 @@ impl Attempt {
     }
 }
 
-/// Lets librdkafka's events (logs, errors, answers to offset commits) reach the context. Does not wait.
+/// Serves librdkafka's events (logs, errors, results of offset commits), which go to the context. Does not wait.
 pub fn serve_events(consumer: &BaseConsumer<Context>) {
-    // A poll serves one event and does not tell a served log line from an empty queue.
+    // A poll serves one event; its result does not distinguish a served log line from an empty queue.
     for _ in 0..16 {
         let _ = consumer.poll(Duration::ZERO);
     }
@@ -83,8 +83,8 @@ fn absent(topic: &str) -> Error {
         .with_hint("Create the topic, or correct the option `topic`.")
 }
 
-/// Offsets of partitions: `Beginning`, `End` (the last stable one), or `Offset(t)`, the first at or after the time `t`
-/// in milliseconds. A partition without an answer (no record that late) is absent.
+/// Offsets of partitions: `Beginning`, `End` (the last stable one), or `Offset(t)`, the first at or after the time `t` in
+/// milliseconds. A partition without such an offset (no record that late) is absent.
 pub fn offsets(
     consumer: &BaseConsumer<Context>,
     topic: &str,
@@ -96,7 +96,7 @@ pub fn offsets(
     for partition in partitions {
         list.add_partition_offset(topic, *partition, wanted).map_err(|error| Attempt::from_kafka(&error, redact))?;
     }
-    // A time of -2 asks for the earliest and -1 for the latest offset: the values of `Beginning` and `End`.
+    // For a time, -2 requests the earliest and -1 the latest offset: the values of `Beginning` and `End`.
     let answer = consumer.offsets_for_times(list, PATIENCE).map_err(|error| Attempt::from_kafka(&error, redact))?;
     let mut found = BTreeMap::new();
     for element in answer.elements() {

@@ -1,4 +1,4 @@
-//! What the brokers tell of a topic: its id, and what the user may do with it. Nothing is written to find out.
+//! The description of a topic by the brokers: its id, and the user's permissions. Finding out writes nothing.
 //!
 //! KIP-516 (ids) and KIP-430 (permissions); librdkafka's `DescribeTopics`, which `rdkafka` does not wrap.
 
@@ -10,23 +10,23 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 
 use super::client::Context;
 
-/// What brokers tell of a topic.
+/// A topic's description.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Description {
-    /// Made with the topic and never given to another; `None` = the brokers give none (before Kafka 2.8, Event Hubs).
+    /// Created with the topic and never reused; `None` if the brokers give none (before Kafka 2.8, Event Hubs).
     pub id: Option<String>,
-    /// Whether the user may write; `None` = the brokers do not tell, or were not asked.
+    /// `true` if the user may write; `None` if the brokers do not report it, or were not asked.
     pub may_write: Option<bool>,
 }
 
-/// What to ask.
+/// The requested part of the description.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ask {
     Id,
     Permissions,
 }
 
-/// Asks for a topic. Errors: why the question got no answer.
+/// Requests a topic's description. Errors: the reason why there is no answer.
 pub fn topic(
     consumer: &BaseConsumer<Context>,
     topic: &str,
@@ -37,8 +37,8 @@ pub fn topic(
     let patience_ms = i32::try_from(patience.as_millis()).unwrap_or(i32::MAX);
     let client = consumer.client().native_ptr();
     let mut names = [name.as_ptr()];
-    // SAFETY: `client` and `name` live to the end of this function. Everything made here is destroyed below, in reverse,
-    // once; the event owns what is read from it and is destroyed after the last read.
+    // SAFETY: `client` and `name` live to the end of this function. Everything created here is destroyed below, once, in
+    // reverse order; the event owns the data read from it and is destroyed after the last read.
     unsafe {
         let options =
             native::rd_kafka_AdminOptions_new(client, native::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS);
@@ -67,13 +67,13 @@ pub fn topic(
     }
 }
 
-/// What the answer says of its one topic.
+/// The description in an answer about one topic.
 ///
 /// # Safety
 /// `event` must be alive.
 unsafe fn read(event: *mut native::rd_kafka_event_t) -> Result<Description, String> {
     const NO_ERROR: native::rd_kafka_resp_err_t = native::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR;
-    // SAFETY: the event is alive, and what is read from it lives as long. Counts say how long the arrays are.
+    // SAFETY: the event is alive, and the data read from it lives as long. The counts are the lengths of the arrays.
     unsafe {
         if native::rd_kafka_event_error(event) != NO_ERROR {
             return Err(CStr::from_ptr(native::rd_kafka_event_error_string(event)).to_string_lossy().into_owned());
@@ -115,13 +115,13 @@ unsafe fn read_id(topic: *const native::rd_kafka_TopicDescription_t) -> Option<S
 /// `topic` must be alive.
 unsafe fn read_permission(topic: *const native::rd_kafka_TopicDescription_t) -> Option<bool> {
     let mut count = 0;
-    // SAFETY: the operations belong to the topic, and the count says how many there are.
+    // SAFETY: the operations belong to the topic, and `count` is their number.
     unsafe {
         let operations = native::rd_kafka_TopicDescription_authorized_operations(topic, &raw mut count);
         if operations.is_null() || count == 0 {
             return None;
         }
-        // As numbers: a broker may name an operation that the enum does not know.
+        // Compared as numbers: a broker may send an operation that the enum does not have.
         let allowed = std::slice::from_raw_parts(operations.cast::<u32>(), count);
         let may = [
             native::rd_kafka_AclOperation_t::RD_KAFKA_ACL_OPERATION_WRITE as u32,

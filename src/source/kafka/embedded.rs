@@ -1,7 +1,7 @@
 //! A Kafka broker inside this process, for the demo and for tests: librdkafka's mock cluster on loopback.
 //!
-//! It keeps the newest 5 MiB or 100,000 record batches of a partition and forgets the rest, keeps nothing when the
-//! process ends, knows no `read_committed` and no offsets by time, and forgets offsets that transactions commit (so that an
+//! It keeps the newest 5 MiB or 100,000 record batches of a partition and drops the rest, keeps nothing when the process
+//! ends, supports neither `read_committed` nor offsets by time, and drops offsets that transactions commit (so that an
 //! exactly-once sink finds no committed epoch on it). Never for real data.
 
 use std::sync::{Mutex, PoisonError};
@@ -19,8 +19,8 @@ pub struct Broker {
 
 struct Cluster(MockCluster<'static, DefaultProducerContext>);
 
-// SAFETY: librdkafka's mock cluster runs on a thread of its own and takes orders through a locked queue, from any
-// thread; the binding lacks the marker only because it holds a raw pointer. A `Mutex` serialises our use besides.
+// SAFETY: librdkafka's mock cluster runs on its own thread and takes commands through a locked queue, from any thread; the
+// binding lacks the marker only because it holds a raw pointer. The `Mutex` also serialises our use.
 unsafe impl Send for Cluster {}
 
 impl Broker {
@@ -51,7 +51,7 @@ impl Broker {
         self.with(|cluster| cluster.broker_down(-1)).map_err(|error| Error::internal(error.to_string()))
     }
 
-    /// Takes connections again.
+    /// Accepts connections again.
     pub fn come_up(&self) -> Result<()> {
         self.with(|cluster| cluster.broker_up(-1)).map_err(|error| Error::internal(error.to_string()))
     }

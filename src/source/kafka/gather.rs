@@ -1,7 +1,7 @@
-//! Where the reading thread and the pipeline meet: records side by side per partition, up to a limit.
+//! Buffers between the reading thread and the pipeline: records per partition, up to a limit.
 //!
-//! Owns the order of a partition's offsets: what is handed out is contiguous, gaps (compaction, transaction markers)
-//! are covered by the chunk around them, repeats are dropped. Knows nothing of librdkafka but [`RecordRef`].
+//! Owns the order of a partition's offsets: returned chunks are contiguous, gaps (compaction, transaction markers) are
+//! covered by the chunk around them, repeats are dropped. Knows nothing of librdkafka but [`RecordRef`].
 
 use std::sync::Arc;
 
@@ -10,17 +10,17 @@ use crate::source::chunk::{
     Chunk, KEPT_OF_LONG, MAX_RECORD, Offset, Offsets, OptionalBytes, PartitionId, Payload, PollLimit, Records,
 };
 
-/// What to keep of a record beside its value, offset and time.
+/// Parts of a record to keep beside its value, offset and time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Wants {
     pub keys: bool,
     pub headers: bool,
 }
 
-/// Bytes after which a partition's chunk is handed out even if the limit is higher: boundaries are `u32`.
+/// Bytes after which a partition's chunk ends even if the limit is higher: boundaries are `u32`.
 const MAX_CHUNK_BYTES: usize = 1 << 30;
 
-/// What was read and not handed out yet.
+/// Records that were read and not returned yet.
 #[derive(Debug)]
 pub struct Gathered {
     wants: Wants,
@@ -29,7 +29,7 @@ pub struct Gathered {
     bytes: usize,
     limit_rows: usize,
     limit_bytes: usize,
-    /// The partition whose turn it is first at the next hand-out.
+    /// The first partition of the next call of `take`.
     turn: usize,
 }
 
@@ -37,21 +37,21 @@ pub struct Gathered {
 struct Partition {
     id: PartitionId,
     number: i32,
-    /// Where the next chunk starts.
+    /// The start of the next chunk.
     handed_out: Offset,
-    /// Where the next chunk ends: the next offset to come.
+    /// The end of the next chunk: the next offset to arrive.
     next: Offset,
     /// The newest known end.
     high: Offset,
-    /// Bounded reading ends here.
+    /// The end of bounded reading.
     stop_at: Option<Offset>,
-    /// A range without records that must be recorded as passed lies before `next`.
+    /// A range without records before `next` must be recorded as progress.
     passed_over: bool,
     records: Records,
 }
 
 impl Partition {
-    /// True when there is something worth a poll's return. Transaction markers alone are not: the chunk of the next
+    /// True if a poll should return for this partition. Transaction markers alone are no reason: the chunk of the next
     /// record covers them, and an idle topic commits no epoch.
     fn is_due(&self) -> bool {
         let moved = self.next > self.handed_out;
@@ -68,27 +68,27 @@ impl Partition {
     }
 }
 
-/// How a partition begins.
+/// The start of a partition.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Begin {
     pub partition: i32,
-    /// Start of the first chunk; below `from` where a range without records is to be recorded as passed.
+    /// Start of the first chunk; below `from` if a range without records is to be recorded as progress.
     pub chunk_start: Offset,
     /// The first offset that is read.
     pub from: Offset,
-    /// The end known now.
+    /// The currently known end.
     pub high: Offset,
-    /// Bounded reading ends here.
+    /// The end of bounded reading.
     pub stop_at: Option<Offset>,
 }
 
 impl Gathered {
-    /// Nothing yet.
+    /// Empty buffers without partitions.
     pub fn new(wants: Wants) -> Self {
         Self { wants, partitions: Vec::new(), rows: 0, bytes: 0, limit_rows: 0, limit_bytes: 0, turn: 0 }
     }
 
-    /// Adds a partition, or lets a known one go on from another place.
+    /// Adds a partition, or makes a known one continue from another offset.
     pub fn begin(&mut self, topic: &str, begin: &Begin) {
         let fresh = Partition {
             id: Arc::from(format!("{topic}/{}", begin.partition)),
@@ -105,7 +105,7 @@ impl Gathered {
             Some(index) => {
                 let known = &mut self.partitions[index];
                 if begin.from < known.next {
-                    // The topic was made anew: what was read of the old one and not handed out is gone with it.
+                    // The topic was created again: unreturned records of the old one are dropped.
                     self.rows -= known.records.len();
                     self.bytes -= known.records.data.len();
                     *known = fresh;
@@ -118,34 +118,34 @@ impl Gathered {
         }
     }
 
-    /// Drops all partitions with what was read of them: the topic is another one.
+    /// Drops all partitions with their records, because the name belongs to another topic.
     pub fn forget(&mut self) {
         self.partitions.clear();
         (self.rows, self.bytes, self.turn) = (0, 0, 0);
     }
 
-    /// The limit of the poll to come; reading goes on until it is reached.
+    /// Sets the limit of the next poll; reading continues until it is reached.
     pub fn set_limit(&mut self, limit: &PollLimit) {
         self.limit_rows = limit.rows.max(1);
         self.limit_bytes = limit.bytes.clamp(1, MAX_CHUNK_BYTES);
     }
 
-    /// How many more records may be gathered now.
+    /// The number of records that may still be gathered.
     pub fn room(&self) -> usize {
         if self.bytes >= self.limit_bytes { 0 } else { self.limit_rows.saturating_sub(self.rows) }
     }
 
-    /// True when there is something to hand out.
+    /// True if there is something to return.
     pub fn has_chunks(&self) -> bool {
         self.partitions.iter().any(Partition::is_due)
     }
 
-    /// True when bounded reading has read everything.
+    /// True if bounded reading has read everything.
     pub fn all_read(&self) -> bool {
         self.partitions.iter().all(Partition::is_done)
     }
 
-    /// Takes a record in. Returns true when it is the one that ends its partition's bounded reading.
+    /// Adds a record. Returns true if it is the one that ends its partition's bounded reading.
     pub fn push(&mut self, record: &RecordRef<'_>) -> bool {
         let Some(index) = self.index(record.partition()) else { return false };
         let partition = &mut self.partitions[index];
@@ -165,7 +165,7 @@ impl Gathered {
         partition.is_done()
     }
 
-    /// The partition holds nothing up to `offset`.
+    /// Records that the partition has no more records before `offset`.
     pub fn reached_end(&mut self, partition: i32, offset: Offset) {
         if let Some(index) = self.index(partition) {
             let partition = &mut self.partitions[index];
@@ -174,14 +174,14 @@ impl Gathered {
         }
     }
 
-    /// The newest end known of a partition.
+    /// Sets the newest known end of a partition.
     pub fn set_high(&mut self, partition: i32, high: Offset) {
         if let Some(index) = self.index(partition) {
             self.partitions[index].high = high;
         }
     }
 
-    /// Partitions that may still hand out records.
+    /// Partitions that may still return records.
     pub fn open(&self) -> Vec<PartitionId> {
         let open =
             self.partitions.iter().filter(|partition| !partition.is_done() || partition.next > partition.handed_out);
@@ -193,22 +193,22 @@ impl Gathered {
         self.partitions.iter().filter(|known| ids.contains(&known.id)).map(|known| known.number).collect()
     }
 
-    /// The next offset to come, per partition number.
+    /// The next offset to arrive, per partition number.
     pub fn positions(&self) -> impl Iterator<Item = (i32, Offset)> {
         self.partitions.iter().map(|partition| (partition.number, partition.next))
     }
 
-    /// The next offset to come, per partition id: as if it had all been committed.
+    /// The next offset to arrive, per partition id, in the form of committed progress.
     pub fn progress(&self) -> Offsets {
         self.partitions.iter().map(|partition| (Arc::clone(&partition.id), partition.next)).collect()
     }
 
-    /// Records between what was handed out and the newest known ends.
+    /// Records between those returned and the newest known ends.
     pub fn lag(&self) -> u64 {
         self.partitions.iter().map(|partition| u64::try_from(partition.lag()).unwrap_or(0)).sum()
     }
 
-    /// Hands out up to `rows` records in chunks of one partition each; every partition has its turn.
+    /// Returns up to `rows` records in chunks of one partition each; the partitions take turns.
     pub fn take(&mut self, rows: usize) -> Vec<Chunk> {
         let count = self.partitions.len();
         let mut chunks = Vec::with_capacity(count);
@@ -243,7 +243,7 @@ impl Gathered {
         chunks
     }
 
-    /// Position of a partition's number; numbers are nearly always positions.
+    /// The index of a partition; it nearly always equals the number.
     fn index(&self, number: i32) -> Option<usize> {
         let guess = usize::try_from(number).ok()?;
         match self.partitions.get(guess) {
@@ -254,7 +254,7 @@ impl Gathered {
 }
 
 fn empty_records(wants: Wants, rows: usize, bytes: usize) -> Records {
-    // A tenth more than the last chunk had: a steady stream grows no buffer twice.
+    // A tenth more than the last chunk had, so that buffers of a steady stream do not grow again.
     let (rows, bytes) = (rows + rows / 10, bytes + bytes / 10);
     let bounds = || {
         let mut bounds = Vec::with_capacity(rows + 1);
@@ -318,7 +318,7 @@ fn split_off(records: &mut Records, rows: usize) -> Records {
     }
 }
 
-/// Splits `len + 1` boundaries after `rows` records; the second part begins at 0 again.
+/// Splits `len + 1` boundaries after `rows` records; the second part starts at 0.
 fn split_bounds(bounds: &mut Vec<u32>, rows: usize) -> Vec<u32> {
     let base = bounds[rows];
     let rest = bounds[rows..].iter().map(|bound| bound - base).collect();

@@ -1,9 +1,10 @@
-//! Whether a topic is still the one that offsets are of: a pure decision over what was recorded with them and what brokers tell.
+//! Decides whether a topic is still the one that offsets belong to: a pure decision over the identity recorded with them and
+//! the one that brokers report.
 //!
-//! A topic that is deleted and created again has the same name and partitions, and its offsets begin at 0 again: offsets of the
-//! old one would skip as many records of the new. Its id tells the two apart. Brokers that give none (before Kafka 2.8, Event
-//! Hubs) are told apart by the id of their cluster only: there, a topic that was created again is found out by its offsets if
-//! it is shorter than what was read of the old one, and else not at all.
+//! A topic that is deleted and created again has the same name and partitions, and its offsets start at 0 again: offsets of
+//! the old one would skip that many records of the new one. The topic's id distinguishes the two. For brokers without ids
+//! (before Kafka 2.8, Event Hubs) only the id of the cluster is compared: there, a topic that was created again is detected
+//! only if it is shorter than the offsets read from the old one.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,25 +19,25 @@ use super::shared::Shared;
 use crate::error::{Context as _, Error, Result};
 use crate::source::chunk::{Offset, Offsets, PartitionId, TopicIdentity, Witness};
 
-/// How long one question may take.
+/// The time limit for one request.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// Times that brokers are asked before an epoch is committed unchecked.
+/// The number of requests before an epoch is committed unchecked.
 const ATTEMPTS: u32 = 3;
 
-/// What two identities of one name have to do with each other.
+/// The relation between two identities with the same name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Standing {
-    /// Nothing speaks against their being the same.
+    /// Nothing contradicts their being the same.
     Same,
-    /// The same topic, in a cluster that has got another id.
+    /// The same topic, in a cluster whose id has changed.
     Moved,
-    /// Offsets of the one mean nothing in the other.
+    /// Another topic: offsets of the one mean nothing in the other.
     Another,
 }
 
-/// Compares the topic that offsets were recorded for with the one that brokers tell of.
+/// Compares the topic for which offsets were recorded with the one that brokers report.
 pub fn compare(known: &TopicIdentity, found: &TopicIdentity) -> Standing {
-    // Another option `topic`, and one that was never read: its partitions have other names, and no offsets yet.
+    // The option `topic` names a topic that was never read: its partitions have other names, and no offsets yet.
     let Some(known) = known.named(&found.topic) else { return Standing::Same };
     let moved = known.cluster.is_some() && found.cluster.is_some() && known.cluster != found.cluster;
     match (&known.id, &found.id) {
@@ -48,7 +49,7 @@ pub fn compare(known: &TopicIdentity, found: &TopicIdentity) -> Standing {
     }
 }
 
-/// Asks the brokers which topic has this name now. Errors: why they did not answer.
+/// Requests the identity of the topic that has this name now. Errors: the reason why there is no answer.
 pub fn ask(consumer: &BaseConsumer<Context>, topic: &str) -> Result<TopicIdentity, String> {
     let id = describe::topic(consumer, topic, Ask::Id, PATIENCE)?.id;
     let cluster = consumer.client().fetch_cluster_id(PATIENCE);
@@ -62,12 +63,12 @@ pub enum Answer {
     /// No topic has the name.
     Gone,
     Another(TopicIdentity),
-    /// They do not tell; why.
+    /// No answer, with the reason.
     Unknown(String),
 }
 
 impl Answer {
-    /// True when everything that was read before the question is of the topic that is expected: no other has had its name since.
+    /// True if all records read before the request are of the expected topic: no other has had its name since.
     pub fn proves(&self) -> bool {
         matches!(self, Self::Same | Self::Gone)
     }
@@ -83,7 +84,7 @@ pub fn look(consumer: &BaseConsumer<Context>, expected: &TopicIdentity) -> Answe
     }
 }
 
-/// What is recorded from now on: what brokers tell, and else what was known; beside it the topics that were read before.
+/// The identity to record from now on: the reported one, completed by the known one, with the topics that were read before.
 pub fn merge(known: Option<&TopicIdentity>, found: TopicIdentity) -> TopicIdentity {
     let earlier = known.map(|known| known.others(&found.topic)).unwrap_or_default();
     let known = known.and_then(|known| known.named(&found.topic));
@@ -95,7 +96,7 @@ pub fn merge(known: Option<&TopicIdentity>, found: TopicIdentity) -> TopicIdenti
     }
 }
 
-/// The error for a topic that is not the one whose offsets were recorded; `lost` says what that means for what was read.
+/// The error for a topic that is not the one whose offsets were recorded; `lost` is the consequence for the records read.
 pub fn recreated(source: &str, known: &TopicIdentity, found: &TopicIdentity, lost: &str) -> Error {
     let topic = &found.topic;
     let known = known.named(topic).unwrap_or(known);
@@ -117,16 +118,16 @@ pub fn recreated(source: &str, known: &TopicIdentity, found: &TopicIdentity, los
         .with_hint("Set `on_data_loss = 'continue'` on the source to read the new topic from its beginning, or point the source at the topic that it has read.")
 }
 
-/// The consequence where offsets are recorded.
+/// The consequence if offsets were recorded.
 pub const VOID: &str = "Offsets of the old topic mean nothing in the new one: to go on at them would skip records.";
-/// The consequence where none are.
+/// The consequence if none were.
 pub const UNCOMMITTED: &str =
     "Nothing of the old topic was committed: what was read of it is lost, unless it still exists elsewhere.";
-/// The consequence where the open epoch may hold records of both.
+/// The consequence if the open epoch may hold records of both topics.
 const MIXED: &str = "It was created again within moments of being read, so that the open epoch may hold records of both topics: it was not committed.";
 
-/// Asks, before an epoch is committed, whether what was read is of the topic that its offsets are recorded for: librdkafka goes
-/// on reading at the same offset when a topic is created again.
+/// Checks, before an epoch is committed, that the records are of the topic for which its offsets are recorded: librdkafka
+/// continues at the same offset when a topic is created again.
 pub struct TopicWitness {
     pub source: String,
     pub shared: Arc<Shared>,
@@ -178,7 +179,7 @@ fn judge(
             Answer::Unknown(why) => tracing::debug!(source, "the topic's id is not told: {why}"),
         }
     }
-    // If it was created again after all, the next start finds the id that this epoch records and refuses.
+    // If it was created again, the next start finds the recorded id changed and refuses.
     tracing::warn!(
         source,
         topic = expected.topic,
@@ -187,7 +188,7 @@ fn judge(
     Ok(None)
 }
 
-/// Whether the topic that has the name now is shorter than what was read, which then was of the old one.
+/// `true` if the topic that has the name now is shorter than the offset read, so that the records were of the old one.
 fn is_beyond(consumer: &BaseConsumer<Context>, topic: &str, id: &PartitionId, end: Offset) -> bool {
     let number = id.rsplit_once('/').and_then(|(_, number)| number.parse().ok());
     let high = number.and_then(|number| Some(consumer.fetch_watermarks(topic, number, PATIENCE).ok()?.1));
@@ -197,7 +198,7 @@ fn is_beyond(consumer: &BaseConsumer<Context>, topic: &str, id: &PartitionId, en
 impl Drop for TopicWitness {
     fn drop(&mut self) {
         let consumer = self.shared.lock().consumer.take();
-        // Closing a consumer waits for its threads: not on this one.
+        // Closing a consumer waits for its threads: not on this thread.
         let _handle = std::thread::Builder::new().spawn(move || drop(consumer));
     }
 }
@@ -256,7 +257,7 @@ mod tests {
         assert!(recreated("s", &then, &topic(Some("z"), None), VOID).message().contains("has read topic id a"));
         let back = merge(Some(&then), a.clone());
         assert_eq!(back, TopicIdentity { earlier: vec![b], ..a.clone() });
-        // What older versions wrote names one topic.
+        // Older versions recorded a single topic.
         let old: TopicIdentity = serde_json::from_str(r#"{"topic":"t","id":"a","cluster":"c"}"#).unwrap();
         assert_eq!(old, a);
     }

@@ -1,12 +1,12 @@
 //! Kafka and Event Hubs as a source, by offset ranges.
 //!
-//! A row's way: librdkafka's fetch threads fill a native queue ([`native`]); the reading thread ([`session`]) empties it
-//! in batches into buffers per partition ([`gather`]); [`KafkaReader`] hands these out as chunks. Where a partition
-//! begins, and whether the topic is still the one that offsets are of, are pure decisions ([`start`], [`identity`]).
-//! Consumer groups play no part but to publish progress for lag monitors.
+//! The path of a row: librdkafka's fetch threads fill a native queue ([`native`]); the reading thread ([`session`]) empties
+//! it in batches into buffers per partition ([`gather`]); [`KafkaReader`] returns these as chunks. The start of a partition,
+//! and whether the topic is still the one that offsets belong to, are pure decisions ([`start`], [`identity`]). Consumer
+//! groups are used only to publish progress for lag monitors.
 //!
-//! Also here, because the Kafka sink and the commands share it: how to reach a cluster ([`client`]), [`probe_source`]
-//! and [`probe_sink`] for `weir check --connect`, and the [`embedded`] development broker.
+//! Also here, because the Kafka sink and the commands share it: clients ([`client`]), [`probe_source`] and [`probe_sink`]
+//! for `weir check --connect`, and the [`embedded`] development broker.
 
 pub mod client;
 pub mod embedded;

@@ -1,6 +1,6 @@
-//! The unsafe edge to librdkafka: one queue that all partitions of a consumer feed, emptied in batches.
+//! The unsafe interface to librdkafka: one queue for all partitions of a consumer, emptied in batches.
 //!
-//! `rdkafka`'s own consumers allocate per message; this lends each message's bytes for the length of a call instead.
+//! `rdkafka`'s own consumers allocate per message; this lends each message's bytes for the duration of a call instead.
 
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::ptr::{self, NonNull};
@@ -18,10 +18,10 @@ use crate::error::{Error, Result};
 /// Messages taken from the queue by one native call.
 const BATCH: usize = 2048;
 
-/// A record, or news about a partition; borrowed from librdkafka.
+/// A record, or an event of a partition; borrowed from librdkafka.
 pub enum Event<'a> {
     Record(RecordRef<'a>),
-    /// The partition's end was reached: the next offset to come is `offset`.
+    /// The partition's end was reached: the next offset to arrive is `offset`.
     EndOfPartition {
         partition: i32,
         offset: i64,
@@ -52,7 +52,7 @@ impl<'a> RecordRef<'a> {
 
     /// The value; `None` is a tombstone.
     pub fn payload(&self) -> Option<&'a [u8]> {
-        // SAFETY: librdkafka says `payload` is null or points to `len` bytes that live as long as the message.
+        // SAFETY: librdkafka guarantees that `payload` is null or points to `len` bytes that live as long as the message.
         unsafe { bytes(self.message.payload, self.message.len) }
     }
 
@@ -79,7 +79,7 @@ impl<'a> RecordRef<'a> {
         }
         loop {
             let (mut name, mut value, mut size): (*const c_char, *const c_void, usize) = (ptr::null(), ptr::null(), 0);
-            // SAFETY: `list` is alive; an index past the end answers with an error.
+            // SAFETY: `list` is alive; an index past the end returns an error.
             let code = unsafe {
                 native::rd_kafka_header_get_all(list, found.len(), &raw mut name, &raw mut value, &raw mut size)
             };
@@ -98,11 +98,11 @@ impl<'a> RecordRef<'a> {
 /// # Safety
 /// A `start` that is not null must point to `len` bytes that live and stay unchanged for `'a`.
 unsafe fn bytes<'a>(start: *const c_void, len: usize) -> Option<&'a [u8]> {
-    // SAFETY: the caller's promise.
+    // SAFETY: guaranteed by the caller.
     (!start.is_null()).then(|| unsafe { slice::from_raw_parts(start.cast::<u8>(), len) })
 }
 
-/// The queue that a consumer's partitions feed. It holds the consumer, so that it never outlives it.
+/// The queue of a consumer's partitions. It holds the consumer, so that it never outlives it.
 pub struct Queue {
     queue: NonNull<native::rd_kafka_queue_t>,
     batch: Vec<*mut native::rd_kafka_message_t>,
@@ -118,10 +118,10 @@ impl Queue {
         Ok(Self { queue, batch: vec![ptr::null_mut(); BATCH], consumer })
     }
 
-    /// Lets a partition feed this queue. To be called before the partition is assigned.
+    /// Makes a partition feed this queue. Must be called before the partition is assigned.
     pub fn feed_from(&self, topic: &CStr, partition: i32) -> Result<()> {
-        // SAFETY: client, topic and queue are alive; forwarding keeps its own reference to this queue, and the
-        // partition's handle is given back.
+        // SAFETY: client, topic and queue are alive; forwarding keeps its own reference to this queue, and the partition's
+        // handle is released.
         unsafe {
             let source =
                 native::rd_kafka_queue_get_partition(self.consumer.client().native_ptr(), topic.as_ptr(), partition);
@@ -134,8 +134,8 @@ impl Queue {
         Ok(())
     }
 
-    /// Waits up to `wait` for the first event, then takes what is there, at most `limit` and 2,048 events. Returns
-    /// how many; they are seen by [`Queue::each`], which must be called before the next `fill`.
+    /// Waits up to `wait` for the first event, then takes the available ones, at most `limit` and at most 2,048. Returns
+    /// their number; [`Queue::each`] must be called for them before the next `fill`.
     pub fn fill(&mut self, wait: Duration, limit: usize) -> usize {
         let wait_ms = i32::try_from(wait.as_millis()).unwrap_or(i32::MAX);
         if self.take(0, wait_ms, 1) == 0 {
@@ -153,7 +153,7 @@ impl Queue {
         usize::try_from(taken).unwrap_or(0)
     }
 
-    /// Shows the first `count` events of the last `fill` and gives them back to librdkafka.
+    /// Calls `see` for the first `count` events of the last `fill` and returns them to librdkafka.
     pub fn each(&mut self, count: usize, mut see: impl FnMut(Event<'_>)) {
         for slot in &mut self.batch[..count] {
             let message = std::mem::replace(slot, ptr::null_mut());
@@ -165,7 +165,7 @@ impl Queue {
         }
     }
 
-    /// Low and high watermark as of the partition's last fetch; no request is made. `None` = not known yet.
+    /// Low and high watermark as of the partition's last fetch; makes no request. `None` if they are not known yet.
     pub fn known_watermarks(&self, topic: &CStr, partition: i32) -> Option<(i64, i64)> {
         let (mut low, mut high) = (-1, -1);
         // SAFETY: the client is alive and the pointers are valid for the call.

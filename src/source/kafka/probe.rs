@@ -1,4 +1,5 @@
-//! `weir check --connect`: tries a Kafka connection step by step and says which step failed and how to mend it.
+//! `weir check --connect`: tries a Kafka connection step by step; reports the step that failed, with a hint on how to fix
+//! it.
 
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::time::Duration;
@@ -15,10 +16,10 @@ use crate::env::Env;
 use crate::source::chunk::{Chunk, Payload, Records};
 use crate::source::sample;
 
-/// How long one step may take.
+/// The time limit for one step.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// How many of a partition's newest offsets are looked at.
+/// Number of a partition's newest offsets that are sampled.
 const SAMPLE: i64 = 10;
 
 /// One step of a probe.
@@ -26,9 +27,9 @@ const SAMPLE: i64 = 10;
 pub struct ProbeStep {
     /// `address`, `tcp`, `tls`, `login`, `topic`, `sample` or `write`.
     pub name: String,
-    /// What was found, or what failed, in a line.
+    /// The finding or the failure, in one line.
     pub outcome: Result<String, String>,
-    /// How to mend it, as a sentence.
+    /// The remedy, as a sentence.
     pub hint: Option<String>,
 }
 
@@ -42,8 +43,8 @@ impl ProbeStep {
     }
 }
 
-/// Tries the steps address, tcp, tls, login, topic and sample in order and stops after the first that fails. Blocks for
-/// up to 5 s a step. The newest records of one partition, at most ten, are decoded as the source says.
+/// Tries the steps address, tcp, tls, login, topic and sample in order and stops after the first that fails. Blocks for up
+/// to 5 s per step. The newest records of one partition, at most ten, are decoded with the source's definition.
 pub fn probe_source(def: &SourceDef, options: &KafkaSourceOptions, env: &Env) -> Vec<ProbeStep> {
     let (mut steps, reached) = reach(&options.connection, &options.topic, env);
     if let Some(Reached { consumer, context, partitions }) = reached {
@@ -66,8 +67,8 @@ pub fn probe_source(def: &SourceDef, options: &KafkaSourceOptions, env: &Env) ->
     steps
 }
 
-/// Tries the steps address, tcp, tls, login, topic and write in order and stops after the first that fails. Writes
-/// nothing: the brokers tell what the user may do. Blocks for up to 5 s a step.
+/// Tries the steps address, tcp, tls, login, topic and write in order and stops after the first that fails. Writes nothing:
+/// the brokers report the user's permissions. Blocks for up to 5 s per step.
 pub fn probe_sink(connection: &KafkaConnection, topic: &str, env: &Env) -> Vec<ProbeStep> {
     let (mut steps, reached) = reach(connection, topic, env);
     if let Some(Reached { consumer, .. }) = reached {
@@ -85,14 +86,14 @@ pub fn probe_sink(connection: &KafkaConnection, topic: &str, env: &Env) -> Vec<P
     steps
 }
 
-/// A topic that can be reached.
+/// A topic that was reached.
 struct Reached {
     consumer: BaseConsumer<Context>,
     context: Context,
     partitions: Vec<i32>,
 }
 
-/// The steps up to the topic, and what they led to if all passed.
+/// The steps up to the topic, and their result if all passed.
 fn reach(connection: &KafkaConnection, topic: &str, env: &Env) -> (Vec<ProbeStep>, Option<Reached>) {
     let mut steps = Vec::new();
     let addresses = match resolve(connection) {
@@ -158,7 +159,7 @@ fn resolve(connection: &KafkaConnection) -> Result<(String, Vec<SocketAddr>), Pr
         ));
     }
     let names: Vec<String> = addresses.iter().map(SocketAddr::to_string).collect();
-    // One broker of several is enough to begin with; a name that is wrong is told all the same.
+    // One broker of several is enough to start; a wrong name is still reported.
     let but = failure.map(|why| format!("; but {why}")).unwrap_or_default();
     Ok((names.join(", ") + &but, addresses))
 }
@@ -181,7 +182,7 @@ fn connect(addresses: &[SocketAddr]) -> Result<ProbeStep, ProbeStep> {
     ))
 }
 
-/// Encryption and login, which librdkafka does in one go: its words say which of the two failed.
+/// Encryption and login, which librdkafka does in one step: its message shows which of the two failed.
 fn login(
     connection: &KafkaConnection,
     env: &Env,
@@ -224,7 +225,7 @@ fn login(
     }
 }
 
-/// The newest records, at most [`SAMPLE`], of the first partition that has any; `None` = no partition has.
+/// The newest records, at most [`SAMPLE`], of the first partition that has any; `None` if none has.
 fn newest(
     consumer: &BaseConsumer<Context>,
     context: &Context,
@@ -244,7 +245,7 @@ fn newest(
         list.add_partition_offset(topic, partition, KafkaOffset::Offset(from)).map_err(internal)?;
         consumer.assign(&list).map_err(internal)?;
         let mut records = Records { bounds: vec![0], ..Records::default() };
-        // The last offsets may be transaction markers: then the end comes before the last of them.
+        // The last offsets may be transaction markers: then the partition's end is reached without a record for them.
         let end = loop {
             match consumer.poll(PATIENCE) {
                 Some(Ok(message)) => {

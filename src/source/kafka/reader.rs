@@ -18,29 +18,29 @@ use crate::env::Env;
 use crate::error::{Error, Result};
 use crate::source::chunk::{Offsets, PartitionId, Poll, PollLimit, ReadFrom, SourceReader, TopicIdentity, Witness};
 
-/// How long dropping a reader waits for its thread.
+/// The longest wait for the thread when a reader is dropped.
 const FAREWELL: Duration = Duration::from_secs(2);
 
 /// Reads a topic by offset ranges.
 ///
-/// A thread reads ahead, at most as much as the last poll's limit, while the pipeline works on what it was given.
+/// A thread reads ahead, at most the last poll's limit, while the pipeline processes earlier chunks.
 pub struct KafkaReader {
     source: String,
     env: Env,
     shared: Arc<Shared>,
     on_data_loss: OnDataLoss,
-    /// Of the chunks that were handed out last.
+    /// The topic of the last chunks.
     topic: Option<TopicIdentity>,
-    /// Closed when the thread has ended.
+    /// Closed when the thread ends.
     ended: Receiver<()>,
 }
 
 impl KafkaReader {
-    /// Begins to read for the source `source_name`. Returns at once: what needs the brokers (a missing topic, refused
-    /// login, lost offsets) is an error of the first poll.
+    /// Starts to read for the source `source_name`. Returns at once: problems that only the brokers can report (a missing
+    /// topic, a refused login, lost offsets) are errors of the first poll.
     ///
-    /// `group_id` names the consumer group under which [`SourceReader::committed`] publishes progress for lag monitors;
-    /// nothing is ever read from it. Errors: options that librdkafka refuses.
+    /// `group_id` names the consumer group under which [`SourceReader::committed`] publishes progress for lag monitors; it
+    /// is never read. Errors: options that librdkafka refuses.
     pub fn open(
         source_name: &str,
         options: &KafkaSourceOptions,
@@ -52,7 +52,7 @@ impl KafkaReader {
         Self::open_with_patience(source_name, options, wants, group_id, from, env, OUTAGE)
     }
 
-    /// As [`KafkaReader::open`], waiting `outage` for unreachable brokers.
+    /// As [`KafkaReader::open`], waiting up to `outage` for unreachable brokers.
     pub(super) fn open_with_patience(
         source_name: &str,
         options: &KafkaSourceOptions,
@@ -63,7 +63,7 @@ impl KafkaReader {
         outage: Duration,
     ) -> Result<Self> {
         super::client::check(&options.connection)?;
-        // Who asks for statistics at other times than we do takes them from us.
+        // If the user sets another interval for statistics, silence of the brokers cannot be measured.
         let hears = !options.connection.properties.contains_key("statistics.interval.ms");
         let shared = Arc::new(Shared::new(wants, hears.then(|| env.instant())));
         let session = Session {
@@ -88,7 +88,7 @@ impl KafkaReader {
         Ok(Self { source: source_name.to_owned(), env: env.clone(), shared, on_data_loss, topic: None, ended })
     }
 
-    /// Waits until the starting offsets are known (`latest` means this moment) or an error is.
+    /// Waits until the starting offsets are determined (`latest` means this moment) or reading has failed.
     pub async fn started(&self) {
         loop {
             let news = self.shared.news.notified();
@@ -100,11 +100,11 @@ impl KafkaReader {
             }
             news.await;
         }
-        // The poll to come must not miss the news taken here.
+        // The next poll must not miss the notification consumed here.
         self.shared.news.notify_one();
     }
 
-    /// What a poll can say at once; `None` = wait.
+    /// The result that a poll can return at once; `None` = wait.
     fn ready(&self) -> Result<Option<Poll>> {
         let mut state = self.shared.lock();
         if state.gathered.has_chunks() {
@@ -133,7 +133,8 @@ impl KafkaReader {
                 return Ok(Poll::Idle);
             }
         }
-        // Counted from the coming of the first record: what came while the pipeline was busy has waited already.
+        // Counted from the arrival of the first record: records that arrived while the pipeline was busy have waited
+        // already.
         let came = self.shared.lock().first_came.map_or_else(Instant::now, Instant::from_std);
         let deadline = came + limit.linger;
         while !self.is_full() && timeout_at(deadline, self.shared.news.notified()).await.is_ok() {}
@@ -146,7 +147,7 @@ impl KafkaReader {
         Ok(Poll::Chunks(chunks))
     }
 
-    /// True when waiting longer brings nothing more into this poll.
+    /// True if waiting longer adds nothing to this poll.
     fn is_full(&self) -> bool {
         let state = self.shared.lock();
         state.gathered.room() == 0 || !matches!(state.status, Status::Reading)
@@ -177,7 +178,8 @@ impl SourceReader for KafkaReader {
         self.topic.clone()
     }
 
-    /// Under `on_data_loss = 'continue'` nobody: a topic that was created again is read from its beginning while the run goes on.
+    /// None under `on_data_loss = 'continue'`: a topic that was created again is read from its beginning while the run
+    /// continues.
     fn witness(&self) -> Option<Arc<dyn Witness>> {
         let witness = || TopicWitness { source: self.source.clone(), shared: Arc::clone(&self.shared) };
         (self.on_data_loss == OnDataLoss::Fail).then(|| Arc::new(witness()) as Arc<dyn Witness>)

@@ -1,10 +1,10 @@
-//! The reading thread: makes the consumer, finds where to begin, and moves records into [`Gathered`] until it is told
-//! to stop.
+//! The reading thread: creates the consumer, determines where to begin, and moves records into [`Gathered`] until it is
+//! stopped.
 //!
-//! Promises: it stands still while as much is gathered as the next poll may take (librdkafka's own queue is bounded
-//! too); brokers that cannot be reached are waited for as long as [`OUTAGE`]; offsets that are gone restart the session,
-//! whose start decides what that means. It leaves the order of offsets to [`Gathered`], decisions about starts to
-//! [`start`](super::start), and questions after the topic's identity to [`topic`].
+//! Promises: it pauses while as much is gathered as the next poll may take (librdkafka's own queue is bounded too); it waits
+//! for unreachable brokers up to [`OUTAGE`]; missing offsets restart the session, whose start decides on the consequence. It
+//! leaves the order of offsets to [`Gathered`], decisions about starts to [`start`](super::start), and the topic's identity
+//! to [`topic`].
 
 use std::collections::BTreeMap;
 use std::ffi::CString;
@@ -28,17 +28,17 @@ use crate::source::chunk::{Offsets, ReadFrom, TopicIdentity};
 
 mod topic;
 
-/// How long unreachable brokers are waited for.
+/// The longest wait for unreachable brokers.
 pub const OUTAGE: Duration = Duration::from_secs(60);
-/// How long a topic may be unknown when reading begins: metadata travels between brokers.
+/// The longest time that a topic may be unknown when reading begins: metadata travels between brokers.
 const TOPIC_GRACE: Duration = Duration::from_secs(3);
-/// How often new partitions are looked for, unless `properties.topic.metadata.refresh.interval.ms` says otherwise.
+/// Default interval of discovery of new partitions; `properties.topic.metadata.refresh.interval.ms` overrides it.
 const DISCOVERY: Duration = Duration::from_secs(30);
-/// How often events are served, and the longest wait for records.
+/// The interval at which events are served, and the longest wait for records.
 const HOUSEKEEPING: Duration = Duration::from_millis(50);
-/// After a pause of this length the topic may have been created again: before more is taken from it, its id is looked at.
+/// After a pause of this length the topic may have been created again: its id is checked before more records are taken.
 const QUIET: Duration = Duration::from_millis(100);
-/// Restarts in a row without a record between them, after which lost offsets are an error.
+/// Consecutive restarts without a record after which lost offsets are an error.
 const MAX_RESTARTS: u32 = 3;
 
 /// One source's reading thread.
@@ -53,22 +53,22 @@ pub struct Session {
     pub outage: Duration,
 }
 
-/// Why a session ended.
+/// The reason why a session ended.
 enum Ended {
     Stopped,
     Finished,
-    /// Offsets are gone: begin again from the present positions.
+    /// Offsets are missing: restart from the current positions.
     OffsetsGone {
         partition: i32,
     },
-    /// Another topic has the name now: begin again, if at all.
+    /// Another topic has the name now: restart, if allowed.
     TopicChanged,
 }
 
-/// What is known of progress from session to session.
+/// Progress that is kept from session to session.
 struct Progress {
     committed: Offsets,
-    /// The topic that it is in.
+    /// The topic of these offsets.
     topic: Option<TopicIdentity>,
 }
 
@@ -82,19 +82,19 @@ struct Open {
     next_outage_probe: Instant,
     /// The time of the last message, or of the session's beginning.
     last_event: Instant,
-    /// Records have come since the topic's id was looked at.
+    /// `true` if records have arrived since the topic's id was checked.
     unproven: bool,
-    /// When it was looked at last, and is to be again.
+    /// The times of the last and of the next check of the topic's id.
     last_look: Instant,
     next_look: Instant,
     /// Partitions that are paused because they are ahead.
     held: Vec<i32>,
-    /// Since when the brokers say that a partition is not there.
+    /// The time since which the brokers report a partition as missing.
     lost_since: Option<Instant>,
 }
 
 impl Session {
-    /// Reads until told to stop, the bounded end, or an error; all three are left in the shared state.
+    /// Reads until it is stopped, reaches the bounded end, or fails; the result is put into the shared state.
     pub fn run(self) {
         let _end = EndGuard(&self.shared);
         let status = match self.sessions() {
@@ -141,7 +141,7 @@ impl Session {
         };
         self.begin(&open, &begins)?;
         let ended = self.pump(&mut open);
-        // The consumer may live on for questions: it need not fetch.
+        // The consumer may still be used for requests, but need not fetch.
         let _ = open.consumer.unassign();
         ended
     }
@@ -194,7 +194,7 @@ impl Session {
         }
     }
 
-    /// Takes `count` events of the queue in.
+    /// Processes `count` events of the queue.
     fn absorb(&self, open: &mut Open, count: usize) -> Result<Option<Ended>> {
         let paused = self.env.instant().duration_since(open.last_event) > QUIET;
         if paused && self.topic_changed(open) {
@@ -237,7 +237,7 @@ impl Session {
         Ok(None)
     }
 
-    /// What an error that a partition reports means.
+    /// The consequence of an error that a partition reports.
     fn judge(&self, open: &Open, partition: i32, code: RDKafkaErrorCode, text: &str) -> Result<Option<Ended>> {
         use RDKafkaErrorCode as Code;
         let text = open.context.redact().text(text);
@@ -245,7 +245,7 @@ impl Session {
         match code {
             Code::AutoOffsetReset | Code::OffsetOutOfRange => Ok(Some(Ended::OffsetsGone { partition })),
             Code::UnknownTopic | Code::UnknownTopicOrPartition | Code::UnknownPartition | Code::UnknownTopicId => {
-                // What came before the topic went is of it.
+                // Records that arrived before the topic vanished are of that topic.
                 let mut state = self.shared.lock();
                 state.proven = state.gathered.progress();
                 drop(state);
@@ -267,11 +267,11 @@ impl Session {
         }
     }
 
-    /// A partition that was read is no longer there.
+    /// The consequence of losing a partition that was being read.
     fn partition_gone(&self, partition: i32) -> Result<Ended> {
         let (source, topic) = (&self.source, &self.options.topic);
         match self.options.on_data_loss {
-            // It may be about to be made anew: the start of the next session waits for it a while.
+            // It may be created again soon: the start of the next session waits for it.
             OnDataLoss::Continue => Ok(Ended::OffsetsGone { partition }),
             OnDataLoss::Fail => {
                 Err(Error::environment(format!("partition {partition} of topic `{topic}` is no longer there"))
@@ -312,14 +312,15 @@ impl Session {
         self.discover(open, now)
     }
 
-    /// Notes when the brokers were heard last. They are not asked for records while there is no room, or partitions wait for others.
+    /// Records when the brokers were last heard. No records are requested from them while there is no room, or partitions
+    /// are held.
     fn listen(&self, open: &Open, now: Instant) {
         let asks = open.held.is_empty() && self.shared.lock().gathered.room() > 0;
         let heard = if asks { open.context.heard() } else { Some(now) };
         self.shared.hear(heard.map_or(open.last_event, |heard| heard.max(open.last_event)));
     }
 
-    /// Pauses partitions that are ahead and lets those go on that no longer are.
+    /// Pauses partitions that are ahead and resumes those that no longer are.
     fn align(&self, open: &mut Open) {
         let hold = self.shared.lock().hold.clone();
         if hold == open.held {
@@ -339,7 +340,7 @@ impl Session {
         open.held = hold;
     }
 
-    /// Every broker seems down: asks once a second, gives up after the outage time.
+    /// Every broker seems down: tries once a second, and fails after the outage time.
     fn probe_outage(&self, open: &mut Open, since: Instant) -> Result<()> {
         let asked = cluster::partitions(&open.consumer, &self.options.topic, open.context.redact());
         let now = self.env.instant();
@@ -373,7 +374,7 @@ impl Session {
         told.map_or(DISCOVERY, Duration::from_millis)
     }
 
-    /// Looks for another topic of the name, and for partitions that were added or lost, while running.
+    /// Checks, while running, for another topic of the name and for added or lost partitions.
     fn discover(&self, open: &mut Open, now: Instant) -> Result<Option<Ended>> {
         if self.topic_changed(open) {
             return Ok(Some(Ended::TopicChanged));
@@ -388,7 +389,8 @@ impl Session {
             Err(Attempt::Absent(_)) => Vec::new(),
             Err(_) => return Ok(None),
         };
-        // librdkafka falls silent when a topic is deleted; one broker's word is not enough.
+        // librdkafka is silent when a topic is deleted; a single answer is not enough, because a broker's metadata may be
+        // old.
         let lost = known.iter().find(|partition| !partitions.contains(partition));
         match (lost, open.lost_since) {
             (None, _) => open.lost_since = None,
@@ -413,7 +415,7 @@ impl Session {
         Ok(None)
     }
 
-    /// Where `partitions` begin, as the brokers know them now.
+    /// The start of each partition, from the brokers' current offsets.
     fn starts(
         &self,
         open: &Open,
@@ -449,7 +451,7 @@ impl Session {
         .map_err(Attempt::GiveUp)
     }
 
-    /// Begins to fetch.
+    /// Starts to fetch.
     fn begin(&self, open: &Open, begins: &[Begin]) -> Result<()> {
         let mut list = TopicPartitionList::new();
         let mut state = self.shared.lock();
@@ -470,7 +472,7 @@ impl Session {
         })
     }
 
-    /// No more of these partitions is wanted.
+    /// Stops fetching from these partitions.
     fn pause(&self, open: &Open, partitions: &[i32]) {
         if partitions.is_empty() {
             return;
@@ -484,7 +486,7 @@ impl Session {
         }
     }
 
-    /// Tells lag monitors how far commits have come; nobody waits for the answer.
+    /// Publishes the progress of commits for lag monitors; does not wait for the result.
     fn publish(&self, open: &Open, offsets: &Offsets) {
         let mut list = TopicPartitionList::new();
         for (id, offset) in offsets {
@@ -502,7 +504,7 @@ impl Session {
         }
     }
 
-    /// Repeats `attempt` while the brokers cannot be reached. `None` = told to stop.
+    /// Repeats `attempt` while the brokers cannot be reached. `None` if reading was stopped.
     fn wait_for<T>(&self, open: &Open, mut attempt: impl FnMut() -> Result<T, Attempt>) -> Result<Option<T>> {
         let since = self.env.instant();
         loop {
@@ -531,7 +533,7 @@ impl Session {
     }
 }
 
-/// Wakes the reader when the thread ends, however it ends.
+/// Wakes the reader when the thread ends, even by a panic.
 struct EndGuard<'a>(&'a Shared);
 
 impl Drop for EndGuard<'_> {

@@ -1,4 +1,4 @@
-//! Where a source's reading thread and its reader meet.
+//! The state shared by a source's reading thread and its reader.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -14,12 +14,12 @@ use crate::source::chunk::{Offsets, TopicIdentity};
 /// The longest wait for room.
 const WAIT: Duration = Duration::from_millis(50);
 
-/// What the reading thread and the reader share.
+/// The state shared by the reading thread and the reader.
 pub struct Shared {
     state: Mutex<State>,
-    /// The reading thread waits here for room or orders.
+    /// Wakes the reading thread, which waits for room or commands.
     orders: Condvar,
-    /// The reader waits here for records or the end.
+    /// Wakes the reader, which waits for records or the end.
     pub news: Notify,
 }
 
@@ -30,29 +30,29 @@ pub struct State {
     /// Committed offsets to be published for lag monitors.
     pub publish: Option<Offsets>,
     pub stop: bool,
-    /// Partitions that are not to be fetched for now.
+    /// Partitions that are not fetched for now.
     pub hold: Vec<i32>,
-    /// Starts have been decided.
+    /// `true` once the starting offsets are determined.
     pub started: bool,
-    /// When the oldest of what is gathered came.
+    /// The arrival of the oldest gathered record.
     pub first_came: Option<Instant>,
     /// The topic that is read.
     pub topic: Option<TopicIdentity>,
-    /// Up to here everything that was read is known to be of that topic.
+    /// Offsets up to which all records are known to be of that topic.
     pub proven: Offsets,
-    /// Somebody else has found out that another topic has its name now.
+    /// `true` if a witness has found that another topic has its name now.
     pub changed: bool,
-    /// The session's, for questions beside the reading; it stays when the session has ended.
+    /// The session's consumer, for other requests; it stays when the session has ended.
     pub consumer: Option<Arc<BaseConsumer<Context>>>,
-    /// When the brokers answered last, at first when reading began; `None`: nobody looks.
+    /// The time of the brokers' last answer, initially the start of reading; `None` if it is not measured.
     pub heard: Option<Instant>,
 }
 
-/// How the reading thread fares.
+/// The status of the reading thread.
 pub enum Status {
     Reading,
     Finished,
-    /// The error, until it has been handed out.
+    /// The error, until it was returned.
     Failed(Option<Error>),
 }
 
@@ -75,12 +75,12 @@ impl Shared {
         Self { state: Mutex::new(state), orders: Condvar::new(), news: Notify::new() }
     }
 
-    /// The state, locked.
+    /// The locked state.
     pub fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes that the brokers have answered, or had nothing to answer, at `at`.
+    /// Records that the brokers have answered at `at`, or were not asked anything.
     pub fn hear(&self, at: Instant) {
         let mut state = self.lock();
         state.heard = state.heard.map(|heard| heard.max(at));
@@ -91,7 +91,7 @@ impl Shared {
         self.orders.notify_all();
     }
 
-    /// Waits until there is room for records (how many), or a while (0).
+    /// Waits a short time for room; returns the number of records for which there is room.
     pub fn wait_for_room(&self) -> usize {
         let state = self.lock();
         if state.stop || state.gathered.room() > 0 {

@@ -1,4 +1,4 @@
-//! Where each partition begins: a pure decision over what was asked for and what the topic holds.
+//! Decides where each partition begins: a pure decision over the options and the topic's offsets.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,14 +8,14 @@ use crate::catalog::{OnDataLoss, StartingOffsets};
 use crate::error::{Error, Result};
 use crate::source::chunk::{Offset, Offsets};
 
-/// What a partition holds: `[low, high)`.
+/// The offsets of a partition's records: `[low, high)`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Range {
     pub low: Offset,
     pub high: Offset,
 }
 
-/// What is known when reading begins.
+/// The facts at the start of reading.
 pub struct Facts<'a> {
     pub source: &'a str,
     pub topic: &'a str,
@@ -23,21 +23,21 @@ pub struct Facts<'a> {
     pub ranges: &'a BTreeMap<i32, Range>,
     /// Committed progress, by partition id.
     pub committed: &'a Offsets,
-    /// The topic has taken the place of the one that was read: it is read from its beginning, whatever the options say.
+    /// `true` if the topic has replaced the one that was read: it is read from its beginning, whatever the options.
     pub begins_again: bool,
     pub starting: &'a StartingOffsets,
-    /// For `StartingOffsets::Timestamp`: the first offset at or after it; absent = none yet.
+    /// For `StartingOffsets::Timestamp`: the first offset at or after it; absent if there is none yet.
     pub at_timestamp: &'a BTreeMap<i32, Offset>,
     pub on_data_loss: OnDataLoss,
-    /// Stop at the ends that are there now.
+    /// Stop at the current ends.
     pub bounded: bool,
 }
 
 /// Decides where every partition begins.
 ///
-/// A partition that appears beside committed ones is new and begins at its earliest record, whatever the options say.
-/// So that this holds after `latest` too, a start at the end hands out the range it passes over as a chunk without
-/// records, which the first commit then records.
+/// A partition that appears beside committed ones is new and begins at its earliest record, whatever the options. To make
+/// this hold after `latest` too, a start at the end returns the skipped range as a chunk without records, which the first
+/// commit then records.
 pub fn decide(facts: &Facts<'_>) -> Result<Vec<Begin>> {
     let resumed = facts.ranges.keys().any(|number| facts.committed.contains_key(&*id(facts.topic, *number)));
     facts.ranges.iter().map(|(number, range)| begin(facts, resumed, *number, *range)).collect()
@@ -64,7 +64,7 @@ fn begin(facts: &Facts<'_>, resumed: bool, number: i32, range: Range) -> Result<
     Ok(Begin { partition: number, chunk_start, from, high, stop_at: facts.bounded.then_some(high) })
 }
 
-/// The chunk's start and the first offset to read, when reading is to go on at `offset`.
+/// The chunk's start and the first offset to read, to continue at `offset`.
 fn wanted(facts: &Facts<'_>, number: i32, range: Range, offset: Offset) -> Result<(Offset, Offset)> {
     let lost = offset < range.low || offset > range.high;
     match (lost, facts.on_data_loss) {
@@ -80,13 +80,13 @@ fn wanted(facts: &Facts<'_>, number: i32, range: Range, offset: Offset) -> Resul
                 high = range.high,
                 "offset is gone, going on at the earliest record"
             );
-            // Expired: the chunk covers the gap. Made anew: the offsets begin again.
+            // Expired: the chunk covers the gap. Created again: the offsets start again.
             Ok((offset.min(range.low), range.low))
         }
     }
 }
 
-/// The error for an offset that the topic no longer has.
+/// The error for an offset that the topic does not have.
 pub fn data_loss(source: &str, topic: &str, partition: i32, offset: Offset, range: Option<Range>) -> Error {
     let error = Error::damaged(format!(
         "offset {offset} of partition {partition} of topic `{topic}`, where source `{source}` goes on, is not there"

@@ -1,4 +1,4 @@
-//! The source against the embedded broker, and its decisions without any.
+//! The source against the embedded broker, and its decisions without a broker.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -269,7 +269,7 @@ fn secrets_never_reach_an_error() {
     with_secrets.security.sasl = Some(("PLAIN".to_owned(), "user".to_owned(), Secret::new("hunter22")));
     with_secrets.properties.insert("linger.ms".to_owned(), Secret::new("sesame-open"));
     let error = client::check(&with_secrets).map(|()| "accepted").err();
-    // A consumer warns about a producer's property; a value that is no number is refused.
+    // A consumer only warns about a producer's property; a value that is not a number is refused.
     let error = error.expect("`sesame-open` is no number");
     assert_eq!(error.message(), "kafka property `linger.ms` was refused");
     assert!(!format!("{error:?}").contains("sesame") && !format!("{error:?}").contains("hunter22"));

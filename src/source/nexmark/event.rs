@@ -1,4 +1,4 @@
-//! Events by number: who, what, when.
+//! Events by number: persons, auctions, bids, and their times.
 
 use std::fmt::Write;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use crate::error::{Context, Result};
 use crate::sql::Span;
 use crate::sql::types::timestamp;
 
-/// 2015-07-15T00:00:00Z, where Nexmark begins, microseconds.
+/// 2015-07-15T00:00:00Z, the first event time of Nexmark, in microseconds.
 const BASE_TIME_US: i64 = 1_436_918_400_000_000;
 const PERSONS: u64 = 1;
 const AUCTIONS: u64 = 3;
@@ -22,7 +22,7 @@ const ROUND: u64 = PERSONS + AUCTIONS + BIDS;
 const FIRST_ID: i64 = 1_000;
 const FIRST_CATEGORY: i64 = 10;
 const CATEGORIES: u64 = 5;
-/// Auctions that are open at a time, and how far ahead of them a bid may guess.
+/// Auctions that are open at a time, and the number of future auctions that a bid may be for.
 const IN_FLIGHT: i64 = 100;
 const AUCTION_LEAD: i64 = 10;
 const ACTIVE_PERSONS: i64 = 1_000;
@@ -55,7 +55,7 @@ impl NexmarkTable {
         row / self.per_round() * ROUND + before + row % self.per_round()
     }
 
-    /// How many of the first `events` events are of this kind.
+    /// The number of events of this kind among the first `events` events.
     pub fn rows_in(self, events: u64) -> u64 {
         let before = self.event(0);
         events / ROUND * self.per_round() + (events % ROUND).saturating_sub(before).min(self.per_round())
@@ -68,7 +68,7 @@ pub fn schema(table: NexmarkTable) -> SchemaRef {
     Arc::new(Schema::new(columns.map(|column| Field::new(column.name, column.data_type, false)).collect::<Vec<_>>()))
 }
 
-/// What the events are made from.
+/// The parameters of the generated events.
 #[derive(Debug, Clone, Copy)]
 pub struct Story {
     pub seed: u64,
@@ -77,7 +77,7 @@ pub struct Story {
 }
 
 impl Story {
-    /// When event `number` happens.
+    /// The event time of event `number`.
     pub fn time_us(&self, number: u64) -> i64 {
         BASE_TIME_US + (u128::from(number) * 1_000_000 / u128::from(self.events_per_second.max(1))) as i64
     }
@@ -129,7 +129,7 @@ impl Story {
             let mut dice = Dice::new(self.seed, number);
             let initial = dice.price();
             let happens = self.time_us(number);
-            // Three in four come from one hot seller in a hundred.
+            // Three in four come from a hot seller, one in a hundred persons.
             let seller = match dice.below(4) {
                 0 => self.some_person(number, &mut dice),
                 _ => last_person(number) / 100 * 100,
@@ -146,7 +146,7 @@ impl Story {
             texts[1].append_value(dice.letters(60));
             texts[2].append_value(dice.padding(300));
             time.append_value(happens);
-            // An auction stays open about as long as it takes for the auctions in flight to be replaced.
+            // An auction stays open about as long as it takes to replace the auctions in flight.
             let horizon = self.time_us(number + IN_FLIGHT as u64 * ROUND / AUCTIONS) - happens;
             expires.append_value(happens + 1_000 + dice.below((horizon * 2).max(1) as u64) as i64);
         }
@@ -205,7 +205,7 @@ impl Story {
         vec![auction, bidder, price, channel, url, Arc::new(time.finish()), extra]
     }
 
-    /// One of the persons that are active, or about to be.
+    /// One of the active persons, or of those that will be active soon.
     fn some_person(&self, number: u64, dice: &mut Dice) -> i64 {
         let known = last_person(number) - FIRST_ID + 1;
         let active = known.min(ACTIVE_PERSONS);
@@ -217,7 +217,7 @@ fn times(count: usize) -> TimestampMicrosecondBuilder {
     TimestampMicrosecondBuilder::with_capacity(count).with_data_type(timestamp())
 }
 
-/// Columns of so many texts of about so many bytes each.
+/// Columns of `count` texts with about this many bytes each.
 fn texts<const N: usize>(count: usize, bytes: [usize; N]) -> [StringBuilder; N] {
     bytes.map(|bytes| StringBuilder::with_capacity(count, count * bytes))
 }
@@ -232,7 +232,7 @@ fn last_auction(number: u64) -> i64 {
     let (round, place) = (number / ROUND, number % ROUND);
     let in_round = place.saturating_sub(PERSONS).min(AUCTIONS - 1) as i64;
     match place < PERSONS {
-        // The round's auctions are yet to come.
+        // The round's auctions come later.
         true => FIRST_ID + (round * AUCTIONS) as i64 - i64::from(round > 0),
         false => FIRST_ID + (round * AUCTIONS) as i64 + in_round,
     }
@@ -261,7 +261,7 @@ impl Dice {
         words[self.below(words.len() as u64) as usize]
     }
 
-    /// Prices are spread over six orders of magnitude, in cents.
+    /// A price in cents; prices are spread over six orders of magnitude.
     fn price(&mut self) -> i64 {
         let unit = (self.next() >> 11) as f64 / (1u64 << 53) as f64;
         (10_f64.powf(unit * 6.0) * 100.0).round() as i64
@@ -276,7 +276,7 @@ impl Dice {
         Letters { text, count }
     }
 
-    /// Filler of half to all of `limit` bytes.
+    /// Filler text of half of `limit` to `limit` bytes.
     fn padding(&mut self, limit: usize) -> &'static str {
         const FILLER: &str = "lorem ipsum dolor sit amet consectetur adipiscing elit sed do eiusmod tempor incididunt ut labore et dolore magna \
 aliqua ut enim ad minim veniam quis nostrud exercitation ullamco laboris nisi ut aliquip ex ea commodo consequat duis aute irure dolor \
@@ -300,7 +300,7 @@ impl std::fmt::Display for Letters {
 
 impl AsRef<str> for Letters {
     fn as_ref(&self) -> &str {
-        // Only letters were put in.
+        // Only ASCII letters were put in.
         std::str::from_utf8(&self.text[..self.count]).unwrap_or_default()
     }
 }

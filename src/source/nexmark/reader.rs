@@ -11,10 +11,10 @@ use crate::env::Env;
 use crate::error::{Error, Result};
 use crate::source::chunk::{Chunk, PartitionId, Payload, Poll, PollLimit, ReadFrom, SourceReader};
 
-/// Events that bounded reading of an endless story gives.
+/// The number of events in a bounded read of an endless source.
 const BOUNDED_EVENTS: u64 = 1_000_000;
 
-/// Reads the events of one kind, at most at the rate that was asked for.
+/// Reads the events of one kind, at most at the requested rate.
 #[derive(Debug)]
 pub struct NexmarkReader {
     story: Story,
@@ -22,7 +22,7 @@ pub struct NexmarkReader {
     env: Env,
     /// Events of all kinds a second; `None` = as fast as they are read.
     rate: Option<f64>,
-    /// The row before which reading ends.
+    /// The row at which reading ends, exclusive.
     end: Option<u64>,
     next: u64,
     first: u64,
@@ -31,7 +31,7 @@ pub struct NexmarkReader {
 }
 
 impl NexmarkReader {
-    /// Starts at the row that `from` names: the same seed gives the same rows. Errors: a rate that is none.
+    /// Starts at the row in `from`: the same seed gives the same rows. Errors: a rate not above 0.
     pub fn open(options: &NexmarkOptions, from: &ReadFrom, env: &Env) -> Result<Self> {
         if options.rate.is_some_and(|rate| !rate.is_finite() || rate <= 0.0) {
             return Err(Error::config("nexmark's `rate` is not above 0"));
@@ -52,7 +52,7 @@ impl NexmarkReader {
         })
     }
 
-    /// The row before which the rate lets reading go now.
+    /// The row up to which the rate allows reading now, exclusive.
     fn due(&self) -> u64 {
         let Some(rate) = self.rate else { return u64::MAX };
         let elapsed_ms = (self.env.unix_ms() - self.started_ms).max(0);

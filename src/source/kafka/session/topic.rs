@@ -1,4 +1,4 @@
-//! Whether what a session reads is still of one topic: asked when it begins, after pauses, and now and then.
+//! Checks that the records of a session are still of one topic: at its start, after pauses, and periodically.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,13 +9,13 @@ use crate::catalog::OnDataLoss;
 use crate::error::Result;
 use crate::source::chunk::TopicIdentity;
 
-/// The least interval between questions to the brokers while records come without a pause.
+/// The least interval between checks while records arrive without a pause.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// The wait after the brokers did not answer.
+/// The wait before the next check if the brokers did not answer.
 const LOOK_LATER: Duration = Duration::from_secs(10);
 
 impl Session {
-    /// Finds out whether the topic is the one that `progress` is in; true when it is another and is read from its beginning.
+    /// Determines whether the topic is the one of `progress`; returns true if it is another and is read from its beginning.
     ///
     /// Errors: it is another, and `on_data_loss = 'fail'`.
     pub(super) fn identify(&self, open: &Open, progress: &mut Progress) -> Result<bool> {
@@ -69,7 +69,7 @@ impl Session {
         Ok(begins_again)
     }
 
-    /// Waits until the pipeline has taken what was read of a topic that is gone.
+    /// Waits until the pipeline has taken the records of a topic that was deleted.
     fn wait_until_taken(&self) {
         loop {
             let state = self.shared.lock();
@@ -82,7 +82,7 @@ impl Session {
         }
     }
 
-    /// Whether another topic has the name now. Brokers that do not answer, or give no ids, do not say so.
+    /// `true` if another topic has the name now; `false` if the brokers do not answer or give no ids.
     pub(super) fn topic_changed(&self, open: &mut Open) -> bool {
         let (known, read) = {
             let state = self.shared.lock();
@@ -102,8 +102,8 @@ impl Session {
         matches!(answer, Answer::Another(_))
     }
 
-    /// Where a topic that is created again ends the run, what was read before is committed first: so it has to be known what that is. Looks
-    /// at the topic's id as soon as nothing more comes, and else every second.
+    /// If a topic that is created again ends the run, the records read before are committed first, so it has to be known
+    /// which these are. Checks the topic's id as soon as no more records arrive, and else every second.
     pub(super) fn prove(&self, open: &mut Open, now: Instant) -> Option<Ended> {
         if std::mem::take(&mut self.shared.lock().changed) {
             return Some(Ended::TopicChanged);
