@@ -55,7 +55,7 @@ pub struct Metrics {
     pub epochs: Family<Counter, 1>,
     /// The number of the last committed epoch, by pipeline.
     pub last_epoch: Family<Gauge, 1>,
-    /// When the last epoch was committed, or the run began, in seconds since 1970 UTC, by pipeline.
+    /// Time of the last epoch's commit, or of the run's start, in seconds since 1970 UTC, by pipeline.
     pub last_commit_timestamp: Family<Gauge, 1>,
     /// Seconds that one step of a pipeline has lasted that should take less than a minute, by pipeline; 0 if none does.
     pub slow_seconds: Family<Gauge, 1>,

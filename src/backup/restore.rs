@@ -50,7 +50,7 @@ pub async fn restore(place: &BackupPlace, backup: &Backup, warehouse: &TableStor
         .with_detail(format!("`{}` is the list of one.", list.location))
         .with_hint("Move the backups elsewhere, with their `files`, or restore to another place with `--to`."));
     }
-    // Before anything is deleted, every byte of the backup is read: a damaged backup must not cost the warehouse.
+    // If there is anything to delete, every byte of the backup is read first: a damaged backup must not cost the warehouse.
     verify(place, backup, warehouse, first.is_some()).await?;
     // The marker is written before anything is deleted, so that no pipeline starts in a mixture of both warehouses.
     let unfinished = Path::from(UNFINISHED);

@@ -118,7 +118,7 @@ pub enum MemoryLimit {
 }
 
 impl MemoryLimit {
-    /// The limit in bytes on this machine; 1 GiB where a share was asked for and the machine's memory is not known.
+    /// The limit in bytes on this machine; 1 GiB if the limit is a share and the machine's memory is unknown.
     pub fn bytes(self) -> u64 {
         match self {
             Self::Bytes(size) => size.0,

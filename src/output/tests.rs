@@ -132,7 +132,7 @@ async fn rows_wait_for_a_slow_reader_and_not_for_one_that_does_not_read() {
     let go = slow.join().unwrap();
     assert!(printer.drain(Patience::Endless));
     assert_eq!(written.lock().unwrap().len(), 3_000 * 1_000);
-    // Nobody reads from here on: after a moment nothing waits any more.
+    // The reader stops here: after a second nothing waits for it any more.
     let began = Instant::now();
     for _ in 0..20_000 {
         printer.print_patiently(LINE).await;

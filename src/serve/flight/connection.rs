@@ -70,7 +70,7 @@ impl Peer {
         plain.or_else(|| request.extensions().get::<TlsConnectInfo<Self>>().map(TlsConnectInfo::get_ref))
     }
 
-    /// The client that asks.
+    /// The client that sent the request.
     pub fn client<T>(request: &Request<T>) -> Client {
         Self::of(request).map(|peer| peer.client).unwrap_or_default()
     }

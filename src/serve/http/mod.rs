@@ -2,7 +2,7 @@
 //!
 //! | path | answer |
 //! |---|---|
-//!  `/` | the dashboard: one page without external resources |
+//! | `/` | the dashboard: one page without external resources |
 //! | `/metrics` | Prometheus text |
 //! | `/health/live` | 200 as long as the process answers |
 //! | `/health/ready` | 200 when pipelines run and commit, else 503 and why |
