@@ -14,7 +14,8 @@ use crate::delta::TableStore;
 use crate::error::{Context, Error, Result};
 use crate::memory::MemoryPool;
 use crate::operator::{Cells, CellsSpec, Lookup, Operator, PART_BYTES, StateUsage, Stepped, Tick, restore};
-use crate::plan::{Dataflow, OperatorNode, OperatorSpec};
+use super::ordered::{in_order, numbered};
+use crate::plan::{Dataflow, OperatorNode, OperatorSpec, OutputOrder};
 use crate::state::{
     MemoryBudget, NO_WATERMARK, OperatorSnapshot, Pressure, SpillFolder, SpillStore, StateChange, StateFile,
     StateStore, StateTable, key_groups, shard_of,
@@ -72,6 +73,8 @@ struct Remembering {
     shards: Vec<Box<dyn Operator>>,
     lookup: Option<Box<Lookup>>,
     routing: Vec<Vec<usize>>,
+    /// The order that its rows are given in.
+    order: Option<OutputOrder>,
     /// W of the last step.
     watermark: i64,
     late: u64,
@@ -109,7 +112,7 @@ impl Memory {
             } else {
                 // Without a routing key every row belongs to one shard.
                 let count = if routing.iter().all(Vec::is_empty) { 1 } else { shards.max(1) };
-                built = (0..count).map(|_| node.spec.build()).collect::<Result<Vec<_>>>()?;
+                built = (0..count).map(|_| built_as(node).build()).collect::<Result<Vec<_>>>()?;
             }
             let (watermark, unfinished, unasked) = (NO_WATERMARK, Vec::new(), VecDeque::new());
             let (late, duplicates) = (0, 0);
@@ -117,6 +120,7 @@ impl Memory {
                 shards: built,
                 lookup,
                 routing,
+                order: node.order.clone(),
                 watermark,
                 late,
                 duplicates,
@@ -229,7 +233,7 @@ impl Memory {
     /// Begins operator `index` anew, with nothing remembered.
     pub fn forget(&mut self, index: usize, node: &OperatorNode) -> Result<()> {
         for shard in &mut self.operators[index].shards {
-            *shard = node.spec.build()?;
+            *shard = built_as(node).build()?;
         }
         Ok(())
     }
@@ -293,7 +297,7 @@ impl Memory {
     pub async fn step(
         &mut self,
         index: usize,
-        inputs: Vec<Vec<RecordBatch>>,
+        mut inputs: Vec<Vec<RecordBatch>>,
         watermark: i64,
         now: i64,
     ) -> Result<Vec<Stepped>> {
@@ -313,6 +317,9 @@ impl Memory {
         let tick = Tick { before: operator.watermark, watermark, now };
         operator.watermark = watermark;
         let rows: usize = inputs.iter().flatten().map(RecordBatch::num_rows).sum();
+        if let Some(OutputOrder::Arrival(_)) = operator.order {
+            inputs = inputs.into_iter().map(numbered).collect::<Result<_>>()?;
+        }
         let parts = route(inputs, &operator.routing, operator.shards.len())?;
         let stepped = match operator.shards.len() > 1 && rows >= SPREAD_ROWS {
             true => side_by_side(&mut operator.shards, parts, tick).await?,
@@ -323,6 +330,10 @@ impl Memory {
         };
         let unfinished = stepped.iter().enumerate().filter(|(_, stepped)| stepped.more);
         operator.unfinished = unfinished.map(|(shard, _)| shard).collect();
+        let stepped = match &operator.order {
+            Some(order) => in_order(stepped, order).await?,
+            None => stepped,
+        };
         let late: usize = stepped.iter().flat_map(|out| &out.late).map(|(_, rows)| rows.num_rows()).sum();
         let emitted: u64 = stepped.iter().map(|out| out.late_emitted).sum();
         operator.late += late as u64 + emitted;
@@ -331,7 +342,7 @@ impl Memory {
     }
 
     /// Continues a step of operator `index` that gave a part of its rows; `None` when it has given all.
-    pub fn next_part(&mut self, index: usize) -> Result<Option<Vec<Stepped>>> {
+    pub async fn next_part(&mut self, index: usize) -> Result<Option<Vec<Stepped>>> {
         let operator = &mut self.operators[index];
         if !operator.unasked.is_empty() {
             return operator.look_up().map(Some);
@@ -345,7 +356,10 @@ impl Memory {
             operator.unfinished.extend(Some(shard).filter(|_| part.more));
             parts.push(part);
         }
-        Ok(Some(parts))
+        Ok(Some(match &operator.order {
+            Some(order) => in_order(parts, order).await?,
+            None => parts,
+        }))
     }
 
     /// What every operator has to write down.
@@ -386,6 +400,14 @@ pub(super) fn cut(rows: &RecordBatch, most: usize) -> impl Iterator<Item = Recor
     starts.map(move |start| rows.slice(start, most.min(rows.num_rows() - start)))
 }
 
+/// The spec that the shards of an operator are made from.
+fn built_as(node: &OperatorNode) -> OperatorSpec {
+    match node.order {
+        Some(OutputOrder::Arrival(_)) => node.spec.numbered(),
+        _ => node.spec.clone(),
+    }
+}
+
 /// A shard of an operator in parts that can leave memory.
 fn divided(
     node: &OperatorNode,
@@ -393,7 +415,7 @@ fn divided(
     (shard, shards): (usize, usize),
     limits: &Limits,
 ) -> Result<Cells> {
-    let spec = node.spec.clone();
+    let spec = built_as(node);
     Cells::new(CellsSpec {
         make: Box::new(move || spec.build()),
         routing,

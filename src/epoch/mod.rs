@@ -19,6 +19,7 @@ mod letters;
 mod looked;
 mod memory;
 mod open;
+mod ordered;
 mod prepare;
 mod progress;
 mod protocol;

@@ -320,7 +320,7 @@ impl<'a> Replay<'a> {
                     inputs.push(lane.sound_rows(self.dataflow, index, port).await?);
                 }
                 let mut stepped = scratch.step(index, inputs, watermark, now).await?;
-                while let Some(more) = scratch.next_part(index)? {
+                while let Some(more) = scratch.next_part(index).await? {
                     stepped.extend(more);
                 }
                 lane.fill(node.output, stepped.into_iter().flat_map(|out| out.rows).collect())?;

@@ -219,7 +219,7 @@ impl Outputs {
                 self.refuse_pairs(index, pending).await?;
             }
             let rows = self.rows_of(index, (now.source, lanes), stepped).await?;
-            let Some(more) = memory.next_part(index)? else {
+            let Some(more) = memory.next_part(index).await? else {
                 for (lane, rows) in lanes.iter().zip(in_lanes(rows)?) {
                     lane.fill(node.output, rows)?;
                 }

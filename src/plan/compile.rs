@@ -26,6 +26,7 @@ use super::lookup::LookupTable;
 use super::maps::maps_are_no_keys;
 use super::materialized::stored_columns;
 use super::meaning::as_meant;
+use super::order::mark_order;
 use super::refusal::refusals;
 use super::running::RunningPlans;
 use super::share::{Reading, everything, reading, relation_names};
@@ -59,9 +60,13 @@ pub async fn compile(
     for insert in &pipeline.inserts {
         given.extend(compiler.insert(insert, targets.get(&insert.target)).await);
     }
-    let mut branches = Vec::new();
+    let (mut branches, mut ordered) = (Vec::new(), Vec::new());
     for given in compiler.keyed(given) {
-        branches.extend(compiler.branch(given, targets).await);
+        let is_ordered = compiler.keeps_the_last(&given);
+        if let Some(branch) = compiler.branch(given, targets).await {
+            branches.push(branch);
+            ordered.push(is_ordered);
+        }
     }
     let fragments = compiler.fragments(pipeline.span).await;
     let Compiler { cutter, problems, budget, .. } = compiler;
@@ -69,7 +74,8 @@ pub async fn compile(
         return Err(problems);
     }
     let stages = branches.iter().map(|branch| branch.stage + 1).max().unwrap_or(1);
-    let Cutter { streams, operators, .. } = cutter;
+    let Cutter { streams, mut operators, .. } = cutter;
+    mark_order(&mut operators, &fragments, &branches, &ordered);
     let streams = streams.len();
     let plans = fragments.iter().map(|fragment| &fragment.plan).chain(branches.iter().map(|branch| &branch.plan));
     let of_operators = operators.iter().flat_map(|operator| operator.spec.over_input());
@@ -432,6 +438,14 @@ impl<'a> Compiler<'a> {
             }
         }
         together
+    }
+
+    /// True when the target keeps the last of several rows with one key.
+    fn keeps_the_last(&self, given: &Given<'_>) -> bool {
+        let key = self.catalog.key_of(&given.insert.target);
+        let columns = given.piece.columns();
+        let in_key = |column: &usize| columns.get(*column).is_some_and(|column| key.contains(&column.name));
+        !key.is_empty() && !given.piece.rows.retract && !given.unique.iter().any(|unique| unique.iter().all(in_key))
     }
 
     async fn branch(&mut self, given: Given<'_>, targets: &Targets) -> Option<Branch> {

@@ -29,6 +29,7 @@ mod mixed_up;
 mod meaning;
 mod nodes;
 mod operators;
+mod order;
 mod refusal;
 mod rehearsal;
 mod relation;
@@ -58,6 +59,7 @@ pub use meaning::{CheckedPlanner, as_meant};
 pub use mixed_up::mixed_up_features;
 pub use nodes::{DeduplicateNode, SessionNode, WINDOW_END, WINDOW_START, length};
 pub use operators::{OperatorNode, OperatorSpec};
+pub use order::OutputOrder;
 pub use relation::{RelationMode, Relations, register_relations};
 pub use session::{
     FunctionSet, physical_rules, query_rules, register_own, session_and_problems, session_state, session_state_for,

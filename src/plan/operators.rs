@@ -9,6 +9,7 @@ use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
 use datafusion::physical_expr::expressions::Column;
 
+use super::order::OutputOrder;
 use crate::catalog::OnRowError;
 use crate::error::{Error, Result};
 use crate::evaluate::as_written;
@@ -52,6 +53,8 @@ pub struct OperatorNode {
     pub checks: Vec<Vec<Check>>,
     /// Pairs for which its own condition could not be computed.
     pub pending: Option<Pending>,
+    /// The order that its rows are wanted in; `None`: in any.
+    pub order: Option<OutputOrder>,
 }
 
 /// An expression that an operator computes of its input's rows; a row for which it fails is kept from the operator.

@@ -81,7 +81,7 @@ async fn end_time(dataflow: &Dataflow, memory: &mut Memory, now: i64) -> Result<
                 _ => END_OF_TIME,
             };
             let mut stepped = memory.step(index, inputs, watermark, now).await?;
-            while let Some(more) = memory.next_part(index)? {
+            while let Some(more) = memory.next_part(index).await? {
                 stepped.extend(more);
             }
             lane.fill(node.output, stepped.into_iter().flat_map(|out| out.rows).collect())?;

@@ -171,6 +171,7 @@ impl<'a> Cutter<'a> {
             retract,
             checks,
             pending: spec.pending(),
+            order: None,
             spec,
         });
         Ok(Piece { plan: piece::read(&output, schema)?, rows })
