@@ -1,0 +1,145 @@
+//! The order of rows: where it decides the result, and how an operator's rows are brought back into it.
+//!
+//! Shards of an operator run side by side, so its rows come out shard by shard: rows of different keys have lost the order in which they
+//! arrived. A rolling window on arrival behind it, a deduplication, or a target that keeps the last row of a key would then depend
+//! on the number of shards. [`mark_order`] finds the operators whose rows something behind them takes in order; those give them in
+//! the order of arrival, or in the order of the event times by which they are released. All others pay nothing.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion::common::JoinType;
+use datafusion::logical_expr::WindowFrameUnits;
+use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
+
+use super::dataflow::{Branch, Fragment};
+use super::operators::{OperatorNode, OperatorSpec};
+use crate::operator::StreamId;
+use crate::operator::spec::{DeduplicateEmit, RollingEmit, RollingFunction, RollingKind, RollingSpec};
+
+/// The column with a row's number among the rows of a step.
+const NUMBER: &str = "__number";
+
+/// The order in which an operator's rows come out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum OutputOrder {
+    /// That of the input rows that they are. The operator runs as [`OperatorSpec::numbered`]; the number stands in this column of its output.
+    Arrival(usize),
+    /// By the greatest of these event time columns; rows of one time in no particular order.
+    Time(Vec<usize>),
+}
+
+/// Notes in each operator the order that its rows are wanted in, if something behind it depends on one. `ordered` are the branches that
+/// do.
+pub(super) fn mark_order(
+    operators: &mut [OperatorNode],
+    fragments: &[Fragment],
+    branches: &[Branch],
+    ordered: &[bool],
+) {
+    let mut wanted = BTreeSet::new();
+    for (branch, _) in branches.iter().zip(ordered).filter(|(_, ordered)| **ordered) {
+        wanted.extend(branch.reads.iter().map(|read| read.0));
+    }
+    // What reads a stream stands behind what makes it, so a few rounds reach everything.
+    loop {
+        let before = wanted.len();
+        for fragment in fragments {
+            if wanted.contains(&fragment.stream.0) {
+                wanted.extend(fragment.reads.iter().map(|read| read.0));
+            }
+        }
+        for node in operators.iter() {
+            let passes = wanted.contains(&node.output.0) && node.spec.passes_on().is_some();
+            if passes || depends_on_order(&node.spec) {
+                wanted.extend(node.inputs.iter().map(|input: &StreamId| input.0));
+            }
+        }
+        if wanted.len() == before {
+            break;
+        }
+    }
+    for node in operators.iter_mut() {
+        node.order = order_of(&node.spec).filter(|_| wanted.contains(&node.output.0));
+    }
+}
+
+/// True for operators whose result depends on the order of their input's rows.
+fn depends_on_order(spec: &OperatorSpec) -> bool {
+    match spec {
+        OperatorSpec::Rolling(spec) => {
+            spec.emit == RollingEmit::OnArrival || spec.functions.iter().any(|function| tells_peers_apart(function))
+        }
+        OperatorSpec::Deduplicate(_) | OperatorSpec::Newest(_) => true,
+        OperatorSpec::Aggregate(spec) => spec.aggregates.iter().any(|call| collects_in_order(call)),
+        _ => false,
+    }
+}
+
+/// True for window functions that say different things of rows with one time.
+fn tells_peers_apart(function: &RollingFunction) -> bool {
+    let whole = function.frame.units == WindowFrameUnits::Range;
+    !whole || !matches!(&function.function, RollingKind::Aggregate(call, _) if !collects_in_order(call))
+}
+
+fn collects_in_order(call: &AggregateFunctionExpr) -> bool {
+    let ordered = ["array_agg", "string_agg", "first_value", "last_value", "nth_value"];
+    call.order_bys().is_empty() && ordered.contains(&call.fun().name())
+}
+
+/// The order that an operator can give its rows in; `None`: it takes rows back, or gives them in order anyway.
+fn order_of(spec: &OperatorSpec) -> Option<OutputOrder> {
+    let time = |column: usize| Some(OutputOrder::Time(vec![column]));
+    match spec {
+        OperatorSpec::Rolling(RollingSpec { emit: RollingEmit::OnArrival, input, .. }) => {
+            Some(OutputOrder::Arrival(input.fields().len()))
+        }
+        OperatorSpec::Rolling(spec) => time(spec.time.column),
+        OperatorSpec::Deduplicate(spec) if spec.emit == DeduplicateEmit::OnArrival => {
+            Some(OutputOrder::Arrival(spec.input.fields().len()))
+        }
+        OperatorSpec::Deduplicate(spec) => spec.time.and_then(|by| time(by.column)),
+        OperatorSpec::Aggregate(spec) => {
+            let closing = spec.closing?.column;
+            time(spec.keys.iter().position(|key| *key == closing)?)
+        }
+        OperatorSpec::Session(spec) => time(spec.output.fields().len().checked_sub(1)?),
+        OperatorSpec::TopN(spec) => time(spec.closing?.column),
+        OperatorSpec::Asof(spec) => time(spec.left_time.column),
+        OperatorSpec::Join(spec) if !spec.output_retract => {
+            let bounds = spec.bounds?;
+            let (left, right) = (bounds.left.column, bounds.right.column);
+            Some(OutputOrder::Time(match spec.join_type {
+                JoinType::LeftSemi | JoinType::LeftAnti => vec![left],
+                JoinType::RightSemi | JoinType::RightAnti => vec![right],
+                _ => vec![left, spec.left.fields().len() + right],
+            }))
+        }
+        OperatorSpec::Join(_) | OperatorSpec::Newest(_) | OperatorSpec::Lookup(_) => None,
+    }
+}
+
+impl OperatorSpec {
+    /// The same over rows that carry their number behind the input's columns and keep it. What is remembered is the same.
+    pub fn numbered(&self) -> Self {
+        match self.clone() {
+            Self::Rolling(mut spec) => {
+                spec.output = with_number(&spec.output, spec.input.fields().len());
+                spec.input = with_number(&spec.input, spec.input.fields().len());
+                Self::Rolling(spec)
+            }
+            Self::Deduplicate(mut spec) => {
+                spec.input = with_number(&spec.input, spec.input.fields().len());
+                Self::Deduplicate(spec)
+            }
+            other => other,
+        }
+    }
+}
+
+fn with_number(schema: &SchemaRef, at: usize) -> SchemaRef {
+    let mut fields: Vec<_> = schema.fields().iter().cloned().collect();
+    fields.insert(at, Arc::new(Field::new(NUMBER, DataType::Int64, false)));
+    Arc::new(Schema::new_with_metadata(fields, schema.metadata().clone()))
+}
