@@ -10,11 +10,11 @@ use arrow::array::{ArrayRef, UInt32Array};
 use arrow::compute::take_record_batch;
 use arrow::record_batch::RecordBatch;
 
+use super::ordered::in_order;
 use crate::delta::TableStore;
 use crate::error::{Context, Error, Result};
 use crate::memory::MemoryPool;
-use crate::operator::{Cells, CellsSpec, Lookup, Operator, PART_BYTES, StateUsage, Stepped, Tick, restore};
-use super::ordered::{in_order, numbered};
+use crate::operator::{Cells, CellsSpec, Lookup, Operator, PART_BYTES, StateUsage, Stepped, Tick, numbered, restore};
 use crate::plan::{Dataflow, OperatorNode, OperatorSpec, OutputOrder};
 use crate::state::{
     MemoryBudget, NO_WATERMARK, OperatorSnapshot, Pressure, SpillFolder, SpillStore, StateChange, StateFile,
@@ -318,7 +318,11 @@ impl Memory {
         operator.watermark = watermark;
         let rows: usize = inputs.iter().flatten().map(RecordBatch::num_rows).sum();
         if let Some(OutputOrder::Arrival(_)) = operator.order {
-            inputs = inputs.into_iter().map(numbered).collect::<Result<_>>()?;
+            inputs = inputs
+                .into_iter()
+                .map(numbered)
+                .collect::<Result<_, _>>()
+                .internal(|| "rows cannot be numbered".to_owned())?;
         }
         let parts = route(inputs, &operator.routing, operator.shards.len())?;
         let stepped = match operator.shards.len() > 1 && rows >= SPREAD_ROWS {

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, Int64Array};
+use arrow::array::{Array, AsArray, Int64Array};
 use arrow::compute::cast;
-use arrow::datatypes::{DataType, Int64Type, Schema, TimeUnit, TimestampMicrosecondType};
+use arrow::datatypes::{DataType, Int64Type, TimeUnit, TimestampMicrosecondType};
 use arrow::record_batch::RecordBatch;
 
 use super::memory::SPREAD_ROWS;
@@ -16,23 +16,6 @@ use crate::state::interleave_rows;
 
 /// Rows are put together in batches of about this size.
 const BATCH_BYTES: u64 = 16 << 20;
-
-/// The rows with their numbers, from 0, behind the last column.
-pub(super) fn numbered(rows: Vec<RecordBatch>) -> Result<Vec<RecordBatch>> {
-    let mut next = 0_i64;
-    let mut number = |batch: RecordBatch| {
-        let end = next + batch.num_rows() as i64;
-        let numbers: ArrayRef = Arc::new(Int64Array::from_iter_values(next..end));
-        next = end;
-        let schema = batch.schema();
-        let field = Arc::new(arrow::datatypes::Field::new("__number", DataType::Int64, false));
-        let fields: Vec<_> = schema.fields().iter().cloned().chain([field]).collect();
-        let columns = batch.columns().iter().cloned().chain([numbers]).collect();
-        RecordBatch::try_new(Arc::new(Schema::new_with_metadata(fields, schema.metadata().clone())), columns)
-            .internal(|| "rows cannot be numbered".to_owned())
-    };
-    rows.into_iter().map(&mut number).collect()
-}
 
 /// The rows of all shards in order, in as many parts as there are shards, one after the other; few rows in one part. Numbers are taken off,
 /// of late rows too (they are the last column there).
@@ -81,7 +64,9 @@ fn gather(batches: &[RecordBatch], rows: &[(i64, u32, u32)]) -> Result<RecordBat
 }
 
 /// Runs the work in tasks of its own, unless it is one piece.
-async fn side_by_side<T: Send + 'static>(work: Vec<impl Future<Output = Result<T>> + Send + 'static>) -> Result<Vec<T>> {
+async fn side_by_side<T: Send + 'static>(
+    work: Vec<impl Future<Output = Result<T>> + Send + 'static>,
+) -> Result<Vec<T>> {
     let mut done = Vec::with_capacity(work.len());
     if work.len() < 2 {
         for one in work {

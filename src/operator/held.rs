@@ -9,7 +9,9 @@ use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use arrow::datatypes::SchemaRef;
+use arrow::array::{ArrayRef, Int64Array};
+use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
+use arrow::error::ArrowError;
 use arrow::record_batch::RecordBatch;
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
@@ -75,12 +77,37 @@ fn defect(message: String) -> DataFusionError {
     DataFusionError::Internal(message)
 }
 
+/// The column with the number of a row, counted from 0.
+pub const NUMBER: &str = "__number";
+
+/// The field of [`NUMBER`].
+pub fn number_field() -> FieldRef {
+    Arc::new(Field::new(NUMBER, DataType::Int64, false))
+}
+
+/// The rows with their numbers behind the last column.
+pub fn numbered(rows: Vec<RecordBatch>) -> Result<Vec<RecordBatch>, ArrowError> {
+    let mut next = 0_i64;
+    let mut number = |batch: RecordBatch| {
+        let end = next + batch.num_rows() as i64;
+        let numbers: ArrayRef = Arc::new(Int64Array::from_iter_values(next..end));
+        next = end;
+        let schema = batch.schema();
+        let fields: Vec<_> = schema.fields().iter().cloned().chain([number_field()]).collect();
+        let columns = batch.columns().iter().cloned().chain([numbers]).collect();
+        RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)
+    };
+    rows.into_iter().map(&mut number).collect()
+}
+
 /// Yields the rows that [`Held`] has for a stream, as one partition.
 #[derive(Debug)]
 pub struct HeldExec {
     name: String,
     stream: StreamId,
     projection: Option<Vec<usize>>,
+    /// Rows carry [`NUMBER`] as their last column.
+    numbered: bool,
     properties: Arc<PlanProperties>,
 }
 
@@ -90,13 +117,30 @@ impl HeldExec {
             Some(columns) => Arc::new(schema.project(columns)?),
             None => Arc::clone(schema),
         };
-        let properties = PlanProperties::new(
+        let (name, numbered) = (name.to_owned(), false);
+        Ok(Self { name, stream, projection, numbered, properties: Self::properties_of(schema) })
+    }
+
+    fn properties_of(schema: SchemaRef) -> Arc<PlanProperties> {
+        Arc::new(PlanProperties::new(
             EquivalenceProperties::new(schema),
             Partitioning::UnknownPartitioning(1),
             EmissionType::Incremental,
             Boundedness::Bounded,
-        );
-        Ok(Self { name: name.to_owned(), stream, projection, properties: Arc::new(properties) })
+        ))
+    }
+
+    /// The same, with each row's number in the stream as an additional last column.
+    pub fn with_numbers(&self) -> Self {
+        let fields = self.properties.eq_properties.schema().fields().iter().cloned();
+        let schema = Arc::new(Schema::new(fields.chain([number_field()]).collect::<Vec<_>>()));
+        Self {
+            name: self.name.clone(),
+            stream: self.stream,
+            projection: self.projection.clone(),
+            numbered: true,
+            properties: Self::properties_of(schema),
+        }
     }
 
     /// The stream that is read; the plan's schema has the projected columns.
@@ -106,14 +150,14 @@ impl HeldExec {
 
     /// The rows of its stream in `held`, projected to its columns. Slots are shared buffers, so this copies pointers only.
     pub fn rows(&self, held: &Held) -> Result<Vec<RecordBatch>> {
-        match &self.projection {
-            None => Ok(held.rows(self.stream).to_vec()),
-            Some(columns) => Ok(held
-                .rows(self.stream)
-                .iter()
-                .map(|batch| batch.project(columns))
-                .collect::<Result<_, arrow::error::ArrowError>>()?),
-        }
+        let rows = held.rows(self.stream);
+        let rows = match &self.projection {
+            None => rows.to_vec(),
+            Some(columns) => {
+                rows.iter().map(|batch| batch.project(columns)).collect::<Result<_, arrow::error::ArrowError>>()?
+            }
+        };
+        if self.numbered { Ok(numbered(rows)?) } else { Ok(rows) }
     }
 }
 

@@ -21,7 +21,7 @@ pub use aggregate::aggregate;
 pub use cells::{Cells, CellsSpec};
 pub use contract::{END_OF_TIME, Operator, PART_BYTES, StateUsage, Stepped, Tick, WEIGHT};
 pub use deduplicate::deduplicate;
-pub use held::{Held, HeldExec, HeldTable, StreamId};
+pub use held::{Held, HeldExec, HeldTable, NUMBER, StreamId, number_field, numbered};
 pub use join::{asof, join};
 pub use lookup::Lookup;
 pub use meter::MeterExec;

@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions, UInt64Array};
-use arrow::compute::{cast, filter, filter_record_batch};
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef, UInt64Type};
+use arrow::compute::{cast, concat_batches, filter, filter_record_batch, take, take_record_batch};
+use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef, UInt64Type};
 use datafusion::catalog::memory::{DataSourceExec, MemorySourceConfig};
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::error::{DataFusionError, Result};
@@ -19,6 +19,7 @@ use datafusion::physical_plan::coop::CooperativeExec;
 use datafusion::physical_plan::execution_plan::{ChildrenPropertiesMode, ReplaceChildrenOptions};
 use datafusion::physical_plan::filter::FilterExec;
 use datafusion::physical_plan::projection::ProjectionExec;
+use datafusion::physical_plan::sorts::sort_preserving_merge::SortPreservingMergeExec;
 use datafusion::physical_plan::union::UnionExec;
 use datafusion::physical_plan::unnest::UnnestExec;
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties, PhysicalExpr};
@@ -72,6 +73,9 @@ impl Careful<'_> {
             let mut inputs = Vec::new();
             for input in plan.children() {
                 inputs.push(self.run(input).await?);
+            }
+            if plan.is::<SortPreservingMergeExec>() {
+                return merged(inputs.into_iter().flatten().collect());
             }
             if let (Some(node), Some(input)) = (plan.downcast_ref::<ProjectionExec>(), inputs.first()) {
                 return input.iter().map(|rows| self.project(node, rows)).collect();
@@ -245,6 +249,19 @@ pub fn is_volatile(plan: &Arc<dyn ExecutionPlan>) -> bool {
         Ok(TreeNodeRecursion::Continue)
     });
     found || walked.is_err() || plan.children().into_iter().any(is_volatile)
+}
+
+/// Rows in the order of their numbers, the last column.
+fn merged(parts: Vec<Placed>) -> Result<Vec<Placed>> {
+    let Some(first) = parts.first() else { return Ok(parts) };
+    let rows = concat_batches(&first.rows.schema(), parts.iter().map(|part| &part.rows))?;
+    let places: UInt64Array = parts.iter().flat_map(|part| part.places.iter()).collect();
+    let numbers = rows.column(rows.num_columns() - 1).as_primitive::<Int64Type>().clone();
+    let mut order: Vec<u64> = (0..rows.num_rows() as u64).collect();
+    order.sort_by_key(|row| numbers.value(*row as usize));
+    let order = UInt64Array::from(order);
+    let places = take(&places, &order, None)?.as_primitive::<UInt64Type>().clone();
+    Ok(vec![Placed { rows: take_record_batch(&rows, &order)?, places }])
 }
 
 /// Rows that a plan reads; in an order, if the plan relies on it.

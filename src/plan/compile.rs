@@ -68,14 +68,16 @@ pub async fn compile(
             ordered.push(is_ordered);
         }
     }
-    let fragments = compiler.fragments(pipeline.span).await;
+    let mut fragments = compiler.fragments(pipeline.span).await;
     let Compiler { cutter, problems, budget, .. } = compiler;
     if !problems.is_empty() {
         return Err(problems);
     }
     let stages = branches.iter().map(|branch| branch.stage + 1).max().unwrap_or(1);
     let Cutter { streams, mut operators, .. } = cutter;
-    mark_order(&mut operators, &fragments, &branches, &ordered);
+    if let Err(error) = mark_order(&mut operators, &mut fragments, &mut branches, &ordered) {
+        return Err(vec![diagnose(&error, &catalog.files, pipeline.span)]);
+    }
     let streams = streams.len();
     let plans = fragments.iter().map(|fragment| &fragment.plan).chain(branches.iter().map(|branch| &branch.plan));
     let of_operators = operators.iter().flat_map(|operator| operator.spec.over_input());

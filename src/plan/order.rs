@@ -8,18 +8,25 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::datatypes::{Schema, SchemaRef};
 use datafusion::common::JoinType;
+use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
+use datafusion::error::Result;
 use datafusion::logical_expr::WindowFrameUnits;
 use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
+use datafusion::physical_expr::expressions::Column;
+use datafusion::physical_expr::{LexOrdering, PhysicalSortExpr};
+use datafusion::physical_plan::coop::CooperativeExec;
+use datafusion::physical_plan::filter::{FilterExec, FilterExecBuilder};
+use datafusion::physical_plan::projection::{ProjectionExec, ProjectionExpr};
+use datafusion::physical_plan::sorts::sort_preserving_merge::SortPreservingMergeExec;
+use datafusion::physical_plan::union::UnionExec;
+use datafusion::physical_plan::{ExecutionPlan, PhysicalExpr};
 
 use super::dataflow::{Branch, Fragment};
 use super::operators::{OperatorNode, OperatorSpec};
-use crate::operator::StreamId;
 use crate::operator::spec::{DeduplicateEmit, RollingEmit, RollingFunction, RollingKind, RollingSpec};
-
-/// The column with a row's number among the rows of a step.
-const NUMBER: &str = "__number";
+use crate::operator::{HeldExec, NUMBER, StreamId, number_field};
 
 /// The order in which an operator's rows come out.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,14 +37,16 @@ pub enum OutputOrder {
     Time(Vec<usize>),
 }
 
-/// Notes in each operator the order that its rows are wanted in, if something behind it depends on one. `ordered` are the branches that
-/// do.
+/// Notes in each operator the order that its rows are wanted in, if something behind it depends on one, and lets UNIONs keep the order of the
+/// rows that they read. `ordered` are the branches that depend on one.
+///
+/// Errors: DataFusion's, which plans do not cause.
 pub(super) fn mark_order(
     operators: &mut [OperatorNode],
-    fragments: &[Fragment],
-    branches: &[Branch],
+    fragments: &mut [Fragment],
+    branches: &mut [Branch],
     ordered: &[bool],
-) {
+) -> Result<()> {
     let mut wanted = BTreeSet::new();
     for (branch, _) in branches.iter().zip(ordered).filter(|(_, ordered)| **ordered) {
         wanted.extend(branch.reads.iter().map(|read| read.0));
@@ -45,7 +54,7 @@ pub(super) fn mark_order(
     // What reads a stream stands behind what makes it, so a few rounds reach everything.
     loop {
         let before = wanted.len();
-        for fragment in fragments {
+        for fragment in fragments.iter() {
             if wanted.contains(&fragment.stream.0) {
                 wanted.extend(fragment.reads.iter().map(|read| read.0));
             }
@@ -63,6 +72,79 @@ pub(super) fn mark_order(
     for node in operators.iter_mut() {
         node.order = order_of(&node.spec).filter(|_| wanted.contains(&node.output.0));
     }
+    for fragment in fragments.iter_mut().filter(|fragment| wanted.contains(&fragment.stream.0)) {
+        fragment.plan = unions_in_order(Arc::clone(&fragment.plan))?;
+    }
+    for (branch, _) in branches.iter_mut().zip(ordered).filter(|(_, ordered)| **ordered) {
+        branch.plan = unions_in_order(Arc::clone(&branch.plan))?;
+    }
+    Ok(())
+}
+
+/// A plan whose UNIONs of several parts of one stream give the rows in the stream's order: parts carry the rows' numbers and are merged by them.
+/// Left as they are: UNIONs of different streams, which have no common order, and those with other nodes than filters and projections.
+fn unions_in_order(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
+    let ordered = plan.transform_down(|node| {
+        if !node.is::<UnionExec>() {
+            return Ok(Transformed::no(node));
+        }
+        let mut streams = BTreeSet::new();
+        let Some(numbered) = with_numbers(&node, &mut streams)?.filter(|_| streams.len() == 1) else {
+            return Ok(Transformed::no(node));
+        };
+        let schema = numbered.schema();
+        let number: Arc<dyn PhysicalExpr> = Arc::new(Column::new(NUMBER, schema.fields().len() - 1));
+        let ordering = LexOrdering::from([PhysicalSortExpr::new_default(number)]);
+        let merged = SortPreservingMergeExec::new(ordering, numbered).with_round_robin_repartition(false);
+        let others = schema.fields().iter().take(schema.fields().len() - 1).enumerate();
+        let others = others.map(|(index, field)| ProjectionExpr {
+            expr: Arc::new(Column::new(field.name(), index)),
+            alias: field.name().clone(),
+        });
+        let plain: Arc<dyn ExecutionPlan> =
+            Arc::new(ProjectionExec::try_new(others.collect::<Vec<_>>(), Arc::new(merged))?);
+        Ok(Transformed::new(plain, true, TreeNodeRecursion::Jump))
+    });
+    ordered.data()
+}
+
+/// A plan whose rows carry their number in the stream that it reads as the last column; `None` where they cannot. Adds the streams.
+fn with_numbers(
+    plan: &Arc<dyn ExecutionPlan>,
+    streams: &mut BTreeSet<usize>,
+) -> Result<Option<Arc<dyn ExecutionPlan>>> {
+    if let Some(leaf) = plan.downcast_ref::<HeldExec>() {
+        streams.insert(leaf.stream().0);
+        return Ok(Some(Arc::new(leaf.with_numbers())));
+    }
+    let mut inputs = Vec::new();
+    for child in plan.children() {
+        let Some(input) = with_numbers(child, streams)? else { return Ok(None) };
+        inputs.push(input);
+    }
+    let last = |input: &Arc<dyn ExecutionPlan>| input.schema().fields().len() - 1;
+    if plan.is::<UnionExec>() {
+        return UnionExec::try_new(inputs).map(Some);
+    }
+    let [input] = inputs.as_slice() else { return Ok(None) };
+    if let Some(node) = plan.downcast_ref::<ProjectionExec>() {
+        let number = ProjectionExpr { expr: Arc::new(Column::new(NUMBER, last(input))), alias: NUMBER.to_owned() };
+        let columns: Vec<_> = node.expr().iter().cloned().chain([number]).collect();
+        return Ok(Some(Arc::new(ProjectionExec::try_new(columns, Arc::clone(input))?)));
+    }
+    if let Some(node) = plan.downcast_ref::<FilterExec>() {
+        if node.fetch().is_some() {
+            return Ok(None);
+        }
+        let projection = node.projection().as_ref();
+        let projection = projection.map(|columns| columns.iter().copied().chain([last(input)]).collect());
+        let filter = FilterExecBuilder::new(Arc::clone(node.predicate()), Arc::clone(input));
+        return Ok(Some(Arc::new(filter.apply_projection(projection)?.build()?)));
+    }
+    if plan.is::<CooperativeExec>() {
+        return Ok(Some(Arc::new(CooperativeExec::new(Arc::clone(input)))));
+    }
+    Ok(None)
 }
 
 /// True for operators whose result depends on the order of their input's rows.
@@ -140,6 +222,6 @@ impl OperatorSpec {
 
 fn with_number(schema: &SchemaRef, at: usize) -> SchemaRef {
     let mut fields: Vec<_> = schema.fields().iter().cloned().collect();
-    fields.insert(at, Arc::new(Field::new(NUMBER, DataType::Int64, false)));
+    fields.insert(at, number_field());
     Arc::new(Schema::new_with_metadata(fields, schema.metadata().clone()))
 }

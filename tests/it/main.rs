@@ -5,6 +5,7 @@
 mod accepted;
 mod advice;
 mod architecture;
+mod arrival;
 mod attack;
 mod backup_drills;
 mod backups;
