@@ -1,6 +1,6 @@
 //! What a foreign log entry means for a commit that wants to go behind it. Pure: entries in, a verdict out.
 //!
-//! The rule (DESIGN §3.5): the pipeline's epoch under our manifest = the commit is done, by whomever; anything else of
+//! The rule (docs/architecture.md, "Exactly once", 5): the pipeline's epoch under our manifest = the commit is done, by whomever; anything else of
 //! the same pipeline = another run has taken over; a change of the table's metadata or protocol = the table must be
 //! looked at again; a RESTORE = the files of our own epochs may be gone, so the run ends and the next start decides;
 //! everything else does not concern an append that reads nothing. An upsert was computed from the
