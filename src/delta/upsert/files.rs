@@ -27,6 +27,7 @@ use super::super::metadata::TableMetadata;
 use super::super::store::TableStore;
 use super::super::times::with_micros;
 use super::super::writer::conform;
+use super::index::Location;
 use super::stored::StoredFile;
 use super::vectors;
 use crate::error::{Context, Error, ErrorKind, Result};
@@ -42,6 +43,8 @@ pub struct LiveFile {
     pub rows: u32,
     /// Rows that its deletion vector marks.
     pub dead: RoaringBitmap,
+    /// Rows that are not dead and whose keys lie elsewhere: the next commit deletes them.
+    pub doubles: RoaringBitmap,
     /// Its partition, comparable.
     pub group: Vec<u8>,
     /// Its partition values, one row each, in the order of the partition columns.
@@ -114,13 +117,28 @@ impl LiveFiles {
     /// Gives a file another deletion vector.
     pub fn revise(&mut self, id: u32, add: Add, dead: RoaringBitmap) {
         if let Some(file) = self.by_id.get_mut(&id) {
+            file.doubles -= &dead;
             (file.add, file.dead) = (add, dead);
         }
     }
 
+    /// Notes that the key of a row lies elsewhere.
+    pub fn double(&mut self, at: Location) {
+        if let Some(file) = self.by_id.get_mut(&at.file) {
+            file.doubles.insert(at.row);
+        }
+    }
+
+    /// Whether a row is its key's: neither dead nor a double.
+    pub fn lives(&self, at: Location) -> bool {
+        let is_there = |file: &LiveFile| !file.dead.contains(at.row) && !file.doubles.contains(at.row);
+        self.by_id.get(&at.file).is_some_and(is_there)
+    }
+
     /// Rows that are not dead: one per key.
     pub fn live_rows(&self) -> u64 {
-        self.by_id.values().map(|file| u64::from(file.rows).saturating_sub(file.dead.len())).sum()
+        let of_file = |file: &LiveFile| u64::from(file.rows).saturating_sub(file.dead.len() + file.doubles.len());
+        self.by_id.values().map(of_file).sum()
     }
 
     /// Memory, roughly.
@@ -221,7 +239,7 @@ impl FileReader {
         let too_many = || Error::config(format!("file `{}` has more than 2^32 rows", add.path));
         let rows = u32::try_from(rows).map_err(|_| too_many())?;
         let (values, group) = self.partitions()?.of_file(&add)?;
-        Ok(LiveFile { add, rows, dead, group, values })
+        Ok(LiveFile { add, rows, dead, doubles: RoaringBitmap::new(), group, values })
     }
 
     /// The rows that are not dead, in order, in these columns.
@@ -242,13 +260,14 @@ impl FileReader {
         self.read(file, &self.schema, Wanted::LiveWithout(without)).await
     }
 
-    /// All columns of these rows, in order.
+    /// These columns of these rows, in order.
     pub async fn these_rows(
         &self,
         file: &LiveFile,
+        columns: &SchemaRef,
         rows: &RoaringBitmap,
     ) -> Result<BoxStream<'static, Result<RecordBatch>>> {
-        self.read(file, &self.schema, Wanted::These(rows)).await
+        self.read(file, columns, Wanted::These(rows)).await
     }
 
     async fn parquet(&self, add: &Add) -> Result<ParquetRecordBatchStreamBuilder<StoredFile>> {

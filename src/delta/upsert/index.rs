@@ -91,8 +91,12 @@ impl KeyHasher {
 
     /// One key per row.
     pub fn hash(&self, columns: &[ArrayRef]) -> Result<Vec<Key>> {
-        let keys: Vec<ArrayRef> = columns.iter().map(key_values).collect();
-        let rows = self.converter.convert_columns(&keys).internal(|| "keys cannot be encoded".to_owned())?;
+        self.hash_as_written(&columns.iter().map(key_values).collect::<Vec<_>>())
+    }
+
+    /// One hash per row, in which the forms of an equal value differ (0.0 and -0.0, the NaNs).
+    pub fn hash_as_written(&self, columns: &[ArrayRef]) -> Result<Vec<Key>> {
+        let rows = self.converter.convert_columns(columns).internal(|| "keys cannot be encoded".to_owned())?;
         Ok(rows
             .iter()
             .map(|row| {
@@ -104,7 +108,7 @@ impl KeyHasher {
 }
 
 /// Where a row lies: a file by its number in this process, and the row in it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Location {
     pub file: u32,
     pub row: u32,

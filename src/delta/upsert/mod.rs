@@ -11,6 +11,7 @@
 //! The index is rebuilt from the key columns of the table at the first use. It is in memory, and what does not fit there on local disk.
 
 mod changes;
+mod doubles;
 mod files;
 mod index;
 mod layout;
@@ -26,7 +27,6 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 use arrow::datatypes::{Schema, SchemaRef};
 use futures::{StreamExt, TryStreamExt};
-use roaring::RoaringBitmap;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 
@@ -280,16 +280,7 @@ impl Shared {
     async fn settle(&self, state: &mut State) -> Result<()> {
         let Some(room) = &self.room else { return Ok(()) };
         let replaced = state.index.settle(room)?;
-        self.refuse_doubles(state, &replaced).await
-    }
-
-    /// Errors: one of these rows, whose keys lie elsewhere by now, is still alive.
-    async fn refuse_doubles(&self, state: &State, replaced: &[Location]) -> Result<()> {
-        let lives = |at: &&Location| state.files.get(at.file).is_some_and(|file| !file.dead.contains(at.row));
-        match replaced.iter().find(lives) {
-            Some(at) => Err(self.twice_at(state, *at).await),
-            None => Ok(()),
-        }
+        self.resolve(state, replaced).await
     }
 
     async fn build(&self, state: &mut State) -> Result<()> {
@@ -305,10 +296,10 @@ impl Shared {
         let mut reading = reading.buffered(READ_AHEAD);
         while let Some(read) = reading.next().await {
             let (file, rows) = read?;
-            self.insert(state, file, &rows)?;
+            self.insert(state, file, &rows).await?;
             if let Some(room) = &self.room {
                 let replaced = state.index.shrink(room)?;
-                self.refuse_doubles(state, &replaced).await?;
+                self.resolve(state, replaced).await?;
             }
         }
         drop(reading);
@@ -321,11 +312,11 @@ impl Shared {
         let keys = key_schema(&self.table, &self.table.metadata(), &self.key)?;
         let file = reader.open(add).await?;
         let rows: Vec<RecordBatch> = reader.live_rows(&file, &keys).await?.try_collect().await?;
-        self.insert(state, file, &rows)
+        self.insert(state, file, &rows).await
     }
 
     /// Enters a file's keys into the index. `rows` are the key columns of its live rows, in order.
-    fn insert(&self, state: &mut State, file: files::LiveFile, rows: &[RecordBatch]) -> Result<()> {
+    async fn insert(&self, state: &mut State, file: files::LiveFile, rows: &[RecordBatch]) -> Result<()> {
         let mut hashes = Vec::with_capacity(file.rows as usize);
         for batch in rows {
             hashes.extend(self.hasher.hash(batch.columns())?);
@@ -335,44 +326,11 @@ impl Shared {
             return Err(Error::damaged(format!("file `{}` has another number of rows than it says", file.add.path)));
         }
         let id = state.files.add(file);
-        for (at, (key, row)) in hashes.into_iter().zip(positions).enumerate() {
-            if state.index.insert(key, Location { file: id, row }).is_some() {
-                return Err(self.twice(rows, at));
-            }
+        let mut replaced = Vec::new();
+        for (key, row) in hashes.into_iter().zip(positions) {
+            replaced.extend(state.index.insert(key, Location { file: id, row }));
         }
-        Ok(())
-    }
-
-    /// The same, of a key by where one of its rows lies.
-    async fn twice_at(&self, state: &State, at: Location) -> Error {
-        let Some(file) = state.files.get(at.file) else { return self.twice(&[], 0) };
-        let reader = self.reader();
-        let row = RoaringBitmap::from_iter([at.row]);
-        let read = match reader.these_rows(file, &row).await {
-            Ok(rows) => rows.try_collect::<Vec<RecordBatch>>().await,
-            Err(error) => Err(error),
-        };
-        let read = read.unwrap_or_default();
-        let keys = read.iter().map(|rows| {
-            let columns: Option<Vec<usize>> = self.key.iter().map(|name| rows.schema().index_of(name).ok()).collect();
-            columns.and_then(|columns| rows.project(&columns).ok())
-        });
-        self.twice(&keys.flatten().collect::<Vec<_>>(), 0)
-    }
-
-    fn twice(&self, rows: &[RecordBatch], mut at: usize) -> Error {
-        let mut shown = String::new();
-        for batch in rows {
-            if at < batch.num_rows() {
-                shown = changes::show_row(&batch.slice(at, 1));
-                break;
-            }
-            at -= batch.num_rows();
-        }
-        let keys = self.key.join(", ");
-        Error::damaged(format!("table `{}` has two rows with the same primary key", self.table.name()))
-            .with_detail(format!("The key is ({keys}); one that is there twice is {shown}."))
-            .with_hint("Delete one of the rows, or declare another key.")
+        self.resolve(state, replaced).await
     }
 }
 

@@ -52,12 +52,14 @@ pub struct Stager<'a> {
 struct Located {
     /// Rows that become dead, by file.
     dead: BTreeMap<u32, RoaringBitmap>,
-    /// Those of them whose keys are gone.
+    /// Those of them that no row replaces.
     deleted: BTreeMap<u32, RoaringBitmap>,
     fresh: Vec<(Key, Place)>,
     /// Per fresh row whether its key is new.
     is_new: Vec<bool>,
     gone: Vec<Key>,
+    /// Rows that are deleted for another row of the same key.
+    doubles: u64,
 }
 
 /// What has been staged so far.
@@ -93,7 +95,7 @@ impl Stager<'_> {
             deleted: changes.encode_deleted()?,
             rows_inserted: inserted,
             rows_updated: located.fresh.len() as u64 - inserted,
-            rows_deleted: located.gone.len() as u64,
+            rows_deleted: located.gone.len() as u64 + located.doubles,
         });
         out.plan.gone = located.gone;
         Ok((out.staged, out.plan))
@@ -113,6 +115,13 @@ impl Stager<'_> {
             if let Some(row) = change.row {
                 located.fresh.push((change.key, row));
                 located.is_new.push(old.is_none());
+            }
+        }
+        if !located.fresh.is_empty() || !located.gone.is_empty() {
+            for (id, file) in self.files.iter().filter(|(_, file)| !file.doubles.is_empty()) {
+                *located.dead.entry(id).or_default() |= &file.doubles;
+                *located.deleted.entry(id).or_default() |= &file.doubles;
+                located.doubles += file.doubles.len();
             }
         }
         Ok(located)
@@ -225,7 +234,7 @@ impl Stager<'_> {
             let Some(file) = self.files.get(*id) else { continue };
             let deleted = located.deleted.get(id);
             let mut positions = rows.iter();
-            let mut read = self.reader.these_rows(file, rows).await?;
+            let mut read = self.reader.these_rows(file, self.reader.schema(), rows).await?;
             while let Some(batch) = read.try_next().await? {
                 let kinds = positions.by_ref().take(batch.num_rows()).map(|row| {
                     match deleted.is_some_and(|deleted| deleted.contains(row)) {
@@ -334,7 +343,14 @@ impl<'a> RowsWriter<'a> {
         let rows = keys.len() as u32;
         out.plan.moves.extend(keys.into_iter().zip(0..).map(|(key, row)| (key, Location { file: id, row })));
         let (values, group) = self.stager.reader.partitions()?.of_file(&add)?;
-        let file = LiveFile { add: add.clone(), rows, dead: RoaringBitmap::new(), group, values };
+        let file = LiveFile {
+            add: add.clone(),
+            rows,
+            dead: RoaringBitmap::new(),
+            doubles: RoaringBitmap::new(),
+            group,
+            values,
+        };
         out.plan.added.push((id, file));
         out.staged.adds.push(add);
         out.staged.bytes += files.bytes;

@@ -1,6 +1,7 @@
 //! Partition values that paths must escape, in tables that others rewrite in their own spelling.
 
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use deltalake::kernel::DeletionVectorDescriptor;
 use object_store::ObjectStoreExt;
@@ -222,6 +223,55 @@ async fn null_and_the_name_of_its_folder_are_two_partitions() {
     assert_eq!(ids, [1, 4]);
     let nulls = world.query("SELECT count(*) FROM t WHERE day IS NULL").await;
     assert_eq!(nulls[0].column(0).as_primitive::<Int64Type>().value(0), 2);
+}
+
+/// Appends a file, as another writer does.
+async fn append(world: &mut World, rows: &[(i64, Row)]) {
+    let mut writer = world.table.writer(&WriterOptions::default()).unwrap();
+    writer.write(&batch(rows)).await.unwrap();
+    world.epoch += 1;
+    world.commit(writer.close().await.unwrap()).await;
+    // Files are dated by the system's clock.
+    std::thread::sleep(Duration::from_millis(2));
+}
+
+async fn ids(world: &World) -> Vec<i64> {
+    let found = world.query("SELECT id FROM t ORDER BY id").await;
+    found.iter().flat_map(|rows| rows.column(0).as_primitive::<Int64Type>().values().to_vec()).collect()
+}
+
+#[tokio::test]
+async fn of_equal_keys_that_were_written_in_two_ways_the_newest_row_stays() {
+    for (seed, properties) in (1..9).zip([&[FEED][..], &[FEED, COPY]].into_iter().cycle()) {
+        let mut def = definition(properties, false);
+        def.primary_key = vec!["v".to_owned()];
+        let mut world = World::new(def, seed, 1 << 20).await;
+        let other_nan = f64::from_bits(f64::NAN.to_bits() | 1 << 63);
+        let first = [(1, row("a", 0.0)), (2, row("b", f64::NAN)), (3, row("c", 1.5))];
+        append(&mut world, &first).await;
+        append(&mut world, &[(4, row("d", -0.0)), (5, row("e", other_nan)), (6, row("f", 8.0))]).await;
+        world.restart().await;
+        world.upsert.load().await.unwrap();
+        assert_eq!(world.upsert.usage().await.keys, 4, "seed {seed}");
+        assert!(world.epoch(vec![]).await.is_empty(), "nothing is committed for their sake");
+        world.epoch(vec![given(&[(7, row("g", 2.5)), (8, row("h", -1.5))])]).await;
+        assert_eq!(ids(&world).await, [3, 4, 5, 6, 7, 8], "seed {seed}");
+        world.epoch(vec![given(&[(9, row("i", 0.0)), (10, row("j", f64::NAN))])]).await;
+        assert_eq!(ids(&world).await, [3, 6, 7, 8, 9, 10], "seed {seed}");
+        world.restart().await;
+        world.epoch(vec![given(&[(11, row("k", -0.0))])]).await;
+        assert_eq!(ids(&world).await, [3, 6, 7, 8, 10, 11], "seed {seed}");
+        let context = SessionContext::new();
+        let feed = world.foreign().await.scan_cdf().with_starting_version(0);
+        context.register_table("feed", Arc::new(DeltaCdfTableProvider::try_new(feed).unwrap())).unwrap();
+        let deleted = "SELECT count(*) FROM feed WHERE _change_type = 'delete' AND id IN (1, 2)";
+        let deleted = context.sql(deleted).await.unwrap().collect().await.unwrap();
+        assert_eq!(deleted[0].column(0).as_primitive::<Int64Type>().value(0), 2, "seed {seed}");
+        // The same value twice is damage.
+        append(&mut world, &[(12, row("l", -0.0))]).await;
+        let error = world.upsert.stage(vec![given(&[(13, row("m", 1.0))])]).await.unwrap_err();
+        assert_eq!(error.message(), "table `t` has two rows with the same primary key", "seed {seed}");
+    }
 }
 
 #[tokio::test]
