@@ -15,6 +15,7 @@ pub mod evaluate;
 pub mod config;
 pub mod sql;
 pub mod arithmetic;
+pub mod micros;
 pub mod catalog;
 pub mod delta;
 pub mod model;

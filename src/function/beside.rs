@@ -9,7 +9,7 @@ use datafusion::common::{DFSchema, ScalarValue};
 use datafusion::logical_expr::expr::Cast;
 use datafusion::logical_expr::{Expr, ExprSchemable, Operator};
 
-use super::to_timestamp::instant;
+use crate::micros::instant;
 
 /// Makes what stands beside a TIMESTAMP one, text columns only where they are `compared`; true when it changed one.
 pub fn times_alike(group: &mut [&mut Expr], compared: bool, schema: &DFSchema) -> bool {

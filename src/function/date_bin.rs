@@ -12,7 +12,7 @@ use datafusion::error::Result;
 use datafusion::functions::datetime::date_bin;
 use datafusion::logical_expr::{ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility};
 
-use super::to_timestamp::{instant, micros_in};
+use crate::micros::{instant, micros_in};
 
 /// The function.
 pub fn date_bin_in_micros() -> ScalarUDF {

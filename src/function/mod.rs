@@ -5,11 +5,12 @@
 
 use datafusion::logical_expr::ScalarUDF;
 
+use crate::micros::{date_trunc_in_micros, to_char_in_micros};
+
 mod beside;
 mod clock;
 mod correlation;
 mod date_bin;
-mod date_trunc;
 mod exact;
 mod extreme;
 mod first;
@@ -22,7 +23,6 @@ mod round;
 mod sql;
 mod stand_in;
 mod sum;
-mod to_char;
 mod to_timestamp;
 mod window;
 
@@ -42,6 +42,6 @@ pub use window::{HOP_STARTS, SHIFT, TUMBLE_START, window_functions};
 
 /// Functions of dates and times in the place of DataFusion's: in microseconds, as all of weir's timestamps are.
 pub fn time_functions() -> impl Iterator<Item = ScalarUDF> {
-    let others = [date_bin::date_bin_in_micros(), date_trunc::date_trunc_in_micros(), to_char::to_char_in_micros()];
+    let others = [date_bin::date_bin_in_micros(), date_trunc_in_micros(), to_char_in_micros()];
     to_timestamp::to_timestamps().chain(others)
 }

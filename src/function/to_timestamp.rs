@@ -8,9 +8,7 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, StringArray, TimestampMicrosecondArray};
 use arrow::compute::kernels::cast_utils::string_to_datetime;
-use arrow::datatypes::{
-    DataType, Decimal128Type, Field, FieldRef, Float64Type, Int64Type, TimeUnit, TimestampMicrosecondType,
-};
+use arrow::datatypes::{DataType, Decimal128Type, Field, FieldRef, Float64Type, Int64Type, TimestampMicrosecondType};
 use chrono::format::{Parsed, StrftimeItems, parse};
 use chrono::{DateTime, Utc};
 use datafusion::common::{ScalarValue, exec_err, plan_err};
@@ -18,6 +16,8 @@ use datafusion::error::Result;
 use datafusion::logical_expr::{
     ColumnarValue, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
 };
+
+use crate::micros::{instant, micros_in};
 
 /// The functions, by name: microseconds in a unit of their numbers, and what times are cut to.
 const FORMS: [(&str, Unit, i64); 6] = [
@@ -89,16 +89,6 @@ impl Hash for ToTimestamp {
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.name.hash(state);
     }
-}
-
-/// TIMESTAMP in a zone.
-pub(super) fn micros_in(zone: Option<Arc<str>>) -> DataType {
-    DataType::Timestamp(TimeUnit::Microsecond, zone)
-}
-
-/// TIMESTAMP.
-pub(super) fn instant() -> DataType {
-    micros_in(Some(Arc::from("UTC")))
 }
 
 impl ScalarUDFImpl for ToTimestamp {

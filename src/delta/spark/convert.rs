@@ -5,7 +5,7 @@
 use arrow::datatypes::{DataType, TimeUnit};
 use datafusion::common::ScalarValue;
 use datafusion::logical_expr::expr::InList;
-use datafusion::logical_expr::{Case, Expr, Operator, cast, lit, when};
+use datafusion::logical_expr::{Case, Expr, Operator, cast, lit, try_cast, when};
 
 use super::operator::{binary, digits, is_span, plain_float};
 use super::{Read, Reader, said};
@@ -23,8 +23,8 @@ impl Reader<'_> {
             (from, to) if from == to => expr,
             (DataType::Null, _) => cast(expr, to.clone()),
             (_, DataType::Utf8) => self.text(&expr)?,
-            (DataType::Decimal128(_, scale), _) if is_number(to) => cast(self.cut(expr, *scale, to)?, to.clone()),
-            (from, to) if is_number(from) && is_number(to) => cast(expr, to.clone()),
+            (DataType::Decimal128(_, scale), _) if is_number(to) => self.number(self.cut(expr, *scale, to)?, to)?,
+            (from, to) if is_number(from) && is_number(to) => self.number(expr, to)?,
             (from, DataType::Boolean) if from.is_integer() || is_float(from) => cast(expr, to.clone()),
             (DataType::Boolean, to) if to.is_integer() || is_float(to) => cast(expr, to.clone()),
             (from, to) if is_time(from) && is_time(to) => cast(expr, to.clone()),
@@ -38,9 +38,58 @@ impl Reader<'_> {
                     .end()
                     .map_err(said)?
             }
-            (DataType::Utf8, to) if is_number(to) || is_time(to) => cast(self.call("btrim", vec![expr])?, to.clone()),
+            (DataType::Utf8, to) if is_number(to) || is_time(to) => {
+                self.parsed(&self.call("btrim", vec![expr])?, to)?
+            }
             (from, to) => return Err(format!("a CAST of {} to {} differs by engine", sql_name(from), sql_name(to))),
         })
+    }
+
+    /// A number as another type. What does not fit is null as a decimal; whole numbers keep their low bits, and of a float the nearest one.
+    fn number(&self, expr: Expr, to: &DataType) -> Read<Expr> {
+        let from = self.kind(&expr)?;
+        let width = |kind: &DataType| kind.primitive_width().unwrap_or(0);
+        Ok(match to {
+            DataType::Decimal128(..) => try_cast(expr, to.clone()),
+            to if !to.is_integer() || from.is_integer() && width(&from) <= width(to) => cast(expr, to.clone()),
+            to if is_float(&from) => {
+                let (least, greatest) = match to {
+                    DataType::Int64 => (i64::MIN, i64::MAX),
+                    _ => (i64::from(i32::MIN), i64::from(i32::MAX)),
+                };
+                let float = cast(expr, DataType::Float64);
+                let whole = when(self.call("isnan", vec![float.clone()])?, lit(0_i64))
+                    .when(float.clone().gt_eq(lit(greatest as f64)), lit(greatest))
+                    .when(float.clone().lt_eq(lit(least as f64)), lit(least))
+                    .otherwise(cast(float, DataType::Int64));
+                low_bits(whole.map_err(said)?, to)
+            }
+            to => low_bits(cast(expr, DataType::Int64), to),
+        })
+    }
+
+    /// A text without blanks around it as a number or a time: null if it is none. What engines may read differently is not computed.
+    fn parsed(&self, text: &Expr, to: &DataType) -> Read<Expr> {
+        let has_form = |form: &str| self.call("regexp_like", vec![text.clone(), lit(form)]);
+        let (strict, lenient) = (cast(text.clone(), to.clone()), try_cast(text.clone(), to.clone()));
+        let read = match to {
+            to if to.is_integer() => {
+                let whole = self.call("split_part", vec![text.clone(), lit("."), lit(1_i64)])?;
+                let digits = self.call("ltrim", vec![whole, lit("+")])?;
+                when(has_form(r"^[+-]?[0-9]+(\.[0-9]*)?$")?, try_cast(digits, to.clone())).end()
+            }
+            DataType::Date32 | DataType::Timestamp(..) => {
+                let usual = match to {
+                    DataType::Date32 => r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$",
+                    _ => r"^[0-9]{4}-[0-9]{2}-[0-9]{2}([T ][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?Z?)?$",
+                };
+                when(has_form(usual)?, lenient).when(has_form("^[+-]?[0-9]{4}|:")?, strict).end()
+            }
+            // `1.5d`, and of decimals `1e3`.
+            DataType::Decimal128(..) => when(has_form("^[+-]?[0-9.]+[eE]")?, strict).otherwise(lenient),
+            _ => when(has_form("^[+-]?[0-9.]+([eE][+-]?[0-9]+)?[dDfF]$")?, strict).otherwise(lenient),
+        };
+        read.map_err(said)
     }
 
     /// A decimal without the digits that `to` does not have: rounded for a decimal, cut off for a whole number. Here and not by the cast,
@@ -195,6 +244,17 @@ impl Reader<'_> {
             _ => refused(),
         }
     }
+}
+
+/// A BIGINT as a whole number of another type, as far as its bits go.
+fn low_bits(wide: Expr, to: &DataType) -> Expr {
+    let bits = 8 * to.primitive_width().unwrap_or(8);
+    if bits >= 64 {
+        return wide;
+    }
+    let (all, sign) = (lit((1_i64 << bits) - 1), lit(1_i64 << (bits - 1)));
+    let low = binary(wide, Operator::BitwiseAnd, all);
+    cast(binary(binary(low, Operator::BitwiseXor, sign.clone()), Operator::Minus, sign), to.clone())
 }
 
 /// A date and a number of days, added or subtracted.

@@ -26,6 +26,7 @@ use datafusion::sql::sqlparser::ast::{
 };
 
 use crate::evaluate::cause;
+use crate::micros::{date_trunc_in_micros, to_char_in_micros};
 use crate::sql::embedded::stored_expression;
 use crate::sql::types::sql_name;
 
@@ -68,7 +69,8 @@ impl<'a> Reader<'a> {
     fn new(schema: &'a DFSchema) -> Self {
         let nested = datafusion::functions_nested::all_default_nested_functions();
         let all = datafusion::functions::all_default_functions().into_iter().chain(nested);
-        let functions = all.map(|function| (function.name().to_owned(), function)).collect();
+        let in_micros = [date_trunc_in_micros(), to_char_in_micros()].map(Arc::new);
+        let functions = all.chain(in_micros).map(|function| (function.name().to_owned(), function)).collect();
         Self { schema, functions, depth: Cell::new(0) }
     }
 

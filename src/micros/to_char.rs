@@ -1,4 +1,4 @@
-//! `to_char` and `date_format` in microseconds, over all years that can be shown: DataFusion's own goes through nanoseconds.
+//! `to_char` and `date_format` in microseconds.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use datafusion::error::Result;
 use datafusion::functions::datetime::to_char;
 use datafusion::logical_expr::{ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility};
 
-use super::to_timestamp::{instant, micros_in};
+use super::{instant, micros_in};
 
 /// The function.
 pub fn to_char_in_micros() -> ScalarUDF {

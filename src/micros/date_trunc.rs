@@ -1,4 +1,4 @@
-//! `date_trunc` in microseconds, over all years that can be shown: DataFusion's own goes through nanoseconds.
+//! `date_trunc` in microseconds.
 
 use std::str::FromStr;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use datafusion::error::Result;
 use datafusion::functions::datetime::date_trunc;
 use datafusion::logical_expr::{ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility};
 
-use super::to_timestamp::{instant, micros_in};
+use super::{instant, micros_in};
 
 const SECOND: i64 = 1_000_000;
 const DAY: i64 = 86_400 * SECOND;
