@@ -6,6 +6,7 @@ use super::Failure;
 use super::output::say;
 use super::project::{Project, runtime};
 use super::statements::Statements;
+use crate::catalog::{Catalog, PipelineDef};
 use crate::config::Config;
 use crate::env::Env;
 use crate::error::Error;
@@ -45,7 +46,7 @@ pub async fn run(args: Args, config: &Config) -> Result<(), Failure> {
     for pipeline in &project.catalog.pipelines {
         let targets: Vec<_> = pipeline.inserts.iter().map(|insert| insert.target.as_str()).collect();
         say!("ok  pipeline {} -> {}", pipeline.name, targets.join(", "));
-        costs(&super::migration::planned(&project, pipeline, &known, config).await?);
+        costs(&project.catalog, pipeline, &super::migration::planned(&project, pipeline, &known, config).await?);
     }
     if project.catalog.pipelines.is_empty() {
         say!("ok  no pipeline in these files");
@@ -61,8 +62,8 @@ pub async fn run(args: Args, config: &Config) -> Result<(), Failure> {
 
 /// Warns of model arguments that look mixed up; notes keys that several rows of a query may share, and functions whose cost
 /// per row grows with their frames.
-fn costs(dataflow: &Dataflow) {
-    for mixed in crate::plan::mixed_up_features(dataflow) {
+fn costs(catalog: &Catalog, pipeline: &PipelineDef, dataflow: &Dataflow) {
+    for mixed in crate::plan::mixed_up_features(catalog, pipeline, dataflow) {
         say!("    warning: {mixed}");
     }
     for operator in &dataflow.operators {

@@ -50,7 +50,7 @@ impl VisitorMut for Forgetting<'_> {
 }
 
 /// The name that is called, folded as SQL folds it.
-fn called(call: &Function) -> Option<String> {
+pub(super) fn called(call: &Function) -> Option<String> {
     match call.name.0.last()? {
         ObjectNamePart::Identifier(ident) if ident.quote_style.is_some() => Some(ident.value.clone()),
         ObjectNamePart::Identifier(ident) => Some(ident.value.to_lowercase()),

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
-use datafusion::common::{Column, DFSchema};
+use datafusion::common::{Column, DFSchema, JoinType};
 use datafusion::error::Result;
 use datafusion::logical_expr::{BinaryExpr, Distinct, Expr, LogicalPlan, Operator};
 
@@ -17,14 +17,26 @@ pub struct Clocked<'a> {
     pub views: &'a BTreeMap<String, ClockUse>,
 }
 
-/// The columns of a query that carry the clock, or the first expression that depends on it.
-pub type ClockUse = std::result::Result<Vec<bool>, String>;
+/// The columns of a query that carry the clock, or what it decides by it.
+pub type ClockUse = std::result::Result<Vec<bool>, ClockDecision>;
+
+/// An expression that depends on the clock.
+#[derive(Debug, Clone)]
+pub struct ClockDecision {
+    pub expr: String,
+    /// Whether it decides which groups there are (GROUP BY without aggregates, DISTINCT, EXCEPT): their rows are not emitted again.
+    pub groups: bool,
+}
 
 /// The inputs of a node, and which of their columns carry the clock.
 struct Columns<'a>(Vec<(&'a DFSchema, Vec<bool>)>);
 
-/// The expression that is decided by the clock.
-type Decided = Option<String>;
+/// The first decision that was found, of those about groups if there are any.
+type Decided = Option<ClockDecision>;
+
+fn decide_by(decided: &mut Decided, found: impl FnOnce() -> String) {
+    decided.get_or_insert_with(|| ClockDecision { expr: found(), groups: false });
+}
 
 impl Clocked<'_> {
     /// The use of the clock in `plan`.
@@ -42,8 +54,8 @@ impl Clocked<'_> {
                 let known = match scan.source.get_logical_plan() {
                     Some(view) => Some(self.of(&view, decided)?),
                     None => match self.views.get(scan.table_name.table()) {
-                        Some(Err(expr)) => {
-                            decided.get_or_insert_with(|| expr.clone());
+                        Some(Err(decision)) => {
+                            decided.get_or_insert_with(|| decision.clone());
                             None
                         }
                         Some(Ok(carry)) => Some(carry.clone()),
@@ -57,7 +69,8 @@ impl Clocked<'_> {
                 node.expr.iter().map(|expr| self.carries(expr, &input, decided)).collect()
             }
             LogicalPlan::Aggregate(node) => {
-                self.decide(&node.input, node.group_expr.iter().chain(&node.aggr_expr), decided)?;
+                let exprs = node.group_expr.iter().chain(&node.aggr_expr);
+                Self::grouped(node.aggr_expr.is_empty(), decided, |decided| self.decide(&node.input, exprs, decided))?;
                 none()
             }
             LogicalPlan::Window(node) => {
@@ -67,20 +80,24 @@ impl Clocked<'_> {
             }
             LogicalPlan::Filter(node) => self.decide(&node.input, [&node.predicate], decided),
             LogicalPlan::Sort(node) => self.decide(&node.input, node.expr.iter().map(|sort| &sort.expr), decided),
-            LogicalPlan::Distinct(Distinct::All(input)) => {
+            LogicalPlan::Distinct(Distinct::All(input)) => Self::grouped(true, decided, |decided| {
                 let carry = self.of(input, decided)?;
                 if let Some(at) = carry.iter().position(|carries| *carries) {
-                    decided.get_or_insert_with(|| format!("DISTINCT {}", input.schema().field(at).name()));
+                    decide_by(decided, || format!("DISTINCT {}", input.schema().field(at).name()));
                 }
                 Ok(carry)
-            }
+            }),
+            // At this point only EXCEPT and INTERSECT are joins of these kinds.
             LogicalPlan::Join(node) => {
-                let both = self.inputs([node.left.as_ref(), node.right.as_ref()], decided)?;
-                let keys = node.on.iter().flat_map(|(left, right)| [left, right]);
-                for expr in keys.chain(&node.filter) {
-                    self.refuse(expr, &both, decided)?;
-                }
-                Ok(both.by_name(plan.schema()))
+                let groups = matches!(node.join_type, JoinType::LeftAnti | JoinType::LeftSemi);
+                Self::grouped(groups, decided, |decided| {
+                    let both = self.inputs([node.left.as_ref(), node.right.as_ref()], decided)?;
+                    let keys = node.on.iter().flat_map(|(left, right)| [left, right]);
+                    for expr in keys.chain(&node.filter) {
+                        self.refuse(expr, &both, decided)?;
+                    }
+                    Ok(both.by_name(plan.schema()))
+                })
             }
             LogicalPlan::Extension(node) => {
                 let inputs = self.inputs(node.node.inputs(), decided)?;
@@ -97,6 +114,22 @@ impl Clocked<'_> {
                 Ok(inputs.by_name(plan.schema()))
             }
         }
+    }
+
+    /// Notes of the decisions that `find` finds whether they are about groups.
+    fn grouped(
+        groups: bool,
+        decided: &mut Decided,
+        find: impl FnOnce(&mut Decided) -> Result<Vec<bool>>,
+    ) -> Result<Vec<bool>> {
+        let mut found = None;
+        let carry = find(&mut found)?;
+        if let Some(found) = found.map(|found| ClockDecision { groups: found.groups || groups, ..found })
+            && decided.as_ref().is_none_or(|decided| found.groups && !decided.groups)
+        {
+            *decided = Some(found);
+        }
+        Ok(carry)
     }
 
     fn inputs<'p>(
@@ -127,7 +160,7 @@ impl Clocked<'_> {
 
     fn refuse(&self, expr: &Expr, input: &Columns<'_>, decided: &mut Decided) -> Result<()> {
         if self.carries(expr, input, decided)? {
-            decided.get_or_insert_with(|| expr.human_display().to_string());
+            decide_by(decided, || expr.human_display().to_string());
         }
         Ok(())
     }
@@ -160,7 +193,7 @@ impl Clocked<'_> {
             Ok(TreeNodeRecursion::Continue)
         })?;
         if any && decides(expr) {
-            decided.get_or_insert_with(|| expr.human_display().to_string());
+            decide_by(decided, || expr.human_display().to_string());
         }
         Ok(any)
     }

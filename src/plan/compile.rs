@@ -16,6 +16,7 @@ use datafusion::sql::sqlparser::ast::{Query, Statement as SqlStatement};
 use super::calls::{calls_any, forget_argument_names};
 use super::clock::{asks_clock, clocks};
 use super::clocked::{ClockUse, Clocked};
+use super::constants::constants_are_constant;
 use super::cut::{Cutter, Cutting, KnownKeys, Piece, Rows, UniqueKey, streams_read, united};
 use super::dataflow::{Branch, Dataflow, Fragment, SourceInput};
 use super::fit::{fit, lacking};
@@ -27,7 +28,7 @@ use super::maps::maps_are_no_keys;
 use super::materialized::stored_columns;
 use super::meaning::as_meant;
 use super::order::mark_order;
-use super::refusal::refusals;
+use super::refusal::{refusals, takes_back};
 use super::running::RunningPlans;
 use super::share::{Reading, everything, reading, relation_names};
 use super::size::check_plan;
@@ -251,7 +252,9 @@ impl<'a> Compiler<'a> {
 
     /// Optimises a plan and cuts it; also gives what tells its rows apart.
     fn cut(&mut self, plan: &LogicalPlan, query: &Query, span: Span) -> Option<(Piece, Vec<UniqueKey>)> {
-        let optimised = match self.session.optimize(plan) {
+        // Functions written in SQL stand as their bodies now.
+        let checked = |plan: LogicalPlan| constants_are_constant(&plan).map(|()| plan);
+        let optimised = match self.session.optimize(plan).and_then(checked) {
             Ok(optimised) => optimised,
             Err(error) => return self.problem(&error, span),
         };
@@ -352,12 +355,12 @@ impl<'a> Compiler<'a> {
 
     /// Refuses a query that decides something by the clock and whose rows are kept up to date.
     fn decides_by_no_clock(&mut self, insert: &InsertDef, clock_use: &ClockUse) -> Option<()> {
-        let Err(expr) = clock_use else { return Some(()) };
+        let Err(decision) = clock_use else { return Some(()) };
         let what = match self.catalog.materialized.contains_key(&insert.target) {
             true => "the materialized view",
             false => "the query of the keyed table",
         };
-        let message = format!("{what} `{}` depends on the clock in `{expr}`", insert.target);
+        let message = format!("{what} `{}` depends on the clock in `{}`", insert.target, decision.expr);
         self.problems.push(
             Diagnostic::new(insert.span, message)
                 .with_detail("Its rows change when input comes, not when time passes.")
@@ -391,8 +394,8 @@ impl<'a> Compiler<'a> {
             self.problems.push(of_error(&takes_back(&insert.target), insert.target_span));
             return None;
         }
-        if piece.rows.retract && self.catalog.tables.get(&insert.target).is_some_and(|def| !def.primary_key.is_empty())
-        {
+        let keyed = self.catalog.tables.get(&insert.target).is_some_and(|def| !def.primary_key.is_empty());
+        if keyed && (piece.rows.retract || clock_use.as_ref().is_err_and(|decision| decision.groups)) {
             self.decides_by_no_clock(insert, &clock_use)?;
         }
         let piece = match self.since_its_start(piece, &insert.target) {
@@ -581,15 +584,6 @@ pub(super) fn renamed(plan: LogicalPlan, names: &[String]) -> datafusion::error:
     let exprs: Vec<_> =
         columns.map(|(column, name)| datafusion::logical_expr::Expr::Column(column).alias(name)).collect();
     LogicalPlanBuilder::from(plan).project(exprs).and_then(LogicalPlanBuilder::build)
-}
-
-/// A query whose rows may be taken back, into a target that cannot.
-fn takes_back(target: &str) -> Error {
-    Error::sql(format!("`{target}` can only be appended to, and the query takes rows back"))
-        .with_detail("An aggregate without a window, a Top-N or an outer join without time bounds changes what it said before.")
-        .with_hint(format!(
-            "Give `{target}` a key, `PRIMARY KEY (…) NOT ENFORCED`, so that its rows are updated; or group by a window, whose result is final."
-        ))
 }
 
 fn of_error(error: &Error, span: Span) -> Diagnostic {

@@ -11,6 +11,7 @@ mod check;
 mod clock;
 mod clocked;
 mod compile;
+mod constants;
 mod cut;
 mod dataflow;
 mod describe;

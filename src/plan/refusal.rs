@@ -9,6 +9,8 @@ use datafusion::sql::sqlparser::ast::{
 };
 use datafusion::sql::sqlparser::tokenizer::Span as AstSpan;
 
+use crate::error::Error;
+
 /// A construct that is refused, where it stands, and what to write instead.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Refusal {
@@ -22,6 +24,15 @@ pub fn refusals(query: &Query) -> Vec<Refusal> {
     let mut finder = Finder::default();
     let _ = query.visit(&mut finder);
     finder.found
+}
+
+/// A query whose rows may be taken back, into a target that cannot.
+pub fn takes_back(target: &str) -> Error {
+    Error::sql(format!("`{target}` can only be appended to, and the query takes rows back"))
+        .with_detail("An aggregate without a window, a Top-N or an outer join without time bounds changes what it said before.")
+        .with_hint(format!(
+            "Give `{target}` a key, `PRIMARY KEY (…) NOT ENFORCED`, so that its rows are updated; or group by a window, whose result is final."
+        ))
 }
 
 #[derive(Default)]

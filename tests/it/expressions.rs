@@ -268,7 +268,9 @@ CREATE TABLE d (id INT, name STRING) USING DELTA;
 CREATE TABLE o (n BIGINT) USING DELTA;
 CREATE SINK s WITH (connector = 'console');
 CREATE TABLE keyed (k INT, n BIGINT, PRIMARY KEY (k) NOT ENFORCED) USING DELTA;
+CREATE TABLE one (k INT, PRIMARY KEY (k) NOT ENFORCED) USING DELTA;
 CREATE VIEW aged AS SELECT id, k, now() AS since FROM e;
+CREATE VIEW fresh AS SELECT DISTINCT k FROM e WHERE ts > now() - INTERVAL '1 hour';
 ";
     let pipeline = |sql: &str| format!("{head}CREATE PIPELINE p WITH (state_ttl = '1 day') AS BEGIN {sql}; END;");
     for (sql, words) in [
@@ -296,6 +298,15 @@ CREATE VIEW aged AS SELECT id, k, now() AS since FROM e;
         ),
         ("CREATE MATERIALIZED VIEW m AS SELECT k, max(since) AS since FROM aged GROUP BY k", "on the clock"),
         ("INSERT INTO keyed SELECT k, count(*) AS n FROM e WHERE ts > now() GROUP BY k", "the keyed table `keyed`"),
+        ("INSERT INTO one SELECT k FROM e WHERE ts > now() GROUP BY k", "the keyed table `one`"),
+        ("INSERT INTO one SELECT DISTINCT k FROM e WHERE ts > now()", "the keyed table `one`"),
+        ("INSERT INTO one SELECT k FROM e WHERE ts > now() EXCEPT SELECT l[1] FROM e", "the keyed table `one`"),
+        ("INSERT INTO one SELECT k FROM e EXCEPT SELECT k FROM e WHERE ts < now()", "the keyed table `one`"),
+        (
+            "INSERT INTO one SELECT k FROM e WHERE k > 1 INTERSECT SELECT k FROM e WHERE ts < now()",
+            "the keyed table `one`",
+        ),
+        ("INSERT INTO one SELECT k FROM fresh; INSERT INTO s SELECT k FROM fresh", "the keyed table `one`"),
     ] {
         weir.write("p.sql", &pipeline(sql));
         let told = text(&weir.run(&["check", "p.sql"]).stderr);
@@ -306,6 +317,8 @@ CREATE VIEW aged AS SELECT id, k, now() AS since FROM e;
         "INSERT INTO o SELECT row_number() OVER (PARTITION BY k ORDER BY ts) AS n FROM e",
         "INSERT INTO s SELECT id FROM e WHERE ts > now() - INTERVAL '1 hour'",
         "INSERT INTO keyed SELECT k, id FROM e WHERE ts > now() - INTERVAL '1 hour'",
+        "INSERT INTO s SELECT DISTINCT k FROM e WHERE ts > now() - INTERVAL '1 hour'",
+        "INSERT INTO one SELECT k FROM e WHERE ts > now() UNION ALL SELECT k FROM (SELECT DISTINCT k FROM e)",
         "CREATE MATERIALIZED VIEW m PRIMARY KEY (id) AS SELECT id, now() AS seen, since FROM aged WHERE k > 1",
     ] {
         weir.write("p.sql", &pipeline(sql));

@@ -169,7 +169,21 @@ INSERT INTO t SELECT transaction_id AS id, fraud_score(amount, 1, 2, 3) AS score
             .replace("FROM tx", "FROM (SELECT *, 5 + amount AS hour FROM tx)"),
     );
     let mixed_up = weir.succeed(&["check", "m.sql"]);
-    assert!(mixed_up.contains("argument 2 of `fraud_score` is its feature `hour`, and column `amount`"), "{mixed_up}");
+    assert!(mixed_up.contains("argument 2 of `fraud_score` is its feature `hour`, and `amount`"), "{mixed_up}");
+    // By name, nothing is mixed up; of a struct, the field's name counts.
+    let by_name = sql.replace("amount, 1, 2, 3", "hour => amount, amount => hour, weekend => 2, night => 3");
+    let by_name = by_name.replace("FROM tx", "FROM (SELECT *, 5 + amount AS hour FROM tx)");
+    weir.write("m.sql", &by_name);
+    assert!(!weir.succeed(&["check", "m.sql"]).contains("warning"));
+    weir.write(
+        "m.sql",
+        &sql.replace("amount, 1, 2, 3", "st.hour, CAST(st.amount AS FLOAT), 2, 3").replace(
+            "FROM tx",
+            "FROM (SELECT transaction_id, named_struct('amount', amount, 'hour', 5 + amount) AS st FROM tx)",
+        ),
+    );
+    let mixed_up = weir.succeed(&["check", "m.sql"]);
+    assert!(mixed_up.contains("argument 2 of `fraud_score` is its feature `hour`, and `amount`"), "{mixed_up}");
     weir.write("m.sql", &sql.replace("amount, 1, 2, 3", "amount, 1"));
     let count = weir.run(&["check", "m.sql"]);
     assert_eq!(count.status.code(), Some(1));
