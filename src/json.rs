@@ -1,5 +1,5 @@
 //! Rows as JSON that sources read back as the same values: BINARY as base64, NaN and the infinities as strings; MAP keys
-//! that are not strings as the text that CAST makes of them.
+//! that are not strings as the text that CAST makes of them, nested ones as JSON.
 
 use std::io::Write;
 use std::sync::Arc;
@@ -124,6 +124,15 @@ impl<'a> Entries<'a> {
     fn new(map: &'a MapArray, options: &'a EncoderOptions) -> Result<Self, ArrowError> {
         let keys: StringArray = match map.keys().as_binary_opt::<i32>() {
             Some(keys) => keys.iter().map(|key| key.map(base64_text)).collect(),
+            None if map.keys().data_type().is_nested() => {
+                let mut keys = make_encoder(&map.entries().fields()[0], map.keys().as_ref(), options)?;
+                let mut text = |key: usize| {
+                    let mut out = Vec::new();
+                    keys.encode(key, &mut out);
+                    String::from_utf8_lossy(&out).into_owned()
+                };
+                (0..map.keys().len()).map(|key| Some(text(key))).collect()
+            }
             None => {
                 let strict = CastOptions { safe: false, ..CastOptions::default() };
                 cast_with_options(map.keys(), &DataType::Utf8, &strict)?.as_string::<i32>().clone()

@@ -106,11 +106,17 @@ impl Project {
     /// The columns of existing tables that are declared without columns, as far as `reach` allows.
     pub async fn undeclared_columns(&self, reach: Reach, config: &Config, env: &Env) -> Targets {
         let mut known = Targets::new();
+        let inserts = || self.catalog.pipelines.iter().flat_map(|pipeline| &pipeline.inserts);
+        let is_written = |name: &str| inserts().any(|insert| insert.target == name);
         let undeclared = |def: &&TableDef| def.columns.is_empty() && !self.catalog.materialized.contains_key(&def.name);
         for def in self.catalog.tables.values().filter(undeclared) {
             let Some(store) = near(def, reach, config, env) else { continue };
             if let Ok(table) = Table::open(store).await {
-                known.insert(def.name.clone(), table.schema_with_expressions());
+                let columns = match is_written(&def.name) {
+                    true => table.schema_with_expressions(),
+                    false => table.shown_schema(),
+                };
+                known.insert(def.name.clone(), columns);
             }
         }
         known

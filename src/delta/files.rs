@@ -34,6 +34,7 @@ use super::cast::{as_type, partition_value};
 use super::damage::{LogFolder, damaged_file, unreadable_file, unreadable_vector};
 use super::log::{open_snapshot, with_snapshot};
 use super::metadata::TableMetadata;
+use super::shown::FileColumns;
 use super::store::TableStore;
 use super::times::with_micros;
 use crate::error::{Context, Error, ErrorKind, Result};
@@ -42,9 +43,9 @@ use crate::error::{Context, Error, ErrorKind, Result};
 #[derive(Debug, Clone, PartialEq)]
 pub struct TableShape {
     pub version: u64,
-    /// All columns, strings as Utf8.
+    /// All columns as they are shown, strings as Utf8.
     pub schema: SchemaRef,
-    pub partition_columns: Vec<String>,
+    pub columns: FileColumns,
 }
 
 impl TableShape {
@@ -69,7 +70,8 @@ impl TableShape {
                 .with_detail(format!("It maps its columns (`delta.columnMapping.mode` = `{mode}`)."))
                 .with_hint("Query it, or copy it into a table without column mapping."));
         }
-        Ok(Self { version, schema: metadata.schema.clone(), partition_columns: metadata.partition_columns.clone() })
+        let columns = metadata.file_columns.clone();
+        Ok(Self { version, schema: columns.shown_schema(&metadata.schema), columns })
     }
 }
 
@@ -212,6 +214,7 @@ pub struct FileRows {
     stream: ParquetRecordBatchStream<StoredFile>,
     /// The columns that come out.
     schema: SchemaRef,
+    columns: FileColumns,
     /// Per column: its value in this file, if the file's place says it.
     constants: Vec<Option<ScalarValue>>,
     /// Physical row numbers of deleted rows, ascending.
@@ -233,7 +236,7 @@ impl FileRows {
         store: &TableStore,
         file: &DataFile,
         schema: &SchemaRef,
-        partition_columns: &[String],
+        columns: &FileColumns,
         skip: u64,
         batch_rows: usize,
     ) -> Result<Self> {
@@ -244,7 +247,7 @@ impl FileRows {
             Some(size) => size,
             None => objects.head(&path).await.map_err(|error| gone(store, file, error))?.size,
         };
-        let constants = constants(file, schema, partition_columns)?;
+        let constants = constants(file, schema, columns)?;
         let deleted = match &file.deletion_vector {
             Some(vector) => deleted_rows(store, &file.path, vector).await?,
             None => Vec::new(),
@@ -277,6 +280,7 @@ impl FileRows {
         Ok(Self {
             stream,
             schema: schema.clone(),
+            columns: columns.clone(),
             constants,
             deleted,
             among,
@@ -320,7 +324,8 @@ impl FileRows {
             let Some(found) = batch.column_by_name(field.name()) else {
                 return Ok(new_null_array(field.data_type(), rows));
             };
-            as_type(found, field.data_type()).context(ErrorKind::Damaged, misfit)
+            let shown = self.columns.show(field.name(), found).context(ErrorKind::Damaged, misfit)?;
+            as_type(&shown, field.data_type()).context(ErrorKind::Damaged, misfit)
         };
         let columns = self.schema.fields().iter().zip(&self.constants).map(column).collect::<Result<Vec<_>>>()?;
         let options = RecordBatchOptions::new().with_row_count(Some(rows));
@@ -340,10 +345,10 @@ pub async fn read_file(
     store: &TableStore,
     file: &DataFile,
     schema: &SchemaRef,
-    partition_columns: &[String],
+    columns: &FileColumns,
 ) -> Result<Vec<RecordBatch>> {
     const BATCH_ROWS: usize = 64 * 1024;
-    let mut rows = FileRows::open(store, file, schema, partition_columns, 0, BATCH_ROWS).await?;
+    let mut rows = FileRows::open(store, file, schema, columns, 0, BATCH_ROWS).await?;
     let mut batches = Vec::new();
     while let Some(batch) = rows.next().await? {
         batches.push(batch);
@@ -361,15 +366,16 @@ fn path_of(store: &TableStore, file: &DataFile) -> Result<Path> {
 }
 
 /// Per column of `schema`: its value in this file, if it is a partition column.
-fn constants(file: &DataFile, schema: &SchemaRef, partition_columns: &[String]) -> Result<Vec<Option<ScalarValue>>> {
+fn constants(file: &DataFile, schema: &SchemaRef, columns: &FileColumns) -> Result<Vec<Option<ScalarValue>>> {
     let constant = |field: &Arc<Field>| -> Result<Option<ScalarValue>> {
-        if !partition_columns.contains(field.name()) {
+        if !columns.is_partition(field.name()) {
             return Ok(None);
         }
         let damaged = || format!("file `{}` has no usable value for partition column `{}`", file.path, field.name());
         // Some writers leave out a column that is null.
         let text = file.partition_values.get(field.name()).and_then(Option::as_deref);
         let typed = partition_value(text, field.data_type()).context(ErrorKind::Damaged, damaged)?;
+        let typed = columns.show(field.name(), &typed).context(ErrorKind::Damaged, damaged)?;
         Ok(Some(ScalarValue::try_from_array(&typed, 0).context(ErrorKind::Damaged, damaged)?))
     };
     schema.fields().iter().map(constant).collect()

@@ -14,6 +14,7 @@ use delta_kernel::table_properties::TableProperties;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::shown::FileColumns;
 use crate::catalog::TableDef;
 use crate::env::Env;
 use crate::error::{Context, Error, ErrorKind, Result};
@@ -83,6 +84,7 @@ pub struct TableMetadata {
     pub rules: Vec<Rule>,
     /// The expressions of generated columns, by column.
     pub generated: BTreeMap<String, String>,
+    pub(super) file_columns: FileColumns,
     protocol: Protocol,
     /// Why it cannot be appended to, if so.
     refusal: Option<String>,
@@ -154,8 +156,10 @@ impl TableMetadata {
         };
         let schema = Arc::new(Schema::new(fields));
         let generated = generated(&metadata.schema_string);
+        let logged: Value = serde_json::from_str(&metadata.schema_string).unwrap_or_default();
         let partition_columns = metadata.partition_columns;
-        Ok(Self { schema, partition_columns, properties, rules, generated, protocol, refusal })
+        let file_columns = FileColumns::new(partition_columns.clone(), &logged);
+        Ok(Self { schema, partition_columns, properties, rules, generated, file_columns, protocol, refusal })
     }
 
     /// Delta's own properties, typed.
@@ -212,8 +216,10 @@ impl TableMetadata {
         if def.columns.is_empty() {
             return Ok(());
         }
+        // VARIANT, which is read as text, can be declared so.
+        let shown = self.file_columns.shown_schema(&self.schema);
         for column in &def.columns {
-            let Ok(field) = self.schema.field_with_name(&column.name) else {
+            let Ok(field) = shown.field_with_name(&column.name) else {
                 return Err(misfit(format!("The table has no column `{}`.", column.name)).with_hint(format!(
                     "Add it to the table, `ALTER TABLE {} ADD COLUMNS (…)` in Spark or `DeltaTable(path).alter.add_columns(…)` in Python; or leave it out of the declaration.",
                     def.name

@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{FieldRef, SchemaRef};
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::plan_err;
 use datafusion::error::{DataFusionError, Result as DataFusionResult};
 use datafusion::execution::SessionState;
-use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType};
+use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType, ident, lit};
 use datafusion::physical_plan::ExecutionPlan;
 use deltalake::delta_datafusion::{DeltaScanConfig, DeltaScanNext};
 use deltalake::logstore::{StorageConfig, default_logstore};
@@ -21,6 +21,7 @@ use serde_json::Value;
 use url::Url;
 
 use super::bounds::skips_soundly;
+use super::file_maps::with_filled_maps;
 use super::log::{entry_path, open_snapshot};
 use super::readable::readable;
 use super::shown::shown;
@@ -198,6 +199,20 @@ struct Scan {
     root: Arc<dyn ObjectStore>,
 }
 
+impl Scan {
+    /// A filter that holds for every row. Without a filter over a column with statistics, delta-rs refuses statistics that are no JSON
+    /// (some writers write `""`); with one it takes them for none.
+    fn every_row(&self) -> Expr {
+        let schema = self.inner.schema();
+        let has_bounds =
+            |field: &&FieldRef| !field.data_type().is_nested() && !self.partition_columns.contains(field.name());
+        match schema.fields().iter().find(has_bounds) {
+            Some(field) => ident(field.name()).is_null().or(ident(field.name()).is_not_null()),
+            None => lit(true),
+        }
+    }
+}
+
 #[async_trait]
 impl TableProvider for Scan {
     fn schema(&self) -> SchemaRef {
@@ -222,7 +237,14 @@ impl TableProvider for Scan {
         let mut state = state.clone();
         // Nanoseconds do not hold what INT96 does (see `times`).
         state.config_mut().options_mut().execution.parquet.coerce_int96 = Some("us".to_owned());
-        as_meant(self.inner.scan(&state, projection, filters, limit).await?, &self.partition_columns)
+        let scanned = match self.inner.scan(&state, projection, filters, limit).await {
+            Err(error) if error.to_string().to_lowercase().contains("json") => {
+                let filters = [filters, &[self.every_row()]].concat();
+                self.inner.scan(&state, projection, &filters, limit).await
+            }
+            scanned => scanned,
+        };
+        as_meant(with_filled_maps(scanned?, &self.schema())?, &self.partition_columns)
     }
 
     /// Never `Exact`: delta-rs answers that to filters which it does not evaluate exactly, those over partition columns and

@@ -162,6 +162,12 @@ impl Table {
         self.metadata().schema.clone()
     }
 
+    /// Its columns as queries and joins see them.
+    pub fn shown_schema(&self) -> SchemaRef {
+        let metadata = self.metadata();
+        metadata.file_columns.shown_schema(&metadata.schema)
+    }
+
     /// Its columns; generated ones carry their expression, as [`GENERATED`] in the field's metadata.
     pub fn schema_with_expressions(&self) -> SchemaRef {
         let metadata = self.metadata();

@@ -6,7 +6,7 @@
 use std::fmt::Write;
 use std::sync::Arc;
 
-use arrow::array::{Array, AsArray, StringArray};
+use arrow::array::{Array, ArrayRef, AsArray, StringArray};
 use arrow::datatypes::DataType;
 use arrow::temporal_conversions::{date32_to_datetime, timestamp_us_to_datetime};
 use datafusion::common::exec_err;
@@ -40,31 +40,35 @@ impl ScalarUDFImpl for VariantToJson {
     }
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
-        let variants = args.args[0].to_array(args.number_rows)?;
-        let Some(variants) = variants.as_struct_opt() else { return exec_err!("a VARIANT is no struct") };
-        let part = |name: &str| {
-            let bytes = variants.column_by_name(name).map(|column| arrow::compute::cast(column, &DataType::Binary));
-            bytes.transpose()
-        };
-        let (Some(metadata), Some(values)) = (part("metadata")?, part("value")?) else {
-            return exec_err!("a VARIANT has no metadata or no value");
-        };
-        let (metadata, values) = (metadata.as_binary::<i32>(), values.as_binary::<i32>());
-        let mut texts = Vec::with_capacity(variants.len());
-        for row in 0..variants.len() {
-            if variants.is_null(row) || values.is_null(row) {
-                texts.push(None);
-                continue;
-            }
-            let mut text = String::new();
-            let names = Names { bytes: metadata.value(row) };
-            if names.write(values.value(row), 0, &mut text).is_none() {
-                return exec_err!("a VARIANT cannot be read");
-            }
-            texts.push(Some(text));
-        }
-        Ok(ColumnarValue::Array(Arc::new(StringArray::from(texts))))
+        Ok(ColumnarValue::Array(as_json(&args.args[0].to_array(args.number_rows)?)?))
     }
+}
+
+/// VARIANT values as texts.
+pub fn as_json(variants: &ArrayRef) -> Result<ArrayRef> {
+    let Some(variants) = variants.as_struct_opt() else { return exec_err!("a VARIANT is no struct") };
+    let part = |name: &str| {
+        let bytes = variants.column_by_name(name).map(|column| arrow::compute::cast(column, &DataType::Binary));
+        bytes.transpose()
+    };
+    let (Some(metadata), Some(values)) = (part("metadata")?, part("value")?) else {
+        return exec_err!("a VARIANT has no metadata or no value");
+    };
+    let (metadata, values) = (metadata.as_binary::<i32>(), values.as_binary::<i32>());
+    let mut texts = Vec::with_capacity(variants.len());
+    for row in 0..variants.len() {
+        if variants.is_null(row) || values.is_null(row) {
+            texts.push(None);
+            continue;
+        }
+        let mut text = String::new();
+        let names = Names { bytes: metadata.value(row) };
+        if names.write(values.value(row), 0, &mut text).is_none() {
+            return exec_err!("a VARIANT cannot be read");
+        }
+        texts.push(Some(text));
+    }
+    Ok(Arc::new(StringArray::from(texts)))
 }
 
 /// A number of `width` bytes, the lowest first.

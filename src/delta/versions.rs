@@ -21,6 +21,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 
 use super::files::{DataFile, FileRows, deleted_rows, read_file};
 use super::lives::{FileLife, TablePast};
+use super::shown::FileColumns;
 use super::store::TableStore;
 use crate::error::{Context, Result};
 
@@ -49,7 +50,7 @@ pub(super) struct AllVersions {
 #[derive(Debug, Clone)]
 struct Source {
     store: TableStore,
-    partition_columns: Vec<String>,
+    columns: FileColumns,
     before_first: BeforeFirst,
 }
 
@@ -65,7 +66,7 @@ impl AllVersions {
         let times = [ROW_FROM, ROW_UNTIL].map(|name| Arc::new(Field::new(name, DataType::Int64, false)));
         let fields: Vec<_> = schema.fields().iter().cloned().chain(times).collect();
         Self {
-            source: Source { store, partition_columns, before_first },
+            source: Source { store, columns: FileColumns::as_stored(partition_columns), before_first },
             newest,
             schema: Arc::new(Schema::new(fields)),
         }
@@ -193,13 +194,13 @@ pub async fn lived_rows(
     store: &TableStore,
     life: &FileLife,
     schema: &SchemaRef,
-    partition_columns: &[String],
+    columns: &FileColumns,
 ) -> Result<Vec<LivedRows>> {
     let file = DataFile { deletion_vector: None, ..life.file.clone() };
     let mut parts: BTreeMap<(u64, Option<u64>), Vec<RecordBatch>> = BTreeMap::new();
     for Stretch { from, until, deleted } in stretches(store, life).await? {
         let mut first = 0;
-        for batch in read_file(store, &file, schema, partition_columns).await? {
+        for batch in read_file(store, &file, schema, columns).await? {
             let mut rows: BTreeMap<Option<u64>, Vec<u64>> = BTreeMap::new();
             for row in 0..batch.num_rows() as u64 {
                 let until = deleted.get(&(first + row)).copied().or(until);
@@ -240,9 +241,9 @@ impl Reading {
         file.deletion_vector = None;
         let is_stored = |field: &&Arc<Field>| field.name() != ROW_FROM && field.name() != ROW_UNTIL;
         let stored: Vec<_> = self.schema.fields().iter().filter(is_stored).cloned().collect();
-        let Source { store, partition_columns, .. } = &self.source;
+        let Source { store, columns, .. } = &self.source;
         let stored: SchemaRef = Arc::new(Schema::new(stored));
-        let rows = FileRows::open(store, &file, &stored, partition_columns, 0, batch_rows).await?;
+        let rows = FileRows::open(store, &file, &stored, columns, 0, batch_rows).await?;
         Ok(stream::try_unfold((self, rows, 0), |(reading, mut rows, first)| async move {
             let Some(batch) = rows.next().await? else { return Ok(None) };
             let next = first + batch.num_rows() as u64;

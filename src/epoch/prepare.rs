@@ -284,7 +284,7 @@ async fn open_lookup(catalog: &Catalog, name: &str, around: &Surroundings) -> Re
     let table = Table::open(store.clone()).await.map_err(|error| {
         error.with_hint(format!("A stream is joined to `{name}`: it must be there before the pipeline starts."))
     })?;
-    let schema = table.schema();
+    let schema = table.shown_schema();
     Ok(Some((store, schema)))
 }
 

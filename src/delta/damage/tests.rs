@@ -4,6 +4,7 @@ use arrow::array::{ArrayRef, Float64Array, Int64Array, RecordBatch};
 use arrow::datatypes::{DataType, SchemaRef};
 use datafusion::prelude::SessionContext;
 
+use super::super::shown::FileColumns;
 use super::super::testing::{WrittenTable, declared};
 use super::super::{
     Add, Cleanup, DataFile, LogPath, MaintenancePolicy, Table, UpsertRows, UpsertTable, WriterOptions, files_at,
@@ -163,7 +164,7 @@ async fn read_all_ways(written: &WrittenTable) -> [Result<usize>; 3] {
     let upserted =
         upsert.stage(vec![UpsertRows { rows: rows(0..11), weights: None }]).await.map(|staged| staged.adds.len());
     let files = files_at(&written.store(), written.version).await.unwrap();
-    let streamed = read_file(&written.store(), &files[0], &schema(), &[]).await;
+    let streamed = read_file(&written.store(), &files[0], &schema(), &FileColumns::default()).await;
     let streamed = streamed.map(|batches| batches.iter().map(RecordBatch::num_rows).sum());
     let context = SessionContext::new();
     context.register_table("t", written.table.provider(None).await.unwrap()).unwrap();
@@ -247,10 +248,10 @@ async fn a_damaged_deletion_vector_is_named() {
         deletion_vector: Some(vectors[0].clone()),
         ..Add::default()
     });
-    let error = read_file(&store, &data, &schema(), &[]).await.unwrap_err();
+    let error = read_file(&store, &data, &schema(), &FileColumns::default()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Damaged);
     assert!(error.message().contains("theirs.parquet") && error.message().contains(&file), "{}", error.message());
     delete(&store, &file).await;
-    let error = read_file(&store, &data, &schema(), &[]).await.unwrap_err();
+    let error = read_file(&store, &data, &schema(), &FileColumns::default()).await.unwrap_err();
     assert!(error.message().contains("is missing"), "{}", error.message());
 }

@@ -26,8 +26,8 @@ use self::index::{ALIVE, FileContents, Index, Keys};
 use super::StateUsage;
 use super::spec::LookupSpec;
 use crate::delta::{
-    BeforeFirst, Commit, DataFile, LivedRows, TablePast, TableShape, TableStore, TimedVersion, commits_back_to,
-    files_at, lived_rows, oldest_readable, oldest_with_rows, read_file, version_times,
+    BeforeFirst, Commit, DataFile, FileColumns, LivedRows, TablePast, TableShape, TableStore, TimedVersion,
+    commits_back_to, files_at, lived_rows, oldest_readable, oldest_with_rows, read_file, version_times,
 };
 use crate::error::{Error, Result};
 
@@ -42,7 +42,7 @@ pub struct Lookup {
     memory_limit: usize,
     left_keys: Keys,
     right_keys: Keys,
-    partition_columns: Vec<String>,
+    columns: FileColumns,
     index: Index,
     /// The loaded versions; ascending, never empty.
     versions: Vec<TimedVersion>,
@@ -68,7 +68,7 @@ impl Lookup {
             left_keys: Keys::new(&spec.left, &spec.left_keys, spec.null_equals_null)?,
             right_keys: Keys::new(&spec.right, &spec.right_keys, spec.null_equals_null)?,
             index: Index::new(spec.right.clone(), spec.right_keys.clone()),
-            partition_columns: shape.partition_columns.clone(),
+            columns: shape.columns.clone(),
             versions: Vec::new(),
             is_oldest: false,
             checked: micros(&store),
@@ -165,8 +165,8 @@ impl Lookup {
 
     /// Reloads the versions of `past`; each file is read once, however often rows of it were deleted.
     async fn load_past(&mut self, past: TablePast) -> Result<()> {
-        let (store, schema, partition_columns) = (&self.store, &self.spec.right, &self.partition_columns);
-        let reads: Vec<_> = past.files.iter().map(|life| lived_rows(store, life, schema, partition_columns)).collect();
+        let (store, schema, columns) = (&self.store, &self.spec.right, &self.columns);
+        let reads: Vec<_> = past.files.iter().map(|life| lived_rows(store, life, schema, columns)).collect();
         let lived: Vec<Vec<LivedRows>> = stream::iter(reads).buffered(PARALLEL_FILES).try_collect().await?;
         let mut by_version: BTreeMap<u64, Vec<FileContents>> = BTreeMap::new();
         for LivedRows { identity, from, until, batches } in lived.into_iter().flatten() {
@@ -276,7 +276,7 @@ impl Lookup {
         if commit.table_changed {
             let shape = TableShape::read(&self.store, Some(version)).await?;
             check_columns(&self.spec, &shape)?;
-            self.partition_columns = shape.partition_columns;
+            self.columns = shape.columns;
         }
         let added: Vec<DataFile> = commit.adds.iter().map(|(file, _)| file.clone()).collect();
         // Everything is read before anything is changed: after a failure the previous version is intact.
@@ -299,9 +299,9 @@ impl Lookup {
 
     async fn read_files(&self, files: &[DataFile]) -> Result<Vec<FileContents>> {
         let read = files.iter().map(|file| {
-            let (store, schema, partition_columns) = (&self.store, &self.spec.right, &self.partition_columns);
+            let (store, schema, columns) = (&self.store, &self.spec.right, &self.columns);
             async move {
-                let batches = read_file(store, file, schema, partition_columns).await?;
+                let batches = read_file(store, file, schema, columns).await?;
                 Ok(FileContents { identity: file.identity(), batches, until: ALIVE })
             }
         });

@@ -239,7 +239,7 @@ impl SourceReader for DeltaReader {
 
 fn columns(def: &SourceDef, feed: TableFeed, shape: &TableShape) -> Result<Columns> {
     let read = read_columns(def, feed, shape)?;
-    Ok(Columns { read, partition_columns: shape.partition_columns.clone(), feed: feed == TableFeed::Changes })
+    Ok(Columns { read, files: shape.columns.clone(), feed: feed == TableFeed::Changes })
 }
 
 /// The changes of a commit: those in its change feed, else the rows of removed and added files.

@@ -7,7 +7,7 @@ use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray, TimestampMicr
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
 use super::position::Position;
-use crate::delta::{DataFile, FileRows, TableStore};
+use crate::delta::{DataFile, FileColumns, FileRows, TableStore};
 use crate::error::{Context, Error, Result};
 use crate::sql::types::timestamp;
 
@@ -31,7 +31,7 @@ pub(super) enum Change {
 pub(super) struct Columns {
     /// Columns of the table, in its order.
     pub(super) read: SchemaRef,
-    pub(super) partition_columns: Vec<String>,
+    pub(super) files: FileColumns,
     /// `true` if rows have the columns of the change feed.
     pub(super) feed: bool,
 }
@@ -131,7 +131,7 @@ impl VersionRows {
             let fields = schema.fields().iter().cloned().chain([Arc::new(told)]).collect::<Vec<_>>();
             schema = Arc::new(Schema::new(fields));
         }
-        let rows = FileRows::open(store, file, &schema, &columns.partition_columns, jump, MAX_BATCH_ROWS).await?;
+        let rows = FileRows::open(store, file, &schema, &columns.files, jump, MAX_BATCH_ROWS).await?;
         self.open = Some((rows, change));
         Ok(())
     }

@@ -89,6 +89,43 @@ def grown_struct(at: Folder) -> None:
     same(at.follow("grown", "id BIGINT, s STRUCT<a BIGINT, b STRING>", "*"), want, "source of a struct that grew")
 
 
+def grown_map(at: Folder) -> None:
+    """Structs in maps, at any depth, lack fields that came later."""
+    logged = lambda kind, name="s": {"type": "map", "keyType": kind if name == "k" else "string", "valueType": "string" if name == "k" else kind, "valueContainsNull": True}
+    struct = lambda *fields: {"type": "struct", "fields": list(fields)}
+    array = lambda kind: {"type": "array", "elementType": kind, "containsNull": True}
+    s1, s2 = pyarrow.struct([("a", pyarrow.int64())]), pyarrow.struct([("a", pyarrow.int64()), ("b", pyarrow.string())])
+    grown = struct(field("a", "long"), field("b", "string"))
+    text = pyarrow.string()
+    cases = {
+        "values": (logged(grown), lambda s: pyarrow.map_(text, s), lambda v: [("x", v)]),
+        "keys": (logged(grown, "k"), lambda s: pyarrow.map_(s, text), lambda v: [(v, "x")]),
+        "lists": (logged(array(grown)), lambda s: pyarrow.map_(text, pyarrow.list_(s)), lambda v: [("x", [v, None])]),
+        "within": (struct(field("m", logged(grown))), lambda s: pyarrow.struct([("m", pyarrow.map_(text, s))]), lambda v: {"m": [("x", v)]}),
+        "deep": (array(logged(array(grown))), lambda s: pyarrow.list_(pyarrow.map_(text, pyarrow.list_(s))), lambda v: [[("x", [v])], None]),
+    }
+    for name, (kind, typed, value) in cases.items():
+        file = lambda id, v, s: pyarrow.table({"id": [id, id + 1], "m": pyarrow.array([value(v), None], typed(s))})
+        at.table(f"grown_{name}", [field("id", "long"), field("m", kind)], [(file(1, {"a": 1}, s1), {}), (file(3, {"a": 2, "b": "x"}, s2), {})])
+        want = [(1, value({"a": 1, "b": None})), (2, None), (3, value({"a": 2, "b": "x"})), (4, None)]
+        same(at.rows(f"SELECT id, m FROM grown_{name} ORDER BY id"), want, f"query of a MAP whose {name} grew")
+        same(at.rows(f"SELECT id FROM grown_{name} WHERE m IS NOT NULL AND id < 4 ORDER BY id"), [(1,), (3,)], f"condition on a MAP whose {name} grew")
+        shown = subprocess.run([at.weir, "query", f"SELECT m FROM grown_{name} WHERE id = 3", "--format", "json"], cwd=at.path, capture_output=True, text=True)
+        same(shown.returncode, 0, f"JSON of a MAP whose {name} grew {shown.stderr}")
+
+
+def odd_statistics(at: Folder) -> None:
+    """Statistics that are no JSON are none."""
+    for number, stats in enumerate(["", " ", "{", "null"]):
+        root = at.table(f"odd_{number}", [field("v", "double"), field("id", "long")], [(pyarrow.table({"v": [1.5, 2.5], "id": [1, 2]}), {})])
+        entry = root / "_delta_log/00000000000000000000.json"
+        actions = [json.loads(line) for line in entry.read_text().splitlines()]
+        actions[-1]["add"]["stats"] = stats
+        entry.write_text("".join(json.dumps(action) + "\n" for action in actions))
+        same(at.rows(f"SELECT count(*), min(v) FROM odd_{number}"), [(2, 1.5)], f"count with statistics {stats!r}")
+        same(at.rows(f"SELECT id FROM odd_{number} WHERE v > 2 OR id = 7"), [(2,)], f"condition with statistics {stats!r}")
+
+
 def map_of_numbers(at: Folder) -> None:
     rows = pyarrow.table({"id": [1], "m": pyarrow.array([[(7, "x")]], pyarrow.map_(pyarrow.int32(), pyarrow.string()))})
     kind = {"type": "map", "keyType": "integer", "valueType": "string", "valueContainsNull": True}
@@ -178,11 +215,51 @@ def shown(at: Folder) -> None:
     at.table("chars", [field("id", "long"), field("c", "string", {"__CHAR_VARCHAR_TYPE_STRING": "char(5)"}), field("n", "void")], [(rows, {})])
     same(at.rows("SELECT * FROM chars ORDER BY id"), [(1, "ab   "), (2, "abcde")], "query of CHAR and void")
     same(at.rows("SELECT id FROM chars WHERE c = 'ab   '"), [(1,)], "condition on CHAR")
+    same(at.follow("chars", "id BIGINT, c STRING", "*"), [(1, "ab   "), (2, "abcde")], "source of CHAR")
     parts = pyarrow.struct([pyarrow.field("metadata", pyarrow.binary()), pyarrow.field("value", pyarrow.binary())])
     variants = [{"metadata": b"\x01\x02\x00\x01\x03abc", "value": b"\x02\x02\x00\x01\x00\x01\x03\x00\x0c\x07"}, {"metadata": b"\x01\x00\x00", "value": b"\x09hi"}, None]
     rows = pyarrow.table({"id": [1, 2, 3], "v": pyarrow.array(variants, parts)})
     at.table("variants", [field("id", "long"), field("v", "variant")], [(rows, {})], protocol=protocol("variantType"))
     same(at.rows("SELECT id, v FROM variants ORDER BY id"), [(1, '{"a":null,"bc":7}'), (2, '"hi"'), (3, None)], "query of VARIANT")
+    same(at.follow("variants", "id BIGINT, v STRING", "*"), [(1, '{"a":null,"bc":7}'), (2, '"hi"'), (3, None)], "source of VARIANT")
+    hi, struct = variants[1], {"type": "struct", "fields": [field("n", "long"), field("v", "variant")]}
+    lists, maps = {"type": "array", "elementType": struct, "containsNull": True}, {"type": "map", "keyType": "string", "valueType": "variant", "valueContainsNull": True}
+    shape = pyarrow.struct([("n", pyarrow.int64()), ("v", parts)])
+    rows = pyarrow.table({"id": [1, 2], "s": pyarrow.array([{"n": 7, "v": hi}, None], shape), "l": pyarrow.array([[{"n": 8, "v": hi}, {"n": 9, "v": None}], None], pyarrow.list_(shape)), "m": pyarrow.array([[("k", hi)], []], pyarrow.map_(pyarrow.string(), parts))})
+    at.table("nested", [field("id", "long"), field("s", struct), field("l", lists), field("m", maps)], [(rows, {})], protocol=protocol("variantType"))
+    want = [(1, {"n": 7, "v": '"hi"'}, [{"n": 8, "v": '"hi"'}, {"n": 9, "v": None}], [("k", '"hi"')]), (2, None, None, [])]
+    same(at.rows("SELECT * FROM nested ORDER BY id"), want, "query of VARIANT within others")
+    columns = "id BIGINT, s STRUCT<n BIGINT, v STRING>, l ARRAY<STRUCT<n BIGINT, v STRING>>, m MAP<STRING, STRING>"
+    same(at.follow("nested", columns, "*"), want, "source of VARIANT within others")
+    same(at.rows("SELECT id FROM nested WHERE s.v = '\"hi\"'"), [(1,)], "condition on VARIANT within others")
+
+
+def joined(at: Folder) -> None:
+    """Joins to such tables, in streams and in batches, with and without a time."""
+    parts = pyarrow.struct([pyarrow.field("metadata", pyarrow.binary()), pyarrow.field("value", pyarrow.binary())])
+    hi = {"metadata": b"\x01\x00\x00", "value": b"\x09hi"}
+    rows = pyarrow.table({"k": [1, 2], "c": ["ab ", "abcde"], "v": pyarrow.array([hi, None], parts)})
+    at.table("dim", [field("k", "long"), field("c", "string", {"__CHAR_VARCHAR_TYPE_STRING": "char(5)"}), field("n", "void"), field("v", "variant")], [(rows, {})], protocol=protocol("variantType"))
+    (at.path / "join_in").mkdir()
+    (at.path / "join_in/a.jsonl").write_text("".join(f'{{"id": {id}, "ts": "2030-01-01T00:00:0{id}Z"}}\n' for id in (1, 2, 3)))
+    declared = "CREATE TABLE dim (k BIGINT, c STRING, v STRING) USING DELTA;"
+    sql = f"""CREATE SOURCE e (id BIGINT, ts TIMESTAMP, WATERMARK FOR ts AS ts) WITH (connector = 'file', path = 'join_in', format = 'json', max_future = 'none');
+{declared}
+CREATE TABLE plain (id BIGINT, c STRING, v STRING) USING DELTA; CREATE TABLE then (id BIGINT, c STRING, v STRING) USING DELTA;
+CREATE PIPELINE joins WITH (trigger = 'available now') AS BEGIN
+INSERT INTO plain SELECT e.id, d.c, d.v FROM e LEFT JOIN dim d ON d.k = e.id;
+INSERT INTO then SELECT e.id, d.c, d.v FROM e LEFT JOIN dim FOR SYSTEM_TIME AS OF e.ts AS d ON d.k = e.id;
+END;"""
+    (at.path / "joins.sql").write_text(sql)
+    done = subprocess.run([at.weir, "run", "joins.sql"], cwd=at.path, capture_output=True, text=True)
+    same(done.returncode, 0, f"join to CHAR {done.stderr}")
+    want = [(1, "ab   ", '"hi"'), (2, "abcde", None), (3, None, None)]
+    for table in ("plain", "then"):
+        same(at.rows(f"SELECT * FROM {table} ORDER BY id"), want, f"join to CHAR ({table})")
+    batch = "SELECT e.id, d.c, d.v FROM (VALUES (1), (2), (3)) e (id) LEFT JOIN dim d ON d.k = e.id ORDER BY 1"
+    same(at.rows(batch), want, "join to CHAR in a query")
+    verified = subprocess.run([at.weir, "verify", "joins.sql"], cwd=at.path, capture_output=True, text=True)
+    same(verified.returncode, 0, f"verify of joins to CHAR {verified.stdout}{verified.stderr}")
 
 
 def compacted(at: Folder) -> None:
@@ -241,7 +318,7 @@ def names_and_versions(at: Folder) -> None:
 
 def main(weir: str, folder: str) -> None:
     at = Folder(weir, folder)
-    for case in (partition_values, grown_struct, map_of_numbers, far_times, changes_by_vectors, widened, unreadable, shown, compacted, times_in_commits, names_and_versions):
+    for case in (partition_values, grown_struct, grown_map, odd_statistics, map_of_numbers, far_times, changes_by_vectors, widened, unreadable, shown, joined, compacted, times_in_commits, names_and_versions):
         case(at)
     print("\n".join(WRONG) or "all right")
     sys.exit(1 if WRONG else 0)
