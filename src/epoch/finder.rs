@@ -1,16 +1,18 @@
 //! Finds the source record of each refused row of a branch. The branch runs again row by row, and only when rows were refused.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::OnceCell;
 
 use crate::plan::{Dataflow, Lane};
-use crate::source::origin::Origin;
 
 /// The records of one lane's rows of one branch.
 pub struct RowFinder<'a> {
     pub branch: usize,
     lane: &'a Lane,
+    /// All lanes: operators give rows to other lanes than those that they read them from.
+    lanes: &'a [Arc<Lane>],
     /// Rows that were handed out.
     passed: AtomicUsize,
     /// Each row's number among the source's.
@@ -18,9 +20,9 @@ pub struct RowFinder<'a> {
 }
 
 impl<'a> RowFinder<'a> {
-    /// For the rows that `lane` makes of a branch, none of which was handed out yet.
-    pub fn new(branch: usize, lane: &'a Lane) -> Self {
-        Self { branch, lane, passed: AtomicUsize::new(0), places: OnceCell::new() }
+    /// For the rows that lane `number` makes of a branch, none of which was handed out yet.
+    pub fn new(branch: usize, lanes: &'a [Arc<Lane>], number: usize) -> Self {
+        Self { branch, lane: &lanes[number], lanes, passed: AtomicUsize::new(0), places: OnceCell::new() }
     }
 
     /// Takes note of rows that are handed out; the number of the first.
@@ -28,14 +30,21 @@ impl<'a> RowFinder<'a> {
         self.passed.fetch_add(rows, Ordering::Relaxed)
     }
 
-    /// The origin of row `row` of the branch; `None`: it is made of others, or its record is not at hand.
-    pub async fn origin(&self, dataflow: &Dataflow, row: usize) -> Option<Origin> {
+    pub fn lane(&self) -> &'a Lane {
+        self.lane
+    }
+
+    pub fn lanes(&self) -> &'a [Arc<Lane>] {
+        self.lanes
+    }
+
+    /// The numbers of the branch's rows among the source's, as far as it has its rows from there; empty where they cannot be found.
+    pub async fn places(&self, dataflow: &Dataflow) -> &[Option<u64>] {
         let find = || async {
             // The letter matters more than where it came from.
             let found = self.lane.places_of_branch(dataflow, self.branch).await;
             found.inspect_err(|error| tracing::debug!(%error, "refused rows are not traced to their records")).ok()?
         };
-        let places = self.places.get_or_init(find).await.as_ref()?;
-        self.lane.origin(places.get(row).copied().flatten()?).0
+        self.places.get_or_init(find).await.as_deref().unwrap_or_default()
     }
 }

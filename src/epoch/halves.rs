@@ -57,10 +57,10 @@ impl Outputs {
         };
         self.made(bytes);
         let write = |(number, made): (usize, Made)| {
-            let (outputs, lane) = (Arc::clone(self), Arc::clone(&lanes[number]));
+            let (outputs, lanes) = (Arc::clone(self), lanes.to_vec());
             async move {
                 for (branch, rows) in made {
-                    outputs.write(&RowFinder::new(branch, &lane), number, rows).await?;
+                    outputs.write(&RowFinder::new(branch, &lanes, number), number, rows).await?;
                 }
                 Ok(())
             }

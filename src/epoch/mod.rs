@@ -37,6 +37,7 @@ mod standings;
 mod stop;
 mod survey;
 mod targets;
+mod traced;
 mod undeclared;
 mod upkeep;
 mod verify;

@@ -316,7 +316,8 @@ impl Outputs {
         }
         let Some(LaneWriter::Table(writer)) = slot.as_mut() else { return Ok(()) };
         for batch in rows {
-            let rows = self.checked(records, sink, batch).await?;
+            let first = records.pass(batch.num_rows());
+            let rows = self.checked(records, sink, batch, |row| first + row).await?;
             let before = (writer.bytes(), writer.finished());
             writer.write(&rows).await?;
             self.wait((writer.finished() - before.1) as u64 * FILE_ACTION_BYTES);
@@ -325,18 +326,24 @@ impl Outputs {
         Ok(())
     }
 
-    /// The rows that break no rule of the table; the others become dead letters.
-    async fn checked(&self, records: &RowFinder<'_>, sink: &TableSink, rows: RecordBatch) -> Result<RecordBatch> {
-        let first = records.pass(rows.num_rows());
+    /// The rows that break no rule of the table; the others become dead letters. `number` gives a row's number in the branch.
+    async fn checked(
+        &self,
+        records: &RowFinder<'_>,
+        sink: &TableSink,
+        rows: RecordBatch,
+        number: impl Fn(usize) -> usize,
+    ) -> Result<RecordBatch> {
         let Some(Violations { good, letters, rows: refused }) = sink.table.validator().check(&rows)? else {
             return Ok(rows);
         };
         // They are about to be counted as written.
         self.count_taken_back(records.branch, letters.len() as u64);
-        let mut all = Vec::with_capacity(letters.len());
-        for (row, letter) in refused.into_iter().zip(letters) {
-            all.push(refused_row(&sink.name, letter, records.origin(&self.dataflow, first + row).await));
-        }
+        let refused: Vec<usize> = refused.into_iter().map(number).collect();
+        let mut origins = self.origins(records, &refused).await;
+        let letters = refused.iter().zip(letters);
+        let all: Vec<Letter> =
+            letters.map(|(row, letter)| refused_row(&sink.name, letter, origins.remove(row))).collect();
         self.refuse(all).await?;
         Ok(good)
     }
@@ -347,9 +354,13 @@ impl Outputs {
         let micro_batch = self.micro_batch.load(Ordering::Relaxed);
         let mut arrived = Vec::with_capacity(rows.len());
         for batch in rows {
+            let first = records.pass(batch.num_rows());
             let parts = match self.dataflow.branches[branch].retract {
-                false => vec![UpsertRows { rows: self.checked_for(records, batch).await?, weights: None }],
-                true => self.retracting_rows(records, &batch).await?,
+                false => {
+                    let rows = self.checked_for(records, batch, |row| first + row).await?;
+                    vec![UpsertRows { rows, weights: None }]
+                }
+                true => self.retracting_rows(records, &batch, first).await?,
             };
             for rows in parts {
                 self.wait(size_of_rows(&rows.rows) + rows.rows.num_rows() as u64 * CONSOLIDATED_ROW_BYTES);
@@ -363,26 +374,32 @@ impl Outputs {
         Ok(())
     }
 
-    async fn checked_for(&self, records: &RowFinder<'_>, rows: RecordBatch) -> Result<RecordBatch> {
+    async fn checked_for(
+        &self,
+        records: &RowFinder<'_>,
+        rows: RecordBatch,
+        number: impl Fn(usize) -> usize,
+    ) -> Result<RecordBatch> {
         match &self.sinks.branches[records.branch] {
-            BranchSink::Upsert(table) => self.checked(records, &self.sinks.tables[*table], rows).await,
+            BranchSink::Upsert(table) => self.checked(records, &self.sinks.tables[*table], rows, number).await,
             _ => Ok(rows),
         }
     }
 
     /// Parts of a retracting batch, with their weights. Only rows given are checked: what is taken back was checked when it was given.
-    async fn retracting_rows(&self, records: &RowFinder<'_>, batch: &RecordBatch) -> Result<Vec<UpsertRows>> {
+    async fn retracting_rows(
+        &self,
+        records: &RowFinder<'_>,
+        batch: &RecordBatch,
+        first: usize,
+    ) -> Result<Vec<UpsertRows>> {
         let (rows, weights) = split_weights(batch)?;
-        let given = given_rows(&rows, &weights)?;
-        let checked = self.checked_for(records, given).await?;
+        let is_given = gt(&weights, &Int64Array::new_scalar(0)).internal(unreadable)?;
+        let given = filter_record_batch(&rows, &is_given).internal(unreadable)?;
+        let numbers: Vec<usize> = is_given.values().set_indices().map(|row| first + row).collect();
+        let checked = self.checked_for(records, given, |row| numbers[row]).await?;
         checked_parts(rows, weights, checked)
     }
-}
-
-/// The rows that are given.
-fn given_rows(rows: &RecordBatch, weights: &Int64Array) -> Result<RecordBatch> {
-    let given = gt(weights, &Int64Array::new_scalar(0)).internal(unreadable)?;
-    filter_record_batch(rows, &given).internal(unreadable)
 }
 
 /// A retracting batch without those rows given that were refused. `checked` are the others.
@@ -536,7 +553,7 @@ mod tests {
     /// The rows that are checked, and the parts when `check` lets these through.
     fn parts(batch: &RecordBatch, check: impl FnOnce(RecordBatch) -> RecordBatch) -> (Vec<i64>, Vec<UpsertRows>) {
         let (rows, weights) = split_weights(batch).unwrap();
-        let given = given_rows(&rows, &weights).unwrap();
+        let given = filter_record_batch(&rows, &gt(&weights, &Int64Array::new_scalar(0)).unwrap()).unwrap();
         (ids(&given), checked_parts(rows, weights, check(given)).unwrap())
     }
 

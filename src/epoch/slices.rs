@@ -163,13 +163,13 @@ impl Outputs {
             .enumerate()
             .skip(1)
             .filter(|(_, lane)| !lane.is_empty())
-            .map(|(number, lane)| {
-                let (outputs, lane) = (Arc::clone(self), Arc::clone(lane));
-                tokio::spawn(async move { outputs.run_lane(stage, source, number, &lane).await })
+            .map(|(number, _)| {
+                let (outputs, lanes) = (Arc::clone(self), lanes.to_vec());
+                tokio::spawn(async move { outputs.run_lane(stage, source, number, &lanes).await })
             })
             .collect();
-        if let Some(lane) = lanes.first() {
-            self.run_lane(stage, source, 0, lane).await?;
+        if !lanes.is_empty() {
+            self.run_lane(stage, source, 0, lanes).await?;
         }
         for task in others {
             task.await.internal(|| "a lane ended abnormally".to_owned())??;
@@ -186,10 +186,11 @@ impl Outputs {
     }
 
     /// Runs one lane through one stage and writes what comes out.
-    async fn run_lane(&self, stage: usize, source: Option<usize>, number: usize, lane: &Lane) -> Result<()> {
+    async fn run_lane(&self, stage: usize, source: Option<usize>, number: usize, lanes: &[Arc<Lane>]) -> Result<()> {
+        let lane = &lanes[number];
         lane.run_fragments(&self.dataflow, stage, |_| true).await?;
         for (index, _) in self.of_stage(stage) {
-            let records = RowFinder::new(index, lane);
+            let records = RowFinder::new(index, lanes, number);
             lane.run_branch(&self.dataflow, index, |rows| self.write(&records, number, rows)).await?;
         }
         self.refuse_rows(source, lane).await

@@ -154,6 +154,35 @@ impl Lane {
         Ok(known.remove(&stream.0).flatten().map(|rows| rows.iter().collect()))
     }
 
+    /// The same for the rows of a branch, in the order in which it hands them out.
+    pub async fn branch_rows_of_root(
+        &self,
+        dataflow: &Dataflow,
+        index: usize,
+        root: StreamId,
+    ) -> Result<Option<Vec<Option<u64>>>> {
+        let branch = &dataflow.branches[index];
+        let mut known = BTreeMap::new();
+        for read in &branch.reads {
+            self.trace(dataflow, *read, root, &mut known).await?;
+        }
+        let numbers = self.numbers(dataflow, &branch.plan, &known).await?;
+        Ok(numbers.map(|numbers| numbers.iter().collect()))
+    }
+
+    /// The numbers of the rows that a plan's rows are made of; `known` are those of the streams that it reads.
+    async fn numbers(
+        &self,
+        dataflow: &Dataflow,
+        plan: &Arc<dyn ExecutionPlan>,
+        known: &BTreeMap<usize, Option<UInt64Array>>,
+    ) -> Result<Option<UInt64Array>> {
+        let places = |stream: StreamId| known.get(&stream.0).cloned().flatten();
+        let (held, context, mode) = (&*self.held, &self.context, dataflow.on_row_error);
+        let mut careful = Careful { held, context, places: &places, mode, within: &[], refused: Vec::new() };
+        Ok(joined(&careful.run(plan).await?))
+    }
+
     /// As [`Lane::find_places`], from another stream than the source's, into `known`.
     fn trace<'a>(
         &'a self,
@@ -174,11 +203,7 @@ impl Lane {
                     for read in &fragment.reads {
                         self.trace(dataflow, *read, root, known).await?;
                     }
-                    let places = |stream: StreamId| known.get(&stream.0).cloned().flatten();
-                    let (held, context, mode) = (&*self.held, &self.context, dataflow.on_row_error);
-                    let mut careful =
-                        Careful { held, context, places: &places, mode, within: &[], refused: Vec::new() };
-                    joined(&careful.run(&fragment.plan).await?).filter(|numbers| numbers.len() == rows)
+                    self.numbers(dataflow, &fragment.plan, known).await?.filter(|numbers| numbers.len() == rows)
                 }
                 None => None,
             };

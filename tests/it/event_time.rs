@@ -159,6 +159,51 @@ fn a_row_that_a_table_refuses_keeps_its_record_s_position() {
 }
 
 #[test]
+fn rows_that_a_table_refuses_behind_operators_that_pass_them_on_have_the_positions_of_their_records() {
+    let weir = Weir::new();
+    weir.write("names.jsonl", "{\"k\":1,\"name\":\"one\"}\n{\"k\":1,\"name\":\"uno\"}\n{\"k\":2}\n");
+    weir.write(
+        "fill.sql",
+        "CREATE SOURCE f (k BIGINT, name STRING) WITH (connector = 'file', path = 'names.jsonl', format = 'json');
+         CREATE TABLE names (k BIGINT, name STRING) USING DELTA;
+         CREATE PIPELINE fill WITH (trigger = 'available now') AS BEGIN INSERT INTO names SELECT * FROM f; END;",
+    );
+    weir.succeed(&["run", "fill.sql"]);
+    let line = |id: i64, v: i64| format!("{{\"id\":{id},\"v\":{v},\"ts\":\"2026-11-30T11:00:{id:02}Z\"}}\n");
+    let records: Vec<String> = (0..40).map(|id| line(id, if id % 10 == 7 { -1 } else { id % 3 })).collect();
+    weir.write("in/1.jsonl", &records.concat());
+    weir.write(
+        "p.sql",
+        "CREATE SOURCE s (id BIGINT, v BIGINT, ts TIMESTAMP, WATERMARK FOR ts AS ts) WITH (connector = 'file', path = 'in', format = 'json');
+         CREATE TABLE names (k BIGINT, name STRING) USING DELTA;
+         CREATE TABLE looked (id BIGINT, name STRING, CHECK (id % 10 <> 7 AND name <> 'uno')) USING DELTA;
+         CREATE TABLE named (id BIGINT, name STRING NOT NULL) USING DELTA;
+         CREATE TABLE once (id BIGINT, v BIGINT CHECK (v >= 0)) USING DELTA;
+         CREATE TABLE summed (id BIGINT, v BIGINT, n BIGINT, CHECK (v >= 0)) USING DELTA;
+         CREATE VIEW single AS SELECT * FROM DEDUPLICATE(TABLE s, DESCRIPTOR(ts), KEY(id), WITHIN INTERVAL '1 hour');
+         CREATE PIPELINE p WITH (trigger = 'available now', rolling_emit = 'on_arrival') AS BEGIN
+           INSERT INTO looked SELECT s.id, coalesce(names.name, 'none') AS name FROM s LEFT JOIN names ON names.k = s.v;
+           INSERT INTO named SELECT s.id, names.name FROM s JOIN names ON names.k = s.v;
+           INSERT INTO once SELECT id, v FROM single WHERE id > 3;
+           INSERT INTO summed SELECT id, v, count(*) OVER (PARTITION BY v ORDER BY ts RANGE BETWEEN INTERVAL '1 hour' PRECEDING AND CURRENT ROW) AS n FROM single;
+         END;",
+    );
+    weir.succeed(&["run", "p.sql"]);
+    let offset = |id: usize| records[..id].iter().map(String::len).sum::<usize>();
+    for (table, refused) in [
+        ("looked", (0..40).filter(|id| id % 10 == 7 || id % 3 == 1).collect::<Vec<usize>>()),
+        ("named", (0..40).filter(|id| id % 10 != 7 && id % 3 == 2).collect()),
+        ("once", vec![7, 17, 27, 37]),
+        ("summed", vec![7, 17, 27, 37]),
+    ] {
+        let letters = weir
+            .query(&format!("SELECT partition, \"offset\" FROM weir.dead_letters WHERE source = '{table}' ORDER BY 2"));
+        let expected: Vec<String> = refused.iter().map(|id| format!("1.jsonl,{}", offset(*id))).collect();
+        assert_eq!(letters, expected, "{table}");
+    }
+}
+
+#[test]
 fn letters_of_late_rows_and_of_rows_that_cannot_be_computed_hold_key_and_bytes_of_their_records() {
     let Some(kafka) = RealKafka::shared() else { return };
     kafka.create_topic("letters-of-records", 1);
