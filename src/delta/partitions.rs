@@ -26,10 +26,13 @@ use sha2::{Digest, Sha256};
 
 use crate::error::{Context, Result};
 
-/// Longest folder name; local file systems allow 255 bytes, stores about 1,000 for a whole path.
-const LONGEST_NAME: usize = 150;
-/// Bytes of a longer name that stay.
-const KEPT_NAME: usize = 100;
+/// Longest folder name that local file systems allow.
+const LONGEST_NAME: usize = 255;
+/// Of a longer path, names above [`LONG_NAME`] are replaced: stores allow about 1,000 bytes, the table's own path included.
+const LONGEST_PATH: usize = 700;
+const LONG_NAME: usize = 150;
+/// What Hive's layout has in the place of a value that is null.
+const NO_VALUE: &str = "__HIVE_DEFAULT_PARTITION__";
 
 /// `rows` as the table holds them: an empty value in a partition column of text or bytes becomes null, and that column nullable.
 pub(super) fn as_stored(rows: &RecordBatch, partition_columns: &[String]) -> Result<RecordBatch> {
@@ -67,22 +70,21 @@ fn empty_values(column: &ArrayRef) -> Result<Option<(ArrayRef, BooleanArray)>, a
     Ok((empty.true_count() > 0).then_some((plain, empty)))
 }
 
-/// `path` with every folder name that is too long cut and told apart by a hash, and without `~`: delta-rs's DELETE spells that
-/// in one way to find a file and in another to remove it, so that the file stays in the table.
+/// `path` with every folder name that is too long replaced, and without `~`: delta-rs's DELETE spells that in one way to find a file
+/// and in another to remove it, so that the file stays in the table.
+///
+/// Values are in the log. A reader that takes them from folders all the same finds null there, not a part of the value.
 pub(super) fn short_path(path: &str) -> String {
+    let path = path.replace('~', "%7E");
+    let longest = if path.len() > LONGEST_PATH { LONG_NAME } else { LONGEST_NAME };
     let short = |name: &str| {
-        let name = name.replace('~', "%7E");
-        if name.len() <= LONGEST_NAME {
-            return name;
+        if name.len() <= longest {
+            return name.to_owned();
         }
-        let hash = hex::encode(&Sha256::digest(&name)[..8]);
-        let mut kept = KEPT_NAME;
-        // Neither a character nor an escape is cut in two.
-        let bytes = name.as_bytes();
-        while !name.is_char_boundary(kept) || bytes[kept - 1] == b'%' || bytes[kept - 2] == b'%' {
-            kept -= 1;
+        match name.split_once('=') {
+            Some((column, _)) if column.len() + 1 + NO_VALUE.len() <= longest => format!("{column}={NO_VALUE}"),
+            _ => hex::encode(Sha256::digest(name)),
         }
-        format!("{}-{hash}", &name[..kept])
     };
     path.split('/').map(short).collect::<Vec<_>>().join("/")
 }
@@ -170,16 +172,19 @@ mod tests {
     }
 
     #[test]
-    fn long_folder_names_are_cut_between_escapes_and_stay_apart() {
-        let long = |last: &str| format!("p={}{last}/part-0.parquet", "%C3%BC".repeat(100));
-        let (a, b) = (short_path(&long("a")), short_path(&long("b")));
-        assert_ne!(a, b);
-        assert!(a.split('/').all(|name| name.len() <= LONGEST_NAME) && a.ends_with("/part-0.parquet"), "{a}");
-        let folder = a.split('/').next().unwrap();
-        let (kept, _) = folder.rsplit_once('-').unwrap();
-        assert!((kept.len() - 2).is_multiple_of(3), "{kept}");
-        assert_eq!(short_path(&a), a);
+    fn folder_names_that_are_too_long_say_null_and_others_stay() {
+        let path = |letters: usize| format!("p={}/part-0.parquet", "%C3%BC".repeat(letters));
+        assert_eq!(short_path(&path(42)), path(42), "254 bytes");
+        let short = short_path(&path(43));
+        assert_eq!(short, "p=__HIVE_DEFAULT_PARTITION__/part-0.parquet");
+        assert_eq!(short_path(&short), short);
         assert_eq!(short_path("p=x/y"), "p=x/y");
         assert_eq!(short_path("p=~x/y"), "p=%7Ex/y");
+        let column = short_path(&format!("{}=1/y", "x".repeat(300)));
+        assert_eq!(column.len(), 66, "{column}");
+        // Many partition columns.
+        let wide = ["a", "b", "c", "d"].map(|name| format!("{name}={}", "x".repeat(200))).join("/") + "/e=1/y";
+        let null = |name: &str| format!("{name}=__HIVE_DEFAULT_PARTITION__");
+        assert_eq!(short_path(&wide), format!("{}/{}/{}/{}/e=1/y", null("a"), null("b"), null("c"), null("d")));
     }
 }

@@ -63,6 +63,11 @@ fn tables_of_other_writers_are_read_as_they_are_meant() {
 }
 
 #[test]
+fn no_reader_finds_a_part_of_a_long_partition_value() {
+    compare("long_partitions.py", &[]);
+}
+
+#[test]
 fn what_weir_writes_it_reads_back_equal() {
     compare("round_trips.py", &["1"]);
 }
