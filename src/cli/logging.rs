@@ -44,6 +44,9 @@ pub fn start(json: bool, level: &str, log: &Printer) {
     }
 }
 
+/// What the kernel's readers panic with when the runtime ends under them.
+const KERNEL_TASK_GONE: &str = "TokioMultiThreadExecutor has crashed";
+
 /// A writer whose every write is one event.
 struct Lines(Printer);
 
@@ -60,6 +63,11 @@ impl std::io::Write for Lines {
 
 /// Logs a panic. The standard library would print it and wait for the reader.
 fn on_panic(panic: &PanicHookInfo<'_>) {
+    // A reader of Delta's kernel that waits for a task which ended with the process, or which has logged its own panic.
+    if panic.payload().downcast_ref::<String>().is_some_and(|text| text.contains(KERNEL_TASK_GONE)) {
+        tracing::debug!("a task of a table's reader has ended: {panic}");
+        return;
+    }
     let current = thread::current();
     let thread = current.name().unwrap_or("unnamed");
     let backtrace = Backtrace::capture();

@@ -45,7 +45,24 @@ impl PipelineTxns {
         let shorter = shorter.filter(|shorter| transactions.contains_key(&Self::epoch_app_id(shorter)));
         let longer = Some(format!("{pipeline}:manifest"))
             .filter(|longer| transactions.contains_key(&Self::manifest_app_id(longer)));
-        shorter.map(str::to_owned).or(longer)
+        shorter.map(str::to_owned).or(longer).or_else(|| Self::offset_confused_with(pipeline, transactions))
+    }
+
+    /// The same where `weir:p:s:0` is the epoch of a pipeline `p:s:0` and an offset of `p`.
+    fn offset_confused_with(pipeline: &str, transactions: &BTreeMap<String, i64>) -> Option<String> {
+        let has_committed = |name: &str| transactions.contains_key(&Self::manifest_app_id(name));
+        let Some((shorter, rest)) = pipeline.split_once(':') else {
+            let named = transactions.keys().filter_map(|id| id.strip_prefix("weir:"));
+            let is_offset = |name: &&str| {
+                let rest = name.strip_prefix(pipeline).and_then(|rest| rest.strip_prefix(':'));
+                rest.is_some_and(is_source_and_partition) && has_committed(name)
+            };
+            return named.filter(is_offset).map(str::to_owned).next();
+        };
+        let is_offset = is_source_and_partition(rest)
+            && transactions.contains_key(&Self::epoch_app_id(pipeline))
+            && !has_committed(pipeline);
+        (is_offset && has_committed(shorter)).then(|| shorter.to_owned())
     }
 
     /// All `txn` actions: application id and version.
@@ -54,6 +71,11 @@ impl PipelineTxns {
             .into_iter()
             .chain(self.offsets.iter().cloned())
     }
+}
+
+/// Whether an offset's application id ends like this, see [`OffsetId`](super::offset_id::OffsetId).
+fn is_source_and_partition(rest: &str) -> bool {
+    rest.matches(':').count() == 1 && !rest.ends_with(":manifest")
 }
 
 /// What matters of one log entry.
@@ -236,6 +258,16 @@ mod tests {
         {
             assert_eq!(confused(pipeline, &table), None, "{pipeline}");
         }
+        // An offset of `p`, and the epoch of `p:s:0`.
+        assert_eq!(confused("p", &["p:s:0"]).as_deref(), Some("p:s:0"));
+        let mut table = ids(&["p"]);
+        assert_eq!(PipelineTxns::confused_with("p:s:0", &table), None, "`p` has no offset of that name yet");
+        table.insert("weir:p:s:0".to_owned(), 7);
+        assert_eq!(PipelineTxns::confused_with("p:s:0", &table).as_deref(), Some("p"));
+        assert_eq!(PipelineTxns::confused_with("p", &table), None);
+        assert_eq!(PipelineTxns::confused_with("p:s:1", &table), None);
+        assert_eq!(confused("p:s:0", &["p:s:0"]), None);
+        assert_eq!(confused("p:s:0", &["p:s:0", "q"]), None);
     }
 
     #[test]

@@ -356,7 +356,7 @@ fn role(record: &SinkRecord) -> Role {
 /// Two pipelines whose records in one table cannot be told apart.
 fn confused(pipeline: &str, other: &str, table: &str) -> Error {
     Error::config(format!("pipeline `{pipeline}` cannot write table `{table}`: pipeline `{other}` does"))
-        .with_detail("A table records the manifests of the one and the epochs of the other under one id.")
+        .with_detail("A table would record what the two mean differently under one id: epochs, manifests or offsets.")
         .with_hint("Give the pipeline another name, or a table of its own.")
 }
 

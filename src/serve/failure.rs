@@ -40,9 +40,8 @@ pub fn query_error(error: DataFusionError) -> Error {
         DataFusionError::Configuration(message) => Error::sql(lower_first(&message)),
         DataFusionError::Execution(message) => Error::sql(lower_first(&message)).with_state(state_of(&message)),
         DataFusionError::ArrowError(arrow, _) => arrow_error(&arrow),
-        // Reported as a defect, but caused by the statement: `1 BETWEEN true AND 2`.
-        DataFusionError::Internal(message) if message.contains("coerce") => {
-            Error::sql(lower_first(message.lines().next().unwrap_or_default())).with_state(SqlState::TYPES)
+        DataFusionError::Internal(ref message) if of_statement(message).is_some() => {
+            of_statement(message).unwrap_or_else(|| Error::internal("query execution failed"))
         }
         DataFusionError::Internal(message) if state_of(&message) == SqlState::REGEX => {
             of_value(message.lines().next().unwrap_or_default(), SqlState::REGEX)
@@ -70,6 +69,23 @@ pub fn query_error(error: DataFusionError) -> Error {
         }
         other => Error::from(other),
     }
+}
+
+/// The error for what DataFusion reports as a defect of its own, but the statement causes: `1 BETWEEN true AND 2`, `array_max` of MAPs, `array_resize(a, -1)`.
+fn of_statement(message: &str) -> Option<Error> {
+    let first = message.lines().next().unwrap_or_default();
+    let first = first.split(". This issue was likely caused").next().unwrap_or_default();
+    let says = |text: &str| first.contains(text);
+    let has_no_order = says("not implemented for type") || says("Cannot run range queries on datatype");
+    if has_no_order && says("Map(") {
+        let error = Error::sql("a MAP has no order: it cannot be compared, sorted or aggregated by `min` and `max`");
+        return Some(error.with_state(SqlState::TYPES));
+    }
+    if says("coerce") || has_no_order {
+        return Some(Error::sql(lower_first(first)).with_state(SqlState::TYPES));
+    }
+    says("failed to convert size to usize")
+        .then(|| Error::sql("the size given to `array_resize` is negative").with_state(SqlState::PARAMETER))
 }
 
 /// The error for a construct that DataFusion reports in its internal terms.
@@ -235,6 +251,9 @@ fn shared_error(error: &DataFusionError) -> Error {
         DataFusionError::Internal(message) if state_of(message) == SqlState::REGEX => {
             of_value(message.lines().next().unwrap_or_default(), SqlState::REGEX)
         }
+        DataFusionError::Internal(message) if of_statement(message).is_some() => {
+            of_statement(message).unwrap_or_else(|| Error::internal("query execution failed"))
+        }
         DataFusionError::External(other) => foreign_error(other.as_ref())
             .unwrap_or_else(|| Error::internal("query execution failed").with_detail(sentence(other))),
         other => Error::internal("query execution failed").with_detail(sentence(other)),
@@ -313,6 +332,26 @@ mod tests {
             "no more".to_owned(),
         ))));
         assert_eq!(status(&error).code(), Code::ResourceExhausted);
+    }
+
+    #[test]
+    fn what_datafusion_takes_for_its_own_defect_is_the_statements() {
+        for (message, told) in [
+            (
+                "array_resize: failed to convert size to usize.\nThis issue",
+                "the size given to `array_resize` is negative",
+            ),
+            (
+                "Min/Max accumulator not implemented for type Map(x). This issue was likely caused by a bug",
+                "a MAP has no order: it cannot be compared, sorted or aggregated by `min` and `max`",
+            ),
+        ] {
+            let shared = DataFusionError::Shared(std::sync::Arc::new(DataFusionError::Internal(message.to_owned())));
+            for error in [DataFusionError::Internal(message.to_owned()), shared] {
+                let error = query_error(error);
+                assert_eq!((error.kind(), error.message()), (ErrorKind::Sql, told));
+            }
+        }
     }
 
     #[test]

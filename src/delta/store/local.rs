@@ -22,7 +22,7 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
 use object_store::local::LocalFileSystem;
-use object_store::path::Path;
+use object_store::path::{Path, PathPart};
 use object_store::{
     CopyMode, CopyOptions, Error, GetOptions, GetResult, GetResultPayload, ListResult, MultipartUpload, ObjectMeta,
     ObjectStore, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, RenameOptions, RenameTargetMode,
@@ -146,7 +146,10 @@ impl ObjectStore for LocalStore {
     }
 
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
-        self.inner.list_with_delimiter(prefix).await
+        match self.inner.list_with_delimiter(prefix).await {
+            Err(Error::InvalidPath { .. }) => list_nameable(&self.inner, prefix).await,
+            listed => listed,
+        }
     }
 
     async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
@@ -273,6 +276,38 @@ impl MultipartUpload for Upload {
     async fn abort(&mut self) -> Result<()> {
         self.staged.take().map(drop).ok_or_else(finished_upload)
     }
+}
+
+/// What a folder holds, without what no object can be called, a folder with a line break in its name for one.
+async fn list_nameable(inner: &LocalFileSystem, prefix: Option<&Path>) -> Result<ListResult> {
+    let prefix = prefix.cloned().unwrap_or_default();
+    let directory = match prefix.as_ref() {
+        "" => PathBuf::from("/"),
+        _ => inner.path_to_filesystem(&prefix)?,
+    };
+    let read = move || -> Result<Vec<(Path, bool)>> {
+        let failed = |error: io::Error| failure("list", &directory, &error);
+        let mut found = Vec::new();
+        for entry in std::fs::read_dir(&directory).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            let name = entry.file_name();
+            match name.to_str().and_then(|name| PathPart::parse(name).ok()) {
+                Some(part) => found.push((prefix.clone().join(part), entry.path().is_dir())),
+                None => tracing::debug!(folder = %directory.display(), ?name, "a name that no store has is skipped"),
+            }
+        }
+        Ok(found)
+    };
+    let (mut common_prefixes, mut objects) = (Vec::new(), Vec::new());
+    for (path, is_directory) in blocking(read).await? {
+        if is_directory {
+            common_prefixes.push(path);
+        } else if let Ok(object) = object_store::ObjectStoreExt::head(inner, &path).await {
+            objects.push(object);
+        }
+    }
+    common_prefixes.sort_unstable();
+    Ok(ListResult { common_prefixes, objects })
 }
 
 fn finished_upload() -> Error {
@@ -403,6 +438,22 @@ mod tests {
         dropped.put_part("x".into()).await.unwrap();
         drop(dropped);
         assert_eq!(std::fs::read_dir(root.path()).unwrap().count(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_folder_that_no_store_can_name_hides_no_others() {
+        let root = tempfile::tempdir().unwrap();
+        for folder in ["a b", "x\ny", "c"] {
+            std::fs::create_dir(root.path().join(folder)).unwrap();
+        }
+        std::fs::write(root.path().join("f"), "12").unwrap();
+        std::fs::write(root.path().join("g#1"), "").unwrap();
+        let prefix = Path::from_filesystem_path(root.path()).unwrap();
+        let listed = LocalStore::cached().list_with_delimiter(Some(&prefix)).await.unwrap();
+        let folders: Vec<_> = listed.common_prefixes.iter().filter_map(Path::filename).collect();
+        assert_eq!(folders, ["a b", "c"]);
+        let files: Vec<_> = listed.objects.iter().map(|file| (file.location.filename(), file.size)).collect();
+        assert_eq!(files, [(Some("f"), 2)]);
     }
 
     #[tokio::test]
