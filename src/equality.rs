@@ -1,29 +1,39 @@
 //! Key equality: the values that GROUP BY, DISTINCT, PARTITION BY, joins, lookups and PRIMARY KEYs treat as equal.
 //!
-//! The two zeros of floats are one value, and all NaNs are one value, also inside structs, lists and maps; every other value
-//! equals only itself. Code that compares keys by their bytes (arrow's row format, hashes) uses the bytes of [`key_values`].
+//! The two zeros of floats are one value, all NaNs are one value, and so are intervals of the same length (24 hours and 1 day, 30 days
+//! and 1 month), also inside structs, lists and maps; every other value equals only itself. Code that compares keys by their bytes
+//! (arrow's row format, hashes) uses the bytes of [`key_values`].
 
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, ArrowPrimitiveType, AsArray, make_array};
-use arrow::datatypes::{DataType, Float16Type, Float32Type, Float64Type};
+use arrow::datatypes::{
+    DataType, Float16Type, Float32Type, Float64Type, IntervalMonthDayNano, IntervalMonthDayNanoType, IntervalUnit,
+};
 
-/// The values with only one form of zero and one of NaN. Arrays without other forms are returned unchanged.
+/// The nanoseconds of a day.
+const DAY: i128 = 86_400_000_000_000;
+
+/// The values with only one form of zero, one of NaN and one of each interval's length. Arrays without other forms are returned
+/// unchanged.
 pub fn key_values(values: &ArrayRef) -> ArrayRef {
     match values.data_type() {
-        DataType::Float64 => floats::<Float64Type>(values, |v| v.to_bits() == one_double(v).to_bits(), one_double),
+        DataType::Float64 => in_form::<Float64Type>(values, |v| v.to_bits() == one_double(v).to_bits(), one_double),
         DataType::Float32 => {
             let one = |v: f32| if v.is_nan() { f32::NAN } else { v + 0.0 };
-            floats::<Float32Type>(values, |v| v.to_bits() == one(v).to_bits(), one)
+            in_form::<Float32Type>(values, |v| v.to_bits() == one(v).to_bits(), one)
         }
         DataType::Float16 => {
             // Widening and narrowing again preserves every value and leaves one NaN.
             let one = |v: <Float16Type as ArrowPrimitiveType>::Native| {
                 <Float16Type as ArrowPrimitiveType>::Native::from_f64(one_double(v.to_f64()))
             };
-            floats::<Float16Type>(values, |v| v.to_bits() == one(v).to_bits(), one)
+            in_form::<Float16Type>(values, |v| v.to_bits() == one(v).to_bits(), one)
         }
-        other if holds_floats(other) => {
+        DataType::Interval(IntervalUnit::MonthDayNano) => {
+            in_form::<IntervalMonthDayNanoType>(values, |v| v == one_interval(v), one_interval)
+        }
+        other if has_other_forms(other) => {
             let data = values.to_data();
             let children = data.child_data().iter().map(|child| key_values(&make_array(child.clone())).to_data());
             let children = children.collect();
@@ -39,21 +49,46 @@ pub fn one_double(value: f64) -> f64 {
     if value.is_nan() { f64::NAN } else { value + 0.0 }
 }
 
+/// The length of an interval in nanoseconds, as PostgreSQL compares them: a month has 30 days, a day has 24 hours.
+pub fn interval_nanos(interval: IntervalMonthDayNano) -> i128 {
+    let days = i128::from(interval.months) * 30 + i128::from(interval.days);
+    days * DAY + i128::from(interval.nanoseconds)
+}
+
+/// The interval that stands for all of its length, in days and what is below a day. Arrow orders these by their length.
+fn one_interval(interval: IntervalMonthDayNano) -> IntervalMonthDayNano {
+    const LEAST: i128 = i32::MIN as i128;
+    const MOST: i128 = i32::MAX as i128;
+    let length = interval_nanos(interval);
+    let days = length / DAY;
+    // Only what has more days than fit goes to months.
+    let months = if days > MOST {
+        (days - MOST + 29) / 30
+    } else if days < LEAST {
+        (days - LEAST - 29) / 30
+    } else {
+        0
+    };
+    IntervalMonthDayNano::new(months as i32, (days - months * 30) as i32, (length % DAY) as i64)
+}
+
 /// `true` if equal values of this type can differ in their bytes.
-pub fn holds_floats(data_type: &DataType) -> bool {
+pub fn has_other_forms(data_type: &DataType) -> bool {
     match data_type {
-        DataType::Float16 | DataType::Float32 | DataType::Float64 => true,
+        DataType::Float16 | DataType::Float32 | DataType::Float64 | DataType::Interval(IntervalUnit::MonthDayNano) => {
+            true
+        }
         DataType::List(field)
         | DataType::LargeList(field)
         | DataType::FixedSizeList(field, _)
-        | DataType::Map(field, _) => holds_floats(field.data_type()),
-        DataType::Struct(fields) => fields.iter().any(|field| holds_floats(field.data_type())),
-        DataType::Dictionary(_, value) => holds_floats(value),
+        | DataType::Map(field, _) => has_other_forms(field.data_type()),
+        DataType::Struct(fields) => fields.iter().any(|field| has_other_forms(field.data_type())),
+        DataType::Dictionary(_, value) => has_other_forms(value),
         _ => false,
     }
 }
 
-fn floats<T: ArrowPrimitiveType>(
+fn in_form<T: ArrowPrimitiveType>(
     values: &ArrayRef,
     is_one: impl Fn(T::Native) -> bool,
     one: impl Fn(T::Native) -> T::Native,
@@ -67,7 +102,7 @@ fn floats<T: ArrowPrimitiveType>(
 
 #[cfg(test)]
 mod tests {
-    use arrow::array::{Float32Array, Float64Array, ListArray, StructArray};
+    use arrow::array::{Float32Array, Float64Array, IntervalMonthDayNanoArray, ListArray, StructArray};
     use arrow::buffer::NullBuffer;
     use arrow::datatypes::Field;
     use arrow::row::{RowConverter, SortField};
@@ -110,6 +145,44 @@ mod tests {
         let lists: ArrayRef = Arc::new(lists);
         let keys = bytes(&lists.slice(0, 2));
         assert_eq!(keys[0], keys[1]);
+    }
+
+    #[test]
+    fn intervals_of_one_length_are_one_key_and_keys_are_ordered_by_length() {
+        const HOUR: i64 = 3_600_000_000_000;
+        let of = |months, days, nanos| Some(IntervalMonthDayNano::new(months, days, nanos));
+        // By length, with their ranks.
+        let ranked = [
+            (0, of(i32::MIN, i32::MIN, i64::MIN)),
+            (1, of(0, -1, -HOUR)),
+            (2, of(0, -1, 0)),
+            (2, of(0, 0, -24 * HOUR)),
+            (3, of(0, 0, -HOUR)),
+            (3, of(0, -1, 23 * HOUR)),
+            (4, of(0, 0, 0)),
+            (4, of(1, -30, 0)),
+            (5, of(0, 0, 24 * HOUR)),
+            (5, of(0, 1, 0)),
+            (6, of(0, 0, 25 * HOUR)),
+            (7, of(1, 0, 0)),
+            (7, of(0, 30, 0)),
+            (7, of(0, 29, 24 * HOUR)),
+            (8, of(12, 0, 0)),
+            (9, of(i32::MAX, 0, 0)),
+            (10, of(i32::MAX, i32::MAX, i64::MAX)),
+        ];
+        let all: IntervalMonthDayNanoArray = ranked.iter().map(|(_, interval)| *interval).collect();
+        let all: ArrayRef = Arc::new(all);
+        let keys = bytes(&all);
+        let forms = key_values(&all);
+        let forms = forms.as_primitive::<IntervalMonthDayNanoType>();
+        for (a, (of_a, from)) in ranked.iter().enumerate() {
+            assert_eq!(interval_nanos(forms.value(a)), interval_nanos(from.unwrap()), "a key has the same length");
+            for (b, (of_b, _)) in ranked.iter().enumerate() {
+                assert_eq!(keys[a].cmp(&keys[b]), of_a.cmp(of_b), "{a} and {b}");
+                assert_eq!(forms.value(a).cmp(&forms.value(b)), of_a.cmp(of_b), "{a} and {b}");
+            }
+        }
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 mod date_trunc;
 mod to_char;
+mod zone;
 
 use std::sync::Arc;
 
@@ -9,6 +10,7 @@ use arrow::datatypes::{DataType, TimeUnit};
 
 pub use date_trunc::date_trunc_in_micros;
 pub use to_char::to_char_in_micros;
+pub use zone::OneInstant;
 
 /// TIMESTAMP in a zone.
 pub fn micros_in(zone: Option<Arc<str>>) -> DataType {

@@ -24,6 +24,7 @@ use super::prepare::Surroundings;
 use crate::catalog::{Catalog, PipelineDef};
 use crate::delta::{Table, TableStore};
 use crate::error::Result;
+use crate::evaluate::{cause, is_of_row};
 use crate::operator::spec::RollingEmit;
 use crate::plan::{Dataflow, FunctionSet, OperatorSpec, Targets, batch, collect_computable, volatile_functions};
 use crate::state::Manifest;
@@ -133,12 +134,16 @@ impl Question<'_> {
         let mut compared = Vec::new();
         for (name, table) in &self.tables {
             let schema = table.schema();
-            let (mut expected, mut volatile) = (Vec::new(), BTreeSet::new());
+            let (mut expected, mut volatile, mut failed) = (Vec::new(), BTreeSet::new(), None);
             for insert in planned.inserts.iter().filter(|insert| insert.target == *name) {
                 volatile.extend(volatile_functions(&planned.session.optimize(&insert.plan)?)?);
                 let plan = planned.session.create_physical_plan(&insert.plan).await?;
                 let context = Arc::new(TaskContext::from(&planned.session));
-                expected.extend(collect_computable(plan, context, self.dataflow.on_row_error).await?);
+                match collect_computable(plan, context, self.dataflow.on_row_error).await {
+                    Ok(rows) => expected.extend(rows),
+                    Err(error) if is_of_row(&error) => failed = Some(error),
+                    Err(error) => return Err(error.into()),
+                }
             }
             let (expected, refused) = accepted(table, expected)?;
             let held = self.withheld.get(*name).unwrap_or(&none);
@@ -150,7 +155,8 @@ impl Question<'_> {
                 Some(def) => one_of_each_key(&def.primary_key, &schema, &found, &expected)?,
                 None => expected,
             };
-            let incomparable = self.incomparable(name, &volatile);
+            let failed = failed.map(|error| format!("its query fails in batch ({})", cause(&error)));
+            let incomparable = failed.or_else(|| self.incomparable(name, &volatile));
             compared.push(Comparison { refused, incomparable, ..compare(name, &schema, &found, &expected, &held)? });
         }
         Ok(compared)

@@ -1,6 +1,7 @@
 //! The function that gives values which are equal one form, see [`crate::equality`].
 //!
-//! Arrow and DataFusion compare, hash and order floats bit by bit: NaNs of different sign are two, and -0.0 inside a list is not 0.0. So
+//! Arrow and DataFusion compare, hash and order floats bit by bit: NaNs of different sign are two, and -0.0 inside a list is not 0.0. They take
+//! intervals apart, so that 24 hours are not a day. So
 //! the last step of planning ([`crate::plan`]) calls this on both sides of what compares.
 
 use std::sync::Arc;
@@ -13,14 +14,14 @@ use datafusion::logical_expr::{
     ColumnarValue, Expr, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
 };
 
-use crate::equality::{holds_floats, key_values};
+use crate::equality::{has_other_forms, key_values};
 
 /// The function's name.
 pub const ONE_FORM: &str = "weir_one_form";
 
 /// The expression, whose type is `kind`, in the form that equal values share; `None` if it has no other.
 pub fn one_form(expr: &Expr, kind: &DataType) -> Option<Expr> {
-    if !holds_floats(kind) {
+    if !has_other_forms(kind) {
         return None;
     }
     match expr {

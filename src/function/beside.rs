@@ -1,4 +1,4 @@
-//! Types of values beside a TIMESTAMP: texts and dates become TIMESTAMPs in microseconds.
+//! Types of values beside a TIMESTAMP: texts and dates become TIMESTAMPs in microseconds, and so do TIMESTAMP_NTZs in one column with it.
 //!
 //! DataFusion makes nanoseconds of both sides, which end in 1677 and 2262: sentinel dates like 9999-12-31 cannot be compared then.
 
@@ -14,14 +14,17 @@ use crate::micros::instant;
 /// Makes what stands beside a TIMESTAMP one, text columns only where they are `compared`; true when it changed one.
 pub fn times_alike(group: &mut [&mut Expr], compared: bool, schema: &DFSchema) -> bool {
     let kinds: Vec<Option<DataType>> = group.iter().map(|expr| expr.get_type(schema).ok()).collect();
+    let zoned = |kind: &&DataType| matches!(kind, DataType::Timestamp(_, Some(_)));
     let timestamp = |kind: &&DataType| matches!(kind, DataType::Timestamp(..));
-    let Some(DataType::Timestamp(_, zone)) = kinds.iter().flatten().find(timestamp) else { return false };
+    let first = kinds.iter().flatten().find(zoned).or_else(|| kinds.iter().flatten().find(timestamp));
+    let Some(DataType::Timestamp(_, zone)) = first else { return false };
     let one = DataType::Timestamp(TimeUnit::Microsecond, zone.clone());
     let mut changed = false;
     for (expr, kind) in group.iter_mut().zip(&kinds) {
         let becomes = match kind {
             Some(DataType::Date32 | DataType::Date64) => &one,
             Some(kind) if kind.is_string() && (compared || matches!(expr, Expr::Literal(..))) => &one,
+            Some(DataType::Timestamp(_, None)) if zone.is_some() && !compared => &one,
             Some(DataType::Timestamp(unit, zone)) if *unit != TimeUnit::Microsecond => {
                 &DataType::Timestamp(TimeUnit::Microsecond, zone.clone())
             }

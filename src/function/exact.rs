@@ -3,6 +3,7 @@
 //! - A number with a point beside a DECIMAL is a DECIMAL: `d * 1.1` and `d > 0.5` are exact. DataFusion makes it a DOUBLE, and the column with it.
 //! - A DECIMAL beside a DOUBLE becomes a DOUBLE, in comparisons too.
 //! - Intervals are compared by their length, a month having 30 days and a day 24 hours. Arrow compares months, then days, then the rest.
+//! - Text beside an interval is an interval.
 //! - `ts AT TIME ZONE 'zone'` has microseconds, as every TIMESTAMP; so has what is compared with one.
 //! - What `replaced` lists.
 //! - Constants that overflow are an error, before they are folded.
@@ -11,19 +12,20 @@
 
 use std::sync::Arc;
 
-use arrow::datatypes::{DataType, IntervalUnit, TimeUnit};
+use arrow::datatypes::{DataType, TimeUnit};
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{DFSchema, ScalarValue, plan_err};
 use datafusion::error::Result;
 use datafusion::functions::datetime::to_local_time;
-use datafusion::logical_expr::expr::{Between, BinaryExpr, Case, Cast, InList, ScalarFunction, Sort};
+use datafusion::logical_expr::expr::{Between, BinaryExpr, Case, Cast, InList, ScalarFunction, Sort, WindowFunction};
 use datafusion::logical_expr::{Expr, ExprSchemable, Operator};
 
 use super::beside::{moved, times_alike};
-use super::interval::interval_length;
+use super::interval::{lengths, texts_as_intervals, window_by_length};
 use super::replaced;
 use crate::arithmetic::checked_constant;
 use crate::evaluate::keep_narrowing;
+use crate::sql::types::sql_name;
 
 /// Functions whose arguments are of one type, from the given one on.
 const ALIKE: [(&str, usize); 7] =
@@ -49,7 +51,7 @@ fn node(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
                 let compares = is_comparison(op);
                 alike(&mut [&mut *left, &mut *right], schema)?
                     | moved(&mut left, op, &mut right, schema)
-                    | (compares && compared_alike(&mut [&mut *left, &mut *right], schema))
+                    | (compares && compared_alike(&mut [&mut *left, &mut *right], schema)?)
                     | (compares && lengths(&mut [&mut *left, &mut *right], schema)?)
             } else {
                 false
@@ -66,13 +68,13 @@ fn node(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
         }
         Expr::Between(Between { mut expr, negated, mut low, mut high }) => {
             let group = &mut [&mut *expr, &mut *low, &mut *high];
-            let changed = alike(group, schema)? | compared_alike(group, schema) | lengths(group, schema)?;
+            let changed = alike(group, schema)? | compared_alike(group, schema)? | lengths(group, schema)?;
             Ok(transformed(Expr::Between(Between { expr, negated, low, high }), changed))
         }
         Expr::InList(InList { mut expr, mut list, negated }) => {
             let mut group: Vec<&mut Expr> = std::iter::once(&mut *expr).chain(&mut list).collect();
             let changed =
-                alike(&mut group, schema)? | compared_alike(&mut group, schema) | lengths(&mut group, schema)?;
+                alike(&mut group, schema)? | compared_alike(&mut group, schema)? | lengths(&mut group, schema)?;
             let list = InList { expr, list, negated };
             Ok(match replaced::in_list(&list, schema) {
                 Some(replaced) => Transformed::yes(replaced),
@@ -86,6 +88,11 @@ fn node(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
                 true => no_length(call.func.name()),
                 false => Ok(Transformed::no(Expr::AggregateFunction(call))),
             }
+        }
+        Expr::WindowFunction(mut call) => {
+            let changed = window_by_length(&mut call, schema)?;
+            default_fits(&call, schema)?;
+            Ok(transformed(Expr::WindowFunction(call), changed))
         }
         Expr::Cast(cast) => of_cast(cast, schema),
         other => Ok(Transformed::no(other)),
@@ -118,7 +125,7 @@ fn of_cast(mut cast: Cast, schema: &DFSchema) -> Result<Transformed<Expr>> {
     }
     // `AT TIME ZONE` is planned as a cast to nanoseconds, which end in 2262.
     if let DataType::Timestamp(TimeUnit::Nanosecond, Some(zone)) = cast.field.data_type()
-        && matches!(cast.expr.get_type(schema), Ok(DataType::Timestamp(TimeUnit::Microsecond, _)))
+        && cast.expr.get_type(schema).is_ok_and(|kind| is_time_in_micros(&kind))
     {
         let micros = DataType::Timestamp(TimeUnit::Microsecond, Some(Arc::clone(zone)));
         cast = Cast::new(cast.expr, micros);
@@ -136,6 +143,12 @@ fn of_cast(mut cast: Cast, schema: &DFSchema) -> Result<Transformed<Expr>> {
     Ok(transformed(Expr::Cast(cast), changed))
 }
 
+/// True for what has no nanoseconds, or is text.
+fn is_time_in_micros(kind: &DataType) -> bool {
+    kind.is_string()
+        || matches!(kind, DataType::Timestamp(TimeUnit::Microsecond, _) | DataType::Date32 | DataType::Date64)
+}
+
 /// Sort keys as SQL orders them.
 pub fn sorted_as_meant(mut sort: Sort, schema: &DFSchema) -> Result<Transformed<Sort>> {
     let changed = lengths(&mut [&mut sort.expr], schema)?;
@@ -147,18 +160,41 @@ fn of_case(mut case: Case, schema: &DFSchema) -> Result<Transformed<Expr>> {
     if let Some(operand) = case.expr.as_mut() {
         let mut group: Vec<&mut Expr> = vec![operand];
         group.extend(case.when_then_expr.iter_mut().map(|(when, _)| when.as_mut()));
-        changed |= alike(&mut group, schema)? | compared_alike(&mut group, schema) | lengths(&mut group, schema)?;
+        changed |= alike(&mut group, schema)? | compared_alike(&mut group, schema)? | lengths(&mut group, schema)?;
     }
     changed |= replaced::one_zero_in_case(&mut case, schema);
     let mut results: Vec<&mut Expr> = case.when_then_expr.iter_mut().map(|(_, then)| then.as_mut()).collect();
     results.extend(case.else_expr.as_deref_mut());
-    changed |= alike(&mut results, schema)? | times_alike(&mut results, false, schema);
+    changed |= alike(&mut results, schema)?
+        | times_alike(&mut results, false, schema)
+        | texts_as_intervals(&mut results, schema)?;
     Ok(transformed(Expr::Case(case), changed))
 }
 
+/// Errors: the default of `lag` or `lead` has a part that the values' type cannot hold, which DataFusion would cut.
+fn default_fits(call: &WindowFunction, schema: &DFSchema) -> Result<()> {
+    let ("lag" | "lead", [value, _, default]) = (call.fun.name(), call.params.args.as_slice()) else { return Ok(()) };
+    let given = decimal(default).unwrap_or_else(|| default.clone()).get_type(schema)?;
+    let of = value.get_type(schema)?;
+    let is_cut = match (&of, &given) {
+        (DataType::Decimal128(_, scale), DataType::Decimal128(_, given)) => given > scale,
+        (DataType::Date32, DataType::Timestamp(..)) => true,
+        _ => (of.is_integer() || of.is_decimal()) && given.is_floating() || of.is_integer() && given.is_decimal(),
+    };
+    if is_cut {
+        let name = call.fun.name();
+        return plan_err!(
+            "the default of `{name}` is {}, and its values are {}: cast one of them",
+            sql_name(&given),
+            sql_name(&of)
+        );
+    }
+    Ok(())
+}
+
 /// Makes expressions that are compared ones that can be; true when it changed one.
-fn compared_alike(group: &mut [&mut Expr], schema: &DFSchema) -> bool {
-    times_alike(group, true, schema) | keep_narrowing(group, schema)
+fn compared_alike(group: &mut [&mut Expr], schema: &DFSchema) -> Result<bool> {
+    Ok(texts_as_intervals(group, schema)? | times_alike(group, true, schema) | keep_narrowing(group, schema))
 }
 
 fn transformed(expr: Expr, changed: bool) -> Transformed<Expr> {
@@ -263,33 +299,25 @@ pub fn column_as_meant(group: &mut [&mut Expr], schema: &DFSchema) -> Result<boo
     alike(group, schema)
 }
 
+/// Makes the TIMESTAMP_NTZs among the inputs of one column of a UNION TIMESTAMPs, if one is; true when it changed one.
+pub fn instants_alike(group: &mut [(Expr, Arc<DFSchema>)]) -> bool {
+    let kind = |(expr, schema): &(Expr, Arc<DFSchema>)| expr.get_type(schema.as_ref()).ok();
+    let zoned = group.iter().filter_map(kind).find(|kind| matches!(kind, DataType::Timestamp(_, Some(_))));
+    let Some(zoned) = zoned else { return false };
+    let mut changed = false;
+    for input in group {
+        if matches!(kind(input), Some(DataType::Timestamp(_, None))) {
+            input.0 = Expr::Cast(Cast::new(Box::new(std::mem::take(&mut input.0)), zoned.clone()));
+            changed = true;
+        }
+    }
+    changed
+}
+
 fn is_interval(expr: &Expr, schema: &DFSchema) -> bool {
     expr.get_type(schema).is_ok_and(|kind| matches!(kind, DataType::Interval(_)))
 }
 
 fn no_length<T>(function: &str) -> Result<T> {
     plan_err!("`{function}` of intervals is not supported: compare lengths, `EXTRACT(EPOCH FROM x)`")
-}
-
-/// Puts lengths in the place of intervals and durations, if one is an interval; true when it did.
-fn lengths(group: &mut [&mut Expr], schema: &DFSchema) -> Result<bool> {
-    let kinds: Vec<Option<DataType>> = group.iter().map(|expr| expr.get_type(schema).ok()).collect();
-    let interval = |kind: &Option<DataType>| matches!(kind, Some(DataType::Interval(_)));
-    if !kinds.iter().any(interval) {
-        return Ok(false);
-    }
-    for (expr, kind) in group.iter_mut().zip(kinds) {
-        let measured = match kind {
-            Some(DataType::Interval(IntervalUnit::MonthDayNano) | DataType::Duration(TimeUnit::Microsecond)) => {
-                (**expr).clone()
-            }
-            Some(DataType::Interval(_) | DataType::Duration(_) | DataType::Null | DataType::Utf8) => {
-                let kind = DataType::Interval(IntervalUnit::MonthDayNano);
-                Expr::Cast(Cast::new(Box::new((**expr).clone()), kind))
-            }
-            _ => continue,
-        };
-        **expr = Expr::ScalarFunction(ScalarFunction::new_udf(interval_length(), vec![measured]));
-    }
-    Ok(true)
 }

@@ -15,11 +15,13 @@ mod exact;
 mod extreme;
 mod first;
 mod interval;
+mod local;
 mod marks;
 mod nvl;
 mod recompute;
 mod replaced;
 mod round;
+mod series;
 mod sql;
 mod stand_in;
 mod sum;
@@ -28,9 +30,11 @@ mod window;
 
 pub use clock::{EpochClock, query_now};
 pub use correlation::stable_correlation;
-pub use exact::{as_meant, column_as_meant, sorted_as_meant};
+pub use exact::{as_meant, column_as_meant, instants_alike, sorted_as_meant};
 pub use extreme::extremes;
 pub use first::{FIRST_WITHIN, first_within};
+pub use interval::texts_as_intervals;
+pub use local::local_time;
 pub use marks::mark_functions;
 pub use nvl::null_functions;
 pub use recompute::aggregates_over_frames;
@@ -43,5 +47,5 @@ pub use window::{HOP_STARTS, SHIFT, TUMBLE_START, window_functions};
 /// Functions of dates and times in the place of DataFusion's: in microseconds, as all of weir's timestamps are.
 pub fn time_functions() -> impl Iterator<Item = ScalarUDF> {
     let others = [date_bin::date_bin_in_micros(), date_trunc_in_micros(), to_char_in_micros()];
-    to_timestamp::to_timestamps().chain(others)
+    to_timestamp::to_timestamps().chain(others).chain(series::series_in_micros())
 }

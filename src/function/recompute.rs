@@ -1,5 +1,6 @@
 //! Aggregates over frames that move, in batch: those of DataFusion that cannot take values back are computed again for every row.
-//! Sums of doubles can, but for NaN and the infinities: while a frame holds one, they are computed again, too.
+//! Sums of doubles can, but for NaN and the infinities: while a frame holds one, they are computed again, too. An average that does not fit
+//! its type is the value that stands for one (see [`crate::evaluate::in_range`]).
 //!
 //! Pipelines have rolling forms of their own; this makes queries, VERIFY and training take the same SQL.
 
@@ -18,6 +19,8 @@ use datafusion::logical_expr::{
     Signature, StatisticsArgs,
 };
 use datafusion::physical_expr::{PhysicalExpr, PhysicalSortExpr};
+
+use crate::evaluate::{is_of_row, out_of_range};
 
 /// Those that have no sliding form for some types of argument, or some values.
 const NAMES: [&str; 27] = [
@@ -59,6 +62,16 @@ pub fn aggregates_over_frames(state: &SessionState) -> Vec<AggregateUDF> {
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct OverFrames {
     inner: AggregateUDF,
+}
+
+impl OverFrames {
+    /// The value that stands for a result that does not fit; a sum gives it by itself.
+    fn instead(&self, args: &AccumulatorArgs<'_>) -> Option<ScalarValue> {
+        match self.inner.name() {
+            "sum" => None,
+            name => out_of_range(name, args.return_field.data_type()),
+        }
+    }
 }
 
 /// The function itself but for its form over moving frames.
@@ -108,7 +121,8 @@ impl AggregateUDFImpl for OverFrames {
     }
 
     fn accumulator(&self, args: AccumulatorArgs) -> Result<Box<dyn Accumulator>> {
-        self.inner.accumulator(args)
+        let instead = self.instead(&args);
+        Ok(Fitting::around(self.inner.accumulator(args)?, instead))
     }
 
     fn state_fields(&self, args: StateFieldsArgs) -> Result<Vec<FieldRef>> {
@@ -116,7 +130,7 @@ impl AggregateUDFImpl for OverFrames {
     }
 
     fn groups_accumulator_supported(&self, args: AccumulatorArgs) -> bool {
-        self.inner.groups_accumulator_supported(args)
+        self.instead(&args).is_none() && self.inner.groups_accumulator_supported(args)
     }
 
     fn create_groups_accumulator(&self, args: AccumulatorArgs) -> Result<Box<dyn GroupsAccumulator>> {
@@ -124,6 +138,7 @@ impl AggregateUDFImpl for OverFrames {
     }
 
     fn create_sliding_accumulator(&self, args: AccumulatorArgs) -> Result<Box<dyn Accumulator>> {
+        let instead = self.instead(&args);
         let remade = Remade {
             function: self.inner.clone(),
             return_field: Arc::clone(&args.return_field),
@@ -138,11 +153,13 @@ impl AggregateUDFImpl for OverFrames {
         };
         let sliding = self.inner.create_sliding_accumulator(args)?;
         let frame = Recompute { remade, held: VecDeque::new(), gone: 0 };
-        match (sliding.supports_retract_batch(), frame.remade.return_field.data_type().is_floating()) {
-            (false, _) => Ok(Box::new(frame)),
-            (true, true) => Ok(Box::new(Finite { sliding, frame, wild: 0 })),
-            (true, false) => Ok(sliding),
-        }
+        let accumulator: Box<dyn Accumulator> =
+            match (sliding.supports_retract_batch(), frame.remade.return_field.data_type().is_floating()) {
+                (false, _) => Box::new(frame),
+                (true, true) => Box::new(Finite { sliding, frame, wild: 0 }),
+                (true, false) => sliding,
+            };
+        Ok(Fitting::around(accumulator, instead))
     }
 
     fn with_beneficial_ordering(
@@ -195,6 +212,55 @@ impl AggregateUDFImpl for OverFrames {
 
     fn documentation(&self) -> Option<&Documentation> {
         self.inner.documentation()
+    }
+}
+
+/// An accumulator with a value for results that do not fit their type.
+#[derive(Debug)]
+struct Fitting {
+    inner: Box<dyn Accumulator>,
+    instead: ScalarValue,
+}
+
+impl Fitting {
+    fn around(inner: Box<dyn Accumulator>, instead: Option<ScalarValue>) -> Box<dyn Accumulator> {
+        match instead {
+            Some(instead) => Box::new(Self { inner, instead }),
+            None => inner,
+        }
+    }
+}
+
+impl Accumulator for Fitting {
+    fn update_batch(&mut self, values: &[ArrayRef]) -> Result<()> {
+        self.inner.update_batch(values)
+    }
+
+    fn retract_batch(&mut self, values: &[ArrayRef]) -> Result<()> {
+        self.inner.retract_batch(values)
+    }
+
+    fn supports_retract_batch(&self) -> bool {
+        self.inner.supports_retract_batch()
+    }
+
+    fn merge_batch(&mut self, states: &[ArrayRef]) -> Result<()> {
+        self.inner.merge_batch(states)
+    }
+
+    fn evaluate(&mut self) -> Result<ScalarValue> {
+        match self.inner.evaluate() {
+            Err(error) if is_of_row(&error) => Ok(self.instead.clone()),
+            result => result,
+        }
+    }
+
+    fn state(&mut self) -> Result<Vec<ScalarValue>> {
+        self.inner.state()
+    }
+
+    fn size(&self) -> usize {
+        self.inner.size()
     }
 }
 

@@ -4,6 +4,7 @@
 //!   over no rows, and a CASE does.
 //! - `x IN (0.0)`, `CASE x WHEN 0.0`, `nullif(x, 0.0)`: -0.0 is 0.0, as for `=` (see `equality`).
 //! - `a ^ b ^ a` is null where `a` is: DataFusion leaves both out.
+//! - `to_unixtime(text, pattern)` reads the text as `to_timestamp` does.
 //! - `round(d, 1)` has the type that it has once its constants are folded.
 
 use std::sync::Arc;
@@ -13,6 +14,8 @@ use datafusion::common::{DFSchema, ScalarValue};
 use datafusion::error::Result;
 use datafusion::logical_expr::expr::{BinaryExpr, Case, Cast, InList, ScalarFunction};
 use datafusion::logical_expr::{Expr, ExprSchemable, Operator, binary_expr, lit, not, or, when};
+
+use super::to_timestamp::to_timestamp;
 
 /// `expr IN (list)`; `None` where DataFusion's is right.
 pub(super) fn in_list(list: &InList, schema: &DFSchema) -> Option<Expr> {
@@ -64,6 +67,10 @@ pub(super) fn call(call: &ScalarFunction, schema: &DFSchema) -> Result<Option<Ex
                 let places = Expr::Literal(ScalarValue::Int32(Some(places)), metadata.clone());
                 Expr::ScalarFunction(ScalarFunction::new_udf(Arc::clone(&call.func), vec![value.clone(), places]))
             })
+        }
+        ("to_unixtime", [text, _, ..]) if text.get_type(schema).is_ok_and(|kind| kind.is_string()) => {
+            let read = to_timestamp().call(call.args.clone());
+            Some(Expr::ScalarFunction(ScalarFunction::new_udf(Arc::clone(&call.func), vec![read])))
         }
         _ => None,
     })

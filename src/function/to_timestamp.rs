@@ -7,7 +7,6 @@ use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, StringArray, TimestampMicrosecondArray};
-use arrow::compute::kernels::cast_utils::string_to_datetime;
 use arrow::datatypes::{DataType, Decimal128Type, Field, FieldRef, Float64Type, Int64Type, TimestampMicrosecondType};
 use chrono::format::{Parsed, StrftimeItems, parse};
 use chrono::{DateTime, Utc};
@@ -17,7 +16,8 @@ use datafusion::logical_expr::{
     ColumnarValue, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
 };
 
-use crate::micros::{instant, micros_in};
+use super::local::instant_of;
+use crate::micros::{OneInstant, instant, micros_in};
 
 /// The functions, by name: microseconds in a unit of their numbers, and what times are cut to.
 const FORMS: [(&str, Unit, i64); 6] = [
@@ -36,6 +36,12 @@ pub fn to_timestamps() -> impl Iterator<Item = ScalarUDF> {
     FORMS.into_iter().map(|(name, unit, cut)| {
         ScalarUDF::from(ToTimestamp { name, unit, cut, signature: Signature::user_defined(Volatility::Immutable) })
     })
+}
+
+/// `to_timestamp` alone.
+pub(super) fn to_timestamp() -> ScalarUDF {
+    let [(name, unit, cut), ..] = FORMS;
+    ScalarUDF::from(ToTimestamp { name, unit, cut, signature: Signature::user_defined(Volatility::Immutable) })
 }
 
 /// The unit of numbers.
@@ -209,7 +215,7 @@ impl ToTimestamp {
     /// The time that a text says, in the first of the formats that fits; without formats as ISO 8601 has it.
     fn parsed(&self, text: &str, formats: &[&StringArray], row: usize) -> Result<Option<i64>> {
         if formats.is_empty() {
-            return Ok(Some(self.cut(string_to_datetime(&Utc, text)?.timestamp_micros())));
+            return Ok(Some(self.cut(instant_of(text)?)));
         }
         let mut failed = None;
         for format in formats.iter().filter(|format| format.is_valid(row)).map(|format| format.value(row)) {
@@ -227,6 +233,24 @@ impl ToTimestamp {
     }
 }
 
+/// Gives a time of day of which only parts were said the others, as PostgreSQL does: `05` is 05:00, and `05` without AM or PM is in the morning.
+fn complete(parsed: &mut Parsed) {
+    let (half, hour) = (parsed.hour_div_12(), parsed.hour_mod_12());
+    if half.is_none() && hour.is_none() && parsed.minute().is_none() && parsed.second().is_none() {
+        return;
+    }
+    // What is set was not, and is in range: nothing fails.
+    let _ = match (half, hour) {
+        (Some(_), Some(_)) => Ok(()),
+        (None, Some(hour)) => parsed.set_ampm(hour == 0),
+        (Some(_), None) => parsed.set_hour12(12),
+        (None, None) => parsed.set_hour(0),
+    };
+    if parsed.minute().is_none() {
+        let _ = parsed.set_minute(0);
+    }
+}
+
 /// The time that a text says in chrono's format; without a zone it is in UTC, without a time of day the day's first.
 /// A zone's name (`%Z`) is read where it stands last, after a space.
 fn formatted(text: &str, format: &str) -> Result<DateTime<Utc>, String> {
@@ -241,8 +265,9 @@ fn formatted(text: &str, format: &str) -> Result<DateTime<Utc>, String> {
         None => (text, format, None),
     };
     parse(&mut parsed, text, StrftimeItems::new(format)).map_err(|error| error.to_string())?;
+    complete(&mut parsed);
     if let Some(zone) = zone {
-        let time = parsed.to_datetime_with_timezone(&zone).map_err(|error| error.to_string())?;
+        let time = parsed.to_datetime_with_timezone(&OneInstant(zone)).map_err(|error| error.to_string())?;
         return Ok(time.with_timezone(&Utc));
     }
     if let Ok(time) = parsed.to_datetime() {

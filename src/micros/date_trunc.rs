@@ -5,16 +5,18 @@ use std::sync::Arc;
 
 use arrow::array::timezone::Tz;
 use arrow::array::{ArrayRef, AsArray, PrimitiveArray};
-use arrow::datatypes::{DataType, TimestampMicrosecondType};
+use arrow::datatypes::{DataType, Field, FieldRef, TimestampMicrosecondType};
 use arrow::temporal_conversions::as_datetime_with_timezone;
 use chrono::offset::LocalResult;
 use chrono::{Datelike, NaiveDate, NaiveDateTime, Offset, TimeDelta, TimeZone, Timelike};
 use datafusion::common::{ScalarValue, exec_datafusion_err, exec_err, plan_err};
 use datafusion::error::Result;
 use datafusion::functions::datetime::date_trunc;
-use datafusion::logical_expr::{ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility};
+use datafusion::logical_expr::{
+    ColumnarValue, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
+};
 
-use super::{instant, micros_in};
+use super::{OneInstant, instant, micros_in};
 
 const SECOND: i64 = 1_000_000;
 const DAY: i64 = 86_400 * SECOND;
@@ -70,6 +72,16 @@ impl ScalarUDFImpl for DateTrunc {
         }
     }
 
+    fn return_field_from_args(&self, args: ReturnFieldArgs<'_>) -> Result<FieldRef> {
+        let kinds: Vec<DataType> = args.arg_fields.iter().map(|field| field.data_type().clone()).collect();
+        // A unit that is written out is known to be none before there are rows.
+        let written = args.scalar_arguments.first().copied().flatten().and_then(|unit| unit.try_as_str().flatten());
+        if let (Some(unit), Some(DataType::Timestamp(..))) = (written, kinds.get(1)) {
+            let _known: Unit = unit.parse()?;
+        }
+        Ok(Arc::new(Field::new(self.name(), self.return_type(&kinds)?, true)))
+    }
+
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
         let [unit, time] = args.args.as_slice() else { return exec_err!("`date_trunc` wants a unit and a time") };
         let kind = time.data_type();
@@ -121,6 +133,8 @@ enum Unit {
     Week,
     /// So many months, of which the year's first begins one.
     Months(u32),
+    /// So many years: decades begin with the year 10, centuries and millennia with the year 1.
+    Years(i32),
 }
 
 impl FromStr for Unit {
@@ -138,9 +152,12 @@ impl FromStr for Unit {
             "month" => Self::Months(1),
             "quarter" => Self::Months(3),
             "year" => Self::Months(12),
+            "decade" => Self::Years(10),
+            "century" => Self::Years(100),
+            "millennium" => Self::Years(1_000),
             _ => {
                 return exec_err!(
-                    "Unsupported date_trunc granularity: '{name}'. Supported values are: microsecond, millisecond, second, minute, hour, day, week, month, quarter, year"
+                    "Unsupported date_trunc granularity: '{name}'. Supported values are: microsecond, millisecond, second, minute, hour, day, week, month, quarter, year, decade, century, millennium"
                 );
             }
         })
@@ -164,12 +181,28 @@ impl Unit {
             Self::Fine(size) | Self::Even(size) => time.checked_sub(time.rem_euclid(size)),
             // The first of January 1970 was a Thursday.
             Self::Week => (day - (day + 3).rem_euclid(7)).checked_mul(DAY),
-            Self::Months(months) => {
+            Self::Months(_) | Self::Years(_) => {
                 let date = NaiveDate::from_num_days_from_ce_opt(i32::try_from(day + DAYS_TO_1970).ok()?)?;
-                let first = first_of(date, months)?;
+                let first = self.first_day(date)?;
                 (i64::from(first.num_days_from_ce()) - DAYS_TO_1970).checked_mul(DAY)
             }
         }
+    }
+
+    /// The first day of the months or years that a day lies in.
+    fn first_day(self, day: NaiveDate) -> Option<NaiveDate> {
+        match self {
+            Self::Months(months) => NaiveDate::from_ymd_opt(day.year(), day.month0() / months * months + 1, 1),
+            Self::Years(years) => {
+                let begins = i32::from(years > 10);
+                NaiveDate::from_ymd_opt((day.year() - begins).div_euclid(years) * years + begins, 1, 1)
+            }
+            Self::Fine(_) | Self::Even(_) | Self::Week => None,
+        }
+    }
+
+    fn is_within_a_day(self) -> bool {
+        matches!(self, Self::Fine(_)) || matches!(self, Self::Even(size) if size < DAY)
     }
 
     /// By the clocks of a zone.
@@ -187,24 +220,14 @@ impl Unit {
                 let days = i64::from(local.weekday().num_days_from_monday());
                 local.date().checked_sub_signed(TimeDelta::days(days))?.and_hms_opt(0, 0, 0)?
             }
-            Self::Months(months) => first_of(local.date(), months)?.and_hms_opt(0, 0, 0)?,
+            Self::Months(_) | Self::Years(_) => self.first_day(local.date())?.and_hms_opt(0, 0, 0)?,
         };
-        let start = match zone.from_local_datetime(&start) {
-            LocalResult::Single(start) => start,
-            // Clocks showed it twice: as at the time itself.
-            LocalResult::Ambiguous(first, _) if first.offset().fix() == at.offset().fix() => first,
-            LocalResult::Ambiguous(_, second) => second,
-            // Clocks were put forward over it: the moment when they were.
-            LocalResult::None => {
-                let aside = TimeDelta::hours(3);
-                zone.from_local_datetime(&start.checked_sub_signed(aside)?).single()?.checked_add_signed(aside)?
+        match zone.from_local_datetime(&start) {
+            // Clocks showed this hour twice: the one that the time lies in.
+            LocalResult::Ambiguous(first, _) if self.is_within_a_day() && first.offset().fix() == at.offset().fix() => {
+                Some(first.timestamp_micros())
             }
-        };
-        Some(start.timestamp_micros())
+            _ => Some(OneInstant(zone).from_local_datetime(&start).single()?.timestamp_micros()),
+        }
     }
-}
-
-/// The first day of the months that a day lies in.
-fn first_of(day: NaiveDate, months: u32) -> Option<NaiveDate> {
-    NaiveDate::from_ymd_opt(day.year(), day.month0() / months * months + 1, 1)
 }

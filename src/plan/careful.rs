@@ -94,7 +94,7 @@ impl Careful<'_> {
                     let inputs = inputs.collect::<Result<_>>()?;
                     self.unknown(&sound::guarded(plan, self.mode)?, inputs).await
                 }
-                None => self.unknown(plan, inputs).await,
+                None => self.unknown(&sound::tolerant_join(plan, self.mode)?, inputs).await,
             }
         }
         .boxed()

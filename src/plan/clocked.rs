@@ -213,13 +213,15 @@ impl Columns<'_> {
     }
 }
 
-/// Comparisons.
+/// Comparisons, and functions that compare.
 fn decides(expr: &Expr) -> bool {
     use Operator::{Eq, Gt, GtEq, IsDistinctFrom, IsNotDistinctFrom, Lt, LtEq, NotEq};
     match expr {
         Expr::BinaryExpr(BinaryExpr { op, .. }) => {
             matches!(op, Eq | NotEq | Lt | LtEq | Gt | GtEq | IsDistinctFrom | IsNotDistinctFrom)
         }
+        // They take the one that is later, or not equal.
+        Expr::ScalarFunction(call) => matches!(call.func.name(), "greatest" | "least" | "nullif"),
         Expr::Between(_) | Expr::InList(_) | Expr::InSubquery(_) | Expr::Like(_) | Expr::SimilarTo(_) => true,
         _ => false,
     }

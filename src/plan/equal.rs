@@ -1,5 +1,5 @@
-//! Comparisons as [`crate::equality`] defines them, in everything that DataFusion computes: one zero and one NaN, inside lists and
-//! structs too.
+//! Comparisons as [`crate::equality`] defines them, in everything that DataFusion computes: one zero, one NaN and one interval of each length,
+//! inside lists and structs too.
 //!
 //! Done in the last step of planning, like checked arithmetic: columns keep their names.
 
@@ -10,7 +10,7 @@ use datafusion::error::Result;
 use datafusion::logical_expr::expr::{BinaryExpr, Case, GroupingSet, ScalarFunction, Sort};
 use datafusion::logical_expr::{Expr, ExprSchemable, LogicalPlan, Operator};
 
-use crate::equality::holds_floats;
+use crate::equality::has_other_forms;
 use crate::evaluate::one_form;
 
 /// Functions that compare their arguments, or the elements of these.
@@ -40,11 +40,6 @@ const COMPARING: [&str; 21] = [
 
 /// Aggregates that compare their arguments.
 const COMPARING_AGGREGATES: [&str; 3] = ["min", "max", "approx_distinct"];
-
-/// True when a column of the plan's input may have values with more than one form.
-pub fn has_floats(schema: &DFSchema) -> bool {
-    schema.fields().iter().any(|field| holds_floats(field.data_type()))
-}
 
 /// The keys by which a node groups, joins and sorts in their one form. What compares inside expressions is for [`comparing`].
 pub fn keys_in_one_form(node: LogicalPlan, schema: &DFSchema) -> Result<LogicalPlan> {
@@ -148,7 +143,7 @@ pub fn comparing(mut expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>>
 fn without_equal(call: &ScalarFunction, schema: &DFSchema) -> Option<Expr> {
     let [value, other] = call.args.as_slice() else { return None };
     let kind: DataType = value.get_type(schema).ok()?;
-    if !holds_floats(&kind) {
+    if !has_other_forms(&kind) {
         return None;
     }
     let (mut left, mut right) = (value.clone(), other.clone());

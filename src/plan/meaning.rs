@@ -13,20 +13,20 @@ use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{DFSchema, ScalarValue};
 use datafusion::error::Result;
 use datafusion::execution::context::QueryPlanner;
-use datafusion::logical_expr::expr::BinaryExpr;
+use datafusion::logical_expr::expr::Cast;
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::utils::merge_schema;
 use datafusion::logical_expr::{
-    Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder, Operator, Projection, Union, Volatility,
+    Distinct, Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder, Projection, Union, Volatility,
 };
 use datafusion::optimizer::{ApplyOrder, OptimizerConfig, OptimizerRule};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_planner::{DefaultPhysicalPlanner, PhysicalPlanner};
 
-use super::equal::{comparing, has_floats, keys_in_one_form};
+use super::equal::{comparing, keys_in_one_form};
 use super::sums::checked_sums;
 use crate::arithmetic::checked_node;
-use crate::function::{self, column_as_meant};
+use crate::function::{self, column_as_meant, instants_alike, local_time};
 
 /// The plan as SQL means it; columns keep their names.
 ///
@@ -35,7 +35,10 @@ pub fn as_meant(plan: LogicalPlan) -> Result<LogicalPlan> {
     let mut changed = false;
     let meant = plan.transform_up_with_subqueries(|node| {
         if !changed
-            && !matches!(node, LogicalPlan::Sort(_) | LogicalPlan::Union(_) | LogicalPlan::Values(_))
+            && !matches!(
+                node,
+                LogicalPlan::Sort(_) | LogicalPlan::Union(_) | LogicalPlan::Values(_) | LogicalPlan::Distinct(_)
+            )
             && !any_expression(&node, has_meaning)?
         {
             return Ok(Transformed::no(node));
@@ -96,32 +99,74 @@ fn columns_alike(node: LogicalPlan, changed: &mut bool) -> Result<LogicalPlan> {
             }
             Ok(LogicalPlan::Values(values))
         }
-        LogicalPlan::Union(mut union) => {
-            let mut mended = false;
-            for column in 0..union.schema.fields().len() {
-                let mut made: Vec<(Expr, Arc<DFSchema>)> =
-                    union.inputs.iter().filter_map(|input| made_by(input, column)).collect();
-                if made.len() < union.inputs.len() {
-                    continue;
-                }
-                if unioned(&mut made)? {
-                    for (input, (expr, _)) in union.inputs.iter_mut().zip(made) {
-                        *input = Arc::new(with_column(input, column, expr)?);
-                    }
-                    mended = true;
-                }
-            }
-            if mended {
+        LogicalPlan::Union(union) => Ok(match union_alike(&union.inputs, as_union)? {
+            Some(mended) => {
                 *changed = true;
-                union = Union::try_new_with_loose_types(union.inputs)?;
+                LogicalPlan::Union(mended)
             }
-            Ok(LogicalPlan::Union(union))
+            None => LogicalPlan::Union(union),
+        }),
+        LogicalPlan::Distinct(Distinct::All(input)) => {
+            // Of `a UNION b UNION c` only the last one has to drop what repeats.
+            let mended = match as_union(&input) {
+                Some(union) => union_alike(&union.inputs, as_distinct_union)?,
+                None => None,
+            };
+            *changed |= mended.is_some();
+            Ok(LogicalPlan::Distinct(Distinct::All(mended.map_or(input, |union| Arc::new(LogicalPlan::Union(union))))))
         }
         other => Ok(other),
     }
 }
 
-/// Makes the constants among the expressions of one column DECIMALs where another one is; true when it changed one.
+/// The UNION with the numbers and times of each column alike; `None` if they are.
+fn union_alike(inputs: &[Arc<LogicalPlan>], within: fn(&LogicalPlan) -> Option<&Union>) -> Result<Option<Union>> {
+    let mut inputs = all_parts(inputs, within);
+    let mut mended = false;
+    for column in 0..inputs.first().map_or(0, |first| first.schema().fields().len()) {
+        let mut made: Vec<(Expr, Arc<DFSchema>)> = inputs.iter().filter_map(|input| made_by(input, column)).collect();
+        if made.len() < inputs.len() {
+            continue;
+        }
+        if unioned(&mut made)? | instants_alike(&mut made) {
+            for (input, (expr, _)) in inputs.iter_mut().zip(made) {
+                *input = Arc::new(with_column(input, column, expr)?);
+            }
+            mended = true;
+        }
+    }
+    if mended { Union::try_new_with_loose_types(inputs).map(Some) } else { Ok(None) }
+}
+
+/// The inputs of a chain of UNIONs, which is planned as one inside the other.
+fn all_parts(inputs: &[Arc<LogicalPlan>], within: fn(&LogicalPlan) -> Option<&Union>) -> Vec<Arc<LogicalPlan>> {
+    let mut open: Vec<&Arc<LogicalPlan>> = inputs.iter().rev().collect();
+    let mut parts = Vec::new();
+    while let Some(input) = open.pop() {
+        match within(input) {
+            Some(union) => open.extend(union.inputs.iter().rev()),
+            None => parts.push(Arc::clone(input)),
+        }
+    }
+    parts
+}
+
+fn as_union(plan: &LogicalPlan) -> Option<&Union> {
+    match plan {
+        LogicalPlan::Union(union) => Some(union),
+        _ => None,
+    }
+}
+
+/// A UNION, with or without ALL.
+fn as_distinct_union(plan: &LogicalPlan) -> Option<&Union> {
+    match plan {
+        LogicalPlan::Distinct(Distinct::All(input)) => as_union(input),
+        plan => as_union(plan),
+    }
+}
+
+/// Makes the numbers of one column alike: constants DECIMALs beside a DECIMAL, DECIMALs DOUBLEs beside a DOUBLE; true when it changed one.
 fn unioned(made: &mut [(Expr, Arc<DFSchema>)]) -> Result<bool> {
     let kinds: Result<Vec<_>> = made.iter().map(|(expr, schema)| expr.get_type(schema)).collect();
     let Ok(kinds) = kinds else { return Ok(false) };
@@ -135,9 +180,16 @@ fn unioned(made: &mut [(Expr, Arc<DFSchema>)]) -> Result<bool> {
     column_as_meant(&mut group.iter_mut().collect::<Vec<_>>(), &DFSchema::empty())?;
     let mut changed = false;
     for ((expr, _), (now, then)) in made.iter_mut().zip(group.into_iter().zip(before)) {
-        if expr.column_refs().is_empty() && now != then {
-            (*expr, changed) = (now, true);
+        if now == then {
+            continue;
         }
+        if expr.column_refs().is_empty() {
+            *expr = now;
+        } else {
+            let to = now.get_type(&DFSchema::empty())?;
+            *expr = Expr::Cast(Cast::new(Box::new(std::mem::take(expr)), to));
+        }
+        changed = true;
     }
     Ok(changed)
 }
@@ -158,11 +210,13 @@ fn made_by(plan: &LogicalPlan, column: usize) -> Option<(Expr, Arc<DFSchema>)> {
 
 /// The plan with another expression for a column, under the same name.
 fn with_column(plan: &LogicalPlan, column: usize, expr: Expr) -> Result<LogicalPlan> {
-    let LogicalPlan::Projection(projection) = plan else { return Ok(plan.clone()) };
-    let mut exprs = projection.expr.clone();
-    let (qualifier, field) = projection.schema.qualified_field(column);
+    let (mut exprs, input) = match plan {
+        LogicalPlan::Projection(projection) => (projection.expr.clone(), Arc::clone(&projection.input)),
+        other => (other.schema().columns().into_iter().map(Expr::Column).collect(), Arc::new(other.clone())),
+    };
+    let (qualifier, field) = plan.schema().qualified_field(column);
     exprs[column] = expr.alias_qualified(qualifier.cloned(), field.name());
-    Projection::try_new(exprs, Arc::clone(&projection.input)).map(LogicalPlan::Projection)
+    Projection::try_new(exprs, input).map(LogicalPlan::Projection)
 }
 
 /// A DECIMAL that VALUES has made a DOUBLE because of another row, as it was written.
@@ -199,12 +253,8 @@ fn has_meaning(expr: &Expr) -> bool {
             | Expr::Cast(_)
             | Expr::ScalarFunction(_)
             | Expr::AggregateFunction(_)
+            | Expr::WindowFunction(_)
     )
-}
-
-fn is_arithmetic(expr: &Expr) -> bool {
-    use Operator::{Divide, Minus, Multiply, Plus};
-    matches!(expr, Expr::Negative(_) | Expr::BinaryExpr(BinaryExpr { op: Plus | Minus | Multiply | Divide, .. }))
 }
 
 /// The input schema of a node's expressions.
@@ -235,22 +285,31 @@ fn executed(node: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
         return Ok(Transformed::no(node));
     }
     let schema = schema_below(&node);
-    let node = if has_keys && has_floats(&schema) { keys_in_one_form(node, &schema)? } else { node };
+    let node = if has_keys { keys_in_one_form(node, &schema)? } else { node };
     let node = under_its_names(node, |expr| as_executed(expr, &schema))?;
     Ok(Transformed::yes(checked_sums(node.data)?))
 }
 
 /// True for expressions that [`as_executed`] may change.
 fn is_changed(expr: &Expr) -> bool {
-    has_meaning(expr) || matches!(expr, Expr::Negative(_) | Expr::WindowFunction(_))
+    has_meaning(expr) || matches!(expr, Expr::Negative(_) | Expr::TryCast(_))
 }
 
 /// The expression as it is run: with checked arithmetic and comparisons as they are meant.
 pub fn as_executed(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
-    expr.transform_up(|expr| checked_node(expr, schema)?.transform_data(|expr| comparing(expr, schema)))
+    expr.transform_up(|expr| node_as_executed(expr, schema))
 }
 
-/// Makes arithmetic on constants checked before it is folded: what overflows stays in the plan, and fails where it is evaluated.
+/// The operation as it is run, its operands as they are.
+fn node_as_executed(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
+    match local_time(&expr, schema) {
+        Some(made) => Ok(Transformed::yes(made)),
+        None => checked_node(expr, schema)?.transform_data(|expr| comparing(expr, schema)),
+    }
+}
+
+/// Makes operations on constants what they are when they run before they are folded: what overflows stays in the plan, and fails where it is
+/// evaluated.
 #[derive(Debug, Default)]
 pub struct CheckedConstants;
 
@@ -264,14 +323,14 @@ impl OptimizerRule for CheckedConstants {
     }
 
     fn rewrite(&self, plan: LogicalPlan, _config: &dyn OptimizerConfig) -> Result<Transformed<LogicalPlan>> {
-        if matches!(plan, LogicalPlan::TableScan(_)) || !any_expression(&plan, is_arithmetic)? {
+        if matches!(plan, LogicalPlan::TableScan(_)) || !any_expression(&plan, is_changed)? {
             return Ok(Transformed::no(plan));
         }
         let schema = schema_below(&plan);
         under_its_names(plan, |expr| {
             expr.transform_up(|expr| {
-                let is_constant = is_arithmetic(&expr) && !expr.exists(|part| Ok(varies(part)))?;
-                if is_constant { checked_node(expr, &schema) } else { Ok(Transformed::no(expr)) }
+                let is_constant = is_changed(&expr) && !expr.exists(|part| Ok(varies(part)))?;
+                if is_constant { node_as_executed(expr, &schema) } else { Ok(Transformed::no(expr)) }
             })
         })
     }

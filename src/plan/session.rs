@@ -25,8 +25,10 @@ use crate::sql::{Diagnostic, Span, diagnose};
 use super::calls::calls_any;
 use super::guards::WhereNothingFails;
 use super::meaning::{CheckedConstants, CheckedPlanner};
+use super::null_safe::keep_null_safety;
 use super::relation::{RelationMode, register_relations};
 use super::size::{SizedLiterals, bound_relations, bound_types};
+use super::texts::TextsBesideIntervals;
 
 /// The functions that a pipeline's SQL may call beside DataFusion's own.
 #[derive(Debug, Clone, Default)]
@@ -86,7 +88,7 @@ pub fn session_and_problems(
     let mut state = SessionStateBuilder::new()
         .with_config(config)
         .with_runtime_env(runtime)
-        .with_expr_planners(vec![Arc::new(SizedLiterals)])
+        .with_expr_planners(vec![Arc::new(SizedLiterals), Arc::new(TextsBesideIntervals)])
         .with_default_features()
         .with_type_planner(Arc::new(SqlTypes))
         .with_query_planner(Arc::new(CheckedPlanner))
@@ -131,10 +133,11 @@ pub fn session_and_problems(
     (state, problems)
 }
 
-/// DataFusion's rules; what they fold does not wrap.
+/// DataFusion's rules; what they fold does not wrap, and keys that match NULLs are mixed with no others.
 pub fn query_rules() -> Vec<Arc<dyn OptimizerRule + Send + Sync>> {
     let mut rules = Optimizer::new().rules;
     rules.insert(0, Arc::new(CheckedConstants));
+    keep_null_safety(&mut rules);
     rules
 }
 

@@ -1,10 +1,12 @@
-//! Aggregates and windows of a batch plan over rows for which their arguments cannot be computed: as the operators of a pipeline take them,
-//! so that `weir verify` compares like with like.
+//! Aggregates, windows and joins of a batch plan over rows for which their arguments cannot be computed: as the operators of a pipeline take
+//! them, so that `weir verify` compares like with like.
 
 use std::sync::Arc;
 
 use datafusion::error::Result;
 use datafusion::physical_plan::aggregates::{AggregateExec, AggregateInputMode};
+use datafusion::physical_plan::joins::utils::JoinFilter;
+use datafusion::physical_plan::joins::{HashJoinExec, NestedLoopJoinExec, NestedLoopJoinExecBuilder};
 use datafusion::physical_plan::windows::{BoundedWindowAggExec, WindowAggExec};
 use datafusion::physical_plan::{ExecutionPlan, PhysicalExpr};
 
@@ -45,6 +47,27 @@ pub fn guarded(plan: &Arc<dyn ExecutionPlan>, mode: OnRowError) -> Result<Arc<dy
     let filters = node.filter_expr().iter().map(|filter| filter.clone().map(guard)).collect();
     let (keys, mode, below) = (Arc::new(node.group_expr().clone()), *node.mode(), Arc::clone(node.input()));
     Ok(Arc::new(AggregateExec::try_new(mode, keys, calls.collect(), filters, below, node.input_schema())?))
+}
+
+/// A join whose condition does not hold for pairs for which it cannot be computed; other nodes as they are.
+pub fn tolerant_join(plan: &Arc<dyn ExecutionPlan>, mode: OnRowError) -> Result<Arc<dyn ExecutionPlan>> {
+    let guarded = |filter: &JoinFilter| {
+        let expr = Arc::clone(filter.expression());
+        let expr = if mode == OnRowError::Null { Guarded::null(expr) } else { Guarded::fails(expr) };
+        Some(JoinFilter::new(expr, filter.column_indices().to_vec(), Arc::clone(filter.schema())))
+    };
+    if let Some(join) = plan.downcast_ref::<HashJoinExec>()
+        && let Some(filter) = join.filter()
+    {
+        return join.builder().with_filter(guarded(filter)).build_exec();
+    }
+    if let Some(join) = plan.downcast_ref::<NestedLoopJoinExec>()
+        && let Some(filter) = join.filter()
+    {
+        let join = NestedLoopJoinExecBuilder::from(join).with_filter(guarded(filter)).build()?;
+        return Ok(Arc::new(join));
+    }
+    Ok(Arc::clone(plan))
 }
 
 /// The aggregate that reads rows, not states of another.

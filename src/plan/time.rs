@@ -110,6 +110,9 @@ fn unit_micros(unit: &Expr) -> Option<i64> {
         "month" => 31 * DAY,
         "quarter" => 92 * DAY,
         "year" => 366 * DAY,
+        "decade" => 3_653 * DAY,
+        "century" => 36_525 * DAY,
+        "millennium" => 365_243 * DAY,
         _ => return None,
     })
 }

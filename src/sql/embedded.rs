@@ -12,7 +12,7 @@ use super::limits::{PARSER_RECURSION, ParseBudget, check_tokens, too_complex};
 use super::normalize::normalize;
 use super::suggest::nearest;
 use super::weight::Known;
-use super::{Diagnostic, Span, accept, literals, sets, temporal};
+use super::{Diagnostic, Span, accept, distinct, literals, sets, temporal};
 use crate::error::SqlState;
 
 /// Parses `tokens` as a query.
@@ -25,6 +25,7 @@ pub fn query(tokens: &[TokenWithSpan]) -> Parsed<Box<Query>> {
     literals::rewrite(query.as_mut())?;
     temporal::mark_joins(&mut query)?;
     sets::rewrite(query.as_mut());
+    distinct::rewrite(query.as_mut());
     Ok(query)
 }
 

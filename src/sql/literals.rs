@@ -1,5 +1,5 @@
 //! Rewrites literals that have another meaning in DataFusion: patterns of dates and times, and numbers with more digits than
-//! a DOUBLE holds.
+//! a DOUBLE holds. Numbers beyond a DOUBLE are refused.
 
 use std::ops::ControlFlow;
 
@@ -30,7 +30,7 @@ const PATTERNS: &[(&str, usize)] = &[
     ("to_unixtime", 1),
 ];
 
-/// Rewrites the literals of `ast`. Errors: a pattern that cannot be translated.
+/// Rewrites the literals of `ast`. Errors: a pattern that cannot be translated, a number that no type holds.
 pub fn rewrite(ast: &mut impl VisitMut) -> Parsed<()> {
     match ast.visit(&mut Rewriter) {
         ControlFlow::Continue(()) => Ok(()),
@@ -56,6 +56,14 @@ impl VisitorMut for Rewriter {
                 **operand = Expr::Nested(Box::new(interval));
             }
             Expr::Value(value) => {
+                if let Value::Number(text, _) = &value.value
+                    && text.parse::<f64>().is_ok_and(f64::is_infinite)
+                {
+                    let message = format!("`{text}` is out of the range of DOUBLE");
+                    let problem = Diagnostic::new(value.span.into(), message)
+                        .with_hint("The greatest is about 1.8e308; write `CAST('Infinity' AS DOUBLE)` for infinity.");
+                    return ControlFlow::Break(problem);
+                }
                 if let Value::Number(text, _) = &value.value
                     && let Some((digits, scale)) = long(text)
                 {
@@ -133,6 +141,14 @@ mod tests {
     }
 
     #[test]
+    fn numbers_that_no_type_holds_are_refused() {
+        for text in ["1e400", "1e309", "-1e999", "1 + 1e400"] {
+            let refused = read(text).unwrap_err();
+            assert!(refused.contains("is out of the range of DOUBLE"), "{text}: {refused}");
+        }
+    }
+
+    #[test]
     fn numbers_keep_their_digits() {
         for (text, expected) in [
             ("1.5", "1.5"),
@@ -142,6 +158,7 @@ mod tests {
             ("12345678901234567.88", "CAST('12345678901234567.88' AS DECIMAL(19,2))"),
             ("98765432109876543210987", "CAST('98765432109876543210987' AS DECIMAL(23,0))"),
             ("1e30", "1e30"),
+            ("1e308", "1e308"),
         ] {
             assert_eq!(read(text).as_deref(), Ok(expected), "{text}");
         }

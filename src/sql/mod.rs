@@ -18,6 +18,7 @@ pub mod cursor;
 pub mod normalize;
 pub mod temporal;
 pub mod sets;
+pub mod distinct;
 pub mod embedded;
 pub mod accept;
 pub mod formats;

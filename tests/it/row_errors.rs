@@ -345,6 +345,8 @@ fn a_sum_that_does_not_fit_costs_its_group_and_stops_nothing() {
         assert_eq!(weir.query(&format!("SELECT g, s FROM {view} ORDER BY g")), ["2,11"], "{view}");
     }
     assert_eq!(weir.query("SELECT g, s FROM mean ORDER BY g"), ["2,5.5000"]);
+    let told = weir.succeed(&["verify", "p.sql"]);
+    assert_eq!(told.matches("ok    ").count(), 6, "{told}");
     assert_eq!(weir.query("SELECT g, s FROM rolled ORDER BY ts"), [format!("1,{most}"), "2,5".into(), "2,11".into()]);
     let letters = weir.query("SELECT count(*) FROM weir.dead_letters WHERE reason LIKE '%a sum %'");
     assert!(letters[0].parse::<i64>().unwrap() >= 6, "{letters:?}");

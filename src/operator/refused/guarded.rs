@@ -33,6 +33,8 @@ impl Pending {
 enum Instead {
     /// Null: as an argument it does not count, as a condition it does not hold.
     Null,
+    /// Null for the whole expression, also where only a part of it fails.
+    Unknown,
     /// Null, and the row is refused.
     Refuse(Pending),
     /// True: for a condition that is checked again later.
@@ -51,6 +53,11 @@ impl Guarded {
     /// Null where it fails.
     pub fn null(expr: Arc<dyn PhysicalExpr>) -> Arc<dyn PhysicalExpr> {
         Arc::new(Self { expr, instead: Instead::Null })
+    }
+
+    /// A condition that does not hold where it fails.
+    pub fn fails(expr: Arc<dyn PhysicalExpr>) -> Arc<dyn PhysicalExpr> {
+        Arc::new(Self { expr, instead: Instead::Unknown })
     }
 
     /// A condition that holds where it fails.
@@ -72,7 +79,7 @@ impl Guarded {
     pub fn pending(&self) -> Option<&Pending> {
         match &self.instead {
             Instead::Refuse(pending) => Some(pending),
-            Instead::Null | Instead::True => None,
+            Instead::Null | Instead::Unknown | Instead::True => None,
         }
     }
 
@@ -82,7 +89,7 @@ impl Guarded {
             _ => evaluate_each(&self.expr, rows)?,
         };
         match &self.instead {
-            Instead::Null => {}
+            Instead::Null | Instead::Unknown => {}
             Instead::Refuse(pending) => {
                 let describe = Describe { within: &[], expr: &self.expr, column: None, rows };
                 let refused = evaluated.failed.iter().filter_map(|(row, error)| describe.row(*row, None, error));

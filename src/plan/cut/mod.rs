@@ -16,6 +16,7 @@ mod place;
 mod ranking;
 mod rolling;
 mod stateless;
+mod steady;
 mod unique;
 
 use std::collections::BTreeMap;
@@ -123,7 +124,10 @@ impl<'a> Cutter<'a> {
     }
 
     /// Makes the piece a stream that operators can read: itself if it is one already.
+    ///
+    /// Errors: rows that may be retracted and would then have other values.
     pub fn input(&mut self, piece: Piece, name: &str) -> Result<Stream> {
+        self.check_steady(&piece)?;
         if let Some(id) = piece::whole_scan(&piece.plan) {
             return Ok(self.streams[id.0].clone());
         }

@@ -45,6 +45,7 @@ impl Cutter<'_> {
         self.note_rank_limit(node);
         self.note_shown(node);
         let piece = self.cut(&node.input)?;
+        self.check_steady_condition(&piece, &node.predicate)?;
         let plan = LogicalPlan::Filter(Filter::try_new(node.predicate.clone(), Arc::new(piece.plan))?);
         Ok(Piece { plan, rows: piece.rows })
     }

@@ -6,6 +6,7 @@
 //! write, and that no path can be queried.
 
 mod answer;
+mod bound_rows;
 mod budget;
 mod catalog;
 mod declared;
@@ -13,6 +14,7 @@ pub mod location;
 pub mod progress;
 mod query;
 mod refusal;
+mod repeated;
 mod statement;
 mod state;
 mod system;
@@ -59,8 +61,8 @@ use crate::function::{query_now, sql_function};
 use crate::memory::QueryMemory;
 use crate::memory::bounded::Bounding;
 use crate::plan::{
-    CheckedPlanner, RelationMode, SizedLiterals, as_meant, bound_relations, bound_types, check_plan, physical_rules,
-    query_rules, register_own, register_relations,
+    CheckedPlanner, RelationMode, SizedLiterals, TextsBesideIntervals, as_meant, bound_relations, bound_types,
+    check_plan, physical_rules, query_rules, register_own, register_relations, three_valued,
 };
 use crate::sql::cursor::is_keyword;
 use crate::sql::limits::MAX_STATEMENT_FIELDS;
@@ -243,25 +245,26 @@ impl Warehouse {
         let budget = Arc::new(QueryBudget::new(Arc::clone(&self.runtime().memory_pool), interrupt.clone()));
         state.register_function_rewrite(Arc::new(Bounding::of_query(budget))).map_err(query_error)?;
         bound_relations(&mut state, Some(MAX_STATEMENT_FIELDS)).map_err(query_error)?;
-        let planned = state.statement_to_plan(statement).await;
-        let plan = match planned.and_then(|plan| check_plan(&plan).map(|()| plan)).and_then(as_meant) {
-            Ok(plan) => plan,
-            Err(error) => {
-                let found = crate::sql::diagnose(&error, files, span);
-                // DataFusion's diagnostic describes a wrong call better.
-                if error.to_string().contains("No function matches") {
-                    return Err(Refusal::at(files, found.with_state(SqlState::UNDEFINED_FUNCTION)));
+        let (planned, shown) = repeated::planned(&state, statement).await;
+        let plan =
+            match planned.and_then(|plan| check_plan(&plan).map(|()| plan)).and_then(three_valued).and_then(as_meant) {
+                Ok(plan) => plan,
+                Err(error) => {
+                    let found = crate::sql::diagnose(&error, files, span);
+                    // DataFusion's diagnostic describes a wrong call better.
+                    if error.to_string().contains("No function matches") {
+                        return Err(Refusal::at(files, found.with_state(SqlState::UNDEFINED_FUNCTION)));
+                    }
+                    let error = self.explain_missing_table(query_error(error)).await;
+                    return Err(placed(error, files, found.span, span));
                 }
-                let error = self.explain_missing_table(query_error(error)).await;
-                return Err(placed(error, files, found.span, span));
-            }
-        };
+            };
         let read_only_options =
             SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
         if read_only_options.verify_plan(&plan).is_err() {
             return Err(Refusal::at(files, statement::writes(span)));
         }
-        Ok(Query::new(plan, state, interrupt))
+        Ok(Query::new(plan, state, interrupt).showing(shown))
     }
 
     /// A query that returns existing rows.
@@ -324,7 +327,7 @@ impl Warehouse {
         self.state.runtime_env()
     }
 
-    /// The location of the table `name`: a declared one, or a folder of that name, in any case.
+    /// The location of the table `name`: a declared one, or a folder of that name, in any case unless the name was quoted.
     async fn location_of(&self, name: &str) -> Result<Location> {
         let elsewhere = self.elsewhere.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned();
         if let Some(location) = elsewhere {
@@ -334,12 +337,16 @@ impl Warehouse {
         if exact.child("_delta_log").exists().await? {
             return Ok(exact);
         }
+        if is_exact(name) {
+            return Ok(exact);
+        }
         let listed = self.list_tables().await?;
         let alike = listed.into_iter().find(|entry| entry.name.eq_ignore_ascii_case(name));
         Ok(alike.map_or(exact, |entry| entry.location))
     }
 
-    /// Looks `name` up among the tables: declared ones, then folders, then either ignoring case if only one matches.
+    /// Looks `name` up among the tables: declared ones, then folders, then, unless the name was quoted, either ignoring case if only
+    /// one matches.
     async fn find(&self, name: &str, as_of: AsOf) -> Result<Option<TableVersion>> {
         // A table's name with slashes is a path of nested folders.
         if !name.split('/').all(is_table_name) {
@@ -355,6 +362,9 @@ impl Warehouse {
             declared.unwrap_or_else(|| name.split('/').fold(self.location.clone(), |at, part| at.child(part)));
         if let Some(table) = self.open(&location, as_of).await? {
             return Ok(Some(table));
+        }
+        if is_exact(name) {
+            return Ok(None);
         }
         let listed = self.list_tables().await?;
         let mut alike = listed.iter().filter(|entry| entry.name.eq_ignore_ascii_case(name));
@@ -407,6 +417,11 @@ fn no_files(table: &str, span: Span) -> Diagnostic {
     )
 }
 
+/// True for a name that was certainly quoted: others are folded to lower case.
+fn is_exact(name: &str) -> bool {
+    name.chars().any(char::is_uppercase)
+}
+
 /// True for names of tables: folder names that are neither hidden nor weir's own, and no paths.
 fn is_table_name(name: &str) -> bool {
     !name.is_empty() && !name.starts_with(['_', '.']) && !name.contains(['/', '\\']) && !name.contains(char::is_control)
@@ -436,7 +451,7 @@ fn session_state(options: WarehouseOptions, memory: QueryMemory) -> Result<Sessi
     let mut state = SessionStateBuilder::new()
         .with_config(config)
         .with_runtime_env(runtime)
-        .with_expr_planners(vec![Arc::new(SizedLiterals)])
+        .with_expr_planners(vec![Arc::new(SizedLiterals), Arc::new(TextsBesideIntervals)])
         .with_default_features()
         // Timestamps are microseconds, as in pipelines.
         .with_type_planner(Arc::new(SqlTypes))

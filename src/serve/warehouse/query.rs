@@ -12,12 +12,15 @@ use datafusion::execution::context::SessionState;
 use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::{Expr, LogicalPlan};
+use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_plan::joins::HashJoinExec;
+use datafusion::physical_plan::projection::{ProjectionExec, ProjectionExpr};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::scalar::ScalarValue;
 use futures::{StreamExt, TryStreamExt, stream};
 
+use super::bound_rows::bound;
 use crate::error::{Error, Result, SqlState};
 use crate::memory::counted::{CountedPool, HeldBytes};
 use crate::memory::growth;
@@ -43,13 +46,20 @@ pub struct Query {
     state: SessionState,
     interrupt: Interrupt,
     held: HeldBytes,
+    /// The names of the columns in the result, where they are not the plan's.
+    shown: Option<Vec<String>>,
 }
 
 impl Query {
     /// A query that runs `plan` in `state` and that `interrupt` ends.
     pub fn new(plan: LogicalPlan, mut state: SessionState, interrupt: Interrupt) -> Self {
         set_rows_of_batch(&mut state, rows_of_batch(&plan));
-        Self { plan, state, interrupt, held: HeldBytes::default() }
+        Self { plan, state, interrupt, held: HeldBytes::default(), shown: None }
+    }
+
+    /// The query with these names of its columns, of which some may be alike.
+    pub fn showing(self, shown: Option<Vec<String>>) -> Self {
+        Self { shown, ..self }
     }
 
     /// Ends the query while it runs.
@@ -71,7 +81,10 @@ impl Query {
         let options: &ConfigOptions = self.state.config_options();
         let analysed = self.state.analyzer().execute_and_check(self.plan.clone(), options, |_, _| {});
         let plan = analysed.as_ref().unwrap_or(&self.plan);
-        Ok(Arc::clone(plan.schema().inner()))
+        let Some(shown) = &self.shown else { return Ok(Arc::clone(plan.schema().inner())) };
+        let fields = plan.schema().fields().iter().zip(shown);
+        let fields: Vec<Field> = fields.map(|(field, name)| field.as_ref().clone().with_name(name)).collect();
+        Ok(Arc::new(Schema::new(fields)))
     }
 
     /// The parameters in order, with the types that the SQL implies; strings if it implies none. Those may be bound to
@@ -119,7 +132,7 @@ impl Query {
                 _ => value,
             });
         }
-        let plan = self.plan.with_param_values(ParamValues::from(cast)).map_err(query_error)?;
+        let plan = bound(self.plan, ParamValues::from(cast)).map_err(query_error)?;
         Ok(Self { plan, ..self })
     }
 
@@ -181,7 +194,15 @@ impl Query {
     }
 
     async fn physical_plan(&self, state: &SessionState) -> Result<Arc<dyn ExecutionPlan>> {
-        state.create_physical_plan(&self.plan).await.map_err(query_error)
+        let plan = state.create_physical_plan(&self.plan).await.map_err(query_error)?;
+        let Some(shown) = &self.shown else { return Ok(plan) };
+        let schema = plan.schema();
+        let columns = schema.fields().iter().enumerate().zip(shown).map(|((index, field), name)| ProjectionExpr {
+            expr: Arc::new(Column::new(field.name(), index)),
+            alias: name.clone(),
+        });
+        let named = ProjectionExec::try_new(columns.collect::<Vec<_>>(), plan).map_err(query_error)?;
+        Ok(Arc::new(named))
     }
 }
 
@@ -251,6 +272,9 @@ fn stays(given: &DataType, wanted: &DataType) -> bool {
         (T::Decimal128(..) | T::Decimal256(..), _) if wanted.is_numeric() => true,
         (_, T::Decimal128(..) | T::Decimal256(..)) if given.is_integer() => true,
         (T::Timestamp(..), T::Date32 | T::Date64) => true,
+        // `ts - ?` may take a time or an interval, and a DATE a number of days.
+        (T::Duration(_) | T::Interval(_), T::Timestamp(..) | T::Date32) => true,
+        (_, T::Interval(_)) if given.is_integer() => true,
         (T::Timestamp(from, _), T::Timestamp(to, _)) => to < from,
         _ => false,
     }

@@ -22,7 +22,7 @@ use crate::sql::limits::{PARSER_RECURSION, ParseBudget, check_statement_text, ch
 use crate::sql::normalize::normalize;
 use crate::sql::temporal::mark_joins;
 use crate::sql::weight::{Known, Weight};
-use crate::sql::{Diagnostic, Span, accept, literals, sets};
+use crate::sql::{Diagnostic, Span, accept, distinct, literals, sets};
 
 /// The tokens of the one statement at `span` of a file, whose text is `text`, with positions in that file.
 pub fn tokens(text: &str, span: Span) -> Parsed<Vec<TokenWithSpan>> {
@@ -149,6 +149,7 @@ fn joins_in_time(statement: &mut Statement) -> Parsed<()> {
             literals::rewrite(statement.as_mut())?;
             mark_joins(statement.as_mut())?;
             sets::rewrite(statement.as_mut());
+            distinct::rewrite(statement.as_mut());
             Ok(())
         }
         Statement::Explain(explain) => joins_in_time(&mut explain.statement),

@@ -271,6 +271,28 @@ async fn parameters_are_typed_from_the_sql_and_bound_by_position() {
     let day = "SELECT count(*) FROM (SELECT DATE '2024-01-02' AS d) WHERE d > ?";
     let noon = ScalarValue::TimestampMicrosecond(Some(1_704_196_800_000_000), None);
     assert_eq!(answer(day, noon).await, "0", "2024-01-02 is not after noon of that day");
+    let hour = ScalarValue::DurationMicrosecond(Some(3_600_000_000));
+    let moved = |sql: &str| {
+        format!("SELECT CAST({sql} AS STRING) FROM (SELECT TIMESTAMP '2024-01-02' AS ts, DATE '2024-01-02' AS d)")
+    };
+    for (sql, value, expected) in [
+        ("ts + ?", hour.clone(), "2024-01-02T01:00:00Z"),
+        ("? + ts", hour.clone(), "2024-01-02T01:00:00Z"),
+        ("ts - ?", hour.clone(), "2024-01-01T23:00:00Z"),
+        ("ts + ?", ScalarValue::from("1 day"), "2024-01-03T00:00:00Z"),
+        ("ts > ts - ?", hour.clone(), "true"),
+        ("ts - TIMESTAMP '2024-01-01' > ?", hour, "true"),
+        ("ts > ?", ScalarValue::TimestampMicrosecond(Some(0), None), "true"),
+    ] {
+        assert_eq!(answer(&moved(sql), value).await, expected, "{sql}");
+    }
+    let half = || ScalarValue::Float64(Some(2.5));
+    assert_eq!(answer("SELECT * FROM (VALUES (1), (?)) v", half()).await, "1.0 2.5");
+    assert_eq!(answer("SELECT column1 * 2 AS x FROM (VALUES (?)) v", half()).await, "5.0");
+    let twice = warehouse.plan("SELECT $1, $1").await.unwrap().bind(vec![half()]).unwrap();
+    let batches: Vec<RecordBatch> = twice.stream().await.unwrap().try_collect().await.unwrap();
+    assert_eq!(batches[0].num_columns(), 2);
+    assert_eq!(twice.schema().await.unwrap().fields(), batches[0].schema().fields());
     let limit = warehouse.plan("SELECT id FROM scored LIMIT ?").await.unwrap().parameters().unwrap();
     assert_eq!(limit.field(0).data_type(), &DataType::Int64);
 

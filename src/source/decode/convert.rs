@@ -1,7 +1,7 @@
 //! Converts columns of a file to the declared types: a value that the conversion would change becomes null, and its row a
 //! dead letter.
 //!
-//! These changes are allowed: digits that a DOUBLE or FLOAT rounds, fractions of a microsecond, the time of day of a DATE.
+//! These changes are allowed: digits that a DOUBLE or FLOAT rounds, fractions of a microsecond.
 
 use std::sync::Arc;
 
@@ -135,13 +135,12 @@ fn leaf(name: &str, found: &ArrayRef, to: &DataType, unit: TimestampUnit) -> Res
             let decimals: Decimal128Array = decimals.collect();
             Ok(Arc::new(decimals.with_data_type(to.clone())))
         }
-        // A value that differs when it is converted back has lost digits.
-        (DataType::Decimal128(..) | DataType::Decimal256(..), to) if to.is_integer() || to.is_decimal() => {
-            let converted = cast(found, to)?;
-            let back = cast(&converted, from)?;
-            Ok(keep(&converted, &not_distinct(&back, found).internal(failed)?))
-        }
-        (from, to) if from.is_floating() && (to.is_decimal() || to.is_integer()) => {
+        // A value that differs when it is converted back has lost digits, or its time of day.
+        (from, to)
+            if from.is_decimal() && (to.is_integer() || to.is_decimal())
+                || from.is_floating() && (to.is_decimal() || to.is_integer())
+                || matches!((from, to), (DataType::Timestamp(..) | DataType::Date64, DataType::Date32)) =>
+        {
             let converted = cast(found, to)?;
             let back = cast(&converted, from)?;
             Ok(keep(&converted, &not_distinct(&back, found).internal(failed)?))

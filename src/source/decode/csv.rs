@@ -120,7 +120,9 @@ impl Fields<'_> {
 
     fn is_null(&self, index: usize, column: &Column) -> bool {
         let (text, null) = (self.get(index), self.dialect.null.as_bytes());
-        !self.quoted[index] && (text == null || text.is_empty() && !matches!(column, Column::Utf8(_)))
+        // In a file of one column an empty line is no record, so a blank is written for null.
+        let is_blank_line = text == b" " && self.len() == 1;
+        !self.quoted[index] && (text == null || is_blank_line || text.is_empty() && !matches!(column, Column::Utf8(_)))
     }
 
     /// Splits a line. One with more than `most` fields is refused at once, since it may have millions.
