@@ -174,33 +174,85 @@ pub fn keeps_data(from: &DataType, to: &DataType) -> bool {
             a.len() == b.len()
                 && a.iter().zip(b).all(|(a, b)| a.name() == b.name() && keeps_data(a.data_type(), b.data_type()))
         }
-        _ => match (integer_bits(from), integer_bits(to), to) {
-            (Some(from), Some(to), _) => from <= to,
-            (Some(bits), None, T::Float64) => bits <= 64,
-            (Some(bits), None, T::Float32) => bits <= 16,
-            (Some(bits), None, T::Decimal128(precision, scale)) => {
-                let digits = if bits > 32 {
-                    19
-                } else if bits > 16 {
-                    10
-                } else {
-                    5
-                };
-                i16::from(*precision) - i16::from(*scale) >= digits
-            }
-            _ => false,
-        },
+        _ => whole(from).is_some_and(|from| holds(to, from)),
     }
 }
 
-/// The signed width that holds every value of an integer type.
-fn integer_bits(kind: &DataType) -> Option<u32> {
-    Some(match kind {
-        DataType::Int8 => 8,
-        DataType::Int16 | DataType::UInt8 => 16,
-        DataType::Int32 | DataType::UInt16 => 32,
-        DataType::Int64 | DataType::UInt32 => 64,
-        DataType::UInt64 => 65,
+/// Whether `to` holds every value of a whole-number type.
+fn holds(to: &DataType, from: Whole) -> bool {
+    match to {
+        // Floats hold whole numbers exactly up to the bits of their significand.
+        DataType::Float64 => from.bits <= 53,
+        DataType::Float32 => from.bits <= 24,
+        DataType::Decimal128(precision, scale) => {
+            let digits = ((1_u128 << from.bits) - 1).ilog10() + 1;
+            i64::from(*precision) - i64::from(*scale) >= i64::from(digits)
+        }
+        _ => whole(to).is_some_and(|to| from.bits <= to.bits && (to.signed || !from.signed)),
+    }
+}
+
+/// A whole-number type: the bits of its greatest value, and whether it has values below zero.
+#[derive(Clone, Copy)]
+struct Whole {
+    bits: u32,
+    signed: bool,
+}
+
+fn whole(kind: &DataType) -> Option<Whole> {
+    let (bits, signed) = match kind {
+        DataType::Int8 => (7, true),
+        DataType::UInt8 => (8, false),
+        DataType::Int16 => (15, true),
+        DataType::UInt16 => (16, false),
+        DataType::Int32 => (31, true),
+        DataType::UInt32 => (32, false),
+        DataType::Int64 => (63, true),
+        DataType::UInt64 => (64, false),
         _ => return None,
-    })
+    };
+    Some(Whole { bits, signed })
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{
+        ArrayRef, Int8Array, Int16Array, Int32Array, Int64Array, UInt8Array, UInt16Array, UInt32Array, UInt64Array,
+    };
+    use arrow::compute::{CastOptions, cast_with_options};
+
+    use super::*;
+
+    /// The least and greatest values of every whole-number type, and those beside the bounds of floats.
+    fn extremes() -> Vec<ArrayRef> {
+        vec![
+            Arc::new(Int8Array::from(vec![i8::MIN, -1, i8::MAX])),
+            Arc::new(UInt8Array::from(vec![0, u8::MAX])),
+            Arc::new(Int16Array::from(vec![i16::MIN, -1, i16::MAX])),
+            Arc::new(UInt16Array::from(vec![0, u16::MAX])),
+            Arc::new(Int32Array::from(vec![i32::MIN, -1, (1 << 24) + 1, i32::MAX])),
+            Arc::new(UInt32Array::from(vec![0, (1 << 24) + 1, u32::MAX])),
+            Arc::new(Int64Array::from(vec![i64::MIN, -1, (1 << 53) + 1, i64::MAX])),
+            Arc::new(UInt64Array::from(vec![0, (1 << 53) + 1, u64::MAX])),
+        ]
+    }
+
+    #[test]
+    fn a_whole_number_type_keeps_data_where_its_extremes_come_back_and_nowhere_else() {
+        let strict = CastOptions { safe: false, ..CastOptions::default() };
+        let mut kinds: Vec<DataType> = extremes().iter().map(|values| values.data_type().clone()).collect();
+        kinds.extend([DataType::Float32, DataType::Float64]);
+        kinds.extend(
+            [(3, 0), (5, 0), (10, 0), (19, 0), (19, 1), (20, 0), (38, 18), (38, 19)]
+                .map(|(p, s)| DataType::Decimal128(p, s)),
+        );
+        for values in extremes() {
+            for to in &kinds {
+                let there = cast_with_options(&values, to, &strict);
+                let back = there.and_then(|there| cast_with_options(&there, values.data_type(), &strict));
+                let comes_back = back.is_ok_and(|back| *back == *values);
+                assert_eq!(keeps_data(values.data_type(), to), comes_back, "{} to {to}", values.data_type());
+            }
+        }
+    }
 }
