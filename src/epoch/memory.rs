@@ -108,7 +108,7 @@ impl Memory {
             if let OperatorSpec::Lookup(spec) = &node.spec {
                 let store = tables.get(&spec.table).cloned();
                 let store = store.ok_or_else(|| Error::internal(format!("table `{}` was not opened", spec.table)))?;
-                lookup = Some(Box::new(Lookup::open(spec.clone(), store, None, limits.bytes as usize).await?));
+                lookup = Some(Box::new(Lookup::open(spec.clone(), store, limits.bytes as usize).await?));
             } else {
                 // Without a routing key every row belongs to one shard.
                 let count = if routing.iter().all(Vec::is_empty) { 1 } else { shards.max(1) };

@@ -1,11 +1,11 @@
 //! A stream joined to a Delta table that others write: the table's rows are kept in memory and follow its versions.
 //!
-//! [`Lookup::refresh`] advances to the newest version, between epochs; it reads the changes, not the table. [`Lookup::pin`]
-//! loads a given version, so that a replay joins to the same rows as the first run. [`Lookup::apply`] joins rows and changes
-//! nothing, so lanes may share it. With `as_of`, each row is joined to the version that was the newest at its time:
-//! [`Lookup::prepare`] loads the versions that some rows need, including those committed a moment ago, and
-//! [`Lookup::forget`] drops those that no future row will need. The version of a time is defined by `delta::lives`, as for
-//! queries.
+//! [`Lookup::refresh`] advances to the newest version, between epochs; it reads the changes, not the table. An epoch that any
+//! sink has is never computed again (what others lack is committed from its manifest), so no older version is needed for a
+//! replay. [`Lookup::apply`] joins rows and changes nothing, so lanes may share it. With `as_of`, each row is joined to the
+//! version that was the newest at its time: [`Lookup::prepare`] loads the versions that some rows need, including those
+//! committed a moment ago, and [`Lookup::forget`] drops those that no future row will need. The version of a time is defined
+//! by `delta::lives`, as for queries.
 
 mod index;
 mod join;
@@ -57,12 +57,12 @@ pub struct Lookup {
 }
 
 impl Lookup {
-    /// Reads the table: at `version` (a replay), or its newest version. `memory_limit` is in bytes.
+    /// Reads the newest version of the table. `memory_limit` is in bytes.
     ///
-    /// Errors: no such table, column or version; key types that differ; not enough memory.
-    pub async fn open(spec: LookupSpec, store: TableStore, version: Option<u64>, memory_limit: usize) -> Result<Self> {
+    /// Errors: no such table or column; key types that differ; not enough memory.
+    pub async fn open(spec: LookupSpec, store: TableStore, memory_limit: usize) -> Result<Self> {
         check(&spec)?;
-        let shape = TableShape::read(&store, version).await?;
+        let shape = TableShape::read(&store, None).await?;
         check_columns(&spec, &shape)?;
         let mut lookup = Self {
             left_keys: Keys::new(&spec.left, &spec.left_keys, spec.null_equals_null)?,
@@ -82,8 +82,7 @@ impl Lookup {
         Ok(lookup)
     }
 
-    /// The table's name and the version that rows are joined to (with `as_of`: the newest loaded version). Needed for a
-    /// replay.
+    /// The table's name and the version that rows are joined to (with `as_of`: the newest loaded version).
     pub fn version(&self) -> (&str, u64) {
         (&self.spec.table, self.newest())
     }
@@ -94,20 +93,6 @@ impl Lookup {
         while self.step().await? {}
         self.checked = now;
         Ok(self.newest() != before)
-    }
-
-    /// Loads `version`, newer or older.
-    pub async fn pin(&mut self, version: u64) -> Result<()> {
-        if version < self.newest() {
-            return self.load(version, version).await;
-        }
-        while self.newest() < version {
-            if !self.step().await? {
-                // The log entry may be missing because a checkpoint covers it; the version may still be readable.
-                return self.load(version, version).await;
-            }
-        }
-        Ok(())
     }
 
     /// Loads the versions that `rows` need. Without `as_of` there is nothing to do.
