@@ -19,9 +19,6 @@ use super::super::damage::unreadable_vector;
 use super::super::store::TableStore;
 use crate::error::{Context, Error, ErrorKind, Result};
 
-/// The alphabet of Z85, ZeroMQ's base 85.
-const Z85: &[u8; 85] = b"0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.-:+=^!/*?&<>()[]{}@%$#";
-
 /// Bytes of a vector that is written into the log, and of all those of one commit.
 const INLINE_BYTES: usize = 4 << 10;
 const INLINE_BYTES_OF_A_COMMIT: usize = 16 << 10;
@@ -89,7 +86,7 @@ fn inline_vector(bytes: &[u8], rows: &RoaringBitmap) -> DeletionVectorDescriptor
     padded.resize(bytes.len().next_multiple_of(4), 0);
     DeletionVectorDescriptor {
         storage_type: StorageType::Inline,
-        path_or_inline_dv: z85(&padded),
+        path_or_inline_dv: z85::encode(&padded),
         offset: None,
         size_in_bytes: bytes.len() as i32,
         cardinality: rows.len() as i64,
@@ -103,7 +100,7 @@ async fn write_file(store: &TableStore, dead: &[RoaringBitmap]) -> Result<(Vec<D
         (u128::from(env.random_u64()) << 64 | u128::from(env.random_u64())).to_be_bytes(),
     )
     .into_uuid();
-    let name = z85(uuid.as_bytes());
+    let name = z85::encode(uuid.as_bytes());
     let mut bytes = Vec::new();
     let mut writer = StreamingDeletionVectorWriter::new(&mut bytes);
     let mut descriptors = Vec::with_capacity(dead.len());
@@ -148,18 +145,6 @@ pub fn revised(add: &Add, rows: u32, descriptor: DeletionVectorDescriptor) -> Ad
     Add { stats: Some(stats.to_string()), deletion_vector: Some(descriptor), data_change: true, ..add.clone() }
 }
 
-/// 4 bytes, most significant first, are 5 digits of base 85.
-fn z85(bytes: &[u8]) -> String {
-    let mut text = String::with_capacity(bytes.len() / 4 * 5);
-    for chunk in bytes.chunks_exact(4) {
-        let value = chunk.iter().fold(0_u32, |value, byte| value << 8 | u32::from(*byte));
-        for power in [85_u32.pow(4), 85_u32.pow(3), 85_u32.pow(2), 85, 1] {
-            text.push(char::from(Z85[(value / power % 85) as usize]));
-        }
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -186,6 +171,6 @@ mod tests {
     fn a_uuid_is_spelt_as_the_protocol_spells_it() {
         // The example of the Delta protocol, "Derived Fields".
         let uuid = uuid::Uuid::parse_str("d2c639aa-8816-431a-aaf6-d3fe2512ff61").unwrap();
-        assert_eq!(z85(uuid.as_bytes()), "^-aqEH.-t@S}K{vb[*k^");
+        assert_eq!(z85::encode(uuid.as_bytes()), "^-aqEH.-t@S}K{vb[*k^");
     }
 }
