@@ -4,6 +4,7 @@
 //! file `config/weir.yaml` itself; a test compares it with [`Config::default`]). Promises that values are valid: sizes are
 //! bytes, addresses are addresses, unknown keys are errors. The effect of a value is up to its readers.
 
+mod reference;
 mod substitute;
 #[cfg(test)]
 mod tests;
@@ -19,7 +20,8 @@ use serde::Deserialize;
 
 use crate::error::{Context, Error, ErrorKind, Result};
 
-pub use value::{ByteSize, Interval, MemoryLimit, Parallelism, Secret};
+pub use reference::{BadReference, Reference};
+pub use value::{ByteSize, Interval, MemoryLimit, Parallelism, Secret, parse_compression};
 
 /// Path of the configuration when none is given, relative to the working directory.
 pub const DEFAULT_PATH: &str = "config/weir.yaml";
@@ -34,7 +36,7 @@ pub struct Config {
     pub storage: BTreeMap<String, Secret>,
     /// Memory for rows in flight; beyond it reading pauses, or state spills.
     pub memory_limit: MemoryLimit,
-    /// Folder for state that does not fit into its half of `memory_limit`; empty = none.
+    /// Folder for state that does not fit into its share of `memory_limit`; empty = none.
     pub spill_folder: String,
     /// Plan partitions that run at the same time.
     pub parallelism: Parallelism,

@@ -2,7 +2,11 @@
 //!
 //! Messages are lower case with objects in backticks and no full stop; detail and hint are sentences.
 
+mod foreign;
+
 use std::fmt;
+
+pub use self::foreign::{OF_CONDITION, beside, out_of_memory, sentence};
 
 /// Result of a fallible function of weir.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -244,32 +248,5 @@ pub trait Context<T> {
 impl<T, E: Into<Box<dyn std::error::Error + Send + Sync>>> Context<T> for Result<T, E> {
     fn context(self, kind: ErrorKind, message: impl FnOnce() -> String) -> Result<T> {
         self.map_err(|source| Error::new(kind, message()).with_source(source))
-    }
-}
-
-impl From<Error> for datafusion::error::DataFusionError {
-    fn from(error: Error) -> Self {
-        Self::External(Box::new(error))
-    }
-}
-
-impl From<datafusion::error::DataFusionError> for Error {
-    /// Unwraps a weir error that travelled through DataFusion; anything else is `Internal`.
-    fn from(error: datafusion::error::DataFusionError) -> Self {
-        use datafusion::error::DataFusionError as D;
-        match error {
-            D::External(inner) => match inner.downcast::<Self>() {
-                Ok(ours) => *ours,
-                Err(other) => Self::internal("query execution failed").with_source(other),
-            },
-            D::Context(message, inner) => {
-                let inner = Self::from(*inner);
-                Self::new(inner.kind(), message).with_source(inner)
-            }
-            D::ResourcesExhausted(message) => Self::environment("memory limit reached")
-                .with_detail(message)
-                .with_hint("Raise `memory_limit` in the configuration or lower `max_rows_per_micro_batch`."),
-            other => Self::internal("query execution failed").with_source(other),
-        }
     }
 }

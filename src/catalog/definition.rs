@@ -1,6 +1,6 @@
 //! The declarations of the SQL, typed: every option is parsed and checked, every type is an Arrow type.
 //!
-//! These are plain data, made by [`super::load`](super) from statements and read by the modules below.
+//! These are plain data, made from statements when files are loaded, and read by the modules below.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -176,9 +176,11 @@ impl Loader<'_> {
             return;
         }
         let text = match &create.from {
-            SecretOrigin::Env(name) => (self.lookup)(&name.value)
-                .map(Secret::new)
-                .ok_or_else(|| format!("Environment variable `{}` is not set.", name.value)),
+            SecretOrigin::Env(name) => match (self.lookup)(&name.value) {
+                Some(text) if !text.is_empty() => Ok(Secret::new(text)),
+                Some(_) => Err(format!("Environment variable `{}` is empty.", name.value)),
+                None => Err(format!("Environment variable `{}` is not set.", name.value)),
+            },
             SecretOrigin::File(path) => std::fs::read_to_string(&path.value)
                 .map(|text| Secret::new(text.trim_end_matches(['\r', '\n'])))
                 .map_err(|error| format!("File `{}`: {error}.", path.value)),

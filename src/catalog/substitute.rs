@@ -1,23 +1,16 @@
 //! `${NAME}` and `${NAME:-default}` in option values. `$${` stands for a plain `${`.
 
+use crate::config::{BadReference, Reference};
+
 /// A reference that cannot be replaced, with its byte range in the value.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Unresolved {
     pub start: usize,
     pub end: usize,
-    pub problem: Problem,
+    pub problem: BadReference,
 }
 
-/// The error of a reference.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Problem {
-    /// The variable is not set and has no default.
-    Unset(String),
-    /// `${` without `}` or without a name.
-    Malformed,
-}
-
-/// The value with every reference replaced. An empty variable counts as set, unless the reference has a default.
+/// The value with every reference replaced.
 pub fn substitute(value: &str, lookup: &dyn Fn(&str) -> Option<String>) -> Result<String, Unresolved> {
     let mut out = String::with_capacity(value.len());
     let mut rest = value;
@@ -29,27 +22,15 @@ pub fn substitute(value: &str, lookup: &dyn Fn(&str) -> Option<String>) -> Resul
             continue;
         }
         out.push_str(&rest[..at]);
-        let start = value.len() - rest.len() + at;
-        let inner = &rest[at + 2..];
-        let Some(length) = inner.find('}') else {
-            return Err(Unresolved { start, end: value.len(), problem: Problem::Malformed });
-        };
-        let end = start + 2 + length + 1;
-        let (name, default) = match inner[..length].split_once(":-") {
-            Some((name, default)) => (name, Some(default)),
-            None => (&inner[..length], None),
-        };
-        let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
-        if name.is_empty() || !name.chars().all(is_name) {
-            return Err(Unresolved { start, end, problem: Problem::Malformed });
-        }
-        match (lookup(name), default) {
-            (Some(found), None) => out.push_str(&found),
-            (Some(found), Some(_)) if !found.is_empty() => out.push_str(&found),
-            (_, Some(default)) => out.push_str(default),
-            (None, None) => return Err(Unresolved { start, end, problem: Problem::Unset(name.to_owned()) }),
-        }
-        rest = &inner[length + 1..];
+        rest = &rest[at..];
+        let start = value.len() - rest.len();
+        let unresolved = |problem: BadReference, length: usize| Unresolved { start, end: start + length, problem };
+        let reference = Reference::at(rest).map_err(|problem| match problem {
+            BadReference::NoName(length) => unresolved(problem, length),
+            problem => unresolved(problem, rest.len()),
+        })?;
+        out.push_str(&reference.value(lookup).map_err(|problem| unresolved(problem, reference.length))?);
+        rest = &rest[reference.length..];
     }
     out.push_str(rest);
     Ok(out)
@@ -72,7 +53,7 @@ mod tests {
         for (value, expected) in [
             ("${A}/x", "alpha/x"),
             ("${B:-beta}${A:-no}", "betaalpha"),
-            ("${EMPTY}|${EMPTY:-full}", "|full"),
+            ("${EMPTY:-}|${EMPTY:-full}", "|full"),
             ("$ConnectionString $${A} $", "$ConnectionString ${A} $"),
             ("${B:-}", ""),
         ] {
@@ -84,9 +65,16 @@ mod tests {
     fn what_is_unset_or_malformed_is_named_with_its_place() {
         assert_eq!(
             substitute("x${B}", &lookup),
-            Err(Unresolved { start: 1, end: 5, problem: Problem::Unset("B".to_owned()) })
+            Err(Unresolved { start: 1, end: 5, problem: BadReference::Unset("B".to_owned()) })
         );
-        assert_eq!(substitute("x${A", &lookup), Err(Unresolved { start: 1, end: 4, problem: Problem::Malformed }));
-        assert_eq!(substitute("${A-b}", &lookup), Err(Unresolved { start: 0, end: 6, problem: Problem::Malformed }));
+        assert_eq!(
+            substitute("${A}${EMPTY}", &lookup),
+            Err(Unresolved { start: 4, end: 12, problem: BadReference::Empty("EMPTY".to_owned()) })
+        );
+        assert_eq!(substitute("x${A", &lookup), Err(Unresolved { start: 1, end: 4, problem: BadReference::Open }));
+        assert_eq!(
+            substitute("${A-b}", &lookup),
+            Err(Unresolved { start: 0, end: 6, problem: BadReference::NoName(6) })
+        );
     }
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::Failure;
 use super::output::say;
-use super::project::{Project, runtime};
+use super::project::{Project, memory_pool, runtime};
 use super::statements::Statements;
 use crate::catalog::{Catalog, PipelineDef};
 use crate::config::Config;
@@ -32,7 +32,7 @@ pub async fn run(args: Args, config: &Config) -> Result<(), Failure> {
     let mut project = Project::read(&args.files)?;
     let reach = if args.connect { Reach::Anywhere } else { Reach::Local };
     project.complete(reach, config, &Env::system()?).await;
-    let statements = Statements::of(&project, config, &Env::system()?, reach)?;
+    let statements = Statements::of(&project, config, &Env::system()?, reach, memory_pool(config).queries())?;
     let mut known = project.undeclared_columns(reach, config, &Env::system()?).await;
     let (existing, unfit) = project.existing(reach, config, &Env::system()?).await;
     known.extend(existing);

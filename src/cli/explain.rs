@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::output::say;
-use super::project::{Project, runtime, surroundings};
+use super::project::{Project, memory_pool, runtime, surroundings};
 use super::statements::Statements;
 use super::{Failure, migration};
 use crate::config::Config;
@@ -28,7 +28,7 @@ pub struct Args {
 pub async fn run(args: Args, config: &Config) -> Result<(), Failure> {
     let mut project = Project::read(&args.files)?;
     project.complete(Reach::Local, config, &Env::system()?).await;
-    let statements = Statements::of(&project, config, &Env::system()?, Reach::Local)?;
+    let statements = Statements::of(&project, config, &Env::system()?, Reach::Local, memory_pool(config).queries())?;
     let known = project.undeclared_columns(Reach::Local, config, &Env::system()?).await;
     let mut problems = project.problems(&known, &[], runtime(config)?).await;
     problems.extend(statements.problems(&project).await?);

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::project::{Project, runtime};
+use super::project::{Project, memory_pool, runtime};
 use super::statements::Statements;
 use crate::config::Config;
 use crate::env::Env;
@@ -43,7 +43,7 @@ async fn printed(inputs: &[PathBuf]) -> String {
     let env = Env::system().unwrap();
     let mut project = Project::read_files(&files, &lookup).unwrap();
     project.complete(Reach::Local, &config, &env).await;
-    let statements = Statements::of(&project, &config, &env, Reach::Local).unwrap();
+    let statements = Statements::of(&project, &config, &env, Reach::Local, memory_pool(&config).queries()).unwrap();
     let mut problems = project.problems(&Targets::new(), &[], runtime(&config).unwrap()).await;
     problems.extend(statements.problems(&project).await.unwrap());
     project.diagnostics(problems).render(false)

@@ -11,7 +11,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use crate::config::{Config, LogFormat};
 use crate::error::{Error, ErrorKind};
 use crate::output::{Patience, Printer, Stream};
-use crate::sql::Diagnostics;
+use crate::sql::Failure;
 use crate::sql::limits::{PLANNING_STACK_BYTES, STACK_BYTES};
 
 mod backup;
@@ -102,27 +102,10 @@ impl Command {
     }
 }
 
-/// The reason why a command failed.
-#[derive(Debug)]
-pub enum Failure {
-    /// The SQL is wrong: every error of every file.
-    Sql(Diagnostics),
-    /// Anything else.
-    Error(Error),
-}
-
-impl From<Error> for Failure {
-    fn from(error: Error) -> Self {
-        Self::Error(error)
-    }
-}
-
-impl Failure {
-    fn exit_code(&self) -> ExitCode {
-        match self {
-            Self::Sql(_) => ExitCode::from(1),
-            Self::Error(error) => ExitCode::from(error.kind().exit_code()),
-        }
+fn exit_code(failure: &Failure) -> ExitCode {
+    match failure {
+        Failure::Sql(_) => ExitCode::from(ErrorKind::Sql.exit_code()),
+        Failure::Other(error) => ExitCode::from(error.kind().exit_code()),
     }
 }
 
@@ -155,7 +138,7 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             log.print_last(describe(&failure));
-            failure.exit_code()
+            exit_code(&failure)
         }
     };
     output.drain(patience);
@@ -244,7 +227,7 @@ fn describe(failure: &Failure) -> String {
     let color = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let error = match failure {
         Failure::Sql(diagnostics) => return diagnostics.render(color),
-        Failure::Error(error) => error,
+        Failure::Other(error) => error,
     };
     let (red, bold, off) = if color { ("\x1b[1;31m", "\x1b[1m", "\x1b[0m") } else { ("", "", "") };
     let mut text = format!("{red}error{off}{bold}: {}{off}\n", error.message());

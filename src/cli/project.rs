@@ -13,7 +13,7 @@ use crate::catalog::{Catalog, PipelineDef, TableDef};
 use crate::config::Config;
 use crate::delta::{Table, TableStore, local_folder};
 use crate::env::Env;
-use crate::epoch::{Limits, Refused, Surroundings, below, declared_targets};
+use crate::epoch::{Limits, Surroundings, below, declared_targets};
 use crate::error::{Context, Error, Result};
 use crate::function::EpochClock;
 use crate::memory::{MemoryPool, MemoryUse};
@@ -198,11 +198,11 @@ impl Project {
         Diagnostics::new(&self.catalog.files, list)
     }
 
-    /// The failure for a refused job; SQL errors get their positions in the files.
-    pub fn failure(&self, refused: Refused) -> Failure {
-        match refused {
-            Refused::Sql(list) => Failure::Sql(self.diagnostics(list)),
-            Refused::Other(error) => Failure::Error(error),
+    /// Adds what loading the files has found to what is wrong with a job.
+    pub fn failure(&self, failure: Failure) -> Failure {
+        match failure {
+            Failure::Sql(found) => Failure::Sql(self.diagnostics(found.list)),
+            other => other,
         }
     }
 
@@ -261,23 +261,14 @@ pub fn environment() -> Result<Env> {
     }
 }
 
-fn compression(configured: parquet::basic::Compression) -> Result<crate::delta::Compression> {
-    use crate::delta::Compression as Ours;
-    use parquet::basic::Compression as P;
-    match configured {
-        P::ZSTD(level) => Ok(Ours::Zstd(level.compression_level())),
-        P::SNAPPY => Ok(Ours::Snappy),
-        P::GZIP(level) => Ok(Ours::Gzip(level.compression_level())),
-        P::LZ4_RAW => Ok(Ours::Lz4Raw),
-        P::UNCOMPRESSED => Ok(Ours::None),
-        other => Err(Error::config(format!("compression `{other}` is not supported"))
-            .with_hint("Use zstd(1) to zstd(22), snappy, lz4_raw, gzip(1) to gzip(9) or uncompressed.")),
-    }
+/// The memory of the process, divided into shares.
+pub fn memory_pool(config: &Config) -> MemoryPool {
+    MemoryPool::new(config.memory_limit_bytes())
 }
 
-/// DataFusion's runtime with the configured memory limit.
+/// DataFusion's runtime of a process that runs no pipelines.
 pub fn runtime(config: &Config) -> Result<Arc<RuntimeEnv>> {
-    runtime_of(&MemoryPool::new(config.memory_limit_bytes()))
+    runtime_of(&memory_pool(config))
 }
 
 /// DataFusion's runtime with the queries' share of the pool.
@@ -288,7 +279,7 @@ fn runtime_of(pool: &MemoryPool) -> Result<Arc<RuntimeEnv>> {
 
 /// Builds the surroundings of pipelines from the configuration.
 pub fn surroundings(config: &Config, env: Env) -> Result<Surroundings> {
-    let pool = MemoryPool::new(config.memory_limit_bytes());
+    let pool = memory_pool(config);
     let bytes = pool.share(MemoryUse::State);
     let spill = match config.spill_folder.as_str() {
         "" => Err("no folder for spilling is configured, so it cannot go to disk".to_owned()),
@@ -309,7 +300,7 @@ pub fn surroundings(config: &Config, env: Env) -> Result<Surroundings> {
         metrics: Arc::new(Metrics::new()),
         writer: crate::delta::WriterOptions {
             target_file_size: config.delta.target_file_size.0,
-            compression: compression(config.delta.compression)?,
+            compression: config.delta.compression,
             ..crate::delta::WriterOptions::default()
         },
         kafka: config.kafka.properties(),

@@ -91,7 +91,8 @@ async fn start(args: &Args, config: &Config, printing: &Printing) -> Result<Opti
         Surroundings { allow_rebuild: args.allow_rebuild, ..surroundings(config, env)?.shared_by(&project.catalog) };
     let metrics = Arc::clone(&around.metrics);
     let runner = Runner { around, report };
-    let statements = Statements::of(&project, config, &runner.around.env, Reach::Anywhere)?;
+    let memory = runner.around.limits.pool.queries();
+    let statements = Statements::of(&project, config, &runner.around.env, Reach::Anywhere, memory)?;
     runner.check(&project, &statements).await?;
     statements.run(&project, config, &runner.around, printing.json).await?;
     if project.catalog.pipelines.is_empty() && !statements.is_empty() {

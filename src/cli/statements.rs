@@ -18,7 +18,7 @@ use crate::epoch::Surroundings;
 use crate::error::{Error, Result};
 use crate::memory::QueryMemory;
 use crate::plan::hangs_on_broken;
-use crate::serve::warehouse::{Refusal, Warehouse};
+use crate::serve::warehouse::Warehouse;
 use crate::source::delta::Reach;
 use crate::sql::statement::{AsOf, Describe, Migration, Name, Verify};
 use crate::sql::suggest::did_you_mean;
@@ -33,8 +33,8 @@ pub struct Statements {
 }
 
 impl Statements {
-    /// The statements of `project`; with [`Reach::Local`] a remote warehouse is not opened.
-    pub fn of(project: &Project, config: &Config, env: &Env, reach: Reach) -> Result<Self> {
+    /// The statements of `project`, whose queries share `memory`; with [`Reach::Local`] a remote warehouse is not opened.
+    pub fn of(project: &Project, config: &Config, env: &Env, reach: Reach, memory: QueryMemory) -> Result<Self> {
         if project.catalog.statements.is_empty() {
             return Ok(Self { warehouse: None, connected: false });
         }
@@ -42,7 +42,6 @@ impl Statements {
         let mut declared = project.declared();
         declared.empty_tables = true;
         let path = (!connected).then_some("memory://unconnected/warehouse");
-        let memory = QueryMemory::new(config.memory_limit_bytes() / 4);
         let warehouse = serve::warehouse_of(project, declared, config, path, env, memory)?;
         Ok(Self { warehouse: Some(warehouse), connected })
     }
@@ -74,10 +73,10 @@ impl Statements {
         let Some(warehouse) = &self.warehouse else { return Ok(Vec::new()) };
         match warehouse.plan_part(&project.catalog.files, statement.span).await {
             Ok(_) => Ok(Vec::new()),
-            Err(Refusal::Sql(diagnostics)) => {
+            Err(Failure::Sql(diagnostics)) => {
                 Ok(diagnostics.list.into_iter().map(|found| self.unknown(found)).collect())
             }
-            Err(Refusal::Other(error)) => Err(error),
+            Err(Failure::Other(error)) => Err(error),
         }
     }
 
@@ -136,15 +135,6 @@ impl Statements {
             say!("");
         }
         Ok(())
-    }
-}
-
-impl From<Refusal> for Failure {
-    fn from(refusal: Refusal) -> Self {
-        match refusal {
-            Refusal::Sql(diagnostics) => Self::Sql(diagnostics),
-            Refusal::Other(error) => Self::Error(error),
-        }
     }
 }
 

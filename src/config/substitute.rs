@@ -3,6 +3,7 @@
 //! A value is inserted so that YAML reads it as it is: escaped inside quotes, and refused outside of them where it holds
 //! characters that mean something to YAML. Comments are left alone; `$${` stands for a plain `${`.
 
+use super::reference::{BadReference, Reference};
 use crate::error::{Error, Result};
 
 /// The quoting at a position in a line.
@@ -44,10 +45,10 @@ fn substitute_line(
                 continue;
             }
             (_, '$') if rest.starts_with("${") => {
-                let end = rest.find('}').ok_or_else(|| Error::config("`${` has no `}`"))?;
-                let value = look_up(&rest[2..end], environment)?;
-                insert(&value, &rest[2..end], *place, out)?;
-                rest = &rest[end + 1..];
+                let reference = Reference::at(rest).map_err(|problem| refused(&problem, rest))?;
+                let value = reference.value(environment).map_err(|problem| refused(&problem, rest))?;
+                insert(&value, reference.name, *place, out)?;
+                rest = &rest[reference.length..];
                 before = '}';
                 continue;
             }
@@ -75,19 +76,14 @@ fn opens(before: char) -> bool {
     before.is_whitespace() || matches!(before, '[' | '{' | ',' | '\'')
 }
 
-fn look_up(inside: &str, environment: &dyn Fn(&str) -> Option<String>) -> Result<String> {
-    let (name, default) = match inside.split_once(":-") {
-        Some((name, default)) => (name, Some(default)),
-        None => (inside, None),
-    };
-    if name.is_empty() || !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
-        return Err(Error::config(format!("`${{{inside}}}` does not name an environment variable")));
-    }
-    match (environment(name).filter(|value| !value.is_empty()), default) {
-        (Some(value), _) => Ok(value),
-        (None, Some(default)) => Ok(default.to_owned()),
-        (None, None) => Err(Error::config(format!("environment variable `{name}` is not set"))
-            .with_hint(format!("Set it, or give a default: `${{{name}:-…}}`."))),
+/// The error of the reference that `text` begins with.
+fn refused(problem: &BadReference, text: &str) -> Error {
+    match (problem.of_variable(), problem) {
+        (Some((message, hint)), _) => Error::config(message).with_hint(hint),
+        (None, BadReference::NoName(length)) => {
+            Error::config(format!("`{}` does not name an environment variable", &text[..*length]))
+        }
+        (None, _) => Error::config("`${` has no `}`"),
     }
 }
 
@@ -106,7 +102,6 @@ fn insert(value: &str, name: &str, place: Place, out: &mut String) -> Result<()>
         Place::SingleQuoted if !value.contains('\n') => out.push_str(&value.replace('\'', "''")),
         Place::Plain if is_plain(value) => out.push_str(value),
         _ => {
-            let name = name.split(":-").next().unwrap_or(name);
             return Err(Error::config(format!("the value of `{name}` has characters that YAML reads specially"))
                 .with_hint(format!("Put double quotes around `${{{name}}}`.")));
         }

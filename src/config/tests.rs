@@ -192,7 +192,10 @@ fn variable_values_keep_every_character_inside_quotes() {
 fn unset_variables_are_refused_by_name() {
     let (message, hint) = refusal("warehouse: x\nflight:\n  token: ${UNSET}\n");
     assert_eq!(message, "environment variable `UNSET` is not set in `weir.yaml`, line 3");
-    assert_eq!(hint.as_deref(), Some("Set it, or give a default: `${UNSET:-…}`."));
+    assert_eq!(hint.as_deref(), Some("Set it, or give a default: `${UNSET:-default}`."));
+    let (message, hint) = refusal("warehouse: ${EMPTY}\n");
+    assert_eq!(message, "environment variable `EMPTY` is empty in `weir.yaml`, line 1");
+    assert_eq!(hint.as_deref(), Some("Set it, or give a default: `${EMPTY:-default}`; `${EMPTY:-}` is an empty text."));
     assert_eq!(refusal("warehouse: ${PORT\n").0, "`${` has no `}` in `weir.yaml`, line 1");
 }
 

@@ -41,7 +41,7 @@ impl<'de> Deserialize<'de> for Secret {
     }
 }
 
-/// A number of bytes, written `128MiB`, `64 KiB`, `1GB` or plain.
+/// A number of bytes, written `128MiB` (2^20 each), `64 KiB`, `1GB` or `1G` (10^9) or plain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ByteSize(pub u64);
 
@@ -58,19 +58,44 @@ impl FromStr for ByteSize {
             "mib" => 1 << 20,
             "gib" => 1 << 30,
             "tib" => 1 << 40,
-            "kb" => 1_000,
-            "mb" => 1_000_000,
-            "gb" => 1_000_000_000,
-            "tb" => 1_000_000_000_000,
-            _ => return Err(format!("`{text}` is not a size such as `128MiB`")),
+            "k" | "kb" => 1_000,
+            "m" | "mb" => 1_000_000,
+            "g" | "gb" => 1_000_000_000,
+            "t" | "tb" => 1_000_000_000_000,
+            _ => return Err(not_a_size(text)),
         };
-        let number: f64 = number.parse().map_err(|_| format!("`{text}` is not a size such as `128MiB`"))?;
+        let number: f64 = number.parse().map_err(|_| not_a_size(text))?;
         let bytes = number * scale as f64;
         if bytes < 1.0 || bytes > i64::MAX as f64 {
             return Err(format!("size `{text}` is out of range"));
         }
         Ok(Self(bytes as u64))
     }
+}
+
+impl ByteSize {
+    /// A size as Spark writes it in `delta.*` properties: whole numbers, and `64mb` means 64 MiB.
+    pub fn of_spark(text: &str) -> Result<Self, String> {
+        let wrong = || format!("`{text}` is not a size such as `128mb`, which is 128 MiB to Spark");
+        let lower = text.trim().to_ascii_lowercase();
+        let digits = lower.find(|c: char| !c.is_ascii_digit()).unwrap_or(lower.len());
+        let (number, unit) = lower.split_at(digits);
+        let shift = match unit.trim() {
+            "" | "b" => 0,
+            "k" | "kb" => 10,
+            "m" | "mb" => 20,
+            "g" | "gb" => 30,
+            "t" | "tb" => 40,
+            _ => return Err(wrong()),
+        };
+        let number: u64 = number.parse().map_err(|_| wrong())?;
+        let bytes = number.checked_mul(1 << shift).filter(|bytes| (1..=i64::MAX as u64).contains(bytes));
+        bytes.map(Self).ok_or_else(|| format!("size `{text}` is out of range"))
+    }
+}
+
+fn not_a_size(text: &str) -> String {
+    format!("`{text}` is not a size such as `128MiB` or `128MB` (10^6 bytes each)")
 }
 
 /// A span of time, written `300s`, `5 minutes`, `1h`.
@@ -205,21 +230,26 @@ pub(super) fn path<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<
     }
 }
 
-/// Reads [`Compression`] from `zstd(1)`, `snappy` …; a bare `zstd` or `gzip` takes level 1 or 6.
+/// Reads a [`Compression`]; see [`parse_compression`].
 pub(super) fn compression<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Compression, D::Error> {
-    let text = String::deserialize(deserializer)?.to_ascii_lowercase();
-    let text = match text.trim() {
+    parse_compression(&String::deserialize(deserializer)?).map_err(D::Error::custom)
+}
+
+/// The Parquet compression that `zstd(1)`, `snappy` … names; a bare `zstd` or `gzip` takes level 1 or 6.
+pub fn parse_compression(text: &str) -> Result<Compression, String> {
+    let text = text.trim().to_ascii_lowercase();
+    let name = match text.as_str() {
         "zstd" => "zstd(1)",
         "gzip" => "gzip(6)",
         "none" => "uncompressed",
         other => other,
     };
     let refused = || {
-        Err(D::Error::custom(format!(
+        Err(format!(
             "`{text}` is not one of `zstd(1)` to `zstd(22)`, `snappy`, `lz4_raw`, `gzip(1)` to `gzip(9)`, `uncompressed`"
-        )))
+        ))
     };
-    match Compression::from_str(text) {
+    match Compression::from_str(name) {
         Ok(Compression::LZO | Compression::BROTLI(_) | Compression::LZ4) | Err(_) => refused(),
         Ok(Compression::GZIP(level)) if level.compression_level() == 0 => refused(),
         Ok(compression) => Ok(compression),

@@ -75,4 +75,4 @@ pub use self::times::with_micros;
 pub use self::upsert::{Change, Changes, IndexRoom, Place, UpsertCommit, UpsertRows, UpsertTable, UpsertUsage};
 pub use self::validate::{Validator, Violations, rule_problems};
 pub use self::versions::{BeforeFirst, LivedRows, ROW_FROM, ROW_UNTIL, lived_rows};
-pub use self::writer::{Compression, StagedFiles, TableWriter, WriterOptions};
+pub use self::writer::{StagedFiles, TableWriter, WriterOptions};

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch, new_null_array};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use deltalake::parquet::basic::{Compression as ParquetCompression, GzipLevel, ZstdLevel};
+use deltalake::parquet::basic::{Compression, ZstdLevel};
 use deltalake::parquet::file::properties::WriterProperties;
 use object_store::ObjectStore;
 use object_store::prefix::PrefixStore;
@@ -24,6 +24,7 @@ use super::partitions::{ShortPaths, as_stored, short_path};
 use super::store::TableStore;
 use super::table::Table;
 use super::upsert::UpsertCommit;
+use crate::config::{ByteSize, parse_compression};
 use crate::error::{Context, Error, ErrorKind, Result};
 
 /// Size of full files of upserted tables, with deletion vectors and without.
@@ -31,20 +32,12 @@ const UPSERT_FILE_SIZE: u64 = 32 << 20;
 const COPIED_FILE_SIZE: u64 = 4 << 20;
 /// The column that files of the change feed have besides the table's.
 pub(super) const CHANGE_TYPE: &str = "_change_type";
+/// Properties of a table that say how its files are written.
+const SPARK_FILE_SIZE: &str = "delta.targetFileSize";
+const FILE_SIZE: &str = "weir.target_file_size";
+const COMPRESSION: &str = "weir.compression";
 /// Rows of a row group.
 const ROW_GROUP_ROWS: usize = 1024 * 1024;
-
-/// How pages are compressed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Compression {
-    /// zstd of this level, 1 to 22.
-    Zstd(i32),
-    Snappy,
-    /// gzip of this level, 1 to 9.
-    Gzip(u32),
-    Lz4Raw,
-    None,
-}
 
 /// How files are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,23 +51,28 @@ pub struct WriterOptions {
 
 impl Default for WriterOptions {
     fn default() -> Self {
-        Self { target_file_size: 128 << 20, compression: Compression::Zstd(1), memory: 256 << 20 }
+        Self { target_file_size: 128 << 20, compression: Compression::ZSTD(ZstdLevel::default()), memory: 256 << 20 }
     }
 }
 
 impl WriterOptions {
-    /// These options but for what a table's properties ask: `weir.target_file_size` or `delta.targetFileSize` (bytes,
-    /// or with a unit as in `64mb`) and `weir.compression` (`zstd`, `zstd(3)`, `snappy`, `gzip`, `gzip(9)`, `lz4_raw`, `none`).
+    /// These options, overridden by a table's properties: `weir.target_file_size` and `weir.compression`, written as in the
+    /// configuration, and `delta.targetFileSize`, written as for Spark.
     pub fn for_table(&self, properties: &BTreeMap<String, String>) -> Result<Self> {
         let mut options = *self;
-        let bad = |key: &str, value: &str| Error::sql(format!("bad value `{value}` of table property `{key}`"));
-        for key in ["delta.targetFileSize", "weir.target_file_size"] {
-            if let Some(value) = properties.get(key) {
-                options.target_file_size = parse_size(value).ok_or_else(|| bad(key, value))?;
-            }
+        let bad = |key: &str, value: &str, reason: String| {
+            Error::sql(format!("bad value `{value}` of table property `{key}`")).with_detail(format!("{reason}."))
+        };
+        if let Some(value) = properties.get(SPARK_FILE_SIZE) {
+            let size = ByteSize::of_spark(value).map_err(|reason| bad(SPARK_FILE_SIZE, value, reason))?;
+            options.target_file_size = size.0;
         }
-        if let Some(value) = properties.get("weir.compression") {
-            options.compression = parse_compression(value).ok_or_else(|| bad("weir.compression", value))?;
+        if let Some(value) = properties.get(FILE_SIZE) {
+            let size: ByteSize = value.parse().map_err(|reason| bad(FILE_SIZE, value, reason))?;
+            options.target_file_size = size.0;
+        }
+        if let Some(value) = properties.get(COMPRESSION) {
+            options.compression = parse_compression(value).map_err(|reason| bad(COMPRESSION, value, reason))?;
         }
         Ok(options)
     }
@@ -87,19 +85,8 @@ impl WriterOptions {
     }
 
     fn parquet(&self, limits: &FileLimits, dictionaries: bool) -> Result<WriterProperties> {
-        let compression = match self.compression {
-            Compression::Zstd(level) => ParquetCompression::ZSTD(
-                ZstdLevel::try_new(level).context(ErrorKind::Sql, || format!("bad zstd level {level}"))?,
-            ),
-            Compression::Snappy => ParquetCompression::SNAPPY,
-            Compression::Gzip(level) => ParquetCompression::GZIP(
-                GzipLevel::try_new(level).context(ErrorKind::Sql, || format!("bad gzip level {level}"))?,
-            ),
-            Compression::Lz4Raw => ParquetCompression::LZ4_RAW,
-            Compression::None => ParquetCompression::UNCOMPRESSED,
-        };
         Ok(WriterProperties::builder()
-            .set_compression(compression)
+            .set_compression(self.compression)
             .set_dictionary_enabled(dictionaries)
             .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
             .set_max_row_group_bytes(Some(limits.row_group_bytes()))
@@ -258,41 +245,10 @@ pub(super) fn conform(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordB
     RecordBatch::try_new(schema.clone(), columns).internal(|| "rows do not fit their table".to_owned())
 }
 
-fn parse_size(text: &str) -> Option<u64> {
-    let text = text.trim().to_ascii_lowercase();
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic()).trim_end();
-    let factor = match text[digits.len()..].trim() {
-        "" | "b" => 1,
-        "k" | "kb" => 1 << 10,
-        "m" | "mb" => 1 << 20,
-        "g" | "gb" => 1 << 30,
-        _ => return None,
-    };
-    digits.parse::<u64>().ok()?.checked_mul(factor).filter(|size| *size > 0)
-}
-
-fn parse_compression(text: &str) -> Option<Compression> {
-    let text = text.trim().to_ascii_lowercase();
-    match text.as_str() {
-        "zstd" => Some(Compression::Zstd(1)),
-        "snappy" => Some(Compression::Snappy),
-        "none" | "uncompressed" => Some(Compression::None),
-        "gzip" => Some(Compression::Gzip(6)),
-        "lz4_raw" => Some(Compression::Lz4Raw),
-        _ => {
-            let (name, level) = text.strip_suffix(')')?.split_once('(')?;
-            let level: u32 = level.parse().ok()?;
-            match name {
-                "zstd" if (1..=22).contains(&level) => Some(Compression::Zstd(level as i32)),
-                "gzip" if (1..=9).contains(&level) => Some(Compression::Gzip(level)),
-                _ => None,
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use deltalake::parquet::basic::GzipLevel;
+
     use super::*;
 
     #[test]
@@ -301,15 +257,40 @@ mod tests {
             WriterOptions::default().for_table(&pairs.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect())
         };
         assert_eq!(properties(&[]).unwrap(), WriterOptions::default());
-        let both = properties(&[("delta.targetFileSize", "1gb"), ("weir.target_file_size", "64 MB")]).unwrap();
-        assert_eq!(both.target_file_size, 64 << 20);
-        assert_eq!(properties(&[("weir.compression", "ZSTD(3)")]).unwrap().compression, Compression::Zstd(3));
-        assert_eq!(properties(&[("weir.compression", "gzip")]).unwrap().compression, Compression::Gzip(6));
-        assert_eq!(properties(&[("weir.compression", "gzip(9)")]).unwrap().compression, Compression::Gzip(9));
-        assert_eq!(properties(&[("weir.compression", "lz4_raw")]).unwrap().compression, Compression::Lz4Raw);
+        let compression = |value: &str| properties(&[("weir.compression", value)]).unwrap().compression;
+        assert_eq!(compression("ZSTD(3)"), Compression::ZSTD(ZstdLevel::try_new(3).unwrap()));
+        assert_eq!(compression("gzip"), Compression::GZIP(GzipLevel::try_new(6).unwrap()));
+        assert_eq!(compression("gzip(9)"), Compression::GZIP(GzipLevel::try_new(9).unwrap()));
+        assert_eq!(compression("lz4_raw"), Compression::LZ4_RAW);
+        assert_eq!(compression("none"), Compression::UNCOMPRESSED);
         assert!(properties(&[("weir.compression", "gzip(10)")]).is_err());
         let error = properties(&[("weir.compression", "zstd(30)")]).unwrap_err();
         assert_eq!(error.message(), "bad value `zstd(30)` of table property `weir.compression`");
         assert!(properties(&[("weir.target_file_size", "0")]).is_err());
+    }
+
+    #[test]
+    fn sizes_mean_what_they_mean_in_the_configuration_and_to_spark_in_its_own_property() {
+        let size = |pairs: &[(&str, &str)]| {
+            let options = WriterOptions::default();
+            let pairs = pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+            options.for_table(&pairs.collect()).map(|options| options.target_file_size)
+        };
+        for (text, bytes) in
+            [("64 MB", 64_000_000), ("64m", 64_000_000), ("64MiB", 64 << 20), ("1.5 KiB", 1536), ("7", 7)]
+        {
+            assert_eq!(size(&[(FILE_SIZE, text)]).unwrap(), bytes, "{text}");
+            assert_eq!(text.parse(), Ok(ByteSize(bytes)), "{text}");
+        }
+        for (text, bytes) in [("1gb", 1 << 30), ("64 MB", 64 << 20), ("64m", 64 << 20), ("7", 7)] {
+            assert_eq!(size(&[(SPARK_FILE_SIZE, text)]).unwrap(), bytes, "{text}");
+        }
+        assert_eq!(size(&[(SPARK_FILE_SIZE, "1gb"), (FILE_SIZE, "64MiB")]).unwrap(), 64 << 20);
+        for (key, text) in
+            [(FILE_SIZE, "64 XB"), (FILE_SIZE, "many"), (SPARK_FILE_SIZE, "64MiB"), (SPARK_FILE_SIZE, "0")]
+        {
+            let error = size(&[(key, text)]).unwrap_err();
+            assert!(error.message().contains(key) && error.detail().is_some_and(|detail| detail.contains(text)));
+        }
     }
 }

@@ -49,7 +49,7 @@ pub use folders::pipelines;
 pub use job::{Finish, Job};
 pub use lease::Lease;
 pub use memory::Limits;
-pub use prepare::{Refused, Surroundings, UNFINISHED, declared_targets, known_lookups, plan, prepare};
+pub use prepare::{Surroundings, UNFINISHED, declared_targets, known_lookups, plan, prepare};
 pub use progress::{OperatorProgress, Progress, ProgressFile, ProgressSink, SinkProgress, SourceProgress, is_progress};
 pub use recovery::{Resumed, recover};
 pub use restore::{Fate, migration, other_topics};

@@ -36,7 +36,7 @@ use crate::plan::{
 use crate::sink::dead_letters;
 use crate::sink::kafka::{DirectProducer, TransactionalProducer};
 use crate::source::chunk::PollLimit;
-use crate::sql::Diagnostic;
+use crate::sql::{Diagnostic, Diagnostics, Failure};
 use crate::state::{ManifestStore, MemoryBudget, Pins, SinkRecord, StateStore};
 
 /// Lies in a warehouse while it is restored from a backup.
@@ -86,7 +86,13 @@ impl Surroundings {
 
     /// The warehouse.
     pub(super) fn home(&self) -> Home {
-        Home { warehouse: self.warehouse.clone(), storage: self.storage.clone() }
+        Home { warehouse: self.warehouse.clone(), storage: self.storage.clone(), declared: Vec::new() }
+    }
+
+    /// The warehouse and the tables of `catalog`; one whose options are wrong is an error where it is used.
+    fn home_of(&self, catalog: &Catalog) -> Home {
+        let open = |def| TableStore::open(&self.table_location(def), &self.storage_of(def), &self.env).ok();
+        Home { declared: catalog.tables.values().filter_map(open).collect(), ..self.home() }
     }
 
     /// Lists the epochs to which a pipeline can be taken back. `declared` are the tables that its SQL names, if that is known.
@@ -104,19 +110,6 @@ impl Surroundings {
         let mut storage = self.storage.clone();
         storage.extend(table.storage.clone());
         storage
-    }
-}
-
-/// Why a job could not be made: the SQL, or anything else.
-#[derive(Debug)]
-pub enum Refused {
-    Sql(Vec<Diagnostic>),
-    Other(Error),
-}
-
-impl From<Error> for Refused {
-    fn from(error: Error) -> Self {
-        Self::Other(error)
     }
 }
 
@@ -188,15 +181,15 @@ pub async fn prepare(
     models: BTreeMap<String, String>,
     around: &Surroundings,
     progress: ProgressSink,
-) -> Result<Job, Refused> {
+) -> Result<Job, Failure> {
     around.refuse_unfinished_restore().await?;
+    let wrong = |list| Failure::Sql(Diagnostics::new(&catalog.files, list));
     let (lookups, known) = open_lookups(catalog, pipeline, around).await?;
     // Plan against the declarations first: errors of the SQL should show before any table is made, and the columns of
     // materialized views are what their queries give.
     let mut targets = declared_targets(catalog, pipeline);
     targets.extend(known.clone());
-    let planned =
-        plan(catalog, pipeline, functions, &targets, Arc::clone(&around.runtime)).await.map_err(Refused::Sql)?;
+    let planned = plan(catalog, pipeline, functions, &targets, Arc::clone(&around.runtime)).await.map_err(wrong)?;
     let catalog = &*with_view_columns(catalog, &planned);
     let targets = declared_targets(catalog, pipeline);
     let folder = around.pipeline_location(&pipeline.name);
@@ -215,8 +208,7 @@ pub async fn prepare(
     let mut sinks = Sinks { lease: Some(lease), ..opener.open().await? };
     let Opener { mut targets, .. } = opener;
     targets.extend(known);
-    let dataflow =
-        plan(catalog, pipeline, functions, &targets, Arc::clone(&around.runtime)).await.map_err(Refused::Sql)?;
+    let dataflow = plan(catalog, pipeline, functions, &targets, Arc::clone(&around.runtime)).await.map_err(wrong)?;
     sinks.branches = one_each(pipeline, sinks.branches, &dataflow)?;
     let dataflow = with_kafka_defaults(dataflow, &around.kafka);
     if dataflow.growing.grows() {
@@ -392,7 +384,7 @@ impl<'a> Opener<'a> {
         }
         let transaction = self.transaction().await?;
         let memory = OutputMemory::new(self.around.limits.pool.clone(), self.around.limits.pipelines);
-        let (tables, home) = (std::mem::take(&mut self.tables), self.around.home());
+        let (tables, home) = (std::mem::take(&mut self.tables), self.around.home_of(self.catalog));
         Ok(Sinks { branches, tables, dead_letters, transaction, memory, home, lease: None })
     }
 

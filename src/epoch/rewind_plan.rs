@@ -50,7 +50,8 @@ pub enum TableWay {
 impl<'a> RewindScope<'a> {
     /// Of a pipeline whose sinks are open.
     pub fn of(pipeline: &'a str, sinks: &Sinks, env: &Env) -> Self {
-        let declared = sinks.tables.iter().map(|sink| sink.table.store().clone()).collect();
+        let written = sinks.tables.iter().map(|sink| sink.table.store());
+        let declared = written.chain(&sinks.home.declared).cloned().collect();
         Self { pipeline, home: sinks.home.clone(), env: env.clone(), declared: Some(declared) }
     }
 

@@ -7,7 +7,9 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use super::lease::Lease;
 use crate::catalog::{ChangeEncoding, Format, KafkaConnection, Secret};
-use crate::delta::{Table, UpsertTable, WriterOptions, folder_below};
+use crate::delta::{Table, TableStore, UpsertTable, WriterOptions, folder_below};
+use crate::env::Env;
+use crate::error::Result;
 use crate::memory::{MemoryPool, MemoryUse, Reserved};
 use crate::output::Printer;
 use crate::sink::kafka::{DirectProducer, TransactionalProducer};
@@ -20,6 +22,8 @@ pub struct Home {
     pub warehouse: String,
     /// Object-store options of the configuration.
     pub storage: BTreeMap<String, Secret>,
+    /// The tables that the SQL declares, with their own storage options, whether or not the pipeline writes them.
+    pub declared: Vec<TableStore>,
 }
 
 impl Home {
@@ -27,6 +31,16 @@ impl Home {
     pub fn path_of(&self, location: &str) -> Option<String> {
         let warehouse = Some(self.warehouse.as_str()).filter(|warehouse| !warehouse.is_empty())?;
         folder_below(warehouse, location).filter(|path| !path.is_empty())
+    }
+
+    /// The table at `location`, with the storage options that the SQL declares for it, else those of the configuration.
+    pub fn open(&self, location: &str, env: &Env) -> Result<TableStore> {
+        let is_it =
+            |store: &&TableStore| folder_below(store.location(), location).is_some_and(|below| below.is_empty());
+        match self.declared.iter().find(is_it) {
+            Some(declared) => Ok(declared.clone()),
+            None => TableStore::open(location, &self.storage, env),
+        }
     }
 
     /// The present location of a table that a manifest knows at `place`.
@@ -263,6 +277,17 @@ pub fn one_cluster<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_table_that_the_pipeline_no_longer_writes_is_opened_with_the_options_of_its_declaration() {
+        let env = Env::manual(0, 1);
+        let options = |name: &str| BTreeMap::from([(name.to_owned(), Secret::new("x"))]);
+        let declared = vec![TableStore::open("s3://bucket/dropped", &options("aws_region"), &env).unwrap()];
+        // An option that the store does not know: with those of the configuration it cannot be opened.
+        let home = Home { warehouse: "/w".to_owned(), storage: options("of_another_store"), declared };
+        assert_eq!(home.open("s3://bucket/dropped/", &env).unwrap().location(), "s3://bucket/dropped");
+        assert!(home.open("s3://bucket/other", &env).is_err());
+    }
 
     fn memory() -> OutputMemory {
         OutputMemory::new(MemoryPool::new(300 << 20), 1)

@@ -371,7 +371,7 @@ fn unseen(error: Error, table: &str, after: Option<Standing>) -> Error {
         None => String::new(),
     };
     error.with_hint(format!(
-        "The SQL no longer names table `{table}`, but the newest epoch of the pipeline may be in it, or pending for it. Make it readable once more.{rebuild}"
+        "The SQL no longer names table `{table}`, but the newest epoch of the pipeline may be in it, or pending for it. Make it readable once more; if it has storage options of its own, declare it: `CREATE TABLE … LOCATION '…' OPTIONS (…)`.{rebuild}"
     ))
 }
 

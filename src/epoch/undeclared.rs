@@ -4,7 +4,7 @@
 use super::looked::Looked;
 use super::protocol::SinkFact;
 use super::sinks::{Sinks, TableSink};
-use crate::delta::{Table, TableStore, WriterOptions};
+use crate::delta::{Table, WriterOptions};
 use crate::env::Env;
 use crate::error::{Error, Result};
 use crate::state::{Manifest, SinkRecord, TableCommit, TablePlace};
@@ -102,7 +102,7 @@ pub async fn look_at(known: &mut Vec<Undeclared>, named: &Named, pipeline: &str,
 }
 
 async fn look(location: &str, pipeline: &str, sinks: &Sinks, env: &Env) -> Result<Option<(Looked, Table)>> {
-    let store = TableStore::open(location, &sinks.home.storage, env)?;
+    let store = sinks.home.open(location, env)?;
     if !store.is_table().await? {
         return Ok(None);
     }

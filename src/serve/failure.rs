@@ -1,6 +1,7 @@
 //! Errors of a query, as a weir [`Error`] and as a gRPC status.
 //!
-//! DataFusion's errors name their origin; a user needs to know whether to fix the SQL or to look at the machine.
+//! DataFusion's errors name their origin; a user needs to know what to write instead. Failures outside of the statement are
+//! classified by [`beside`](crate::error::beside).
 
 mod values;
 
@@ -14,7 +15,7 @@ use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
 
 use self::values::{of_condition, state_of};
-use crate::error::{Error, ErrorKind, SqlState};
+use crate::error::{Error, ErrorKind, SqlState, beside, out_of_memory, sentence};
 use crate::sql::unsupported;
 
 /// Classifies an error of planning or running a query: caused by the SQL, by the environment, or by a defect.
@@ -46,11 +47,6 @@ pub fn query_error(error: DataFusionError) -> Error {
         DataFusionError::Internal(message) if state_of(&message) == SqlState::REGEX => {
             of_value(message.lines().next().unwrap_or_default(), SqlState::REGEX)
         }
-        // A panic in one of the query's tasks.
-        DataFusionError::ExecutionJoin(join) => Error::internal("query execution failed").with_source(join),
-        DataFusionError::ResourcesExhausted(message) => memory_error(&message),
-        DataFusionError::ObjectStore(source) => Error::environment("object store failed").with_source(source),
-        DataFusionError::IoError(source) => Error::environment("reading failed").with_source(source),
         DataFusionError::ParquetError(source) => parquet_error(&source),
         DataFusionError::Diagnostic(planned, inner) => {
             let error = query_error(*inner);
@@ -67,6 +63,7 @@ pub fn query_error(error: DataFusionError) -> Error {
         DataFusionError::External(source) if !source.is::<Error>() => {
             foreign_error(source.as_ref()).unwrap_or_else(|| Error::from(DataFusionError::External(source)))
         }
+        // Also a panic in one of the query's tasks.
         other => Error::from(other),
     }
 }
@@ -159,13 +156,14 @@ fn state_of_plan(message: &str) -> SqlState {
 
 fn arrow_error(error: &ArrowError) -> Error {
     let text = error.to_string();
-    if let ArrowError::ExternalError(inner) = error
-        && let Some(found) = inside(inner.as_ref())
-    {
+    if let Some(found) = error.source().and_then(inside) {
         return found;
     }
     if let Some((state, message)) = of_condition(&text) {
         return of_value(&message, state);
+    }
+    if let Some(found) = beside(error) {
+        return found;
     }
     let state = match (error, state_of(&text)) {
         (ArrowError::CastError(_) | ArrowError::ParseError(_), SqlState::DATA) => SqlState::INVALID_TEXT,
@@ -177,7 +175,7 @@ fn arrow_error(error: &ArrowError) -> Error {
 /// The error of a value, or of a function's result.
 fn of_value(message: &str, state: SqlState) -> Error {
     match state {
-        SqlState::OUT_OF_MEMORY => memory_error(message),
+        SqlState::OUT_OF_MEMORY => out_of_memory(message),
         _ => Error::sql(lower_first(message)).with_state(state),
     }
 }
@@ -185,31 +183,25 @@ fn of_value(message: &str, state: SqlState) -> Error {
 /// The error of a file that cannot be read, or of a condition that was computed while reading it.
 fn parquet_error(error: &ParquetError) -> Error {
     let text = error.to_string();
-    if let Some((state, message)) = of_condition(&text) {
-        return of_value(&message, state);
+    match of_condition(&text) {
+        Some((state, message)) => of_value(&message, state),
+        None => error.source().and_then(inside).or_else(|| beside(error)).unwrap_or_else(|| failed(&text)),
     }
-    if let ParquetError::External(inner) = error
-        && let Some(found) = inside(inner.as_ref())
-    {
-        return found;
-    }
-    Error::damaged("data file cannot be read")
-        .with_detail(sentence(&text))
-        .with_hint("The file may have been removed by VACUUM while the query ran: run it again.")
 }
 
-/// The error of weir, DataFusion or Arrow inside another error.
+/// The error of the statement inside another error, or the failure beside it.
 fn inside(error: &(dyn StdError + 'static)) -> Option<Error> {
-    if let Some(ours) = error.downcast_ref::<Error>() {
-        return Some(copy_of(ours));
+    let mut open = Some(error).filter(|error| !error.is::<Error>());
+    while let Some(carried) = open {
+        if let Some(found) = carried.downcast_ref::<DataFusionError>() {
+            return Some(shared_error(found));
+        }
+        if let Some(found) = carried.downcast_ref::<ArrowError>() {
+            return Some(arrow_error(found));
+        }
+        open = carried.source();
     }
-    if let Some(found) = error.downcast_ref::<DataFusionError>() {
-        return Some(shared_error(found));
-    }
-    if let Some(found) = error.downcast_ref::<ArrowError>() {
-        return Some(arrow_error(found));
-    }
-    error.source().and_then(inside)
+    beside(error)
 }
 
 /// The fallback for other errors: an error with the statement's SQLSTATE if the text describes a bad value.
@@ -243,7 +235,6 @@ fn schema_error(error: &SchemaError) -> Error {
 /// Converts an error that other streams of the same query share, so that it cannot be consumed.
 fn shared_error(error: &DataFusionError) -> Error {
     match error.find_root() {
-        DataFusionError::ResourcesExhausted(message) => memory_error(message),
         DataFusionError::Plan(message) => Error::sql(lower_first(message)).with_state(state_of_plan(message)),
         DataFusionError::Execution(message) => Error::sql(lower_first(message)).with_state(state_of(message)),
         DataFusionError::ArrowError(arrow, _) => arrow_error(arrow),
@@ -252,31 +243,15 @@ fn shared_error(error: &DataFusionError) -> Error {
             of_value(message.lines().next().unwrap_or_default(), SqlState::REGEX)
         }
         DataFusionError::Internal(message) if of_statement(message).is_some() => {
-            of_statement(message).unwrap_or_else(|| Error::internal("query execution failed"))
+            of_statement(message).unwrap_or_else(|| failed(message))
         }
-        DataFusionError::External(other) => foreign_error(other.as_ref())
-            .unwrap_or_else(|| Error::internal("query execution failed").with_detail(sentence(other))),
-        other => Error::internal("query execution failed").with_detail(sentence(other)),
+        DataFusionError::External(other) => foreign_error(other.as_ref()).unwrap_or_else(|| failed(other)),
+        other => beside(other).unwrap_or_else(|| failed(other)),
     }
 }
 
-/// Copies an error that is shared.
-fn copy_of(error: &Error) -> Error {
-    let mut copy = Error::new(error.kind(), error.message()).with_state(error.state());
-    if let Some(detail) = error.detail() {
-        copy = copy.with_detail(detail);
-    }
-    match error.hint() {
-        Some(hint) => copy.with_hint(hint),
-        None => copy,
-    }
-}
-
-fn memory_error(message: &str) -> Error {
-    Error::environment("memory limit reached")
-        .with_state(SqlState::OUT_OF_MEMORY)
-        .with_detail(sentence(message))
-        .with_hint("Read fewer rows or columns at a time, or raise `memory_limit` in the configuration.")
+fn failed(reason: &impl std::fmt::Display) -> Error {
+    Error::internal("query execution failed").with_detail(sentence(reason))
 }
 
 /// The name most similar to `wanted`, if one is similar enough.
@@ -305,11 +280,6 @@ fn lower_first(text: &str) -> String {
         (Some(first), second) if !second.is_some_and(char::is_uppercase) => first.to_lowercase().chain(chars).collect(),
         _ => text.to_owned(),
     }
-}
-
-fn sentence(text: &(impl std::fmt::Display + ?Sized)) -> String {
-    let text = text.to_string();
-    if text.ends_with(['.', '!', '?']) { text } else { format!("{text}.") }
 }
 
 #[cfg(test)]

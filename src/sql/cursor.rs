@@ -9,6 +9,7 @@ use super::lexer::fold;
 use super::statement::Name;
 use super::suggest::{list, nearest};
 use super::{Diagnostic, Span, embedded};
+use crate::error::SqlState;
 
 /// A result with one diagnostic.
 pub type Parsed<T> = Result<T, Diagnostic>;
@@ -175,7 +176,8 @@ impl<'a> Cursor<'a> {
         let name = self.name(what)?;
         if self.sees_symbol(&Token::Period) {
             let span = name.span.to(self.span());
-            return Err(Diagnostic::new(span, "qualified names are not supported").with_hint(format!(
+            let error = Diagnostic::new(span, "qualified names are not supported").with_state(SqlState::UNSUPPORTED);
+            return Err(error.with_hint(format!(
                 "Every object stands in one namespace: write the name alone, without `{}.`.",
                 name.value
             )));

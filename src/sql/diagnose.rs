@@ -13,7 +13,7 @@ use super::lexer::{fold, tokenize};
 use super::split::split;
 use super::suggest::{did_you_mean, list};
 use super::{Diagnostic, SourceFile, Span};
-use crate::error::Error;
+use crate::error::{Error, SqlState};
 
 /// `error` as a diagnostic of `files`; `fallback` is the span of the statement or clause that was planned.
 pub fn diagnose(error: &DataFusionError, files: &[Arc<SourceFile>], fallback: Span) -> Diagnostic {
@@ -55,6 +55,11 @@ pub fn unsupported(text: &str) -> Option<(&'static str, &'static str)> {
         "this subquery cannot be turned into a join",
         "EXISTS and IN (SELECT …) stand in WHERE, joined by AND, and may refer to the outer query by conditions in their WHERE; otherwise write a join.",
     ))
+}
+
+/// The table that DataFusion did not find, as it qualifies it.
+pub fn missing_table(text: &str) -> Option<&str> {
+    between(text, "table '", "' not found").or_else(|| text.strip_prefix("Table not found: "))
 }
 
 struct Reporter<'a> {
@@ -167,7 +172,7 @@ impl Reporter<'_> {
                 false => found,
             };
         }
-        if let Some(name) = between(text, "table '", "' not found").or_else(|| text.strip_prefix("Table not found: ")) {
+        if let Some(name) = missing_table(text) {
             return self.unknown_table(name.rsplit('.').next().unwrap_or(name), planned);
         }
         if let Some(name) = between(text, "Invalid function '", "'") {
@@ -231,7 +236,8 @@ impl Reporter<'_> {
     fn wrong_arguments(&self, call: &str, text: &str, planned: Option<&Planned>) -> Diagnostic {
         let name = call.split('(').next().unwrap_or(call);
         let span = self.place(planned, Some(name), true);
-        let found = Diagnostic::new(span, format!("wrong arguments: `{call}`"));
+        let found =
+            Diagnostic::new(span, format!("wrong arguments: `{call}`")).with_state(SqlState::UNDEFINED_FUNCTION);
         let candidates: Vec<_> =
             text.lines().skip_while(|line| !line.contains("Candidate functions")).skip(1).collect();
         let candidates: Vec<_> = candidates.iter().map(|line| line.trim()).filter(|line| !line.is_empty()).collect();
@@ -314,6 +320,7 @@ fn wrong_features(model: &str, call: &str, features: &str, span: Span) -> Diagno
         None => format!("wrong arguments: `{call}`"),
     };
     Diagnostic::new(span, message)
+        .with_state(SqlState::UNDEFINED_FUNCTION)
         .with_detail(format!("The call is `{features}`."))
         .with_hint("Give numbers or booleans: encode it as it was encoded when the model was trained.")
 }

@@ -28,10 +28,12 @@ pub mod weight;
 pub mod types;
 pub mod parse;
 pub mod diagnose;
+mod failure;
 pub mod clause;
 
-pub use diagnose::{diagnose, diagnose_all, find_name, unsupported};
+pub use diagnose::{diagnose, diagnose_all, find_name, missing_table, unsupported};
 pub use diagnostic::{Diagnostic, Diagnostics};
+pub use failure::{Failure, STATEMENT};
 pub use parse::{asked, parse};
 pub use place::{Files, Position, SourceFile, Span};
 pub use statement::{Statement, StatementKind};

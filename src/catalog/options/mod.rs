@@ -20,7 +20,7 @@ pub use nexmark::{columns as nexmark_columns, source as nexmark_source};
 pub use pipeline::pipeline;
 
 use super::Secret;
-use super::substitute::{Problem, substitute};
+use super::substitute::substitute;
 use super::value::Value;
 use crate::sql::statement::{Name, OptionEntry, OptionValue, Options};
 use crate::sql::suggest::{did_you_mean, list, nearest};
@@ -282,10 +282,9 @@ pub fn substituted(raw: &str, span: Span, scope: &Scope<'_>) -> Result<String, D
     substitute(raw, scope.lookup).map_err(|unresolved| {
         let reference = &raw[unresolved.start..unresolved.end];
         let place = within(raw, unresolved.start..unresolved.end, span, scope.files);
-        match unresolved.problem {
-            Problem::Unset(name) => Diagnostic::new(place, format!("environment variable `{name}` is not set"))
-                .with_hint(format!("Set it, or give a default: `${{{name}:-default}}`.")),
-            Problem::Malformed => Diagnostic::new(place, format!("`{reference}` is not a reference"))
+        match unresolved.problem.of_variable() {
+            Some((message, hint)) => Diagnostic::new(place, message).with_hint(hint),
+            None => Diagnostic::new(place, format!("`{reference}` is not a reference"))
                 .with_hint("Write `${NAME}` or `${NAME:-default}`; `$${` stands for a plain `${`."),
         }
     })

@@ -1,6 +1,6 @@
 //! SQLSTATEs of errors in values, derived from the messages of DataFusion and Arrow, which have no codes.
 
-use crate::error::SqlState;
+use crate::error::{OF_CONDITION, SqlState};
 
 /// Phrases of messages with their SQLSTATE, the most specific first. All phrases of an entry must occur.
 const MARKS: &[(&[&str], SqlState)] = &[
@@ -81,7 +81,7 @@ pub fn state_of(message: &str) -> SqlState {
 ///
 /// DataFusion's reader passes its error on as text: this prefix, and the error in Rust's debug form.
 pub fn of_condition(message: &str) -> Option<(SqlState, String)> {
-    let (_, shown) = message.split_once("Error evaluating filter predicate: ")?;
+    let (_, shown) = message.split_once(OF_CONDITION)?;
     let quoted = shown.split_once('"').map(|(_, rest)| rest);
     let mut text = String::new();
     let mut letters = quoted.unwrap_or(shown).chars();

@@ -9,8 +9,7 @@ use serde_json::Value;
 use super::declared::{
     Declared, delivery, on_error, sink_connector, sink_format, source_connector, source_format, watermark,
 };
-use super::refusal::Refusal;
-use super::system::{integer, integers, memory, micros, strings, text, timestamps};
+use super::system::{integers, memory, micros as of_rfc3339, strings, timestamps};
 use super::{Warehouse, location::Location};
 use crate::catalog::{Catalog, InsertDef, PipelineDef, PipelineOptions, Trigger};
 use crate::delta::{AsOf, detail, history};
@@ -21,10 +20,10 @@ use crate::plan::{FunctionSet, Targets, columns_of, compile, explain, reads_stre
 use crate::sql::statement::{Aspect, Describe, Explain, Insert, Name, ObjectKind};
 use crate::sql::suggest::did_you_mean;
 use crate::sql::types::sql_name;
-use crate::sql::{Diagnostic, Diagnostics, SourceFile, Span, StatementKind};
+use crate::sql::{Diagnostic, Diagnostics, Failure, SourceFile, Span, StatementKind};
 
 /// The rows of an answer, or the refusal.
-type Answer = Result<Option<Arc<dyn TableProvider>>, Refusal>;
+type Answer = Result<Option<Arc<dyn TableProvider>>, Failure>;
 
 /// The position of a statement.
 #[derive(Clone, Copy)]
@@ -34,8 +33,8 @@ pub struct Place<'a> {
 }
 
 impl Place<'_> {
-    fn refuse<T>(&self, diagnostic: Diagnostic) -> Result<T, Refusal> {
-        Err(Refusal::at(self.files, diagnostic))
+    fn refuse<T>(&self, diagnostic: Diagnostic) -> Result<T, Failure> {
+        Err(Failure::at(self.files, diagnostic))
     }
 }
 
@@ -152,17 +151,17 @@ impl Warehouse {
         place.refuse(error.with_state(state).or_hint(hint))
     }
 
-    async fn history(&self, table: &Location, limit: Option<usize>) -> Result<Arc<dyn TableProvider>, Refusal> {
+    async fn history(&self, table: &Location, limit: Option<usize>) -> Result<Arc<dyn TableProvider>, Failure> {
         let commits = history(table.store().as_ref(), table.path(), limit).await?;
         let infos: Vec<&Value> = commits.iter().map(|commit| &commit.info).collect();
         let user: Vec<Value> = infos.iter().map(|info| user_metadata(info)).collect();
-        let of = |key: &'static str| strings(infos.iter().map(move |info| text(info, &[key])));
+        let of = |key: &'static str| strings(infos.iter().map(move |info| text(info, key)));
         Ok(memory(vec![
             ("version", integers(commits.iter().map(|commit| i64::try_from(commit.version).ok()))),
             ("timestamp", timestamps(infos.iter().map(|info| micros(info.get("timestamp"))))),
             ("operation", of("operation")),
-            ("pipeline", strings(user.iter().map(|user| text(user, &["pipeline"])))),
-            ("epoch", integers(user.iter().map(|user| integer(user, &["epoch"])))),
+            ("pipeline", strings(user.iter().map(|user| text(user, "pipeline")))),
+            ("epoch", integers(user.iter().map(|user| integer(user, "epoch")))),
             ("operation_parameters", of("operationParameters")),
             ("operation_metrics", of("operationMetrics")),
             ("engine_info", of("engineInfo")),
@@ -208,7 +207,7 @@ impl Warehouse {
                 let plan = explain(&dataflow);
                 Ok(Some(memory(vec![("plan", strings(plan.trim_end().lines().map(|line| Some(line.to_owned()))))])?))
             }
-            Err(problems) => Err(Refusal::Sql(Diagnostics::new(place.files, problems))),
+            Err(problems) => Err(Failure::Sql(Diagnostics::new(place.files, problems))),
         }
     }
 }
@@ -234,6 +233,28 @@ fn sink_schema(def: &crate::catalog::SinkDef) -> SchemaRef {
     use arrow::datatypes::{Field, Schema};
     let fields = def.columns.iter().map(|column| Field::new(&column.name, column.data_type.clone(), column.nullable));
     Arc::new(Schema::new(fields.collect::<Vec<_>>()))
+}
+
+/// A field of the JSON that any writer has put into the log.
+fn text(noted: &Value, key: &str) -> Option<String> {
+    match noted.get(key)? {
+        Value::Null => None,
+        Value::String(text) => Some(text.clone()),
+        other => Some(other.to_string()),
+    }
+}
+
+fn integer(noted: &Value, key: &str) -> Option<i64> {
+    noted.get(key)?.as_i64()
+}
+
+/// RFC 3339 text or milliseconds since 1970 UTC, as microseconds.
+fn micros(noted: Option<&Value>) -> Option<i64> {
+    match noted? {
+        Value::String(text) => of_rfc3339(text),
+        Value::Number(ms) => ms.as_i64()?.checked_mul(1000),
+        _ => None,
+    }
 }
 
 /// The JSON that weir writes into `userMetadata`, or null.
@@ -361,7 +382,7 @@ fn trigger(trigger: Trigger) -> String {
 }
 
 /// One row about the table, with the columns of Delta's DESCRIBE DETAIL.
-async fn table_detail(name: &str, location: &Location) -> Result<Arc<dyn TableProvider>, Refusal> {
+async fn table_detail(name: &str, location: &Location) -> Result<Arc<dyn TableProvider>, Failure> {
     let found = detail(location.url(), Arc::clone(location.store())).await?;
     let metadata = &found.metadata;
     let one = |value: Option<String>| strings(std::iter::once(value));
@@ -369,7 +390,7 @@ async fn table_detail(name: &str, location: &Location) -> Result<Arc<dyn TablePr
     let json = |value: Option<&Value>| one(value.map(Value::to_string));
     Ok(memory(vec![
         ("format", one(Some("delta".to_owned()))),
-        ("id", one(text(metadata, &["id"]))),
+        ("id", one(text(metadata, "id"))),
         ("name", one(Some(name.to_owned()))),
         ("location", one(Some(location.place().to_string()))),
         ("version", number(found.version)),
@@ -378,7 +399,7 @@ async fn table_detail(name: &str, location: &Location) -> Result<Arc<dyn TablePr
         ("num_files", number(found.files)),
         ("size_in_bytes", number(found.bytes)),
         ("properties", json(metadata.get("configuration"))),
-        ("min_reader_version", integers(std::iter::once(integer(&found.protocol, &["minReaderVersion"])))),
-        ("min_writer_version", integers(std::iter::once(integer(&found.protocol, &["minWriterVersion"])))),
+        ("min_reader_version", integers(std::iter::once(integer(&found.protocol, "minReaderVersion")))),
+        ("min_writer_version", integers(std::iter::once(integer(&found.protocol, "minWriterVersion")))),
     ])?)
 }

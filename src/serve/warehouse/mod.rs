@@ -49,8 +49,7 @@ use self::catalog::RequestCatalogs;
 pub use self::declared::Declared;
 use self::location::Location;
 pub use self::query::Query;
-use self::refusal::STATEMENT;
-pub use self::refusal::{Refusal, of_server};
+pub use self::refusal::of_server;
 pub use self::statement::read_only;
 use self::tables::Tables;
 use super::failure::{nearest, query_error, quoted};
@@ -67,7 +66,7 @@ use crate::plan::{
 use crate::sql::cursor::is_keyword;
 use crate::sql::limits::MAX_STATEMENT_FIELDS;
 use crate::sql::types::SqlTypes;
-use crate::sql::{Diagnostic, Position, SourceFile, Span, asked, find_name};
+use crate::sql::{Diagnostic, Failure, Position, STATEMENT, SourceFile, Span, asked, find_name, missing_table};
 
 /// The one catalog's name.
 pub const CATALOG: &str = "weir";
@@ -186,11 +185,11 @@ impl Warehouse {
 
     /// Plans the one statement of `sql` against the current tables. Errors give their position in `sql`.
     pub async fn plan(self: &Arc<Self>, sql: &str) -> Result<Query> {
-        self.plan_statement(sql).await.map_err(Refusal::into_error)
+        self.plan_statement(sql).await.map_err(Failure::into_error)
     }
 
     /// The same, with every error at its position.
-    pub async fn plan_statement(self: &Arc<Self>, sql: &str) -> Result<Query, Refusal> {
+    pub async fn plan_statement(self: &Arc<Self>, sql: &str) -> Result<Query, Failure> {
         // The statement comes after the declared files, whose positions an error may also name.
         let mut files = self.declared.as_ref().map(|declared| declared.catalog.files.to_vec()).unwrap_or_default();
         let file = u16::try_from(files.len()).unwrap_or(u16::MAX);
@@ -203,9 +202,9 @@ impl Warehouse {
     }
 
     /// Plans the one statement at `span` of `files`, which begin with the files declared here.
-    pub async fn plan_part(self: &Arc<Self>, files: &[Arc<SourceFile>], span: Span) -> Result<Query, Refusal> {
+    pub async fn plan_part(self: &Arc<Self>, files: &[Arc<SourceFile>], span: Span) -> Result<Query, Failure> {
         let text = files.get(usize::from(span.file)).map_or("", |file| file.slice(span));
-        let at = |diagnostic| Refusal::at(files, diagnostic);
+        let at = |diagnostic| Failure::at(files, diagnostic);
         let tokens = statement::tokens(text, span).map_err(at)?;
         let refused = |found| at(statement::not_served(found, &tokens, span));
         if let Some(asked) = asked(&tokens).map_err(refused)?
@@ -233,8 +232,8 @@ impl Warehouse {
         tokens: Vec<TokenWithSpan>,
         files: &[Arc<SourceFile>],
         span: Span,
-    ) -> Result<Query, Refusal> {
-        let statement = statement::parse(tokens).map_err(|error| Refusal::at(files, error))?;
+    ) -> Result<Query, Failure> {
+        let statement = statement::parse(tokens).map_err(|error| Failure::at(files, error))?;
         let mut state = self.state.as_ref().clone();
         let references = state.resolve_table_references(&statement).map_err(query_error)?;
         let lists = references.iter().any(|reference| reference.schema() == Some("information_schema"));
@@ -252,23 +251,27 @@ impl Warehouse {
                 Err(error) => {
                     let found = crate::sql::diagnose(&error, files, span);
                     // DataFusion's diagnostic describes a wrong call better.
-                    if error.to_string().contains("No function matches") {
-                        return Err(Refusal::at(files, found.with_state(SqlState::UNDEFINED_FUNCTION)));
+                    if found.state == Some(SqlState::UNDEFINED_FUNCTION) {
+                        return Err(Failure::at(files, found));
                     }
-                    let error = self.explain_missing_table(query_error(error)).await;
+                    let missing = missing_table(&error.message()).map(str::to_owned);
+                    let error = match missing {
+                        Some(missing) => self.explain_missing_table(&missing).await,
+                        None => query_error(error),
+                    };
                     return Err(placed(error, files, found.span, span));
                 }
             };
         let read_only_options =
             SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
         if read_only_options.verify_plan(&plan).is_err() {
-            return Err(Refusal::at(files, statement::writes(span)));
+            return Err(Failure::at(files, statement::writes(span)));
         }
         Ok(Query::new(plan, state, interrupt).showing(shown))
     }
 
     /// A query that returns existing rows.
-    fn all_of(&self, rows: Arc<dyn TableProvider>) -> Result<Query, Refusal> {
+    fn all_of(&self, rows: Arc<dyn TableProvider>) -> Result<Query, Failure> {
         let scan = LogicalPlanBuilder::scan("answer", provider_as_source(rows), None);
         let plan = scan.and_then(LogicalPlanBuilder::build).map_err(query_error)?;
         Ok(Query::new(plan, self.state.as_ref().clone(), Interrupt::default()))
@@ -375,14 +378,9 @@ impl Warehouse {
     }
 
     /// Turns DataFusion's "table … not found" into an error that suggests existing tables.
-    async fn explain_missing_table(&self, error: Error) -> Error {
-        let missing = error
-            .message()
-            .strip_prefix("table '")
-            .and_then(|rest| rest.strip_suffix("' not found"))
-            .map(|name| name.strip_prefix("weir.").unwrap_or(name).to_owned());
-        let Some(missing) = missing else { return error };
-        let shown = missing.strip_prefix("public.").unwrap_or(&missing);
+    async fn explain_missing_table(&self, missing: &str) -> Error {
+        let missing = missing.strip_prefix("weir.").unwrap_or(missing);
+        let shown = missing.strip_prefix("public.").unwrap_or(missing);
         let (shown, _) = statement::split_version(shown);
         let refused = Error::sql(format!("table `{shown}` does not exist")).with_state(SqlState::UNDEFINED_TABLE);
         let Ok(listed) = self.list_tables().await else { return refused };
@@ -397,16 +395,16 @@ impl Warehouse {
 }
 
 /// A SQL error at `place`, or at the name that it is about; other errors unchanged.
-fn placed(error: Error, files: &[Arc<SourceFile>], place: Span, statement: Span) -> Refusal {
+fn placed(error: Error, files: &[Arc<SourceFile>], place: Span, statement: Span) -> Failure {
     if error.kind() != ErrorKind::Sql {
-        return Refusal::Other(error);
+        return Failure::Other(error);
     }
     let named = || error.message().split('`').nth(1).and_then(|name| find_name(name, files, statement));
     let place = if place == statement { named().unwrap_or(place) } else { place };
     let mut diagnostic = Diagnostic::new(place, error.message()).or_hint(error.hint().map(str::to_owned));
     diagnostic.state = Some(error.state());
     diagnostic.detail = error.detail().map(str::to_owned);
-    Refusal::at(files, diagnostic)
+    Failure::at(files, diagnostic)
 }
 
 /// The error for `SHOW SOURCES` and the like without files.

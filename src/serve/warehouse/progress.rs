@@ -5,7 +5,7 @@
 use serde_json::Value;
 
 use super::location::{Complete, Location};
-use crate::epoch::{self, is_progress};
+use crate::epoch::{self, Progress, is_progress};
 use crate::error::Result;
 
 /// Bytes read from the end of a progress file: several thousand epochs.
@@ -26,7 +26,13 @@ pub async fn pipelines(warehouse: &Location) -> Result<Vec<PipelineFolder>> {
     Ok(names.into_iter().map(|name| PipelineFolder { location: below(&name), name }).collect())
 }
 
-/// The last epochs of a pipeline, oldest first, at most `limit`.
+/// What the last epochs of a pipeline did, oldest first, at most `limit`.
+pub async fn last_progress(pipeline: &PipelineFolder, limit: usize) -> Result<Vec<Progress>> {
+    let epochs = last_epochs(pipeline, limit).await?;
+    Ok(epochs.into_iter().filter_map(|epoch| serde_json::from_value(epoch).ok()).collect())
+}
+
+/// The lines of the last epochs of a pipeline, oldest first, at most `limit`.
 pub async fn last_epochs(pipeline: &PipelineFolder, limit: usize) -> Result<Vec<Value>> {
     let Some((bytes, complete)) = pipeline.location.tail("progress.jsonl", TAIL_BYTES).await? else {
         return Ok(Vec::new());

@@ -258,7 +258,7 @@ fn refusal(tokens: &[TokenWithSpan], span: Span) -> Option<Diagnostic> {
 pub fn not_served(found: Diagnostic, tokens: &[TokenWithSpan], span: Span) -> Diagnostic {
     match refusal(tokens, span) {
         // The error found is more specific.
-        Some(refused) if found.message.contains("not supported") => Diagnostic { state: refused.state, ..found },
+        Some(refused) if found.state == Some(SqlState::UNSUPPORTED) => Diagnostic { state: refused.state, ..found },
         Some(refused) => refused,
         None => found,
     }

@@ -11,11 +11,12 @@ use datafusion::catalog::view::ViewTable;
 use datafusion::common::Column;
 use datafusion::datasource::{MemTable, provider_as_source};
 use datafusion::logical_expr::{Expr, LogicalPlanBuilder, lit};
-use serde_json::Value;
+use serde::Serialize;
 
-use super::progress::{last_epochs, pipelines};
+use super::progress::{last_progress, pipelines};
 use super::{Declared, TableEntry, Warehouse};
 use crate::delta::AsOf;
+use crate::epoch::Progress;
 use crate::error::Result;
 use crate::serve::failure::query_error;
 
@@ -55,51 +56,53 @@ pub async fn table(warehouse: &Warehouse, name: &str) -> Result<Option<Arc<dyn T
 async fn progress(warehouse: &Warehouse) -> Result<Arc<dyn TableProvider>> {
     let mut epochs = Vec::new();
     for pipeline in pipelines(warehouse.location()).await? {
-        epochs
-            .extend(last_epochs(&pipeline, usize::MAX).await?.into_iter().map(|epoch| (pipeline.name.clone(), epoch)));
+        let last = last_progress(&pipeline, usize::MAX).await?;
+        epochs.extend(last.into_iter().map(|epoch| (pipeline.name.clone(), epoch)));
     }
-    let values: Vec<&Value> = epochs.iter().map(|(_, epoch)| epoch).collect();
+    let texts = |read: fn(&Progress) -> Option<String>| strings(epochs.iter().map(|(_, epoch)| read(epoch)));
+    let numbers = |read: fn(&Progress) -> u64| integers(epochs.iter().map(|(_, epoch)| number(read(epoch))));
+    let rates = |read: fn(&Progress) -> f64| floats(epochs.iter().map(|(_, epoch)| Some(read(epoch))));
     memory(vec![
         ("pipeline", strings(epochs.iter().map(|(name, _)| Some(name.clone())))),
-        ("run_id", strings(values.iter().map(|v| text(v, &["runId", "run_id", "id"])))),
-        ("epoch", integers(values.iter().map(|v| integer(v, &["epoch", "batchId"])))),
-        ("timestamp", timestamps(values.iter().map(|v| micros(v.get("timestamp"))))),
-        ("num_input_rows", integers(values.iter().map(|v| integer(v, &["numInputRows"])))),
-        ("input_rows_per_second", floats(values.iter().map(|v| float(v, "inputRowsPerSecond")))),
-        ("processed_rows_per_second", floats(values.iter().map(|v| float(v, "processedRowsPerSecond")))),
-        ("dead_letters", integers(values.iter().map(|v| integer(v, &["deadLetters"])))),
-        ("duration_ms", strings(values.iter().map(|v| json(v, "durationMs")))),
-        ("sources", strings(values.iter().map(|v| json(v, "sources")))),
-        ("sinks", strings(values.iter().map(|v| json(v, "sinks")))),
+        ("run_id", texts(|epoch| text(&epoch.run_id))),
+        ("epoch", numbers(|epoch| epoch.epoch)),
+        ("timestamp", timestamps(epochs.iter().map(|(_, epoch)| micros(&epoch.timestamp)))),
+        ("num_input_rows", numbers(|epoch| epoch.num_input_rows)),
+        ("input_rows_per_second", rates(|epoch| epoch.input_rows_per_second)),
+        ("processed_rows_per_second", rates(|epoch| epoch.processed_rows_per_second)),
+        ("dead_letters", numbers(|epoch| epoch.dead_letters)),
+        ("duration_ms", texts(|epoch| json(&epoch.duration_ms))),
+        ("sources", texts(|epoch| json(&epoch.sources))),
+        ("sinks", texts(|epoch| json(&epoch.sinks))),
     ])
 }
 
 /// One row per pipeline, from its last epoch; includes declared pipelines that have not run.
 async fn pipeline_table(warehouse: &Warehouse) -> Result<Arc<dyn TableProvider>> {
-    let mut rows = Vec::new();
+    let mut rows: Vec<(String, Option<Progress>)> = Vec::new();
     for pipeline in pipelines(warehouse.location()).await? {
-        let last = last_epochs(&pipeline, 1).await?.pop().unwrap_or(Value::Null);
+        let last = last_progress(&pipeline, 1).await?.pop();
         rows.push((pipeline.name, last));
     }
     let catalog = warehouse.declared_files().map(|declared| &declared.catalog);
     let declared = catalog.map(|catalog| catalog.pipelines.as_slice()).unwrap_or_default();
     for pipeline in declared {
         if !rows.iter().any(|(name, _)| *name == pipeline.name) {
-            rows.push((pipeline.name.clone(), Value::Null));
+            rows.push((pipeline.name.clone(), None));
         }
     }
     let writes = |name: &str| {
         let pipeline = declared.iter().find(|pipeline| pipeline.name == name)?;
         Some(pipeline.inserts.iter().map(|insert| insert.target.as_str()).collect::<Vec<_>>().join(", "))
     };
-    let values: Vec<&Value> = rows.iter().map(|(_, last)| last).collect();
+    let last = || rows.iter().map(|(_, last)| last.as_ref());
     memory(vec![
         ("pipeline", strings(rows.iter().map(|(name, _)| Some(name.clone())))),
-        ("last_run_id", strings(values.iter().map(|v| text(v, &["runId", "run_id", "id"])))),
-        ("last_epoch", integers(values.iter().map(|v| integer(v, &["epoch", "batchId"])))),
-        ("last_commit", timestamps(values.iter().map(|v| micros(v.get("timestamp"))))),
-        ("last_input_rows", integers(values.iter().map(|v| integer(v, &["numInputRows"])))),
-        ("processed_rows_per_second", floats(values.iter().map(|v| float(v, "processedRowsPerSecond")))),
+        ("last_run_id", strings(last().map(|last| text(&last?.run_id)))),
+        ("last_epoch", integers(last().map(|last| number(last?.epoch)))),
+        ("last_commit", timestamps(last().map(|last| micros(&last?.timestamp)))),
+        ("last_input_rows", integers(last().map(|last| number(last?.num_input_rows)))),
+        ("processed_rows_per_second", floats(last().map(|last| Some(last?.processed_rows_per_second)))),
         ("writes", strings(rows.iter().map(|(name, _)| writes(name)))),
     ])
 }
@@ -187,31 +190,20 @@ pub(super) fn timestamps(values: impl Iterator<Item = Option<i64>>) -> ArrayRef 
     Arc::new(values.collect::<TimestampMicrosecondArray>().with_timezone("UTC"))
 }
 
-pub(super) fn text(value: &Value, keys: &[&str]) -> Option<String> {
-    keys.iter().find_map(|key| match value.get(key)? {
-        Value::Null => None,
-        Value::String(text) => Some(text.clone()),
-        other => Some(other.to_string()),
-    })
+/// A text that is there.
+pub(super) fn text(value: &str) -> Option<String> {
+    (!value.is_empty()).then(|| value.to_owned())
 }
 
-pub(super) fn integer(value: &Value, keys: &[&str]) -> Option<i64> {
-    keys.iter().find_map(|key| value.get(key)?.as_i64())
+pub(super) fn number(value: u64) -> Option<i64> {
+    i64::try_from(value).ok()
 }
 
-fn float(value: &Value, key: &str) -> Option<f64> {
-    value.get(key)?.as_f64()
+fn json(value: &impl Serialize) -> Option<String> {
+    serde_json::to_string(value).ok()
 }
 
-fn json(value: &Value, key: &str) -> Option<String> {
-    value.get(key).filter(|value| !value.is_null()).map(Value::to_string)
-}
-
-/// RFC 3339 text or milliseconds since 1970 UTC, in microseconds.
-pub(super) fn micros(value: Option<&Value>) -> Option<i64> {
-    match value? {
-        Value::String(text) => DateTime::parse_from_rfc3339(text).ok().map(|instant| instant.timestamp_micros()),
-        Value::Number(ms) => ms.as_i64()?.checked_mul(1000),
-        _ => None,
-    }
+/// An RFC 3339 text as microseconds since 1970 UTC.
+pub(super) fn micros(value: &str) -> Option<i64> {
+    DateTime::parse_from_rfc3339(value).ok().map(|instant| instant.timestamp_micros())
 }

@@ -14,12 +14,12 @@ use object_store::{ObjectStoreExt, PutPayload};
 use url::Url;
 
 use super::location::Location;
-use super::{Declared, Refusal, Warehouse, WarehouseOptions};
+use super::{Declared, Warehouse, WarehouseOptions};
 use crate::catalog::Catalog;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{Model, ModelSlot, ScoringUdf};
 use crate::serve::failure::query_error;
-use crate::sql::SourceFile;
+use crate::sql::{Failure, SourceFile};
 
 pub(super) fn in_memory() -> Location {
     Location::new(Url::parse("memory:///lake").unwrap(), Arc::new(InMemory::new())).unwrap()
@@ -353,6 +353,23 @@ async fn progress_and_pipelines_are_tables() {
 }
 
 #[tokio::test]
+async fn operators_of_the_last_epoch_are_a_table_with_their_growth() {
+    let location = in_memory();
+    let warehouse = warehouse(&location);
+    let epoch = |n: u64, rows: u64| {
+        format!(
+            "{{\"name\":\"p\",\"epoch\":{n},\"timestamp\":\"2026-01-01T00:{n}0:00Z\",\"stateOperators\":[{{\"operator\":\"aggregate-1\",\
+             \"kind\":\"aggregate\",\"numRowsTotal\":{rows},\"memoryUsedBytes\":80,\"oldest\":\"2025-12-31T00:00:00Z\"}}]}}\n"
+        )
+    };
+    put(&location.child("_weir").child("p"), "progress.jsonl", &(epoch(1, 5) + &epoch(4, 20))).await;
+    let state = "SELECT operator, kind, rows, bytes, rows_per_hour, bytes_per_hour, late_rows, oldest, watermark FROM weir.state";
+    let answer = ask(&warehouse, state).await.unwrap();
+    let row = "| aggregate-1 | aggregate | 20   | 80    | 30.0          | 0.0            | 0         | 2025-12-31T00:00:00Z |           |";
+    assert!(answer.contains(row), "{answer}");
+}
+
+#[tokio::test]
 async fn dead_letters_of_all_pipelines_are_one_table() {
     let location = in_memory();
     let warehouse = warehouse(&location);
@@ -518,7 +535,7 @@ async fn errors_stand_where_they_are_in_the_statement() {
         ("SELECT lenth(name) FROM scored", "lenth"),
         ("SELECT * FROM scored VERSION AS OF id", "id"),
     ] {
-        let Err(Refusal::Sql(found)) = warehouse.plan_statement(sql).await else { panic!("{sql}") };
+        let Err(Failure::Sql(found)) = warehouse.plan_statement(sql).await else { panic!("{sql}") };
         assert_eq!(found.files.slice(found.list[0].span), underlined, "{sql}: {}", found.render(false));
     }
     let told = refusal(&warehouse, "SELECT id,\n  nmae FROM scored").await;

@@ -19,6 +19,7 @@ pub use clauses::{CLAUSES, Clause, Does, table as clause_table};
 
 use super::cursor::{Parsed, is_keyword};
 use super::{Diagnostic, Span};
+use crate::error::SqlState;
 
 /// Errors: the first clause of `ast`, whose text is `tokens`, that does not run.
 pub fn check(ast: &impl Visit, tokens: &[TokenWithSpan]) -> Parsed<()> {
@@ -60,7 +61,7 @@ impl Walker<'_> {
     fn outcome(&self, checked: Checked, within: AstSpan) -> ControlFlow<Diagnostic> {
         let Err(Refusal { keywords, name, hint }) = checked else { return ControlFlow::Continue(()) };
         let error = Diagnostic::new(self.place(&keywords, within), format!("`{name}` is not supported"));
-        ControlFlow::Break(error.with_hint(hint))
+        ControlFlow::Break(error.with_state(SqlState::UNSUPPORTED).with_hint(hint))
     }
 
     /// The position of `keywords` within a node, else their first position in the statement, else the node's position.

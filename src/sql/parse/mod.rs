@@ -19,6 +19,7 @@ use super::limits::{check_file_text, check_tokens};
 use super::split::{OBJECTS, split};
 use super::statement::{Head, Name, OnExisting, Statement, StatementKind};
 use super::{Diagnostic, Position, SourceFile, Span, embedded};
+use crate::error::SqlState;
 
 /// The statements of file number `index`, and every error in it.
 pub fn parse(file: &SourceFile, index: u16) -> (Vec<Statement>, Vec<Diagnostic>) {
@@ -221,7 +222,7 @@ fn insert_target(tokens: &[TokenWithSpan]) -> Option<Name> {
 
 /// The error for `what`, which is part of the language but cannot run yet.
 fn not_yet(span: Span, what: &str) -> Diagnostic {
-    Diagnostic::new(span, format!("{what} is not supported yet"))
+    Diagnostic::new(span, format!("{what} is not supported yet")).with_state(SqlState::UNSUPPORTED)
 }
 
 #[cfg(test)]

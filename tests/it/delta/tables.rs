@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use weir::config::parse_compression;
 use weir::delta::store::faults::FaultRates;
-use weir::delta::{Cleanup, Compression, MaintenancePolicy};
+use weir::delta::{Cleanup, MaintenancePolicy};
 use weir::error::ErrorKind;
 
 use super::*;
@@ -131,8 +132,8 @@ async fn partitions_and_rolled_files_hold_every_row_once() {
     let mut def = payments();
     def.partitioned_by = vec!["day".into()];
     let table = Table::open_or_create(store(dir.path().to_str().unwrap(), &env), &def).await.unwrap();
-    let options =
-        WriterOptions { target_file_size: 400_000, compression: Compression::Zstd(3), ..WriterOptions::default() };
+    let compression = parse_compression("zstd(3)").unwrap();
+    let options = WriterOptions { target_file_size: 400_000, compression, ..WriterOptions::default() };
     let mut writer = table.writer(&options).unwrap();
     for start in 0..6 {
         writer.write(&rows(start * 100_000..(start + 1) * 100_000)).await.unwrap();
