@@ -7,7 +7,7 @@ use object_store::ObjectMeta;
 use object_store::path::Path;
 
 use super::cut::{EpochCommit, Facts, ManifestFacts, PipelineFacts, TableFacts};
-use crate::delta::{Contents, Entry, LoggedEpoch, Table, TableStore, folder_below, logged_epoch, read_entry};
+use crate::delta::{AppId, Contents, Entry, LoggedEpoch, Table, TableStore, folder_below, logged_epoch, read_entry};
 use crate::epoch::{below, pipelines};
 use crate::error::{Context, Error, Result};
 use crate::source::delta::version_read;
@@ -225,7 +225,7 @@ impl Warehouse {
     async fn table(&self, folder: &str, pipelines: &[String]) -> Result<TableFacts> {
         let store = self.folder(folder)?;
         let table = Table::open(store.clone()).await?;
-        let transactions = table.transactions("weir:").await?;
+        let transactions = table.transactions(AppId::PREFIX).await?;
         let latest = table.version().await;
         let mut facts = TableFacts { latest, tail_from: latest + 1, ..TableFacts::default() };
         let mut entries = futures::stream::iter((latest.saturating_sub(TAIL - 1)..=latest).rev())

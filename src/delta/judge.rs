@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
+use super::app_id::AppId;
 use crate::error::{Error, Result};
 
 /// What a commit says about a pipeline's progress; becomes `txn` actions, which survive log checkpoints.
@@ -31,12 +32,12 @@ pub struct PipelineTxns {
 impl PipelineTxns {
     /// The application id whose version is the epoch.
     pub fn epoch_app_id(pipeline: &str) -> String {
-        format!("weir:{pipeline}")
+        AppId::epoch(pipeline).to_string()
     }
 
     /// The application id whose version is the manifest id.
     pub fn manifest_app_id(pipeline: &str) -> String {
-        format!("weir:{pipeline}:manifest")
+        AppId::manifest(pipeline).to_string()
     }
 
     /// Another pipeline that has committed to the table of these `txn` actions, and records under one id what `pipeline` means otherwise.

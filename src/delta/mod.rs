@@ -8,6 +8,7 @@
 //! cost of a commit does not depend on how many came before. Which epoch to commit, and when, is `epoch`'s business.
 
 mod actions;
+mod app_id;
 mod batch_rows;
 mod between;
 mod bounds;
@@ -49,6 +50,7 @@ mod versions;
 mod writer;
 
 pub use self::actions::{Add, AddCDCFile, LogPath, Remove};
+pub use self::app_id::AppId;
 pub use self::batch_rows::batch_rows;
 pub use self::between::{TimeRange, rows_between, rows_in_order};
 pub use self::changes::{Commit, Newness};

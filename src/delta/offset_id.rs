@@ -6,7 +6,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-const PLAIN: &str = "weir:";
+/// The beginning of ids that are not lists.
+pub(super) const PLAIN: &str = "weir:";
 const LISTED: &str = "weir-offset:";
 
 /// Whose offset it is.
@@ -21,6 +22,12 @@ impl OffsetId {
     pub fn new(pipeline: &str, source: &str, partition: &str) -> Self {
         let [pipeline, source, partition] = [pipeline, source, partition].map(str::to_owned);
         Self { pipeline, source, partition }
+    }
+
+    /// Parses the form that is a list.
+    pub(super) fn of_list(id: &str) -> Option<Self> {
+        let [pipeline, source, partition]: [String; 3] = serde_json::from_str(id.strip_prefix(LISTED)?).ok()?;
+        Some(Self { pipeline, source, partition })
     }
 
     /// The application id.
@@ -46,9 +53,8 @@ impl OffsetId {
         let is_epoch = |id: &str| id.starts_with(&epoch) && transactions.contains_key(&format!("{id}:manifest"));
         let others: Vec<String> = transactions.keys().filter(|id| is_epoch(id)).map(|id| format!("{id}:")).collect();
         let of_pipeline = |(id, offset): (&'a String, &i64)| {
-            if let Some(listed) = id.strip_prefix(LISTED) {
-                let [of, source, partition]: [String; 3] = serde_json::from_str(listed).ok()?;
-                return (of == pipeline).then(|| (Self::new(pipeline, &source, &partition), id.as_str(), *offset));
+            if let Some(listed) = Self::of_list(id) {
+                return (listed.pipeline == pipeline).then(|| (listed, id.as_str(), *offset));
             }
             let rest = id.strip_prefix(&epoch)?;
             let is_plain = rest.matches(':').count() == 1 && !rest.ends_with(":manifest");

@@ -16,6 +16,7 @@ use object_store::{ObjectStore, ObjectStoreExt};
 use serde_json::{Value, json};
 
 use super::actions::{Add, LogPath};
+use super::app_id::AppId;
 use super::judge::{Entry, PipelineTxns};
 use super::listing::files_of;
 use super::log::{entry_path, read_entry, with_snapshot};
@@ -79,9 +80,12 @@ impl Table {
         for version in target + 1..=now.version {
             let Some(bytes) = read_entry(self.store(), version).await? else { return Ok(None) };
             let entry = Entry::parse(version, &bytes)?;
-            let others = entry.txns.iter().filter_map(|(id, _)| id.strip_prefix("weir:"));
-            let is_epoch = |id: &&str| !id.contains(':') || entry.txn(&PipelineTxns::manifest_app_id(id)).is_some();
-            plan.pipelines.extend(others.filter(|id| is_epoch(id) && *id != pipeline).map(str::to_owned));
+            let has = |id: &str| entry.txn(id).is_some();
+            let others = entry.txns.iter().filter_map(|(id, _)| match AppId::parse(id, has)? {
+                AppId::Epoch(other) if other != pipeline => Some(other),
+                _ => None,
+            });
+            plan.pipelines.extend(others);
             let own = entry.txn(&PipelineTxns::epoch_app_id(pipeline)).is_some();
             plan.foreign += u64::from(!own && entry.restore.is_none());
         }

@@ -10,6 +10,7 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use serde_json::json;
 
+use super::app_id::AppId;
 use super::judge::{Entry, PipelineTxns};
 use super::log::{self, Transactions, entry_path};
 use super::metadata::{GENERATED, Rule, TableMetadata, creation_actions, uuid_like};
@@ -69,12 +70,9 @@ impl Progress {
 
     fn note<'a>(&mut self, txns: impl Iterator<Item = (&'a str, i64)>, version_of: impl Fn(&str) -> Option<i64>) {
         for (id, epoch) in txns {
-            let Some(pipeline) = id.strip_prefix("weir:") else { continue };
-            let manifest_id = version_of(&PipelineTxns::manifest_app_id(pipeline));
-            // A pipeline's name may hold a colon; an offset has no manifest.
-            if manifest_id.is_none() && pipeline.contains(':') {
-                continue;
-            }
+            let has = |id: &str| version_of(id).is_some();
+            let Some(AppId::Epoch(pipeline)) = AppId::parse(id, has) else { continue };
+            let manifest_id = version_of(&AppId::manifest(&pipeline).to_string());
             self.pipelines.insert(id.to_owned(), (epoch, manifest_id));
         }
     }

@@ -6,7 +6,7 @@ use serde::de::DeserializeOwned;
 
 use super::protocol::{Held, Role, SinkFact, SinkKind};
 use super::standings::KAFKA;
-use crate::delta::{Contents, LoggedEpoch, PipelinePast, Table};
+use crate::delta::{AppId, Contents, LoggedEpoch, PipelinePast, Table};
 use crate::error::Result;
 use crate::state::{Epoch, ManifestId, Standing};
 
@@ -21,7 +21,7 @@ pub struct Looked {
 impl Looked {
     /// Looks at a table that is at `location`.
     pub async fn at(location: &str, table: &Table, pipeline: &str) -> Result<Self> {
-        let transactions = table.transactions("weir").await?;
+        let transactions = table.transactions(AppId::PREFIX).await?;
         let past = table.past(pipeline, &transactions).await?;
         Ok(Self { location: location.to_owned(), past, transactions })
     }

@@ -14,7 +14,7 @@ use super::recovery::txns_of;
 use super::refusal::restore_command;
 use super::rewind_plan::{PipelineRewind, TableRewind, TableWay};
 use crate::catalog::{Catalog, PipelineDef};
-use crate::delta::{PipelineTxns, Table};
+use crate::delta::{AppId, PipelineTxns, Table};
 use crate::error::{Error, Result};
 use crate::sink::dead_letters;
 use crate::state::{Epoch, Manifest, ManifestId, ManifestStore, Pins, Standing};
@@ -121,7 +121,7 @@ async fn carry_out(pipeline: &str, rewind: &TableRewind, manifest: &Manifest) ->
             return Ok(RestoredSink::MadeAgain { name: name.clone() });
         }
     };
-    let known = table.transactions("weir").await?;
+    let known = table.transactions(AppId::PREFIX).await?;
     let txns = txns_of(pipeline, held, manifest, &known);
     let is_recorded = known.get(&PipelineTxns::epoch_app_id(pipeline)).copied().unwrap_or(0) == txns.epoch;
     let restored = match (plan.is_done(), is_recorded) {

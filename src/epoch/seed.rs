@@ -21,7 +21,7 @@ use super::memory::Memory;
 use super::prepare::Surroundings;
 use super::recovery::Resumed;
 use crate::catalog::{ColumnOrigin, Metadata, SourceConnector, SourceDef, TableDef};
-use crate::delta::{Table, TableStore, rows_in_order};
+use crate::delta::{AppId, Table, TableStore, rows_in_order};
 use crate::error::{Context, Error, Result};
 use crate::plan::{Dataflow, Makers, SourceInput, keeps_data};
 use crate::source::chunk::Offsets;
@@ -166,7 +166,7 @@ async fn cut(dataflow: &Dataflow, seed: &SeedTable, source: usize) -> Result<Cut
     }
     let branches: Vec<_> = dataflow.branches.iter().filter(|branch| branch.target == seed.name).collect();
     let whole = !branches.is_empty() && branches.iter().all(|branch| branch.sources == BTreeSet::from([source]));
-    let app = format!("weir:{pipeline}");
+    let app = AppId::epoch(pipeline).to_string();
     let written = whole && seed.table.transactions(&app).await?.contains_key(&app);
     if !written {
         return Err(Error::sql(format!("where the rows of table `{}` end and those still to be read begin is not known", seed.name))
