@@ -10,6 +10,7 @@ fn lookup(name: &str) -> Option<String> {
     match name {
         "BROKER" => Some("broker:9092".to_owned()),
         "PASSWORD" => Some("hunter2".to_owned()),
+        "EMPTY" => Some(String::new()),
         "EVENTHUB" => Some(
             "Endpoint=sb://ns.servicebus.windows.net/;SharedAccessKeyName=Root;SharedAccessKey=hunter2=;EntityPath=tx"
                 .to_owned(),
@@ -176,6 +177,15 @@ fn a_missing_secret_matters_where_it_is_used() {
     let found = load(&text).unwrap_err();
     assert_eq!((found.list.len(), found.list[0].span.start.line), (1, 2));
     assert_eq!(found.list[0].message, "secret `s` cannot be read");
+}
+
+#[test]
+fn an_empty_variable_counts_as_unset_in_options_and_secrets() {
+    let table = |location: &str| errors(&format!("CREATE TABLE t (a INT) LOCATION '{location}';"));
+    assert_eq!(table("/tmp/${EMPTY}"), ["environment variable `EMPTY` is empty"]);
+    assert!(table("/tmp/${EMPTY:-}x${EMPTY:-y}").is_empty());
+    let secret = "CREATE SECRET s FROM ENV EMPTY; CREATE TABLE t (a INT) OPTIONS (aws_secret = SECRET s);";
+    assert_eq!(errors(secret), ["secret `s` cannot be read"]);
 }
 
 #[test]

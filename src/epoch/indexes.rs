@@ -41,11 +41,6 @@ impl Indexes {
         }
     }
 
-    /// All together.
-    pub fn bytes(&self) -> u64 {
-        self.each.iter().map(|index| index.usage.bytes).sum()
-    }
-
     /// For SHOW STATE, beside the operators.
     pub fn progress(&self) -> impl Iterator<Item = OperatorProgress> {
         self.each.iter().map(|index| OperatorProgress {

@@ -17,8 +17,8 @@ use crate::memory::MemoryPool;
 use crate::operator::{Cells, CellsSpec, Lookup, Operator, PART_BYTES, StateUsage, Stepped, Tick, numbered, restore};
 use crate::plan::{Dataflow, OperatorNode, OperatorSpec, OutputOrder};
 use crate::state::{
-    MemoryBudget, NO_WATERMARK, OperatorSnapshot, Pressure, SpillFolder, SpillStore, StateChange, StateFile,
-    StateStore, StateTable, key_groups, shard_of,
+    MemoryBudget, MemoryShare, NO_WATERMARK, OperatorSnapshot, Pressure, SpillFolder, SpillStore, StateChange,
+    StateFile, StateStore, StateTable, key_groups, shard_of,
 };
 
 /// Fewer rows than this are not worth a task per shard.
@@ -33,6 +33,8 @@ pub struct Memory {
     limits: Limits,
     /// Set once cold state goes to disk.
     divided: bool,
+    /// Of the operators until then.
+    whole: MemoryShare,
 }
 
 /// What memory may take, and where the rest goes.
@@ -108,7 +110,7 @@ impl Memory {
             if let OperatorSpec::Lookup(spec) = &node.spec {
                 let store = tables.get(&spec.table).cloned();
                 let store = store.ok_or_else(|| Error::internal(format!("table `{}` was not opened", spec.table)))?;
-                lookup = Some(Box::new(Lookup::open(spec.clone(), store, limits.bytes as usize).await?));
+                lookup = Some(Box::new(Lookup::open(spec.clone(), store, limits.budget.pinned_share()).await?));
             } else {
                 // Without a routing key every row belongs to one shard.
                 let count = if routing.iter().all(Vec::is_empty) { 1 } else { shards.max(1) };
@@ -128,14 +130,18 @@ impl Memory {
                 unasked,
             });
         }
-        Ok(Self { operators, limits, divided: false })
+        let whole = limits.budget.whole_share();
+        Ok(Self { operators, limits, divided: false, whole })
     }
 
-    /// True when state, together with `beside` bytes of others, takes more than it may and cold keys could leave memory. Little is left where
-    /// it is: that would cost more than it gains.
-    pub fn should_divide(&self, beside: u64) -> bool {
-        let bytes = (0..self.operators.len()).map(|index| self.usage(index).bytes).sum::<u64>();
-        !self.divided && bytes.saturating_add(beside) > self.limits.bytes && bytes > self.limits.bytes / 8
+    /// True when the state of all pipelines takes more than it may and cold keys of this one could leave memory. Little is left
+    /// where it is: that would cost more than it gains.
+    pub fn should_divide(&mut self) -> bool {
+        let shards = self.operators.iter().flat_map(|operator| &operator.shards);
+        let bytes = shards.map(|shard| shard.usage().bytes).sum::<u64>();
+        let could = !self.divided && bytes > self.limits.bytes / 8;
+        self.whole.set(if could { bytes } else { 0 });
+        could && self.limits.budget.is_exceeded()
     }
 
     /// Makes every operator anew from what was written of it, in parts that can leave memory one by one. The snapshots must be those
@@ -147,6 +153,7 @@ impl Memory {
         snapshots: &[OperatorSnapshot],
     ) -> Result<()> {
         self.divided = true;
+        self.whole.set(0);
         for (node, operator) in dataflow.operators.iter().zip(&mut self.operators) {
             let snapshot = snapshots.iter().find(|snapshot| snapshot.operator == node.id);
             let Some(snapshot) = snapshot.filter(|_| operator.lookup.is_none()) else { continue };

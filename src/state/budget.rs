@@ -17,7 +17,12 @@ pub struct MemoryBudget {
 #[derive(Debug)]
 struct Inner {
     limit: u64,
+    /// Bytes of owners that can shrink, or that report why they cannot.
     used: AtomicU64,
+    /// Bytes that never leave memory: tables that are looked up.
+    pinned: AtomicU64,
+    /// Bytes of operators that are not divided yet: nothing of them can leave memory before they are.
+    whole: AtomicU64,
     shares: AtomicU64,
     /// Reasons why owners cannot shrink, by their numbers.
     stuck: Mutex<Vec<(u64, String)>>,
@@ -42,6 +47,8 @@ impl MemoryBudget {
         let inner = Inner {
             limit,
             used: AtomicU64::new(0),
+            pinned: AtomicU64::new(0),
+            whole: AtomicU64::new(0),
             shares: AtomicU64::new(0),
             stuck: Mutex::default(),
             next: AtomicU64::new(0),
@@ -51,12 +58,40 @@ impl MemoryBudget {
 
     /// A share of the budget, of 0 bytes so far; released on drop.
     pub fn share(&self) -> MemoryShare {
-        self.inner.shares.fetch_add(1, Ordering::Relaxed);
-        let number = self.inner.next.fetch_add(1, Ordering::Relaxed);
-        MemoryShare { budget: self.clone(), number, held: 0, stuck: None }
+        self.share_of(ShareKind::Shrinks)
     }
 
-    /// Bytes that state takes.
+    /// A share of an owner that never shrinks. It must look at [`Self::pinned_fits`], and is left out of [`Self::pressure`].
+    pub fn pinned_share(&self) -> MemoryShare {
+        self.share_of(ShareKind::Pinned)
+    }
+
+    /// A share of operators that are not divided yet; likewise left out of [`Self::pressure`].
+    pub fn whole_share(&self) -> MemoryShare {
+        self.share_of(ShareKind::Whole)
+    }
+
+    fn share_of(&self, kind: ShareKind) -> MemoryShare {
+        self.inner.shares.fetch_add(u64::from(kind == ShareKind::Shrinks), Ordering::Relaxed);
+        let number = self.inner.next.fetch_add(1, Ordering::Relaxed);
+        MemoryShare { budget: self.clone(), number, kind, held: 0, stuck: None }
+    }
+
+    /// `false` once the owners that never shrink exceed the limit by themselves.
+    pub fn pinned_fits(&self) -> bool {
+        self.inner.pinned.load(Ordering::Relaxed) <= self.inner.limit
+    }
+
+    /// `true` if the owners of all kinds together exceed the limit: then operators that are not divided yet should be.
+    pub fn is_exceeded(&self) -> bool {
+        self.used().saturating_add(self.unmovable()) > self.inner.limit
+    }
+
+    fn unmovable(&self) -> u64 {
+        self.inner.pinned.load(Ordering::Relaxed).saturating_add(self.inner.whole.load(Ordering::Relaxed))
+    }
+
+    /// Bytes of the owners that can shrink, or that report why they cannot.
     pub fn used(&self) -> u64 {
         self.inner.used.load(Ordering::Relaxed)
     }
@@ -85,11 +120,19 @@ impl MemoryBudget {
     }
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum ShareKind {
+    Shrinks,
+    Pinned,
+    Whole,
+}
+
 /// The part of a [`MemoryBudget`] that one owner of state uses.
 #[derive(Debug)]
 pub struct MemoryShare {
     budget: MemoryBudget,
     number: u64,
+    kind: ShareKind,
     held: u64,
     stuck: Option<String>,
 }
@@ -97,13 +140,23 @@ pub struct MemoryShare {
 impl MemoryShare {
     /// Reports the owner's current bytes.
     pub fn set(&mut self, bytes: u64) {
-        let used = &self.budget.inner.used;
+        let inner = &self.budget.inner;
+        let used = match self.kind {
+            ShareKind::Shrinks => &inner.used,
+            ShareKind::Pinned => &inner.pinned,
+            ShareKind::Whole => &inner.whole,
+        };
         if bytes >= self.held {
             used.fetch_add(bytes - self.held, Ordering::Relaxed);
         } else {
             used.fetch_sub(self.held - bytes, Ordering::Relaxed);
         }
         self.held = bytes;
+    }
+
+    /// The budget that it is a part of.
+    pub fn budget(&self) -> &MemoryBudget {
+        &self.budget
     }
 
     /// Bytes the owner takes.
@@ -115,8 +168,9 @@ impl MemoryShare {
     /// even part of it. When the limit is exceeded, there is always such an owner.
     pub fn must_shrink(&self, more: u64) -> bool {
         let inner = &self.budget.inner;
-        let even = inner.limit / inner.shares.load(Ordering::Relaxed).max(1);
-        self.budget.used().saturating_add(more) > inner.limit && self.held.saturating_add(more) >= even
+        let limit = inner.limit.saturating_sub(self.budget.unmovable());
+        let even = limit / inner.shares.load(Ordering::Relaxed).max(1);
+        self.budget.used().saturating_add(more) > limit && self.held.saturating_add(more) >= even
     }
 
     /// Reports why this owner cannot shrink; `None`: it can.
@@ -135,7 +189,7 @@ impl Drop for MemoryShare {
     fn drop(&mut self) {
         self.set(0);
         self.set_stuck(None);
-        self.budget.inner.shares.fetch_sub(1, Ordering::Relaxed);
+        self.budget.inner.shares.fetch_sub(u64::from(self.kind == ShareKind::Shrinks), Ordering::Relaxed);
     }
 }
 
@@ -170,6 +224,26 @@ mod tests {
         large.set(75);
         assert!(!large.must_shrink(0));
         assert!(large.must_shrink(6));
+    }
+
+    #[test]
+    fn owners_that_cannot_shrink_leave_less_for_the_others_and_slow_nothing() {
+        let budget = MemoryBudget::new(100);
+        let (mut a, mut b) = (budget.share(), budget.share());
+        let (mut table, mut whole) = (budget.pinned_share(), budget.whole_share());
+        a.set(20);
+        b.set(10);
+        table.set(60);
+        assert!(!a.must_shrink(0) && !budget.is_exceeded());
+        whole.set(15);
+        assert!(a.must_shrink(0) && !b.must_shrink(0), "25 are left: 12 for each");
+        assert!(budget.is_exceeded() && budget.pinned_fits());
+        assert_eq!(budget.pressure(), None);
+        let mut other = budget.pinned_share();
+        other.set(41);
+        assert!(!budget.pinned_fits(), "the tables of all operators count together");
+        drop((other, whole));
+        assert!(budget.pinned_fits() && !a.must_shrink(0));
     }
 
     #[test]

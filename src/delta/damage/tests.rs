@@ -203,10 +203,11 @@ async fn every_flipped_bit_under_a_page_checksum_is_found_by_every_reader() {
         let written = foreign(Some(at)).await;
         for (reader, result) in ["upsert", "stream", "query"].into_iter().zip(read_all_ways(&written).await) {
             let error = result.expect_err(reader);
-            let shown = format!("{error} {:?}", std::error::Error::source(&error).map(ToString::to_string));
+            let source = std::error::Error::source(&error).map(ToString::to_string);
+            let shown = format!("{error} {:?} {source:?}", error.detail());
             assert!(shown.to_lowercase().contains("crc"), "{reader} at {at:?}: {shown}");
+            assert_eq!(error.kind(), ErrorKind::Damaged, "{reader}");
             if reader != "query" {
-                assert_eq!(error.kind(), ErrorKind::Damaged);
                 assert!(error.message().contains("`theirs.parquet`") && error.hint().is_some(), "{}", error.message());
             }
         }

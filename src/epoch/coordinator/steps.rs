@@ -207,7 +207,7 @@ impl Coordinator {
         self.finish.records += closed.records;
         let task = tokio::spawn(async move { committer.commit(closed).await });
         self.committing = Some(Committing { task, progress, positions: self.positions.clone(), began });
-        self.course.on_closed(self.memory.should_divide(self.indexes.bytes()));
+        self.course.on_closed(self.memory.should_divide());
         self.pulse.begin_commit(epoch);
         Ok(())
     }

@@ -237,7 +237,8 @@ fn limits(spill: Option<SpillFolder>) -> Limits {
         Some(folder) => Limits {
             bytes: 100_000,
             spill: Ok(folder),
-            budget: MemoryBudget::new(5_000),
+            // A table that is looked up has to fit.
+            budget: MemoryBudget::new(12_000),
             pool,
             pipelines: 1,
             kafka_queue: 32 << 20,

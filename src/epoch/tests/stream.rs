@@ -257,7 +257,7 @@ impl<'a> Run<'a> {
         self.committed.watermarks =
             operators.map(|(index, node)| (node.id.clone(), self.memory.watermark(index))).collect();
         self.remembered.tidy(epoch).await;
-        if self.setup.divides && self.memory.should_divide(0) {
+        if self.setup.divides && self.memory.should_divide() {
             let snapshots = self.remembered.newest().await;
             self.memory.divide(&self.setup.dataflow, self.remembered.store(), &snapshots).await.unwrap();
         }

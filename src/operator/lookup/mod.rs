@@ -30,6 +30,7 @@ use crate::delta::{
     commits_back_to, files_at, lived_rows, oldest_readable, oldest_with_rows, read_file, version_times,
 };
 use crate::error::{Error, Result};
+use crate::state::MemoryShare;
 
 /// Files that are read at the same time.
 const PARALLEL_FILES: usize = 8;
@@ -39,7 +40,7 @@ const PARALLEL_FILES: usize = 8;
 pub struct Lookup {
     spec: LookupSpec,
     store: TableStore,
-    memory_limit: usize,
+    memory: MemoryShare,
     left_keys: Keys,
     right_keys: Keys,
     columns: FileColumns,
@@ -57,10 +58,10 @@ pub struct Lookup {
 }
 
 impl Lookup {
-    /// Reads the newest version of the table. `memory_limit` is in bytes.
+    /// Reads the newest version of the table; `memory` is a pinned share.
     ///
     /// Errors: no such table or column; key types that differ; not enough memory.
-    pub async fn open(spec: LookupSpec, store: TableStore, memory_limit: usize) -> Result<Self> {
+    pub async fn open(spec: LookupSpec, store: TableStore, memory: MemoryShare) -> Result<Self> {
         check(&spec)?;
         let shape = TableShape::read(&store, None).await?;
         check_columns(&spec, &shape)?;
@@ -76,7 +77,7 @@ impl Lookup {
             too_early: 0,
             spec,
             store,
-            memory_limit,
+            memory,
         };
         lookup.load(shape.version, shape.version).await?;
         Ok(lookup)
@@ -295,13 +296,18 @@ impl Lookup {
         stream::iter(read).buffered(PARALLEL_FILES).try_collect().await
     }
 
-    fn check_memory(&self) -> Result<()> {
-        let (bytes, limit) = (self.index.bytes(), self.memory_limit);
-        if bytes <= limit {
+    fn check_memory(&mut self) -> Result<()> {
+        let bytes = self.index.bytes();
+        self.memory.set(bytes as u64);
+        let budget = self.memory.budget();
+        if budget.pinned_fits() {
             return Ok(());
         }
+        let (rows, limit) = (self.index.rows(), budget.limit());
         Err(Error::environment(format!("lookup table `{}` does not fit into memory", self.spec.table))
-            .with_detail(format!("It takes {bytes} bytes in {} rows; {limit} are allowed.", self.index.rows()))
+            .with_detail(format!(
+                "It takes {bytes} bytes in {rows} rows; all tables that streams are joined to may take {limit} together."
+            ))
             .with_hint(
                 "Raise `memory_limit`, select fewer of its columns, or read it as a source and join two streams.",
             ))

@@ -20,8 +20,13 @@ use crate::delta::testing::{WrittenTable, declared};
 use crate::env::Env;
 use crate::operator::WEIGHT;
 use crate::sql::types::timestamp;
+use crate::state::MemoryBudget;
 
-const PLENTY: usize = 1 << 30;
+const PLENTY: u64 = 1 << 30;
+
+fn room(bytes: u64) -> MemoryShare {
+    MemoryBudget::new(bytes).pinned_share()
+}
 
 fn left_schema(retract: bool) -> SchemaRef {
     let mut fields = vec![
@@ -172,7 +177,7 @@ async fn a_lookup_says_what_a_batch_join_says_at_every_version() {
         let join_type = if random.random_bool(0.5) { JoinType::Left } else { JoinType::Inner };
         let spec = spec(join_type, random.random_bool(0.4), random.random_bool(0.5));
         let spec = LookupSpec { null_equals_null: random.random_bool(0.3), ..spec };
-        let mut lookup = Lookup::open(spec.clone(), table.store(), PLENTY).await.unwrap();
+        let mut lookup = Lookup::open(spec.clone(), table.store(), room(PLENTY)).await.unwrap();
         for _ in 0..5 {
             let rows = random.random_range(0..25);
             let batches = [customers(&mut random, rows), customers(&mut random, 3)];
@@ -206,7 +211,7 @@ async fn a_lookup_says_what_a_batch_join_says_at_every_version() {
             assert!(joined.iter().all(|batch| batch.schema() == spec.output));
             assert_eq!(shown(&joined), oracle(&table, table.version, &spec, &left).await, "seed {seed}");
         }
-        let fresh = Lookup::open(spec.clone(), table.store(), PLENTY).await.unwrap();
+        let fresh = Lookup::open(spec.clone(), table.store(), room(PLENTY)).await.unwrap();
         lookup.refresh().await.unwrap();
         assert_eq!(lookup.usage().rows, fresh.usage().rows, "seed {seed}");
     }
@@ -233,7 +238,7 @@ async fn rows_are_answered_from_the_version_of_their_time() {
         let mut table = table(&env).await;
         let mut committed = vec![env.unix_ms() * 1_000];
         let of_time = LookupSpec { as_of: Some(3), ..spec(JoinType::Left, false, false) };
-        let mut lookup = Lookup::open(of_time.clone(), table.store(), PLENTY).await.unwrap();
+        let mut lookup = Lookup::open(of_time.clone(), table.store(), room(PLENTY)).await.unwrap();
         for round in 0..4 {
             for _ in 0..random.random_range(0..4) {
                 env.advance(Duration::from_millis(random.random_range(0..3)));
@@ -247,7 +252,7 @@ async fn rows_are_answered_from_the_version_of_their_time() {
                 committed.push(env.unix_ms() * 1_000);
             }
             if round == 2 {
-                lookup = Lookup::open(of_time.clone(), table.store(), PLENTY).await.unwrap();
+                lookup = Lookup::open(of_time.clone(), table.store(), room(PLENTY)).await.unwrap();
             }
             lookup.refresh().await.unwrap();
             let (first, last) = (committed[0] - 1_500, committed.last().unwrap() + 1_500);
@@ -277,7 +282,7 @@ async fn rows_are_answered_from_the_version_of_their_time() {
             let later: Vec<_> =
                 events.into_iter().filter(|(_, time)| time.is_some_and(|time| time >= watermark)).collect();
             let later = at(&later);
-            let after = Lookup::open(of_time.clone(), table.store(), PLENTY).await;
+            let after = Lookup::open(of_time.clone(), table.store(), room(PLENTY)).await;
             let mut after = after.unwrap();
             after.prepare(std::slice::from_ref(&later)).await.unwrap();
             let held = lookup.apply(std::slice::from_ref(&later)).unwrap();
@@ -292,7 +297,7 @@ async fn a_version_that_was_committed_a_moment_ago_is_found_by_rows_of_its_time(
     let mut random = StdRng::seed_from_u64(3);
     let mut table = table(&env).await;
     let of_time = LookupSpec { as_of: Some(3), ..spec(JoinType::Left, false, false) };
-    let mut lookup = Lookup::open(of_time, table.store(), PLENTY).await.unwrap();
+    let mut lookup = Lookup::open(of_time, table.store(), room(PLENTY)).await.unwrap();
     env.advance(Duration::from_millis(5));
     table.append(&[customers(&mut random, 20)]).await;
     // No epoch has ended meanwhile, so the newest version has not been looked for.
@@ -321,7 +326,7 @@ async fn rows_older_than_every_version_are_counted_or_take_the_first() {
     let rows = [early.clone(), at(&[(3, Some(filled)), (4, None)])];
     for before_first in [BeforeFirst::Nothing, BeforeFirst::First] {
         let of_time = LookupSpec { as_of: Some(3), before_first, ..spec(JoinType::Left, false, false) };
-        let mut lookup = Lookup::open(of_time.clone(), table.store(), PLENTY).await.unwrap();
+        let mut lookup = Lookup::open(of_time.clone(), table.store(), room(PLENTY)).await.unwrap();
         lookup.prepare(&rows).await.unwrap();
         let found = shown(&lookup.apply(&rows[..1]).unwrap());
         let expected = match before_first {
@@ -353,7 +358,7 @@ async fn versions_whose_files_are_gone_are_no_longer_joined() {
         object_store::ObjectStoreExt::delete(&table.store().object_store(), &path).await.unwrap();
     }
     let of_time = LookupSpec { as_of: Some(3), ..spec(JoinType::Left, false, false) };
-    let mut lookup = Lookup::open(of_time.clone(), table.store(), PLENTY).await.unwrap();
+    let mut lookup = Lookup::open(of_time.clone(), table.store(), room(PLENTY)).await.unwrap();
     let rows: Vec<_> = times.iter().map(|time| at(&[(1, Some(*time))])).collect();
     lookup.prepare(&rows).await.unwrap();
     assert_eq!(lookup.too_early(), 3, "files of versions 1 and 2 are gone; 0 is before them");
@@ -373,8 +378,8 @@ async fn versions_that_nobody_needs_take_no_memory() {
     let mut random = StdRng::seed_from_u64(1);
     let mut table = table(&env).await;
     let of_time = LookupSpec { as_of: Some(3), ..spec(JoinType::Inner, false, false) };
-    let mut newest = Lookup::open(spec(JoinType::Inner, false, false), table.store(), PLENTY).await.unwrap();
-    let mut by_time = Lookup::open(of_time, table.store(), PLENTY).await.unwrap();
+    let mut newest = Lookup::open(spec(JoinType::Inner, false, false), table.store(), room(PLENTY)).await.unwrap();
+    let mut by_time = Lookup::open(of_time, table.store(), room(PLENTY)).await.unwrap();
     for _ in 0..30 {
         env.advance(Duration::from_millis(1));
         table.replace(&[customers(&mut random, 100)], true).await;
@@ -397,18 +402,26 @@ async fn what_cannot_be_looked_up_is_said() {
         Lookup::open(spec, store, limit).await.unwrap_err().message().to_owned()
     };
     let nowhere = TableStore::open("memory://w/nobody", &Default::default(), &env).unwrap();
-    assert_eq!(refused(plain(), nowhere, PLENTY).await, "no Delta table at `memory://w/nobody`");
+    assert_eq!(refused(plain(), nowhere, room(PLENTY)).await, "no Delta table at `memory://w/nobody`");
     let mut wrong = plain();
     wrong.right = Arc::new(Schema::new(vec![
         Field::new("key", DataType::Int64, true),
         Field::new("grp", DataType::Utf8, true),
         Field::new("limits", DataType::Int64, true),
     ]));
-    assert_eq!(refused(wrong, table.store(), PLENTY).await, "lookup table `customers` has no column `limits`");
+    assert_eq!(refused(wrong, table.store(), room(PLENTY)).await, "lookup table `customers` has no column `limits`");
     let mut wrong = plain();
     wrong.left_keys = vec![0, 2];
-    assert_eq!(refused(wrong, table.store(), PLENTY).await, "lookup of `customers`: keys of different types");
+    assert_eq!(refused(wrong, table.store(), room(PLENTY)).await, "lookup of `customers`: keys of different types");
     table.append(&[customers(&mut random, 500)]).await;
-    let message = refused(plain(), table.store(), 2_000).await;
+    let message = refused(plain(), table.store(), room(2_000)).await;
     assert_eq!(message, "lookup table `customers` does not fit into memory");
+    // Two fit, each by itself.
+    let one = Lookup::open(plain(), table.store(), room(PLENTY)).await.unwrap().usage().bytes;
+    let budget = MemoryBudget::new(one * 3 / 2);
+    let first = Lookup::open(plain(), table.store(), budget.pinned_share()).await.unwrap();
+    let message = refused(plain(), table.store(), budget.pinned_share()).await;
+    assert_eq!(message, "lookup table `customers` does not fit into memory");
+    drop(first);
+    Lookup::open(plain(), table.store(), budget.pinned_share()).await.unwrap();
 }

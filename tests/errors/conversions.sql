@@ -1,0 +1,16 @@
+CREATE SOURCE e (n BIGINT, i INT, r FLOAT, d DECIMAL(20, 2)) WITH (connector = 'file', path = 'e.jsonl');
+CREATE TABLE numbers (x DOUBLE);
+CREATE TABLE small (x FLOAT);
+CREATE TABLE whole (x DECIMAL(18, 0));
+
+-- An INT, a FLOAT and the constants 7 and 1.5 are kept; the others would change.
+CREATE PIPELINE kept AS BEGIN
+  INSERT INTO numbers SELECT i FROM e;
+  INSERT INTO numbers SELECT r FROM e;
+  INSERT INTO numbers SELECT 7 FROM e;
+END;
+CREATE PIPELINE big AS BEGIN INSERT INTO numbers SELECT n FROM e; END;
+CREATE PIPELINE sum AS BEGIN INSERT INTO numbers SELECT n + i AS x FROM e; END;
+CREATE PIPELINE exact AS BEGIN INSERT INTO numbers SELECT d FROM e; END;
+CREATE PIPELINE narrow AS BEGIN INSERT INTO small SELECT i FROM e; END;
+CREATE PIPELINE wide AS BEGIN INSERT INTO whole SELECT n FROM e; END;
