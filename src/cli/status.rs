@@ -9,7 +9,7 @@ use crate::cli::report::{grouped, size};
 use crate::config::Config;
 use crate::delta::TableStore;
 use crate::env::Env;
-use crate::epoch::{self, Progress, is_progress};
+use crate::epoch::{self, Progress};
 use crate::error::{Error, Result};
 use crate::state::ManifestStore;
 
@@ -136,7 +136,7 @@ fn read(path: &Path, count: usize) -> Kept {
     let mut kept = Kept::default();
     let mut wrong = Vec::new();
     for (number, line) in lines.iter().enumerate().rev().filter(|(_, line)| !line.is_empty()) {
-        match serde_json::from_slice(line).ok().filter(is_progress).and_then(|line| serde_json::from_value(line).ok()) {
+        match Progress::of_line(line) {
             Some(progress) => kept.epochs.push((String::from_utf8_lossy(line).into_owned(), progress)),
             None => wrong.push(number + 1),
         }

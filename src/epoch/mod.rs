@@ -50,7 +50,7 @@ pub use job::{Finish, Job};
 pub use lease::Lease;
 pub use memory::Limits;
 pub use prepare::{Surroundings, UNFINISHED, declared_targets, known_lookups, plan, prepare};
-pub use progress::{OperatorProgress, Progress, ProgressFile, ProgressSink, SinkProgress, SourceProgress, is_progress};
+pub use progress::{OperatorProgress, Progress, ProgressFile, ProgressSink, SinkProgress, SourceProgress};
 pub use recovery::{Resumed, recover};
 pub use restore::{Fate, migration, other_topics};
 pub use rewind::{RestoredSink, rewind};

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use crate::error::{Context, Result};
 use crate::source::chunk::Offset;
@@ -47,6 +46,14 @@ pub struct Progress {
     pub lag: Option<u64>,
     /// Resident memory of the process.
     pub memory: u64,
+}
+
+impl Progress {
+    /// Parses a line of a progress file; `None`: damage, even if it is JSON.
+    pub fn of_line(line: &[u8]) -> Option<Self> {
+        let progress: Self = serde_json::from_slice(line).ok()?;
+        (progress.epoch > 0 && !progress.name.is_empty()).then_some(progress)
+    }
 }
 
 /// What one source gave.
@@ -122,12 +129,6 @@ pub struct ProgressFile {
 
 /// When the file is larger than this, its older half goes.
 const KEPT_BYTES: u64 = 8 << 20;
-
-/// Whether a line of a progress file says what an epoch did. Anything else in it is damage, even if it is JSON.
-pub fn is_progress(line: &Value) -> bool {
-    let is_epoch = line.get("epoch").and_then(Value::as_u64).is_some_and(|epoch| epoch > 0);
-    is_epoch && line.get("name").is_some_and(Value::is_string)
-}
 
 impl ProgressFile {
     /// `progress.jsonl` in `folder`, which is made if it is not there.

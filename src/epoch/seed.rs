@@ -17,7 +17,7 @@ use arrow::record_batch::RecordBatch;
 use futures::TryStreamExt;
 
 use super::job::Job;
-use super::memory::Memory;
+use super::memory::{Limits, Memory};
 use super::prepare::Surroundings;
 use super::recovery::Resumed;
 use crate::catalog::{ColumnOrigin, Metadata, SourceConnector, SourceDef, TableDef};
@@ -26,7 +26,7 @@ use crate::error::{Context, Error, Result};
 use crate::plan::{Dataflow, Makers, SourceInput, keeps_data};
 use crate::source::chunk::Offsets;
 use crate::sql::types::sql_name;
-use crate::state::NO_WATERMARK;
+use crate::state::{MemoryBudget, NO_WATERMARK};
 
 /// The table of `seed_from`.
 pub struct SeedTable {
@@ -118,7 +118,9 @@ pub async fn seed(job: &Job, resumed: &Resumed, fresh: &[usize], memory: &mut Me
     let makers = dataflow.makers(fresh.iter().map(|index| dataflow.operators[*index].output));
     let cut = cut(dataflow, seed, source).await?;
     let replay = Replay::new(dataflow, source, makers, seed)?;
-    let mut scratch = Memory::new(dataflow, job.lanes, &job.lookups, job.limits.clone()).await?;
+    // Its tables are gone again when reading begins: a budget of its own keeps them from counting twice.
+    let limits = Limits { budget: MemoryBudget::new(job.limits.bytes), ..job.limits.clone() };
+    let mut scratch = Memory::new(dataflow, job.lanes, &job.lookups, limits).await?;
     let name = &replay.source.def.name;
     let watermark = resumed.times.get(name).map_or(NO_WATERMARK, |time| time.watermark);
     let offsets = resumed.positions.get(name).cloned().unwrap_or_default();

@@ -5,7 +5,7 @@
 use serde_json::Value;
 
 use super::location::{Complete, Location};
-use crate::epoch::{self, Progress, is_progress};
+use crate::epoch::{self, Progress};
 use crate::error::Result;
 
 /// Bytes read from the end of a progress file: several thousand epochs.
@@ -26,14 +26,18 @@ pub async fn pipelines(warehouse: &Location) -> Result<Vec<PipelineFolder>> {
     Ok(names.into_iter().map(|name| PipelineFolder { location: below(&name), name }).collect())
 }
 
-/// What the last epochs of a pipeline did, oldest first, at most `limit`.
+/// The last epochs of a pipeline, oldest first, at most `limit`.
 pub async fn last_progress(pipeline: &PipelineFolder, limit: usize) -> Result<Vec<Progress>> {
-    let epochs = last_epochs(pipeline, limit).await?;
-    Ok(epochs.into_iter().filter_map(|epoch| serde_json::from_value(epoch).ok()).collect())
+    last(pipeline, limit, Progress::of_line).await
 }
 
-/// The lines of the last epochs of a pipeline, oldest first, at most `limit`.
+/// The same as JSON, as they were written.
 pub async fn last_epochs(pipeline: &PipelineFolder, limit: usize) -> Result<Vec<Value>> {
+    let sound = |line: &[u8]| Progress::of_line(line).and_then(|_| serde_json::from_slice(line).ok());
+    last(pipeline, limit, sound).await
+}
+
+async fn last<T>(pipeline: &PipelineFolder, limit: usize, parse: impl Fn(&[u8]) -> Option<T>) -> Result<Vec<T>> {
     let Some((bytes, complete)) = pipeline.location.tail("progress.jsonl", TAIL_BYTES).await? else {
         return Ok(Vec::new());
     };
@@ -43,8 +47,7 @@ pub async fn last_epochs(pipeline: &PipelineFolder, limit: usize) -> Result<Vec<
         lines.remove(0);
     }
     // A line that does not parse is still being written, or was when the process died, or is damaged.
-    let parse = |line: &&[u8]| serde_json::from_slice(line).ok().filter(is_progress);
-    let mut epochs: Vec<Value> = lines.iter().rev().filter_map(parse).take(limit).collect();
+    let mut epochs: Vec<T> = lines.iter().rev().filter_map(|line| parse(line)).take(limit).collect();
     epochs.reverse();
     Ok(epochs)
 }
