@@ -244,7 +244,7 @@ impl Reporter<'_> {
         if let [features] = candidates.as_slice()
             && self.created(&["MODEL"]).iter().any(|model| model == name)
         {
-            return wrong_features(name, call, features, span);
+            return wrong_features(name, call, features, span).with_state(SqlState::UNDEFINED_FUNCTION);
         }
         let found = found.with_hint("Cast the arguments with `CAST(… AS …)`.");
         if candidates.is_empty() { found } else { found.with_detail(format!("It takes {}.", some(&candidates))) }
@@ -320,7 +320,6 @@ fn wrong_features(model: &str, call: &str, features: &str, span: Span) -> Diagno
         None => format!("wrong arguments: `{call}`"),
     };
     Diagnostic::new(span, message)
-        .with_state(SqlState::UNDEFINED_FUNCTION)
         .with_detail(format!("The call is `{features}`."))
         .with_hint("Give numbers or booleans: encode it as it was encoded when the model was trained.")
 }
