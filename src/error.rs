@@ -178,6 +178,20 @@ impl Error {
         self
     }
 
+    /// The weir error that `error`, of another crate, was caused by; for what travels through stores and engines.
+    pub fn behind(error: &(dyn std::error::Error + 'static)) -> Option<Self> {
+        let mut causes =
+            std::iter::successors(Some(error), |error| match error.downcast_ref::<delta_kernel::Error>() {
+                // The kernel names no source here.
+                Some(delta_kernel::Error::ObjectStore(store)) => Some(store as &(dyn std::error::Error + 'static)),
+                _ => error.source(),
+            });
+        let Inner { kind, message, detail, hint, state, .. } =
+            &*causes.find_map(|cause| cause.downcast_ref::<Self>())?.inner;
+        let (message, detail, hint) = (message.clone(), detail.clone(), hint.clone());
+        Some(Self { inner: Box::new(Inner { kind: *kind, message, detail, hint, state: *state, source: None }) })
+    }
+
     /// The kind, which tells the reader what to do.
     pub fn kind(&self) -> ErrorKind {
         self.inner.kind

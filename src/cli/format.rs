@@ -4,13 +4,14 @@
 
 use std::io::Write;
 
+use arrow::array::timezone::Tz;
 use arrow::array::{Array, RecordBatch};
 use arrow::datatypes::{DataType, Schema, SchemaRef};
 use arrow::ipc::writer::StreamWriter;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use clap::ValueEnum;
 
-use crate::error::{Context, ErrorKind, Result};
+use crate::error::{Context, Error, ErrorKind, Result, SqlState};
 use crate::json::{LineWriter, line_writer};
 
 /// Rows that the table form holds back to choose column widths.
@@ -211,8 +212,15 @@ fn formatters<'a>(batch: &'a RecordBatch, options: &'a FormatOptions<'a>) -> Res
         .columns()
         .iter()
         .map(|column| {
-            ArrayFormatter::try_new(column.as_ref(), options)
-                .context(ErrorKind::Internal, || format!("type {} cannot be shown", column.data_type()))
+            ArrayFormatter::try_new(column.as_ref(), options).map_err(|error| {
+                let message = format!("type {} cannot be shown", column.data_type());
+                let is_zone =
+                    matches!(column.data_type(), DataType::Timestamp(_, Some(zone)) if zone.parse::<Tz>().is_err());
+                match is_zone {
+                    true => Error::sql(message).with_state(SqlState::PARAMETER).with_source(error),
+                    false => Error::internal(message).with_source(error),
+                }
+            })
         })
         .collect()
 }

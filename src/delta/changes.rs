@@ -7,9 +7,10 @@ use object_store::ObjectStoreExt;
 use serde::Deserialize;
 
 use super::actions::{Add, AddCDCFile, Remove};
+use super::damage::damaged_entry;
 use super::files::{DataFile, in_order};
-use super::log::{entry_path, read_entry};
-use super::store::TableStore;
+use super::log::{entry_path, read_entry_patiently};
+use super::store::{TableStore, whole};
 use crate::error::{Context, Error, Result};
 
 /// One version's log entry.
@@ -55,7 +56,12 @@ impl Commit {
 
     /// The commit that made `version`; `None` when the log has no such entry (not yet, or not any more).
     pub async fn read(store: &TableStore, version: u64) -> Result<Option<Self>> {
-        let Some(entry) = read_entry(store, version).await? else { return Ok(None) };
+        let Some(entry) = read_entry_patiently(store, version).await? else { return Ok(None) };
+        if whole::is_blank(&entry) {
+            // Read as a commit without rows, it would be skipped for good.
+            whole::check(&entry_path(version), &entry)
+                .map_err(|error| damaged_entry(store.location(), version, &error))?;
+        }
         let (mut commit, told) = Self::parse(version, &entry)?;
         commit.timestamp_ms = match told {
             Some(timestamp_ms) => timestamp_ms,

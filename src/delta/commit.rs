@@ -9,9 +9,10 @@ use serde_json::{Map, Value, json};
 
 use super::actions::{Add, AddCDCFile, Remove};
 use super::judge::{Entry, PipelineTxns, Verdict, judge, judge_progress, overtakes};
-use super::log::{entry_path, read_entry};
+use super::log::{entry_path, read_entry, read_entry_patiently};
 use super::metadata::uuid_like;
 use super::store::retry::pause;
+use super::store::whole::is_blank;
 use super::table::{Progress, Table};
 use super::upsert::UpsertCommit;
 use super::{StagedFiles, store::TableStore};
@@ -98,6 +99,10 @@ impl Table {
             return Ok(CommitOutcome::Overtaken { version: progress.version });
         }
         self.check_log(progress.version).await?;
+        if !progress.newest_has_actions {
+            self.fill_blank(progress.version).await?;
+            progress.newest_has_actions = true;
+        }
         let outcome = self.put_entry(&request, &mut progress).await?;
         if !matches!(outcome, CommitOutcome::Overtaken { .. }) {
             progress.record(&request.app);
@@ -145,6 +150,32 @@ impl Table {
         Err(Error::damaged(format!("the log of table `{name}` at `{location}` no longer holds version {known}"))
             .with_detail("Its folder was removed, renamed or copied back while the pipeline runs. Nothing was committed to it.")
             .with_hint("Bring the folder back as it was, or see what each table holds: `weir run` compares them when it starts."))
+    }
+
+    /// Gives the newest entry an action if it is blank: its writer died in it, and behind a later one it would be damage.
+    pub(super) async fn fill_blank(&self, version: u64) -> Result<()> {
+        let store = self.store();
+        if !read_entry_patiently(store, version).await?.is_some_and(|entry| is_blank(&entry)) {
+            return Ok(());
+        }
+        let info = json!({
+            "timestamp": store.env().unix_ms(),
+            "operation": "EMPTY ENTRY",
+            "operationParameters": {},
+            "engineInfo": format!("weir/{}", env!("CARGO_PKG_VERSION")),
+            "txnId": uuid_like(store.env()),
+        });
+        let entry = format!("{}\n", json!({ "commitInfo": info }));
+        let failed = || format!("cannot write log entry {version} of `{}`", store.location());
+        store.object_store().put(&entry_path(version), entry.into()).await.environment(failed)?;
+        let (table, location) = (self.name(), store.location());
+        tracing::warn!(
+            table,
+            location,
+            version,
+            "the newest log entry was empty: its writer died. It now says that it changed nothing"
+        );
+        Ok(())
     }
 
     async fn put_entry(&self, request: &CommitRequest, progress: &mut Progress) -> Result<CommitOutcome> {
@@ -199,9 +230,13 @@ impl Table {
         let before = progress.version;
         loop {
             let version = progress.version + 1;
-            let Some(bytes) = read_entry(self.store(), version).await? else {
+            let Some(mut bytes) = read_entry(self.store(), version).await? else {
                 return Ok(if version > before + 1 { CaughtUp::Passed } else { CaughtUp::Nothing });
             };
+            if is_blank(&bytes) {
+                self.fill_blank(version).await?;
+                bytes = read_entry(self.store(), version).await?.unwrap_or_default();
+            }
             let entry = Entry::parse(version, &bytes)?;
             match judge(&entry, &request.app) {
                 Verdict::Ours => {

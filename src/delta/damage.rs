@@ -19,6 +19,7 @@ use serde::Deserialize;
 
 use super::judge::Entry;
 use super::store::TableStore;
+use super::store::whole::PUT_BACK;
 use crate::error::{Context, Error, ErrorKind, Result};
 
 /// What follows from damage that nothing in the table makes good.
@@ -62,10 +63,18 @@ impl LogFolder {
     /// `found`, what reading the log gave, or the error that says what is wrong with the log.
     pub async fn explained<T>(&self, found: Result<T>) -> Result<T> {
         match found {
-            Err(error) if may_be_damage(&error) => Err(match self.damage().await {
-                Some(damage) => damage.with_source(error),
-                None => error,
-            }),
+            Err(error) => {
+                let told = std::error::Error::source(&error).and_then(Error::behind);
+                let told = told.filter(|told| told.kind() == ErrorKind::Damaged);
+                if told.is_none() && !may_be_damage(&error) {
+                    return Err(error);
+                }
+                Err(match (self.damage().await, told) {
+                    (Some(damage), None) => damage.with_source(error),
+                    (Some(damage), Some(_)) | (None, Some(damage)) => damage,
+                    (None, None) => error,
+                })
+            }
             found => found,
         }
     }
@@ -211,11 +220,16 @@ impl LogFolder {
             return Some(self.gap(missing, newest, base));
         }
         for version in first..=newest {
-            let bytes = self.get(&self.log.clone().join(format!("{version:020}.json"))).await.ok()??;
-            if let Err(error) = Entry::parse(version, &bytes) {
-                return Some(
-                    self.named("log entry", &format!("{version:020}.json")).with_hint(RESTORE).with_source(error),
-                );
+            match self.get(&self.log.clone().join(format!("{version:020}.json"))).await {
+                Ok(bytes) => {
+                    if let Err(error) = Entry::parse(version, &bytes?) {
+                        return Some(damaged_entry(&self.location, version, &error));
+                    }
+                }
+                Err(error) => {
+                    Error::behind(&error)?;
+                    return Some(damaged_entry(&self.location, version, &error));
+                }
             }
         }
         if let Some((name, _, error)) = self.damaged_part(&listed, base?).await {
@@ -249,7 +263,7 @@ impl LogFolder {
             self.location
         ))
         .with_detail(format!("Entries lead up to {newest}, and {base}."))
-        .with_hint(RESTORE)
+        .with_hint(PUT_BACK)
     }
 
     fn bad_checkpoint(&self, name: &str, listed: &Listed, at: u64, newest: u64) -> Error {
@@ -261,6 +275,14 @@ impl LogFolder {
             false => RESTORE,
         })
     }
+}
+
+/// The error of a log entry that is not whole, or means nothing.
+pub fn damaged_entry(location: &str, version: u64, error: &(dyn std::error::Error + 'static)) -> Error {
+    let named =
+        Error::damaged(format!("log entry `_delta_log/{version:020}.json` of the table at `{location}` is damaged"));
+    let detail = Error::behind(error).and_then(|reason| reason.detail().map(str::to_owned));
+    named.with_detail(detail.unwrap_or_else(|| format!("{error}."))).with_hint(PUT_BACK)
 }
 
 /// Why the data file at `path`, which the log says has `size` bytes, cannot be read.

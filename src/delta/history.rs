@@ -56,7 +56,10 @@ pub async fn history(store: &dyn ObjectStore, folder: &Path, limit: Option<usize
                 Ok(found) => found.bytes().await.environment(failed)?,
                 // Removed since it was listed.
                 Err(object_store::Error::NotFound { .. }) => return Ok(None),
-                Err(error) => return Err(error).environment(failed),
+                Err(error) => {
+                    let damage = Error::behind(&error);
+                    return Err(damage.unwrap_or_else(|| Error::environment(failed()).with_source(error)));
+                }
             };
             let lines = bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
             let mut actions = lines.filter_map(|line| serde_json::from_slice::<Value>(line).ok());

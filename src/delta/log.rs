@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::array::{Array, AsArray};
 use arrow::datatypes::Int64Type;
@@ -24,7 +25,12 @@ use url::Url;
 use super::damage::LogFolder;
 use super::metadata::TableMetadata;
 use super::store::TableStore;
+use super::store::whole::is_blank;
 use crate::error::{Context, Error, ErrorKind, Result};
+
+/// How often, and how far apart, a blank entry is looked at before its writer counts as dead.
+const LOOKS: u32 = 5;
+const BETWEEN_LOOKS: Duration = Duration::from_millis(200);
 
 /// The path of a log entry.
 pub fn entry_path(version: u64) -> Path {
@@ -37,8 +43,20 @@ pub async fn read_entry(store: &TableStore, version: u64) -> Result<Option<Bytes
     match store.object_store().get(&entry_path(version)).await {
         Ok(found) => Ok(Some(found.bytes().await.environment(failed)?)),
         Err(object_store::Error::NotFound { .. }) => Ok(None),
-        Err(error) => Err(error).environment(failed),
+        Err(error) => Err(Error::behind(&error).unwrap_or_else(|| Error::environment(failed()).with_source(error))),
     }
+}
+
+/// As [`read_entry`]; an entry that is blank, which only the newest may be, is waited for: another writer may be in the middle of it.
+pub async fn read_entry_patiently(store: &TableStore, version: u64) -> Result<Option<Bytes>> {
+    for _ in 0..LOOKS {
+        let found = read_entry(store, version).await?;
+        if !found.as_ref().is_some_and(|entry| is_blank(entry)) {
+            return Ok(found);
+        }
+        tokio::time::sleep(BETWEEN_LOOKS).await;
+    }
+    read_entry(store, version).await
 }
 
 /// What the log says at one version.

@@ -78,6 +78,8 @@ impl Rule {
 /// A table's schema, partitioning, properties and rules.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TableMetadata {
+    /// Tells the table from any other, wherever its folder is; a copy has the same one.
+    pub id: Option<String>,
     pub schema: SchemaRef,
     pub partition_columns: Vec<String>,
     pub properties: BTreeMap<String, String>,
@@ -106,6 +108,7 @@ struct Protocol {
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Metadata {
+    id: Option<String>,
     schema_string: String,
     #[serde(default)]
     partition_columns: Vec<String>,
@@ -159,7 +162,17 @@ impl TableMetadata {
         let logged: Value = serde_json::from_str(&metadata.schema_string).unwrap_or_default();
         let partition_columns = metadata.partition_columns;
         let file_columns = FileColumns::new(partition_columns.clone(), &logged);
-        Ok(Self { schema, partition_columns, properties, rules, generated, file_columns, protocol, refusal })
+        Ok(Self {
+            id: metadata.id,
+            schema,
+            partition_columns,
+            properties,
+            rules,
+            generated,
+            file_columns,
+            protocol,
+            refusal,
+        })
     }
 
     /// Delta's own properties, typed.

@@ -75,6 +75,8 @@ impl Table {
             actions: Vec::new(),
         };
         if plan.is_done() {
+            // The table is left as it is, and the pipeline goes on with it.
+            plan.missing = self.missing_files(&now.files).await;
             return Ok(Some(plan));
         }
         for version in target + 1..=now.version {
@@ -139,6 +141,7 @@ impl Table {
     pub async fn rewind(&self, plan: &RewindPlan, txns: &PipelineTxns, epoch: u64) -> Result<u64> {
         let bytes = self.restore_entry(plan.target, txns, epoch, &plan.actions)?;
         let version = plan.newest + 1;
+        self.fill_blank(plan.newest).await?;
         let put = object_store::PutMode::Create.into();
         let answer = self.store().object_store().put_opts(&entry_path(version), bytes.clone().into(), put).await;
         if answer.is_err() && read_entry(self.store(), version).await?.is_none_or(|stands| stands != bytes) {
@@ -153,6 +156,7 @@ impl Table {
     pub async fn record(&self, txns: &PipelineTxns, epoch: u64) -> Result<u64> {
         for _ in 0..MAX_LOST {
             let newest = self.reload().await?;
+            self.fill_blank(newest).await?;
             let bytes = self.restore_entry(newest, txns, epoch, &[])?;
             let put = object_store::PutMode::Create.into();
             let answer = self.store().object_store().put_opts(&entry_path(newest + 1), bytes.clone().into(), put).await;

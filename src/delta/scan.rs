@@ -107,7 +107,10 @@ async fn version_in_commits(url: &Url, root: &Arc<dyn ObjectStore>, instant: Dat
     let mut found = None;
     while below < above {
         let middle = below + (above - below) / 2;
-        match time_in_commit(&folder, middle).await.environment(failed)? {
+        let time = time_in_commit(&folder, middle).await;
+        match time
+            .map_err(|error| Error::behind(&error).unwrap_or_else(|| Error::environment(failed()).with_source(error)))?
+        {
             Some(time) if time > instant.timestamp_millis() => above = middle,
             // Entries that are gone are older than those that are left.
             time => {
@@ -140,7 +143,8 @@ async fn version_by_files(url: &Url, root: &Arc<dyn ObjectStore>, instant: DateT
     let prefixed = Arc::new(PrefixStore::new(Arc::clone(root), prefix));
     let log_store = default_logstore(Arc::clone(&prefixed) as _, Arc::clone(root), url, &StorageConfig::default());
     let mut table = DeltaTable::new(log_store);
-    table.load_with_datetime(instant).await.context(ErrorKind::Sql, failed)?;
+    let loaded = table.load_with_datetime(instant).await;
+    loaded.map_err(|error| Error::behind(&error).unwrap_or_else(|| Error::sql(failed()).with_source(error)))?;
     let version = table.version();
     refuse_before_the_first(url, prefixed.as_ref(), version, instant).await?;
     Ok(version)

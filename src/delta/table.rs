@@ -47,6 +47,8 @@ pub(super) struct Progress {
     pub version: u64,
     /// Whether all transactions up to `version` have been read.
     pub loaded: bool,
+    /// Whether the entry of `version`, as it was loaded, is known not to be blank.
+    pub newest_has_actions: bool,
     /// Epoch and manifest by application ids of epochs.
     pipelines: BTreeMap<String, (i64, Option<i64>)>,
 }
@@ -194,6 +196,11 @@ impl Table {
         self.metadata().has_deletion_vectors()
     }
 
+    /// The id that the table's metadata gives it.
+    pub fn id(&self) -> Option<String> {
+        self.metadata().id.clone()
+    }
+
     /// The newest version that this process has seen.
     pub async fn version(&self) -> u64 {
         self.shared.progress.lock().await.version
@@ -252,7 +259,7 @@ impl Table {
             self.metadata().check_successor(self.name(), &state.metadata)?;
             self.set_metadata(state.metadata);
         }
-        *progress = Progress { version: state.version, loaded: true, pipelines: BTreeMap::new() };
+        *progress = Progress { version: state.version, loaded: true, ..Progress::default() };
         let txns = state.transactions.iter().map(|(id, version)| (id.as_str(), *version));
         progress.note(txns, |id| state.transactions.get(id).copied());
         Ok(state.transactions)

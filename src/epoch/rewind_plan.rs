@@ -4,7 +4,7 @@
 //! Promises: a plan exists only where the manifest, the state, the log entries and the data files that it needs exist. It names no
 //! table outside of the warehouse that the SQL does not name: that may be one of another warehouse.
 
-use super::refusal::{files, restore_command};
+use super::refusal::{exchanged, files, restore_command};
 use super::sinks::{Home, Sinks, below};
 use crate::delta::{RewindPlan, Table, TableStore, folder_below};
 use crate::env::Env;
@@ -92,8 +92,11 @@ impl<'a> RewindScope<'a> {
     pub async fn plan(&self, epoch: Epoch, manifests: &ManifestStore, later: &[Manifest]) -> Result<PipelineRewind> {
         let pipeline = self.pipeline;
         let mut tables = Vec::new();
-        for (name, place) in self.places(later) {
-            tables.push(self.plan_table(epoch, &name, place).await?);
+        let places = self.places(later);
+        for (name, place) in &places {
+            let table = self.plan_table(epoch, name, place.clone()).await?;
+            self.refuse_exchanged(&table, &places)?;
+            tables.push(table);
         }
         let manifest = self.chosen(epoch, &tables, manifests, later).await?;
         self.check(&manifest, &mut tables)?;
@@ -108,6 +111,15 @@ impl<'a> RewindScope<'a> {
         Ok(PipelineRewind { manifest, tables })
     }
 
+    /// Errors: the folder holds another of the pipeline's tables.
+    fn refuse_exchanged(&self, table: &TableRewind, places: &[(String, TablePlace)]) -> Result<()> {
+        let TableWay::Restore(found, _) = &table.way else { return Ok(()) };
+        let known = places.iter().map(|(_, place)| place);
+        let Some(other) = table.place.exchanged_for(found.id().as_deref(), known) else { return Ok(()) };
+        let name = places.iter().find(|(_, place)| place == other).map_or("", |(name, _)| name);
+        Err(exchanged(self.pipeline, (&table.name, &table.place.location), (name, &other.location)))
+    }
+
     /// Every table that took part in the pipeline since, once, in commit order.
     fn places(&self, manifests: &[Manifest]) -> Vec<(String, TablePlace)> {
         let mut places: Vec<(String, TablePlace)> = Vec::new();
@@ -116,7 +128,7 @@ impl<'a> RewindScope<'a> {
             let mut named: Vec<_> = manifest.sinks.iter().flatten().filter_map(of_record).collect();
             named.extend(manifest.tables.iter().filter(|_| manifest.sinks.is_none()).map(|commit| {
                 let location = commit.location.clone();
-                (commit.name.clone(), TablePlace { path: self.home.path_of(&location), location, version: 0 })
+                (commit.name.clone(), TablePlace { path: self.home.path_of(&location), location, version: 0, id: None })
             }));
             for (name, place) in named {
                 if !places.iter().any(|(_, known)| known.is(&place.location, place.path.as_deref())) {
@@ -175,7 +187,7 @@ impl<'a> RewindScope<'a> {
         if !plan.missing.is_empty() {
             return Err(Error::damaged(format!("files that table `{name}` had after epoch {epoch} are gone"))
                 .with_detail(format!("VACUUM or something else removed {}. {nothing}", files(&plan.missing)))
-                .with_hint("Choose a newer epoch, or restore the whole warehouse from a backup."));
+                .with_hint("Choose an epoch at which the table did not have them, or restore the whole warehouse from a backup."));
         }
         if let Some(other) = plan.pipelines.first() {
             return Err(Error::config(format!("table `{name}` is also written by pipeline `{other}`"))

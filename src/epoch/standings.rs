@@ -28,6 +28,7 @@ impl Standings {
                 location: sink.location.clone(),
                 path: sinks.home.path_of(&sink.location),
                 version: sink.table.version().await,
+                id: sink.table.id(),
             };
             records.push(SinkRecord {
                 name: sink.name.clone(),

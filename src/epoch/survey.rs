@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use super::looked::{Looked, kafka_fact};
 use super::protocol::{Before, Facts, Held, Role, SinkFact, SinkKind, newest, recent};
+use super::refusal::exchanged;
 use super::sinks::{Sinks, TableSink};
 use super::undeclared::{Found, Named, Undeclared, look_at};
 use crate::delta::PipelineTxns;
@@ -80,8 +81,25 @@ pub async fn survey(
     };
     survey.assign_roles(sinks, &looked, (after, named.as_ref()));
     survey.add_undeclared(pipeline, sinks, undeclared, (after, named.as_ref())).await?;
+    refuse_exchanged(pipeline, sinks, &survey.undeclared, named.as_ref())?;
     survey.look_for_files(sinks, after).await;
     Ok(survey)
+}
+
+/// Errors: where the newest epoch knows a table there is another one that it knows elsewhere.
+fn refuse_exchanged(pipeline: &str, sinks: &Sinks, undeclared: &[TableSink], named: Option<&Named>) -> Result<()> {
+    let records = named.map_or([].as_slice(), |named| &named.records);
+    let places = || records.iter().filter_map(|record| Some((record.name.as_str(), record.table.as_ref()?)));
+    for sink in sinks.tables.iter().chain(undeclared) {
+        let path = sinks.home.path_of(&sink.location);
+        let Some((_, place)) = places().find(|(_, place)| place.is(&sink.location, path.as_deref())) else { continue };
+        let Some(other) = place.exchanged_for(sink.table.id().as_deref(), places().map(|(_, place)| place)) else {
+            continue;
+        };
+        let name = places().find(|(_, place)| *place == other).map_or("", |(name, _)| name);
+        return Err(exchanged(pipeline, (&sink.name, &sink.location), (name, &other.location)));
+    }
+    Ok(())
 }
 
 /// The newest epoch that any sink holds.

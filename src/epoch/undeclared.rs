@@ -39,7 +39,7 @@ impl Named {
 /// A table in a manifest of an older version.
 fn unrecorded(commit: &TableCommit) -> SinkRecord {
     let version = commit.upsert.as_ref().map_or(0, |upsert| upsert.read_version);
-    let place = TablePlace { location: commit.location.clone(), path: None, version };
+    let place = TablePlace { location: commit.location.clone(), path: None, version, id: None };
     SinkRecord { name: commit.name.clone(), table: Some(place), before: None, takes_part: true }
 }
 

@@ -43,11 +43,12 @@ fn failed() -> Error {
 
 /// The error of ours that others carry, or what failed beside the query. `None`: the query itself, or a defect.
 pub fn beside(error: &(dyn StdError + 'static)) -> Option<Error> {
+    // Stores pass weir's own errors on inside of theirs.
+    if let Some(ours) = Error::behind(error) {
+        return Some(ours);
+    }
     let mut open = Some(error);
     while let Some(error) = open {
-        if let Some(ours) = error.downcast_ref::<Error>() {
-            return Some(copy_of(ours));
-        }
         if let Some(DataFusionError::ResourcesExhausted(message)) = error.downcast_ref() {
             return Some(out_of_memory(message));
         }
@@ -85,18 +86,6 @@ pub fn out_of_memory(message: &str) -> Error {
         .with_state(SqlState::OUT_OF_MEMORY)
         .with_detail(sentence(message))
         .with_hint("Read fewer rows or columns at a time (in a pipeline: a lower `max_rows_per_micro_batch`), or raise `memory_limit` in the configuration.")
-}
-
-/// An error that others hold as well.
-fn copy_of(error: &Error) -> Error {
-    let mut copy = Error::new(error.kind(), error.message()).with_state(error.state());
-    if let Some(detail) = error.detail() {
-        copy = copy.with_detail(detail);
-    }
-    match error.hint() {
-        Some(hint) => copy.with_hint(hint),
-        None => copy,
-    }
 }
 
 /// The text as a sentence.

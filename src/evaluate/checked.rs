@@ -13,7 +13,7 @@ use arrow::error::ArrowError;
 use datafusion::common::internal_err;
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::error::Result;
-use datafusion::logical_expr::expr::{BinaryExpr, ScalarFunction};
+use datafusion::logical_expr::expr::ScalarFunction;
 use datafusion::logical_expr::type_coercion::binary::BinaryTypeCoercer;
 use datafusion::logical_expr::{
     ColumnarValue, Expr, Operator, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
@@ -83,16 +83,13 @@ struct Checked {
     signature: Signature,
 }
 
-impl Checked {
-    /// The operation that it represents.
-    fn operation(&self, args: &[Expr]) -> Option<Expr> {
-        match args {
-            [operand] => Some(Expr::Negative(Box::new(operand.clone()))),
-            [left, right] => {
-                Some(Expr::BinaryExpr(BinaryExpr::new(Box::new(left.clone()), self.op, Box::new(right.clone()))))
-            }
-            _ => None,
+/// An operand as a binary operation shows it under an operator of this precedence.
+fn shown(operand: &Expr, precedence: u8) -> String {
+    match operand {
+        Expr::BinaryExpr(inner) if inner.op.precedence() == 0 || inner.op.precedence() < precedence => {
+            format!("({inner})")
         }
+        _ => operand.to_string(),
     }
 }
 
@@ -101,12 +98,22 @@ impl ScalarUDFImpl for Checked {
         OPERATORS.iter().find(|(op, _)| *op == self.op).map_or("weir_arithmetic", |(_, name)| name)
     }
 
+    // Names are asked for again and again: the operands are not copied into the operation that this stands for.
     fn display_name(&self, args: &[Expr]) -> Result<String> {
-        Ok(self.operation(args).map_or_else(String::new, |expr| expr.to_string()))
+        let precedence = self.op.precedence();
+        Ok(match args {
+            [operand] => format!("(- {operand})"),
+            [left, right] => format!("{} {} {}", shown(left, precedence), self.op, shown(right, precedence)),
+            _ => String::new(),
+        })
     }
 
     fn schema_name(&self, args: &[Expr]) -> Result<String> {
-        Ok(self.operation(args).map_or_else(String::new, |expr| expr.schema_name().to_string()))
+        Ok(match args {
+            [operand] => format!("(- {})", operand.schema_name()),
+            [left, right] => format!("{} {} {}", left.schema_name(), self.op, right.schema_name()),
+            _ => String::new(),
+        })
     }
 
     fn signature(&self) -> &Signature {
@@ -155,4 +162,30 @@ fn fitting(result: ArrayRef) -> Result<ArrayRef, ArrowError> {
         _ => {}
     }
     Ok(result)
+}
+
+#[cfg(test)]
+mod tests {
+    use datafusion::logical_expr::expr::BinaryExpr;
+    use datafusion::prelude::{col, lit};
+
+    use super::*;
+
+    #[test]
+    fn a_function_is_called_what_its_operator_is_called() {
+        let whole = DataType::Int64;
+        let (a, comparison) = (col("t.a"), col("b").gt(lit(1_i64)));
+        for op in [Operator::Plus, Operator::Minus, Operator::Multiply] {
+            for (left, right) in [(&a, &a), (&a, &comparison), (&comparison, &a)] {
+                let made = checked(Some((left, &whole)), op, (right, &whole)).unwrap();
+                let written = Expr::BinaryExpr(BinaryExpr::new(Box::new(left.clone()), op, Box::new(right.clone())));
+                assert_eq!(made.schema_name().to_string(), written.schema_name().to_string());
+                assert_eq!(made.to_string(), written.to_string());
+            }
+        }
+        let made = checked(None, Operator::Minus, (&a, &whole)).unwrap();
+        let written = Expr::Negative(Box::new(a));
+        assert_eq!(made.schema_name().to_string(), written.schema_name().to_string());
+        assert_eq!(made.to_string(), written.to_string());
+    }
 }

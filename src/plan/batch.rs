@@ -22,6 +22,7 @@ use super::share::reading;
 use super::size::check_plan;
 use crate::catalog::{Catalog, PipelineDef};
 use crate::error::Result;
+use crate::function::shorten_names;
 
 /// One INSERT as a batch query.
 #[derive(Debug)]
@@ -124,7 +125,9 @@ fn register(session: &SessionState, name: &str, table: Arc<dyn TableProvider>) -
 }
 
 async fn plan(session: &SessionState, query: &Query) -> Result<LogicalPlan> {
-    let statement = Statement::Statement(Box::new(SqlStatement::Query(Box::new(query.clone()))));
+    let mut query = query.clone();
+    shorten_names(&mut query, session);
+    let statement = Statement::Statement(Box::new(SqlStatement::Query(Box::new(query))));
     let plan = session.statement_to_plan(statement).await?;
     check_plan(&plan)?;
     Ok(as_meant(plan)?)

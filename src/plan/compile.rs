@@ -35,6 +35,7 @@ use super::size::check_plan;
 use super::watermark::watermark;
 use crate::catalog::{Catalog, InsertDef, KafkaSinkOptions, PipelineDef, PipelineOptions, SinkConnector, ViewDef};
 use crate::error::Error;
+use crate::function::shorten_names;
 use crate::memory::slice::SliceBudget;
 use crate::operator::{HeldTable, MeterExec};
 use crate::sql::clause::Clause;
@@ -531,6 +532,7 @@ impl<'a> Compiler<'a> {
         }
         let mut query = query.clone();
         forget_argument_names(&mut query, &self.catalog.broken.models);
+        shorten_names(&mut query, &self.session);
         let statement = Statement::Statement(Box::new(SqlStatement::Query(Box::new(query))));
         let planned = self.session.statement_to_plan(statement).await;
         let checked = |plan: LogicalPlan| check_plan(&plan).and_then(|()| maps_are_no_keys(&plan)).map(|()| plan);

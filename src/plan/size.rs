@@ -4,6 +4,7 @@
 //! that is pushed down. Each is measured where it is made: calls that build types ([`SizedFunction`]) before anything reads the type,
 //! tables and subqueries ([`SizedRelations`]) before what reads them is planned, conditions ([`check_plan`]) before a plan is optimised.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -29,6 +30,7 @@ use datafusion::logical_expr::{
 use datafusion::sql::sqlparser::ast::TableFactor;
 
 use crate::error::{Error, SqlState};
+use crate::function::written_out;
 use crate::sql::limits::{MAX_CONDITION, MAX_FIELDS, MAX_NESTING, MAX_STATEMENT_FIELDS};
 
 /// Functions whose type is put together of their arguments' types, or read from a text.
@@ -54,7 +56,7 @@ pub fn bound_relations(state: &mut SessionState, in_all: Option<usize>) -> Resul
 /// Errors: the plan's rows are too wide, or a condition in it is too long once what it names is written out.
 pub fn check_plan(plan: &LogicalPlan) -> Result<()> {
     check_schema(plan.schema())?;
-    written_out(plan).map(|_| ())
+    column_sizes(plan, &Cell::new(0)).map(|_| ())
 }
 
 fn sized(function: Arc<ScalarUDF>) -> Arc<ScalarUDF> {
@@ -250,22 +252,15 @@ impl RelationPlanner for SizedRelations {
 /// For each column of `plan` the size that its expression has once the columns that it names are replaced by theirs, down to tables.
 ///
 /// Errors: a condition is larger than [`MAX_CONDITION`]; the optimiser would write it out to push it down.
-fn written_out(plan: &LogicalPlan) -> Result<Vec<usize>> {
+fn column_sizes(plan: &LogicalPlan, grown: &Cell<usize>) -> Result<Vec<usize>> {
     let inputs: Vec<Vec<usize>> = match plan {
         LogicalPlan::TableScan(scan) => match scan.source.get_logical_plan() {
-            Some(view) => vec![written_out(&view)?],
+            Some(view) => vec![column_sizes(&view, grown)?],
             None => Vec::new(),
         },
-        _ => plan.inputs().into_iter().map(written_out).collect::<Result<_>>()?,
+        _ => plan.inputs().into_iter().map(|input| column_sizes(input, grown)).collect::<Result<_>>()?,
     };
-    for expr in plan.expressions() {
-        expr.apply(|inner| match inner {
-            Expr::ScalarSubquery(subquery) => written_out(&subquery.subquery).map(|_| TreeNodeRecursion::Continue),
-            Expr::Exists(exists) => written_out(&exists.subquery.subquery).map(|_| TreeNodeRecursion::Continue),
-            Expr::InSubquery(within) => written_out(&within.subquery.subquery).map(|_| TreeNodeRecursion::Continue),
-            _ => Ok(TreeNodeRecursion::Continue),
-        })?;
-    }
+    check_expressions(plan, grown)?;
     let width = plan.schema().fields().len();
     let first = || inputs.first().cloned().unwrap_or_default();
     let sizes = match plan {
@@ -316,6 +311,35 @@ fn written_out(plan: &LogicalPlan) -> Result<Vec<usize>> {
     Ok(sizes.into_iter().chain(std::iter::repeat(1)).take(width).collect())
 }
 
+/// Checks the subqueries in the expressions of one node, and by how much its expressions grow when they are written out.
+fn check_expressions(plan: &LogicalPlan, grown: &Cell<usize>) -> Result<()> {
+    for expr in plan.expressions() {
+        let mut size: usize = 0;
+        expr.apply(|inner| {
+            match inner {
+                Expr::ScalarSubquery(subquery) => drop(column_sizes(&subquery.subquery, grown)?),
+                Expr::Exists(exists) => drop(column_sizes(&exists.subquery.subquery, grown)?),
+                Expr::InSubquery(within) => drop(column_sizes(&within.subquery.subquery, grown)?),
+                _ => {}
+            }
+            size += 1;
+            Ok(TreeNodeRecursion::Continue)
+        })?;
+        grown.set(grown.get().saturating_add(written_out(&expr, &|_| 1).saturating_sub(size)));
+    }
+    if grown.get() <= MAX_CONDITION {
+        return Ok(());
+    }
+    let message = "the functions that this query calls come to too much when they are written out".to_owned();
+    let detail = format!(
+        "They grow by more than {MAX_CONDITION} columns and operations: an argument counts each time that a SQL function's body names it, and twice in `coalesce`, `nvl` and `BETWEEN`."
+    );
+    let error = Error::sql(message).with_state(SqlState::TOO_COMPLEX).with_detail(detail);
+    Err(error
+        .with_hint("Call the functions one after the other, in subqueries or views, instead of one inside the other.")
+        .into())
+}
+
 fn check_condition(size: usize) -> Result<()> {
     if size <= MAX_CONDITION {
         return Ok(());
@@ -346,21 +370,12 @@ impl<'a> Sizes<'a> {
 
     /// Names and operations of `expr`, written out.
     fn of(&self, expr: &Expr) -> usize {
-        let mut size: usize = 0;
-        let counted = expr.apply(|inner| {
-            let more = match inner {
-                Expr::Column(column) => match &column.relation {
-                    Some(table) => self.known.get(&(Some(table), column.name.as_str())).copied(),
-                    None => self.of_name.get(column.name.as_str()).copied(),
-                },
-                Expr::Alias(_) => Some(0),
-                _ => None,
+        written_out(expr, &|column| {
+            let known = match &column.relation {
+                Some(table) => self.known.get(&(Some(table), column.name.as_str())).copied(),
+                None => self.of_name.get(column.name.as_str()).copied(),
             };
-            size = size.saturating_add(more.unwrap_or(1));
-            Ok(TreeNodeRecursion::Continue)
-        });
-        // Counting cannot fail.
-        let _ = counted;
-        size
+            known.unwrap_or(1)
+        })
     }
 }

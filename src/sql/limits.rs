@@ -26,6 +26,9 @@ pub const MAX_TOKENS: usize = 100_000;
 pub const MAX_NESTING: usize = 100;
 /// Depth of the syntax tree: operators in a row, joins, UNIONs and brackets, one inside the other.
 pub const MAX_DEPTH: usize = 500;
+/// Ways to read the brackets in FROM, one inside the other: `((SELECT …` may be a query in brackets or a join that begins with one. The
+/// parser tries both, so each such pair doubles the work.
+pub const MAX_READINGS: usize = 1_024;
 /// Columns of one SELECT, GROUP BY or ORDER BY.
 pub const MAX_COLUMNS: usize = 2_000;
 /// Fields of one type, or of all columns of a table, subquery or result; a nested field counts as one more.
@@ -108,6 +111,10 @@ struct Group {
     clause: Clause,
     /// Commas in the clause.
     commas: usize,
+    /// Brackets directly around, this one among them, that stand for a table in FROM.
+    tables: usize,
+    /// Ways to read the brackets around, by [`MAX_READINGS`]; 0 for 1.
+    readings: usize,
 }
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -146,6 +153,9 @@ impl Group {
     }
 }
 
+/// First words of queries.
+const QUERIES: [&str; 5] = ["SELECT", "WITH", "FROM", "VALUES", "TABLE"];
+
 struct Scan {
     /// Never empty; the first is the statement.
     open: Vec<Group>,
@@ -171,7 +181,9 @@ impl Scan {
                 if continues || *token == Token::LBracket {
                     self.group().operator(Binding::Postfix);
                 }
+                let tables = self.table_brackets(token, before);
                 self.enter(false, at)?;
+                self.group().tables = tables;
             }
             Token::RParen | Token::RBracket | Token::RBrace => self.leave(false),
             Token::Comma => return self.comma(at),
@@ -205,8 +217,36 @@ impl Scan {
             let error = too_complex(at, format!("this is nested more than {MAX_NESTING} deep"));
             return Err(error.with_hint("Split it with `WITH` or a view."));
         }
-        self.open.push(Group { is_case, ..Group::default() });
+        let readings = self.group().readings;
+        self.open.push(Group { is_case, readings, ..Group::default() });
         Ok(())
+    }
+
+    /// The number of brackets that follow one another where FROM expects a table, with this one; 0 elsewhere.
+    fn table_brackets(&mut self, token: &Token, before: Option<&Token>) -> usize {
+        let group = self.group();
+        match before {
+            _ if *token != Token::LParen => 0,
+            Some(Token::LParen) if group.tables > 0 => group.tables + 1,
+            Some(Token::Comma) => usize::from(group.clause == Clause::From),
+            Some(Token::Word(word)) => {
+                let opens = ["FROM", "JOIN", "APPLY"].iter().any(|opens| word.value.eq_ignore_ascii_case(opens));
+                usize::from(opens && word.quote_style.is_none())
+            }
+            _ => 0,
+        }
+    }
+
+    /// Multiplies the readings of the brackets in which a query begins.
+    fn query_begins(&mut self, at: Span) -> Parsed<()> {
+        let group = self.group();
+        group.readings = group.readings.max(1).saturating_mul(group.tables.max(1));
+        if group.readings <= MAX_READINGS {
+            return Ok(());
+        }
+        let error = too_complex(at, "there are too many ways to read the brackets around this query");
+        Err(error
+            .with_hint("Leave out brackets around brackets in FROM, or split the statement with `WITH` or a view."))
     }
 
     /// Closes a bracket, with every `CASE` in it that lacks its `END`.
@@ -241,9 +281,15 @@ impl Scan {
 
     fn word(&mut self, word: &Word, before: Option<&Token>, at: Span) -> Parsed<()> {
         let is_name = matches!(before, Some(Token::Word(before)) if before.value.eq_ignore_ascii_case("AS"));
+        let is_distinct = matches!(before, Some(Token::Word(before)) if before.value.eq_ignore_ascii_case("DISTINCT"));
         let upper = word.value.to_ascii_uppercase();
+        if before == Some(&Token::LParen) && QUERIES.contains(&upper.as_str()) {
+            self.query_begins(at)?;
+        }
         let group = self.group();
         match upper.as_str() {
+            // `IS DISTINCT FROM` was counted at `IS`.
+            "FROM" if is_distinct => {}
             "CASE" if !is_name => return self.enter(true, at),
             "END" if !is_name && group.is_case => self.leave(true),
             "OR" | "XOR" => group.operator(Binding::Or),

@@ -17,6 +17,8 @@ pub const MAX_LEVELS: usize = 100;
 pub const MAX_JOINED: usize = 100;
 /// Nesting of subqueries in expressions: each level doubles the cost of planning.
 pub const MAX_SUBQUERIES: usize = 10;
+/// Nesting of definitions in WITH: DataFusion looks twice at each for the tables that it names, so each level doubles the work.
+pub const MAX_DEFINITIONS: usize = 10;
 /// Different windows in one SELECT: each is sorted separately, and planning costs the square of their number.
 pub const MAX_WINDOWS: usize = 100;
 
@@ -34,6 +36,8 @@ pub struct Weight {
     pub joined: usize,
     /// Nesting of subqueries in expressions.
     pub subqueries: usize,
+    /// Nesting of definitions in WITH.
+    pub definitions: usize,
     /// Different windows of the SELECT that has most.
     pub windows: usize,
     /// `*` and `unnest` of the SELECT that has most.
@@ -42,7 +46,8 @@ pub struct Weight {
 
 impl Weight {
     /// A table, or a function that is not written in SQL.
-    pub const ONE: Self = Self { parts: 1, levels: 0, joined: 1, subqueries: 0, windows: 0, expanded: 0 };
+    pub const ONE: Self =
+        Self { parts: 1, levels: 0, joined: 1, subqueries: 0, definitions: 0, windows: 0, expanded: 0 };
 
     /// True if the query is refused.
     pub fn is_too_much(self) -> bool {
@@ -54,6 +59,9 @@ impl Weight {
         let of_all = "each use of a view, a WITH query or a SQL function counts as its text";
         if self.subqueries > MAX_SUBQUERIES {
             return Some(format!("More than {MAX_SUBQUERIES} subqueries in expressions stand one inside the other."));
+        }
+        if self.definitions > MAX_DEFINITIONS {
+            return Some(format!("More than {MAX_DEFINITIONS} definitions in WITH stand one inside the other."));
         }
         if self.joined > MAX_JOINED {
             return Some(format!("One SELECT joins more than {MAX_JOINED} tables; {of_all}."));
@@ -81,6 +89,7 @@ impl Weight {
         self.parts = self.parts.saturating_add(used.parts);
         self.levels = self.levels.max(used.levels);
         self.subqueries = self.subqueries.max(used.subqueries);
+        self.definitions = self.definitions.max(used.definitions);
         self.windows = self.windows.max(used.windows);
         self.expanded = self.expanded.max(used.expanded);
     }
@@ -100,7 +109,7 @@ impl Known<'_> {
 
     /// The weight of `ast`: a query, a statement or an expression.
     pub fn weigh(&self, ast: &impl Visit) -> Weight {
-        let mut weighing = Weighing { known: self, open: vec![Scope::default()] };
+        let mut weighing = Weighing { known: self, open: vec![Scope::default()], definitions: 0 };
         let _: ControlFlow<()> = ast.visit(&mut weighing);
         weighing.open.first().map_or(Weight::ONE, Scope::total)
     }
@@ -168,6 +177,8 @@ impl Scope {
 struct Weighing<'a> {
     known: &'a Known<'a>,
     open: Vec<Scope>,
+    /// Definitions in WITH that are in progress.
+    definitions: usize,
 }
 
 impl Weighing<'_> {
@@ -185,7 +196,10 @@ impl Visitor for Weighing<'_> {
     fn pre_visit_query(&mut self, query: &Query) -> ControlFlow<()> {
         let with = query.with.iter().flat_map(|with| &with.cte_tables);
         let named = with.map(|cte| (std::ptr::from_ref(&*cte.query), folded(&cte.alias.name))).collect();
-        self.open.push(Scope { named, ..Scope::default() });
+        let defines = |around: &Scope| around.named.iter().any(|(named, _)| std::ptr::eq(*named, query));
+        self.definitions += usize::from(self.open.last().is_some_and(defines));
+        let weight = Weight { definitions: self.definitions, ..Scope::default().weight };
+        self.open.push(Scope { weight, named, ..Scope::default() });
         ControlFlow::Continue(())
     }
 
@@ -195,8 +209,10 @@ impl Visitor for Weighing<'_> {
         let Some(around) = self.open.last_mut() else { return ControlFlow::Continue(()) };
         let name = around.named.iter().find(|(named, _)| std::ptr::eq(*named, query)).map(|(_, name)| name.clone());
         match name {
-            // It counts at each use.
+            // It counts at each use; only its depth counts by itself.
             Some(name) => {
+                self.definitions -= 1;
+                around.weight.definitions = around.weight.definitions.max(closed.definitions);
                 around.defined.insert(name, closed.nested());
             }
             // Its subqueries were counted at their position.
@@ -366,6 +382,8 @@ mod tests {
         let join = |tables: usize| format!("SELECT 1 FROM t{}", " JOIN t ON true".repeat(tables - 1));
         let nested = |times: usize| format!("SELECT {}1{}", "(SELECT ".repeat(times), ")".repeat(times));
         let union = vec![join(30); 10].join(" UNION ALL ");
+        let defined =
+            |times: usize| format!("{}SELECT 1{}", "WITH w AS (".repeat(times), ") SELECT * FROM w".repeat(times));
         let cube = |columns: usize| format!("SELECT 1 FROM t GROUP BY CUBE ({})", vec!["a"; columns].join(", "));
         let windows = |count: usize| {
             let over = |n: usize| format!("sum(a) OVER (ORDER BY a + {n})");
@@ -386,6 +404,8 @@ mod tests {
             (format!("SELECT {} FROM t", vec!["*"; 100].join(", ")), true),
             (format!("SELECT {} FROM t", vec!["t.*"; 101].join(", ")), false),
             (format!("SELECT {} FROM t", vec!["unnest(a)"; 101].join(", ")), false),
+            (defined(10), true),
+            (defined(11), false),
             (cube(8), true),
             (cube(12), false),
             (cube(300), false),

@@ -81,6 +81,9 @@ pub struct TablePlace {
     pub path: Option<String>,
     /// The newest version that the writer of the manifest had seen.
     pub version: u64,
+    /// The Delta table's own id; `None` in manifests of older versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
 }
 
 impl SinkRecord {
@@ -96,6 +99,17 @@ impl TablePlace {
         self.location == location
             || (path.is_some() && self.path.as_deref() == path)
             || folder_below(&self.location, location).is_some_and(|below| below.is_empty())
+    }
+
+    /// The place among `known` whose table, with id `found`, is here instead of the one that should be: folders were exchanged, or
+    /// one was copied over another. A new id says nothing: other engines give a table that they replace one.
+    pub fn exchanged_for<'a>(
+        &self,
+        found: Option<&str>,
+        mut known: impl Iterator<Item = &'a Self>,
+    ) -> Option<&'a Self> {
+        let (found, own) = (found?, self.id.as_deref()?);
+        known.find(|other| found != own && other.id.as_deref() == Some(found))
     }
 }
 

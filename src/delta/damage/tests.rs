@@ -153,6 +153,82 @@ async fn a_damaged_log_entry_is_named() {
     assert!(error.message().contains("log entry `_delta_log/00000000000000000006.json`"), "{}", error.message());
 }
 
+const MIDDLE: &str = "_delta_log/00000000000000000006.json";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_entry_that_is_empty_or_cut_is_damage_for_every_reader() {
+    let written = table(8).await;
+    let store = written.store();
+    let whole = get(&store, MIDDLE).await;
+    let first_line = whole.iter().position(|byte| *byte == b'\n').unwrap();
+    for lost in [&b""[..], b"\n", b"   ", b"\0\0\0\0", b"{}\n", &whole[..first_line / 2]] {
+        put(&store, MIDDLE, lost.to_vec()).await;
+        let upsert =
+            UpsertTable::new(written.table.clone(), &["id".to_owned()], &WriterOptions::default(), None).unwrap();
+        let errors = [
+            Table::open(store.clone()).await.map(drop).unwrap_err(),
+            count(&store).await.map(drop).unwrap_err(),
+            written.table.provider(Some(7)).await.map(drop).unwrap_err(),
+            files_at(&store, 8).await.map(drop).unwrap_err(),
+            super::super::Commit::read(&store, 6).await.map(drop).unwrap_err(),
+            super::super::read_entry(&store, 6).await.map(drop).unwrap_err(),
+            upsert.load().await.map(drop).unwrap_err(),
+            super::super::history(store.object_store().as_ref(), &Path::default(), None).await.map(drop).unwrap_err(),
+        ];
+        for (reader, error) in errors.into_iter().enumerate() {
+            assert_eq!(error.kind(), ErrorKind::Damaged, "{reader} {lost:?}: {error:?}");
+            assert!(error.message().contains("00000000000000000006.json"), "{reader} {lost:?}: {}", error.message());
+            assert!(error.detail().is_some() && error.hint().is_some(), "{reader} {lost:?}: {error:?}");
+        }
+    }
+    put(&store, MIDDLE, whole).await;
+    assert_eq!(count(&store).await.unwrap(), 80);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_first_entry_is_damage_when_it_is_empty() {
+    let written = table(0).await;
+    let store = written.store();
+    put(&store, "_delta_log/00000000000000000000.json", "").await;
+    let error = Table::open(store).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Damaged);
+    assert!(error.message().contains("00000000000000000000.json"), "{}", error.message());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_empty_newest_entry_is_no_commit_and_is_filled_before_the_next() {
+    for lost in ["", " \n", "\0\0\0"] {
+        let written = table(2).await;
+        let store = written.store();
+        let newest = "_delta_log/00000000000000000002.json";
+        put(&store, newest, lost).await;
+        assert_eq!(count(&store).await.unwrap(), 10, "its writer died in it");
+        let error = super::super::Commit::read(&store, 2).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Damaged, "a stream would skip it for good");
+        let table = Table::open(store.clone()).await.unwrap();
+        let commit = || super::super::CommitRequest {
+            app: super::super::PipelineTxns { pipeline: "p".to_owned(), epoch: 1, manifest_id: 1, offsets: Vec::new() },
+            adds: Vec::new(),
+            removes: Vec::new(),
+            cdc: Vec::new(),
+            upsert: None,
+            info: serde_json::Map::new(),
+        };
+        let outcome = table.commit(commit()).await.unwrap();
+        assert_eq!(outcome, super::super::CommitOutcome::Committed { version: 3 });
+        let filled = get(&store, newest).await;
+        assert!(filled.starts_with(b"{\"commitInfo\":") && filled.ends_with(b"}\n"), "{filled:?}");
+        assert_eq!(count(&store).await.unwrap(), 10);
+        // One that comes while the table is open.
+        put(&store, "_delta_log/00000000000000000004.json", lost).await;
+        let mut next = commit();
+        next.app.epoch = 2;
+        let outcome = table.commit(next).await.unwrap();
+        assert_eq!(outcome, super::super::CommitOutcome::Committed { version: 5 });
+        assert_eq!(count(&store).await.unwrap(), 10);
+    }
+}
+
 fn schema() -> SchemaRef {
     rows(0..1).schema()
 }

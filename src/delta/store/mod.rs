@@ -9,6 +9,7 @@ pub mod faults;
 pub mod local;
 mod remote;
 pub mod retry;
+pub mod whole;
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -2,7 +2,8 @@
 //!
 //! Promises: reads, listings, deletes and whole-object writes are tried a few times with growing pauses. A conditional
 //! write is passed on untouched: whether it took effect is for its caller to find out, because a repetition would
-//! find its own first attempt. Parts of large uploads are left to the store's own client.
+//! find its own first attempt. Parts of large uploads are left to the store's own client. Entries of Delta logs are whole, or an
+//! error ([`whole`]).
 
 use std::fmt;
 use std::future::Future;
@@ -16,10 +17,11 @@ use futures::stream::BoxStream;
 use futures::{StreamExt, stream};
 use object_store::path::Path;
 use object_store::{
-    CopyMode, CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
-    ObjectStoreExt, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
+    CopyMode, CopyOptions, Error, GetOptions, GetResult, GetResultPayload, ListResult, MultipartUpload, ObjectMeta,
+    ObjectStore, ObjectStoreExt, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
 
+use super::whole::{self, LogFile};
 use crate::env::Env;
 
 const ATTEMPTS: u32 = 6;
@@ -51,6 +53,32 @@ impl RetryStore {
                 }
                 result => return result,
             }
+        }
+    }
+
+    /// An object's content, and the rest of what the store says of it.
+    async fn get_all(&self, location: &Path, options: GetOptions) -> Result<(Bytes, GetResult)> {
+        let found = self.inner.get_opts(location, options).await?;
+        let nothing = GetResultPayload::Stream(stream::empty().boxed());
+        let rest = GetResult {
+            payload: nothing,
+            meta: found.meta.clone(),
+            range: found.range.clone(),
+            attributes: found.attributes.clone(),
+        };
+        Ok((found.bytes().await?, rest))
+    }
+
+    /// Whether the log entry of this version, not the first, has no successor.
+    async fn is_newest(&self, entry: &Path, version: u64) -> Result<bool> {
+        let name = format!("{:020}.json", version + 1);
+        let next =
+            entry.as_ref().rsplit_once('/').map_or_else(|| name.clone(), |(folder, _)| format!("{folder}/{name}"));
+        let next = Path::parse(next)?;
+        match self.repeat(|| self.inner.head(&next)).await {
+            Ok(_) => Ok(false),
+            Err(Error::NotFound { .. }) => Ok(version > 0),
+            Err(error) => Err(error),
         }
     }
 
@@ -143,7 +171,18 @@ impl ObjectStore for RetryStore {
     }
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
-        self.repeat(|| self.inner.get_opts(location, options.clone())).await
+        let file = LogFile::at(location).filter(|_| whole::reads_all(&options));
+        let Some(file) = file else { return self.repeat(|| self.inner.get_opts(location, options.clone())).await };
+        let (bytes, rest) = self.repeat(|| self.get_all(location, options.clone())).await?;
+        let is_no_commit_yet = match file {
+            LogFile::Entry(version) => whole::is_blank(&bytes) && self.is_newest(location, version).await?,
+            LogFile::Compacted => false,
+        };
+        if is_no_commit_yet {
+            return Ok(whole::as_read(Bytes::new(), rest));
+        }
+        whole::check(location, &bytes)?;
+        Ok(whole::as_read(bytes, rest))
     }
 
     async fn get_ranges(&self, location: &Path, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {

@@ -27,6 +27,7 @@ const MARKS: &[(&[&str], SqlState)] = &[
     (&["not allowed"], SqlState::PARAMETER),
     (&["out-of-domain"], SqlState::PARAMETER),
     (&["negative number"], SqlState::PARAMETER),
+    (&["invalid timezone"], SqlState::PARAMETER),
     (&["unicode scalar value"], SqlState::PARAMETER),
     (&["no built-in encoding"], SqlState::PARAMETER),
     (&["failed to decode"], SqlState::PARAMETER),

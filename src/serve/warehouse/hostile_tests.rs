@@ -1,6 +1,7 @@
 //! Statements that need too much: they are refused with a message and its SQLSTATE, end when interrupted, and never use more
 //! memory than the pool has.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,11 +10,13 @@ use object_store::memory::InMemory;
 use url::Url;
 
 use super::location::Location;
-use super::{Warehouse, WarehouseOptions};
+use super::{Declared, Warehouse, WarehouseOptions};
+use crate::catalog::Catalog;
 use crate::error::{Error, Result, SqlState};
 use crate::serve::engine::{QueryEngine, QueryLimits};
 use crate::serve::failure::query_error;
 use crate::serve::gate::Client;
+use crate::sql::SourceFile;
 
 fn warehouse() -> Arc<Warehouse> {
     let location = Location::new(Url::parse("memory:///lake").unwrap(), Arc::new(InMemory::new())).unwrap();
@@ -223,6 +226,62 @@ async fn conditions_that_double_when_they_are_pushed_down_are_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn calls_by_other_names_may_be_nested() {
+    let (engine, warehouse) = (engine(), warehouse());
+    for open in ["ROW(", "ROW((", "ifnull(NULL, ", "pow(1.0, ", "ROW(1, ifnull(NULL, "] {
+        let depth = 90 / open.matches('(').count();
+        let close = ")".repeat(open.matches('(').count() * depth);
+        for sql in [
+            format!("SELECT {}1.0{close}", open.repeat(depth)),
+            format!("SELECT x FROM (SELECT {}1.0{close} AS x)", open.repeat(depth)),
+        ] {
+            let started = Instant::now();
+            match run(&engine, &warehouse, &sql).await {
+                Ok(rows) => assert_eq!(rows, 1, "{sql}"),
+                Err(error) => assert_eq!(error.state(), SqlState::TOO_COMPLEX, "{sql}: {error:?}"),
+            }
+            assert!(started.elapsed() < Duration::from_secs(10), "{open}: {:?}", started.elapsed());
+        }
+    }
+    assert_eq!(run(&engine, &warehouse, "SELECT ROW(ROW(ROW(ROW(ROW(ROW(1))))))").await.unwrap(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nested_calls_of_sql_functions_are_bounded_by_what_they_come_to() {
+    let text = "CREATE FUNCTION f(x BIGINT) RETURNS BIGINT IMMUTABLE LANGUAGE sql AS $$ x * x + x $$;
+        CREATE FUNCTION g(x BIGINT, y BIGINT) RETURNS BIGINT IMMUTABLE LANGUAGE sql AS $$ CASE WHEN x = 1 OR x = 2 OR x = 3 THEN y ELSE x END $$;
+        CREATE FUNCTION h(x BIGINT) RETURNS BIGINT IMMUTABLE LANGUAGE sql AS $$ f(x) + f(x) $$;";
+    let files = [Arc::new(SourceFile::new("a.sql", text))];
+    let catalog = Catalog::load(&files, &|_| None).unwrap_or_else(|errors| panic!("{}", errors.render(false)));
+    let declared = Declared { catalog, models: BTreeMap::new(), functions: Vec::new(), empty_tables: false };
+    let warehouse = Arc::into_inner(warehouse()).unwrap().declaring(declared).unwrap();
+    let (engine, warehouse) = (engine(), Arc::new(warehouse));
+    let nested = |open: &str, inner: &str, times: usize| {
+        format!("SELECT {}{inner}{} FROM generate_series(1, 3)", open.repeat(times), ")".repeat(times))
+    };
+    let many = format!("SELECT {} FROM generate_series(1, 3)", vec!["f(f(f(f(f(f(f(value)))))))"; 100].join(", "));
+    let coalesce = format!("SELECT {}value{}", "coalesce(".repeat(40), ", 1)".repeat(40));
+    let between = format!("SELECT {}value{}", "CASE WHEN ".repeat(40), " BETWEEN 1 AND 2 THEN 1 ELSE 2 END".repeat(40));
+    let from = |sql: String| format!("{sql} FROM generate_series(1, 3)");
+    for sql in [
+        from(coalesce),
+        from(between),
+        nested("f(", "value", 60),
+        nested("h(", "value", 12),
+        nested("f(", "value", 15),
+        many,
+    ] {
+        let started = Instant::now();
+        let error = refused(&engine, &warehouse, &sql).await;
+        assert_eq!(error.state(), SqlState::TOO_COMPLEX, "{sql:.60}: {error:?}");
+        assert!(started.elapsed() < Duration::from_secs(5), "{sql:.60}: {:?}", started.elapsed());
+    }
+    for sql in [nested("f(", "value % 2", 4), nested("g(value, ", "1", 40)] {
+        assert_eq!(run(&engine, &warehouse, &sql).await.unwrap(), 3, "{sql:.60}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn errors_have_their_sqlstate() {
     let (engine, warehouse) = (engine(), warehouse());
     for (sql, state) in [
@@ -233,6 +292,8 @@ async fn errors_have_their_sqlstate() {
         ("SELECT nosuch(1)", SqlState::UNDEFINED_FUNCTION),
         ("SELECT 1 / (value - 1) FROM generate_series(1, 2)", SqlState::DIVISION_BY_ZERO),
         ("SELECT CAST('x' AS INT)", SqlState::INVALID_TEXT),
+        ("SELECT array_resize([1], -1)", SqlState::PARAMETER),
+        ("SELECT array_resize([value], -value) FROM generate_series(1, 2)", SqlState::PARAMETER),
         ("INSERT INTO t VALUES (1)", SqlState::READ_ONLY),
         ("SELECT $1", SqlState::PARAMETERS),
     ] {

@@ -233,7 +233,7 @@ impl Warehouse {
         files: &[Arc<SourceFile>],
         span: Span,
     ) -> Result<Query, Failure> {
-        let statement = statement::parse(tokens).map_err(|error| Failure::at(files, error))?;
+        let mut statement = statement::parse(tokens).map_err(|error| Failure::at(files, error))?;
         let mut state = self.state.as_ref().clone();
         let references = state.resolve_table_references(&statement).map_err(query_error)?;
         let lists = references.iter().any(|reference| reference.schema() == Some("information_schema"));
@@ -244,6 +244,7 @@ impl Warehouse {
         let budget = Arc::new(QueryBudget::new(Arc::clone(&self.runtime().memory_pool), interrupt.clone()));
         state.register_function_rewrite(Arc::new(Bounding::of_query(budget))).map_err(query_error)?;
         bound_relations(&mut state, Some(MAX_STATEMENT_FIELDS)).map_err(query_error)?;
+        statement::shorten_names(&mut statement, &state);
         let (planned, shown) = repeated::planned(&state, statement).await;
         let plan =
             match planned.and_then(|plan| check_plan(&plan).map(|()| plan)).and_then(three_valued).and_then(as_meant) {

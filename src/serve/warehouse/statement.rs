@@ -7,6 +7,7 @@
 
 use chrono::{DateTime, NaiveDate, NaiveDateTime, Utc};
 use datafusion::error::DataFusionError;
+use datafusion::execution::SessionState;
 use datafusion::sql::parser::{DFParserBuilder, Statement};
 use datafusion::sql::sqlparser::ast::Statement as SqlStatement;
 use datafusion::sql::sqlparser::keywords::Keyword;
@@ -83,6 +84,15 @@ fn weight(statement: &Statement) -> Weight {
         Statement::Statement(statement) => Known::NOTHING.weigh(statement.as_ref()),
         Statement::Explain(explain) => weight(&explain.statement),
         _ => Weight::ONE,
+    }
+}
+
+/// As [`function::shorten_names`](crate::function::shorten_names), in a statement that is explained, too.
+pub fn shorten_names(statement: &mut Statement, state: &SessionState) {
+    match statement {
+        Statement::Statement(statement) => crate::function::shorten_names(statement.as_mut(), state),
+        Statement::Explain(explain) => shorten_names(&mut explain.statement, state),
+        _ => {}
     }
 }
 

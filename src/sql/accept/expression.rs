@@ -1,5 +1,6 @@
 //! Expressions.
 
+use arrow::array::timezone::Tz;
 use datafusion::sql::sqlparser::ast::{
     Array, BinaryOperator, CaseWhen, CastKind, CeilFloorKind, DateTimeField, Expr, Interval, TypedString,
     UnaryOperator, Value,
@@ -30,7 +31,6 @@ pub fn check(expr: &Expr) -> Checked {
         | Expr::InList { expr: _, list: _, negated: _ }
         | Expr::InSubquery { expr: _, subquery: _, negated: _ }
         | Expr::Between { expr: _, negated: _, low: _, high: _ }
-        | Expr::AtTimeZone { timestamp: _, time_zone: _ }
         | Expr::Extract { field: _, syntax: _, expr: _ }
         | Expr::Position { expr: _, r#in: _ }
         | Expr::Substring { expr: _, substring_from: _, substring_for: _, special: _, shorthand: _ }
@@ -54,6 +54,7 @@ pub fn check(expr: &Expr) -> Checked {
             Ok(())
         }
         Expr::Function(called) => function::check(called),
+        Expr::AtTimeZone { timestamp: _, time_zone } => check_zone(time_zone),
         Expr::Value(value) => check_value(&value.value),
         Expr::BinaryOp { left: _, op, right: _ }
         | Expr::AnyOp { left: _, compare_op: op, right: _, is_some: _ }
@@ -110,6 +111,20 @@ pub fn check(expr: &Expr) -> Checked {
         Expr::Prior(_) => refuse("PRIOR", "In a query write `WITH RECURSIVE`."),
         Expr::Lambda(_) => refuse("->", FIELDS),
         Expr::MemberOf(_) => refuse("MEMBER", "Write `x = ANY(array)`."),
+    }
+}
+
+/// Errors: a zone that is not known. DataFusion would carry its name to whatever reads the time.
+fn check_zone(zone: &Expr) -> Checked {
+    let Expr::Value(value) = zone else { return Ok(()) };
+    let Value::SingleQuotedString(name) = &value.value else { return Ok(()) };
+    match name.parse::<Tz>() {
+        Ok(_) => Ok(()),
+        Err(_) => named(
+            zone.to_string(),
+            format!("AT TIME ZONE {zone}"),
+            "A zone is a name like `Europe/Berlin`, or an offset like `+02:00`.",
+        ),
     }
 }
 

@@ -2,13 +2,16 @@
 
 use datafusion::execution::SessionStateDefaults;
 use datafusion::sql::sqlparser::ast::{
-    DuplicateTreatment, Function, FunctionArg, FunctionArgExpr, FunctionArgumentClause, FunctionArgumentList,
-    FunctionArguments, NullTreatment, WindowFrame, WindowSpec, WindowType,
+    DuplicateTreatment, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentClause, FunctionArgumentList,
+    FunctionArguments, NullTreatment, Value, WindowFrame, WindowFrameBound, WindowFrameUnits, WindowSpec, WindowType,
 };
 
 use super::query::{check_sort, check_wildcard};
 use super::{Checked, named, refuse, unless};
 use crate::sql::lexer::fold;
+
+/// Centroids of an approximate percentile.
+const MAX_CENTROIDS: u64 = 100_000;
 
 /// Window functions that can skip nulls (`IGNORE NULLS`).
 const SKIPS_NULLS: [&str; 5] = ["lag", "lead", "first_value", "last_value", "nth_value"];
@@ -31,6 +34,7 @@ pub fn check(function: &Function) -> Checked {
         FunctionArguments::List(FunctionArgumentList { duplicate_treatment, args, clauses }) => {
             distinct = matches!(duplicate_treatment, Some(DuplicateTreatment::Distinct | DuplicateTreatment::All));
             args.iter().try_for_each(check_argument)?;
+            check_centroids(&called, args)?;
             for clause in clauses {
                 check_clause(clause)?;
                 ordered |= matches!(clause, FunctionArgumentClause::OrderBy(_));
@@ -65,6 +69,19 @@ pub fn check(function: &Function) -> Checked {
         return named("NULLS", format!("{called}(…) IGNORE NULLS"), hint);
     }
     Ok(())
+}
+
+/// Errors: the last argument of `approx_percentile_cont(p, centroids)` asks for more of them than memory is reserved for.
+fn check_centroids(called: &str, args: &[FunctionArg]) -> Checked {
+    if !called.starts_with("approx_percentile_cont") {
+        return Ok(());
+    }
+    let Some(FunctionArg::Unnamed(FunctionArgExpr::Expr(Expr::Value(value)))) = args.last() else { return Ok(()) };
+    let Value::Number(number, _) = &value.value else { return Ok(()) };
+    match number.parse::<u64>().is_ok_and(|centroids| centroids > MAX_CENTROIDS) {
+        true => named(number, number, "At most 100000 centroids are kept; 100 are usual."),
+        false => Ok(()),
+    }
 }
 
 /// True for aggregate and window functions.
@@ -110,6 +127,24 @@ pub fn check_window(spec: &WindowSpec) -> Checked {
     unless(window_name.is_some(), "OVER", "A window cannot extend another: write it out.")?;
     order_by.iter().try_for_each(check_sort)?;
     match window_frame {
-        None | Some(WindowFrame { units: _, start_bound: _, end_bound: _ }) => Ok(()),
+        Some(WindowFrame { units: WindowFrameUnits::Rows | WindowFrameUnits::Groups, start_bound, end_bound }) => {
+            std::iter::once(start_bound).chain(end_bound).try_for_each(check_bound)
+        }
+        None | Some(WindowFrame { units: WindowFrameUnits::Range, start_bound: _, end_bound: _ }) => Ok(()),
+    }
+}
+
+/// Rows are counted in 64 bits with a sign; DataFusion's sums with larger numbers wrap around.
+fn check_bound(bound: &WindowFrameBound) -> Checked {
+    let (WindowFrameBound::Preceding(Some(rows)) | WindowFrameBound::Following(Some(rows))) = bound else {
+        return Ok(());
+    };
+    let Expr::Value(value) = rows.as_ref() else { return Ok(()) };
+    let Value::Number(number, _) = &value.value else { return Ok(()) };
+    match number.parse::<u64>().is_ok_and(|rows| i64::try_from(rows).is_err()) {
+        true => {
+            named(number, number, "A frame reaches at most 9223372036854775807 rows back or ahead: write UNBOUNDED.")
+        }
+        false => Ok(()),
     }
 }

@@ -36,10 +36,37 @@ fn refusals_name_the_clause_at_its_place() {
         ("SELECT a FROM t WHERE s SIMILAR TO 'x%'", "`SIMILAR TO` is not supported", 25),
         ("SELECT upper(s) FILTER (WHERE a > 1) FROM t", "`upper(…) FILTER` is not supported", 17),
         ("SELECT a FROM t PIVOT (sum(a) FOR b IN (1, 2))", "`PIVOT` is not supported", 17),
+        ("SELECT now() AT TIME ZONE 'Nowhere/No' FROM t", "`AT TIME ZONE 'Nowhere/No'` is not supported", 27),
+        (
+            "SELECT sum(a) OVER (ORDER BY a ROWS 9223372036854775808 PRECEDING) FROM t",
+            "`9223372036854775808` is not supported",
+            37,
+        ),
+        (
+            "SELECT sum(a) OVER (ORDER BY a GROUPS BETWEEN CURRENT ROW AND 18446744073709551615 FOLLOWING) FROM t",
+            "`18446744073709551615` is not supported",
+            63,
+        ),
+        (
+            "SELECT approx_percentile_cont(0.5, 9000000000000000000) WITHIN GROUP (ORDER BY a) FROM t",
+            "`9000000000000000000` is not supported",
+            36,
+        ),
         ("SELECT a FROM t GROUP BY a WITH ROLLUP", "`WITH` is not supported", 28),
     ] {
         let error = refusal(sql).unwrap_or_else(|| panic!("{sql} is taken"));
         assert_eq!((error.message.as_str(), error.span.start.column), (message, at), "{sql}");
+    }
+}
+
+#[test]
+fn bounds_and_zones_that_exist_pass() {
+    for sql in [
+        "SELECT sum(a) OVER (ORDER BY a ROWS 9223372036854775807 PRECEDING) FROM t",
+        "SELECT approx_percentile_cont(0.5, 200) WITHIN GROUP (ORDER BY a) FROM t",
+        "SELECT now() AT TIME ZONE 'Europe/Berlin', now() AT TIME ZONE '+02:00', now() AT TIME ZONE 'UTC'",
+    ] {
+        assert_eq!(refusal(sql), None, "{sql}");
     }
 }
 

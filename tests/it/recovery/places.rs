@@ -141,3 +141,112 @@ fn pipelines_whose_records_in_one_table_would_be_confused_are_refused_it() {
         stage.check();
     }
 }
+
+/// A log entry of a table, and the bytes in it.
+fn entry(stage: &Stage, table: &str, version: u64) -> (PathBuf, Vec<u8>) {
+    let path = stage.table(table).join(format!("_delta_log/{version:020}.json"));
+    let bytes = std::fs::read(&path).unwrap();
+    (path, bytes)
+}
+
+#[test]
+fn folders_that_changed_places_stop_the_pipeline_and_a_restore() {
+    let refused = "of pipeline `p` holds the table";
+    let same_columns = STATELESS.replace("some (id BIGINT NOT NULL)", "some (id BIGINT NOT NULL, k BIGINT)");
+    let same_columns = same_columns.replace("SELECT id FROM", "SELECT id, k FROM");
+    let mut stage = Stage::new(&same_columns);
+    stage.epochs(3);
+    let (everything, some, aside) = (stage.table("everything"), stage.table("some"), stage.table("aside"));
+    let exchange = || {
+        std::fs::rename(&everything, &aside).unwrap();
+        std::fs::rename(&some, &everything).unwrap();
+        std::fs::rename(&aside, &some).unwrap();
+    };
+    exchange();
+    stage.add();
+    stage.refused(&["the folder of table `everything`", refused, "Put each table's folder where it was"]);
+    let output = stage.weir.run(&["restore", "--pipeline", "p", "--epoch", "2"]);
+    assert_eq!(output.status.code(), Some(4));
+    assert!(text(&output.stderr).contains(refused), "{}", text(&output.stderr));
+    exchange();
+    stage.weir.succeed(&TO_THE_END);
+    stage.check();
+    // Without the newest manifest the tables' commits tell.
+    exchange();
+    std::fs::remove_file(stage.newest_manifest()).unwrap();
+    stage.add();
+    stage.refused(&[refused]);
+    exchange();
+    stage.weir.succeed(&TO_THE_END);
+    stage.check();
+    // One is overwritten with a copy of the other.
+    std::fs::rename(&some, &aside).unwrap();
+    copy(&everything, &some);
+    stage.add();
+    stage.refused(&["the folder of table `some`", "holds the table `everything`"]);
+    std::fs::remove_dir_all(&some).unwrap();
+    std::fs::rename(&aside, &some).unwrap();
+    stage.weir.succeed(&TO_THE_END);
+    stage.check();
+}
+
+#[test]
+fn a_restore_looks_at_the_files_of_tables_that_it_leaves_as_they_are() {
+    let mut stage = Stage::new(&STATELESS.replace("WHERE id % 2 = 0", "WHERE id < 200 AND id % 2 = 0"));
+    stage.epochs(3);
+    let file = files(std::fs::read_dir(stage.table("some")).unwrap())
+        .into_iter()
+        .find(|path| path.extension().is_some_and(|extension| extension == "parquet"))
+        .unwrap();
+    let kept = std::fs::read(&file).unwrap();
+    std::fs::remove_file(&file).unwrap();
+    let before = stage.logs();
+    let output = stage.weir.run(&["restore", "--pipeline", "p", "--epoch", "2"]);
+    let errors = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(4), "{errors}");
+    let name = file.file_name().unwrap().to_str().unwrap();
+    for wanted in ["files that table `some` had after epoch 2 are gone", name, "Nothing was changed"] {
+        assert!(errors.contains(wanted), "`{wanted}` is not in {errors}");
+    }
+    assert_eq!(stage.logs(), before, "a table was taken back all the same");
+    std::fs::write(&file, kept).unwrap();
+    stage.restore(2);
+    stage.weir.succeed(&TO_THE_END);
+}
+
+#[test]
+fn a_log_entry_that_was_lost_is_named_and_no_row_is() {
+    let mut stage = Stage::new(SQL);
+    stage.epochs(4);
+    for table in ["everything", "per_key"] {
+        let (path, whole) = entry(&stage, table, 2);
+        let last_line = whole[..whole.len() - 1].iter().rposition(|byte| *byte == b'\n').unwrap();
+        for lost in [&b""[..], b"\n", b"   ", &whole[..=last_line]] {
+            std::fs::write(&path, lost).unwrap();
+            let named = format!("log entry `_delta_log/{:020}.json`", 2);
+            stage.refused(&[&named, "Put the file back from a backup"]);
+            let query = format!("SELECT count(*) FROM {table}");
+            let as_of = format!("SELECT count(*) FROM {table} VERSION AS OF 3");
+            for command in
+                [&["query", query.as_str()][..], &["query", &as_of], &["verify", "p.sql"], &["backup", "kept"]]
+            {
+                let output = stage.weir.run(command);
+                let errors = text(&output.stderr);
+                assert_eq!(output.status.code(), Some(4), "{command:?}: {errors}");
+                assert!(errors.contains(&named), "{command:?}: {errors}");
+            }
+        }
+        std::fs::write(&path, whole).unwrap();
+        stage.epochs(1);
+        stage.check();
+    }
+    // The newest: a writer died in it, or the write was lost. The manifest knows what was committed.
+    for table in ["everything", "per_key"] {
+        let log = files(std::fs::read_dir(stage.table(table).join("_delta_log")).unwrap());
+        let newest = log.iter().filter(|path| path.extension().is_some_and(|extension| extension == "json")).max();
+        std::fs::write(newest.unwrap(), "").unwrap();
+        stage.epochs(1);
+        stage.check();
+    }
+    stage.weir.succeed(&["verify", "p.sql"]);
+}
