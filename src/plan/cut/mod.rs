@@ -6,6 +6,7 @@
 //! lag behind the watermark; that decides when operators may emit and forget, and what is refused.
 
 mod aggregate;
+mod changing;
 mod extension;
 mod identity;
 mod join;
@@ -65,6 +66,8 @@ pub struct Cutter<'a> {
     limits: BTreeMap<usize, usize>,
     /// What a filter above asks of the rows of a window's input: address of the node, and the conditions.
     shown: BTreeMap<usize, Vec<Expr>>,
+    /// Of streams that retract, by id: the columns that are other values when they are computed again.
+    changing: BTreeMap<usize, changing::Changing>,
 }
 
 impl<'a> Cutter<'a> {
@@ -78,6 +81,7 @@ impl<'a> Cutter<'a> {
             operators: Vec::new(),
             limits: BTreeMap::new(),
             shown: BTreeMap::new(),
+            changing: BTreeMap::new(),
         }
     }
 
@@ -130,6 +134,7 @@ impl<'a> Cutter<'a> {
         let schema: SchemaRef = Arc::new(piece.plan.schema().as_arrow().clone());
         let identity = self.identity(&piece.plan);
         let stream = self.stream(name, schema, piece.rows.clone(), identity);
+        self.note_changing(&stream, &piece.plan);
         self.cuttings.push(Cutting { name: name.to_owned(), stream: stream.id, piece });
         Ok(stream)
     }
@@ -139,6 +144,7 @@ impl<'a> Cutter<'a> {
         let schema = unique_schema(piece.plan.schema(), false);
         let identity = self.identity(&piece.plan);
         let stream = self.stream(name, schema, piece.rows.clone(), identity);
+        self.note_changing(&stream, &piece.plan);
         self.cuttings.push(Cutting { name: name.to_owned(), stream: stream.id, piece });
         Ok(stream.id)
     }
@@ -152,6 +158,7 @@ impl<'a> Cutter<'a> {
         retract: bool,
         times: Vec<Option<i64>>,
     ) -> Result<Piece> {
+        self.gives_again(inputs)?;
         let stage = inputs.iter().map(|input| input.rows.stage).max().unwrap_or(0);
         let sources = inputs.iter().flat_map(|input| input.rows.sources.iter().copied()).collect();
         let rows = Rows { retract, times, sources, stage: stage + 1 };
