@@ -12,7 +12,7 @@ use super::calls::calls_any;
 use crate::catalog::Catalog;
 
 /// Functions that answer with the time.
-const CLOCKS: [&str; 6] = ["now", "current_timestamp", "current_date", "current_time", "localtimestamp", "today"];
+pub const CLOCKS: [&str; 6] = ["now", "current_timestamp", "current_date", "current_time", "localtimestamp", "today"];
 
 /// The names of functions that ask the clock: the built-in ones, and SQL functions that call them.
 pub fn clocks(catalog: &Catalog) -> BTreeSet<String> {

@@ -213,15 +213,35 @@ impl Columns<'_> {
     }
 }
 
-/// Comparisons, and functions that compare.
+/// Functions that compare their arguments.
+const COMPARING: [&str; 17] = [
+    "greatest",
+    "least",
+    "nullif",
+    "array_contains",
+    "array_distinct",
+    "array_except",
+    "array_has",
+    "array_has_all",
+    "array_has_any",
+    "array_intersect",
+    "array_max",
+    "array_min",
+    "array_position",
+    "array_positions",
+    "array_remove",
+    "array_sort",
+    "array_union",
+];
+
+/// Comparisons.
 fn decides(expr: &Expr) -> bool {
     use Operator::{Eq, Gt, GtEq, IsDistinctFrom, IsNotDistinctFrom, Lt, LtEq, NotEq};
     match expr {
         Expr::BinaryExpr(BinaryExpr { op, .. }) => {
             matches!(op, Eq | NotEq | Lt | LtEq | Gt | GtEq | IsDistinctFrom | IsNotDistinctFrom)
         }
-        // They take the one that is later, or not equal.
-        Expr::ScalarFunction(call) => matches!(call.func.name(), "greatest" | "least" | "nullif"),
+        Expr::ScalarFunction(call) => COMPARING.contains(&call.func.name()),
         Expr::Between(_) | Expr::InList(_) | Expr::InSubquery(_) | Expr::Like(_) | Expr::SimilarTo(_) => true,
         _ => false,
     }

@@ -22,6 +22,7 @@ use super::dataflow::{Branch, Dataflow, Fragment, SourceInput};
 use super::fit::{fit, lacking};
 use super::generated::{generate, is_generated, plain};
 use super::growing::{Growing, bound};
+use super::impossible::check_literals;
 use super::landing::land;
 use super::lookup::LookupTable;
 use super::maps::maps_are_no_keys;
@@ -259,7 +260,8 @@ impl<'a> Compiler<'a> {
             Ok(optimised) => optimised,
             Err(error) => return self.problem(&error, span),
         };
-        match self.cutter.cut(&optimised) {
+        let sound = check_literals(&optimised, self.session);
+        match sound.and_then(|()| self.cutter.cut(&optimised)) {
             Ok(piece) => Some((piece, self.known_keys.of(&optimised))),
             Err(error) => {
                 let clause = std::error::Error::source(&error).and_then(|source| source.downcast_ref::<Clause>());

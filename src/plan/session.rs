@@ -23,12 +23,14 @@ use crate::sql::types::SqlTypes;
 use crate::sql::{Diagnostic, Span, diagnose};
 
 use super::calls::calls_any;
+use super::drawn::LotsStayAbove;
 use super::guards::WhereNothingFails;
 use super::meaning::{CheckedConstants, CheckedPlanner};
-use super::null_safe::keep_null_safety;
+use super::null_keys::{KeysOfOneKind, NullKeysApart};
 use super::relation::{RelationMode, register_relations};
 use super::size::{SizedLiterals, bound_relations, bound_types};
 use super::texts::TextsBesideIntervals;
+use super::three_valued::ThreeValuedIn;
 
 /// The functions that a pipeline's SQL may call beside DataFusion's own.
 #[derive(Debug, Clone, Default)]
@@ -133,18 +135,27 @@ pub fn session_and_problems(
     (state, problems)
 }
 
-/// DataFusion's rules; what they fold does not wrap, and keys that match NULLs are mixed with no others.
+/// DataFusion's rules; what they fold does not wrap, and nulls count as in SQL.
 pub fn query_rules() -> Vec<Arc<dyn OptimizerRule + Send + Sync>> {
     let mut rules = Optimizer::new().rules;
+    for rule in &mut rules {
+        match rule.name() {
+            "extract_equijoin_predicate" => *rule = Arc::new(KeysOfOneKind(Arc::clone(rule))),
+            "push_down_filter" => *rule = Arc::new(LotsStayAbove(Arc::clone(rule))),
+            "eliminate_cross_join" => *rule = Arc::new(NullKeysApart(Arc::clone(rule))),
+            _ => {}
+        }
+    }
     rules.insert(0, Arc::new(CheckedConstants));
-    keep_null_safety(&mut rules);
+    rules.insert(1, Arc::new(ThreeValuedIn));
     rules
 }
 
 /// The same but for what costs a stream more than it saves.
 fn rules() -> Vec<Arc<dyn OptimizerRule + Send + Sync>> {
     // `count(DISTINCT x)` as two aggregates: the first would have to take rows back.
-    const LEFT_OUT: [&str; 1] = ["single_distinct_aggregation_to_group_by"];
+    // An IN that it would change is refused.
+    const LEFT_OUT: [&str; 2] = ["single_distinct_aggregation_to_group_by", "three_valued_in"];
     query_rules().into_iter().filter(|rule| !LEFT_OUT.contains(&rule.name())).collect()
 }
 

@@ -29,6 +29,7 @@ use datafusion::logical_expr::{
 };
 use datafusion::sql::sqlparser::ast::TableFactor;
 
+use super::zone::check_zones;
 use crate::error::{Error, SqlState};
 use crate::function::written_out;
 use crate::sql::limits::{MAX_CONDITION, MAX_FIELDS, MAX_NESTING, MAX_STATEMENT_FIELDS};
@@ -53,8 +54,9 @@ pub fn bound_relations(state: &mut SessionState, in_all: Option<usize>) -> Resul
     state.register_relation_planner(Arc::new(SizedRelations { is_passing: AtomicBool::new(false), left }))
 }
 
-/// Errors: the plan's rows are too wide, or a condition in it is too long once what it names is written out.
+/// Errors: the plan's rows are too wide, or a condition in it is too long once what it names is written out; a time zone that nobody knows.
 pub fn check_plan(plan: &LogicalPlan) -> Result<()> {
+    check_zones(plan)?;
     check_schema(plan.schema())?;
     column_sizes(plan, &Cell::new(0)).map(|_| ())
 }

@@ -1,15 +1,52 @@
-//! The offsets of a time zone from UTC, which bound the shift between UTC and local time.
+//! Time zones: whether those of a query are known, and their offsets from UTC, which bound the shift between UTC and local time.
 
 use std::str::FromStr;
 
 use arrow::array::timezone::Tz;
+use arrow::datatypes::DataType;
 use chrono::{DateTime, Offset, TimeZone};
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::logical_expr::{Expr, LogicalPlan};
+
+use crate::error::Error;
 
 const SECOND: i64 = 1_000_000;
 /// Offsets are looked at this often: no zone changes its clocks there and back in less.
 const STEP: i64 = 3 * 86_400;
 /// 1900 and 2100, in seconds since 1970.
 const YEARS: std::ops::Range<i64> = -2_208_988_800..4_102_444_800;
+
+/// Errors: a time zone that nobody knows in a plan (`AT TIME ZONE`, a CAST, `from_unixtime`): each row would fail.
+pub fn check_zones(plan: &LogicalPlan) -> datafusion::error::Result<()> {
+    plan.apply_with_subqueries(|node| {
+        node.apply_expressions(|expr| {
+            expr.apply(|part| match zone_of(part).filter(|zone| Tz::from_str(zone).is_err()) {
+                Some(zone) => Err(Error::sql(format!("`{zone}` is no time zone"))
+                    .with_hint("Write a name as `Europe/Berlin`, or an offset as `+02:00`.")
+                    .into()),
+                None => Ok(TreeNodeRecursion::Continue),
+            })
+        })
+    })?;
+    Ok(())
+}
+
+/// The time zone that an expression names.
+fn zone_of(expr: &Expr) -> Option<&str> {
+    let kind = match expr {
+        Expr::Cast(cast) => cast.field.data_type(),
+        Expr::TryCast(cast) => cast.field.data_type(),
+        Expr::ScalarFunction(call) if call.name() == "from_unixtime" => match call.args.get(1)? {
+            Expr::Literal(zone, _) => return zone.try_as_str().flatten(),
+            _ => return None,
+        },
+        _ => return None,
+    };
+    match kind {
+        DataType::Timestamp(_, zone) => zone.as_deref(),
+        _ => None,
+    }
+}
 
 /// Offsets from UTC since 1900, microseconds.
 #[derive(Debug, Clone, PartialEq, Eq)]

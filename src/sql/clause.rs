@@ -105,7 +105,11 @@ impl Candidate {
 
     fn mentions(&self, tokens: &[TokenWithSpan], name: &str) -> bool {
         let mut read = self.read.iter().flat_map(|range| &tokens[range.clone()]);
-        read.any(|token| matches!(&token.token, Token::Word(word) if named(word, name)))
+        read.any(|token| match &token.token {
+            Token::Word(word) => named(word, name),
+            Token::SingleQuotedString(text) => text == name,
+            _ => false,
+        })
     }
 
     fn span(&self, tokens: &[TokenWithSpan]) -> Span {

@@ -3,6 +3,8 @@
 //! A pattern with `%` is chrono's already. `date_format` takes Java's, `to_char` PostgreSQL's; functions that parse take
 //! either, told apart by the case of the letters. A part without an equivalent is refused rather than printed as text.
 
+use chrono::format::{Item, StrftimeItems};
+
 /// The system that a pattern belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Dialect {
@@ -15,10 +17,13 @@ pub type Problem = String;
 
 /// The dialect of `pattern` in a call of `function`; `None` = chrono's.
 ///
-/// Errors: a pattern that could be either.
+/// Errors: a pattern that could be either, or one of chrono's with a part that chrono does not know.
 pub fn dialect(function: &str, pattern: &str) -> Result<Option<Dialect>, Problem> {
     if pattern.contains('%') {
-        return Ok(None);
+        return match StrftimeItems::new(pattern).any(|item| item == Item::Error) {
+            true => Err("what follows a `%` in it is no part of a date or time".to_owned()),
+            false => Ok(None),
+        };
     }
     let has_lower = |letter: char| pattern.contains(letter);
     match function {

@@ -32,6 +32,7 @@ impl Cutter<'_> {
         }
         let piece = self.cut(&node.input)?;
         let groups = node.group_expr.iter().map(|expr| one_zero(expr, &piece)).collect::<Result<Vec<_>>>()?;
+        self.decides_alike(&piece, &node.aggr_expr)?;
         let (piece, columns) = with_columns(piece, &groups)?;
         let mut keys: Vec<Key> = columns
             .iter()

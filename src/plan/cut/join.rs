@@ -7,6 +7,7 @@ use datafusion::logical_expr::utils::{conjunction, split_conjunction_owned};
 use datafusion::logical_expr::{BinaryExpr, Expr, Join, Operator};
 
 use super::aggregate::{with_columns, with_named_columns};
+use super::changing::asks_alike;
 use super::piece::{Piece, unique_schema};
 use super::{Cutter, needs_append, position, refused};
 use crate::error::{Error, Result};
@@ -73,6 +74,9 @@ impl Cutter<'_> {
         };
         let keeps_all = matches!(node.join_type, JoinType::Inner);
         let output_retract = retracting || (bounds.is_none() && !keeps_all);
+        if output_retract {
+            asks_alike(&conditions)?;
+        }
         let joint = joint_schema(&left, &right)?;
         let filter = conjunction(conditions).map(|filter| self.guarded_condition(&filter, &joint)).transpose()?;
         let schema = output_schema(&left, &right, node.join_type)?;
@@ -126,6 +130,10 @@ impl Cutter<'_> {
             return Err(
                 refused("an ASOF join whose ON has more than equalities").with_hint("Filter before or after the join.")
             );
+        }
+        if matches!(node.null_equality, NullEquality::NullEqualsNull) && !node.on.is_empty() {
+            return Err(refused("an ASOF join ON … IS NOT DISTINCT FROM")
+                .with_hint("Compare with `=`; null finds nothing then."));
         }
         let comparison = matched.first().map(comparisons).unwrap_or_default();
         let Some((l, r, lower, upper)) = comparison.first().and_then(|binary| difference(left, right, binary)) else {

@@ -9,6 +9,7 @@ use datafusion::logical_expr::utils::{conjunction, split_conjunction_owned};
 use datafusion::logical_expr::{Expr, Join, LogicalPlan, TableScan, TryCast};
 
 use super::aggregate::with_columns;
+use super::changing::asks_alike;
 use super::piece::{Piece, unique_schema};
 use super::{Cutter, refused};
 use crate::delta::BeforeFirst;
@@ -71,6 +72,9 @@ impl Cutter<'_> {
         piece = next;
         if piece.rows.retract && as_of.is_none() {
             return Err(retracts_under_another_version(&side.table));
+        }
+        if piece.rows.retract {
+            asks_alike(&conditions)?;
         }
         let left = fields(piece.plan.schema(), piece.columns().len(), false);
         let right = |nullable| fields(&side.schema, side.schema.fields().len(), nullable);

@@ -6,6 +6,7 @@
 //! lag behind the watermark; that decides when operators may emit and forget, and what is refused.
 
 mod aggregate;
+mod changing;
 mod extension;
 mod identity;
 mod join;
@@ -16,7 +17,6 @@ mod place;
 mod ranking;
 mod rolling;
 mod stateless;
-mod steady;
 mod unique;
 
 use std::collections::BTreeMap;
@@ -66,6 +66,8 @@ pub struct Cutter<'a> {
     limits: BTreeMap<usize, usize>,
     /// What a filter above asks of the rows of a window's input: address of the node, and the conditions.
     shown: BTreeMap<usize, Vec<Expr>>,
+    /// Of streams that retract, by id: the columns that are other values when they are computed again.
+    changing: BTreeMap<usize, changing::Changing>,
 }
 
 impl<'a> Cutter<'a> {
@@ -79,6 +81,7 @@ impl<'a> Cutter<'a> {
             operators: Vec::new(),
             limits: BTreeMap::new(),
             shown: BTreeMap::new(),
+            changing: BTreeMap::new(),
         }
     }
 
@@ -127,13 +130,13 @@ impl<'a> Cutter<'a> {
     ///
     /// Errors: rows that may be retracted and would then have other values.
     pub fn input(&mut self, piece: Piece, name: &str) -> Result<Stream> {
-        self.check_steady(&piece)?;
         if let Some(id) = piece::whole_scan(&piece.plan) {
             return Ok(self.streams[id.0].clone());
         }
         let schema: SchemaRef = Arc::new(piece.plan.schema().as_arrow().clone());
         let identity = self.identity(&piece.plan);
         let stream = self.stream(name, schema, piece.rows.clone(), identity);
+        self.note_changing(&stream, &piece.plan);
         self.cuttings.push(Cutting { name: name.to_owned(), stream: stream.id, piece });
         Ok(stream)
     }
@@ -143,6 +146,7 @@ impl<'a> Cutter<'a> {
         let schema = unique_schema(piece.plan.schema(), false);
         let identity = self.identity(&piece.plan);
         let stream = self.stream(name, schema, piece.rows.clone(), identity);
+        self.note_changing(&stream, &piece.plan);
         self.cuttings.push(Cutting { name: name.to_owned(), stream: stream.id, piece });
         Ok(stream.id)
     }
@@ -156,6 +160,7 @@ impl<'a> Cutter<'a> {
         retract: bool,
         times: Vec<Option<i64>>,
     ) -> Result<Piece> {
+        self.gives_again(inputs)?;
         let stage = inputs.iter().map(|input| input.rows.stage).max().unwrap_or(0);
         let sources = inputs.iter().flat_map(|input| input.rows.sources.iter().copied()).collect();
         let rows = Rows { retract, times, sources, stage: stage + 1 };

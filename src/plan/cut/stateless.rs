@@ -34,18 +34,18 @@ impl Cutter<'_> {
             true => plan,
             false => LogicalPlan::SubqueryAlias(SubqueryAlias::try_new(Arc::new(plan), node.table_name.clone())?),
         };
-        let plan = match node.filters.iter().cloned().reduce(Expr::and) {
-            None => plan,
-            Some(predicate) => LogicalPlan::Filter(Filter::try_new(predicate, Arc::new(plan))?),
-        };
-        Ok(Piece { plan, rows })
+        let piece = Piece { plan, rows };
+        let Some(predicate) = node.filters.iter().cloned().reduce(Expr::and) else { return Ok(piece) };
+        self.decides_alike(&piece, [&predicate])?;
+        let plan = LogicalPlan::Filter(Filter::try_new(predicate, Arc::new(piece.plan))?);
+        Ok(Piece { plan, rows: piece.rows })
     }
 
     pub(super) fn filter(&mut self, node: &Filter) -> Result<Piece> {
         self.note_rank_limit(node);
         self.note_shown(node);
         let piece = self.cut(&node.input)?;
-        self.check_steady_condition(&piece, &node.predicate)?;
+        self.decides_alike(&piece, [&node.predicate])?;
         let plan = LogicalPlan::Filter(Filter::try_new(node.predicate.clone(), Arc::new(piece.plan))?);
         Ok(Piece { plan, rows: piece.rows })
     }

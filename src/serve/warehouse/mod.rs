@@ -61,7 +61,7 @@ use crate::memory::QueryMemory;
 use crate::memory::bounded::Bounding;
 use crate::plan::{
     CheckedPlanner, RelationMode, SizedLiterals, TextsBesideIntervals, as_meant, bound_relations, bound_types,
-    check_plan, physical_rules, query_rules, register_own, register_relations, three_valued,
+    check_plan, physical_rules, query_rules, register_own, register_relations,
 };
 use crate::sql::cursor::is_keyword;
 use crate::sql::limits::MAX_STATEMENT_FIELDS;
@@ -246,23 +246,22 @@ impl Warehouse {
         bound_relations(&mut state, Some(MAX_STATEMENT_FIELDS)).map_err(query_error)?;
         statement::shorten_names(&mut statement, &state);
         let (planned, shown) = repeated::planned(&state, statement).await;
-        let plan =
-            match planned.and_then(|plan| check_plan(&plan).map(|()| plan)).and_then(three_valued).and_then(as_meant) {
-                Ok(plan) => plan,
-                Err(error) => {
-                    let found = crate::sql::diagnose(&error, files, span);
-                    // DataFusion's diagnostic describes a wrong call better.
-                    if found.state == Some(SqlState::UNDEFINED_FUNCTION) {
-                        return Err(Failure::at(files, found));
-                    }
-                    let missing = missing_table(&error.message()).map(str::to_owned);
-                    let error = match missing {
-                        Some(missing) => self.explain_missing_table(&missing).await,
-                        None => query_error(error),
-                    };
-                    return Err(placed(error, files, found.span, span));
+        let plan = match planned.and_then(|plan| check_plan(&plan).map(|()| plan)).and_then(as_meant) {
+            Ok(plan) => plan,
+            Err(error) => {
+                let found = crate::sql::diagnose(&error, files, span);
+                // DataFusion's diagnostic describes a wrong call better.
+                if found.state == Some(SqlState::UNDEFINED_FUNCTION) {
+                    return Err(Failure::at(files, found));
                 }
-            };
+                let missing = missing_table(&error.message()).map(str::to_owned);
+                let error = match missing {
+                    Some(missing) => self.explain_missing_table(&missing).await,
+                    None => query_error(error),
+                };
+                return Err(placed(error, files, found.span, span));
+            }
+        };
         let read_only_options =
             SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
         if read_only_options.verify_plan(&plan).is_err() {

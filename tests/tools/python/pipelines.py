@@ -129,6 +129,9 @@ class Maker:
     def interval_join(self) -> Query:
         d = self.dice
         on = f"p.k = q.k AND q.ts BETWEEN p.ts - INTERVAL '15 minutes' AND p.ts + INTERVAL '{d.choice([5, 30])} minutes'" + d.choice(["", " AND p.n < q.n", " AND p.g IS NOT DISTINCT FROM q.g"])
+        if d.random() < 0.2:
+            on = on.replace("p.k = q.k", "p.g IS NOT DISTINCT FROM q.g", 1)
+            return Query(f"SELECT p.id AS i, q.id AS j, p.n, q.x FROM @a p {d.choice(['', 'LEFT '])}JOIN @b q ON {on} WHERE {d.choice(['p.k = q.k', 'p.n = q.n'])}")
         if d.random() < 0.35:
             return Query(f"SELECT p.id, p.n FROM @a p WHERE {d.choice(['', 'NOT '])}EXISTS (SELECT 1 FROM @b q WHERE {on})")
         return Query(f"SELECT p.id AS i, q.id AS j, p.n, q.x, coalesce(p.g, q.g) AS g FROM @a p {d.choice(['', 'LEFT ', 'RIGHT ', 'FULL '])}JOIN @b q ON {on}")
@@ -142,11 +145,14 @@ class Maker:
         if d.random() < 0.3:
             return Query(f"SELECT id, n FROM @a r WHERE k IN (SELECT k FROM @b WHERE {self.condition()})", key="id")
         if d.random() < 0.3:
+            where = d.choice(["p.n = q.n", "p.g = q.g", "p.n IS NOT DISTINCT FROM q.n"])
+            return Query(f"SELECT p.id AS i, q.id AS j, p.n AS n, q.x AS x FROM @a p {side.replace('FULL ', 'LEFT ')}JOIN @b q ON {d.choice(['p.k = q.k', 'p.k IS NOT DISTINCT FROM q.k'])} WHERE {where}", key="i, j")
+        if d.random() < 0.3:
             return Query(f"SELECT p.id, p.n, q.c, q.s FROM @a p JOIN (SELECT k, count(*) AS c, sum(n) AS s FROM @b GROUP BY k) q ON p.k = q.k", key="id")
         return Query(f"SELECT coalesce(p.id, -1) AS i, coalesce(q.id, -1) AS j, p.n AS n, q.x AS x FROM @a p {side}JOIN @b q ON {on}", key="i, j")
 
     def lookup(self) -> Query:
-        on = self.dice.choice(["p.k = q.k", "p.k = q.k AND q.w > 10"])
+        on = self.dice.choice(["p.k = q.k", "p.k = q.k AND q.w > 10", "p.k IS NOT DISTINCT FROM q.k"])
         return Query(f"SELECT p.id, q.name, q.w + p.n AS v FROM {self.relation(1)} AS p {self.dice.choice(['', 'LEFT '])}JOIN @dim q ON {on} WHERE {self.condition('p')}")
 
     def distinct(self) -> Query:

@@ -1,4 +1,4 @@
-"""Random predicates with NULLs over plain and partition columns: what `weir query` finds is what duckdb finds in the same rows.
+"""Random predicates with NULLs over plain and partition columns, subqueries and joins: what `weir query` finds is what duckdb finds in the same rows.
 
 usage: predicates.py WEIR FOLDER SEED
 """
@@ -50,6 +50,9 @@ def atom(dice: random.Random) -> str:
         forms.append(f"{name} {dice.choice(['', 'NOT '])}BETWEEN {some()} AND {some()}")
     if name in ("a", "pi", "pd", "d"):
         forms.append(f"{name} + 1 {dice.choice(OPS)} {some()}")
+    of = dice.choice([f"id % 9 = {dice.randrange(9)}", f"{name} IS NOT NULL AND id % 3 = 1", "id > 99", "id % 20 = 3"])
+    found = f"{name} {dice.choice(['', 'NOT '])}IN (SELECT {name} FROM t AS u WHERE u.{of})"
+    forms.append(dice.choice([found, f"({found}) IS NULL", f"({found}) IS NOT TRUE", f"coalesce({found}, TRUE)", f"CASE WHEN {found} THEN FALSE ELSE TRUE END"]))
     return dice.choice(forms)
 
 
@@ -59,6 +62,19 @@ def predicate(dice: random.Random, depth: int = 0) -> str:
     if dice.random() < 0.2:
         return f"NOT ({predicate(dice, depth + 1)})"
     return f"({predicate(dice, depth + 1)} {dice.choice(['AND', 'OR', 'AND'])} {predicate(dice, depth + 1)})"
+
+
+def join(dice: random.Random) -> str:
+    """A query of pairs of ids; each comparison has its own rule for nulls."""
+    names = [name for name in COLUMNS if name != "x"]
+    compare = lambda left, right: f"{left}.{{0}} {dice.choice(['=', 'IS NOT DISTINCT FROM'])} {right}.{{0}}".format(dice.choice(names))
+    both = lambda *sides: " AND ".join(compare(*sides) for _ in range(dice.choice([1, 1, 2])))
+    kind = dice.choice(["", "LEFT ", "RIGHT ", "FULL "])
+    if dice.random() < 0.3:
+        return f"SELECT l.id AS i, z.id AS j FROM t l JOIN t r ON {both('l', 'r')} JOIN t z ON {compare('z', 'r')} WHERE {both('l', 'z')} AND r.id % 3 = 1"
+    if dice.random() < 0.3:
+        return f"SELECT l.id AS i, l.id AS j FROM t l WHERE {dice.choice(['', 'NOT '])}EXISTS (SELECT 1 FROM t r WHERE {both('l', 'r')} AND r.id <> l.id)"
+    return f"SELECT l.id AS i, r.id AS j FROM t l {kind}JOIN t r ON {both('l', 'r')} WHERE {both('l', 'r')}"
 
 
 def main(weir: str, folder: str, seed: str, count: str = "300") -> None:
@@ -94,7 +110,18 @@ CREATE PIPELINE p WITH (trigger = 'available now') AS BEGIN INSERT INTO t SELECT
             want = sorted(row[0] for row in oracle.execute(f"SELECT id FROM t WHERE {found}").fetchall())
             if seen != want:
                 wrong.append(f"WHERE {found}: {seen}, not {want}")
-    print(f"{len(asked)} predicates, {len(wrong)} wrong")
+    joins = [join(dice) for _ in range(int(count) // 5)]
+    for start in range(0, len(joins), 10):
+        part = joins[start : start + 10]
+        text = " UNION ALL ".join(f"SELECT {n} AS n, count(*) AS c, sum(i * 1000 + j) AS s FROM ({found}) AS q" for n, found in enumerate(part))
+        done = subprocess.run([weir, "query", text, "--format", "arrow"], cwd=folder, capture_output=True)
+        assert done.returncode == 0, f"{text}\n{done.stderr.decode()}"
+        rows = {row["n"]: (row["c"], row["s"]) for row in pyarrow.ipc.open_stream(io.BytesIO(done.stdout)).read_all().to_pylist()}
+        for n, found in enumerate(part):
+            want = oracle.execute(f"SELECT count(*), sum(i * 1000 + j) FROM ({found}) AS q").fetchone()
+            if rows[n] != want:
+                wrong.append(f"{found}: {rows[n]}, not {want}")
+    print(f"{len(asked)} predicates and {len(joins)} joins, {len(wrong)} wrong")
     print("\n".join(wrong[:20]))
     sys.exit(1 if wrong else 0)
 
