@@ -32,6 +32,7 @@ mod nodes;
 mod null_safe;
 mod operators;
 mod order;
+mod precomputed;
 mod refusal;
 mod rehearsal;
 mod relation;
