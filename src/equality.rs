@@ -56,7 +56,7 @@ pub fn interval_nanos(interval: IntervalMonthDayNano) -> i128 {
 }
 
 /// The interval that stands for all of its length, in days and what is below a day. Arrow orders these by their length.
-fn one_interval(interval: IntervalMonthDayNano) -> IntervalMonthDayNano {
+pub fn one_interval(interval: IntervalMonthDayNano) -> IntervalMonthDayNano {
     const LEAST: i128 = i32::MIN as i128;
     const MOST: i128 = i32::MAX as i128;
     let length = interval_nanos(interval);

@@ -89,8 +89,13 @@ fn print(comparison: &Comparison) {
     if let Some(reason) = comparison.incomparable.as_ref().filter(|_| !comparison.agrees()) {
         say!("         cannot be compared: {reason}, so these differences prove nothing");
     }
-    if comparison.late > 0 {
-        say!("         without {} rows that dead letters call late", grouped(comparison.late));
+    let left_out = [
+        (comparison.late, "that dead letters call late"),
+        (comparison.without_time, "whose event time is NULL"),
+        (comparison.not_computed, "of which dead letters say that an expression cannot be computed"),
+    ];
+    for (rows, which) in left_out.iter().filter(|(rows, _)| *rows > 0) {
+        say!("         without {} rows {which}", grouped(*rows));
     }
     for example in &comparison.examples {
         say!("         {example}");

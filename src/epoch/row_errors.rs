@@ -12,6 +12,9 @@ use crate::sink::dead_letters::Letter;
 use crate::source::chunk::DeadLetter;
 use crate::source::origin::Origin;
 
+/// Precedes the INSERTs in the reasons of letters.
+pub(super) const LEFT_OUT: &str = "; left out of ";
+
 /// The position in letters of rows that have none.
 const NO_ORIGIN: i64 = -1;
 
@@ -72,7 +75,7 @@ impl Outputs {
             return Err(failure(source, origin.as_ref(), &expression, &reason, &within));
         }
         let made = if of_source.is_some() { "" } else { ", for a row that is made of others" };
-        let reason = format!("`{expression}` cannot be computed{made}: {reason}; left out of {within}");
+        let reason = format!("`{expression}` cannot be computed{made}: {reason}{LEFT_OUT}{within}");
         let source = source.filter(|_| of_source.is_some()).map_or_else(|| within.replace('`', ""), str::to_owned);
         let (partition, offset, timestamp_ms, key) = match origin {
             Some(Origin { partition, offset, timestamp_ms, key, .. }) => (partition, offset, timestamp_ms, key),

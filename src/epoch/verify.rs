@@ -5,28 +5,29 @@
 //! operators' state emits when time ends ([`withheld`]).
 
 mod compare;
+mod excuses;
 mod reread;
 mod withheld;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use arrow::array::UInt64Array;
+use arrow::compute::take_record_batch;
 use arrow::record_batch::RecordBatch;
 use datafusion::catalog::TableProvider;
 use datafusion::datasource::MemTable;
-use datafusion::execution::TaskContext;
 
 pub(super) use self::compare::{Withheld, compare};
-use self::compare::{in_order, one_of_each_key};
-use self::reread::{Letters, Reread, reread};
+use self::compare::{in_order, one_of_each_key, those_found};
+use self::reread::{Letters, Marks, Reread, reread};
 use self::withheld::withheld;
 use super::prepare::Surroundings;
 use crate::catalog::{Catalog, PipelineDef};
 use crate::delta::{Table, TableStore};
-use crate::error::Result;
+use crate::error::{Context, Result};
 use crate::evaluate::{cause, is_of_row};
-use crate::operator::spec::RollingEmit;
-use crate::plan::{Dataflow, FunctionSet, OperatorSpec, Targets, batch, collect_computable, volatile_functions};
+use crate::plan::{Batch, Dataflow, FunctionSet, Targets, batch, collect_computable, volatile_functions};
 use crate::state::Manifest;
 
 /// How a target compares.
@@ -43,6 +44,10 @@ pub struct Comparison {
     pub refused: u64,
     /// Rows of the sources that dead letters call late and that the batch query leaves out, too.
     pub late: u64,
+    /// Likewise rows whose event time is null.
+    pub without_time: u64,
+    /// Likewise rows of which dead letters say that an expression cannot be computed.
+    pub not_computed: u64,
     /// Rows that only one side has.
     pub missing: u64,
     pub surplus: u64,
@@ -50,12 +55,14 @@ pub struct Comparison {
     pub examples: Vec<String>,
     /// Why the batch query need not give the rows of the stream.
     pub incomparable: Option<String>,
+    /// The batch query has failed over some row.
+    failed: bool,
 }
 
 impl Comparison {
     /// True when stream and batch say the same.
     pub fn agrees(&self) -> bool {
-        self.missing == 0 && self.surplus == 0
+        self.missing == 0 && self.surplus == 0 && !self.failed
     }
 
     /// True when they do not, though they should.
@@ -64,13 +71,15 @@ impl Comparison {
     }
 }
 
-/// The rows that are compared.
+/// What is compared.
 struct Question<'a> {
     catalog: &'a Catalog,
     pipeline: &'a PipelineDef,
     functions: &'a FunctionSet,
     dataflow: &'a Dataflow,
     around: &'a Surroundings,
+    /// The sources' rows, by name.
+    sources: BTreeMap<&'a str, Reread>,
     /// The pipeline's tables.
     tables: BTreeMap<&'a str, Table>,
     withheld: BTreeMap<String, Withheld>,
@@ -97,69 +106,101 @@ pub async fn verify(
     let mut tables: BTreeMap<&str, Table> = BTreeMap::new();
     for def in pipeline.inserts.iter().filter_map(|insert| catalog.tables.get(&insert.target)) {
         let store = TableStore::open(&around.table_location(def), &around.storage_of(def), &around.env)?;
-        tables.insert(&def.name, Table::open(store).await?);
+        // With the CHECKs that only the declaration has.
+        let table = match Table::open_declared(&store, def).await? {
+            Some(table) => table,
+            None => Table::open(store).await?,
+        };
+        tables.insert(&def.name, table);
     }
     let withheld = withheld(catalog, pipeline, dataflow, manifest, around).await?;
-    let question = Question { catalog, pipeline, functions, dataflow, around, tables, withheld };
-    let mut compared = question.compare(&sources, |read| &read.rows).await?;
-    let late: u64 = sources.values().map(|read| read.late).sum();
-    if late > 0 && compared.iter().any(|comparison| !comparison.agrees()) {
-        let in_time = question.compare(&sources, |read| &read.in_time).await?;
-        for (comparison, in_time) in compared.iter_mut().zip(in_time) {
-            if !comparison.agrees() && in_time.agrees() {
-                *comparison = Comparison { late, ..in_time };
+    let question = Question { catalog, pipeline, functions, dataflow, around, sources, tables, withheld };
+    let mut compared = question.compare(Marks::default()).await?;
+    for marks in question.marks() {
+        if compared.iter().all(Comparison::agrees) {
+            break;
+        }
+        let of = |mark: Marks| if marks.meets(mark) { question.count(mark) } else { 0 };
+        let (late, without_time, not_computed) = (of(Marks::LATE), of(Marks::WITHOUT_TIME), of(Marks::NOT_COMPUTED));
+        for (comparison, other) in compared.iter_mut().zip(question.compare(marks).await?) {
+            if !comparison.agrees() && other.agrees() {
+                *comparison = Comparison { late, without_time, not_computed, ..other };
             }
         }
+    }
+    for comparison in compared.iter_mut().filter(|comparison| comparison.differs()) {
+        comparison.incomparable = question.excuse(comparison).await?;
     }
     Ok(compared)
 }
 
 impl Question<'_> {
-    /// Compares every table with what the batch query gives over `rows` of the sources.
-    async fn compare(
-        &self,
-        sources: &BTreeMap<&str, Reread>,
-        rows: impl Fn(&Reread) -> &Vec<RecordBatch>,
-    ) -> Result<Vec<Comparison>> {
+    /// The rows that may not count: those of each mark, then those of all.
+    fn marks(&self) -> Vec<Marks> {
+        let all = [Marks::WITHOUT_TIME, Marks::LATE, Marks::NOT_COMPUTED];
+        let mut marks: Vec<Marks> = all.into_iter().filter(|mark| self.count(*mark) > 0).collect();
+        if marks.len() > 1 {
+            marks.push(marks.iter().fold(Marks::default(), |all, mark| all | *mark));
+        }
+        marks
+    }
+
+    fn count(&self, marks: Marks) -> u64 {
+        self.sources.values().map(|read| read.count(marks)).sum()
+    }
+
+    /// Compares every table with what the batch query gives over the sources' rows without those that have one of these marks.
+    async fn compare(&self, marks: Marks) -> Result<Vec<Comparison>> {
         let mut inputs = self.lookups().await?;
         for source in &self.dataflow.sources {
-            let read = sources.get(source.def.name.as_str()).map(|read| rows(read).clone()).unwrap_or_default();
-            let table = MemTable::try_new(source.def.schema(), vec![read])?;
+            let read = self.sources.get(source.def.name.as_str()).map(|read| read.without(marks)).transpose()?;
+            let table = MemTable::try_new(source.def.schema(), vec![read.unwrap_or_default()])?;
             inputs.insert(source.def.name.clone(), Arc::new(table));
         }
         let targets: Targets = self.tables.iter().map(|(name, table)| ((*name).to_owned(), table.schema())).collect();
         let runtime = Arc::clone(&self.around.runtime);
         let planned = batch(self.catalog, self.pipeline, self.functions, &targets, inputs, runtime).await?;
-        let none = Withheld::default();
         let mut compared = Vec::new();
-        for (name, table) in &self.tables {
-            let schema = table.schema();
-            let (mut expected, mut volatile, mut failed) = (Vec::new(), BTreeSet::new(), None);
-            for insert in planned.inserts.iter().filter(|insert| insert.target == *name) {
-                volatile.extend(volatile_functions(&planned.session.optimize(&insert.plan)?)?);
-                let plan = planned.session.create_physical_plan(&insert.plan).await?;
-                let context = Arc::new(TaskContext::from(&planned.session));
-                match collect_computable(plan, context, self.dataflow.on_row_error).await {
-                    Ok(rows) => expected.extend(rows),
-                    Err(error) if is_of_row(&error) => failed = Some(error),
-                    Err(error) => return Err(error.into()),
-                }
-            }
-            let (expected, refused) = accepted(table, expected)?;
-            let held = self.withheld.get(*name).unwrap_or(&none);
-            let held = Withheld { rows: stored(table, &held.rows)?, retracted: stored(table, &held.retracted)? };
-            let provider = table.provider(None).await?;
-            let context = datafusion::prelude::SessionContext::new_with_state(planned.session.clone());
-            let found = context.read_table(provider)?.collect().await?;
-            let expected = match self.catalog.tables.get(*name).filter(|def| !def.primary_key.is_empty()) {
-                Some(def) => one_of_each_key(&def.primary_key, &schema, &found, &expected)?,
-                None => expected,
-            };
-            let failed = failed.map(|error| format!("its query fails in batch ({})", cause(&error)));
-            let incomparable = failed.or_else(|| self.incomparable(name, &volatile));
-            compared.push(Comparison { refused, incomparable, ..compare(name, &schema, &found, &expected, &held)? });
+        for name in self.tables.keys() {
+            compared.push(self.compare_table(name, &planned).await?);
         }
         Ok(compared)
+    }
+
+    async fn compare_table(&self, name: &str, planned: &Batch) -> Result<Comparison> {
+        let table = &self.tables[name];
+        let schema = table.schema();
+        let (mut expected, mut volatile, mut failed) = (Vec::new(), BTreeSet::new(), None);
+        for insert in planned.inserts.iter().filter(|insert| insert.target == name) {
+            volatile.extend(volatile_functions(&planned.session.optimize(&insert.plan)?)?);
+            match collect_computable(&planned.session, &insert.plan, self.dataflow.on_row_error).await {
+                Ok(rows) => expected.extend(rows),
+                Err(error) if is_of_row(&error) => failed = Some(cause(&error)),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let (mut expected, refused) = accepted(table, expected)?;
+        let held = self.withheld.get(name);
+        let stored =
+            |rows: fn(&Withheld) -> &Vec<RecordBatch>| held.map_or(Ok(Vec::new()), |held| stored(table, rows(held)));
+        let held = Withheld { rows: stored(|held| &held.rows)?, retracted: stored(|held| &held.retracted)? };
+        let provider = table.provider(None).await?;
+        let context = datafusion::prelude::SessionContext::new_with_state(planned.session.clone());
+        let found = context.read_table(provider)?.collect().await?;
+        // Rows that were written before the table refused such rows.
+        let (written, refused) = those_found(&schema, &found, refused)?;
+        expected.extend(written);
+        let expected = match self.catalog.tables.get(name).filter(|def| !def.primary_key.is_empty()) {
+            Some(def) => one_of_each_key(&def.primary_key, &schema, &found, &expected)?,
+            None => expected,
+        };
+        let incomparable = match (&failed, volatile.first()) {
+            (Some(reason), _) => Some(format!("its query fails in batch ({reason})")),
+            (_, Some(name)) => Some(format!("`{name}()` gives another answer on every call")),
+            _ => None,
+        };
+        let failed = failed.is_some();
+        Ok(Comparison { refused, incomparable, failed, ..compare(name, &schema, &found, &expected, &held)? })
     }
 
     /// The other tables, which the query may read.
@@ -168,44 +209,31 @@ impl Question<'_> {
         for def in self.catalog.tables.values().filter(|def| !self.tables.contains_key(def.name.as_str())) {
             let location = self.around.table_location(def);
             let store = TableStore::open(&location, &self.around.storage_of(def), &self.around.env)?;
+            if !store.is_table().await? {
+                continue;
+            }
             if let Ok(table) = Table::open(store).await {
                 inputs.insert(def.name.clone(), table.provider(None).await?);
             }
         }
         Ok(inputs)
     }
-
-    /// Why a target's rows need not be those of the batch query, if there is a reason in the SQL.
-    fn incomparable(&self, target: &str, volatile: &BTreeSet<String>) -> Option<String> {
-        if let Some(name) = volatile.first() {
-            return Some(format!("`{name}()` gives another answer on every call"));
-        }
-        let branches = self.dataflow.branches.iter().filter(|branch| branch.target == target);
-        let operators = branches.flat_map(|branch| self.dataflow.makers(branch.reads.iter().copied()).operators);
-        operators.into_iter().find_map(|index| match &self.dataflow.operators[index].spec {
-            OperatorSpec::Rolling(spec) if spec.emit == RollingEmit::OnArrival => {
-                Some("with `rolling_emit = 'on_arrival'` rows see what arrived before them".to_owned())
-            }
-            OperatorSpec::Rolling(spec) if spec.emits_late => {
-                Some("with `late = 'emit'` late rows see what was still in state".to_owned())
-            }
-            _ => None,
-        })
-    }
 }
 
-/// The rows that a table takes, as it stores them, and how many it refuses.
-fn accepted(table: &Table, rows: Vec<RecordBatch>) -> Result<(Vec<RecordBatch>, u64)> {
-    let (mut taken, mut refused) = (Vec::with_capacity(rows.len()), 0);
+/// The rows that a table takes, as it stores them, and those that it refuses.
+fn accepted(table: &Table, rows: Vec<RecordBatch>) -> Result<(Vec<RecordBatch>, Vec<RecordBatch>)> {
+    let (mut taken, mut refused) = (Vec::with_capacity(rows.len()), Vec::new());
     for batch in rows {
-        let batch = match table.validator().check(&batch)? {
+        let good = match table.validator().check(&batch)? {
             Some(violations) => {
-                refused += violations.letters.len() as u64;
+                let rows = violations.rows.iter().map(|row| *row as u64).collect::<Vec<_>>();
+                let rows = take_record_batch(&batch, &UInt64Array::from(rows));
+                refused.push(rows.internal(|| "refused rows cannot be taken".to_owned())?);
                 violations.good
             }
             None => batch,
         };
-        taken.push(table.as_stored(&batch)?);
+        taken.push(table.as_stored(&good)?);
     }
     Ok((taken, refused))
 }

@@ -23,7 +23,7 @@ use datafusion::physical_expr::{PhysicalExpr, PhysicalSortExpr};
 use crate::evaluate::{is_of_row, out_of_range};
 
 /// Those that have no sliding form for some types of argument, or some values.
-const NAMES: [&str; 27] = [
+const NAMES: [&str; 31] = [
     "bool_and",
     "bool_or",
     "bit_and",
@@ -36,6 +36,7 @@ const NAMES: [&str; 27] = [
     "approx_distinct",
     "approx_median",
     "approx_percentile_cont",
+    "approx_percentile_cont_with_weight",
     "corr",
     "covar_pop",
     "covar_samp",
@@ -45,6 +46,9 @@ const NAMES: [&str; 27] = [
     "regr_avgx",
     "regr_avgy",
     "regr_count",
+    "regr_sxx",
+    "regr_syy",
+    "regr_sxy",
     "sum",
     "avg",
     "var",

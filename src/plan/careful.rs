@@ -12,7 +12,8 @@ use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef, UInt64Type
 use datafusion::catalog::memory::{DataSourceExec, MemorySourceConfig};
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::error::{DataFusionError, Result};
-use datafusion::execution::TaskContext;
+use datafusion::execution::{SessionState, TaskContext};
+use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_expr::LexOrdering;
 use datafusion::physical_expr_common::physical_expr::is_volatile as changes;
 use datafusion::physical_plan::coop::CooperativeExec;
@@ -27,10 +28,11 @@ use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt};
 
 use super::operators::Check;
+use super::precomputed::precomputed;
 use super::sound;
 use crate::catalog::OnRowError;
 use crate::evaluate::{Evaluated, evaluate_each, evaluate_with_nulls, is_of_row};
-use crate::operator::{Describe, Held, HeldExec, MeterExec, RefusedRow, StreamId, holding, others};
+use crate::operator::{Describe, Held, HeldExec, MeterExec, NUMBER, RefusedRow, StreamId, holding, others};
 
 /// The column that carries places through an unnest.
 const PLACE: &str = "__place";
@@ -74,7 +76,8 @@ impl Careful<'_> {
             for input in plan.children() {
                 inputs.push(self.run(input).await?);
             }
-            if plan.is::<SortPreservingMergeExec>() {
+            let is_numbered = plan.schema().fields().last().is_some_and(|field| field.name() == NUMBER);
+            if plan.is::<SortPreservingMergeExec>() && is_numbered {
                 return merged(inputs.into_iter().flatten().collect());
             }
             if let (Some(node), Some(input)) = (plan.downcast_ref::<ProjectionExec>(), inputs.first()) {
@@ -271,15 +274,21 @@ fn held_rows(rows: Vec<RecordBatch>, schema: SchemaRef, order: Option<&LexOrderi
     Ok(DataSourceExec::from_data_source(source))
 }
 
-/// The rows of a batch plan, without those that its filters and projections cannot compute.
+/// The rows of a batch query, without those that it cannot compute; or with nulls for what cannot be computed.
+///
+/// Errors: a row to blame in what is computed neither for a row nor for a pair of rows; what is no row's fault.
 pub async fn collect_computable(
-    plan: Arc<dyn ExecutionPlan>,
-    context: Arc<TaskContext>,
+    session: &SessionState,
+    query: &LogicalPlan,
     mode: OnRowError,
 ) -> Result<Vec<RecordBatch>> {
-    match collect(&plan, &context).await {
+    let context = &Arc::new(TaskContext::from(session));
+    let plan = session.create_physical_plan(query).await?;
+    match collect(&plan, context).await {
         Err(error) if is_of_row(&error) => {
-            let (held, context) = (&Held::new(0), &context);
+            let query = precomputed(session.optimize(query)?)?;
+            let plan = session.query_planner().create_physical_plan(&query, session).await?;
+            let held = &Held::new(0);
             let mut careful = Careful { held, context, places: &|_| None, mode, within: &[], refused: Vec::new() };
             Ok(careful.run(&plan).await?.into_iter().map(|placed| placed.rows).collect())
         }

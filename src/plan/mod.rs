@@ -34,6 +34,7 @@ mod nodes;
 mod null_keys;
 mod operators;
 mod order;
+mod precomputed;
 mod refusal;
 mod rehearsal;
 mod relation;

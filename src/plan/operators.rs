@@ -76,6 +76,19 @@ impl OperatorSpec {
         }
     }
 
+    /// The column of its one input without which it takes no row: the event time.
+    pub fn event_time(&self) -> Option<usize> {
+        let time = match self {
+            Self::Aggregate(spec) => spec.closing,
+            Self::Session(spec) => Some(spec.time),
+            Self::Deduplicate(spec) => spec.time,
+            Self::TopN(spec) => spec.closing,
+            Self::Rolling(spec) => Some(spec.time),
+            Self::Newest(_) | Self::Join(_) | Self::Asof(_) | Self::Lookup(_) => None,
+        };
+        time.map(|time| time.column)
+    }
+
     /// The word in explanations and addresses.
     pub fn kind(&self) -> &'static str {
         match self {

@@ -12,7 +12,7 @@
 //! - floats: the bits of the DOUBLE, with one zero and one NaN; decimals of 128 bits: their 64-bit halves, low first, folded
 //!   (of 256 bits: all four; narrower ones are integers);
 //! - strings and binaries: XXH64 of the bytes, seed 0;
-//! - month-day-nano intervals: months, days, nanoseconds folded; day-time: days, milliseconds folded; year-month: the
+//! - month-day-nano intervals: months, days, nanoseconds of the one form of their length ([`crate::equality`]) folded; day-time: days, milliseconds folded; year-month: the
 //!   number;
 //! - structs: the words of their columns folded; lists and maps: the length, then the hash of each element, folded.
 
@@ -26,6 +26,7 @@ use arrow::datatypes::{
 };
 use twox_hash::XxHash64;
 
+use crate::equality::one_interval;
 use crate::error::{Context, Error, Result};
 
 /// Number of key groups; never changes.
@@ -140,6 +141,7 @@ fn fold(column: &dyn Array, hashes: &mut [u64]) -> Result<()> {
             let values = column.as_primitive::<IntervalMonthDayNanoType>().values();
             let words = values
                 .iter()
+                .map(|v| one_interval(*v))
                 .map(|v| combine(combine(combine(0, signed(v.months)), signed(v.days)), v.nanoseconds as u64));
             fold_words(hashes, nulls, words);
         }

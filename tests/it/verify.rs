@@ -58,12 +58,11 @@ fn a_keyed_table_holds_one_of_the_rows_of_each_key() {
     assert!(told.contains("2 rows streamed, 2 in batch"), "{told}");
 
     // A row that the query never gave is still found.
-    let wrong = format!(
-        "{SOURCE} CREATE TABLE o {columns} USING DELTA;
-         CREATE PIPELINE q WITH (trigger = 'available now') AS BEGIN INSERT INTO o SELECT id, 7 FROM e WHERE id = 2; END;"
-    );
-    weir.write("wrong.sql", &wrong);
-    weir.succeed(&["run", "wrong.sql"]);
+    let right = std::fs::read_to_string(weir.path("p.sql")).unwrap();
+    weir.write("p.sql", &right.replace("SELECT id, n FROM e", "SELECT id, 7 AS n FROM e"));
+    weir.write("in.jsonl", &(std::fs::read_to_string(weir.path("in.jsonl")).unwrap() + "{\"id\":2}\n"));
+    weir.succeed(&["run", "p.sql"]);
+    weir.write("p.sql", &right);
     let told = weir.run(&["verify", "p.sql"]);
     assert_eq!(told.status.code(), Some(1), "{}", text(&told.stdout));
     assert!(text(&told.stdout).contains("1 missing, 1 too many"), "{}", text(&told.stdout));
@@ -271,5 +270,227 @@ fn pairs_whose_condition_cannot_be_computed_are_not_owed() {
         assert_eq!(weir.query("SELECT id, q FROM left_near ORDER BY id"), ["1,10", "2,", "3,10"], "{mode}");
         let told = weir.succeed(&["verify", "p.sql"]);
         assert_eq!(told.matches("ok    ").count(), 4, "{mode}: {told}");
+    }
+}
+
+const MEASURED: &str = "CREATE SOURCE e (id BIGINT, g INT, q BIGINT, ts TIMESTAMP, WATERMARK FOR ts AS ts - INTERVAL '5 seconds') WITH (connector = 'file', path = 'in', format = 'json');";
+
+/// A pipeline over some lines that has run to their end, with one table per INSERT.
+fn measured(lines: &str, options: &str, inserts: &[(&str, &str, &str)]) -> Weir {
+    let weir = Weir::new();
+    weir.write("in/a.jsonl", lines);
+    let tables = inserts.iter().map(|(name, columns, _)| format!("CREATE TABLE {name} ({columns}) USING DELTA;"));
+    let bodies = inserts.iter().map(|(name, _, query)| format!("INSERT INTO {name} {query};"));
+    weir.write(
+        "p.sql",
+        &format!(
+            "{MEASURED} {} CREATE PIPELINE p WITH (trigger = 'available now', at_end = 'flush', state_ttl = 'none'{options}) AS BEGIN {} END;",
+            tables.collect::<String>(),
+            bodies.collect::<String>()
+        ),
+    );
+    weir.succeed(&["run", "p.sql"]);
+    weir
+}
+
+fn measure(id: i64, q: i64) -> String {
+    format!("{{\"id\":{id},\"g\":{},\"q\":{q},\"ts\":\"2024-01-01T00:00:{id:02}Z\"}}\n", id % 2)
+}
+
+#[test]
+fn what_windows_cannot_compute_is_left_out_or_null_in_batch_as_in_the_stream() {
+    let lines: String = [1, 0, 2, 0, 5, 3, 7, 1].iter().zip(0..).map(|(q, id)| measure(id, *q)).collect();
+    let hour = "ORDER BY ts RANGE BETWEEN INTERVAL '1 hour' PRECEDING AND CURRENT ROW";
+    let rows = "ORDER BY ts ROWS BETWEEN 2 PRECEDING AND CURRENT ROW";
+    let inserts = [
+        ("parts", "id BIGINT, n BIGINT", format!("SELECT id, count(*) OVER (PARTITION BY 10 / q {hour}) AS n FROM e")),
+        (
+            "two",
+            "id BIGINT, n BIGINT, m BIGINT",
+            format!("SELECT id, count(*) OVER (PARTITION BY 10 / q {hour}) AS n, sum(q) OVER (PARTITION BY 10 / q {hour}) AS m FROM e"),
+        ),
+        ("before", "id BIGINT, n BIGINT", "SELECT id, lag(10 / q) OVER (PARTITION BY g ORDER BY ts) AS n FROM e".to_owned()),
+        ("sums", "id BIGINT, n BIGINT", format!("SELECT id, sum(10 / q) OVER (PARTITION BY g {rows}) AS n FROM e")),
+        ("some", "id BIGINT, n BIGINT", format!("SELECT id, sum(10 / q) FILTER (WHERE q <> 0) OVER (PARTITION BY g {hour}) AS n FROM e")),
+        ("firsts", "id BIGINT", "SELECT id FROM e QUALIFY row_number() OVER (PARTITION BY 10 / q ORDER BY ts) = 1".to_owned()),
+        (
+            "top",
+            "g INT, id BIGINT, rn BIGINT, PRIMARY KEY (g, rn) NOT ENFORCED",
+            "SELECT g, id, CAST(rn AS BIGINT) AS rn FROM (SELECT g, id, row_number() OVER (PARTITION BY g ORDER BY 10 / q DESC, id) AS rn FROM e) WHERE rn <= 2".to_owned(),
+        ),
+        ("others", "id BIGINT, PRIMARY KEY (id) NOT ENFORCED", "SELECT id FROM e EXCEPT SELECT 10 / q AS id FROM e".to_owned()),
+    ];
+    let inserts: Vec<_> = inserts.iter().map(|(name, columns, query)| (*name, *columns, query.as_str())).collect();
+    for mode in ["dead_letter", "null"] {
+        let weir = measured(&lines, &format!(", on_row_error = '{mode}'"), &inserts);
+        let rows = if mode == "null" { 8 } else { 6 };
+        assert_eq!(weir.number("SELECT count(*) FROM sums"), rows, "{mode}");
+        assert_eq!(weir.number("SELECT count(*) FROM some"), 8, "{mode}");
+        let told = weir.succeed(&["verify", "p.sql"]);
+        assert_eq!(told.matches("ok    ").count(), inserts.len(), "{mode}: {told}");
+    }
+}
+
+#[test]
+fn rows_without_an_event_time_are_taken_by_no_operator_that_needs_it() {
+    let untimed = |id: i64| format!("{{\"id\":{id},\"g\":{},\"q\":1}}\n", id % 2);
+    let lines = untimed(0) + &measure(1, 1) + &measure(2, 1) + &untimed(6) + &measure(9, 2);
+    let frame = "RANGE BETWEEN INTERVAL '4 minutes' PRECEDING AND CURRENT ROW";
+    let rolled = format!("SELECT id, count(*) OVER (PARTITION BY g ORDER BY ts {frame}) AS n FROM e");
+    let inserts = [
+        ("plain", "id BIGINT", "SELECT id FROM e", 5),
+        (
+            "minutes",
+            "n BIGINT, m TIMESTAMP",
+            "SELECT count(*) AS n, date_trunc('minute', ts) AS m FROM e GROUP BY date_trunc('minute', ts)",
+            1,
+        ),
+        (
+            "tumbled",
+            "n BIGINT",
+            "SELECT count(*) AS n FROM TUMBLE(TABLE e, DESCRIPTOR(ts), INTERVAL '1 minute') GROUP BY window_start, window_end",
+            1,
+        ),
+        (
+            "sessions",
+            "n BIGINT",
+            "SELECT count(*) AS n FROM SESSION(TABLE e, DESCRIPTOR(ts), INTERVAL '1 minute') GROUP BY window_start, window_end",
+            1,
+        ),
+        ("kept", "id BIGINT", "SELECT id FROM DEDUPLICATE(TABLE e, KEY(id), WITHIN INTERVAL '1 minute')", 3),
+        (
+            "firsts",
+            "id BIGINT",
+            "SELECT id FROM (SELECT *, row_number() OVER (PARTITION BY id ORDER BY ts) AS rn FROM e) WHERE rn = 1",
+            3,
+        ),
+        ("rolled", "id BIGINT, n BIGINT", rolled.as_str(), 3),
+        ("next", "id BIGINT, n BIGINT", "SELECT id, lead(id) OVER (PARTITION BY g ORDER BY ts) AS n FROM e", 3),
+    ];
+    for options in ["", ", late = 'dead_letter'", ", late = 'dead_letter', rolling_emit = 'on_arrival'"] {
+        let inserts: Vec<_> =
+            inserts.iter().filter(|(name, ..)| *name != "next" || !options.contains("on_arrival")).collect();
+        let tables: Vec<_> = inserts.iter().map(|(name, columns, query, _)| (*name, *columns, *query)).collect();
+        let weir = measured(&lines, &format!("{options}, max_rows_per_micro_batch = '2'"), &tables);
+        for (name, _, _, rows) in &inserts {
+            assert_eq!(weir.number(&format!("SELECT count(*) FROM {name}")), *rows, "{name}{options}");
+        }
+        if !options.is_empty() {
+            let letters = weir.query("SELECT DISTINCT \"offset\" >= 0, reason FROM weir.dead_letters");
+            assert_eq!(letters, ["true,its event time is NULL"], "{options}");
+        }
+        let told = weir.succeed(&["verify", "p.sql"]);
+        assert_eq!(told.matches("ok    ").count(), inserts.len(), "{options}: {told}");
+        assert!(told.contains("without 2 rows whose event time is NULL"), "{told}");
+    }
+}
+
+#[test]
+fn which_row_of_a_key_came_first_is_not_asked_where_time_went_back() {
+    let kept =
+        [("kept", "id BIGINT, g INT", "SELECT id, g FROM DEDUPLICATE(TABLE e, KEY(g), WITHIN INTERVAL '1 hour')")];
+    let weir = measured(&(measure(3, 1) + &measure(1, 1)), "", &kept);
+    assert_eq!(weir.query("SELECT id FROM kept"), ["3"]);
+    let told = weir.succeed(&["verify", "p.sql"]);
+    assert!(told.contains("UNSURE kept") && told.contains("the first that arrives is taken"), "{told}");
+    let weir = measured(&(measure(1, 1) + &measure(3, 1)), "", &kept);
+    assert!(weir.succeed(&["verify", "p.sql"]).contains("ok    kept  1 rows streamed, 1 in batch"));
+}
+
+#[test]
+fn weighted_percentiles_over_frames_are_computed_in_batch_too() {
+    let frame = "(PARTITION BY g ORDER BY ts RANGE BETWEEN INTERVAL '2 seconds' PRECEDING AND CURRENT ROW)";
+    let names =
+        ["approx_percentile_cont_with_weight(q, g, 0.5)", "regr_sxx(q, id)", "regr_sxy(q, id)", "regr_syy(q, id)"];
+    for name in names {
+        let query = format!("SELECT id, CAST({name} OVER {frame} AS DOUBLE) AS x FROM e");
+        let lines: String = (0..8).map(|id| measure(id, id * id)).collect();
+        let weir = measured(&lines, "", &[("o", "id BIGINT, x DOUBLE", query.as_str())]);
+        assert!(weir.succeed(&["verify", "p.sql"]).contains("ok    o  8 rows streamed, 8 in batch"), "{name}");
+    }
+}
+
+#[test]
+fn tables_and_checks_that_come_later_and_tables_of_two_pipelines_are_no_differences() {
+    let weir = Weir::new();
+    let pipeline = |check: &str, more: &str, inserts: &str| {
+        format!(
+            "{MEASURED} CREATE TABLE h (id BIGINT, g INT{check}) USING DELTA; {more}
+             CREATE PIPELINE p WITH (trigger = 'available now') AS BEGIN INSERT INTO h SELECT id, g FROM e; {inserts} END;"
+        )
+    };
+    weir.write("in/a.jsonl", &(0..5).map(|id| measure(id, 1)).collect::<String>());
+    weir.write("p.sql", &pipeline("", "", ""));
+    weir.succeed(&["run", "p.sql"]);
+    let check = ", CHECK (id < 8 AND id <> 2)";
+    weir.write("p.sql", &pipeline(check, "CREATE TABLE n (id BIGINT) USING DELTA;", "INSERT INTO n SELECT id FROM e;"));
+    weir.write("in/b.jsonl", &(5..10).map(|id| measure(id, 1)).collect::<String>());
+    weir.succeed(&["run", "p.sql"]);
+    assert_eq!(weir.number("SELECT count(*) FROM h"), 8);
+    let told = weir.succeed(&["verify", "p.sql"]);
+    assert!(told.contains("ok    h  8 rows streamed, 8 in batch"), "{told}");
+    assert!(told.contains("2 more rows in batch violate the table's NOT NULL or CHECK"), "{told}");
+    assert!(
+        told.contains("UNSURE n  5 rows streamed, 10 in batch") && told.contains("when `p` had already run"),
+        "{told}"
+    );
+
+    let weir = Weir::new();
+    weir.write("in/a.jsonl", &(0..5).map(|id| measure(id, 1)).collect::<String>());
+    let part = |name: &str, g: i64| {
+        format!(
+            "CREATE PIPELINE {name} WITH (trigger = 'available now') AS BEGIN INSERT INTO h SELECT id, g FROM e WHERE g = {g}; END;"
+        )
+    };
+    let tables = format!("{MEASURED} CREATE TABLE h (id BIGINT, g INT) USING DELTA;");
+    weir.write("p.sql", &format!("{tables} {} {}", part("p", 0), part("other", 1)));
+    weir.succeed(&["run", "p.sql"]);
+    let told = weir.succeed(&["verify", "p.sql"]);
+    assert_eq!(told.matches("UNSURE h").count(), 2, "{told}");
+    assert!(told.contains("pipeline `other` writes this table, too"), "{told}");
+    // What is missing stays a difference.
+    weir.write(
+        "p.sql",
+        &format!("{tables} {} {}", part("p", 0).replace("SELECT id,", "SELECT id + 1 AS id,"), part("other", 1)),
+    );
+    let told = weir.run(&["verify", "p.sql", "--pipeline", "p"]);
+    assert_eq!(told.status.code(), Some(1), "{}", text(&told.stdout));
+}
+
+#[test]
+fn with_late_emit_a_row_sees_what_arrived_before_it_however_input_is_cut() {
+    let mut random = 7_u64;
+    let mut next = |most: i64| {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        (random >> 33) as i64 % most
+    };
+    let mut lines = String::new();
+    let mut clock = 100;
+    for id in 0..60 {
+        clock += next(8);
+        let time = clock - [0, 0, 0, 3, 20, 60][next(6) as usize];
+        let (minute, second) = (time / 60, time % 60);
+        lines += &format!(
+            "{{\"id\":{id},\"g\":{},\"q\":{},\"ts\":\"2024-01-01T00:{minute:02}:{second:02}Z\"}}\n",
+            next(2),
+            next(9)
+        );
+    }
+    let near = "(PARTITION BY g ORDER BY ts RANGE BETWEEN INTERVAL '30 seconds' PRECEDING AND CURRENT ROW)";
+    let after =
+        "(PARTITION BY g ORDER BY ts RANGE BETWEEN INTERVAL '10 seconds' PRECEDING AND INTERVAL '5 seconds' FOLLOWING)";
+    let query = format!(
+        "SELECT id, count(*) OVER {near} AS n, sum(q) OVER {near} AS s, string_agg(CAST(id AS STRING), '+') OVER {near} AS ids, count(*) OVER {after} AS m, lag(id) OVER (PARTITION BY g ORDER BY ts) AS l FROM e"
+    );
+    let columns = "id BIGINT, n BIGINT, s BIGINT, ids STRING, m BIGINT, l BIGINT";
+    let answers = |rows: i64| {
+        let options = format!(", late = 'emit', parallelism = '1', max_rows_per_micro_batch = '{rows}'");
+        let weir = measured(&lines, &options, &[("o", columns, query.as_str())]);
+        weir.query("SELECT * FROM o ORDER BY id")
+    };
+    let one = answers(1);
+    assert_eq!(one.len(), 60);
+    for rows in [5, 1000] {
+        assert_eq!(answers(rows), one, "{rows} rows a micro-batch");
     }
 }

@@ -67,6 +67,34 @@ pub(super) fn one_of_each_key(
     expected.iter().zip(picked).map(pick).collect()
 }
 
+/// The rows that are found, and the number of the others.
+pub(super) fn those_found(
+    schema: &SchemaRef,
+    found: &[RecordBatch],
+    rows: Vec<RecordBatch>,
+) -> Result<(Vec<RecordBatch>, u64)> {
+    if rows.is_empty() {
+        return Ok((Vec::new(), 0));
+    }
+    let mut found = collect(schema, found)?;
+    let asked = collect(schema, &rows)?;
+    let mut picked = vec![Vec::new(); rows.len()];
+    for (key, places) in &asked.rows {
+        for (doubles, (index, at)) in places {
+            if found.take(key, doubles) {
+                picked[*index].push(*at as u64);
+            }
+        }
+    }
+    let others = asked.count - picked.iter().map(Vec::len).sum::<usize>() as u64;
+    let pick = |(batch, mut rows): (&RecordBatch, Vec<u64>)| {
+        rows.sort_unstable();
+        take_record_batch(batch, &UInt64Array::from(rows)).internal(|| "rows cannot be compared".to_owned())
+    };
+    let picked = rows.iter().zip(picked).filter(|(_, rows)| !rows.is_empty()).map(pick).collect::<Result<_>>()?;
+    Ok((picked, others))
+}
+
 /// The columns of a batch in the order of the schema.
 pub(super) fn in_order(schema: &SchemaRef, batch: &RecordBatch) -> Result<RecordBatch> {
     let wrong = || "rows cannot be compared".to_owned();

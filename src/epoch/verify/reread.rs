@@ -1,33 +1,143 @@
-//! The sources' records, read again: those that the pipeline had read, and what it had refused or found late, as its dead letters say.
+//! The sources' records, read again: those that the pipeline had read, marked where it had refused them or found them late, as its dead
+//! letters say.
 
 use std::collections::BTreeSet;
+use std::ops::BitOr;
 use std::sync::Arc;
 
 use arrow::array::{Array, AsArray, BooleanArray, RecordBatch};
-use arrow::compute::filter_record_batch;
-use arrow::datatypes::Int64Type;
+use arrow::compute::{cast, filter_record_batch};
+use arrow::datatypes::{DataType, Int64Type, TimeUnit, TimestampMicrosecondType};
 use datafusion::prelude::SessionContext;
 
-use super::super::late::REASON as LATE;
+use super::super::late::LATE;
 use super::super::prepare::Surroundings;
+use super::super::row_errors::LEFT_OUT;
 use super::super::sinks::below;
 use crate::catalog::{OnError, SourceDef};
 use crate::delta::{Table, TableStore};
 use crate::error::{Context, Error, Result};
-use crate::source::chunk::{Offset, Offsets, PartitionId, Payload, Poll, PollLimit, ReadFrom};
+use crate::source::chunk::{Chunk, Decoded, Offset, Offsets, PartitionId, Payload, Poll, PollLimit, ReadFrom};
 use crate::source::decode::{Decoder, MAX_FUTURE};
-use crate::source::origin::RowOrigins;
 
 /// The records of one source that have letters.
 type Records = BTreeSet<(String, Offset)>;
 
+/// Reasons why rows may not count.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Marks(u8);
+
+impl Marks {
+    /// Dead letters call them late.
+    pub(super) const LATE: Self = Self(1);
+    /// Their event time is null.
+    pub(super) const WITHOUT_TIME: Self = Self(2);
+    /// Dead letters say that an expression cannot be computed.
+    pub(super) const NOT_COMPUTED: Self = Self(4);
+
+    /// True if they have one in common.
+    pub(super) fn meets(self, other: Self) -> bool {
+        self.0 & other.0 != 0
+    }
+}
+
+impl BitOr for Marks {
+    type Output = Self;
+
+    fn bitor(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+}
+
 /// A source's rows.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Reread {
-    pub(super) rows: Vec<RecordBatch>,
-    /// The same without those that were late, as far as letters name them.
-    pub(super) in_time: Vec<RecordBatch>,
-    pub(super) late: u64,
+    parts: Vec<(RecordBatch, Vec<Marks>)>,
+    /// The event time's column.
+    time: Option<usize>,
+    /// `true` if there is one partition and event time never goes back.
+    pub(super) is_in_order: bool,
+    newest: i64,
+}
+
+impl Reread {
+    /// The rows without those that have one of these marks.
+    pub(super) fn without(&self, marks: Marks) -> Result<Vec<RecordBatch>> {
+        let mut kept = Vec::with_capacity(self.parts.len());
+        for (rows, of_rows) in &self.parts {
+            match of_rows.iter().any(|of_row| of_row.meets(marks)) {
+                false => kept.push(rows.clone()),
+                true => {
+                    let wanted: BooleanArray = of_rows.iter().map(|of_row| Some(!of_row.meets(marks))).collect();
+                    kept.push(filter_record_batch(rows, &wanted).internal(|| "rows cannot be left out".to_owned())?);
+                }
+            }
+        }
+        kept.retain(|rows| rows.num_rows() > 0);
+        Ok(kept)
+    }
+
+    /// The number of rows with one of these marks.
+    pub(super) fn count(&self, marks: Marks) -> u64 {
+        self.parts.iter().flat_map(|(_, of_rows)| of_rows).filter(|of_row| of_row.meets(marks)).count() as u64
+    }
+
+    fn add(&mut self, decoded: Decoded, end: Offset, known: &Known) -> Result<()> {
+        let Decoded { rows, origins, .. } = decoded;
+        let times = self.time.map(|time| rows.column(time));
+        let (mut wanted, mut marks) = (Vec::with_capacity(rows.num_rows()), Vec::new());
+        for row in 0..rows.num_rows() {
+            let offset = origins.offsets.get(row);
+            let is_wanted =
+                offset.is_none_or(|offset| offset < end && !is_of(&known.refused, &origins.partition, offset));
+            wanted.push(is_wanted);
+            if !is_wanted {
+                continue;
+            }
+            let has = |records: &Records| offset.is_some_and(|offset| is_of(records, &origins.partition, offset));
+            let mark = |is: bool, mark: Marks| if is { mark } else { Marks::default() };
+            marks.push(
+                mark(has(&known.late), Marks::LATE)
+                    | mark(has(&known.not_computed), Marks::NOT_COMPUTED)
+                    | mark(times.is_some_and(|times| times.is_null(row)), Marks::WITHOUT_TIME),
+            );
+        }
+        if marks.is_empty() {
+            return Ok(());
+        }
+        let rows = match marks.len() == rows.num_rows() {
+            true => rows,
+            false => filter_record_batch(&rows, &BooleanArray::from(wanted))
+                .internal(|| "rows cannot be left out".to_owned())?,
+        };
+        self.follow(&rows)?;
+        self.parts.push((rows, marks));
+        Ok(())
+    }
+
+    /// Notes whether event time goes on.
+    fn follow(&mut self, rows: &RecordBatch) -> Result<()> {
+        let Some(time) = self.time.filter(|_| self.is_in_order) else { return Ok(()) };
+        let times = cast(rows.column(time), &DataType::Timestamp(TimeUnit::Microsecond, None))
+            .internal(|| "event times cannot be read".to_owned())?;
+        for time in times.as_primitive::<TimestampMicrosecondType>().iter().flatten() {
+            self.is_in_order &= time >= self.newest;
+            self.newest = self.newest.max(time);
+        }
+        Ok(())
+    }
+}
+
+fn is_of(records: &Records, partition: &PartitionId, offset: Offset) -> bool {
+    !records.is_empty() && records.contains(&(partition.to_string(), offset))
+}
+
+/// The records of a source that letters name.
+struct Known {
+    /// Too far ahead of the clock.
+    refused: Records,
+    late: Records,
+    not_computed: Records,
 }
 
 /// The dead letters of a pipeline.
@@ -83,63 +193,47 @@ pub(super) async fn reread(
     let decoder = Decoder::new(def)?;
     // The clock has gone on: rows that were too far ahead of it are known by their letters, where there are letters.
     let decoder = if def.on_error == OnError::DeadLetter { decoder } else { decoder.with_clock(def, &around.env) };
-    let refused = letters.records(&def.name, |reason| reason.contains(MAX_FUTURE))?;
-    let late = letters.records(&def.name, |reason| reason.starts_with(LATE))?;
+    let known = Known {
+        refused: letters.records(&def.name, |reason| reason.contains(MAX_FUTURE))?,
+        late: letters.records(&def.name, |reason| reason.starts_with(LATE))?,
+        not_computed: letters.records(&def.name, |reason| reason.contains(LEFT_OUT))?,
+    };
     let limit = PollLimit {
         rows: 100_000,
         bytes: around.limits.pool.poll_bytes(1),
         wait: std::time::Duration::from_millis(200),
         linger: std::time::Duration::ZERO,
     };
-    let mut read = Reread::default();
+    let time = def.watermark.as_ref().and_then(|watermark| def.schema().index_of(&watermark.column).ok());
+    let mut read = Reread { parts: Vec::new(), time, is_in_order: true, newest: i64::MIN };
     let mut reached = Offsets::new();
     loop {
         match reader.poll(limit).await? {
-            Poll::Finished => return Ok(read),
+            Poll::Finished => break,
             Poll::Idle => {}
             Poll::Chunks(chunks) => {
-                for mut chunk in chunks {
+                for chunk in chunks {
                     let end = ends.get(&chunk.partition).copied().unwrap_or(chunk.start);
                     reached.insert(Arc::clone(&chunk.partition), chunk.end);
-                    if chunk.start >= end {
-                        continue;
+                    if chunk.start < end {
+                        read.add(decoder.decode(before(chunk, end))?, end, &known)?;
                     }
-                    if let (Payload::Rows(batch), true) = (&chunk.payload, chunk.end > end) {
-                        let rows = usize::try_from(end - chunk.start).unwrap_or(0).min(batch.num_rows());
-                        chunk.payload = Payload::Rows(batch.slice(0, rows));
-                    }
-                    let decoded = decoder.decode(chunk)?;
-                    let of = |record: &(&PartitionId, Offset), records: &Records| {
-                        !records.is_empty() && records.contains(&(record.0.to_string(), record.1))
-                    };
-                    let rows =
-                        kept(&decoded.rows, &decoded.origins, |record| record.1 < end && !of(&record, &refused))?;
-                    let in_time = kept(&decoded.rows, &decoded.origins, |record| {
-                        record.1 < end && !of(&record, &refused) && !of(&record, &late)
-                    })?;
-                    read.late += (rows.num_rows() - in_time.num_rows()) as u64;
-                    read.rows.extend(Some(rows).filter(|rows| rows.num_rows() > 0));
-                    read.in_time.extend(Some(in_time).filter(|rows| rows.num_rows() > 0));
                 }
             }
         }
         if ends.iter().all(|(partition, end)| reached.get(partition).is_some_and(|at| at >= end)) {
-            return Ok(read);
+            break;
         }
     }
+    read.is_in_order &= ends.len() <= 1;
+    Ok(read)
 }
 
-/// The rows whose record is wanted.
-fn kept(
-    rows: &RecordBatch,
-    origins: &RowOrigins,
-    is_wanted: impl Fn((&PartitionId, Offset)) -> bool,
-) -> Result<RecordBatch> {
-    let wanted = (0..rows.num_rows())
-        .map(|row| Some(origins.offsets.get(row).is_none_or(|offset| is_wanted((&origins.partition, offset)))));
-    let wanted: BooleanArray = wanted.collect();
-    match wanted.true_count() == rows.num_rows() {
-        true => Ok(rows.clone()),
-        false => filter_record_batch(rows, &wanted).internal(|| "rows cannot be left out".to_owned()),
+/// The part of a chunk that is before `end`, where its records are rows already.
+fn before(mut chunk: Chunk, end: Offset) -> Chunk {
+    if let (Payload::Rows(batch), true) = (&chunk.payload, chunk.end > end) {
+        let rows = usize::try_from(end - chunk.start).unwrap_or(0).min(batch.num_rows());
+        chunk.payload = Payload::Rows(batch.slice(0, rows));
     }
+    chunk
 }

@@ -1,5 +1,5 @@
-//! Rows that are emitted in the step in which they arrive: each is computed from the rows that arrived before it, however a
-//! step is cut.
+//! Rows that are emitted in the step in which they arrive (with `'on_arrival'`, and late rows): each is computed from the rows
+//! that arrived before it, however a step is cut.
 //!
 //! A step's rows are placed in rounds. Within a round the times of a key's rows increase, so that no frame that ends at its
 //! row reaches a row that arrived later; where frames reach ahead, a round holds one row of a key. A row that expires at
@@ -14,6 +14,7 @@ use super::Rolling;
 use super::waiting::times;
 use crate::error::{Context, Result};
 use crate::operator::Stepped;
+use crate::state::NO_WATERMARK;
 
 impl Rolling {
     /// Computes the functions of the rows and emits them in the order of arrival.
@@ -49,6 +50,29 @@ impl Rolling {
         places.sort_by_key(|place| order[*place as usize]);
         stepped.rows.push(pick(&out, places)?);
         Ok(())
+    }
+
+    /// Emits the rows whose time was complete `before` they arrived, if late rows are emitted: each is computed from the rows that
+    /// arrived before it. Returns the others.
+    pub(super) fn emit_late(&mut self, rows: RecordBatch, before: i64, stepped: &mut Stepped) -> Result<RecordBatch> {
+        let is_late = |time: &i64| before != NO_WATERMARK && *time < before;
+        let when = times(rows.column(self.plan.time));
+        if !self.plan.emits_late || !when.iter().any(is_late) {
+            return Ok(rows);
+        }
+        let (late, others): (Vec<u64>, Vec<u64>) =
+            (0..when.len() as u64).partition(|row| is_late(&when[*row as usize]));
+        let late = pick(&rows, late)?;
+        let keys = self.numbers(&late)?;
+        let needed = self.plan.needed(self.watermark).from;
+        let rounds = rounds(&keys, times(late.column(self.plan.time)), self.plan.wait.is_any(), needed);
+        let rounds = rounds.unwrap_or_else(|| vec![(0..late.num_rows() as u64).collect()]);
+        for round in rounds {
+            let round = self.sequenced(&pick(&late, round)?)?;
+            self.early.push(round);
+            self.advance(before, stepped)?;
+        }
+        pick(&rows, others)
     }
 }
 

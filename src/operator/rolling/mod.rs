@@ -9,7 +9,7 @@
 //! results of DataFusion's batch operator over all rows, with one exception: where DataFusion subtracts from sums, a NaN
 //! stays in them; here it leaves with its row. A late row is reported as late and counts nowhere; or, if late rows are to be
 //! emitted, it is emitted at once (or when the rows after it that its frames reach are complete), computed from the rows
-//! still in state: rows already emitted do not change, later ones count it. On arrival: rows are emitted in the order of
+//! that arrived before it and are still in state: rows already emitted do not change, later ones count it. On arrival: rows are emitted in the order of
 //! arrival, each computed from the rows that arrived before it ([`arrival`]). Rows without a time have no position: they are
 //! late. Rows that the query filters out by their own columns count for others, but nothing is computed for them.
 //!
@@ -372,8 +372,10 @@ impl Operator for Rolling {
         match self.plan.emit {
             RollingEmit::OnArrival => self.arrive(&arrived, &mut stepped)?,
             RollingEmit::OnWatermark => {
-                for batch in &arrived {
-                    let sequenced = self.sequenced(batch)?;
+                let before = self.plan.complete(tick.before);
+                for batch in arrived {
+                    let batch = self.emit_late(batch, before, &mut stepped)?;
+                    let sequenced = self.sequenced(&batch)?;
                     self.early.push(sequenced);
                 }
                 self.advance(watermark, &mut stepped)?;

@@ -400,15 +400,32 @@ fn late_rows_come_out_at_once_and_count_for_later_ones() {
     let watermark = times(early.column(TIME))[49] + 1;
     let one = operator.step(vec![vec![first.clone()]], Tick { before: NO_WATERMARK, watermark, now: 0 }).unwrap();
     assert_by_hand(&spec, &first, &one.rows[0], "before late rows");
-    let two = operator.step(vec![vec![late.clone()]], Tick { before: watermark, watermark, now: 0 }).unwrap();
-    assert!(two.late.is_empty());
-    assert_eq!(two.rows[0].num_rows(), late.num_rows());
     // Rows that are out of every frame of rows that are not late are dropped.
-    let known: Vec<u64> = (0..50)
-        .filter(|row| row % 5 == 3 || times(early.column(TIME))[*row as usize] >= watermark - 20 * SECOND)
-        .collect();
-    assert!(known.len() < 50);
-    assert_by_hand(&spec, &pick(&early, known), &two.rows[0], "late rows");
+    let kept = watermark - 20 * SECOND;
+    let is_kept = |row: &u64| times(early.column(TIME))[*row as usize] >= kept;
+    let on_time: Vec<u64> = (0..50).filter(|row| row % 5 != 3).filter(is_kept).collect();
+    let all_late: Vec<u64> = (0..50).filter(|row| row % 5 == 3).collect();
+    assert!(on_time.len() < 40);
+    for cut in [1, 3, all_late.len()] {
+        let mut operator = rolling(spec.clone()).unwrap();
+        operator.step(vec![vec![first.clone()]], Tick { before: NO_WATERMARK, watermark, now: 0 }).unwrap();
+        let mut out = Vec::new();
+        for part in all_late.chunks(cut) {
+            let tick = Tick { before: watermark, watermark, now: 0 };
+            let stepped = operator.step(vec![vec![pick(&early, part.to_vec())]], tick).unwrap();
+            assert!(stepped.late.is_empty());
+            out.extend(stepped.rows);
+        }
+        let out = by_id(&spec.output, &out);
+        assert_eq!(out.num_rows(), late.num_rows());
+        for (at, row) in all_late.iter().enumerate() {
+            let before = all_late[..at].iter().copied().filter(is_kept);
+            let mut known: Vec<u64> = on_time.iter().copied().chain(before).chain([*row]).collect();
+            known.sort_unstable();
+            assert_by_hand(&spec, &pick(&early, known), &out.slice(at, 1), &format!("late rows, cut {cut}, {at}"));
+        }
+    }
+    operator.step(vec![vec![late]], Tick { before: watermark, watermark, now: 0 }).unwrap();
     let three = operator
         .step(vec![vec![rows.slice(50, 10)]], Tick { before: watermark, watermark: END_OF_TIME, now: 0 })
         .unwrap();
