@@ -36,6 +36,7 @@ mod recipes;
 mod recovery;
 mod repeated_names;
 mod row_errors;
+mod shared_views;
 mod sql_files;
 mod stateful;
 mod stateful_crash;
