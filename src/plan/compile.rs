@@ -18,8 +18,8 @@ use super::calls::{calls_any, forget_argument_names};
 use super::clock::{asks_clock, clocks};
 use super::clocked::{ClockUse, Clocked};
 use super::constants::constants_are_constant;
-use super::cut::{Cutter, Cutting, KnownKeys, Piece, Rows, UniqueKey, streams_read, united};
-use super::dataflow::{Branch, Dataflow, Fragment, SourceInput};
+use super::cut::{Cutter, KnownKeys, Piece, Rows, UniqueKey, streams_read, united};
+use super::dataflow::{Branch, Dataflow, SourceInput};
 use super::fit::{fit, lacking};
 use super::generated::{generate, is_generated, plain};
 use super::growing::Growing;
@@ -299,29 +299,6 @@ impl<'a> Compiler<'a> {
             }
         }
         places
-    }
-
-    async fn fragments(&mut self, span: Span) -> Vec<Fragment> {
-        let mut fragments = Vec::new();
-        for Cutting { name, stream, piece, copies } in std::mem::take(&mut self.cutter.cuttings) {
-            let Some(plan) = self.physical(&piece.plan, span).await else { continue };
-            let reads = streams_read(&piece.plan);
-            let recomputed = self.cutter.recomputed.contains_key(&stream);
-            let unshared = if recomputed { None } else { self.unshared(&piece.plan).await };
-            fragments.push(Fragment {
-                name,
-                stream,
-                plan,
-                stage: piece.rows.stage,
-                reads,
-                retract: piece.rows.retract,
-                copies,
-                recomputed,
-                unshared,
-            });
-        }
-        fragments.iter_mut().for_each(|fragment| fragment.recomputed &= !self.keeps_shared);
-        fragments
     }
 
     fn rename(&mut self, plan: LogicalPlan, view: &ViewDef) -> Option<LogicalPlan> {

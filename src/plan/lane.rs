@@ -17,7 +17,7 @@ use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt};
 
 use super::careful::{Careful, Placed, is_volatile};
-use super::dataflow::{Dataflow, Fragment, Unshared};
+use super::dataflow::{Branch, Dataflow, Fragment, Unshared};
 use super::operators::Check;
 use crate::error::Result;
 use crate::evaluate::{evaluate, evaluate_each, is_of_row, panicked};
@@ -169,8 +169,7 @@ impl Lane {
 
     /// The places of a branch's rows among the source's, in the order in which it hands them out; `None`: they have none.
     pub async fn places_of_branch(&self, dataflow: &Dataflow, index: usize) -> Result<Option<Vec<Option<u64>>>> {
-        let branch = &dataflow.branches[index];
-        let (plan, reads) = self.chosen(&branch.plan, &branch.reads, branch.unshared.as_ref());
+        let (plan, reads) = self.chosen_of_branch(&dataflow.branches[index]);
         for read in reads {
             self.find_places(dataflow, *read).await?;
         }
@@ -197,12 +196,12 @@ impl Lane {
         index: usize,
         root: StreamId,
     ) -> Result<Option<Vec<Option<u64>>>> {
-        let branch = &dataflow.branches[index];
+        let (plan, reads) = self.chosen_of_branch(&dataflow.branches[index]);
         let mut known = BTreeMap::new();
-        for read in &branch.reads {
+        for read in reads {
             self.trace(dataflow, *read, root, &mut known).await?;
         }
-        let numbers = self.numbers(dataflow, &branch.plan, &known).await?;
+        let numbers = self.numbers(dataflow, plan, &known).await?;
         Ok(numbers.map(|numbers| numbers.iter().collect()))
     }
 
@@ -263,8 +262,7 @@ impl Lane {
         index: usize,
         mut take: impl FnMut(Vec<RecordBatch>) -> T,
     ) -> Result<()> {
-        let branch = &dataflow.branches[index];
-        let (plan, reads) = self.chosen(&branch.plan, &branch.reads, branch.unshared.as_ref());
+        let (plan, reads) = self.chosen_of_branch(&dataflow.branches[index]);
         if !self.has_rows(reads) {
             return Ok(());
         }
@@ -302,8 +300,7 @@ impl Lane {
 
     /// Runs a branch and returns all its rows. Errors: they are more than the budget allows.
     pub async fn make_branch(&self, dataflow: &Dataflow, index: usize) -> Result<Vec<RecordBatch>> {
-        let branch = &dataflow.branches[index];
-        let (plan, reads) = self.chosen(&branch.plan, &branch.reads, branch.unshared.as_ref());
+        let (plan, reads) = self.chosen_of_branch(&dataflow.branches[index]);
         if self.has_rows(reads) {
             Ok(self.collect(dataflow, plan, reads, || vec![index]).await?.0)
         } else {
@@ -452,6 +449,10 @@ impl Lane {
             Some(unshared) => (&unshared.plan, &unshared.reads),
             None => (plan, reads),
         }
+    }
+
+    fn chosen_of_branch<'d>(&self, branch: &'d Branch) -> Chosen<'d> {
+        self.chosen(&branch.plan, &branch.reads, branch.unshared.as_ref())
     }
 
     fn chosen_of<'d>(&self, fragment: &'d Fragment) -> Chosen<'d> {

@@ -8,12 +8,35 @@ use datafusion::physical_plan::ExecutionPlan;
 use super::Compiler;
 use crate::error::Result;
 use crate::operator::MeterExec;
-use crate::plan::cut::streams_read;
-use crate::plan::dataflow::Unshared;
+use crate::plan::cut::{Cutting, streams_read};
+use crate::plan::dataflow::{Fragment, Unshared};
 use crate::plan::growing::bound;
 use crate::sql::Span;
 
 impl Compiler<'_> {
+    pub(super) async fn fragments(&mut self, span: Span) -> Vec<Fragment> {
+        let mut fragments = Vec::new();
+        for Cutting { name, stream, piece, copies } in std::mem::take(&mut self.cutter.cuttings) {
+            let Some(plan) = self.physical(&piece.plan, span).await else { continue };
+            let reads = streams_read(&piece.plan);
+            let recomputed = self.cutter.recomputed.contains_key(&stream);
+            let unshared = if recomputed { None } else { self.unshared(&piece.plan).await };
+            fragments.push(Fragment {
+                name,
+                stream,
+                plan,
+                stage: piece.rows.stage,
+                reads,
+                retract: piece.rows.retract,
+                copies,
+                recomputed,
+                unshared,
+            });
+        }
+        fragments.iter_mut().for_each(|fragment| fragment.recomputed &= !self.keeps_shared);
+        fragments
+    }
+
     pub(super) async fn physical(&mut self, plan: &LogicalPlan, span: Span) -> Option<Arc<dyn ExecutionPlan>> {
         match self.planned(plan).await {
             Ok(plan) => Some(plan),
