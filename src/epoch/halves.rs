@@ -134,7 +134,8 @@ fn of_panic(panic: &(dyn Any + Send)) -> Error {
 
 /// Rows of the streams that a stage is made from, in all lanes.
 pub fn rows_before(dataflow: &Dataflow, stage: usize, lanes: &[Arc<Lane>]) -> usize {
-    let reads = dataflow.reads_of(stage);
+    let recomputes = lanes.iter().any(|lane| lane.recomputes());
+    let reads = dataflow.reads_of(stage, recomputes);
     let streams = || dataflow.streams_before(stage).into_iter().filter(|stream| reads.contains(&stream.0));
     lanes.iter().flat_map(|lane| streams().flat_map(|stream| lane.rows(stream))).map(RecordBatch::num_rows).sum()
 }
@@ -146,6 +147,8 @@ pub fn halves(dataflow: &Dataflow, stage: usize, lanes: &[Arc<Lane>]) -> Result<
     let mut upper = false;
     for lane in lanes {
         let (one, other) = (dataflow.lane(), dataflow.lane());
+        one.fail_as(lane);
+        other.fail_as(lane);
         for stream in dataflow.streams_before(stage) {
             let rows = lane.rows(stream);
             let count: usize = rows.iter().map(RecordBatch::num_rows).sum();

@@ -29,13 +29,7 @@ impl Outputs {
         }
         let source = source.map(|source| self.dataflow.sources[source].def.name.as_str());
         let mut letters = Vec::with_capacity(refused.len());
-        let mut known = BTreeSet::new();
         for row in refused {
-            // A record that lies in several windows fails in each for one reason.
-            let is_copy = row.place.is_some_and(|place| !known.insert((place, row.within.clone(), row.reason.clone())));
-            if is_copy {
-                continue;
-            }
             let (origin, of_source) = row.place.map_or((None, None), |place| lane.origin(place));
             letters.push(self.letter(row, source, origin, of_source)?);
         }

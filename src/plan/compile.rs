@@ -1,5 +1,7 @@
 //! From a catalog and a pipeline to a [`Dataflow`].
 
+mod physical;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -9,7 +11,6 @@ use datafusion::common::{ExprSchema, ScalarValue};
 use datafusion::datasource::ViewTable;
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::{Expr, Filter, LogicalPlan, LogicalPlanBuilder};
-use datafusion::physical_plan::ExecutionPlan;
 use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast::{Query, Statement as SqlStatement};
 
@@ -17,11 +18,11 @@ use super::calls::{calls_any, forget_argument_names};
 use super::clock::{asks_clock, clocks};
 use super::clocked::{ClockUse, Clocked};
 use super::constants::constants_are_constant;
-use super::cut::{Cutter, Cutting, KnownKeys, Piece, Rows, UniqueKey, streams_read, united};
-use super::dataflow::{Branch, Dataflow, Fragment, SourceInput};
+use super::cut::{Cutter, KnownKeys, Piece, Rows, UniqueKey, streams_read, united};
+use super::dataflow::{Branch, Dataflow, SourceInput};
 use super::fit::{fit, lacking};
 use super::generated::{generate, is_generated, plain};
-use super::growing::{Growing, bound};
+use super::growing::Growing;
 use super::impossible::check_literals;
 use super::landing::land;
 use super::lookup::LookupTable;
@@ -38,7 +39,7 @@ use crate::catalog::{Catalog, InsertDef, KafkaSinkOptions, PipelineDef, Pipeline
 use crate::error::Error;
 use crate::function::shorten_names;
 use crate::memory::slice::SliceBudget;
-use crate::operator::{HeldTable, MeterExec};
+use crate::operator::HeldTable;
 use crate::sql::clause::Clause;
 use crate::sql::{Diagnostic, Span, diagnose};
 
@@ -125,6 +126,8 @@ struct Compiler<'a> {
     broken: BTreeSet<String>,
     /// What cannot run on a stream is an error.
     refuses: bool,
+    /// A reader's plan is too large with the shared views written into it.
+    keeps_shared: bool,
     /// Views that are streams of their own.
     shared: BTreeSet<String>,
     known_keys: KnownKeys,
@@ -150,8 +153,21 @@ impl<'a> Compiler<'a> {
         let clocks = clocks(catalog);
         let tables = catalog.tables.values().map(|table| (table.name.clone(), table.primary_key.clone())).collect();
         let known_keys = KnownKeys { tables, ..KnownKeys::default() };
-        let refuses = true;
-        Self { catalog, session, cutter, problems, budget, broken, refuses, shared, clocked, clocks, known_keys }
+        let (refuses, keeps_shared) = (true, false);
+        Self {
+            catalog,
+            session,
+            cutter,
+            problems,
+            budget,
+            broken,
+            refuses,
+            keeps_shared,
+            shared,
+            known_keys,
+            clocked,
+            clocks,
+        }
     }
 
     /// Makes everything known that is read; gives the sources.
@@ -286,23 +302,6 @@ impl<'a> Compiler<'a> {
             }
         }
         places
-    }
-
-    async fn fragments(&mut self, span: Span) -> Vec<Fragment> {
-        let mut fragments = Vec::new();
-        for Cutting { name, stream, piece } in std::mem::take(&mut self.cutter.cuttings) {
-            let Some(plan) = self.physical(&piece.plan, span).await else { continue };
-            let reads = streams_read(&piece.plan);
-            fragments.push(Fragment {
-                name,
-                stream,
-                plan,
-                stage: piece.rows.stage,
-                reads,
-                retract: piece.rows.retract,
-            });
-        }
-        fragments
     }
 
     fn rename(&mut self, plan: LogicalPlan, view: &ViewDef) -> Option<LogicalPlan> {
@@ -461,11 +460,13 @@ impl<'a> Compiler<'a> {
         let reads = streams_read(&piece.plan);
         let Rows { retract, stage, times, sources } = piece.rows;
         let physical = self.physical(&piece.plan, insert.span).await?;
+        let unshared = self.unshared(&piece.plan).await;
         let schema = match targets.get(&insert.target) {
             Some(target) => plain(target),
             None => without_weight(&physical.schema(), retract)?,
         };
-        Some(Branch { target: insert.target.clone(), schema, plan: physical, stage, reads, retract, times, sources })
+        let target = insert.target.clone();
+        Some(Branch { target, schema, plan: physical, unshared, stage, reads, retract, times, sources })
     }
 
     /// The rows that a sink with a `starting_timestamp` sends.
@@ -539,19 +540,6 @@ impl<'a> Compiler<'a> {
         let planned = self.session.statement_to_plan(statement).await;
         let checked = |plan: LogicalPlan| check_plan(&plan).and_then(|()| maps_are_no_keys(&plan)).map(|()| plan);
         match planned.and_then(checked).and_then(as_meant) {
-            Ok(plan) => Some(plan),
-            Err(error) => self.problem(&error, span),
-        }
-    }
-
-    async fn physical(&mut self, plan: &LogicalPlan, span: Span) -> Option<Arc<dyn ExecutionPlan>> {
-        match self
-            .session
-            .create_physical_plan(plan)
-            .await
-            .and_then(MeterExec::before_unnests)
-            .and_then(|plan| bound(plan, &self.budget))
-        {
             Ok(plan) => Some(plan),
             Err(error) => self.problem(&error, span),
         }

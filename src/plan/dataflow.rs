@@ -42,6 +42,18 @@ pub struct Fragment {
     /// What it reads.
     pub reads: Vec<StreamId>,
     pub retract: bool,
+    /// The stream that it is a copy of, if it is one.
+    pub copies: Option<StreamId>,
+    /// True for a shared view that its readers compute themselves, by their `unshared` plans, where a row of it fails.
+    pub recomputed: bool,
+    pub unshared: Option<Unshared>,
+}
+
+/// A plan with shared views written into it, as if nothing else read them.
+#[derive(Debug, Clone)]
+pub struct Unshared {
+    pub plan: Arc<dyn ExecutionPlan>,
+    pub reads: Vec<StreamId>,
 }
 
 /// One INSERT.
@@ -54,6 +66,7 @@ pub struct Branch {
     /// True when the rows carry [`crate::operator::WEIGHT`] as their last column.
     pub retract: bool,
     pub plan: Arc<dyn ExecutionPlan>,
+    pub unshared: Option<Unshared>,
     pub stage: usize,
     pub reads: Vec<StreamId>,
     /// Per column, weight left out: how far values in rows yet to come may lag behind the watermark, microseconds.
@@ -129,7 +142,8 @@ impl Dataflow {
 
     /// Every plan with the name of what it makes: views, then targets.
     pub fn plans(&self) -> impl Iterator<Item = (&str, &Arc<dyn ExecutionPlan>)> {
-        let fragments = self.fragments.iter().map(|f| (f.name.as_str(), &f.plan));
+        let computed = self.fragments.iter().filter(|f| f.copies.is_none());
+        let fragments = computed.map(|f| (f.name.as_str(), &f.plan));
         fragments.chain(self.branches.iter().map(|b| (b.target.as_str(), &b.plan)))
     }
 
@@ -160,13 +174,18 @@ impl Dataflow {
         (0..self.streams).filter(|stream| !made.contains(stream)).map(StreamId).collect()
     }
 
-    /// The streams whose rows a stage is made from.
-    pub fn reads_of(&self, stage: usize) -> BTreeSet<usize> {
+    /// The streams whose rows a stage is made from; with those of `unshared` plans if some are `recomputed`.
+    pub fn reads_of(&self, stage: usize, recomputed: bool) -> BTreeSet<usize> {
         let fragments = self.fragments.iter().filter(|fragment| fragment.stage == stage);
         let branches = self.branches.iter().filter(|branch| branch.stage == stage);
         let operators = self.operators_of(stage).flat_map(|(_, operator)| &operator.inputs);
-        let reads = fragments.flat_map(|fragment| &fragment.reads);
-        reads.chain(branches.flat_map(|branch| &branch.reads)).chain(operators).map(|stream| stream.0).collect()
+        let unshared = |unshared: &Option<Unshared>| {
+            unshared.iter().filter(|_| recomputed).flat_map(|u| u.reads.clone()).collect::<Vec<_>>()
+        };
+        let of_fragments =
+            fragments.flat_map(|fragment| fragment.reads.iter().copied().chain(unshared(&fragment.unshared)));
+        let of_branches = branches.flat_map(|branch| branch.reads.iter().copied().chain(unshared(&branch.unshared)));
+        of_fragments.chain(of_branches).chain(operators.copied()).map(|stream| stream.0).collect()
     }
 
     /// The operators that follow a stage's fragments.

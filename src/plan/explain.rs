@@ -35,7 +35,8 @@ pub fn explain(dataflow: &Dataflow) -> String {
         }
     }
     for stage in 0..dataflow.stages {
-        for fragment in dataflow.fragments.iter().filter(|fragment| fragment.stage == stage) {
+        let computed = dataflow.fragments.iter().filter(|fragment| fragment.copies.is_none());
+        for fragment in computed.filter(|fragment| fragment.stage == stage) {
             let mode = mode(fragment.retract);
             let _ = writeln!(text, "\nstream {}  [{mode}]  computed once per micro-batch, state none", fragment.name);
             section(&mut text, &fragment.plan);

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::panic::AssertUnwindSafe;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use arrow::array::{Array, UInt64Array};
@@ -16,7 +17,7 @@ use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt};
 
 use super::careful::{Careful, Placed, is_volatile};
-use super::dataflow::Dataflow;
+use super::dataflow::{Branch, Dataflow, Fragment, Unshared};
 use super::operators::Check;
 use crate::error::Result;
 use crate::evaluate::{evaluate, evaluate_each, is_of_row, panicked};
@@ -36,11 +37,24 @@ pub struct Lane {
     places: Vec<OnceLock<Option<UInt64Array>>>,
     /// The source's stream, and where its rows come from.
     source: OnceLock<(StreamId, Origins)>,
-    refused: Mutex<Vec<RefusedRow>>,
+    /// Per stream, whether it is a shared view that failed for some row: its readers compute it.
+    failed: Vec<AtomicBool>,
+    refused: Mutex<Refused>,
     budget: Arc<SliceBudget>,
     /// The source's rows that were too late for some operator.
     late: Mutex<BTreeSet<u64>>,
 }
+
+/// Rows that were left out.
+#[derive(Debug, Default)]
+struct Refused {
+    rows: Vec<RefusedRow>,
+    /// Place, branch and reason of those that were taken.
+    taken: BTreeSet<(u64, usize, String)>,
+}
+
+/// A plan and the streams that it reads.
+type Chosen<'d> = (&'d Arc<dyn ExecutionPlan>, &'d [StreamId]);
 
 impl Lane {
     /// Without rows.
@@ -61,6 +75,7 @@ impl Lane {
             context: Arc::new(context),
             places: (0..streams).map(|_| OnceLock::new()).collect(),
             source: OnceLock::new(),
+            failed: (0..streams).map(|_| AtomicBool::new(false)).collect(),
             refused: Mutex::default(),
             budget,
             late: Mutex::default(),
@@ -90,6 +105,18 @@ impl Lane {
         }
     }
 
+    /// Of a lane that is to compute a part of what `from` computes: the shared views that failed there fail here.
+    pub fn fail_as(&self, from: &Self) {
+        for (failed, before) in self.failed.iter().zip(&from.failed) {
+            failed.store(before.load(Ordering::Relaxed), Ordering::Relaxed);
+        }
+    }
+
+    /// True when a shared view failed for some row, so that its readers compute it.
+    pub fn recomputes(&self) -> bool {
+        self.failed.iter().any(|failed| failed.load(Ordering::Relaxed))
+    }
+
     /// The rows of a stream.
     pub fn rows(&self, stream: StreamId) -> &[RecordBatch] {
         self.held.rows(stream)
@@ -105,9 +132,17 @@ impl Lane {
         self.held.is_empty()
     }
 
-    /// The rows that were left out since the last call.
+    /// The rows that were left out since the last call; a source's row once for a branch and a reason, whatever number of plans compute it.
     pub fn take_refused(&self) -> Vec<RefusedRow> {
-        std::mem::take(&mut *self.refused.lock().unwrap_or_else(PoisonError::into_inner))
+        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        let Refused { rows, taken } = &mut *refused;
+        let mut rows = std::mem::take(rows);
+        rows.retain_mut(|row| {
+            let Some(place) = row.place else { return true };
+            row.within.retain(|branch| taken.insert((place, *branch, row.reason.clone())));
+            !row.within.is_empty()
+        });
+        rows
     }
 
     /// The origin of the source's row `place`, and its record; where that is not held, the row as JSON.
@@ -134,11 +169,11 @@ impl Lane {
 
     /// The places of a branch's rows among the source's, in the order in which it hands them out; `None`: they have none.
     pub async fn places_of_branch(&self, dataflow: &Dataflow, index: usize) -> Result<Option<Vec<Option<u64>>>> {
-        let branch = &dataflow.branches[index];
-        for read in &branch.reads {
+        let (plan, reads) = self.chosen_of_branch(&dataflow.branches[index]);
+        for read in reads {
             self.find_places(dataflow, *read).await?;
         }
-        let (placed, _) = self.run_carefully(dataflow, &branch.plan, &[]).await?;
+        let (placed, _) = self.run_carefully(dataflow, plan, &[]).await?;
         Ok(joined(&placed).map(|places| places.iter().collect()))
     }
 
@@ -161,12 +196,12 @@ impl Lane {
         index: usize,
         root: StreamId,
     ) -> Result<Option<Vec<Option<u64>>>> {
-        let branch = &dataflow.branches[index];
+        let (plan, reads) = self.chosen_of_branch(&dataflow.branches[index]);
         let mut known = BTreeMap::new();
-        for read in &branch.reads {
+        for read in reads {
             self.trace(dataflow, *read, root, &mut known).await?;
         }
-        let numbers = self.numbers(dataflow, &branch.plan, &known).await?;
+        let numbers = self.numbers(dataflow, plan, &known).await?;
         Ok(numbers.map(|numbers| numbers.iter().collect()))
     }
 
@@ -200,10 +235,11 @@ impl Lane {
             let numbers = match fragment {
                 _ if stream == root => Some(UInt64Array::from_iter_values(0..rows as u64)),
                 Some(fragment) => {
-                    for read in &fragment.reads {
+                    let (plan, reads) = self.chosen_of(fragment);
+                    for read in reads {
                         self.trace(dataflow, *read, root, known).await?;
                     }
-                    self.numbers(dataflow, &fragment.plan, known).await?.filter(|numbers| numbers.len() == rows)
+                    self.numbers(dataflow, plan, known).await?.filter(|numbers| numbers.len() == rows)
                 }
                 None => None,
             };
@@ -226,13 +262,13 @@ impl Lane {
         index: usize,
         mut take: impl FnMut(Vec<RecordBatch>) -> T,
     ) -> Result<()> {
-        let branch = &dataflow.branches[index];
-        if !self.has_rows(&branch.reads) {
+        let (plan, reads) = self.chosen_of_branch(&dataflow.branches[index]);
+        if !self.has_rows(reads) {
             return Ok(());
         }
         let (mut rows, mut bytes, mut handed_out) = (Vec::new(), 0, 0);
-        let whole = is_volatile(&branch.plan);
-        let running = dataflow.running(&branch.plan)?;
+        let whole = is_volatile(plan);
+        let running = dataflow.running(plan)?;
         for partition in 0..running.output_partitioning().partition_count() {
             let mut stream = running.execute(partition, Arc::clone(&self.context))?;
             while let Some(batch) = next(&mut stream).await {
@@ -245,7 +281,7 @@ impl Lane {
                         rows.extend(Some(batch).filter(|batch| batch.num_rows() > 0));
                     }
                     Err(error) if self.may_go_on(&error) => {
-                        let placed = self.carefully(dataflow, &branch.plan, &branch.reads, &[index]).await?;
+                        let placed = self.carefully(dataflow, plan, reads, &[index]).await?;
                         // The rows of batches that could be computed are the same as before.
                         let rest = after(placed.into_iter().map(|placed| placed.rows), handed_out);
                         return if rest.is_empty() { Ok(()) } else { take(rest).await };
@@ -264,10 +300,9 @@ impl Lane {
 
     /// Runs a branch and returns all its rows. Errors: they are more than the budget allows.
     pub async fn make_branch(&self, dataflow: &Dataflow, index: usize) -> Result<Vec<RecordBatch>> {
-        let branch = &dataflow.branches[index];
-        if self.has_rows(&branch.reads) {
-            let placed = self.collect(dataflow, &branch.plan, &branch.reads, || vec![index]).await?.0;
-            Ok(placed)
+        let (plan, reads) = self.chosen_of_branch(&dataflow.branches[index]);
+        if self.has_rows(reads) {
+            Ok(self.collect(dataflow, plan, reads, || vec![index]).await?.0)
         } else {
             Ok(Vec::new())
         }
@@ -277,11 +312,28 @@ impl Lane {
     pub async fn run_fragments(&self, dataflow: &Dataflow, stage: usize, wanted: impl Fn(usize) -> bool) -> Result<()> {
         let of_stage = dataflow.fragments.iter().enumerate().filter(|(_, fragment)| fragment.stage == stage);
         for (index, fragment) in of_stage.filter(|(index, _)| wanted(*index)) {
-            if !self.has_rows(&fragment.reads) {
+            let failed = self.reads_failed(&fragment.reads);
+            if failed && fragment.recomputed {
+                self.failed[fragment.stream.0].store(true, Ordering::Relaxed);
+                continue;
+            }
+            let (plan, reads) = self.chosen_of(fragment);
+            if !self.has_rows(reads) {
+                continue;
+            }
+            if let Some(copied) = fragment.copies.filter(|_| !failed) {
+                self.fill(fragment.stream, self.rows(copied).to_vec())?;
+                continue;
+            }
+            if fragment.recomputed {
+                match self.compute(dataflow, plan).await? {
+                    Some(rows) => self.fill(fragment.stream, rows)?,
+                    None => self.failed[fragment.stream.0].store(true, Ordering::Relaxed),
+                }
                 continue;
             }
             let within = || dataflow.branches_of(|makers| makers.fragments.contains(&index));
-            let (rows, places) = self.collect(dataflow, &fragment.plan, &fragment.reads, within).await?;
+            let (rows, places) = self.collect(dataflow, plan, reads, within).await?;
             if let Some(places) = places {
                 self.places[fragment.stream.0].get_or_init(|| Some(places));
             }
@@ -298,6 +350,17 @@ impl Lane {
         reads: &[StreamId],
         within: impl FnOnce() -> Vec<usize>,
     ) -> Result<(Vec<RecordBatch>, Option<UInt64Array>)> {
+        if let Some(rows) = self.compute(dataflow, plan).await? {
+            return Ok((rows, None));
+        }
+        let placed = self.carefully(dataflow, plan, reads, &within()).await?;
+        let places = placed.iter().flat_map(|placed| placed.places.iter()).collect();
+        let rows = placed.into_iter().map(|placed| placed.rows).filter(|rows| rows.num_rows() > 0);
+        Ok((rows.collect(), Some(places)))
+    }
+
+    /// All rows of a plan, as much as the budget allows; `None`: some of them could not be computed.
+    async fn compute(&self, dataflow: &Dataflow, plan: &Arc<dyn ExecutionPlan>) -> Result<Option<Vec<RecordBatch>>> {
         let mut rows = Vec::new();
         let running = dataflow.running(plan)?;
         for partition in 0..running.output_partitioning().partition_count() {
@@ -309,17 +372,12 @@ impl Lane {
                         self.budget.count(size_of_rows(&batch))?;
                         rows.push(batch);
                     }
-                    Err(error) if self.may_go_on(&error) => {
-                        let placed = self.carefully(dataflow, plan, reads, &within()).await?;
-                        let places = placed.iter().flat_map(|placed| placed.places.iter()).collect();
-                        let rows = placed.into_iter().map(|placed| placed.rows).filter(|rows| rows.num_rows() > 0);
-                        return Ok((rows.collect(), Some(places)));
-                    }
+                    Err(error) if self.may_go_on(&error) => return Ok(None),
                     Err(error) => return Err(error.into()),
                 }
             }
         }
-        Ok((rows, None))
+        Ok(Some(rows))
     }
 
     /// True when a row may be to blame for an error, and not that too many rows were computed at a time.
@@ -376,8 +434,33 @@ impl Lane {
         streams.iter().any(|stream| !self.rows(*stream).is_empty())
     }
 
+    fn reads_failed(&self, streams: &[StreamId]) -> bool {
+        streams.iter().any(|stream| self.failed[stream.0].load(Ordering::Relaxed))
+    }
+
+    /// The plan that is run: `unshared` where a shared view that `plan` reads has failed.
+    fn chosen<'d>(
+        &self,
+        plan: &'d Arc<dyn ExecutionPlan>,
+        reads: &'d [StreamId],
+        unshared: Option<&'d Unshared>,
+    ) -> Chosen<'d> {
+        match unshared.filter(|_| self.reads_failed(reads)) {
+            Some(unshared) => (&unshared.plan, &unshared.reads),
+            None => (plan, reads),
+        }
+    }
+
+    fn chosen_of_branch<'d>(&self, branch: &'d Branch) -> Chosen<'d> {
+        self.chosen(&branch.plan, &branch.reads, branch.unshared.as_ref())
+    }
+
+    fn chosen_of<'d>(&self, fragment: &'d Fragment) -> Chosen<'d> {
+        self.chosen(&fragment.plan, &fragment.reads, fragment.unshared.as_ref())
+    }
+
     fn refuse(&self, rows: Vec<RefusedRow>) {
-        self.refused.lock().unwrap_or_else(PoisonError::into_inner).extend(rows);
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner).rows.extend(rows);
     }
 
     async fn carefully(
@@ -426,10 +509,11 @@ impl Lane {
             let places = match fragment {
                 _ if is_source => Some(UInt64Array::from_iter_values(0..rows as u64)),
                 Some(fragment) if !is_volatile(&fragment.plan) => {
-                    for read in &fragment.reads {
+                    let (plan, reads) = self.chosen_of(fragment);
+                    for read in reads {
                         self.find_places(dataflow, *read).await?;
                     }
-                    let (placed, _) = self.run_carefully(dataflow, &fragment.plan, &[]).await?;
+                    let (placed, _) = self.run_carefully(dataflow, plan, &[]).await?;
                     joined(&placed).filter(|places| places.len() == rows)
                 }
                 // Another run would give other rows.

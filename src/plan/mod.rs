@@ -56,7 +56,7 @@ pub use calls::calls_any;
 pub use careful::collect_computable;
 pub use check::{columns_of, hangs_on_broken, problems};
 pub use compile::{Targets, compile};
-pub use dataflow::{Branch, Dataflow, Fragment, Makers, SourceInput};
+pub use dataflow::{Branch, Dataflow, Fragment, Makers, SourceInput, Unshared};
 pub use explain::explain;
 pub use fit::keeps_data;
 pub use growing::Growing;

@@ -23,7 +23,7 @@ use datafusion::physical_plan::sorts::sort_preserving_merge::SortPreservingMerge
 use datafusion::physical_plan::union::UnionExec;
 use datafusion::physical_plan::{ExecutionPlan, PhysicalExpr};
 
-use super::dataflow::{Branch, Fragment};
+use super::dataflow::{Branch, Fragment, Unshared};
 use super::operators::{OperatorNode, OperatorSpec};
 use crate::operator::spec::{DeduplicateEmit, RollingEmit, RollingFunction, RollingKind, RollingSpec};
 use crate::operator::{HeldExec, NUMBER, StreamId, number_field};
@@ -74,9 +74,18 @@ pub(super) fn mark_order(
     }
     for fragment in fragments.iter_mut().filter(|fragment| wanted.contains(&fragment.stream.0)) {
         fragment.plan = unions_in_order(Arc::clone(&fragment.plan))?;
+        unshared_in_order(&mut fragment.unshared)?;
     }
     for (branch, _) in branches.iter_mut().zip(ordered).filter(|(_, ordered)| **ordered) {
         branch.plan = unions_in_order(Arc::clone(&branch.plan))?;
+        unshared_in_order(&mut branch.unshared)?;
+    }
+    Ok(())
+}
+
+fn unshared_in_order(unshared: &mut Option<Unshared>) -> Result<()> {
+    if let Some(unshared) = unshared {
+        unshared.plan = unions_in_order(Arc::clone(&unshared.plan))?;
     }
     Ok(())
 }

@@ -38,6 +38,7 @@ mod recipes;
 mod recovery;
 mod repeated_names;
 mod row_errors;
+mod shared_views;
 mod sql_files;
 mod stateful;
 mod stateful_crash;

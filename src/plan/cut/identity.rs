@@ -64,7 +64,8 @@ impl Cutter<'_> {
 
     /// What some columns of a stream are computed from, in words.
     fn columns_identity(&self, stream: &Stream, columns: &[usize]) -> Result<String> {
-        let Some(cutting) = self.cuttings.iter().find(|cutting| cutting.stream == stream.id) else {
+        let of = |id: StreamId| self.cuttings.iter().find(|cutting| cutting.stream == id);
+        let Some(cutting) = of(stream.id).and_then(|cutting| cutting.copies.map_or(Some(cutting), of)) else {
             return Ok(stream.identity.clone());
         };
         let plan = &cutting.piece.plan;

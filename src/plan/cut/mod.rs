@@ -18,8 +18,9 @@ mod ranking;
 mod rolling;
 mod stateless;
 mod unique;
+mod unshared;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use arrow::datatypes::{Schema, SchemaRef};
@@ -50,6 +51,8 @@ pub struct Cutting {
     pub name: String,
     pub stream: StreamId,
     pub piece: Piece,
+    /// The stream that it is a copy of, if it is one.
+    pub copies: Option<StreamId>,
 }
 
 /// Cuts the plans of one pipeline.
@@ -62,6 +65,8 @@ pub struct Cutter<'a> {
     /// In the order in which they can run.
     pub cuttings: Vec<Cutting>,
     pub operators: Vec<OperatorNode>,
+    /// The shared views that their readers compute themselves where a row fails: their plans over other streams.
+    pub recomputed: HashMap<StreamId, LogicalPlan>,
     /// Ranking windows whose rank is bounded by a filter above: address of the node, and the bound.
     limits: BTreeMap<usize, usize>,
     /// What a filter above asks of the rows of a window's input: address of the node, and the conditions.
@@ -79,6 +84,7 @@ impl<'a> Cutter<'a> {
             streams: Vec::new(),
             cuttings: Vec::new(),
             operators: Vec::new(),
+            recomputed: HashMap::new(),
             limits: BTreeMap::new(),
             shown: BTreeMap::new(),
             changing: BTreeMap::new(),
@@ -131,13 +137,13 @@ impl<'a> Cutter<'a> {
     /// Errors: rows that may be retracted and would then have other values.
     pub fn input(&mut self, piece: Piece, name: &str) -> Result<Stream> {
         if let Some(id) = piece::whole_scan(&piece.plan) {
-            return Ok(self.streams[id.0].clone());
+            return self.own_stream(id, name);
         }
         let schema: SchemaRef = Arc::new(piece.plan.schema().as_arrow().clone());
         let identity = self.identity(&piece.plan);
         let stream = self.stream(name, schema, piece.rows.clone(), identity);
         self.note_changing(&stream, &piece.plan);
-        self.cuttings.push(Cutting { name: name.to_owned(), stream: stream.id, piece });
+        self.cuttings.push(Cutting { name: name.to_owned(), stream: stream.id, piece, copies: None });
         Ok(stream)
     }
 
@@ -147,7 +153,10 @@ impl<'a> Cutter<'a> {
         let identity = self.identity(&piece.plan);
         let stream = self.stream(name, schema, piece.rows.clone(), identity);
         self.note_changing(&stream, &piece.plan);
-        self.cuttings.push(Cutting { name: name.to_owned(), stream: stream.id, piece });
+        if let Some(plan) = self.for_readers(&piece.plan)? {
+            self.recomputed.insert(stream.id, plan);
+        }
+        self.cuttings.push(Cutting { name: name.to_owned(), stream: stream.id, piece, copies: None });
         Ok(stream.id)
     }
 
