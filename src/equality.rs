@@ -69,7 +69,11 @@ pub fn one_interval(interval: IntervalMonthDayNano) -> IntervalMonthDayNano {
     } else {
         0
     };
-    IntervalMonthDayNano::new(months as i32, (days - months * 30) as i32, (length % DAY) as i64)
+    // The longest of all have more months than fit, too: the rest is below the day then.
+    let months = months.clamp(LEAST, MOST);
+    let days = (days - months * 30).clamp(LEAST, MOST);
+    let nanos = length - (months * 30 + days) * DAY;
+    IntervalMonthDayNano::new(months as i32, days as i32, nanos as i64)
 }
 
 /// `true` if equal values of this type can differ in their bytes.

@@ -178,6 +178,9 @@ async fn entry(env: &Env, version: u64, epoch: Option<u64>, restored: Option<u64
         let manifests = ManifestStore::new(folder.object_store());
         manifests.write(&serde_json::from_value(manifest).unwrap()).await.unwrap();
     }
+    if lines.is_empty() {
+        lines += "{\"commitInfo\":{\"operation\":\"OPTIMIZE\"}}\n";
+    }
     let path = object_store::path::Path::from(format!("_delta_log/{version:020}.json"));
     open("memory://w/t", env).object_store().put(&path, lines.into()).await.unwrap();
 }

@@ -54,7 +54,7 @@ impl OffsetId {
         let others: Vec<String> = transactions.keys().filter(|id| is_epoch(id)).map(|id| format!("{id}:")).collect();
         let of_pipeline = |(id, offset): (&'a String, &i64)| {
             if let Some(listed) = Self::of_list(id) {
-                return (listed.pipeline == pipeline).then(|| (listed, id.as_str(), *offset));
+                return (listed.pipeline == pipeline).then_some((listed, id.as_str(), *offset));
             }
             let rest = id.strip_prefix(&epoch)?;
             let is_plain = rest.matches(':').count() == 1 && !rest.ends_with(":manifest");

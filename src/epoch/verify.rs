@@ -188,7 +188,7 @@ impl Question<'_> {
         let context = datafusion::prelude::SessionContext::new_with_state(planned.session.clone());
         let found = context.read_table(provider)?.collect().await?;
         // Rows that were written before the table refused such rows.
-        let (written, refused) = those_found(&schema, &found, refused)?;
+        let (written, refused) = those_found(&schema, &found, &refused)?;
         expected.extend(written);
         let expected = match self.catalog.tables.get(name).filter(|def| !def.primary_key.is_empty()) {
             Some(def) => one_of_each_key(&def.primary_key, &schema, &found, &expected)?,

@@ -535,7 +535,7 @@ impl<'a> Compiler<'a> {
         }
         let mut query = query.clone();
         forget_argument_names(&mut query, &self.catalog.broken.models);
-        shorten_names(&mut query, &self.session);
+        shorten_names(&mut query, self.session);
         let statement = Statement::Statement(Box::new(SqlStatement::Query(Box::new(query))));
         let planned = self.session.statement_to_plan(statement).await;
         let checked = |plan: LogicalPlan| check_plan(&plan).and_then(|()| maps_are_no_keys(&plan)).map(|()| plan);

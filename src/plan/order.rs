@@ -160,7 +160,7 @@ fn with_numbers(
 fn depends_on_order(spec: &OperatorSpec) -> bool {
     match spec {
         OperatorSpec::Rolling(spec) => {
-            spec.emit == RollingEmit::OnArrival || spec.functions.iter().any(|function| tells_peers_apart(function))
+            spec.emit == RollingEmit::OnArrival || spec.functions.iter().any(tells_peers_apart)
         }
         OperatorSpec::Deduplicate(_) | OperatorSpec::Newest(_) => true,
         OperatorSpec::Aggregate(spec) => spec.aggregates.iter().any(|call| collects_in_order(call)),

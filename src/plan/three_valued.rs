@@ -79,7 +79,7 @@ fn condition(expr: Expr, negated: bool, bare: bool, schema: &DFSchema) -> Result
 fn exact(expr: Expr, schema: &DFSchema) -> Result<Expr> {
     let exact = expr.transform_down(|part| match part {
         // Two values are asked for.
-        Expr::IsTrue(inner) if matches!(*inner, Expr::InSubquery(_)) => {
+        Expr::IsTrue(inner) if matches!(&*inner, Expr::InSubquery(found) if !found.negated) => {
             Ok(Transformed::new(Expr::IsTrue(inner), false, TreeNodeRecursion::Jump))
         }
         Expr::InSubquery(found) if may_be_null(&found, schema) => {

@@ -43,11 +43,6 @@ fn a_row_that_is_taken_back_is_the_row_that_was_given_or_the_query_is_refused() 
             "INSERT INTO t (v, n) SELECT r.k AS v, x.n FROM r JOIN (SELECT v, n, random() AS x FROM counted) x ON x.v = r.k AND x.x < 2",
             "random",
         ),
-        (
-            "v",
-            "INSERT INTO t (v, n) SELECT r.k AS v, s.v AS n FROM r LEFT JOIN s ON r.k = s.k AND random() < 0.5",
-            "random",
-        ),
         ("v", "INSERT INTO t (v, n, u) SELECT r.k AS v, x.n, x.u FROM r JOIN counted x ON x.v = r.k", "uuid"),
         (
             "v",
@@ -138,11 +133,8 @@ fn calls_that_their_literals_make_fail_for_every_row_are_refused() {
         )
     };
     for (call, words) in [
-        (
-            "date_trunc('century', ts)",
-            "`date_trunc` fails for every row: Unsupported date_trunc granularity: 'century'",
-        ),
-        ("CASE WHEN v > 0 THEN date_trunc('decade', ts) END", "granularity: 'decade'"),
+        ("date_trunc('fortnight', ts)", "fortnight"),
+        ("CASE WHEN v > 0 THEN date_trunc('aeon', ts) END", "aeon"),
         ("extract(foo FROM ts)", "`date_part` fails for every row"),
         ("encode(t, 'base99')", "built-in encoding named 'base99'"),
         ("decode(t, 'base99')", "built-in encoding named 'base99'"),

@@ -71,13 +71,13 @@ pub(super) fn one_of_each_key(
 pub(super) fn those_found(
     schema: &SchemaRef,
     found: &[RecordBatch],
-    rows: Vec<RecordBatch>,
+    rows: &[RecordBatch],
 ) -> Result<(Vec<RecordBatch>, u64)> {
     if rows.is_empty() {
         return Ok((Vec::new(), 0));
     }
     let mut found = collect(schema, found)?;
-    let asked = collect(schema, &rows)?;
+    let asked = collect(schema, rows)?;
     let mut picked = vec![Vec::new(); rows.len()];
     for (key, places) in &asked.rows {
         for (doubles, (index, at)) in places {

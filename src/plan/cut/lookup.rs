@@ -70,10 +70,10 @@ impl Cutter<'_> {
         let (next, places) = with_columns(piece, time.as_slice())?;
         let as_of = places.first().copied();
         piece = next;
-        if piece.rows.retract && as_of.is_none() {
-            return Err(retracts_under_another_version(&side.table));
-        }
         if piece.rows.retract {
+            if as_of.is_none() {
+                return Err(retracts_under_another_version(&side.table));
+            }
             asks_alike(&conditions)?;
         }
         let left = fields(piece.plan.schema(), piece.columns().len(), false);
@@ -81,7 +81,7 @@ impl Cutter<'_> {
         let joint = schema(left.iter().cloned().chain(right(false)).collect())?;
         let filter = conjunction(conditions).map(|filter| self.guarded_condition(&filter, &joint)).transpose()?;
         let full = schema(left.into_iter().chain(right(kind == JoinType::Left)).collect())?;
-        let retract = piece.rows.retract;
+        let (retract, inner) = (piece.rows.retract, piece.columns().len());
         let spec = LookupSpec {
             left: Arc::new(piece.plan.schema().as_arrow().clone()),
             left_retract: retract,
@@ -96,7 +96,6 @@ impl Cutter<'_> {
             before_first,
             output: unique_schema(&full, retract),
         };
-        let inner = piece.columns().len();
         let mut times = piece.rows.times.clone();
         times.resize(full.fields().len(), None);
         let input = self.input(piece, "lookup_input")?;
