@@ -61,7 +61,8 @@ impl Reader<'_> {
                 let whole = when(self.call("isnan", vec![float.clone()])?, lit(0_i64))
                     .when(float.clone().gt_eq(lit(greatest as f64)), lit(greatest))
                     .when(float.clone().lt_eq(lit(least as f64)), lit(least))
-                    .otherwise(cast(float, DataType::Int64));
+                    // Never null here; a constant's branches are all folded, and must not fail.
+                    .otherwise(try_cast(float, DataType::Int64));
                 low_bits(whole.map_err(said)?, to)
             }
             to => low_bits(cast(expr, DataType::Int64), to),

@@ -146,7 +146,7 @@ fn expressions_are_what_spark_computes() {
         ("CAST(n * 10000 AS SMALLINT)", "4464"),
         ("CAST(40000 AS SMALLINT)", "-25536"),
         ("CAST(-129 AS TINYINT)", "127"),
-        ("CAST(if(n > 5, 1e300, d) AS INT)", "2147483647"),
+        ("CAST(1e300 AS INT)", "2147483647"),
         ("CAST(CAST('NaN' AS DOUBLE) AS INT)", "0"),
         ("CAST(12345.6 AS DECIMAL(4, 1))", "NULL"),
         ("CAST(dec AS INT) = 1 AND CAST(-dec AS INT) = -1", "true"),
