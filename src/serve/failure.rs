@@ -1,7 +1,7 @@
 //! Errors of a query, as a weir [`Error`] and as a gRPC status.
 //!
 //! DataFusion's errors name their origin; a user needs to know what to write instead. Failures outside of the statement are
-//! classified by [`beside`](crate::error::beside).
+//! classified by [`beside`].
 
 mod values;
 
