@@ -49,7 +49,7 @@ impl LogPath {
         &self.0
     }
 
-    /// Where the object is, below the table. Errors: the path is no relative URI.
+    /// The object's path, relative to the table. Errors: the path is no relative URI.
     pub fn object(&self) -> Result<Path> {
         if self.0.contains("://") || self.0.starts_with('/') {
             return Err(Error::config(format!("file `{self}` lies outside of its table"))

@@ -1,7 +1,7 @@
-//! What one version of a table changed, as its log entry says: files that came, files that went, change-feed files.
+//! The changes of one table version, from its log entry: added files, removed files, change-feed files.
 //!
-//! Promises: a commit is read once and whole; files are in a fixed order. Whether the change means anything to a reader is
-//! for the reader to say.
+//! Promises: a commit is read once and whole; files are in a fixed order. Each reader decides if the change
+//! matters to it.
 
 use object_store::ObjectStoreExt;
 use serde::Deserialize;
@@ -29,7 +29,7 @@ pub struct Commit {
     pub table_changed: bool,
 }
 
-/// Whether an action changes the table's rows.
+/// The effect of an action on the table's rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Newness {
     /// Rows come or go.

@@ -34,9 +34,9 @@ pub struct CommitRequest {
     pub removes: Vec<Remove>,
     /// Files of the change feed.
     pub cdc: Vec<AddCDCFile>,
-    /// What an upsert was computed from; `None` for an append.
+    /// The upsert's part of the commit; `None` for an append.
     pub upsert: Option<UpsertCommit>,
-    /// What else DESCRIBE HISTORY shall show; goes into `userMetadata` beside pipeline, epoch, manifest and offsets.
+    /// More for DESCRIBE HISTORY; goes into `userMetadata` beside pipeline, epoch, manifest and offsets.
     pub info: Map<String, Value>,
 }
 
@@ -52,7 +52,7 @@ impl CommitRequest {
     }
 }
 
-/// How a commit ended.
+/// The outcome of a commit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CommitOutcome {
     /// This call committed.
@@ -120,7 +120,7 @@ impl Table {
         }
     }
 
-    /// Whether entries that are known by now, but were not when `read` was read, have made its files useless.
+    /// `true` if an entry after `read`, up to `known`, has made files computed from `read` useless.
     async fn moved_since(&self, read: Option<u64>, known: u64) -> Result<bool> {
         let Some(read) = read else { return Ok(false) };
         for version in read + 1..=known {
@@ -365,7 +365,7 @@ fn commit_info(request: &CommitRequest, env: &Env) -> Result<Value> {
     }))
 }
 
-/// What DESCRIBE HISTORY counts, under the names that Spark gives.
+/// The operation metrics of DESCRIBE HISTORY, under Spark's names.
 fn metrics(request: &CommitRequest) -> Value {
     let bytes: i64 = request.adds.iter().map(|add| add.size).sum();
     match &request.upsert {

@@ -39,7 +39,7 @@ use super::store::TableStore;
 use super::times::with_micros;
 use crate::error::{Context, Error, ErrorKind, Result};
 
-/// What a reader must know of a table at one version.
+/// A table at one version, as its readers need it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TableShape {
     pub version: u64,
@@ -62,7 +62,7 @@ impl TableShape {
         .await
     }
 
-    /// What metadata means for a reader of files.
+    /// The shape that `metadata` describes. Errors: the table cannot be read file by file.
     pub(super) fn of(table: &str, version: u64, metadata: &TableMetadata) -> Result<Self> {
         let mapped = metadata.properties.get("delta.columnMapping.mode").filter(|mode| *mode != "none");
         if let Some(mode) = mapped {
@@ -182,7 +182,7 @@ fn least_times(stats: &serde_json::Value) -> BTreeMap<String, i64> {
     least.iter().filter_map(|(name, value)| Some((name.clone(), time(value)?))).collect()
 }
 
-/// Where the file is; one outside of the table keeps its spelling, and is refused when it is opened.
+/// The file's decoded path; one outside of the table keeps its spelling, and is refused when it is opened.
 fn decoded(path: &LogPath) -> String {
     path.object().map_or_else(|_| path.to_string(), |object| object.to_string())
 }
@@ -257,7 +257,7 @@ impl FileRows {
             None => None,
         };
         let mut stored = StoredFile { objects, path: path.clone(), size };
-        // What the writer thought of Arrow types does not matter: the table says which types there are.
+        // The writer's Arrow types are ignored: the table's schema decides.
         let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
         let loaded = ArrowReaderMetadata::load_async(&mut stored, options.clone()).await;
         let builder = match loaded.and_then(|loaded| with_micros(loaded, options)) {
@@ -356,7 +356,7 @@ pub async fn read_file(
     Ok(batches)
 }
 
-/// Where a file is below its table.
+/// A file's path relative to its table.
 fn path_of(store: &TableStore, file: &DataFile) -> Result<Path> {
     if file.path.contains("://") || file.path.starts_with('/') || file.path.split('/').any(|name| name == "..") {
         return Err(Error::config(format!("file `{}` of `{}` lies outside of the table", file.path, store.location()))
@@ -381,7 +381,7 @@ fn constants(file: &DataFile, schema: &SchemaRef, columns: &FileColumns) -> Resu
     schema.fields().iter().map(constant).collect()
 }
 
-/// Whether a file, and the file of its deletion vector, can still be read.
+/// `true` if a file, and the file of its deletion vector, still exist.
 pub async fn is_there(store: &TableStore, file: &DataFile) -> Result<bool> {
     let vector = file.deletion_vector.as_ref().and_then(|vector| vector_path(vector, store.url()));
     for path in std::iter::once(path_of(store, file)?).chain(vector) {

@@ -1,4 +1,4 @@
-//! What a table's log tells people: the commits that are still in it, and what the table is now.
+//! A table's log for display: the commits that are still in it, and the table's current state.
 
 use std::sync::Arc;
 

@@ -56,7 +56,7 @@ impl TablePast {
         Ok(Self::of(&commits, first, files))
     }
 
-    /// What `commits` (ascending, without a gap) made of version `first`, which has these files.
+    /// The history that `commits` (ascending, without a gap) add to version `first`, which has these files.
     pub fn of(commits: &[Commit], first: u64, files: Vec<DataFile>) -> Self {
         let versions = version_times(commits).into_iter().filter(|(_, version)| *version >= first).collect();
         let mut past = Self { versions, files: files.into_iter().map(|file| began(file, first)).collect() };

@@ -28,7 +28,7 @@ use super::store::TableStore;
 use super::store::whole::is_blank;
 use crate::error::{Context, Error, ErrorKind, Result};
 
-/// How often, and how far apart, a blank entry is looked at before its writer counts as dead.
+/// Reads of a blank entry, and the pause between them, before its writer counts as dead.
 const LOOKS: u32 = 5;
 const BETWEEN_LOOKS: Duration = Duration::from_millis(200);
 
@@ -59,7 +59,7 @@ pub async fn read_entry_patiently(store: &TableStore, version: u64) -> Result<Op
     read_entry(store, version).await
 }
 
-/// What the log says at one version.
+/// The state of the log at one version.
 pub struct LogState {
     pub version: u64,
     pub metadata: TableMetadata,
@@ -170,7 +170,7 @@ pub async fn transactions_at(store: &TableStore, name: &str, version: u64) -> Re
     .await
 }
 
-/// Whether [`load`] replays the log for `txn` actions.
+/// Choice of [`load`] to replay the log for `txn` actions.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Transactions {
     Read,

@@ -1,4 +1,4 @@
-//! What keeps a table's log short: checkpoints and the removal of expired entries. Off the way of commits.
+//! Keeps a table's log short: checkpoints and the removal of expired entries, outside of commits.
 //!
 //! Promises: safe beside commits and beside other maintainers, and at whatever moment the process dies: a checkpoint only
 //! repeats what the log says, its pointer is written after it, and entries go only when a checkpoint covers them.
@@ -20,13 +20,13 @@ use crate::error::{Context, Error, Result};
 pub struct MaintenancePolicy {
     /// Commits after which a checkpoint is due.
     pub checkpoint_every: u64,
-    /// Whether expired entries are removed after a checkpoint.
+    /// Removal of expired log entries after a checkpoint.
     pub cleanup: Cleanup,
-    /// Whether files that were removed longer ago than `delta.deletedFileRetentionDuration` are deleted before one, which forgets them.
+    /// Deletion, before a checkpoint drops their tombstones, of files removed over `delta.deletedFileRetentionDuration` ago.
     pub removed_files: Cleanup,
 }
 
-/// What happens to what is older than the table says it keeps; log entries: `delta.logRetentionDuration` (30 days).
+/// Handling of what is past the table's retention; for log entries, `delta.logRetentionDuration` (30 days).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cleanup {
     /// They are removed, unless the table forbids it.
@@ -41,12 +41,12 @@ impl Default for MaintenancePolicy {
     }
 }
 
-/// What was done.
+/// The result of a maintenance run.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct MaintenanceReport {
     /// The newest version.
     pub version: u64,
-    /// Whether a checkpoint of it was written.
+    /// `true` if a checkpoint of it was written.
     pub checkpointed: bool,
     /// Removed files of the log.
     pub log_files_removed: usize,

@@ -1,4 +1,4 @@
-//! What a table says about itself and demands of its writers, read from its `protocol` and `metaData` actions.
+//! A table's description and its demands on writers, read from its `protocol` and `metaData` actions.
 //!
 //! Promises: a [`TableMetadata`] that was read for writing describes a table that weir can append to without breaking
 //! the Delta protocol; what cannot be honoured is refused here with a reason. Also makes both actions for a new table.
@@ -44,7 +44,7 @@ const APPENDABLE: [&str; 15] = [
     // New files have the types that the table has now.
     "typeWidening",
     "typeWidening-preview",
-    // Where no column is of that type: delta-rs adds it to a protocol with every change of a property.
+    // Allowed if no column is of that type: delta-rs adds it to a protocol with every change of a property.
     "variantType",
 ];
 
@@ -199,13 +199,13 @@ impl TableMetadata {
             .with_hint("Declare it without a primary key, or switch the property off."))
     }
 
-    /// Whether rows may be marked in deletion vectors.
+    /// `true` if rows may be marked in deletion vectors.
     pub fn has_deletion_vectors(&self) -> bool {
         let allowed = self.protocol.writer_features.iter().flatten().any(|feature| feature == "deletionVectors");
         allowed && self.is_on(DELETION_VECTORS)
     }
 
-    /// Whether changes must be written for readers of the change feed.
+    /// `true` if changes must be written for readers of the change feed.
     pub fn has_change_feed(&self) -> bool {
         self.is_on("delta.enableChangeDataFeed")
     }
@@ -214,7 +214,7 @@ impl TableMetadata {
         self.properties.get(property).is_some_and(|value| value.eq_ignore_ascii_case("true"))
     }
 
-    /// Whether old log entries may be deleted by a writer that does not keep checkpoints readable by older ones.
+    /// `true` if a writer that does not keep checkpoints readable by older ones may delete old log entries.
     pub fn allows_log_cleanup(&self) -> bool {
         !self.protocol.writer_features.iter().flatten().any(|feature| feature == "checkpointProtection")
     }
@@ -438,7 +438,7 @@ fn generated(schema: &str) -> BTreeMap<String, String> {
     generated.collect()
 }
 
-/// Whether two types are the same but for the names of list and map entries.
+/// `true` if two types are the same but for the names of list and map entries.
 pub fn same_type(a: &DataType, b: &DataType) -> bool {
     let same_field = |a: &Field, b: &Field| same_type(a.data_type(), b.data_type());
     match (a, b) {

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 pub(super) const PLAIN: &str = "weir:";
 const LISTED: &str = "weir-offset:";
 
-/// Whose offset it is.
+/// The identity of an offset.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct OffsetId {
     pub pipeline: String,

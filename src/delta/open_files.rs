@@ -1,6 +1,6 @@
 //! The open files of one writer: at most one per partition, and together within the writer's memory.
 //!
-//! What a file holds in memory is estimated from the rows it was given: they are encoded at once, and a row group is written out when
+//! A file's memory is estimated from the rows it was given: they are encoded at once, and a row group is written out when
 //! it has [`FileLimits::row_group_bytes`]. When all open files together exceed [`FileLimits::memory`], those that were not written to
 //! for the longest time end; a later row of their partition begins a new file. So 100,000 partitions cost files, not memory.
 
@@ -26,10 +26,10 @@ use crate::error::{Context, Error, Result};
 
 /// Rows handed to the Parquet writer between two looks at the file's size.
 const SLICE_ROWS: usize = 64 * 1024;
-/// What an open file takes before it has a row, and what it takes besides per column: encoders, page buffers, statistics.
+/// Memory of an open file without rows, and in addition per column: encoders, page buffers, statistics.
 const FILE_BYTES: u64 = 8 << 10;
 const COLUMN_BYTES: u64 = 2 << 10;
-/// What the dictionary of a column takes, however few its values.
+/// Memory of a column's dictionary, however few its values.
 const DICTIONARY_BYTES: u64 = 80 << 10;
 /// A part of an upload, and how many are under way where memory allows.
 const PART_BYTES: u64 = 5 << 20;
@@ -37,7 +37,7 @@ const MOST_UPLOADS: u64 = 10;
 /// Files that end at the same time.
 const ENDING: usize = 16;
 
-/// What a writer's open files may take.
+/// Limits of a writer's open files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct FileLimits {
     /// Bytes of all of them.
@@ -57,7 +57,7 @@ impl FileLimits {
     }
 }
 
-/// How files are written.
+/// The format of written files.
 #[derive(Debug, Clone)]
 pub(super) struct FileFormat {
     /// The table, for errors.
@@ -81,7 +81,7 @@ pub(super) struct OpenFiles {
     partition: Vec<usize>,
     keys: Option<RowConverter>,
     open: HashMap<Box<[u8]>, OpenFile>,
-    /// What all open files take.
+    /// Estimated memory of all open files.
     bytes: u64,
     writes: u64,
     done: Vec<Add>,
@@ -94,7 +94,7 @@ struct OpenFile {
     dictionaries: bool,
     /// Given to it since it began.
     raw: u64,
-    /// What it takes.
+    /// Estimated memory.
     bytes: u64,
     /// The write that touched it last.
     touched: u64,
@@ -196,7 +196,7 @@ impl OpenFiles {
         Ok(())
     }
 
-    /// What a file takes after it was given so many bytes of rows.
+    /// Estimated memory of a file that was given `raw` bytes of rows.
     fn file_bytes(&self, raw: u64, dictionaries: bool) -> u64 {
         let columns = self.file_schema.fields().len() as u64;
         let column = COLUMN_BYTES + if dictionaries { DICTIONARY_BYTES } else { 0 };

@@ -31,7 +31,7 @@ const LONGEST_NAME: usize = 255;
 /// Of a longer path, names above [`LONG_NAME`] are replaced: stores allow about 1,000 bytes, the table's own path included.
 const LONGEST_PATH: usize = 700;
 const LONG_NAME: usize = 150;
-/// What Hive's layout has in the place of a value that is null.
+/// The name that stands for a null value in Hive's folder layout.
 const NO_VALUE: &str = "__HIVE_DEFAULT_PARTITION__";
 
 /// `rows` as the table holds them: an empty value in a partition column of text or bytes becomes null, and that column nullable.
@@ -142,7 +142,7 @@ impl ObjectStore for ShortPaths {
     }
 }
 
-/// Whether an empty value of this column becomes null.
+/// `true` if an empty value of this column becomes null.
 pub(super) fn may_be_null(schema: &SchemaRef, partition_columns: &[String], index: usize) -> bool {
     let field = schema.field(index);
     partition_columns.contains(field.name()) && matches!(field.data_type(), DataType::Utf8 | DataType::Binary)

@@ -1,4 +1,4 @@
-//! What a table's log shows of one pipeline: what the table has recorded, and what it really holds.
+//! One pipeline's progress in a table's log: the recorded epoch, and the epoch that the table really holds.
 //!
 //! The two differ after a Delta RESTORE: it brings back the files of an older version and leaves `txn` actions as they are.
 //! So the log is followed backwards, through every RESTORE, to the commit that wrote what the table holds now.
@@ -26,7 +26,7 @@ const MAX_RESTORES: usize = 100;
 /// An epoch and the id of its manifest; without an id its `txn` action is missing.
 pub type LoggedEpoch = (i64, Option<i64>);
 
-/// What the contents of a table are, of one pipeline.
+/// The extent of one pipeline's rows in a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Contents {
     /// Everything up to this epoch; `None` before the first.
@@ -40,10 +40,10 @@ pub enum Contents {
 pub struct PipelinePast {
     /// The table's newest version.
     pub version: u64,
-    /// What `txn` actions say.
+    /// The epoch in the `txn` actions.
     pub recorded: Option<LoggedEpoch>,
     pub contents: Contents,
-    /// What the commit of the contents' epoch says of itself (`userMetadata`); `None` once its log entry is gone.
+    /// The `userMetadata` of the commit of the contents' epoch; `None` once its log entry is gone.
     pub info: Option<Value>,
 }
 
@@ -151,7 +151,7 @@ pub fn logged_epoch(pipeline: &str, version_of: impl Fn(&str) -> Option<i64>) ->
     Some((epoch, version_of(&PipelineTxns::manifest_app_id(pipeline))))
 }
 
-/// What a commit of weir's says of itself.
+/// The `userMetadata` of a commit by weir.
 fn user_metadata(entry: &[u8]) -> Option<Value> {
     let lines = entry.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice::<Value>(line).ok());
     let info = lines.map(|mut line| line["commitInfo"].take()).find(|info| !info.is_null())?;

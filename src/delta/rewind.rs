@@ -31,7 +31,7 @@ const CONCURRENCY: usize = 16;
 /// Versions lost to other writers before [`Table::record`] gives up.
 const MAX_LOST: u32 = 20;
 
-/// How a table is taken back.
+/// The plan for taking a table back to an older version.
 #[derive(Debug, Clone)]
 pub struct RewindPlan {
     /// The version that is brought back.
@@ -52,7 +52,7 @@ pub struct RewindPlan {
 }
 
 impl RewindPlan {
-    /// Whether the table holds the version's files already, and nothing came after it.
+    /// `true` if the target is the newest version, so there is nothing to do.
     pub fn is_done(&self) -> bool {
         self.target == self.newest
     }
@@ -232,7 +232,7 @@ impl Table {
         .await
     }
 
-    /// Where a deletion vector's file is, from the root of the store; `None` for one that is inline.
+    /// The path of a deletion vector's file, from the root of the store; `None` for one that is inline.
     fn vector_file(&self, vector: DeletionVectorDescriptor) -> Option<Path> {
         let descriptor = KernelDescriptor::try_from(vector).ok()?;
         let url = descriptor.absolute_path(self.store().url()).ok()??;

@@ -22,7 +22,7 @@ use super::cast::unescaped;
 pub(super) fn as_meant(scan: Arc<dyn ExecutionPlan>, partition_columns: &[String]) -> Result<Arc<dyn ExecutionPlan>> {
     let schema = scan.schema();
     let spelled = |field: &Field| match field.data_type() {
-        // Where nothing may be null, an empty text stays what it is.
+        // In a column without nulls an empty text stays as it is.
         DataType::Utf8 => field.is_nullable() && partition_columns.contains(field.name()),
         DataType::Binary => partition_columns.contains(field.name()),
         _ => false,

@@ -51,7 +51,7 @@ impl WrittenTable {
         Self { table, env: env.clone(), version: 0, files: Vec::new() }
     }
 
-    /// Where it is.
+    /// The store of the table.
     pub fn store(&self) -> TableStore {
         self.table.store().clone()
     }

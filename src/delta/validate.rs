@@ -89,7 +89,7 @@ impl Validator {
         Ok(Self { schema, lenient, required, partition_columns, times, rules })
     }
 
-    /// Whether there is anything to check.
+    /// `true` if there is nothing to check.
     pub fn is_trivial(&self) -> bool {
         self.required.is_empty() && self.rules.is_empty() && self.times.is_empty()
     }
@@ -179,7 +179,7 @@ pub fn rule_problems(def: &TableDef) -> Vec<(usize, Error)> {
 struct Broken<'a> {
     rule: &'a str,
     column: Option<&'a str>,
-    /// Whether an empty value of the column counts as null: of partition columns of text or bytes.
+    /// `true` if an empty value counts as null: in partition columns of text or bytes.
     empty_too: bool,
     /// A time that is not of these years.
     far: Option<Years>,

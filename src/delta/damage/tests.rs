@@ -132,7 +132,7 @@ async fn every_damage_in_a_checkpoint_that_is_noticed_is_survived() {
         let log =
             super::super::log::load(&store, "t", super::super::log::Transactions::Read).await.map(|log| log.version);
         let files = files_at(&store, 8).await.map(|files| files.len());
-        // What decodes to other values is not noticed.
+        // A file that still decodes, but to other values, is not noticed.
         let still_decodes = match store.object_store().head(&Path::from(CHECKPOINT)).await {
             Ok(_) => read_all(get(&store, CHECKPOINT).await.into()).is_ok(),
             Err(_) => false,
@@ -233,7 +233,7 @@ fn schema() -> SchemaRef {
     rows(0..1).schema()
 }
 
-/// How each of our readers of data files ends for the table's only file: upserts, streams, queries.
+/// The result of each reader of data files for the table's only file: upserts, streams, queries.
 async fn read_all_ways(written: &WrittenTable) -> [Result<usize>; 3] {
     let upsert = UpsertTable::new(written.table.clone(), &["id".to_owned()], &WriterOptions::default(), None).unwrap();
     // One row goes, so that the others are read and rewritten.

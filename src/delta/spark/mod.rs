@@ -280,7 +280,7 @@ fn unescaped(text: &str) -> String {
             Some('r') => out.push('\r'),
             Some('t') => out.push('\t'),
             Some('Z') => out.push('\u{1a}'),
-            // What a pattern of LIKE escapes is kept for it.
+            // Escapes of LIKE's wildcards are kept for its pattern.
             Some(kept @ ('%' | '_')) => out.extend(['\\', kept]),
             Some(other) => out.push(other),
             None => out.push('\\'),

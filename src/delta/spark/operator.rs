@@ -183,7 +183,7 @@ pub(super) fn plain_float(expr: Expr) -> Expr {
     }
 }
 
-/// Whether values are lengths of time.
+/// `true` for durations and intervals.
 pub(super) fn is_span(kind: &DataType) -> bool {
     matches!(kind, DataType::Duration(_) | DataType::Interval(IntervalUnit::MonthDayNano))
 }
