@@ -120,6 +120,8 @@ cmake_version() { { "$1" --version 2>/dev/null || true; } | sed -n '1s/.*version
 # .cargo/config.toml names .build/venv/bin/cmake: the system's by a link if it is new enough, else PyPI's.
 need_cmake() {
   local version
+  # LightGBM's sources are compiled several at a time (named by .cargo/config.toml).
+  printf 'set(CMAKE_UNITY_BUILD ON)\nset(CMAKE_UNITY_BUILD_BATCH_SIZE 6)\n' >"$BUILD/unity.cmake"
   if [ -e "$VENV/bin/cmake" ]; then
     version=$(cmake_version "$VENV/bin/cmake")
     [ -n "$version" ] && at_least "$version" "$CMAKE_MINIMUM" && return
