@@ -35,10 +35,7 @@ pub fn as_meant(plan: LogicalPlan) -> Result<LogicalPlan> {
     let mut changed = false;
     let meant = plan.transform_up_with_subqueries(|node| {
         if !changed
-            && !matches!(
-                node,
-                LogicalPlan::Sort(_) | LogicalPlan::Union(_) | LogicalPlan::Values(_) | LogicalPlan::Distinct(_)
-            )
+            && !matches!(node, LogicalPlan::Sort(_) | LogicalPlan::Union(_) | LogicalPlan::Values(_))
             && !any_expression(&node, has_meaning)?
         {
             return Ok(Transformed::no(node));
@@ -99,70 +96,72 @@ fn columns_alike(node: LogicalPlan, changed: &mut bool) -> Result<LogicalPlan> {
             }
             Ok(LogicalPlan::Values(values))
         }
-        LogicalPlan::Union(union) => Ok(match union_alike(&union.inputs, as_union)? {
+        LogicalPlan::Union(union) => Ok(match union_alike(&union)? {
             Some(mended) => {
                 *changed = true;
                 LogicalPlan::Union(mended)
             }
             None => LogicalPlan::Union(union),
         }),
-        LogicalPlan::Distinct(Distinct::All(input)) => {
-            // Of `a UNION b UNION c` only the last one has to drop what repeats.
-            let mended = match as_union(&input) {
-                Some(union) => union_alike(&union.inputs, as_distinct_union)?,
-                None => None,
-            };
-            *changed |= mended.is_some();
-            Ok(LogicalPlan::Distinct(Distinct::All(mended.map_or(input, |union| Arc::new(LogicalPlan::Union(union))))))
-        }
         other => Ok(other),
     }
 }
 
 /// The UNION with the numbers and times of each column alike; `None` if they are.
-fn union_alike(inputs: &[Arc<LogicalPlan>], within: fn(&LogicalPlan) -> Option<&Union>) -> Result<Option<Union>> {
-    let mut inputs = all_parts(inputs, within);
+fn union_alike(union: &Union) -> Result<Option<Union>> {
+    let mut parts = Vec::new();
+    collect_parts(&union.inputs, &mut parts);
     let mut mended = false;
-    for column in 0..inputs.first().map_or(0, |first| first.schema().fields().len()) {
-        let mut made: Vec<(Expr, Arc<DFSchema>)> = inputs.iter().filter_map(|input| made_by(input, column)).collect();
-        if made.len() < inputs.len() {
+    for column in 0..parts.first().map_or(0, |first| first.schema().fields().len()) {
+        let mut made: Vec<(Expr, Arc<DFSchema>)> = parts.iter().filter_map(|part| made_by(part, column)).collect();
+        if made.len() < parts.len() {
             continue;
         }
         if unioned(&mut made)? | instants_alike(&mut made) {
-            for (input, (expr, _)) in inputs.iter_mut().zip(made) {
-                *input = Arc::new(with_column(input, column, expr)?);
+            for (part, (expr, _)) in parts.iter_mut().zip(made) {
+                *part = Arc::new(with_column(part, column, expr)?);
             }
             mended = true;
         }
     }
-    if mended { Union::try_new_with_loose_types(inputs).map(Some) } else { Ok(None) }
+    if mended { over_parts(&union.inputs, &mut parts.into_iter()).map(Some) } else { Ok(None) }
 }
 
-/// The inputs of a chain of UNIONs, which is planned as one inside the other.
-fn all_parts(inputs: &[Arc<LogicalPlan>], within: fn(&LogicalPlan) -> Option<&Union>) -> Vec<Arc<LogicalPlan>> {
-    let mut open: Vec<&Arc<LogicalPlan>> = inputs.iter().rev().collect();
-    let mut parts = Vec::new();
-    while let Some(input) = open.pop() {
-        match within(input) {
-            Some(union) => open.extend(union.inputs.iter().rev()),
+/// The queries of a chain of UNIONs in their order; it is planned as one UNION inside the other, with or without ALL.
+fn collect_parts(inputs: &[Arc<LogicalPlan>], parts: &mut Vec<Arc<LogicalPlan>>) {
+    for input in inputs {
+        match inner_union(input) {
+            Some((inner, _)) => collect_parts(&inner.inputs, parts),
             None => parts.push(Arc::clone(input)),
         }
     }
-    parts
 }
 
-fn as_union(plan: &LogicalPlan) -> Option<&Union> {
-    match plan {
-        LogicalPlan::Union(union) => Some(union),
-        _ => None,
+/// The chain of UNIONs with `parts` as its queries, in the order of `collect_parts`.
+fn over_parts(inputs: &[Arc<LogicalPlan>], parts: &mut std::vec::IntoIter<Arc<LogicalPlan>>) -> Result<Union> {
+    let mut made = Vec::with_capacity(inputs.len());
+    for input in inputs {
+        match inner_union(input) {
+            Some((inner, false)) => made.extend(over_parts(&inner.inputs, parts)?.inputs),
+            Some((inner, true)) => {
+                let union = LogicalPlan::Union(over_parts(&inner.inputs, parts)?);
+                made.push(Arc::new(LogicalPlan::Distinct(Distinct::All(Arc::new(union)))));
+            }
+            None => made.extend(parts.next()),
+        }
     }
+    Union::try_new_with_loose_types(made)
 }
 
-/// A UNION, with or without ALL.
-fn as_distinct_union(plan: &LogicalPlan) -> Option<&Union> {
+/// The UNION that an input of another one is; `true` if it drops what repeats.
+fn inner_union(plan: &LogicalPlan) -> Option<(&Union, bool)> {
     match plan {
-        LogicalPlan::Distinct(Distinct::All(input)) => as_union(input),
-        plan => as_union(plan),
+        LogicalPlan::Union(union) => Some((union, false)),
+        LogicalPlan::Distinct(Distinct::All(input)) => match input.as_ref() {
+            LogicalPlan::Union(union) => Some((union, true)),
+            _ => None,
+        },
+        _ => None,
     }
 }
 

@@ -412,6 +412,8 @@ fn a_column_of_decimals_and_numbers_with_a_point_is_a_decimal_in_unions_and_valu
         (format!("SELECT {d} AS x UNION ALL SELECT 0.0"), "\"Decimal128(20, 2)\""),
         (format!("SELECT 0.0 AS x UNION ALL SELECT {d} UNION ALL SELECT 1"), "\"Decimal128(35, 15)\""),
         (format!("SELECT 0.125 AS x UNION SELECT {d}"), "\"Decimal128(21, 3)\""),
+        (format!("SELECT 1.5 AS x UNION SELECT 0.125 UNION SELECT {d}"), "\"Decimal128(21, 3)\""),
+        (format!("(SELECT 1.5 AS x UNION SELECT 0.125) UNION ALL SELECT {d}"), "\"Decimal128(21, 3)\""),
         (format!("SELECT d AS x FROM (SELECT {d} AS d) UNION ALL SELECT -0.5"), "\"Decimal128(20, 2)\""),
         (format!("VALUES ({d}), (0.0)"), "\"Decimal128(33, 15)\""),
         (
