@@ -15,8 +15,9 @@ use rdkafka::admin::{AdminOptions, OwnedResourceSpecifier, ResourceSpecifier};
 use super::encode::Message;
 use crate::catalog::KafkaConnection;
 use crate::env::Env;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::source::kafka::client::{self, Context};
+use crate::source::kafka::embedded;
 
 /// The longest wait for the brokers to report a topic's limit.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -47,6 +48,14 @@ impl SizeLimits {
     pub async fn learn(connection: &KafkaConnection, topics: &[String], env: &Env) -> Result<Self> {
         let context = Context::new(connection, env);
         let admin = client::create_admin(connection, context.clone())?;
+        // Asking and dropping wait for the client's threads: not on this one.
+        let admin = tokio::task::spawn_blocking(move || {
+            let cluster = admin.inner().fetch_cluster_id(PATIENCE);
+            (!cluster.is_some_and(|id| embedded::is_cluster(&id))).then_some(admin)
+        })
+        .await
+        .map_err(|error| Error::internal("the question for the cluster's id ended early").with_source(error))?;
+        let Some(admin) = admin else { return Ok(Self::of(&client::producer_config(connection), BTreeMap::new())) };
         let asked: Vec<ResourceSpecifier<'_>> = topics.iter().map(|topic| ResourceSpecifier::Topic(topic)).collect();
         let options = AdminOptions::new().request_timeout(Some(PATIENCE));
         let answer = match tokio::time::timeout(PATIENCE, admin.describe_configs(&asked, &options)).await {
@@ -66,7 +75,6 @@ impl SizeLimits {
         for topic in topics.iter().filter(|topic| !known.contains_key(*topic)) {
             tracing::info!(topic, "the brokers do not tell the topic's `max.message.bytes`");
         }
-        // Dropping it waits for its threads, which wait for the brokers: not on this thread.
         tokio::task::spawn_blocking(move || drop(admin));
         Ok(Self::of(&client::producer_config(connection), known))
     }

@@ -15,6 +15,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 
 use super::client::Context;
 use super::describe::{self, Ask};
+use super::embedded;
 use super::shared::Shared;
 use crate::error::{Context as _, Error, Result};
 use crate::source::chunk::{Offset, Offsets, PartitionId, TopicIdentity, Witness};
@@ -51,8 +52,11 @@ pub fn compare(known: &TopicIdentity, found: &TopicIdentity) -> Standing {
 
 /// Requests the identity of the topic that has this name now. Errors: the reason why there is no answer.
 pub fn ask(consumer: &BaseConsumer<Context>, topic: &str) -> Result<TopicIdentity, String> {
-    let id = describe::topic(consumer, topic, Ask::Id, PATIENCE)?.id;
     let cluster = consumer.client().fetch_cluster_id(PATIENCE);
+    let id = match &cluster {
+        Some(cluster) if embedded::is_cluster(cluster) => None,
+        _ => describe::topic(consumer, topic, Ask::Id, PATIENCE)?.id,
+    };
     Ok(TopicIdentity { topic: topic.to_owned(), id, cluster, ..TopicIdentity::default() })
 }
 
