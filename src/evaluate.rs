@@ -61,7 +61,7 @@ pub fn evaluate_each(expr: &Arc<dyn PhysicalExpr>, rows: &RecordBatch) -> Result
             Err(_) => open.extend([(start + len / 2, len - len / 2), (start, len / 2)]),
         }
     }
-    // What a function gives may differ from what it declares, in its zone say.
+    // The values of a function may differ from its declared type, in their zone say.
     let kind = match pieces.iter().flatten().next() {
         Some(values) => values.data_type().clone(),
         None => expr.data_type(rows.schema_ref())?,
@@ -87,7 +87,7 @@ pub fn panicked(panic: &(dyn Any + Send)) -> DataFusionError {
     }
 }
 
-/// Whether a row may be to blame: other rows can then be computed.
+/// `true` if a row may be to blame: other rows can then be computed.
 pub fn is_of_row(error: &DataFusionError) -> bool {
     match error.find_root() {
         DataFusionError::External(inner) => {

@@ -44,7 +44,7 @@ pub fn start(json: bool, level: &str, log: &Printer) {
     }
 }
 
-/// What the kernel's readers panic with when the runtime ends under them.
+/// Messages with which the kernel's readers panic when the runtime ends under them.
 const KERNEL_TASK_GONE: &str = "TokioMultiThreadExecutor has crashed";
 
 /// A writer whose every write is one event.

@@ -22,7 +22,7 @@ use super::store::TableStore;
 use super::store::whole::PUT_BACK;
 use crate::error::{Context, Error, ErrorKind, Result};
 
-/// What follows from damage that nothing in the table makes good.
+/// The consequence of damage that nothing in the table makes good.
 pub(super) const RESTORE: &str = "Put the file back from a backup, or bring all tables of the pipeline back to an epoch before it with `weir restore`.";
 
 /// Compacted entries that begin this far before the newest version are looked at.
@@ -45,7 +45,7 @@ pub struct LogFolder {
     location: String,
 }
 
-/// What the folder lists.
+/// Files that the folder lists.
 #[derive(Default)]
 struct Listed {
     entries: BTreeSet<u64>,
@@ -335,7 +335,7 @@ pub fn unreadable_vector(
     }
 }
 
-/// Whether it is worth looking at the log: what a user did wrong is none of its doing.
+/// `true` if it is worth looking at the log: it has no part in mistakes of a user.
 fn may_be_damage(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::Environment | ErrorKind::Damaged | ErrorKind::Internal)
 }

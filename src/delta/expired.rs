@@ -25,7 +25,7 @@ use super::log::{KernelTable, with_snapshot};
 use super::table::Table;
 use crate::error::{Context, Result};
 
-/// What a table keeps removed files for when it does not say: Delta's default.
+/// Retention of removed files if a table does not state one: Delta's default.
 const RETENTION: Duration = Duration::from_secs(7 * 24 * 3600);
 
 impl Table {
@@ -66,7 +66,7 @@ struct Vector {
     path_or_inline_dv: String,
 }
 
-/// What was removed before `before_ms` and is named by nothing else. Blocks.
+/// Files that were removed before `before_ms` and are named by nothing else. Blocks.
 fn expired(table: &KernelTable, url: &url::Url, before_ms: i64) -> Result<Vec<Path>> {
     let (old, young): (Vec<_>, Vec<_>) =
         tombstones(table)?.into_iter().partition(|tombstone| tombstone.deletion_timestamp.unwrap_or(0) < before_ms);

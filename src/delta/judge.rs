@@ -1,4 +1,4 @@
-//! What a foreign log entry means for a commit that wants to go behind it. Pure: entries in, a verdict out.
+//! The meaning of a foreign log entry for a commit that wants to go behind it. Pure: entries in, a verdict out.
 //!
 //! The rule (docs/architecture.md, "Exactly once", 5): the pipeline's epoch under our manifest = the commit is done, by whomever; anything else of
 //! the same pipeline = another run has taken over; a change of the table's metadata or protocol = the table must be
@@ -16,7 +16,7 @@ use serde::de::IgnoredAny;
 use super::app_id::AppId;
 use crate::error::{Error, Result};
 
-/// What a commit says about a pipeline's progress; becomes `txn` actions, which survive log checkpoints.
+/// A pipeline's progress as of a commit; becomes `txn` actions, which survive log checkpoints.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PipelineTxns {
     /// The pipeline's name.
@@ -74,12 +74,12 @@ impl PipelineTxns {
     }
 }
 
-/// Whether an offset's application id ends like this, see [`OffsetId`](super::offset_id::OffsetId).
+/// `true` if an offset's application id ends like this, see [`OffsetId`](super::offset_id::OffsetId).
 fn is_source_and_partition(rest: &str) -> bool {
     rest.matches(':').count() == 1 && !rest.ends_with(":manifest")
 }
 
-/// What matters of one log entry.
+/// The parts of one log entry that matter here.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Entry {
     /// Application ids and versions.
@@ -88,7 +88,7 @@ pub struct Entry {
     pub metadata: Option<serde_json::Value>,
     /// The new protocol action, if any.
     pub protocol: Option<serde_json::Value>,
-    /// Whether files were added or removed, for whatever reason.
+    /// `true` if files were added or removed, for whatever reason.
     pub moves_data: bool,
     /// The entry is a RESTORE: its files are those of an older version, while `txn` actions stay as they are.
     pub restore: Option<RestoredTo>,
@@ -177,7 +177,7 @@ struct Txn {
     version: i64,
 }
 
-/// What a foreign entry means for our commit.
+/// The meaning of a foreign entry for our commit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
     /// It is our commit.
@@ -221,7 +221,7 @@ pub fn judge_progress(epoch: i64, manifest_id: Option<i64>, ours: &PipelineTxns)
     }
 }
 
-/// Whether the entry at `version` makes files useless that were computed from `read_version`; `None` = from nothing.
+/// `true` if the entry at `version` makes files useless that were computed from `read_version`; `None` = from nothing.
 pub fn overtakes(entry: &Entry, version: u64, read_version: Option<u64>) -> bool {
     let changes = entry.moves_data || entry.metadata.is_some() || entry.protocol.is_some();
     changes && read_version.is_some_and(|read| version > read)

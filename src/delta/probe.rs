@@ -1,4 +1,4 @@
-//! What `weir check --connect` tries of a table's place, and where a location is on this machine.
+//! Trials of `weir check --connect` at a table's place, and the place of a location on this machine.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -13,9 +13,9 @@ use crate::error::{Error, Result};
 pub struct ProbeStep {
     /// `location`, `permissions` or `table`.
     pub name: &'static str,
-    /// What was found, or what failed, in a line.
+    /// The finding or failure, in a line.
     pub outcome: Result<String, String>,
-    /// How to mend it, as a sentence.
+    /// The remedy, as a sentence.
     pub hint: Option<String>,
 }
 

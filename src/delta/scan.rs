@@ -31,7 +31,7 @@ use super::table::Table;
 use super::versions::{AllVersions, BeforeFirst};
 use crate::error::{Context, Error, ErrorKind, Result, SqlState};
 
-/// Which version of a table is wanted.
+/// The version of a table that is wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AsOf {
     Newest,

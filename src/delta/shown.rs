@@ -126,7 +126,7 @@ impl Shown {
     }
 }
 
-/// Where the VARIANTs of a nested type are.
+/// Places of the VARIANTs in a nested type.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Variants {
     Here,

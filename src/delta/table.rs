@@ -41,20 +41,20 @@ struct Shared {
     progress: tokio::sync::Mutex<Progress>,
 }
 
-/// What is known of the log, up to and including `version`.
+/// Contents of the log, up to and including `version`.
 #[derive(Debug, Default)]
 pub(super) struct Progress {
     pub version: u64,
-    /// Whether all transactions up to `version` have been read.
+    /// `true` if all transactions up to `version` have been read.
     pub loaded: bool,
-    /// Whether the entry of `version`, as it was loaded, is known not to be blank.
+    /// `true` if the entry of `version`, as it was loaded, is known not to be blank.
     pub newest_has_actions: bool,
     /// Epoch and manifest by application ids of epochs.
     pipelines: BTreeMap<String, (i64, Option<i64>)>,
 }
 
 impl Progress {
-    /// Where a pipeline stands: epoch and manifest.
+    /// Progress of a pipeline: epoch and manifest.
     pub fn of(&self, pipeline: &str) -> Option<(i64, Option<i64>)> {
         self.pipelines.get(&PipelineTxns::epoch_app_id(pipeline)).copied()
     }
@@ -96,7 +96,7 @@ impl Table {
             if let Some(table) = Self::open_declared(&store, def).await? {
                 return Ok(table);
             }
-            // Whether the answer is yes, no or unclear, the next look tells.
+            // The outcome may be yes, no or unclear: the next look tells.
             failure = create(&store, def).await?;
             if failure.is_some() {
                 tokio::time::sleep(pause(store.env(), attempt)).await;
@@ -147,12 +147,12 @@ impl Table {
         &self.shared.name
     }
 
-    /// Where it lies.
+    /// Its location.
     pub fn store(&self) -> &TableStore {
         &self.shared.store
     }
 
-    /// Where it lies, as the user wrote it.
+    /// Its location, as the user wrote it.
     pub fn uri(&self) -> &str {
         self.shared.store.location()
     }
@@ -191,7 +191,7 @@ impl Table {
         self.metadata().properties.clone()
     }
 
-    /// Whether rows are marked as gone rather than rewritten.
+    /// `true` if rows are marked as gone rather than rewritten.
     pub fn has_deletion_vectors(&self) -> bool {
         self.metadata().has_deletion_vectors()
     }

@@ -39,7 +39,7 @@ const COMPRESSION: &str = "weir.compression";
 /// Rows of a row group.
 const ROW_GROUP_ROWS: usize = 1024 * 1024;
 
-/// How files are written.
+/// Settings with which files are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WriterOptions {
     /// Bytes after which a file is closed and the next one begun; 0 = never.
@@ -104,7 +104,7 @@ pub struct StagedFiles {
     pub removes: Vec<Remove>,
     #[serde(default)]
     pub cdc: Vec<AddCDCFile>,
-    /// What upserted files were computed from.
+    /// Version that upserted files were computed from.
     #[serde(default)]
     pub upsert: Option<UpsertCommit>,
     pub rows: u64,

@@ -32,7 +32,7 @@ const MAX_RESTAGED: u32 = 20;
 /// Times that an epoch is made again because brokers refuse a message for its size; mostly their limits are known before.
 const MAX_REFUSALS: u32 = 100;
 
-/// What stays the same from epoch to epoch.
+/// Facts that stay the same from epoch to epoch.
 pub struct Committer {
     pub pipeline: String,
     pub run: String,
@@ -43,12 +43,12 @@ pub struct Committer {
     pub sources: Vec<String>,
     /// Source name to location, of sources that read Delta tables.
     pub reads: BTreeMap<String, String>,
-    /// Who vouches for what each source has read.
+    /// Witnesses that vouch for the offsets read, per source.
     pub witnesses: Vec<Option<Arc<dyn Witness>>>,
     pub sinks: Arc<Sinks>,
     pub manifests: ManifestStore,
     pub remembered: Remembered,
-    /// What each sink holds; behind a lock only because commits run as tasks, one at a time.
+    /// Epoch that each sink holds; behind a lock only because commits run as tasks, one at a time.
     pub standings: Mutex<Standings>,
     pub env: Env,
 }
@@ -61,7 +61,7 @@ pub struct Closed {
     /// Next offsets per source index, after this epoch.
     pub positions: Vec<Offsets>,
     pub records: u64,
-    /// What the operators have to write down.
+    /// Changes of operators' state that are to be written down.
     pub changes: Vec<OperatorChanges>,
     /// Event time per source, and the watermark per operator.
     pub times: BTreeMap<String, SourceTime>,
@@ -72,7 +72,7 @@ pub struct Closed {
     pub topics: BTreeMap<String, TopicIdentity>,
 }
 
-/// What a commit did, for progress.
+/// Results of a commit, for progress.
 #[derive(Debug, Default)]
 pub struct Committed {
     pub files: u64,

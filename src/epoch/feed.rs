@@ -44,7 +44,7 @@ pub struct Fed {
     /// The origins of the rows, per lane.
     pub origins: Vec<Origins>,
     pub dead: Vec<DeadLetter>,
-    /// What this micro-batch read.
+    /// Offsets that this micro-batch read.
     pub ranges: Vec<(PartitionId, OffsetRange)>,
     pub records: u64,
     /// Times whose number may be of another unit than it was read as.
@@ -64,7 +64,7 @@ pub struct Fed {
     pub tails: Vec<PartitionId>,
     /// The topic that was read.
     pub topic: Option<TopicIdentity>,
-    /// What it takes in memory, given back with it.
+    /// Memory that it takes, given back with it.
     #[expect(dead_code, reason = "held, never looked at")]
     reserved: Reserved,
 }
@@ -98,7 +98,7 @@ pub struct Move {
     pub reached: i64,
 }
 
-/// What a feed says.
+/// A message of a feed.
 #[derive(Debug)]
 pub enum Said {
     Batch(Box<Fed>),
@@ -107,14 +107,14 @@ pub enum Said {
     Failed(crate::error::Error),
 }
 
-/// How a source's records become rows.
+/// The way from a source's records to rows.
 #[derive(Debug, Clone)]
 pub struct Decoding {
     pub decoder: Arc<Decoder>,
     pub watermark: Option<Watermark>,
     /// The column of the event time.
     pub time_column: Option<usize>,
-    /// Whether late rows are found one by one.
+    /// `true` if late rows are found one by one.
     pub by_row: bool,
 }
 
@@ -158,7 +158,7 @@ impl Decoding {
     }
 }
 
-/// How feeds read.
+/// Settings with which feeds read.
 #[derive(Debug, Clone)]
 pub struct FeedLimits {
     pub poll: PollLimit,

@@ -1,4 +1,4 @@
-//! What a run of a pipeline is given, and how it ends.
+//! Inputs of a pipeline's run, and its end.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -45,7 +45,7 @@ pub struct Job {
     pub metrics: Arc<Metrics>,
 }
 
-/// How a run ended.
+/// The end of a run.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Finish {
     pub epochs: u64,

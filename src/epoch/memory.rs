@@ -1,4 +1,4 @@
-//! What a running pipeline remembers: the shards of its operators, and how a micro-batch's rows reach them.
+//! State of a running pipeline: the shards of its operators, and the routing of a micro-batch's rows to them.
 //!
 //! A row goes to the shard that owns its key group, so any number of shards gives the same rows. Shards of one operator run side by side;
 //! operators run one after the other, in the dataflow's order.
@@ -37,7 +37,7 @@ pub struct Memory {
     whole: MemoryShare,
 }
 
-/// What memory may take, and where the rest goes.
+/// Limits of memory, and the place of what exceeds them.
 #[derive(Clone)]
 pub struct Limits {
     /// Bytes that state may take before cold keys leave memory.
@@ -46,7 +46,7 @@ pub struct Limits {
     pub spill: Result<SpillFolder, String>,
     pub budget: MemoryBudget,
     pub pool: MemoryPool,
-    /// How many pipelines share the pool.
+    /// Number of pipelines that share the pool.
     pub pipelines: usize,
     /// Bytes that librdkafka may hold of a source or sink.
     pub kafka_queue: u64,
@@ -66,7 +66,7 @@ impl Limits {
 /// Parts that a shard's keys are divided into when some of them leave memory.
 const CELLS: usize = 16;
 
-/// What state takes in memory for each byte and each row of its files, about.
+/// Memory of state for each byte and each row of its files, about.
 const RESTORED_FACTOR: u64 = 3;
 const RESTORED_ROW_BYTES: u64 = 64;
 
@@ -81,12 +81,12 @@ struct Remembering {
     watermark: i64,
     late: u64,
     duplicates: u64,
-    /// What is left of the last step: shards that are not done, rows that are not looked up.
+    /// Remainder of the last step: shards that are not done, rows that are not looked up.
     unfinished: Vec<usize>,
     unasked: VecDeque<RecordBatch>,
 }
 
-/// What an operator has to write down at the end of an epoch.
+/// Changes that an operator has to write down at the end of an epoch.
 #[derive(Debug)]
 pub struct OperatorChanges {
     pub operator: String,
@@ -284,7 +284,7 @@ impl Memory {
         self.operators[index].lookup.as_ref().map_or(0, |lookup| lookup.too_early())
     }
 
-    /// What operator `index` remembers now.
+    /// Present size of the state of operator `index`.
     pub fn usage(&self, index: usize) -> StateUsage {
         let mut sum = StateUsage::default();
         let operator = &self.operators[index];
@@ -373,7 +373,7 @@ impl Memory {
         }))
     }
 
-    /// What every operator has to write down.
+    /// Changes that every operator has to write down.
     pub fn changes(&mut self, dataflow: &Dataflow) -> Result<Vec<OperatorChanges>> {
         let mut all = Vec::with_capacity(self.operators.len());
         let remembering =

@@ -33,18 +33,18 @@ use crate::source::chunk::{DeadLetter, PartitionId};
 use crate::source::origin::{Origin, Origins};
 use crate::state::{Epoch, OffsetRange};
 
-/// What the name of a finished file takes until the epoch is committed: its `add` action, in the manifest and in the log entry.
+/// Bytes that the name of a finished file takes until the epoch is committed: its `add` action, in the manifest and in the log.
 const FILE_ACTION_BYTES: u64 = 6 << 10;
-/// What a row takes besides itself in the changes of an operator's state.
+/// Bytes of a row, besides itself, in the changes of an operator's state.
 const CHANGED_ROW_BYTES: u64 = 32;
-/// What a row takes besides itself when an epoch's rows are consolidated by key.
+/// Bytes of a row, besides itself, while an epoch's rows are consolidated by key.
 const CONSOLIDATED_ROW_BYTES: u64 = 200;
 
 /// An epoch holds at least this many micro-batches when one makes much that waits for its end. While cold state is on disk it is one: every
 /// micro-batch may read all of it.
 const MICRO_BATCHES_PER_EPOCH: u64 = 4;
 
-/// What one epoch has read, per source index.
+/// Offsets that one epoch has read, per source index.
 pub type Ranges = BTreeMap<usize, BTreeMap<PartitionId, OffsetRange>>;
 
 /// An epoch's writers, shared by its lanes.
@@ -62,7 +62,7 @@ pub struct Outputs {
     unfolds: bool,
     /// Bytes that plans which grow rows have made of the slice that runs.
     made: AtomicU64,
-    /// What waits for the end of the epoch: rows, messages, names of files.
+    /// Bytes that wait for the end of the epoch: rows, messages, names of files.
     waiting: AtomicU64,
     /// `waiting` and the open files.
     reserved: Reserved,
@@ -520,7 +520,7 @@ impl OpenEpoch {
         let rows = batch.lanes.iter().flatten().map(RecordBatch::num_rows).sum();
         let before = self.outputs.waiting();
         if !memory.is_empty() {
-            // What operators change is written down when the epoch closes: at most as much as they were given, about.
+            // Changes of operators are written down when the epoch closes: at most as much as they were given, about.
             let given: u64 = batch.lanes.iter().flatten().map(size_of_rows).sum();
             self.outputs.wait(given + rows as u64 * CHANGED_ROW_BYTES);
         }

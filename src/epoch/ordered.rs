@@ -81,7 +81,7 @@ async fn side_by_side<T: Send + 'static>(
     Ok(done)
 }
 
-/// What the rows are ordered by. Rows without a time come first.
+/// Sort key of the rows. Rows without a time come first.
 fn keys_of(batch: &RecordBatch, order: &OutputOrder) -> Result<Int64Array> {
     match order {
         OutputOrder::Arrival(number) => Ok(batch.column(*number).as_primitive::<Int64Type>().clone()),

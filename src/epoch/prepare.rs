@@ -42,7 +42,7 @@ use crate::state::{ManifestStore, MemoryBudget, Pins, SinkRecord, StateStore};
 /// Lies in a warehouse while it is restored from a backup.
 pub const UNFINISHED: &str = "_weir/restore-unfinished";
 
-/// What a process has for all its pipelines.
+/// Resources that a process shares among its pipelines.
 #[derive(Clone)]
 pub struct Surroundings {
     pub env: Env,
@@ -62,7 +62,7 @@ pub struct Surroundings {
 }
 
 impl Surroundings {
-    /// Where a declared table is: its LOCATION, or below the warehouse.
+    /// Location of a declared table: its LOCATION, or a folder below the warehouse.
     pub fn table_location(&self, table: &TableDef) -> String {
         table.location.clone().unwrap_or_else(|| below(&self.warehouse, &table.name))
     }
@@ -346,7 +346,7 @@ struct Opener<'a> {
     catalog: &'a Catalog,
     pipeline: &'a PipelineDef,
     around: &'a Surroundings,
-    /// What the newest manifest says of the pipeline's sinks.
+    /// The newest manifest's record of the pipeline's sinks.
     records: Vec<SinkRecord>,
     tables: Vec<TableSink>,
     targets: Targets,
@@ -447,7 +447,7 @@ impl<'a> Opener<'a> {
         connection
     }
 
-    /// What one of this pipeline's writers may take: a lane of an INSERT has one, dead letters have one.
+    /// Bytes that one of this pipeline's writers may take: a lane of an INSERT has one, dead letters have one.
     fn writer_bytes(&self) -> u64 {
         let lanes = self.pipeline.options.parallelism.unwrap_or(self.around.lanes).max(1);
         let writers = (self.pipeline.inserts.len() * lanes + 1) * self.around.limits.pipelines;

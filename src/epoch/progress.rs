@@ -1,4 +1,4 @@
-//! What an epoch did, in the shape that users of Spark's `lastProgress` know.
+//! Progress of an epoch, in the shape that users of Spark's `lastProgress` know.
 
 use std::collections::BTreeMap;
 use std::fs::OpenOptions;
@@ -37,7 +37,7 @@ pub struct Progress {
     pub duration_ms: BTreeMap<String, u64>,
     pub sources: Vec<SourceProgress>,
     pub sinks: Vec<SinkProgress>,
-    /// What each operator remembers.
+    /// State of each operator.
     pub state_operators: Vec<OperatorProgress>,
     pub dead_letters: u64,
     pub files: u64,
@@ -56,7 +56,7 @@ impl Progress {
     }
 }
 
-/// What one source gave.
+/// Progress of one source.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct SourceProgress {
@@ -76,7 +76,7 @@ fn is_zero(number: &u64) -> bool {
     *number == 0
 }
 
-/// What one operator remembers.
+/// State of one operator.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct OperatorProgress {
@@ -105,7 +105,7 @@ pub fn instant(us: i64) -> Option<String> {
     Some(at.to_rfc3339_opts(chrono::SecondsFormat::Millis, true))
 }
 
-/// What one target took.
+/// Progress of one target.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct SinkProgress {
@@ -118,7 +118,7 @@ pub struct SinkProgress {
     pub version: Option<i64>,
 }
 
-/// Who is told of each epoch.
+/// A listener that is told of each epoch.
 pub type ProgressSink = Arc<dyn Fn(&Progress) + Send + Sync>;
 
 /// Keeps the progress of a pipeline as JSON lines beside its tables.

@@ -23,11 +23,11 @@ const TIDY_EVERY: u64 = 32;
 /// that steps back for reading would fall ever farther behind.
 const FEW_ROWS: usize = 1 << 16;
 
-/// What a pipeline's operators remember, as files.
+/// State of a pipeline's operators, as files.
 pub struct Remembered {
     store: StateStore,
     env: Env,
-    /// Where earlier processes say what they kept.
+    /// Folder in which earlier processes recorded the files that they kept.
     manifests: Option<ManifestStore>,
     /// Behind a lock only because commits run as tasks; they come one at a time.
     inner: Mutex<Inner>,
@@ -60,7 +60,7 @@ impl Remembered {
         &self.store
     }
 
-    /// What the newest epoch's manifest names.
+    /// State files that the newest epoch's manifest names.
     pub async fn newest(&self) -> Vec<OperatorSnapshot> {
         self.inner.lock().await.newest.clone()
     }
@@ -161,7 +161,7 @@ async fn earlier(manifests: &ManifestStore, first: Epoch, last: Epoch) -> Result
     Ok(found)
 }
 
-/// How many rows are to be written.
+/// Number of rows to be written.
 fn rows(changes: &[Vec<StateChange>]) -> usize {
     let batches = changes.iter().flatten().flat_map(|change| change.upserts.iter().chain(&change.deletes));
     batches.map(RecordBatch::num_rows).sum()

@@ -50,7 +50,7 @@ pub fn migration(
             let known = state.iter().any(|snapshot| snapshot.operator == node.id);
             let fate = match known {
                 true => Fate::Keep,
-                // What it does not know, it leaves to the table, as if it were not there.
+                // Sinks that it does not know it leaves to the table, as if they were not there.
                 false if matches!(node.spec, OperatorSpec::Newest(_)) => Fate::Begin,
                 false if node.sources.iter().any(was_read) => Fate::Build,
                 false => Fate::Begin,
@@ -171,7 +171,7 @@ pub async fn restore(job: &Job, resumed: &Resumed) -> Result<Restored> {
     Ok(Restored { memory, state, changed, over })
 }
 
-/// How far the sources of an operator have come.
+/// Watermarks of an operator's sources.
 fn reached(node: &OperatorNode, dataflow: &Dataflow, resumed: &Resumed) -> i64 {
     let time = |source: &usize| resumed.times.get(&dataflow.sources[*source].def.name).map(|time| time.watermark);
     node.sources.iter().map(|source| time(source).unwrap_or(NO_WATERMARK)).min().unwrap_or(NO_WATERMARK)

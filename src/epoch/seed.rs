@@ -35,7 +35,7 @@ pub struct SeedTable {
     pub table: Table,
 }
 
-/// What seeding did.
+/// Result of seeding.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Seeded {
     /// The operators' addresses.
@@ -48,7 +48,7 @@ pub struct Seeded {
 /// Rows are passed on at least so many at a time, where there are as many.
 const STEP_ROWS: usize = 32_768;
 
-/// How the table's rows are told from those that are still to be read.
+/// Rule that tells the table's rows from those that are still to be read.
 enum Cut {
     /// The pipeline itself writes the table, in the same epochs: it has the rows of what was read and no others.
     Own,
@@ -345,7 +345,7 @@ impl<'a> Replay<'a> {
     }
 }
 
-/// What is wrong with a column of the table, as a sentence.
+/// The fault of a column of the table, as a sentence.
 fn mismatch(name: &str, def: &SourceDef, table: &SchemaRef) -> Option<String> {
     let wanted = def.columns.iter().find(|column| column.name == name)?;
     match table.field_with_name(name) {

@@ -64,7 +64,7 @@ pub struct TableSink {
     pub location: String,
     pub table: Table,
     pub options: WriterOptions,
-    /// Where a primary key is declared.
+    /// Present if a primary key is declared.
     pub upsert: Option<UpsertTable>,
 }
 
@@ -79,7 +79,7 @@ pub enum BranchSink {
     Transaction {
         topic: String,
         key: Option<String>,
-        /// Where rows are changes: they wait until the epoch closes and are consolidated first.
+        /// Present if rows are changes: they wait until the epoch closes and are consolidated first.
         changes: Option<ChangeEncoding>,
     },
     /// Sent with each micro-batch.
@@ -155,7 +155,7 @@ pub struct OutputMemory {
     least: usize,
 }
 
-/// What has been learnt of plans that make many rows of one.
+/// Measurements of plans that make many rows of one.
 #[derive(Debug)]
 struct Unfolding {
     /// Bytes that a row becomes, at worst of late.

@@ -293,7 +293,7 @@ pub(super) fn take_rows(rows: &mut Vec<RecordBatch>, most: usize) -> Vec<RecordB
     taken
 }
 
-/// What shards gave, as rows per lane. A few go on in one lane, as one batch: what every batch and every task costs would be more than
+/// Rows that shards gave, per lane. A few go on in one lane, as one batch: the cost of every batch and every task would be more than
 /// what its rows cost, and where processors are busy each task waits for its turn.
 fn in_lanes(of_shards: Vec<Vec<RecordBatch>>) -> Result<Vec<Vec<RecordBatch>>> {
     let total: usize = of_shards.iter().flatten().map(RecordBatch::num_rows).sum();

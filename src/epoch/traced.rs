@@ -17,7 +17,7 @@ use crate::operator::StreamId;
 use crate::plan::Lane;
 use crate::source::origin::Origin;
 
-/// What a row was.
+/// The record that a row was made from.
 pub enum Traced<'l> {
     /// A record of the source: its lane, its place there.
     Record(&'l Arc<Lane>, u64),
@@ -27,7 +27,7 @@ pub enum Traced<'l> {
 }
 
 impl Outputs {
-    /// What each of `rows`, which operator `index` read at `port`, was.
+    /// The records behind each of `rows`, which operator `index` read at `port`.
     pub(super) fn trace_inputs<'l: 'r, 'r>(
         &'l self,
         index: usize,
@@ -250,7 +250,7 @@ impl Wanted {
         Ok(taken)
     }
 
-    /// What was taken for this row was not it.
+    /// The record found for this row was another one.
     fn give_back(&mut self, asked: usize) {
         if let Some(open) = self.open.get_mut(self.contents.of_row(asked)) {
             open.push(asked);

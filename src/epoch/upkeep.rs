@@ -7,15 +7,15 @@ use super::stop::Stop;
 use crate::delta::{Cleanup, MaintenancePolicy, Table};
 use crate::state::{Epoch, ManifestStore};
 
-/// How often upkeep looks.
+/// Interval of upkeep.
 const PAUSE: Duration = Duration::from_secs(2);
 
-/// What is kept.
+/// Retention of a pipeline's files.
 #[derive(Debug, Clone, Copy)]
 pub struct UpkeepPolicy {
     pub checkpoint_every_commits: u64,
     pub log_cleanup: bool,
-    /// Whether files that upserts have replaced are deleted when the table no longer keeps them.
+    /// `true` if files that upserts have replaced are deleted once the table no longer keeps them.
     pub remove_expired_files: bool,
     /// At least 2: the newest epoch's manifest and the one before.
     pub keep_manifests: u64,

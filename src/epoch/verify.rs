@@ -30,7 +30,7 @@ use crate::evaluate::{cause, is_of_row};
 use crate::plan::{Batch, Dataflow, FunctionSet, Targets, batch, collect_computable, volatile_functions};
 use crate::state::Manifest;
 
-/// How a target compares.
+/// The result of comparing a target.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Comparison {
     pub target: String,
@@ -71,7 +71,7 @@ impl Comparison {
     }
 }
 
-/// What is compared.
+/// The two sides of a comparison.
 struct Question<'a> {
     catalog: &'a Catalog,
     pipeline: &'a PipelineDef,

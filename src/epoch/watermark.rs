@@ -1,4 +1,4 @@
-//! How far event time has come: per source partition the greatest watermark seen, per source the least of its partitions.
+//! Progress of event time: per source partition the greatest watermark seen, per source the least of its partitions.
 //!
 //! A partition that has said nothing for `idle_after` is set aside until it speaks again; so is one that a bounded read has
 //! finished. A file that was read to its end and may grow counts until it has been silent for that long. While a partition that counts has said nothing yet, its source's watermark stands still. A watermark never goes back.
@@ -48,7 +48,7 @@ impl SourceClock {
         self.time.watermark
     }
 
-    /// What the manifest shall keep.
+    /// Event times that the manifest shall keep.
     pub fn time(&self) -> SourceTime {
         self.time.clone()
     }

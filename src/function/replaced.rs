@@ -105,7 +105,7 @@ fn is_plain(item: &Expr) -> bool {
     }
 }
 
-/// Whether floats are compared of which two may be zeros of different signs.
+/// `true` if floats are compared of which two may be zeros of different signs.
 fn may_be_zeros(value: &Expr, others: &[Expr], schema: &DFSchema) -> bool {
     let mut all = std::iter::once(value).chain(others);
     let float = all.any(|expr| expr.get_type(schema).is_ok_and(|kind| kind.is_floating()));

@@ -29,7 +29,7 @@ pub fn series_in_micros() -> impl Iterator<Item = ScalarUDF> {
 struct Series {
     /// For everything else than timestamps.
     inner: Arc<ScalarUDF>,
-    /// Whether the last value may be the end.
+    /// `true` if the last value may be the end.
     has_end: bool,
 }
 

@@ -64,7 +64,7 @@ struct SqlFunction {
     body: Expr,
     /// Names and operations of the body with the calls in it written out.
     size: usize,
-    /// How often the written-out body names each parameter.
+    /// Number of times that the written-out body names each parameter.
     uses: Vec<usize>,
 }
 
@@ -85,7 +85,7 @@ pub fn written_out(expr: &Expr, of_column: &dyn Fn(&Column) -> usize) -> usize {
     }
 }
 
-/// How often `expr`, written out, names the column.
+/// Number of times that `expr`, written out, names the column.
 fn uses(expr: &Expr, name: &str) -> usize {
     match expr {
         Expr::Column(column) => usize::from(column.name == name),
@@ -98,7 +98,7 @@ fn called_function(expr: &Expr) -> Option<&SqlFunction> {
     call.func.inner().downcast_ref::<SqlFunction>()
 }
 
-/// What `of` gives for the parts of `expr`, each as often as the optimiser names it. It is asked once for each.
+/// Values of `of` for the parts of `expr`, each as often as the optimiser names it. It is asked once for each.
 fn weighted(expr: &Expr, of: &dyn Fn(&Expr) -> usize) -> usize {
     let times = |(part, times): (&Expr, usize)| of(part).saturating_mul(times);
     match expr {
@@ -153,7 +153,7 @@ impl ScalarUDFImpl for SqlFunction {
             },
             _ => Ok(Transformed::no(node)),
         })?;
-        // What an argument has made constant is folded next.
+        // Parts that an argument has made constant are folded next.
         Ok(ExprSimplifyResult::Simplified(checked_constants(inlined.data)?))
     }
 

@@ -275,7 +275,7 @@ impl Accumulator for DistinctSum {
 struct ExactSums {
     kind: Kind,
     sums: Vec<i128>,
-    /// Whether the group had a value.
+    /// `true` if the group had a value.
     seen: Vec<bool>,
 }
 

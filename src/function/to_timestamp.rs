@@ -239,7 +239,7 @@ fn complete(parsed: &mut Parsed) {
     if half.is_none() && hour.is_none() && parsed.minute().is_none() && parsed.second().is_none() {
         return;
     }
-    // What is set was not, and is in range: nothing fails.
+    // The parts set here were not set, and are in range: nothing fails.
     let _ = match (half, hour) {
         (Some(_), Some(_)) => Ok(()),
         (None, Some(hour)) => parsed.set_ampm(hour == 0),

@@ -1,4 +1,4 @@
-//! What a query calls, for passing over what could not be made.
+//! Names that a query calls, for passing over those that could not be made.
 
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;

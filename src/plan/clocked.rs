@@ -24,7 +24,7 @@ pub type ClockUse = std::result::Result<Vec<bool>, ClockDecision>;
 #[derive(Debug, Clone)]
 pub struct ClockDecision {
     pub expr: String,
-    /// Whether it decides which groups there are (GROUP BY without aggregates, DISTINCT, EXCEPT): their rows are not emitted again.
+    /// `true` if it decides which groups there are (GROUP BY without aggregates, DISTINCT, EXCEPT): their rows are not emitted again.
     pub groups: bool,
 }
 
@@ -165,7 +165,7 @@ impl Clocked<'_> {
         Ok(())
     }
 
-    /// Whether the value of `expr` carries the clock. Comparisons and conditions of CASE decide.
+    /// `true` if the value of `expr` carries the clock. Comparisons and conditions of CASE decide.
     fn carries(&self, expr: &Expr, input: &Columns<'_>, decided: &mut Decided) -> Result<bool> {
         match expr {
             Expr::Column(column) => return Ok(input.has(column)),

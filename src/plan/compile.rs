@@ -43,7 +43,7 @@ use crate::operator::HeldTable;
 use crate::sql::clause::Clause;
 use crate::sql::{Diagnostic, Span, diagnose};
 
-/// What is known of the schemas of INSERT targets, by name. A target that is missing takes whatever the query gives.
+/// Schemas of INSERT targets, by name. A target that is missing takes whatever the query gives.
 pub type Targets = BTreeMap<String, SchemaRef>;
 
 type Compiled<T> = Result<T, Vec<Diagnostic>>;
@@ -124,7 +124,7 @@ struct Compiler<'a> {
     budget: Arc<SliceBudget>,
     /// Relations that could not be made or planned: what reads them is passed over, the cause has been said.
     broken: BTreeSet<String>,
-    /// What cannot run on a stream is an error.
+    /// A node that cannot run on a stream is an error.
     refuses: bool,
     /// A reader's plan is too large with the shared views written into it.
     keeps_shared: bool,
@@ -253,7 +253,7 @@ impl<'a> Compiler<'a> {
         }
         let clock_use = self.clock_use(&plan, view.span)?;
         self.clocked.insert(view.name.clone(), clock_use);
-        // What SQL sees of the stream: names as the view gives them, without a weight.
+        // The stream as SQL sees it: names as the view gives them, without a weight.
         let seen: SchemaRef = Arc::new(plan.schema().as_arrow().clone());
         let (piece, unique) = self.cut(&plan, &view.query, view.span)?;
         let stream = match self.cutter.shared(piece, &view.name) {

@@ -39,7 +39,7 @@ pub struct Fragment {
     pub stream: StreamId,
     pub plan: Arc<dyn ExecutionPlan>,
     pub stage: usize,
-    /// What it reads.
+    /// Streams that it reads.
     pub reads: Vec<StreamId>,
     pub retract: bool,
     /// The stream that it is a copy of, if it is one.
@@ -71,11 +71,11 @@ pub struct Branch {
     pub reads: Vec<StreamId>,
     /// Per column, weight left out: how far values in rows yet to come may lag behind the watermark, microseconds.
     pub times: Vec<Option<i64>>,
-    /// Whose rows it is made from.
+    /// Sources of its rows.
     pub sources: BTreeSet<usize>,
 }
 
-/// What makes some streams, by index.
+/// Maker of some streams, by index.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Makers {
     pub fragments: BTreeSet<usize>,
@@ -95,7 +95,7 @@ pub struct Dataflow {
     /// Each after those it reads.
     pub operators: Vec<OperatorNode>,
     pub branches: Vec<Branch>,
-    /// How many stages there are, at least one.
+    /// Number of stages, at least one.
     pub stages: usize,
     pub on_row_error: OnRowError,
     pub(super) streams: usize,

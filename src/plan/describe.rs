@@ -43,7 +43,7 @@ impl OperatorSpec {
         }
     }
 
-    /// What it means that it begins with an empty memory in the middle of a stream, for someone who reads its output.
+    /// The consequence, for a reader of its output, of beginning with an empty state in the middle of a stream.
     pub fn begins_empty(&self) -> &'static str {
         match self {
             Self::Aggregate(spec) if spec.closing.is_some() => {
@@ -63,7 +63,7 @@ impl OperatorSpec {
         }
     }
 
-    /// What it does, line by line: a word and its explanation.
+    /// Its work, line by line: a word and its explanation.
     pub fn explain(&self) -> Facts {
         match self {
             Self::Aggregate(spec) => aggregate(spec),

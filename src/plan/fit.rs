@@ -24,7 +24,7 @@ pub fn fit(plan: LogicalPlan, target_name: &str, target: &SchemaRef, columns: &[
         let expr = match source {
             Some(index) => {
                 let given = schema.field(index).data_type();
-                // What numbers rows is unsigned in DataFusion, and fits.
+                // Row numbers are unsigned in DataFusion, and fit.
                 let counts = (given, field.data_type()) == (&DataType::UInt64, &DataType::Int64);
                 if !counts && !keeps_data(given, field.data_type()) && !literal_fits(&plan, index, field.data_type()) {
                     return Err(Error::sql(format!(
@@ -69,7 +69,7 @@ fn cast(column: Expr, to: &DataType, schema: &datafusion::common::DFSchema) -> D
     column.cast_to(to, schema)
 }
 
-/// How the query may write its column: the column that it is an alias of, or dots for a longer expression.
+/// The column as the query may write it: the one that it is an alias of, or dots for a longer expression.
 fn written(plan: &LogicalPlan, index: usize) -> String {
     match plan {
         LogicalPlan::Projection(projection) => match projection.expr.get(index).map(|expr| expr.clone().unalias()) {
@@ -178,7 +178,7 @@ pub fn keeps_data(from: &DataType, to: &DataType) -> bool {
     }
 }
 
-/// Whether `to` holds every value of a whole-number type.
+/// `true` if `to` holds every value of a whole-number type.
 fn holds(to: &DataType, from: Whole) -> bool {
     match to {
         // Floats hold whole numbers exactly up to the bits of their significand.

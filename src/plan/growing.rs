@@ -67,7 +67,7 @@ impl Growing {
             found.calls |=
                 part.downcast_ref::<ScalarFunctionExpr>().is_some_and(|call| Bounding::is_bounded(call.fun()))
                     || is_bounded_concatenation(part);
-            // What values are compared to is not written out.
+            // Values that are only compared to are not written out.
             let compares = part.downcast_ref::<InListExpr>().is_some()
                 || part.downcast_ref::<LikeExpr>().is_some()
                 || part.downcast_ref::<BinaryExpr>().is_some();

@@ -57,7 +57,7 @@ fn impossible(call: &ScalarFunction, reason: &str) -> Error {
 /// The reason why a call fails for each of the samples; `None` if it works for one, or cannot be tried.
 fn fails(call: &ScalarFunction, schema: &DFSchema, session: &SessionState) -> Option<String> {
     let is_literal = |arg: &Expr| matches!(arg, Expr::Literal(value, _) if !value.is_null());
-    // What the planner puts in itself has no name in the session.
+    // Functions that the planner puts in itself have no name in the session.
     let is_known = session.scalar_functions().contains_key(call.name());
     if !is_known || call.func.signature().volatility == Volatility::Volatile || !call.args.iter().any(is_literal) {
         return None;

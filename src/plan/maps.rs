@@ -16,7 +16,7 @@ const TAKES_MAPS: [&str; 1] = ["count"];
 pub fn maps_are_no_keys(plan: &LogicalPlan) -> Result<()> {
     plan.apply_with_subqueries(|node| {
         for (key, schema) in keys(node) {
-            // What has no type here is refused elsewhere.
+            // An expression without a type here is refused elsewhere.
             if key.get_type(schema).is_ok_and(|kind| holds_map(&kind)) {
                 return Err(refused(&key).into());
             }
@@ -85,7 +85,7 @@ fn windowed(call: &Expr) -> Box<dyn Iterator<Item = &Expr> + '_> {
     Box::new(params.partition_by.iter().chain(sorts).chain(params.args.iter().filter(move |_| aggregates)))
 }
 
-/// Whether values are MAPs or hold some.
+/// `true` if values are MAPs or hold some.
 pub fn holds_map(kind: &DataType) -> bool {
     match kind {
         DataType::Map(..) => true,

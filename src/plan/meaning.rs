@@ -193,7 +193,7 @@ fn unioned(made: &mut [(Expr, Arc<DFSchema>)]) -> Result<bool> {
     Ok(changed)
 }
 
-/// What makes a column of a UNION's input, over which schema.
+/// Expression that makes a column of a UNION's input, and the schema that it is over.
 fn made_by(plan: &LogicalPlan, column: usize) -> Option<(Expr, Arc<DFSchema>)> {
     match plan {
         LogicalPlan::Projection(projection) => {
@@ -279,7 +279,7 @@ impl QueryPlanner for CheckedPlanner {
 /// A node as it is run.
 fn executed(node: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
     let has_keys = matches!(node, LogicalPlan::Join(_) | LogicalPlan::Sort(_) | LogicalPlan::Aggregate(_));
-    // What a table is asked for has been moved there, and is asked again above it.
+    // Conditions of a table have been moved there, and are asked again above it.
     if matches!(node, LogicalPlan::TableScan(_)) || !(has_keys || any_expression(&node, is_changed)?) {
         return Ok(Transformed::no(node));
     }

@@ -19,7 +19,7 @@ use crate::operator::spec::{
 };
 use crate::operator::{self, Guarded, Operator, Pending, StreamId, is_fallible};
 
-/// What an operator does.
+/// The work of an operator.
 #[derive(Debug, Clone)]
 pub enum OperatorSpec {
     Aggregate(AggregateSpec),
@@ -45,7 +45,7 @@ pub struct OperatorNode {
     pub output: StreamId,
     /// Its inputs are there after the fragments of this stage; its output is in the next.
     pub stage: usize,
-    /// Whose watermarks it follows.
+    /// Sources whose watermarks it follows.
     pub sources: BTreeSet<usize>,
     /// True when its output has weights.
     pub retract: bool,
@@ -220,7 +220,7 @@ impl OperatorSpec {
         Some(columns)
     }
 
-    /// What it does, in a line that is the same for the same work. Columns are numbered among those that are remembered.
+    /// Its work in a line that is the same for the same work. Columns are numbered among those that are remembered.
     pub fn essence(&self) -> String {
         let remembered = self.remembered();
         let place = |column: usize| match &remembered {

@@ -51,7 +51,7 @@ pub(super) fn mark_order(
     for (branch, _) in branches.iter().zip(ordered).filter(|(_, ordered)| **ordered) {
         wanted.extend(branch.reads.iter().map(|read| read.0));
     }
-    // What reads a stream stands behind what makes it, so a few rounds reach everything.
+    // Readers of a stream stand behind its maker, so a few rounds reach everything.
     loop {
         let before = wanted.len();
         for fragment in fragments.iter() {

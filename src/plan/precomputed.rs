@@ -1,4 +1,4 @@
-//! What window functions read as columns of a projection below them, so that rows for which it cannot be computed are treated where
+//! Inputs of window functions as columns of a projection below them, so that rows for which one cannot be computed are treated where
 //! [`super::careful`] computes each row: left out, or null.
 
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! What cannot be run incrementally and shows in the syntax tree, refused at its place with a remedy.
+//! Refusal, at its place and with a remedy, of syntax that cannot be run incrementally.
 //!
 //! The planner refuses the rest: what hangs on types, times and changelog modes does not show here.
 

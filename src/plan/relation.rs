@@ -38,7 +38,7 @@ use crate::function::{
     HOP_STARTS, SHIFT, TUMBLE_START, aggregates_over_frames, first_within, mark_functions, window_functions,
 };
 
-/// What SESSION, DEDUPLICATE and joins in time become.
+/// The plan nodes for SESSION, DEDUPLICATE and joins in time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RelationMode {
     /// Nodes for the incremental planner.

@@ -37,7 +37,7 @@ use super::three_valued::ThreeValuedIn;
 pub struct FunctionSet {
     /// Loaded models, as functions.
     pub models: Vec<Arc<ScalarUDF>>,
-    /// What `now()` answers.
+    /// The answer of `now()`.
     pub clock: EpochClock,
 }
 

@@ -1,4 +1,4 @@
-//! Which views are computed once and held, and which are written into their one reader.
+//! The choice of views that are computed once and held; the others are written into their one reader.
 //!
 //! A view with one reader costs nothing as part of it; a view with two would be computed twice. So a view that the
 //! pipeline reads in more than one place becomes a fragment of its own.
@@ -10,7 +10,7 @@ use datafusion::sql::sqlparser::ast::Query;
 use crate::catalog::{Catalog, PipelineDef};
 pub use crate::sql::relations::relations as relation_names;
 
-/// What a pipeline reads, in dependency order.
+/// Relations that a pipeline reads, in dependency order.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Reading {
     /// Sources, in order of first use.

@@ -237,7 +237,7 @@ impl RelationPlanner for SizedRelations {
         relation: TableFactor,
         context: &mut dyn RelationPlannerContext,
     ) -> Result<RelationPlanning> {
-        // What is in its brackets is measured by itself.
+        // The contents of its brackets are measured by themselves.
         let is_brackets = matches!(relation, TableFactor::NestedJoin { .. });
         if self.is_passing.swap(false, Ordering::Relaxed) || is_brackets {
             return Ok(RelationPlanning::Original(Box::new(relation)));
@@ -309,7 +309,7 @@ fn column_sizes(plan: &LogicalPlan, grown: &Cell<usize>) -> Result<Vec<usize>> {
         },
         _ => first(),
     };
-    // What a node adds behind its input's columns is made there.
+    // Columns that a node adds behind its input's are made there.
     Ok(sizes.into_iter().chain(std::iter::repeat(1)).take(width).collect())
 }
 

@@ -14,7 +14,7 @@ use super::operators::{Check, of_call};
 use crate::catalog::OnRowError;
 use crate::operator::{Guarded, is_fallible};
 
-/// What the node computes for each row of its input and may fail; a row for which it does is left out. `None`: no such node.
+/// Expressions that may fail, of those that the node computes for each row of its input; such a row is left out. `None`: no such node.
 pub fn checks(plan: &Arc<dyn ExecutionPlan>, mode: OnRowError) -> Option<Vec<Check>> {
     let input = plan.children().first()?.schema();
     let all: Vec<Check> = if let Some(node) = raw(plan) {

@@ -19,7 +19,7 @@ pub enum TableTime {
 }
 
 impl TableTime {
-    /// What a part of a join's condition says of it, if it is the clause's mark (see [`crate::sql::temporal`]).
+    /// Version asked for by a part of a join's condition, if it is the clause's mark (see [`crate::sql::temporal`]).
     pub fn of(condition: &Expr) -> Option<Self> {
         let Expr::ScalarFunction(mark) = condition else { return None };
         let before_first = match mark.name() {

@@ -92,7 +92,7 @@ fn exact(expr: Expr, schema: &DFSchema) -> Result<Expr> {
     Ok(exact.data)
 }
 
-/// Whether comparing the value with those of the subquery may give null.
+/// `true` if comparing the value with those of the subquery may give null.
 fn may_be_null(found: &InSubquery, schema: &DFSchema) -> bool {
     found.expr.nullable(schema).unwrap_or(true) || values_may_be_null(&found.subquery)
 }
@@ -119,7 +119,7 @@ fn three_valued(found: InSubquery, schema: &DFSchema) -> Result<Expr> {
         .otherwise(lit(false))
 }
 
-/// Whether a row of the subquery meets `condition`.
+/// `true` if a row of the subquery meets `condition`.
 fn exists(subquery: &Subquery, condition: Option<Expr>) -> Result<Expr> {
     let mut plan = LogicalPlanBuilder::from(subquery.subquery.as_ref().clone());
     if let Some(condition) = condition {

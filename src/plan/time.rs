@@ -66,7 +66,7 @@ fn function_lag(
         (HOP_STARTS, [time, _, size, _]) => lag(time)?.checked_add(micros(size)?.checked_sub(1)?),
         (SHIFT, [time, by]) => lag(time)?.checked_sub(micros(by)?),
         ("to_timestamp_micros" | "to_timestamp_nanos", [time]) => lag(time),
-        // What the clocks showed, as if it were UTC.
+        // Local clock time, as if it were UTC.
         ("to_local_time", [time]) => lag(time)?.checked_sub(zone(time).map_or(0, |zone| zone.least())),
         ("to_timestamp_millis", [time]) => lag(time)?.checked_add(999),
         ("to_timestamp_seconds", [time]) => lag(time)?.checked_add(SECOND - 1),
@@ -96,7 +96,7 @@ fn lost(from: &DataType, to: &DataType) -> Option<i64> {
     Some(rounded + local)
 }
 
-/// How much `date_trunc` takes from a time at most, plus 1.
+/// The most that `date_trunc` takes from a time, plus 1.
 fn unit_micros(unit: &Expr) -> Option<i64> {
     let Expr::Literal(ScalarValue::Utf8(Some(unit)) | ScalarValue::Utf8View(Some(unit)), _) = unit else { return None };
     Some(match unit.to_ascii_lowercase().as_str() {

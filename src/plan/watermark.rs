@@ -206,7 +206,7 @@ mod tests {
     use crate::plan::{FunctionSet, session_state};
     use crate::sql::SourceFile;
 
-    /// What the watermark of a source with `ts`, `plain` and `n` is found to be.
+    /// The watermark found for a source with `ts`, `plain` and `n`.
     fn bound(expression: &str) -> Result<Watermark, Diagnostic> {
         let sql = format!(
             "CREATE SOURCE s (n BIGINT, ts TIMESTAMP, plain TIMESTAMP_NTZ, WATERMARK FOR ts AS {expression})

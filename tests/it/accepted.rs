@@ -1,4 +1,4 @@
-//! What `weir check` accepts runs, and what cannot run is refused there with its place.
+//! Statements that `weir check` accepts run, and those that cannot run are refused there with their place.
 
 use crate::program::{Weir, text};
 

@@ -1,4 +1,4 @@
-//! What a refused start advises is done here as it is written, and then works.
+//! The advice of a refused start is followed here as it is written, and then works.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};

@@ -249,7 +249,7 @@ fn addresses(running: &mut Running) -> (SocketAddr, SocketAddr) {
     }
 }
 
-/// How long a health check takes.
+/// Duration of a health check.
 async fn health(addr: SocketAddr) -> Duration {
     let started = Instant::now();
     let answered = async {

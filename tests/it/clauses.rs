@@ -1,4 +1,4 @@
-//! What `docs/sql.md` says of each clause, tried with the program: where it says "runs" it runs, where it says "refused" it is refused.
+//! The table of clauses in `docs/sql.md`, tried with the program: where it says "runs" it runs, where it says "refused" it is refused.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -65,7 +65,7 @@ fn pipelines_run_the_clauses_that_the_reference_says() {
     assert!(unlike.is_empty(), "{unlike:?}\n{told}");
 }
 
-/// How often each value is given by `a op ALL b`.
+/// Number of times that each value is given by `a op ALL b`.
 fn counted(op: &str, a: &[Option<i64>], b: &[Option<i64>]) -> BTreeMap<Option<i64>, i64> {
     let count = |rows: &[Option<i64>], value: &Option<i64>| rows.iter().filter(|row| *row == value).count() as i64;
     let times = |value: &Option<i64>| match op {

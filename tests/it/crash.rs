@@ -123,7 +123,7 @@ pub fn rounds() -> u64 {
 #[test]
 fn killed_thirty_times_at_random_nothing_is_lost_or_doubled() {
     let Some((weir, mut input, output)) = set_up("random-kills") else { return };
-    // What is renamed below has had an epoch.
+    // The table that is renamed below has had an epoch.
     input.produce(PER_ROUND);
     weir.succeed(&["run", "p.sql", "--trigger", "available now"]);
     // A fixed sequence of moments: a failing round can be run again.

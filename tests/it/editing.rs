@@ -33,7 +33,7 @@ const MINUTES: &str = "INSERT INTO minutes SELECT k, window_start, count(*) AS n
     FROM TUMBLE(TABLE events, DESCRIPTOR(ts), INTERVAL '1 minute') GROUP BY k, window_start, window_end;";
 const PER_KEY: &str = "INSERT INTO per_key SELECT k, count(*) AS n FROM events GROUP BY k;";
 
-/// What the new windows gave.
+/// Rows of the new windows.
 const OUTPUTS: [&str; 3] = [
     "SELECT id, k, ts, n, total FROM rolled",
     "SELECT id, k, ts, n, total FROM deep",
@@ -69,7 +69,7 @@ impl Edited {
         OUTPUTS.map(|sql| self.weir.query(sql).into_iter().collect())
     }
 
-    /// What a start says that refuses.
+    /// The message of a start that refuses.
     fn refused(&self, options: &str, inserts: &[&str]) -> String {
         self.write(options, inserts);
         refused(&self.weir)
@@ -90,7 +90,7 @@ fn refused(weir: &Weir) -> String {
     errors
 }
 
-/// What a pipeline that has had the new windows from the beginning gives after `files` of the input.
+/// Rows of a pipeline that has had the new windows from the beginning, after `files` of the input.
 fn from_the_beginning(inserts: &[&str], files: u64, all: u64) -> [BTreeSet<String>; 3] {
     let reference = Edited::new(1);
     reference.write("", inserts);

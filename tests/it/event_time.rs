@@ -1,4 +1,4 @@
-//! What rows out of order count for: rows that arrive late, rows dated in the future, rows that overtake others. Values written by hand.
+//! Rows out of order: rows that arrive late, rows dated in the future, rows that overtake others. Values written by hand.
 
 use crate::kafka_support::RealKafka;
 use crate::program::Weir;
@@ -79,7 +79,7 @@ fn late_rows_of_a_rolling_window_are_dropped_kept_or_given_as_the_pipeline_says(
     assert_eq!(out, without);
     let letters = "SELECT count(*) FROM weir.dead_letters WHERE reason LIKE '%older than the watermark%'";
     assert_eq!(weir.number(letters), 2, "one letter a record, though both branches find it late");
-    // What lies more than an hour before the watermark is forgotten: 11:25 sees itself only. 12:40 counts for 13:00, which waited, and for 13:10.
+    // Rows more than an hour before the watermark are forgotten: 11:25 sees itself only. 12:40 counts for 13:00, which waited, and for 13:10.
     let (_, out) = late(", late = 'emit'");
     assert_eq!(out, "11:00:00,1 11:20:00,2 11:25:00,1 12:40:00,1 13:00:00,2 13:10:00,3");
 }

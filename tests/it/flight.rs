@@ -231,7 +231,7 @@ async fn a_query_ends_when_its_time_is_over_and_when_nobody_reads() {
         rows.try_next().await.unwrap();
         let running = || server.metrics.flight_queries_running.with([]).get();
         tokio::time::sleep(Duration::from_secs(4)).await;
-        // What is on the way arrives first.
+        // Rows that are on the way arrive first.
         let ended = rows.try_collect::<Vec<_>>().await.unwrap_err();
         assert_eq!(state(ended), "57014");
         until("the query ends", || running().abs() < f64::EPSILON).await;

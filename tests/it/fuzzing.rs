@@ -1,4 +1,4 @@
-//! What the fuzz targets check, over real models and damaged ones: so that they compile, and hold, wherever tests run.
+//! The checks of the fuzz targets, over real models and damaged ones: so that they compile, and hold, wherever tests run.
 
 use std::path::Path;
 

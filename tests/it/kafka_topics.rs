@@ -530,7 +530,7 @@ async fn the_limit_is_the_brokers_to_the_byte() {
         "{refused:?}"
     );
     assert_eq!(producer.commit(1, 1, vec![of_topic]).await.unwrap(), Sent::Visible);
-    // What is refused here is refused there.
+    // Options that are refused here are refused there.
     let tried = TopicMessages::new("o", "to-the-byte", vec![messages(&[fitting + 1])]);
     let Sent::TooLarge(positions) = producer.commit(2, 2, vec![tried]).await.unwrap() else {
         panic!("it is too large")

@@ -1,4 +1,4 @@
-//! Which keys are equal: the same everywhere, streamed and in batch. Values written by hand.
+//! Equality of keys: the same everywhere, streamed and in batch. Values written by hand.
 
 use crate::program::Weir;
 

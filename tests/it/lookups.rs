@@ -138,7 +138,7 @@ fn streams_queries_and_verify_join_the_version_of_each_row_s_time() {
     let mut random = StdRng::seed_from_u64(11);
     let mut shop = Shop::new();
     shop.weir.write("kept.sql", KEPT);
-    // What the table was from each commit on; its rows are upserted, so that files lose rows to deletion vectors.
+    // The table as it was from each commit on; its rows are upserted, so that files lose rows to deletion vectors.
     let mut past: Vec<(i64, BTreeMap<u64, String>)> = Vec::new();
     let mut orders: Vec<(u64, i64)> = Vec::new();
     for version in 0..9 {
@@ -249,7 +249,7 @@ fn an_epoch_that_one_table_has_is_finished_with_the_version_it_began_with() {
         shop.change(&[(1, step)]);
     }
     shop.weir.succeed(&TO_THE_END);
-    // What the tables share, they say alike: no row was answered twice.
+    // Rows that the tables share are alike: no row was answered twice.
     assert_eq!(shop.rows("now_is"), shop.rows("known"));
     assert_eq!(shop.rows("now_is").len(), 8);
     // Of the first epoch no table had anything, so it was read again; the others were finished as they were.

@@ -1,4 +1,4 @@
-//! What state takes: it does not grow with time, the budget counts all of it, and where it cannot go to disk a pipeline slows down and
+//! Memory of state: it does not grow with time, the budget counts all of it, and where it cannot go to disk a pipeline slows down and
 //! says why.
 
 use std::collections::BTreeMap;

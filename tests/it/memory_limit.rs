@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::program::Weir;
 
-/// What the program takes besides, MiB.
+/// Memory of the program besides, MiB.
 const BESIDES: u64 = 150;
 
 /// Sizes of a trial: a divisor of the number of rows, and limits in MiB.

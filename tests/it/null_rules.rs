@@ -134,7 +134,7 @@ fn in_with_a_subquery_is_true_false_or_null() {
     let (with_null, without, empty) =
         (of("(2),(NULL)"), of("(2),(3)"), "(SELECT y FROM (VALUES (2),(NULL)) b(y) WHERE y > 9)");
     let correlated = "(SELECT y FROM (VALUES (1, 1),(NULL, 2)) b(y, z) WHERE z = a.x)";
-    // Which of 1, 2, 3 and NULL are let through.
+    // Those of 1, 2, 3 and NULL that are let through.
     let cases = [
         (format!("x IN {with_null}"), "2"),
         (format!("x NOT IN {with_null}"), ""),

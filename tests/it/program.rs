@@ -116,7 +116,7 @@ impl Running {
         self.child.try_wait().unwrap().is_none()
     }
 
-    /// What it and its predecessors with the same log have printed.
+    /// Output so far of it and its predecessors with the same log.
     pub fn printed(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }

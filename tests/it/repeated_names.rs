@@ -1,4 +1,4 @@
-//! What queries take as PostgreSQL does: columns of one name, orders of DISTINCT, quoted names, numbers out of range; columns of mixed types.
+//! Queries as PostgreSQL takes them: columns of one name, orders of DISTINCT, quoted names, numbers out of range; columns of mixed types.
 
 use super::program::{Weir, text};
 

@@ -137,7 +137,7 @@ fn rows_out_are_those_of_the_pipeline_over_the_rows_that_can_be_computed() {
             let letters = format!(
                 "SELECT count(DISTINCT \"offset\") FROM weir.dead_letters WHERE source = 's' AND partition = 'a.jsonl' AND reason LIKE '%left out of `t{number}`'"
             );
-            // Where a filter comes first, rows that it does not let through are none of the expression's.
+            // Behind a filter, rows that it does not let through are none of the expression's.
             let all_come = !query.contains("WHERE k") && !query.contains("AND k");
             let found = streamed.number(&letters);
             assert!(
@@ -350,7 +350,7 @@ fn a_sum_that_does_not_fit_costs_its_group_and_stops_nothing() {
     assert_eq!(weir.query("SELECT g, s FROM rolled ORDER BY ts"), [format!("1,{most}"), "2,5".into(), "2,11".into()]);
     let letters = weir.query("SELECT count(*) FROM weir.dead_letters WHERE reason LIKE '%a sum %'");
     assert!(letters[0].parse::<i64>().unwrap() >= 6, "{letters:?}");
-    // What comes later finds the pipeline alive, and its sums as they were.
+    // Later records find the pipeline alive, and its sums as they were.
     let later = Weir::new();
     later.write("in/a.jsonl", &rows.concat());
     later.write(

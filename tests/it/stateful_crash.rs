@@ -39,7 +39,7 @@ pub fn line(i: u64) -> String {
     format!("{{\"id\":{i},\"k\":{},\"v\":{v},\"ts\":\"{ts}\"}}\n", (mixed >> 8) % KEYS)
 }
 
-/// What record `n` of the input holds: every 13th repeats an earlier one.
+/// Contents of record `n` of the input: every 13th repeats an earlier one.
 pub fn event_of(n: u64) -> u64 {
     if n % 13 == 5 { n - 3 } else { n }
 }

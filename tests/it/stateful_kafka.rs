@@ -43,7 +43,7 @@ END;
     )
 }
 
-/// What record `n` of the input holds: every 13th repeats an earlier one of its partition.
+/// Contents of record `n` of the input: every 13th repeats an earlier one of its partition.
 fn event_of(n: u64) -> u64 {
     if n % 13 == 5 { n - PARTITIONS } else { n }
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::program::{Running, Weir, signal};
 
-/// What SIGTERM may take.
+/// The longest time that SIGTERM may take.
 const PROMISED: Duration = Duration::from_secs(5);
 
 const COPY: &str = "

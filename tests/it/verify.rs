@@ -450,7 +450,7 @@ fn tables_and_checks_that_come_later_and_tables_of_two_pipelines_are_no_differen
     let told = weir.succeed(&["verify", "p.sql"]);
     assert_eq!(told.matches("UNSURE h").count(), 2, "{told}");
     assert!(told.contains("pipeline `other` writes this table, too"), "{told}");
-    // What is missing stays a difference.
+    // A missing row stays a difference.
     weir.write(
         "p.sql",
         &format!("{tables} {} {}", part("p", 0).replace("SELECT id,", "SELECT id + 1 AS id,"), part("other", 1)),

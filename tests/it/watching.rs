@@ -1,4 +1,4 @@
-//! What operators see of a running pipeline: metrics, and whether it is ready, while brokers are well, frozen, and back.
+//! A running pipeline as operators see it: metrics, and readiness, while brokers are well, frozen, and back.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};

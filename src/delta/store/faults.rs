@@ -18,7 +18,7 @@ use object_store::{
 
 use crate::env::{Env, StoreWrapper};
 
-/// What goes wrong with one operation.
+/// A fault of one operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// Nothing.
@@ -31,7 +31,7 @@ pub enum Fault {
     Slow(Duration),
 }
 
-/// Which operation is about to run.
+/// The operation that is about to run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operation<'a> {
     /// A whole object is written.
@@ -46,7 +46,7 @@ pub enum Operation<'a> {
 
 type Choose = Arc<dyn Fn(Operation<'_>) -> Fault + Send + Sync>;
 
-/// How often which fault occurs; probabilities between 0 and 1.
+/// Rates of faults; probabilities between 0 and 1.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct FaultRates {
     /// Failures without effect.
@@ -55,7 +55,7 @@ pub struct FaultRates {
     pub ambiguous: f64,
     /// Slow operations.
     pub slow: f64,
-    /// How slow they are, in milliseconds.
+    /// Delay of slow ones, in milliseconds.
     pub slow_ms: u64,
 }
 

@@ -5,7 +5,7 @@
 //! race is reported only when the winner's file is as durable as one's own would have been.
 //! Leaves reading, listing and deleting to [`LocalFileSystem`], whose convention for unfinished files (`name#1`, hidden
 //! from listings) it shares; its own numbers begin with a zero (`name#01`), and [`leftovers`] of writers that died are removed.
-//! Where Delta's log protocol comes in, it knows nothing of it.
+//! It knows nothing of Delta's log protocol.
 
 pub mod leftovers;
 
@@ -30,7 +30,7 @@ use object_store::{
 };
 use tokio::sync::Semaphore;
 
-/// What an unfinished file's number begins with when it is ours: other programs' numbers begin with 1 to 9.
+/// First digit of an unfinished file's number if it is ours: other programs' numbers begin with 1 to 9.
 const OURS: &str = "0";
 
 /// Reads at a time, at least.
@@ -38,7 +38,7 @@ const MIN_READS: usize = 4;
 /// Objects up to this size are read while they are opened.
 const SMALL_READ: u64 = 1 << 20;
 
-/// How a file or directory is forced to the disk: `fsync` in production, something observable in tests.
+/// The call that forces a file or directory to the disk: `fsync` in production, something observable in tests.
 pub type SyncFile = Arc<dyn Fn(&File, &FsPath) -> io::Result<()> + Send + Sync>;
 
 /// Local files, rooted at `/`.
@@ -278,7 +278,7 @@ impl MultipartUpload for Upload {
     }
 }
 
-/// What a folder holds, without what no object can be called, a folder with a line break in its name for one.
+/// Contents of a folder, without names that no object can have, such as one with a line break.
 async fn list_nameable(inner: &LocalFileSystem, prefix: Option<&Path>) -> Result<ListResult> {
     let prefix = prefix.cloned().unwrap_or_default();
     let directory = match prefix.as_ref() {

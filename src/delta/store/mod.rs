@@ -1,4 +1,4 @@
-//! Where a table's files lie: locations to object stores.
+//! Object stores of tables' locations.
 //!
 //! Promises: one [`TableStore`] per location, rooted at the table, with the layers every caller needs in place (durable
 //! local writes, the environment's wrapper, retries) and with the same store handed to delta-rs and to DataFusion.
@@ -95,7 +95,7 @@ impl TableStore {
         &self.location
     }
 
-    /// Whether it is in this machine's file system.
+    /// `true` if it is in this machine's file system.
     pub fn is_local(&self) -> bool {
         self.place.scheme() == "file"
     }
@@ -130,7 +130,7 @@ impl TableStore {
         &self.env
     }
 
-    /// What delta-rs takes: a log store on this very store.
+    /// The log store, on this very store, that delta-rs takes.
     pub(super) fn log_store(&self) -> LogStoreRef {
         default_logstore(self.object_store(), self.root_store(), &self.url, &StorageConfig::default())
     }
@@ -150,13 +150,13 @@ impl TableStore {
         }
     }
 
-    /// Whether the two folders are one, or one lies in the other, links followed.
+    /// `true` if the two folders are one, or one lies in the other, links followed.
     pub fn overlaps(&self, other: &Self) -> bool {
         let (own, others) = (real_path(&self.place), real_path(&other.place));
         remote::may_be_one(&self.place, &other.place) && (own.starts_with(&others) || others.starts_with(&own))
     }
 
-    /// Whether a Delta table lies here.
+    /// `true` if a Delta table lies here.
     pub async fn is_table(&self) -> Result<bool> {
         let mut entries = self.table.list(Some(&Path::from("_delta_log")));
         while let Some(entry) = entries.next().await {

@@ -57,7 +57,7 @@ pub fn identity(url: &Url) -> String {
     }
 }
 
-/// Whether two URLs whose hosts are [`identity`]s may name one store, by whichever of its schemes.
+/// `true` if two URLs whose hosts are [`identity`]s may name one store, by whichever of its schemes.
 pub fn may_be_one(a: &Url, b: &Url) -> bool {
     let family = |url: &Url| match url.scheme() {
         "s3" | "s3a" => "s3".to_owned(),

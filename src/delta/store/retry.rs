@@ -69,7 +69,7 @@ impl RetryStore {
         Ok((found.bytes().await?, rest))
     }
 
-    /// Whether the log entry of this version, not the first, has no successor.
+    /// `true` if the log entry of this version, not the first, has no successor.
     async fn is_newest(&self, entry: &Path, version: u64) -> Result<bool> {
         let name = format!("{:020}.json", version + 1);
         let next =
@@ -131,12 +131,12 @@ pub async fn put_once(store: &dyn ObjectStore, path: &Path, content: Bytes, env:
     }
 }
 
-/// Whether trying again may help.
+/// `true` if trying again may help.
 pub fn is_transient(error: &Error) -> bool {
     matches!(error, Error::Generic { .. })
 }
 
-/// How long to wait after the failed attempt of this number, counted from 0: doubling, with jitter, at most 2 s.
+/// The wait after the failed attempt of this number, counted from 0: doubling, with jitter, at most 2 s.
 pub fn pause(env: &Env, attempt: u32) -> Duration {
     let full = (FIRST_PAUSE * 2_u32.saturating_pow(attempt.min(10))).min(Duration::from_secs(2));
     let jitter = (env.random_u64() % 1000) as f64 / 2000.0;

@@ -46,12 +46,12 @@ impl LogFile {
     }
 }
 
-/// Whether a read gives all of an object.
+/// `true` if a read gives all of an object.
 pub fn reads_all(options: &GetOptions) -> bool {
     !options.head && options.range.is_none()
 }
 
-/// Whether nothing was written: blanks and zeros are what file systems leave of a write that got lost.
+/// `true` if nothing was written: blanks and zeros are what file systems leave of a write that got lost.
 pub fn is_blank(entry: &[u8]) -> bool {
     entry.iter().all(|byte| byte.is_ascii_whitespace() || *byte == 0)
 }
@@ -112,7 +112,7 @@ fn check_lines(entry: &[u8]) -> Result<(), String> {
     Ok(())
 }
 
-/// What weir wrote has a line end behind each action, and its `commitInfo` counts the files.
+/// Entries that weir wrote have a line end behind each action, and their `commitInfo` counts the files.
 fn check_own(entry: &[u8], actions: &BTreeMap<String, usize>, info: &Info) -> Result<(), String> {
     if !entry.ends_with(b"\n") {
         return Err("It is cut off: its last line has no end.".to_owned());

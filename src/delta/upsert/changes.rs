@@ -26,10 +26,10 @@ pub struct UpsertRows {
     pub weights: Option<Int64Array>,
 }
 
-/// Where a row stands among the batches.
+/// Position of a row among the batches.
 pub type Place = (usize, usize);
 
-/// What becomes of one key.
+/// The fate of one key.
 #[derive(Debug, Clone, Copy)]
 pub struct Change {
     pub key: Key,
@@ -41,7 +41,7 @@ pub struct Change {
     pub seen: Place,
 }
 
-/// What an epoch does to a table.
+/// The effect of an epoch on a table.
 #[derive(Debug, Default)]
 pub struct Changes {
     /// In the table's schema, but nullable.
@@ -73,7 +73,7 @@ impl Changes {
         Ok(reduced.changes)
     }
 
-    /// What an epoch did, read back: its rows, one per key, and the keys that it deletes.
+    /// The effect of an epoch, read back: its rows, one per key, and the keys that it deletes.
     pub fn again(
         rows: &[RecordBatch],
         deleted: &[RecordBatch],
@@ -141,7 +141,7 @@ struct Reducer<'a> {
     changes: Changes,
 }
 
-/// What an epoch has given a key, as hashes of whole rows.
+/// Rows that an epoch has given a key, as hashes of whole rows.
 struct Given {
     /// The row that it has, or had last.
     row: Key,

@@ -129,7 +129,7 @@ impl LiveFiles {
         }
     }
 
-    /// Whether a row is its key's: neither dead nor a double.
+    /// `true` if a row is its key's: neither dead nor a double.
     pub fn lives(&self, at: Location) -> bool {
         let is_there = |file: &LiveFile| !file.dead.contains(at.row) && !file.doubles.contains(at.row);
         self.by_id.get(&at.file).is_some_and(is_there)
@@ -151,7 +151,7 @@ impl LiveFiles {
     }
 }
 
-/// How partition values are read and compared.
+/// The way in which partition values are read and compared.
 #[derive(Debug)]
 pub struct Partitioning {
     pub columns: Vec<String>,
@@ -199,7 +199,7 @@ impl Partitioning {
     }
 }
 
-/// Which rows of a file are wanted.
+/// Rows of a file that are wanted.
 #[derive(Clone, Copy)]
 enum Wanted<'a> {
     Live,

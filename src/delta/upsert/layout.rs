@@ -1,4 +1,4 @@
-//! Which files an epoch rewrites. Pure: sizes in, file numbers out.
+//! The choice of files that an epoch rewrites. Pure: sizes in, file numbers out.
 //!
 //! Files grow in tiers, each about eight times the one below, as in a size-tiered log-structured merge tree: when eight of a
 //! tier have gathered in a partition they become one of the next. So a row is rewritten about once per tier on its way
@@ -12,7 +12,7 @@ const FANOUT: usize = 8;
 /// Parts of a full file that dead rows must take up before a file is rewritten for their sake.
 const WORN_PARTS: u64 = 32;
 
-/// How upserts lay out files.
+/// Sizes by which upserts lay out files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct UpsertPolicy {
     /// Bytes after which a file is full.
@@ -37,7 +37,7 @@ pub struct Candidate<'a> {
     pub rows: u64,
     pub dead: u64,
     pub bytes: u64,
-    /// Whether the epoch's changes make rows of it dead.
+    /// `true` if the epoch's changes make rows of it dead.
     pub touched: bool,
 }
 
@@ -48,7 +48,7 @@ impl Candidate<'_> {
         (u128::from(self.bytes) * u128::from(rows - self.dead.min(rows)) / u128::from(rows)) as u64
     }
 
-    /// Whether its dead rows are worth a rewrite.
+    /// `true` if its dead rows are worth a rewrite.
     fn is_worn(&self, policy: UpsertPolicy) -> bool {
         self.dead * 2 >= self.rows && self.bytes - self.live_bytes().min(self.bytes) >= policy.target / WORN_PARTS
     }

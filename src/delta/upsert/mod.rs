@@ -52,14 +52,14 @@ use crate::error::{Context, Error, Result};
 /// Files whose keys are read at the same time when the index is built.
 const READ_AHEAD: usize = 4;
 
-/// What an upsert commit adds to the files it names; part of the manifest.
+/// Details that an upsert commit adds to the files it names; part of the manifest.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UpsertCommit {
     /// The version that the files were computed from.
     pub read_version: u64,
     /// The key columns.
     pub key: Vec<String>,
-    /// How many of the added files, from the first on, hold the epoch's own rows and nothing else.
+    /// Number of the added files, from the first on, that hold the epoch's own rows and nothing else.
     pub fresh: usize,
     /// The keys that the epoch deletes, as an Arrow IPC stream in hexadecimal digits.
     pub deleted: Option<String>,
@@ -68,7 +68,7 @@ pub struct UpsertCommit {
     pub rows_deleted: u64,
 }
 
-/// What the index of a table costs.
+/// The cost of a table's index.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct UpsertUsage {
     pub keys: u64,
@@ -94,14 +94,14 @@ struct Shared {
     state: Mutex<State>,
 }
 
-/// What is known of the table, as of `version`.
+/// The table as of `version`.
 #[derive(Debug, Default)]
 struct State {
     loaded: bool,
     version: u64,
     files: LiveFiles,
     index: KeyIndex,
-    /// What the commit under way will change.
+    /// Changes of the commit under way.
     pending: Option<Plan>,
 }
 
@@ -181,12 +181,12 @@ impl UpsertTable {
         }
     }
 
-    /// Whether the index may go to disk.
+    /// `true` if the index may go to disk.
     pub fn has_room(&self) -> bool {
         self.shared.room.is_some()
     }
 
-    /// What the index costs now.
+    /// The present cost of the index.
     pub async fn usage(&self) -> UpsertUsage {
         let state = self.shared.state.lock().await;
         UpsertUsage {

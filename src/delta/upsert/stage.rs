@@ -24,7 +24,7 @@ use super::layout::{Candidate, UpsertPolicy, rewrites};
 use super::{UpsertCommit, vectors};
 use crate::error::{Context, Error, Result};
 
-/// How files and index change once the commit stands.
+/// Changes of files and index once the commit stands.
 #[derive(Debug, Default)]
 pub struct Plan {
     pub removed: Vec<u32>,
@@ -62,7 +62,7 @@ struct Located {
     doubles: u64,
 }
 
-/// What has been staged so far.
+/// Files staged so far.
 #[derive(Default)]
 struct Out {
     staged: StagedFiles,

@@ -282,7 +282,7 @@ async fn foreign_act(world: &World, act: u32, epoch: i64, map: &mut BTreeMap<i64
     }
 }
 
-/// What rows make of a map, told apart from how they are consolidated: by key, last given wins, taken back without being
+/// The map that rows make, computed otherwise than they are consolidated: by key, last given wins, taken back without being
 /// replaced goes.
 fn replay(batches: &[UpsertRows], map: &mut BTreeMap<i64, Row>) {
     for UpsertRows { rows, weights } in batches {

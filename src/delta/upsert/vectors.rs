@@ -22,7 +22,7 @@ use crate::error::{Context, Error, ErrorKind, Result};
 /// Bytes of a vector that is written into the log, and of all those of one commit.
 const INLINE_BYTES: usize = 4 << 10;
 const INLINE_BYTES_OF_A_COMMIT: usize = 16 << 10;
-/// What a serialized bitmap begins with: 1681511377, least significant byte first.
+/// First number of a serialized bitmap: 1681511377, least significant byte first.
 const MAGIC: [u8; 4] = 1_681_511_377_u32.to_le_bytes();
 
 /// A bitmap as the kernel writes it.

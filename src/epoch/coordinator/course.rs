@@ -4,7 +4,7 @@
 //! no other commits; nothing is read once the run is over, while an epoch is full or while state is about to be divided; a run finishes
 //! with nothing uncommitted. From every state a run whose input has ended, or that was asked to stop, finishes.
 
-/// What the coordinator keeps in mind from step to step.
+/// State that the coordinator carries from step to step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Course {
     stopping: bool,
@@ -15,7 +15,7 @@ pub struct Course {
     outgrown: bool,
 }
 
-/// What the coordinator observes before a step.
+/// Facts that the coordinator observes before a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Seen {
     pub input: Input,
@@ -58,7 +58,7 @@ pub enum Due {
     Now,
 }
 
-/// What comes next.
+/// The next step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Step {
     /// The run is over and everything is committed.
@@ -73,7 +73,7 @@ pub enum Step {
     Wait(Wakes),
 }
 
-/// What is waited for.
+/// An event that the loop waits for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct Wakes {
     /// The end of the commit under way.

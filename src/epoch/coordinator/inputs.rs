@@ -28,11 +28,11 @@ pub struct Inputs {
     clocks: Vec<SourceClock>,
     /// Sources that have been read to their end.
     ended: Vec<bool>,
-    /// How far a source may run ahead of others, microseconds.
+    /// Event time by which a source may run ahead of others, microseconds.
     drifts: Vec<Option<i64>>,
     /// A source that has ended for good holds no watermark back.
     flush_at_end: bool,
-    /// Who vouches for what each source has read.
+    /// Witnesses that vouch for the offsets read, per source.
     witnesses: Vec<Option<Arc<dyn Witness>>>,
 }
 
@@ -73,7 +73,7 @@ impl Inputs {
         Ok(inputs)
     }
 
-    /// Who vouches for what each source has read.
+    /// Witnesses that vouch for the offsets read, per source.
     pub fn witnesses(&self) -> Vec<Option<Arc<dyn Witness>>> {
         self.witnesses.clone()
     }
@@ -98,7 +98,7 @@ impl Inputs {
         turns
     }
 
-    /// What the first of `turns` that has an event hands over; `None`: its feed is gone.
+    /// The event of the first of `turns` that has one; `None`: its feed is gone.
     pub async fn next(&mut self, turns: &[usize]) -> (usize, Option<Said>) {
         std::future::poll_fn(|context| {
             for source in turns {
@@ -198,7 +198,7 @@ impl Inputs {
         self.clocks[source].watermark()
     }
 
-    /// What the manifest keeps of every source's event time.
+    /// Every source's event time, as the manifest keeps it.
     pub fn source_times(&self) -> impl Iterator<Item = SourceTime> {
         self.clocks.iter().map(SourceClock::time)
     }

@@ -41,10 +41,10 @@ use crate::operator::END_OF_TIME;
 use crate::plan::Dataflow;
 use crate::source::chunk::{Offsets, TopicIdentity};
 
-/// How often silent partitions are looked at.
+/// Interval between two looks at silent partitions.
 const IDLE_CHECK: Duration = Duration::from_millis(500);
 
-/// How long a wait without an end lasts: there is none, and if there were, the loop would look again.
+/// Duration of a wait without an end: there is none, and if there were, the loop would look again.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// Runs a pipeline until `stop` is set or, with `available now`, until its sources are read to the end.
@@ -156,7 +156,7 @@ impl Coordinator {
         let now_ms = job.env.unix_ms();
         job.clock.set_ms(now_ms);
         let mut open = OpenEpoch::new(resumed.next, outputs, now_ms);
-        // What operators were given or have lost is written down even if nothing comes to read.
+        // State that operators were given or have lost is written down even if nothing comes to read.
         open.touched = changed;
         Ok(Self {
             idle_check: job.env.instant() + IDLE_CHECK,
@@ -213,7 +213,7 @@ impl Coordinator {
         }
     }
 
-    /// What the next step depends on; `turns` are the sources that may be read.
+    /// The facts on which the next step depends; `turns` are the sources that may be read.
     fn observe(&self, turns: &[usize]) -> Seen {
         let now = self.env.instant();
         let input = match (self.inputs.all_ended(), turns.is_empty()) {

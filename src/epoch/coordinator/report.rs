@@ -1,4 +1,4 @@
-//! What an epoch did, as progress.
+//! The progress report of an epoch.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use crate::plan::OperatorNode;
 use crate::state::OffsetRange;
 
 impl Coordinator {
-    /// What is known of an epoch when it closes.
+    /// Facts about an epoch that are known when it closes.
     pub(super) fn describe(&self, full: &OpenEpoch) -> Progress {
         let elapsed = full.began.elapsed();
         let sinks = self.dataflow.branches.iter().zip(&self.sinks.branches);

@@ -14,7 +14,7 @@ use crate::operator::END_OF_TIME;
 use crate::source::chunk::TopicIdentity;
 use crate::source::kafka::{Standing, compare};
 
-/// How often the log reports that reading slows down, at most.
+/// Least interval between two log entries that report that reading slows down.
 const WARN_EVERY: Duration = Duration::from_secs(10);
 
 impl Coordinator {
@@ -110,7 +110,7 @@ impl Coordinator {
         Ok(())
     }
 
-    /// Where memory is short reading rests a while; commits, triggers and the shutdown signal do not.
+    /// While memory is short reading rests; commits, triggers and the shutdown signal do not.
     fn rest_under_pressure(&mut self) {
         let Some(pressure) = self.memory.pressure() else { return };
         let now = self.env.instant();

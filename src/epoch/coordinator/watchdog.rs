@@ -9,13 +9,13 @@ use crate::env::Env;
 use crate::metrics::Metrics;
 use crate::state::Epoch;
 
-/// How often it looks.
+/// Interval between two looks.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
-/// What takes longer than this is logged, again each time that it has taken twice as long.
+/// Duration above which a step is logged, again each time that it has taken twice as long.
 const LONG: Duration = Duration::from_secs(60);
 
-/// What the loop is at.
+/// A step of the loop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Activity {
     /// Recovery, state, connections.
@@ -29,7 +29,7 @@ pub enum Activity {
 }
 
 impl Activity {
-    /// What the log calls it; `None` where it may last.
+    /// Its name in the log; `None` if it may last.
     fn name(self) -> Option<&'static str> {
         match self {
             Self::Wait => None,
@@ -42,7 +42,7 @@ impl Activity {
     }
 }
 
-/// What a pipeline is at and since when, shared by its loop and its watchdog.
+/// The present step of a pipeline and its start, shared by its loop and its watchdog.
 #[derive(Debug, Clone)]
 pub struct Pulse {
     env: Env,
@@ -82,7 +82,7 @@ impl Pulse {
         act(&mut self.current.lock().unwrap_or_else(PoisonError::into_inner), now)
     }
 
-    /// What has lasted longer than it should, and for how long: of the loop, and of the commit.
+    /// Steps that last longer than they should, with their duration: of the loop, and of the commit.
     fn overdue(&self) -> [Option<(String, Instant, Duration)>; 2] {
         self.with(|current, now| {
             let long = |since: Instant| Some(now.saturating_duration_since(since)).filter(|lasted| *lasted >= LONG);
@@ -133,7 +133,7 @@ impl Drop for Watchdog {
     }
 }
 
-/// What was logged last of something.
+/// The last log entry about something.
 #[derive(Debug, Default)]
 struct Logged {
     since: Option<Instant>,

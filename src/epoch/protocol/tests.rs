@@ -377,7 +377,7 @@ fn any_facts() -> impl Strategy<Value = Facts> {
         })
 }
 
-/// What every sink must hold once the pipeline may continue after `after`; `None` where nothing says.
+/// Epoch that every sink must hold once the pipeline may continue after `after`; `None` if nothing says so.
 fn expected(sink: &SinkFact, after: Standing) -> Option<Option<Standing>> {
     match sink.role {
         Role::TakesPart(_) => Some(Some(after)),

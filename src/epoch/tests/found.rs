@@ -1,4 +1,4 @@
-//! What generated pipelines have found, each with its least SQL, over a few inputs.
+//! Faults that generated pipelines have found, each with its least SQL, over a few inputs.
 
 use rand::SeedableRng;
 use rand::rngs::StdRng;

@@ -17,7 +17,7 @@ use super::queries::Shape;
 use crate::sql::types::timestamp;
 
 const MICROS: i64 = 1_000_000;
-/// What the generated sources declare.
+/// Declarations of the generated sources.
 pub const LAG: i64 = 10 * MICROS;
 const DAY: i64 = 86_400 * MICROS;
 /// 2026-01-01T00:00:00Z.
@@ -42,9 +42,9 @@ pub struct Log {
     counted: usize,
     /// The partition of each row that counts.
     partition: Vec<usize>,
-    /// How many of these are in the log.
+    /// Number of these in the log.
     taken: usize,
-    /// How many of the others.
+    /// Number of the others.
     dropped: usize,
     /// The log, per partition: rows by number.
     pub partitions: Vec<Vec<u32>>,

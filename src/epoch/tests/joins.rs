@@ -16,7 +16,7 @@ pub fn any(context: &mut Context<'_>, x: &View, y: &View) -> Option<Made> {
 
 const KEYS: [&str; 4] = ["x.k = y.k", "x.k = y.k", "x.g = y.g", "x.k = y.k AND x.g = y.g"];
 
-/// What remains of the pairs: none, or a condition on both sides.
+/// Pairs that remain: none, or those that meet a condition on both sides.
 fn residual(context: &mut Context<'_>) -> &'static str {
     context.pick(&["", "", "", " AND x.v > y.v", " AND x.n <> y.n"])
 }

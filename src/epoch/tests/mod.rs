@@ -44,7 +44,7 @@ const WANTED: usize = 200;
 /// So many failures are shown.
 const FAILURES: usize = 40;
 
-/// How a seed went.
+/// Result of a seed.
 enum Outcome {
     /// Streamed and batch rows are the same.
     Agreed(Ended),
@@ -56,7 +56,7 @@ enum Outcome {
     Failed(String),
 }
 
-/// What the reference says is refused.
+/// Rows that the reference refuses.
 const REFUSALS: [&str; 5] = [
     "over rows that may be taken back",
     "rows that may be taken back, joined to table `dim` as it is now",
@@ -96,7 +96,7 @@ fn two_hundred_generated_pipelines_stream_what_their_batch_says() {
     assert!(agreed >= wanted && (refused + unanswered) * 10 <= agreed.max(10), "{agreed}, {refused}, {unanswered}");
 }
 
-/// How the seeds went.
+/// Results of the seeds.
 #[derive(Default)]
 struct Tally {
     agreed: usize,

@@ -11,7 +11,7 @@ use rand::seq::IndexedRandom;
 
 use super::steps;
 
-/// Which rows of a view may have one time.
+/// Rows of a view that may have one time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ties {
     /// Only copies of one row.
@@ -50,7 +50,7 @@ impl View {
     }
 }
 
-/// How the input looks.
+/// Properties of the input.
 #[derive(Debug, Clone, Copy)]
 pub struct Shape {
     pub sources: usize,
@@ -74,13 +74,13 @@ pub struct Queries {
     pub provoked: bool,
 }
 
-/// What a step made: a SELECT, and what is known of its rows.
+/// Result of a step: a SELECT, and facts about its rows.
 pub struct Made {
     pub select: String,
     pub view: View,
 }
 
-/// What a step is made from.
+/// Input of a step.
 pub struct Context<'a> {
     pub random: &'a mut StdRng,
     pub on_arrival: bool,

@@ -28,7 +28,7 @@ use crate::state::{Epoch, NO_WATERMARK, OperatorSnapshot, SourceTime, StateStore
 /// The rows of one INSERT, each with how often it counts.
 pub type Changes = BTreeMap<Vec<u8>, i64>;
 
-/// What is durable: where a restart begins.
+/// Durable state, from which a restart begins.
 #[derive(Clone)]
 struct Committed {
     epoch: Epoch,
@@ -41,7 +41,7 @@ struct Committed {
     rows: Vec<Changes>,
 }
 
-/// What a run is made of.
+/// Parts of a run.
 pub struct Setup {
     pub env: Env,
     pub shape: Shape,
@@ -53,7 +53,7 @@ pub struct Setup {
     pub divides: bool,
 }
 
-/// How a run ended.
+/// The end of a run.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct Ended {
     pub restarts: usize,
@@ -158,7 +158,7 @@ impl<'a> Run<'a> {
     /// Rows of some partitions of one source, on some lanes.
     async fn micro_batch(&mut self) {
         let source = self.random.random_range(0..self.logs.len());
-        // What a day-old row is late for has been committed: reading again from there, it is late again.
+        // A day-old row is late because of rows that have been committed: reading again from there, it is late again.
         let slowest = self.committed.times.iter().map(|time| time.watermark).min().unwrap_or(NO_WATERMARK);
         let grown = self.random.random_range(0..30);
         self.logs[source].grow(self.random, grown, slowest > BEGINNING - 3_600_000_000);

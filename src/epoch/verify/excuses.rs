@@ -88,7 +88,7 @@ impl Question<'_> {
     }
 }
 
-/// What a commit of weir says of its epoch.
+/// Contents of a commit of weir about its epoch.
 fn epoch_of(info: &Value) -> Option<Value> {
     let mut told: Value = serde_json::from_str(info["userMetadata"].as_str()?).ok()?;
     Some(told["weir"].take())

@@ -83,7 +83,7 @@ impl Cutter<'_> {
                 let below = self.changing(&unnest.input);
                 unnest.dependency_indices.iter().map(|column| below.get(*column).cloned().flatten()).collect()
             }
-            // What else needs no memory keeps its input's columns.
+            // Other nodes that need no state keep their input's columns.
             other => match other.inputs().as_slice() {
                 [input] if input.schema().fields().len() == other.schema().fields().len() => self.changing(input),
                 _ => vec![None; other.schema().fields().len()],

@@ -1,4 +1,4 @@
-//! What an operator remembers, in words: the ground for the address of its state.
+//! Description of an operator's state in words: the ground for the state's address.
 //!
 //! The same words must come out as long as the state would be the same, and other words when it would not. Columns that only pass
 //! through an operator are not remembered when it answers at once, so that they may come and go: then the words tell of the columns that
@@ -62,7 +62,7 @@ impl Cutter<'_> {
         text
     }
 
-    /// What some columns of a stream are computed from, in words.
+    /// Expressions from which some columns of a stream are computed, in words.
     fn columns_identity(&self, stream: &Stream, columns: &[usize]) -> Result<String> {
         let of = |id: StreamId| self.cuttings.iter().find(|cutting| cutting.stream == id);
         let Some(cutting) = of(stream.id).and_then(|cutting| cutting.copies.map_or(Some(cutting), of)) else {

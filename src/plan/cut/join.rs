@@ -17,7 +17,7 @@ use crate::plan::system_time::TableTime;
 use crate::plan::time::interval_micros;
 use crate::sql::temporal::ASOF;
 
-/// What both sides of a join have come to.
+/// Streams of both sides of a join.
 struct Sides {
     left: Piece,
     right: Piece,
@@ -251,7 +251,7 @@ fn output_schema(left: &Piece, right: &Piece, kind: JoinType) -> Result<Arc<DFSc
     })
 }
 
-/// Which output columns are event time. A row of one side comes out at the latest when the other side is complete.
+/// Output columns that are event time. A row of one side comes out at the latest when the other side is complete.
 fn times(left: &Piece, right: &Piece, spec: &JoinSpec) -> Vec<Option<i64>> {
     let width = spec.output.fields().len() - usize::from(spec.output_retract);
     let Some(bounds) = spec.bounds else { return vec![None; width] };
@@ -320,7 +320,7 @@ fn comparisons(condition: &Expr) -> Vec<BinaryExpr> {
     }
 }
 
-/// What a comparison says of `right - left`: the columns, and a lower or upper bound in microseconds.
+/// Meaning of a comparison for `right - left`: the columns, and a lower or upper bound in microseconds.
 fn difference(left: &Piece, right: &Piece, binary: &BinaryExpr) -> Option<(usize, usize, Option<i64>, Option<i64>)> {
     let (a, a_shift) = shifted_column(&binary.left)?;
     let (b, b_shift) = shifted_column(&binary.right)?;

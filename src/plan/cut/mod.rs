@@ -47,7 +47,7 @@ use crate::operator::{Guarded, StreamId, is_fallible};
 /// A piece that an operator or a shared view reads, before it is a physical plan.
 #[derive(Debug, Clone)]
 pub struct Cutting {
-    /// What it is called in explanations.
+    /// Its name in explanations.
     pub name: String,
     pub stream: StreamId,
     pub piece: Piece,
@@ -69,7 +69,7 @@ pub struct Cutter<'a> {
     pub recomputed: HashMap<StreamId, LogicalPlan>,
     /// Ranking windows whose rank is bounded by a filter above: address of the node, and the bound.
     limits: BTreeMap<usize, usize>,
-    /// What a filter above asks of the rows of a window's input: address of the node, and the conditions.
+    /// Conditions that a filter above sets for the rows of a window's input: address of the node, and the conditions.
     shown: BTreeMap<usize, Vec<Expr>>,
     /// Of streams that retract, by id: the columns that are other values when they are computed again.
     changing: BTreeMap<usize, changing::Changing>,
@@ -286,12 +286,12 @@ fn position(piece: &Piece, column: &datafusion::common::Column) -> Option<usize>
     piece.plan.schema().maybe_index_of_column(column)
 }
 
-/// What a stream cannot do.
+/// Operations that a stream does not have.
 fn refused(what: &str) -> Error {
     Error::sql(format!("{what} cannot run on a stream"))
 }
 
-/// What only works on rows that are never taken back.
+/// Operations that work only on rows that are never taken back.
 fn needs_append(what: &str) -> Error {
     refused(&format!("{what} over rows that may be taken back"))
         .with_detail("Its input changes what it said before (an aggregate without a window, an outer join without time bounds, a Top-N).")

@@ -11,7 +11,7 @@ use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, Projection
 use crate::error::Result;
 use crate::operator::{HeldTable, StreamId, WEIGHT};
 
-/// What is known of a stream of rows.
+/// A stream of rows and its properties.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rows {
     /// True when the last column is the weight.
@@ -32,7 +32,7 @@ pub struct Stream {
     /// With the weight, if any.
     pub schema: SchemaRef,
     pub rows: Rows,
-    /// What made it, in words that stay the same as long as the same rows would come out: the ground for state's addresses.
+    /// Its maker, in words that stay the same as long as the same rows would come out: the ground for state's addresses.
     pub identity: String,
 }
 

@@ -1,4 +1,4 @@
-//! Which clause of the text a refused node comes from.
+//! The clause of the text that a refused node comes from.
 
 use datafusion::common::JoinType;
 use datafusion::logical_expr::{Expr, Join, LogicalPlan, Window};

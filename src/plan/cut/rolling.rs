@@ -260,7 +260,7 @@ fn integer(expr: &Expr) -> Option<i64> {
 }
 
 fn is_unbounded(function: &WindowFunction) -> bool {
-    // What looks at neighbours only has no use for its frame.
+    // Functions that look at neighbours only have no use for their frame.
     if let WindowFunctionDefinition::WindowUDF(udf) = &function.fun
         && matches!(udf.name(), "lag" | "lead" | "row_number")
     {
@@ -277,7 +277,7 @@ fn ignores_nulls(function: &WindowFunction) -> bool {
     matches!(function.params.null_treatment, Some(NullTreatment::IgnoreNulls))
 }
 
-/// How long a row waits for what its frame looks ahead at, microseconds; `None` = as long as the next rows take.
+/// Time for which a row waits for the end of its frame, microseconds; `None` = as long as the next rows take.
 fn wait(function: &WindowFunction) -> Option<i64> {
     let frame = &function.params.window_frame;
     if let WindowFunctionDefinition::WindowUDF(udf) = &function.fun

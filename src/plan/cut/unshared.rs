@@ -90,7 +90,7 @@ impl Cutter<'_> {
     }
 }
 
-/// What `scan` reads, computed by `view`.
+/// The relation that `scan` reads, computed by `view`.
 fn in_place_of(scan: &TableScan, view: &LogicalPlan) -> datafusion::error::Result<LogicalPlan> {
     let (names, columns) = (scan.source.schema(), view.schema().columns());
     let chosen = scan.projection.clone().unwrap_or_else(|| (0..columns.len()).collect());

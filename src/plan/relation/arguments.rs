@@ -66,7 +66,7 @@ pub fn problem(span: Span, message: &str, hint: &str) -> DataFusionError {
     DataFusionError::Plan(message.to_owned()).with_diagnostic(diagnostic)
 }
 
-/// What a table function was called with.
+/// Arguments of a table function's call.
 pub struct Arguments {
     pub data: Box<Query>,
     pub time: Option<Expr>,

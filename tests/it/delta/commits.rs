@@ -100,7 +100,7 @@ async fn another_manifest_fences_before_and_after_it_was_seen() {
         assert_eq!((error.kind(), error.message()), (ErrorKind::Fenced, "pipeline `p` is run by another process"));
         ours.transactions("weir:").await.unwrap();
     }
-    // What stands under our manifest is ours, but a later epoch of another is not to be joined.
+    // An entry under our manifest is ours, but a later epoch of another is not to be joined.
     theirs.commit(request("p", 2, 12, StagedFiles::default())).await.unwrap();
     assert_eq!(ours.commit(request("p", 2, 13, StagedFiles::default())).await.unwrap_err().kind(), ErrorKind::Fenced);
     ours.transactions("weir:").await.unwrap();

@@ -1,6 +1,6 @@
 //! A real Apache Kafka for tests: one process, KRaft, on loopback, its jars fetched by `tests/tools/kafka/fetch.sh`.
 //!
-//! Where Java or Maven are missing, [`RealKafka::shared`] says so loudly and returns `None`; tests then return early.
+//! If Java or Maven are missing, [`RealKafka::shared`] says so loudly and returns `None`; tests then return early.
 
 use std::fs::File;
 use std::net::TcpListener;

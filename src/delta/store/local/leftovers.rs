@@ -16,7 +16,7 @@ const FOREIGN_AGE_MS: i64 = 24 * 3600 * 1000;
 
 /// Marks a new file as one whose writer lives; false when it was taken for a leftover before, and removed.
 pub(super) fn claim(file: &File) -> bool {
-    // Where the file system knows no locks, no file can be locked, so none of ours is taken for a leftover.
+    // On a file system without locks no file can be locked, so none of ours is taken for a leftover.
     let _ = file.lock();
     file.metadata().map_or(true, |metadata| metadata.nlink() > 0)
 }

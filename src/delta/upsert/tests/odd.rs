@@ -26,7 +26,7 @@ fn odd_row(name: &str, v: f64, at: usize) -> Row {
     (name.to_owned(), v, odd(at))
 }
 
-/// Where Spark 4 with Delta 4.0 puts a file of this partition, and how its log spells that. Observed by running it.
+/// Folder in which Spark 4 with Delta 4.0 puts a file of this partition, and its spelling in the log. Observed by running it.
 fn spark_path(value: &str, file: &str) -> (Path, LogPath) {
     let mut folder = String::from("day=");
     for c in value.chars() {

@@ -1,4 +1,4 @@
-//! What upserts replace goes when the table no longer keeps it.
+//! Files that upserts replace go when the table no longer keeps them.
 
 use futures::TryStreamExt;
 use object_store::ObjectStoreExt;

@@ -149,7 +149,7 @@ fn state_is_divided_only_between_a_commit_and_the_next_row() {
             assert!(course.outgrown && !course.committing && !is_over((course, seen)), "{course:?} {seen:?}");
         }
     }
-    // Where a run comes to it, nothing has been read since the snapshot.
+    // In a run that comes to it, nothing has been read since the snapshot.
     for (course, seen) in reachable() {
         if course.outgrown && !is_over((course, seen)) {
             assert_eq!(seen.epoch, Content::Empty, "{course:?} {seen:?}");

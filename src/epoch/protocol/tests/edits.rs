@@ -53,7 +53,7 @@ impl World {
         self.manifests.iter().find(|written| written.standing == standing).unwrap()
     }
 
-    /// What a survey would find.
+    /// Facts that a survey would find.
     fn facts(&self, declared: Declared) -> Facts {
         let mut listed: Vec<Standing> = self.manifests.iter().map(|written| written.standing).collect();
         listed.sort();

@@ -7,11 +7,11 @@ use super::*;
 
 const TABLES: usize = 3;
 
-/// What a manifest, and every commit of its epoch, says.
+/// Contents of a manifest, and of every commit of its epoch.
 #[derive(Debug, Clone)]
 struct Record {
     standing: Standing,
-    /// What each table had before, and whether it takes part.
+    /// The epoch that each table had before, and `true` if it takes part.
     tables: Vec<(Option<Standing>, bool)>,
     kafka: Option<Option<Standing>>,
     /// The length of each table's log.
@@ -132,7 +132,7 @@ impl World {
         true
     }
 
-    /// What a survey would find.
+    /// Facts that a survey would find.
     fn facts(&self) -> Facts {
         let mut sinks = Vec::new();
         if let Some(kafka) = &self.kafka {
