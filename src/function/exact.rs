@@ -18,7 +18,7 @@ use datafusion::common::{DFSchema, ScalarValue, plan_err};
 use datafusion::error::Result;
 use datafusion::functions::datetime::to_local_time;
 use datafusion::logical_expr::expr::{Between, BinaryExpr, Case, Cast, InList, ScalarFunction, Sort, WindowFunction};
-use datafusion::logical_expr::{Expr, ExprSchemable, Operator};
+use datafusion::logical_expr::{Expr, ExprSchemable, Operator, binary_expr, lit, when};
 
 use super::beside::{moved, times_alike};
 use super::interval::{lengths, texts_as_intervals, window_by_length};
@@ -99,7 +99,23 @@ fn node(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
     }
 }
 
+/// `nullif(a, b)` of exact numbers has the type of `a`, as in PostgreSQL; DataFusion gives it the common type of both. `None` where
+/// there is no difference.
+fn nullif_of_its_type(call: &ScalarFunction, schema: &DFSchema) -> Result<Option<Expr>> {
+    let (true, [value, other]) = (call.name() == "nullif", call.args.as_slice()) else { return Ok(None) };
+    let (Ok(kind), Ok(beside)) = (value.get_type(schema), other.get_type(schema)) else { return Ok(None) };
+    let exact = kind.is_integer() || kind.is_decimal();
+    if !exact || kind == beside || !beside.is_numeric() || value.is_volatile() {
+        return Ok(None);
+    }
+    let equal = node(binary_expr(value.clone(), Operator::Eq, other.clone()), schema)?.data;
+    when(equal, lit(ScalarValue::Null)).otherwise(value.clone()).map(Some)
+}
+
 fn of_call(mut call: ScalarFunction, schema: &DFSchema) -> Result<Transformed<Expr>> {
+    if let Some(replaced) = nullif_of_its_type(&call, schema)? {
+        return Ok(Transformed::yes(replaced));
+    }
     let Some((_, first)) = ALIKE.iter().find(|(name, _)| *name == call.name()) else {
         return Ok(match replaced::call(&call, schema)? {
             Some(replaced) => Transformed::yes(replaced),

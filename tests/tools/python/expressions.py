@@ -183,6 +183,8 @@ def streamed(weir: str, folder: pathlib.Path, asked: list, theirs_of, server: Se
     columns = ", ".join(f"{name} {kind}" for name, (kind, _, _) in COLUMNS.items())
     source = f"CREATE SOURCE e (id BIGINT, {columns}) WITH (connector = 'file', path = 'in', format = 'json');\n"
     size = 20
+    # One that duckdb refuses for some row would take the whole row out of its view.
+    asked = [one for one in asked if attempt(lambda: theirs_of(f"SELECT id, {one[2]} FROM t ORDER BY id"))[0] is not None]
     parts = [asked[at : at + size] for at in range(0, len(asked), size)]
 
     def run(name: str, views: list) -> str:
@@ -200,8 +202,7 @@ def streamed(weir: str, folder: pathlib.Path, asked: list, theirs_of, server: Se
         found, _ = attempt(lambda: server.ask(f"SELECT * FROM s_{at} ORDER BY id"))
         for n, (_, mine, theirs) in enumerate(part):
             expected, told = attempt(lambda: theirs_of(f"SELECT id, {theirs} FROM t ORDER BY id"))
-            if expected is not None:
-                compare(f"v{n} of s_{at}: {mine}", theirs, expected, told, found and [(row[0], row[n + 1]) for row in found])
+            compare(f"v{n} of s_{at}: {mine}", theirs, expected, told, found and [(row[0], row[n + 1]) for row in found])
 
 
 def main(weir: str, folder: str, seed: str, count: str = "500") -> None:
