@@ -12,15 +12,16 @@ use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 
 use super::memory::OperatorChanges;
-use super::open::{Arrived, LaneWriter, Outputs, Ranges};
+use super::open::{Outputs, Ranges};
 use super::remember::Remembered;
-use super::sinks::{BranchSink, Sinks, TableSink};
+use super::sinks::{Sinks, TableSink};
 use super::standings::Standings;
-use crate::delta::{CommitOutcome, CommitRequest, OffsetId, PipelineTxns, StagedFiles, UpsertRows, UpsertTable};
+use crate::delta::{CommitOutcome, CommitRequest, OffsetId, PipelineTxns, StagedFiles, UpsertTable};
 use crate::env::Env;
 use crate::error::{Context, Error, Result};
 use crate::sink::dead_letters::{self, Letter};
-use crate::sink::kafka::{ChangeOrigin, RefusedMessage, Sent, TopicMessages, TransactionalProducer, encode_changes};
+use crate::sink::kafka::{RefusedMessage, Sent, TopicMessages, TransactionalProducer};
+use crate::sink::{Arrived, Staged, in_order};
 use crate::source::chunk::{Offsets, TopicIdentity, Witness};
 use crate::state::{
     CommitPermit, Epoch, Manifest, ManifestId, ManifestStore, OperatorSnapshot, SourceTime, TableCommit,
@@ -170,39 +171,29 @@ impl Committer {
     /// Closes every writer; returns staged files per table and messages per topic.
     async fn close(&self, closed: &Closed, done: &mut Committed) -> Result<(Vec<StagedFiles>, Vec<TopicMessages>)> {
         let mut staged: Vec<StagedFiles> = self.sinks.tables.iter().map(|_| StagedFiles::default()).collect();
-        let mut messages = Vec::new();
+        let (mut messages, mut changes) = (Vec::new(), Vec::new());
         let mut upserts: BTreeMap<usize, Vec<Arrived>> = BTreeMap::new();
-        let mut changes: BTreeMap<usize, Vec<Arrived>> = BTreeMap::new();
-        let mut closing = JoinSet::new();
-        for (branch, lanes) in closed.outputs.take_writers().await.into_iter().enumerate() {
-            for writer in lanes {
-                match (writer, &self.sinks.branches[branch]) {
-                    (LaneWriter::Table(writer), BranchSink::Table(table)) => {
-                        let table = *table;
-                        closing.spawn(async move { writer.close().await.map(|files| (table, files)) });
-                    }
-                    (LaneWriter::Changes(rows), BranchSink::Upsert(table)) => {
-                        upserts.entry(*table).or_default().extend(rows);
-                    }
-                    (LaneWriter::Changes(rows), _) => changes.entry(branch).or_default().extend(rows),
-                    (LaneWriter::Messages(encoded), BranchSink::Transaction { topic, .. }) => {
-                        messages.push(TopicMessages::new(&closed.outputs.branch(branch).target, topic, encoded));
-                    }
-                    (LaneWriter::File(file), _) => {
-                        done.bytes += file.close()?;
-                        done.files += 1;
-                    }
-                    _ => {}
+        for (branch, output) in closed.outputs.close_writers().await?.into_iter().enumerate() {
+            match output {
+                Staged::Nothing => {}
+                Staged::Files { table, files } => staged[table].merge(files),
+                Staged::Rows { table, rows } => upserts.entry(table).or_default().extend(rows),
+                // Messages of changes come last: their place among the sink's messages counts from there.
+                Staged::Messages(of_branch) if self.sinks.branches[branch].consolidates() => changes.extend(of_branch),
+                Staged::Messages(of_branch) => messages.extend(of_branch),
+                Staged::Sent(refused) => closed.outputs.refuse_messages(branch, refused).await?,
+                Staged::Finished { files, bytes } => {
+                    done.files += files;
+                    done.bytes += bytes;
                 }
             }
         }
+        messages.extend(changes);
+        let mut closing = JoinSet::new();
         for (table, rows) in upserts {
-            if let Some(upsert) = self.sinks.tables[table].upsert.clone() {
+            if let (Some(upsert), false) = (self.sinks.tables[table].upsert.clone(), rows.is_empty()) {
                 closing.spawn(async move { upsert.stage(in_order(rows)).await.map(|files| (table, files)) });
             }
-        }
-        for (branch, rows) in changes {
-            messages.extend(self.encode_changes(closed, branch, rows).await?);
         }
         self.refuse_messages(closed, &mut messages).await?;
         let (letters, count) = closed.outputs.close_letters().await?;
@@ -219,13 +210,8 @@ impl Committer {
         Ok((staged, messages))
     }
 
-    /// Waits until what was sent at once is acknowledged, and makes dead letters of messages that are too large.
+    /// Makes dead letters of the transaction's messages that are too large.
     async fn refuse_messages(&self, closed: &Closed, messages: &mut [TopicMessages]) -> Result<()> {
-        for (branch, sink) in self.sinks.branches.iter().enumerate() {
-            if let BranchSink::Direct { producer, .. } = sink {
-                closed.outputs.refuse_messages(branch, producer.flush(closed.epoch.0).await?).await?;
-            }
-        }
         if let Some(producer) = &self.sinks.transaction {
             let mut so_far: BTreeMap<String, u64> = BTreeMap::new();
             for of_topic in messages {
@@ -240,30 +226,6 @@ impl Committer {
             }
         }
         Ok(())
-    }
-
-    /// Makes messages of an epoch's changes to a topic; sends them, unless they wait for the transaction.
-    async fn encode_changes(
-        &self,
-        closed: &Closed,
-        branch: usize,
-        rows: Vec<Arrived>,
-    ) -> Result<Option<TopicMessages>> {
-        let target = closed.outputs.branch(branch);
-        let origin =
-            ChangeOrigin { pipeline: self.pipeline.clone(), sink: target.target.clone(), epoch: closed.epoch.0 };
-        let encode = |encoding| encode_changes(in_order(rows), encoding, &origin, &self.env);
-        match &self.sinks.branches[branch] {
-            BranchSink::Transaction { topic, changes: Some(encoding), .. } => {
-                Ok(Some(TopicMessages::new(&target.target, topic, vec![encode(encoding)?])))
-            }
-            BranchSink::Direct { producer, changes: Some(encoding), .. } => {
-                let refused = producer.send(&encode(encoding)?, closed.epoch.0, 0).await?;
-                closed.outputs.refuse_messages(branch, refused).await?;
-                Ok(None)
-            }
-            _ => Ok(None),
-        }
     }
 
     /// The first table always takes part, so that every epoch leaves its mark; others only when they get files.
@@ -383,10 +345,4 @@ fn refuse(
 fn letters_of(of_topic: &TopicMessages, refused: Vec<RefusedMessage>) -> Vec<Letter> {
     let letter = |message| dead_letters::of_message(&of_topic.sink, &of_topic.topic, message);
     refused.into_iter().map(letter).collect()
-}
-
-/// Rows in the order in which they came: by micro-batch, and within one by INSERT and lane.
-fn in_order(mut rows: Vec<Arrived>) -> Vec<UpsertRows> {
-    rows.sort_by_key(|arrived| (arrived.micro_batch, arrived.branch, arrived.lane));
-    rows.into_iter().map(|arrived| arrived.rows).collect()
 }

@@ -55,7 +55,7 @@ pub use recovery::{Resumed, recover};
 pub use restore::{Fate, migration, other_topics};
 pub use rewind::{RestoredSink, rewind};
 pub use seed::check_seed;
-pub use sinks::{BranchSink, Home, OutputMemory, Sinks, TableSink, below, one_cluster};
+pub use sinks::{Home, OutputMemory, Sinks, TableSink, below, one_cluster};
 pub use stop::Stop;
 pub use targets::known_targets;
 pub use upkeep::{Upkeep, UpkeepPolicy};

@@ -1,7 +1,6 @@
-//! The epoch that is being filled: its sink writers, its dead letters, what it has read.
+//! The epoch that is being filled: its sinks' writers, its dead letters, the offsets that it has read.
 //!
-//! Lanes run side by side and each has writers of its own, opened when the first row comes, so a quiet epoch makes one
-//! file and a busy one makes a file per lane.
+//! Lanes run side by side; each sink's [`SinkWriter`] keeps them apart.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,32 +12,26 @@ use arrow::compute::kernels::cmp::gt;
 use arrow::compute::{filter_record_batch, not};
 use arrow::datatypes::Int64Type;
 use arrow::record_batch::RecordBatch;
-use tokio::sync::Mutex;
+use futures::future::try_join_all;
 
 use super::feed::Fed;
 use super::finder::RowFinder;
 use super::letters::LetterBox;
 use super::memory::Memory;
-use super::sinks::{BranchSink, Sinks, TableSink};
-use crate::delta::{StagedFiles, TableWriter, UpsertRows, Violations, size_of_rows};
+use super::sinks::Sinks;
+use crate::delta::{StagedFiles, UpsertRows, Violations, size_of_rows};
 use crate::error::{Context, Error, Result};
 use crate::memory::Reserved;
 use crate::operator::WEIGHT;
 use crate::plan::{Branch, Dataflow};
-use crate::sink::console;
 use crate::sink::dead_letters::{Letter, of_message};
-use crate::sink::file::FileWriter;
-use crate::sink::kafka::{Messages, RefusedMessage, encode};
+use crate::sink::{Arrival, Opening, Refused, Sink, SinkWriter, Staged, Written};
 use crate::source::chunk::{DeadLetter, PartitionId};
 use crate::source::origin::{Origin, Origins};
 use crate::state::{Epoch, OffsetRange};
 
-/// Bytes that the name of a finished file takes until the epoch is committed: its `add` action, in the manifest and in the log.
-const FILE_ACTION_BYTES: u64 = 6 << 10;
 /// Bytes of a row, besides itself, in the changes of an operator's state.
 const CHANGED_ROW_BYTES: u64 = 32;
-/// Bytes of a row, besides itself, while an epoch's rows are consolidated by key.
-const CONSOLIDATED_ROW_BYTES: u64 = 200;
 
 /// An epoch holds at least this many micro-batches when one makes much that waits for its end. While cold state is on disk it is one: every
 /// micro-batch may read all of it.
@@ -50,11 +43,10 @@ pub type Ranges = BTreeMap<usize, BTreeMap<PartitionId, OffsetRange>>;
 /// An epoch's writers, shared by its lanes.
 pub struct Outputs {
     epoch: Epoch,
-    run: String,
     pub(super) sinks: Arc<Sinks>,
     pub(super) dataflow: Arc<Dataflow>,
-    /// Per branch, per lane.
-    writers: Vec<Vec<Mutex<Option<LaneWriter>>>>,
+    /// Per branch.
+    writers: Vec<Arc<dyn SinkWriter>>,
     rows: Vec<AtomicU64>,
     /// Rows that the branch's target refused or that could not be computed for it.
     refused: Vec<AtomicU64>,
@@ -67,7 +59,6 @@ pub struct Outputs {
     /// `waiting` and the open files.
     reserved: Reserved,
     letters: LetterBox,
-    position: AtomicU64,
     /// Late rows become dead letters.
     pub(super) keep_late: bool,
     /// Micro-batches taken before the one that runs.
@@ -99,22 +90,6 @@ pub struct Cut {
     pub times: Vec<i64>,
 }
 
-/// One lane's open writer of one branch.
-pub enum LaneWriter {
-    Table(Box<TableWriter>),
-    Changes(Vec<Arrived>),
-    Messages(Vec<Messages>),
-    File(Box<FileWriter>),
-}
-
-/// Rows that wait to be consolidated, with their place in the epoch.
-pub struct Arrived {
-    pub micro_batch: u64,
-    pub branch: usize,
-    pub lane: usize,
-    pub rows: UpsertRows,
-}
-
 impl Outputs {
     /// Writers for `epoch`; nothing is opened yet.
     pub fn new(
@@ -126,10 +101,21 @@ impl Outputs {
         keep_late: bool,
     ) -> Self {
         let branches = dataflow.branches.len();
+        let sent = Arc::new(AtomicU64::new(0));
+        let open = |(sink, branch): (&Arc<dyn Sink>, &Branch)| {
+            sink.open(&Opening {
+                epoch,
+                run: run.to_owned(),
+                target: branch.target.clone(),
+                schema: Arc::clone(&branch.schema),
+                retracts: branch.retract,
+                lanes,
+                sent: Arc::clone(&sent),
+            })
+        };
         Self {
             epoch,
-            run: run.to_owned(),
-            writers: (0..branches).map(|_| (0..lanes).map(|_| Mutex::new(None)).collect()).collect(),
+            writers: sinks.branches.iter().zip(&dataflow.branches).map(open).collect(),
             rows: (0..branches).map(|_| AtomicU64::new(0)).collect(),
             refused: (0..branches).map(|_| AtomicU64::new(0)).collect(),
             unfolds: dataflow.unfolds(),
@@ -138,7 +124,6 @@ impl Outputs {
             reserved: sinks.memory.reserve(),
             letters: LetterBox::new(sinks.memory.reserve()),
             sinks,
-            position: AtomicU64::new(0),
             keep_late,
             micro_batch: AtomicU64::new(0),
             dataflow,
@@ -233,107 +218,52 @@ impl Outputs {
     }
 
     /// Makes dead letters of messages that are too large for a branch's topic.
-    pub async fn refuse_messages(&self, branch: usize, messages: Vec<RefusedMessage>) -> Result<()> {
-        let BranchSink::Direct { producer, .. } = &self.sinks.branches[branch] else { return Ok(()) };
+    pub(super) async fn refuse_messages(&self, branch: usize, refused: Option<Refused>) -> Result<()> {
+        let Some(Refused { topic, messages }) = refused else { return Ok(()) };
         let sink = &self.dataflow.branches[branch].target;
         self.count_taken_back(branch, messages.len() as u64);
-        self.refuse(messages.into_iter().map(|message| of_message(sink, producer.topic(), message))).await
+        self.refuse(messages.into_iter().map(|message| of_message(sink, &topic, message))).await
     }
 
-    /// Takes every open writer, per branch; used once, when the epoch closes.
-    pub async fn take_writers(&self) -> Vec<Vec<LaneWriter>> {
-        let mut taken = Vec::with_capacity(self.writers.len());
-        for lanes in &self.writers {
-            let mut open = Vec::new();
-            for lane in lanes {
-                open.extend(lane.lock().await.take());
-            }
-            taken.push(open);
-        }
-        taken
+    /// Closes the writer of every branch, side by side; used once, when the epoch closes.
+    pub async fn close_writers(&self) -> Result<Vec<Staged>> {
+        try_join_all(self.writers.iter().map(|writer| writer.close())).await
     }
 
     /// Writes rows of a branch that `lane` has made; `records` finds what they were.
     pub(super) async fn write(&self, records: &RowFinder<'_>, lane: usize, rows: Vec<RecordBatch>) -> Result<()> {
         let branch = records.branch;
-        let name = &self.dataflow.branches[branch].target;
         let count: usize = rows.iter().map(RecordBatch::num_rows).sum();
-        match &self.sinks.branches[branch] {
-            BranchSink::Blackhole => {}
-            BranchSink::Console(output) if self.dataflow.branches[branch].retract => {
-                console::print_changes(name, &rows, output).await?;
+        let is_split = self.dataflow.branches[branch].retract && self.sinks.branches[branch].consolidates();
+        let mut good = Vec::with_capacity(rows.len());
+        for batch in rows {
+            let first = records.pass(batch.num_rows());
+            if is_split {
+                good.extend(self.retracting_rows(records, &batch, first).await?);
+            } else {
+                let rows = self.checked(records, batch, |row| first + row).await?;
+                good.push(UpsertRows { rows, weights: None });
             }
-            BranchSink::Console(output) => console::print(name, &rows, output).await?,
-            sink if sink.consolidates() => self.hold(records, lane, rows).await?,
-            BranchSink::Direct { producer, key, .. } => {
-                for batch in &rows {
-                    let first = self.position.fetch_add(batch.num_rows() as u64, Ordering::Relaxed);
-                    let refused = producer.send(&encode(batch, key.as_deref())?, self.epoch.0, first).await?;
-                    self.refuse_messages(branch, refused).await?;
-                }
-            }
-            BranchSink::Transaction { key, .. } => {
-                let mut slot = self.writers[branch][lane].lock().await;
-                let LaneWriter::Messages(held) = slot.get_or_insert_with(|| LaneWriter::Messages(Vec::new())) else {
-                    return Ok(());
-                };
-                for batch in &rows {
-                    let encoded = encode(batch, key.as_deref())?;
-                    self.wait(encoded.bytes() as u64);
-                    held.push(encoded);
-                }
-            }
-            BranchSink::File { folder, format } => {
-                let mut slot = self.writers[branch][lane].lock().await;
-                if slot.is_none() {
-                    let file = format!("{:010}-{lane}-{}", self.epoch.0, self.run);
-                    let schema = &self.dataflow.branches[branch].schema;
-                    *slot = Some(LaneWriter::File(Box::new(FileWriter::create(folder, &file, *format, schema)?)));
-                }
-                if let Some(LaneWriter::File(file)) = slot.as_mut() {
-                    rows.iter().try_for_each(|batch| file.write(batch))?;
-                }
-            }
-            BranchSink::Table(table) => self.write_table(records, lane, *table, rows).await?,
-            BranchSink::Upsert(_) => {}
         }
+        let at = Arrival { micro_batch: self.micro_batch.load(Ordering::Relaxed), branch, lane };
+        let Written { waits, open, refused } = self.writers[branch].write(at, good).await?;
+        self.wait(waits);
+        self.reserved.change(open.0, open.1);
+        self.refuse_messages(branch, refused).await?;
         self.rows[branch].fetch_add(count as u64, Ordering::Relaxed);
         Ok(())
     }
 
-    async fn write_table(
-        &self,
-        records: &RowFinder<'_>,
-        lane: usize,
-        table: usize,
-        rows: Vec<RecordBatch>,
-    ) -> Result<()> {
-        let branch = records.branch;
-        let sink = &self.sinks.tables[table];
-        let mut slot = self.writers[branch][lane].lock().await;
-        if slot.is_none() {
-            *slot = Some(LaneWriter::Table(Box::new(sink.table.writer(&sink.options)?)));
-        }
-        let Some(LaneWriter::Table(writer)) = slot.as_mut() else { return Ok(()) };
-        for batch in rows {
-            let first = records.pass(batch.num_rows());
-            let rows = self.checked(records, sink, batch, |row| first + row).await?;
-            let before = (writer.bytes(), writer.finished());
-            writer.write(&rows).await?;
-            self.wait((writer.finished() - before.1) as u64 * FILE_ACTION_BYTES);
-            self.reserved.change(before.0, writer.bytes());
-        }
-        Ok(())
-    }
-
-    /// The rows that break no rule of the table; the others become dead letters. `number` gives a row's number in the branch.
+    /// The rows that break no rule of the branch's table, if it has one; the others become dead letters. `number` gives a row's
+    /// number in the branch.
     async fn checked(
         &self,
         records: &RowFinder<'_>,
-        sink: &TableSink,
         rows: RecordBatch,
         number: impl Fn(usize) -> usize,
     ) -> Result<RecordBatch> {
+        let Some(table) = self.sinks.branches[records.branch].table() else { return Ok(rows) };
+        let sink = &self.sinks.tables[table];
         let Some(Violations { good, letters, rows: refused }) = sink.table.validator().check(&rows)? else {
             return Ok(rows);
         };
@@ -348,44 +278,6 @@ impl Outputs {
         Ok(good)
     }
 
-    /// Keeps rows until the epoch closes, then to be consolidated by key.
-    async fn hold(&self, records: &RowFinder<'_>, lane: usize, rows: Vec<RecordBatch>) -> Result<()> {
-        let branch = records.branch;
-        let micro_batch = self.micro_batch.load(Ordering::Relaxed);
-        let mut arrived = Vec::with_capacity(rows.len());
-        for batch in rows {
-            let first = records.pass(batch.num_rows());
-            let parts = match self.dataflow.branches[branch].retract {
-                false => {
-                    let rows = self.checked_for(records, batch, |row| first + row).await?;
-                    vec![UpsertRows { rows, weights: None }]
-                }
-                true => self.retracting_rows(records, &batch, first).await?,
-            };
-            for rows in parts {
-                self.wait(size_of_rows(&rows.rows) + rows.rows.num_rows() as u64 * CONSOLIDATED_ROW_BYTES);
-                arrived.push(Arrived { micro_batch, branch, lane, rows });
-            }
-        }
-        let mut slot = self.writers[branch][lane].lock().await;
-        if let LaneWriter::Changes(held) = slot.get_or_insert_with(|| LaneWriter::Changes(Vec::new())) {
-            held.extend(arrived);
-        }
-        Ok(())
-    }
-
-    async fn checked_for(
-        &self,
-        records: &RowFinder<'_>,
-        rows: RecordBatch,
-        number: impl Fn(usize) -> usize,
-    ) -> Result<RecordBatch> {
-        match &self.sinks.branches[records.branch] {
-            BranchSink::Upsert(table) => self.checked(records, &self.sinks.tables[*table], rows, number).await,
-            _ => Ok(rows),
-        }
-    }
-
     /// Parts of a retracting batch, with their weights. Only rows given are checked: what is taken back was checked when it was given.
     async fn retracting_rows(
         &self,
@@ -397,7 +289,7 @@ impl Outputs {
         let is_given = gt(&weights, &Int64Array::new_scalar(0)).internal(unreadable)?;
         let given = filter_record_batch(&rows, &is_given).internal(unreadable)?;
         let numbers: Vec<usize> = is_given.values().set_indices().map(|row| first + row).collect();
-        let checked = self.checked_for(records, given, |row| numbers[row]).await?;
+        let checked = self.checked(records, given, |row| numbers[row]).await?;
         checked_parts(rows, weights, checked)
     }
 }

@@ -18,7 +18,7 @@ use super::protocol::must_exist;
 use super::refusal::{gone, restore_command};
 use super::rewind_plan::RewindScope;
 use super::seed::SeedTable;
-use super::sinks::{BranchSink, Home, OutputMemory, Sinks, TableSink, below, one_cluster};
+use super::sinks::{Home, OutputMemory, Sinks, TableSink, below, one_cluster};
 use crate::catalog::{
     AtEnd, Catalog, Delivery, InsertDef, KafkaConnection, KafkaSinkOptions, Late, PipelineDef, PipelineOptions, Secret,
     SinkConnector, SinkDef, SourceConnector, SourceDef, TableDef,
@@ -33,8 +33,13 @@ use crate::plan::{
     Branch, Dataflow, FunctionSet, RelationMode, Targets, compile, lookup_tables, session_and_problems,
     with_view_columns,
 };
-use crate::sink::dead_letters;
+use crate::sink::blackhole::Blackhole;
+use crate::sink::console::Console;
+use crate::sink::delta::{AppendSink, UpsertSink};
+use crate::sink::file::FolderSink;
 use crate::sink::kafka::{DirectProducer, TransactionalProducer};
+use crate::sink::topic::{self, ChangesSink, RowsSink};
+use crate::sink::{Sink, dead_letters};
 use crate::source::chunk::PollLimit;
 use crate::sql::{Diagnostic, Diagnostics, Failure};
 use crate::state::{ManifestStore, MemoryBudget, Pins, SinkRecord, StateStore};
@@ -332,7 +337,7 @@ fn with_kafka_defaults(mut dataflow: Dataflow, defaults: &[(&'static str, String
 }
 
 /// The sinks of INSERTs, one for each branch: several INSERTs into one keyed target may be one branch.
-fn one_each(pipeline: &PipelineDef, sinks: Vec<BranchSink>, dataflow: &Dataflow) -> Result<Vec<BranchSink>> {
+fn one_each(pipeline: &PipelineDef, sinks: Vec<Arc<dyn Sink>>, dataflow: &Dataflow) -> Result<Vec<Arc<dyn Sink>>> {
     let mut opened: Vec<_> = pipeline.inserts.iter().map(|insert| insert.target.as_str()).zip(sinks).collect();
     let sink = |branch: &Branch| {
         let at = opened.iter().position(|(target, _)| *target == branch.target);
@@ -454,31 +459,38 @@ impl<'a> Opener<'a> {
         self.around.limits.pool.writer_bytes(writers)
     }
 
-    async fn branch(&self, target: &str) -> Result<BranchSink> {
+    async fn branch(&self, target: &str) -> Result<Arc<dyn Sink>> {
         if let Some(index) = self.tables.iter().position(|table| table.name == target) {
-            return Ok(match self.tables[index].upsert {
-                Some(_) => BranchSink::Upsert(index),
-                None => BranchSink::Table(index),
+            let TableSink { table, options, upsert, .. } = &self.tables[index];
+            return Ok(match upsert {
+                Some(_) => Arc::new(UpsertSink { index }),
+                None => Arc::new(AppendSink { index, table: table.clone(), options: *options }),
             });
         }
         let sink = self.catalog.sinks.get(target).ok_or_else(|| Error::internal(format!("no sink `{target}`")))?;
         Ok(match &sink.connector {
-            SinkConnector::Console => BranchSink::Console(self.around.env.output().clone()),
-            SinkConnector::Blackhole => BranchSink::Blackhole,
-            SinkConnector::File { path } => BranchSink::File { folder: PathBuf::from(path), format: sink.format },
-            SinkConnector::Kafka(options) => match options.delivery {
-                Delivery::ExactlyOnce => {
-                    let (topic, key) = (options.topic.clone(), options.key.clone());
-                    BranchSink::Transaction { topic, key, changes: options.changes.clone() }
-                }
-                Delivery::AtLeastOnce => {
-                    let (name, env) = (&self.pipeline.name, &self.around.env);
-                    let connection = self.with_queue(&options.connection);
-                    let producer = DirectProducer::open(&connection, &options.topic, name, env).await?;
-                    let (producer, key) = (Arc::new(producer), options.key.clone());
-                    BranchSink::Direct { producer, key, changes: options.changes.clone() }
-                }
-            },
+            SinkConnector::Console => Arc::new(Console { output: self.around.env.output().clone() }),
+            SinkConnector::Blackhole => Arc::new(Blackhole),
+            SinkConnector::File { path } => Arc::new(FolderSink { folder: PathBuf::from(path), format: sink.format }),
+            SinkConnector::Kafka(options) => self.topic(options).await?,
+        })
+    }
+
+    async fn topic(&self, options: &KafkaSinkOptions) -> Result<Arc<dyn Sink>> {
+        let (pipeline, env) = (&self.pipeline.name, &self.around.env);
+        let delivery = match options.delivery {
+            Delivery::ExactlyOnce => topic::Delivery::Transaction { topic: options.topic.clone() },
+            Delivery::AtLeastOnce => {
+                let connection = self.with_queue(&options.connection);
+                let producer = DirectProducer::open(&connection, &options.topic, pipeline, env).await?;
+                topic::Delivery::Direct(Arc::new(producer))
+            }
+        };
+        Ok(match options.changes.clone() {
+            Some(encoding) => {
+                Arc::new(ChangesSink { delivery, encoding, pipeline: pipeline.clone(), env: env.clone() })
+            }
+            None => Arc::new(RowsSink { delivery, key: options.key.clone() }),
         })
     }
 

@@ -1,18 +1,17 @@
 //! A pipeline's opened targets, branch by branch, and the order in which they commit.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use super::lease::Lease;
-use crate::catalog::{ChangeEncoding, Format, KafkaConnection, Secret};
+use crate::catalog::{KafkaConnection, Secret};
 use crate::delta::{Table, TableStore, UpsertTable, WriterOptions, folder_below};
 use crate::env::Env;
 use crate::error::Result;
 use crate::memory::{MemoryPool, MemoryUse, Reserved};
-use crate::output::Printer;
-use crate::sink::kafka::{DirectProducer, TransactionalProducer};
+use crate::sink::Sink;
+use crate::sink::kafka::TransactionalProducer;
 use crate::state::TablePlace;
 
 /// The warehouse, for finding tables again that the SQL no longer names.
@@ -68,62 +67,10 @@ pub struct TableSink {
     pub upsert: Option<UpsertTable>,
 }
 
-/// The destination of one branch's rows.
-#[derive(Clone)]
-pub enum BranchSink {
-    /// Index into [`Sinks::tables`].
-    Table(usize),
-    /// Likewise, of a table with a primary key: rows wait until the epoch closes.
-    Upsert(usize),
-    /// Buffered until the epoch's transaction.
-    Transaction {
-        topic: String,
-        key: Option<String>,
-        /// Present if rows are changes: they wait until the epoch closes and are consolidated first.
-        changes: Option<ChangeEncoding>,
-    },
-    /// Sent with each micro-batch.
-    Direct {
-        producer: Arc<DirectProducer>,
-        key: Option<String>,
-        changes: Option<ChangeEncoding>,
-    },
-    Console(Printer),
-    File {
-        folder: PathBuf,
-        format: Format,
-    },
-    Blackhole,
-}
-
-impl BranchSink {
-    /// True if rows wait until the epoch closes, to be consolidated by key.
-    pub fn consolidates(&self) -> bool {
-        match self {
-            Self::Upsert(_) => true,
-            Self::Transaction { changes, .. } | Self::Direct { changes, .. } => changes.is_some(),
-            Self::Table(_) | Self::Console(_) | Self::File { .. } | Self::Blackhole => false,
-        }
-    }
-
-    /// The word that progress shows.
-    pub fn kind(&self) -> &'static str {
-        match self {
-            Self::Table(_) => "delta",
-            Self::Upsert(_) => "delta upsert",
-            Self::Transaction { .. } => "kafka exactly_once",
-            Self::Direct { .. } => "kafka at_least_once",
-            Self::Console(_) => "console",
-            Self::File { .. } => "file",
-            Self::Blackhole => "blackhole",
-        }
-    }
-}
-
 /// Everything a pipeline writes to.
 pub struct Sinks {
     /// In the order of the dataflow's branches.
-    pub branches: Vec<BranchSink>,
+    pub branches: Vec<Arc<dyn Sink>>,
     /// In commit order: by name, dead letters last.
     pub tables: Vec<TableSink>,
     /// Index of the dead letters in `tables`.

@@ -18,7 +18,6 @@ use super::finder::RowFinder;
 use super::halves::{StageEnd, halves, rows_before};
 use super::memory::{Memory, SPREAD_ROWS};
 use super::open::{Cut, MicroBatch, Outputs};
-use super::sinks::BranchSink;
 use crate::error::{Context, Result};
 use crate::memory::slice::size_of_rows;
 use crate::operator::Stepped;
@@ -179,7 +178,7 @@ impl Outputs {
 
     /// The branches of a stage, those first that are sent at once: before anything that encodes files.
     pub(super) fn of_stage(&self, stage: usize) -> impl Iterator<Item = (usize, &Branch)> {
-        let direct = |branch: usize| matches!(self.sinks.branches[branch], BranchSink::Direct { .. });
+        let direct = |branch: usize| self.sinks.branches[branch].sends_at_once();
         let of_stage = self.dataflow.branches.iter().enumerate().filter(move |(_, branch)| branch.stage == stage);
         let (first, others): (Vec<_>, Vec<_>) = of_stage.partition(|(branch, _)| direct(*branch));
         first.into_iter().chain(others)

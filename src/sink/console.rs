@@ -8,9 +8,49 @@ use arrow::compute::take_record_batch;
 use arrow::datatypes::{DataType, Field, Int64Type, Schema};
 use arrow::record_batch::RecordBatch;
 use arrow::util::pretty::pretty_format_batches;
+use async_trait::async_trait;
 
+use super::writer::{Arrival, Opening, Sink, SinkWriter, Staged, Written};
+use crate::delta::UpsertRows;
 use crate::error::{Context, Error, Result};
 use crate::output::Printer;
+
+/// Standard output as a sink.
+pub struct Console {
+    pub output: Printer,
+}
+
+impl Sink for Console {
+    fn kind(&self) -> &'static str {
+        "console"
+    }
+
+    fn open(&self, opening: &Opening) -> Arc<dyn SinkWriter> {
+        Arc::new(Printed { output: self.output.clone(), target: opening.target.clone(), retracts: opening.retracts })
+    }
+}
+
+struct Printed {
+    output: Printer,
+    target: String,
+    retracts: bool,
+}
+
+#[async_trait]
+impl SinkWriter for Printed {
+    async fn write(&self, _: Arrival, rows: Vec<UpsertRows>) -> Result<Written> {
+        let rows: Vec<RecordBatch> = rows.into_iter().map(|rows| rows.rows).collect();
+        match self.retracts {
+            true => print_changes(&self.target, &rows, &self.output).await?,
+            false => print(&self.target, &rows, &self.output).await?,
+        }
+        Ok(Written::default())
+    }
+
+    async fn close(&self) -> Result<Staged> {
+        Ok(Staged::Nothing)
+    }
+}
 
 /// Prints rows of a retracting stream. Their weight, the last column, is shown first, as `+` or `-`; a row with a larger
 /// weight is repeated.

@@ -6,15 +6,72 @@
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
+use async_trait::async_trait;
 use parquet::arrow::ArrowWriter;
+use tokio::sync::Mutex;
 
 use super::csv::CsvWriter;
+use super::writer::{Arrival, Opening, Sink, SinkWriter, Staged, Written};
 use crate::catalog::Format;
+use crate::delta::UpsertRows;
 use crate::error::{Context, Error, Result};
 use crate::json::{self, LineWriter};
+
+/// A folder as a sink.
+pub struct FolderSink {
+    pub folder: PathBuf,
+    pub format: Format,
+}
+
+impl Sink for FolderSink {
+    fn kind(&self) -> &'static str {
+        "file"
+    }
+
+    fn open(&self, opening: &Opening) -> Arc<dyn SinkWriter> {
+        let lanes = (0..opening.lanes).map(|_| Mutex::new(None)).collect();
+        Arc::new(Folder { folder: self.folder.clone(), format: self.format, opening: opening.clone(), lanes })
+    }
+}
+
+struct Folder {
+    folder: PathBuf,
+    format: Format,
+    opening: Opening,
+    lanes: Vec<Mutex<Option<FileWriter>>>,
+}
+
+#[async_trait]
+impl SinkWriter for Folder {
+    async fn write(&self, at: Arrival, rows: Vec<UpsertRows>) -> Result<Written> {
+        let mut slot = self.lanes[at.lane].lock().await;
+        let writer = match &mut *slot {
+            Some(writer) => writer,
+            empty => {
+                let Opening { epoch, run, schema, .. } = &self.opening;
+                let name = format!("{:010}-{}-{run}", epoch.0, at.lane);
+                empty.insert(FileWriter::create(&self.folder, &name, self.format, schema)?)
+            }
+        };
+        rows.iter().try_for_each(|rows| writer.write(&rows.rows))?;
+        Ok(Written::default())
+    }
+
+    async fn close(&self) -> Result<Staged> {
+        let (mut files, mut bytes) = (0, 0);
+        for lane in &self.lanes {
+            if let Some(writer) = lane.lock().await.take() {
+                bytes += writer.close()?;
+                files += 1;
+            }
+        }
+        Ok(Staged::Finished { files, bytes })
+    }
+}
 
 /// An open file of one epoch and lane.
 pub struct FileWriter {

@@ -12,16 +12,17 @@ use rand::rngs::StdRng;
 
 use super::input::{BEGINNING, Log, joined};
 use super::queries::Shape;
-use crate::catalog::{ChangeEncoding, ChangeFormat, KeyFormat};
-use crate::delta::TableStore;
+use crate::delta::{TableStore, UpsertRows};
 use crate::env::Env;
 use crate::epoch::memory::{Limits, Memory};
-use crate::epoch::open::{LaneWriter, MicroBatch, Outputs};
+use crate::epoch::open::{MicroBatch, Outputs};
 use crate::epoch::remember::Remembered;
-use crate::epoch::sinks::{BranchSink, Home, OutputMemory, Sinks};
+use crate::epoch::sinks::{Home, OutputMemory, Sinks};
 use crate::epoch::watermark::SourceClock;
 use crate::operator::END_OF_TIME;
 use crate::plan::{Branch, Dataflow};
+use crate::sink::delta::UpsertSink;
+use crate::sink::{Arrived, Opening, Sink, SinkWriter, Staged};
 use crate::source::chunk::PartitionId;
 use crate::state::{Epoch, NO_WATERMARK, OperatorSnapshot, SourceTime, StateStore};
 
@@ -230,16 +231,14 @@ impl<'a> Run<'a> {
     /// Closes the epoch: its rows count from here on, and what is remembered is written down.
     async fn commit(&mut self) {
         let epoch = self.committed.epoch.next();
-        for writers in self.outputs.take_writers().await {
-            for writer in writers {
-                let LaneWriter::Changes(arrived) = writer else { panic!("rows went elsewhere") };
-                for arrived in arrived {
-                    let rows = self.converters[arrived.branch].convert_columns(arrived.rows.rows.columns()).unwrap();
-                    let into = &mut self.committed.rows[arrived.branch];
-                    for (number, row) in rows.iter().enumerate() {
-                        let weight = arrived.rows.weights.as_ref().map_or(1, |weights| weights.value(number));
-                        *into.entry(row.as_ref().to_vec()).or_default() += weight;
-                    }
+        for staged in self.outputs.close_writers().await.unwrap() {
+            let Staged::Rows { rows: arrived, .. } = staged else { panic!("rows went elsewhere: {staged:?}") };
+            for Arrived { at, rows: UpsertRows { rows, weights } } in arrived {
+                let rows = self.converters[at.branch].convert_columns(rows.columns()).unwrap();
+                let into = &mut self.committed.rows[at.branch];
+                for (number, row) in rows.iter().enumerate() {
+                    let weight = weights.as_ref().map_or(1, |weights| weights.value(number));
+                    *into.entry(row.as_ref().to_vec()).or_default() += weight;
                 }
             }
         }
@@ -321,13 +320,27 @@ fn converter(branch: &Branch) -> RowConverter {
     RowConverter::new(fields.collect()).unwrap()
 }
 
+/// A sink that keeps an epoch's rows with their weights.
+struct HeldRows;
+
+impl Sink for HeldRows {
+    fn kind(&self) -> &'static str {
+        "test"
+    }
+
+    fn consolidates(&self) -> bool {
+        true
+    }
+
+    fn open(&self, opening: &Opening) -> Arc<dyn SinkWriter> {
+        // Its table is never looked at.
+        UpsertSink { index: 0 }.open(opening)
+    }
+}
+
 /// An epoch's writers: every INSERT's rows are held with their weights.
 fn outputs(setup: &Setup, memory: &Memory, epoch: Epoch, lanes: usize) -> Arc<Outputs> {
-    let changes =
-        || Some(ChangeEncoding { format: ChangeFormat::Debezium, key: Vec::new(), key_format: KeyFormat::default() });
-    let sink =
-        |branch: &Branch| BranchSink::Transaction { topic: branch.target.clone(), key: None, changes: changes() };
-    let branches = setup.dataflow.branches.iter().map(sink).collect();
+    let branches = setup.dataflow.branches.iter().map(|_| Arc::new(HeldRows) as Arc<dyn Sink>).collect();
     let sinks = Arc::new(Sinks {
         branches,
         tables: Vec::new(),
