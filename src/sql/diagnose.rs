@@ -8,7 +8,8 @@ use datafusion::common::{Column, DataFusionError, Diagnostic as Planned, SchemaE
 use datafusion::execution::SessionStateDefaults;
 use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan};
 
-use super::cursor::{Cursor, is_keyword, lower_first};
+use super::cursor::{Cursor, is_keyword};
+use super::diagnostic::lower_first;
 use super::lexer::{fold, tokenize};
 use super::split::split;
 use super::suggest::{did_you_mean, list};
