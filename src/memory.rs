@@ -14,6 +14,7 @@ pub mod concat;
 pub mod counted;
 pub mod growth;
 mod shown;
+pub mod size;
 pub mod slice;
 
 use std::fmt;
