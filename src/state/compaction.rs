@@ -15,9 +15,9 @@ use arrow::array::RecordBatch;
 
 use super::file::{Encoding, FileReader, FileWriter, Kind};
 use super::key_group::KEY_GROUPS;
-use super::manifest::Epoch;
 use super::newest::{Newest, Older, alive};
 use super::snapshot::{OperatorSnapshot, StateFile, TableSnapshot};
+use super::standing::Epoch;
 use super::store::{StateStore, within, write_rows};
 use super::table::{NO_WATERMARK, StateTable};
 use crate::error::Result;

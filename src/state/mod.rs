@@ -6,6 +6,7 @@ mod interleave;
 mod scatter;
 mod views;
 mod keyed;
+mod standing;
 mod manifest;
 mod snapshot;
 mod newest;
@@ -26,13 +27,13 @@ pub use interleave::interleave_rows;
 pub use key_group::{KEY_GROUPS, groups_of, key_groups, shard_of, split};
 pub use keyed::{KeyIndex, KeyedChanges, KeyedTable};
 pub use manifest::{
-    CommitPermit, Epoch, Manifest, ManifestId, ManifestStore, OffsetRange, SinkRecord, SourceTime, Standing,
-    TableCommit, TablePlace,
+    CommitPermit, Manifest, ManifestStore, OffsetRange, SinkRecord, SourceTime, TableCommit, TablePlace,
 };
 pub use newest::{Newest, Older};
 pub use pins::Pins;
 pub use snapshot::{OperatorSnapshot, STATE_FORMAT, StateFile, TableSnapshot, TableUsage, usage};
 pub use spill::{SpillFolder, SpillStore};
+pub use standing::{Epoch, ManifestId, Standing};
 pub use store::StateStore;
 pub use table::{NO_WATERMARK, StateChange, StateTable};
 pub use views::compact_views;

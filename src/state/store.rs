@@ -19,11 +19,11 @@ use object_store::{ObjectStore, ObjectStoreExt};
 
 use super::file::{Block, Encoding, FileReader, FileWriter, Kind, block_schema, damaged};
 use super::key_group::{KEY_GROUPS, groups_of};
-use super::manifest::Epoch;
 use super::newest::{Newest, Older};
 use super::pins::Pins;
 use super::scatter::scatter_rows;
 use super::snapshot::{OperatorSnapshot, STATE_FORMAT, StateFile, TableSnapshot};
+use super::standing::Epoch;
 use super::table::{NO_WATERMARK, StateChange, StateTable};
 use super::views;
 use crate::env::Env;
