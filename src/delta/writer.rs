@@ -130,17 +130,6 @@ impl StagedFiles {
         self.rows += other.rows;
         self.bytes += other.bytes;
     }
-
-    /// The `add` actions as they go into the Delta log.
-    pub fn adds_json(&self) -> Vec<serde_json::Value> {
-        self.adds.iter().filter_map(|add| serde_json::to_value(add).ok()).collect()
-    }
-
-    /// The actions that [`StagedFiles::adds_json`] made.
-    pub fn parse_adds(adds: &[serde_json::Value]) -> Result<Vec<Add>> {
-        let parsed = adds.iter().map(Add::deserialize).collect::<Result<_, _>>();
-        parsed.context(ErrorKind::Damaged, || "a staged file in a manifest cannot be read".to_owned())
-    }
 }
 
 /// Writes rows of one table into files of about the target size, at most one open file per partition and within its memory.
@@ -201,11 +190,6 @@ impl TableWriter {
         Ok(())
     }
 
-    /// Rows added so far.
-    pub fn rows(&self) -> u64 {
-        self.rows
-    }
-
     /// Bytes that its open files take, about.
     pub fn bytes(&self) -> u64 {
         self.files.bytes()
@@ -226,11 +210,6 @@ impl TableWriter {
         let adds: Vec<Add> = adds.collect();
         let bytes = adds.iter().map(|add| add.size.unsigned_abs()).sum();
         Ok(StagedFiles { adds, rows: self.rows, bytes, ..StagedFiles::default() })
-    }
-
-    /// Gives up; whatever was written already stays unnamed.
-    pub async fn abort(self) -> Result<()> {
-        self.files.abort().await
     }
 }
 

@@ -3,8 +3,8 @@
 //! Delta tables and `exactly_once` Kafka topics take part in the commit; `at_least_once` Kafka, console, files and
 //! `blackhole` are written as micro-batches come and take no part in it.
 
-pub mod console;
+pub(crate) mod console;
 mod csv;
-pub mod dead_letters;
-pub mod file;
+pub(crate) mod dead_letters;
+pub(crate) mod file;
 pub mod kafka;

@@ -21,18 +21,6 @@ pub fn diagnose(error: &DataFusionError, files: &[Arc<SourceFile>], fallback: Sp
     Reporter { files, fallback }.report(error, None)
 }
 
-/// Every error in `error`: DataFusion may collect several.
-pub fn diagnose_all(error: &DataFusionError, files: &[Arc<SourceFile>], fallback: Span) -> Vec<Diagnostic> {
-    match error {
-        DataFusionError::Collection(errors) => {
-            errors.iter().flat_map(|error| diagnose_all(error, files, fallback)).collect()
-        }
-        DataFusionError::Context(_, inner) => diagnose_all(inner, files, fallback),
-        DataFusionError::Shared(inner) => diagnose_all(inner, files, fallback),
-        other => vec![diagnose(other, files, fallback)],
-    }
-}
-
 /// The first position of `name` within `place`, or within the statement around it.
 pub fn find_name(name: &str, files: &[Arc<SourceFile>], place: Span) -> Option<Span> {
     Reporter { files, fallback: place }.find(name, false)

@@ -115,11 +115,6 @@ impl UpsertTable {
         Ok(Self { shared: Arc::new(shared) })
     }
 
-    /// The key columns.
-    pub fn key(&self) -> &[String] {
-        &self.shared.key
-    }
-
     /// Builds the index if there is none. Cost: one read of the key columns of the whole table.
     pub async fn load(&self) -> Result<()> {
         let mut state = self.shared.state.lock().await;

@@ -4,7 +4,8 @@ use futures::TryStreamExt;
 
 use super::*;
 use crate::state::compaction::{choose, parts};
-use crate::state::{Epoch, KEY_GROUPS, StateFile, TableSnapshot};
+use crate::state::snapshot::TableSnapshot;
+use crate::state::{Epoch, KEY_GROUPS, StateFile};
 
 fn file(bytes: u64, number: u64) -> StateFile {
     let times = Some((number as i64, number as i64));
