@@ -1,7 +1,7 @@
 //! The one place that touches delta-rs: stores, tables, commits, writers, scans, maintenance.
 //!
 //! In reading order: [`store`] (where files lie), [`Table`] (one Delta table), its metadata and what it demands of
-//! writers, [`TableWriter`] (rows to staged files), [`Validator`] (constraints), the commit protocol (`judge` decides,
+//! writers, [`TableWriter`] (rows to staged files), [`validate`] (constraints), the commit protocol (`judge` decides,
 //! `commit` carries out), [`UpsertTable`] (one row per key), the log as a record of progress, scans for queries, maintenance.
 //!
 //! Promises: a staged file is durable before it is handed out; a commit is made once or found to have been made; the
