@@ -2,30 +2,31 @@
 //!
 //! The modules stand in reading order: a newcomer follows one row from SQL text to Delta commit by opening them from
 //! top to bottom. Imports run downward in this list's sense only (`tests/it/architecture.rs` holds them to it):
-//! `sql` knows nothing of ours but errors, `cli` knows everything.
+//! `sql` knows nothing of ours but errors, `cli` knows everything. Public are only modules that `main`, the integration tests
+//! and the benchmarks use.
 
 pub mod error;
-pub mod output;
-pub mod json;
+mod output;
+mod json;
 pub mod env;
 pub mod metrics;
-pub mod memory;
-pub mod equality;
-pub mod evaluate;
+mod memory;
+mod equality;
+mod evaluate;
 pub mod config;
 pub mod sql;
-pub mod arithmetic;
-pub mod micros;
+mod arithmetic;
+mod micros;
 pub mod catalog;
 pub mod delta;
 pub mod model;
-pub mod function;
+mod function;
 pub mod source;
 pub mod state;
 pub mod sink;
 pub mod operator;
 pub mod plan;
 pub mod epoch;
-pub mod backup;
+mod backup;
 pub mod serve;
 pub mod cli;

@@ -9,12 +9,13 @@
 //! before the limit is divided. The program itself, its threads' stacks and the allocator's overhead come on top: see
 //! `docs/operations.md`.
 
-pub mod bounded;
-pub mod concat;
-pub mod counted;
-pub mod growth;
+pub(crate) mod bounded;
+pub(crate) mod concat;
+pub(crate) mod counted;
+pub(crate) mod growth;
 mod shown;
-pub mod slice;
+pub(crate) mod size;
+pub(crate) mod slice;
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -204,11 +205,6 @@ impl Reserved {
             self.pool.inner.used[self.of as usize].fetch_sub(from - to, Ordering::Relaxed);
         }
     }
-
-    /// Bytes the owner holds.
-    pub fn bytes(&self) -> u64 {
-        self.bytes.load(Ordering::Relaxed)
-    }
 }
 
 impl Drop for Reserved {
@@ -356,7 +352,7 @@ mod tests {
         b.add(1);
         assert_eq!((pool.used(MemoryUse::Output), pool.used(MemoryUse::State)), (81, 0));
         drop(a);
-        assert_eq!((pool.used(MemoryUse::Output), b.bytes()), (21, 21));
+        assert_eq!(pool.used(MemoryUse::Output), 21);
     }
 
     #[test]

@@ -17,7 +17,7 @@ mod restore;
 #[cfg(test)]
 mod tests;
 
-pub use self::place::{Backup, BackupFile, BackupPlace, ListedBackups, PipelineAt};
+pub use self::place::{Backup, BackupPlace, ListedBackups};
 pub use self::restore::{RestoreInto, restore};
 pub use self::survey::Warehouse;
 pub use self::take::{Taken, take};

@@ -11,11 +11,11 @@ use super::actions::{Add, AddCDCFile, Remove};
 use super::judge::{Entry, PipelineTxns, Verdict, judge, judge_progress, overtakes};
 use super::log::{entry_path, read_entry, read_entry_patiently};
 use super::metadata::uuid_like;
+use super::store::TableStore;
 use super::store::retry::pause;
 use super::store::whole::is_blank;
 use super::table::{Progress, Table};
-use super::upsert::UpsertCommit;
-use super::{StagedFiles, store::TableStore};
+use super::writer::{StagedFiles, UpsertCommit};
 use crate::env::Env;
 use crate::error::{Context, Error, Result};
 

@@ -2,18 +2,16 @@
 //!
 //! Promises: safe beside commits and beside other maintainers, and at whatever moment the process dies: a checkpoint only
 //! repeats what the log says, its pointer is written after it, and entries go only when a checkpoint covers them.
-//! Rewriting small files is somebody else's business; [`Table::files`] says whether there is a need.
+//! Rewriting small files is left to others.
 
 use std::time::Duration;
 
-use deltalake::DeltaTableError;
 use deltalake::checkpoints::cleanup_expired_logs_for;
 use deltalake::table::config::TablePropertiesExt;
-use futures::TryStreamExt;
 
-use super::log::{KernelTable, open_snapshot, with_snapshot};
+use super::log::{KernelTable, with_snapshot};
 use super::table::Table;
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Result};
 
 /// When the log is tended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,15 +50,6 @@ pub struct MaintenanceReport {
     pub log_files_removed: usize,
     /// Deleted files that were no longer part of the table.
     pub files_deleted: usize,
-}
-
-/// The files of a table.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct FileSummary {
-    pub files: u64,
-    pub bytes: u64,
-    /// Files smaller than half the asked size.
-    pub small_files: u64,
 }
 
 impl Table {
@@ -102,22 +91,5 @@ impl Table {
             self.store().env().unix_ms().saturating_sub(i64::try_from(retention.as_millis()).unwrap_or(i64::MAX));
         let removed = cleanup_expired_logs_for(version, log_store.as_ref(), before, None).await;
         removed.environment(|| format!("cannot remove expired log entries of table `{}`", self.name()))
-    }
-
-    /// Counts the table's files; costs a replay of its log.
-    pub async fn files(&self, wanted_size: u64) -> Result<FileSummary> {
-        let failed = || format!("cannot list the files of table `{}`", self.name());
-        let store = self.store();
-        let unread = |error: DeltaTableError| Error::environment(failed()).with_source(error);
-        let (snapshot, log_store) = open_snapshot(store.url(), &store.root_store(), None, unread).await?;
-        let files = snapshot.file_views(log_store.as_ref(), None);
-        let summary = files.try_fold(FileSummary::default(), |mut summary, file| async move {
-            let size = file.size().unsigned_abs();
-            summary.files += 1;
-            summary.bytes += size;
-            summary.small_files += u64::from(size < wanted_size / 2);
-            Ok(summary)
-        });
-        summary.await.environment(failed)
     }
 }

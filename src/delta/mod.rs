@@ -1,7 +1,7 @@
 //! The one place that touches delta-rs: stores, tables, commits, writers, scans, maintenance.
 //!
 //! In reading order: [`store`] (where files lie), [`Table`] (one Delta table), its metadata and what it demands of
-//! writers, [`TableWriter`] (rows to staged files), [`Validator`] (constraints), the commit protocol (`judge` decides,
+//! writers, [`TableWriter`] (rows to staged files), [`validate`] (constraints), the commit protocol (`judge` decides,
 //! `commit` carries out), [`UpsertTable`] (one row per key), the log as a record of progress, scans for queries, maintenance.
 //!
 //! Promises: a staged file is durable before it is handed out; a commit is made once or found to have been made; the
@@ -49,32 +49,38 @@ mod validate;
 mod versions;
 mod writer;
 
-pub use self::actions::{Add, AddCDCFile, LogPath, Remove};
-pub use self::app_id::AppId;
-pub use self::batch_rows::batch_rows;
-pub use self::between::{TimeRange, rows_between, rows_in_order};
-pub use self::changes::{Commit, Newness};
+pub use self::actions::LogPath;
+pub(crate) use self::actions::{Add, AddCDCFile, Remove};
+pub(crate) use self::app_id::AppId;
+pub(crate) use self::batch_rows::batch_rows;
+pub(crate) use self::between::rows_in_order;
+pub(crate) use self::changes::Commit;
 pub use self::commit::{CommitOutcome, CommitRequest};
-pub use self::files::{DataFile, FileRows, TableShape, files_at, in_order, read_file};
-pub use self::history::{LoggedCommit, TableDetail, detail, history};
-pub use self::judge::{Entry, PipelineTxns};
-pub use self::lives::{TablePast, TimedVersion, commits_back_to, oldest_readable, oldest_with_rows, version_times};
-pub use self::log::read_entry;
-pub use self::maintain::{Cleanup, FileSummary, MaintenancePolicy, MaintenanceReport};
-pub use self::metadata::{GENERATED, unstorable};
-pub use self::offset_id::OffsetId;
-pub use self::open_files::size_of_rows;
-pub use self::parts::parts;
-pub use self::past::{Contents, LoggedEpoch, PipelinePast, logged_epoch};
-pub use self::probe::{ProbeStep, local_folder, probe};
-pub use self::rewind::RewindPlan;
-pub use self::scan::{AsOf, TableVersion, all_versions, open_version};
-pub use self::shown::FileColumns;
-pub use self::spark::generated as generated_as_spark;
-pub use self::store::{TableStore, folder_below, known_as};
+pub(crate) use self::files::{DataFile, FileRows, TableShape, files_at, read_file};
+pub(crate) use self::history::{detail, history};
+pub(crate) use self::judge::Entry;
+pub use self::judge::PipelineTxns;
+pub(crate) use self::lives::{
+    TablePast, TimedVersion, commits_back_to, oldest_readable, oldest_with_rows, version_times,
+};
+pub(crate) use self::log::read_entry;
+pub use self::maintain::{Cleanup, MaintenancePolicy};
+pub(crate) use self::metadata::{GENERATED, unstorable};
+pub(crate) use self::offset_id::OffsetId;
+pub(crate) use self::open_files::size_of_rows;
+pub(crate) use self::parts::parts;
+pub(crate) use self::past::{Contents, LoggedEpoch, PipelinePast, logged_epoch};
+pub(crate) use self::probe::{local_folder, probe};
+pub(crate) use self::rewind::RewindPlan;
+pub(crate) use self::scan::{AsOf, TableVersion, all_versions, open_version};
+pub(crate) use self::shown::FileColumns;
+pub(crate) use self::spark::generated as generated_as_spark;
+pub use self::store::TableStore;
+pub(crate) use self::store::{folder_below, known_as};
 pub use self::table::Table;
-pub use self::times::with_micros;
-pub use self::upsert::{Change, Changes, IndexRoom, Place, UpsertCommit, UpsertRows, UpsertTable, UpsertUsage};
-pub use self::validate::{Validator, Violations, rule_problems};
-pub use self::versions::{BeforeFirst, LivedRows, ROW_FROM, ROW_UNTIL, lived_rows};
-pub use self::writer::{StagedFiles, TableWriter, WriterOptions};
+pub(crate) use self::times::with_micros;
+pub(crate) use self::upsert::{Change, Changes, IndexRoom, Place, UpsertRows, UpsertTable, UpsertUsage};
+pub(crate) use self::validate::{Violations, rule_problems};
+pub(crate) use self::versions::{BeforeFirst, LivedRows, ROW_FROM, ROW_UNTIL, lived_rows};
+pub use self::writer::{StagedFiles, WriterOptions};
+pub(crate) use self::writer::{TableWriter, UpsertCommit};

@@ -19,7 +19,7 @@ use deltalake::kernel::Add;
 use deltalake::kernel::scalars::ScalarExt;
 use deltalake::logstore::ObjectStoreRef;
 use deltalake::parquet::file::properties::WriterProperties;
-use futures::{StreamExt, TryStreamExt};
+use futures::StreamExt;
 
 use super::bounds::{FileStats, SeenValues};
 use crate::error::{Context, Error, Result};
@@ -271,14 +271,6 @@ impl OpenFiles {
         files.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
         self.end(files.into_iter().map(|(_, file)| file).collect()).await?;
         Ok(self.done)
-    }
-
-    /// Gives up; whatever was written already stays unnamed.
-    pub(super) async fn abort(self) -> Result<()> {
-        let location = self.format.location;
-        let aborted = futures::stream::iter(self.open.into_values()).map(|file| file.writer.abort());
-        let aborted = aborted.buffered(ENDING).try_collect::<()>().await;
-        aborted.environment(|| format!("cannot abandon a file of `{location}`"))
     }
 }
 

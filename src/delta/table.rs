@@ -152,11 +152,6 @@ impl Table {
         &self.shared.store
     }
 
-    /// Its location, as the user wrote it.
-    pub fn uri(&self) -> &str {
-        self.shared.store.location()
-    }
-
     /// Its columns, strings as Utf8, field metadata left out.
     pub fn schema(&self) -> SchemaRef {
         self.metadata().schema.clone()

@@ -22,14 +22,9 @@ use super::metadata::TableMetadata;
 use super::open_files::{FileFormat, FileLimits, OpenFiles};
 use super::partitions::{ShortPaths, as_stored, short_path};
 use super::store::TableStore;
-use super::table::Table;
-use super::upsert::UpsertCommit;
 use crate::config::{ByteSize, parse_compression};
 use crate::error::{Context, Error, ErrorKind, Result};
 
-/// Size of full files of upserted tables, with deletion vectors and without.
-const UPSERT_FILE_SIZE: u64 = 32 << 20;
-const COPIED_FILE_SIZE: u64 = 4 << 20;
 /// The column that files of the change feed have besides the table's.
 pub(super) const CHANGE_TYPE: &str = "_change_type";
 /// Properties of a table that say how its files are written.
@@ -77,13 +72,6 @@ impl WriterOptions {
         Ok(options)
     }
 
-    /// These options for a table that is upserted: smaller files, since files are rewritten, and smaller still where that is
-    /// the only way to change a row; unless the table's properties ask for a size.
-    pub fn for_upserts(&self, table: &Table) -> Result<Self> {
-        let most = if table.has_deletion_vectors() { UPSERT_FILE_SIZE } else { COPIED_FILE_SIZE };
-        Self { target_file_size: self.target_file_size.min(most), ..*self }.for_table(&table.properties())
-    }
-
     fn parquet(&self, limits: &FileLimits, dictionaries: bool) -> Result<WriterProperties> {
         Ok(WriterProperties::builder()
             .set_compression(self.compression)
@@ -93,6 +81,22 @@ impl WriterOptions {
             .set_created_by(format!("weir version {}", env!("CARGO_PKG_VERSION")))
             .build())
     }
+}
+
+/// What an upsert commit adds to the files it names; part of the manifest.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UpsertCommit {
+    /// The version that the files were computed from.
+    pub read_version: u64,
+    /// The key columns.
+    pub key: Vec<String>,
+    /// How many of the added files, from the first on, hold the epoch's own rows and nothing else.
+    pub fresh: usize,
+    /// The keys that the epoch deletes, as an Arrow IPC stream in hexadecimal digits.
+    pub deleted: Option<String>,
+    pub rows_inserted: u64,
+    pub rows_updated: u64,
+    pub rows_deleted: u64,
 }
 
 /// Files that are durable and in no table yet.
@@ -125,17 +129,6 @@ impl StagedFiles {
         self.upsert = other.upsert.or_else(|| self.upsert.take());
         self.rows += other.rows;
         self.bytes += other.bytes;
-    }
-
-    /// The `add` actions as they go into the Delta log.
-    pub fn adds_json(&self) -> Vec<serde_json::Value> {
-        self.adds.iter().filter_map(|add| serde_json::to_value(add).ok()).collect()
-    }
-
-    /// The actions that [`StagedFiles::adds_json`] made.
-    pub fn parse_adds(adds: &[serde_json::Value]) -> Result<Vec<Add>> {
-        let parsed = adds.iter().map(Add::deserialize).collect::<Result<_, _>>();
-        parsed.context(ErrorKind::Damaged, || "a staged file in a manifest cannot be read".to_owned())
     }
 }
 
@@ -197,11 +190,6 @@ impl TableWriter {
         Ok(())
     }
 
-    /// Rows added so far.
-    pub fn rows(&self) -> u64 {
-        self.rows
-    }
-
     /// Bytes that its open files take, about.
     pub fn bytes(&self) -> u64 {
         self.files.bytes()
@@ -222,11 +210,6 @@ impl TableWriter {
         let adds: Vec<Add> = adds.collect();
         let bytes = adds.iter().map(|add| add.size.unsigned_abs()).sum();
         Ok(StagedFiles { adds, rows: self.rows, bytes, ..StagedFiles::default() })
-    }
-
-    /// Gives up; whatever was written already stays unnamed.
-    pub async fn abort(self) -> Result<()> {
-        self.files.abort().await
     }
 }
 

@@ -21,9 +21,9 @@ use crate::error::{Context, Result};
 use crate::memory::Reserved;
 use crate::plan::Watermark;
 use crate::source::chunk::{
-    Chunk, DeadLetter, Decoded, Offsets, PartitionId, Payload, Poll, PollLimit, SourceReader, TopicIdentity,
+    Chunk, DeadLetter, Offsets, PartitionId, Payload, Poll, PollLimit, SourceReader, TopicIdentity,
 };
-use crate::source::decode::Decoder;
+use crate::source::decode::{Decoded, Decoder};
 use crate::source::origin::Origins;
 use crate::state::OffsetRange;
 

@@ -9,7 +9,7 @@ use arrow::record_batch::RecordBatch;
 
 use super::memory::SPREAD_ROWS;
 use crate::error::{Context, Result};
-use crate::memory::slice::size_of_rows;
+use crate::memory::size::size_of_rows;
 use crate::operator::Stepped;
 use crate::plan::OutputOrder;
 use crate::state::interleave_rows;

@@ -19,7 +19,7 @@ use super::halves::{StageEnd, halves, rows_before};
 use super::memory::{Memory, SPREAD_ROWS};
 use super::open::{Cut, MicroBatch, Outputs};
 use crate::error::{Context, Result};
-use crate::memory::slice::size_of_rows;
+use crate::memory::size::size_of_rows;
 use crate::operator::Stepped;
 use crate::plan::{Branch, Lane};
 use crate::source::origin::Origins;

@@ -33,7 +33,7 @@ pub use clock::{EpochClock, query_now};
 pub use correlation::stable_correlation;
 pub use exact::{as_meant, column_as_meant, instants_alike, sorted_as_meant};
 pub use extreme::extremes;
-pub use first::{FIRST_WITHIN, first_within};
+pub use first::first_within;
 pub use interval::texts_as_intervals;
 pub use local::local_time;
 pub use marks::mark_functions;

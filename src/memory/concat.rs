@@ -14,7 +14,8 @@ use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::BinaryExpr;
 
 use super::bounded::Budget;
-use super::slice::{SliceBudget, size_of};
+use super::size::size_of;
+use super::slice::SliceBudget;
 
 /// The expression with each `||` of strings asking `budget` before it computes.
 pub fn bound_concatenations(

@@ -11,7 +11,7 @@ use datafusion::error::Result;
 use datafusion::logical_expr::{ColumnarValue, ScalarFunctionArgs};
 
 use super::shown::shown_bytes;
-use super::slice::size_of;
+use super::size::size_of;
 
 /// Growth of a result with its arguments.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -5,7 +5,7 @@
 //! that loads scores every row, and its scores equal LightGBM's to the last bit with every evaluator.
 
 pub mod evaluator;
-pub mod forest;
+pub(crate) mod forest;
 mod native;
 mod objective;
 mod scoring;
@@ -16,9 +16,9 @@ mod train;
 #[cfg(test)]
 mod tests;
 
-pub use self::objective::Objective;
-pub use self::scoring::ScoringUdf;
-pub use self::slot::ModelSlot;
+pub(crate) use self::objective::Objective;
+pub(crate) use self::scoring::ScoringUdf;
+pub(crate) use self::slot::ModelSlot;
 pub use self::train::train;
 
 use std::fmt;

@@ -129,6 +129,7 @@ impl Cells {
     }
 
     /// Number of cells in memory.
+    #[cfg(test)]
     pub fn resident(&self) -> usize {
         self.cells.iter().filter(|cell| cell.operator.is_some()).count()
     }

@@ -21,7 +21,8 @@ use super::dataflow::{Branch, Dataflow, Fragment, Unshared};
 use super::operators::Check;
 use crate::error::Result;
 use crate::evaluate::{evaluate, evaluate_each, is_of_row, panicked};
-use crate::memory::slice::{SliceBudget, is_too_much, size_of_rows};
+use crate::memory::size::size_of_rows;
+use crate::memory::slice::{SliceBudget, is_too_much};
 use crate::operator::{Describe, Held, RefusedRow, StreamId, as_json, without};
 use crate::source::origin::{Origin, Origins};
 

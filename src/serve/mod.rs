@@ -4,9 +4,9 @@
 //! health, progress and the dashboard ([`http`]). Promises never to write: statements that could write are refused before
 //! they are planned. Leaves pipelines to `epoch` and the meaning of a Delta log to `delta`.
 
-pub mod brake;
+pub(crate) mod brake;
 pub mod engine;
-pub mod failure;
+pub(crate) mod failure;
 pub mod flight;
 mod gate;
 pub mod http;

@@ -7,14 +7,14 @@
 //! Delta tables and `exactly_once` Kafka topics take part in the commit; `at_least_once` Kafka, console, files and
 //! `blackhole` are written as micro-batches come and take no part in it.
 
-pub mod blackhole;
-pub mod console;
+pub(crate) mod blackhole;
+pub(crate) mod console;
 mod csv;
-pub mod dead_letters;
-pub mod delta;
-pub mod file;
+pub(crate) mod dead_letters;
+pub(crate) mod delta;
+pub(crate) mod file;
 pub mod kafka;
-pub mod topic;
+pub(crate) mod topic;
 mod writer;
 
-pub use writer::{Arrival, Arrived, Held, Opening, Refused, Sink, SinkWriter, Staged, Written, in_order};
+pub(crate) use writer::{Arrival, Arrived, Held, Opening, Refused, Sink, SinkWriter, Staged, Written, in_order};

@@ -1,4 +1,4 @@
-//! Data types of readers and of decoding.
+//! Data types of readers: what they read, and from where.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,7 +8,6 @@ use arrow::record_batch::RecordBatch;
 use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 
-use super::origin::RowOrigins;
 use crate::error::{Error, Result};
 
 /// A source partition's stable name: `topic/3` for Kafka, a file's path below the source's root, `0` for a generator.
@@ -97,21 +96,6 @@ impl Records {
         let keys = self.keys.as_ref()?;
         keys.valid[index].then(|| &keys.data[keys.bounds[index] as usize..keys.bounds[index + 1] as usize])
     }
-}
-
-/// The result of decoding a chunk.
-#[derive(Debug)]
-pub struct Decoded {
-    /// The good rows, in offset order, in the source's schema.
-    pub rows: RecordBatch,
-    /// The position of each row.
-    pub origins: RowOrigins,
-    /// The other records, in offset order; empty under `on_error = 'drop'`.
-    pub dead: Vec<DeadLetter>,
-    /// The number of refused records, kept or dropped.
-    pub refused: usize,
-    /// The number of values read as milliseconds that may be meant as seconds.
-    pub doubtful_times: usize,
 }
 
 /// A record that could not be decoded or violated a constraint, kept with its bytes, position and reason.

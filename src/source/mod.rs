@@ -6,13 +6,13 @@
 
 pub mod chunk;
 pub mod decode;
-pub mod delta;
-pub mod file;
+pub(crate) mod delta;
+pub(crate) mod file;
 pub mod generator;
 pub mod kafka;
-pub mod nexmark;
-pub mod origin;
-pub mod sample;
+pub(crate) mod nexmark;
+pub(crate) mod origin;
+pub(crate) mod sample;
 
 use chunk::{ReadFrom, SourceReader};
 

@@ -2,13 +2,12 @@
 //!
 //! Keywords are compared ignoring case and never match quoted words. A method that fails has consumed nothing.
 
-use datafusion::sql::sqlparser::ast::Expr;
 use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Word};
 
 use super::lexer::fold;
 use super::statement::Name;
 use super::suggest::{list, nearest};
-use super::{Diagnostic, Span, embedded};
+use super::{Diagnostic, Span};
 use crate::error::SqlState;
 
 /// A result with one diagnostic.
@@ -215,32 +214,29 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    /// The tokens up to the next `,` or `)` outside of brackets, as an expression.
-    pub fn expression(&mut self) -> Parsed<Expr> {
+    /// The tokens up to the next `,` or `)` outside of brackets; none are consumed.
+    pub fn up_to_separator(&self) -> &'a [TokenWithSpan] {
         let rest = &self.tokens[self.next.min(self.tokens.len())..];
         let mut depth = 0usize;
-        let length = rest
-            .iter()
-            .position(|token| match token.token {
-                Token::Comma if depth == 0 => true,
-                Token::LParen | Token::LBracket => {
-                    depth += 1;
-                    false
-                }
-                Token::RParen | Token::RBracket if depth == 0 => true,
-                Token::RParen | Token::RBracket => {
-                    depth -= 1;
-                    false
-                }
-                _ => false,
-            })
-            .unwrap_or(rest.len());
-        if length == 0 {
-            return Err(self.expected("an expression"));
-        }
-        let expression = embedded::expression(&rest[..length])?;
-        self.next += length;
-        Ok(expression)
+        let length = rest.iter().position(|token| match token.token {
+            Token::Comma if depth == 0 => true,
+            Token::LParen | Token::LBracket => {
+                depth += 1;
+                false
+            }
+            Token::RParen | Token::RBracket if depth == 0 => true,
+            Token::RParen | Token::RBracket => {
+                depth -= 1;
+                false
+            }
+            _ => false,
+        });
+        &rest[..length.unwrap_or(rest.len())]
+    }
+
+    /// Consumes this many tokens.
+    pub fn skip(&mut self, count: usize) {
+        self.next += count;
     }
 
     /// Consumes all remaining tokens.
@@ -271,15 +267,5 @@ pub fn show(token: &Token) -> String {
     match text.char_indices().nth(40) {
         Some((cut, _)) => format!("`{}…`", &text[..cut]),
         None => format!("`{text}`"),
-    }
-}
-
-/// The text with its first letter in lower case, unless it begins with an abbreviation.
-pub fn lower_first(text: &str) -> String {
-    let mut chars = text.chars();
-    match (chars.next(), chars.next()) {
-        (Some(first), Some(second)) if second.is_uppercase() && first.is_uppercase() => text.to_owned(),
-        (Some(first), _) => first.to_lowercase().collect::<String>() + &text[first.len_utf8()..],
-        _ => String::new(),
     }
 }

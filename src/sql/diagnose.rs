@@ -8,7 +8,8 @@ use datafusion::common::{Column, DataFusionError, Diagnostic as Planned, SchemaE
 use datafusion::execution::SessionStateDefaults;
 use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan};
 
-use super::cursor::{Cursor, is_keyword, lower_first};
+use super::cursor::{Cursor, is_keyword};
+use super::diagnostic::lower_first;
 use super::lexer::{fold, tokenize};
 use super::split::split;
 use super::suggest::{did_you_mean, list};
@@ -18,18 +19,6 @@ use crate::error::{Error, SqlState};
 /// `error` as a diagnostic of `files`; `fallback` is the span of the statement or clause that was planned.
 pub fn diagnose(error: &DataFusionError, files: &[Arc<SourceFile>], fallback: Span) -> Diagnostic {
     Reporter { files, fallback }.report(error, None)
-}
-
-/// Every error in `error`: DataFusion may collect several.
-pub fn diagnose_all(error: &DataFusionError, files: &[Arc<SourceFile>], fallback: Span) -> Vec<Diagnostic> {
-    match error {
-        DataFusionError::Collection(errors) => {
-            errors.iter().flat_map(|error| diagnose_all(error, files, fallback)).collect()
-        }
-        DataFusionError::Context(_, inner) => diagnose_all(inner, files, fallback),
-        DataFusionError::Shared(inner) => diagnose_all(inner, files, fallback),
-        other => vec![diagnose(other, files, fallback)],
-    }
 }
 
 /// The first position of `name` within `place`, or within the statement around it.

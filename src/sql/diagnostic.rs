@@ -218,6 +218,16 @@ impl From<Diagnostics> for Error {
     }
 }
 
+/// The text with its first letter in lower case, unless it begins with an abbreviation.
+pub fn lower_first(text: &str) -> String {
+    let mut chars = text.chars();
+    match (chars.next(), chars.next()) {
+        (Some(first), Some(second)) if second.is_uppercase() && first.is_uppercase() => text.to_owned(),
+        (Some(first), _) => first.to_lowercase().collect::<String>() + &text[first.len_utf8()..],
+        _ => String::new(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

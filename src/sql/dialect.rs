@@ -3,12 +3,13 @@
 //! such a clause. Operators bind as in PostgreSQL ([`super::precedence`]).
 
 use std::any::TypeId;
+use std::cell::Cell;
 
 use datafusion::sql::sqlparser::ast::Expr;
 use datafusion::sql::sqlparser::dialect::{Dialect, GenericDialect, Precedence};
 use datafusion::sql::sqlparser::parser::{Parser, ParserError};
+use datafusion::sql::sqlparser::tokenizer::Location;
 
-use super::limits::ParseBudget;
 use super::precedence;
 
 /// weir's SQL dialect, for one statement. The parser calls it at every step, so it can stop a statement that takes too many.
@@ -109,5 +110,41 @@ impl Dialect for WeirDialect {
         supports_filter_during_aggregation
         supports_interval_options
         supports_comma_separated_trim
+    }
+}
+
+/// The number of steps that the parser may take over one statement. It tries alternatives one after the other, and after an
+/// error deep inside brackets their number doubles with every bracket.
+#[derive(Debug)]
+pub struct ParseBudget {
+    left: Cell<u64>,
+    furthest: Cell<Location>,
+}
+
+/// Steps of a statement of any size, and for each of its tokens.
+const STEPS: u64 = 50_000;
+const STEPS_PER_TOKEN: u64 = 30;
+
+impl ParseBudget {
+    /// Ample for a statement of `tokens` tokens that is correct or nearly so.
+    pub fn for_tokens(tokens: usize) -> Self {
+        let left = STEPS + STEPS_PER_TOKEN * tokens as u64;
+        Self { left: Cell::new(left), furthest: Cell::new(Location::empty()) }
+    }
+
+    /// Counts a step at the next token. Errors: none is left; sqlparser passes this kind of error on from everywhere.
+    pub fn step(&self, parser: &Parser<'_>) -> Result<(), ParserError> {
+        let at = parser.peek_token_ref().span.start;
+        if at > self.furthest.get() {
+            self.furthest.set(at);
+        }
+        let left = self.left.get();
+        self.left.set(left.saturating_sub(1));
+        if left == 0 { Err(ParserError::RecursionLimitExceeded) } else { Ok(()) }
+    }
+
+    /// The furthest token that the parser reached, if the budget is spent: the mistake is there.
+    pub fn spent_at(&self) -> Option<Location> {
+        (self.left.get() == 0).then(|| self.furthest.get())
     }
 }

@@ -5,10 +5,11 @@ use datafusion::sql::sqlparser::ast::{Expr, Query};
 use datafusion::sql::sqlparser::parser::{Parser, ParserError};
 use datafusion::sql::sqlparser::tokenizer::{Location, Token, TokenWithSpan, Word};
 
-use super::cursor::{Parsed, is_keyword, lower_first, show};
-use super::dialect::WeirDialect;
+use super::cursor::{Cursor, Parsed, is_keyword, show};
+use super::diagnostic::lower_first;
+use super::dialect::{ParseBudget, WeirDialect};
 use super::lexer::tokenize;
-use super::limits::{PARSER_RECURSION, ParseBudget, check_tokens, too_complex};
+use super::limits::{PARSER_RECURSION, check_tokens, too_complex};
 use super::normalize::normalize;
 use super::suggest::nearest;
 use super::weight::Known;
@@ -47,6 +48,19 @@ pub fn expression(tokens: &[TokenWithSpan]) -> Parsed<Expr> {
     literals::rewrite(&mut expression)?;
     sets::rewrite(&mut expression);
     Ok(expression)
+}
+
+impl Cursor<'_> {
+    /// The tokens up to the next `,` or `)` outside of brackets, as an expression.
+    pub fn expression(&mut self) -> Parsed<Expr> {
+        let tokens = self.up_to_separator();
+        if tokens.is_empty() {
+            return Err(self.expected("an expression"));
+        }
+        let expression = expression(tokens)?;
+        self.skip(tokens.len());
+        Ok(expression)
+    }
 }
 
 /// Parses an expression from a table's log. Nothing in it is refused or rewritten, since it keeps Spark's meaning.

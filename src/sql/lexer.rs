@@ -2,6 +2,7 @@
 
 use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer, Whitespace};
 
+use super::diagnostic::lower_first;
 use super::dialect::WeirDialect;
 use super::{Diagnostic, Position, Span};
 
@@ -52,7 +53,7 @@ fn tokenizer_error(span: Span, message: &str) -> Diagnostic {
     } else if lower.contains("dollar") || lower.contains("expected $") {
         Diagnostic::new(span, "this `$$` text has no end").with_hint("Close it with the same `$$`.")
     } else {
-        Diagnostic::new(span, super::cursor::lower_first(message))
+        Diagnostic::new(span, lower_first(message))
     }
 }
 

@@ -3,14 +3,11 @@
 //! The parser and DataFusion's planner recurse over a client's text, and some of their work grows faster than the text. So
 //! the tokens are checked first, in one pass: [`check_tokens`] bounds their number, the nesting of brackets and `CASE`, the
 //! depth that the syntax tree can reach (a chain `a + b + …` is as deep as it is long), and the width of a select list.
-//! [`ParseBudget`] bounds the parser's backtracking. [`super::weight`] bounds the growth by views and WITH.
+//! [`super::dialect::ParseBudget`] bounds the parser's backtracking. [`super::weight`] bounds the growth by views and WITH.
 //!
 //! The server, `weir query` and `weir check` use the same limits; `docs/sql.md` lists them.
 
-use std::cell::Cell;
-
-use datafusion::sql::sqlparser::parser::{Parser, ParserError};
-use datafusion::sql::sqlparser::tokenizer::{Location, Token, TokenWithSpan, Word};
+use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Word};
 
 use super::cursor::Parsed;
 use super::{Diagnostic, Span};
@@ -354,42 +351,6 @@ fn sign(token: &Token) -> Option<Binding> {
         | Token::Whitespace(_) => return None,
         _ => Binding::Arithmetic,
     })
-}
-
-/// The number of steps that the parser may take over one statement. It tries alternatives one after the other, and after an
-/// error deep inside brackets their number doubles with every bracket.
-#[derive(Debug)]
-pub struct ParseBudget {
-    left: Cell<u64>,
-    furthest: Cell<Location>,
-}
-
-/// Steps of a statement of any size, and for each of its tokens.
-const STEPS: u64 = 50_000;
-const STEPS_PER_TOKEN: u64 = 30;
-
-impl ParseBudget {
-    /// Ample for a statement of `tokens` tokens that is correct or nearly so.
-    pub fn for_tokens(tokens: usize) -> Self {
-        let left = STEPS + STEPS_PER_TOKEN * tokens as u64;
-        Self { left: Cell::new(left), furthest: Cell::new(Location::empty()) }
-    }
-
-    /// Counts a step at the next token. Errors: none is left; sqlparser passes this kind of error on from everywhere.
-    pub fn step(&self, parser: &Parser<'_>) -> Result<(), ParserError> {
-        let at = parser.peek_token_ref().span.start;
-        if at > self.furthest.get() {
-            self.furthest.set(at);
-        }
-        let left = self.left.get();
-        self.left.set(left.saturating_sub(1));
-        if left == 0 { Err(ParserError::RecursionLimitExceeded) } else { Ok(()) }
-    }
-
-    /// The furthest token that the parser reached, if the budget is spent: the mistake is there.
-    pub fn spent_at(&self) -> Option<Location> {
-        (self.left.get() == 0).then(|| self.furthest.get())
-    }
 }
 
 #[cfg(test)]

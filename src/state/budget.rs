@@ -160,6 +160,7 @@ impl MemoryShare {
     }
 
     /// Bytes the owner takes.
+    #[cfg(test)]
     pub fn held(&self) -> u64 {
         self.held
     }

@@ -15,9 +15,9 @@ use arrow::array::RecordBatch;
 
 use super::file::{Encoding, FileReader, FileWriter, Kind};
 use super::key_group::KEY_GROUPS;
-use super::manifest::Epoch;
 use super::newest::{Newest, Older, alive};
 use super::snapshot::{OperatorSnapshot, StateFile, TableSnapshot};
+use super::standing::Epoch;
 use super::store::{StateStore, within, write_rows};
 use super::table::{NO_WATERMARK, StateTable};
 use crate::error::Result;
@@ -67,11 +67,6 @@ impl Compaction {
         }
         compacted
     }
-
-    /// Bytes written.
-    pub fn bytes(&self) -> u64 {
-        self.merged.iter().filter_map(|merged| merged.into.as_ref()).map(|file| file.bytes).sum()
-    }
 }
 
 impl OperatorSnapshot {
@@ -83,7 +78,7 @@ impl OperatorSnapshot {
 
 impl StateStore {
     /// Merges files of a snapshot where worthwhile; otherwise `None`. `epoch` is the one under way. Must run once at a time
-    /// per operator; the result must be [applied](Compaction::apply) or [discarded](StateStore::discard).
+    /// per operator; the result must be [applied](Compaction::apply).
     pub async fn compact(
         &self,
         snapshot: &OperatorSnapshot,
@@ -100,11 +95,6 @@ impl StateStore {
             merged.push(Merged { table: stored.name.clone(), from, into });
         }
         Ok((!merged.is_empty()).then(|| Compaction { operator: snapshot.operator.clone(), merged }))
-    }
-
-    /// Abandons a compaction; the next [`StateStore::remove_unneeded`] removes its files.
-    pub fn discard(&self, compaction: &Compaction) {
-        compaction.merged.iter().filter_map(|merged| merged.into.as_ref()).for_each(|file| self.forget(file));
     }
 
     async fn merge(

@@ -24,9 +24,9 @@ use object_store::{GetOptions, GetRange, MultipartUpload, ObjectStore, ObjectSto
 use serde::{Deserialize, Serialize};
 use twox_hash::XxHash64;
 
-use super::manifest::Epoch;
 use super::newest::times;
 use super::snapshot::{STATE_FORMAT, StateFile};
+use super::standing::Epoch;
 use super::table::StateTable;
 use super::views::{bytes, compact_views};
 use crate::error::{Context, Error, Result};

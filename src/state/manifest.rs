@@ -9,7 +9,6 @@
 //! its commit.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::sync::Arc;
 
 use futures::TryStreamExt;
@@ -19,45 +18,11 @@ use serde::{Deserialize, Serialize};
 
 use super::pins::Pins;
 use super::snapshot::OperatorSnapshot;
+use super::standing::{Epoch, ManifestId, Standing};
 use super::table::NO_WATERMARK;
 use crate::delta::{Add, AddCDCFile, Remove, StagedFiles, UpsertCommit, folder_below};
 use crate::error::{Context, Error, Result};
 use crate::source::chunk::{Offset, PartitionId, TopicIdentity};
-
-/// The number of an epoch: 1, 2, 3 … per pipeline.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Epoch(pub u64);
-
-impl Epoch {
-    /// The epoch after this one.
-    #[must_use]
-    pub fn next(self) -> Self {
-        Self(self.0 + 1)
-    }
-}
-
-impl fmt::Display for Epoch {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-/// Tells two manifests of one epoch apart; random, never negative.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct ManifestId(pub i64);
-
-impl fmt::Display for ManifestId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:016x}", self.0)
-    }
-}
-
-/// An epoch of a sink, and the manifest under which it was committed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Standing {
-    pub epoch: Epoch,
-    pub manifest: ManifestId,
-}
 
 /// One sink of the pipeline at an epoch: its last commit before, and whether it takes part in the epoch.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -6,6 +6,7 @@ mod interleave;
 mod scatter;
 mod views;
 mod keyed;
+mod standing;
 mod manifest;
 mod snapshot;
 mod newest;
@@ -19,20 +20,23 @@ mod spill;
 #[cfg(test)]
 mod tests;
 
-pub use background::Background;
-pub use budget::{MemoryBudget, MemoryShare, Pressure};
-pub use compaction::Compaction;
-pub use interleave::interleave_rows;
-pub use key_group::{KEY_GROUPS, groups_of, key_groups, shard_of, split};
-pub use keyed::{KeyIndex, KeyedChanges, KeyedTable};
-pub use manifest::{
-    CommitPermit, Epoch, Manifest, ManifestId, ManifestStore, OffsetRange, SinkRecord, SourceTime, Standing,
-    TableCommit, TablePlace,
+pub(crate) use background::Background;
+pub(crate) use budget::{MemoryBudget, MemoryShare, Pressure};
+pub(crate) use compaction::Compaction;
+pub(crate) use interleave::interleave_rows;
+pub(crate) use key_group::{KEY_GROUPS, groups_of};
+pub use key_group::{key_groups, shard_of, split};
+pub(crate) use keyed::{KeyIndex, KeyedChanges, KeyedTable};
+pub(crate) use manifest::{
+    CommitPermit, Manifest, ManifestStore, OffsetRange, SinkRecord, SourceTime, TableCommit, TablePlace,
 };
-pub use newest::{Newest, Older};
-pub use pins::Pins;
-pub use snapshot::{OperatorSnapshot, STATE_FORMAT, StateFile, TableSnapshot, TableUsage, usage};
-pub use spill::{SpillFolder, SpillStore};
+pub(crate) use newest::{Newest, Older};
+pub(crate) use pins::Pins;
+pub(crate) use snapshot::StateFile;
+pub use snapshot::{OperatorSnapshot, usage};
+pub(crate) use spill::{SpillFolder, SpillStore};
+pub use standing::Epoch;
+pub(crate) use standing::{ManifestId, Standing};
 pub use store::StateStore;
 pub use table::{NO_WATERMARK, StateChange, StateTable};
-pub use views::compact_views;
+pub(crate) use views::compact_views;

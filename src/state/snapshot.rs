@@ -6,7 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::manifest::Epoch;
+use super::standing::Epoch;
 use super::table::{NO_WATERMARK, StateTable};
 
 /// The layout of snapshots and state files that this version writes, and the only one it reads.

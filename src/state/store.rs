@@ -17,13 +17,13 @@ use futures::stream::{self, StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 
-use super::file::{Block, Encoding, FileReader, FileWriter, Kind, block_schema, damaged};
+use super::file::{Block, Encoding, FileReader, FileWriter, Kind, block_schema};
 use super::key_group::{KEY_GROUPS, groups_of};
-use super::manifest::Epoch;
 use super::newest::{Newest, Older};
 use super::pins::Pins;
 use super::scatter::scatter_rows;
 use super::snapshot::{OperatorSnapshot, STATE_FORMAT, StateFile, TableSnapshot};
+use super::standing::Epoch;
 use super::table::{NO_WATERMARK, StateChange, StateTable};
 use super::views;
 use crate::env::Env;
@@ -300,17 +300,17 @@ impl StateStore {
         }
     }
 
-    /// A file written here will not be part of any snapshot.
-    pub(super) fn forget(&self, file: &StateFile) {
-        self.pending.lock().unwrap_or_else(PoisonError::into_inner).remove(&file.path);
-    }
-
-    /// Verifies every byte of a snapshot; for `VERIFY` and tests.
+    /// Verifies every byte of a snapshot.
+    #[cfg(test)]
     pub async fn verify(&self, snapshot: &OperatorSnapshot, tables: &[StateTable]) -> Result<()> {
         for stored in &snapshot.tables {
             let Some(table) = tables.iter().find(|table| table.name == stored.name) else {
                 let path = stored.files.first().map_or("", |file| file.path.as_str());
-                return Err(damaged(path, &snapshot.operator, &format!("it has no state table `{}`", stored.name)));
+                return Err(super::file::damaged(
+                    path,
+                    &snapshot.operator,
+                    &format!("it has no state table `{}`", stored.name),
+                ));
             };
             for reader in self.open(snapshot, stored, table).await? {
                 for kind in [Kind::Upserts, Kind::Deletes] {

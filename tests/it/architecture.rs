@@ -1,4 +1,7 @@
-//! Holds the source tree to its layering (`src/lib.rs`: imports point at modules listed above) and its file size limit.
+//! Holds the source tree to its layering (`src/lib.rs`: imports point at modules listed above), to folders without circles,
+//! and to its file size limit.
+
+mod circles;
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -2,12 +2,11 @@
 //!
 //! `CAST` of DOUBLE to STRING is not here: each engine writes such numbers in its own way.
 
-use arrow::datatypes::{DataType, TimeUnit};
+use arrow::datatypes::{DataType, IntervalUnit, TimeUnit};
 use datafusion::common::ScalarValue;
 use datafusion::logical_expr::expr::InList;
-use datafusion::logical_expr::{Case, Expr, Operator, cast, lit, try_cast, when};
+use datafusion::logical_expr::{BinaryExpr, Case, Expr, Operator, cast, lit, try_cast, when};
 
-use super::operator::{binary, digits, is_span, plain_float};
 use super::{Read, Reader, said};
 use crate::sql::types::{sql_name, timestamp};
 
@@ -274,4 +273,32 @@ pub(super) fn is_decimal(kind: &DataType) -> bool {
 
 pub(super) fn is_time(kind: &DataType) -> bool {
     matches!(kind, DataType::Date32 | DataType::Timestamp(..))
+}
+
+/// `true` for durations and intervals.
+pub(super) fn is_span(kind: &DataType) -> bool {
+    matches!(kind, DataType::Duration(_) | DataType::Interval(IntervalUnit::MonthDayNano))
+}
+
+/// The digits of a number, all and behind the point.
+pub(super) fn digits(kind: &DataType) -> (i32, i32) {
+    match kind {
+        DataType::Decimal128(precision, scale) => (i32::from(*precision), i32::from(*scale)),
+        DataType::Int8 => (3, 0),
+        DataType::Int16 => (5, 0),
+        DataType::Int32 => (10, 0),
+        _ => (20, 0),
+    }
+}
+
+pub(super) fn binary(left: Expr, op: Operator, right: Expr) -> Expr {
+    Expr::BinaryExpr(BinaryExpr::new(Box::new(left), op, Box::new(right)))
+}
+
+/// A DOUBLE whose zero has no sign.
+pub(super) fn plain_float(expr: Expr) -> Expr {
+    match cast(expr, DataType::Float64) {
+        Expr::Cast(cast) if matches!(*cast.expr, Expr::Literal(..)) => Expr::Cast(cast),
+        float => binary(float, Operator::Plus, lit(0.0)),
+    }
 }

@@ -1,13 +1,13 @@
 //! Operators as Spark computes them: `/` of whole numbers is a DOUBLE, division by zero is null, and decimals stay exact.
 
-use arrow::datatypes::{DataType, IntervalUnit};
+use arrow::datatypes::DataType;
 use datafusion::common::ScalarValue;
-use datafusion::logical_expr::{BinaryExpr, Expr, Like, Operator, cast, lit, not};
+use datafusion::logical_expr::{Expr, Like, Operator, cast, lit, not};
 use datafusion::sql::sqlparser::ast::{
     BinaryOperator, CastKind, CeilFloorKind, DataType as AstType, Expr as Ast, UnaryOperator,
 };
 
-use super::convert::{is_decimal, is_float, is_time};
+use super::convert::{binary, digits, is_decimal, is_float, is_span, is_time, plain_float};
 use super::{Read, Reader, unknown};
 use crate::sql::types::{from_ast, sql_name};
 
@@ -171,23 +171,6 @@ fn negated_if(negated: bool, expr: Expr) -> Expr {
     if negated { not(expr) } else { expr }
 }
 
-pub(super) fn binary(left: Expr, op: Operator, right: Expr) -> Expr {
-    Expr::BinaryExpr(BinaryExpr::new(Box::new(left), op, Box::new(right)))
-}
-
-/// A DOUBLE whose zero has no sign.
-pub(super) fn plain_float(expr: Expr) -> Expr {
-    match cast(expr, DataType::Float64) {
-        Expr::Cast(cast) if matches!(*cast.expr, Expr::Literal(..)) => Expr::Cast(cast),
-        float => binary(float, Operator::Plus, lit(0.0)),
-    }
-}
-
-/// `true` for durations and intervals.
-pub(super) fn is_span(kind: &DataType) -> bool {
-    matches!(kind, DataType::Duration(_) | DataType::Interval(IntervalUnit::MonthDayNano))
-}
-
 /// A whole number's literal beside a decimal is a decimal of its digits, in Spark.
 fn exact_literal(expr: Expr, beside: &DataType) -> Expr {
     match &expr {
@@ -196,17 +179,6 @@ fn exact_literal(expr: Expr, beside: &DataType) -> Expr {
             lit(ScalarValue::Decimal128(Some(i128::from(*value)), digits, 0))
         }
         _ => expr,
-    }
-}
-
-/// The digits of a number, all and behind the point.
-pub(super) fn digits(kind: &DataType) -> (i32, i32) {
-    match kind {
-        DataType::Decimal128(precision, scale) => (i32::from(*precision), i32::from(*scale)),
-        DataType::Int8 => (3, 0),
-        DataType::Int16 => (5, 0),
-        DataType::Int32 => (10, 0),
-        _ => (20, 0),
     }
 }
 

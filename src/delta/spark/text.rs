@@ -4,7 +4,7 @@ use arrow::datatypes::DataType;
 use datafusion::logical_expr::{Expr, Operator, cast, lit, when};
 use datafusion::sql::sqlparser::ast::{Expr as Ast, TrimWhereField};
 
-use super::operator::binary;
+use super::convert::binary;
 use super::{Read, Reader, said, text_of_literal, unknown};
 
 impl Reader<'_> {

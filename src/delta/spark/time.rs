@@ -6,8 +6,7 @@ use datafusion::common::ScalarValue;
 use datafusion::logical_expr::{Expr, Operator, cast, lit};
 use datafusion::sql::sqlparser::ast::{Expr as Ast, Interval, Value};
 
-use super::convert::{days_later, is_time};
-use super::operator::binary;
+use super::convert::{binary, days_later, is_time};
 use super::{Read, Reader, text_of_literal, unknown};
 use crate::sql::formats::{Dialect, translate};
 use crate::sql::types::{from_ast, sql_name, timestamp};

@@ -6,10 +6,10 @@
 
 mod alias;
 pub mod faults;
-pub mod local;
+mod local;
 mod remote;
-pub mod retry;
-pub mod whole;
+pub(crate) mod retry;
+pub(crate) mod whole;
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -14,7 +14,7 @@ use arrow::ipc::writer::StreamWriter;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 
 use super::super::writer::conform;
-use super::index::{Key, KeyHasher, KeyMap};
+use super::key::{Key, KeyHasher, KeyMap};
 use crate::env::Env;
 use crate::error::{Context, Error, ErrorKind, Result};
 

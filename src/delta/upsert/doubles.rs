@@ -11,7 +11,7 @@ use futures::TryStreamExt;
 use roaring::RoaringBitmap;
 
 use super::changes::show_row;
-use super::index::{Key, KeyMap, Location};
+use super::key::{Key, KeyMap, Location};
 use super::{Shared, State, key_schema};
 use crate::error::{Error, Result};
 

@@ -27,7 +27,7 @@ use super::super::metadata::TableMetadata;
 use super::super::store::TableStore;
 use super::super::times::with_micros;
 use super::super::writer::conform;
-use super::index::Location;
+use super::key::Location;
 use super::stored::StoredFile;
 use super::vectors;
 use crate::error::{Context, Error, ErrorKind, Result};

@@ -1,118 +1,13 @@
 //! From a primary key to the row that holds it.
 //!
-//! Keys are kept as 128-bit hashes (SipHash-1-3 under a random key of this process), 24 bytes a row whatever the key's type: a
-//! collision among 10^9 keys has a chance of 10^-21, and nobody can make one without the random key. The hashes never leave
-//! the process.
+//! An entry takes 24 bytes: the key's hash ([`super::key`]) and the row's place.
 
-use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hash, Hasher};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use arrow::array::ArrayRef;
-use arrow::datatypes::SchemaRef;
-use arrow::row::{RowConverter, SortField};
-use siphasher::sip128::SipHasher13;
-
+use super::key::{Key, KeyMap, Location};
 use super::run::{Run, merged};
-use crate::env::Env;
-use crate::equality::key_values;
-use crate::error::{Context, ErrorKind, Result};
-
-/// A key, or any row, as its hash.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Key(u64, u64);
-
-impl Key {
-    pub(super) fn of_parts(high: u64, low: u64) -> Self {
-        Self(high, low)
-    }
-
-    pub(super) fn parts(self) -> (u64, u64) {
-        (self.0, self.1)
-    }
-}
-
-impl Hash for Key {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        state.write_u64(self.0);
-    }
-}
-
-/// Keys are hashes already.
-#[derive(Debug, Default, Clone, Copy)]
-pub struct Identity(u64);
-
-impl Hasher for Identity {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
-        }
-    }
-
-    fn write_u64(&mut self, value: u64) {
-        self.0 = value;
-    }
-}
-
-/// A map by key.
-pub type KeyMap<V> = HashMap<Key, V, BuildHasherDefault<Identity>>;
-
-/// Makes keys of columns of fixed types.
-#[derive(Debug)]
-pub struct KeyHasher {
-    converter: RowConverter,
-    sip: SipHasher13,
-}
-
-impl KeyHasher {
-    /// For columns of these types. Errors: a type that cannot be compared.
-    pub fn new(schema: &SchemaRef, env: &Env) -> Result<Self> {
-        Self::with_sip(schema, SipHasher13::new_with_keys(env.random_u64(), env.random_u64()))
-    }
-
-    /// For columns of other types, under the same random key.
-    pub fn of_types(&self, schema: &SchemaRef) -> Result<Self> {
-        Self::with_sip(schema, self.sip)
-    }
-
-    fn with_sip(schema: &SchemaRef, sip: SipHasher13) -> Result<Self> {
-        let fields = schema.fields().iter().map(|field| SortField::new(field.data_type().clone())).collect();
-        let converter = RowConverter::new(fields).context(ErrorKind::Sql, || {
-            let names: Vec<_> = schema.fields().iter().map(|field| format!("`{}`", field.name())).collect();
-            format!("values of {} cannot be compared", names.join(", "))
-        })?;
-        Ok(Self { converter, sip })
-    }
-
-    /// One key per row.
-    pub fn hash(&self, columns: &[ArrayRef]) -> Result<Vec<Key>> {
-        self.hash_as_written(&columns.iter().map(key_values).collect::<Vec<_>>())
-    }
-
-    /// One hash per row, in which the forms of an equal value differ (0.0 and -0.0, the NaNs).
-    pub fn hash_as_written(&self, columns: &[ArrayRef]) -> Result<Vec<Key>> {
-        let rows = self.converter.convert_columns(columns).internal(|| "keys cannot be encoded".to_owned())?;
-        Ok(rows
-            .iter()
-            .map(|row| {
-                let hash = self.sip.hash(row.as_ref());
-                Key(hash.h1, hash.h2)
-            })
-            .collect())
-    }
-}
-
-/// Location of a row: a file by its number in this process, and the row in it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Location {
-    pub file: u32,
-    pub row: u32,
-}
+use crate::error::{Context, Result};
 
 /// Parts of the index, and the number of equal ranges of hashes that are divided among them.
 const PARTS: usize = 64;
@@ -183,7 +78,7 @@ impl Default for KeyIndex {
 impl KeyIndex {
     /// Other bits than those that the part's table goes by.
     fn part(&self, key: &Key) -> usize {
-        usize::from(self.part_of[(key.1 >> (u64::BITS - RANGES.ilog2())) as usize])
+        usize::from(self.part_of[(key.parts().1 >> (u64::BITS - RANGES.ilog2())) as usize])
     }
 
     /// Looks up the rows of these keys. Errors: the disk.
@@ -295,10 +190,11 @@ fn unreadable() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::env::Env;
 
     fn key(n: u64) -> Key {
         let mixed = |n: u64| n.wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(29).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        Key(mixed(n), mixed(n ^ 0xABCD))
+        Key::of_parts(mixed(n), mixed(n ^ 0xABCD))
     }
 
     fn at(n: u64) -> Location {

@@ -14,6 +14,7 @@ mod changes;
 mod doubles;
 mod files;
 mod index;
+mod key;
 mod layout;
 mod run;
 mod stage;
@@ -27,14 +28,14 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 use arrow::datatypes::{Schema, SchemaRef};
 use futures::{StreamExt, TryStreamExt};
-use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 
 use self::changes::decode_keys;
 pub use self::changes::{Change, Changes, Place, UpsertRows};
 use self::files::{FileReader, LiveFiles, moved_files};
 pub use self::index::IndexRoom;
-use self::index::{KeyHasher, KeyIndex, Location};
+use self::index::KeyIndex;
+use self::key::{KeyHasher, Location};
 pub use self::layout::UpsertPolicy;
 use self::stage::{Plan, Stager};
 #[cfg(test)]
@@ -45,28 +46,16 @@ use super::listing;
 use super::log::read_entry;
 use super::partitions::as_stored;
 use super::table::Table;
-use super::writer::{StagedFiles, WriterOptions};
+use super::writer::{StagedFiles, UpsertCommit, WriterOptions};
 use super::{actions::Add, metadata::TableMetadata};
 use crate::error::{Context, Error, Result};
 
 /// Files whose keys are read at the same time when the index is built.
 const READ_AHEAD: usize = 4;
 
-/// Details that an upsert commit adds to the files it names; part of the manifest.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct UpsertCommit {
-    /// The version that the files were computed from.
-    pub read_version: u64,
-    /// The key columns.
-    pub key: Vec<String>,
-    /// Number of the added files, from the first on, that hold the epoch's own rows and nothing else.
-    pub fresh: usize,
-    /// The keys that the epoch deletes, as an Arrow IPC stream in hexadecimal digits.
-    pub deleted: Option<String>,
-    pub rows_inserted: u64,
-    pub rows_updated: u64,
-    pub rows_deleted: u64,
-}
+/// Size of full files of upserted tables, with deletion vectors and without.
+const UPSERT_FILE_SIZE: u64 = 32 << 20;
+const COPIED_FILE_SIZE: u64 = 4 << 20;
 
 /// The cost of a table's index.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -75,6 +64,15 @@ pub struct UpsertUsage {
     pub files: u64,
     /// Memory of the index and of the deletion vectors.
     pub bytes: u64,
+}
+
+impl WriterOptions {
+    /// These options for a table that is upserted: smaller files, since files are rewritten, and smaller still where that is
+    /// the only way to change a row; unless the table's properties ask for a size.
+    pub fn for_upserts(&self, table: &Table) -> Result<Self> {
+        let most = if table.has_deletion_vectors() { UPSERT_FILE_SIZE } else { COPIED_FILE_SIZE };
+        Self { target_file_size: self.target_file_size.min(most), ..*self }.for_table(&table.properties())
+    }
 }
 
 /// A table that is upserted; cheap to clone, all clones share the index.
@@ -115,11 +113,6 @@ impl UpsertTable {
         let hasher = KeyHasher::new(&fields, table.store().env())?;
         let shared = Shared { table, key: key.to_vec(), options: *options, hasher, room, state: Mutex::default() };
         Ok(Self { shared: Arc::new(shared) })
-    }
-
-    /// The key columns.
-    pub fn key(&self) -> &[String] {
-        &self.shared.key
     }
 
     /// Builds the index if there is none. Cost: one read of the key columns of the whole table.

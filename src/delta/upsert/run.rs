@@ -6,7 +6,7 @@ use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use super::index::{Key, Location};
+use super::key::{Key, Location};
 
 const RECORD: usize = 24;
 /// Records that are read at a time to find a key; the first key of each block is kept in memory.

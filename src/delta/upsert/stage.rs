@@ -16,12 +16,13 @@ use roaring::RoaringBitmap;
 use super::super::actions::{Add, AddCDCFile, LogPath, Remove};
 use super::super::metadata::TableMetadata;
 use super::super::table::Table;
-use super::super::writer::{CHANGE_TYPE, StagedFiles, TableWriter, WriterOptions};
+use super::super::writer::{CHANGE_TYPE, StagedFiles, TableWriter, UpsertCommit, WriterOptions};
 use super::changes::{Changes, Place, gather};
 use super::files::{FileReader, LiveFile, LiveFiles};
-use super::index::{Key, KeyHasher, KeyIndex, Location};
+use super::index::KeyIndex;
+use super::key::{Key, KeyHasher, Location};
 use super::layout::{Candidate, UpsertPolicy, rewrites};
-use super::{UpsertCommit, vectors};
+use super::vectors;
 use crate::error::{Context, Error, Result};
 
 /// Changes of files and index once the commit stands.

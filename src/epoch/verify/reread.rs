@@ -17,8 +17,8 @@ use super::super::sinks::below;
 use crate::catalog::{OnError, SourceDef};
 use crate::delta::{Table, TableStore};
 use crate::error::{Context, Error, Result};
-use crate::source::chunk::{Chunk, Decoded, Offset, Offsets, PartitionId, Payload, Poll, PollLimit, ReadFrom};
-use crate::source::decode::{Decoder, MAX_FUTURE};
+use crate::source::chunk::{Chunk, Offset, Offsets, PartitionId, Payload, Poll, PollLimit, ReadFrom};
+use crate::source::decode::{Decoded, Decoder, MAX_FUTURE};
 
 /// The records of one source that have letters.
 type Records = BTreeSet<(String, Offset)>;

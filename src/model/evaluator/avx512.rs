@@ -10,8 +10,7 @@ use std::arch::x86_64::{
 };
 
 use super::Batch;
-use super::kernel::TreeView;
-use super::layout::{Layout, RankedFeature, Step};
+use super::layout::{Layout, RankedFeature, Step, TreeView};
 use super::ranks::{BLOCK, rank_block_with, rank_row_with};
 
 /// Up to this many thresholds are compared one after another.

@@ -4,8 +4,8 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::aligned::Aligned;
-use super::kernel::{Kernel, Masks, TreeView};
-use super::layout::{LaidTree, Layout};
+use super::kernel::{Kernel, Masks};
+use super::layout::{LaidTree, Layout, TreeView};
 use super::ranks::BLOCK;
 use super::rows::{ROOM, Rows};
 use super::walk::{WALKS, walk};

@@ -10,16 +10,8 @@
 //! et al., KDD 2018); row masks replace its leaf masks, which makes the cost of a node independent of the number of leaves.
 
 use super::Batch;
-use super::layout::{Layout, Step};
+use super::layout::{Layout, Step, TreeView};
 use super::ranks::{BLOCK, rank_block, rank_row};
-
-/// One tree in the form that the kernels use.
-#[derive(Clone, Copy)]
-pub(super) struct TreeView<'a> {
-    pub steps: &'a [Step],
-    /// Padded to 16, 32, 64, 128 or 256 values.
-    pub leaves: &'a [f64],
-}
 
 /// A byte per row and slot, each slot in one cache line.
 #[repr(align(64))]

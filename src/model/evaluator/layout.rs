@@ -64,6 +64,14 @@ pub(super) struct SetColumn {
     pub words: Vec<u32>,
 }
 
+/// One tree in the form that the kernels use.
+#[derive(Clone, Copy)]
+pub(super) struct TreeView<'a> {
+    pub steps: &'a [Step],
+    /// Padded to 16, 32, 64, 128 or 256 values.
+    pub leaves: &'a [f64],
+}
+
 /// One tree in both forms.
 #[derive(Debug)]
 pub(super) struct LaidTree {

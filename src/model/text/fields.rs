@@ -3,9 +3,28 @@
 //! Numbers are restricted to the form that both readers understand alike: decimal digits with an optional sign, fraction and
 //! exponent, separated by single spaces. Of anything else LightGBM would parse a prefix and carry on.
 
+use std::fmt;
 use std::str::FromStr;
 
-use super::Flaw;
+/// A defect of a text model, with its position.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Flaw {
+    /// Counted from 1.
+    pub line: usize,
+    pub what: String,
+}
+
+impl Flaw {
+    pub(super) fn new(line: usize, what: impl Into<String>) -> Self {
+        Self { line, what: what.into() }
+    }
+}
+
+impl fmt::Display for Flaw {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "line {}: {}", self.line, self.what)
+    }
+}
 
 /// The fields of a header or of a tree.
 pub(super) struct Fields<'a> {

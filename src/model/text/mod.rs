@@ -16,9 +16,8 @@ mod tree;
 #[cfg(test)]
 mod tests;
 
-use std::fmt;
-
 use self::fields::Fields;
+pub(crate) use self::fields::Flaw;
 use super::forest::Forest;
 use super::objective::Objective;
 
@@ -28,26 +27,6 @@ const MAX_TEXT: usize = 1 << 30;
 const MAX_FEATURES: usize = 100_000;
 /// Maximum number of outputs.
 const MAX_OUTPUTS: usize = 10_000;
-
-/// A defect of a text model, with its position.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Flaw {
-    /// Counted from 1.
-    pub line: usize,
-    pub what: String,
-}
-
-impl Flaw {
-    fn new(line: usize, what: impl Into<String>) -> Self {
-        Self { line, what: what.into() }
-    }
-}
-
-impl fmt::Display for Flaw {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "line {}: {}", self.line, self.what)
-    }
-}
 
 /// Reads a whole text model.
 pub(crate) fn parse(text: &str) -> Result<Forest, Flaw> {

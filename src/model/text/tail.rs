@@ -2,8 +2,7 @@
 //! reads them back, by name and type, and fails or crashes on damaged ones: such a file is refused, so that LightGBM can
 //! score every model that weir accepts.
 
-use super::Flaw;
-use super::fields::is_decimal;
+use super::fields::{Flaw, is_decimal};
 
 /// Parameters that LightGBM reads as one number with a fraction (`Config::ParameterTypes`).
 const DOUBLES: [&str; 33] = [

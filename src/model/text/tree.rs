@@ -1,7 +1,6 @@
 //! Parses one tree's fields into a checked [`Tree`].
 
-use super::Flaw;
-use super::fields::{Field, Fields};
+use super::fields::{Field, Fields, Flaw};
 use crate::model::forest::{Child, Missing, Node, Test, Tree};
 
 /// Maximum number of leaves that LightGBM grows (its limit of `num_leaves`).

@@ -12,11 +12,11 @@ use arrow::datatypes::{DataType, Field};
 use arrow::record_batch::RecordBatch;
 use datafusion::error::{DataFusionError, Result};
 use datafusion::logical_expr::{EmitTo, GroupsAccumulator};
+use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
-use datafusion::physical_expr::{GroupsAccumulatorAdapter, PhysicalExpr};
 
 use super::distinct;
-use super::tolerant::Tolerant;
+use super::tolerant::{Tolerant, plain_accumulator};
 use crate::evaluate::out_of_range;
 
 /// Makes an empty accumulator.
@@ -241,14 +241,6 @@ pub(super) fn native_accumulator(function: &Arc<AggregateFunctionExpr>) -> Resul
         Some(instead) if function.fun().name() != "sum" => Ok(Box::new(Tolerant::new(function, instead)?)),
         _ => plain_accumulator(function),
     }
-}
-
-pub(super) fn plain_accumulator(function: &Arc<AggregateFunctionExpr>) -> Result<Box<dyn GroupsAccumulator>> {
-    if function.groups_accumulator_supported() {
-        return function.create_groups_accumulator();
-    }
-    let function = Arc::clone(function);
-    Ok(Box::new(GroupsAccumulatorAdapter::new(move || function.create_accumulator())))
 }
 
 /// `true` if a function is known to give the same result for the same state, always.

@@ -8,9 +8,9 @@ use arrow::compute::concat;
 use datafusion::common::ScalarValue;
 use datafusion::error::Result;
 use datafusion::logical_expr::{EmitTo, GroupsAccumulator};
+use datafusion::physical_expr::GroupsAccumulatorAdapter;
 use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
 
-use super::call::plain_accumulator;
 use crate::evaluate::is_of_row;
 
 /// DataFusion's accumulator, whose results never fail because a value does not fit.
@@ -78,4 +78,13 @@ impl GroupsAccumulator for Tolerant {
     fn size(&self) -> usize {
         self.inner.size()
     }
+}
+
+/// DataFusion's accumulator of a function; one by one per group where it has none for all groups.
+pub(super) fn plain_accumulator(function: &Arc<AggregateFunctionExpr>) -> Result<Box<dyn GroupsAccumulator>> {
+    if function.groups_accumulator_supported() {
+        return function.create_groups_accumulator();
+    }
+    let function = Arc::clone(function);
+    Ok(Box::new(GroupsAccumulatorAdapter::new(move || function.create_accumulator())))
 }

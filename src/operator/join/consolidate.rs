@@ -1,10 +1,11 @@
-//! Sums weighted rows: equal rows become one, rows that cancel out disappear.
+//! Compares rows, and sums weighted ones: equal rows become one, rows that cancel out disappear.
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatchOptions, UInt32Array};
-use arrow::compute::take_record_batch;
-use arrow::datatypes::Int64Type;
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatchOptions, UInt32Array};
+use arrow::compute::kernels::cmp::{eq, not_distinct};
+use arrow::compute::{and, prep_null_mask_filter, take_record_batch};
+use arrow::datatypes::{DataType, Int64Type};
 use arrow::record_batch::RecordBatch;
 use arrow::row::{RowConverter, Rows, SortField};
 use datafusion::common::HashMap;
@@ -22,6 +23,20 @@ pub(super) fn encode(columns: &[ArrayRef]) -> Result<Rows> {
 /// Like [`encode`], for key columns: equal as keys are.
 pub(super) fn encode_keys(columns: &[ArrayRef]) -> Result<Rows> {
     encode(&columns.iter().map(key_values).collect::<Vec<_>>())
+}
+
+/// Flags the rows whose values are equal; never null. Floats are equal as keys are.
+pub(super) fn equal(left: &ArrayRef, right: &ArrayRef, null_equals_null: bool) -> Result<BooleanArray> {
+    let (left, right) = (&key_values(left), &key_values(right));
+    let kind = left.data_type();
+    if kind.is_nested() || matches!(kind, DataType::Dictionary(..)) {
+        let (left_rows, right_rows) = (encode(std::slice::from_ref(left))?, encode(std::slice::from_ref(right))?);
+        let same: BooleanArray = left_rows.iter().zip(right_rows.iter()).map(|(l, r)| Some(l == r)).collect();
+        let Some(nulls) = left.logical_nulls().filter(|_| !null_equals_null) else { return Ok(same) };
+        return and(&same, &BooleanArray::new(nulls.into_inner(), None)).internal(refused);
+    }
+    let same = if null_equals_null { not_distinct(left, right) } else { eq(left, right) }.internal(refused)?;
+    Ok(if same.null_count() > 0 { prep_null_mask_filter(&same) } else { same })
 }
 
 /// The distinct rows in the order of their first occurrence, with the sums of their weights, none of them 0.

@@ -5,9 +5,8 @@ use std::sync::Arc;
 use arrow::array::{
     Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatchOptions, UInt32Array, new_null_array,
 };
-use arrow::compute::kernels::cmp::{eq, not_distinct};
-use arrow::compute::{and, prep_null_mask_filter, take, take_record_batch};
-use arrow::datatypes::{DataType, Schema, SchemaRef};
+use arrow::compute::{prep_null_mask_filter, take, take_record_batch};
+use arrow::datatypes::{Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
 use datafusion::common::JoinType;
 use datafusion::common::tree_node::{Transformed, TreeNode};
@@ -16,11 +15,10 @@ use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_expr::utils::collect_columns;
 
 use super::chains::{Cursor, Want};
-use super::consolidate::encode;
+use super::consolidate::equal;
 use super::intake::{only, pick};
 use super::segments::refused;
 use super::side::Side;
-use crate::equality::key_values;
 use crate::error::{Context, Error, Result};
 use crate::operator::PART_BYTES;
 use crate::operator::spec::JoinSpec;
@@ -342,20 +340,6 @@ impl Filter {
         let passed = passed.as_boolean_opt().ok_or_else(|| Error::internal("filter of a join is not BOOLEAN"))?;
         Ok(if passed.null_count() > 0 { prep_null_mask_filter(passed) } else { passed.clone() })
     }
-}
-
-/// Flags the rows whose values are equal; never null. Floats are equal as keys are.
-pub(super) fn equal(left: &ArrayRef, right: &ArrayRef, null_equals_null: bool) -> Result<BooleanArray> {
-    let (left, right) = (&key_values(left), &key_values(right));
-    let kind = left.data_type();
-    if kind.is_nested() || matches!(kind, DataType::Dictionary(..)) {
-        let (left_rows, right_rows) = (encode(std::slice::from_ref(left))?, encode(std::slice::from_ref(right))?);
-        let same: BooleanArray = left_rows.iter().zip(right_rows.iter()).map(|(l, r)| Some(l == r)).collect();
-        let Some(nulls) = left.logical_nulls().filter(|_| !null_equals_null) else { return Ok(same) };
-        return and(&same, &BooleanArray::new(nulls.into_inner(), None)).internal(refused);
-    }
-    let same = if null_equals_null { not_distinct(left, right) } else { eq(left, right) }.internal(refused)?;
-    Ok(if same.null_count() > 0 { prep_null_mask_filter(&same) } else { same })
 }
 
 fn missing() -> Error {

@@ -11,9 +11,9 @@ use arrow::record_batch::RecordBatch;
 
 use super::buckets::Buckets;
 use super::chains::{Chains, Cursor, NONE, Want};
+use super::consolidate::equal;
 use super::intake::hash;
 use super::layout::{Facts, Layout, Noted};
-use super::pairs::equal;
 use super::segments::{Segments, refused};
 use crate::error::{Context, Error, Result};
 use crate::operator::StateUsage;

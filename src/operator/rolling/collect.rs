@@ -7,8 +7,8 @@
 use arrow::array::ArrayRef;
 use datafusion::common::ScalarValue;
 
-use super::evaluate::{Function, View};
 use super::merged::Call;
+use super::view::{Function, View};
 use crate::error::{Error, Result};
 
 /// Maximum bytes of the values in one step's frames.

@@ -19,7 +19,6 @@ use datafusion::physical_expr::aggregate::utils::DecimalAverager;
 use super::bound::{Bound, Extent};
 use super::collect::{Collected, grows};
 use super::column::{self, Kind, Values, decimals_as, floats_as, ints_as, sums_as};
-use super::evaluate::{Function, View};
 use super::merged::{Call, Merged};
 use super::plan::Plan;
 use super::retractable::retractable;
@@ -27,6 +26,7 @@ use super::summary::{
     Extreme, GreatestDecimal, GreatestFloat, GreatestInt, GreatestUnsigned, LeastDecimal, LeastFloat, LeastInt,
     LeastUnsigned, Moments, Order, Run, SHORT, Sum, SumDecimal, SumFloat, SumInt, Summary, Trees,
 };
+use super::view::{Function, View};
 use crate::error::{Context, Error, Result};
 use crate::operator::spec::{RollingFunction, RollingKind};
 

@@ -15,11 +15,11 @@ use datafusion::logical_expr::Accumulator;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
 
-use super::evaluate::{Function, View};
 use super::plan::Plan;
 use super::sliding::mask_of;
 use super::store::Block;
 use super::summary::SHORT;
+use super::view::{Function, View};
 use crate::error::{Context, Error, Result};
 use crate::evaluate::{is_of_row, out_of_range};
 

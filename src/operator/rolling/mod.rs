@@ -1,7 +1,7 @@
 //! `f(…) OVER (PARTITION BY k ORDER BY time …)`, several frames at once over one stream.
 //!
 //! The path of a row: it waits whole ([`waiting`]) until its time is complete; then the values that the functions need are
-//! placed among the rows of its key ([`store`]), where frames are runs of slots ([`evaluate`], [`bound`]), and summarised
+//! placed among the rows of its key ([`store`]), where frames are runs of slots ([`evaluate`], [`bound`], [`view`]), and summarised
 //! ([`summary`], [`functions`]) or followed by bags ([`sliding`]). Rows that no frame can reach any more are dropped: a
 //! key's own when it gets rows, all keys' by a sweep over a few keys in every step.
 //!
@@ -23,6 +23,7 @@ mod collect;
 mod column;
 mod evaluate;
 mod functions;
+mod journal;
 mod keys;
 mod merged;
 mod plan;
@@ -35,6 +36,7 @@ mod store;
 mod summary;
 #[cfg(test)]
 mod tests;
+mod view;
 mod waiting;
 
 use std::collections::HashMap;
@@ -46,9 +48,9 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
 
 use self::column::{Column, Place};
+use self::journal::Journal;
 use self::keys::Keys;
 use self::plan::{Plan, SEQUENCE};
-use self::recovery::Journal;
 use self::store::Store;
 use self::waiting::{Released, Waiting, times};
 use super::spec::{RollingEmit, RollingKind, RollingSpec};
@@ -100,7 +102,7 @@ struct Settled {
 
 impl Rolling {
     fn new(spec: RollingSpec) -> Result<Self> {
-        let plan = Plan::new(spec)?;
+        let plan = Plan::new(spec, functions::compile)?;
         let types: Vec<_> = plan.keys.iter().map(|key| plan.input.field(*key).data_type().clone()).collect();
         let columns = plan.arguments.iter().map(|argument| Column::new(argument.kind, argument.nullable)).collect();
         let fields = plan.input.fields().iter().cloned();

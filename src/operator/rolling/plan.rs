@@ -16,13 +16,12 @@ use datafusion::physical_expr::expressions::Column as ColumnExpr;
 
 use super::bound::{Bound, CUT, Extent, Shift};
 use super::column::Kind;
-use super::evaluate::Function;
-use super::functions;
 use super::shown::Shown;
-use super::store::Needed;
+use super::store::{Keep, Needed};
+use super::view::Function;
 use crate::error::{Context, Error, Result};
 use crate::operator::END_OF_TIME;
-use crate::operator::spec::{RollingEmit, RollingSpec};
+use crate::operator::spec::{RollingEmit, RollingFunction, RollingSpec};
 use crate::state::{NO_WATERMARK, StateTable};
 
 /// An aggregate's argument where its filter holds, null elsewhere.
@@ -82,24 +81,6 @@ impl Wait {
     }
 }
 
-/// The rows that a row needs before it.
-#[derive(Debug, Default)]
-pub(super) struct Keep {
-    shifts: Vec<Shift>,
-    rows: Option<usize>,
-    all: bool,
-}
-
-impl Keep {
-    /// The earliest time that rows at or after `time` need.
-    pub(super) fn earliest(&self, time: i64) -> i64 {
-        if self.all {
-            return NO_WATERMARK;
-        }
-        self.shifts.iter().map(|shift| shift.lower(time)).fold(time, i64::min)
-    }
-}
-
 /// A spec, compiled.
 pub(super) struct Plan {
     pub(super) input: SchemaRef,
@@ -127,8 +108,11 @@ pub(super) struct Plan {
     pub(super) keep: Keep,
 }
 
+/// Makes the function for an output column, which is counted from the first function; with the index of its frame.
+pub(super) type Compile = fn(&mut Plan, &RollingFunction, usize) -> Result<(usize, Box<dyn Function>)>;
+
 impl Plan {
-    pub(super) fn new(spec: RollingSpec) -> Result<Self> {
+    pub(super) fn new(spec: RollingSpec, compile: Compile) -> Result<Self> {
         if !matches!(spec.input.field(spec.time.column).data_type(), DataType::Timestamp(TimeUnit::Microsecond, _)) {
             return Err(Error::internal(
                 "a rolling window is ordered by something that is no timestamp in microseconds",
@@ -158,7 +142,7 @@ impl Plan {
             keep: Keep::default(),
         };
         for (index, function) in spec.functions.iter().enumerate() {
-            let compiled = functions::compile(&mut plan, function, index)?;
+            let compiled = compile(&mut plan, function, index)?;
             plan.functions.push(compiled);
         }
         if plan.emit == RollingEmit::OnArrival {

@@ -17,11 +17,11 @@ use datafusion::physical_expr::expressions::Literal;
 use super::bag::{Add, Bag, Distinct, Folded, Value, Xor};
 use super::collect::grows;
 use super::column::{Kind, decimals_as, floats_as, ints_as, sums_as};
-use super::evaluate::Function;
 use super::plan::Plan;
 use super::ranked::{Digest, DoubleSum, Order, Ranked};
 use super::sliding::{Answer, Code, Decimals, Doubles, Finish, Input, Integers, Numbered, Sliding};
 use super::summary::double;
+use super::view::Function;
 use crate::error::{Context, Error, Result};
 
 /// The function computed from bags, if there is one for the aggregate and the argument's type.

@@ -13,9 +13,9 @@ use arrow::datatypes::DataType;
 
 use super::bag::{Bag, Value};
 use super::column::{decimals, doubles, integers};
-use super::evaluate::{Function, View};
 use super::keys::Keys;
 use super::summary::{SHORT, code};
+use super::view::{Function, View};
 use crate::equality::one_double;
 use crate::error::{Error, Result};
 

@@ -22,10 +22,10 @@
 
 use std::hint::black_box;
 
-use super::bound::seek;
+use super::bound::{Shift, seek};
 use super::chunks::Chunks;
 use super::column::{Column, Place};
-use super::plan::Keep;
+use crate::state::NO_WATERMARK;
 
 /// The smallest block has two slots.
 const SMALLEST: u8 = 1;
@@ -74,6 +74,24 @@ impl Block {
 
     fn capacity(&self) -> u32 {
         if self.class == 0 { 0 } else { 1 << self.class }
+    }
+}
+
+/// The rows that a row needs before it.
+#[derive(Debug, Default)]
+pub(super) struct Keep {
+    pub(super) shifts: Vec<Shift>,
+    pub(super) rows: Option<usize>,
+    pub(super) all: bool,
+}
+
+impl Keep {
+    /// The earliest time that rows at or after `time` need.
+    pub(super) fn earliest(&self, time: i64) -> i64 {
+        if self.all {
+            return NO_WATERMARK;
+        }
+        self.shifts.iter().map(|shift| shift.lower(time)).fold(time, i64::min)
     }
 }
 

@@ -6,10 +6,10 @@ use arrow::datatypes::SchemaRef;
 use datafusion::catalog::TableProvider;
 use serde_json::Value;
 
+use super::columns::{integers, memory, micros as of_rfc3339, strings, timestamps};
 use super::declared::{
     Declared, delivery, on_error, sink_connector, sink_format, source_connector, source_format, watermark,
 };
-use super::system::{integers, memory, micros as of_rfc3339, strings, timestamps};
 use super::{Warehouse, location::Location};
 use crate::catalog::{Catalog, InsertDef, PipelineDef, PipelineOptions, Trigger};
 use crate::delta::{AsOf, detail, history};

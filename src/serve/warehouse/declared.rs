@@ -8,7 +8,7 @@ use std::sync::Arc;
 use datafusion::catalog::TableProvider;
 use datafusion::logical_expr::ScalarUDF;
 
-use super::system::{integers, memory, strings};
+use super::columns::{integers, memory, strings};
 use crate::catalog::{
     Catalog, ChangeFormat, Delivery, Format, OnError, SinkConnector, SinkDef, SourceConnector, SourceDef, TableFeed,
 };

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use datafusion::catalog::TableProvider;
 
 use super::Warehouse;
+use super::columns::{floats, integers, memory, micros, number, strings, text, timestamps};
 use super::progress::{last_progress, pipelines};
-use super::system::{floats, integers, memory, micros, number, strings, text, timestamps};
 use crate::epoch::{OperatorProgress, Progress};
 use crate::error::Result;
 

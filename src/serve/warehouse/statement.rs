@@ -15,11 +15,13 @@ use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Word};
 
 use crate::delta::AsOf;
 use crate::error::{Error, SqlState};
-use crate::sql::cursor::{Cursor, Parsed, lower_first};
+use crate::sql::cursor::{Cursor, Parsed};
+use crate::sql::diagnostic::lower_first;
+use crate::sql::dialect::ParseBudget;
 use crate::sql::dialect::WeirDialect;
 use crate::sql::embedded::{located, too_heavy};
 use crate::sql::lexer::tokenize_part;
-use crate::sql::limits::{PARSER_RECURSION, ParseBudget, check_statement_text, check_tokens};
+use crate::sql::limits::{PARSER_RECURSION, check_statement_text, check_tokens};
 use crate::sql::normalize::normalize;
 use crate::sql::temporal::mark_joins;
 use crate::sql::weight::{Known, Weight};

@@ -2,17 +2,15 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, Float64Array, Int64Array, StringArray, TimestampMicrosecondArray};
-use arrow::datatypes::{Field, Schema};
-use arrow::record_batch::RecordBatch;
-use chrono::DateTime;
+use arrow::datatypes::SchemaRef;
 use datafusion::catalog::TableProvider;
 use datafusion::catalog::view::ViewTable;
 use datafusion::common::Column;
-use datafusion::datasource::{MemTable, provider_as_source};
+use datafusion::datasource::provider_as_source;
 use datafusion::logical_expr::{Expr, LogicalPlanBuilder, lit};
 use serde::Serialize;
 
+use super::columns::{floats, integers, memory, micros, number, strings, text, timestamps};
 use super::progress::{last_progress, pipelines};
 use super::{Declared, TableEntry, Warehouse};
 use crate::delta::AsOf;
@@ -35,6 +33,19 @@ pub const NAMES: [&str; 12] = [
     "tables",
     "views",
 ];
+
+impl Warehouse {
+    /// The names of the system tables and their Arrow schemas.
+    pub async fn system_tables(&self) -> Result<Vec<(&'static str, SchemaRef)>> {
+        let mut described = Vec::new();
+        for name in NAMES {
+            if let Some(table) = table(self, name).await? {
+                described.push((name, table.schema()));
+            }
+        }
+        Ok(described)
+    }
+}
 
 /// The system table `name` with its current rows.
 pub async fn table(warehouse: &Warehouse, name: &str) -> Result<Option<Arc<dyn TableProvider>>> {
@@ -165,45 +176,6 @@ async fn dead_letters(warehouse: &Warehouse) -> Result<Arc<dyn TableProvider>> {
     }
 }
 
-pub(super) fn memory(columns: Vec<(&str, ArrayRef)>) -> Result<Arc<dyn TableProvider>> {
-    let fields: Vec<Field> =
-        columns.iter().map(|(name, array)| Field::new(*name, array.data_type().clone(), true)).collect();
-    let schema = Arc::new(Schema::new(fields));
-    let arrays = columns.into_iter().map(|(_, array)| array).collect();
-    let batch = RecordBatch::try_new(Arc::clone(&schema), arrays).map_err(|error| query_error(error.into()))?;
-    Ok(Arc::new(MemTable::try_new(schema, vec![vec![batch]]).map_err(query_error)?))
-}
-
-pub(super) fn strings(values: impl Iterator<Item = Option<String>>) -> ArrayRef {
-    Arc::new(values.collect::<StringArray>())
-}
-
-pub(super) fn integers(values: impl Iterator<Item = Option<i64>>) -> ArrayRef {
-    Arc::new(values.collect::<Int64Array>())
-}
-
-pub(super) fn floats(values: impl Iterator<Item = Option<f64>>) -> ArrayRef {
-    Arc::new(values.collect::<Float64Array>())
-}
-
-pub(super) fn timestamps(values: impl Iterator<Item = Option<i64>>) -> ArrayRef {
-    Arc::new(values.collect::<TimestampMicrosecondArray>().with_timezone("UTC"))
-}
-
-/// A text that is there.
-pub(super) fn text(value: &str) -> Option<String> {
-    (!value.is_empty()).then(|| value.to_owned())
-}
-
-pub(super) fn number(value: u64) -> Option<i64> {
-    i64::try_from(value).ok()
-}
-
 fn json(value: &impl Serialize) -> Option<String> {
     serde_json::to_string(value).ok()
-}
-
-/// An RFC 3339 text as microseconds since 1970 UTC.
-pub(super) fn micros(value: &str) -> Option<i64> {
-    DateTime::parse_from_rfc3339(value).ok().map(|instant| instant.timestamp_micros())
 }

@@ -13,7 +13,8 @@ mod limit;
 mod tests;
 mod transactional;
 
-pub use changes::{ChangeOrigin, encode_changes};
-pub use direct::{DirectProducer, RefusedMessage};
-pub use encode::{Message, Messages, encode};
+pub(crate) use changes::{ChangeOrigin, encode_changes};
+pub use direct::DirectProducer;
+pub(crate) use direct::RefusedMessage;
+pub use encode::{Messages, encode};
 pub use transactional::{Sent, TopicMessages, TransactionalProducer};

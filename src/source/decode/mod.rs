@@ -54,11 +54,26 @@ use crate::catalog::{
 };
 use crate::env::Env;
 use crate::error::{Context, Error, Result};
-use crate::source::chunk::{Chunk, Decoded, PartitionId, Payload, Records};
+use crate::source::chunk::{Chunk, DeadLetter, PartitionId, Payload, Records};
 use crate::source::origin::{RecordBytes, RowOffsets, RowOrigins};
 
 /// The number of rows whose mean length is used to reserve memory for the rest.
 const ROWS_BEFORE_RESERVE: usize = 64;
+
+/// The result of decoding a chunk.
+#[derive(Debug)]
+pub struct Decoded {
+    /// The good rows, in offset order, in the source's schema.
+    pub rows: RecordBatch,
+    /// The position of each row.
+    pub origins: RowOrigins,
+    /// The other records, in offset order; empty under `on_error = 'drop'`.
+    pub dead: Vec<DeadLetter>,
+    /// The number of refused records, kept or dropped.
+    pub refused: usize,
+    /// The number of values read as milliseconds that may be meant as seconds.
+    pub doubtful_times: usize,
+}
 
 /// Decodes the chunks of one source.
 #[derive(Debug)]

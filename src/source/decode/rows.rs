@@ -8,10 +8,10 @@ use arrow::buffer::NullBuffer;
 use super::convert::{convert, position};
 use super::fault::Fault;
 use super::letters::{Letters, Refusal};
-use super::{Decoder, metadata};
+use super::{Decoded, Decoder, metadata};
 use crate::catalog::{ColumnDef, ColumnOrigin, TimestampUnit};
 use crate::error::{Context, Result};
-use crate::source::chunk::{Decoded, Offset, PartitionId};
+use crate::source::chunk::{Offset, PartitionId};
 use crate::source::origin::{RowOffsets, RowOrigins};
 
 /// Maps consecutive rows from `start` to the declared columns.

@@ -19,7 +19,7 @@ use crate::catalog::{
     TableFeed, feed_columns,
 };
 use crate::delta::testing::{WrittenTable, declared};
-use crate::delta::{TableStore, TimeRange, rows_between};
+use crate::delta::{TableStore, rows_in_order};
 use crate::env::Env;
 use crate::error::{ErrorKind, Result};
 use crate::source::chunk::{Offset, Offsets, Payload, Poll, PollLimit, ReadFrom, SourceReader};
@@ -417,32 +417,24 @@ async fn columns_are_taken_from_the_table_or_must_be_there() {
 }
 
 #[tokio::test]
-async fn history_is_read_by_time() {
+async fn a_table_is_read_in_order_of_time() {
     use arrow::array::TimestampMicrosecondArray;
     let env = Env::manual(1_000_000, 1);
     let time = crate::sql::types::timestamp();
     let def = declared("h", &[("ts", time.clone(), true), ("n", DataType::Int64, true)], &[]);
     let mut table = WrittenTable::create(&def, &env).await;
-    for first in [0, 100, 200] {
+    for first in [100, 200, 0] {
         let times = TimestampMicrosecondArray::from_iter_values(first..first + 100).with_data_type(time.clone());
         let columns: Vec<(&str, ArrayRef)> =
             vec![("ts", Arc::new(times)), ("n", Arc::new(Int64Array::from_iter_values(first..first + 100)))];
         table.append(&[RecordBatch::try_from_iter(columns).unwrap()]).await;
     }
-    let read = async |version, from, to| {
-        let (range, runtime) = (TimeRange { from, to }, Arc::default());
-        let (version, rows) = rows_between(&table.table, version, &["n"], "ts", range, runtime).await.unwrap();
-        let batches: Vec<_> = futures::TryStreamExt::try_collect(rows).await.unwrap();
-        let values = batches.iter().flat_map(|batch: &RecordBatch| {
-            batch.column(0).as_primitive::<Int64Type>().values().iter().copied().collect::<Vec<_>>()
-        });
-        let mut values: Vec<_> = values.collect();
-        values.sort_unstable();
-        (version, values)
-    };
-    assert_eq!(read(None, 95, 205).await, (3, (95..205).collect()));
-    assert_eq!(read(Some(1), 95, 205).await, (1, (95..100).collect()));
-    let range = TimeRange { from: 0, to: 1 };
-    assert!(rows_between(&table.table, None, &[], "n", range, Arc::default()).await.is_err());
-    assert!(rows_between(&table.table, None, &["x"], "ts", range, Arc::default()).await.is_err());
+    let read = rows_in_order(&table.table, &["n"], "ts", &["ts"], Arc::default()).await.unwrap();
+    let batches: Vec<_> = futures::TryStreamExt::try_collect(read).await.unwrap();
+    let values = batches.iter().flat_map(|batch: &RecordBatch| {
+        batch.column(0).as_primitive::<Int64Type>().values().iter().copied().collect::<Vec<_>>()
+    });
+    assert_eq!(values.collect::<Vec<_>>(), (0..300).collect::<Vec<_>>());
+    assert!(rows_in_order(&table.table, &[], "n", &["n"], Arc::default()).await.is_err());
+    assert!(rows_in_order(&table.table, &["x"], "ts", &["ts"], Arc::default()).await.is_err());
 }

@@ -211,7 +211,6 @@ struct Troubles {
     too_large: Vec<TooLarge>,
     /// Numbers of delivered messages, while they are being watched.
     delivered: Option<Vec<usize>>,
-    fatal: Option<(RDKafkaErrorCode, String)>,
 }
 
 /// A message that the brokers refused for the size of its batch.
@@ -260,11 +259,6 @@ impl Context {
     /// The last problem reported, in words.
     pub fn last_trouble(&self) -> Option<String> {
         self.troubles().last.clone()
-    }
-
-    /// The client's fatal error, after which it is unusable.
-    pub fn fatal(&self) -> Option<(RDKafkaErrorCode, String)> {
-        self.troubles().fatal.clone()
     }
 
     /// The first delivery failure since the last call.
@@ -347,10 +341,6 @@ impl ClientContext for Context {
                 RDKafkaErrorCode::Authentication | RDKafkaErrorCode::SSL | RDKafkaErrorCode::SaslAuthenticationFailed,
             ) => {
                 troubles.refused = Some(reason.clone());
-                troubles.last = Some(reason);
-            }
-            Some(code @ (RDKafkaErrorCode::Fatal | RDKafkaErrorCode::Fenced)) => {
-                troubles.fatal.get_or_insert((code, reason.clone()));
                 troubles.last = Some(reason);
             }
             _ => troubles.last = Some(reason),

@@ -9,7 +9,7 @@ use std::sync::{Mutex, PoisonError};
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
 
-use crate::error::{Context, Error, ErrorKind, Result};
+use crate::error::{Context, ErrorKind, Result};
 
 /// `true` if a cluster with this id is an embedded one. It answers no question about topics' ids and settings, so none is put.
 pub fn is_cluster(id: &str) -> bool {
@@ -52,13 +52,15 @@ impl Broker {
     }
 
     /// Cuts all connections and refuses new ones, as a crash would.
+    #[cfg(test)]
     pub fn go_down(&self) -> Result<()> {
-        self.with(|cluster| cluster.broker_down(-1)).map_err(|error| Error::internal(error.to_string()))
+        self.with(|cluster| cluster.broker_down(-1)).internal(|| "the embedded broker does not go down".to_owned())
     }
 
     /// Accepts connections again.
+    #[cfg(test)]
     pub fn come_up(&self) -> Result<()> {
-        self.with(|cluster| cluster.broker_up(-1)).map_err(|error| Error::internal(error.to_string()))
+        self.with(|cluster| cluster.broker_up(-1)).internal(|| "the embedded broker does not come up".to_owned())
     }
 
     fn with<T>(&self, act: impl FnOnce(&MockCluster<'static, DefaultProducerContext>) -> T) -> T {

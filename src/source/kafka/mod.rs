@@ -8,8 +8,8 @@
 //! Also here, because the Kafka sink and the commands share it: clients ([`client`]), [`probe_source`] and [`probe_sink`]
 //! for `weir check --connect`, and the [`embedded`] development broker.
 
-pub mod client;
-pub mod embedded;
+pub(crate) mod client;
+pub(crate) mod embedded;
 
 mod cluster;
 mod describe;
@@ -25,6 +25,6 @@ mod start;
 mod tests;
 
 pub use gather::Wants;
-pub use identity::{Standing, compare};
+pub(crate) use identity::{Standing, compare};
 pub use probe::{ProbeStep, probe_sink, probe_source};
 pub use reader::KafkaReader;

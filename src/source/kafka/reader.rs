@@ -89,6 +89,7 @@ impl KafkaReader {
     }
 
     /// Waits until the starting offsets are determined (`latest` means this moment) or reading has failed.
+    #[cfg(test)]
     pub async fn started(&self) {
         loop {
             let news = self.shared.news.notified();

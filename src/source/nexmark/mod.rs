@@ -10,5 +10,4 @@ mod reader;
 #[cfg(test)]
 mod tests;
 
-pub use event::schema;
 pub use reader::NexmarkReader;

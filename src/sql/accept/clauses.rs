@@ -1,7 +1,5 @@
 //! The behavior of each clause, as `docs/sql.md` shows it.
 
-use std::fmt::Write as _;
-
 /// A clause that the parser takes.
 #[derive(Debug)]
 pub struct Clause {
@@ -193,19 +191,3 @@ pub const CLAUSES: &[Clause] = &[
     clause("CEIL(x TO …), FLOOR(x, n)", NotRun, "SELECT FLOOR(ts TO DAY) AS n FROM t"),
     clause("N'…', U&'…', B'…'", NotRun, "SELECT N'x' AS n FROM t"),
 ];
-
-/// The table of `docs/sql.md`.
-pub fn table() -> String {
-    let mut text = "| clause | in queries | in pipelines |\n|---|---|---|\n".to_owned();
-    for Clause { name, does, example: _ } in CLAUSES {
-        let (queries, pipelines) = match does {
-            Run => ("runs", "runs"),
-            RunInQueries => ("runs", "refused"),
-            NotRun => ("refused", "refused"),
-        };
-        let name = name.replace('|', "\\|");
-        // Writing to a string cannot fail.
-        let _ = writeln!(text, "| `{name}` | {queries} | {pipelines} |");
-    }
-    text
-}

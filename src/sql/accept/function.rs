@@ -1,12 +1,12 @@
-//! Calls of functions.
+//! Calls of functions; ORDER BY and `*`, which queries have as well.
 
 use datafusion::execution::SessionStateDefaults;
 use datafusion::sql::sqlparser::ast::{
     DuplicateTreatment, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentClause, FunctionArgumentList,
-    FunctionArguments, NullTreatment, Value, WindowFrame, WindowFrameBound, WindowFrameUnits, WindowSpec, WindowType,
+    FunctionArguments, NullTreatment, OrderByExpr, OrderByOptions, Value, WildcardAdditionalOptions, WindowFrame,
+    WindowFrameBound, WindowFrameUnits, WindowSpec, WindowType,
 };
 
-use super::query::{check_sort, check_wildcard};
 use super::{Checked, named, refuse, unless};
 use crate::sql::lexer::fold;
 
@@ -147,4 +147,23 @@ fn check_bound(bound: &WindowFrameBound) -> Checked {
         }
         false => Ok(()),
     }
+}
+
+pub fn check_sort(order: &OrderByExpr) -> Checked {
+    let OrderByExpr { expr: _, options: OrderByOptions { asc: _, nulls_first: _ }, with_fill } = order;
+    unless(with_fill.is_some(), "WITH FILL", "Fill gaps with a join to `generate_series(…)`.")
+}
+
+pub fn check_wildcard(options: &WildcardAdditionalOptions) -> Checked {
+    let WildcardAdditionalOptions {
+        wildcard_token: _,
+        opt_ilike: _,
+        opt_exclude: _,
+        opt_except: _,
+        opt_replace: _,
+        opt_rename,
+        opt_alias,
+    } = options;
+    unless(opt_rename.is_some(), "RENAME", "Write `* EXCLUDE (a), a AS b`.")?;
+    unless(opt_alias.is_some(), "AS", "`*` has no name.")
 }

@@ -15,7 +15,7 @@ use std::ops::ControlFlow;
 use datafusion::sql::sqlparser::ast::{Expr, Query, Select, Spanned, TableFactor, Visit, Visitor};
 use datafusion::sql::sqlparser::tokenizer::{Span as AstSpan, TokenWithSpan};
 
-pub use clauses::{CLAUSES, Clause, Does, table as clause_table};
+pub use clauses::{CLAUSES, Clause, Does};
 
 use super::cursor::{Parsed, is_keyword};
 use super::{Diagnostic, Span};

@@ -4,12 +4,12 @@ use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
     Cte, Distinct, Expr, ExprWithAlias, ExprWithAliasAndOrderBy, Function, GroupByExpr, LimitClause,
-    NamedWindowDefinition, NamedWindowExpr, OrderBy, OrderByExpr, OrderByKind, OrderByOptions, PipeOperator, Query,
-    Select, SelectFlavor, SelectItem, SetExpr, SetOperator, SetQuantifier, TableWithJoins, Values, Visit, Visitor,
-    WildcardAdditionalOptions, WindowType, With,
+    NamedWindowDefinition, NamedWindowExpr, OrderBy, OrderByKind, OrderByOptions, PipeOperator, Query, Select,
+    SelectFlavor, SelectItem, SetExpr, SetOperator, SetQuantifier, Values, Visit, Visitor, WindowType, With,
 };
 
-use super::{Checked, function, named, refuse, table, unless};
+use super::function::{self, check_sort, check_wildcard};
+use super::{Checked, named, refuse, table, unless};
 
 const WRITE_LIMIT: &str = "Write `LIMIT n`.";
 
@@ -96,11 +96,6 @@ fn check_order(order: &OrderBy) -> Checked {
     }
 }
 
-pub fn check_sort(order: &OrderByExpr) -> Checked {
-    let OrderByExpr { expr: _, options: OrderByOptions { asc: _, nulls_first: _ }, with_fill } = order;
-    unless(with_fill.is_some(), "WITH FILL", "Fill gaps with a join to `generate_series(…)`.")
-}
-
 pub fn check_select(select: &Select) -> Checked {
     let Select {
         select_token: _,
@@ -137,7 +132,7 @@ pub fn check_select(select: &Select) -> Checked {
     unless(top.is_some(), "TOP", WRITE_LIMIT)?;
     projection.iter().try_for_each(check_item)?;
     unless(exclude.is_some(), "EXCLUDE", "Write `SELECT * EXCLUDE (…)`.")?;
-    from.iter().try_for_each(check_from)?;
+    from.iter().try_for_each(table::check_from)?;
     unless(!lateral_views.is_empty(), "LATERAL VIEW", "Write `unnest(…)` in the SELECT list.")?;
     unless(prewhere.is_some(), "PREWHERE", "Write `WHERE`.")?;
     unless(!connect_by.is_empty(), "CONNECT BY", "In a query write `WITH RECURSIVE`.")?;
@@ -153,11 +148,6 @@ pub fn check_select(select: &Select) -> Checked {
         SelectFlavor::Standard | SelectFlavor::FromFirst => Ok(()),
         SelectFlavor::FromFirstNoSelect => named("FROM", "FROM without SELECT", "Write `SELECT * FROM …`."),
     }
-}
-
-pub fn check_from(from: &TableWithJoins) -> Checked {
-    let TableWithJoins { relation: _, joins } = from;
-    joins.iter().try_for_each(table::check_join)
 }
 
 fn check_group(group: &GroupByExpr) -> Checked {
@@ -179,20 +169,6 @@ fn check_item(item: &SelectItem) -> Checked {
         SelectItem::ExprWithAliases { expr: _, aliases: _ } => refuse("AS", "A column has one name."),
         SelectItem::QualifiedWildcard(_, options) | SelectItem::Wildcard(options) => check_wildcard(options),
     }
-}
-
-pub fn check_wildcard(options: &WildcardAdditionalOptions) -> Checked {
-    let WildcardAdditionalOptions {
-        wildcard_token: _,
-        opt_ilike: _,
-        opt_exclude: _,
-        opt_except: _,
-        opt_replace: _,
-        opt_rename,
-        opt_alias,
-    } = options;
-    unless(opt_rename.is_some(), "RENAME", "Write `* EXCLUDE (a), a AS b`.")?;
-    unless(opt_alias.is_some(), "AS", "`*` has no name.")
 }
 
 fn check_pipe(operator: &PipeOperator) -> Checked {

@@ -2,9 +2,10 @@
 
 use datafusion::sql::sqlparser::ast::{
     Join, JoinConstraint, JoinOperator, TableAlias, TableAliasColumnDef, TableFactor, TableFunctionArgs, TableVersion,
+    TableWithJoins,
 };
 
-use super::{Checked, function, query, refuse, unless};
+use super::{Checked, function, refuse, unless};
 
 pub const SAMPLE: &str = "Choose rows by a key: `WHERE digest(…)`, or by chance in a query: `WHERE random() < 0.1`.";
 pub const PIVOT: &str = "Write one aggregate for each column: `sum(x) FILTER (WHERE kind = 'a') AS a`.";
@@ -57,7 +58,7 @@ pub fn check(factor: &TableFactor) -> Checked {
             check_aliased(alias.as_ref())
         }
         TableFactor::NestedJoin { table_with_joins, alias } => {
-            query::check_from(table_with_joins)?;
+            check_from(table_with_joins)?;
             check_aliased(alias.as_ref())
         }
         other => check_foreign(other),
@@ -138,6 +139,11 @@ pub fn check_alias(alias: &TableAlias) -> Checked {
         unless(data_type.is_some(), "AS", "A column's name in an alias has no type: write a CAST in the SELECT list.")?;
     }
     unless(at.is_some(), "AT", ORDINALITY)
+}
+
+pub fn check_from(from: &TableWithJoins) -> Checked {
+    let TableWithJoins { relation: _, joins } = from;
+    joins.iter().try_for_each(check_join)
 }
 
 pub fn check_join(join: &Join) -> Checked {

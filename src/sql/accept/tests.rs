@@ -1,3 +1,5 @@
+use std::fmt::Write as _;
+
 use super::*;
 use crate::sql::embedded;
 use crate::sql::lexer::tokenize;
@@ -68,6 +70,22 @@ fn bounds_and_zones_that_exist_pass() {
     ] {
         assert_eq!(refusal(sql), None, "{sql}");
     }
+}
+
+/// The table of `docs/sql.md`.
+fn clause_table() -> String {
+    let mut text = "| clause | in queries | in pipelines |\n|---|---|---|\n".to_owned();
+    for Clause { name, does, example: _ } in CLAUSES {
+        let (queries, pipelines) = match does {
+            Does::Run => ("runs", "runs"),
+            Does::RunInQueries => ("runs", "refused"),
+            Does::NotRun => ("refused", "refused"),
+        };
+        let name = name.replace('|', "\\|");
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "| `{name}` | {queries} | {pipelines} |");
+    }
+    text
 }
 
 #[test]

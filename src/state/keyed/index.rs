@@ -71,17 +71,13 @@ impl KeyIndex {
         self.table.len()
     }
 
-    /// `true` if there are no keys.
-    pub fn is_empty(&self) -> bool {
-        self.table.is_empty()
-    }
-
     /// One more than the largest slot ever assigned.
     pub fn slots(&self) -> usize {
         self.spans.len()
     }
 
     /// The key's slot, if it has one.
+    #[cfg(test)]
     pub fn get(&self, key: &[u8]) -> Option<u32> {
         let hash = self.hash(key);
         self.table

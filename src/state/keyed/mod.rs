@@ -77,20 +77,10 @@ impl KeyedTable {
         self.live
     }
 
-    /// `true` if there are no rows.
-    pub fn is_empty(&self) -> bool {
-        self.live == 0
-    }
-
     /// Memory, in bytes.
     pub fn bytes(&self) -> usize {
         let columns: usize = self.columns.iter().map(|column| column.bytes()).sum();
         self.index.bytes() + columns + self.marks.capacity() + self.changed.capacity() * size_of::<u32>()
-    }
-
-    /// One more than the largest slot.
-    pub fn slots(&self) -> usize {
-        self.marks.len()
     }
 
     /// The slots of `rows` keys. A key that is not in the table gets a slot, which must then be written or deleted.

@@ -150,16 +150,14 @@ async fn partitions_and_rolled_files_hold_every_row_once() {
     );
 
     // As a manifest would keep them.
-    let kept = serde_json::to_string(&staged.adds_json()).unwrap();
-    let adds = StagedFiles::parse_adds(&serde_json::from_str::<Vec<_>>(&kept).unwrap()).unwrap();
+    let kept = serde_json::to_string(&staged.adds).unwrap();
+    let adds = serde_json::from_str(&kept).unwrap();
     table.commit(request("p", 1, 10, StagedFiles { adds, ..StagedFiles::default() })).await.unwrap();
     let counts = query(&table, "SELECT day, count(*), count(DISTINCT id) FROM t GROUP BY day ORDER BY day").await;
     assert_eq!(counts[0].column(0).as_string::<i32>().iter().flatten().collect::<Vec<_>>(), ["d0", "d1", "d2"]);
     for column in [1, 2] {
         assert_eq!(counts[0].column(column).as_primitive::<Int64Type>().values(), &[200_000; 3]);
     }
-    let files = table.files(800_000).await.unwrap();
-    assert_eq!((files.files, files.bytes), (staged.adds.len() as u64, staged.bytes));
 }
 
 #[tokio::test]
