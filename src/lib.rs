@@ -18,6 +18,7 @@ pub mod sql;
 mod arithmetic;
 mod micros;
 pub mod catalog;
+pub mod standing;
 pub mod delta;
 pub mod model;
 mod function;

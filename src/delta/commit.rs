@@ -18,6 +18,7 @@ use super::table::{Progress, Table};
 use super::writer::{StagedFiles, UpsertCommit};
 use crate::env::Env;
 use crate::error::{Context, Error, Result};
+use crate::standing::CommitPermit;
 
 /// Consecutive failures of the store before a commit gives up.
 const MAX_FAILURES: u32 = 10;
@@ -27,7 +28,7 @@ const MAX_LOST: u32 = 1000;
 /// An epoch's share of one table.
 #[derive(Debug, Clone)]
 pub struct CommitRequest {
-    pub app: PipelineTxns,
+    pub(super) app: PipelineTxns,
     /// Staged files; may be empty.
     pub adds: Vec<Add>,
     /// Files that go.
@@ -41,8 +42,26 @@ pub struct CommitRequest {
 }
 
 impl CommitRequest {
-    /// The commit of what was staged.
-    pub fn new(app: PipelineTxns, staged: StagedFiles, info: Map<String, Value>) -> Self {
+    /// The commit of staged files by a pipeline. `offsets` are the end offsets of what the epoch has read, by application id.
+    pub fn new(
+        permit: CommitPermit,
+        pipeline: &str,
+        offsets: Vec<(String, i64)>,
+        staged: StagedFiles,
+        info: Map<String, Value>,
+    ) -> Self {
+        let (epoch, manifest_id) = (permit.epoch().0 as i64, permit.manifest().0);
+        let app = PipelineTxns { pipeline: pipeline.to_owned(), epoch, manifest_id, offsets };
+        Self::again(app, staged, info)
+    }
+
+    /// The same epoch with files that were staged anew.
+    #[must_use]
+    pub fn restaged(self, staged: StagedFiles) -> Self {
+        Self::again(self.app, staged, self.info)
+    }
+
+    fn again(app: PipelineTxns, staged: StagedFiles, info: Map<String, Value>) -> Self {
         let StagedFiles { adds, removes, cdc, upsert, .. } = staged;
         Self { app, adds, removes, cdc, upsert, info }
     }

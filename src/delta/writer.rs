@@ -83,14 +83,14 @@ impl WriterOptions {
     }
 }
 
-/// What an upsert commit adds to the files it names; part of the manifest.
+/// Details that an upsert commit adds to the files it names; part of the manifest.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UpsertCommit {
     /// The version that the files were computed from.
     pub read_version: u64,
     /// The key columns.
     pub key: Vec<String>,
-    /// How many of the added files, from the first on, hold the epoch's own rows and nothing else.
+    /// Number of the added files, from the first on, that hold the epoch's own rows and nothing else.
     pub fresh: usize,
     /// The keys that the epoch deletes, as an Arrow IPC stream in hexadecimal digits.
     pub deleted: Option<String>,

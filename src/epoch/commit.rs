@@ -16,7 +16,7 @@ use super::open::{Outputs, Ranges};
 use super::remember::Remembered;
 use super::sinks::{Sinks, TableSink};
 use super::standings::Standings;
-use crate::delta::{CommitOutcome, CommitRequest, OffsetId, PipelineTxns, StagedFiles, UpsertTable};
+use crate::delta::{CommitOutcome, CommitRequest, OffsetId, StagedFiles, UpsertTable};
 use crate::env::Env;
 use crate::error::{Context, Error, Result};
 use crate::sink::dead_letters::{self, Letter};
@@ -118,9 +118,7 @@ impl Committer {
         let clock = Instant::now();
         if let Some(producer) = &self.sinks.transaction {
             let mut rounds = 0;
-            while let Sent::TooLarge(refused) =
-                producer.commit(permit.epoch().0, permit.manifest().0, messages.clone()).await?
-            {
+            while let Sent::TooLarge(refused) = producer.commit(permit, messages.clone()).await? {
                 rounds += 1;
                 if rounds > MAX_REFUSALS {
                     return Err(Error::environment(format!(
@@ -303,13 +301,7 @@ pub async fn commit_table(
             "topics": manifest.topics,
         }),
     );
-    let app = PipelineTxns {
-        pipeline: manifest.pipeline.clone(),
-        epoch: permit.epoch().0 as i64,
-        manifest_id: permit.manifest().0,
-        offsets,
-    };
-    let mut request = CommitRequest::new(app, table.staged(), info);
+    let mut request = CommitRequest::new(permit, &manifest.pipeline, offsets, table.staged(), info);
     let Some(commit) = &table.upsert else { return Ok(sink.table.commit(request).await?.version()) };
     let upsert = match &sink.upsert {
         Some(upsert) => upsert.clone(),
@@ -322,7 +314,7 @@ pub async fn commit_table(
         tracing::info!(table = sink.name, version, "another writer has changed the table, upserting anew");
         // The same epoch, the same rows and the same manifest: only what they mean for the files is another thing now.
         let staged = upsert.restage(commit, &table.adds).await?;
-        request = CommitRequest::new(request.app, staged, request.info);
+        request = request.restaged(staged);
     }
     Err(Error::environment(format!("table `{}` is changed by others faster than it can be upserted", sink.name)))
 }

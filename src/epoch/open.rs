@@ -150,11 +150,6 @@ impl Outputs {
         self.rows[branch].fetch_sub(rows, Ordering::Relaxed);
     }
 
-    /// The INSERT behind a branch.
-    pub fn branch(&self, branch: usize) -> &Branch {
-        &self.dataflow.branches[branch]
-    }
-
     /// True when some plan may make many rows of one.
     pub fn unfolds(&self) -> bool {
         self.unfolds

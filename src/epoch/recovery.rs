@@ -280,7 +280,6 @@ async fn record_in_kafka(sinks: &Sinks, facts: &Facts, outcome: &Outcome) -> Res
     if !without {
         return Ok(None);
     }
-    let Standing { epoch, manifest } = after.unwrap_or(Standing { epoch: Epoch(0), manifest: ManifestId(0) });
-    producer.commit(epoch.0, manifest.0, Vec::new()).await?;
+    producer.record(after.unwrap_or(Standing { epoch: Epoch(0), manifest: ManifestId(0) })).await?;
     Ok(Some(after))
 }

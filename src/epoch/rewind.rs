@@ -75,7 +75,7 @@ pub async fn rewind(
         done.push(carry_out(pipeline, table, &manifest).await?);
     }
     if let Some(kafka) = kafka {
-        kafka.commit(manifest.epoch.0, manifest.id.0, Vec::new()).await?;
+        kafka.record(manifest.standing()).await?;
         done.push(RestoredSink::Kafka);
     }
     around.env.failpoint("restore.before_manifests").await?;

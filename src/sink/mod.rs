@@ -17,4 +17,4 @@ pub mod kafka;
 pub(crate) mod topic;
 mod writer;
 
-pub(crate) use writer::{Arrival, Arrived, Held, Opening, Refused, Sink, SinkWriter, Staged, Written, in_order};
+pub(crate) use writer::{Arrival, Arrived, Opening, Refused, Sink, SinkWriter, Staged, Written, in_order};

@@ -10,7 +10,7 @@ use tokio::sync::Mutex;
 use super::kafka::{RefusedMessage, TopicMessages};
 use crate::delta::{StagedFiles, UpsertRows, size_of_rows};
 use crate::error::Result;
-use crate::state::Epoch;
+use crate::standing::Epoch;
 
 /// Bytes of a row, besides itself, while an epoch's rows are consolidated by key.
 const CONSOLIDATED_ROW_BYTES: u64 = 200;

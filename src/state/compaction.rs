@@ -17,10 +17,10 @@ use super::file::{Encoding, FileReader, FileWriter, Kind};
 use super::key_group::KEY_GROUPS;
 use super::newest::{Newest, Older, alive};
 use super::snapshot::{OperatorSnapshot, StateFile, TableSnapshot};
-use super::standing::Epoch;
 use super::store::{StateStore, within, write_rows};
 use super::table::{NO_WATERMARK, StateTable};
 use crate::error::Result;
+use crate::standing::Epoch;
 
 /// With fewer files nothing is merged, unless one is mostly dead.
 const ENOUGH: usize = 8;

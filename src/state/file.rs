@@ -26,10 +26,10 @@ use twox_hash::XxHash64;
 
 use super::newest::times;
 use super::snapshot::{STATE_FORMAT, StateFile};
-use super::standing::Epoch;
 use super::table::StateTable;
 use super::views::{bytes, compact_views};
 use crate::error::{Context, Error, Result};
+use crate::standing::Epoch;
 
 /// Files up to this size are fetched in one request.
 const WHOLE: u64 = 1 << 20;

@@ -18,11 +18,11 @@ use serde::{Deserialize, Serialize};
 
 use super::pins::Pins;
 use super::snapshot::OperatorSnapshot;
-use super::standing::{Epoch, ManifestId, Standing};
 use super::table::NO_WATERMARK;
 use crate::delta::{Add, AddCDCFile, Remove, StagedFiles, UpsertCommit, folder_below};
 use crate::error::{Context, Error, Result};
 use crate::source::chunk::{Offset, PartitionId, TopicIdentity};
+use crate::standing::{CommitPermit, Epoch, ManifestId, Standing};
 
 /// One sink of the pipeline at an epoch: its last commit before, and whether it takes part in the epoch.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -195,26 +195,6 @@ impl Default for SourceTime {
     }
 }
 
-/// The right to commit an epoch to its sinks: proof that the epoch's manifest is durable. Only a [`ManifestStore`] creates
-/// one, after it has written the manifest or read it back.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct CommitPermit {
-    epoch: Epoch,
-    manifest: ManifestId,
-}
-
-impl CommitPermit {
-    /// The epoch that may be committed.
-    pub fn epoch(&self) -> Epoch {
-        self.epoch
-    }
-
-    /// The manifest that holds the commits.
-    pub fn manifest(&self) -> ManifestId {
-        self.manifest
-    }
-}
-
 /// The object that marks a restore in progress.
 const RESTORING: &str = "restoring";
 
@@ -264,7 +244,7 @@ impl ManifestStore {
         let bytes = serde_json::to_vec(manifest).internal(|| "manifest cannot be encoded".to_owned())?;
         let written = self.store.put(&path, bytes.into()).await;
         written.environment(|| format!("manifest `{path}` cannot be written"))?;
-        Ok(CommitPermit { epoch: manifest.epoch, manifest: manifest.id })
+        Ok(CommitPermit::of_durable(manifest.epoch, manifest.id))
     }
 
     /// The manifest of `epoch` with `id`; `None` when it does not exist. Errors: damaged content.
@@ -294,7 +274,7 @@ impl ManifestStore {
         if manifest.format != 1 || manifest.epoch != epoch || manifest.id != id {
             return Err(Error::damaged(format!("manifest `{path}` does not hold what its name says")));
         }
-        Ok(Some((manifest, CommitPermit { epoch, manifest: id })))
+        Ok(Some((manifest, CommitPermit::of_durable(epoch, id))))
     }
 
     /// The epochs and ids of all manifests, oldest first.

@@ -6,7 +6,6 @@ mod interleave;
 mod scatter;
 mod views;
 mod keyed;
-mod standing;
 mod manifest;
 mod snapshot;
 mod newest;
@@ -20,6 +19,8 @@ mod spill;
 #[cfg(test)]
 mod tests;
 
+pub use crate::standing::Epoch;
+pub(crate) use crate::standing::{CommitPermit, ManifestId, Standing};
 pub(crate) use background::Background;
 pub(crate) use budget::{MemoryBudget, MemoryShare, Pressure};
 pub(crate) use compaction::Compaction;
@@ -27,16 +28,12 @@ pub(crate) use interleave::interleave_rows;
 pub(crate) use key_group::{KEY_GROUPS, groups_of};
 pub use key_group::{key_groups, shard_of, split};
 pub(crate) use keyed::{KeyIndex, KeyedChanges, KeyedTable};
-pub(crate) use manifest::{
-    CommitPermit, Manifest, ManifestStore, OffsetRange, SinkRecord, SourceTime, TableCommit, TablePlace,
-};
+pub(crate) use manifest::{Manifest, ManifestStore, OffsetRange, SinkRecord, SourceTime, TableCommit, TablePlace};
 pub(crate) use newest::{Newest, Older};
 pub(crate) use pins::Pins;
 pub(crate) use snapshot::StateFile;
 pub use snapshot::{OperatorSnapshot, usage};
 pub(crate) use spill::{SpillFolder, SpillStore};
-pub use standing::Epoch;
-pub(crate) use standing::{ManifestId, Standing};
 pub use store::StateStore;
 pub use table::{NO_WATERMARK, StateChange, StateTable};
 pub(crate) use views::compact_views;

@@ -6,8 +6,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::standing::Epoch;
 use super::table::{NO_WATERMARK, StateTable};
+use crate::standing::Epoch;
 
 /// The layout of snapshots and state files that this version writes, and the only one it reads.
 pub const STATE_FORMAT: u32 = 1;

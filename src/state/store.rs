@@ -23,11 +23,11 @@ use super::newest::{Newest, Older};
 use super::pins::Pins;
 use super::scatter::scatter_rows;
 use super::snapshot::{OperatorSnapshot, STATE_FORMAT, StateFile, TableSnapshot};
-use super::standing::Epoch;
 use super::table::{NO_WATERMARK, StateChange, StateTable};
 use super::views;
 use crate::env::Env;
 use crate::error::{Context, Error, Result};
+use crate::standing::Epoch;
 
 /// Files opened and tables written at a time.
 const AT_ONCE: usize = 8;

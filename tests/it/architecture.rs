@@ -151,6 +151,18 @@ fn the_program_only_hands_over_to_the_command_line() {
 }
 
 #[test]
+fn only_the_store_of_manifests_makes_commit_permits() {
+    let files = rust_files(&src());
+    let makes = |file: &&PathBuf| {
+        let text = fs::read_to_string(file).unwrap();
+        let code = text.split("\n#[cfg(test)]\nmod tests {").next().unwrap_or_default();
+        code.contains("CommitPermit::of_durable(") && !file.components().any(|part| part.as_os_str() == "tests")
+    };
+    let found: Vec<_> = files.iter().filter(makes).filter(|file| !file.ends_with("tests.rs")).collect();
+    assert_eq!(found, [&src().join("state/manifest.rs")]);
+}
+
+#[test]
 fn every_file_says_what_it_owns() {
     let silent: Vec<_> = rust_files(&src())
         .into_iter()

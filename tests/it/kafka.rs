@@ -18,7 +18,7 @@ use weir::source::chunk::{Chunk, Offsets, Payload, Poll, PollLimit, ReadFrom, So
 use weir::source::kafka::{KafkaReader, ProbeStep, Wants, probe_sink, probe_source};
 
 use crate::kafka_support::acl::rd_kafka_AclOperation_t as Acl;
-use crate::kafka_support::{GUEST, PASSWORD, RealKafka};
+use crate::kafka_support::{GUEST, PASSWORD, RealKafka, permit};
 
 fn options(kafka: &RealKafka, topic: &str) -> KafkaSourceOptions {
     KafkaSourceOptions {
@@ -337,9 +337,9 @@ async fn a_committed_epoch_is_visible_and_found_by_the_next_run() {
     kafka.create_topic("alerts", 3);
     let producer = transactional(&kafka, "visible", "alerts").await;
     assert_eq!(producer.committed_epoch().await.unwrap(), None);
-    producer.commit(1, 77, to("alerts", rows(0, 5_000))).await.unwrap();
+    producer.commit(permit(1, 77), to("alerts", rows(0, 5_000))).await.unwrap();
     assert_eq!(producer.committed_epoch().await.unwrap(), Some((1, 77)));
-    producer.commit(2, 78, Vec::new()).await.unwrap();
+    producer.commit(permit(2, 78), Vec::new()).await.unwrap();
     drop(producer);
 
     let next = transactional(&kafka, "visible", "alerts").await;
@@ -356,14 +356,14 @@ async fn the_run_that_was_taken_over_is_fenced_and_its_epoch_stays_invisible() {
     let Some(kafka) = RealKafka::shared() else { return };
     kafka.create_topic("fenced", 1);
     let old = transactional(&kafka, "fencing", "fenced").await;
-    old.commit(1, 1, to("fenced", rows(0, 3))).await.unwrap();
+    old.commit(permit(1, 1), to("fenced", rows(0, 3))).await.unwrap();
     let new = transactional(&kafka, "fencing", "fenced").await;
 
-    let error = old.commit(2, 2, to("fenced", rows(3, 3))).await.unwrap_err();
+    let error = old.commit(permit(2, 2), to("fenced", rows(3, 3))).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Fenced, "{error}: {:?}", error.detail());
     assert!(error.message().contains("pipeline `fencing`"), "{error}");
     assert_eq!(new.committed_epoch().await.unwrap(), Some((1, 1)));
-    new.commit(2, 3, to("fenced", rows(3, 3))).await.unwrap();
+    new.commit(permit(2, 3), to("fenced", rows(3, 3))).await.unwrap();
     assert_eq!(kafka.read_committed("fenced").len(), 6);
 }
 
@@ -380,7 +380,7 @@ async fn a_transaction_left_open_by_a_dead_run_never_becomes_visible() {
 
     let next = transactional(&kafka, "dying", "open").await;
     assert_eq!(next.committed_epoch().await.unwrap(), None);
-    next.commit(1, 5, to("open", rows(0, 1))).await.unwrap();
+    next.commit(permit(1, 5), to("open", rows(0, 1))).await.unwrap();
     let found = kafka.read_committed("open");
     assert_eq!(found.len(), 1);
     assert_eq!(found[0].1, br#"{"id":0,"text":"row 0"}"#);

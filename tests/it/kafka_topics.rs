@@ -6,7 +6,7 @@ use weir::catalog::KafkaConnection;
 use weir::env::Env;
 use weir::sink::kafka::{DirectProducer, Messages, Sent, TopicMessages, TransactionalProducer, encode};
 
-use crate::kafka_support::RealKafka;
+use crate::kafka_support::{RealKafka, permit};
 use crate::program::{Running, Weir, text};
 
 /// A pipeline from a topic into a table, and its folder.
@@ -529,10 +529,10 @@ async fn the_limit_is_the_brokers_to_the_byte() {
         refused[0].reason.contains("has 30001 bytes in its batch, and topic `to-the-byte` takes 30000"),
         "{refused:?}"
     );
-    assert_eq!(producer.commit(1, 1, vec![of_topic]).await.unwrap(), Sent::Visible);
+    assert_eq!(producer.commit(permit(1, 1), vec![of_topic]).await.unwrap(), Sent::Visible);
     // Options that are refused here are refused there.
     let tried = TopicMessages::new("o", "to-the-byte", vec![messages(&[fitting + 1])]);
-    let Sent::TooLarge(positions) = producer.commit(2, 2, vec![tried]).await.unwrap() else {
+    let Sent::TooLarge(positions) = producer.commit(permit(2, 2), vec![tried]).await.unwrap() else {
         panic!("it is too large")
     };
     assert_eq!(positions[&0].iter().copied().collect::<Vec<_>>(), [0]);
@@ -557,7 +557,7 @@ async fn many_messages_above_a_limit_that_is_not_known_are_found_in_few_rounds()
                 .unwrap();
         let mut all = vec![TopicMessages::new("o", &topic, vec![encode(&batch, None).unwrap()])];
         let (since, mut rounds, mut dead) = (Instant::now(), 0, Vec::new());
-        while let Sent::TooLarge(positions) = producer.commit(1, 1, all.clone()).await.unwrap() {
+        while let Sent::TooLarge(positions) = producer.commit(permit(1, 1), all.clone()).await.unwrap() {
             rounds += 1;
             assert!(rounds < 10, "{codec}: {} found", dead.len());
             dead.extend(producer.refuse(&mut all[0], &positions[&0]));
@@ -581,7 +581,7 @@ async fn a_limit_lowered_while_running_is_learnt_from_what_brokers_refuse() {
     let mut all = vec![TopicMessages::new("o", "lowered", vec![messages(&lengths)])];
     let mut dead = Vec::new();
     for _ in 0..5 {
-        match producer.commit(1, 1, all.clone()).await.unwrap() {
+        match producer.commit(permit(1, 1), all.clone()).await.unwrap() {
             Sent::Visible => break,
             Sent::TooLarge(positions) => dead.extend(producer.refuse(&mut all[0], &positions[&0])),
         }

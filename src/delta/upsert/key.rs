@@ -103,7 +103,7 @@ impl KeyHasher {
     }
 }
 
-/// Where a row lies: a file by its number in this process, and the row in it.
+/// Location of a row: a file by its number in this process, and the row in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Location {
     pub file: u32,

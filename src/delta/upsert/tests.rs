@@ -11,12 +11,12 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use super::super::commit::CommitRequest;
-use super::super::judge::PipelineTxns;
 use super::super::store::TableStore;
 use super::*;
 use crate::catalog::{ColumnDef, ColumnOrigin, TableDef};
 use crate::env::Env;
 use crate::error::ErrorKind;
+use crate::standing::{CommitPermit, Epoch, ManifestId};
 
 mod odd;
 mod retention;
@@ -110,8 +110,8 @@ impl World {
     }
 
     fn request(&self, staged: StagedFiles) -> CommitRequest {
-        let app = PipelineTxns { pipeline: "p".into(), epoch: self.epoch, manifest_id: self.epoch, offsets: vec![] };
-        CommitRequest::new(app, staged, serde_json::Map::new())
+        let permit = CommitPermit::of_durable(Epoch(self.epoch as u64), ManifestId(self.epoch));
+        CommitRequest::new(permit, "p", Vec::new(), staged, serde_json::Map::new())
     }
 
     /// Commits as the epoch protocol does; returns how often the epoch had to be staged anew.

@@ -18,6 +18,7 @@ use crate::delta::UpsertRows;
 use crate::env::Env;
 use crate::error::ErrorKind;
 use crate::source::kafka::embedded::Broker;
+use crate::standing::{CommitPermit, Epoch, ManifestId};
 
 fn batch(columns: Vec<(&str, ArrayRef)>) -> RecordBatch {
     RecordBatch::try_from_iter(columns).unwrap()
@@ -146,7 +147,10 @@ async fn a_transaction_delivers_its_messages_through_a_queue_that_is_full() {
     assert_eq!(producer.committed_epoch().await.unwrap(), None);
     let rows = batch(vec![("n", Arc::new(Int64Array::from_iter_values(0..1000)))]);
     let messages = vec![TopicMessages::new("s", "alerts", vec![encode(&rows, None).unwrap()])];
-    assert_eq!(producer.commit(4, 1, messages).await.unwrap(), Sent::Visible);
+    assert_eq!(
+        producer.commit(CommitPermit::of_durable(Epoch(4), ManifestId(1)), messages).await.unwrap(),
+        Sent::Visible
+    );
     assert_eq!(end_of(&broker, "alerts"), 1000);
 }
 

@@ -26,6 +26,7 @@ use crate::catalog::KafkaConnection;
 use crate::env::Env;
 use crate::error::{Error, Result};
 use crate::source::kafka::client::{self, Context, sentence};
+use crate::standing::{CommitPermit, Standing};
 
 mod rehearsal;
 
@@ -214,11 +215,21 @@ impl TransactionalProducer {
     ///
     /// Errors: `Fenced` when another process has taken the pipeline over; otherwise `Environment`. After an error that
     /// says the outcome is unknown, open a new producer and ask it for [`TransactionalProducer::committed_epoch`].
-    pub async fn commit(&self, epoch: u64, manifest: i64, messages: Vec<TopicMessages>) -> Result<Sent> {
+    pub async fn commit(&self, permit: CommitPermit, messages: Vec<TopicMessages>) -> Result<Sent> {
+        self.send(permit.standing(), messages).await
+    }
+
+    /// Records an epoch without messages: one that the other sinks hold already, in a restore or where Kafka has no record yet.
+    /// Errors: as for [`Self::commit`].
+    pub async fn record(&self, held: Standing) -> Result<()> {
+        self.send(held, Vec::new()).await.map(drop)
+    }
+
+    async fn send(&self, Standing { epoch, manifest }: Standing, messages: Vec<TopicMessages>) -> Result<Sent> {
         let inner = Arc::clone(&self.inner);
         blocking(move || {
             let _turn = inner.turn.lock().unwrap_or_else(PoisonError::into_inner);
-            inner.commit(&EpochRecord { epoch, manifest }, &messages)
+            inner.commit(&EpochRecord { epoch: epoch.0, manifest: manifest.0 }, &messages)
         })
         .await
     }

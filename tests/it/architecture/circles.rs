@@ -152,7 +152,7 @@ fn resolve(modules: &Modules, module: &[String], named: &[String]) -> Option<(Pa
     Some((at, rest.cloned().collect()))
 }
 
-/// Which entry names which, by folder.
+/// The entries that each entry names, by folder.
 fn folders(modules: &Modules) -> BTreeMap<Path, Names> {
     let mut imported: BTreeMap<&Path, BTreeMap<String, Path>> = BTreeMap::new();
     for (module, code) in modules {

@@ -13,9 +13,10 @@ use datafusion::prelude::{SessionConfig, SessionContext};
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::Parser;
 use weir::catalog::{CheckDef, ColumnDef, ColumnOrigin, TableDef};
-use weir::delta::{CommitRequest, PipelineTxns, StagedFiles, Table, TableStore, WriterOptions};
+use weir::delta::{CommitRequest, StagedFiles, Table, TableStore, WriterOptions};
 use weir::env::Env;
 use weir::error::Result;
+use weir::standing::{CommitPermit, Epoch, ManifestId};
 
 /// `id BIGINT NOT NULL, amount DOUBLE, day STRING`.
 fn payments() -> TableDef {
@@ -69,13 +70,9 @@ async fn stage(table: &Table, rows: &RecordBatch) -> Result<StagedFiles> {
 }
 
 fn request(pipeline: &str, epoch: i64, manifest_id: i64, staged: StagedFiles) -> CommitRequest {
-    let app = PipelineTxns {
-        pipeline: pipeline.to_owned(),
-        epoch,
-        manifest_id,
-        offsets: vec![(format!("weir:{pipeline}:src:0"), epoch * 100)],
-    };
-    CommitRequest::new(app, staged, serde_json::Map::new())
+    let permit = CommitPermit::of_durable(Epoch(epoch as u64), ManifestId(manifest_id));
+    let offsets = vec![(format!("weir:{pipeline}:src:0"), epoch * 100)];
+    CommitRequest::new(permit, pipeline, offsets, staged, serde_json::Map::new())
 }
 
 async fn query(table: &Table, sql: &str) -> Vec<RecordBatch> {

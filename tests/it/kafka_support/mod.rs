@@ -22,6 +22,12 @@ use rdkafka::message::Message;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::{Offset, TopicPartitionList};
 use weir::catalog::{KafkaConnection, KafkaSecurity, Secret};
+use weir::standing::{CommitPermit, Epoch, ManifestId};
+
+/// The permit that a manifest would give.
+pub fn permit(epoch: u64, manifest: i64) -> CommitPermit {
+    CommitPermit::of_durable(Epoch(epoch), ManifestId(manifest))
+}
 
 const READY: Duration = Duration::from_secs(90);
 const PATIENCE: Duration = Duration::from_secs(30);

@@ -1,4 +1,4 @@
-//! The numbers that name an epoch and the manifest that it was committed under.
+//! The numbers that name an epoch and the manifest that it is committed under, and the right to commit it.
 
 use std::fmt;
 
@@ -37,4 +37,31 @@ impl fmt::Display for ManifestId {
 pub struct Standing {
     pub epoch: Epoch,
     pub manifest: ManifestId,
+}
+
+/// The right to commit an epoch to its sinks: proof that the epoch's manifest is durable. No table and no topic takes an epoch
+/// without one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CommitPermit(Standing);
+
+impl CommitPermit {
+    /// For a manifest that was made durable, or read back. Only `state::ManifestStore` calls it (`tests/it/architecture.rs`).
+    pub fn of_durable(epoch: Epoch, manifest: ManifestId) -> Self {
+        Self(Standing { epoch, manifest })
+    }
+
+    /// The epoch that may be committed.
+    pub fn epoch(&self) -> Epoch {
+        self.0.epoch
+    }
+
+    /// The manifest that holds the commits.
+    pub fn manifest(&self) -> ManifestId {
+        self.0.manifest
+    }
+
+    /// Both.
+    pub fn standing(&self) -> Standing {
+        self.0
+    }
 }
