@@ -14,8 +14,9 @@ use super::ordered::in_order;
 use crate::delta::TableStore;
 use crate::error::{Context, Error, Result};
 use crate::memory::MemoryPool;
+use crate::operator::spec::OutputOrder;
 use crate::operator::{Cells, CellsSpec, Lookup, Operator, PART_BYTES, StateUsage, Stepped, Tick, numbered, restore};
-use crate::plan::{Dataflow, OperatorNode, OperatorSpec, OutputOrder};
+use crate::plan::{Dataflow, OperatorNode, OperatorSpec};
 use crate::state::{
     MemoryBudget, MemoryShare, NO_WATERMARK, OperatorSnapshot, Pressure, SpillFolder, SpillStore, StateChange,
     StateFile, StateStore, StateTable, key_groups, shard_of,

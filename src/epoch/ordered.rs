@@ -11,7 +11,7 @@ use super::memory::SPREAD_ROWS;
 use crate::error::{Context, Result};
 use crate::memory::size::size_of_rows;
 use crate::operator::Stepped;
-use crate::plan::OutputOrder;
+use crate::operator::spec::OutputOrder;
 use crate::state::interleave_rows;
 
 /// Rows are put together in batches of about this size.

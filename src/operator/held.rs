@@ -85,6 +85,13 @@ pub fn number_field() -> FieldRef {
     Arc::new(Field::new(NUMBER, DataType::Int64, false))
 }
 
+/// The schema with [`NUMBER`] as column `at`.
+pub fn with_number(schema: &SchemaRef, at: usize) -> SchemaRef {
+    let mut fields: Vec<_> = schema.fields().iter().cloned().collect();
+    fields.insert(at, number_field());
+    Arc::new(Schema::new_with_metadata(fields, schema.metadata().clone()))
+}
+
 /// The rows with their numbers behind the last column.
 pub fn numbered(rows: Vec<RecordBatch>) -> Result<Vec<RecordBatch>, ArrowError> {
     let mut next = 0_i64;

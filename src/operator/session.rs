@@ -8,6 +8,8 @@
 //! A row whose time is below the watermark still counts if its session is not complete: it extends a session that still
 //! waits, or is so young that a session of its own would still wait. Otherwise it is late. Rows without a time are late.
 
+pub mod spec;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 

@@ -1,15 +1,13 @@
 //! The batch form of a pipeline: the same SQL over tables of everything that was read.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use datafusion::catalog::TableProvider;
-use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::datasource::ViewTable;
-use datafusion::error::Result as PlanResult;
 use datafusion::execution::SessionState;
 use datafusion::execution::runtime_env::RuntimeEnv;
-use datafusion::logical_expr::{Expr, LogicalPlan, Volatility};
+use datafusion::logical_expr::LogicalPlan;
 use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast::{Query, Statement as SqlStatement};
 
@@ -94,28 +92,6 @@ pub async fn views(
         register(&session, name, Arc::new(ViewTable::new(plan, None)))?;
     }
     Ok(session)
-}
-
-/// The functions of a plan that do not give the same answer on every call.
-///
-/// Errors: a plan that cannot be walked.
-pub fn volatile_functions(plan: &LogicalPlan) -> PlanResult<BTreeSet<String>> {
-    let mut found = BTreeSet::new();
-    plan.apply_with_subqueries(|node| {
-        node.apply_expressions(|expr| {
-            expr.apply(|part| {
-                if let Expr::ScalarFunction(call) = part
-                    && call.func.signature().volatility == Volatility::Volatile
-                    // Marks of the planner are no calls.
-                    && !call.func.name().starts_with("weir_")
-                {
-                    found.insert(call.func.name().to_owned());
-                }
-                Ok(TreeNodeRecursion::Continue)
-            })
-        })
-    })?;
-    Ok(found)
 }
 
 fn register(session: &SessionState, name: &str, table: Arc<dyn TableProvider>) -> Result<()> {

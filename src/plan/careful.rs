@@ -27,12 +27,11 @@ use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties, Physical
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt};
 
-use super::operators::Check;
 use super::precomputed::precomputed;
 use super::sound;
 use crate::catalog::OnRowError;
 use crate::evaluate::{Evaluated, evaluate_each, evaluate_with_nulls, is_of_row};
-use crate::operator::{Describe, Held, HeldExec, MeterExec, NUMBER, RefusedRow, StreamId, holding, others};
+use crate::operator::{Check, Describe, Held, HeldExec, MeterExec, NUMBER, RefusedRow, StreamId, holding, others};
 
 /// The column that carries places through an unnest.
 const PLACE: &str = "__place";

@@ -13,7 +13,6 @@ use datafusion::physical_plan::ExecutionPlan;
 use sha2::{Digest, Sha256};
 
 use super::growing::Growing;
-use super::lane::Lane;
 use super::operators::{OperatorNode, OperatorSpec};
 use super::running::RunningPlans;
 use super::watermark::Watermark;
@@ -228,11 +227,6 @@ impl Dataflow {
             }
         }
         columns
-    }
-
-    /// A lane without rows.
-    pub fn lane(&self) -> Lane {
-        Lane::new(self.streams, &self.session, Arc::clone(&self.budget))
     }
 
     /// The branches that get rows of what `made` picks.

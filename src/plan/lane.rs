@@ -18,12 +18,11 @@ use futures::{FutureExt, StreamExt};
 
 use super::careful::{Careful, Placed, is_volatile};
 use super::dataflow::{Branch, Dataflow, Fragment, Unshared};
-use super::operators::Check;
 use crate::error::Result;
-use crate::evaluate::{evaluate, evaluate_each, is_of_row, panicked};
+use crate::evaluate::{is_of_row, panicked};
 use crate::memory::size::size_of_rows;
 use crate::memory::slice::{SliceBudget, is_too_much};
-use crate::operator::{Describe, Held, RefusedRow, StreamId, as_json, without};
+use crate::operator::{Check, Describe, Held, RefusedRow, StreamId, as_json, without};
 use crate::source::origin::{Origin, Origins};
 
 /// A branch's rows are handed out when they have this many bytes.
@@ -57,9 +56,16 @@ struct Refused {
 /// A plan and the streams that it reads.
 type Chosen<'d> = (&'d Arc<dyn ExecutionPlan>, &'d [StreamId]);
 
+impl Dataflow {
+    /// A lane without rows.
+    pub fn lane(&self) -> Lane {
+        Lane::new(self.streams, &self.session, Arc::clone(&self.budget))
+    }
+}
+
 impl Lane {
     /// Without rows.
-    pub(super) fn new(streams: usize, session: &SessionState, budget: Arc<SliceBudget>) -> Self {
+    fn new(streams: usize, session: &SessionState, budget: Arc<SliceBudget>) -> Self {
         let held = Arc::new(Held::new(streams));
         let context = TaskContext::new(
             None,
@@ -547,23 +553,4 @@ fn after(rows: impl Iterator<Item = RecordBatch>, mut count: usize) -> Vec<Recor
         rest.extend(Some(batch.slice(skipped, batch.num_rows() - skipped)).filter(|batch| batch.num_rows() > 0));
     }
     rest
-}
-
-impl Check {
-    /// True when nothing fails, as far as evaluating all rows at once tells.
-    fn holds_for(&self, rows: &RecordBatch) -> bool {
-        evaluate(&self.expr, rows).is_ok()
-    }
-
-    /// The rows for which it fails and that count.
-    pub(super) fn failing(&self, rows: &RecordBatch) -> Result<Vec<(usize, DataFusionError)>> {
-        let mut failed = evaluate_each(&self.expr, rows)?.failed;
-        let Some(filter) = self.filter.as_ref().filter(|_| !failed.is_empty()) else { return Ok(failed) };
-        let counts = evaluate_each(filter, rows)?.values;
-        let counts = datafusion::common::cast::as_boolean_array(&counts)?;
-        let counted: BTreeSet<usize> =
-            (0..counts.len()).filter(|row| counts.is_valid(*row) && counts.value(*row)).collect();
-        failed.retain(|(row, _)| counted.contains(row));
-        Ok(failed)
-    }
 }

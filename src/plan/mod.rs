@@ -14,7 +14,6 @@ mod compile;
 mod constants;
 mod cut;
 mod dataflow;
-mod describe;
 mod drawn;
 mod equal;
 mod explain;
@@ -48,10 +47,11 @@ mod system_time;
 mod texts;
 mod three_valued;
 mod time;
+mod volatile;
 mod watermark;
 mod zone;
 
-pub use batch::{Batch, BatchInsert, batch, views, volatile_functions};
+pub use batch::{Batch, BatchInsert, batch, views};
 pub use calls::calls_any;
 pub use careful::collect_computable;
 pub use check::{columns_of, hangs_on_broken, problems};
@@ -66,7 +66,6 @@ pub use meaning::{CheckedPlanner, as_meant};
 pub use mixed_up::mixed_up_features;
 pub use nodes::{DeduplicateNode, SessionNode, WINDOW_END, WINDOW_START, length};
 pub use operators::{OperatorNode, OperatorSpec};
-pub use order::OutputOrder;
 pub use relation::{RelationMode, Relations, register_relations};
 pub use session::{
     FunctionSet, physical_rules, query_rules, register_own, session_and_problems, session_state, session_state_for,
@@ -75,4 +74,5 @@ pub use share::{lookup_tables, reads_stream};
 pub use size::{SizedLiterals, bound_relations, bound_types, check_plan};
 pub use texts::TextsBesideIntervals;
 pub use time::{interval_micros, scalar_micros, time_lag};
+pub use volatile::volatile_functions;
 pub use watermark::Watermark;

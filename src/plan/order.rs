@@ -8,12 +8,8 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use arrow::datatypes::{Schema, SchemaRef};
-use datafusion::common::JoinType;
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
 use datafusion::error::Result;
-use datafusion::logical_expr::WindowFrameUnits;
-use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
 use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_expr::{LexOrdering, PhysicalSortExpr};
 use datafusion::physical_plan::coop::CooperativeExec;
@@ -24,18 +20,8 @@ use datafusion::physical_plan::union::UnionExec;
 use datafusion::physical_plan::{ExecutionPlan, PhysicalExpr};
 
 use super::dataflow::{Branch, Fragment, Unshared};
-use super::operators::{OperatorNode, OperatorSpec};
-use crate::operator::spec::{DeduplicateEmit, RollingEmit, RollingFunction, RollingKind, RollingSpec};
-use crate::operator::{HeldExec, NUMBER, StreamId, number_field};
-
-/// The order in which an operator's rows come out.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum OutputOrder {
-    /// That of the input rows that they are. The operator runs as [`OperatorSpec::numbered`]; the number stands in this column of its output.
-    Arrival(usize),
-    /// By the greatest of these event time columns; rows of one time in no particular order.
-    Time(Vec<usize>),
-}
+use super::operators::OperatorNode;
+use crate::operator::{HeldExec, NUMBER, StreamId};
 
 /// Notes in each operator the order that its rows are wanted in, if something behind it depends on one, and lets UNIONs keep the order of the
 /// rows that they read. `ordered` are the branches that depend on one.
@@ -61,7 +47,7 @@ pub(super) fn mark_order(
         }
         for node in operators.iter() {
             let passes = wanted.contains(&node.output.0) && node.spec.passes_on().is_some();
-            if passes || depends_on_order(&node.spec) {
+            if passes || node.spec.depends_on_order() {
                 wanted.extend(node.inputs.iter().map(|input: &StreamId| input.0));
             }
         }
@@ -70,7 +56,7 @@ pub(super) fn mark_order(
         }
     }
     for node in operators.iter_mut() {
-        node.order = order_of(&node.spec).filter(|_| wanted.contains(&node.output.0));
+        node.order = node.spec.order().filter(|_| wanted.contains(&node.output.0));
     }
     for fragment in fragments.iter_mut().filter(|fragment| wanted.contains(&fragment.stream.0)) {
         fragment.plan = unions_in_order(Arc::clone(&fragment.plan))?;
@@ -154,83 +140,4 @@ fn with_numbers(
         return Ok(Some(Arc::new(CooperativeExec::new(Arc::clone(input)))));
     }
     Ok(None)
-}
-
-/// True for operators whose result depends on the order of their input's rows.
-fn depends_on_order(spec: &OperatorSpec) -> bool {
-    match spec {
-        OperatorSpec::Rolling(spec) => {
-            spec.emit == RollingEmit::OnArrival || spec.functions.iter().any(tells_peers_apart)
-        }
-        OperatorSpec::Deduplicate(_) | OperatorSpec::Newest(_) => true,
-        OperatorSpec::Aggregate(spec) => spec.aggregates.iter().any(|call| collects_in_order(call)),
-        _ => false,
-    }
-}
-
-/// True for window functions that say different things of rows with one time.
-fn tells_peers_apart(function: &RollingFunction) -> bool {
-    let whole = function.frame.units == WindowFrameUnits::Range;
-    !whole || !matches!(&function.function, RollingKind::Aggregate(call, _) if !collects_in_order(call))
-}
-
-fn collects_in_order(call: &AggregateFunctionExpr) -> bool {
-    let ordered = ["array_agg", "string_agg", "first_value", "last_value", "nth_value"];
-    call.order_bys().is_empty() && ordered.contains(&call.fun().name())
-}
-
-/// The order that an operator can give its rows in; `None`: it takes rows back, or gives them in order anyway.
-fn order_of(spec: &OperatorSpec) -> Option<OutputOrder> {
-    let time = |column: usize| Some(OutputOrder::Time(vec![column]));
-    match spec {
-        OperatorSpec::Rolling(RollingSpec { emit: RollingEmit::OnArrival, input, .. }) => {
-            Some(OutputOrder::Arrival(input.fields().len()))
-        }
-        OperatorSpec::Rolling(spec) => time(spec.time.column),
-        OperatorSpec::Deduplicate(spec) if spec.emit == DeduplicateEmit::OnArrival => {
-            Some(OutputOrder::Arrival(spec.input.fields().len()))
-        }
-        OperatorSpec::Deduplicate(spec) => spec.time.and_then(|by| time(by.column)),
-        OperatorSpec::Aggregate(spec) => {
-            let closing = spec.closing?.column;
-            time(spec.keys.iter().position(|key| *key == closing)?)
-        }
-        OperatorSpec::Session(spec) => time(spec.output.fields().len().checked_sub(1)?),
-        OperatorSpec::TopN(spec) => time(spec.closing?.column),
-        OperatorSpec::Asof(spec) => time(spec.left_time.column),
-        OperatorSpec::Join(spec) if !spec.output_retract => {
-            let bounds = spec.bounds?;
-            let (left, right) = (bounds.left.column, bounds.right.column);
-            Some(OutputOrder::Time(match spec.join_type {
-                JoinType::LeftSemi | JoinType::LeftAnti => vec![left],
-                JoinType::RightSemi | JoinType::RightAnti => vec![right],
-                _ => vec![left, spec.left.fields().len() + right],
-            }))
-        }
-        OperatorSpec::Join(_) | OperatorSpec::Newest(_) | OperatorSpec::Lookup(_) => None,
-    }
-}
-
-impl OperatorSpec {
-    /// The same over rows that carry their number behind the input's columns and keep it. What is remembered is the same.
-    pub fn numbered(&self) -> Self {
-        match self.clone() {
-            Self::Rolling(mut spec) => {
-                spec.output = with_number(&spec.output, spec.input.fields().len());
-                spec.input = with_number(&spec.input, spec.input.fields().len());
-                Self::Rolling(spec)
-            }
-            Self::Deduplicate(mut spec) => {
-                spec.input = with_number(&spec.input, spec.input.fields().len());
-                Self::Deduplicate(spec)
-            }
-            other => other,
-        }
-    }
-}
-
-fn with_number(schema: &SchemaRef, at: usize) -> SchemaRef {
-    let mut fields: Vec<_> = schema.fields().iter().cloned().collect();
-    fields.insert(at, number_field());
-    Arc::new(Schema::new_with_metadata(fields, schema.metadata().clone()))
 }

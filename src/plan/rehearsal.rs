@@ -15,10 +15,10 @@ use datafusion::common::ScalarValue;
 use datafusion::error::DataFusionError;
 
 use super::maps::holds_map;
-use super::operators::{Check, OperatorSpec};
+use super::operators::OperatorSpec;
 use crate::error::{Error, ErrorKind, Result};
 use crate::evaluate::{cause, evaluate, panicked};
-use crate::operator::{END_OF_TIME, Tick, WEIGHT};
+use crate::operator::{Check, END_OF_TIME, Tick, WEIGHT};
 use crate::state::NO_WATERMARK;
 
 /// Builds the operator and runs it over a row of defaults, unless `checks` refuse the row.

@@ -9,6 +9,7 @@
 
 mod arguments;
 mod batch;
+mod building;
 mod sets;
 mod stream;
 mod versions;
@@ -23,13 +24,14 @@ use datafusion::execution::SessionState;
 use datafusion::execution::registry::FunctionRegistry;
 use datafusion::logical_expr::planner::{PlannedRelation, RelationPlanner, RelationPlannerContext, RelationPlanning};
 use datafusion::logical_expr::simplify::SimplifyContext;
-use datafusion::logical_expr::{Expr, ExprSchemable, Extension, LogicalPlan, LogicalPlanBuilder, ScalarUDF, lit};
+use datafusion::logical_expr::{Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder, lit};
 use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::sql::sqlparser::ast::{Expr as SqlExpr, Spanned, TableFactor};
 use datafusion::sql::sqlparser::tokenizer::Span;
 
 use self::arguments::{Arguments, Function, problem};
 use self::batch::AsofAsWindow;
+use self::building::{call, columns, extension};
 use self::stream::AsofApart;
 use self::versions::VersionsByTime;
 use super::nodes::{DeduplicateNode, SessionNode, WINDOW_END, WINDOW_START};
@@ -267,23 +269,6 @@ fn with_end(input: LogicalPlan, size: i64) -> Result<LogicalPlan> {
     let start = Expr::Column(Column::from_name(WINDOW_START));
     exprs.push(call(SHIFT, vec![start, lit(size)])?.alias(WINDOW_END));
     LogicalPlanBuilder::from(input).project(exprs)?.build()
-}
-
-/// Every column of a plan.
-fn columns(plan: &LogicalPlan) -> Vec<Expr> {
-    plan.schema().columns().into_iter().map(Expr::Column).collect()
-}
-
-/// A call of one of our functions.
-fn call(name: &str, args: Vec<Expr>) -> Result<Expr> {
-    let found = window_functions().into_iter().find(|function| function.name() == name);
-    let function: ScalarUDF =
-        found.ok_or_else(|| crate::error::Error::internal(format!("function `{name}` does not exist")))?;
-    Ok(function.call(args))
-}
-
-fn extension(node: impl datafusion::logical_expr::UserDefinedLogicalNode + 'static) -> LogicalPlan {
-    LogicalPlan::Extension(Extension { node: Arc::new(node) })
 }
 
 /// The TIMESTAMP columns of a plan.

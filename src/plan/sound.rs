@@ -10,9 +10,8 @@ use datafusion::physical_plan::joins::{HashJoinExec, NestedLoopJoinExec, NestedL
 use datafusion::physical_plan::windows::{BoundedWindowAggExec, WindowAggExec};
 use datafusion::physical_plan::{ExecutionPlan, PhysicalExpr};
 
-use super::operators::{Check, of_call};
 use crate::catalog::OnRowError;
-use crate::operator::{Guarded, is_fallible};
+use crate::operator::{Check, Guarded, is_fallible};
 
 /// Expressions that may fail, of those that the node computes for each row of its input; such a row is left out. `None`: no such node.
 pub fn checks(plan: &Arc<dyn ExecutionPlan>, mode: OnRowError) -> Option<Vec<Check>> {
@@ -20,7 +19,7 @@ pub fn checks(plan: &Arc<dyn ExecutionPlan>, mode: OnRowError) -> Option<Vec<Che
     let all: Vec<Check> = if let Some(node) = raw(plan) {
         let keys = node.group_expr().expr().iter().map(|(key, _)| Check { expr: Arc::clone(key), filter: None });
         let calls = node.aggr_expr().iter().zip(node.filter_expr());
-        let arguments = calls.flat_map(|(call, filter)| of_call(call, filter.as_ref(), &input));
+        let arguments = calls.flat_map(|(call, filter)| Check::of_call(call, filter.as_ref(), &input));
         keys.chain(arguments.filter(|_| mode != OnRowError::Null)).collect()
     } else {
         let windows = match (plan.downcast_ref::<WindowAggExec>(), plan.downcast_ref::<BoundedWindowAggExec>()) {

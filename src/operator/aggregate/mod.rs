@@ -4,6 +4,7 @@
 //! accumulators are DataFusion's; each step's rows are accumulated and merged into the kept states ([`call`], [`groups`]).
 //! Windows are not known here: a window's bounds are ordinary grouping columns, and the spec names the one that closes.
 
+pub mod spec;
 mod distinct;
 mod call;
 mod tolerant;

@@ -14,11 +14,13 @@ use rand::{Rng, SeedableRng};
 
 use super::*;
 use crate::env::Env;
+use crate::operator::join::{asof, join};
+use crate::operator::session::session;
 use crate::operator::spec::{
     AsofSpec, DeduplicateEmit, DeduplicateSpec, JoinSpec, RankFunction, RollingEmit, RollingFunction, RollingKind,
     RollingSpec, SessionSpec, TimeBounds, TimeColumn, TopNSpec,
 };
-use crate::operator::{WEIGHT, asof, deduplicate, join, rolling, session, top_n};
+use crate::operator::{WEIGHT, deduplicate, rolling, top_n};
 use crate::state::StateStore;
 
 const TIME: TimeColumn = TimeColumn { column: 1, lag: 0 };

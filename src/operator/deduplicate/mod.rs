@@ -8,6 +8,7 @@
 //! - [`arrival`]: the first row to arrive is emitted at once.
 //! - [`complete`]: rows wait until their time is complete and are then taken in order of time.
 
+pub mod spec;
 mod arrival;
 mod complete;
 mod seen;

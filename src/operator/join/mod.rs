@@ -7,6 +7,7 @@
 //!
 //! With ΔL and ΔR the rows of a step, ΔL is joined with the stored R, then ΔR with L including ΔL: each pair is found once.
 
+pub mod spec;
 mod segments;
 mod chains;
 mod buckets;

@@ -7,6 +7,7 @@
 //! committed a moment ago, and [`Lookup::forget`] drops those that no future row will need. The version of a time is defined
 //! by `delta::lives`, as for queries.
 
+pub mod spec;
 mod index;
 mod join;
 

@@ -2,6 +2,7 @@
 
 mod fallible;
 mod guarded;
+mod check;
 
 use std::sync::Arc;
 
@@ -16,6 +17,7 @@ use super::contract::WEIGHT;
 use crate::evaluate::Blame;
 use crate::json::line_writer;
 
+pub use check::Check;
 pub use fallible::is_fallible;
 pub use guarded::{Guarded, Pending};
 

@@ -15,6 +15,7 @@
 //!
 //! Leaves to others: refusing frames without an end, or without both a beginning and a TTL.
 
+pub mod spec;
 mod arrival;
 mod bag;
 mod bound;

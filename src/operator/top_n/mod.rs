@@ -13,6 +13,7 @@
 //! If partitions close with a window, rows of a complete window are late, and so are rows without a window. With a TTL, a
 //! partition for which no row has arrived for that time (up to an eighth longer) expires; its output is not retracted.
 
+pub mod spec;
 mod best;
 mod keyed;
 mod leading;

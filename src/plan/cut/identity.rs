@@ -26,14 +26,14 @@ impl Cutter<'_> {
         let mut text = format!("{}: {}", spec.kind(), spec.essence());
         for input in inputs {
             let all = || (0..input.schema.fields().len()).collect();
-            let columns = spec.remembered().unwrap_or_else(all);
+            let columns = spec.columns_in_state().unwrap_or_else(all);
             let fields = columns.iter().map(|&column| {
                 let field = input.schema.field(column);
                 format!("{} {}", field.name(), field.data_type())
             });
             let fields: Vec<String> = fields.collect();
             let times: Vec<_> = columns.iter().map(|&column| input.rows.times.get(column).copied().flatten()).collect();
-            let source = if spec.remembered().is_some() {
+            let source = if spec.columns_in_state().is_some() {
                 self.columns_identity(input, &columns)?
             } else {
                 input.identity.clone()

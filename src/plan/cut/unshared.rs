@@ -14,8 +14,8 @@ use super::piece::{Piece, Stream, held, scan};
 use super::{Cutter, Cutting, streams_read};
 use crate::error::Result;
 use crate::operator::{StreamId, is_fallible};
-use crate::plan::batch::volatile_functions;
 use crate::plan::size::check_plan;
+use crate::plan::volatile::volatile_functions;
 
 /// Nodes that a view may have, written out, to be written into its readers.
 const MOST_NODES: usize = 500;

@@ -18,7 +18,7 @@ use datafusion::logical_expr::{
 };
 use datafusion::optimizer::AnalyzerRule;
 
-use super::{call, columns};
+use super::building::{call, columns};
 use crate::function::{SHIFT, first_within};
 use crate::plan::nodes::{WINDOW_END, WINDOW_START};
 use crate::sql::temporal::ASOF;

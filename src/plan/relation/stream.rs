@@ -7,7 +7,7 @@ use datafusion::logical_expr::LogicalPlan;
 use datafusion::optimizer::AnalyzerRule;
 
 use super::batch::unmarked;
-use super::extension;
+use super::building::extension;
 use crate::plan::nodes::AsofNode;
 
 /// Puts every ASOF join below an [`AsofNode`].

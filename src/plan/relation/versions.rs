@@ -11,7 +11,7 @@ use datafusion::logical_expr::utils::{conjunction, split_conjunction_owned};
 use datafusion::logical_expr::{Cast, Expr, Filter, Join, LogicalPlan, LogicalPlanBuilder, SubqueryAlias, TableScan};
 use datafusion::optimizer::AnalyzerRule;
 
-use super::columns;
+use super::building::columns;
 use crate::delta::{BeforeFirst, ROW_FROM, ROW_UNTIL, all_versions};
 use crate::error::Error;
 use crate::plan::system_time::{TableTime, in_micros};

@@ -15,8 +15,6 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("epoch", &["job", "prepare", "seed"]),
     ("epoch", &["memory", "ordered"]),
     ("epoch", &["refusal", "survey"]),
-    ("plan", &["batch", "compile", "cut"]),
-    ("plan", &["careful", "dataflow", "lane", "operators", "order", "sound"]),
 ];
 
 /// A module's path below the crate, such as `["delta", "upsert", "run"]`; an item's path likewise.
