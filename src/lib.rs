@@ -27,6 +27,7 @@ pub mod state;
 pub mod sink;
 pub mod operator;
 pub mod plan;
+mod run;
 pub mod epoch;
 mod backup;
 pub mod serve;

@@ -11,14 +11,14 @@ use std::time::Instant;
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 
-use super::memory::OperatorChanges;
-use super::open::{Outputs, Ranges};
-use super::remember::Remembered;
-use super::sinks::{Sinks, TableSink};
 use super::standings::Standings;
 use crate::delta::{CommitOutcome, CommitRequest, OffsetId, StagedFiles, UpsertTable};
 use crate::env::Env;
 use crate::error::{Context, Error, Result};
+use crate::run::memory::OperatorChanges;
+use crate::run::open::{Outputs, Ranges};
+use crate::run::remember::Remembered;
+use crate::run::sinks::{Sinks, TableSink};
 use crate::sink::dead_letters::{self, Letter};
 use crate::sink::kafka::{RefusedMessage, Sent, TopicMessages, TransactionalProducer};
 use crate::sink::{Arrived, Staged, in_order};

@@ -2,8 +2,8 @@
 //! elsewhere makes room for them, and if that is not enough reading slows down and says why.
 
 use super::progress::OperatorProgress;
-use super::sinks::Sinks;
 use crate::delta::{UpsertTable, UpsertUsage};
+use crate::run::sinks::Sinks;
 use crate::state::{MemoryBudget, MemoryShare};
 
 /// The indexes of a pipeline.

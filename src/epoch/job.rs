@@ -3,16 +3,15 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::memory::Limits;
 use super::progress::ProgressSink;
-use super::seed::SeedTable;
-use super::sinks::Sinks;
 use crate::catalog::Trigger;
-use crate::delta::TableStore;
+use crate::delta::{Table, TableStore};
 use crate::env::Env;
 use crate::function::EpochClock;
 use crate::metrics::Metrics;
 use crate::plan::Dataflow;
+use crate::run::memory::Limits;
+use crate::run::sinks::Sinks;
 use crate::source::chunk::PollLimit;
 use crate::state::{ManifestStore, StateStore};
 
@@ -43,6 +42,13 @@ pub struct Job {
     pub run: String,
     pub progress: ProgressSink,
     pub metrics: Arc<Metrics>,
+}
+
+/// The table of `seed_from`.
+pub struct SeedTable {
+    /// As the SQL calls it.
+    pub name: String,
+    pub table: Table,
 }
 
 /// The end of a run.

@@ -10,15 +10,11 @@ use datafusion::execution::runtime_env::RuntimeEnv;
 use object_store::ObjectStoreExt;
 use object_store::path::Path;
 
-use super::job::Job;
-use super::lease::Lease;
-use super::memory::Limits;
+use super::job::{Job, SeedTable};
 use super::progress::ProgressSink;
 use super::protocol::must_exist;
 use super::refusal::{gone, restore_command};
 use super::rewind_plan::RewindScope;
-use super::seed::SeedTable;
-use super::sinks::{Home, OutputMemory, Sinks, TableSink, below, one_cluster};
 use crate::catalog::{
     AtEnd, Catalog, Delivery, InsertDef, KafkaConnection, KafkaSinkOptions, Late, PipelineDef, PipelineOptions, Secret,
     SinkConnector, SinkDef, SourceConnector, SourceDef, TableDef,
@@ -33,6 +29,9 @@ use crate::plan::{
     Branch, Dataflow, FunctionSet, RelationMode, Targets, compile, lookup_tables, session_and_problems,
     with_view_columns,
 };
+use crate::run::lease::Lease;
+use crate::run::memory::Limits;
+use crate::run::sinks::{Home, OutputMemory, Sinks, TableSink, below, one_cluster};
 use crate::sink::blackhole::Blackhole;
 use crate::sink::console::Console;
 use crate::sink::delta::{AppendSink, UpsertSink};

@@ -7,12 +7,12 @@ use super::commit::commit_table;
 use super::protocol::{Facts, Held, Outcome, Role, SinkKind, decide};
 use super::refusal::refused;
 use super::rewind_plan::RewindScope;
-use super::sinks::{Sinks, TableSink};
 use super::standings::Standings;
 use super::survey::{Survey, commit_of, survey};
 use crate::delta::{OffsetId, PipelineTxns};
 use crate::env::Env;
 use crate::error::{Error, Result};
+use crate::run::sinks::{Sinks, TableSink};
 use crate::source::chunk::{Offsets, TopicIdentity};
 use crate::state::{
     CommitPermit, Epoch, Manifest, ManifestId, ManifestStore, OperatorSnapshot, SourceTime, Standing, StateStore,

@@ -68,16 +68,6 @@ pub fn gone(pipeline: &str, table: &str, location: &str, had: Standing, restore:
         .with_hint(again)
 }
 
-/// The folder of a table holds another table of the pipeline, the one that should be at `other`.
-pub fn exchanged(pipeline: &str, (table, location): (&str, &str), other: (&str, &str)) -> Error {
-    let (other_table, other_location) = other;
-    Error::damaged(format!("the folder of table `{table}` of pipeline `{pipeline}` holds the table `{other_table}`"))
-        .with_detail(format!(
-            "By the id in its log, the table at `{location}` is the one that the pipeline wrote to `{other_location}`: folders were exchanged, or one was copied over another. Nothing was written."
-        ))
-        .with_hint("Put each table's folder where it was, from a backup if it was overwritten. If the tables are to change places, exchange their LOCATIONs in the SQL instead.")
-}
-
 /// The newest manifest is gone, and operators have state.
 pub fn state_unknown(pipeline: &str, possible: Option<Epoch>, needs_sql: bool) -> Error {
     let rebuild = "`weir run --allow-rebuild` continues where the tables are with empty state: later results lack what came before.";

@@ -7,7 +7,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::job::Job;
-use super::memory::Memory;
 use super::progress::instant;
 use super::recovery::Resumed;
 use super::refusal::state_unknown;
@@ -17,6 +16,7 @@ use crate::catalog::SourceConnector;
 use crate::error::{Error, ErrorKind, Result};
 use crate::operator::END_OF_TIME;
 use crate::plan::{Dataflow, OperatorNode, OperatorSpec};
+use crate::run::memory::Memory;
 use crate::source::chunk::{Offsets, TopicIdentity};
 use crate::state::{NO_WATERMARK, OperatorSnapshot};
 

@@ -8,7 +8,6 @@
 
 use std::collections::BTreeMap;
 
-use super::lease::Lease;
 use super::prepare::{Surroundings, open_transaction};
 use super::recovery::txns_of;
 use super::refusal::restore_command;
@@ -16,6 +15,7 @@ use super::rewind_plan::{PipelineRewind, TableRewind, TableWay};
 use crate::catalog::{Catalog, PipelineDef};
 use crate::delta::{AppId, PipelineTxns, Table};
 use crate::error::{Error, Result};
+use crate::run::lease::Lease;
 use crate::sink::dead_letters;
 use crate::state::{Epoch, Manifest, ManifestId, ManifestStore, Pins, Standing};
 

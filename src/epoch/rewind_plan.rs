@@ -4,11 +4,12 @@
 //! Promises: a plan exists only where the manifest, the state, the log entries and the data files that it needs exist. It names no
 //! table outside of the warehouse that the SQL does not name: that may be one of another warehouse.
 
-use super::refusal::{exchanged, files, restore_command};
-use super::sinks::{Home, Sinks, below};
+use super::refusal::{files, restore_command};
+use super::survey::exchanged;
 use crate::delta::{RewindPlan, Table, TableStore, folder_below};
 use crate::env::Env;
 use crate::error::{Error, Result};
+use crate::run::sinks::{Home, Sinks, below};
 use crate::sink::dead_letters;
 use crate::state::{Epoch, Manifest, ManifestId, ManifestStore, SinkRecord, Standing, StateStore, TablePlace};
 

@@ -16,24 +16,17 @@ use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef, TimestampM
 use arrow::record_batch::RecordBatch;
 use futures::TryStreamExt;
 
-use super::job::Job;
-use super::memory::{Limits, Memory};
+use super::job::{Job, SeedTable};
 use super::prepare::Surroundings;
 use super::recovery::Resumed;
 use crate::catalog::{ColumnOrigin, Metadata, SourceConnector, SourceDef, TableDef};
 use crate::delta::{AppId, Table, TableStore, rows_in_order};
 use crate::error::{Context, Error, Result};
 use crate::plan::{Dataflow, Makers, SourceInput, keeps_data};
+use crate::run::memory::{Limits, Memory};
 use crate::source::chunk::Offsets;
 use crate::sql::types::sql_name;
 use crate::state::{MemoryBudget, NO_WATERMARK};
-
-/// The table of `seed_from`.
-pub struct SeedTable {
-    /// As the SQL calls it.
-    pub name: String,
-    pub table: Table,
-}
 
 /// Result of seeding.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,7 +1,7 @@
 //! The epoch that each sink of a running pipeline holds; written into every manifest and every commit, so that a
 //! start can tell a sink that has nothing to catch up on from one that has lost something.
 
-use super::sinks::Sinks;
+use crate::run::sinks::Sinks;
 use crate::state::{SinkRecord, Standing, TablePlace};
 
 /// The name of all exactly-once Kafka sinks together, in records.

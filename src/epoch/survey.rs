@@ -6,12 +6,11 @@ use std::collections::BTreeMap;
 
 use super::looked::{Looked, kafka_fact};
 use super::protocol::{Before, Facts, Held, Role, SinkFact, SinkKind, newest, recent};
-use super::refusal::exchanged;
-use super::sinks::{Sinks, TableSink};
 use super::undeclared::{Found, Named, Undeclared, look_at};
 use crate::delta::PipelineTxns;
 use crate::env::Env;
 use crate::error::{Error, Result};
+use crate::run::sinks::{Sinks, TableSink};
 use crate::source::chunk::TopicIdentity;
 use crate::state::{CommitPermit, Epoch, Manifest, ManifestStore, SinkRecord, Standing, TableCommit, TablePlace};
 
@@ -100,6 +99,16 @@ fn refuse_exchanged(pipeline: &str, sinks: &Sinks, undeclared: &[TableSink], nam
         return Err(exchanged(pipeline, (&sink.name, &sink.location), (name, &other.location)));
     }
     Ok(())
+}
+
+/// The folder of a table holds another table of the pipeline, the one that should be at `other`.
+pub fn exchanged(pipeline: &str, (table, location): (&str, &str), other: (&str, &str)) -> Error {
+    let (other_table, other_location) = other;
+    Error::damaged(format!("the folder of table `{table}` of pipeline `{pipeline}` holds the table `{other_table}`"))
+        .with_detail(format!(
+            "By the id in its log, the table at `{location}` is the one that the pipeline wrote to `{other_location}`: folders were exchanged, or one was copied over another. Nothing was written."
+        ))
+        .with_hint("Put each table's folder where it was, from a backup if it was overwritten. If the tables are to change places, exchange their LOCATIONs in the SQL instead.")
 }
 
 /// The newest epoch that any sink holds.

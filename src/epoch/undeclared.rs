@@ -3,10 +3,10 @@
 
 use super::looked::Looked;
 use super::protocol::SinkFact;
-use super::sinks::{Sinks, TableSink};
 use crate::delta::{Table, WriterOptions};
 use crate::env::Env;
 use crate::error::{Error, Result};
+use crate::run::sinks::{Sinks, TableSink};
 use crate::state::{Manifest, SinkRecord, TableCommit, TablePlace};
 
 /// The sinks that a manifest, or a table's commit, names.

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::job::Job;
-use super::stop::Stop;
 use crate::delta::{Cleanup, MaintenancePolicy, Table};
+use crate::run::stop::Stop;
 use crate::state::{Epoch, ManifestStore};
 
 /// Interval of upkeep.

@@ -1,4 +1,4 @@
-//! What the planner and the runtime ask of an operator before one of its shards is built: the contract of specifications.
+//! The contract of specifications: the questions of the planner and the runtime to an operator before one of its shards is built.
 //!
 //! Specifications are plain data over column numbers of the inputs. The planner puts a projection in front of every operator,
 //! so keys, times and arguments are plain columns. Unless a specification says otherwise the output schema is its `output`,
@@ -63,7 +63,7 @@ pub trait Spec: Debug {
     /// Its work in words, for EXPLAIN: keys, time, state, when rows are emitted and when state is evicted.
     fn explain(&self) -> Facts;
 
-    /// What a reader of its output sees when it starts with empty state in the middle of a stream.
+    /// The consequence, for a reader of its output, of beginning with an empty state in the middle of a stream.
     fn begins_empty(&self) -> &'static str;
 
     /// `true` if its rows or its state depend on the watermark.

@@ -44,7 +44,7 @@ pub fn clock(schema: &SchemaRef, time: Option<TimeColumn>) -> &str {
     time.map_or("processing time", |time| schema.field(time.column).name().as_str())
 }
 
-/// What a TTL evicts.
+/// Rows that a TTL evicts.
 pub fn forgets(ttl: Option<i64>, what: &str, clock: &str) -> String {
     match ttl {
         Some(ttl) => format!("{what} {}, by {clock}", interval(ttl)),

@@ -10,7 +10,7 @@ use crate::operator::spec::{
 };
 use crate::operator::{Check, Pending, StreamId};
 
-/// What an operator does. Everything that all operators answer is in [`Spec`].
+/// The work of an operator. Everything that all operators answer is in [`Spec`].
 #[derive(Debug, Clone)]
 pub enum OperatorSpec {
     Aggregate(AggregateSpec),
@@ -70,7 +70,7 @@ pub struct OperatorNode {
     pub output: StreamId,
     /// Its inputs are there after the fragments of this stage; its output is in the next.
     pub stage: usize,
-    /// Whose watermarks it follows.
+    /// Sources whose watermarks it follows.
     pub sources: BTreeSet<usize>,
     /// True when its output has weights.
     pub retract: bool,

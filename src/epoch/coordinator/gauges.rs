@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use tokio::task::JoinHandle;
 
-use super::super::vitals::{SourceVitals, UNKNOWN};
 use crate::env::Env;
 use crate::metrics::Metrics;
+use crate::run::vitals::{SourceVitals, UNKNOWN};
 use crate::state::NO_WATERMARK;
 
 /// The interval at which gauges are set.

@@ -7,16 +7,16 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
-use super::super::feed::{Decoding, Fed, Feed, FeedLimits, Said, channel};
 use super::super::job::Job;
-use super::super::open::Cut;
 use super::super::recovery::Resumed;
-use super::super::stop::Stop;
-use super::super::vitals::SourceVitals;
-use super::super::watermark::SourceClock;
 use crate::catalog::Trigger;
 use crate::error::Result;
 use crate::operator::END_OF_TIME;
+use crate::run::feed::{Decoding, Fed, Feed, FeedLimits, Said, channel};
+use crate::run::open::Cut;
+use crate::run::stop::Stop;
+use crate::run::vitals::SourceVitals;
+use crate::run::watermark::SourceClock;
 use crate::source::chunk::{Offsets, ReadFrom, Witness};
 use crate::source::decode::Decoder;
 use crate::state::{NO_WATERMARK, SourceTime};

@@ -25,20 +25,20 @@ use self::watchdog::{Activity, Pulse, Watchdog};
 use super::commit::{Committed, Committer};
 use super::indexes::Indexes;
 use super::job::{Finish, Job};
-use super::memory::Memory;
-use super::open::{OpenEpoch, Outputs};
 use super::progress::{Progress, ProgressSink};
 use super::recovery::{Resumed, recover};
-use super::remember::Remembered;
 use super::restore::{Restored, restore};
-use super::sinks::Sinks;
-use super::stop::Stop;
 use crate::catalog::Trigger;
 use crate::env::Env;
 use crate::error::{Context, Error, Result};
 use crate::function::EpochClock;
 use crate::operator::END_OF_TIME;
 use crate::plan::Dataflow;
+use crate::run::memory::Memory;
+use crate::run::open::{OpenEpoch, Outputs};
+use crate::run::remember::Remembered;
+use crate::run::sinks::Sinks;
+use crate::run::stop::Stop;
 use crate::source::chunk::{Offsets, TopicIdentity};
 
 /// Interval between two looks at silent partitions.

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::super::commit::Committed;
-use super::super::open::OpenEpoch;
 use super::super::progress::{OperatorProgress, Progress, SinkProgress, SourceProgress, instant};
 use super::Coordinator;
 use crate::metrics::resident_memory_bytes;
 use crate::plan::OperatorNode;
+use crate::run::open::OpenEpoch;
 use crate::state::OffsetRange;
 
 impl Coordinator {

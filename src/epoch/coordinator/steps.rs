@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::super::commit::{Closed, Committed};
-use super::super::feed::{Fed, Said};
-use super::super::open::{MicroBatch, OpenEpoch, Outputs};
 use super::watchdog::Activity;
 use super::{Committing, Coordinator, IDLE_CHECK};
 use crate::error::{Error, Result};
 use crate::operator::END_OF_TIME;
+use crate::run::feed::{Fed, Said};
+use crate::run::open::{MicroBatch, OpenEpoch, Outputs};
 use crate::source::chunk::TopicIdentity;
 use crate::source::kafka::{Standing, compare};
 

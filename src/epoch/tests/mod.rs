@@ -28,13 +28,13 @@ use rand::{Rng, SeedableRng};
 use self::input::{Log, dim};
 use self::queries::{Queries, generate};
 use self::stream::{Ended, Run, Setup};
-use super::memory::Limits;
 use super::verify::{Withheld, compare};
 use crate::catalog::Catalog;
 use crate::delta::testing::{WrittenTable, declared};
 use crate::env::Env;
 use crate::memory::MemoryPool;
 use crate::plan::{FunctionSet, Targets, batch};
+use crate::run::memory::Limits;
 use crate::sql::SourceFile;
 use crate::state::{MemoryBudget, SpillFolder, StateStore};
 

@@ -2,12 +2,12 @@
 
 use serde_json::Value;
 
-use super::super::sinks::below;
 use super::{Comparison, Question};
 use crate::delta::{Table, TableStore};
 use crate::error::Result;
 use crate::operator::spec::{DeduplicateEmit, RollingEmit};
 use crate::plan::OperatorSpec;
+use crate::run::sinks::below;
 
 impl Question<'_> {
     /// The reason for which a table that differs cannot be compared.

@@ -10,13 +10,13 @@ use arrow::compute::{cast, filter_record_batch};
 use arrow::datatypes::{DataType, Int64Type, TimeUnit, TimestampMicrosecondType};
 use datafusion::prelude::SessionContext;
 
-use super::super::late::LATE;
 use super::super::prepare::Surroundings;
-use super::super::row_errors::LEFT_OUT;
-use super::super::sinks::below;
 use crate::catalog::{OnError, SourceDef};
 use crate::delta::{Table, TableStore};
 use crate::error::{Context, Error, Result};
+use crate::run::late::LATE;
+use crate::run::row_errors::LEFT_OUT;
+use crate::run::sinks::below;
 use crate::source::chunk::{Chunk, Offset, Offsets, PartitionId, Payload, Poll, PollLimit, ReadFrom};
 use crate::source::decode::{Decoded, Decoder, MAX_FUTURE};
 

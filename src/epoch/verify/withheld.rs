@@ -7,15 +7,15 @@ use arrow::compute::filter_record_batch;
 use arrow::datatypes::Int64Type;
 use arrow::record_batch::RecordBatch;
 
-use super::super::memory::Memory;
 use super::super::prepare::{Surroundings, open_lookups};
-use super::super::sinks::below;
 use super::compare::Withheld;
 use crate::catalog::{Catalog, PipelineDef};
 use crate::delta::TableStore;
 use crate::error::{Context, Error, Result};
 use crate::operator::END_OF_TIME;
 use crate::plan::{Dataflow, OperatorSpec};
+use crate::run::memory::Memory;
+use crate::run::sinks::below;
 use crate::state::{Manifest, NO_WATERMARK, StateStore};
 
 /// Per target what is still held back after the manifest's epoch.

@@ -158,11 +158,28 @@ pub fn halves(dataflow: &Dataflow, stage: usize, lanes: &[Arc<Lane>]) -> Result<
             let middle = count / 2 + usize::from(count % 2 == 1 && upper);
             upper ^= count % 2 == 1;
             let mut rest = rows.to_vec();
-            one.take_part(lane, stream, 0, super::slices::take_rows(&mut rest, middle))?;
+            one.take_part(lane, stream, 0, take_rows(&mut rest, middle))?;
             other.take_part(lane, stream, middle, rest)?;
         }
         first.push(Arc::new(one));
         second.push(Arc::new(other));
     }
     Ok([first, second])
+}
+
+/// Takes the first rows, at most so many.
+pub(super) fn take_rows(rows: &mut Vec<RecordBatch>, most: usize) -> Vec<RecordBatch> {
+    let (mut taken, mut left, mut room) = (Vec::new(), Vec::new(), most);
+    for batch in std::mem::take(rows) {
+        let part = room.min(batch.num_rows());
+        room -= part;
+        if part > 0 {
+            taken.push(batch.slice(0, part));
+        }
+        if part < batch.num_rows() {
+            left.push(batch.slice(part, batch.num_rows() - part));
+        }
+    }
+    *rows = left;
+    taken
 }

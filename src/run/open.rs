@@ -43,8 +43,8 @@ pub type Ranges = BTreeMap<usize, BTreeMap<PartitionId, OffsetRange>>;
 /// An epoch's writers, shared by its lanes.
 pub struct Outputs {
     epoch: Epoch,
-    pub(super) sinks: Arc<Sinks>,
-    pub(super) dataflow: Arc<Dataflow>,
+    pub(crate) sinks: Arc<Sinks>,
+    pub(crate) dataflow: Arc<Dataflow>,
     /// Per branch.
     writers: Vec<Arc<dyn SinkWriter>>,
     rows: Vec<AtomicU64>,
@@ -60,9 +60,9 @@ pub struct Outputs {
     reserved: Reserved,
     letters: LetterBox,
     /// Late rows become dead letters.
-    pub(super) keep_late: bool,
+    pub(crate) keep_late: bool,
     /// Micro-batches taken before the one that runs.
-    pub(super) micro_batch: AtomicU64,
+    pub(crate) micro_batch: AtomicU64,
 }
 
 /// Rows of one source, or none when only time has moved.
@@ -145,7 +145,7 @@ impl Outputs {
     }
 
     /// Rows that count as written, or are about to, were refused.
-    pub(super) fn count_taken_back(&self, branch: usize, rows: u64) {
+    pub(crate) fn count_taken_back(&self, branch: usize, rows: u64) {
         self.count_refused(branch, rows);
         self.rows[branch].fetch_sub(rows, Ordering::Relaxed);
     }
@@ -166,7 +166,7 @@ impl Outputs {
     }
 
     /// A stage has made this much of the slice.
-    pub(super) fn made(&self, bytes: u64) {
+    pub(crate) fn made(&self, bytes: u64) {
         self.made.fetch_add(bytes, Ordering::Relaxed);
     }
 
@@ -213,7 +213,7 @@ impl Outputs {
     }
 
     /// Makes dead letters of messages that are too large for a branch's topic.
-    pub(super) async fn refuse_messages(&self, branch: usize, refused: Option<Refused>) -> Result<()> {
+    pub(crate) async fn refuse_messages(&self, branch: usize, refused: Option<Refused>) -> Result<()> {
         let Some(Refused { topic, messages }) = refused else { return Ok(()) };
         let sink = &self.dataflow.branches[branch].target;
         self.count_taken_back(branch, messages.len() as u64);
@@ -226,7 +226,7 @@ impl Outputs {
     }
 
     /// Writes rows of a branch that `lane` has made; `records` finds what they were.
-    pub(super) async fn write(&self, records: &RowFinder<'_>, lane: usize, rows: Vec<RecordBatch>) -> Result<()> {
+    pub(crate) async fn write(&self, records: &RowFinder<'_>, lane: usize, rows: Vec<RecordBatch>) -> Result<()> {
         let branch = records.branch;
         let count: usize = rows.iter().map(RecordBatch::num_rows).sum();
         let is_split = self.dataflow.branches[branch].retract && self.sinks.branches[branch].consolidates();

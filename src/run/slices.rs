@@ -15,9 +15,10 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 
 use super::finder::RowFinder;
-use super::halves::{StageEnd, halves, rows_before};
-use super::memory::{Memory, SPREAD_ROWS};
+use super::halves::{StageEnd, halves, rows_before, take_rows};
+use super::memory::Memory;
 use super::open::{Cut, MicroBatch, Outputs};
+use super::ordered::SPREAD_ROWS;
 use crate::error::{Context, Result};
 use crate::memory::size::size_of_rows;
 use crate::operator::Stepped;
@@ -273,23 +274,6 @@ impl Outputs {
 
 fn count(rows: &[RecordBatch]) -> usize {
     rows.iter().map(RecordBatch::num_rows).sum()
-}
-
-/// Takes the first rows, at most so many.
-pub(super) fn take_rows(rows: &mut Vec<RecordBatch>, most: usize) -> Vec<RecordBatch> {
-    let (mut taken, mut left, mut room) = (Vec::new(), Vec::new(), most);
-    for batch in std::mem::take(rows) {
-        let part = room.min(batch.num_rows());
-        room -= part;
-        if part > 0 {
-            taken.push(batch.slice(0, part));
-        }
-        if part < batch.num_rows() {
-            left.push(batch.slice(part, batch.num_rows() - part));
-        }
-    }
-    *rows = left;
-    taken
 }
 
 /// Rows that shards gave, per lane. A few go on in one lane, as one batch: the cost of every batch and every task would be more than

@@ -13,7 +13,7 @@ use crate::source::chunk::DeadLetter;
 use crate::source::origin::Origin;
 
 /// Precedes the INSERTs in the reasons of letters.
-pub(super) const LEFT_OUT: &str = "; left out of ";
+pub(crate) const LEFT_OUT: &str = "; left out of ";
 
 /// The position in letters of rows that have none.
 const NO_ORIGIN: i64 = -1;

@@ -7,19 +7,21 @@ use arrow::compute::cast;
 use arrow::datatypes::{DataType, Int64Type, TimeUnit, TimestampMicrosecondType};
 use arrow::record_batch::RecordBatch;
 
-use super::memory::SPREAD_ROWS;
 use crate::error::{Context, Result};
 use crate::memory::size::size_of_rows;
 use crate::operator::Stepped;
 use crate::operator::spec::OutputOrder;
 use crate::state::interleave_rows;
 
+/// Fewer rows than this are not worth a task per shard.
+pub(super) const SPREAD_ROWS: usize = 4_096;
+
 /// Rows are put together in batches of about this size.
 const BATCH_BYTES: u64 = 16 << 20;
 
 /// The rows of all shards in order, in as many parts as there are shards, one after the other; few rows in one part. Numbers are taken off,
 /// of late rows too (they are the last column there).
-pub(super) async fn in_order(mut shards: Vec<Stepped>, order: &OutputOrder) -> Result<Vec<Stepped>> {
+pub(crate) async fn in_order(mut shards: Vec<Stepped>, order: &OutputOrder) -> Result<Vec<Stepped>> {
     let mut batches: Vec<RecordBatch> = shards.iter_mut().flat_map(|shard| std::mem::take(&mut shard.rows)).collect();
     batches.retain(|batch| batch.num_rows() > 0);
     let keys = batches.iter().map(|batch| keys_of(batch, order)).collect::<Result<Vec<_>>>()?;

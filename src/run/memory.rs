@@ -10,7 +10,7 @@ use arrow::array::{ArrayRef, UInt32Array};
 use arrow::compute::take_record_batch;
 use arrow::record_batch::RecordBatch;
 
-use super::ordered::in_order;
+use super::ordered::{SPREAD_ROWS, in_order};
 use crate::delta::TableStore;
 use crate::error::{Context, Error, Result};
 use crate::memory::MemoryPool;
@@ -21,9 +21,6 @@ use crate::state::{
     MemoryBudget, MemoryShare, NO_WATERMARK, OperatorSnapshot, Pressure, SpillFolder, SpillStore, StateChange,
     StateFile, StateStore, StateTable, key_groups, shard_of,
 };
-
-/// Fewer rows than this are not worth a task per shard.
-pub(super) const SPREAD_ROWS: usize = 4_096;
 
 /// Rows looked up at a time: each may find many.
 const LOOKUP_ROWS: usize = 8_192;
@@ -407,7 +404,7 @@ impl Remembering {
 }
 
 /// The rows in batches of at most so many.
-pub(super) fn cut(rows: &RecordBatch, most: usize) -> impl Iterator<Item = RecordBatch> {
+pub(crate) fn cut(rows: &RecordBatch, most: usize) -> impl Iterator<Item = RecordBatch> {
     let starts = (0..rows.num_rows()).step_by(most.max(1));
     starts.map(move |start| rows.slice(start, most.min(rows.num_rows() - start)))
 }

@@ -18,7 +18,7 @@ use crate::source::chunk::DeadLetter;
 use crate::source::origin::Origin;
 
 /// The reason in letters of late rows.
-pub(super) const LATE: &str = "the row is older than the watermark";
+pub(crate) const LATE: &str = "the row is older than the watermark";
 /// The reason in letters of rows that have no place in time.
 const NO_TIME: &str = "its event time is NULL";
 
