@@ -56,6 +56,12 @@ pub trait Spec: Debug {
     /// An empty shard. Errors: a lookup, which has none.
     fn build(&self) -> Result<Box<dyn Operator>>;
 
+    /// An empty shard that can be restored from state in these tables: operators with several layouts of state take the one
+    /// that was written.
+    fn build_for(&self, _tables: &[&str]) -> Result<Box<dyn Operator>> {
+        self.build()
+    }
+
     /// A line about its work that is the same for the same work: a part of the address of its state. Columns are numbered among
     /// [`Spec::columns_in_state`].
     fn essence(&self) -> String;
