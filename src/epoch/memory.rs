@@ -511,3 +511,39 @@ fn route(inputs: Vec<Vec<RecordBatch>>, routing: &[Vec<usize>], shards: usize) -
     }
     Ok(parts)
 }
+
+#[cfg(test)]
+mod tests {
+    use arrow::compute::SortOptions;
+    use arrow::datatypes::{DataType, Field, Schema};
+
+    use super::*;
+    use crate::operator::WEIGHT;
+    use crate::operator::spec::{RankFunction, TopNSpec};
+
+    #[test]
+    fn an_empty_shard_takes_the_layout_of_the_state_that_it_is_restored_from() {
+        let field = |name: &str| Field::new(name, DataType::Int64, false);
+        let spec = OperatorSpec::TopN(TopNSpec {
+            input: Arc::new(Schema::new(vec![field("k"), field("v")])),
+            retract: false,
+            function: RankFunction::RowNumber,
+            keys: vec![0],
+            routing: 1,
+            order: vec![(1, SortOptions::default())],
+            limit: 3,
+            with_rank: false,
+            closing: None,
+            ttl: None,
+            time: None,
+            output: Arc::new(Schema::new(vec![field("k"), field("v"), field(WEIGHT)])),
+        });
+        let tables = serde_json::json!([{ "name": "ranked", "files": [], "cutoff": 0 }]);
+        let tables = serde_json::from_value(tables).unwrap();
+        let snapshot = OperatorSnapshot { tables, ..OperatorSnapshot::empty("top_n") };
+        let new = spec.build().unwrap();
+        assert!(has_other_tables(new.as_ref(), &snapshot), "new state is kept in another layout");
+        let empty = empty_shard(&spec, &tables_of(Some(&snapshot))).unwrap();
+        assert!(!has_other_tables(empty.as_ref(), &snapshot));
+    }
+}
