@@ -14,6 +14,7 @@ use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
 use super::contract::{END_OF_TIME, Operator};
 use super::refused::{Check, Pending};
 use crate::error::Result;
+use crate::state::NO_WATERMARK;
 
 /// A column whose values in future rows are >= W - `lag`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,6 +25,16 @@ pub struct TimeColumn {
 }
 
 impl TimeColumn {
+    /// Lower bound of its values in future rows: a value below it is complete at this watermark, and late after it. Before any
+    /// watermark it is [`NO_WATERMARK`], after the end of input [`END_OF_TIME`].
+    pub fn bound(self, watermark: i64) -> i64 {
+        match watermark {
+            NO_WATERMARK | END_OF_TIME => watermark,
+            // However large the lag, the result is neither of the two special values.
+            moved => moved.saturating_sub(self.lag).clamp(NO_WATERMARK + 1, END_OF_TIME - 1),
+        }
+    }
+
     /// The first watermark at which `value` is complete; the end of time if there is none.
     pub fn past(self, value: Option<i64>) -> i64 {
         value.map_or(END_OF_TIME, |value| value.saturating_add(self.lag).saturating_add(1))
@@ -55,6 +66,12 @@ pub trait Spec: Debug {
 
     /// An empty shard. Errors: a lookup, which has none.
     fn build(&self) -> Result<Box<dyn Operator>>;
+
+    /// An empty shard that can be restored from state in these tables: operators with several layouts of state take the one
+    /// that was written.
+    fn build_for(&self, _tables: &[&str]) -> Result<Box<dyn Operator>> {
+        self.build()
+    }
 
     /// A line about its work that is the same for the same work: a part of the address of its state. Columns are numbered among
     /// [`Spec::columns_in_state`].

@@ -19,7 +19,7 @@ use arrow::datatypes::{DataType, FieldRef, SchemaRef, TimeUnit, TimestampMicrose
 use arrow::record_batch::RecordBatch;
 
 use super::contract::{Operator, StateUsage, Stepped, Tick};
-use super::keyed::{KeyIndex, SequencedRows, Waiting, column_watermark, micros, pick, with_columns};
+use super::keyed::{KeyIndex, SequencedRows, Waiting, micros, pick, with_columns};
 use super::spec::{SessionSpec, TimeColumn};
 use crate::error::{Context, Result};
 use crate::state::{StateChange, StateTable};
@@ -213,11 +213,11 @@ impl Sessions {
 impl Operator for Sessions {
     fn step(&mut self, inputs: Vec<Vec<RecordBatch>>, tick: Tick) -> Result<Stepped> {
         let mut stepped = Stepped::default();
-        let before = column_watermark(tick.before, self.time.lag);
+        let before = self.time.bound(tick.before);
         for batch in inputs.into_iter().flatten().filter(|batch| batch.num_rows() > 0) {
             stepped.late.extend(self.take(&batch, before)?.map(|late| (0, late)));
         }
-        let closed = self.complete(column_watermark(tick.watermark, self.time.lag));
+        let closed = self.complete(self.time.bound(tick.watermark));
         if !closed.is_empty() {
             stepped.rows.push(self.emit(&closed)?);
         }

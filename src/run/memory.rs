@@ -158,7 +158,7 @@ impl Memory {
             let shards = operator.shards.len();
             operator.shards.clear();
             for shard in 0..shards {
-                let mut cells = divided(node, operator.routing.clone(), (shard, shards), &self.limits)?;
+                let mut cells = divided(node, Some(snapshot), operator.routing.clone(), (shard, shards), &self.limits)?;
                 restore(&mut cells, states, snapshot, (shard, shards), operator.watermark).await?;
                 operator.shards.push(Box::new(cells));
             }
@@ -166,18 +166,23 @@ impl Memory {
         Ok(())
     }
 
-    /// Makes every operator, which is still empty, in parts that can leave memory, if what is going to be restored may not fit.
+    /// Makes every operator, which is still empty, ready for what is going to be restored: in the layout that was written, and in parts
+    /// that can leave memory if it may not fit.
     pub fn expect(&mut self, dataflow: &Dataflow, snapshots: &[OperatorSnapshot]) -> Result<()> {
         let file = |file: &StateFile| (file.bytes * RESTORED_FACTOR).max(file.rows * RESTORED_ROW_BYTES);
         let bytes: u64 = snapshots.iter().flat_map(OperatorSnapshot::files).map(file).sum();
-        if bytes <= self.limits.bytes || self.limits.spill.is_err() {
-            return Ok(());
-        }
-        self.divided = true;
+        let divide = bytes > self.limits.bytes && self.limits.spill.is_ok();
+        self.divided |= divide;
         for (node, operator) in dataflow.operators.iter().zip(&mut self.operators) {
+            let snapshot = snapshots.iter().find(|snapshot| snapshot.operator == node.id);
             let shards = operator.shards.len();
             for (shard, empty) in operator.shards.iter_mut().enumerate() {
-                *empty = Box::new(divided(node, operator.routing.clone(), (shard, shards), &self.limits)?);
+                if divide {
+                    let (routing, shard) = (operator.routing.clone(), (shard, shards));
+                    *empty = Box::new(divided(node, snapshot, routing, shard, &self.limits)?);
+                } else if snapshot.is_some_and(|snapshot| has_other_tables(empty.as_ref(), snapshot)) {
+                    *empty = empty_shard(&built_as(node), &tables_of(snapshot))?;
+                }
             }
         }
         Ok(())
@@ -417,16 +422,33 @@ fn built_as(node: &OperatorNode) -> OperatorSpec {
     }
 }
 
-/// A shard of an operator in parts that can leave memory.
+/// The names of the tables that an operator's state was written in.
+fn tables_of(snapshot: Option<&OperatorSnapshot>) -> Vec<String> {
+    snapshot.iter().flat_map(|snapshot| &snapshot.tables).map(|table| table.name.clone()).collect()
+}
+
+/// True when a snapshot has a table that the operator, as it was made, does not know.
+fn has_other_tables(operator: &dyn Operator, snapshot: &OperatorSnapshot) -> bool {
+    let own = operator.state();
+    snapshot.tables.iter().any(|written| own.iter().all(|table| table.name != written.name))
+}
+
+/// An empty shard for state in `tables`.
+fn empty_shard(spec: &OperatorSpec, tables: &[String]) -> Result<Box<dyn Operator>> {
+    spec.build_for(&tables.iter().map(String::as_str).collect::<Vec<_>>())
+}
+
+/// A shard of an operator in parts that can leave memory; in the layout of `snapshot`, if there is one.
 fn divided(
     node: &OperatorNode,
+    snapshot: Option<&OperatorSnapshot>,
     routing: Vec<Vec<usize>>,
     (shard, shards): (usize, usize),
     limits: &Limits,
 ) -> Result<Cells> {
-    let spec = built_as(node);
+    let (spec, tables) = (built_as(node), tables_of(snapshot));
     Cells::new(CellsSpec {
-        make: Box::new(move || spec.build()),
+        make: Box::new(move || empty_shard(&spec, &tables)),
         routing,
         shard,
         shards,
@@ -485,4 +507,40 @@ fn route(inputs: Vec<Vec<RecordBatch>>, routing: &[Vec<usize>], shards: usize) -
         }
     }
     Ok(parts)
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::compute::SortOptions;
+    use arrow::datatypes::{DataType, Field, Schema};
+
+    use super::*;
+    use crate::operator::WEIGHT;
+    use crate::operator::spec::{RankFunction, TopNSpec};
+
+    #[test]
+    fn an_empty_shard_takes_the_layout_of_the_state_that_it_is_restored_from() {
+        let field = |name: &str| Field::new(name, DataType::Int64, false);
+        let spec = OperatorSpec::TopN(TopNSpec {
+            input: Arc::new(Schema::new(vec![field("k"), field("v")])),
+            retract: false,
+            function: RankFunction::RowNumber,
+            keys: vec![0],
+            routing: 1,
+            order: vec![(1, SortOptions::default())],
+            limit: 3,
+            with_rank: false,
+            closing: None,
+            ttl: None,
+            time: None,
+            output: Arc::new(Schema::new(vec![field("k"), field("v"), field(WEIGHT)])),
+        });
+        let tables = serde_json::json!([{ "name": "ranked", "files": [], "cutoff": 0 }]);
+        let tables = serde_json::from_value(tables).unwrap();
+        let snapshot = OperatorSnapshot { tables, ..OperatorSnapshot::empty("top_n") };
+        let new = spec.build().unwrap();
+        assert!(has_other_tables(new.as_ref(), &snapshot), "new state is kept in another layout");
+        let empty = empty_shard(&spec, &tables_of(Some(&snapshot))).unwrap();
+        assert!(!has_other_tables(empty.as_ref(), &snapshot));
+    }
 }

@@ -65,7 +65,7 @@ impl Closing {
         }
         let keys: Vec<ArrayRef> = self.spec.keys.iter().map(|key| key_values(batch.column(*key))).collect();
         let arguments = self.shape.calls.arguments(batch)?;
-        let times = microseconds(batch.column(self.shape.closing.column))?;
+        let times = microseconds(batch.column(self.shape.closing.time.column))?;
         let parts = self.panes.divide(times.values());
         if let [(first, _)] = parts.as_slice() {
             return self.add_to(*first, &times, &keys, &arguments);

@@ -41,7 +41,7 @@ fn sharing(spec: AggregateSpec, worthwhile: usize) -> Result<Box<dyn Operator>> 
         Some(time) => {
             let key = spec.keys.iter().position(|key| *key == time.column);
             let key = key.ok_or_else(|| Error::internal("the closing column of a GROUP BY is none of its keys"))?;
-            Some(ClosingKey { column: time.column, key, lag: time.lag })
+            Some(ClosingKey { time, key })
         }
     };
     match closing {

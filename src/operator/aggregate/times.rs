@@ -13,16 +13,16 @@ use arrow::datatypes::{
 use arrow::record_batch::RecordBatch;
 use datafusion::error::Result;
 
+use crate::operator::spec::TimeColumn;
 use crate::operator::{END_OF_TIME, Tick};
 
 /// A grouping column whose values become complete.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ClosingKey {
-    /// Index in the input.
-    pub column: usize,
+    /// The column of the input.
+    pub time: TimeColumn,
     /// Index among the keys.
     pub key: usize,
-    pub lag: i64,
 }
 
 /// Some rows of a batch.
@@ -34,7 +34,7 @@ pub(super) enum Rows {
 impl ClosingKey {
     /// Values below this are complete at a watermark.
     pub fn complete_below(&self, watermark: i64) -> i64 {
-        if watermark == END_OF_TIME { END_OF_TIME } else { watermark.saturating_sub(self.lag) }
+        self.time.bound(watermark)
     }
 
     /// `true` if a value is complete; at the end of time all values are, even the largest.
@@ -44,12 +44,12 @@ impl ClosingKey {
 
     /// The first watermark at which the smallest of some values, if there is one, is complete.
     pub fn due(&self, smallest: Option<i64>) -> i64 {
-        smallest.map_or(END_OF_TIME, |value| value.saturating_add(self.lag).saturating_add(1))
+        self.time.past(smallest)
     }
 
     /// Divides a batch into the rows that count and the late rows, if any. Rows without a time are late.
     pub fn part(&self, batch: RecordBatch, tick: Tick) -> Result<(RecordBatch, Option<RecordBatch>)> {
-        let values = microseconds(batch.column(self.column))?;
+        let values = microseconds(batch.column(self.time.column))?;
         let limit = self.complete_below(tick.before);
         if values.null_count() == 0 && values.values().iter().all(|value| *value >= limit) {
             return Ok((batch, None));

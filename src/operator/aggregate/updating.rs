@@ -355,7 +355,7 @@ impl Updating {
         let now = match self.spec.time {
             None => tick.now,
             Some(_) if tick.watermark == END_OF_TIME || tick.watermark == NO_WATERMARK => return Ok(()),
-            Some(time) => tick.watermark.saturating_sub(time.lag),
+            Some(time) => time.bound(tick.watermark),
         };
         let limit = expiry.limit(now);
         self.cutoff = self.cutoff.max(limit);

@@ -13,7 +13,7 @@ use arrow::record_batch::RecordBatch;
 use super::seen::SeenKeys;
 use crate::error::{Context, Result};
 use crate::operator::contract::{END_OF_TIME, Operator, StateUsage, Stepped, Tick};
-use crate::operator::keyed::{Encoder, SlotTable, WARM, column_watermark, micros, split_late};
+use crate::operator::keyed::{Encoder, SlotTable, WARM, micros, split_late};
 use crate::operator::spec::{DeduplicateSpec, TimeColumn};
 use crate::state::{NO_WATERMARK, StateChange, StateTable};
 
@@ -70,7 +70,7 @@ impl OnArrival {
 
     /// The time by which keys expire.
     fn clock(&self, watermark: i64, now: i64) -> i64 {
-        self.time.map_or(now, |time| column_watermark(watermark, time.lag))
+        self.time.map_or(now, |time| time.bound(watermark))
     }
 }
 
@@ -111,7 +111,7 @@ impl Operator for OnArrival {
     }
 
     fn restore(&mut self, _table: usize, rows: RecordBatch, watermark: i64) -> Result<()> {
-        self.seen.advance(self.time.map_or(NO_WATERMARK, |time| column_watermark(watermark, time.lag)));
+        self.seen.advance(self.time.map_or(NO_WATERMARK, |time| time.bound(watermark)));
         self.seen.restore(&rows, &mut self.encoder)
     }
 

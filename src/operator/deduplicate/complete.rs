@@ -12,7 +12,7 @@ use arrow::record_batch::RecordBatch;
 use super::seen::SeenKeys;
 use crate::error::Result;
 use crate::operator::contract::{Operator, StateUsage, Stepped, Tick};
-use crate::operator::keyed::{Encoder, KeyIndex, SequencedRows, SlotTable, WARM, column_watermark, micros, split_late};
+use crate::operator::keyed::{Encoder, KeyIndex, SequencedRows, SlotTable, WARM, micros, split_late};
 use crate::operator::spec::{DeduplicateSpec, TimeColumn};
 use crate::state::{NO_WATERMARK, StateChange, StateTable};
 
@@ -153,7 +153,7 @@ impl OnWatermark {
 impl Operator for OnWatermark {
     fn step(&mut self, inputs: Vec<Vec<RecordBatch>>, tick: Tick) -> Result<Stepped> {
         let mut stepped = Stepped::default();
-        let before = column_watermark(tick.before, self.time.lag);
+        let before = self.time.bound(tick.before);
         self.seen.advance(before);
         for batch in inputs.into_iter().flatten() {
             let times = micros(&batch, self.time.column)?;
@@ -165,7 +165,7 @@ impl Operator for OnWatermark {
                 self.take(&rows, &times, before)?;
             }
         }
-        let watermark = column_watermark(tick.watermark, self.time.lag);
+        let watermark = self.time.bound(tick.watermark);
         if watermark > before {
             stepped.rows.extend(self.complete(watermark)?);
             self.seen.advance(watermark);
@@ -185,7 +185,7 @@ impl Operator for OnWatermark {
     }
 
     fn restore(&mut self, table: usize, rows: RecordBatch, watermark: i64) -> Result<()> {
-        let before = column_watermark(watermark, self.time.lag);
+        let before = self.time.bound(watermark);
         self.seen.advance(before);
         if table == 0 {
             return self.seen.restore(&rows, &mut self.encoder);

@@ -15,7 +15,6 @@ use super::layout::Facts;
 use super::segments::refused;
 use super::side::{Arriving, Side, SideOptions, usage};
 use super::versions::{Version, Versions};
-use super::watermark_minus;
 use crate::error::{Context, Error, Result};
 use crate::operator::spec::{AsofSpec, TimeColumn};
 use crate::operator::{Operator, StateUsage, Stepped, Tick};
@@ -134,7 +133,7 @@ impl AsofJoin {
 
     /// Left rows with a time below this have been answered.
     fn left_cutoff(&self, watermark: i64) -> i64 {
-        watermark_minus(watermark, self.right_time.lag)
+        self.right_time.bound(watermark)
     }
 }
 
@@ -156,7 +155,7 @@ impl Operator for AsofJoin {
         self.sides[0].expire(&due, cutoff);
         self.sides[0].tidy()?;
         // The oldest time that a left row, waiting or future, may look up.
-        let asked = cutoff.min(watermark_minus(tick.watermark, self.left_time.lag));
+        let asked = cutoff.min(self.left_time.bound(tick.watermark));
         let old = self.sides[1].take_below(asked);
         for dropped in self.versions.prune(&old, asked) {
             self.sides[1].kill(dropped);

@@ -94,7 +94,7 @@ impl Intake {
         if self.timed
             && let Some(time) = self.time
         {
-            let bound = before.saturating_add(time.lag.saturating_neg());
+            let bound = time.bound(before);
             let column = times(all.column(time.column))?;
             if column.values.iter().any(|&value| value < bound) {
                 let is_late = (0..all.num_rows()).map(|row| column.is_valid(row) && column.values[row] < bound);

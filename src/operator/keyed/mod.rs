@@ -19,4 +19,4 @@ pub use layout::{Layout, with_columns};
 pub use rows::{RowStore, pick};
 pub use sequenced::{SequencedRows, Waiting};
 pub use slots::{SlotTable, WARM};
-pub use time::{column_watermark, micros, split_late};
+pub use time::{micros, split_late};

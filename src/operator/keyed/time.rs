@@ -6,18 +6,6 @@ use arrow::datatypes::{DataType, Int64Type, TimeUnit, TimestampMicrosecondType};
 use arrow::record_batch::RecordBatch;
 
 use crate::error::{Context, Error, Result};
-use crate::operator::END_OF_TIME;
-use crate::state::NO_WATERMARK;
-
-/// Lower bound of a column's values in future rows. Before any watermark it is [`NO_WATERMARK`], after the end of input
-/// [`END_OF_TIME`].
-pub fn column_watermark(watermark: i64, lag: i64) -> i64 {
-    match watermark {
-        NO_WATERMARK | END_OF_TIME => watermark,
-        // However large the lag, the result is neither of the two special values.
-        moved => moved.saturating_sub(lag).clamp(NO_WATERMARK + 1, END_OF_TIME - 1),
-    }
-}
 
 /// A time column as microseconds; nulls stay null. BIGINT columns already count microseconds.
 pub fn micros(batch: &RecordBatch, column: usize) -> Result<Int64Array> {

@@ -21,7 +21,7 @@ use super::store::{Keep, Needed};
 use super::view::Function;
 use crate::error::{Context, Error, Result};
 use crate::operator::END_OF_TIME;
-use crate::operator::spec::{RollingEmit, RollingFunction, RollingSpec};
+use crate::operator::spec::{RollingEmit, RollingFunction, RollingSpec, TimeColumn};
 use crate::state::{NO_WATERMARK, StateTable};
 
 /// An aggregate's argument where its filter holds, null elsewhere.
@@ -87,7 +87,7 @@ pub(super) struct Plan {
     pub(super) output: SchemaRef,
     pub(super) keys: Vec<usize>,
     pub(super) time: usize,
-    lag: i64,
+    event_time: TimeColumn,
     pub(super) emit: RollingEmit,
     pub(super) emits_late: bool,
     /// Late rows that are emitted are counted.
@@ -126,7 +126,7 @@ impl Plan {
             output: spec.output,
             keys: spec.keys,
             time: spec.time.column,
-            lag: spec.time.lag,
+            event_time: spec.time,
             emit: spec.emit,
             emits_late: spec.emits_late || spec.emit == RollingEmit::OnArrival,
             counts_late: spec.emits_late,
@@ -284,15 +284,12 @@ impl Plan {
 
     /// Converts a watermark of event time to one of the ordering column: future rows have values at or after it.
     pub(super) fn complete(&self, watermark: i64) -> i64 {
-        match watermark {
-            END_OF_TIME | NO_WATERMARK => watermark,
-            _ => watermark.saturating_sub(self.lag),
-        }
+        self.event_time.bound(watermark)
     }
 
     /// The first watermark that affects a row of `time` that waits for its time.
     pub(super) fn due(&self, time: i64) -> i64 {
-        time.saturating_add(self.lag).saturating_add(1)
+        self.event_time.past(Some(time))
     }
 
     /// The first watermark at which a row of `time` that waits for later times may be emitted. If it waits for rows of its

@@ -36,6 +36,8 @@ const WRITTEN: u8 = 2;
 #[derive(Debug)]
 pub struct Leading {
     shape: Shape,
+    /// The name of the state table.
+    table: &'static str,
     layout: Layout,
     limit: u32,
     /// The columns that route.
@@ -61,14 +63,15 @@ pub struct Leading {
 
 impl Leading {
     /// An operator with empty state.
-    pub fn new(spec: &TopNSpec) -> Result<Self> {
+    pub fn new(spec: &TopNSpec, name: &'static str) -> Result<Self> {
         let shape = Shape::new(spec);
         let life = Lifetime::new(spec)?;
         let added: &[_] = if life.stamped() { &[WEIGHT, SEQ, STAMP] } else { &[WEIGHT, SEQ] };
         let routing = spec.keys[..spec.routing].to_vec();
         let layout = Layout::new(&shape.rows, &routing, added);
-        let deleted = table(&layout, &life, routing.len()).delete_schema();
+        let deleted = table(name, &layout, &life, routing.len()).delete_schema();
         Ok(Self {
+            table: name,
             limit: spec.limit as u32,
             parts: Keyed::new(&shape.rows, spec, life)?,
             ties: Ties::new(&shape.rows, spec)?,
@@ -270,11 +273,11 @@ impl Leading {
     }
 }
 
-fn table(layout: &Layout, life: &Lifetime, routing: usize) -> StateTable {
+fn table(name: &'static str, layout: &Layout, life: &Lifetime, routing: usize) -> StateTable {
     let width = layout.width();
     let time = life.state_time(|column| layout.place(column), width + 2);
     let key = (0..routing).chain([width + 1]).collect();
-    StateTable { name: "rows", schema: Arc::clone(layout.schema()), routing, key, time, append_only: false }
+    StateTable { name, schema: Arc::clone(layout.schema()), routing, key, time, append_only: false }
 }
 
 impl Operator for Leading {
@@ -300,7 +303,7 @@ impl Operator for Leading {
     }
 
     fn state(&self) -> Vec<StateTable> {
-        vec![table(&self.layout, &self.parts.life, self.routing.len())]
+        vec![table(self.table, &self.layout, &self.parts.life, self.routing.len())]
     }
 
     fn changes(&mut self) -> Result<Vec<StateChange>> {

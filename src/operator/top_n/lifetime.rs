@@ -8,7 +8,7 @@ use arrow::record_batch::RecordBatch;
 
 use crate::error::{Error, Result};
 use crate::operator::contract::{END_OF_TIME, Tick};
-use crate::operator::keyed::{column_watermark, micros, split_late};
+use crate::operator::keyed::{micros, split_late};
 use crate::operator::spec::{TimeColumn, TopNSpec};
 use crate::state::NO_WATERMARK;
 
@@ -87,9 +87,9 @@ impl Lifetime {
 
     /// Begins a step.
     pub fn begin(&mut self, tick: Tick) {
-        self.clock = self.time.map_or(tick.now, |time| column_watermark(tick.before, time.lag));
+        self.clock = self.time.map_or(tick.now, |time| time.bound(tick.before));
         if let Some(closing) = self.closing {
-            self.cutoff = column_watermark(tick.before, closing.lag);
+            self.cutoff = closing.bound(tick.before);
         }
     }
 
@@ -179,7 +179,7 @@ impl Lifetime {
     /// The partitions whose windows are complete after a step, in order of the windows.
     pub fn closed(&mut self, tick: Tick) -> Vec<u32> {
         let Some(closing) = self.closing else { return Vec::new() };
-        self.cutoff = column_watermark(tick.watermark, closing.lag);
+        self.cutoff = closing.bound(tick.watermark);
         let later = self.closing_queue.split_off(&self.cutoff);
         let mut closed = Vec::new();
         for (window, partitions) in std::mem::replace(&mut self.closing_queue, later) {
@@ -196,7 +196,7 @@ impl Lifetime {
     /// The partitions whose TTL has passed after a step.
     pub fn expired(&mut self, tick: Tick) -> Vec<u32> {
         let Some(ttl) = self.ttl else { return Vec::new() };
-        let clock = self.time.map_or(tick.now, |time| column_watermark(tick.watermark, time.lag));
+        let clock = self.time.map_or(tick.now, |time| time.bound(tick.watermark));
         if clock == NO_WATERMARK {
             return Vec::new();
         }

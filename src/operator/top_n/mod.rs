@@ -36,17 +36,18 @@ use super::contract::Operator;
 use super::spec::{NewestSpec, RankFunction, TopNSpec};
 use crate::error::{Context, Error, Result};
 
-/// Representation of partitions, in memory and in state.
+/// Representation of partitions, in memory and in state. It is recorded in state by the name of the table, so that another
+/// choice for new state leaves state that was written before readable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Keeping {
+enum Keeping {
     Best,
     Leading,
     Ranked,
 }
 
 impl Keeping {
-    /// The representation for `spec`.
-    pub fn of(spec: &TopNSpec) -> Self {
+    /// The representation for new state of `spec`: the fastest one, which may be another in each version.
+    fn of(spec: &TopNSpec) -> Self {
         match spec.limit {
             _ if spec.retract || spec.function != RankFunction::RowNumber => Self::Ranked,
             1 => Self::Best,
@@ -54,14 +55,48 @@ impl Keeping {
             _ => Self::Ranked,
         }
     }
+
+    /// The representation that the first version chose for `spec`. It is part of the state's address and decides about tables
+    /// that are called `rows`: it never changes.
+    fn first(spec: &TopNSpec) -> Self {
+        match spec.limit {
+            _ if spec.retract || spec.function != RankFunction::RowNumber => Self::Ranked,
+            1 => Self::Best,
+            2..=1024 => Self::Leading,
+            _ => Self::Ranked,
+        }
+    }
+
+    /// The name of its table in the state of `spec`.
+    fn table(self, spec: &TopNSpec) -> &'static str {
+        match self {
+            Self::Best => "best",
+            keeping if keeping == Self::first(spec) => "rows",
+            Self::Leading => "leading",
+            Self::Ranked => "ranked",
+        }
+    }
+
+    /// The representation of state of `spec` that is in these tables; the one for new state if it is in none.
+    fn written(spec: &TopNSpec, tables: &[&str]) -> Self {
+        let all = [Self::Best, Self::Leading, Self::Ranked];
+        all.into_iter().find(|keeping| tables.contains(&keeping.table(spec))).unwrap_or_else(|| Self::of(spec))
+    }
 }
 
 /// The operator that `spec` describes.
 pub fn top_n(spec: TopNSpec) -> Result<Box<dyn Operator>> {
-    Ok(match Keeping::of(&spec) {
+    top_n_for(spec, &[])
+}
+
+/// The same for state that is in `tables`, in whatever representation that is.
+fn top_n_for(spec: TopNSpec, tables: &[&str]) -> Result<Box<dyn Operator>> {
+    let keeping = Keeping::written(&spec, tables);
+    let table = keeping.table(&spec);
+    Ok(match keeping {
         Keeping::Best => Box::new(best::Best::new(spec)?),
-        Keeping::Leading => Box::new(leading::Leading::new(&spec)?),
-        Keeping::Ranked => Box::new(ranked::Ranked::new(&spec)?),
+        Keeping::Leading => Box::new(leading::Leading::new(&spec, table)?),
+        Keeping::Ranked => Box::new(ranked::Ranked::new(&spec, table)?),
     })
 }
 

@@ -29,6 +29,8 @@ const BYTES_ONLY: u32 = u32::MAX;
 #[derive(Debug)]
 pub struct Ranked {
     shape: Shape,
+    /// The name of the state table.
+    table: &'static str,
     layout: Layout,
     limit: Limit,
     routing: usize,
@@ -56,13 +58,14 @@ pub struct Ranked {
 
 impl Ranked {
     /// An operator with empty state.
-    pub fn new(spec: &TopNSpec) -> Result<Self> {
+    pub fn new(spec: &TopNSpec, table: &'static str) -> Result<Self> {
         let shape = Shape::new(spec);
         let life = Lifetime::new(spec)?;
         let added: &[_] = if life.stamped() { &[WEIGHT, STAMP] } else { &[WEIGHT] };
         let layout = Layout::new(&shape.rows, &spec.keys[..spec.routing], added);
         let all: Vec<usize> = (0..shape.rows.fields().len()).collect();
         Ok(Self {
+            table,
             limit: Limit { function: spec.function, rows: spec.limit as u64, with_rank: spec.with_rank },
             routing: spec.routing,
             parts: Keyed::new(&shape.rows, spec, life)?,
@@ -302,7 +305,7 @@ impl Operator for Ranked {
         let width = self.layout.width();
         let time = self.parts.life.state_time(|column| self.layout.place(column), width + 1);
         let (schema, key) = (Arc::clone(self.layout.schema()), (0..width).collect());
-        vec![StateTable { name: "rows", schema, routing: self.routing, key, time, append_only: false }]
+        vec![StateTable { name: self.table, schema, routing: self.routing, key, time, append_only: false }]
     }
 
     fn changes(&mut self) -> Result<Vec<StateChange>> {

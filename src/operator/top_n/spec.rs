@@ -72,6 +72,10 @@ impl Spec for TopNSpec {
         super::top_n(self.clone())
     }
 
+    fn build_for(&self, tables: &[&str]) -> Result<Box<dyn Operator>> {
+        super::top_n_for(self.clone(), tables)
+    }
+
     fn essence(&self) -> String {
         format!(
             "{:?} by {:?} order {:?} limit {} closing {:?} kept {:?}",
@@ -80,7 +84,7 @@ impl Spec for TopNSpec {
             self.order,
             self.limit,
             self.closing,
-            Keeping::of(self)
+            Keeping::first(self)
         )
     }
 

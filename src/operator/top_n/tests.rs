@@ -13,12 +13,12 @@ use datafusion::common::utils::normalize_float_zero;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use super::top_n;
+use super::{Keeping, top_n, top_n_for};
 use crate::operator::keyed::harness::{
     Flow, ID, K, N, TS, V, assert_same, batch_sql, consolidated, feed, random_rows, rows_of_odd_types, schema,
 };
 use crate::operator::keyed::{micros, with_columns};
-use crate::operator::spec::{RankFunction, TimeColumn, TopNSpec};
+use crate::operator::spec::{RankFunction, Spec, TimeColumn, TopNSpec};
 use crate::operator::{END_OF_TIME, WEIGHT};
 use crate::state::NO_WATERMARK;
 
@@ -443,5 +443,50 @@ fn rows_of_any_type_survive_a_restart() {
              WHERE rn <= {limit}"
         );
         assert_same(&consolidated(&flow.rows, true), &batch_sql(&rows, &sql), seed);
+    }
+}
+
+/// `row_number() <= limit` over random rows.
+fn plain(rows: &SchemaRef, limit: usize) -> TopNSpec {
+    let case = random_case(&mut StdRng::seed_from_u64(0), rows, &[K]);
+    let order = vec![(V, SortOptions::default())];
+    let output = output(rows, false, true);
+    TopNSpec { function: RankFunction::RowNumber, limit, order, with_rank: false, routing: 1, output, ..case.spec }
+}
+
+#[test]
+fn the_address_of_state_does_not_depend_on_the_layout_of_new_state() {
+    let rows = random_rows(&mut StdRng::seed_from_u64(1), 1, 1).schema();
+    let first = |spec: &TopNSpec| spec.essence().rsplit_once(" kept ").unwrap().1.to_owned();
+    let words = [(1, "Best"), (2, "Leading"), (1024, "Leading"), (1025, "Ranked")];
+    for (limit, word) in words {
+        assert_eq!(first(&plain(&rows, limit)), word, "limit {limit}");
+    }
+    let ranked = TopNSpec { function: RankFunction::Rank, ..plain(&rows, 1) };
+    assert_eq!(first(&ranked), "Ranked");
+    // In tests, new state of this limit has another layout than that of the first version.
+    assert_eq!(Keeping::of(&plain(&rows, 7)), Keeping::Ranked);
+}
+
+#[test]
+fn state_is_continued_in_the_layout_that_wrote_it() {
+    let rng = &mut StdRng::seed_from_u64(2);
+    let rows = random_rows(rng, 300, 50);
+    let cases = [(1, "best"), (1, "leading"), (1, "ranked"), (3, "rows"), (3, "ranked"), (7, "rows"), (7, "ranked")];
+    for (limit, written) in cases {
+        let spec = plain(&rows.schema(), limit);
+        let make = || top_n_for(spec.clone(), &[written]).unwrap();
+        assert_eq!(make().state()[0].name, written);
+        let fresh = || top_n(spec.clone()).unwrap();
+        let (mut continued, mut uninterrupted) = (Flow::new(&make, &[K]), Flow::new(&fresh, &[K]));
+        for start in (0..rows.num_rows()).step_by(50) {
+            let part = [rows.slice(start, 50.min(rows.num_rows() - start))];
+            continued.step(&part, NO_WATERMARK);
+            continued.save();
+            continued.rebuild(1 + start / 50 % 2, rng);
+            uninterrupted.step(&part, NO_WATERMARK);
+        }
+        let expected = consolidated(&uninterrupted.rows, true);
+        assert_eq!(consolidated(&continued.rows, true), expected, "limit {limit}, table `{written}`");
     }
 }
