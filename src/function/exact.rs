@@ -14,11 +14,13 @@ use std::sync::Arc;
 
 use arrow::datatypes::{DataType, TimeUnit};
 use datafusion::common::tree_node::{Transformed, TreeNode};
-use datafusion::common::{DFSchema, ScalarValue, plan_err};
+use datafusion::common::{Column, DFSchema, ScalarValue, plan_err};
 use datafusion::error::Result;
 use datafusion::functions::datetime::to_local_time;
-use datafusion::logical_expr::expr::{Between, BinaryExpr, Case, Cast, InList, ScalarFunction, Sort, WindowFunction};
-use datafusion::logical_expr::{Expr, ExprSchemable, Operator, binary_expr, lit, when};
+use datafusion::logical_expr::expr::{
+    Between, BinaryExpr, Case, Cast, InList, InSubquery, ScalarFunction, Sort, WindowFunction,
+};
+use datafusion::logical_expr::{Expr, ExprSchemable, LogicalPlanBuilder, Operator, binary_expr, lit, when};
 
 use super::beside::{moved, times_alike};
 use super::interval::{lengths, texts_as_intervals, window_by_length};
@@ -28,8 +30,16 @@ use crate::evaluate::keep_narrowing;
 use crate::sql::types::sql_name;
 
 /// Functions whose arguments are of one type, from the given one on.
-const ALIKE: [(&str, usize); 7] =
-    [("coalesce", 0), ("nullif", 0), ("greatest", 0), ("least", 0), ("nvl", 0), ("ifnull", 0), ("nvl2", 1)];
+const ALIKE: [(&str, usize); 8] = [
+    ("coalesce", 0),
+    ("nullif", 0),
+    ("greatest", 0),
+    ("least", 0),
+    ("nvl", 0),
+    ("ifnull", 0),
+    ("nvl2", 1),
+    ("make_array", 0),
+];
 
 /// The expression over columns of `schema` as SQL means it.
 ///
@@ -81,6 +91,10 @@ fn node(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
                 None => transformed(Expr::InList(list), changed),
             })
         }
+        Expr::InSubquery(found) => Ok(match in_subquery(&found, schema)? {
+            Some(replaced) => Transformed::yes(replaced),
+            None => Transformed::no(Expr::InSubquery(found)),
+        }),
         Expr::Case(case) => of_case(case, schema),
         Expr::ScalarFunction(call) => of_call(call, schema),
         Expr::AggregateFunction(call) if matches!(call.func.name(), "min" | "max") => {
@@ -122,7 +136,7 @@ fn of_call(mut call: ScalarFunction, schema: &DFSchema) -> Result<Transformed<Ex
             None => Transformed::no(Expr::ScalarFunction(call)),
         });
     };
-    if call.name() != "coalesce" && call.args.iter().any(|arg| is_interval(arg, schema)) {
+    if !matches!(call.name(), "coalesce" | "make_array") && call.args.iter().any(|arg| is_interval(arg, schema)) {
         return no_length(call.name());
     }
     let mut group: Vec<&mut Expr> = call.args.iter_mut().skip(*first).collect();
@@ -221,7 +235,7 @@ fn transformed(expr: Expr, changed: bool) -> Transformed<Expr> {
 fn alike(group: &mut [&mut Expr], schema: &DFSchema) -> Result<bool> {
     let mut kinds = Vec::with_capacity(group.len());
     for expr in group.iter() {
-        kinds.push(if is_constant(expr) { None } else { expr.get_type(schema).ok() });
+        kinds.push(if is_constant(expr) { None } else { kind_of(expr, schema) });
     }
     let any = |is: fn(&DataType) -> bool| kinds.iter().flatten().any(is);
     if !any(DataType::is_decimal) {
@@ -243,6 +257,46 @@ fn alike(group: &mut [&mut Expr], schema: &DFSchema) -> Result<bool> {
         }
     }
     Ok(changed)
+}
+
+/// The type of a number; of a CASE that of the results together, which is not known before they are coerced.
+fn kind_of(expr: &Expr, schema: &DFSchema) -> Option<DataType> {
+    let Expr::Case(case) = expr else { return expr.get_type(schema).ok() };
+    let results = case.when_then_expr.iter().map(|(_, then)| then.as_ref()).chain(case.else_expr.as_deref());
+    let kinds: Vec<DataType> = results.filter_map(|result| kind_of(result, schema)).collect();
+    let first = |is: fn(&DataType) -> bool| kinds.iter().find(|kind| is(kind)).cloned();
+    first(DataType::is_floating).or_else(|| first(DataType::is_decimal)).or_else(|| expr.get_type(schema).ok())
+}
+
+/// Makes a DECIMAL that meets a DOUBLE of another plan a DOUBLE; true when it changed one.
+pub fn pair_as_meant(one: (&mut Expr, &DFSchema), other: (&mut Expr, &DFSchema)) -> bool {
+    let kind = |(expr, schema): &(&mut Expr, &DFSchema)| expr.get_type(*schema).ok();
+    let (Some(first), Some(second)) = (kind(&one), kind(&other)) else { return false };
+    let decimal = match (first.is_decimal(), second.is_decimal()) {
+        (true, false) if second.is_floating() => one.0,
+        (false, true) if first.is_floating() => other.0,
+        _ => return false,
+    };
+    *decimal = Expr::Cast(Cast::new(Box::new(std::mem::take(decimal)), DataType::Float64));
+    true
+}
+
+/// `value IN (SELECT …)` of a DECIMAL and a DOUBLE compares DOUBLEs; `None` where nothing changes.
+fn in_subquery(found: &InSubquery, schema: &DFSchema) -> Result<Option<Expr>> {
+    let below = &found.subquery.subquery;
+    let mut value = found.expr.as_ref().clone();
+    let Some((relation, field)) = below.schema().iter().next() else { return Ok(None) };
+    let column = Column::new(relation.cloned(), field.name());
+    let mut wanted = Expr::Column(column.clone());
+    if !pair_as_meant((&mut value, schema), (&mut wanted, below.schema())) {
+        return Ok(None);
+    }
+    let mut subquery = found.subquery.clone();
+    if wanted != Expr::Column(column) {
+        let plan = LogicalPlanBuilder::from(below.as_ref().clone()).project([wanted.alias(field.name())])?;
+        subquery.subquery = Arc::new(plan.build()?);
+    }
+    Ok(Some(Expr::InSubquery(InSubquery::new(Box::new(value), subquery, found.negated))))
 }
 
 fn is_comparison(op: Operator) -> bool {

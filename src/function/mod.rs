@@ -31,7 +31,7 @@ mod window;
 
 pub use clock::{EpochClock, query_now};
 pub use correlation::stable_correlation;
-pub use exact::{as_meant, column_as_meant, instants_alike, sorted_as_meant};
+pub use exact::{as_meant, column_as_meant, instants_alike, pair_as_meant, sorted_as_meant};
 pub use extreme::extremes;
 pub use first::first_within;
 pub use interval::texts_as_intervals;

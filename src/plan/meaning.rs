@@ -26,7 +26,7 @@ use datafusion::physical_planner::{DefaultPhysicalPlanner, PhysicalPlanner};
 use super::equal::{comparing, keys_in_one_form};
 use super::sums::checked_sums;
 use crate::arithmetic::checked_node;
-use crate::function::{self, column_as_meant, instants_alike, local_time};
+use crate::function::{self, column_as_meant, instants_alike, local_time, pair_as_meant};
 
 /// The plan as SQL means it; columns keep their names.
 ///
@@ -35,7 +35,10 @@ pub fn as_meant(plan: LogicalPlan) -> Result<LogicalPlan> {
     let mut changed = false;
     let meant = plan.transform_up_with_subqueries(|node| {
         if !changed
-            && !matches!(node, LogicalPlan::Sort(_) | LogicalPlan::Union(_) | LogicalPlan::Values(_))
+            && !matches!(
+                node,
+                LogicalPlan::Sort(_) | LogicalPlan::Union(_) | LogicalPlan::Values(_) | LogicalPlan::Join(_)
+            )
             && !any_expression(&node, has_meaning)?
         {
             return Ok(Transformed::no(node));
@@ -83,8 +86,8 @@ fn columns_alike(node: LogicalPlan, changed: &mut bool) -> Result<LogicalPlan> {
         LogicalPlan::Values(mut values) => {
             let none = DFSchema::empty();
             for column in 0..values.schema.fields().len() {
-                let mut group: Vec<Expr> =
-                    values.values.iter().map(|row| without_double(&row[column], &none)).collect();
+                let doubles = values.values.iter().any(|row| is_double_as_decimal(&row[column]));
+                let mut group: Vec<Expr> = values.values.iter().map(|row| as_written(&row[column], doubles)).collect();
                 if column_as_meant(&mut group.iter_mut().collect::<Vec<_>>(), &none)? {
                     values.values.iter_mut().zip(group).for_each(|(row, expr)| row[column] = expr);
                     *changed = true;
@@ -103,6 +106,13 @@ fn columns_alike(node: LogicalPlan, changed: &mut bool) -> Result<LogicalPlan> {
             }
             None => LogicalPlan::Union(union),
         }),
+        // The keys of INTERSECT and EXCEPT; those of other joins are comparisons until later.
+        LogicalPlan::Join(mut join) => {
+            for (left, right) in &mut join.on {
+                *changed |= pair_as_meant((left, join.left.schema()), (right, join.right.schema()));
+            }
+            Ok(LogicalPlan::Join(join))
+        }
         other => Ok(other),
     }
 }
@@ -218,17 +228,28 @@ fn with_column(plan: &LogicalPlan, column: usize, expr: Expr) -> Result<LogicalP
     Projection::try_new(exprs, input).map(LogicalPlan::Projection)
 }
 
-/// A DECIMAL that VALUES has made a DOUBLE because of another row, as it was written.
-fn without_double(expr: &Expr, schema: &DFSchema) -> Expr {
-    match expr {
-        Expr::Cast(cast)
-            if *cast.field.data_type() == DataType::Float64
-                && cast.expr.get_type(schema).is_ok_and(|kind| kind.is_decimal()) =>
-        {
-            cast.expr.as_ref().clone()
-        }
-        other => other.clone(),
-    }
+/// A number of VALUES as it was written: without the cast to a DOUBLE that another row has caused, and where rows have `doubles`
+/// without the one to the DECIMAL that DataFusion takes for them.
+fn as_written(expr: &Expr, doubles: bool) -> Expr {
+    let Expr::Cast(cast) = expr else { return expr.clone() };
+    let Ok(inner) = cast.expr.get_type(&DFSchema::empty()) else { return expr.clone() };
+    let caused = match cast.field.data_type() {
+        DataType::Float64 => inner.is_decimal(),
+        kind => doubles && is_decimal_of_double(kind) && (inner.is_decimal() || inner.is_floating()),
+    };
+    if caused { cast.expr.as_ref().clone() } else { expr.clone() }
+}
+
+/// `true` for a DOUBLE of VALUES that is cast to the DECIMAL that DataFusion takes for it.
+fn is_double_as_decimal(expr: &Expr) -> bool {
+    let Expr::Cast(cast) = expr else { return false };
+    is_decimal_of_double(cast.field.data_type())
+        && cast.expr.get_type(&DFSchema::empty()).is_ok_and(|inner| inner.is_floating())
+}
+
+/// The DECIMAL(30, 15) of a DOUBLE, with as many digits more as the DECIMAL beside it has.
+fn is_decimal_of_double(kind: &DataType) -> bool {
+    matches!(kind, DataType::Decimal128(30.., 15))
 }
 
 /// True when an expression of the node, or a part of one, is of that kind: most of wide plans are plain columns.
@@ -248,6 +269,7 @@ fn has_meaning(expr: &Expr) -> bool {
         Expr::BinaryExpr(_)
             | Expr::Between(_)
             | Expr::InList(_)
+            | Expr::InSubquery(_)
             | Expr::Case(_)
             | Expr::Cast(_)
             | Expr::ScalarFunction(_)

@@ -416,6 +416,8 @@ fn a_column_of_decimals_and_numbers_with_a_point_is_a_decimal_in_unions_and_valu
         (format!("(SELECT 1.5 AS x UNION SELECT 0.125) UNION ALL SELECT {d}"), "\"Decimal128(21, 3)\""),
         (format!("SELECT d AS x FROM (SELECT {d} AS d) UNION ALL SELECT -0.5"), "\"Decimal128(20, 2)\""),
         (format!("VALUES ({d}), (0.0)"), "\"Decimal128(33, 15)\""),
+        (format!("VALUES ({d}), (CAST('1e-20' AS DOUBLE))"), "Float64"),
+        (format!("SELECT [{d}, CAST('1e-20' AS DOUBLE)][1] AS x"), "Float64"),
         (
             format!("SELECT CASE WHEN true THEN {d} * CASE WHEN true THEN 1.5 ELSE 0.5 END END AS x"),
             "\"Decimal128(23, 3)\"",
@@ -425,6 +427,15 @@ fn a_column_of_decimals_and_numbers_with_a_point_is_a_decimal_in_unions_and_valu
         ("VALUES (1.5), (2)".to_owned(), "Float64"),
     ] {
         assert_eq!(types(&sql), [kind], "{sql}");
+    }
+    let pair = "SELECT CAST(0 AS DECIMAL(12, 2)) AS d, CAST('1e-20' AS DOUBLE) AS f, 7 AS id";
+    for sql in [
+        "SELECT count(*) AS n FROM t WHERE d IN (SELECT f FROM t)",
+        "SELECT count(*) AS n FROM t WHERE f IN (SELECT d FROM t)",
+        "SELECT count(*) AS n FROM (SELECT d FROM t INTERSECT SELECT f FROM t) q",
+        "SELECT count(*) AS n FROM t WHERE d IN (CASE WHEN id > 9 THEN id ELSE f END, d + 1)",
+    ] {
+        assert_eq!(weir.query(&format!("WITH t AS ({pair}) {sql}")), ["0"], "{sql}");
     }
     let sums =
         weir.query(&format!("SELECT sum(x) AS s FROM (SELECT {d} AS x UNION ALL SELECT 0.01 UNION ALL SELECT 0.0) q"));

@@ -34,7 +34,7 @@ const ROWS: usize = 8_192;
 const ROWS_OF_TEXTS: usize = 2_048;
 const ROWS_THAT_GROW: usize = 512;
 /// Plan partitions of a query with sort-merge joins: each partition sorts both sides, and each sort takes its share of
-/// memory.
+/// memory. One, if that was not enough.
 const SORTED_PARTITIONS: usize = 2;
 /// Memory that such a sort keeps free for merging its spilled files.
 const MERGE_BYTES: usize = 2 << 20;
@@ -221,11 +221,15 @@ impl Attempt {
         let mut config = self.state.config().clone();
         if self.wide.is_exceeded() {
             config = config.with_batch_size(FEW_ROWS);
-        } else if self.hashes
-            && config.options().optimizer.prefer_hash_join
-            && matches!(error.find_root(), DataFusionError::ResourcesExhausted(_))
-        {
-            config = config.with_target_partitions(SORTED_PARTITIONS).with_sort_spill_reservation_bytes(MERGE_BYTES);
+        } else if matches!(error.find_root(), DataFusionError::ResourcesExhausted(_)) {
+            let hashed = config.options().optimizer.prefer_hash_join;
+            let partitions = match hashed {
+                true if self.hashes => SORTED_PARTITIONS,
+                // Two sorts ran at a time, and one took what the other needed for its merge.
+                false if config.target_partitions() > 1 => 1,
+                _ => return None,
+            };
+            config = config.with_target_partitions(partitions).with_sort_spill_reservation_bytes(MERGE_BYTES);
             config.options_mut().optimizer.prefer_hash_join = false;
         } else {
             return None;

@@ -74,7 +74,8 @@ pub(super) fn read(
         let at_end = text.len() as u64 >= range.end - range.start || (text.len() as u64) < wanted;
         let full = wanted >= MAX_LINE && memchr::memchr(b'\n', &text).is_some();
         let all = at_end && range.last_line.counts(&text);
-        let rest = Rest { all, closed: at_end && range.last_line == LastLine::CountsIfClosed, first_line: all || full };
+        let closed = at_end && matches!(range.last_line, LastLine::Counts | LastLine::CountsIfClosed);
+        let rest = Rest { all, closed, first_line: all || full };
         if let Some(found) = split(&text, range.start, ends, rest, rows, header) {
             return Ok(Some(found));
         }
@@ -164,7 +165,8 @@ pub(super) fn read_header(
                 continue;
             }
             None if last_line == LastLine::Waits || text.is_empty() => return Ok(None),
-            None if last_line == LastLine::CountsIfClosed && !ends.is_closed(&text, 0) => return Ok(None),
+            None if ends.is_closed(&text, 0) => text.len(),
+            None if last_line == LastLine::CountsIfClosed => return Ok(None),
             None => ends.line_end(&text, 0).unwrap_or(text.len()),
         };
         let line = without_line_end(&text[..length]);

@@ -341,6 +341,10 @@ impl FileReader {
             if !chunks.is_empty() {
                 return Ok(Poll::Chunks(chunks));
             }
+            // Files that had nothing more have ended now; others were held for them.
+            if self.files.values().any(|state| !state.exhausted) {
+                continue;
+            }
             if self.bounded {
                 return Ok(Poll::Finished);
             }

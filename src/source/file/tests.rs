@@ -49,6 +49,38 @@ fn append(path: &Path, text: &str) {
     fs::OpenOptions::new().create(true).append(true).open(path).unwrap().write_all(text.as_bytes()).unwrap();
 }
 
+fn gzip(text: &str) -> Vec<u8> {
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    gzip.write_all(text.as_bytes()).unwrap();
+    gzip.finish().unwrap()
+}
+
+#[test]
+fn files_held_for_one_that_has_nothing_more_are_read_to_their_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let env = Env::manual(0, 1);
+    fs::write(folder.path().join("a.gz"), gzip("one\n")).unwrap();
+    fs::write(folder.path().join("b.gz"), gzip("two\nthree\n")).unwrap();
+    let from = ReadFrom { bounded: true, ..ReadFrom::default() };
+    let mut reader = open(folder.path(), Format::Json, &from, &env).in_order_of_time();
+    assert_eq!(poll(&mut reader, 10, 1 << 20), ["a.gz@0 one", "b.gz@0 two"]);
+    // That a compressed file has ended shows only when it is read again.
+    reader.hold(&["b.gz".into()]);
+    assert_eq!(poll(&mut reader, 10, 1 << 20), ["b.gz@4 three"]);
+    assert_eq!(poll(&mut reader, 10, 1 << 20), ["finished"]);
+}
+
+#[test]
+fn the_last_record_of_a_compressed_csv_file_may_have_line_ends_and_none_behind_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let env = Env::manual(0, 1);
+    fs::write(folder.path().join("x.csv.gz"), gzip("id,s\n1,\"a\n2,y\n3,z\"")).unwrap();
+    let from = ReadFrom { bounded: true, ..ReadFrom::default() };
+    let mut reader = open(folder.path(), Format::Csv, &from, &env);
+    assert_eq!(poll(&mut reader, 10, 1 << 20).len(), 1);
+    assert_eq!(poll(&mut reader, 10, 1 << 20), ["finished"]);
+}
+
 #[test]
 fn a_growing_file_is_followed_line_by_line_and_a_new_file_is_picked_up() {
     let folder = tempfile::tempdir().unwrap();
