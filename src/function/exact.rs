@@ -269,12 +269,11 @@ fn kind_of(expr: &Expr, schema: &DFSchema) -> Option<DataType> {
 }
 
 /// Makes a DECIMAL that meets a DOUBLE of another plan a DOUBLE; true when it changed one.
-pub fn pair_as_meant(one: (&mut Expr, &DFSchema), other: (&mut Expr, &DFSchema)) -> bool {
-    let kind = |(expr, schema): &(&mut Expr, &DFSchema)| expr.get_type(*schema).ok();
-    let (Some(first), Some(second)) = (kind(&one), kind(&other)) else { return false };
+pub fn pair_as_meant(one: &mut Expr, of_one: &DFSchema, other: &mut Expr, of_other: &DFSchema) -> bool {
+    let (Ok(first), Ok(second)) = (one.get_type(of_one), other.get_type(of_other)) else { return false };
     let decimal = match (first.is_decimal(), second.is_decimal()) {
-        (true, false) if second.is_floating() => one.0,
-        (false, true) if first.is_floating() => other.0,
+        (true, false) if second.is_floating() => one,
+        (false, true) if first.is_floating() => other,
         _ => return false,
     };
     *decimal = Expr::Cast(Cast::new(Box::new(std::mem::take(decimal)), DataType::Float64));
@@ -288,7 +287,7 @@ fn in_subquery(found: &InSubquery, schema: &DFSchema) -> Result<Option<Expr>> {
     let Some((relation, field)) = below.schema().iter().next() else { return Ok(None) };
     let column = Column::new(relation.cloned(), field.name());
     let mut wanted = Expr::Column(column.clone());
-    if !pair_as_meant((&mut value, schema), (&mut wanted, below.schema())) {
+    if !pair_as_meant(&mut value, schema, &mut wanted, below.schema()) {
         return Ok(None);
     }
     let mut subquery = found.subquery.clone();

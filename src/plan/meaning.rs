@@ -109,7 +109,7 @@ fn columns_alike(node: LogicalPlan, changed: &mut bool) -> Result<LogicalPlan> {
         // The keys of INTERSECT and EXCEPT; those of other joins are comparisons until later.
         LogicalPlan::Join(mut join) => {
             for (left, right) in &mut join.on {
-                *changed |= pair_as_meant((left, join.left.schema()), (right, join.right.schema()));
+                *changed |= pair_as_meant(left, join.left.schema(), right, join.right.schema());
             }
             Ok(LogicalPlan::Join(join))
         }
