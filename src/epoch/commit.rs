@@ -21,7 +21,7 @@ use crate::run::remember::Remembered;
 use crate::run::sinks::{Sinks, TableSink};
 use crate::sink::dead_letters::{self, Letter};
 use crate::sink::kafka::{RefusedMessage, Sent, TopicMessages, TransactionalProducer};
-use crate::sink::{Arrived, Staged, in_order};
+use crate::sink::{Arrived, Refused, Sink, Staged, in_order};
 use crate::source::chunk::{Offsets, TopicIdentity, Witness};
 use crate::state::{
     CommitPermit, Epoch, Manifest, ManifestId, ManifestStore, OperatorSnapshot, SourceTime, TableCommit,
@@ -168,30 +168,20 @@ impl Committer {
 
     /// Closes every writer; returns staged files per table and messages per topic.
     async fn close(&self, closed: &Closed, done: &mut Committed) -> Result<(Vec<StagedFiles>, Vec<TopicMessages>)> {
-        let mut staged: Vec<StagedFiles> = self.sinks.tables.iter().map(|_| StagedFiles::default()).collect();
-        let (mut messages, mut changes) = (Vec::new(), Vec::new());
-        let mut upserts: BTreeMap<usize, Vec<Arrived>> = BTreeMap::new();
-        for (branch, output) in closed.outputs.close_writers().await?.into_iter().enumerate() {
-            match output {
-                Staged::Nothing => {}
-                Staged::Files { table, files } => staged[table].merge(files),
-                Staged::Rows { table, rows } => upserts.entry(table).or_default().extend(rows),
-                // Messages of changes come last: their place among the sink's messages counts from there.
-                Staged::Messages(of_branch) if self.sinks.branches[branch].consolidates() => changes.extend(of_branch),
-                Staged::Messages(of_branch) => messages.extend(of_branch),
-                Staged::Sent(refused) => closed.outputs.refuse_messages(branch, refused).await?,
-                Staged::Finished { files, bytes } => {
-                    done.files += files;
-                    done.bytes += bytes;
-                }
-            }
-        }
-        messages.extend(changes);
+        let mut gathered = Gathered::new(self.sinks.tables.len());
+        let is_upserted = |sink: &dyn Sink| sink.consolidates() && sink.table().is_some();
+        gathered.add(closed.outputs.close_writers(is_upserted).await?);
+        // Upserts are staged while the other writers close.
         let mut closing = JoinSet::new();
-        for (table, rows) in upserts {
+        for (table, rows) in std::mem::take(&mut gathered.upserts) {
             if let (Some(upsert), false) = (self.sinks.tables[table].upsert.clone(), rows.is_empty()) {
                 closing.spawn(async move { upsert.stage(in_order(rows)).await.map(|files| (table, files)) });
             }
+        }
+        gathered.add(closed.outputs.close_writers(|sink| !is_upserted(sink)).await?);
+        let Gathered { tables: mut staged, mut messages, refused, .. } = gathered;
+        for (branch, refused) in refused {
+            closed.outputs.refuse_messages(branch, refused).await?;
         }
         self.refuse_messages(closed, &mut messages).await?;
         let (letters, count) = closed.outputs.close_letters().await?;
@@ -201,6 +191,7 @@ impl Committer {
             let (table, files) = closed.internal(|| "a writer ended abnormally".to_owned())??;
             staged[table].merge(files);
         }
+        (done.files, done.bytes) = gathered.finished;
         for files in &staged {
             done.files += files.adds.len() as u64;
             done.bytes += files.bytes;
@@ -267,6 +258,48 @@ impl Committer {
             lookups: closed.lookups.clone(),
             reads: self.reads.clone(),
             topics: closed.topics.clone(),
+        }
+    }
+}
+
+/// The output of closed writers.
+struct Gathered {
+    /// Staged files, in commit order of the tables.
+    tables: Vec<StagedFiles>,
+    /// Rows to be upserted, by table.
+    upserts: BTreeMap<usize, Vec<Arrived>>,
+    /// Messages for the transaction.
+    messages: Vec<TopicMessages>,
+    /// Messages that were too large to be sent, with their branch.
+    refused: Vec<(usize, Option<Refused>)>,
+    /// Number and bytes of files that take no part in the commit.
+    finished: (u64, u64),
+}
+
+impl Gathered {
+    fn new(tables: usize) -> Self {
+        Self {
+            tables: (0..tables).map(|_| StagedFiles::default()).collect(),
+            upserts: BTreeMap::new(),
+            messages: Vec::new(),
+            refused: Vec::new(),
+            finished: (0, 0),
+        }
+    }
+
+    fn add(&mut self, outputs: Vec<(usize, Staged)>) {
+        for (branch, output) in outputs {
+            match output {
+                Staged::Nothing => {}
+                Staged::Files { table, files } => self.tables[table].merge(files),
+                Staged::Rows { table, rows } => self.upserts.entry(table).or_default().extend(rows),
+                Staged::Messages(of_branch) => self.messages.extend(of_branch),
+                Staged::Sent(refused) => self.refused.push((branch, refused)),
+                Staged::Finished { files, bytes } => {
+                    self.finished.0 += files;
+                    self.finished.1 += bytes;
+                }
+            }
         }
     }
 }

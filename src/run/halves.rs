@@ -167,7 +167,7 @@ pub fn halves(dataflow: &Dataflow, stage: usize, lanes: &[Arc<Lane>]) -> Result<
     Ok([first, second])
 }
 
-/// Takes the first rows, at most so many.
+/// Takes the first `most` rows, or all if there are fewer.
 pub(super) fn take_rows(rows: &mut Vec<RecordBatch>, most: usize) -> Vec<RecordBatch> {
     let (mut taken, mut left, mut room) = (Vec::new(), Vec::new(), most);
     for batch in std::mem::take(rows) {

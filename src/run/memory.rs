@@ -64,7 +64,7 @@ impl Limits {
 /// Parts that a shard's keys are divided into when some of them leave memory.
 const CELLS: usize = 16;
 
-/// Memory of state for each byte and each row of its files, about.
+/// Approximate memory of state for each byte and each row of its files.
 const RESTORED_FACTOR: u64 = 3;
 const RESTORED_ROW_BYTES: u64 = 64;
 
@@ -409,7 +409,7 @@ impl Remembering {
 }
 
 /// The rows in batches of at most so many.
-pub(crate) fn cut(rows: &RecordBatch, most: usize) -> impl Iterator<Item = RecordBatch> {
+pub(super) fn cut(rows: &RecordBatch, most: usize) -> impl Iterator<Item = RecordBatch> {
     let starts = (0..rows.num_rows()).step_by(most.max(1));
     starts.map(move |start| rows.slice(start, most.min(rows.num_rows() - start)))
 }

@@ -43,7 +43,7 @@ pub type Ranges = BTreeMap<usize, BTreeMap<PartitionId, OffsetRange>>;
 /// An epoch's writers, shared by its lanes.
 pub struct Outputs {
     epoch: Epoch,
-    pub(crate) sinks: Arc<Sinks>,
+    pub(super) sinks: Arc<Sinks>,
     pub(crate) dataflow: Arc<Dataflow>,
     /// Per branch.
     writers: Vec<Arc<dyn SinkWriter>>,
@@ -60,9 +60,9 @@ pub struct Outputs {
     reserved: Reserved,
     letters: LetterBox,
     /// Late rows become dead letters.
-    pub(crate) keep_late: bool,
+    pub(super) keep_late: bool,
     /// Micro-batches taken before the one that runs.
-    pub(crate) micro_batch: AtomicU64,
+    pub(super) micro_batch: AtomicU64,
 }
 
 /// Rows of one source, or none when only time has moved.
@@ -166,7 +166,7 @@ impl Outputs {
     }
 
     /// A stage has made this much of the slice.
-    pub(crate) fn made(&self, bytes: u64) {
+    pub(super) fn made(&self, bytes: u64) {
         self.made.fetch_add(bytes, Ordering::Relaxed);
     }
 
@@ -186,7 +186,7 @@ impl Outputs {
         self.waiting() > self.sinks.memory.waiting_bytes().saturating_sub(more)
     }
 
-    /// Notes what waits from now on, before it is held.
+    /// Notes what waits from now on.
     fn wait(&self, bytes: u64) {
         self.waiting.fetch_add(bytes, Ordering::Relaxed);
         self.reserved.add(bytes);
@@ -220,13 +220,16 @@ impl Outputs {
         self.refuse(messages.into_iter().map(|message| of_message(sink, &topic, message))).await
     }
 
-    /// Closes the writer of every branch, side by side; used once, when the epoch closes.
-    pub async fn close_writers(&self) -> Result<Vec<Staged>> {
-        try_join_all(self.writers.iter().map(|writer| writer.close())).await
+    /// Closes the writers of the branches for whose sinks `is_wanted` holds, side by side; gives the branch of each output.
+    /// A writer is closed once, when the epoch closes.
+    pub async fn close_writers(&self, is_wanted: impl Fn(&dyn Sink) -> bool) -> Result<Vec<(usize, Staged)>> {
+        let wanted = (0..self.writers.len()).filter(|branch| is_wanted(self.sinks.branches[*branch].as_ref()));
+        let close = |branch: usize| async move { Ok((branch, self.writers[branch].close().await?)) };
+        try_join_all(wanted.map(close)).await
     }
 
     /// Writes rows of a branch that `lane` has made; `records` finds what they were.
-    pub(crate) async fn write(&self, records: &RowFinder<'_>, lane: usize, rows: Vec<RecordBatch>) -> Result<()> {
+    pub(super) async fn write(&self, records: &RowFinder<'_>, lane: usize, rows: Vec<RecordBatch>) -> Result<()> {
         let branch = records.branch;
         let count: usize = rows.iter().map(RecordBatch::num_rows).sum();
         let is_split = self.dataflow.branches[branch].retract && self.sinks.branches[branch].consolidates();
@@ -407,7 +410,7 @@ impl OpenEpoch {
         let rows = batch.lanes.iter().flatten().map(RecordBatch::num_rows).sum();
         let before = self.outputs.waiting();
         if !memory.is_empty() {
-            // Changes of operators are written down when the epoch closes: at most as much as they were given, about.
+            // Changes of operators are written when the epoch closes: roughly at most as much as the operators were given.
             let given: u64 = batch.lanes.iter().flatten().map(size_of_rows).sum();
             self.outputs.wait(given + rows as u64 * CHANGED_ROW_BYTES);
         }

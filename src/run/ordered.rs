@@ -21,7 +21,7 @@ const BATCH_BYTES: u64 = 16 << 20;
 
 /// The rows of all shards in order, in as many parts as there are shards, one after the other; few rows in one part. Numbers are taken off,
 /// of late rows too (they are the last column there).
-pub(crate) async fn in_order(mut shards: Vec<Stepped>, order: &OutputOrder) -> Result<Vec<Stepped>> {
+pub(super) async fn in_order(mut shards: Vec<Stepped>, order: &OutputOrder) -> Result<Vec<Stepped>> {
     let mut batches: Vec<RecordBatch> = shards.iter_mut().flat_map(|shard| std::mem::take(&mut shard.rows)).collect();
     batches.retain(|batch| batch.num_rows() > 0);
     let keys = batches.iter().map(|batch| keys_of(batch, order)).collect::<Result<Vec<_>>>()?;

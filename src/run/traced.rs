@@ -81,7 +81,7 @@ impl Outputs {
     }
 
     /// The origins of rows of a branch, by their numbers. The others are made of others, or their records are not at hand.
-    pub(crate) async fn origins(&self, records: &RowFinder<'_>, rows: &[usize]) -> BTreeMap<usize, Origin> {
+    pub(super) async fn origins(&self, records: &RowFinder<'_>, rows: &[usize]) -> BTreeMap<usize, Origin> {
         let (lane, places) = (records.lane(), records.places(&self.dataflow).await);
         let origin = |row: &usize| Some((*row, lane.origin(places.get(*row).copied().flatten()?).0?));
         let mut origins: BTreeMap<usize, Origin> = rows.iter().filter_map(origin).collect();

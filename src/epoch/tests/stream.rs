@@ -231,7 +231,7 @@ impl<'a> Run<'a> {
     /// Closes the epoch: its rows count from here on, and what is remembered is written down.
     async fn commit(&mut self) {
         let epoch = self.committed.epoch.next();
-        for staged in self.outputs.close_writers().await.unwrap() {
+        for (_, staged) in self.outputs.close_writers(|_| true).await.unwrap() {
             let Staged::Rows { rows: arrived, .. } = staged else { panic!("rows went elsewhere: {staged:?}") };
             for Arrived { at, rows: UpsertRows { rows, weights } } in arrived {
                 let rows = self.converters[at.branch].convert_columns(rows.columns()).unwrap();
