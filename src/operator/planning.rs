@@ -41,7 +41,7 @@ impl TimeColumn {
     }
 }
 
-/// The order in which an operator's rows come out.
+/// The order in which an operator emits its rows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum OutputOrder {
     /// That of the input rows that they are. The operator runs over numbered rows; the number stands in this column of its output.
@@ -86,8 +86,15 @@ pub trait Spec: Debug {
     /// `true` if its rows or its state depend on the watermark.
     fn follows_time(&self) -> bool;
 
+    /// The time column among its keys by which a group is complete and is emitted once; `None` if there is none.
+    fn closing(&self) -> Option<TimeColumn> {
+        None
+    }
+
     /// `true` if rows may be emitted in a later step than the one in which they came in.
-    fn holds_back(&self) -> bool;
+    fn holds_back(&self) -> bool {
+        self.closing().is_some()
+    }
 
     /// For operators that emit a row of their first port at once, as it came: the number of columns that it begins with.
     fn passes_on(&self) -> Option<usize> {
@@ -96,7 +103,7 @@ pub trait Spec: Debug {
 
     /// The column of its one input without which it takes no row: the event time.
     fn event_time(&self) -> Option<usize> {
-        None
+        self.closing().map(|time| time.column)
     }
 
     /// The expressions that it computes over the rows of its one input.

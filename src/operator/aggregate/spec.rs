@@ -73,7 +73,7 @@ impl Spec for AggregateSpec {
                     "emits",
                     format!("a group once, when the watermark has passed {key} by {}", interval(closing.lag)),
                 ));
-                facts.push(("evicts", "a group when it has come out".to_owned()));
+                facts.push(("evicts", "a group once it has been emitted".to_owned()));
             }
             None => {
                 facts.push(("state", "every group".to_owned()));
@@ -95,12 +95,8 @@ impl Spec for AggregateSpec {
         self.closing.is_some() || self.ttl.and(self.time).is_some()
     }
 
-    fn holds_back(&self) -> bool {
-        self.closing.is_some()
-    }
-
-    fn event_time(&self) -> Option<usize> {
-        self.closing.map(|time| time.column)
+    fn closing(&self) -> Option<TimeColumn> {
+        self.closing
     }
 
     fn over_input(&self) -> Vec<Arc<dyn PhysicalExpr>> {

@@ -96,10 +96,6 @@ impl Spec for LookupSpec {
         false
     }
 
-    fn holds_back(&self) -> bool {
-        false
-    }
-
     fn passes_on(&self) -> Option<usize> {
         (!self.left_retract).then(|| self.left.fields().len())
     }

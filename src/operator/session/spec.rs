@@ -48,7 +48,7 @@ impl Spec for SessionSpec {
             ("time", time(&self.input, Some(self.time))),
             ("state", "rows of open sessions".to_owned()),
             ("emits", format!("a session's rows when nothing has come for {}", interval(self.gap))),
-            ("evicts", "a session when it has come out".to_owned()),
+            ("evicts", "a session once it has been emitted".to_owned()),
         ]
     }
 

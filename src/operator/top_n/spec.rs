@@ -102,7 +102,7 @@ impl Spec for TopNSpec {
                     self.limit,
                     self.input.field(closing.column).name()
                 ),
-                "a key when it has come out".to_owned(),
+                "a key once it has been emitted".to_owned(),
             ),
             None => (
                 format!("changes of the first {} of each key with every micro-batch", self.limit),
@@ -129,12 +129,8 @@ impl Spec for TopNSpec {
         self.closing.is_some() || self.ttl.and(self.time).is_some()
     }
 
-    fn holds_back(&self) -> bool {
-        self.closing.is_some()
-    }
-
-    fn event_time(&self) -> Option<usize> {
-        self.closing.map(|time| time.column)
+    fn closing(&self) -> Option<TimeColumn> {
+        self.closing
     }
 
     fn order(&self) -> Option<OutputOrder> {
@@ -183,10 +179,6 @@ impl Spec for NewestSpec {
 
     fn follows_time(&self) -> bool {
         self.ttl.and(self.time).is_some()
-    }
-
-    fn holds_back(&self) -> bool {
-        false
     }
 
     fn depends_on_order(&self) -> bool {
