@@ -40,7 +40,7 @@ fingerprint() {
 }
 
 up_to_date() {
-  [ -f "$STAMP" ] && [ "$(cat "$STAMP")" = "$(fingerprint)" ] && [ -n "$(cmake_version "$VENV/bin/cmake")" ] && have cc && have make
+  [ -f "$STAMP" ] && [ "$(cat "$STAMP")" = "$(fingerprint)" ] && [ -n "$(cmake_version "$VENV/bin/cmake")" ] && [ -f "$BUILD/unity.cmake" ] && have cc && have make
 }
 
 # --- apt ---------------------------------------------------------------------------------------------------------------

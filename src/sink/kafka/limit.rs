@@ -21,6 +21,8 @@ use crate::source::kafka::embedded;
 
 /// The longest wait for the brokers to report a topic's limit.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// The longest wait for an embedded broker to say that it is one; clusters without an id never answer.
+const EMBEDDED_PATIENCE: Duration = Duration::from_secs(1);
 /// librdkafka's default limits of a message and of a batch.
 const CLIENT_LIMIT: usize = 1_000_000;
 /// Default capacity of the client's queue in KiB.
@@ -50,7 +52,7 @@ impl SizeLimits {
         let admin = client::create_admin(connection, context.clone())?;
         // Asking and dropping wait for the client's threads: not on this one.
         let admin = tokio::task::spawn_blocking(move || {
-            let cluster = admin.inner().fetch_cluster_id(PATIENCE);
+            let cluster = admin.inner().fetch_cluster_id(EMBEDDED_PATIENCE);
             (!cluster.is_some_and(|id| embedded::is_cluster(&id))).then_some(admin)
         })
         .await
