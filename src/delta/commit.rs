@@ -55,7 +55,7 @@ impl CommitRequest {
         Self::again(app, staged, info)
     }
 
-    /// The same epoch with files that were staged anew.
+    /// The same commit with newly staged files.
     #[must_use]
     pub fn restaged(self, staged: StagedFiles) -> Self {
         Self::again(self.app, staged, self.info)

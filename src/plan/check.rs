@@ -18,7 +18,7 @@ use crate::sql::Diagnostic;
 /// The errors of every function, watermark, view and pipeline of `catalog`; `targets` answers for what is known of the tables
 /// that a pipeline writes and looks up.
 ///
-/// Everything that depends on something [`broken`](crate::catalog::Broken) is passed over. An error may be listed more than once.
+/// Skips everything that depends on something [`broken`](crate::catalog::Broken). The same error may be listed more than once.
 pub async fn problems(
     catalog: &Catalog,
     functions: &FunctionSet,

@@ -251,7 +251,7 @@ fn output_schema(left: &Piece, right: &Piece, kind: JoinType) -> Result<Arc<DFSc
     })
 }
 
-/// Output columns that are event time. A row of one side comes out at the latest when the other side is complete.
+/// Output columns that are event time. A row of one side is emitted at the latest when the other side is complete.
 fn times(left: &Piece, right: &Piece, spec: &JoinSpec) -> Vec<Option<i64>> {
     let width = spec.output.fields().len() - usize::from(spec.output_retract);
     let Some(bounds) = spec.bounds else { return vec![None; width] };

@@ -32,7 +32,7 @@ pub struct Stream {
     /// With the weight, if any.
     pub schema: SchemaRef,
     pub rows: Rows,
-    /// Its maker, in words that stay the same as long as the same rows would come out: the ground for state's addresses.
+    /// A description of the plan behind it that stays the same as long as its rows do; addresses of state are made from it.
     pub identity: String,
 }
 
