@@ -47,6 +47,7 @@ mod system_time;
 mod texts;
 mod three_valued;
 mod time;
+mod untimed;
 mod volatile;
 mod watermark;
 mod zone;

@@ -36,6 +36,7 @@ use self::stream::AsofApart;
 use self::versions::VersionsByTime;
 use super::nodes::{DeduplicateNode, SessionNode, WINDOW_END, WINDOW_START};
 use super::time::{scalar_micros, time_lag};
+use super::untimed::timed_rows;
 use crate::function::{
     HOP_STARTS, SHIFT, TUMBLE_START, aggregates_over_frames, first_within, mark_functions, window_functions,
 };
@@ -139,9 +140,12 @@ impl Call<'_> {
         let lengths = self.arguments.lengths.iter().map(|(what, expr)| self.length(what, expr, context));
         let lengths: Vec<i64> = lengths.collect::<Result<_>>()?;
         let keys = self.keys(input.schema(), context)?;
-        let input = match time.nullable(input.schema())? {
-            true => LogicalPlanBuilder::from(input).filter(time.clone().is_not_null())?.build()?,
-            false => input,
+        let input = match (time.nullable(input.schema())?, self.mode) {
+            (false, _) => input,
+            (true, RelationMode::Stream) => timed_rows(input, &time)?,
+            (true, RelationMode::Batch) => {
+                LogicalPlanBuilder::from(input).filter(time.clone().is_not_null())?.build()?
+            }
         };
         match (self.function, lengths.as_slice()) {
             (Function::Tumble, [size, offset @ ..]) => tumble(input, time, *size, offset.first().copied().unwrap_or(0)),

@@ -45,6 +45,7 @@ mod stateful_crash;
 mod stateful_kafka;
 mod statements;
 mod stopping;
+mod untimed;
 mod upgrade;
 mod upserts;
 mod verify;

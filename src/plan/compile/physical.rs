@@ -16,7 +16,7 @@ use crate::sql::Span;
 impl Compiler<'_> {
     pub(super) async fn fragments(&mut self, span: Span) -> Vec<Fragment> {
         let mut fragments = Vec::new();
-        for Cutting { name, stream, piece, copies } in std::mem::take(&mut self.cutter.cuttings) {
+        for Cutting { name, stream, piece, copies, .. } in std::mem::take(&mut self.cutter.cuttings) {
             let Some(plan) = self.physical(&piece.plan, span).await else { continue };
             let reads = streams_read(&piece.plan);
             let recomputed = self.cutter.recomputed.contains_key(&stream);

@@ -19,6 +19,7 @@ use crate::error::Result;
 use crate::evaluate::IN_RANGE;
 use crate::operator::StreamId;
 use crate::plan::operators::OperatorSpec;
+use crate::plan::untimed::as_written;
 
 impl Cutter<'_> {
     /// All that decides what the operator remembers: its own work and what its inputs are.
@@ -46,6 +47,7 @@ impl Cutter<'_> {
     /// A plan in words, with the streams it reads replaced by what they are.
     pub(super) fn identity(&self, plan: &LogicalPlan) -> String {
         let plan = &without_checks(plan);
+        let plan = &as_written(plan.clone()).unwrap_or_else(|_| plan.clone());
         if let Some((id, names)) = plain_columns(plan) {
             let (stream, fields) = (&self.streams[id.0], plan.schema().fields());
             return if fields.iter().map(|field| field.name()).eq(&names) {
@@ -73,7 +75,7 @@ impl Cutter<'_> {
         let wanted = columns.iter().map(|&column| Expr::Column(all[column].clone())).collect();
         let plan = LogicalPlan::Projection(Projection::try_new(wanted, Arc::new(plan.clone()))?);
         let rules = Optimizer::with_rules(vec![Arc::new(OptimizeProjections::new())]);
-        let plan = rules.optimize(plan, &OptimizerContext::new(), |_, _| {})?;
+        let plan = rules.optimize(as_written(plan)?, &OptimizerContext::new(), |_, _| {})?;
         Ok(self.identity(&in_order(plan)?))
     }
 }

@@ -32,13 +32,14 @@ use datafusion::logical_expr::{Expr, LogicalPlan};
 use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
 use datafusion::physical_expr::{PhysicalExpr, create_physical_expr};
 
-pub use piece::{Piece, Rows, Stream, unique_schema};
+pub use piece::{Piece, Rows, Stream, held, unique_schema};
 pub use stateless::united;
 pub use unique::{KnownKeys, UniqueKey};
 
 use super::meaning::as_executed;
 use super::operators::{OperatorNode, OperatorSpec};
 use super::rehearsal::rehearse;
+use super::untimed::Untimed;
 use crate::catalog::{Emit, OnRowError, PipelineOptions, StateTtl};
 use crate::error::{Error, Result};
 use crate::operator::spec::RollingEmit;
@@ -53,6 +54,8 @@ pub struct Cutting {
     pub piece: Piece,
     /// The stream that it is a copy of, if it is one.
     pub copies: Option<StreamId>,
+    /// A view's rows, which several read.
+    pub is_shared: bool,
 }
 
 /// Cuts the plans of one pipeline.
@@ -93,7 +96,8 @@ impl<'a> Cutter<'a> {
 
     /// A new stream.
     pub fn stream(&mut self, name: &str, schema: SchemaRef, rows: Rows, identity: String) -> Stream {
-        let stream = Stream { id: StreamId(self.streams.len()), name: name.to_owned(), schema, rows, identity };
+        let stream =
+            Stream { id: StreamId(self.streams.len()), name: name.to_owned(), schema, rows, identity, untimed: None };
         self.streams.push(stream.clone());
         stream
     }
@@ -143,20 +147,21 @@ impl<'a> Cutter<'a> {
         let identity = self.identity(&piece.plan);
         let stream = self.stream(name, schema, piece.rows.clone(), identity);
         self.note_changing(&stream, &piece.plan);
-        self.cuttings.push(Cutting { name: name.to_owned(), stream: stream.id, piece, copies: None });
+        self.cuttings.push(Cutting { name: name.to_owned(), stream: stream.id, piece, copies: None, is_shared: false });
         Ok(stream)
     }
 
     /// Makes a view's rows a stream of its own name, computed once.
-    pub fn shared(&mut self, piece: Piece, name: &str) -> Result<StreamId> {
+    pub fn shared(&mut self, mut piece: Piece, name: &str) -> Result<StreamId> {
         let schema = unique_schema(piece.plan.schema(), false);
         let identity = self.identity(&piece.plan);
         let stream = self.stream(name, schema, piece.rows.clone(), identity);
+        self.streams[stream.id.0].untimed = self.keep_untimed(&mut piece)?;
         self.note_changing(&stream, &piece.plan);
         if let Some(plan) = self.for_readers(&piece.plan)? {
             self.recomputed.insert(stream.id, plan);
         }
-        self.cuttings.push(Cutting { name: name.to_owned(), stream: stream.id, piece, copies: None });
+        self.cuttings.push(Cutting { name: name.to_owned(), stream: stream.id, piece, copies: None, is_shared: true });
         Ok(stream.id)
     }
 
@@ -178,6 +183,9 @@ impl<'a> Cutter<'a> {
         let name = id.clone();
         let checks = spec.checks(self.options.on_row_error);
         rehearse(&spec, &inputs.iter().map(|input| Arc::clone(&input.schema)).collect::<Vec<_>>(), &checks)?;
+        if let (Some(input), Some(time)) = (inputs.first(), spec.event_time()) {
+            self.let_untimed_through(input.id, time)?;
+        }
         let output = self.stream(&name, spec.output(), rows.clone(), identity);
         self.operators.push(OperatorNode {
             id,
@@ -193,6 +201,43 @@ impl<'a> Cutter<'a> {
             spec,
         });
         Ok(Piece { plan: piece::read(&output, schema)?, rows })
+    }
+
+    /// Lets rows of a stream without a time in `column` reach the operator that reads it and counts them. A stream that several read
+    /// keeps its condition.
+    fn let_untimed_through(&mut self, stream: StreamId, column: usize) -> Result<()> {
+        let mut untimed = Untimed { streams: vec![(stream, column)] };
+        while let Some((stream, column)) = untimed.streams.pop() {
+            self.pass_untimed(stream, column, &mut untimed);
+            let own =
+                |cutting: &&mut Cutting| cutting.stream == stream && !cutting.is_shared && cutting.copies.is_none();
+            let Some(cutting) = self.cuttings.iter_mut().find(own) else { continue };
+            let column = cutting.piece.plan.schema().columns()[column].clone();
+            if let Some(plan) = untimed.let_through(&cutting.piece.plan, &column)? {
+                cutting.piece.plan = plan;
+            }
+        }
+        Ok(())
+    }
+
+    /// Continues behind an operator that emits the rows that it reads.
+    fn pass_untimed(&self, stream: StreamId, column: usize, untimed: &mut Untimed) {
+        let passes = |node: &&OperatorNode| node.output == stream && node.spec.passes_on() > Some(column);
+        let node = self.operators.iter().find(passes);
+        untimed.streams.extend(node.and_then(|node| node.inputs.first()).map(|input| (*input, column)));
+    }
+
+    /// Lets the rows without event time of a shared view through: gives the column of it that is null in them.
+    fn keep_untimed(&mut self, piece: &mut Piece) -> Result<Option<usize>> {
+        let columns = piece.columns();
+        for (index, column) in columns.iter().enumerate().filter(|(index, _)| piece.rows.times[*index].is_some()) {
+            let mut untimed = Untimed::default();
+            if let Some(plan) = untimed.let_through(&piece.plan, column)? {
+                piece.plan = plan;
+                return Ok(Some(index));
+            }
+        }
+        Ok(None)
     }
 
     /// The address of an operator's state: its kind and a hash of all that decides what it remembers. Two that are equal

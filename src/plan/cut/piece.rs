@@ -34,6 +34,8 @@ pub struct Stream {
     pub rows: Rows,
     /// A description of the plan behind it that stays the same as long as its rows do; addresses of state are made from it.
     pub identity: String,
+    /// The column that is null in rows without event time: these are here for operators to count, other readers skip them.
+    pub untimed: Option<usize>,
 }
 
 /// A plan without memory over held streams. Its schema is that of the node it stands for, with the weight last if it retracts.

@@ -4,13 +4,14 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use datafusion::logical_expr::{
-    Expr, Filter, LogicalPlan, LogicalPlanBuilder, SubqueryAlias, TableScan, Union, Unnest,
+    Expr, Filter, LogicalPlan, LogicalPlanBuilder, Projection, SubqueryAlias, TableScan, Union, Unnest,
 };
 
-use super::piece::{Piece, Rows, held, scan};
+use super::piece::{Piece, Rows, Stream, held, scan};
 use super::{Cutter, refused};
 use crate::error::Result;
 use crate::operator::WEIGHT;
+use crate::plan::untimed::timed_rows_of_view;
 
 impl Cutter<'_> {
     pub(super) fn table_scan(&mut self, node: &TableScan) -> Result<Piece> {
@@ -29,7 +30,10 @@ impl Cutter<'_> {
         if stream.rows.retract {
             read.push(columns);
         }
-        let plan = scan(&stream, Some(read))?;
+        let plan = match stream.untimed {
+            None => scan(&stream, Some(read))?,
+            Some(time) => timed_scan(&stream, read, time)?,
+        };
         let plan = match node.table_name.table() == stream.name {
             true => plan,
             false => LogicalPlan::SubqueryAlias(SubqueryAlias::try_new(Arc::new(plan), node.table_name.clone())?),
@@ -80,6 +84,25 @@ impl Cutter<'_> {
         }
         Ok(Piece { plan, rows: Rows { times, ..rows } })
     }
+}
+
+/// A scan of some columns of a shared view without the rows that are there for operators to count: `time` is null in them.
+fn timed_scan(stream: &Stream, columns: Vec<usize>, time: usize) -> Result<LogicalPlan> {
+    let width = columns.len();
+    let mut read = columns;
+    let place = read.iter().position(|column| *column == time).unwrap_or_else(|| {
+        read.push(time);
+        width
+    });
+    let plan = scan(stream, Some(read))?;
+    let mut columns = plan.schema().columns();
+    let plan = timed_rows_of_view(plan, &columns[place])?;
+    if columns.len() == width {
+        return Ok(plan);
+    }
+    columns.truncate(width);
+    let columns = columns.into_iter().map(Expr::Column).collect();
+    Ok(LogicalPlan::Projection(Projection::try_new(columns, Arc::new(plan))?))
 }
 
 /// All rows of pieces that have the same columns.

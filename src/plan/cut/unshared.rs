@@ -66,7 +66,13 @@ impl Cutter<'_> {
         if let Some(changing) = self.changing.get(&id.0).cloned() {
             self.changing.insert(stream.id.0, changing);
         }
-        self.cuttings.push(Cutting { name: name.to_owned(), stream: stream.id, piece, copies: Some(id) });
+        self.cuttings.push(Cutting {
+            name: name.to_owned(),
+            stream: stream.id,
+            piece,
+            copies: Some(id),
+            is_shared: false,
+        });
         Ok(stream)
     }
 
