@@ -19,7 +19,8 @@ use weir::delta::TableStore;
 use weir::env::Env;
 use weir::error::{Error, Result};
 use weir::state::{
-    Epoch, NO_WATERMARK, OperatorSnapshot, StateChange, StateStore, StateTable, key_groups, shard_of, split, usage,
+    Epoch, KeyEquality, NO_WATERMARK, OperatorSnapshot, StateChange, StateStore, StateTable, key_groups, shard_of,
+    split, usage,
 };
 
 const SHARDS: usize = 2;
@@ -87,7 +88,15 @@ async fn main() -> Result<()> {
 fn table() -> StateTable {
     let column = |name| Field::new(name, DataType::Int64, true);
     let schema = Arc::new(Schema::new(vec![column("key"), column("a"), column("b")]));
-    StateTable { name: "rows", schema, routing: 1, key: vec![0], time: None, append_only: false }
+    StateTable {
+        name: "rows",
+        schema,
+        routing: 1,
+        key: vec![0],
+        time: None,
+        equality: KeyEquality::Bits,
+        append_only: false,
+    }
 }
 
 /// One key in a hundred, each once.

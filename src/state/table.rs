@@ -15,6 +15,15 @@ use crate::error::Result;
 /// No row has been seen, so the time is unknown.
 pub const NO_WATERMARK: i64 = i64::MIN;
 
+/// The keys of a state table that are one key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeyEquality {
+    /// Those with the same bits: a row is deleted by the columns that it was written with.
+    Bits,
+    /// Those that are equal by [`crate::equality`]: a row replaces the one whose key is -0.0 where its own is 0.0.
+    Values,
+}
+
 /// Rows that an operator keeps in state under a name. The first `routing` columns are the operator's routing key, typed as
 /// in its input: they decide a row's key group.
 #[derive(Debug, Clone)]
@@ -27,6 +36,8 @@ pub struct StateTable {
     pub key: Vec<usize>,
     /// A BIGINT or TIMESTAMP(µs) column: rows below [`StateChange::cutoff`] are dead and need no tombstone.
     pub time: Option<usize>,
+    /// The keys that are one.
+    pub equality: KeyEquality,
     /// No key is written twice and none is deleted (rows only expire by cutoff): reading need not look for newer versions.
     pub append_only: bool,
 }

@@ -15,7 +15,7 @@ use crate::equality::key_values;
 use crate::error::Result;
 use crate::operator::spec::AggregateSpec;
 use crate::operator::{Operator, StateUsage, Stepped, Tick};
-use crate::state::{NO_WATERMARK, StateChange, StateTable};
+use crate::state::{KeyEquality, NO_WATERMARK, StateChange, StateTable};
 
 use super::call::{Arguments, Call, Calls};
 use super::layout::{key_fields, state_schema};
@@ -53,6 +53,7 @@ impl Closing {
             routing: spec.routing,
             key: (0..keys.len()).collect(),
             time: Some(time),
+            equality: KeyEquality::Bits,
             append_only: false,
         };
         let shape = Shape { calls, keys, closing };

@@ -21,7 +21,7 @@ use crate::equality::key_values;
 use crate::error::{Error, Result};
 use crate::operator::spec::AggregateSpec;
 use crate::operator::{END_OF_TIME, Operator, StateUsage, Stepped, Tick};
-use crate::state::{KeyedTable, NO_WATERMARK, StateChange, StateTable};
+use crate::state::{KeyEquality, KeyedTable, NO_WATERMARK, StateChange, StateTable};
 
 use super::call::{Call, Calls};
 use super::expiry::Expiry;
@@ -490,13 +490,28 @@ fn state_tables(
     let schema = arrow::datatypes::Schema::new(
         schema.fields().iter().map(|field| field.as_ref().clone()).chain(extra).collect::<Vec<_>>(),
     );
-    let groups =
-        StateTable { name: "groups", schema: Arc::new(schema), routing: spec.routing, key, time, append_only: false };
+    let groups = StateTable {
+        name: "groups",
+        schema: Arc::new(schema),
+        routing: spec.routing,
+        key,
+        time,
+        equality: KeyEquality::Bits,
+        append_only: false,
+    };
     let rows = multiset.map(|multiset| {
         let fields: Vec<Field> = keys.iter().cloned().chain(multiset.fields()).collect();
         let key = (0..fields.len() - 1).collect();
         let schema = Arc::new(arrow::datatypes::Schema::new(fields));
-        StateTable { name: "rows", schema, routing: spec.routing, key, time: None, append_only: false }
+        StateTable {
+            name: "rows",
+            schema,
+            routing: spec.routing,
+            key,
+            time: None,
+            equality: KeyEquality::Bits,
+            append_only: false,
+        }
     });
     std::iter::once(groups).chain(rows).collect()
 }

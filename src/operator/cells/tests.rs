@@ -16,7 +16,7 @@ use super::*;
 use crate::delta::store::faults::{Fault, FaultyStore, Operation};
 use crate::env::Env;
 use crate::operator::restore;
-use crate::state::{SpillFolder, StateStore, shard_of};
+use crate::state::{KeyEquality, SpillFolder, StateStore, shard_of};
 
 /// Nominal memory of a row in the test operator's state.
 const ROW_BYTES: u64 = 1000;
@@ -86,10 +86,25 @@ impl Operator for Counter {
 
     fn state(&self) -> Vec<StateTable> {
         let schema = columns(COUNTS);
-        let counts = StateTable { name: "counts", schema, routing: 1, key: vec![0], time: None, append_only: false };
+        let counts = StateTable {
+            name: "counts",
+            schema,
+            routing: 1,
+            key: vec![0],
+            time: None,
+            equality: KeyEquality::Bits,
+            append_only: false,
+        };
         let schema = columns(INPUT);
-        let waiting =
-            StateTable { name: "waiting", schema, routing: 1, key: vec![0, 2], time: Some(1), append_only: true };
+        let waiting = StateTable {
+            name: "waiting",
+            schema,
+            routing: 1,
+            key: vec![0, 2],
+            time: Some(1),
+            equality: KeyEquality::Bits,
+            append_only: true,
+        };
         vec![counts, waiting]
     }
 

@@ -13,7 +13,7 @@ use arrow::record_batch::RecordBatch;
 
 use crate::error::{Context, ErrorKind, Result};
 use crate::operator::keyed::{Encoder, SlotTable, WARM, micros};
-use crate::state::{NO_WATERMARK, StateChange, StateTable};
+use crate::state::{KeyEquality, NO_WATERMARK, StateChange, StateTable};
 
 /// A row number consists of a page number and, in the low bits, a row of the page.
 const ROW_BITS: u32 = 12;
@@ -105,7 +105,15 @@ impl SeenKeys {
         let schema = Arc::clone(&self.schema);
         let key = (0..schema.fields().len()).collect();
         let time = self.within.map(|_| self.keys);
-        StateTable { name: "seen", schema, routing: self.keys, key, time, append_only: true }
+        StateTable {
+            name: "seen",
+            schema,
+            routing: self.keys,
+            key,
+            time,
+            equality: KeyEquality::Bits,
+            append_only: true,
+        }
     }
 
     /// Keys let through `within` or more before `now` expire. `now` never moves back; with [`NO_WATERMARK`] nothing expires.

@@ -11,7 +11,7 @@ use arrow::record_batch::RecordBatch;
 
 use super::intake::batch;
 use crate::error::{Context, Error, Result};
-use crate::state::StateTable;
+use crate::state::{KeyEquality, StateTable};
 
 /// The facts that a side keeps of a row beyond its columns.
 #[derive(Debug, Clone, Copy, Default)]
@@ -71,6 +71,7 @@ impl Layout {
             routing: self.keys.len(),
             key: (0..self.keys.len()).chain([self.seq()]).collect(),
             time: self.time.map(|column| self.places[column]).or(clock),
+            equality: KeyEquality::Bits,
             append_only,
         }
     }

@@ -22,7 +22,7 @@ use arrow::record_batch::RecordBatch;
 use super::layout::Layout;
 use super::rows::{RowStore, pick};
 use crate::error::{Context, Error, Result};
-use crate::state::{NO_WATERMARK, StateChange, StateTable};
+use crate::state::{KeyEquality, NO_WATERMARK, StateChange, StateTable};
 
 const SEQUENCE: &str = "__sequence";
 
@@ -69,7 +69,15 @@ impl SequencedRows {
         let mut key: Vec<usize> = (0..self.routing).collect();
         key.push(self.layout.width());
         let schema = Arc::clone(self.layout.schema());
-        StateTable { name, schema, routing: self.routing, key, time: None, append_only: false }
+        StateTable {
+            name,
+            schema,
+            routing: self.routing,
+            key,
+            time: None,
+            equality: KeyEquality::Bits,
+            append_only: false,
+        }
     }
 
     /// Reserves a place for the next row, in order of arrival; [`SequencedRows::fill`] stores it.

@@ -22,7 +22,7 @@ use super::view::Function;
 use crate::error::{Context, Error, Result};
 use crate::operator::END_OF_TIME;
 use crate::operator::spec::{RollingEmit, RollingFunction, RollingSpec, TimeColumn};
-use crate::state::{NO_WATERMARK, StateTable};
+use crate::state::{KeyEquality, NO_WATERMARK, StateTable};
 
 /// An aggregate's argument where its filter holds, null elsewhere.
 #[derive(Debug)]
@@ -353,6 +353,7 @@ impl Plan {
                 routing: self.keys.len(),
                 key: (0..=self.keys.len()).collect(),
                 time: time.or_else(|| self.keys.iter().position(|key| *key == self.time)),
+                equality: KeyEquality::Bits,
                 append_only: self.wait.rows == 0,
             });
         }
@@ -379,6 +380,7 @@ impl Plan {
             routing: self.keys.len(),
             key: (0..self.keys.len() + 2).collect(),
             time: Some(self.keys.len()),
+            equality: KeyEquality::Bits,
             append_only: !self.is_counted(),
         }
     }

@@ -14,7 +14,7 @@ use crate::error::Result;
 use crate::operator::contract::{Operator, StateUsage, Stepped, Tick};
 use crate::operator::keyed::{Encoder, Layout, RowStore, micros, pick};
 use crate::operator::spec::TopNSpec;
-use crate::state::{StateChange, StateTable};
+use crate::state::{KeyEquality, StateChange, StateTable};
 
 /// Not a row, or not a change.
 const NONE: u32 = u32::MAX;
@@ -279,7 +279,15 @@ impl Operator for Best {
         key.extend(self.key_columns[self.routing..].iter().map(|&column| self.layout.place(column)));
         let time = self.parts.life.state_time(|column| self.layout.place(column), self.layout.width());
         let schema = Arc::clone(self.layout.schema());
-        vec![StateTable { name: "best", schema, routing: self.routing, key, time, append_only: false }]
+        vec![StateTable {
+            name: "best",
+            schema,
+            routing: self.routing,
+            key,
+            time,
+            equality: KeyEquality::Values,
+            append_only: false,
+        }]
     }
 
     fn changes(&mut self) -> Result<Vec<StateChange>> {

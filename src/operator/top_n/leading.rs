@@ -18,7 +18,7 @@ use crate::error::{Context, Error, Result};
 use crate::operator::contract::{Operator, StateUsage, Stepped, Tick};
 use crate::operator::keyed::{Layout, RowStore, micros, pick};
 use crate::operator::spec::TopNSpec;
-use crate::state::{StateChange, StateTable};
+use crate::state::{KeyEquality, StateChange, StateTable};
 
 /// Longer lists would be slow to insert into; small in tests, so that both kinds of partitions are tested.
 pub const MOST: usize = if cfg!(test) { 5 } else { 1024 };
@@ -277,7 +277,15 @@ fn table(name: &'static str, layout: &Layout, life: &Lifetime, routing: usize) -
     let width = layout.width();
     let time = life.state_time(|column| layout.place(column), width + 2);
     let key = (0..routing).chain([width + 1]).collect();
-    StateTable { name, schema: Arc::clone(layout.schema()), routing, key, time, append_only: false }
+    StateTable {
+        name,
+        schema: Arc::clone(layout.schema()),
+        routing,
+        key,
+        time,
+        equality: KeyEquality::Bits,
+        append_only: false,
+    }
 }
 
 impl Operator for Leading {

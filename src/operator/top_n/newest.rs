@@ -21,7 +21,7 @@ use crate::error::{Context, Error, Result};
 use crate::operator::contract::{Operator, StateUsage, Stepped, Tick};
 use crate::operator::keyed::{Encoder, KeyIndex, Layout, micros, with_columns};
 use crate::operator::spec::NewestSpec;
-use crate::state::{KeyIndex as RowIndex, StateChange, StateTable};
+use crate::state::{KeyEquality, KeyIndex as RowIndex, StateChange, StateTable};
 
 const COUNT: (&str, DataType) = ("__count", DataType::Int64);
 const SEQ: (&str, DataType) = ("__seq", DataType::Int64);
@@ -295,7 +295,15 @@ impl Operator for Newest {
         let width = self.layout.width();
         let time = self.life.state_time(|column| self.layout.place(column), width + 2);
         let (schema, key) = (Arc::clone(self.layout.schema()), (0..width).collect());
-        vec![StateTable { name: "rows", schema, routing: self.routing, key, time, append_only: false }]
+        vec![StateTable {
+            name: "rows",
+            schema,
+            routing: self.routing,
+            key,
+            time,
+            equality: KeyEquality::Bits,
+            append_only: false,
+        }]
     }
 
     fn changes(&mut self) -> Result<Vec<StateChange>> {

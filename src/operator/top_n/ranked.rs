@@ -15,7 +15,7 @@ use crate::error::{Context, Error, Result};
 use crate::operator::contract::{Operator, StateUsage, Stepped, Tick};
 use crate::operator::keyed::{Encoder, Layout, RowStore, micros, pick};
 use crate::operator::spec::TopNSpec;
-use crate::state::{StateChange, StateTable};
+use crate::state::{KeyEquality, StateChange, StateTable};
 
 const WEIGHT: (&str, DataType) = ("__count", DataType::Int64);
 const STAMP: (&str, DataType) = ("__stamp", DataType::Timestamp(TimeUnit::Microsecond, None));
@@ -305,7 +305,15 @@ impl Operator for Ranked {
         let width = self.layout.width();
         let time = self.parts.life.state_time(|column| self.layout.place(column), width + 1);
         let (schema, key) = (Arc::clone(self.layout.schema()), (0..width).collect());
-        vec![StateTable { name: self.table, schema, routing: self.routing, key, time, append_only: false }]
+        vec![StateTable {
+            name: self.table,
+            schema,
+            routing: self.routing,
+            key,
+            time,
+            equality: KeyEquality::Bits,
+            append_only: false,
+        }]
     }
 
     fn changes(&mut self) -> Result<Vec<StateChange>> {

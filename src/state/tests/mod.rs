@@ -13,7 +13,7 @@ use arrow::datatypes::{DataType, Field, Int64Type, Schema};
 use object_store::ObjectStore;
 use object_store::memory::InMemory;
 
-use super::{NO_WATERMARK, OperatorSnapshot, StateChange, StateStore, StateTable};
+use super::{KeyEquality, NO_WATERMARK, OperatorSnapshot, StateChange, StateStore, StateTable};
 use crate::env::Env;
 use crate::error::Result;
 
@@ -46,7 +46,7 @@ fn table(kind: KeyKind, append_only: bool) -> StateTable {
         KeyKind::Wide => vec![0, 4],
     };
     let schema = Arc::new(Schema::new(fields));
-    StateTable { name: "rows", schema, routing: 1, key, time: Some(2), append_only }
+    StateTable { name: "rows", schema, routing: 1, key, time: Some(2), equality: KeyEquality::Bits, append_only }
 }
 
 /// Rows in the table's schema.

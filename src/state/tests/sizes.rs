@@ -7,7 +7,7 @@ use arrow::compute::take_record_batch;
 
 use super::*;
 use crate::state::file::Kind;
-use crate::state::{Epoch, KEY_GROUPS, groups_of};
+use crate::state::{Epoch, KEY_GROUPS, KeyEquality, groups_of};
 
 const ROWS: i64 = 50_000;
 
@@ -20,6 +20,7 @@ fn table() -> StateTable {
         routing: 1,
         key: vec![0],
         time: None,
+        equality: KeyEquality::Bits,
         append_only: true,
     }
 }
