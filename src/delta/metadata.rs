@@ -14,6 +14,7 @@ use delta_kernel::table_properties::TableProperties;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::lengths::TextLengths;
 use super::shown::FileColumns;
 use crate::catalog::TableDef;
 use crate::env::Env;
@@ -87,6 +88,7 @@ pub struct TableMetadata {
     /// The expressions of generated columns, by column.
     pub generated: BTreeMap<String, String>,
     pub(super) file_columns: FileColumns,
+    pub(super) lengths: TextLengths,
     protocol: Protocol,
     /// Why it cannot be appended to, if so.
     refusal: Option<String>,
@@ -170,6 +172,7 @@ impl TableMetadata {
             rules,
             generated,
             file_columns,
+            lengths: TextLengths::of(&logged),
             protocol,
             refusal,
         })

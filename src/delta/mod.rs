@@ -21,6 +21,7 @@ mod files;
 mod expired;
 mod history;
 mod judge;
+mod lengths;
 mod listing;
 mod lives;
 mod log;

@@ -24,6 +24,7 @@ use object_store::{
 };
 use sha2::{Digest, Sha256};
 
+use super::lengths::TextLengths;
 use crate::error::{Context, Result};
 
 /// Longest folder name that local file systems allow.
@@ -34,8 +35,20 @@ const LONG_NAME: usize = 150;
 /// The name that stands for a null value in Hive's folder layout.
 const NO_VALUE: &str = "__HIVE_DEFAULT_PARTITION__";
 
-/// `rows` as the table holds them: an empty value in a partition column of text or bytes becomes null, and that column nullable.
-pub(super) fn as_stored(rows: &RecordBatch, partition_columns: &[String]) -> Result<RecordBatch> {
+/// `rows` as the table holds them: an empty value in a partition column of text or bytes becomes null, and that column nullable;
+/// a CHAR(n) has its blanks.
+pub(super) fn as_stored(
+    rows: &RecordBatch,
+    partition_columns: &[String],
+    lengths: &TextLengths,
+) -> Result<RecordBatch> {
+    if lengths.is_empty() {
+        return without_empty_values(rows, partition_columns);
+    }
+    without_empty_values(&lengths.as_stored(rows)?, partition_columns)
+}
+
+fn without_empty_values(rows: &RecordBatch, partition_columns: &[String]) -> Result<RecordBatch> {
     let fail = || "partition values cannot be looked at".to_owned();
     let mut changed: Option<(Vec<Arc<Field>>, Vec<ArrayRef>)> = None;
     for name in partition_columns {
@@ -162,13 +175,13 @@ mod tests {
     #[test]
     fn an_empty_partition_value_is_null_and_any_other_empty_text_stays() {
         let rows = texts(&[Some(""), Some(" "), None, Some("a")]);
-        let stored = as_stored(&rows, &["p".to_owned()]).unwrap();
+        let stored = as_stored(&rows, &["p".to_owned()], &TextLengths::default()).unwrap();
         assert_eq!(stored.column(0).as_string::<i32>(), &StringArray::from(vec![None, Some(" "), None, Some("a")]));
         assert_eq!(stored.column(1), rows.column(1));
         let views = cast(rows.column(0), &DataType::Utf8View).unwrap();
         let views = RecordBatch::try_from_iter([("p", views)]).unwrap();
-        assert_eq!(as_stored(&views, &["p".to_owned()]).unwrap().column(0).null_count(), 2);
-        assert_eq!(as_stored(&rows, &[]).unwrap(), rows);
+        assert_eq!(as_stored(&views, &["p".to_owned()], &TextLengths::default()).unwrap().column(0).null_count(), 2);
+        assert_eq!(as_stored(&rows, &[], &TextLengths::default()).unwrap(), rows);
     }
 
     #[test]

@@ -12,12 +12,12 @@ use datafusion::catalog::view::ViewTable;
 use datafusion::common::Column;
 use datafusion::datasource::provider_as_source;
 use datafusion::error::Result;
-use datafusion::functions::unicode::rpad;
 use datafusion::logical_expr::{
-    ColumnarValue, Expr, LogicalPlanBuilder, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility, lit,
+    ColumnarValue, Expr, LogicalPlanBuilder, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
 };
 use serde_json::Value;
 
+use super::lengths::{TextLength, padded};
 use super::variant::{as_json, variant_to_json};
 
 /// The table as queries see it; `schema` is that of the log.
@@ -33,7 +33,7 @@ pub fn shown(table: Arc<dyn TableProvider>, schema: &Value) -> Result<Arc<dyn Ta
         columns.push(match declared.map_or(Shown::Plain, Shown::of) {
             Shown::Plain => column,
             Shown::Not => continue,
-            Shown::Padded(width) => rpad().call(vec![column, lit(width)]).alias(field.name()),
+            Shown::Padded(width) => Padding::function(width).call(vec![column]).alias(field.name()),
             Shown::Json => variant_to_json().call(vec![column]).alias(field.name()),
             Shown::Within(variants) => VariantsShown::function(variants).call(vec![column]).alias(field.name()),
         });
@@ -86,17 +86,16 @@ impl FileColumns {
     pub(super) fn show(&self, name: &str, found: &ArrayRef) -> Result<ArrayRef> {
         match self.shown.get(name) {
             None | Some(Shown::Plain | Shown::Not) => Ok(Arc::clone(found)),
-            Some(Shown::Padded(width)) => padded(found, *width),
+            Some(Shown::Padded(width)) => all_padded(found, *width),
             Some(Shown::Json) => as_json(found),
             Some(Shown::Within(variants)) => variants.show(found),
         }
     }
 }
 
-fn padded(found: &ArrayRef, width: i64) -> Result<ArrayRef> {
+fn all_padded(found: &ArrayRef, width: usize) -> Result<ArrayRef> {
     let texts = cast(found, &DataType::Utf8)?;
-    let width = usize::try_from(width).unwrap_or_default();
-    let padded = texts.as_string::<i32>().iter().map(|text| text.map(|text| format!("{text:width$}")));
+    let padded = texts.as_string::<i32>().iter().map(|text| text.map(|text| padded(text, width)));
     Ok(Arc::new(padded.collect::<StringArray>()))
 }
 
@@ -105,7 +104,7 @@ fn padded(found: &ArrayRef, width: i64) -> Result<ArrayRef> {
 enum Shown {
     Plain,
     Not,
-    Padded(i64),
+    Padded(usize),
     Json,
     Within(Variants),
 }
@@ -115,11 +114,10 @@ impl Shown {
         match field["type"].as_str() {
             Some("void") => Self::Not,
             Some("variant") => Self::Json,
-            Some("string") => {
-                let declared = field["metadata"]["__CHAR_VARCHAR_TYPE_STRING"].as_str();
-                let width = declared.and_then(|kind| kind.strip_prefix("char(")?.strip_suffix(')')?.parse().ok());
-                width.map_or(Self::Plain, Self::Padded)
-            }
+            Some("string") => match TextLength::of(field) {
+                Some(TextLength::Char(width)) => Self::Padded(width),
+                Some(TextLength::Varchar(_)) | None => Self::Plain,
+            },
             Some(_) => Self::Plain,
             None => Variants::of(&field["type"]).map_or(Self::Plain, Self::Within),
         }
@@ -258,5 +256,36 @@ impl ScalarUDFImpl for VariantsShown {
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
         Ok(ColumnarValue::Array(self.variants.show(&args.args[0].to_array(args.number_rows)?)?))
+    }
+}
+
+/// Adds the blanks of a CHAR(n); longer values, which some writers leave, stay whole.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Padding {
+    width: usize,
+    signature: Signature,
+}
+
+impl Padding {
+    fn function(width: usize) -> ScalarUDF {
+        ScalarUDF::from(Self { width, signature: Signature::any(1, Volatility::Immutable) })
+    }
+}
+
+impl ScalarUDFImpl for Padding {
+    fn name(&self) -> &'static str {
+        "weir_char"
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn return_type(&self, _arguments: &[DataType]) -> Result<DataType> {
+        Ok(DataType::Utf8)
+    }
+
+    fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        Ok(ColumnarValue::Array(all_padded(&args.args[0].to_array(args.number_rows)?, self.width)?))
     }
 }

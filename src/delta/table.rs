@@ -206,9 +206,10 @@ impl Table {
         TableWriter::new(self.store(), &self.metadata(), options)
     }
 
-    /// Rows as the table holds them: an empty partition value is null.
+    /// Rows as the table holds them: an empty partition value is null, a CHAR(n) has its blanks.
     pub fn as_stored(&self, rows: &RecordBatch) -> Result<RecordBatch> {
-        as_stored(rows, &self.metadata().partition_columns)
+        let metadata = self.metadata();
+        as_stored(rows, &metadata.partition_columns, &metadata.lengths)
     }
 
     /// The table's rules, compiled when it was opened: a table whose rules change under a writer stops it.

@@ -20,6 +20,7 @@ use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::prelude::SessionContext;
 
+use super::lengths::{TextLength, TextLengths};
 use super::metadata::{Rule, TableMetadata};
 use super::partitions::{as_stored, may_be_null};
 use super::spark;
@@ -44,6 +45,7 @@ pub struct Validator {
     partition_columns: Vec<String>,
     /// Columns of times: their values have to be ones that readers can show, in partition columns as text.
     times: Vec<usize>,
+    lengths: TextLengths,
     rules: Vec<(String, Arc<dyn PhysicalExpr>)>,
 }
 
@@ -62,8 +64,8 @@ impl Default for Validator {
     /// Checks nothing.
     fn default() -> Self {
         let schema = SchemaRef::new(Schema::empty());
-        let (required, partition_columns, times, rules) = Default::default();
-        Self { lenient: schema.clone(), schema, required, partition_columns, times, rules }
+        let (required, partition_columns, times, lengths, rules) = Default::default();
+        Self { lenient: schema.clone(), schema, required, partition_columns, times, lengths, rules }
     }
 }
 
@@ -86,12 +88,13 @@ impl Validator {
         let is_time = |field: &Field| matches!(field.data_type(), DataType::Timestamp(..) | DataType::Date32);
         let columns = schema.fields().iter().enumerate();
         let times = columns.filter(|(_, field)| is_time(field)).map(|(index, _)| index).collect();
-        Ok(Self { schema, lenient, required, partition_columns, times, rules })
+        let lengths = metadata.lengths.clone();
+        Ok(Self { schema, lenient, required, partition_columns, times, lengths, rules })
     }
 
     /// `true` if there is nothing to check.
     pub fn is_trivial(&self) -> bool {
-        self.required.is_empty() && self.rules.is_empty() && self.times.is_empty()
+        self.required.is_empty() && self.rules.is_empty() && self.times.is_empty() && self.lengths.is_empty()
     }
 
     /// Finds the rows of `batch` that must not be written; `None` when all may. Columns are matched by name.
@@ -101,11 +104,12 @@ impl Validator {
         }
         let far =
             self.times.iter().any(|index| batch.column_by_name(self.schema.field(*index).name()).is_some_and(any_far));
-        if self.required.is_empty() && self.rules.is_empty() && !far {
+        if self.required.is_empty() && self.rules.is_empty() && self.lengths.is_empty() && !far {
             return Ok(None);
         }
         let rows = conform(batch, &self.lenient)?;
-        let broken = self.broken(&conform(&as_stored(&rows, &self.partition_columns)?, &self.lenient)?)?;
+        let broken =
+            self.broken(&conform(&as_stored(&rows, &self.partition_columns, &self.lengths)?, &self.lenient)?)?;
         let Some((first, others)) = broken.split_first() else { return Ok(None) };
         let bad = others.iter().fold(first.rows.clone(), |all, broken| &all | &broken.rows);
         let fail = || "cannot separate rows that violate constraints".to_owned();
@@ -139,6 +143,9 @@ impl Validator {
             if far.count_set_bits() > 0 {
                 broken.push(Broken { far: Some(years), ..Broken::column(column, far) });
             }
+        }
+        for (column, length, rows) in self.lengths.too_long(rows)? {
+            broken.push(Broken { longest: Some(length), ..Broken::column(column, rows) });
         }
         for (rule, expression) in &self.rules {
             let Evaluated { values, failed } = evaluate_each(expression, rows)
@@ -183,6 +190,8 @@ struct Broken<'a> {
     empty_too: bool,
     /// A time that is not of these years.
     far: Option<Years>,
+    /// A text that is longer than this.
+    longest: Option<TextLength>,
     rows: BooleanBuffer,
     /// Rows for which the rule could not be computed, and why.
     failed: BTreeMap<usize, String>,
@@ -191,11 +200,16 @@ struct Broken<'a> {
 impl<'a> Broken<'a> {
     /// Something wrong with a column.
     fn column(column: &'a str, rows: BooleanBuffer) -> Self {
-        Self { rule: column, column: Some(column), empty_too: false, far: None, rows, failed: BTreeMap::new() }
+        let failed = BTreeMap::new();
+        Self { rule: column, column: Some(column), empty_too: false, far: None, longest: None, rows, failed }
     }
 
     fn reason(&self, row: usize) -> String {
         match self.column {
+            Some(column) if let Some(length) = self.longest => {
+                let kind = if matches!(length, TextLength::Char(_)) { "CHAR" } else { "VARCHAR" };
+                format!("`{column}` is longer than {kind}({})", length.most())
+            }
             Some(column) if self.far == Some(WRITTEN_YEARS) => {
                 format!("`{column}`, a partition column, is not in the years 1 to 9999")
             }

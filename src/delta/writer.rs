@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use super::actions::{Add, AddCDCFile, Remove};
 use super::cast::as_type;
+use super::lengths::TextLengths;
 use super::metadata::TableMetadata;
 use super::open_files::{FileFormat, FileLimits, OpenFiles};
 use super::partitions::{ShortPaths, as_stored, short_path};
@@ -136,6 +137,7 @@ impl StagedFiles {
 pub struct TableWriter {
     files: OpenFiles,
     partition_columns: Vec<String>,
+    lengths: TextLengths,
     schema: SchemaRef,
     rows: u64,
 }
@@ -176,7 +178,8 @@ impl TableWriter {
             stats_columns: stats_columns.map(|columns| columns.iter().map(ToString::to_string).collect()),
         };
         let files = OpenFiles::new(Arc::new(ShortPaths(folder)), format)?;
-        Ok(Self { files, partition_columns: metadata.partition_columns.clone(), schema, rows: 0 })
+        let (partition_columns, lengths) = (metadata.partition_columns.clone(), metadata.lengths.clone());
+        Ok(Self { files, partition_columns, lengths, schema, rows: 0 })
     }
 
     /// Adds rows. Columns are matched by name; those the batch lacks are null, and so is an empty partition value.
@@ -184,7 +187,7 @@ impl TableWriter {
         if batch.num_rows() == 0 {
             return Ok(());
         }
-        let batch = conform(&as_stored(batch, &self.partition_columns)?, &self.schema)?;
+        let batch = conform(&as_stored(batch, &self.partition_columns, &self.lengths)?, &self.schema)?;
         self.files.write(&batch).await?;
         self.rows += batch.num_rows() as u64;
         Ok(())

@@ -199,3 +199,51 @@ fn the_console_shows_a_row_as_often_as_it_counts() {
     let printed = weir.succeed(&["run", "p.sql"]);
     assert_eq!((printed.matches("| + | 7 |").count(), printed.matches("| + | 8 |").count()), (2, 1), "{printed}");
 }
+
+#[test]
+fn lengths_that_spark_declared_hold_for_rows_and_keys() {
+    for keyed in [false, true] {
+        let weir = Weir::new();
+        let field = |name: &str, kind: &str| {
+            let null = name != "c";
+            format!(
+                r#"{{\"name\":\"{name}\",\"type\":\"string\",\"nullable\":{null},\"metadata\":{{\"__CHAR_VARCHAR_TYPE_STRING\":\"{kind}\"}}}}"#
+            )
+        };
+        let schema =
+            format!(r#"{{\"type\":\"struct\",\"fields\":[{},{}]}}"#, field("c", "char(3)"), field("v", "varchar(3)"));
+        weir.write(
+            "warehouse/t/_delta_log/00000000000000000000.json",
+            &format!(
+                "{{\"protocol\":{{\"minReaderVersion\":1,\"minWriterVersion\":2}}}}\n\
+                 {{\"metaData\":{{\"id\":\"a\",\"format\":{{\"provider\":\"parquet\",\"options\":{{}}}},\"schemaString\":\"{schema}\",\
+                 \"partitionColumns\":[],\"configuration\":{{}}}}}}\n"
+            ),
+        );
+        let key = if keyed { ", PRIMARY KEY (c) NOT ENFORCED" } else { "" };
+        weir.write(
+            "p.sql",
+            &format!(
+                "CREATE SOURCE s (c STRING NOT NULL, v STRING) WITH (connector = 'file', path = 'in/*.jsonl');
+                 CREATE TABLE t (c STRING NOT NULL, v STRING{key}) USING DELTA;
+                 CREATE PIPELINE p WITH (trigger = 'available now') AS BEGIN INSERT INTO t SELECT c, v FROM s; END;"
+            ),
+        );
+        let row = |c: &str, v: &str| format!("{{\"c\":\"{c}\",\"v\":\"{v}\"}}\n");
+        let rows = [("a", "x"), ("äöüß", "long"), ("b  ", "y  "), ("c", "four"), ("d    ", "abc  "), ("a ", "z")];
+        weir.write("in/1.jsonl", &rows.map(|(c, v)| row(c, v)).concat());
+        weir.succeed(&["run", "p.sql"]);
+        weir.write("in/2.jsonl", &row("a", "new"));
+        weir.succeed(&["run", "p.sql"]);
+        let mut found = vec!["a  |,new|", "b  |,y  |", "d  |,abc|"];
+        if !keyed {
+            found = vec!["a  |,new|", "a  |,x|", "a  |,z|", "b  |,y  |", "d  |,abc|"];
+        }
+        assert_eq!(weir.query("SELECT c || '|', v || '|' FROM t ORDER BY c, v"), found, "keyed: {keyed}");
+        let letters = weir.query("SELECT reason FROM weir.dead_letters ORDER BY reason").join(" ");
+        assert!(letters.contains("`c` is longer than CHAR(3); `v` is longer than VARCHAR(3)"), "{letters}");
+        assert_eq!(letters.matches("longer than VARCHAR").count(), 2, "{letters}");
+        let told = weir.succeed(&["verify", "p.sql"]);
+        assert!(told.contains("ok    t"), "{told}");
+    }
+}

@@ -11,6 +11,7 @@ use arrow::datatypes::SchemaRef;
 use arrow::row::{RowConverter, SortField};
 use siphasher::sip128::SipHasher13;
 
+use crate::delta::lengths::without_blanks;
 use crate::env::Env;
 use crate::equality::key_values;
 use crate::error::{Context, ErrorKind, Result};
@@ -63,12 +64,19 @@ pub type KeyMap<V> = HashMap<Key, V, BuildHasherDefault<Identity>>;
 pub struct KeyHasher {
     converter: RowConverter,
     sip: SipHasher13,
+    /// Places of CHAR(n) columns: blanks at the end of their values do not count.
+    chars: Vec<usize>,
 }
 
 impl KeyHasher {
     /// For columns of these types. Errors: a type that cannot be compared.
     pub fn new(schema: &SchemaRef, env: &Env) -> Result<Self> {
         Self::with_sip(schema, SipHasher13::new_with_keys(env.random_u64(), env.random_u64()))
+    }
+
+    /// The same where these of the columns are CHAR(n).
+    pub fn with_chars(self, chars: Vec<usize>) -> Self {
+        Self { chars, ..self }
     }
 
     /// For columns of other types, under the same random key.
@@ -82,12 +90,16 @@ impl KeyHasher {
             let names: Vec<_> = schema.fields().iter().map(|field| format!("`{}`", field.name())).collect();
             format!("values of {} cannot be compared", names.join(", "))
         })?;
-        Ok(Self { converter, sip })
+        Ok(Self { converter, sip, chars: Vec::new() })
     }
 
     /// One key per row.
     pub fn hash(&self, columns: &[ArrayRef]) -> Result<Vec<Key>> {
-        self.hash_as_written(&columns.iter().map(key_values).collect::<Vec<_>>())
+        let mut values: Vec<_> = columns.iter().map(key_values).collect();
+        for &place in &self.chars {
+            values[place] = without_blanks(&values[place])?;
+        }
+        self.hash_as_written(&values)
     }
 
     /// One hash per row, in which the forms of an equal value differ (0.0 and -0.0, the NaNs).

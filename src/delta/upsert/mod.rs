@@ -44,7 +44,6 @@ use super::commit::CommitOutcome;
 use super::judge::Entry;
 use super::listing;
 use super::log::read_entry;
-use super::partitions::as_stored;
 use super::table::Table;
 use super::writer::{StagedFiles, UpsertCommit, WriterOptions};
 use super::{actions::Add, metadata::TableMetadata};
@@ -110,7 +109,9 @@ impl UpsertTable {
     pub fn new(table: Table, key: &[String], options: &WriterOptions, room: Option<IndexRoom>) -> Result<Self> {
         table.metadata().check_upsertable(table.name())?;
         let fields = key_schema(&table, &table.metadata(), key)?;
-        let hasher = KeyHasher::new(&fields, table.store().env())?;
+        let metadata = table.metadata();
+        let chars = (0..key.len()).filter(|place| metadata.lengths.is_char(&key[*place])).collect();
+        let hasher = KeyHasher::new(&fields, table.store().env())?.with_chars(chars);
         let shared = Shared { table, key: key.to_vec(), options: *options, hasher, room, state: Mutex::default() };
         Ok(Self { shared: Arc::new(shared) })
     }
@@ -198,10 +199,9 @@ impl Shared {
     /// The rows as the table will hold them, whether they are given or taken back: the index and the change feed must agree
     /// with it.
     fn as_stored(&self, rows: Vec<UpsertRows>) -> Result<Vec<UpsertRows>> {
-        let partition_columns = self.table.partition_columns();
-        let stored = rows.into_iter().map(|UpsertRows { rows, weights }| {
-            Ok(UpsertRows { rows: as_stored(&rows, &partition_columns)?, weights })
-        });
+        let stored = rows
+            .into_iter()
+            .map(|UpsertRows { rows, weights }| Ok(UpsertRows { rows: self.table.as_stored(&rows)?, weights }));
         stored.collect()
     }
 
