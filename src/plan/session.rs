@@ -14,8 +14,8 @@ use datafusion::prelude::SessionConfig;
 
 use crate::catalog::Catalog;
 use crate::function::{
-    EpochClock, checked_sum, extremes, null_functions, rounding_to_places, sql_function, stable_correlation, stand_in,
-    time_functions,
+    EpochClock, checked_sum, exclusive_or, extremes, null_functions, rounding_to_places, sql_function,
+    stable_correlation, stand_in, time_functions,
 };
 use crate::memory::bounded::Bounding;
 use crate::memory::slice::SliceBudget;
@@ -178,7 +178,7 @@ pub fn physical_rules() -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
 /// Functions that take the place of DataFusion's, in pipelines and queries alike.
 pub fn register_own(state: &mut SessionState) {
     use datafusion::logical_expr::registry::FunctionRegistry;
-    for aggregate in [checked_sum(), stable_correlation()].into_iter().chain(extremes()) {
+    for aggregate in [checked_sum(), stable_correlation(), exclusive_or()].into_iter().chain(extremes()) {
         // Registering an aggregate in a session state replaces and cannot fail.
         let _replaced = state.register_udaf(Arc::new(aggregate));
     }

@@ -165,3 +165,88 @@ fn zeros_and_nans_are_one_in_lists_comparisons_and_every_operator() {
         assert_eq!(all(sql), expected, "{sql}");
     }
 }
+
+/// Every operator whose state has the key, over rows of one key that is 0.0 or -0.0 by turns.
+const BY_TURNS: &str = "
+CREATE SOURCE s (id BIGINT, f DOUBLE, at TIMESTAMP, WATERMARK FOR at AS at - INTERVAL '1 hour') WITH (connector = 'file', path = 'in/*.jsonl');
+CREATE TABLE newest (f DOUBLE, id BIGINT, PRIMARY KEY (id) NOT ENFORCED) USING DELTA;
+CREATE TABLE two (f DOUBLE, id BIGINT, PRIMARY KEY (id) NOT ENFORCED) USING DELTA;
+CREATE TABLE ranked (f DOUBLE, id BIGINT, PRIMARY KEY (id) NOT ENFORCED) USING DELTA;
+CREATE TABLE counted (f DOUBLE, n BIGINT, PRIMARY KEY (f) NOT ENFORCED) USING DELTA;
+CREATE TABLE last (f DOUBLE, id BIGINT, PRIMARY KEY (f) NOT ENFORCED) USING DELTA;
+CREATE TABLE firsts (id BIGINT) USING DELTA;
+CREATE TABLE rolled (id BIGINT, n BIGINT) USING DELTA;
+CREATE TABLE top (id BIGINT) USING DELTA;
+CREATE TABLE pairs (l BIGINT, r BIGINT) USING DELTA;
+CREATE PIPELINE p WITH (trigger = 'available now', state_ttl = '1 day', rolling_emit = 'on_arrival') AS BEGIN
+  INSERT INTO newest SELECT f, id FROM (SELECT *, row_number() OVER (PARTITION BY f ORDER BY id DESC) AS r FROM s) WHERE r <= 1;
+  INSERT INTO two SELECT f, id FROM (SELECT *, row_number() OVER (PARTITION BY f ORDER BY id DESC) AS r FROM s) WHERE r <= 2;
+  INSERT INTO ranked SELECT f, id FROM (SELECT *, rank() OVER (PARTITION BY f ORDER BY id DESC) AS r FROM s) WHERE r <= 2;
+  INSERT INTO counted SELECT f, count(*) FROM s GROUP BY f;
+  INSERT INTO last SELECT f, id FROM s;
+  INSERT INTO firsts SELECT id FROM DEDUPLICATE(TABLE s, KEY(f));
+  INSERT INTO rolled SELECT id, count(*) OVER (PARTITION BY f ORDER BY at RANGE BETWEEN INTERVAL '1 day' PRECEDING AND CURRENT ROW) FROM s;
+  INSERT INTO top SELECT id FROM (SELECT *, row_number() OVER (PARTITION BY f, window_start ORDER BY id DESC) AS r
+    FROM TUMBLE(TABLE s, DESCRIPTOR(at), INTERVAL '1 hour')) WHERE r <= 1;
+  INSERT INTO pairs SELECT a.id, b.id FROM s AS a JOIN s AS b ON a.f = b.f AND a.id + 1 = b.id
+    AND b.at BETWEEN a.at - INTERVAL '1 minute' AND a.at + INTERVAL '1 minute';
+END;";
+
+#[test]
+fn both_zeros_are_one_key_over_restarts() {
+    let weir = Weir::new();
+    weir.write("p.sql", BY_TURNS);
+    let row = |id: usize, f: &str, at: &str| format!("{{\"id\":{id},\"f\":{f},\"at\":\"2026-01-01T{at}Z\"}}\n");
+    let runs: [&[&str]; 6] = [&["-0.0"], &["0.0"], &["0.0", "-0.0"], &["-0.0"], &["0.0"], &["-0.0"]];
+    let mut id = 0;
+    for (run, zeros) in runs.iter().enumerate() {
+        let rows: String = zeros
+            .iter()
+            .map(|f| {
+                id += 1;
+                row(id, f, &format!("10:00:0{id}"))
+            })
+            .collect();
+        weir.write(&format!("in/{run}.jsonl"), &rows);
+        weir.succeed(&["run", "p.sql"]);
+        let all = |sql: &str| weir.query(sql).join(" ");
+        let before = id.saturating_sub(1).max(1);
+        assert_eq!(all("SELECT id FROM newest"), id.to_string(), "run {run}");
+        let two = if id == 1 { "1".to_owned() } else { format!("{before} {id}") };
+        assert_eq!(all("SELECT id FROM two ORDER BY id"), two, "run {run}");
+        assert_eq!(all("SELECT id FROM ranked ORDER BY id"), two, "run {run}");
+        assert_eq!(all("SELECT f + 0.0, n FROM counted"), format!("0.0,{id}"), "run {run}");
+        assert_eq!(all("SELECT f + 0.0, id FROM last"), format!("0.0,{id}"), "run {run}");
+        assert_eq!(all("SELECT id FROM firsts"), "1", "run {run}");
+        let rolled: Vec<_> = (1..=id).map(|id| format!("{id},{id}")).collect();
+        assert_eq!(weir.query("SELECT id, n FROM rolled ORDER BY id"), rolled, "run {run}");
+        let pairs: Vec<_> = (1..id).map(|id| format!("{id},{}", id + 1)).collect();
+        assert_eq!(weir.query("SELECT l, r FROM pairs ORDER BY l"), pairs, "run {run}");
+    }
+    weir.write("in/end.jsonl", &row(99, "5.5", "13:00:00"));
+    weir.succeed(&["run", "p.sql"]);
+    assert_eq!(weir.query("SELECT id FROM top"), [id.to_string()]);
+}
+
+#[test]
+fn bit_xor_of_distinct_values_counts_each_once_in_groups() {
+    let weir = Weir::new();
+    weir.write(
+        "p.sql",
+        "CREATE SOURCE s (k BIGINT, v BIGINT) WITH (connector = 'file', path = 'in/*.jsonl');
+         CREATE TABLE rows (k BIGINT, v BIGINT) USING DELTA;
+         CREATE TABLE t (k BIGINT, a BIGINT, d BIGINT, PRIMARY KEY (k) NOT ENFORCED) USING DELTA;
+         CREATE PIPELINE p WITH (trigger = 'available now', state_ttl = '1 day') AS BEGIN
+           INSERT INTO rows SELECT k, v FROM s;
+           INSERT INTO t SELECT k, bit_xor(v), bit_xor(DISTINCT v) FROM s GROUP BY k;
+         END;",
+    );
+    let row = |k: i64, v: i64| format!("{{\"k\":{k},\"v\":{v}}}\n");
+    weir.write("in/1.jsonl", &[row(1, 5), row(1, 5), row(1, 3), row(2, 7)].concat());
+    weir.succeed(&["run", "p.sql"]);
+    weir.write("in/2.jsonl", &[row(1, 3), row(2, 7), row(1, 8)].concat());
+    weir.succeed(&["run", "p.sql"]);
+    let expected = ["1,8,14", "2,0,7"];
+    assert_eq!(weir.query("SELECT k, a, d FROM t ORDER BY k"), expected);
+    assert_eq!(weir.query("SELECT k, bit_xor(v), bit_xor(DISTINCT v) FROM rows GROUP BY k ORDER BY k"), expected);
+}
