@@ -16,10 +16,9 @@ use bytes::Bytes;
 use chrono::DateTime;
 use datafusion::common::ScalarValue;
 use delta_kernel::actions::deletion_vector::DeletionVectorDescriptor as KernelDescriptor;
-use deltalake::DeltaTableError;
-use deltalake::kernel::{DeletionVectorDescriptor, LogicalFileView};
+use deltalake::kernel::DeletionVectorDescriptor;
 use futures::future::BoxFuture;
-use futures::{FutureExt, StreamExt, TryFutureExt, TryStreamExt};
+use futures::{FutureExt, StreamExt, TryFutureExt};
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
@@ -31,8 +30,9 @@ use url::Url;
 
 use super::actions::{Add, AddCDCFile, LogPath, PartitionValues, Remove};
 use super::cast::{as_type, partition_value};
-use super::damage::{LogFolder, damaged_file, unreadable_file, unreadable_vector};
-use super::log::{open_snapshot, with_snapshot};
+use super::damage::{damaged_file, unreadable_file, unreadable_vector};
+use super::listing::files_of;
+use super::log::with_snapshot;
 use super::metadata::TableMetadata;
 use super::shown::FileColumns;
 use super::store::TableStore;
@@ -112,22 +112,6 @@ impl DataFile {
         }
     }
 
-    /// A file of a snapshot.
-    fn of_view(view: &LogicalFileView) -> Self {
-        let deletion_vector = view.deletion_vector_descriptor();
-        let deleted = deletion_vector.as_ref().map_or(0, |vector| vector.cardinality.unsigned_abs());
-        Self {
-            path: view.path().into_owned(),
-            partition_values: view.partition_values_map().into_iter().collect(),
-            size: u64::try_from(view.size()).ok(),
-            modified_ms: view.modification_time(),
-            rows: view.num_records().and_then(|rows| (rows as u64).checked_sub(deleted)),
-            least_times: view.stats().and_then(|stats| parsed(&stats)).as_ref().map(least_times).unwrap_or_default(),
-            deletion_vector,
-            among: None,
-        }
-    }
-
     /// The file that a `remove` action takes away.
     pub fn of_remove(remove: Remove) -> Self {
         Self {
@@ -194,17 +178,15 @@ pub fn in_order(files: &mut [DataFile]) {
 
 /// The files of a version, in order. Errors: the log does not reach back to it.
 pub async fn files_at(store: &TableStore, version: u64) -> Result<Vec<DataFile>> {
-    let failed = || format!("cannot list the files of version {version} of `{}`", store.location());
-    let unread = |error: DeltaTableError| Error::environment(failed()).with_source(error);
-    let log = LogFolder::new(store.object_store(), &Path::default(), store.location());
-    let mut files = loop {
-        let (snapshot, log_store) = open_snapshot(store.url(), &store.root_store(), Some(version), unread).await?;
-        let views = snapshot.file_views(log_store.as_ref(), None);
-        let files = views.map_ok(|view| DataFile::of_view(&view)).try_collect::<Vec<_>>().await;
-        if files.is_ok() || !log.mend().await {
-            break log.explained(files.environment(failed)).await?;
-        }
-    };
+    let location = store.location().to_owned();
+    let mut files = with_snapshot(store, Some(version), move |table| {
+        let adds = files_of(table).map_err(|error| {
+            let failed = format!("cannot list the files of version {version} of `{location}`");
+            Error::new(error.kind(), failed).with_source(error)
+        })?;
+        Ok(adds.into_iter().map(DataFile::of_add).collect::<Vec<_>>())
+    })
+    .await?;
     in_order(&mut files);
     Ok(files)
 }

@@ -9,7 +9,8 @@ use object_store::{ObjectStore, ObjectStoreExt};
 use serde_json::Value;
 use url::Url;
 
-use super::log::open_snapshot;
+use super::listing::files_of;
+use super::log::{kernel_table, open_snapshot};
 use crate::error::{Context, Error, Result};
 
 /// Log entries that are read at a time.
@@ -77,15 +78,12 @@ pub async fn detail(url: &Url, root: Arc<dyn ObjectStore>) -> Result<TableDetail
     let failed = || format!("cannot read table `{url}`");
     let unread = |error: DeltaTableError| Error::environment(failed()).with_source(error);
     let (snapshot, log_store) = open_snapshot(url, &root, None, unread).await?;
-    let files = snapshot.file_views(log_store.as_ref(), None);
-    let (files, bytes) = files
-        .try_fold((0, 0), |(files, bytes), file| async move { Ok((files + 1, bytes + file.size().unsigned_abs())) })
-        .await
-        .environment(failed)?;
+    let table = kernel_table(url.clone(), url.to_string(), &log_store, Some(snapshot.version())).await?;
+    let files = tokio::task::spawn_blocking(move || files_of(&table)).await.internal(failed)??;
     Ok(TableDetail {
         version: snapshot.version(),
-        files,
-        bytes,
+        files: files.len() as u64,
+        bytes: files.iter().map(|file| file.size.unsigned_abs()).sum(),
         metadata: serde_json::to_value(snapshot.metadata()).internal(failed)?,
         protocol: serde_json::to_value(snapshot.protocol()).internal(failed)?,
     })

@@ -100,8 +100,17 @@ pub async fn with_snapshot<T: Send + 'static>(
 }
 
 async fn snapshot(store: &TableStore, version: Option<u64>) -> Result<KernelTable> {
-    let (url, location) = (store.url().clone(), store.location().to_owned());
-    let engine = store.log_store().engine(None);
+    kernel_table(store.url().clone(), store.location().to_owned(), &store.log_store(), version).await
+}
+
+/// The kernel's snapshot of the table at `url`.
+pub(super) async fn kernel_table(
+    url: Url,
+    location: String,
+    log_store: &LogStoreRef,
+    version: Option<u64>,
+) -> Result<KernelTable> {
+    let engine = log_store.engine(None);
     let blocking = tokio::task::spawn_blocking(move || {
         let mut builder = Snapshot::builder_for(url.as_str());
         if let Some(version) = version {

@@ -166,7 +166,7 @@ pub async fn known_lookups(
 ) -> (Targets, Vec<(String, Error)>) {
     let (mut known, mut failed) = (Targets::new(), Vec::new());
     for name in lookup_tables(catalog, pipeline) {
-        match open_lookup(catalog, &name, around).await {
+        match open_lookup(catalog, pipeline, &name, around).await {
             Ok(Some((_, schema))) => drop(known.insert(name, schema)),
             Ok(None) => {}
             Err(error) => failed.push((name, error)),
@@ -267,16 +267,26 @@ pub(super) async fn open_lookups(
 ) -> Result<(BTreeMap<String, TableStore>, Targets)> {
     let (mut stores, mut columns) = (BTreeMap::new(), Targets::new());
     for name in lookup_tables(catalog, pipeline) {
-        let Some((store, schema)) = open_lookup(catalog, &name, around).await? else { continue };
+        let Some((store, schema)) = open_lookup(catalog, pipeline, &name, around).await? else { continue };
         columns.insert(name.clone(), schema);
         stores.insert(name, store);
     }
     Ok((stores, columns))
 }
 
-async fn open_lookup(catalog: &Catalog, name: &str, around: &Surroundings) -> Result<Option<(TableStore, SchemaRef)>> {
+async fn open_lookup(
+    catalog: &Catalog,
+    pipeline: &PipelineDef,
+    name: &str,
+    around: &Surroundings,
+) -> Result<Option<(TableStore, SchemaRef)>> {
     let Some(def) = catalog.tables.get(name) else { return Ok(None) };
     let store = TableStore::open(&around.table_location(def), &around.storage_of(def), &around.env)?;
+    // A table that the pipeline writes itself is made before its first row is joined.
+    let is_own = pipeline.inserts.iter().any(|insert| insert.target == name) && !def.columns.is_empty();
+    if is_own && !store.is_table().await? {
+        return Ok(Some((store, def.schema())));
+    }
     let table = Table::open(store.clone()).await.map_err(|error| {
         error.with_hint(format!("A stream is joined to `{name}`: it must be there before the pipeline starts."))
     })?;

@@ -256,3 +256,54 @@ fn an_epoch_that_one_table_has_is_finished_with_the_version_it_began_with() {
     let tiers = shop.weir.query("SELECT tier, count(*) FROM now_is GROUP BY tier ORDER BY min(id)");
     assert_eq!(tiers, ["epoch.after_manifest,4", "epoch.between_sinks,2", "epoch.between_sinks@2,2"]);
 }
+
+#[test]
+fn tables_whose_statistics_are_no_json_object_are_read_as_sources_and_lookups() {
+    for stats in ["[1]", "5", "\\\"text\\\"", "null", "{", "{\\\"numRecords\\\":\\\"many\\\"}"] {
+        let weir = Weir::new();
+        weir.write("dim.jsonl", "{\"k\":1,\"v\":10}\n{\"k\":2,\"v\":20}\n");
+        weir.write(
+            "dim.sql",
+            "CREATE SOURCE c (k BIGINT, v BIGINT) WITH (connector = 'file', path = 'dim.jsonl');
+             CREATE TABLE dim (k BIGINT, v BIGINT) USING DELTA; INSERT INTO dim SELECT k, v FROM c;",
+        );
+        weir.succeed(&["run", "dim.sql", "--trigger", "available now"]);
+        let entry = weir.path("warehouse/dim/_delta_log/00000000000000000001.json");
+        let log = std::fs::read_to_string(&entry).unwrap();
+        let (before, rest) = log.split_once("\"stats\":\"").unwrap();
+        let after = &rest[rest.find("}\"").unwrap() + 1..];
+        std::fs::write(&entry, format!("{before}\"stats\":\"{stats}{after}")).unwrap();
+        weir.write(
+            "p.sql",
+            "CREATE SOURCE d (k BIGINT, v BIGINT) WITH (connector = 'delta', path = 'warehouse/dim');
+             CREATE TABLE dim (k BIGINT, v BIGINT) USING DELTA;
+             CREATE TABLE out (k BIGINT, v BIGINT, w BIGINT) USING DELTA;
+             CREATE PIPELINE p WITH (trigger = 'available now') AS BEGIN
+               INSERT INTO out SELECT d.k, d.v, dim.v FROM d JOIN dim ON dim.k = d.k;
+             END;",
+        );
+        weir.succeed(&["run", "p.sql"]);
+        assert_eq!(weir.query("SELECT k, v, w FROM out ORDER BY k"), ["1,10,10", "2,20,20"], "{stats}");
+        assert_eq!(weir.query("SELECT sum(v) FROM dim WHERE k > 0"), ["30"], "{stats}");
+        assert!(weir.query("DESCRIBE DETAIL dim").join(" ").contains("dim"), "{stats}");
+    }
+}
+
+#[test]
+fn a_pipeline_joins_the_table_that_it_writes_from_its_first_run_on() {
+    let weir = Weir::new();
+    weir.write(
+        "p.sql",
+        "CREATE SOURCE s (k BIGINT, v BIGINT) WITH (connector = 'file', path = 'in/*.jsonl');
+         CREATE TABLE t (k BIGINT, v BIGINT, PRIMARY KEY (k) NOT ENFORCED) USING DELTA;
+         CREATE PIPELINE p WITH (trigger = 'available now') AS BEGIN
+           INSERT INTO t SELECT s.k, s.v + coalesce(t.v, 0) FROM s LEFT JOIN t ON t.k = s.k;
+         END;",
+    );
+    for (run, expected) in [(1, "1,10"), (2, "1,20"), (3, "1,30")] {
+        weir.write(&format!("in/{run}.jsonl"), "{\"k\":1,\"v\":10}\n");
+        weir.succeed(&["check", "p.sql"]);
+        weir.succeed(&["run", "p.sql"]);
+        assert_eq!(weir.query("SELECT k, v FROM t"), [expected]);
+    }
+}
