@@ -12,10 +12,10 @@ use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast::{Query, Statement as SqlStatement};
 
 use super::compile::Targets;
-use super::fit::fit;
+use super::fit::fit_and_generate;
 use super::meaning::as_meant;
 use super::relation::RelationMode;
-use super::session::{FunctionSet, session_state_for};
+use super::session::{FunctionSet, bound_calls, session_state_for};
 use super::share::reading;
 use super::size::check_plan;
 use crate::catalog::{Catalog, PipelineDef};
@@ -48,9 +48,10 @@ pub async fn batch(
     inputs: BTreeMap<String, Arc<dyn TableProvider>>,
     runtime: Arc<RuntimeEnv>,
 ) -> Result<Batch> {
-    let session = session_state_for(catalog, functions, runtime, RelationMode::Batch).map_err(|problems| {
+    let mut session = session_state_for(catalog, functions, runtime, RelationMode::Batch).map_err(|problems| {
         crate::error::Error::sql(problems.first().map_or("", |problem| problem.message.as_str()))
     })?;
+    bound_calls(&mut session);
     for (name, table) in inputs {
         register(&session, &name, table)?;
     }
@@ -64,7 +65,7 @@ pub async fn batch(
     for insert in &pipeline.inserts {
         let mut plan = plan(&session, &insert.query).await?;
         if let Some(target) = targets.get(&insert.target) {
-            plan = fit(plan, &insert.target, target, &insert.columns)?;
+            plan = fit_and_generate(plan, &insert.target, target, &insert.columns)?;
         }
         inserts.push(BatchInsert { target: insert.target.clone(), plan });
     }

@@ -4,6 +4,7 @@
 //! be, the others are left out and described, and rows carry the number that they had among the source's, which no plan does otherwise.
 
 use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions, UInt64Array};
@@ -23,14 +24,14 @@ use datafusion::physical_plan::projection::ProjectionExec;
 use datafusion::physical_plan::sorts::sort_preserving_merge::SortPreservingMergeExec;
 use datafusion::physical_plan::union::UnionExec;
 use datafusion::physical_plan::unnest::UnnestExec;
-use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties, PhysicalExpr};
+use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties, PhysicalExpr, SendableRecordBatchStream};
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt};
 
 use super::precomputed::precomputed;
 use super::sound;
 use crate::catalog::OnRowError;
-use crate::evaluate::{Evaluated, evaluate_each, evaluate_with_nulls, is_of_row};
+use crate::evaluate::{Evaluated, evaluate_each, evaluate_with_nulls, is_of_row, panicked};
 use crate::operator::{Check, Describe, Held, HeldExec, MeterExec, NUMBER, RefusedRow, StreamId, holding, others};
 
 /// The column that carries places through an unnest.
@@ -300,7 +301,7 @@ pub async fn collect(plan: &Arc<dyn ExecutionPlan>, context: &Arc<TaskContext>) 
     let mut rows = Vec::new();
     for partition in 0..plan.output_partitioning().partition_count() {
         let mut stream = plan.execute(partition, Arc::clone(context))?;
-        while let Some(batch) = stream.next().await {
+        while let Some(batch) = next_batch(&mut stream).await {
             let batch = batch?;
             if batch.num_rows() > 0 {
                 rows.push(batch);
@@ -308,4 +309,9 @@ pub async fn collect(plan: &Arc<dyn ExecutionPlan>, context: &Arc<TaskContext>) 
         }
     }
     Ok(rows)
+}
+
+/// The next batch of a stream; a panic on the way is an error like any other.
+pub async fn next_batch(stream: &mut SendableRecordBatchStream) -> Option<Result<RecordBatch>> {
+    AssertUnwindSafe(stream.next()).catch_unwind().await.unwrap_or_else(|panic| Some(Err(panicked(panic.as_ref()))))
 }

@@ -20,8 +20,8 @@ use super::clocked::{ClockUse, Clocked};
 use super::constants::constants_are_constant;
 use super::cut::{Cutter, KnownKeys, Piece, Rows, UniqueKey, streams_read, united};
 use super::dataflow::{Branch, Dataflow, SourceInput};
-use super::fit::{fit, lacking};
-use super::generated::{generate, is_generated, plain};
+use super::fit::{fit, fit_and_generate};
+use super::generated::plain;
 use super::growing::Growing;
 use super::impossible::check_literals;
 use super::landing::land;
@@ -381,7 +381,7 @@ impl<'a> Compiler<'a> {
         let broken = &self.catalog.broken;
         let fits = !broken.inserts.contains(&insert.target_span) && !broken.relations.contains(&insert.target);
         if let Some(target) = target.filter(|_| fits) {
-            plan = match self.fitted(plan, insert, target) {
+            plan = match fit_and_generate(plan, &insert.target, target, &insert.columns) {
                 Ok(plan) => plan,
                 Err(error) => {
                     self.problems.push(of_error(&error, insert.target_span));
@@ -493,14 +493,6 @@ impl<'a> Compiler<'a> {
         let condition = Expr::Column(column).gt_eq(Expr::Literal(start, None));
         let plan = LogicalPlan::Filter(Filter::try_new(condition, Arc::new(piece.plan))?);
         Ok(Piece { plan, rows: piece.rows })
-    }
-
-    /// The rows as the target wants them, with the columns that it generates.
-    fn fitted(&self, plan: LogicalPlan, insert: &InsertDef, target: &SchemaRef) -> crate::error::Result<LogicalPlan> {
-        let mut lacking = lacking(&plan, &insert.target, target, &insert.columns)?;
-        lacking.retain(|column| is_generated(target, *column));
-        let plan = fit(plan, &insert.target, target, &insert.columns)?;
-        if lacking.is_empty() { Ok(plan) } else { generate(plan, &insert.target, target, &lacking) }
     }
 
     /// Tries whether the rows can be written. The columns of a materialized view are the query's, as Delta has them.

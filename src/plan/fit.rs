@@ -8,7 +8,7 @@ use datafusion::common::ScalarValue;
 use datafusion::error::Result as DfResult;
 use datafusion::logical_expr::{Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder, lit};
 
-use super::generated::is_generated;
+use super::generated::{generate, is_generated};
 use crate::error::{Error, Result};
 use crate::sql::types::sql_name;
 
@@ -60,9 +60,22 @@ pub fn fit(plan: LogicalPlan, target_name: &str, target: &SchemaRef, columns: &[
 }
 
 /// The target's columns that get no value.
-pub fn lacking(plan: &LogicalPlan, target_name: &str, target: &SchemaRef, columns: &[String]) -> Result<Vec<usize>> {
+fn lacking(plan: &LogicalPlan, target_name: &str, target: &SchemaRef, columns: &[String]) -> Result<Vec<usize>> {
     let sources = match_columns(plan, target_name, target, columns)?;
     Ok(sources.iter().enumerate().filter(|(_, source)| source.is_none()).map(|(column, _)| column).collect())
+}
+
+/// As [`fit`], with the columns computed that the target generates and the query leaves out.
+pub fn fit_and_generate(
+    plan: LogicalPlan,
+    target_name: &str,
+    target: &SchemaRef,
+    columns: &[String],
+) -> Result<LogicalPlan> {
+    let mut lacking = lacking(&plan, target_name, target, columns)?;
+    lacking.retain(|column| is_generated(target, *column));
+    let plan = fit(plan, target_name, target, columns)?;
+    if lacking.is_empty() { Ok(plan) } else { generate(plan, target_name, target, &lacking) }
 }
 
 fn cast(column: Expr, to: &DataType, schema: &datafusion::common::DFSchema) -> DfResult<Expr> {

@@ -4,7 +4,6 @@
 //! that are to blame and says which they are; only then is it found out where rows come from.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
@@ -13,13 +12,13 @@ use arrow::record_batch::RecordBatch;
 use datafusion::error::DataFusionError;
 use datafusion::execution::{SessionState, TaskContext};
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
+use futures::FutureExt;
 use futures::future::BoxFuture;
-use futures::{FutureExt, StreamExt};
 
-use super::careful::{Careful, Placed, is_volatile};
+use super::careful::{Careful, Placed, is_volatile, next_batch};
 use super::dataflow::{Branch, Dataflow, Fragment, Unshared};
 use crate::error::Result;
-use crate::evaluate::{is_of_row, panicked};
+use crate::evaluate::is_of_row;
 use crate::memory::size::size_of_rows;
 use crate::memory::slice::{SliceBudget, is_too_much};
 use crate::operator::{Check, Describe, Held, RefusedRow, StreamId, as_json, without};
@@ -278,7 +277,7 @@ impl Lane {
         let running = dataflow.running(plan)?;
         for partition in 0..running.output_partitioning().partition_count() {
             let mut stream = running.execute(partition, Arc::clone(&self.context))?;
-            while let Some(batch) = next(&mut stream).await {
+            while let Some(batch) = next_batch(&mut stream).await {
                 match batch {
                     Ok(batch) => {
                         bytes += batch.get_array_memory_size();
@@ -372,7 +371,7 @@ impl Lane {
         let running = dataflow.running(plan)?;
         for partition in 0..running.output_partitioning().partition_count() {
             let mut stream = running.execute(partition, Arc::clone(&self.context))?;
-            while let Some(batch) = next(&mut stream).await {
+            while let Some(batch) = next_batch(&mut stream).await {
                 match batch {
                     Ok(batch) if batch.num_rows() == 0 => {}
                     Ok(batch) => {
@@ -531,13 +530,6 @@ impl Lane {
         }
         .boxed()
     }
-}
-
-/// The next batch of a stream; a panic on the way is an error like any other.
-async fn next(
-    stream: &mut datafusion::physical_plan::SendableRecordBatchStream,
-) -> Option<Result<RecordBatch, DataFusionError>> {
-    AssertUnwindSafe(stream.next()).catch_unwind().await.unwrap_or_else(|panic| Some(Err(panicked(panic.as_ref()))))
 }
 
 fn joined(placed: &[Placed]) -> Option<UInt64Array> {

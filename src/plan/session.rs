@@ -187,6 +187,14 @@ pub fn register_own(state: &mut SessionState) {
     }
 }
 
+/// Has functions ask before they compute, as those of a pipeline do: a row for which one makes too much fails in batch, too.
+pub fn bound_calls(state: &mut SessionState) {
+    let budget = state.config().get_extension::<SliceBudget>().unwrap_or_default();
+    // Constants are not added up over all the queries of a session.
+    budget.planned();
+    rewrite(state, Arc::new(Bounding::of_pipeline(budget)));
+}
+
 fn register(state: &mut SessionState, function: ScalarUDF) {
     use datafusion::logical_expr::registry::FunctionRegistry;
     // Registering a scalar function in a session state replaces and cannot fail.

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use datafusion::error::Result;
-use datafusion::physical_plan::aggregates::{AggregateExec, AggregateInputMode};
+use datafusion::physical_plan::aggregates::{AggregateExec, AggregateInputMode, PhysicalGroupBy};
 use datafusion::physical_plan::joins::utils::JoinFilter;
 use datafusion::physical_plan::joins::{HashJoinExec, NestedLoopJoinExec, NestedLoopJoinExecBuilder};
 use datafusion::physical_plan::windows::{BoundedWindowAggExec, WindowAggExec};
@@ -20,7 +20,7 @@ pub fn checks(plan: &Arc<dyn ExecutionPlan>, mode: OnRowError) -> Option<Vec<Che
         let keys = node.group_expr().expr().iter().map(|(key, _)| Check { expr: Arc::clone(key), filter: None });
         let calls = node.aggr_expr().iter().zip(node.filter_expr());
         let arguments = calls.flat_map(|(call, filter)| Check::of_call(call, filter.as_ref(), &input));
-        keys.chain(arguments.filter(|_| mode != OnRowError::Null)).collect()
+        keys.chain(arguments).filter(|_| mode != OnRowError::Null).collect()
     } else {
         let windows = match (plan.downcast_ref::<WindowAggExec>(), plan.downcast_ref::<BoundedWindowAggExec>()) {
             (Some(node), _) => node.window_expr(),
@@ -33,7 +33,7 @@ pub fn checks(plan: &Arc<dyn ExecutionPlan>, mode: OnRowError) -> Option<Vec<Che
     (!fallible.is_empty() || mode == OnRowError::Null).then_some(fallible)
 }
 
-/// The node with arguments that are null where they cannot be computed, if they count so.
+/// The node with keys and arguments that are null where they cannot be computed, if they count so.
 pub fn guarded(plan: &Arc<dyn ExecutionPlan>, mode: OnRowError) -> Result<Arc<dyn ExecutionPlan>> {
     let Some(node) = raw(plan).filter(|_| mode == OnRowError::Null) else { return Ok(Arc::clone(plan)) };
     let input = node.input().schema();
@@ -44,8 +44,12 @@ pub fn guarded(plan: &Arc<dyn ExecutionPlan>, mode: OnRowError) -> Result<Arc<dy
         call.with_new_expressions(arguments, orders).map_or_else(|| Arc::clone(call), Arc::new)
     });
     let filters = node.filter_expr().iter().map(|filter| filter.clone().map(guard)).collect();
-    let (keys, mode, below) = (Arc::new(node.group_expr().clone()), *node.mode(), Arc::clone(node.input()));
-    Ok(Arc::new(AggregateExec::try_new(mode, keys, calls.collect(), filters, below, node.input_schema())?))
+    let keys = node.group_expr();
+    let guarded = keys.expr().iter().map(|(key, name)| (guard(Arc::clone(key)), name.clone())).collect();
+    let keys =
+        PhysicalGroupBy::new(guarded, keys.null_expr().to_vec(), keys.groups().to_vec(), keys.has_grouping_set());
+    let (mode, below) = (*node.mode(), Arc::clone(node.input()));
+    Ok(Arc::new(AggregateExec::try_new(mode, Arc::new(keys), calls.collect(), filters, below, node.input_schema())?))
 }
 
 /// A join whose condition does not hold for pairs for which it cannot be computed; other nodes as they are.
