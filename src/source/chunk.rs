@@ -96,6 +96,37 @@ impl Records {
         let keys = self.keys.as_ref()?;
         keys.valid[index].then(|| &keys.data[keys.bounds[index] as usize..keys.bounds[index + 1] as usize])
     }
+
+    /// Keeps the first `rows` records and returns the others.
+    #[must_use]
+    pub fn split_off(&mut self, rows: usize) -> Self {
+        let split = self.tombstones.partition_point(|index| (*index as usize) < rows);
+        let tombstones = self.tombstones.split_off(split);
+        let split = self.cut_short.partition_point(|(index, _)| (*index as usize) < rows);
+        let cut_short = self.cut_short.split_off(split);
+        Self {
+            data: self.data.split_off(self.bounds[rows] as usize),
+            bounds: split_bounds(&mut self.bounds, rows),
+            offsets: self.offsets.split_off(rows),
+            timestamps_ms: self.timestamps_ms.split_off(rows),
+            tombstones: tombstones.into_iter().map(|index| index - rows as u32).collect(),
+            cut_short: cut_short.into_iter().map(|(index, length)| (index - rows as u32, length)).collect(),
+            keys: self.keys.as_mut().map(|keys| OptionalBytes {
+                data: keys.data.split_off(keys.bounds[rows] as usize),
+                bounds: split_bounds(&mut keys.bounds, rows),
+                valid: keys.valid.split_off(rows),
+            }),
+            headers: self.headers.as_mut().map(|headers| headers.split_off(rows)),
+        }
+    }
+}
+
+/// Splits `len + 1` boundaries after `rows` records; the second part starts at 0.
+fn split_bounds(bounds: &mut Vec<u32>, rows: usize) -> Vec<u32> {
+    let base = bounds[rows];
+    let rest = bounds[rows..].iter().map(|bound| bound - base).collect();
+    bounds.truncate(rows + 1);
+    rest
 }
 
 /// A record that could not be decoded or violated a constraint, kept with its bytes, position and reason.

@@ -228,7 +228,7 @@ impl Gathered {
                 let fresh = empty_records(self.wants, rows, bytes);
                 (std::mem::replace(&mut partition.records, fresh), partition.next)
             } else {
-                let rest = split_off(&mut partition.records, room);
+                let rest = partition.records.split_off(room);
                 let end = rest.offsets[0];
                 (std::mem::replace(&mut partition.records, rest), end)
             };
@@ -294,34 +294,4 @@ fn append(records: &mut Records, record: &RecordRef<'_>) {
     if let Some(headers) = &mut records.headers {
         headers.push(record.headers());
     }
-}
-
-/// Keeps the first `rows` records and returns the others.
-fn split_off(records: &mut Records, rows: usize) -> Records {
-    let split = records.tombstones.partition_point(|index| (*index as usize) < rows);
-    let tombstones = records.tombstones.split_off(split);
-    let split = records.cut_short.partition_point(|(index, _)| (*index as usize) < rows);
-    let cut_short = records.cut_short.split_off(split);
-    Records {
-        data: records.data.split_off(records.bounds[rows] as usize),
-        bounds: split_bounds(&mut records.bounds, rows),
-        offsets: records.offsets.split_off(rows),
-        timestamps_ms: records.timestamps_ms.split_off(rows),
-        tombstones: tombstones.into_iter().map(|index| index - rows as u32).collect(),
-        cut_short: cut_short.into_iter().map(|(index, length)| (index - rows as u32, length)).collect(),
-        keys: records.keys.as_mut().map(|keys| OptionalBytes {
-            data: keys.data.split_off(keys.bounds[rows] as usize),
-            bounds: split_bounds(&mut keys.bounds, rows),
-            valid: keys.valid.split_off(rows),
-        }),
-        headers: records.headers.as_mut().map(|headers| headers.split_off(rows)),
-    }
-}
-
-/// Splits `len + 1` boundaries after `rows` records; the second part starts at 0.
-fn split_bounds(bounds: &mut Vec<u32>, rows: usize) -> Vec<u32> {
-    let base = bounds[rows];
-    let rest = bounds[rows..].iter().map(|bound| bound - base).collect();
-    bounds.truncate(rows + 1);
-    rest
 }
