@@ -11,6 +11,10 @@ use crate::catalog::PipelineDef;
 use crate::config::Config;
 use crate::epoch::{Comparison, Surroundings, verify};
 use crate::error::Error;
+use crate::source::delta::Reach;
+
+/// Attempts to verify a pipeline that goes on meanwhile.
+const ATTEMPTS: u32 = 5;
 
 /// Arguments of `weir verify`.
 #[derive(Debug, clap::Args)]
@@ -25,8 +29,9 @@ pub struct Args {
 
 /// Compares every Delta table of the pipelines. Errors: tables that differ, exit 1; sources that cannot be read again.
 pub async fn run(args: Args, config: &Config) -> Result<(), Failure> {
-    let project = Project::load(&args.files)?;
-    let around = surroundings(config, environment()?)?;
+    let env = environment()?;
+    let project = Project::complete_from(&args.files, Reach::Anywhere, config, &env).await?;
+    let around = surroundings(config, env)?;
     let mut differing = 0;
     for def in project.pipelines(args.pipeline.as_deref())? {
         let Some(count) = pipeline(&project, def, &around).await? else {
@@ -45,11 +50,22 @@ pub async fn pipeline(
     pipeline: &PipelineDef,
     around: &Surroundings,
 ) -> Result<Option<usize>, Failure> {
-    let Some(manifest) = newest_manifest(around, &pipeline.name).await? else { return Ok(None) };
+    let Some(mut manifest) = newest_manifest(around, &pipeline.name).await? else { return Ok(None) };
     let dataflow = planned_as_run(project, pipeline, around).await?;
-    say!("pipeline {}  up to epoch {}", pipeline.name, manifest.epoch);
     let functions = project.functions();
-    let compared = verify(&project.catalog, pipeline, &functions, &dataflow, &manifest, around).await?;
+    let mut attempt = 1;
+    let compared = loop {
+        match verify(&project.catalog, pipeline, &functions, &dataflow, &manifest, around).await {
+            Ok(compared) => break compared,
+            // A pipeline that runs on removes the state of an epoch that it no longer needs.
+            Err(error) => match newest_manifest(around, &pipeline.name).await? {
+                Some(newest) if newest.epoch > manifest.epoch && attempt < ATTEMPTS => manifest = newest,
+                _ => return Err(error.into()),
+            },
+        }
+        attempt += 1;
+    };
+    say!("pipeline {}  up to epoch {}", pipeline.name, manifest.epoch);
     for comparison in &compared {
         print(comparison);
     }
@@ -88,6 +104,9 @@ fn print(comparison: &Comparison) {
     }
     if let Some(reason) = comparison.incomparable.as_ref().filter(|_| !comparison.agrees()) {
         say!("         cannot be compared: {reason}, so these differences prove nothing");
+    }
+    if comparison.before > 0 {
+        say!("         {} more rows were there before the pipeline's first epoch", grouped(comparison.before));
     }
     let left_out = [
         (comparison.late, "that dead letters call late"),

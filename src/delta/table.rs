@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use arrow::array::RecordBatch;
+use arrow::array::{RecordBatch, RecordBatchOptions, new_null_array};
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use serde_json::json;
 
@@ -161,6 +161,23 @@ impl Table {
     pub fn shown_schema(&self) -> SchemaRef {
         let metadata = self.metadata();
         metadata.file_columns.shown_schema(&metadata.schema)
+    }
+
+    /// Rows that it holds as queries see them.
+    pub fn as_shown(&self, rows: &RecordBatch) -> Result<RecordBatch> {
+        let metadata = self.metadata();
+        let schema = metadata.file_columns.shown_schema(&metadata.schema);
+        let wrong = || format!("rows of `{}` cannot be shown", self.name());
+        let column = |field: &Arc<Field>| match rows.column_by_name(field.name()) {
+            Some(column) => metadata.file_columns.show(field.name(), column).internal(wrong),
+            None => Ok(new_null_array(field.data_type(), rows.num_rows())),
+        };
+        let columns = schema.fields().iter().map(column).collect::<Result<Vec<_>>>()?;
+        let fields = schema.fields().iter().zip(&columns);
+        let fields = fields.map(|(field, column)| Field::new(field.name(), column.data_type().clone(), true));
+        let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
+        let options = RecordBatchOptions::new().with_row_count(Some(rows.num_rows()));
+        RecordBatch::try_new_with_options(schema, columns, &options).internal(wrong)
     }
 
     /// Its columns; generated ones carry their expression, as [`GENERATED`] in the field's metadata.

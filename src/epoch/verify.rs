@@ -6,28 +6,35 @@
 
 mod compare;
 mod excuses;
+mod hops;
+mod orders;
 mod reread;
 mod withheld;
+mod written;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use arrow::array::UInt64Array;
 use arrow::compute::take_record_batch;
+use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
 use datafusion::catalog::TableProvider;
 use datafusion::datasource::MemTable;
 
 pub(super) use self::compare::{Withheld, compare};
 use self::compare::{in_order, one_of_each_key, those_found};
+use self::hops::mixed;
+use self::orders::{Determined, Order};
 use self::reread::{Letters, Marks, Reread, reread};
 use self::withheld::withheld;
+use self::written::Written;
 use super::prepare::Surroundings;
 use crate::catalog::{Catalog, PipelineDef};
 use crate::delta::{Table, TableStore};
 use crate::error::{Context, Result};
 use crate::evaluate::{cause, is_of_row};
-use crate::plan::{Batch, Dataflow, FunctionSet, Targets, batch, collect_computable, volatile_functions};
+use crate::plan::{Batch, Dataflow, FunctionSet, Targets, batch, collect_computable, has_hops, volatile_functions};
 use crate::state::Manifest;
 
 /// The result of comparing a target.
@@ -42,6 +49,8 @@ pub struct Comparison {
     pub pending: u64,
     /// Batch rows that the table refuses (NOT NULL, CHECK): dead letters in the stream.
     pub refused: u64,
+    /// Rows of the table that are older than the pipeline's first epoch.
+    pub before: u64,
     /// Rows of the sources that dead letters call late and that the batch query leaves out, too.
     pub late: u64,
     /// Likewise rows whose event time is null.
@@ -81,8 +90,35 @@ struct Question<'a> {
     /// The sources' rows, by name.
     sources: BTreeMap<&'a str, Reread>,
     /// The pipeline's tables.
-    tables: BTreeMap<&'a str, Table>,
+    tables: BTreeMap<&'a str, Written>,
     withheld: BTreeMap<String, Withheld>,
+}
+
+/// Rows that the batch query reads.
+#[derive(Debug, Clone, Copy)]
+struct View {
+    /// Rows with one of these are left out.
+    without: Marks,
+    order: Order,
+}
+
+impl View {
+    fn without(marks: Marks) -> Self {
+        Self { without: marks, order: Order::AsRead }
+    }
+}
+
+/// Rows that the batch query gives for a table.
+struct Answer {
+    /// Those that the table takes, as it shows them.
+    rows: Vec<RecordBatch>,
+    /// The number of those that it refuses.
+    refused: u64,
+    volatile: BTreeSet<String>,
+    /// Some row has a place in several windows.
+    hops: bool,
+    /// Why the query fails.
+    failed: Option<String>,
 }
 
 /// Compares every Delta table that `pipeline` writes.
@@ -96,41 +132,29 @@ pub async fn verify(
     manifest: &Manifest,
     around: &Surroundings,
 ) -> Result<Vec<Comparison>> {
-    let letters = Letters::of(&pipeline.name, around).await?;
+    let mut tables: BTreeMap<&str, Written> = BTreeMap::new();
+    for def in pipeline.inserts.iter().filter_map(|insert| catalog.tables.get(&insert.target)) {
+        if !tables.contains_key(def.name.as_str()) {
+            let store = TableStore::open(&around.table_location(def), &around.storage_of(def), &around.env)?;
+            tables.insert(&def.name, Written::read(store, def, manifest).await?);
+        }
+    }
+    let letters = Letters::of(manifest, around).await?;
     let mut sources: BTreeMap<&str, Reread> = BTreeMap::new();
     for source in &dataflow.sources {
         let ends = manifest.positions.get(&source.def.name).cloned().unwrap_or_default();
         let rows = reread(&source.def, &pipeline.name, &ends, &letters, around).await?;
         sources.insert(&source.def.name, rows);
     }
-    let mut tables: BTreeMap<&str, Table> = BTreeMap::new();
-    for def in pipeline.inserts.iter().filter_map(|insert| catalog.tables.get(&insert.target)) {
-        let store = TableStore::open(&around.table_location(def), &around.storage_of(def), &around.env)?;
-        // With the CHECKs that only the declaration has.
-        let table = match Table::open_declared(&store, def).await? {
-            Some(table) => table,
-            None => Table::open(store).await?,
-        };
-        tables.insert(&def.name, table);
-    }
     let withheld = withheld(catalog, pipeline, dataflow, manifest, around).await?;
     let question = Question { catalog, pipeline, functions, dataflow, around, sources, tables, withheld };
-    let mut compared = question.compare(Marks::default()).await?;
-    for marks in question.marks() {
-        if compared.iter().all(Comparison::agrees) {
-            break;
-        }
-        let of = |mark: Marks| if marks.meets(mark) { question.count(mark) } else { 0 };
-        let (late, without_time, not_computed) = (of(Marks::LATE), of(Marks::WITHOUT_TIME), of(Marks::NOT_COMPUTED));
-        for (comparison, other) in compared.iter_mut().zip(question.compare(marks).await?) {
-            if !comparison.agrees() && other.agrees() {
-                *comparison = Comparison { late, without_time, not_computed, ..other };
-            }
-        }
-    }
+    let mut compared = question.all(View::without(Marks::default())).await?;
+    question.leave_out(&mut compared).await?;
+    question.mix_late(&mut compared).await?;
     for comparison in compared.iter_mut().filter(|comparison| comparison.differs()) {
         comparison.incomparable = question.excuse(comparison).await?;
     }
+    question.reorder(&mut compared).await?;
     Ok(compared)
 }
 
@@ -149,58 +173,176 @@ impl Question<'_> {
         self.sources.values().map(|read| read.count(marks)).sum()
     }
 
-    /// Compares every table with what the batch query gives over the sources' rows without those that have one of these marks.
-    async fn compare(&self, marks: Marks) -> Result<Vec<Comparison>> {
-        let mut inputs = self.lookups().await?;
-        for source in &self.dataflow.sources {
-            let read = self.sources.get(source.def.name.as_str()).map(|read| read.without(marks)).transpose()?;
-            let table = MemTable::try_new(source.def.schema(), vec![read.unwrap_or_default()])?;
-            inputs.insert(source.def.name.clone(), Arc::new(table));
-        }
-        let targets: Targets = self.tables.iter().map(|(name, table)| ((*name).to_owned(), table.schema())).collect();
-        let runtime = Arc::clone(&self.around.runtime);
-        let planned = batch(self.catalog, self.pipeline, self.functions, &targets, inputs, runtime).await?;
-        let mut compared = Vec::new();
-        for name in self.tables.keys() {
-            compared.push(self.compare_table(name, &planned).await?);
-        }
-        Ok(compared)
+    /// The comparison, with the numbers of rows that were left out for it.
+    fn having_left_out(&self, marks: Marks, comparison: Comparison) -> Comparison {
+        let of = |mark: Marks| if marks.meets(mark) { self.count(mark) } else { 0 };
+        let (late, without_time, not_computed) = (of(Marks::LATE), of(Marks::WITHOUT_TIME), of(Marks::NOT_COMPUTED));
+        Comparison { late, without_time, not_computed, ..comparison }
     }
 
-    async fn compare_table(&self, name: &str, planned: &Batch) -> Result<Comparison> {
-        let table = &self.tables[name];
-        let schema = table.schema();
-        let (mut expected, mut volatile, mut failed) = (Vec::new(), BTreeSet::new(), None);
+    /// Compares tables that differ without the rows of each mark.
+    async fn leave_out(&self, compared: &mut [Comparison]) -> Result<()> {
+        for marks in self.marks() {
+            let open = open(compared, Comparison::agrees);
+            for (name, answer) in self.answers(View::without(marks), &open).await? {
+                let other = self.judge(&name, &answer, None)?;
+                if other.agrees() {
+                    replace(compared, self.having_left_out(marks, other));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Compares tables that differ, and whose rows count in several windows, with late rows left out of the windows that were closed.
+    async fn mix_late(&self, compared: &mut [Comparison]) -> Result<()> {
+        if self.count(Marks::LATE) == 0 {
+            return Ok(());
+        }
+        for others in [Marks::default(), Marks::WITHOUT_TIME | Marks::NOT_COMPUTED] {
+            let open = open(compared, Comparison::agrees);
+            let mut without = self.answers(View::without(others | Marks::LATE), &open).await?;
+            for (name, with) in self.answers(View::without(others), &open).await? {
+                let Some(without) = without.remove(&name).filter(|_| with.hops) else { continue };
+                let written = &self.tables[name.as_str()];
+                let held = self.held(&name)?;
+                let mixed =
+                    mixed(&written.schema, &written.found, [with.rows.as_slice(), without.rows.as_slice()], &held)?;
+                if let Some(pending) = mixed {
+                    let mut other = self.judge(&name, &with, None)?;
+                    (other.missing, other.surplus, other.pending) = (0, 0, pending);
+                    other.examples.clear();
+                    replace(compared, self.having_left_out(others | Marks::LATE, other));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Compares tables that differ with what the query gives over the sources' rows in other orders.
+    async fn reorder(&self, compared: &mut [Comparison]) -> Result<()> {
+        let all = self.marks().into_iter().fold(Marks::default(), |all, mark| all | mark);
+        let views = if all == Marks::default() { vec![all] } else { vec![Marks::default(), all] };
+        for without in views {
+            let mut answers: BTreeMap<String, Vec<Answer>> = BTreeMap::new();
+            for order in Order::TRIED {
+                let open = open(compared, |comparison| !comparison.differs());
+                for (name, answer) in self.answers(View { without, order }, &open).await? {
+                    let other = self.judge(&name, &answer, None)?;
+                    if other.agrees() {
+                        replace(compared, self.having_left_out(without, other));
+                    }
+                    answers.entry(name).or_default().push(answer);
+                }
+            }
+            for comparison in compared.iter_mut().filter(|comparison| comparison.differs()) {
+                let Some(answers) = answers.get(&comparison.target) else { continue };
+                if !self.is_determined(&comparison.target, answers)? {
+                    comparison.incomparable = Some(self.about_order());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// False if the table may have other rows for no other reason than their order. `answers` are those of all orders.
+    fn is_determined(&self, name: &str, answers: &[Answer]) -> Result<bool> {
+        let written = &self.tables[name];
+        let rows: Vec<_> = answers.iter().map(|answer| answer.rows.as_slice()).collect();
+        let columns = match Determined::of(&written.schema, &rows)? {
+            Determined::All => return Ok(true),
+            Determined::Columns(columns) => columns,
+            Determined::Nothing => return Ok(false),
+        };
+        let keys = self.catalog.tables.get(name).map_or(&[][..], |def| def.primary_key.as_slice());
+        let has_keys = keys.iter().all(|key| columns.index_of(key).is_ok());
+        Ok(has_keys && !self.judge(name, &answers[0], Some(&columns))?.agrees())
+    }
+
+    /// Compares every table with what the batch query gives.
+    async fn all(&self, view: View) -> Result<Vec<Comparison>> {
+        let names = self.tables.keys().copied().map(str::to_owned).collect();
+        let answers = self.answers(view, &names).await?;
+        answers.iter().map(|(name, answer)| self.judge(name, answer, None)).collect()
+    }
+
+    /// The rows that the batch query gives for these tables.
+    async fn answers(&self, view: View, names: &BTreeSet<String>) -> Result<BTreeMap<String, Answer>> {
+        let mut answers = BTreeMap::new();
+        if names.is_empty() {
+            return Ok(answers);
+        }
+        let mut inputs = self.lookups().await?;
+        for source in &self.dataflow.sources {
+            let read = self.sources.get(source.def.name.as_str()).map(|read| read.without(view.without)).transpose()?;
+            let read = view.order.of(read.unwrap_or_default())?;
+            let table = MemTable::try_new(source.def.schema(), vec![read])?;
+            inputs.insert(source.def.name.clone(), Arc::new(table));
+        }
+        let tables = self.tables.iter();
+        let targets: Targets =
+            tables.map(|(name, written)| ((*name).to_owned(), written.table.schema_with_expressions())).collect();
+        let runtime = Arc::clone(&self.around.runtime);
+        let planned = batch(self.catalog, self.pipeline, self.functions, &targets, inputs, runtime).await?;
+        for name in names {
+            answers.insert(name.clone(), self.answer(name, &planned).await?);
+        }
+        Ok(answers)
+    }
+
+    async fn answer(&self, name: &str, planned: &Batch) -> Result<Answer> {
+        let Written { table, schema, found, .. } = &self.tables[name];
+        let (mut expected, mut volatile, mut hops, mut failed) = (Vec::new(), BTreeSet::new(), false, None);
         for insert in planned.inserts.iter().filter(|insert| insert.target == name) {
-            volatile.extend(volatile_functions(&planned.session.optimize(&insert.plan)?)?);
+            let optimized = planned.session.optimize(&insert.plan)?;
+            volatile.extend(volatile_functions(&optimized)?);
+            hops |= has_hops(&optimized)?;
             match collect_computable(&planned.session, &insert.plan, self.dataflow.on_row_error).await {
                 Ok(rows) => expected.extend(rows),
                 Err(error) if is_of_row(&error) => failed = Some(cause(&error)),
                 Err(error) => return Err(error.into()),
             }
         }
-        let (mut expected, refused) = accepted(table, expected)?;
+        let (taken, refused) = accepted(table, expected)?;
+        let shown = |rows: Vec<RecordBatch>| rows.iter().map(|rows| table.as_shown(rows)).collect::<Result<Vec<_>>>();
+        let (mut rows, refused) = (shown(taken)?, shown(refused)?);
+        // Rows that were written before the table refused such rows.
+        let (written, refused) = those_found(schema, found, &refused)?;
+        rows.extend(written);
+        let refused = refused.iter().map(RecordBatch::num_rows).sum::<usize>() as u64;
+        Ok(Answer { rows, refused, volatile, hops, failed })
+    }
+
+    /// Compares a table with an answer; some columns of it, if not all.
+    fn judge(&self, name: &str, answer: &Answer, columns: Option<&SchemaRef>) -> Result<Comparison> {
+        let Written { schema, found, others, unknown, .. } = &self.tables[name];
+        let schema = columns.unwrap_or(schema);
+        let picked = match self.catalog.tables.get(name).filter(|def| !def.primary_key.is_empty()) {
+            Some(def) => Some(one_of_each_key(&def.primary_key, schema, found, &answer.rows)?),
+            None => None,
+        };
+        let expected = picked.as_ref().unwrap_or(&answer.rows);
+        let incomparable = match (unknown, &answer.failed, answer.volatile.first()) {
+            (Some(reason), ..) => Some(reason.clone()),
+            (_, Some(reason), _) => Some(format!("its query fails in batch ({reason})")),
+            (.., Some(name)) => Some(format!("`{name}()` gives another answer on every call")),
+            _ => None,
+        };
+        let (refused, before, failed) = (answer.refused, *others, answer.failed.is_some());
+        let compared = compare(name, schema, found, expected, &self.held(name)?)?;
+        Ok(Comparison { refused, before, incomparable, failed, ..compared })
+    }
+
+    /// Rows of a table that operators still hold back or are going to retract, as it shows them.
+    fn held(&self, name: &str) -> Result<Withheld> {
+        let Written { table, before, .. } = &self.tables[name];
         let held = self.withheld.get(name);
         let stored =
             |rows: fn(&Withheld) -> &Vec<RecordBatch>| held.map_or(Ok(Vec::new()), |held| stored(table, rows(held)));
-        let held = Withheld { rows: stored(|held| &held.rows)?, retracted: stored(|held| &held.retracted)? };
-        let provider = table.provider(None).await?;
-        let context = datafusion::prelude::SessionContext::new_with_state(planned.session.clone());
-        let found = context.read_table(provider)?.collect().await?;
-        // Rows that were written before the table refused such rows.
-        let (written, refused) = those_found(&schema, &found, &refused)?;
-        expected.extend(written);
-        let expected = match self.catalog.tables.get(name).filter(|def| !def.primary_key.is_empty()) {
-            Some(def) => one_of_each_key(&def.primary_key, &schema, &found, &expected)?,
-            None => expected,
-        };
-        let incomparable = match (&failed, volatile.first()) {
-            (Some(reason), _) => Some(format!("its query fails in batch ({reason})")),
-            (_, Some(name)) => Some(format!("`{name}()` gives another answer on every call")),
-            _ => None,
-        };
-        let failed = failed.is_some();
-        Ok(Comparison { refused, incomparable, failed, ..compare(name, &schema, &found, &expected, &held)? })
+        let mut retracted = stored(|held| &held.retracted)?;
+        // A row that was there before is there until its key is written.
+        retracted.extend(before.iter().cloned());
+        Ok(Withheld { rows: stored(|held| &held.rows)?, retracted })
     }
 
     /// The other tables, which the query may read.
@@ -238,9 +380,23 @@ fn accepted(table: &Table, rows: Vec<RecordBatch>) -> Result<(Vec<RecordBatch>, 
     Ok((taken, refused))
 }
 
-/// Rows of a branch as the table stores those that it takes.
+/// Rows of a branch as the table shows those that it takes.
 fn stored(table: &Table, rows: &[RecordBatch]) -> Result<Vec<RecordBatch>> {
     let schema = table.schema();
     let rows = rows.iter().filter(|rows| rows.num_rows() > 0).map(|rows| in_order(&schema, rows));
-    Ok(accepted(table, rows.collect::<Result<_>>()?)?.0)
+    let taken = accepted(table, rows.collect::<Result<_>>()?)?.0;
+    taken.iter().map(|rows| table.as_shown(rows)).collect()
+}
+
+/// The tables whose comparison is not `done`.
+fn open(compared: &[Comparison], done: fn(&Comparison) -> bool) -> BTreeSet<String> {
+    let open = compared.iter().filter(|comparison| !done(comparison));
+    open.map(|comparison| comparison.target.clone()).collect()
+}
+
+/// Puts a comparison in the place of that of the same table.
+fn replace(compared: &mut [Comparison], other: Comparison) {
+    if let Some(comparison) = compared.iter_mut().find(|comparison| comparison.target == other.target) {
+        *comparison = other;
+    }
 }

@@ -496,3 +496,343 @@ fn with_late_emit_a_row_sees_what_arrived_before_it_however_input_is_cut() {
         assert_eq!(answers(rows), one, "{rows} rows a micro-batch");
     }
 }
+
+/// A Delta table as Spark makes it, at `lake`.
+fn made_by_spark(weir: &Weir, fields: &[(&str, &str, serde_json::Value)], partition: &[&str]) {
+    let field = |(name, kind, metadata): &(&str, &str, serde_json::Value)| serde_json::json!({ "name": name, "type": kind, "nullable": true, "metadata": metadata });
+    let fields: Vec<_> = fields.iter().map(field).collect();
+    let schema = serde_json::json!({ "type": "struct", "fields": fields }).to_string();
+    let entries = [
+        serde_json::json!({ "protocol": { "minReaderVersion": 1, "minWriterVersion": 4 } }),
+        serde_json::json!({ "metaData": { "id": "22222222-2222-4222-8222-222222222222", "format": { "provider": "parquet", "options": {} },
+            "schemaString": schema, "partitionColumns": partition, "configuration": {}, "createdTime": 0 } }),
+    ];
+    weir.write("lake/_delta_log/00000000000000000000.json", &entries.map(|entry| format!("{entry}\n")).concat());
+}
+
+#[test]
+fn columns_that_the_table_generates_are_computed_in_batch_too() {
+    for insert in [
+        "INSERT INTO lake SELECT id, ts FROM e",
+        "INSERT INTO lake (id, ts) SELECT id, ts FROM e",
+        "INSERT INTO lake (id, ts, twice) SELECT id, ts, id * 2 FROM e",
+    ] {
+        let weir = Weir::new();
+        let generated = |sql: &str| serde_json::json!({ "delta.generationExpression": sql });
+        let none = serde_json::json!({});
+        let fields = [
+            ("id", "long", none.clone()),
+            ("ts", "timestamp", none),
+            ("day", "date", generated("CAST(ts AS DATE)")),
+            ("twice", "long", generated("id * 2")),
+        ];
+        made_by_spark(&weir, &fields, &["day"]);
+        weir.write("in/a.jsonl", &(0..3).map(|id| measure(id, 1)).collect::<String>());
+        weir.write(
+            "p.sql",
+            &format!(
+                "{MEASURED} CREATE TABLE lake USING DELTA LOCATION 'lake'; CREATE PIPELINE p WITH (trigger = 'available now') AS BEGIN {insert}; END;"
+            ),
+        );
+        weir.succeed(&["run", "p.sql"]);
+        let told = weir.succeed(&["verify", "p.sql"]);
+        assert!(told.contains("ok    lake  3 rows streamed, 3 in batch"), "{insert}: {told}");
+    }
+}
+
+#[test]
+fn texts_of_fixed_length_are_compared_as_they_are_shown() {
+    let weir = Weir::new();
+    let fields = [
+        ("id", "long", serde_json::json!({})),
+        ("s", "string", serde_json::json!({ "__CHAR_VARCHAR_TYPE_STRING": "char(5)" })),
+    ];
+    made_by_spark(&weir, &fields, &[]);
+    weir.write("in.jsonl", "{\"id\":1,\"s\":\"ab\"}\n{\"id\":2,\"s\":\"abcde\"}\n{\"id\":3}\n");
+    weir.write(
+        "p.sql",
+        "CREATE SOURCE e (id BIGINT, s STRING) WITH (connector = 'file', path = 'in.jsonl');
+         CREATE TABLE lake USING DELTA LOCATION 'lake';
+         CREATE PIPELINE p WITH (trigger = 'available now') AS BEGIN INSERT INTO lake SELECT id, s FROM e; END;",
+    );
+    weir.succeed(&["run", "p.sql"]);
+    let told = weir.succeed(&["verify", "p.sql"]);
+    assert!(told.contains("ok    lake  3 rows streamed, 3 in batch"), "{told}");
+}
+
+/// Rows of which three share each second, in two files that interleave in time.
+fn tied(times: impl Fn(i64) -> i64) -> [(&'static str, String); 2] {
+    let line = |id: i64| {
+        let row = (id * 7) % 9;
+        format!("{{\"id\":{id},\"g\":1,\"q\":{},\"ts\":\"2024-01-01T00:00:{:02}Z\"}}\n", row % 2, times(row))
+    };
+    [("in/a.jsonl", (0..9).map(line).collect()), ("in/b.jsonl", (9..18).map(line).collect())]
+}
+
+const BY_ORDER: [(&str, &str, &str); 7] = [
+    ("lagged", "id BIGINT, x BIGINT", "SELECT id, lag(id) OVER (PARTITION BY g ORDER BY ts) AS x FROM e"),
+    (
+        "summed",
+        "id BIGINT, x BIGINT",
+        "SELECT id, sum(id) OVER (PARTITION BY g ORDER BY ts ROWS BETWEEN 1 PRECEDING AND CURRENT ROW) AS x FROM e",
+    ),
+    ("numbered", "id BIGINT, x BIGINT", "SELECT id, row_number() OVER (PARTITION BY g ORDER BY ts) AS x FROM e"),
+    ("kept", "id BIGINT, q BIGINT", "SELECT id, q FROM e QUALIFY row_number() OVER (PARTITION BY q ORDER BY ts) = 1"),
+    (
+        "top",
+        "g INT, id BIGINT, rn BIGINT, PRIMARY KEY (g, rn) NOT ENFORCED",
+        "SELECT g, id, CAST(rn AS BIGINT) AS rn FROM (SELECT g, id, row_number() OVER (PARTITION BY g ORDER BY q DESC) AS rn FROM e) WHERE rn <= 2",
+    ),
+    (
+        "newest",
+        "id BIGINT, x BIGINT",
+        "SELECT e.id, f.id AS x FROM e ASOF JOIN f MATCH_CONDITION (e.ts >= f.ts) ON e.g = f.g",
+    ),
+    ("plain", "id BIGINT", "SELECT id FROM e"),
+];
+
+/// A run over rows of two files, and what VERIFY says of its tables.
+fn by_order(files: &[(&str, String)], changed: impl Fn(&str) -> String) -> (Weir, String) {
+    let weir = Weir::new();
+    for (name, lines) in files {
+        weir.write(name, lines);
+    }
+    let tables = BY_ORDER.iter().map(|(name, columns, _)| format!("CREATE TABLE {name} ({columns}) USING DELTA;"));
+    let bodies = BY_ORDER.iter().map(|(name, _, query)| format!("INSERT INTO {name} {query};"));
+    let source = MEASURED.replace("INTERVAL '5 seconds'", "INTERVAL '1 minute'");
+    let other = source.replace("SOURCE e", "SOURCE f");
+    let sql = format!(
+        "{source} {other} {} CREATE PIPELINE p WITH (trigger = 'available now', at_end = 'flush', state_ttl = 'none', max_rows_per_micro_batch = '3') AS BEGIN {} END;",
+        tables.collect::<String>(),
+        bodies.collect::<String>()
+    );
+    weir.write("p.sql", &sql);
+    weir.succeed(&["run", "p.sql"]);
+    weir.write("p.sql", &changed(&sql));
+    let told = text(&weir.run(&["verify", "p.sql"]).stdout);
+    (weir, told)
+}
+
+#[test]
+fn an_order_that_the_query_leaves_open_is_no_difference() {
+    let (_, told) = by_order(&tied(|row| row / 3), str::to_owned);
+    assert!(!told.contains("DIFFER"), "{told}");
+    assert!(told.contains("UNSURE lagged") && told.contains("UNSURE top"), "{told}");
+    assert!(told.contains("18 rows of its sources share their event time with another"), "{told}");
+    assert!(told.contains("ok    plain"), "{told}");
+
+    // Columns and numbers of rows that no order changes are still compared.
+    let wrong = |sql: &str| sql.replace("SELECT id, lag(id)", "SELECT id + 100 AS id, lag(id)");
+    let (_, told) = by_order(&tied(|row| row / 3), wrong);
+    assert!(told.contains("DIFFER lagged") && told.matches("DIFFER").count() == 1, "{told}");
+}
+
+#[test]
+fn operators_that_go_by_order_are_compared_where_nothing_is_tied() {
+    let untied = || {
+        let line =
+            |id: i64| format!("{{\"id\":{id},\"g\":1,\"q\":{id},\"ts\":\"2024-01-01T00:00:{:02}Z\"}}\n", (id * 7) % 18);
+        [("in/a.jsonl", (0..9).map(line).collect()), ("in/b.jsonl", (9..18).map(line).collect::<String>())]
+    };
+    let (_, told) = by_order(&untied(), str::to_owned);
+    assert_eq!(told.matches("ok    ").count(), BY_ORDER.len(), "{told}");
+    let wrong = |sql: &str| sql.replace("lag(id) OVER", "lag(id, 2) OVER").replace("ORDER BY q DESC", "ORDER BY q");
+    let (_, told) = by_order(&untied(), wrong);
+    assert!(told.contains("DIFFER lagged") && told.contains("DIFFER top"), "{told}");
+    assert!(!told.contains("UNSURE"), "{told}");
+}
+
+#[test]
+fn keys_that_cannot_be_computed_are_null_in_batch_as_in_the_stream() {
+    let lines: String = [1, 0, 2, 0, 5].iter().zip(1..).map(|(q, id)| measure(id, *q)).collect();
+    let minute = "DESCRIPTOR(ts), INTERVAL '1 minute'";
+    let grouped = "GROUP BY window_start, window_end, 10 / q";
+    let inserts = [
+        (
+            "tumbled",
+            "k BIGINT, n BIGINT",
+            format!("SELECT 10 / q AS k, count(*) AS n FROM TUMBLE(TABLE e, {minute}) {grouped}"),
+        ),
+        (
+            "sessions",
+            "k BIGINT, n BIGINT",
+            format!("SELECT 10 / q AS k, count(*) AS n FROM SESSION(TABLE e, {minute}) {grouped}"),
+        ),
+        (
+            "hopped",
+            "k BIGINT, n BIGINT",
+            format!("SELECT 10 / q AS k, sum(id) AS n FROM HOP(TABLE e, {minute}, INTERVAL '2 minutes') {grouped}"),
+        ),
+        (
+            "minutes",
+            "k BIGINT, n BIGINT",
+            "SELECT 10 / q AS k, sum(10 / q) AS n FROM e GROUP BY date_trunc('minute', ts), 10 / q".to_owned(),
+        ),
+    ];
+    let inserts: Vec<_> = inserts.iter().map(|(name, columns, query)| (*name, *columns, query.as_str())).collect();
+    for (mode, groups) in [("null", 4), ("dead_letter", 3)] {
+        let weir = measured(&lines, &format!(", on_row_error = '{mode}'"), &inserts);
+        assert_eq!(weir.number("SELECT count(*) FROM tumbled"), groups, "{mode}");
+        let told = weir.succeed(&["verify", "p.sql"]);
+        assert_eq!(told.matches("ok    ").count(), inserts.len(), "{mode}: {told}");
+    }
+}
+
+#[test]
+fn rows_that_were_there_before_the_first_epoch_are_not_the_pipelines() {
+    let weir = Weir::new();
+    let sql = |pipeline: &str, path: &str, id: &str| {
+        format!(
+            "CREATE SOURCE e (id BIGINT, g INT) WITH (connector = 'file', path = '{path}', format = 'json');
+             CREATE TABLE h (id BIGINT, g INT) USING DELTA LOCATION 'h';
+             CREATE TABLE k (id BIGINT, g INT, PRIMARY KEY (id) NOT ENFORCED) USING DELTA LOCATION 'k';
+             CREATE PIPELINE {pipeline} WITH (trigger = 'available now') AS BEGIN
+               INSERT INTO h SELECT {id} AS id, g FROM e; INSERT INTO k SELECT {id} AS id, g FROM e; END;"
+        )
+    };
+    weir.write("old.jsonl", &(0..3).map(|id| measure(id, 1)).collect::<String>());
+    weir.write("in/a.jsonl", &(2..7).map(|id| measure(id, 1)).collect::<String>());
+    weir.write("old.sql", &sql("before", "old.jsonl", "id"));
+    weir.succeed(&["run", "old.sql"]);
+    // As another program leaves it: no commit says that a pipeline of ours has made the rows.
+    for table in ["h", "k"] {
+        let path = format!("{table}/_delta_log/00000000000000000001.json");
+        let entry = std::fs::read_to_string(weir.path(&path)).unwrap();
+        let without = |line: &str| !line.contains("\"txn\"") && !line.contains("\"commitInfo\"");
+        weir.write(
+            &path,
+            &entry.lines().filter(|line| without(line)).map(|line| format!("{line}\n")).collect::<String>(),
+        );
+    }
+    weir.write("p.sql", &sql("p", "in", "id"));
+    weir.succeed(&["run", "p.sql"]);
+    let told = weir.succeed(&["verify", "p.sql"]);
+    assert!(told.contains("ok    h  5 rows streamed, 5 in batch"), "{told}");
+    assert!(told.contains("3 more rows were there before the pipeline's first epoch"), "{told}");
+    assert!(told.contains("ok    k  7 rows streamed, 5 in batch"), "{told}");
+    // Rows of the pipeline are not excused by those before.
+    weir.write("p.sql", &sql("p", "in", "id + 1"));
+    let told = weir.run(&["verify", "p.sql"]);
+    assert_eq!(told.status.code(), Some(1), "{}", text(&told.stdout));
+    let told = text(&told.stdout);
+    assert!(told.contains("DIFFER h  5 rows streamed, 5 in batch, 0 not due yet, 1 missing, 1 too many"), "{told}");
+    assert!(told.contains("DIFFER k  7 rows streamed, 5 in batch, 0 not due yet, 1 missing"), "{told}");
+}
+
+#[test]
+fn a_row_that_is_late_for_one_of_its_windows_counts_in_the_others() {
+    let hop = "HOP(TABLE e, DESCRIPTOR(ts), INTERVAL '5 minutes', INTERVAL '10 minutes')";
+    let tables = "CREATE TABLE o (s TIMESTAMP, n BIGINT) USING DELTA;";
+    let body = |sum: &str| {
+        format!("INSERT INTO o SELECT window_start AS s, {sum} AS n FROM {hop} GROUP BY window_start, window_end;")
+    };
+    let weir = Weir::new();
+    weir.write("in/a.jsonl", &[at(1, 1), at(2, 6), at(3, 11), at(4, 18)].concat());
+    let sql = |sum: &str| {
+        format!(
+            "{TIMED} {tables} CREATE PIPELINE p WITH (trigger = 'available now', late = 'dead_letter') AS BEGIN {} END;",
+            body(sum)
+        )
+    };
+    weir.write("p.sql", &sql("sum(id)"));
+    weir.succeed(&["run", "p.sql"]);
+    // The watermark is at 17 minutes: the window from 5 to 15 is closed, that from 10 to 20 is not.
+    weir.write("in/b.jsonl", &(at(5, 12) + &at(7, 40)));
+    weir.succeed(&["run", "p.sql"]);
+    assert_eq!(weir.number("SELECT n FROM o WHERE extract(minute FROM s) = 5"), 5);
+    assert_eq!(weir.number("SELECT n FROM o WHERE extract(minute FROM s) = 10"), 12);
+    let told = weir.succeed(&["verify", "p.sql"]);
+    assert!(told.contains("ok    o  5 rows streamed, 7 in batch, 2 not due yet, 0 missing, 0 too many"), "{told}");
+    assert!(told.contains("without 1 rows that dead letters call late"), "{told}");
+    weir.write("p.sql", &sql("sum(id) + 1"));
+    assert!(text(&weir.run(&["verify", "p.sql"]).stdout).contains("DIFFER o"));
+}
+
+#[test]
+fn a_delta_source_without_declared_columns_is_verified() {
+    let weir = one_table("(id BIGINT, n BIGINT)", "{\"id\":1,\"n\":1}\n{\"id\":2,\"n\":2}\n");
+    weir.write(
+        "q.sql",
+        "CREATE SOURCE d WITH (connector = 'delta', path = 'warehouse/o');
+         CREATE TABLE copied (id BIGINT, n BIGINT) USING DELTA;
+         CREATE PIPELINE q WITH (trigger = 'available now') AS BEGIN INSERT INTO copied SELECT id, n FROM d; END;",
+    );
+    weir.succeed(&["run", "q.sql"]);
+    let told = weir.succeed(&["verify", "q.sql"]);
+    assert!(told.contains("ok    copied  2 rows streamed, 2 in batch"), "{told}");
+}
+
+#[test]
+fn a_row_of_which_a_function_makes_too_much_is_treated_in_batch_as_in_the_stream() {
+    for (mode, rows) in [("dead_letter", 1), ("null", 2)] {
+        for padded in [
+            "lpad(t, n, 'x')",
+            "repeat(t, n)",
+            "lpad(t, CASE WHEN n > 9 THEN 200000000 ELSE n END, 'x')",
+        ] {
+            let weir = Weir::new();
+            weir.write("in.jsonl", "{\"t\":\"ab\",\"n\":5}\n{\"t\":\"ab\",\"n\":9223372036854775807}\n");
+            weir.write(
+                "p.sql",
+                &format!(
+                    "CREATE SOURCE e (t STRING, n BIGINT) WITH (connector = 'file', path = 'in.jsonl');
+                     CREATE TABLE o (t STRING, n BIGINT) USING DELTA;
+                     CREATE PIPELINE p WITH (trigger = 'available now', on_row_error = '{mode}') AS BEGIN INSERT INTO o SELECT {padded} AS t, n FROM e; END;"
+                ),
+            );
+            weir.succeed(&["run", "p.sql"]);
+            assert_eq!(weir.number("SELECT count(*) FROM o"), rows, "{mode} {padded}");
+            let told = weir.succeed(&["verify", "p.sql"]);
+            assert!(told.contains(&format!("ok    o  {rows} rows streamed, {rows} in batch")), "{padded}: {told}");
+        }
+    }
+}
+
+#[test]
+fn a_bad_record_behind_the_last_epoch_does_not_matter() {
+    let weir = Weir::new();
+    weir.write("in.jsonl", "{\"id\":1,\"n\":1}\n{\"id\":2,\"n\":2}\n");
+    weir.write(
+        "p.sql",
+        &format!(
+            "{} CREATE TABLE o (id BIGINT, n BIGINT) USING DELTA;
+             CREATE PIPELINE p WITH (trigger = 'available now') AS BEGIN INSERT INTO o SELECT id, n FROM e; END;",
+            SOURCE.replace("path =", "on_error = 'fail', path =")
+        ),
+    );
+    weir.succeed(&["run", "p.sql"]);
+    let lines = std::fs::read_to_string(weir.path("in.jsonl")).unwrap();
+    weir.write("in.jsonl", &(lines + "{\"id\":\"x\"\n"));
+    let told = weir.succeed(&["verify", "p.sql"]);
+    assert!(told.contains("ok    o  2 rows streamed, 2 in batch"), "{told}");
+}
+
+#[test]
+fn a_pipeline_that_goes_on_is_compared_up_to_the_epoch_whose_manifest_was_read() {
+    let weir = Weir::new();
+    weir.write("in/a.jsonl", &measure(1, 1));
+    weir.write(
+        "p.sql",
+        &format!(
+            "{MEASURED} CREATE TABLE o (id BIGINT) USING DELTA;
+             CREATE PIPELINE p WITH (trigger = 'available now') AS BEGIN INSERT INTO o SELECT id FROM e; END;"
+        ),
+    );
+    weir.succeed(&["run", "p.sql"]);
+    weir.write("in/b.jsonl", &measure(2, 1));
+    weir.succeed(&["run", "p.sql"]);
+    let manifests = weir.path("warehouse/_weir/p/manifests");
+    let files = std::fs::read_dir(&manifests).unwrap().map(|file| file.unwrap().path());
+    let newest = files.max().unwrap();
+    let aside = weir.path("aside");
+    std::fs::rename(&newest, &aside).unwrap();
+    let told = weir.succeed(&["verify", "p.sql"]);
+    assert!(told.contains("up to epoch 1") && told.contains("ok    o  1 rows streamed, 1 in batch"), "{told}");
+
+    // The manifest is there before the commits are.
+    std::fs::rename(&aside, &newest).unwrap();
+    std::fs::rename(weir.path("warehouse/o/_delta_log/00000000000000000002.json"), &aside).unwrap();
+    let told = weir.succeed(&["verify", "p.sql"]);
+    assert!(told.contains("UNSURE o  1 rows streamed, 2 in batch"), "{told}");
+    assert!(told.contains("epoch 2 is not committed to it yet"), "{told}");
+}

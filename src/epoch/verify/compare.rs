@@ -1,11 +1,12 @@
 //! Rows of a table against rows of a query: which of them only one side has.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, UInt64Array};
-use arrow::compute::take_record_batch;
-use arrow::datatypes::{DataType, Float64Type, SchemaRef};
-use arrow::record_batch::RecordBatch;
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, UInt64Array, new_null_array};
+use arrow::compute::{filter_record_batch, take_record_batch};
+use arrow::datatypes::{DataType, Field, Float64Type, Schema, SchemaRef};
+use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 use arrow::row::{RowConverter, SortField};
 
 use super::Comparison;
@@ -67,32 +68,47 @@ pub(super) fn one_of_each_key(
     expected.iter().zip(picked).map(pick).collect()
 }
 
-/// The rows that are found, and the number of the others.
+/// The rows that are found among `found`, each as often as it is there, and the others.
 pub(super) fn those_found(
     schema: &SchemaRef,
     found: &[RecordBatch],
     rows: &[RecordBatch],
-) -> Result<(Vec<RecordBatch>, u64)> {
+) -> Result<(Vec<RecordBatch>, Vec<RecordBatch>)> {
     if rows.is_empty() {
-        return Ok((Vec::new(), 0));
+        return Ok((Vec::new(), Vec::new()));
     }
     let mut found = collect(schema, found)?;
     let asked = collect(schema, rows)?;
-    let mut picked = vec![Vec::new(); rows.len()];
+    let mut is_found: Vec<Vec<bool>> = rows.iter().map(|batch| vec![false; batch.num_rows()]).collect();
     for (key, places) in &asked.rows {
         for (doubles, (index, at)) in places {
-            if found.take(key, doubles) {
-                picked[*index].push(*at as u64);
-            }
+            is_found[*index][*at] = found.take(key, doubles);
         }
     }
-    let others = asked.count - picked.iter().map(Vec::len).sum::<usize>() as u64;
-    let pick = |(batch, mut rows): (&RecordBatch, Vec<u64>)| {
-        rows.sort_unstable();
-        take_record_batch(batch, &UInt64Array::from(rows)).internal(|| "rows cannot be compared".to_owned())
+    let pick = |wanted: bool| -> Result<Vec<RecordBatch>> {
+        let of_batch = |(batch, is_found): (&RecordBatch, &Vec<bool>)| {
+            let mask: BooleanArray = is_found.iter().map(|is_found| Some(*is_found == wanted)).collect();
+            filter_record_batch(batch, &mask).internal(|| "rows cannot be compared".to_owned())
+        };
+        let mut picked = rows.iter().zip(&is_found).map(of_batch).collect::<Result<Vec<_>>>()?;
+        picked.retain(|batch| batch.num_rows() > 0);
+        Ok(picked)
     };
-    let picked = rows.iter().zip(picked).filter(|(_, rows)| !rows.is_empty()).map(pick).collect::<Result<_>>()?;
-    Ok((picked, others))
+    Ok((pick(true)?, pick(false)?))
+}
+
+/// The columns of the schema, null where the batch has none.
+pub(super) fn filled(schema: &SchemaRef, batch: &RecordBatch) -> Result<RecordBatch> {
+    let columns = schema.fields().iter().map(|field| match batch.column_by_name(field.name()) {
+        Some(column) => Arc::clone(column),
+        None => new_null_array(field.data_type(), batch.num_rows()),
+    });
+    let columns: Vec<ArrayRef> = columns.collect();
+    let fields = schema.fields().iter().zip(&columns);
+    let fields = fields.map(|(field, column)| Field::new(field.name(), column.data_type().clone(), true));
+    let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
+    let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    RecordBatch::try_new_with_options(schema, columns, &options).internal(|| "rows cannot be compared".to_owned())
 }
 
 /// The columns of a batch in the order of the schema.
@@ -107,7 +123,7 @@ type Doubles = (Vec<f64>, (usize, usize));
 
 /// Rows of one side, by the columns that must be equal, with their doubles.
 #[derive(Default)]
-struct Side {
+pub(super) struct Side {
     rows: HashMap<Vec<u8>, Vec<Doubles>>,
     count: u64,
 }
@@ -152,15 +168,33 @@ pub(in crate::epoch) fn compare(
 }
 
 impl Side {
+    /// The rows that are left.
+    pub(super) fn rest(&self) -> Vec<(Vec<u8>, Vec<f64>)> {
+        let rows = self.rows.iter().flat_map(|(key, rows)| rows.iter().map(move |row| (key, row)));
+        rows.map(|(key, (doubles, _))| (key.clone(), doubles.clone())).collect()
+    }
+
+    /// The number of rows that are left.
+    pub(super) fn len(&self) -> u64 {
+        self.rows.values().map(|rows| rows.len() as u64).sum()
+    }
+
+    /// Takes out of both sides the rows that both have.
+    pub(super) fn shared(&mut self, other: &mut Self) -> Vec<(Vec<u8>, Vec<f64>)> {
+        let mut shared = self.rest();
+        shared.retain(|(key, doubles)| other.take(key, doubles) && self.take(key, doubles));
+        shared
+    }
+
     /// Takes out a row that equals this one; true if there was one.
-    fn take(&mut self, key: &[u8], doubles: &[f64]) -> bool {
+    pub(super) fn take(&mut self, key: &[u8], doubles: &[f64]) -> bool {
         let Some(candidates) = self.rows.get_mut(key) else { return false };
         let found = candidates.iter().position(|(other, _)| close(doubles, other));
         found.map(|at| candidates.swap_remove(at)).is_some()
     }
 }
 
-fn collect(schema: &SchemaRef, batches: &[RecordBatch]) -> Result<Side> {
+pub(super) fn collect(schema: &SchemaRef, batches: &[RecordBatch]) -> Result<Side> {
     let is_double = |index: &usize| *schema.field(*index).data_type() == DataType::Float64;
     let (doubles, exact): (Vec<usize>, Vec<usize>) = (0..schema.fields().len()).partition(is_double);
     let fields = exact.iter().map(|index| SortField::new(schema.field(*index).data_type().clone())).collect();
@@ -215,8 +249,6 @@ fn example(result: &mut Comparison, side: &str, batch: &RecordBatch, row: usize)
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use arrow::array::Float64Array;
 
     use super::*;

@@ -1,7 +1,7 @@
 //! Reasons why a table need not have the rows that its query gives in batch, looked for once they differ.
 
-use serde_json::Value;
-
+use super::reread::Reread;
+use super::written::epoch_of;
 use super::{Comparison, Question};
 use crate::delta::{Table, TableStore};
 use crate::error::Result;
@@ -21,6 +21,10 @@ impl Question<'_> {
             && let Some(other) = self.other_writer(target).await?
         {
             return Ok(Some(format!("pipeline `{other}` writes this table, too")));
+        }
+        let unknown_before = self.tables.get(target).and_then(|written| written.unknown_before.as_ref());
+        if let Some(reason) = unknown_before.filter(|_| compared.missing == 0) {
+            return Ok(Some(reason.clone()));
         }
         if compared.missing > 0 && self.begins_later(target).await? {
             let pipeline = &self.pipeline.name;
@@ -54,6 +58,15 @@ impl Question<'_> {
         })
     }
 
+    /// The reason for which a table that has other rows in another order cannot be compared.
+    pub(super) fn about_order(&self) -> String {
+        let reason = "its rows depend on the order of those that its ORDER BY or its windows take for equal";
+        match self.sources.values().map(Reread::ties).sum::<u64>() {
+            0 => reason.to_owned(),
+            ties => format!("{reason} ({ties} rows of its sources share their event time with another)"),
+        }
+    }
+
     fn is_in_order(&self, mut sources: impl Iterator<Item = usize>) -> bool {
         let read = |source: usize| self.sources.get(self.dataflow.sources[source].def.name.as_str());
         sources.all(|source| read(source).is_none_or(|read| read.is_in_order))
@@ -61,8 +74,8 @@ impl Question<'_> {
 
     /// Another pipeline that has committed to the table.
     async fn other_writer(&self, target: &str) -> Result<Option<String>> {
-        let Some(table) = self.tables.get(target) else { return Ok(None) };
-        let history = table.history(usize::MAX).await?;
+        let Some(written) = self.tables.get(target) else { return Ok(None) };
+        let history = written.table.history(usize::MAX).await?;
         let mut pipelines =
             history.iter().filter_map(|(_, info)| Some(epoch_of(info)?["pipeline"].as_str()?.to_owned()));
         Ok(pipelines.find(|pipeline| *pipeline != self.pipeline.name))
@@ -73,7 +86,7 @@ impl Question<'_> {
         let letters = below(&self.around.pipeline_location(&self.pipeline.name), "dead_letters");
         let letters = TableStore::open(&letters, &self.around.storage, &self.around.env)?;
         let letters = if letters.is_table().await? { Some(Table::open(letters).await?) } else { None };
-        for table in self.tables.values().chain(&letters) {
+        for table in self.tables.values().map(|written| &written.table).chain(&letters) {
             for (_, info) in table.history(usize::MAX).await? {
                 let epoch = epoch_of(&info).unwrap_or_default();
                 let (Some(pipeline), Some(sinks)) = (epoch["pipeline"].as_str(), epoch["sinks"].as_array()) else {
@@ -86,10 +99,4 @@ impl Question<'_> {
         }
         Ok(false)
     }
-}
-
-/// Contents of a commit of weir about its epoch.
-fn epoch_of(info: &Value) -> Option<Value> {
-    let mut told: Value = serde_json::from_str(info["userMetadata"].as_str()?).ok()?;
-    Some(told["weir"].take())
 }

@@ -1,24 +1,27 @@
 //! The sources' records, read again: those that the pipeline had read, marked where it had refused them or found them late, as its dead
 //! letters say.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::ops::BitOr;
 use std::sync::Arc;
 
-use arrow::array::{Array, AsArray, BooleanArray, RecordBatch};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch};
 use arrow::compute::{cast, filter_record_batch};
 use arrow::datatypes::{DataType, Int64Type, TimeUnit, TimestampMicrosecondType};
 use datafusion::prelude::SessionContext;
 
 use super::super::prepare::Surroundings;
+use super::written::arrived_in;
 use crate::catalog::{OnError, SourceDef};
 use crate::delta::{Table, TableStore};
 use crate::error::{Context, Error, Result};
 use crate::run::late::LATE;
 use crate::run::row_errors::LEFT_OUT;
 use crate::run::sinks::below;
+use crate::sink::dead_letters;
 use crate::source::chunk::{Chunk, Offset, Offsets, PartitionId, Payload, Poll, PollLimit, ReadFrom};
 use crate::source::decode::{Decoded, Decoder, MAX_FUTURE};
+use crate::state::Manifest;
 
 /// The records of one source that have letters.
 type Records = BTreeSet<(String, Offset)>;
@@ -82,6 +85,19 @@ impl Reread {
         self.parts.iter().flat_map(|(_, of_rows)| of_rows).filter(|of_row| of_row.meets(marks)).count() as u64
     }
 
+    /// The number of rows that have their event time together with another row.
+    pub(super) fn ties(&self) -> u64 {
+        let Some(time) = self.time else { return 0 };
+        let mut seen: HashMap<i64, u64> = HashMap::new();
+        for (rows, _) in &self.parts {
+            let Ok(times) = times(rows.column(time)) else { return 0 };
+            for time in times.as_primitive::<TimestampMicrosecondType>().iter().flatten() {
+                *seen.entry(time).or_default() += 1;
+            }
+        }
+        seen.into_values().filter(|rows| *rows > 1).sum()
+    }
+
     fn add(&mut self, decoded: Decoded, end: Offset, known: &Known) -> Result<()> {
         let Decoded { rows, origins, .. } = decoded;
         let times = self.time.map(|time| rows.column(time));
@@ -118,14 +134,16 @@ impl Reread {
     /// Notes whether event time goes on.
     fn follow(&mut self, rows: &RecordBatch) -> Result<()> {
         let Some(time) = self.time.filter(|_| self.is_in_order) else { return Ok(()) };
-        let times = cast(rows.column(time), &DataType::Timestamp(TimeUnit::Microsecond, None))
-            .internal(|| "event times cannot be read".to_owned())?;
-        for time in times.as_primitive::<TimestampMicrosecondType>().iter().flatten() {
+        for time in times(rows.column(time))?.as_primitive::<TimestampMicrosecondType>().iter().flatten() {
             self.is_in_order &= time >= self.newest;
             self.newest = self.newest.max(time);
         }
         Ok(())
     }
+}
+
+fn times(column: &ArrayRef) -> Result<ArrayRef> {
+    cast(column, &DataType::Timestamp(TimeUnit::Microsecond, None)).internal(|| "event times cannot be read".to_owned())
 }
 
 fn is_of(records: &Records, partition: &PartitionId, offset: Offset) -> bool {
@@ -144,14 +162,16 @@ struct Known {
 pub(super) struct Letters(Vec<RecordBatch>);
 
 impl Letters {
-    /// Reads them; there may be none.
-    pub(super) async fn of(pipeline: &str, around: &Surroundings) -> Result<Self> {
-        let location = below(&around.pipeline_location(pipeline), "dead_letters");
+    /// Reads them once those of the manifest's epoch are there; there may be none.
+    pub(super) async fn of(manifest: &Manifest, around: &Surroundings) -> Result<Self> {
+        let location = below(&around.pipeline_location(&manifest.pipeline), "dead_letters");
         let store = TableStore::open(&location, &around.storage, &around.env)?;
         if !store.is_table().await? {
             return Ok(Self(Vec::new()));
         }
-        let provider = Table::open(store).await?.provider(None).await?;
+        let table = Table::open(store).await?;
+        arrived_in(&table, dead_letters::NAME, manifest).await?;
+        let provider = table.provider(None).await?;
         let wanted = ["source", "partition", "offset", "reason"];
         let letters = SessionContext::new().read_table(provider)?.select_columns(&wanted)?.collect().await?;
         Ok(Self(letters))
@@ -229,11 +249,20 @@ pub(super) async fn reread(
     Ok(read)
 }
 
-/// The part of a chunk that is before `end`, where its records are rows already.
+/// The part of a chunk that is before `end`: records behind it are not even decoded, since one of them may be bad.
 fn before(mut chunk: Chunk, end: Offset) -> Chunk {
-    if let (Payload::Rows(batch), true) = (&chunk.payload, chunk.end > end) {
-        let rows = usize::try_from(end - chunk.start).unwrap_or(0).min(batch.num_rows());
-        chunk.payload = Payload::Rows(batch.slice(0, rows));
+    if chunk.end <= end {
+        return chunk;
+    }
+    match &mut chunk.payload {
+        Payload::Rows(batch) => {
+            let rows = usize::try_from(end - chunk.start).unwrap_or(0).min(batch.num_rows());
+            *batch = batch.slice(0, rows);
+        }
+        Payload::Records(records) if records.is_empty() => {}
+        Payload::Records(records) => {
+            let _behind = records.split_off(records.offsets.partition_point(|offset| *offset < end));
+        }
     }
     chunk
 }
