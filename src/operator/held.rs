@@ -16,9 +16,10 @@ use arrow::record_batch::RecordBatch;
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::tree_node::TreeNodeRecursion;
+use datafusion::datasource::source_as_provider;
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::TaskContext;
-use datafusion::logical_expr::{Expr, TableType};
+use datafusion::logical_expr::{Expr, TableScan, TableType};
 use datafusion::physical_expr::EquivalenceProperties;
 use datafusion::physical_plan::execution_plan::{
     Boundedness, ChildrenPropertiesMode, EmissionType, ReplaceChildrenOptions,
@@ -229,6 +230,12 @@ pub struct HeldTable {
 }
 
 impl HeldTable {
+    /// The stream that a scan of a plan reads; `None` for other tables.
+    pub fn scanned_by(scan: &TableScan) -> Option<StreamId> {
+        let provider = source_as_provider(&scan.source).ok()?;
+        provider.downcast_ref::<Self>().map(Self::stream)
+    }
+
     /// The stream `stream`, called `name` in plans.
     pub fn new(name: impl Into<String>, stream: StreamId, schema: SchemaRef) -> Self {
         Self { name: name.into(), stream, schema }

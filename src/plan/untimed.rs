@@ -21,9 +21,8 @@ use datafusion::logical_expr::{
 use datafusion::optimizer::optimize_projections::OptimizeProjections;
 use datafusion::optimizer::{Optimizer, OptimizerContext};
 
-use super::cut::held;
 use crate::function::{HOP_STARTS, SHIFT, TUMBLE_START};
-use crate::operator::StreamId;
+use crate::operator::{HeldTable, StreamId};
 
 /// Key of the literal's metadata, for the condition of a window.
 const WINDOW: &str = "weir.window_time";
@@ -181,7 +180,7 @@ impl Untimed {
 fn scanned(scan: &TableScan, column: &Column) -> Option<(StreamId, usize)> {
     let index = scan.projected_schema.maybe_index_of_column(column)?;
     let index = scan.projection.as_ref().map_or(Some(index), |columns| columns.get(index).copied())?;
-    Some((held(scan)?, index))
+    Some((HeldTable::scanned_by(scan)?, index))
 }
 
 /// The rows of `input` that meet all conditions.

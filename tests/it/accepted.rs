@@ -240,7 +240,7 @@ fn what_a_target_cannot_hold_is_refused_by_check() {
 }
 
 #[test]
-fn maps_and_what_panics_are_refused_by_name() {
+fn maps_as_keys_and_in_aggregates_are_refused_by_name() {
     for query in [
         "SELECT DISTINCT m FROM x",
         "SELECT m, count(*) AS n FROM x GROUP BY m",
@@ -248,7 +248,6 @@ fn maps_and_what_panics_are_refused_by_name() {
         "SELECT id, max(m) AS v FROM x GROUP BY id",
         "SELECT id, array_agg(m) AS v FROM x GROUP BY id",
         "SELECT id FROM x ORDER BY m LIMIT 2",
-        "SELECT id, bit_xor(DISTINCT id + NULL) AS v FROM x GROUP BY id",
     ] {
         let weir = weir();
         weir.write("p.sql", &format!("CREATE SOURCE x (id BIGINT, m MAP<STRING, BIGINT>, ts TIMESTAMP, WATERMARK FOR ts AS ts) WITH (connector = 'file', path = 'in', format = 'json');\nCREATE SINK o WITH (connector = 'blackhole');\nCREATE PIPELINE p {OPTIONS} AS BEGIN INSERT INTO o {query}; END;"));
@@ -256,7 +255,7 @@ fn maps_and_what_panics_are_refused_by_name() {
             let output = weir.run(&[command, "p.sql"]);
             let said = text(&output.stderr);
             assert_eq!(output.status.code(), Some(1), "{command} {query}: {said}");
-            assert!(query.contains("bit_xor") || said.contains("is a MAP or holds one"), "{query}: {said}");
+            assert!(said.contains("is a MAP or holds one"), "{query}: {said}");
         }
     }
 }

@@ -32,7 +32,7 @@ use datafusion::logical_expr::{Expr, LogicalPlan};
 use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
 use datafusion::physical_expr::{PhysicalExpr, create_physical_expr};
 
-pub use piece::{Piece, Rows, Stream, held, unique_schema};
+pub use piece::{Piece, Rows, Stream, unique_schema};
 pub use stateless::united;
 pub use unique::{KnownKeys, UniqueKey};
 

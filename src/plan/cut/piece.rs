@@ -145,8 +145,7 @@ pub fn whole_scan(plan: &LogicalPlan) -> Option<StreamId> {
 
 /// The held stream behind a scan.
 pub fn held(scan: &TableScan) -> Option<StreamId> {
-    let provider = datafusion::datasource::source_as_provider(&scan.source).ok()?;
-    provider.downcast_ref::<HeldTable>().map(HeldTable::stream)
+    HeldTable::scanned_by(scan)
 }
 
 /// Column names made unique, types kept: an operator's output can then be scanned as a table.
