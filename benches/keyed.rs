@@ -13,6 +13,7 @@ use arrow::compute::SortOptions;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use weir::operator::spec::{DeduplicateEmit, DeduplicateSpec, RankFunction, TimeColumn, TopNSpec};
 use weir::operator::{Operator, Tick, WEIGHT, deduplicate, top_n};
+use weir::time::Lag;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -109,8 +110,8 @@ fn measure(name: &str, make: &dyn Fn() -> Box<dyn Operator>, steps: u64, input: 
 }
 
 fn deduplication(key: &ArrayRef, hours: Option<i64>, emit: DeduplicateEmit) -> Box<dyn Operator> {
-    let (input, time) = (schema(key), Some(TimeColumn { column: 1, lag: 0 }));
-    let within = hours.map(|hours| hours * 3_600_000_000);
+    let (input, time) = (schema(key), Some(TimeColumn { column: 1, lag: Lag(0) }));
+    let within = hours.map(|hours| Lag(hours * 3_600_000_000));
     deduplicate(DeduplicateSpec { input, keys: vec![0], time, within, emit }).unwrap()
 }
 

@@ -26,6 +26,7 @@ use rand::{Rng, SeedableRng};
 use weir::operator::spec::{RollingEmit, RollingFunction, RollingKind, RollingSpec, TimeColumn};
 use weir::operator::{Tick, rolling};
 use weir::state::NO_WATERMARK;
+use weir::time::Lag;
 
 const DAYS: i64 = 183;
 const MICROS: i64 = 86_400_000_000;
@@ -126,7 +127,7 @@ fn spec(input: &SchemaRef, key: usize, value: usize, frames: &[(i32, i32)], emit
     RollingSpec {
         input: Arc::clone(input),
         keys: vec![key],
-        time: TimeColumn { column: 5, lag: 0 },
+        time: TimeColumn { column: 5, lag: Lag(0) },
         functions,
         emit,
         emits_late: false,

@@ -17,6 +17,7 @@ pub mod config;
 pub mod sql;
 mod arithmetic;
 mod micros;
+pub mod time;
 pub mod catalog;
 pub mod standing;
 pub mod delta;

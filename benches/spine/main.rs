@@ -36,7 +36,7 @@ use weir::model::evaluator::{Batch, Column};
 use weir::model::{Model, train};
 use weir::source::chunk::{Chunk, Payload, Records};
 use weir::source::decode::Decoder;
-use weir::source::generator::{EventTime, Rendering, Simulator, to_json_lines};
+use weir::source::generator::{Rendering, Simulator, StampedTime, to_json_lines};
 use weir::sql::SourceFile;
 
 const PARTITIONS: i32 = 6;
@@ -146,7 +146,7 @@ fn lines(rows: usize, a_second: Option<usize>) -> Result<(Vec<u8>, Vec<u32>)> {
         for start in (0..day.num_rows()).step_by(step) {
             let part = day.slice(start, step.min(day.num_rows() - start));
             let second = bounds.len() / step;
-            let event_time = a_second.map_or(EventTime::Simulated, |_| EventTime::At(second as i64 * 1_000));
+            let event_time = a_second.map_or(StampedTime::Simulated, |_| StampedTime::At(second as i64 * 1_000));
             let (text, ends) = to_json_lines(&part, Rendering { event_time, ..Rendering::default() })?;
             for pair in ends.windows(2).take(rows + 1 - bounds.len()) {
                 data.extend_from_slice(&text[pair[0] as usize..pair[1] as usize]);

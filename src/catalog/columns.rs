@@ -7,7 +7,7 @@ use arrow::datatypes::DataType;
 use datafusion::sql::sqlparser::ast::{Expr, visit_expressions};
 
 use super::definition::{CheckDef, ColumnDef, ColumnOrigin, Metadata, WatermarkDef};
-use crate::sql::statement::{Check, Column, Name, Origin, Watermark};
+use crate::sql::statement::{Check, Column, Name, Origin, WatermarkClause};
 use crate::sql::suggest::{did_you_mean, list};
 use crate::sql::types::{map_of, sql_name};
 use crate::sql::{Diagnostic, Files, Span};
@@ -99,7 +99,11 @@ fn types_of(metadata: Metadata) -> Vec<DataType> {
 
 /// A watermark over one of `columns`, which must be a timestamp. Without columns (they will be read from a Delta table) it
 /// is not checked.
-pub fn watermark(watermark: &Watermark, columns: &[ColumnDef], errors: &mut Vec<Diagnostic>) -> Option<WatermarkDef> {
+pub fn watermark(
+    watermark: &WatermarkClause,
+    columns: &[ColumnDef],
+    errors: &mut Vec<Diagnostic>,
+) -> Option<WatermarkDef> {
     if columns.is_empty() {
         let (column, expression) = (watermark.column.value.clone(), watermark.expression.clone());
         return Some(WatermarkDef { column, expression, span: watermark.span });

@@ -14,30 +14,25 @@ use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
 use super::contract::{END_OF_TIME, Operator};
 use super::refused::{Check, Pending};
 use crate::error::Result;
-use crate::state::NO_WATERMARK;
+use crate::time::{EventTime, Lag, Watermark};
 
 /// A column whose values in future rows are >= W - `lag`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TimeColumn {
     pub column: usize,
-    /// Microseconds; may be negative.
-    pub lag: i64,
+    pub lag: Lag,
 }
 
 impl TimeColumn {
     /// Lower bound of its values in future rows: a value below it is complete at this watermark, and late after it. Before any
-    /// watermark it is [`NO_WATERMARK`], after the end of input [`END_OF_TIME`].
+    /// watermark it is [`crate::state::NO_WATERMARK`], after the end of input [`END_OF_TIME`].
     pub fn bound(self, watermark: i64) -> i64 {
-        match watermark {
-            NO_WATERMARK | END_OF_TIME => watermark,
-            // However large the lag, the result is neither of the two special values.
-            moved => moved.saturating_sub(self.lag).clamp(NO_WATERMARK + 1, END_OF_TIME - 1),
-        }
+        Watermark(watermark).behind(self.lag).0
     }
 
     /// The first watermark at which `value` is complete; the end of time if there is none.
     pub fn past(self, value: Option<i64>) -> i64 {
-        value.map_or(END_OF_TIME, |value| value.saturating_add(self.lag).saturating_add(1))
+        value.map_or(END_OF_TIME, |value| EventTime(value).due(self.lag).0)
     }
 }
 

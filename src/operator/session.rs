@@ -23,6 +23,7 @@ use super::keyed::{KeyIndex, SequencedRows, Waiting, micros, pick, with_columns}
 use super::spec::{SessionSpec, TimeColumn};
 use crate::error::{Context, Result};
 use crate::state::{StateChange, StateTable};
+use crate::time::Lag;
 
 #[cfg(test)]
 mod tests;
@@ -38,7 +39,7 @@ pub fn session(spec: SessionSpec) -> Result<Box<dyn Operator>> {
 #[derive(Debug)]
 struct Sessions {
     time: TimeColumn,
-    gap: i64,
+    gap: Lag,
     output: SchemaRef,
     keys: KeyIndex,
     /// Per key: its sessions in order of time, at least a gap apart, and the time at which the key is queued.
@@ -63,7 +64,7 @@ impl Sessions {
     fn new(spec: SessionSpec) -> Result<Self> {
         Ok(Self {
             time: spec.time,
-            gap: spec.gap.max(1),
+            gap: spec.gap.max(Lag::MICROSECOND),
             keys: KeyIndex::new(&spec.input, &spec.keys)?,
             open: Vec::new(),
             queued: Vec::new(),
@@ -112,13 +113,13 @@ impl Sessions {
     /// `false`.
     fn find(&self, key: u32, time: i64) -> (usize, bool) {
         let sessions = &self.open[key as usize];
-        let at = sessions.partition_point(|session| session.last.saturating_add(self.gap) <= time);
-        (at, sessions.get(at).is_some_and(|session| time.saturating_add(self.gap) > session.first))
+        let at = sessions.partition_point(|session| session.last.saturating_add(self.gap.0) <= time);
+        (at, sessions.get(at).is_some_and(|session| time.saturating_add(self.gap.0) > session.first))
     }
 
     fn is_late(&self, key: u32, time: i64, before: i64) -> bool {
         // Open sessions end after `before`, so it suffices that the row touches one.
-        time < before && time.saturating_add(self.gap) <= before && !self.find(key, time).1
+        time < before && time.saturating_add(self.gap.0) <= before && !self.find(key, time).1
     }
 
     fn join(&mut self, key: u32, time: i64, waiting: Waiting) {
@@ -129,7 +130,7 @@ impl Sessions {
             session.first = session.first.min(time);
             session.last = session.last.max(time);
             session.rows.push((time, waiting));
-            let reach = session.last.saturating_add(self.gap);
+            let reach = session.last.saturating_add(self.gap.0);
             if sessions.get(at + 1).is_some_and(|next| next.first < reach) {
                 let next = sessions.remove(at + 1);
                 let session = &mut sessions[at];
@@ -148,7 +149,7 @@ impl Sessions {
     /// stays and is skipped later.
     fn enqueue(&mut self, key: u32) {
         let Some(session) = self.open[key as usize].first() else { return };
-        let end = session.last.saturating_add(self.gap).min(NEVER - 1);
+        let end = session.last.saturating_add(self.gap.0).min(NEVER - 1);
         let queued = &mut self.queued[key as usize];
         if end < *queued {
             *queued = end;
@@ -170,7 +171,7 @@ impl Sessions {
                 }
                 self.queued[key as usize] = NEVER;
                 let sessions = &mut self.open[key as usize];
-                let done = sessions.partition_point(|session| session.last.saturating_add(self.gap) <= watermark);
+                let done = sessions.partition_point(|session| session.last.saturating_add(self.gap.0) <= watermark);
                 closed.extend(sessions.drain(..done));
                 if sessions.is_empty() {
                     self.keys.remove(key);
@@ -192,7 +193,7 @@ impl Sessions {
             let each = |session: &Session| std::iter::repeat_n(bound(session), session.rows.len());
             closed.iter().flat_map(each).collect()
         };
-        let bounds = [of_rows(&|session| session.first), of_rows(&|session| session.last.saturating_add(self.gap))];
+        let bounds = [of_rows(&|session| session.first), of_rows(&|session| session.last.saturating_add(self.gap.0))];
         let fields = self.output.fields();
         let typed = |(bound, field): (Int64Array, &FieldRef)| -> Result<ArrayRef> {
             let stamps = bound.reinterpret_cast::<TimestampMicrosecondType>();
@@ -255,7 +256,7 @@ impl Operator for Sessions {
         let sessions = self.keys.len() * size_of::<Session>() + rows * size_of::<(i64, Waiting)>();
         let keys = self.keys.bytes() + self.open.capacity() * (size_of::<Vec<Session>>() + 2 * size_of::<i64>());
         // The oldest row is expensive to find; the last row of the session that may end first is not much younger.
-        let oldest = self.queue.first_key_value().map(|(end, _)| end.saturating_sub(self.gap));
+        let oldest = self.queue.first_key_value().map(|(end, _)| end.saturating_sub(self.gap.0));
         StateUsage { rows: rows as u64, bytes: (self.rows.bytes() + sessions + keys) as u64, oldest }
     }
 }

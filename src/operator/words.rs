@@ -7,6 +7,7 @@ use datafusion::physical_expr::PhysicalExpr;
 
 use super::planning::TimeColumn;
 use crate::evaluate::as_written;
+use crate::time::Lag;
 
 /// An expression in words.
 pub fn shown(expr: &Arc<dyn PhysicalExpr>) -> String {
@@ -32,7 +33,9 @@ pub fn equalities(left: &SchemaRef, left_keys: &[usize], right: &SchemaRef, righ
 pub fn time(schema: &SchemaRef, time: Option<TimeColumn>) -> String {
     match time {
         None => "processing time".to_owned(),
-        Some(time) if time.lag == 0 => format!("{}, complete up to the watermark", schema.field(time.column).name()),
+        Some(time) if time.lag == Lag::ZERO => {
+            format!("{}, complete up to the watermark", schema.field(time.column).name())
+        }
         Some(time) => {
             format!("{}, complete up to the watermark - {}", schema.field(time.column).name(), interval(time.lag))
         }
@@ -45,15 +48,15 @@ pub fn clock(schema: &SchemaRef, time: Option<TimeColumn>) -> &str {
 }
 
 /// Rows that a TTL evicts.
-pub fn forgets(ttl: Option<i64>, what: &str, clock: &str) -> String {
+pub fn forgets(ttl: Option<Lag>, what: &str, clock: &str) -> String {
     match ttl {
         Some(ttl) => format!("{what} {}, by {clock}", interval(ttl)),
         None => "nothing".to_owned(),
     }
 }
 
-/// Microseconds as a person says them.
-pub fn interval(us: i64) -> String {
+/// A length of time as a person says it.
+pub fn interval(Lag(us): Lag) -> String {
     const UNITS: [(i64, &str); 5] = [
         (86_400_000_000, "day"),
         (3_600_000_000, "hour"),

@@ -42,6 +42,7 @@ use crate::memory::slice::SliceBudget;
 use crate::operator::HeldTable;
 use crate::sql::clause::Clause;
 use crate::sql::{Diagnostic, Span, diagnose};
+use crate::time::Lag;
 
 /// Schemas of INSERT targets, by name. A target that is missing takes whatever the query gives.
 pub type Targets = BTreeMap<String, SchemaRef>;
@@ -209,7 +210,8 @@ impl<'a> Compiler<'a> {
         };
         let schema = def.schema();
         let timed = def.watermark.as_ref().map(|watermark| watermark.column.as_str());
-        let times = schema.fields().iter().map(|field| (Some(field.name().as_str()) == timed).then_some(0)).collect();
+        let times =
+            schema.fields().iter().map(|field| (Some(field.name().as_str()) == timed).then_some(Lag::ZERO)).collect();
         let rows = Rows { retract: false, times, sources: BTreeSet::from([index]), stage: 0 };
         let declared = def.watermark.as_ref().map(|watermark| watermark.expression.to_string());
         let time =
@@ -476,7 +478,8 @@ impl<'a> Compiler<'a> {
             return Ok(piece);
         };
         let timed = piece.rows.times.iter().zip(piece.columns()).filter_map(|(lag, column)| Some(((*lag)?, column)));
-        let Some((_, column)) = timed.min_by_key(|(lag, _)| lag.unsigned_abs()).filter(|_| !piece.rows.retract) else {
+        let Some((_, column)) = timed.min_by_key(|(lag, _)| lag.0.unsigned_abs()).filter(|_| !piece.rows.retract)
+        else {
             return Err(Error::sql(format!(
                 "sink `{target}` begins at a time, and none of its rows' columns is their event time"
             ))

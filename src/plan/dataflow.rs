@@ -15,19 +15,20 @@ use sha2::{Digest, Sha256};
 use super::growing::Growing;
 use super::operators::{OperatorNode, OperatorSpec};
 use super::running::RunningPlans;
-use super::watermark::Watermark;
+use super::watermark::WatermarkExpr;
 use crate::catalog::{OnRowError, SourceConnector, SourceDef};
 use crate::error::Result;
 use crate::memory::slice::SliceBudget;
 use crate::operator::spec::{RollingEmit, RollingSpec};
 use crate::operator::{HeldExec, MeterExec, StreamId};
+use crate::time::Lag;
 
 /// A source as the dataflow reads it.
 #[derive(Debug, Clone)]
 pub struct SourceInput {
     pub def: SourceDef,
     pub stream: StreamId,
-    pub watermark: Option<Watermark>,
+    pub watermark: Option<WatermarkExpr>,
 }
 
 /// Rows that are computed once per micro-batch and held: a view that several branches share, or what an operator reads.
@@ -68,8 +69,8 @@ pub struct Branch {
     pub unshared: Option<Unshared>,
     pub stage: usize,
     pub reads: Vec<StreamId>,
-    /// Per column, weight left out: how far values in rows yet to come may lag behind the watermark, microseconds.
-    pub times: Vec<Option<i64>>,
+    /// Per column, weight left out: how far values in rows yet to come may lag behind the watermark.
+    pub times: Vec<Option<Lag>>,
     /// Sources of its rows.
     pub sources: BTreeSet<usize>,
 }

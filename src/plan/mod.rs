@@ -76,4 +76,4 @@ pub use size::{SizedLiterals, bound_relations, bound_types, check_plan};
 pub use texts::TextsBesideIntervals;
 pub use time::{interval_micros, scalar_micros, time_lag};
 pub use volatile::{has_hops, volatile_functions};
-pub use watermark::Watermark;
+pub use watermark::WatermarkExpr;

@@ -8,6 +8,7 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 
+use crate::time::Lag;
 use arrow::datatypes::Field;
 use datafusion::common::{DFSchema, DFSchemaRef, internal_err};
 use datafusion::error::Result;
@@ -27,14 +28,14 @@ pub struct SessionNode {
     pub keys: Vec<Expr>,
     /// A column, or a cast of one to TIMESTAMP(µs); never null in the input.
     pub time: Expr,
-    /// Microseconds, above 0.
-    pub gap: i64,
+    /// Above 0.
+    pub gap: Lag,
     schema: DFSchemaRef,
 }
 
 impl SessionNode {
     /// A node over `input`, whose columns the expressions name.
-    pub fn try_new(input: LogicalPlan, keys: Vec<Expr>, time: Expr, gap: i64) -> Result<Self> {
+    pub fn try_new(input: LogicalPlan, keys: Vec<Expr>, time: Expr, gap: Lag) -> Result<Self> {
         let kind = time.get_type(input.schema())?;
         let mut fields: Vec<_> =
             input.schema().iter().map(|(qualifier, field)| (qualifier.cloned(), Arc::clone(field))).collect();
@@ -100,8 +101,8 @@ pub struct DeduplicateNode {
     pub time: Option<Expr>,
     /// Without a known time, what could be one: kept until the planner knows which column a watermark follows.
     pub candidates: Vec<Expr>,
-    /// A key is forgotten this long after the row that was let through, microseconds.
-    pub within: Option<i64>,
+    /// A key is forgotten this long after the row that was let through.
+    pub within: Option<Lag>,
 }
 
 impl PartialOrd for DeduplicateNode {
@@ -224,8 +225,8 @@ fn shown(exprs: &[Expr]) -> String {
     exprs.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
-/// Microseconds as people write them.
-pub fn length(micros: i64) -> String {
+/// A length of time as people write it.
+pub fn length(Lag(micros): Lag) -> String {
     const UNITS: [(i64, &str); 6] = [
         (86_400_000_000, "day"),
         (3_600_000_000, "hour"),

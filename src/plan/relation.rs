@@ -35,11 +35,12 @@ use self::building::{call, columns, extension};
 use self::stream::AsofApart;
 use self::versions::VersionsByTime;
 use super::nodes::{DeduplicateNode, SessionNode, WINDOW_END, WINDOW_START};
-use super::time::{scalar_micros, time_lag};
+use super::time::{is_bounded, scalar_micros, time_lag};
 use super::untimed::timed_rows;
 use crate::function::{
     HOP_STARTS, SHIFT, TUMBLE_START, aggregates_over_frames, first_within, mark_functions, window_functions,
 };
+use crate::time::Lag;
 
 /// The plan nodes for SESSION, DEDUPLICATE and joins in time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -138,7 +139,7 @@ impl Call<'_> {
         let Some(time) = &self.arguments.time else { return Err(self.function.usage(self.span)) };
         let time = self.column(time, input.schema(), context)?;
         let lengths = self.arguments.lengths.iter().map(|(what, expr)| self.length(what, expr, context));
-        let lengths: Vec<i64> = lengths.collect::<Result<_>>()?;
+        let lengths: Vec<Lag> = lengths.collect::<Result<_>>()?;
         let keys = self.keys(input.schema(), context)?;
         let input = match (time.nullable(input.schema())?, self.mode) {
             (false, _) => input,
@@ -148,9 +149,11 @@ impl Call<'_> {
             }
         };
         match (self.function, lengths.as_slice()) {
-            (Function::Tumble, [size, offset @ ..]) => tumble(input, time, *size, offset.first().copied().unwrap_or(0)),
+            (Function::Tumble, [size, offset @ ..]) => {
+                tumble(input, time, *size, offset.first().copied().unwrap_or(Lag::ZERO))
+            }
             (Function::Hop, [slide, size, offset @ ..]) => {
-                hop(input, time, *slide, *size, offset.first().copied().unwrap_or(0))
+                hop(input, time, *slide, *size, offset.first().copied().unwrap_or(Lag::ZERO))
             }
             (Function::Session, [gap]) if self.mode == RelationMode::Stream => {
                 Ok(extension(SessionNode::try_new(input, keys, time, *gap)?))
@@ -212,8 +215,8 @@ impl Call<'_> {
         microseconds(column, schema)
     }
 
-    /// A literal interval in microseconds, above 0 unless it is the offset.
-    fn length(&self, what: &str, expr: &SqlExpr, context: &mut dyn RelationPlannerContext) -> Result<i64> {
+    /// A literal interval, above 0 unless it is the offset.
+    fn length(&self, what: &str, expr: &SqlExpr, context: &mut dyn RelationPlannerContext) -> Result<Lag> {
         let name = self.function.name();
         let schema = Arc::new(DFSchema::empty());
         let simplified = context.sql_to_expr(expr.clone(), &schema).and_then(|expr| {
@@ -226,7 +229,7 @@ impl Call<'_> {
         };
         let is_interval = matches!(value.data_type(), DataType::Interval(_) | DataType::Duration(_));
         match scalar_micros(&value) {
-            Some(micros) if micros > 0 || what == arguments::OFFSET => Ok(micros),
+            Some(length) if length > Lag::ZERO || what == arguments::OFFSET => Ok(length),
             Some(_) => {
                 let message = format!("the {what} of `{name}` is not above zero");
                 Err(problem(expr.span(), &message, "Write an interval such as `INTERVAL '1 minute'`."))
@@ -252,15 +255,15 @@ fn microseconds(column: Expr, schema: &DFSchema) -> Result<Expr> {
     }
 }
 
-fn tumble(input: LogicalPlan, time: Expr, size: i64, offset: i64) -> Result<LogicalPlan> {
+fn tumble(input: LogicalPlan, time: Expr, size: Lag, offset: Lag) -> Result<LogicalPlan> {
     let mut exprs = columns(&input);
-    exprs.push(call(TUMBLE_START, vec![time, lit(size), lit(offset)])?.alias(WINDOW_START));
+    exprs.push(call(TUMBLE_START, vec![time, lit(size.0), lit(offset.0)])?.alias(WINDOW_START));
     with_end(LogicalPlanBuilder::from(input).project(exprs)?.build()?, size)
 }
 
-fn hop(input: LogicalPlan, time: Expr, slide: i64, size: i64, offset: i64) -> Result<LogicalPlan> {
+fn hop(input: LogicalPlan, time: Expr, slide: Lag, size: Lag, offset: Lag) -> Result<LogicalPlan> {
     let mut exprs = columns(&input);
-    exprs.push(call(HOP_STARTS, vec![time, lit(slide), lit(size), lit(offset)])?.alias(WINDOW_START));
+    exprs.push(call(HOP_STARTS, vec![time, lit(slide.0), lit(size.0), lit(offset.0)])?.alias(WINDOW_START));
     let options = UnnestOptions::new().with_preserve_nulls(false);
     let plan = LogicalPlanBuilder::from(input).project(exprs)?;
     let plan = plan.unnest_column_with_options(Column::from_name(WINDOW_START), options)?;
@@ -268,10 +271,10 @@ fn hop(input: LogicalPlan, time: Expr, slide: i64, size: i64, offset: i64) -> Re
 }
 
 /// Adds `window_end` to what has `window_start`.
-fn with_end(input: LogicalPlan, size: i64) -> Result<LogicalPlan> {
+fn with_end(input: LogicalPlan, size: Lag) -> Result<LogicalPlan> {
     let mut exprs = columns(&input);
     let start = Expr::Column(Column::from_name(WINDOW_START));
-    exprs.push(call(SHIFT, vec![start, lit(size)])?.alias(WINDOW_END));
+    exprs.push(call(SHIFT, vec![start, lit(size.0)])?.alias(WINDOW_END));
     LogicalPlanBuilder::from(input).project(exprs)?.build()
 }
 
@@ -287,18 +290,19 @@ fn timestamps(plan: &LogicalPlan) -> Vec<Expr> {
 /// The column that has the event time of the table that `plan` reads, or what is computed from it with the least lag.
 fn known_time(plan: &LogicalPlan, times: &BTreeMap<String, String>) -> Option<Column> {
     let columns = plan.schema().columns().into_iter().enumerate();
-    let lags = columns.filter_map(|(index, column)| Some((known_lag(plan, &column, times)?.max(0), index, column)));
+    let lags =
+        columns.filter_map(|(index, column)| Some((known_lag(plan, &column, times)?.max(Lag::ZERO), index, column)));
     lags.min_by_key(|(lag, index, _)| (*lag, *index)).map(|(.., column)| column)
 }
 
 /// The greatest lag of a column behind the event time of the table that `plan` reads; `None` if it is unbounded.
-fn known_lag(plan: &LogicalPlan, column: &Column, times: &BTreeMap<String, String>) -> Option<i64> {
+fn known_lag(plan: &LogicalPlan, column: &Column, times: &BTreeMap<String, String>) -> Option<Lag> {
     let through = |input: &LogicalPlan| known_lag(input, column, times);
     let at = |input: &LogicalPlan, index: Option<usize>| {
         known_lag(input, &input.schema().columns().into_iter().nth(index?)?, times)
     };
     let lag = match plan {
-        LogicalPlan::TableScan(scan) => (*times.get(scan.table_name.table())? == column.name).then_some(0),
+        LogicalPlan::TableScan(scan) => (*times.get(scan.table_name.table())? == column.name).then_some(Lag::ZERO),
         LogicalPlan::Projection(projection) => {
             let expr = projection.expr.get(projection.schema.maybe_index_of_column(column)?)?;
             let input = projection.input.as_ref();
@@ -309,13 +313,13 @@ fn known_lag(plan: &LogicalPlan, column: &Column, times: &BTreeMap<String, Strin
         LogicalPlan::Unnest(unnest) => through(&unnest.input),
         LogicalPlan::Union(union) => {
             let index = union.schema.maybe_index_of_column(column);
-            let lags: Option<Vec<i64>> = union.inputs.iter().map(|input| at(input, index)).collect();
+            let lags: Option<Vec<Lag>> = union.inputs.iter().map(|input| at(input, index)).collect();
             lags?.into_iter().max()
         }
         LogicalPlan::Extension(node) => through(node.node.inputs().first()?),
         _ => None,
     };
-    lag.filter(|lag| *lag > i64::MIN / 2)
+    lag.filter(|lag| is_bounded(*lag))
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Lags: how far behind the watermark the values of an expression can be.
 //!
 //! A column with lag L holds, in rows yet to come, values that are null or `>= W - L`, W being the watermark; so a value v is complete
-//! once `v + L < W`. All in microseconds. Lags may be negative: `window_end` has one of -1.
+//! once `v + L < W` ([`crate::time`]). Lags may be negative: `window_end` has one of -1.
 
 use arrow::datatypes::{DataType, TimeUnit};
 use datafusion::common::{Column, DFSchema, ScalarValue};
@@ -9,12 +9,16 @@ use datafusion::logical_expr::{BinaryExpr, Expr, ExprSchemable, Operator};
 
 use super::zone::Zone;
 use crate::function::{HOP_STARTS, SHIFT, TUMBLE_START};
+use crate::time::Lag;
 
 const SECOND: i64 = 1_000_000;
 const DAY: i64 = 86_400 * SECOND;
 
+/// The lag of an expression that is always null.
+const ALWAYS_NULL: Lag = Lag(i64::MIN);
+
 /// The lag of `expr` over columns of `schema`, given the lags of these; `None` where nothing bounds its values from below.
-pub fn time_lag(expr: &Expr, schema: &DFSchema, lag_of_column: &dyn Fn(&Column) -> Option<i64>) -> Option<i64> {
+pub fn time_lag(expr: &Expr, schema: &DFSchema, lag_of_column: &dyn Fn(&Column) -> Option<Lag>) -> Option<Lag> {
     let lag = |expr: &Expr| time_lag(expr, schema, lag_of_column);
     match expr {
         Expr::Column(column) => lag_of_column(column),
@@ -43,7 +47,7 @@ pub fn time_lag(expr: &Expr, schema: &DFSchema, lag_of_column: &dyn Fn(&Column) 
             let otherwise = case.else_expr.as_ref().map(|expr| lag(expr));
             all(case.when_then_expr.iter().map(|(_, then)| lag(then)).chain(otherwise))
         }
-        Expr::Literal(value, _) if value.is_null() => Some(i64::MIN),
+        Expr::Literal(value, _) if value.is_null() => Some(ALWAYS_NULL),
         _ => None,
     }
 }
@@ -51,37 +55,37 @@ pub fn time_lag(expr: &Expr, schema: &DFSchema, lag_of_column: &dyn Fn(&Column) 
 fn function_lag(
     name: &str,
     args: &[Expr],
-    lag: &dyn Fn(&Expr) -> Option<i64>,
+    lag: &dyn Fn(&Expr) -> Option<Lag>,
     zone: &dyn Fn(&Expr) -> Option<Zone>,
-) -> Option<i64> {
+) -> Option<Lag> {
     match (name, args) {
         ("date_trunc", [unit, time]) => {
             // A local day has an hour more where clocks are turned back.
             let unit = unit_micros(unit)?;
             let turned_back = zone(time).map_or(0, |zone| zone.turned_back(unit));
-            lag(time)?.checked_add(unit - 1 + turned_back)
+            lag(time)?.checked_add(Lag(unit - 1 + turned_back))
         }
-        ("date_bin", [size, time] | [size, time, _]) => lag(time)?.checked_add(interval_micros(size)?.checked_sub(1)?),
-        (TUMBLE_START, [time, size, _]) => lag(time)?.checked_add(micros(size)?.checked_sub(1)?),
-        (HOP_STARTS, [time, _, size, _]) => lag(time)?.checked_add(micros(size)?.checked_sub(1)?),
+        ("date_bin", [size, time] | [size, time, _]) => lag(time)?.checked_add(less_one(interval_micros(size)?)?),
+        (TUMBLE_START, [time, size, _]) => lag(time)?.checked_add(less_one(micros(size)?)?),
+        (HOP_STARTS, [time, _, size, _]) => lag(time)?.checked_add(less_one(micros(size)?)?),
         (SHIFT, [time, by]) => lag(time)?.checked_sub(micros(by)?),
         ("to_timestamp_micros" | "to_timestamp_nanos", [time]) => lag(time),
         // Local clock time, as if it were UTC.
-        ("to_local_time", [time]) => lag(time)?.checked_sub(zone(time).map_or(0, |zone| zone.least())),
-        ("to_timestamp_millis", [time]) => lag(time)?.checked_add(999),
-        ("to_timestamp_seconds", [time]) => lag(time)?.checked_add(SECOND - 1),
+        ("to_local_time", [time]) => lag(time)?.checked_sub(Lag(zone(time).map_or(0, |zone| zone.least()))),
+        ("to_timestamp_millis", [time]) => lag(time)?.checked_add(Lag(999)),
+        ("to_timestamp_seconds", [time]) => lag(time)?.checked_add(Lag(SECOND - 1)),
         ("coalesce" | "greatest" | "least", args) => all(args.iter().map(lag)),
         _ => None,
     }
 }
 
 /// The largest of the lags, if all are known.
-fn all(lags: impl Iterator<Item = Option<i64>>) -> Option<i64> {
+fn all(lags: impl Iterator<Item = Option<Lag>>) -> Option<Lag> {
     lags.collect::<Option<Vec<_>>>()?.into_iter().max()
 }
 
 /// The most that a cast subtracts from a time; `None` for casts that are not between times.
-fn lost(from: &DataType, to: &DataType) -> Option<i64> {
+fn lost(from: &DataType, to: &DataType) -> Option<Lag> {
     let DataType::Timestamp(unit, to_zone) = to else { return None };
     let rounded = match unit {
         TimeUnit::Microsecond | TimeUnit::Nanosecond => 0,
@@ -93,10 +97,20 @@ fn lost(from: &DataType, to: &DataType) -> Option<i64> {
         (DataType::Timestamp(_, None), Some(zone)) => Zone::named(zone)?.greatest(),
         _ => 0,
     };
-    Some(rounded + local)
+    Some(Lag(rounded + local))
 }
 
-/// The most that `date_trunc` takes from a time, plus 1.
+/// The lag that it costs to round down to a multiple of this length.
+fn less_one(length: Lag) -> Option<Lag> {
+    length.checked_sub(Lag::MICROSECOND)
+}
+
+/// `true` if a lag bounds an expression from below. What is never anything but null is no time.
+pub fn is_bounded(lag: Lag) -> bool {
+    lag > Lag(i64::MIN / 2)
+}
+
+/// The most that `date_trunc` takes from a time, plus 1, microseconds.
 fn unit_micros(unit: &Expr) -> Option<i64> {
     let Expr::Literal(ScalarValue::Utf8(Some(unit)) | ScalarValue::Utf8View(Some(unit)), _) = unit else { return None };
     Some(match unit.to_ascii_lowercase().as_str() {
@@ -117,28 +131,28 @@ fn unit_micros(unit: &Expr) -> Option<i64> {
     })
 }
 
-/// A literal BIGINT.
-fn micros(expr: &Expr) -> Option<i64> {
+/// A literal BIGINT, microseconds.
+fn micros(expr: &Expr) -> Option<Lag> {
     match expr {
-        Expr::Literal(ScalarValue::Int64(Some(micros)), _) => Some(*micros),
+        Expr::Literal(ScalarValue::Int64(Some(micros)), _) => Some(Lag(*micros)),
         _ => None,
     }
 }
 
-/// A literal interval in microseconds; `None` if it has months, whose length differs, or parts of a microsecond.
-pub fn interval_micros(expr: &Expr) -> Option<i64> {
+/// A literal interval; `None` if it has months, whose length differs, or parts of a microsecond.
+pub fn interval_micros(expr: &Expr) -> Option<Lag> {
     match expr {
         Expr::Literal(value, _) => scalar_micros(value),
-        Expr::Negative(inner) => interval_micros(inner)?.checked_neg(),
+        Expr::Negative(inner) => Lag::ZERO.checked_sub(interval_micros(inner)?),
         Expr::Alias(alias) => interval_micros(&alias.expr),
         Expr::Cast(cast) => interval_micros(&cast.expr),
         _ => None,
     }
 }
 
-/// An interval or duration in microseconds; `None` if it has months or parts of a microsecond.
-pub fn scalar_micros(value: &ScalarValue) -> Option<i64> {
-    match value {
+/// An interval or duration; `None` if it has months or parts of a microsecond.
+pub fn scalar_micros(value: &ScalarValue) -> Option<Lag> {
+    let micros = match value {
         ScalarValue::IntervalMonthDayNano(Some(interval))
             if interval.months == 0 && interval.nanoseconds % 1_000 == 0 =>
         {
@@ -152,7 +166,8 @@ pub fn scalar_micros(value: &ScalarValue) -> Option<i64> {
         ScalarValue::DurationMicrosecond(Some(duration)) => Some(*duration),
         ScalarValue::DurationNanosecond(Some(duration)) if duration % 1_000 == 0 => Some(duration / 1_000),
         _ => None,
-    }
+    };
+    micros.map(Lag)
 }
 
 #[cfg(test)]
@@ -181,10 +196,11 @@ mod tests {
         let schema = DFSchema::try_from(arrow::datatypes::Schema::new(fields)).unwrap();
         let expr = context.parse_sql_expr(sql, &schema).unwrap();
         time_lag(&expr, &schema, &|column| match column.name.as_str() {
-            "ts" | "ntz" => Some(5),
-            "other" => Some(100),
+            "ts" | "ntz" => Some(Lag(5)),
+            "other" => Some(Lag(100)),
             _ => None,
         })
+        .map(|lag| lag.0)
     }
 
     #[test]
@@ -228,7 +244,7 @@ mod tests {
         let cast = |to| Expr::Cast(datafusion::logical_expr::Cast::new(Box::new(ts.clone()), to));
         let field = arrow::datatypes::Field::new("ts", timestamp(), true);
         let schema = DFSchema::try_from(arrow::datatypes::Schema::new(vec![field])).unwrap();
-        let lag = |expr: &Expr| time_lag(expr, &schema, &|_| Some(5));
+        let lag = |expr: &Expr| time_lag(expr, &schema, &|_| Some(Lag(5))).map(|lag| lag.0);
         assert_eq!(lag(&cast(DataType::Timestamp(TimeUnit::Nanosecond, None))), Some(5));
         assert_eq!(lag(&cast(DataType::Timestamp(TimeUnit::Second, None))), Some(5 + SECOND - 1));
         assert_eq!(lag(&cast(DataType::Date32)), None);

@@ -21,11 +21,12 @@ use crate::evaluate::{evaluate, evaluate_each, is_of_row};
 use crate::function::as_meant;
 use crate::sql::types::sql_name;
 use crate::sql::{Diagnostic, Files, Span, diagnose};
+use crate::time::Lag;
 
 /// An expression over a source's schema that gives a TIMESTAMP(µs), whose greatest value so far is a partition's watermark. It is
 /// deterministic.
 #[derive(Debug, Clone)]
-pub struct Watermark {
+pub struct WatermarkExpr {
     expr: Arc<dyn PhysicalExpr>,
     /// The TIMESTAMP(µs) column whose greatest value gives the greatest watermark, if that is known of the expression.
     follows: Option<usize>,
@@ -33,7 +34,7 @@ pub struct Watermark {
     time: usize,
 }
 
-impl Watermark {
+impl WatermarkExpr {
     /// The watermark that a row of this event time reaches, where it depends on nothing else of the row.
     pub fn at(&self, schema: &SchemaRef, time_us: i64) -> PlanResult<Option<i64>> {
         if self.follows != Some(self.time) {
@@ -74,7 +75,7 @@ impl Watermark {
     }
 }
 
-impl Watermark {
+impl WatermarkExpr {
     /// The rows that are behind the watermark which the rows before them reached: the number of each and that watermark, wherever
     /// it has moved since the one before.
     pub fn late_rows(&self, rows: &RecordBatch) -> PlanResult<Vec<(usize, i64)>> {
@@ -113,7 +114,11 @@ impl Watermark {
 ///
 /// Errors, at the expression's place: unknown columns and functions, a type that is no timestamp, a value that changes from call to
 /// call, a watermark that runs ahead of the event time.
-pub fn watermark(source: &SourceDef, session: &SessionState, files: &Files) -> Result<Option<Watermark>, Diagnostic> {
+pub fn watermark(
+    source: &SourceDef,
+    session: &SessionState,
+    files: &Files,
+) -> Result<Option<WatermarkExpr>, Diagnostic> {
     let Some(def) = &source.watermark else { return Ok(None) };
     let place = files.span(def.expression.span(), def.span);
     let planned = |error| diagnose(&error, files, place);
@@ -125,7 +130,7 @@ pub fn watermark(source: &SourceDef, session: &SessionState, files: &Files) -> R
     let follows = followed(&expr, &schema);
     let expr = session.create_physical_expr(expr, &schema).map_err(planned)?;
     let time = schema.as_arrow().index_of(&def.column).map_err(|error| planned(error.into()))?;
-    Ok(Some(Watermark { expr, follows, time }))
+    Ok(Some(WatermarkExpr { expr, follows, time }))
 }
 
 /// The TIMESTAMP(µs) column that an expression never falls behind: it is the column, less or more a fixed time, in whatever unit.
@@ -187,8 +192,8 @@ fn check(bound: &Bound, def: &WatermarkDef, place: Span) -> Result<(), Diagnosti
             .with_detail("A replay of the same rows must see the same watermark.")
             .with_hint(example));
     }
-    let lag = time_lag(&bound.expr, &bound.schema, &|column| (column.name == def.column).then_some(0));
-    if lag.is_some_and(|lag| lag < 0) {
+    let lag = time_lag(&bound.expr, &bound.schema, &|column| (column.name == def.column).then_some(Lag::ZERO));
+    if lag.is_some_and(|lag| lag < Lag::ZERO) {
         return Err(Diagnostic::new(place, format!("the watermark runs ahead of `{}`", def.column))
             .with_detail("Every row would be late.")
             .with_hint(example));
@@ -207,7 +212,7 @@ mod tests {
     use crate::sql::SourceFile;
 
     /// The watermark found for a source with `ts`, `plain` and `n`.
-    fn bound(expression: &str) -> Result<Watermark, Diagnostic> {
+    fn bound(expression: &str) -> Result<WatermarkExpr, Diagnostic> {
         let sql = format!(
             "CREATE SOURCE s (n BIGINT, ts TIMESTAMP, plain TIMESTAMP_NTZ, WATERMARK FOR ts AS {expression})
              WITH (connector = 'file', path = 'in', idle_after = '30 seconds', max_drift = '1 minute');"

@@ -19,7 +19,7 @@ use super::stop::Stop;
 use super::vitals::{SourceVitals, UNKNOWN};
 use crate::error::{Context, Result};
 use crate::memory::Reserved;
-use crate::plan::Watermark;
+use crate::plan::WatermarkExpr;
 use crate::source::chunk::{
     Chunk, DeadLetter, Offsets, PartitionId, Payload, Poll, PollLimit, SourceReader, TopicIdentity,
 };
@@ -51,7 +51,7 @@ pub struct Fed {
     pub doubtful_times: u64,
     pub bytes: u64,
     /// Of its rows.
-    pub event_time: EventTime,
+    pub event_time: EventTimeSum,
     /// When its records had arrived.
     pub arrived: Instant,
     /// The greatest watermark among each partition's rows, microseconds.
@@ -71,13 +71,13 @@ pub struct Fed {
 
 /// The event times of some rows.
 #[derive(Debug, Default)]
-pub struct EventTime {
+pub struct EventTimeSum {
     /// Microseconds.
     sum: i128,
     rows: u64,
 }
 
-impl EventTime {
+impl EventTimeSum {
     fn add(&mut self, other: &Self) {
         (self.sum, self.rows) = (self.sum + other.sum, self.rows + other.rows);
     }
@@ -111,7 +111,7 @@ pub enum Said {
 #[derive(Debug, Clone)]
 pub struct Decoding {
     pub decoder: Arc<Decoder>,
-    pub watermark: Option<Watermark>,
+    pub watermark: Option<WatermarkExpr>,
     /// The column of the event time.
     pub time_column: Option<usize>,
     /// `true` if late rows are found one by one.
@@ -124,9 +124,9 @@ struct Piece {
     decoded: Decoded,
     /// The greatest watermark among its rows.
     reached: Option<i64>,
-    /// See [`Watermark::late_rows`].
+    /// See [`WatermarkExpr::late_rows`].
     late: Vec<(usize, i64)>,
-    event_time: EventTime,
+    event_time: EventTimeSum,
 }
 
 impl Decoding {
@@ -145,16 +145,16 @@ impl Decoding {
         Ok(Piece { partition, decoded, reached, late, event_time })
     }
 
-    fn event_time(&self, rows: &RecordBatch) -> EventTime {
+    fn event_time(&self, rows: &RecordBatch) -> EventTimeSum {
         let column =
             self.time_column.and_then(|column| rows.column(column).as_primitive_opt::<TimestampMicrosecondType>());
-        let Some(times) = column else { return EventTime::default() };
+        let Some(times) = column else { return EventTimeSum::default() };
         let rows = (times.len() - times.null_count()) as u64;
         let sum = match times.null_count() {
             0 => times.values().iter().map(|time| i128::from(*time)).sum(),
             _ => times.iter().flatten().map(i128::from).sum(),
         };
-        EventTime { sum, rows }
+        EventTimeSum { sum, rows }
     }
 }
 
@@ -390,7 +390,7 @@ async fn decode(
         records: 0,
         doubtful_times: 0,
         bytes,
-        event_time: EventTime::default(),
+        event_time: EventTimeSum::default(),
         arrived,
         reached: Vec::new(),
         moves: Vec::new(),

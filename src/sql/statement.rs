@@ -129,7 +129,7 @@ pub enum Origin {
 
 /// `WATERMARK FOR column AS expression`.
 #[derive(Debug, Clone)]
-pub struct Watermark {
+pub struct WatermarkClause {
     pub column: Name,
     pub expression: Expr,
     pub span: Span,
@@ -149,7 +149,7 @@ pub struct Check {
 pub struct CreateRelation {
     pub head: Head,
     pub columns: Vec<Column>,
-    pub watermark: Option<Watermark>,
+    pub watermark: Option<WatermarkClause>,
     pub primary_key: Vec<Name>,
     pub checks: Vec<Check>,
     pub partitioned_by: Vec<Name>,

@@ -2,21 +2,23 @@
 
 use std::collections::BTreeMap;
 
+use crate::time::Lag;
+
 /// Buckets per time to live: a group expires at most a 16th of that time late.
 const BUCKETS: i64 = 16;
 
 /// Slots by the time of their last touch. A slot that is touched again stays listed in its old bucket too; the caller
 /// checks.
 pub(super) struct Expiry {
-    ttl: i64,
+    ttl: Lag,
     width: i64,
     buckets: BTreeMap<i64, Vec<u32>>,
 }
 
 impl Expiry {
-    /// Slots live for `ttl` microseconds.
-    pub fn new(ttl: i64) -> Self {
-        Self { ttl, width: (ttl / BUCKETS).max(1), buckets: BTreeMap::new() }
+    /// Slots live for `ttl`.
+    pub fn new(ttl: Lag) -> Self {
+        Self { ttl, width: (ttl.0 / BUCKETS).max(1), buckets: BTreeMap::new() }
     }
 
     /// Records that a slot was touched at a time; `before` is its previous touch.
@@ -29,7 +31,7 @@ impl Expiry {
 
     /// At `now`, slots last touched before this time expire.
     pub fn limit(&self, now: i64) -> i64 {
-        now.saturating_sub(self.ttl).div_euclid(self.width).saturating_mul(self.width)
+        now.saturating_sub(self.ttl.0).div_euclid(self.width).saturating_mul(self.width)
     }
 
     /// Slots whose last touch may have been before `limit`, which must be a bucket's border.

@@ -11,6 +11,7 @@ use crate::operator::Operator;
 use crate::operator::planning::{Facts, OutputOrder, Spec, TimeColumn, collects_in_order};
 use crate::operator::refused::Check;
 use crate::operator::words::{clock, forgets, interval, names, shown, time};
+use crate::time::Lag;
 
 /// GROUP BY. Output: the keys in order, then one column per aggregate.
 #[derive(Debug, Clone)]
@@ -28,7 +29,7 @@ pub struct AggregateSpec {
     pub aggregates: Vec<Arc<AggregateFunctionExpr>>,
     pub filters: Vec<Option<Arc<dyn PhysicalExpr>>>,
     /// Groups untouched for this long expire, microseconds. Only without `closing`.
-    pub ttl: Option<i64>,
+    pub ttl: Option<Lag>,
     /// The event time of the input, for TTLs.
     pub time: Option<TimeColumn>,
     pub output: SchemaRef,

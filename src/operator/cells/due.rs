@@ -22,8 +22,9 @@ use crate::operator::spec::{
 };
 use crate::operator::{WEIGHT, deduplicate, rolling, top_n};
 use crate::state::StateStore;
+use crate::time::Lag;
 
-const TIME: TimeColumn = TimeColumn { column: 1, lag: 0 };
+const TIME: TimeColumn = TimeColumn { column: 1, lag: Lag(0) };
 const DISORDER: i64 = 8;
 
 fn stamp() -> DataType {
@@ -87,12 +88,12 @@ const CASES: &[Case] = &[
 ];
 
 fn dedup(emit: DeduplicateEmit, within: Option<i64>) -> Result<Box<dyn Operator>> {
-    deduplicate(DeduplicateSpec { input: schema(&[]), keys: vec![0], time: Some(TIME), within, emit })
+    deduplicate(DeduplicateSpec { input: schema(&[]), keys: vec![0], time: Some(TIME), within: within.map(Lag), emit })
 }
 
 fn sessions() -> Result<Box<dyn Operator>> {
     let output = schema(&[("window_start", stamp()), ("window_end", stamp())]);
-    session(SessionSpec { input: schema(&[]), keys: vec![0], time: TIME, gap: 12, output })
+    session(SessionSpec { input: schema(&[]), keys: vec![0], time: TIME, gap: Lag(12), output })
 }
 
 fn ranks(limit: usize, closing: bool) -> Result<Box<dyn Operator>> {
@@ -108,7 +109,7 @@ fn ranks(limit: usize, closing: bool) -> Result<Box<dyn Operator>> {
         limit,
         with_rank: false,
         closing: closing.then_some(TIME),
-        ttl: (!closing).then_some(60),
+        ttl: (!closing).then_some(Lag(60)),
         time: Some(TIME),
         output: schema(weight),
     })
@@ -138,7 +139,7 @@ fn frames(emit: RollingEmit, frame: &WindowFrame) -> Result<Box<dyn Operator>> {
         functions,
         emit,
         emits_late: false,
-        ttl: Some(80),
+        ttl: Some(Lag(80)),
         collect_limit: 10_000,
         shown: None,
         output,
@@ -146,7 +147,7 @@ fn frames(emit: RollingEmit, frame: &WindowFrame) -> Result<Box<dyn Operator>> {
 }
 
 fn joins(join_type: JoinType, bounded: bool) -> Result<Box<dyn Operator>> {
-    let bounds = TimeBounds { left: TIME, right: TIME, lower: -5, upper: 15 };
+    let bounds = TimeBounds { left: TIME, right: TIME, lower: Lag(-5), upper: Lag(15) };
     let inner = join_type == JoinType::Inner;
     let own = matches!(join_type, JoinType::LeftSemi | JoinType::RightAnti);
     let mut more = if own { vec![] } else { vec![("rk", DataType::Int64), ("rts", stamp()), ("rid", DataType::Int64)] };
@@ -164,7 +165,7 @@ fn joins(join_type: JoinType, bounded: bool) -> Result<Box<dyn Operator>> {
         join_type,
         filter: None,
         bounds: bounded.then_some(bounds),
-        ttl: (!bounded).then_some(60),
+        ttl: (!bounded).then_some(Lag(60)),
         left_time: Some(TIME),
         right_time: Some(TIME),
         output_retract: !bounded && !inner,

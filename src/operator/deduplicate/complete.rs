@@ -15,6 +15,7 @@ use crate::operator::contract::{Operator, StateUsage, Stepped, Tick};
 use crate::operator::keyed::{Encoder, KeyIndex, SequencedRows, SlotTable, WARM, micros, split_late};
 use crate::operator::spec::{DeduplicateSpec, TimeColumn};
 use crate::state::{NO_WATERMARK, StateChange, StateTable};
+use crate::time::{EventTime, Lag};
 
 /// Order of waiting rows: by time, then by arrival.
 type Turn = (i64, i64);
@@ -24,7 +25,7 @@ type Turn = (i64, i64);
 pub struct OnWatermark {
     encoder: Encoder,
     time: TimeColumn,
-    within: Option<i64>,
+    within: Option<Lag>,
     seen: SeenKeys,
     keys: KeyIndex,
     /// The waiting rows of each key, by turn; usually one. None of them is a duplicate of an emitted row.
@@ -97,7 +98,7 @@ impl OnWatermark {
     /// `true` if a row at `time` loses to any earlier row of its key that still waits: the first one emitted has a time at
     /// or after `before`, and `time` is then less than `within` away.
     fn loses(&self, time: i64, before: i64) -> bool {
-        self.within.is_none_or(|within| before != NO_WATERMARK && time.saturating_sub(before) < within)
+        self.within.is_none_or(|within| before != NO_WATERMARK && EventTime(time).since(EventTime(before)) < within)
     }
 
     fn wait(&mut self, key: u32, turn: Turn, row: u32, before: i64, beaten: &mut Vec<u32>) {
@@ -133,7 +134,8 @@ impl OnWatermark {
             self.seen.keep(hashes[at], self.keys.key(key), turn.0);
             let within = self.within;
             waiting.retain(|other| {
-                let stays = *other != turn && within.is_some_and(|within| other.0.saturating_sub(turn.0) >= within);
+                let stays = *other != turn
+                    && within.is_some_and(|within| EventTime(other.0).since(EventTime(turn.0)) >= within);
                 if !stays && let Some(row) = self.turns.remove(&(*other, key)) {
                     done.push(row);
                 }

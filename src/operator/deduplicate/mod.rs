@@ -18,11 +18,12 @@ mod tests;
 use super::contract::Operator;
 use super::spec::{DeduplicateEmit, DeduplicateSpec};
 use crate::error::{Error, Result};
+use crate::time::Lag;
 
 /// The operator that `spec` describes.
 pub fn deduplicate(spec: DeduplicateSpec) -> Result<Box<dyn Operator>> {
     // Rows at the same instant are always duplicates.
-    let spec = DeduplicateSpec { within: spec.within.map(|within| within.max(1)), ..spec };
+    let spec = DeduplicateSpec { within: spec.within.map(|within| within.max(Lag::MICROSECOND)), ..spec };
     match (spec.emit, spec.time) {
         (DeduplicateEmit::OnArrival, _) => Ok(Box::new(arrival::OnArrival::new(&spec)?)),
         (DeduplicateEmit::OnWatermark, Some(time)) => Ok(Box::new(complete::OnWatermark::new(&spec, time)?)),

@@ -14,6 +14,7 @@ use arrow::record_batch::RecordBatch;
 use crate::error::{Context, ErrorKind, Result};
 use crate::operator::keyed::{Encoder, SlotTable, WARM, micros};
 use crate::state::{KeyEquality, NO_WATERMARK, StateChange, StateTable};
+use crate::time::Lag;
 
 /// A row number consists of a page number and, in the low bits, a row of the page.
 const ROW_BITS: u32 = 12;
@@ -31,7 +32,7 @@ pub struct SeenKeys {
     free: Vec<u32>,
     /// Pages by bucket of time; without `within` one bucket holds all.
     buckets: BTreeMap<i64, Bucket>,
-    within: Option<i64>,
+    within: Option<Lag>,
     /// Keys let through before this have expired, whether or not their memory was freed.
     floor: i64,
     /// Pages with rows that were not written yet.
@@ -80,7 +81,7 @@ impl Page {
 
 impl SeenKeys {
     /// An empty set. Keys are the `keys` columns of `input`; `within` is at least 1.
-    pub fn new(input: &SchemaRef, keys: &[usize], within: Option<i64>) -> Self {
+    pub fn new(input: &SchemaRef, keys: &[usize], within: Option<Lag>) -> Self {
         let mut fields: Vec<Field> = keys.iter().map(|&key| input.field(key).clone()).collect();
         if within.is_some() {
             fields.push(Field::new("__time", DataType::Timestamp(TimeUnit::Microsecond, None), false));
@@ -119,7 +120,7 @@ impl SeenKeys {
     /// Keys let through `within` or more before `now` expire. `now` never moves back; with [`NO_WATERMARK`] nothing expires.
     pub fn advance(&mut self, now: i64) {
         if let (Some(within), true) = (self.within, now != NO_WATERMARK) {
-            self.floor = self.floor.max(now.saturating_sub(within).saturating_add(1));
+            self.floor = self.floor.max(now.saturating_sub(within.0).saturating_add(1));
         }
     }
 
@@ -142,7 +143,7 @@ impl SeenKeys {
             page.key(row) == key
                 && self.within.is_none_or(|within| {
                     let then = page.times[row];
-                    then >= self.floor && time.abs_diff(then) < within.unsigned_abs()
+                    then >= self.floor && time.abs_diff(then) < within.0.unsigned_abs()
                 })
         };
         self.table.find(hash, same).is_some()
@@ -163,7 +164,7 @@ impl SeenKeys {
         let slice = match self.within {
             None => 0,
             Some(_) if time < self.floor => return None,
-            Some(within) => time.div_euclid((within / BUCKETS).max(1)),
+            Some(within) => time.div_euclid(width(within)),
         };
         let bucket = self.buckets.entry(slice).or_insert_with(|| Bucket { pages: Vec::new(), oldest: time });
         bucket.oldest = bucket.oldest.min(time);
@@ -200,7 +201,7 @@ impl SeenKeys {
     /// Frees the memory of expired keys.
     pub fn expire(&mut self) {
         let Some(within) = self.within else { return };
-        let width = (within / BUCKETS).max(1);
+        let width = width(within);
         while let Some(bucket) = self.buckets.first_entry() {
             // The bucket's last instant must be below the floor.
             if bucket.key().saturating_add(1).saturating_mul(width) > self.floor {
@@ -284,6 +285,11 @@ impl SeenKeys {
         let oldest = self.buckets.first_key_value().map(|(_, bucket)| bucket.oldest)?;
         self.within.map(|_| oldest)
     }
+}
+
+/// The width of a bucket.
+fn width(within: Lag) -> i64 {
+    (within.0 / BUCKETS).max(1)
 }
 
 fn state_rows(schema: &SchemaRef, encoder: &Encoder, keys: &[&[u8]], times: &mut Vec<i64>) -> Result<RecordBatch> {

@@ -10,6 +10,7 @@ use crate::operator::Operator;
 use crate::operator::held::with_number;
 use crate::operator::planning::{Facts, OutputOrder, Spec, TimeColumn};
 use crate::operator::words::{clock, forgets, names, time};
+use crate::time::Lag;
 
 /// DISTINCT, DEDUPLICATE and `row_number() … ORDER BY time` = 1: the first row per key. Output = input.
 #[derive(Debug, Clone)]
@@ -20,7 +21,7 @@ pub struct DeduplicateSpec {
     pub time: Option<TimeColumn>,
     /// A key is kept in state this long after the event time (without `time`: the processing time) of the row that was let
     /// through, microseconds; `None`: for ever.
-    pub within: Option<i64>,
+    pub within: Option<Lag>,
     pub emit: DeduplicateEmit,
 }
 

@@ -18,10 +18,11 @@ use crate::operator::keyed::micros;
 use crate::operator::spec::{DeduplicateEmit, DeduplicateSpec, TimeColumn};
 use crate::operator::{END_OF_TIME, Tick};
 use crate::state::NO_WATERMARK;
+use crate::time::Lag;
 
 fn spec(keys: &[usize], emit: DeduplicateEmit, within: Option<i64>, lag: i64) -> DeduplicateSpec {
-    let time = Some(TimeColumn { column: TS, lag });
-    DeduplicateSpec { input: schema(), keys: keys.to_vec(), time, within, emit }
+    let time = Some(TimeColumn { column: TS, lag: Lag(lag) });
+    DeduplicateSpec { input: schema(), keys: keys.to_vec(), time, within: within.map(Lag), emit }
 }
 
 /// The rows whose key and time are not close to those of a row let through before, in the given order.
@@ -174,7 +175,7 @@ fn a_row_by_watermark_is_late_once_its_time_is_complete() {
 fn without_event_time_keys_are_remembered_by_processing_time() {
     let make = || {
         let (input, emit) = (schema(), DeduplicateEmit::OnArrival);
-        deduplicate(DeduplicateSpec { input, keys: vec![K], time: None, within: Some(100), emit }).unwrap()
+        deduplicate(DeduplicateSpec { input, keys: vec![K], time: None, within: Some(Lag(100)), emit }).unwrap()
     };
     let mut flow = Flow::new(&make, &[K]);
     let rng = &mut StdRng::seed_from_u64(1);
@@ -244,8 +245,8 @@ fn keys_of_any_type_survive_a_restart() {
         let rng = &mut StdRng::seed_from_u64(seed);
         let rows = rows_of_odd_types(rng, 200);
         let emit = if seed % 2 == 0 { DeduplicateEmit::OnArrival } else { DeduplicateEmit::OnWatermark };
-        let (time, keys) = (Some(TimeColumn { column: 3, lag: 0 }), vec![2, 0, 1]);
-        let spec = DeduplicateSpec { input: rows.schema(), keys: keys.clone(), time, within: Some(1 << 40), emit };
+        let (time, keys) = (Some(TimeColumn { column: 3, lag: Lag(0) }), vec![2, 0, 1]);
+        let spec = DeduplicateSpec { input: rows.schema(), keys: keys.clone(), time, within: Some(Lag(1 << 40)), emit };
         let make = || deduplicate(spec.clone()).unwrap();
         let mut flow = Flow::new(&make, &keys);
         feed(&mut flow, &rows, 3, 30, 0, rng);

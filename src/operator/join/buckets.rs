@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::chains::Chains;
+use crate::time::Lag;
 
 /// Buckets of equal width.
 pub(super) struct Buckets {
@@ -17,11 +18,11 @@ struct Bucket {
 }
 
 impl Buckets {
-    /// For rows that stay for about `span` microseconds.
-    pub(super) fn new(span: i64) -> Self {
+    /// For rows that stay for about `span`.
+    pub(super) fn new(span: Lag) -> Self {
         const NARROWEST: i64 = if cfg!(test) { 2 } else { 1 << 16 };
         const WIDEST: i64 = 1 << 32;
-        Self { shift: (span / 64).clamp(NARROWEST, WIDEST).ilog2(), buckets: BTreeMap::new() }
+        Self { shift: (span.0 / 64).clamp(NARROWEST, WIDEST).ilog2(), buckets: BTreeMap::new() }
     }
 
     /// The smallest time.

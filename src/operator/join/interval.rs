@@ -18,11 +18,11 @@ use super::layout::Facts;
 use super::pairs::{Matcher, PAIRS, Part, Role, roles};
 use super::segments::refused;
 use super::side::{Arriving, Side, SideOptions, usage};
-use super::watermark_minus;
 use crate::error::{Context, Error, Result};
 use crate::operator::spec::{JoinSpec, TimeBounds};
 use crate::operator::{END_OF_TIME, Operator, StateUsage, Stepped, Tick};
 use crate::state::{NO_WATERMARK, StateChange, StateTable};
+use crate::time::{EventTime, Lag, Watermark};
 
 /// The interval join of one shard.
 pub(super) struct IntervalJoin {
@@ -89,11 +89,13 @@ impl IntervalJoin {
 
     /// Rows of a side with a time below this cannot match any future row.
     fn cutoff(&self, side: usize, watermark: i64) -> i64 {
+        Watermark(watermark).behind(self.trailing(side)).0
+    }
+
+    /// The longest that the other side's rows may trail, in event time, the rows of `side` that they match.
+    fn trailing(&self, side: usize) -> Lag {
         let TimeBounds { left, right, lower, upper } = self.bounds;
-        match side {
-            0 => watermark_minus(watermark, right.lag.saturating_add(upper)),
-            _ => watermark_minus(watermark, left.lag.saturating_sub(lower)),
-        }
+        if side == 0 { right.lag.saturating_add(upper) } else { left.lag.saturating_sub(lower) }
     }
 
     /// Stores a side's rows after they have been joined with the other side's.
@@ -128,7 +130,7 @@ impl IntervalJoin {
         }
         let TimeBounds { lower, upper, .. } = self.bounds;
         let (from, to) = if port == 0 { (lower, upper) } else { (upper.saturating_neg(), lower.saturating_neg()) };
-        let range = |row: usize| (times[row].saturating_add(from), times[row].saturating_add(to));
+        let range = |row: usize| (times[row].saturating_add(from.0), times[row].saturating_add(to.0));
         if counted && self.matcher.keys_decide() {
             *met = self.matcher.any(port, rows, &taken.hashes, range, &self.sides[1 - port])?;
             return Ok(true);
@@ -245,9 +247,7 @@ impl Operator for IntervalJoin {
         let due = |side: usize| {
             let lonely = self.sides[side].oldest_unmatched().filter(|_| self.roles[side].keeps_lonely());
             // The first watermark whose cutoff is above that time.
-            let TimeBounds { left, right, lower, upper } = self.bounds;
-            let behind = if side == 0 { right.lag.saturating_add(upper) } else { left.lag.saturating_sub(lower) };
-            lonely.map_or(END_OF_TIME, |time| time.saturating_add(behind).saturating_add(1))
+            lonely.map_or(END_OF_TIME, |time| EventTime(time).due(self.trailing(side)).0)
         };
         due(0).min(due(1))
     }

@@ -28,9 +28,9 @@ use arrow::compute::filter_record_batch;
 use arrow::record_batch::RecordBatch;
 
 use crate::error::{Context, Error, Result};
+use crate::operator::Operator;
 use crate::operator::spec::{AsofSpec, JoinSpec};
-use crate::operator::{END_OF_TIME, Operator};
-use crate::state::{NO_WATERMARK, StateChange};
+use crate::state::StateChange;
 use intake::{Intake, pick};
 use side::{Arriving, Side};
 
@@ -45,14 +45,6 @@ pub fn join(spec: JoinSpec) -> Result<Box<dyn Operator>> {
 /// One shard of an ASOF join; port 0 is left, port 1 right. Errors: a spec that contradicts itself.
 pub fn asof(spec: AsofSpec) -> Result<Box<dyn Operator>> {
     Ok(Box::new(asof::AsofJoin::new(spec)?))
-}
-
-/// The time below which everything is complete, for values that may trail the watermark by `lag`.
-fn watermark_minus(watermark: i64, lag: i64) -> i64 {
-    match watermark {
-        NO_WATERMARK | END_OF_TIME => watermark,
-        known => known.saturating_sub(lag),
-    }
 }
 
 fn changes(sides: &mut [Side; 2]) -> Result<Vec<StateChange>> {

@@ -18,6 +18,7 @@ use super::segments::{Segments, refused};
 use crate::error::{Context, Error, Result};
 use crate::operator::StateUsage;
 use crate::state::{NO_WATERMARK, StateChange, StateTable};
+use crate::time::Lag;
 
 /// The row has changed since the last snapshot.
 const DIRTY: u8 = 1;
@@ -37,8 +38,8 @@ pub(super) struct SideOptions {
     /// The column that rows expire by.
     pub(super) time: Option<usize>,
     pub(super) facts: Facts,
-    /// Approximate time that rows stay, microseconds; `None`: for ever, and no times are indexed.
-    pub(super) span: Option<i64>,
+    /// Approximate time that rows stay; `None`: for ever, and no times are indexed.
+    pub(super) span: Option<Lag>,
     pub(super) append_only: bool,
     /// `true` if rows are looked up by all their columns.
     pub(super) by_row: bool,

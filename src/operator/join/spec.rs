@@ -11,6 +11,7 @@ use crate::operator::Operator;
 use crate::operator::planning::{Facts, OutputOrder, Spec, TimeColumn};
 use crate::operator::refused::{Guarded, Pending};
 use crate::operator::words::{clock, equalities, forgets, interval, shown};
+use crate::time::Lag;
 
 /// A join of two streams on equal keys. Output: the left columns, the right columns (without weights), then the weight if it
 /// retracts; for semi and anti joins the preserved side's columns only.
@@ -32,7 +33,7 @@ pub struct JoinSpec {
     /// bounded, and outer rows are emitted, once, when their time is complete (append).
     pub bounds: Option<TimeBounds>,
     /// Rows expire this long after their event (or processing) time, microseconds. Only without `bounds`.
-    pub ttl: Option<i64>,
+    pub ttl: Option<Lag>,
     pub left_time: Option<TimeColumn>,
     pub right_time: Option<TimeColumn>,
     /// `true` if the output carries weights: any input retracts, or it is an outer, semi or anti join without bounds.
@@ -45,8 +46,8 @@ pub struct JoinSpec {
 pub struct TimeBounds {
     pub left: TimeColumn,
     pub right: TimeColumn,
-    pub lower: i64,
-    pub upper: i64,
+    pub lower: Lag,
+    pub upper: Lag,
 }
 
 /// ASOF join of two streams: for each left row the right row with equal keys and the greatest time `<=` (or `<`) the left

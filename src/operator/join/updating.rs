@@ -21,18 +21,18 @@ use super::layout::Facts;
 use super::pairs::{Matcher, PAIRS, Part, Role, roles};
 use super::segments::refused;
 use super::side::{Arriving, Side, SideOptions, usage};
-use super::watermark_minus;
 use crate::error::{Context, Result};
 use crate::operator::spec::{JoinSpec, TimeColumn};
 use crate::operator::{END_OF_TIME, Operator, StateUsage, Stepped, Tick};
 use crate::state::{NO_WATERMARK, StateChange, StateTable};
+use crate::time::{Lag, Watermark};
 
 /// The updating join of one shard.
 pub(super) struct UpdatingJoin {
     roles: [Role; 2],
     retract: [bool; 2],
     output_retract: bool,
-    ttl: Option<i64>,
+    ttl: Option<Lag>,
     times: [Option<TimeColumn>; 2],
     matcher: Matcher,
     intakes: [Intake; 2],
@@ -236,8 +236,8 @@ impl UpdatingJoin {
     fn cutoff(&self, side: usize, watermark: i64, now: i64) -> i64 {
         match (self.ttl, self.times[side]) {
             (None, _) => NO_WATERMARK,
-            (Some(ttl), Some(time)) => watermark_minus(watermark, time.lag.saturating_add(ttl)),
-            (Some(ttl), None) => now.saturating_sub(ttl),
+            (Some(ttl), Some(time)) => Watermark(watermark).behind(time.lag.saturating_add(ttl)).0,
+            (Some(ttl), None) => now.saturating_sub(ttl.0),
         }
     }
 

@@ -23,6 +23,7 @@ use crate::error::{Context, Error, Result};
 use crate::operator::END_OF_TIME;
 use crate::operator::spec::{RollingEmit, RollingFunction, RollingSpec, TimeColumn};
 use crate::state::{KeyEquality, NO_WATERMARK, StateTable};
+use crate::time::Lag;
 
 /// An aggregate's argument where its filter holds, null elsewhere.
 #[derive(Debug)]
@@ -92,7 +93,7 @@ pub(super) struct Plan {
     pub(super) emits_late: bool,
     /// Late rows that are emitted are counted.
     pub(super) counts_late: bool,
-    ttl: Option<i64>,
+    ttl: Option<Lag>,
     /// Maximum number of rows in a frame that is read again for every row.
     pub(super) collect_limit: usize,
     /// The condition for rows to be emitted, if there is one.
@@ -169,7 +170,7 @@ impl Plan {
     /// The index of a frame; extends the plan's waiting and keeping accordingly.
     pub(super) fn frame(&mut self, extent: Extent) -> usize {
         let mut extent = extent;
-        let back = self.ttl.map(|ttl| Bound::Time { shift: Shift::Micros(-ttl), past: false });
+        let back = self.ttl.map(|ttl| Bound::Time { shift: Shift::Micros(-ttl.0), past: false });
         let mut floor = None;
         match (extent.start, back) {
             (Bound::First, None) => self.keep.all = true,
@@ -306,14 +307,14 @@ impl Plan {
     fn open(&self, watermark: i64) -> i64 {
         let open = self.wait.open(watermark);
         match self.ttl {
-            Some(ttl) if self.wait.rows > 0 && watermark != END_OF_TIME => open.min(watermark.saturating_sub(ttl)),
+            Some(ttl) if self.wait.rows > 0 && watermark != END_OF_TIME => open.min(watermark.saturating_sub(ttl.0)),
             _ => open,
         }
     }
 
     /// `true` if a row may be emitted although rows after it are missing.
     pub(super) fn gives_up(&self, time: i64, watermark: i64) -> bool {
-        watermark == END_OF_TIME || self.ttl.is_some_and(|ttl| time.saturating_add(ttl) < watermark)
+        watermark == END_OF_TIME || self.ttl.is_some_and(|ttl| time.saturating_add(ttl.0) < watermark)
     }
 
     /// The rows that are needed while the ordering column is complete to `watermark`.

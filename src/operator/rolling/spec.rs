@@ -18,6 +18,7 @@ use crate::operator::held::with_number;
 use crate::operator::planning::{Facts, OutputOrder, Spec, TimeColumn, collects_in_order};
 use crate::operator::refused::Check;
 use crate::operator::words::{interval, names, time};
+use crate::time::Lag;
 
 /// `f(…) OVER (PARTITION BY keys ORDER BY time …)`, several frames at once. Output: the input's columns, then one per
 /// function.
@@ -34,7 +35,7 @@ pub struct RollingSpec {
     /// `false`: they are late.
     pub emits_late: bool,
     /// Minimum time that rows are kept beyond the watermark for functions without a bounded frame, microseconds (TTL).
-    pub ttl: Option<i64>,
+    pub ttl: Option<Lag>,
     /// Maximum number of rows in a frame that an aggregate reads again for every row (`array_agg`); never part of the
     /// state's address.
     pub collect_limit: usize,

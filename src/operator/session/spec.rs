@@ -8,6 +8,7 @@ use crate::error::Result;
 use crate::operator::Operator;
 use crate::operator::planning::{Facts, OutputOrder, Spec, TimeColumn};
 use crate::operator::words::{interval, names, time};
+use crate::time::Lag;
 
 /// SESSION(…): rows wait until their session is complete, then are emitted with `window_start` and `window_end` appended.
 #[derive(Debug, Clone)]
@@ -17,7 +18,7 @@ pub struct SessionSpec {
     pub keys: Vec<usize>,
     pub time: TimeColumn,
     /// A session ends this long after its last row, microseconds.
-    pub gap: i64,
+    pub gap: Lag,
     pub output: SchemaRef,
 }
 

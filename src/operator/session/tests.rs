@@ -15,6 +15,7 @@ use crate::operator::keyed::harness::{
 use crate::operator::keyed::micros;
 use crate::operator::spec::{SessionSpec, TimeColumn};
 use crate::state::NO_WATERMARK;
+use crate::time::Lag;
 
 fn output() -> SchemaRef {
     let mut fields: Vec<Field> = schema().fields().iter().map(|field| field.as_ref().clone()).collect();
@@ -25,7 +26,13 @@ fn output() -> SchemaRef {
 }
 
 fn spec(keys: &[usize], gap: i64, lag: i64) -> SessionSpec {
-    SessionSpec { input: schema(), keys: keys.to_vec(), time: TimeColumn { column: TS, lag }, gap, output: output() }
+    SessionSpec {
+        input: schema(),
+        keys: keys.to_vec(),
+        time: TimeColumn { column: TS, lag: Lag(lag) },
+        gap: Lag(gap),
+        output: output(),
+    }
 }
 
 fn batch_answer(rows: &RecordBatch, keys: &str, gap: i64) -> std::collections::BTreeMap<String, i64> {

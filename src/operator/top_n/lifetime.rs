@@ -11,6 +11,7 @@ use crate::operator::contract::{END_OF_TIME, Tick};
 use crate::operator::keyed::{micros, split_late};
 use crate::operator::spec::{TimeColumn, TopNSpec};
 use crate::state::NO_WATERMARK;
+use crate::time::Lag;
 
 /// No window, or no stamp.
 const NONE: i64 = i64::MIN;
@@ -22,7 +23,7 @@ type InTimeAndLate = (Option<RecordBatch>, Option<RecordBatch>);
 #[derive(Debug)]
 pub struct Lifetime {
     closing: Option<TimeColumn>,
-    ttl: Option<i64>,
+    ttl: Option<Lag>,
     time: Option<TimeColumn>,
     /// The window of each partition.
     windows: Vec<i64>,
@@ -60,7 +61,7 @@ impl Lifetime {
     }
 
     /// Lifetimes without windows: a numbered item ends when nothing has arrived for it for the TTL.
-    pub fn of_rows(ttl: Option<i64>, time: Option<TimeColumn>) -> Self {
+    pub fn of_rows(ttl: Option<Lag>, time: Option<TimeColumn>) -> Self {
         Self {
             closing: None,
             ttl,
@@ -128,7 +129,7 @@ impl Lifetime {
         let time = moments.times.as_ref().filter(|times| times.is_valid(row)).map_or(NONE, |times| times.value(row));
         let time = time.max(self.clock);
         let stamp = self.stamps[partition as usize];
-        let renew = stamp == NONE || time.saturating_sub(stamp) > ttl / 8;
+        let renew = stamp == NONE || time.saturating_sub(stamp) > ttl.0 / 8;
         if renew {
             self.stamp(partition, time);
         }
@@ -200,7 +201,7 @@ impl Lifetime {
         if clock == NO_WATERMARK {
             return Vec::new();
         }
-        let cutoff = clock.saturating_sub(ttl).saturating_sub(ttl / 8).saturating_add(1);
+        let cutoff = clock.saturating_sub(ttl.0).saturating_sub(ttl.0 / 8).saturating_add(1);
         self.cutoff = self.cutoff.max(cutoff);
         let later = self.stamp_queue.split_off(&self.cutoff);
         let mut expired = Vec::new();

@@ -10,6 +10,7 @@ use crate::error::Result;
 use crate::operator::Operator;
 use crate::operator::planning::{Facts, OutputOrder, Spec, TimeColumn};
 use crate::operator::words::{clock, forgets, names};
+use crate::time::Lag;
 
 /// `row_number() OVER (PARTITION BY keys ORDER BY order) <= limit`, rank() and dense_rank() likewise. Output: the input's
 /// columns (without its weight), the rank as BIGINT UNSIGNED if `with_rank`, then the weight unless `closing`.
@@ -27,7 +28,7 @@ pub struct TopNSpec {
     /// `Some`: a partition is emitted once, when this key's value is complete (append). `None`: changes are emitted at every
     /// step.
     pub closing: Option<TimeColumn>,
-    pub ttl: Option<i64>,
+    pub ttl: Option<Lag>,
     pub time: Option<TimeColumn>,
     pub output: SchemaRef,
 }
@@ -51,7 +52,7 @@ pub struct NewestSpec {
     /// The PRIMARY KEY; all route.
     pub keys: Vec<usize>,
     /// Rows expire this long after they arrived, microseconds.
-    pub ttl: Option<i64>,
+    pub ttl: Option<Lag>,
     pub time: Option<TimeColumn>,
 }
 

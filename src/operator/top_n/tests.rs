@@ -21,6 +21,7 @@ use crate::operator::keyed::{micros, with_columns};
 use crate::operator::spec::{RankFunction, Spec, TimeColumn, TopNSpec};
 use crate::operator::{END_OF_TIME, WEIGHT};
 use crate::state::NO_WATERMARK;
+use crate::time::Lag;
 
 const FUNCTIONS: [(RankFunction, &str); 3] =
     [(RankFunction::RowNumber, "row_number"), (RankFunction::Rank, "rank"), (RankFunction::DenseRank, "dense_rank")];
@@ -235,7 +236,7 @@ fn closed_windows_come_out_once_as_in_batch() {
         let mut case = random_case(rng, &rows.schema(), &keys);
         case.spec.routing = keys.len() - 1;
         // A future row may have a time as low as the watermark, and its window may have begun 99 microseconds before.
-        case.spec.closing = Some(TimeColumn { column: window, lag: 99 });
+        case.spec.closing = Some(TimeColumn { column: window, lag: Lag(99) });
         case.spec.output = output(&rows.schema(), case.spec.with_rank, false);
         let (input, rest) = if rng.random_bool(0.5) { changelog(rng, &rows) } else { (rows.clone(), rows.clone()) };
         (case.spec.retract, case.spec.input) = (input.num_columns() > rows.num_columns(), input.schema());
@@ -265,7 +266,7 @@ fn a_window_closes_when_its_value_is_complete_and_later_rows_are_late() {
             order: vec![(ID, SortOptions::default())],
             limit,
             with_rank: false,
-            closing: Some(TimeColumn { column: window, lag: 99 }),
+            closing: Some(TimeColumn { column: window, lag: Lag(99) }),
             ttl: None,
             time: None,
             output: rows.schema(),
@@ -294,8 +295,8 @@ fn a_partition_that_nobody_comes_to_is_forgotten_after_its_ttl() {
             limit,
             with_rank: false,
             closing: None,
-            ttl: Some(80),
-            time: Some(TimeColumn { column: TS, lag: 0 }),
+            ttl: Some(Lag(80)),
+            time: Some(TimeColumn { column: TS, lag: Lag(0) }),
             output: output(&schema(), false, true),
         };
         let make = || top_n(spec.clone()).unwrap();
@@ -334,8 +335,8 @@ fn a_partition_lives_while_rows_come_even_if_none_is_better() {
             limit,
             with_rank: true,
             closing: None,
-            ttl: Some(100),
-            time: Some(TimeColumn { column: ts, lag: 0 }),
+            ttl: Some(Lag(100)),
+            time: Some(TimeColumn { column: ts, lag: Lag(0) }),
             output: output(&schema(), true, true),
         };
         let spec = if limit == 1 { TopNSpec { function: RankFunction::RowNumber, ..spec } } else { spec };

@@ -14,11 +14,12 @@ use crate::operator::spec::{AggregateSpec, DeduplicateEmit, DeduplicateSpec, Tim
 use crate::plan::meaning::as_executed;
 use crate::plan::operators::OperatorSpec;
 use crate::plan::sums::{called, if_in_range};
+use crate::time::Lag;
 
 /// A grouping column of an operator's input.
 struct Key {
     column: usize,
-    lag: Option<i64>,
+    lag: Option<Lag>,
     /// Its place in GROUP BY.
     given: usize,
 }
@@ -68,7 +69,7 @@ impl Cutter<'_> {
             time,
             output: unique_schema(&schema, retract),
         };
-        let mut times: Vec<Option<i64>> = keys.iter().map(|key| key.lag.filter(|_| !retract)).collect();
+        let mut times: Vec<Option<Lag>> = keys.iter().map(|key| key.lag.filter(|_| !retract)).collect();
         times.resize(schema.fields().len(), None);
         let input = self.input(piece, "aggregate_input")?;
         let out = self.operator(OperatorSpec::Aggregate(spec), &[input], &schema, retract, times)?;
@@ -91,7 +92,7 @@ impl Cutter<'_> {
         let timed = keys.iter().enumerate().find_map(|(at, key)| key.lag.map(|lag| TimeColumn { column: at, lag }));
         let within = match timed {
             // Equal rows have equal times, so a key can go when its time is complete.
-            Some(time) => Some(time.lag.max(0) + 1),
+            Some(time) => Some(time.lag.max(Lag::ZERO).saturating_add(Lag::MICROSECOND)),
             None => {
                 self.ttl("DISTINCT", "Include a window's start or end, or use DEDUPLICATE(… WITHIN INTERVAL '1 day').")?
             }

@@ -11,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::operator::spec::{DeduplicateEmit, DeduplicateSpec, SessionSpec, TimeColumn};
 use crate::plan::nodes::{AsofNode, DeduplicateNode, SessionNode};
 use crate::plan::operators::OperatorSpec;
+use crate::time::Lag;
 
 impl Cutter<'_> {
     pub(super) fn extension(&mut self, extension: &Extension) -> Result<Piece> {
@@ -45,7 +46,7 @@ impl Cutter<'_> {
         // A session comes out when its end is reached: ends yet to come are later than that; starts may be any age.
         let mut times = vec![None; schema.fields().len()];
         if let Some(end) = times.last_mut() {
-            *end = Some(time.lag - 1);
+            *end = Some(time.lag.saturating_sub(Lag::MICROSECOND));
         }
         let input = self.input(piece, "session_input")?;
         self.operator(OperatorSpec::Session(spec), &[input], &schema, false, times)

@@ -16,6 +16,7 @@ use crate::plan::operators::OperatorSpec;
 use crate::plan::system_time::TableTime;
 use crate::plan::time::interval_micros;
 use crate::sql::temporal::ASOF;
+use crate::time::Lag;
 
 /// Streams of both sides of a join.
 struct Sides {
@@ -141,7 +142,8 @@ impl Cutter<'_> {
                 .with_hint("Write `MATCH_CONDITION (t.ts >= r.ts)`."));
         };
         let or_equal = comparison.iter().any(|binary| matches!(binary.op, Operator::GtEq | Operator::LtEq));
-        let (Some(left_lag), Some(right_lag), None, Some(0)) = (left.rows.times[l], right.rows.times[r], lower, upper)
+        let (Some(left_lag), Some(right_lag), None, Some(Lag::ZERO)) =
+            (left.rows.times[l], right.rows.times[r], lower, upper)
         else {
             return Err(Error::sql(
                 "the MATCH_CONDITION of an ASOF join must be `left time >= right time`, both event time",
@@ -181,19 +183,21 @@ pub(super) fn mark<'e>(condition: &'e Expr, name: &str) -> Option<&'e [Expr]> {
     }
 }
 
-/// `column`, `column + interval` or `column - interval`: the column, and what is added in microseconds.
-fn shifted_column(expr: &Expr) -> Option<(Column, i64)> {
+/// `column`, `column + interval` or `column - interval`: the column, and what is added.
+fn shifted_column(expr: &Expr) -> Option<(Column, Lag)> {
     match expr {
-        Expr::Column(column) => Some((column.clone(), 0)),
+        Expr::Column(column) => Some((column.clone(), Lag::ZERO)),
         Expr::Alias(alias) => shifted_column(&alias.expr),
         Expr::Cast(cast) if is_micros(cast.field.data_type()) => shifted_column(&cast.expr),
         Expr::BinaryExpr(BinaryExpr { left, op: Operator::Plus, right }) => match interval_micros(right) {
-            Some(by) => shifted_column(left).map(|(column, shift)| (column, shift + by)),
-            None => shifted_column(right).zip(interval_micros(left)).map(|((column, shift), by)| (column, shift + by)),
+            Some(by) => shifted_column(left).map(|(column, shift)| (column, shift.saturating_add(by))),
+            None => shifted_column(right)
+                .zip(interval_micros(left))
+                .map(|((column, shift), by)| (column, shift.saturating_add(by))),
         },
-        Expr::BinaryExpr(BinaryExpr { left, op: Operator::Minus, right }) => {
-            shifted_column(left).zip(interval_micros(right)).map(|((column, shift), by)| (column, shift - by))
-        }
+        Expr::BinaryExpr(BinaryExpr { left, op: Operator::Minus, right }) => shifted_column(left)
+            .zip(interval_micros(right))
+            .map(|((column, shift), by)| (column, shift.saturating_sub(by))),
         _ => None,
     }
 }
@@ -252,21 +256,22 @@ fn output_schema(left: &Piece, right: &Piece, kind: JoinType) -> Result<Arc<DFSc
 }
 
 /// Output columns that are event time. A row of one side is emitted at the latest when the other side is complete.
-fn times(left: &Piece, right: &Piece, spec: &JoinSpec) -> Vec<Option<i64>> {
+fn times(left: &Piece, right: &Piece, spec: &JoinSpec) -> Vec<Option<Lag>> {
     let width = spec.output.fields().len() - usize::from(spec.output_retract);
     let Some(bounds) = spec.bounds else { return vec![None; width] };
-    let wait_left = (bounds.right.lag + bounds.upper).max(bounds.left.lag) - bounds.left.lag;
-    let wait_right = (bounds.left.lag - bounds.lower).max(bounds.right.lag) - bounds.right.lag;
+    let (left_lag, right_lag) = (bounds.left.lag, bounds.right.lag);
+    let wait_left = right_lag.saturating_add(bounds.upper).max(left_lag).saturating_sub(left_lag);
+    let wait_right = left_lag.saturating_sub(bounds.lower).max(right_lag).saturating_sub(right_lag);
     // Times on both sides of an equality stand still together; of the others only the bounded one is known to.
-    let side = |piece: &Piece, keys: &[usize], time: TimeColumn, wait: i64| -> Vec<Option<i64>> {
-        let known = |column: usize| column == time.column || (keys.contains(&column) && wait == 0);
+    let side = |piece: &Piece, keys: &[usize], time: TimeColumn, wait: Lag| -> Vec<Option<Lag>> {
+        let known = |column: usize| column == time.column || (keys.contains(&column) && wait == Lag::ZERO);
         let lags = piece.rows.times.iter().enumerate();
-        lags.map(|(column, lag)| lag.filter(|_| known(column)).map(|lag| lag + wait)).collect()
+        lags.map(|(column, lag)| lag.filter(|_| known(column)).map(|lag| lag.saturating_add(wait))).collect()
     };
     let left = side(left, &spec.left_keys, bounds.left, wait_left);
     let right = side(right, &spec.right_keys, bounds.right, wait_right);
     // Outer rows have nulls in place of the other side's times, which is no time at all.
-    let none = |side: Vec<Option<i64>>| vec![None; side.len()];
+    let none = |side: Vec<Option<Lag>>| vec![None; side.len()];
     match spec.join_type {
         JoinType::Inner => left.into_iter().chain(right).collect(),
         JoinType::Left => left.into_iter().chain(none(right)).collect(),
@@ -288,10 +293,10 @@ fn bounds(
     let time = |piece: &Piece, column: usize| piece.rows.times[column].map(|lag| TimeColumn { column, lag });
     for (l, r) in left_keys.iter().zip(right_keys) {
         if let (Some(left), Some(right)) = (time(left, *l), time(right, *r)) {
-            return Some(TimeBounds { left, right, lower: 0, upper: 0 });
+            return Some(TimeBounds { left, right, lower: Lag::ZERO, upper: Lag::ZERO });
         }
     }
-    let mut found: Vec<(TimeColumn, TimeColumn, Option<i64>, Option<i64>)> = Vec::new();
+    let mut found: Vec<(TimeColumn, TimeColumn, Option<Lag>, Option<Lag>)> = Vec::new();
     for condition in conditions.iter().flat_map(comparisons) {
         let Some((l, r, lower, upper)) = difference(left, right, &condition) else { continue };
         let (Some(lt), Some(rt)) = (time(left, l), time(right, r)) else { continue };
@@ -320,14 +325,14 @@ fn comparisons(condition: &Expr) -> Vec<BinaryExpr> {
     }
 }
 
-/// Meaning of a comparison for `right - left`: the columns, and a lower or upper bound in microseconds.
-fn difference(left: &Piece, right: &Piece, binary: &BinaryExpr) -> Option<(usize, usize, Option<i64>, Option<i64>)> {
+/// Meaning of a comparison for `right - left`: the columns, and a lower or upper bound.
+fn difference(left: &Piece, right: &Piece, binary: &BinaryExpr) -> Option<(usize, usize, Option<Lag>, Option<Lag>)> {
     let (a, a_shift) = shifted_column(&binary.left)?;
     let (b, b_shift) = shifted_column(&binary.right)?;
     // a + a_shift <op> b + b_shift
     let (l, r, op, shift) = match (position(left, &a), position(right, &b)) {
-        (Some(l), Some(r)) => (l, r, binary.op, a_shift - b_shift),
-        _ => (position(left, &b)?, position(right, &a)?, binary.op.swap()?, b_shift - a_shift),
+        (Some(l), Some(r)) => (l, r, binary.op, a_shift.saturating_sub(b_shift)),
+        _ => (position(left, &b)?, position(right, &a)?, binary.op.swap()?, b_shift.saturating_sub(a_shift)),
     };
     // left <op> right - shift  =>  right - left <swapped op> shift
     match op {

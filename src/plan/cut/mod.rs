@@ -44,6 +44,7 @@ use crate::catalog::{Emit, OnRowError, PipelineOptions, StateTtl};
 use crate::error::{Error, Result};
 use crate::operator::spec::RollingEmit;
 use crate::operator::{Guarded, StreamId, is_fallible};
+use crate::time::Lag;
 
 /// A piece that an operator or a shared view reads, before it is a physical plan.
 #[derive(Debug, Clone)]
@@ -172,7 +173,7 @@ impl<'a> Cutter<'a> {
         inputs: &[Stream],
         schema: &DFSchema,
         retract: bool,
-        times: Vec<Option<i64>>,
+        times: Vec<Option<Lag>>,
     ) -> Result<Piece> {
         self.gives_again(inputs)?;
         let stage = inputs.iter().map(|input| input.rows.stage).max().unwrap_or(0);
@@ -286,12 +287,12 @@ impl<'a> Cutter<'a> {
         (call, if nulls { filter.map(guarded) } else { filter })
     }
 
-    /// The TTL for a construct whose memory nothing else bounds, microseconds.
+    /// The TTL for a construct whose memory nothing else bounds.
     ///
     /// Errors: the pipeline says nothing of `state_ttl`.
-    pub fn ttl(&self, what: &str, remedy: &str) -> Result<Option<i64>> {
+    pub fn ttl(&self, what: &str, remedy: &str) -> Result<Option<Lag>> {
         match self.options.state_ttl {
-            Some(StateTtl::After(ttl)) => Ok(Some(i64::try_from(ttl.as_micros()).unwrap_or(i64::MAX))),
+            Some(StateTtl::After(ttl)) => Ok(Some(Lag::of(ttl))),
             Some(StateTtl::Never) => Ok(None),
             None => Err(Error::sql(format!("{what} would remember every row for ever"))
                 .with_detail("Nothing in the query says when a row can be forgotten.")

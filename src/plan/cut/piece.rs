@@ -9,15 +9,18 @@ use datafusion::datasource::provider_as_source;
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, Projection, TableScan};
 
 use crate::error::Result;
+use crate::operator::spec::TimeColumn;
 use crate::operator::{HeldTable, StreamId, WEIGHT};
+use crate::plan::time::{is_bounded, time_lag};
+use crate::time::Lag;
 
 /// A stream of rows and its properties.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rows {
     /// True when the last column is the weight.
     pub retract: bool,
-    /// Per column (the weight left out): values in rows yet to come are >= W - lag, microseconds.
-    pub times: Vec<Option<i64>>,
+    /// Per column (the weight left out): values in rows yet to come are >= W - lag.
+    pub times: Vec<Option<Lag>>,
     /// Indices of the sources that the rows come from; their watermarks' minimum is W.
     pub sources: BTreeSet<usize>,
     /// The first stage of the dataflow in which all of it is there.
@@ -60,20 +63,20 @@ impl Piece {
         self.rows.retract.then(|| self.plan.schema().columns().pop().map(Expr::Column)).flatten()
     }
 
-    /// The lag of an expression over this piece's columns. What is never anything but null is no time.
-    pub fn lag(&self, expr: &Expr) -> Option<i64> {
-        let lag = super::super::time::time_lag(expr, self.plan.schema(), &|column| {
+    /// The lag of an expression over this piece's columns.
+    pub fn lag(&self, expr: &Expr) -> Option<Lag> {
+        let lag = time_lag(expr, self.plan.schema(), &|column| {
             let index = self.plan.schema().maybe_index_of_column(column)?;
             self.rows.times.get(index).copied().flatten()
         });
-        lag.filter(|lag| *lag > i64::MIN / 2)
+        lag.filter(|lag| is_bounded(*lag))
     }
 
     /// The column of event time that lags least, if there is one.
-    pub fn time(&self) -> Option<crate::operator::spec::TimeColumn> {
-        let lags = self.rows.times.iter().enumerate().filter_map(|(column, lag)| lag.map(|lag| (lag.max(0), column)));
-        let (_, column) = lags.min()?;
-        Some(crate::operator::spec::TimeColumn { column, lag: self.rows.times[column].unwrap_or_default() })
+    pub fn time(&self) -> Option<TimeColumn> {
+        let times = self.rows.times.iter().enumerate();
+        let times = times.filter_map(|(column, lag)| lag.map(|lag| TimeColumn { column, lag }));
+        times.min_by_key(|time| time.lag.max(Lag::ZERO))
     }
 
     /// Projects: `exprs`, then the weight.

@@ -21,6 +21,7 @@ use crate::operator::{Guarded, is_fallible};
 use crate::plan::operators::OperatorSpec;
 use crate::plan::sums::if_in_range;
 use crate::plan::time::scalar_micros;
+use crate::time::Lag;
 
 impl Cutter<'_> {
     /// Remembers for the window below a filter which of its rows can pass, as far as the columns of its input say.
@@ -89,10 +90,10 @@ impl Cutter<'_> {
             output: unique_schema(&full, false),
         };
         // Rows wait for the end of their frame, and other times of a row with them.
-        let waits: Option<Vec<i64>> = functions.iter().map(|function| wait(function)).collect();
-        let wait = waits.map(|waits| waits.into_iter().max().unwrap_or(0));
-        let lag = |lag: &Option<i64>| lag.zip(wait).map(|(lag, wait)| lag.max(time.lag) + wait);
-        let mut times: Vec<Option<i64>> = piece.rows.times.iter().map(lag).collect();
+        let waits: Option<Vec<Lag>> = functions.iter().map(|function| wait(function)).collect();
+        let wait = waits.map(|waits| waits.into_iter().max().unwrap_or(Lag::ZERO));
+        let lag = |lag: &Option<Lag>| lag.zip(wait).map(|(lag, wait)| lag.max(time.lag).saturating_add(wait));
+        let mut times: Vec<Option<Lag>> = piece.rows.times.iter().map(lag).collect();
         let inner = times.len();
         times.resize(full.fields().len(), None);
         let input = self.input(piece, "rolling_input")?;
@@ -277,16 +278,16 @@ fn ignores_nulls(function: &WindowFunction) -> bool {
     matches!(function.params.null_treatment, Some(NullTreatment::IgnoreNulls))
 }
 
-/// Time for which a row waits for the end of its frame, microseconds; `None` = as long as the next rows take.
-fn wait(function: &WindowFunction) -> Option<i64> {
+/// Time for which a row waits for the end of its frame; `None` = as long as the next rows take.
+fn wait(function: &WindowFunction) -> Option<Lag> {
     let frame = &function.params.window_frame;
     if let WindowFunctionDefinition::WindowUDF(udf) = &function.fun
         && matches!(udf.name(), "lag" | "lead" | "row_number")
     {
-        return (udf.name() != "lead").then_some(0);
+        return (udf.name() != "lead").then_some(Lag::ZERO);
     }
     match (&frame.units, &frame.end_bound) {
-        (_, WindowFrameBound::CurrentRow | WindowFrameBound::Preceding(_)) => Some(0),
+        (_, WindowFrameBound::CurrentRow | WindowFrameBound::Preceding(_)) => Some(Lag::ZERO),
         (WindowFrameUnits::Range, WindowFrameBound::Following(value)) => scalar_micros(value),
         (_, WindowFrameBound::Following(_)) => None,
     }

@@ -12,6 +12,7 @@ use super::{Cutter, refused};
 use crate::error::Result;
 use crate::operator::WEIGHT;
 use crate::plan::untimed::timed_rows_of_view;
+use crate::time::Lag;
 
 impl Cutter<'_> {
     pub(super) fn table_scan(&mut self, node: &TableScan) -> Result<Piece> {
@@ -110,8 +111,8 @@ pub fn united(pieces: Vec<Piece>) -> Result<Piece> {
     let retract = pieces.iter().any(|piece| piece.rows.retract);
     let width = pieces.first().map_or(0, |piece| piece.columns().len());
     // A column is event time if it is in every input; the slowest counts.
-    let lag = |column: usize| -> Option<i64> {
-        let lags: Option<Vec<i64>> = pieces.iter().map(|piece| piece.rows.times[column]).collect();
+    let lag = |column: usize| -> Option<Lag> {
+        let lags: Option<Vec<Lag>> = pieces.iter().map(|piece| piece.rows.times[column]).collect();
         lags?.into_iter().max()
     };
     let times = (0..width).map(lag).collect();

@@ -22,6 +22,7 @@ use super::building::{call, columns};
 use crate::function::{SHIFT, first_within};
 use crate::plan::nodes::{WINDOW_END, WINDOW_START};
 use crate::sql::temporal::ASOF;
+use crate::time::Lag;
 
 /// Names that no one writes.
 const BEGINS: &str = "__weir_begins";
@@ -30,12 +31,12 @@ const ROW: &str = "__weir_row";
 
 /// Sessions: a row begins one where the row before it, by key and time, is `gap` or more away; the running count of
 /// beginnings numbers the sessions of a key.
-pub fn session(input: LogicalPlan, keys: Vec<Expr>, time: Expr, gap: i64) -> Result<LogicalPlan> {
+pub fn session(input: LogicalPlan, keys: Vec<Expr>, time: Expr, gap: Lag) -> Result<LogicalPlan> {
     let given = columns(&input);
     let order = vec![time.clone().sort(true, false)];
     let before = lag(time.clone(), Some(1), None).partition_by(keys.clone()).order_by(order.clone()).build()?;
     let (plan, before) = windowed(input, before)?;
-    let ends = call(SHIFT, vec![before.clone(), lit(gap)])?;
+    let ends = call(SHIFT, vec![before.clone(), lit(gap.0)])?;
     let begins = when(before.is_null().or(ends.lt_eq(time.clone())), lit(1_i64)).otherwise(lit(0_i64))?;
     let mut exprs = given.clone();
     exprs.push(begins.alias(BEGINS));
@@ -60,7 +61,7 @@ pub fn session(input: LogicalPlan, keys: Vec<Expr>, time: Expr, gap: i64) -> Res
     let (plan, last) = windowed(plan, last)?;
     let mut exprs = given;
     exprs.push(first.alias(WINDOW_START));
-    exprs.push(call(SHIFT, vec![last, lit(gap)])?.alias(WINDOW_END));
+    exprs.push(call(SHIFT, vec![last, lit(gap.0)])?.alias(WINDOW_END));
     LogicalPlanBuilder::from(plan).project(exprs)?.build()
 }
 
@@ -69,13 +70,13 @@ pub fn deduplicate(
     input: LogicalPlan,
     keys: Vec<Expr>,
     time: Option<Expr>,
-    within: Option<i64>,
+    within: Option<Lag>,
 ) -> Result<LogicalPlan> {
     let given = columns(&input);
     let order: Vec<Sort> = time.iter().map(|time| time.clone().sort(true, false)).collect();
     let (plan, passes) = match (time, within) {
         (Some(time), Some(within)) => {
-            let first = first_within().call(vec![time, lit(within)]).partition_by(keys).order_by(order).build()?;
+            let first = first_within().call(vec![time, lit(within.0)]).partition_by(keys).order_by(order).build()?;
             windowed(input, first)?
         }
         _ => {

@@ -13,5 +13,5 @@ mod world;
 mod tests;
 
 pub use self::reader::GeneratorReader;
-pub use self::render::{EventTime, Labels, Rendering, to_json_lines};
+pub use self::render::{Labels, Rendering, StampedTime, to_json_lines};
 pub use self::simulator::{Simulator, schema};

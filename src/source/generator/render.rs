@@ -18,7 +18,7 @@ pub enum Labels {
 
 /// The event time of transactions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum EventTime {
+pub enum StampedTime {
     /// The simulated time, from 2018-04-01 on.
     #[default]
     Simulated,
@@ -30,7 +30,7 @@ pub enum EventTime {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Rendering {
     pub labels: Labels,
-    pub event_time: EventTime,
+    pub event_time: StampedTime,
 }
 
 /// The lines of the simulator's `rows`, each with its line end, and their `len + 1` boundaries. A line has about 150 bytes.
@@ -44,8 +44,8 @@ pub fn to_json_lines(rows: &RecordBatch, rendering: Rendering) -> Result<(Vec<u8
     bounds.push(0);
     for row in 0..rows.num_rows() {
         let micros = match rendering.event_time {
-            EventTime::Simulated => columns.ts.value(row),
-            EventTime::At(millis) => millis * 1_000,
+            StampedTime::Simulated => columns.ts.value(row),
+            StampedTime::At(millis) => millis * 1_000,
         };
         data.extend_from_slice(b"{\"transaction_id\":\"");
         data.extend_from_slice(columns.id.value(row).as_bytes());

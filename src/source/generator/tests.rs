@@ -127,7 +127,7 @@ async fn the_rate_follows_the_clock() {
 #[test]
 fn json_lines_hold_the_transactions() {
     let rows = Simulator::new(3, 100, 400).next_day().unwrap();
-    let labelled = Rendering { labels: Labels::Keep, event_time: EventTime::Simulated };
+    let labelled = Rendering { labels: Labels::Keep, event_time: StampedTime::Simulated };
     let (lines, bounds) = to_json_lines(&rows, labelled).unwrap();
     assert_eq!(bounds.len(), rows.num_rows() + 1);
     for row in [0, rows.num_rows() - 1] {
@@ -140,7 +140,7 @@ fn json_lines_hold_the_transactions() {
         let ts = chrono::DateTime::parse_from_rfc3339(value["ts"].as_str().unwrap()).unwrap();
         assert_eq!(ts.timestamp_micros(), rows.column(3).as_primitive::<TimestampMicrosecondType>().value(row));
     }
-    let now = Rendering { labels: Labels::LeaveOut, event_time: EventTime::At(1_700_000_000_123) };
+    let now = Rendering { labels: Labels::LeaveOut, event_time: StampedTime::At(1_700_000_000_123) };
     let (lines, bounds) = to_json_lines(&rows, now).unwrap();
     let value: serde_json::Value = serde_json::from_slice(&lines[..bounds[1] as usize]).unwrap();
     assert_eq!((value["ts"].as_str(), value.get("is_fraud")), (Some("2023-11-14T22:13:20.123Z"), None));

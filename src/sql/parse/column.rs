@@ -4,7 +4,7 @@
 use datafusion::sql::sqlparser::tokenizer::Token;
 
 use super::super::cursor::{Cursor, Parsed};
-use super::super::statement::{Check, Column, Name, Origin, Watermark};
+use super::super::statement::{Check, Column, Name, Origin, WatermarkClause};
 use super::super::types::data_type;
 use super::super::{Diagnostic, Span};
 use super::not_yet;
@@ -13,7 +13,7 @@ use super::not_yet;
 #[derive(Debug, Default)]
 pub struct Columns {
     pub columns: Vec<Column>,
-    pub watermark: Option<Watermark>,
+    pub watermark: Option<WatermarkClause>,
     pub primary_key: Vec<Name>,
     pub checks: Vec<Check>,
 }
@@ -94,13 +94,13 @@ fn element(cursor: &mut Cursor<'_>, found: &mut Columns) -> Parsed<()> {
     column(cursor, found)
 }
 
-fn watermark(cursor: &mut Cursor<'_>) -> Parsed<Watermark> {
+fn watermark(cursor: &mut Cursor<'_>) -> Parsed<WatermarkClause> {
     let start = cursor.position();
     cursor.expect(&["WATERMARK", "FOR"])?;
     let column = cursor.name("the watermark's column")?;
     cursor.expect(&["AS"])?;
     let expression = cursor.expression()?;
-    Ok(Watermark { column, expression, span: cursor.since(start) })
+    Ok(WatermarkClause { column, expression, span: cursor.since(start) })
 }
 
 /// `CHECK (expression)`.

@@ -18,6 +18,7 @@ use super::times::microseconds;
 use crate::operator::spec::{AggregateSpec, TimeColumn};
 use crate::operator::{END_OF_TIME, Stepped, Tick};
 use crate::state::NO_WATERMARK;
+use crate::time::Lag;
 
 const AGGREGATES: &[&str] = &[
     "count(*)",
@@ -192,7 +193,7 @@ async fn closing_case(seed: u64, retract: bool) {
         rows = with_take_backs(&mut random, rows);
     }
     let mut spec = spec(&keys, &aggregates, retract).await;
-    let closing = TimeColumn { column: spec.input.index_of(case.column).unwrap(), lag: case.lag };
+    let closing = TimeColumn { column: spec.input.index_of(case.column).unwrap(), lag: Lag(case.lag) };
     spec = AggregateSpec { routing, closing: Some(closing), output: output(&spec.output, false), ..spec };
     let position = keys.iter().position(|key| *key == case.column).unwrap();
     let watermark_of = |end: usize| {

@@ -7,6 +7,7 @@ use crate::operator::aggregate::aggregate;
 use crate::operator::spec::{AggregateSpec, TimeColumn};
 use crate::operator::{Operator, Tick};
 use crate::state::NO_WATERMARK;
+use crate::time::Lag;
 
 fn row(id: i64, key: &str, x: i64) -> Row {
     Row {
@@ -58,7 +59,7 @@ async fn changes_speak_of_touched_groups_only() {
     for keys in [&["k_str"][..], &["k_str", "window_start"]] {
         let plain = spec(keys, &["count(*)"], false).await;
         let closing =
-            (keys.len() > 1).then(|| TimeColumn { column: plain.input.index_of("window_start").unwrap(), lag: 0 });
+            (keys.len() > 1).then(|| TimeColumn { column: plain.input.index_of("window_start").unwrap(), lag: Lag(0) });
         let schema = if closing.is_some() { output(&plain.output, false) } else { plain.output.clone() };
         let mut operator = aggregate(AggregateSpec { closing, output: schema, ..plain }).unwrap();
         let rows: Vec<Row> = (0..1000).map(|id| row(id, &format!("key{id}"), 1)).collect();
@@ -130,8 +131,8 @@ async fn groups_untouched_for_the_ttl_are_forgotten_silently() {
     {
         for event_time in [true, false] {
             let plain = spec(&["k_str"], aggregates, retract).await;
-            let time = event_time.then_some(TimeColumn { column: 4, lag: 0 });
-            let spec = AggregateSpec { ttl: Some(1600), time, ..plain };
+            let time = event_time.then_some(TimeColumn { column: 4, lag: Lag(0) });
+            let spec = AggregateSpec { ttl: Some(Lag(1600)), time, ..plain };
             let mut operator = aggregate(spec.clone()).unwrap();
             let at = |time: i64| if event_time { tick(time, time, 0) } else { tick(0, 0, time) };
             step(&mut operator, &[row(1000, "old", 1), row(1000, "kept", 1)], retract, at(1000));
@@ -166,7 +167,7 @@ fn restart(spec: &AggregateSpec, operator: &mut Box<dyn Operator>, watermark: i6
 #[tokio::test]
 async fn late_rows_are_given_back_and_not_counted() {
     let plain = spec(&["window_start", "k_str"], &["count(*)"], false).await;
-    let closing = Some(TimeColumn { column: plain.input.index_of("window_start").unwrap(), lag: 0 });
+    let closing = Some(TimeColumn { column: plain.input.index_of("window_start").unwrap(), lag: Lag(0) });
     let output = output(&plain.output, false);
     let mut operator = aggregate(AggregateSpec { closing, output, ..plain }).unwrap();
     let late = Row { start: Some(Some(9)), ..row(1, "late", 1) };
@@ -186,7 +187,7 @@ async fn late_rows_are_given_back_and_not_counted() {
 #[tokio::test]
 async fn rows_of_a_group_that_a_cutoff_removed_are_dropped() {
     let plain = spec(&["k_str"], &["count(*)", "min(x)", "median(x)"], true).await;
-    let spec = AggregateSpec { ttl: Some(1600), ..plain };
+    let spec = AggregateSpec { ttl: Some(Lag(1600)), ..plain };
     let mut operator = aggregate(spec.clone()).unwrap();
     step(&mut operator, &[row(1, "a", 5), row(2, "b", 6)], true, tick(0, 0, 1000));
     let mut fresh = aggregate(spec).unwrap();
@@ -202,7 +203,7 @@ async fn rows_of_a_group_that_a_cutoff_removed_are_dropped() {
 async fn nothing_comes_out_before_it_is_due() {
     for retract in [false, true] {
         let plain = spec(&["window_start", "k_str"], &["count(*)"], retract).await;
-        let closing = Some(TimeColumn { column: plain.input.index_of("window_start").unwrap(), lag: 5 });
+        let closing = Some(TimeColumn { column: plain.input.index_of("window_start").unwrap(), lag: Lag(5) });
         let output = output(&plain.output, false);
         let mut operator = aggregate(AggregateSpec { closing, output, ..plain }).unwrap();
         assert_eq!(operator.due(), i64::MAX);

@@ -10,6 +10,7 @@ use rand::rngs::StdRng;
 use super::*;
 use crate::operator::join::join;
 use crate::operator::spec::{JoinSpec, TimeBounds, TimeColumn};
+use crate::time::Lag;
 
 pub(super) const TYPES: [JoinType; 8] = [
     JoinType::Inner,
@@ -95,8 +96,8 @@ fn random_case(join_type: JoinType, rng: &mut StdRng) -> (JoinSpec, Input) {
         2 => (2, 15),
         _ => (-8, 8),
     };
-    let time = |side: usize| TimeColumn { column: TIME, lag: lags[side] };
-    let bounds = TimeBounds { left: time(0), right: time(1), lower, upper };
+    let time = |side: usize| TimeColumn { column: TIME, lag: Lag(lags[side]) };
+    let bounds = TimeBounds { left: time(0), right: time(1), lower: Lag(lower), upper: Lag(upper) };
     let mut spec = spec(join_type, [false, false], false, rng.random_bool(0.5), rng.random_bool(0.3));
     spec.bounds = Some(bounds);
     vary_keys(&mut spec, rng);
@@ -143,8 +144,8 @@ fn at(port: usize, id: i64, time: i64) -> Event {
 
 fn plain(join_type: JoinType, lower: i64, upper: i64, lags: [i64; 2]) -> JoinSpec {
     let mut spec = spec(join_type, [false, false], false, false, false);
-    let time = |side: usize| TimeColumn { column: TIME, lag: lags[side] };
-    spec.bounds = Some(TimeBounds { left: time(0), right: time(1), lower, upper });
+    let time = |side: usize| TimeColumn { column: TIME, lag: Lag(lags[side]) };
+    spec.bounds = Some(TimeBounds { left: time(0), right: time(1), lower: Lag(lower), upper: Lag(upper) });
     spec
 }
 

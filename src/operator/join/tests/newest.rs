@@ -7,6 +7,7 @@ use super::bounded::output;
 use super::*;
 use crate::operator::join::asof;
 use crate::operator::spec::{AsofSpec, TimeColumn};
+use crate::time::Lag;
 
 fn spec(or_equal: bool, outer: bool, lags: [i64; 2]) -> AsofSpec {
     AsofSpec {
@@ -14,8 +15,8 @@ fn spec(or_equal: bool, outer: bool, lags: [i64; 2]) -> AsofSpec {
         right: schema(1, false),
         left_keys: vec![KEY],
         right_keys: vec![KEY],
-        left_time: TimeColumn { column: TIME, lag: lags[0] },
-        right_time: TimeColumn { column: TIME, lag: lags[1] },
+        left_time: TimeColumn { column: TIME, lag: Lag(lags[0]) },
+        right_time: TimeColumn { column: TIME, lag: Lag(lags[1]) },
         or_equal,
         outer,
         output: output(JoinType::Left, false),

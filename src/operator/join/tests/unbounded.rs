@@ -7,6 +7,7 @@ use super::bounded::{TYPES, spec, sql, vary_keys};
 use super::*;
 use crate::operator::join::join;
 use crate::operator::spec::TimeColumn;
+use crate::time::Lag;
 
 fn equals_batch(retract: [bool; 2]) {
     for_seeds(64, |rng| {
@@ -85,9 +86,9 @@ fn an_outer_row_is_taken_back_at_its_first_match_and_given_again_after_its_last(
 #[test]
 fn rows_are_forgotten_after_their_ttl_by_event_time() {
     let mut spec = spec(JoinType::Full, [false, false], true, false, false);
-    spec.ttl = Some(10);
-    spec.left_time = Some(TimeColumn { column: TIME, lag: 0 });
-    spec.right_time = Some(TimeColumn { column: TIME, lag: 5 });
+    spec.ttl = Some(Lag(10));
+    spec.left_time = Some(TimeColumn { column: TIME, lag: Lag(0) });
+    spec.right_time = Some(TimeColumn { column: TIME, lag: Lag(5) });
     let mut operator = join(spec).unwrap();
     step(operator.as_mut(), false, &[event(0, 1, 100, 1), event(1, 2, 100, 1)], 100, 0);
     step(operator.as_mut(), false, &[], 110, 0);
@@ -102,7 +103,7 @@ fn rows_are_forgotten_after_their_ttl_by_event_time() {
 #[test]
 fn rows_without_event_time_are_forgotten_by_processing_time_also_after_a_restart() {
     let mut spec = spec(JoinType::Inner, [true, false], true, false, false);
-    spec.ttl = Some(10);
+    spec.ttl = Some(Lag(10));
     spec.right = schema(1, true);
     spec.right_retract = true;
     let mut first = join(spec.clone()).unwrap();

@@ -25,6 +25,7 @@ use crate::operator::rolling::rolling;
 use crate::operator::spec::{RollingEmit, RollingFunction, RollingKind, RollingSpec, TimeColumn};
 use crate::operator::{END_OF_TIME, Operator, Tick};
 use crate::state::{NO_WATERMARK, StateChange, StateTable, key_groups, shard_of};
+use crate::time::Lag;
 
 pub const ID: usize = 0;
 pub const KEY: usize = 1;
@@ -204,11 +205,11 @@ pub fn spec(input: &SchemaRef, functions: Vec<RollingFunction>, emit: RollingEmi
     RollingSpec {
         input: Arc::clone(input),
         keys: vec![KEY],
-        time: TimeColumn { column: TIME, lag: 0 },
+        time: TimeColumn { column: TIME, lag: Lag(0) },
         functions,
         emit,
         emits_late: true,
-        ttl,
+        ttl: ttl.map(Lag),
         collect_limit: 10_000,
         shown: None,
         output: Arc::new(Schema::new(fields)),

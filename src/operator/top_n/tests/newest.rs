@@ -16,9 +16,10 @@ use crate::operator::spec::NewestSpec;
 use crate::operator::top_n::newest;
 use crate::operator::{Operator, Tick, WEIGHT};
 use crate::state::NO_WATERMARK;
+use crate::time::Lag;
 
 fn spec(rows: &RecordBatch, keys: &[usize], ttl: Option<i64>) -> NewestSpec {
-    NewestSpec { target: "t".to_owned(), input: rows.schema(), keys: keys.to_vec(), ttl, time: None }
+    NewestSpec { target: "t".to_owned(), input: rows.schema(), keys: keys.to_vec(), ttl: ttl.map(Lag), time: None }
 }
 
 fn text(rows: &RecordBatch, columns: &[usize]) -> String {
