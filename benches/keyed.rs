@@ -13,7 +13,7 @@ use arrow::compute::SortOptions;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use weir::operator::spec::{DeduplicateEmit, DeduplicateSpec, RankFunction, TimeColumn, TopNSpec};
 use weir::operator::{Operator, Tick, WEIGHT, deduplicate, top_n};
-use weir::time::Lag;
+use weir::time::{EventTime, Lag, Watermark};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -71,12 +71,12 @@ fn rows(key: ArrayRef, from: u64) -> RecordBatch {
 fn measure(name: &str, make: &dyn Fn() -> Box<dyn Operator>, steps: u64, input: impl Fn(u64) -> RecordBatch) {
     let mut operator = make();
     let resident = resident_bytes();
-    let (mut spent, mut before, mut slowest) = (0, i64::MIN, 0);
+    let (mut spent, mut before, mut slowest) = (0, Watermark::NONE, 0);
     for step in 0..steps {
         let batch = input(step * STEP);
-        let watermark = (step * STEP) as i64 * 1000;
+        let watermark = Watermark((step * STEP) as i64 * 1000);
         let start = cpu_ns();
-        operator.step(vec![vec![batch]], Tick { before, watermark, now: 0 }).unwrap();
+        operator.step(vec![vec![batch]], Tick { before, watermark, now: EventTime(0) }).unwrap();
         let took = cpu_ns() - start;
         (spent, before, slowest) = (spent + took, watermark, slowest.max(took));
     }

@@ -25,8 +25,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use weir::operator::spec::{RollingEmit, RollingFunction, RollingKind, RollingSpec, TimeColumn};
 use weir::operator::{Tick, rolling};
-use weir::state::NO_WATERMARK;
-use weir::time::Lag;
+use weir::time::{EventTime, Lag, Watermark};
 
 const DAYS: i64 = 183;
 const MICROS: i64 = 86_400_000_000;
@@ -141,11 +140,12 @@ fn spec(input: &SchemaRef, key: usize, value: usize, frames: &[(i32, i32)], emit
 fn streamed(batch: &RecordBatch, spec: &RollingSpec, step: usize) -> f64 {
     let times = batch.column(5).as_any().downcast_ref::<TimestampMicrosecondArray>().unwrap().values();
     let mut operator = rolling(spec.clone()).unwrap();
-    let (mut before, mut out, start) = (NO_WATERMARK, 0, cpu());
+    let (mut before, mut out, start) = (Watermark::NONE, 0, cpu());
     for at in (0..batch.num_rows()).step_by(step) {
         let count = step.min(batch.num_rows() - at);
-        let watermark = times[at + count - 1];
-        let stepped = operator.step(vec![vec![batch.slice(at, count)]], Tick { before, watermark, now: 0 }).unwrap();
+        let watermark = Watermark(times[at + count - 1]);
+        let stepped =
+            operator.step(vec![vec![batch.slice(at, count)]], Tick { before, watermark, now: EventTime(0) }).unwrap();
         out += stepped.rows.iter().map(RecordBatch::num_rows).sum::<usize>();
         // A snapshot now and then, as at the end of an epoch.
         if (at / step).is_multiple_of(10) {

@@ -19,9 +19,9 @@ use weir::delta::TableStore;
 use weir::env::Env;
 use weir::error::{Error, Result};
 use weir::state::{
-    Epoch, KeyEquality, NO_WATERMARK, OperatorSnapshot, StateChange, StateStore, StateTable, key_groups, shard_of,
-    split, usage,
+    Epoch, KeyEquality, OperatorSnapshot, StateChange, StateStore, StateTable, key_groups, shard_of, split, usage,
 };
+use weir::time::Watermark;
 
 const SHARDS: usize = 2;
 const BATCH: usize = 8192;
@@ -122,7 +122,7 @@ fn changes(table: &StateTable, keys: &[i64], rng: &mut StdRng) -> Vec<Vec<StateC
             shards[shard].extend(rows);
         }
     }
-    let change = |upserts| vec![StateChange { table: 0, upserts, deletes: Vec::new(), cutoff: NO_WATERMARK }];
+    let change = |upserts| vec![StateChange { table: 0, upserts, deletes: Vec::new(), cutoff: Watermark::NONE }];
     shards.into_iter().map(change).collect()
 }
 

@@ -60,6 +60,12 @@ impl EventTime {
     /// The latest time.
     pub const MAX: Self = Self(i64::MAX);
 
+    /// The instant this many milliseconds after 1970 UTC.
+    #[must_use]
+    pub fn of_millis(ms: i64) -> Self {
+        Self(ms.saturating_mul(1_000))
+    }
+
     /// `true` if no row yet to come has this time or an earlier one. At [`Watermark::END`] every time is complete, even the latest.
     #[inline]
     #[must_use]
@@ -135,6 +141,12 @@ impl Watermark {
         self != Self::NONE && self != Self::END
     }
 
+    /// The time by which this watermark is ahead of `other`; negative if it is behind.
+    #[must_use]
+    pub fn ahead_of(self, other: Self) -> Lag {
+        self.time().since(other.time())
+    }
+
     /// `true` if no row yet to come is before `end`: a span of time that ends before it is complete.
     #[inline]
     #[must_use]
@@ -151,6 +163,12 @@ impl Watermark {
             Self::NONE | Self::END => self,
             Self(known) => Self(known.saturating_sub(lag.0).clamp(i64::MIN + 1, i64::MAX - 1)),
         }
+    }
+}
+
+impl Default for Watermark {
+    fn default() -> Self {
+        Self::NONE
     }
 }
 

@@ -19,6 +19,7 @@ use crate::memory::MemoryUse;
 use crate::metrics::Metrics;
 use crate::plan::Targets;
 use crate::source::delta::Reach;
+use crate::time::{EventTime, Lag};
 
 /// Arguments of `weir run`.
 #[derive(Debug, clap::Args)]
@@ -269,7 +270,7 @@ fn record(metrics: &Metrics, progress: &Progress, now_ms: i64) {
         (metrics.micro_batch_seconds.with([pipeline]), metrics.event_to_commit.with([pipeline]));
     progress.micro_batch_latencies.iter().for_each(|latency| micro_batches.observe(latency.as_secs_f64()));
     for (event_time, rows) in &progress.event_times {
-        let age = now_ms.saturating_mul(1_000).saturating_sub(*event_time).max(0);
-        ages.observe_many(age as f64 / 1e6, *rows);
+        let age = EventTime::of_millis(now_ms).since(*event_time).max(Lag::ZERO);
+        ages.observe_many(age.0 as f64 / 1e6, *rows);
     }
 }

@@ -26,6 +26,7 @@ use crate::source::chunk::{Offsets, TopicIdentity, Witness};
 use crate::state::{
     CommitPermit, Epoch, Manifest, ManifestId, ManifestStore, OperatorSnapshot, SourceTime, TableCommit,
 };
+use crate::time::Watermark;
 
 /// Times that an epoch is staged anew because other writers changed its table.
 const MAX_RESTAGED: u32 = 20;
@@ -66,7 +67,7 @@ pub struct Closed {
     pub changes: Vec<OperatorChanges>,
     /// Event time per source, and the watermark per operator.
     pub times: BTreeMap<String, SourceTime>,
-    pub watermarks: BTreeMap<String, i64>,
+    pub watermarks: BTreeMap<String, Watermark>,
     /// The version of each table that rows were joined to.
     pub lookups: BTreeMap<String, u64>,
     /// The topic that the positions of a Kafka source are of.

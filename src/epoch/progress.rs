@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Context, Result};
 use crate::source::chunk::Offset;
+use crate::time::EventTime;
 
 /// One epoch of one pipeline. Times are milliseconds, sizes bytes.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -31,9 +32,9 @@ pub struct Progress {
     /// From arrival to written, of each micro-batch.
     #[serde(skip)]
     pub micro_batch_latencies: Vec<Duration>,
-    /// Of each micro-batch with an event time, the mean of its rows, microseconds, and how many they are.
+    /// Of each micro-batch with an event time, the mean of its rows and how many they are.
     #[serde(skip)]
-    pub event_times: Vec<(i64, u64)>,
+    pub event_times: Vec<(EventTime, u64)>,
     pub duration_ms: BTreeMap<String, u64>,
     pub sources: Vec<SourceProgress>,
     pub sinks: Vec<SinkProgress>,
@@ -99,9 +100,10 @@ pub struct OperatorProgress {
     pub watermark: Option<String>,
 }
 
-/// An instant in microseconds as RFC 3339; `None` for what stands for no time.
-pub fn instant(us: i64) -> Option<String> {
-    let at = chrono::DateTime::from_timestamp_micros(us).filter(|_| us != i64::MIN && us != i64::MAX)?;
+/// A time as RFC 3339; `None` for what stands for no time.
+pub fn instant(time: EventTime) -> Option<String> {
+    let stands_for_none = time == EventTime::MIN || time == EventTime::MAX;
+    let at = chrono::DateTime::from_timestamp_micros(time.0).filter(|_| !stands_for_none)?;
     Some(at.to_rfc3339_opts(chrono::SecondsFormat::Millis, true))
 }
 

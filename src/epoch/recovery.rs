@@ -17,6 +17,7 @@ use crate::source::chunk::{Offsets, TopicIdentity};
 use crate::state::{
     CommitPermit, Epoch, Manifest, ManifestId, ManifestStore, OperatorSnapshot, SourceTime, Standing, StateStore,
 };
+use crate::time::Watermark;
 
 /// The position at which a pipeline continues.
 #[derive(Debug, Clone, PartialEq)]
@@ -30,7 +31,7 @@ pub struct Resumed {
     /// The operators' state.
     pub state: Vec<OperatorSnapshot>,
     pub times: BTreeMap<String, SourceTime>,
-    pub watermarks: BTreeMap<String, i64>,
+    pub watermarks: BTreeMap<String, Watermark>,
     /// The topic that a source's positions are of.
     pub topics: BTreeMap<String, TopicIdentity>,
     /// False when the manifest is gone: then what operators remembered is not known.

@@ -14,11 +14,11 @@ use super::rewind_plan::RewindScope;
 use super::seed::{Seeded, seed};
 use crate::catalog::SourceConnector;
 use crate::error::{Error, ErrorKind, Result};
-use crate::operator::END_OF_TIME;
 use crate::plan::{Dataflow, OperatorNode, OperatorSpec};
 use crate::run::memory::Memory;
 use crate::source::chunk::{Offsets, TopicIdentity};
-use crate::state::{NO_WATERMARK, OperatorSnapshot};
+use crate::state::OperatorSnapshot;
+use crate::time::Watermark;
 
 /// The fate of one operator's state.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -141,9 +141,9 @@ pub async fn restore(job: &Job, resumed: &Resumed) -> Result<Restored> {
             }
             continue;
         };
-        let watermark = resumed.watermarks.get(&node.id).copied().unwrap_or(NO_WATERMARK);
+        let watermark = resumed.watermarks.get(&node.id).copied().unwrap_or(Watermark::NONE);
         memory.resume(index, watermark);
-        let ended = watermark == END_OF_TIME && node.spec.follows_time();
+        let ended = watermark == Watermark::END && node.spec.follows_time();
         if ended && job.allow_rebuild {
             fresh.push(index);
             memory.resume(index, reached);
@@ -172,9 +172,9 @@ pub async fn restore(job: &Job, resumed: &Resumed) -> Result<Restored> {
 }
 
 /// Watermarks of an operator's sources.
-fn reached(node: &OperatorNode, dataflow: &Dataflow, resumed: &Resumed) -> i64 {
+fn reached(node: &OperatorNode, dataflow: &Dataflow, resumed: &Resumed) -> Watermark {
     let time = |source: &usize| resumed.times.get(&dataflow.sources[*source].def.name).map(|time| time.watermark);
-    node.sources.iter().map(|source| time(source).unwrap_or(NO_WATERMARK)).min().unwrap_or(NO_WATERMARK)
+    node.sources.iter().map(|source| time(source).unwrap_or(Watermark::NONE)).min().unwrap_or(Watermark::NONE)
 }
 
 /// Fills operators that have no state, where the pipeline says from what; says so where they begin empty.
@@ -193,7 +193,7 @@ async fn fill(job: &Job, resumed: &Resumed, fresh: &[usize], memory: &mut Memory
         Err(error) => return Err(error),
     }
     for node in fresh.iter().map(|index| &job.dataflow.operators[*index]) {
-        let at = instant(reached(node, &job.dataflow, resumed));
+        let at = instant(reached(node, &job.dataflow, resumed).time());
         tracing::warn!(pipeline, operator = node.id, at, "begins empty: {}", node.spec.begins_empty());
     }
     Ok(())

@@ -26,7 +26,8 @@ use crate::plan::{Dataflow, Makers, SourceInput, keeps_data};
 use crate::run::memory::{Limits, Memory};
 use crate::source::chunk::Offsets;
 use crate::sql::types::sql_name;
-use crate::state::{MemoryBudget, NO_WATERMARK};
+use crate::state::MemoryBudget;
+use crate::time::{EventTime, Watermark};
 
 /// Result of seeding.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,8 +35,8 @@ pub struct Seeded {
     /// The operators' addresses.
     pub operators: Vec<String>,
     pub rows: u64,
-    /// The first row's event time, microseconds.
-    pub oldest: Option<i64>,
+    /// The first row's event time.
+    pub oldest: Option<EventTime>,
 }
 
 /// Rows are passed on at least so many at a time, where there are as many.
@@ -115,11 +116,11 @@ pub async fn seed(job: &Job, resumed: &Resumed, fresh: &[usize], memory: &mut Me
     let limits = Limits { budget: MemoryBudget::new(job.limits.bytes), ..job.limits.clone() };
     let mut scratch = Memory::new(dataflow, job.lanes, &job.lookups, limits).await?;
     let name = &replay.source.def.name;
-    let watermark = resumed.times.get(name).map_or(NO_WATERMARK, |time| time.watermark);
+    let watermark = resumed.times.get(name).map_or(Watermark::NONE, |time| time.watermark);
     let offsets = resumed.positions.get(name).cloned().unwrap_or_default();
     let mut seeded = Seeded { operators: Vec::new(), rows: 0, oldest: None };
     let mut rows = replay.read(&seed.table, &cut, Arc::clone(dataflow.runtime())).await?;
-    let now = job.env.unix_ms() * 1_000;
+    let now = EventTime::of_millis(job.env.unix_ms());
     let mut held: Vec<RecordBatch> = Vec::new();
     loop {
         let next = rows.try_next().await?;
@@ -137,7 +138,7 @@ pub async fn seed(job: &Job, resumed: &Resumed, fresh: &[usize], memory: &mut Me
             let (first, last) = replay.times(&batches)?;
             seeded.oldest = seeded.oldest.or(first);
             // Rows come in order of time, so each is the watermark of those after it.
-            let reached = if ended { Some(watermark) } else { last.map(|last| last.min(watermark)) };
+            let reached = if ended { Some(watermark) } else { last.map(|last| Watermark::at(last).min(watermark)) };
             let Some(reached) = reached else { continue };
             replay.step(batches, reached, now, &mut scratch).await?;
         }
@@ -289,18 +290,26 @@ impl<'a> Replay<'a> {
     }
 
     /// The first and the last event time of rows that are in order.
-    fn times(&self, rows: &[RecordBatch]) -> Result<(Option<i64>, Option<i64>)> {
-        let time = |batch: &RecordBatch, row: usize| -> Result<i64> {
+    fn times(&self, rows: &[RecordBatch]) -> Result<(Option<EventTime>, Option<EventTime>)> {
+        let time = |batch: &RecordBatch, row: usize| -> Result<EventTime> {
             let column =
                 batch.column_by_name(&self.time).and_then(|c| c.as_primitive_opt::<TimestampMicrosecondType>());
-            column.map(|column| column.value(row)).ok_or_else(|| Error::internal("history has no event time"))
+            column
+                .map(|column| EventTime(column.value(row)))
+                .ok_or_else(|| Error::internal("history has no event time"))
         };
         let first = rows.first().map(|batch| time(batch, 0)).transpose()?;
         Ok((first, rows.last().map(|batch| time(batch, batch.num_rows() - 1)).transpose()?))
     }
 
     /// Runs rows through the operators of `scratch` up to `watermark`.
-    async fn step(&self, rows: Vec<RecordBatch>, watermark: i64, now: i64, scratch: &mut Memory) -> Result<()> {
+    async fn step(
+        &self,
+        rows: Vec<RecordBatch>,
+        watermark: Watermark,
+        now: EventTime,
+        scratch: &mut Memory,
+    ) -> Result<()> {
         let lane = self.dataflow.lane();
         let rows = rows.iter().map(|batch| self.as_source(batch)).collect::<Result<Vec<_>>>()?;
         lane.fill(self.source.stream, rows)?;

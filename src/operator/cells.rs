@@ -27,9 +27,10 @@ use arrow::compute::filter_record_batch;
 use super::contract::{Operator, StateUsage, Stepped, Tick};
 use crate::error::{Context, Error, Result};
 use crate::state::{
-    Epoch, MemoryBudget, MemoryShare, NO_WATERMARK, Newest, Older, OperatorSnapshot, SpillStore, StateChange,
-    StateTable, groups_of, key_groups, split,
+    Epoch, MemoryBudget, MemoryShare, Newest, Older, OperatorSnapshot, SpillStore, StateChange, StateTable, groups_of,
+    key_groups, split,
 };
+use crate::time::Watermark;
 
 /// Restored rows are written to disk when they take this many bytes.
 const RESTORE_BYTES: usize = 16 << 20;
@@ -80,9 +81,9 @@ struct Cell {
     touched: u64,
     /// The usage and `due` when it last left memory.
     usage: StateUsage,
-    due: i64,
+    due: Watermark,
     /// The watermark up to which its state is current.
-    watermark: i64,
+    watermark: Watermark,
     /// The last step it took part in.
     stepped: u64,
     /// Its changes of this epoch from before it left memory; oldest first.
@@ -207,7 +208,7 @@ impl Cells {
         let cell = &mut self.cells[number];
         if let Some(mut operator) = cell.operator.take() {
             let changes = operator.changes()?;
-            let moved = |change: &StateChange| !change.is_empty() || change.cutoff > NO_WATERMARK;
+            let moved = |change: &StateChange| !change.is_empty() || change.cutoff > Watermark::NONE;
             if changes.iter().any(moved) {
                 cell.pending.push(changes);
             }
@@ -227,8 +228,8 @@ impl Cells {
             let lists: Vec<&Vec<StateChange>> = unwritten.chain(&cell.pending).collect();
             let pending = || lists.iter().rev().flat_map(|list| list.iter()).filter(|change| change.table == index);
             let stored = self.disk.as_ref().and_then(|disk| disk.image.table(table.name));
-            let cutoff = stored.map_or(NO_WATERMARK, |stored| stored.cutoff);
-            let cutoff = pending().map(|change| change.cutoff).fold(cutoff, i64::max);
+            let cutoff = stored.map_or(Watermark::NONE, |stored| stored.cutoff);
+            let cutoff = pending().map(|change| change.cutoff).fold(cutoff, Watermark::max);
             let mut newest = Newest::new(table, cutoff)?;
             let watermark = cell.watermark;
             let mut restore = |rows: RecordBatch| operator.restore(index, rows, watermark);
@@ -295,7 +296,7 @@ impl Cells {
         disk.restored_bytes = 0;
         let rows = disk.restored.iter_mut().map(std::mem::take).enumerate();
         let changes =
-            rows.map(|(table, upserts)| StateChange { table, upserts, deletes: Vec::new(), cutoff: NO_WATERMARK });
+            rows.map(|(table, upserts)| StateChange { table, upserts, deletes: Vec::new(), cutoff: Watermark::NONE });
         let changes = changes.collect();
         disk.write(&self.tables, changes)?;
         self.account();
@@ -347,7 +348,7 @@ impl Operator for Cells {
             }
             merge_changes(&self.tables, lists, &mut merged)?;
         }
-        merged.retain(|change| !change.is_empty() || change.cutoff > NO_WATERMARK);
+        merged.retain(|change| !change.is_empty() || change.cutoff > Watermark::NONE);
         if let Some(disk) = &mut self.disk {
             disk.write(&self.tables, merged.clone())?;
         }
@@ -355,7 +356,7 @@ impl Operator for Cells {
         Ok(merged)
     }
 
-    fn restore(&mut self, table: usize, rows: RecordBatch, watermark: i64) -> Result<()> {
+    fn restore(&mut self, table: usize, rows: RecordBatch, watermark: Watermark) -> Result<()> {
         for cell in &mut self.cells {
             cell.watermark = watermark;
         }
@@ -385,9 +386,9 @@ impl Operator for Cells {
         }
     }
 
-    fn due(&self) -> i64 {
+    fn due(&self) -> Watermark {
         let of = |cell: &Cell| cell.operator.as_ref().map_or(cell.due, |operator| operator.due());
-        self.cells.iter().map(of).min().unwrap_or(NO_WATERMARK)
+        self.cells.iter().map(of).min().unwrap_or(Watermark::NONE)
     }
 }
 
@@ -398,8 +399,8 @@ impl Cell {
             operator: None,
             touched: 0,
             usage: StateUsage::default(),
-            due: NO_WATERMARK,
-            watermark: NO_WATERMARK,
+            due: Watermark::NONE,
+            watermark: Watermark::NONE,
             stepped: 0,
             pending: Vec::new(),
         }
@@ -425,7 +426,7 @@ impl Disk {
         self.unwritten.push(changes);
         let mut all: Vec<StateChange> = (0..tables.len()).map(no_change).collect();
         merge_changes(tables, self.unwritten.clone(), &mut all)?;
-        all.retain(|change| !change.is_empty() || change.cutoff > NO_WATERMARK);
+        all.retain(|change| !change.is_empty() || change.cutoff > Watermark::NONE);
         match self.try_write(tables, all) {
             Ok(image) => {
                 self.image = image;
@@ -503,7 +504,7 @@ fn wait<T>(work: impl Future<Output = T>) -> T {
 }
 
 fn no_change(table: usize) -> StateChange {
-    StateChange { table, upserts: Vec::new(), deletes: Vec::new(), cutoff: NO_WATERMARK }
+    StateChange { table, upserts: Vec::new(), deletes: Vec::new(), cutoff: Watermark::NONE }
 }
 
 /// The key groups of a cell.
@@ -527,7 +528,7 @@ fn merge_changes(tables: &[StateTable], lists: Vec<Vec<StateChange>>, into: &mut
         }
         let newest = match &mut newest[change.table] {
             Some(newest) => newest,
-            none => none.insert(Newest::new(table, NO_WATERMARK)?),
+            none => none.insert(Newest::new(table, Watermark::NONE)?),
         };
         for rows in change.deletes {
             merged.deletes.push(newest.deletes(&rows)?);

@@ -6,8 +6,8 @@
 //! is rows of its [`StateTable`]s, so that snapshots, rescaling and inspection need not know the meaning of the rows.
 //!
 //! Beyond what the compiler checks:
-//! - **Time** is microseconds since 1970 UTC. `Tick::watermark` = W promises: every row yet to come has event time >= W. A
-//!   row whose event time is below `Tick::before` (the W of the step before) is late.
+//! - **Time** ([`crate::time`]): `Tick::watermark` = W promises: every row yet to come has event time >= W. A row whose event
+//!   time is below `Tick::before` (the W of the step before) is late.
 //! - **Completeness** is arithmetic: a column with lag L (see `plan`) holds values >= W - L in all future rows; so a value v
 //!   is complete once `v + L < W`.
 //! - **Determinism**: the output over all steps, consolidated, does not depend on how the input was cut into steps, as long
@@ -20,7 +20,8 @@
 use arrow::record_batch::RecordBatch;
 
 use crate::error::Result;
-use crate::state::{NO_WATERMARK, StateChange, StateTable};
+use crate::state::{StateChange, StateTable};
+use crate::time::{EventTime, Watermark};
 
 /// The last column of every retracting stream: BIGINT, never 0 or null.
 pub const WEIGHT: &str = "__weight";
@@ -29,19 +30,16 @@ pub const WEIGHT: &str = "__weight";
 /// have many.
 pub const PART_BYTES: usize = if cfg!(test) { 256 } else { 16 << 20 };
 
-/// The input has ended: every value is complete.
-pub const END_OF_TIME: i64 = i64::MAX;
-
 /// The times of a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tick {
-    /// The watermark before this step; rows with an event time below it are late. [`crate::state::NO_WATERMARK`] at first.
-    pub before: i64,
-    /// The watermark after this step's rows; never below `before`. [`END_OF_TIME`] at the end of bounded input.
-    pub watermark: i64,
-    /// The processing time of the epoch, microseconds; the same for all micro-batches of an epoch. For TTLs of streams that
+    /// The watermark before this step; rows with an event time below it are late. [`Watermark::NONE`] at first.
+    pub before: Watermark,
+    /// The watermark after this step's rows; never below `before`. [`Watermark::END`] at the end of bounded input.
+    pub watermark: Watermark,
+    /// The processing time of the epoch; the same for all micro-batches of an epoch. For TTLs of streams that
     /// have no event time.
-    pub now: i64,
+    pub now: EventTime,
 }
 
 /// Output of a step.
@@ -65,8 +63,8 @@ pub struct StateUsage {
     pub rows: u64,
     /// Memory, including buffers and hash tables.
     pub bytes: u64,
-    /// Smallest event time in state, microseconds, if the operator knows it.
-    pub oldest: Option<i64>,
+    /// Smallest event time in state, if the operator knows it.
+    pub oldest: Option<EventTime>,
 }
 
 /// One shard of a stateful operator.
@@ -104,7 +102,7 @@ pub trait Operator: Send {
 
     /// Restores rows of a state table, before the first step; called any number of times, with each live row exactly once.
     /// `watermark` is the W of the epoch that wrote them.
-    fn restore(&mut self, table: usize, rows: RecordBatch, watermark: i64) -> Result<()>;
+    fn restore(&mut self, table: usize, rows: RecordBatch, watermark: Watermark) -> Result<()>;
 
     /// Current size of the state. Cheap enough for every epoch.
     fn usage(&self) -> StateUsage;
@@ -112,7 +110,7 @@ pub trait Operator: Send {
     /// A step without rows and with a watermark below this emits nothing; it may expire state that its `cutoff` covers. So
     /// state on disk need not be loaded for it, and several such steps may be replaced by one. Called when state leaves
     /// memory: it may read the state once. By default every step matters.
-    fn due(&self) -> i64 {
-        NO_WATERMARK
+    fn due(&self) -> Watermark {
+        Watermark::NONE
     }
 }

@@ -31,8 +31,8 @@ pub mod spec {
 }
 
 pub(crate) use cells::{Cells, CellsSpec};
-pub(crate) use contract::{END_OF_TIME, PART_BYTES, StateUsage, Stepped};
 pub use contract::{Operator, Tick, WEIGHT};
+pub(crate) use contract::{PART_BYTES, StateUsage, Stepped};
 pub use deduplicate::deduplicate;
 pub(crate) use held::{Held, HeldExec, HeldTable, NUMBER, StreamId, numbered};
 pub(crate) use lookup::Lookup;

@@ -11,7 +11,7 @@ use arrow::datatypes::SchemaRef;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
 
-use super::contract::{END_OF_TIME, Operator};
+use super::contract::Operator;
 use super::refused::{Check, Pending};
 use crate::error::Result;
 use crate::time::{EventTime, Lag, Watermark};
@@ -24,15 +24,19 @@ pub struct TimeColumn {
 }
 
 impl TimeColumn {
-    /// Lower bound of its values in future rows: a value below it is complete at this watermark, and late after it. Before any
-    /// watermark it is [`crate::state::NO_WATERMARK`], after the end of input [`END_OF_TIME`].
-    pub fn bound(self, watermark: i64) -> i64 {
-        Watermark(watermark).behind(self.lag).0
+    /// The watermark of this column: a lower bound of its values in future rows.
+    pub fn bound(self, watermark: Watermark) -> Watermark {
+        watermark.behind(self.lag)
     }
 
     /// The first watermark at which `value` is complete; the end of time if there is none.
-    pub fn past(self, value: Option<i64>) -> i64 {
-        value.map_or(END_OF_TIME, |value| EventTime(value).due(self.lag).0)
+    pub fn past(self, value: Option<EventTime>) -> Watermark {
+        value.map_or(Watermark::END, |value| value.due(self.lag))
+    }
+
+    /// The clock by which a TTL runs: the watermark of the event time; where there is none, the processing time.
+    pub fn clock(time: Option<Self>, watermark: Watermark, now: EventTime) -> Watermark {
+        time.map_or(Watermark::at(now), |time| time.bound(watermark))
     }
 }
 

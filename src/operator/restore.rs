@@ -3,6 +3,7 @@
 use super::contract::Operator;
 use crate::error::{Error, Result};
 use crate::state::{OperatorSnapshot, StateStore};
+use crate::time::Watermark;
 
 /// Restores a new instance, which is shard `shard` of `shards`, from its part of a snapshot that was written at watermark
 /// `watermark`. The number of shards that wrote it does not matter.
@@ -13,7 +14,7 @@ pub async fn restore(
     store: &StateStore,
     snapshot: &OperatorSnapshot,
     (shard, shards): (usize, usize),
-    watermark: i64,
+    watermark: Watermark,
 ) -> Result<()> {
     let tables = operator.state();
     if let Some(unknown) = snapshot.tables.iter().find(|stored| tables.iter().all(|table| table.name != stored.name)) {

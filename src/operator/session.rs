@@ -23,13 +23,13 @@ use super::keyed::{KeyIndex, SequencedRows, Waiting, micros, pick, with_columns}
 use super::spec::{SessionSpec, TimeColumn};
 use crate::error::{Context, Result};
 use crate::state::{StateChange, StateTable};
-use crate::time::Lag;
+use crate::time::{EventTime, Lag, Watermark};
 
 #[cfg(test)]
 mod tests;
 
 /// Not in the queue.
-const NEVER: i64 = i64::MAX;
+const NEVER: EventTime = EventTime::MAX;
 
 /// The operator that `spec` describes.
 pub fn session(spec: SessionSpec) -> Result<Box<dyn Operator>> {
@@ -44,9 +44,9 @@ struct Sessions {
     keys: KeyIndex,
     /// Per key: its sessions in order of time, at least a gap apart, and the time at which the key is queued.
     open: Vec<Vec<Session>>,
-    queued: Vec<i64>,
+    queued: Vec<EventTime>,
     /// Keys by a time that is at or before the end of their first session.
-    queue: BTreeMap<i64, Vec<u32>>,
+    queue: BTreeMap<EventTime, Vec<u32>>,
     rows: SequencedRows,
     numbers: Vec<u32>,
 }
@@ -54,10 +54,10 @@ struct Sessions {
 /// A session that is not complete.
 #[derive(Debug)]
 struct Session {
-    first: i64,
-    last: i64,
+    first: EventTime,
+    last: EventTime,
     /// The rows with their times, in any order.
-    rows: Vec<(i64, Waiting)>,
+    rows: Vec<(EventTime, Waiting)>,
 }
 
 impl Sessions {
@@ -76,20 +76,20 @@ impl Sessions {
     }
 
     /// Adds the rows of a batch to their sessions; returns the late ones.
-    fn take(&mut self, batch: &RecordBatch, before: i64) -> Result<Option<RecordBatch>> {
+    fn take(&mut self, batch: &RecordBatch, before: Watermark) -> Result<Option<RecordBatch>> {
         let times = micros(batch, self.time.column)?;
         let mut numbers = std::mem::take(&mut self.numbers);
         self.resolve(batch, &mut numbers)?;
         let (mut places, mut taken, mut late) = (Vec::new(), Vec::new(), Vec::new());
         for (row, &key) in numbers.iter().enumerate() {
-            if !times.is_valid(row) || self.is_late(key, times.value(row), before) {
+            if !times.is_valid(row) || self.is_late(key, EventTime(times.value(row)), before) {
                 late.push(row as u32);
                 continue;
             }
             let waiting = self.rows.reserve();
             places.push(waiting.row);
             taken.push(row as u32);
-            self.join(key, times.value(row), waiting);
+            self.join(key, EventTime(times.value(row)), waiting);
         }
         self.rows.fill(places, batch, taken)?;
         for &row in &late {
@@ -111,18 +111,18 @@ impl Sessions {
 
     /// The index of the session of `key` that a row at `time` belongs to, and `true`; or the index for a new session, and
     /// `false`.
-    fn find(&self, key: u32, time: i64) -> (usize, bool) {
+    fn find(&self, key: u32, time: EventTime) -> (usize, bool) {
         let sessions = &self.open[key as usize];
-        let at = sessions.partition_point(|session| session.last.saturating_add(self.gap.0) <= time);
-        (at, sessions.get(at).is_some_and(|session| time.saturating_add(self.gap.0) > session.first))
+        let at = sessions.partition_point(|session| session.last.saturating_add(self.gap) <= time);
+        (at, sessions.get(at).is_some_and(|session| time.saturating_add(self.gap) > session.first))
     }
 
-    fn is_late(&self, key: u32, time: i64, before: i64) -> bool {
+    fn is_late(&self, key: u32, time: EventTime, before: Watermark) -> bool {
         // Open sessions end after `before`, so it suffices that the row touches one.
-        time < before && time.saturating_add(self.gap.0) <= before && !self.find(key, time).1
+        time.is_late(before) && before.has_reached(time.saturating_add(self.gap)) && !self.find(key, time).1
     }
 
-    fn join(&mut self, key: u32, time: i64, waiting: Waiting) {
+    fn join(&mut self, key: u32, time: EventTime, waiting: Waiting) {
         let (at, found) = self.find(key, time);
         let sessions = &mut self.open[key as usize];
         if found {
@@ -130,7 +130,7 @@ impl Sessions {
             session.first = session.first.min(time);
             session.last = session.last.max(time);
             session.rows.push((time, waiting));
-            let reach = session.last.saturating_add(self.gap.0);
+            let reach = session.last.saturating_add(self.gap);
             if sessions.get(at + 1).is_some_and(|next| next.first < reach) {
                 let next = sessions.remove(at + 1);
                 let session = &mut sessions[at];
@@ -149,7 +149,7 @@ impl Sessions {
     /// stays and is skipped later.
     fn enqueue(&mut self, key: u32) {
         let Some(session) = self.open[key as usize].first() else { return };
-        let end = session.last.saturating_add(self.gap.0).min(NEVER - 1);
+        let end = session.last.saturating_add(self.gap).min(NEVER.saturating_sub(Lag::MICROSECOND));
         let queued = &mut self.queued[key as usize];
         if end < *queued {
             *queued = end;
@@ -158,10 +158,10 @@ impl Sessions {
     }
 
     /// The sessions that are complete at `watermark`, in order of their end.
-    fn complete(&mut self, watermark: i64) -> Vec<Session> {
+    fn complete(&mut self, watermark: Watermark) -> Vec<Session> {
         let mut closed = Vec::new();
         while let Some(entry) = self.queue.first_entry() {
-            if *entry.key() > watermark {
+            if !watermark.has_reached(*entry.key()) {
                 break;
             }
             let (end, keys) = entry.remove_entry();
@@ -171,7 +171,8 @@ impl Sessions {
                 }
                 self.queued[key as usize] = NEVER;
                 let sessions = &mut self.open[key as usize];
-                let done = sessions.partition_point(|session| session.last.saturating_add(self.gap.0) <= watermark);
+                let done =
+                    sessions.partition_point(|session| watermark.has_reached(session.last.saturating_add(self.gap)));
                 closed.extend(sessions.drain(..done));
                 if sessions.is_empty() {
                     self.keys.remove(key);
@@ -189,11 +190,11 @@ impl Sessions {
 
     fn emit(&mut self, closed: &[Session]) -> Result<RecordBatch> {
         let rows: Vec<u32> = closed.iter().flat_map(|session| &session.rows).map(|(_, waiting)| waiting.row).collect();
-        let of_rows = |bound: &dyn Fn(&Session) -> i64| -> Int64Array {
-            let each = |session: &Session| std::iter::repeat_n(bound(session), session.rows.len());
+        let of_rows = |bound: &dyn Fn(&Session) -> EventTime| -> Int64Array {
+            let each = |session: &Session| std::iter::repeat_n(bound(session).0, session.rows.len());
             closed.iter().flat_map(each).collect()
         };
-        let bounds = [of_rows(&|session| session.first), of_rows(&|session| session.last.saturating_add(self.gap.0))];
+        let bounds = [of_rows(&|session| session.first), of_rows(&|session| session.last.saturating_add(self.gap))];
         let fields = self.output.fields();
         let typed = |(bound, field): (Int64Array, &FieldRef)| -> Result<ArrayRef> {
             let stamps = bound.reinterpret_cast::<TimestampMicrosecondType>();
@@ -234,29 +235,29 @@ impl Operator for Sessions {
         Ok(vec![self.rows.changes(0)?])
     }
 
-    fn restore(&mut self, _table: usize, rows: RecordBatch, _watermark: i64) -> Result<()> {
+    fn restore(&mut self, _table: usize, rows: RecordBatch, _watermark: Watermark) -> Result<()> {
         let (input, restored) = self.rows.restore(&rows)?;
         let times = micros(&input, self.time.column)?;
         let mut numbers = std::mem::take(&mut self.numbers);
         self.resolve(&input, &mut numbers)?;
         for (row, (waiting, &key)) in restored.into_iter().zip(&numbers).enumerate() {
-            self.join(key, times.value(row), waiting);
+            self.join(key, EventTime(times.value(row)), waiting);
         }
         self.numbers = numbers;
         Ok(())
     }
 
-    fn due(&self) -> i64 {
-        let end = self.queue.first_key_value().map(|(end, _)| end.saturating_sub(1));
+    fn due(&self) -> Watermark {
+        let end = self.queue.first_key_value().map(|(end, _)| end.saturating_sub(Lag::MICROSECOND));
         self.time.past(end)
     }
 
     fn usage(&self) -> StateUsage {
         let rows = self.rows.len();
-        let sessions = self.keys.len() * size_of::<Session>() + rows * size_of::<(i64, Waiting)>();
-        let keys = self.keys.bytes() + self.open.capacity() * (size_of::<Vec<Session>>() + 2 * size_of::<i64>());
+        let sessions = self.keys.len() * size_of::<Session>() + rows * size_of::<(EventTime, Waiting)>();
+        let keys = self.keys.bytes() + self.open.capacity() * (size_of::<Vec<Session>>() + 2 * size_of::<EventTime>());
         // The oldest row is expensive to find; the last row of the session that may end first is not much younger.
-        let oldest = self.queue.first_key_value().map(|(end, _)| end.saturating_sub(self.gap.0));
+        let oldest = self.queue.first_key_value().map(|(end, _)| end.saturating_sub(self.gap));
         StateUsage { rows: rows as u64, bytes: (self.rows.bytes() + sessions + keys) as u64, oldest }
     }
 }

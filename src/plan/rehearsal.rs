@@ -18,8 +18,8 @@ use super::maps::holds_map;
 use super::operators::OperatorSpec;
 use crate::error::{Error, ErrorKind, Result};
 use crate::evaluate::{cause, evaluate, panicked};
-use crate::operator::{Check, END_OF_TIME, Tick, WEIGHT};
-use crate::state::NO_WATERMARK;
+use crate::operator::{Check, Tick, WEIGHT};
+use crate::time::{EventTime, Watermark};
 
 /// Builds the operator and runs it over a row of defaults, unless `checks` refuse the row.
 ///
@@ -50,7 +50,7 @@ fn over(spec: &OperatorSpec, rows: Option<Vec<RecordBatch>>, checks: &[Vec<Check
     if !rows.iter().zip(checks).all(is_sound) {
         return Ok(());
     }
-    let tick = Tick { before: NO_WATERMARK, watermark: END_OF_TIME, now: 0 };
+    let tick = Tick { before: Watermark::NONE, watermark: Watermark::END, now: EventTime(0) };
     let mut stepped = operator.step(rows.into_iter().map(|rows| vec![rows]).collect(), tick).map_err(understood)?;
     while stepped.more {
         stepped = operator.resume().map_err(understood)?;

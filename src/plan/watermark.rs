@@ -21,7 +21,7 @@ use crate::evaluate::{evaluate, evaluate_each, is_of_row};
 use crate::function::as_meant;
 use crate::sql::types::sql_name;
 use crate::sql::{Diagnostic, Files, Span, diagnose};
-use crate::time::Lag;
+use crate::time::{EventTime, Lag, Watermark};
 
 /// An expression over a source's schema that gives a TIMESTAMP(µs), whose greatest value so far is a partition's watermark. It is
 /// deterministic.
@@ -36,14 +36,14 @@ pub struct WatermarkExpr {
 
 impl WatermarkExpr {
     /// The watermark that a row of this event time reaches, where it depends on nothing else of the row.
-    pub fn at(&self, schema: &SchemaRef, time_us: i64) -> PlanResult<Option<i64>> {
+    pub fn at(&self, schema: &SchemaRef, time: EventTime) -> PlanResult<Option<Watermark>> {
         if self.follows != Some(self.time) {
             return Ok(None);
         }
         let column = |(index, field): (usize, &Arc<Field>)| match index == self.time {
             true => {
-                let time = TimestampMicrosecondArray::from_value(time_us, 1);
-                let array: ArrayRef = Arc::new(time.with_data_type(field.data_type().clone()));
+                let times = TimestampMicrosecondArray::from_value(time.0, 1);
+                let array: ArrayRef = Arc::new(times.with_data_type(field.data_type().clone()));
                 (Arc::new(field.as_ref().clone().with_nullable(true)), array)
             }
             false => {
@@ -55,8 +55,8 @@ impl WatermarkExpr {
         self.reached(&RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)?)
     }
 
-    /// The greatest watermark among some rows, microseconds; `None` if they have none.
-    pub fn reached(&self, rows: &RecordBatch) -> PlanResult<Option<i64>> {
+    /// The greatest watermark among some rows; `None` if they have none.
+    pub fn reached(&self, rows: &RecordBatch) -> PlanResult<Option<Watermark>> {
         let newest = match self.follows {
             None => None,
             Some(column) => {
@@ -71,14 +71,14 @@ impl WatermarkExpr {
             Some(newest) => evaluate(&self.expr, newest).or_else(|_| self.values(rows))?,
             None => self.values(rows)?,
         };
-        Ok(max(values.as_primitive::<TimestampMicrosecondType>()))
+        Ok(max(values.as_primitive::<TimestampMicrosecondType>()).map(Watermark))
     }
 }
 
 impl WatermarkExpr {
     /// The rows that are behind the watermark which the rows before them reached: the number of each and that watermark, wherever
     /// it has moved since the one before.
-    pub fn late_rows(&self, rows: &RecordBatch) -> PlanResult<Vec<(usize, i64)>> {
+    pub fn late_rows(&self, rows: &RecordBatch) -> PlanResult<Vec<(usize, Watermark)>> {
         let Some(times) = rows.column(self.time).as_primitive_opt::<TimestampMicrosecondType>() else {
             return Ok(Vec::new());
         };
@@ -87,15 +87,16 @@ impl WatermarkExpr {
         }
         let values = self.values(rows)?;
         let values = values.as_primitive::<TimestampMicrosecondType>();
-        let (mut reached, mut told, mut late) = (None, None, Vec::new());
+        let (mut reached, mut told, mut late): (Option<Watermark>, _, _) = (None, None, Vec::new());
         for row in 0..times.len() {
-            if let Some(before) = reached.filter(|before| times.is_valid(row) && times.value(row) < *before)
+            if let Some(before) =
+                reached.filter(|before| times.is_valid(row) && EventTime(times.value(row)).is_late(*before))
                 && told != reached
             {
                 late.push((row, before));
                 told = reached;
             }
-            reached = reached.max(values.is_valid(row).then(|| values.value(row)));
+            reached = reached.max(values.is_valid(row).then(|| Watermark(values.value(row))));
         }
         Ok(late)
     }
@@ -250,7 +251,7 @@ mod tests {
             let kind = found.expr.data_type(&some.schema()).unwrap();
             assert!(matches!(kind, DataType::Timestamp(TimeUnit::Microsecond, _)), "{expression}: {kind}");
             assert_eq!(found.follows, follows, "{expression}");
-            assert_eq!(found.reached(&some).unwrap(), Some(reached), "{expression}");
+            assert_eq!(found.reached(&some).unwrap(), Some(Watermark(reached)), "{expression}");
         }
     }
 
@@ -259,7 +260,7 @@ mod tests {
         let seconds = |times: &[i64]| rows(&times.iter().map(|time| Some(time * 1_000_000)).collect::<Vec<_>>());
         let late = |expression: &str, times: &[i64]| {
             let found = bound(expression).unwrap().late_rows(&seconds(times)).unwrap();
-            found.into_iter().map(|(row, before)| (row, before / 1_000_000)).collect::<Vec<_>>()
+            found.into_iter().map(|(row, before)| (row, before.0 / 1_000_000)).collect::<Vec<_>>()
         };
         assert_eq!(late("ts", &[1, 12, 11, 10, 12, 15, 14]), [(2, 12), (6, 15)]);
         assert_eq!(late("ts - INTERVAL '2 seconds'", &[1, 12, 11, 9, 15]), [(3, 10)]);

@@ -26,6 +26,7 @@ use crate::source::chunk::{
 use crate::source::decode::{Decoded, Decoder};
 use crate::source::origin::Origins;
 use crate::state::OffsetRange;
+use crate::time::{EventTime, Watermark};
 
 /// Micro-batches that may wait decoded in front of the dataflow. What comes while one waits is gathered by the reader and becomes the
 /// next, so that a dataflow that is behind gets fewer and larger ones.
@@ -54,8 +55,8 @@ pub struct Fed {
     pub event_time: EventTimeSum,
     /// When its records had arrived.
     pub arrived: Instant,
-    /// The greatest watermark among each partition's rows, microseconds.
-    pub reached: Vec<(PartitionId, i64)>,
+    /// The greatest watermark among each partition's rows.
+    pub reached: Vec<(PartitionId, Watermark)>,
     /// The rows at which event time moves within the batch, if that is asked for.
     pub moves: Vec<Move>,
     /// Partitions that may still give rows; empty when the source is one stream.
@@ -83,8 +84,9 @@ impl EventTimeSum {
     }
 
     /// Their mean, and how many they are.
-    pub fn mean(&self) -> Option<(i64, u64)> {
-        Some((i64::try_from(self.sum / i128::from(self.rows.max(1))).ok()?, self.rows)).filter(|_| self.rows > 0)
+    pub fn mean(&self) -> Option<(EventTime, u64)> {
+        let mean = i64::try_from(self.sum / i128::from(self.rows.max(1))).ok()?;
+        Some((EventTime(mean), self.rows)).filter(|_| self.rows > 0)
     }
 }
 
@@ -95,7 +97,7 @@ pub struct Move {
     /// Rows of the lane before it.
     pub rows: usize,
     pub partition: PartitionId,
-    pub reached: i64,
+    pub reached: Watermark,
 }
 
 /// A message of a feed.
@@ -123,9 +125,9 @@ struct Piece {
     partition: PartitionId,
     decoded: Decoded,
     /// The greatest watermark among its rows.
-    reached: Option<i64>,
+    reached: Option<Watermark>,
     /// See [`WatermarkExpr::late_rows`].
-    late: Vec<(usize, i64)>,
+    late: Vec<(usize, Watermark)>,
     event_time: EventTimeSum,
 }
 

@@ -18,9 +18,10 @@ use crate::operator::spec::OutputOrder;
 use crate::operator::{Cells, CellsSpec, Lookup, Operator, PART_BYTES, StateUsage, Stepped, Tick, numbered, restore};
 use crate::plan::{Dataflow, OperatorNode, OperatorSpec};
 use crate::state::{
-    MemoryBudget, MemoryShare, NO_WATERMARK, OperatorSnapshot, Pressure, SpillFolder, SpillStore, StateChange,
-    StateFile, StateStore, StateTable, key_groups, shard_of,
+    MemoryBudget, MemoryShare, OperatorSnapshot, Pressure, SpillFolder, SpillStore, StateChange, StateFile, StateStore,
+    StateTable, key_groups, shard_of,
 };
+use crate::time::{EventTime, Watermark};
 
 /// Rows looked up at a time: each may find many.
 const LOOKUP_ROWS: usize = 8_192;
@@ -76,7 +77,7 @@ struct Remembering {
     /// The order that its rows are given in.
     order: Option<OutputOrder>,
     /// W of the last step.
-    watermark: i64,
+    watermark: Watermark,
     late: u64,
     duplicates: u64,
     /// Remainder of the last step: shards that are not done, rows that are not looked up.
@@ -114,7 +115,7 @@ impl Memory {
                 let count = if routing.iter().all(Vec::is_empty) { 1 } else { shards.max(1) };
                 built = (0..count).map(|_| built_as(node).build()).collect::<Result<Vec<_>>>()?;
             }
-            let (watermark, unfinished, unasked) = (NO_WATERMARK, Vec::new(), VecDeque::new());
+            let (watermark, unfinished, unasked) = (Watermark::NONE, Vec::new(), VecDeque::new());
             let (late, duplicates) = (0, 0);
             operators.push(Remembering {
                 shards: built,
@@ -231,7 +232,7 @@ impl Memory {
         index: usize,
         states: &StateStore,
         snapshot: &OperatorSnapshot,
-        watermark: i64,
+        watermark: Watermark,
     ) -> Result<()> {
         let shards = self.operators[index].shards.len();
         for (shard, operator) in self.operators[index].shards.iter_mut().enumerate() {
@@ -249,13 +250,13 @@ impl Memory {
     }
 
     /// Takes operator `index` of `from`, another memory of the same dataflow with as many shards, as it stands at `watermark`.
-    pub fn adopt(&mut self, index: usize, from: &mut Self, watermark: i64) {
+    pub fn adopt(&mut self, index: usize, from: &mut Self, watermark: Watermark) {
         std::mem::swap(&mut self.operators[index].shards, &mut from.operators[index].shards);
         self.operators[index].watermark = watermark;
     }
 
     /// True when these watermarks of the sources would move some operator's.
-    pub fn would_move(&self, dataflow: &Dataflow, times: &[i64]) -> bool {
+    pub fn would_move(&self, dataflow: &Dataflow, times: &[Watermark]) -> bool {
         dataflow.operators.iter().zip(&self.operators).any(|(node, operator)| {
             let watermark = node.sources.iter().map(|source| times[*source]).min();
             watermark.is_some_and(|watermark| watermark > operator.watermark)
@@ -263,12 +264,12 @@ impl Memory {
     }
 
     /// Goes on at a watermark after everything is restored.
-    pub fn resume(&mut self, index: usize, watermark: i64) {
+    pub fn resume(&mut self, index: usize, watermark: Watermark) {
         self.operators[index].watermark = watermark;
     }
 
     /// The watermark that operator `index` has reached.
-    pub fn watermark(&self, index: usize) -> i64 {
+    pub fn watermark(&self, index: usize) -> Watermark {
         self.operators[index].watermark
     }
 
@@ -308,8 +309,8 @@ impl Memory {
         &mut self,
         index: usize,
         mut inputs: Vec<Vec<RecordBatch>>,
-        watermark: i64,
-        now: i64,
+        watermark: Watermark,
+        now: EventTime,
     ) -> Result<Vec<Stepped>> {
         let operator = &mut self.operators[index];
         let watermark = watermark.max(operator.watermark);

@@ -29,6 +29,7 @@ use crate::sink::{Arrival, Opening, Refused, Sink, SinkWriter, Staged, Written};
 use crate::source::chunk::{DeadLetter, PartitionId};
 use crate::source::origin::{Origin, Origins};
 use crate::state::{Epoch, OffsetRange};
+use crate::time::{EventTime, Watermark};
 
 /// Bytes of a row, besides itself, in the changes of an operator's state.
 const CHANGED_ROW_BYTES: u64 = 32;
@@ -74,10 +75,10 @@ pub struct MicroBatch {
     pub origins: Vec<Origins>,
     /// The places within these rows at which event time moves, in order; otherwise it moves with the last row.
     pub cuts: Vec<Cut>,
-    /// The watermark of every source after these rows, microseconds.
-    pub times: Vec<i64>,
-    /// The epoch's processing time, microseconds.
-    pub now: i64,
+    /// The watermark of every source after these rows.
+    pub times: Vec<Watermark>,
+    /// The epoch's processing time.
+    pub now: EventTime,
 }
 
 /// A place in a micro-batch at which event time moves: what is behind it is late, or sees less.
@@ -87,7 +88,7 @@ pub struct Cut {
     /// Rows of the lane before it.
     pub rows: usize,
     /// The watermark of every source there.
-    pub times: Vec<i64>,
+    pub times: Vec<Watermark>,
 }
 
 impl Outputs {
@@ -349,8 +350,8 @@ pub struct OpenEpoch {
     pub micro_batches: u64,
     /// From arrival to written, of each micro-batch.
     pub latencies: Vec<Duration>,
-    /// Of each micro-batch with an event time, the mean of its rows, microseconds, and how many they are.
-    pub event_times: Vec<(i64, u64)>,
+    /// Of each micro-batch with an event time, the mean of its rows and how many they are.
+    pub event_times: Vec<(EventTime, u64)>,
     /// A micro-batch has run, if only one that moved time.
     pub touched: bool,
     /// Bytes that the last micro-batch left waiting for the end of the epoch.

@@ -24,7 +24,7 @@ use crate::memory::size::size_of_rows;
 use crate::operator::Stepped;
 use crate::plan::{Branch, Lane};
 use crate::source::origin::Origins;
-use crate::state::NO_WATERMARK;
+use crate::time::{EventTime, Watermark};
 
 /// Shards' rows are joined to one batch up to this size.
 const JOINED_BYTES: u64 = 16 << 20;
@@ -40,8 +40,8 @@ struct Reached {
 #[derive(Clone, Copy)]
 struct Now<'a> {
     source: Option<usize>,
-    times: &'a [i64],
-    now: i64,
+    times: &'a [Watermark],
+    now: EventTime,
 }
 
 impl Outputs {
@@ -72,7 +72,7 @@ impl Outputs {
         let rows = |batch: &MicroBatch| batch.lanes.iter().map(|lane| count(lane)).max().unwrap_or(0);
         if self.unfolds() || self.grows() {
             // Time moves with the last slice.
-            let still = vec![NO_WATERMARK; batch.times.len()];
+            let still = vec![Watermark::NONE; batch.times.len()];
             loop {
                 let most = self.slice_rows(batch.lanes.len());
                 if rows(&batch) <= most {
@@ -145,7 +145,7 @@ impl Outputs {
         async move {
             let [first, second] = halves(&self.dataflow, stage, lanes)?;
             let reached = Reached { stage, operator: None };
-            let still = vec![NO_WATERMARK; self.dataflow.sources.len()];
+            let still = vec![Watermark::NONE; self.dataflow.sources.len()];
             self.run_from(reached, &first, Now { times: &still, ..now }, memory).await?;
             drop(first);
             self.micro_batch.fetch_add(1, Ordering::Relaxed);
@@ -213,7 +213,7 @@ impl Outputs {
             }
             self.refuse_rows(now.source, lane).await?;
         }
-        let watermark = node.sources.iter().map(|source| now.times[*source]).min().unwrap_or(NO_WATERMARK);
+        let watermark = node.sources.iter().map(|source| now.times[*source]).min().unwrap_or(Watermark::NONE);
         let mut stepped = memory.step(index, inputs, watermark, now.now).await?;
         loop {
             if let Some(pending) = &node.pending {
@@ -263,7 +263,7 @@ impl Outputs {
             for (lane, rows) in lanes.iter().zip(rows) {
                 lane.fill(self.dataflow.operators[index].output, rows)?;
             }
-            let still = vec![NO_WATERMARK; self.dataflow.sources.len()];
+            let still = vec![Watermark::NONE; self.dataflow.sources.len()];
             self.run_from(reached, &lanes, Now { times: &still, ..now }, memory).await?;
             self.micro_batch.fetch_add(1, Ordering::Relaxed);
             Ok(())

@@ -1,9 +1,8 @@
 //! The state of a source, while it is read: kept by those who know it, shown as metrics.
 
+use crate::time::Watermark;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64};
-
-use crate::state::NO_WATERMARK;
 
 /// The unknown part.
 pub const UNKNOWN: u64 = u64::MAX;
@@ -15,7 +14,7 @@ pub struct SourceVitals {
     pub lag: Arc<AtomicU64>,
     /// Milliseconds since its brokers last answered; [`UNKNOWN`] of sources without.
     pub silent_ms: Arc<AtomicU64>,
-    /// Microseconds.
+    /// The number of a [`Watermark`].
     pub watermark: Arc<AtomicI64>,
 }
 
@@ -24,7 +23,7 @@ impl Default for SourceVitals {
         Self {
             lag: Arc::new(AtomicU64::new(UNKNOWN)),
             silent_ms: Arc::new(AtomicU64::new(UNKNOWN)),
-            watermark: Arc::new(AtomicI64::new(NO_WATERMARK)),
+            watermark: Arc::new(AtomicI64::new(Watermark::NONE.0)),
         }
     }
 }

@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use crate::source::chunk::PartitionId;
-use crate::state::{NO_WATERMARK, SourceTime};
+use crate::state::SourceTime;
+use crate::time::{Lag, Watermark};
 
 /// The event time of one source.
 #[derive(Debug)]
@@ -44,7 +45,7 @@ impl SourceClock {
     }
 
     /// The source's watermark.
-    pub fn watermark(&self) -> i64 {
+    pub fn watermark(&self) -> Watermark {
         self.time.watermark
     }
 
@@ -54,9 +55,9 @@ impl SourceClock {
     }
 
     /// Takes the watermarks that rows of some partitions reached, and which partitions may still give rows.
-    pub fn hear(&mut self, reached: &[(PartitionId, i64)], open: &[PartitionId], now: Instant) {
+    pub fn hear(&mut self, reached: &[(PartitionId, Watermark)], open: &[PartitionId], now: Instant) {
         for (partition, watermark) in reached {
-            let known = self.time.partitions.entry(partition.clone()).or_insert(NO_WATERMARK);
+            let known = self.time.partitions.entry(partition.clone()).or_insert(Watermark::NONE);
             *known = (*known).max(*watermark);
             self.heard.insert(partition.clone(), now);
         }
@@ -76,19 +77,19 @@ impl SourceClock {
             false => self.slowest(now),
         };
         let before = self.time.watermark;
-        self.time.watermark = before.max(reached.unwrap_or(NO_WATERMARK));
+        self.time.watermark = before.max(reached.unwrap_or(Watermark::NONE));
         self.time.watermark > before
     }
 
     /// The least watermark of the partitions that count; `None` when one of them has said nothing yet, or none counts.
-    fn slowest(&self, now: Instant) -> Option<i64> {
+    fn slowest(&self, now: Instant) -> Option<Watermark> {
         let counts = |partition: &&PartitionId| {
             self.heard.get(*partition).is_none_or(|heard| now.saturating_duration_since(*heard) < self.idle_after)
         };
         let mut slowest = None;
         for partition in self.open.iter().filter(counts) {
             let reached = *self.time.partitions.get(partition)?;
-            slowest = Some(slowest.map_or(reached, |known: i64| known.min(reached)));
+            slowest = Some(slowest.map_or(reached, |known: Watermark| known.min(reached)));
         }
         let tails = self.growing_tails(now).filter_map(|partition| self.time.partitions.get(partition).copied());
         tails.chain(slowest).min()
@@ -103,10 +104,10 @@ impl SourceClock {
         self.tails.iter().filter(lately)
     }
 
-    /// Every partition's distance ahead of the slowest that counts, for alignment, microseconds.
-    pub fn ahead(&self, now: Instant) -> BTreeMap<PartitionId, i64> {
+    /// Every partition's distance ahead of the slowest that counts, for alignment.
+    pub fn ahead(&self, now: Instant) -> BTreeMap<PartitionId, Lag> {
         let Some(slowest) = self.slowest(now) else { return BTreeMap::new() };
-        self.time.partitions.iter().map(|(id, at)| (id.clone(), at.saturating_sub(slowest))).collect()
+        self.time.partitions.iter().map(|(id, at)| (id.clone(), at.ahead_of(slowest))).collect()
     }
 
     /// The partitions that may give rows, in order of their event time.
@@ -142,44 +143,44 @@ mod tests {
     fn the_slowest_partition_decides() {
         let (start, open) = (Instant::now(), ids(&["a", "b"]));
         let mut clock = clock();
-        clock.hear(&[("a".into(), 100), ("b".into(), 40)], &open, start);
-        assert_eq!(clock.watermark(), 40);
-        clock.hear(&[("a".into(), 200)], &open, start);
-        assert_eq!(clock.watermark(), 40);
-        clock.hear(&[("b".into(), 150)], &open, start);
-        assert_eq!(clock.watermark(), 150);
+        clock.hear(&[("a".into(), Watermark(100)), ("b".into(), Watermark(40))], &open, start);
+        assert_eq!(clock.watermark(), Watermark(40));
+        clock.hear(&[("a".into(), Watermark(200))], &open, start);
+        assert_eq!(clock.watermark(), Watermark(40));
+        clock.hear(&[("b".into(), Watermark(150))], &open, start);
+        assert_eq!(clock.watermark(), Watermark(150));
     }
 
     #[test]
     fn a_partition_that_has_said_nothing_holds_time_back_until_it_is_idle() {
         let (start, open) = (Instant::now(), ids(&["a", "b"]));
         let mut clock = clock();
-        clock.hear(&[("a".into(), 100)], &open, start);
-        assert_eq!(clock.watermark(), NO_WATERMARK);
+        clock.hear(&[("a".into(), Watermark(100))], &open, start);
+        assert_eq!(clock.watermark(), Watermark::NONE);
         assert!(!clock.advance(at(start, 9)));
-        clock.hear(&[("a".into(), 120)], &open, at(start, 9));
+        clock.hear(&[("a".into(), Watermark(120))], &open, at(start, 9));
         assert!(clock.advance(at(start, 11)));
-        assert_eq!(clock.watermark(), 120);
+        assert_eq!(clock.watermark(), Watermark(120));
     }
 
     #[test]
     fn time_never_goes_back_when_an_idle_partition_speaks_again() {
         let (start, open) = (Instant::now(), ids(&["a", "b"]));
         let mut clock = clock();
-        clock.hear(&[("a".into(), 100), ("b".into(), 50)], &open, start);
-        clock.hear(&[("a".into(), 300)], &open, at(start, 20));
-        assert_eq!(clock.watermark(), 300);
-        clock.hear(&[("b".into(), 60)], &open, at(start, 21));
-        assert_eq!(clock.watermark(), 300);
+        clock.hear(&[("a".into(), Watermark(100)), ("b".into(), Watermark(50))], &open, start);
+        clock.hear(&[("a".into(), Watermark(300))], &open, at(start, 20));
+        assert_eq!(clock.watermark(), Watermark(300));
+        clock.hear(&[("b".into(), Watermark(60))], &open, at(start, 21));
+        assert_eq!(clock.watermark(), Watermark(300));
     }
 
     #[test]
     fn all_partitions_idle_leave_time_where_it_is() {
         let (start, open) = (Instant::now(), ids(&["a", "b"]));
         let mut clock = clock();
-        clock.hear(&[("a".into(), 100), ("b".into(), 50)], &open, start);
+        clock.hear(&[("a".into(), Watermark(100)), ("b".into(), Watermark(50))], &open, start);
         assert!(!clock.advance(at(start, 60)));
-        assert_eq!(clock.watermark(), 50);
+        assert_eq!(clock.watermark(), Watermark(50));
     }
 
     #[test]
@@ -187,25 +188,25 @@ mod tests {
         let start = Instant::now();
         let mut clock = SourceClock::new(SourceTime::default(), Duration::MAX).growing_for(Duration::from_secs(10));
         clock.expect(&ids(&["a", "b"]));
-        clock.hear(&[("a".into(), 100), ("b".into(), 40)], &[], start);
-        assert_eq!(clock.watermark(), 40);
+        clock.hear(&[("a".into(), Watermark(100)), ("b".into(), Watermark(40))], &[], start);
+        assert_eq!(clock.watermark(), Watermark(40));
         assert!(clock.may_idle());
-        clock.hear(&[("a".into(), 200)], &[], at(start, 8));
+        clock.hear(&[("a".into(), Watermark(200))], &[], at(start, 8));
         assert!(!clock.advance(at(start, 9)));
         assert!(clock.advance(at(start, 11)), "`b` is silent");
-        assert_eq!(clock.watermark(), 200);
+        assert_eq!(clock.watermark(), Watermark(200));
         clock.expect(&ids(&["a"]));
-        clock.hear(&[("b".into(), 210)], &ids(&["b"]), at(start, 12));
-        assert_eq!(clock.watermark(), 200, "`a` may grow");
+        clock.hear(&[("b".into(), Watermark(210))], &ids(&["b"]), at(start, 12));
+        assert_eq!(clock.watermark(), Watermark(200), "`a` may grow");
         assert!(clock.advance(at(start, 19)));
-        assert_eq!(clock.watermark(), 210);
+        assert_eq!(clock.watermark(), Watermark(210));
     }
 
     #[test]
     fn a_source_without_partitions_follows_its_newest_row() {
         let mut clock = clock();
-        clock.hear(&[("one.jsonl".into(), 100)], &[], Instant::now());
-        clock.hear(&[("two.jsonl".into(), 70)], &[], Instant::now());
-        assert_eq!(clock.watermark(), 100);
+        clock.hear(&[("one.jsonl".into(), Watermark(100))], &[], Instant::now());
+        clock.hear(&[("two.jsonl".into(), Watermark(70))], &[], Instant::now());
+        assert_eq!(clock.watermark(), Watermark(100));
     }
 }

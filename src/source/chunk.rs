@@ -9,6 +9,7 @@ use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::time::EventTime;
 
 /// A source partition's stable name: `topic/3` for Kafka, a file's path below the source's root, `0` for a generator.
 pub type PartitionId = Arc<str>;
@@ -245,9 +246,9 @@ pub trait SourceReader: Send {
         true
     }
 
-    /// The least event time that unread rows may have, in microseconds, if the source knows more than its rows show. `None`
+    /// The least event time that unread rows may have, if the source knows more than its rows show. `None`
     /// if it does not; `Some(None)` = any time.
-    fn least_unread(&self) -> Option<Option<i64>> {
+    fn least_unread(&self) -> Option<Option<EventTime>> {
         None
     }
 

@@ -18,9 +18,10 @@ use super::key_group::KEY_GROUPS;
 use super::newest::{Newest, Older, alive};
 use super::snapshot::{OperatorSnapshot, StateFile, TableSnapshot};
 use super::store::{StateStore, within, write_rows};
-use super::table::{NO_WATERMARK, StateTable};
+use super::table::StateTable;
 use crate::error::Result;
 use crate::standing::Epoch;
+use crate::time::{EventTime, Watermark};
 
 /// With fewer files nothing is merged, unless one is mostly dead.
 const ENOUGH: usize = 8;
@@ -114,7 +115,7 @@ impl StateStore {
         let mut written = Ok(());
         for part in 0..parts {
             let groups = super::groups_of(part, parts);
-            let cutoff = if oldest || table.append_only { stored.cutoff } else { NO_WATERMARK };
+            let cutoff = if oldest || table.append_only { stored.cutoff } else { Watermark::NONE };
             written = merge_part(&readers, table, groups, cutoff, oldest, &mut writer).await;
             if written.is_err() {
                 break;
@@ -137,11 +138,11 @@ async fn merge_part(
     readers: &[Arc<FileReader>],
     table: &StateTable,
     groups: Range<u16>,
-    cutoff: i64,
+    cutoff: Watermark,
     oldest: bool,
     writer: &mut FileWriter,
 ) -> Result<()> {
-    let mut newest = Newest::new(table, NO_WATERMARK)?;
+    let mut newest = Newest::new(table, Watermark::NONE)?;
     let (mut upserts, mut deletes) = (Vec::new(), Vec::new());
     for (age, reader) in readers.iter().enumerate() {
         let last = age + 1 == readers.len();
@@ -165,7 +166,7 @@ async fn merge_part(
 
 async fn decoded(reader: &FileReader, kind: Kind, table: &StateTable, groups: &Range<u16>) -> Result<Vec<RecordBatch>> {
     let mut rows = Vec::new();
-    for run in reader.runs(kind, groups, NO_WATERMARK) {
+    for run in reader.runs(kind, groups, Watermark::NONE) {
         let bytes = reader.fetch(&run).await?;
         for block in &run {
             rows.push(within(reader.decode(&run, &bytes, block)?, block, table, groups)?);
@@ -197,7 +198,7 @@ pub(super) fn choose(stored: &TableSnapshot, table: &StateTable) -> Option<Range
 }
 
 /// Dead fraction of a file, if its times are spread evenly.
-fn dead_part(oldest: i64, newest: i64, cutoff: i64) -> f64 {
+fn dead_part(EventTime(oldest): EventTime, EventTime(newest): EventTime, Watermark(cutoff): Watermark) -> f64 {
     let whole = newest as f64 - oldest as f64;
     if whole <= 0.0 { 0.0 } else { ((cutoff as f64 - oldest as f64) / whole).clamp(0.0, 1.0) }
 }

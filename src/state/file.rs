@@ -30,6 +30,7 @@ use super::table::StateTable;
 use super::views::{bytes, compact_views};
 use crate::error::{Context, Error, Result};
 use crate::standing::Epoch;
+use crate::time::{EventTime, Watermark};
 
 /// Files up to this size are fetched in one request.
 const WHOLE: u64 = 1 << 20;
@@ -58,7 +59,7 @@ pub(super) struct Block {
     /// The first and the last key group.
     pub groups: (u16, u16),
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub times: Option<(i64, i64)>,
+    pub times: Option<(EventTime, EventTime)>,
     checksum: u64,
 }
 
@@ -69,8 +70,8 @@ impl Block {
     }
 
     /// `true` if all of its rows have a time below `cutoff`.
-    pub fn is_dead(&self, cutoff: i64) -> bool {
-        self.times.is_some_and(|(_, newest)| newest < cutoff)
+    pub fn is_dead(&self, cutoff: Watermark) -> bool {
+        self.times.is_some_and(|(_, newest)| newest.is_below(cutoff))
     }
 
     /// `true` if all of its rows are in `groups`.
@@ -255,17 +256,18 @@ fn encode(
     writer.into_inner()
 }
 
-fn span(table: &StateTable, kind: Kind, rows: &RecordBatch) -> Option<(i64, i64)> {
+fn span(table: &StateTable, kind: Kind, rows: &RecordBatch) -> Option<(EventTime, EventTime)> {
     let time = table.time.filter(|_| kind == Kind::Upserts)?;
     let (values, nulls) = times(rows.column(time));
     if values.is_empty() || nulls.is_some_and(|nulls| nulls.null_count() > 0) {
         return None;
     }
-    Some(values.iter().fold((i64::MAX, i64::MIN), |(low, high), &v| (low.min(v), high.max(v))))
+    let (oldest, newest) = values.iter().fold((i64::MAX, i64::MIN), |(low, high), &v| (low.min(v), high.max(v)));
+    Some((EventTime(oldest), EventTime(newest)))
 }
 
 /// The times of all upserts, if all of them have one.
-fn whole_span(blocks: &[Block]) -> Option<(i64, i64)> {
+fn whole_span(blocks: &[Block]) -> Option<(EventTime, EventTime)> {
     let upserts = blocks.iter().filter(|block| block.kind == Kind::Upserts).map(|block| block.times);
     let spans: Vec<_> = upserts.collect::<Option<_>>()?;
     spans.into_iter().reduce(|a, b| (a.0.min(b.0), a.1.max(b.1)))
@@ -324,7 +326,7 @@ impl FileReader {
     }
 
     /// Runs of adjacent blocks to fetch together: blocks of one kind with rows in `groups` that are not all below `cutoff`.
-    pub fn runs(&self, kind: Kind, groups: &Range<u16>, cutoff: i64) -> Vec<Vec<Block>> {
+    pub fn runs(&self, kind: Kind, groups: &Range<u16>, cutoff: Watermark) -> Vec<Vec<Block>> {
         let mut runs: Vec<Vec<Block>> = Vec::new();
         let wanted = |block: &&Block| block.kind == kind && block.touches(groups) && !block.is_dead(cutoff);
         for block in self.blocks.iter().filter(wanted) {

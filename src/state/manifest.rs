@@ -18,11 +18,11 @@ use serde::{Deserialize, Serialize};
 
 use super::pins::Pins;
 use super::snapshot::OperatorSnapshot;
-use super::table::NO_WATERMARK;
 use crate::delta::{Add, AddCDCFile, Remove, StagedFiles, UpsertCommit, folder_below};
 use crate::error::{Context, Error, Result};
 use crate::source::chunk::{Offset, PartitionId, TopicIdentity};
 use crate::standing::{CommitPermit, Epoch, ManifestId, Standing};
+use crate::time::Watermark;
 
 /// One sink of the pipeline at an epoch: its last commit before, and whether it takes part in the epoch.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -161,7 +161,7 @@ pub struct Manifest {
     pub times: BTreeMap<String, SourceTime>,
     /// The watermark that each operator has reached, by its address.
     #[serde(default)]
-    pub watermarks: BTreeMap<String, i64>,
+    pub watermarks: BTreeMap<String, Watermark>,
     /// The version of each Delta table that rows of this epoch were joined to.
     #[serde(default)]
     pub lookups: BTreeMap<String, u64>,
@@ -183,15 +183,15 @@ impl Manifest {
 /// Event time of a source, as recorded in the manifest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SourceTime {
-    /// The source's watermark, microseconds since 1970 UTC.
-    pub watermark: i64,
+    /// The source's watermark.
+    pub watermark: Watermark,
     /// The greatest watermark of each partition.
-    pub partitions: BTreeMap<PartitionId, i64>,
+    pub partitions: BTreeMap<PartitionId, Watermark>,
 }
 
 impl Default for SourceTime {
     fn default() -> Self {
-        Self { watermark: NO_WATERMARK, partitions: BTreeMap::new() }
+        Self { watermark: Watermark::NONE, partitions: BTreeMap::new() }
     }
 }
 

@@ -35,5 +35,5 @@ pub(crate) use snapshot::StateFile;
 pub use snapshot::{OperatorSnapshot, usage};
 pub(crate) use spill::{SpillFolder, SpillStore};
 pub use store::StateStore;
-pub use table::{KeyEquality, NO_WATERMARK, StateChange, StateTable};
+pub use table::{KeyEquality, StateChange, StateTable};
 pub(crate) use views::compact_views;

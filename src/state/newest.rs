@@ -13,9 +13,10 @@ use arrow::row::{RowConverter, Rows, SortField};
 use hashbrown::HashTable;
 use twox_hash::XxHash64;
 
-use super::table::{KeyEquality, NO_WATERMARK, StateTable};
+use super::table::{KeyEquality, StateTable};
 use crate::equality::key_values;
 use crate::error::{Context, Result};
+use crate::time::{EventTime, Watermark};
 
 /// Tells if older files follow, in which the keys just seen may occur again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,13 +32,13 @@ pub struct Newest {
     time: Option<usize>,
     append_only: bool,
     equality: KeyEquality,
-    cutoff: i64,
+    cutoff: Watermark,
     keys: Keys,
 }
 
 impl Newest {
     /// An empty set; rows with time below `cutoff` count as dead.
-    pub fn new(table: &StateTable, cutoff: i64) -> Result<Self> {
+    pub fn new(table: &StateTable, cutoff: Watermark) -> Result<Self> {
         Ok(Self {
             upsert_key: table.key.clone(),
             delete_key: table.delete_key(),
@@ -70,10 +71,10 @@ impl Newest {
 }
 
 /// The rows with time at or above the cutoff, or without time.
-pub(super) fn alive(rows: RecordBatch, time: Option<usize>, cutoff: i64) -> Result<RecordBatch> {
-    let Some(time) = time.filter(|_| cutoff > NO_WATERMARK) else { return Ok(rows) };
+pub(super) fn alive(rows: RecordBatch, time: Option<usize>, cutoff: Watermark) -> Result<RecordBatch> {
+    let Some(time) = time.filter(|_| cutoff > Watermark::NONE) else { return Ok(rows) };
     let (values, nulls) = times(rows.column(time));
-    let late_enough = BooleanBuffer::collect_bool(values.len(), |row| values[row] >= cutoff);
+    let late_enough = BooleanBuffer::collect_bool(values.len(), |row| !EventTime(values[row]).is_below(cutoff));
     let mask = match nulls {
         None => late_enough,
         Some(nulls) => &late_enough | &!nulls.inner(),

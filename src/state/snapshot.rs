@@ -6,8 +6,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::table::{NO_WATERMARK, StateTable};
+use super::table::StateTable;
 use crate::standing::Epoch;
+use crate::time::{EventTime, Watermark};
 
 /// The layout of snapshots and state files that this version writes, and the only one it reads.
 pub const STATE_FORMAT: u32 = 1;
@@ -28,8 +29,8 @@ pub struct TableSnapshot {
     pub name: String,
     /// Oldest first.
     pub files: Vec<StateFile>,
-    /// Rows with time below this are dead; [`NO_WATERMARK`]: none are.
-    pub cutoff: i64,
+    /// Rows with time below this are dead; [`Watermark::NONE`]: none are.
+    pub cutoff: Watermark,
 }
 
 /// An immutable file of upserts and deletes.
@@ -49,7 +50,7 @@ pub struct StateFile {
     pub checksum: String,
     /// Smallest and greatest time of the rows; absent when the table has no time, or a row has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub times: Option<(i64, i64)>,
+    pub times: Option<(EventTime, EventTime)>,
 }
 
 /// Size of a table in the store.
@@ -64,7 +65,7 @@ pub struct TableUsage {
     /// The newest epoch that changed it.
     pub changed: Option<Epoch>,
     /// No live row has a time below this, if the table has times.
-    pub oldest: Option<i64>,
+    pub oldest: Option<EventTime>,
 }
 
 /// Size of every table of a snapshot in the store.
@@ -76,7 +77,12 @@ pub fn usage(snapshot: &OperatorSnapshot) -> Vec<TableUsage> {
         deletes: table.files.iter().map(|file| file.deletes).sum(),
         bytes: table.files.iter().map(|file| file.bytes).sum(),
         changed: table.files.iter().map(|file| file.epoch).max(),
-        oldest: table.files.iter().filter_map(|file| file.times).map(|(oldest, _)| oldest.max(table.cutoff)).min(),
+        oldest: table
+            .files
+            .iter()
+            .filter_map(|file| file.times)
+            .map(|(oldest, _)| oldest.max(table.cutoff.time()))
+            .min(),
     };
     snapshot.tables.iter().map(table).collect()
 }
@@ -95,7 +101,7 @@ impl OperatorSnapshot {
     /// The table of that name; created if missing.
     pub(super) fn table_mut(&mut self, name: &str) -> &mut TableSnapshot {
         let index = self.tables.iter().position(|table| table.name == name).unwrap_or_else(|| {
-            self.tables.push(TableSnapshot { name: name.to_owned(), files: Vec::new(), cutoff: NO_WATERMARK });
+            self.tables.push(TableSnapshot { name: name.to_owned(), files: Vec::new(), cutoff: Watermark::NONE });
             self.tables.len() - 1
         });
         &mut self.tables[index]
@@ -111,7 +117,7 @@ impl TableSnapshot {
     /// Drops files that hold only dead rows, except where that would bring rows of older files back to life.
     pub(super) fn drop_dead_files(&mut self, table: &StateTable) {
         let cutoff = self.cutoff;
-        let dead = |file: &StateFile| file.rows == 0 || file.times.is_some_and(|(_, newest)| newest < cutoff);
+        let dead = |file: &StateFile| file.rows == 0 || file.times.is_some_and(|(_, newest)| newest.is_below(cutoff));
         if table.append_only {
             self.files.retain(|file| !dead(file));
         } else {

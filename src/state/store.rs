@@ -23,11 +23,12 @@ use super::newest::{Newest, Older};
 use super::pins::Pins;
 use super::scatter::scatter_rows;
 use super::snapshot::{OperatorSnapshot, STATE_FORMAT, StateFile, TableSnapshot};
-use super::table::{NO_WATERMARK, StateChange, StateTable};
+use super::table::{StateChange, StateTable};
 use super::views;
 use crate::env::Env;
 use crate::error::{Context, Error, Result};
 use crate::standing::Epoch;
+use crate::time::Watermark;
 
 /// Files opened and tables written at a time.
 const AT_ONCE: usize = 8;
@@ -119,7 +120,7 @@ impl StateStore {
         epoch: Epoch,
         table: &StateTable,
         change: StateChange,
-    ) -> Result<(Option<StateFile>, i64)> {
+    ) -> Result<(Option<StateFile>, Watermark)> {
         if change.is_empty() {
             return Ok((None, change.cutoff));
         }
@@ -166,7 +167,7 @@ impl StateStore {
         shards: usize,
         each: impl FnMut(RecordBatch) -> Result<()> + Send,
     ) -> Result<()> {
-        let cutoff = snapshot.table(table.name).map_or(NO_WATERMARK, |stored| stored.cutoff);
+        let cutoff = snapshot.table(table.name).map_or(Watermark::NONE, |stored| stored.cutoff);
         self.read_beneath(snapshot, table, groups_of(shard, shards), &mut Newest::new(table, cutoff)?, each).await
     }
 
@@ -186,11 +187,11 @@ impl StateStore {
             let older = if age + 1 < readers.len() { Older::Follow } else { Older::None };
             if older == Older::Follow && !table.append_only {
                 runs.extend(
-                    reader.runs(Kind::Deletes, &groups, NO_WATERMARK).into_iter().map(|run| (reader, run, older)),
+                    reader.runs(Kind::Deletes, &groups, Watermark::NONE).into_iter().map(|run| (reader, run, older)),
                 );
             }
             // Dead rows that hide older ones are still read, for their keys.
-            let unread = if older == Older::None || table.append_only { stored.cutoff } else { NO_WATERMARK };
+            let unread = if older == Older::None || table.append_only { stored.cutoff } else { Watermark::NONE };
             runs.extend(reader.runs(Kind::Upserts, &groups, unread).into_iter().map(|run| (reader, run, older)));
         }
         let fetches = runs.into_iter().map(|(reader, run, older)| {
@@ -314,7 +315,7 @@ impl StateStore {
             };
             for reader in self.open(snapshot, stored, table).await? {
                 for kind in [Kind::Upserts, Kind::Deletes] {
-                    for run in reader.runs(kind, &(0..KEY_GROUPS), NO_WATERMARK) {
+                    for run in reader.runs(kind, &(0..KEY_GROUPS), Watermark::NONE) {
                         let bytes = reader.fetch(&run).await?;
                         run.iter().try_for_each(|block| reader.decode(&run, &bytes, block).map(|_| ()))?;
                     }
@@ -326,7 +327,7 @@ impl StateStore {
 }
 
 fn empty_change(table: usize) -> StateChange {
-    StateChange { table, upserts: Vec::new(), deletes: Vec::new(), cutoff: NO_WATERMARK }
+    StateChange { table, upserts: Vec::new(), deletes: Vec::new(), cutoff: Watermark::NONE }
 }
 
 /// The rows of a block that are in `groups`.

@@ -11,9 +11,7 @@ use arrow::record_batch::RecordBatch;
 
 use super::key_group::key_groups;
 use crate::error::Result;
-
-/// No row has been seen, so the time is unknown.
-pub const NO_WATERMARK: i64 = i64::MIN;
+use crate::time::Watermark;
 
 /// The keys of a state table that are one key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,9 +74,9 @@ pub struct StateChange {
     pub upserts: Vec<RecordBatch>,
     /// Keys of deleted rows: the table's routing columns followed by those key columns that do not route.
     pub deletes: Vec<RecordBatch>,
-    /// Rows with time below this are dead; [`NO_WATERMARK`]: none are. A function of the ticks alone, not of a shard's rows:
+    /// Rows with time below this are dead; [`Watermark::NONE`]: none are. A function of the ticks alone, not of a shard's rows:
     /// the highest cutoff of any shard applies to the whole table.
-    pub cutoff: i64,
+    pub cutoff: Watermark,
 }
 
 impl StateChange {

@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 use crate::env::Env;
 use crate::metrics::Metrics;
 use crate::run::vitals::{SourceVitals, UNKNOWN};
-use crate::state::NO_WATERMARK;
+use crate::time::{EventTime, Watermark};
 
 /// The interval at which gauges are set.
 const EVERY: Duration = Duration::from_secs(1);
@@ -60,10 +60,10 @@ fn show(metrics: &Metrics, labels: [&str; 2], vitals: &SourceVitals, now_ms: i64
         metrics.sources.connected.with(labels).set(f64::from(u8::from(connected)));
         metrics.sources.silent_seconds.with(labels).set(silent_ms as f64 / 1000.0);
     }
-    let watermark = vitals.watermark.load(Ordering::Relaxed);
-    if watermark != NO_WATERMARK && watermark != i64::MAX {
-        let behind = now_ms.saturating_mul(1_000).saturating_sub(watermark);
-        metrics.sources.watermark_lag.with(labels).set(behind as f64 / 1e6);
+    let watermark = Watermark(vitals.watermark.load(Ordering::Relaxed));
+    if watermark.is_known() {
+        let behind = EventTime::of_millis(now_ms).since(watermark.time());
+        metrics.sources.watermark_lag.with(labels).set(behind.0 as f64 / 1e6);
     }
 }
 

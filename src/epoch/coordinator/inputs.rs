@@ -11,7 +11,6 @@ use super::super::job::Job;
 use super::super::recovery::Resumed;
 use crate::catalog::Trigger;
 use crate::error::Result;
-use crate::operator::END_OF_TIME;
 use crate::run::feed::{Decoding, Fed, Feed, FeedLimits, Said, channel};
 use crate::run::open::Cut;
 use crate::run::stop::Stop;
@@ -19,7 +18,8 @@ use crate::run::vitals::SourceVitals;
 use crate::run::watermark::SourceClock;
 use crate::source::chunk::{Offsets, ReadFrom, Witness};
 use crate::source::decode::Decoder;
-use crate::state::{NO_WATERMARK, SourceTime};
+use crate::state::SourceTime;
+use crate::time::{Lag, Watermark};
 
 /// Every source, being read. All vectors are in the order of the dataflow's sources.
 pub struct Inputs {
@@ -28,8 +28,8 @@ pub struct Inputs {
     clocks: Vec<SourceClock>,
     /// Sources that have been read to their end.
     ended: Vec<bool>,
-    /// Event time by which a source may run ahead of others, microseconds.
-    drifts: Vec<Option<i64>>,
+    /// Event time by which a source may run ahead of others.
+    drifts: Vec<Option<Lag>>,
     /// A source that has ended for good holds no watermark back.
     flush_at_end: bool,
     /// Witnesses that vouch for the offsets read, per source.
@@ -67,8 +67,7 @@ impl Inputs {
             inputs.inboxes.push(inbox);
             let time = resumed.times.get(&source.def.name).cloned().unwrap_or_default();
             inputs.clocks.push(SourceClock::new(time, idle_after).growing_for(source.def.idle_after));
-            let drift = source.def.max_drift.map(|drift| i64::try_from(drift.as_micros()).unwrap_or(i64::MAX));
-            inputs.drifts.push(drift);
+            inputs.drifts.push(source.def.max_drift.map(Lag::of));
         }
         Ok(inputs)
     }
@@ -88,9 +87,9 @@ impl Inputs {
     pub fn turns(&self) -> Vec<usize> {
         let reading = |source: &usize| !self.ended[*source];
         let times = (0..self.clocks.len()).filter(reading).map(|source| self.watermark(source));
-        let slowest = times.filter(|time| *time != NO_WATERMARK).min();
+        let slowest = times.filter(|time| *time != Watermark::NONE).min();
         let near = |source: &usize| {
-            let ahead = slowest.map_or(0, |slowest| self.watermark(*source).saturating_sub(slowest));
+            let ahead = slowest.map_or(Lag::ZERO, |slowest| self.watermark(*source).ahead_of(slowest));
             self.drifts[*source].is_none_or(|drift| ahead <= drift)
         };
         let mut turns: Vec<usize> = (0..self.clocks.len()).filter(reading).filter(near).collect();
@@ -164,7 +163,7 @@ impl Inputs {
     }
 
     fn show_time(&self, source: usize) {
-        self.feeds[source].vitals().watermark.store(self.watermark(source), Ordering::Relaxed);
+        self.feeds[source].vitals().watermark.store(self.watermark(source).0, Ordering::Relaxed);
     }
 
     /// True when time may move without rows.
@@ -185,16 +184,16 @@ impl Inputs {
     }
 
     /// The watermark of every source as operators see it.
-    pub fn times(&self) -> Vec<i64> {
+    pub fn times(&self) -> Vec<Watermark> {
         let time = |(source, ended): (usize, &bool)| match *ended && self.flush_at_end {
-            true => END_OF_TIME,
+            true => Watermark::END,
             false => self.watermark(source),
         };
         self.ended.iter().enumerate().map(time).collect()
     }
 
     /// The watermark that the rows of `source` have reached.
-    pub fn watermark(&self, source: usize) -> i64 {
+    pub fn watermark(&self, source: usize) -> Watermark {
         self.clocks[source].watermark()
     }
 

@@ -32,7 +32,6 @@ use crate::catalog::Trigger;
 use crate::env::Env;
 use crate::error::{Context, Error, Result};
 use crate::function::EpochClock;
-use crate::operator::END_OF_TIME;
 use crate::plan::Dataflow;
 use crate::run::memory::Memory;
 use crate::run::open::{OpenEpoch, Outputs};
@@ -40,6 +39,7 @@ use crate::run::remember::Remembered;
 use crate::run::sinks::Sinks;
 use crate::run::stop::Stop;
 use crate::source::chunk::{Offsets, TopicIdentity};
+use crate::time::Watermark;
 
 /// Interval between two looks at silent partitions.
 const IDLE_CHECK: Duration = Duration::from_millis(500);
@@ -276,7 +276,9 @@ impl Coordinator {
     /// A run that has read what there was may leave rows and windows waiting for time: somebody may look for them.
     fn log_what_waits(&self) {
         let waits = |(index, node): (usize, &crate::plan::OperatorNode)| {
-            self.memory.watermark(index) != END_OF_TIME && node.spec.holds_back() && self.memory.usage(index).rows > 0
+            self.memory.watermark(index) != Watermark::END
+                && node.spec.holds_back()
+                && self.memory.usage(index).rows > 0
         };
         let all_read = self.inputs.all_ended() && !self.course.is_stopping();
         if all_read && self.dataflow.operators.iter().enumerate().any(waits) {

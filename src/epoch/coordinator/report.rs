@@ -72,7 +72,7 @@ impl Coordinator {
             end_offset: text(ranges, true),
             lag: self.inputs.lag(*source),
             num_doubtful_times: self.inputs.doubtful_times(*source),
-            watermark: instant(self.inputs.watermark(*source)),
+            watermark: instant(self.inputs.watermark(*source).time()),
         };
         full.ranges.iter().map(describe).collect()
     }
@@ -90,7 +90,7 @@ impl Coordinator {
                 num_rows_late: self.memory.late(index),
                 num_rows_deduplicated: self.memory.duplicates(index),
                 num_rows_too_early: self.memory.too_early(index),
-                watermark: instant(self.memory.watermark(index)),
+                watermark: instant(self.memory.watermark(index).time()),
             }
         };
         operators.map(describe).collect()

@@ -8,11 +8,11 @@ use super::super::commit::{Closed, Committed};
 use super::watchdog::Activity;
 use super::{Committing, Coordinator, IDLE_CHECK};
 use crate::error::{Error, Result};
-use crate::operator::END_OF_TIME;
 use crate::run::feed::{Fed, Said};
 use crate::run::open::{MicroBatch, OpenEpoch, Outputs};
 use crate::source::chunk::TopicIdentity;
 use crate::source::kafka::{Standing, compare};
+use crate::time::{EventTime, Watermark};
 
 /// Least interval between two log entries that report that reading slows down.
 const WARN_EVERY: Duration = Duration::from_secs(10);
@@ -137,13 +137,13 @@ impl Coordinator {
         }
     }
 
-    /// The epoch's processing time, microseconds.
-    fn now(&self) -> i64 {
-        self.open.began_ms * 1_000
+    /// The epoch's processing time.
+    fn now(&self) -> EventTime {
+        EventTime::of_millis(self.open.began_ms)
     }
 
     /// Runs a micro-batch without rows when `times` move some operator's watermark.
-    async fn advance(&mut self, times: Vec<i64>) -> Result<()> {
+    async fn advance(&mut self, times: Vec<Watermark>) -> Result<()> {
         if !self.memory.would_move(&self.dataflow, &times) {
             return Ok(());
         }
@@ -163,7 +163,7 @@ impl Coordinator {
     /// Emits everything that waits for time: no more input will come.
     pub(super) async fn flush(&mut self) -> Result<()> {
         self.course.on_flushed();
-        self.advance(vec![END_OF_TIME; self.committer.sources.len()]).await
+        self.advance(vec![Watermark::END; self.committer.sources.len()]).await
     }
 
     /// Sets silent partitions aside, which may move time.
@@ -245,7 +245,7 @@ impl Coordinator {
         Ok(())
     }
 
-    fn watermarks(&self) -> BTreeMap<String, i64> {
+    fn watermarks(&self) -> BTreeMap<String, Watermark> {
         let operators = self.dataflow.operators.iter().enumerate();
         operators.map(|(index, node)| (node.id.clone(), self.memory.watermark(index))).collect()
     }

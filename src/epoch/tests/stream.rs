@@ -14,7 +14,6 @@ use super::input::{BEGINNING, Log, joined};
 use super::queries::Shape;
 use crate::delta::{TableStore, UpsertRows};
 use crate::env::Env;
-use crate::operator::END_OF_TIME;
 use crate::plan::{Branch, Dataflow};
 use crate::run::memory::{Limits, Memory};
 use crate::run::open::{MicroBatch, Outputs};
@@ -24,7 +23,8 @@ use crate::run::watermark::SourceClock;
 use crate::sink::delta::UpsertSink;
 use crate::sink::{Arrived, Opening, Sink, SinkWriter, Staged};
 use crate::source::chunk::PartitionId;
-use crate::state::{Epoch, NO_WATERMARK, OperatorSnapshot, SourceTime, StateStore};
+use crate::state::{Epoch, OperatorSnapshot, SourceTime, StateStore};
+use crate::time::{EventTime, Watermark};
 
 /// The rows of one INSERT, each with how often it counts.
 pub type Changes = BTreeMap<Vec<u8>, i64>;
@@ -36,7 +36,7 @@ struct Committed {
     /// Per source and partition.
     positions: Vec<Vec<usize>>,
     times: Vec<SourceTime>,
-    watermarks: BTreeMap<String, i64>,
+    watermarks: BTreeMap<String, Watermark>,
     state: Vec<OperatorSnapshot>,
     /// Per INSERT.
     rows: Vec<Changes>,
@@ -93,7 +93,7 @@ impl<'a> Run<'a> {
                 _ => {}
             }
             if run.has_read_all() {
-                run.pass_time(Some(END_OF_TIME)).await;
+                run.pass_time(Some(Watermark::END)).await;
                 if run.ended.restarts < 14 && run.random.random_bool(0.3) {
                     run.restart().await;
                     continue;
@@ -147,10 +147,10 @@ impl<'a> Run<'a> {
             .all(|partition| !self.logs[source].is_open(partition, self.positions[source][partition]))
     }
 
-    fn times(&self, end: Option<i64>) -> Vec<i64> {
+    fn times(&self, end: Option<Watermark>) -> Vec<Watermark> {
         let time = |source: usize| match end {
             Some(end) => end,
-            None if self.is_read(source) => END_OF_TIME,
+            None if self.is_read(source) => Watermark::END,
             None => self.clocks[source].watermark(),
         };
         (0..self.clocks.len()).map(time).collect()
@@ -160,9 +160,9 @@ impl<'a> Run<'a> {
     async fn micro_batch(&mut self) {
         let source = self.random.random_range(0..self.logs.len());
         // A day-old row is late because of rows that have been committed: reading again from there, it is late again.
-        let slowest = self.committed.times.iter().map(|time| time.watermark).min().unwrap_or(NO_WATERMARK);
+        let slowest = self.committed.times.iter().map(|time| time.watermark).min().unwrap_or(Watermark::NONE);
         let grown = self.random.random_range(0..30);
-        self.logs[source].grow(self.random, grown, slowest > BEGINNING - 3_600_000_000);
+        self.logs[source].grow(self.random, grown, slowest > Watermark(BEGINNING - 3_600_000_000));
         let schema = self.setup.dataflow.sources[source].def.schema();
         let mut lanes: Vec<Vec<RecordBatch>> = vec![Vec::new(); self.lanes];
         let mut reached = Vec::new();
@@ -206,17 +206,17 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn reached(&self, source: usize, rows: &RecordBatch) -> Option<i64> {
+    fn reached(&self, source: usize, rows: &RecordBatch) -> Option<Watermark> {
         let watermark = self.setup.dataflow.sources[source].watermark.as_ref().unwrap();
         watermark.reached(rows).unwrap()
     }
 
-    fn now(&self) -> i64 {
-        self.setup.env.unix_ms() * 1_000
+    fn now(&self) -> EventTime {
+        EventTime::of_millis(self.setup.env.unix_ms())
     }
 
     /// A micro-batch without rows.
-    async fn pass_time(&mut self, end: Option<i64>) {
+    async fn pass_time(&mut self, end: Option<Watermark>) {
         let batch = MicroBatch {
             source: None,
             lanes: Vec::new(),
@@ -280,7 +280,7 @@ impl<'a> Run<'a> {
             let Some(snapshot) = self.committed.state.iter().find(|snapshot| snapshot.operator == node.id) else {
                 continue;
             };
-            let watermark = self.committed.watermarks.get(&node.id).copied().unwrap_or(NO_WATERMARK);
+            let watermark = self.committed.watermarks.get(&node.id).copied().unwrap_or(Watermark::NONE);
             self.memory.restore(index, states, snapshot, watermark).await.unwrap();
             self.memory.resume(index, watermark);
         }

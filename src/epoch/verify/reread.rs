@@ -22,6 +22,7 @@ use crate::sink::dead_letters;
 use crate::source::chunk::{Chunk, Offset, Offsets, PartitionId, Payload, Poll, PollLimit, ReadFrom};
 use crate::source::decode::{Decoded, Decoder, MAX_FUTURE};
 use crate::state::Manifest;
+use crate::time::EventTime;
 
 /// The records of one source that have letters.
 type Records = BTreeSet<(String, Offset)>;
@@ -60,7 +61,7 @@ pub(super) struct Reread {
     time: Option<usize>,
     /// `true` if there is one partition and event time never goes back.
     pub(super) is_in_order: bool,
-    newest: i64,
+    newest: EventTime,
 }
 
 impl Reread {
@@ -135,8 +136,8 @@ impl Reread {
     fn follow(&mut self, rows: &RecordBatch) -> Result<()> {
         let Some(time) = self.time.filter(|_| self.is_in_order) else { return Ok(()) };
         for time in times(rows.column(time))?.as_primitive::<TimestampMicrosecondType>().iter().flatten() {
-            self.is_in_order &= time >= self.newest;
-            self.newest = self.newest.max(time);
+            self.is_in_order &= EventTime(time) >= self.newest;
+            self.newest = self.newest.max(EventTime(time));
         }
         Ok(())
     }
@@ -225,7 +226,7 @@ pub(super) async fn reread(
         linger: std::time::Duration::ZERO,
     };
     let time = def.watermark.as_ref().and_then(|watermark| def.schema().index_of(&watermark.column).ok());
-    let mut read = Reread { parts: Vec::new(), time, is_in_order: true, newest: i64::MIN };
+    let mut read = Reread { parts: Vec::new(), time, is_in_order: true, newest: EventTime::MIN };
     let mut reached = Offsets::new();
     loop {
         match reader.poll(limit).await? {

@@ -12,11 +12,11 @@ use super::compare::Withheld;
 use crate::catalog::{Catalog, PipelineDef};
 use crate::delta::TableStore;
 use crate::error::{Context, Error, Result};
-use crate::operator::END_OF_TIME;
 use crate::plan::{Dataflow, OperatorSpec};
 use crate::run::memory::Memory;
 use crate::run::sinks::below;
-use crate::state::{Manifest, NO_WATERMARK, StateStore};
+use crate::state::{Manifest, StateStore};
+use crate::time::{EventTime, Watermark};
 
 /// Per target what is still held back after the manifest's epoch.
 ///
@@ -39,13 +39,13 @@ pub(super) async fn withheld(
     let store = TableStore::open(&folder, &around.storage, &around.env)?;
     let states = StateStore::new(store.object_store(), around.env.clone());
     for (index, node) in dataflow.operators.iter().enumerate() {
-        let watermark = manifest.watermarks.get(&node.id).copied().unwrap_or(NO_WATERMARK);
+        let watermark = manifest.watermarks.get(&node.id).copied().unwrap_or(Watermark::NONE);
         memory.resume(index, watermark);
         if let Some(snapshot) = manifest.state.iter().find(|snapshot| snapshot.operator == node.id) {
             memory.restore(index, &states, snapshot, watermark).await?;
         }
     }
-    let now = around.env.unix_ms() * 1_000;
+    let now = EventTime::of_millis(around.env.unix_ms());
     for (branch, rows) in end_time(dataflow, &mut memory, now).await? {
         let branch = &dataflow.branches[branch];
         let of_target = all.entry(branch.target.clone()).or_default();
@@ -63,7 +63,7 @@ pub(super) async fn withheld(
 }
 
 /// The rows that each branch would emit if event time ended.
-async fn end_time(dataflow: &Dataflow, memory: &mut Memory, now: i64) -> Result<Vec<(usize, Vec<RecordBatch>)>> {
+async fn end_time(dataflow: &Dataflow, memory: &mut Memory, now: EventTime) -> Result<Vec<(usize, Vec<RecordBatch>)>> {
     let lane = dataflow.lane();
     let mut given = Vec::new();
     for stage in 0..dataflow.stages {
@@ -77,8 +77,8 @@ async fn end_time(dataflow: &Dataflow, memory: &mut Memory, now: i64) -> Result<
                 inputs.push(lane.sound_rows(dataflow, index, port).await?);
             }
             let watermark = match node.spec {
-                OperatorSpec::Lookup(_) => NO_WATERMARK,
-                _ => END_OF_TIME,
+                OperatorSpec::Lookup(_) => Watermark::NONE,
+                _ => Watermark::END,
             };
             let mut stepped = memory.step(index, inputs, watermark, now).await?;
             while let Some(more) = memory.next_part(index).await? {

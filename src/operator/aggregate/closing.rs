@@ -15,7 +15,8 @@ use crate::equality::key_values;
 use crate::error::Result;
 use crate::operator::spec::AggregateSpec;
 use crate::operator::{Operator, StateUsage, Stepped, Tick};
-use crate::state::{KeyEquality, NO_WATERMARK, StateChange, StateTable};
+use crate::state::{KeyEquality, StateChange, StateTable};
+use crate::time::{EventTime, Watermark};
 
 use super::call::{Arguments, Call, Calls};
 use super::layout::{key_fields, state_schema};
@@ -29,7 +30,7 @@ pub(super) struct Closing {
     shape: Shape,
     table: StateTable,
     panes: Panes,
-    cutoff: i64,
+    cutoff: Watermark,
 }
 
 impl Closing {
@@ -57,7 +58,7 @@ impl Closing {
             append_only: false,
         };
         let shape = Shape { calls, keys, closing };
-        Ok(Self { spec, shape, table, panes: Panes::new(worthwhile), cutoff: NO_WATERMARK })
+        Ok(Self { spec, shape, table, panes: Panes::new(worthwhile), cutoff: Watermark::NONE })
     }
 
     fn add(&mut self, batch: &RecordBatch) -> Result<()> {
@@ -87,7 +88,7 @@ impl Closing {
     }
 
     /// Emits the windows that are complete.
-    fn close(&mut self, watermark: i64) -> Result<Vec<RecordBatch>> {
+    fn close(&mut self, watermark: Watermark) -> Result<Vec<RecordBatch>> {
         let mut rows = Vec::new();
         for (mut columns, results) in self.panes.take_complete(&self.shape, watermark)? {
             columns.extend(results);
@@ -137,12 +138,14 @@ impl Operator for Closing {
         Ok(vec![StateChange { table: 0, upserts, deletes: Vec::new(), cutoff: self.cutoff }])
     }
 
-    fn restore(&mut self, _table: usize, rows: RecordBatch, watermark: i64) -> Result<()> {
+    fn restore(&mut self, _table: usize, rows: RecordBatch, watermark: Watermark) -> Result<()> {
         self.cutoff = self.cutoff.max(self.shape.closing.complete_below(watermark));
         let key = self.shape.closing.key;
         let times = microseconds(rows.column(key))?;
-        let live: BooleanArray =
-            times.iter().map(|time| time.map(|time| !self.shape.closing.is_complete(time, watermark))).collect();
+        let live: BooleanArray = times
+            .iter()
+            .map(|time| time.map(|time| !self.shape.closing.is_complete(EventTime(time), watermark)))
+            .collect();
         let rows = filter_record_batch(&rows, &live).map_err(DataFusionError::from)?;
         let keys = self.shape.keys.len();
         let states = self.table.schema.fields().len() - self.shape.calls.state_types().len();
@@ -155,7 +158,7 @@ impl Operator for Closing {
         Ok(())
     }
 
-    fn due(&self) -> i64 {
+    fn due(&self) -> Watermark {
         self.shape.closing.due(self.panes.first())
     }
 

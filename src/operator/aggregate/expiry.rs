@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::time::Lag;
+use crate::time::{EventTime, Lag, Watermark};
 
 /// Buckets per time to live: a group expires at most a 16th of that time late.
 const BUCKETS: i64 = 16;
@@ -22,21 +22,22 @@ impl Expiry {
     }
 
     /// Records that a slot was touched at a time; `before` is its previous touch.
-    pub fn touch(&mut self, slot: u32, time: i64, before: Option<i64>) {
-        let bucket = time.div_euclid(self.width);
-        if before.is_none_or(|before| before.div_euclid(self.width) != bucket) {
+    pub fn touch(&mut self, slot: u32, time: EventTime, before: Option<EventTime>) {
+        let bucket = self.bucket(time);
+        if before.is_none_or(|before| self.bucket(before) != bucket) {
             self.buckets.entry(bucket).or_default().push(slot);
         }
     }
 
-    /// At `now`, slots last touched before this time expire.
-    pub fn limit(&self, now: i64) -> i64 {
-        now.saturating_sub(self.ttl.0).div_euclid(self.width).saturating_mul(self.width)
+    /// At `clock`, slots last touched before this time expire.
+    pub fn limit(&self, clock: Watermark) -> Watermark {
+        let oldest = clock.time().saturating_sub(self.ttl);
+        Watermark::at(self.start(self.bucket(oldest)))
     }
 
     /// Slots whose last touch may have been before `limit`, which must be a bucket's border.
-    pub fn due(&mut self, limit: i64) -> Vec<u32> {
-        let border = limit.div_euclid(self.width);
+    pub fn due(&mut self, limit: Watermark) -> Vec<u32> {
+        let border = self.bucket(limit.time());
         let mut due = Vec::new();
         while let Some(entry) = self.buckets.first_entry() {
             if *entry.key() >= border {
@@ -50,8 +51,16 @@ impl Expiry {
     }
 
     /// The oldest bucket's start.
-    pub fn oldest(&self) -> Option<i64> {
-        self.buckets.keys().next().map(|bucket| bucket.saturating_mul(self.width))
+    pub fn oldest(&self) -> Option<EventTime> {
+        self.buckets.keys().next().map(|bucket| self.start(*bucket))
+    }
+
+    fn bucket(&self, time: EventTime) -> i64 {
+        time.0.div_euclid(self.width)
+    }
+
+    fn start(&self, bucket: i64) -> EventTime {
+        EventTime(bucket.saturating_mul(self.width))
     }
 
     /// Memory, in bytes.

@@ -10,6 +10,7 @@ use arrow::array::{Array, Int64Array};
 use arrow::compute::max;
 
 use crate::error::Result;
+use crate::time::{EventTime, Watermark};
 
 use super::pane::{Columns, Pane, Rest, Shape};
 use super::times::{Rows, split};
@@ -110,8 +111,8 @@ impl Panes {
     }
 
     /// Takes out the complete groups, pane by pane, ascending by value.
-    pub fn take_complete(&mut self, shape: &Shape, watermark: i64) -> Result<Vec<Columns>> {
-        let is_complete = |value: i64| shape.closing.is_complete(value, watermark);
+    pub fn take_complete(&mut self, shape: &Shape, watermark: Watermark) -> Result<Vec<Columns>> {
+        let is_complete = |value: i64| shape.closing.is_complete(EventTime(value), watermark);
         let mut taken = Vec::new();
         while let Some(entry) = self.panes.first_entry() {
             if !is_complete(*entry.key()) {
@@ -155,8 +156,8 @@ impl Panes {
     }
 
     /// The smallest value that has rows.
-    pub fn first(&self) -> Option<i64> {
-        self.panes.keys().next().copied()
+    pub fn first(&self) -> Option<EventTime> {
+        self.panes.keys().next().map(|first| EventTime(*first))
     }
 
     /// All panes.
@@ -206,6 +207,6 @@ mod tests {
         assert_eq!(enter(&mut panes, &[15, 29, 12, 20]), [(10, vec![15, 12]), (20, vec![29, 20])]);
         // Before all panes, and behind a last pane that is full.
         assert_eq!(enter(&mut panes, &[31, 5, 32]), [(5, vec![5]), (31, vec![31, 32])]);
-        assert_eq!(panes.first(), Some(5));
+        assert_eq!(panes.first(), Some(EventTime(5)));
     }
 }

@@ -13,8 +13,9 @@ use arrow::datatypes::{
 use arrow::record_batch::RecordBatch;
 use datafusion::error::Result;
 
+use crate::operator::Tick;
 use crate::operator::spec::TimeColumn;
-use crate::operator::{END_OF_TIME, Tick};
+use crate::time::{EventTime, Watermark};
 
 /// A grouping column whose values become complete.
 #[derive(Debug, Clone, Copy)]
@@ -32,18 +33,18 @@ pub(super) enum Rows {
 }
 
 impl ClosingKey {
-    /// Values below this are complete at a watermark.
-    pub fn complete_below(&self, watermark: i64) -> i64 {
+    /// The watermark of its values: those below it are complete.
+    pub fn complete_below(&self, watermark: Watermark) -> Watermark {
         self.time.bound(watermark)
     }
 
-    /// `true` if a value is complete; at the end of time all values are, even the largest.
-    pub fn is_complete(&self, value: i64, watermark: i64) -> bool {
-        watermark == END_OF_TIME || value < self.complete_below(watermark)
+    /// `true` if a value is complete.
+    pub fn is_complete(&self, value: EventTime, watermark: Watermark) -> bool {
+        value.is_complete(self.complete_below(watermark))
     }
 
     /// The first watermark at which the smallest of some values, if there is one, is complete.
-    pub fn due(&self, smallest: Option<i64>) -> i64 {
+    pub fn due(&self, smallest: Option<EventTime>) -> Watermark {
         self.time.past(smallest)
     }
 
@@ -51,10 +52,11 @@ impl ClosingKey {
     pub fn part(&self, batch: RecordBatch, tick: Tick) -> Result<(RecordBatch, Option<RecordBatch>)> {
         let values = microseconds(batch.column(self.time.column))?;
         let limit = self.complete_below(tick.before);
-        if values.null_count() == 0 && values.values().iter().all(|value| *value >= limit) {
+        if values.null_count() == 0 && values.values().iter().all(|value| !EventTime(*value).is_late(limit)) {
             return Ok((batch, None));
         }
-        let late: BooleanArray = values.iter().map(|value| Some(value.is_none_or(|value| value < limit))).collect();
+        let late: BooleanArray =
+            values.iter().map(|value| Some(value.is_none_or(|value| EventTime(value).is_late(limit)))).collect();
         if late.true_count() == 0 {
             return Ok((batch, None));
         }

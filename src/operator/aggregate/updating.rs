@@ -19,9 +19,10 @@ use datafusion::physical_expr::expressions::Column;
 
 use crate::equality::key_values;
 use crate::error::{Error, Result};
-use crate::operator::spec::AggregateSpec;
-use crate::operator::{END_OF_TIME, Operator, StateUsage, Stepped, Tick};
-use crate::state::{KeyEquality, KeyedTable, NO_WATERMARK, StateChange, StateTable};
+use crate::operator::spec::{AggregateSpec, TimeColumn};
+use crate::operator::{Operator, StateUsage, Stepped, Tick};
+use crate::state::{KeyEquality, KeyedTable, StateChange, StateTable};
+use crate::time::{EventTime, Watermark};
 
 use super::call::{Call, Calls};
 use super::expiry::Expiry;
@@ -30,6 +31,9 @@ use super::layout::{batch, key_fields, state_schema};
 use super::multiset::Multiset;
 use super::times::{ClosingKey, microseconds};
 use super::weighted::{row_count, weighted};
+
+/// The stamp of a group without a time.
+const NO_STAMP: i64 = i64::MIN;
 
 /// The GROUP BY whose groups stay open.
 pub(super) struct Updating {
@@ -50,8 +54,8 @@ pub(super) struct Updating {
     width: usize,
     expiry: Option<Expiry>,
     /// Slots by the value of their closing key.
-    open: BTreeMap<i64, Vec<u32>>,
-    cutoff: i64,
+    open: BTreeMap<EventTime, Vec<u32>>,
+    cutoff: Watermark,
     /// Rows were restored and no step followed yet.
     restored: bool,
 }
@@ -149,7 +153,7 @@ impl Updating {
             states,
             width,
             open: BTreeMap::new(),
-            cutoff: NO_WATERMARK,
+            cutoff: Watermark::NONE,
             restored: false,
         })
     }
@@ -165,10 +169,10 @@ impl Updating {
             multiset.take(rows, &self.partial.ids);
         }
         if let (Some(_), Some(time)) = (&self.expiry, self.spec.time) {
-            stamps.resize(self.partial.len(), NO_WATERMARK);
+            stamps.resize(self.partial.len(), NO_STAMP);
             let times = microseconds(rows.column(time.column))?;
             for (group, time) in self.partial.ids.iter().zip(times.iter()) {
-                stamps[*group] = stamps[*group].max(time.unwrap_or(NO_WATERMARK));
+                stamps[*group] = stamps[*group].max(time.unwrap_or(NO_STAMP));
             }
         }
         Ok(())
@@ -203,9 +207,9 @@ impl Updating {
     fn stamp(&mut self, touched: &Touched, mut stamps: Vec<i64>, tick: Tick) -> Vec<i64> {
         let Some(expiry) = &mut self.expiry else { return stamps };
         match self.spec.time {
-            None => stamps = vec![tick.now; touched.slots.len()],
+            None => stamps = vec![tick.now.0; touched.slots.len()],
             // Rows without a time are as old as the watermark.
-            Some(_) => stamps.iter_mut().filter(|stamp| **stamp == NO_WATERMARK).for_each(|stamp| *stamp = tick.before),
+            Some(_) => stamps.iter_mut().filter(|stamp| **stamp == NO_STAMP).for_each(|stamp| *stamp = tick.before.0),
         }
         let mut before = vec![None; touched.slots.len()];
         for (position, group) in touched.known.iter().enumerate() {
@@ -215,7 +219,7 @@ impl Updating {
         }
         for (group, slot) in touched.slots.iter().enumerate() {
             if touched.alive[group] {
-                expiry.touch(*slot, stamps[group], before[group]);
+                expiry.touch(*slot, EventTime(stamps[group]), before[group].map(EventTime));
             }
         }
         stamps
@@ -289,13 +293,13 @@ impl Updating {
         let Some(closing) = self.closing else { return Ok(()) };
         let times = microseconds(&keys[closing.key])?;
         for group in groups {
-            self.open.entry(times.value(group)).or_default().push(slots[group]);
+            self.open.entry(EventTime(times.value(group))).or_default().push(slots[group]);
         }
         Ok(())
     }
 
     /// Emits and deletes the groups that are complete.
-    fn close(&mut self, watermark: i64) -> Result<Vec<RecordBatch>> {
+    fn close(&mut self, watermark: Watermark) -> Result<Vec<RecordBatch>> {
         let mut rows = Vec::new();
         let Some(closing) = self.closing else { return Ok(rows) };
         while let Some(entry) = self.open.first_entry() {
@@ -323,12 +327,12 @@ impl Updating {
 
     /// The listed slots whose groups have `value` as their closing key: a group that lost all its rows may have been created
     /// again and be listed twice, or its slot may now belong to another group.
-    fn complete(&self, closing: ClosingKey, value: i64, mut slots: Vec<u32>) -> Result<Vec<u32>> {
+    fn complete(&self, closing: ClosingKey, value: EventTime, mut slots: Vec<u32>) -> Result<Vec<u32>> {
         slots.sort_unstable();
         slots.dedup();
         slots.retain(|slot| self.table.is_live(*slot));
         let times = microseconds(&self.table.keys(&slots)?[closing.key])?;
-        Ok(slots.into_iter().zip(times.values()).filter(|(_, time)| **time == value).map(|(slot, _)| slot).collect())
+        Ok(slots.into_iter().zip(times.values()).filter(|(_, time)| **time == value.0).map(|(slot, _)| slot).collect())
     }
 
     fn remove(&mut self, slots: &[u32]) -> Result<()> {
@@ -352,19 +356,21 @@ impl Updating {
     /// Deletes groups that were not touched for the TTL.
     fn expire(&mut self, tick: Tick) -> Result<()> {
         let Some(expiry) = &mut self.expiry else { return Ok(()) };
-        let now = match self.spec.time {
-            None => tick.now,
-            Some(_) if tick.watermark == END_OF_TIME || tick.watermark == NO_WATERMARK => return Ok(()),
-            Some(time) => time.bound(tick.watermark),
-        };
-        let limit = expiry.limit(now);
+        if self.spec.time.is_some() && !tick.watermark.is_known() {
+            return Ok(());
+        }
+        let limit = expiry.limit(TimeColumn::clock(self.spec.time, tick.watermark, tick.now));
         self.cutoff = self.cutoff.max(limit);
         let mut due = expiry.due(limit);
         due.retain(|slot| self.table.is_live(*slot));
         let touched = self.table.gather_column(self.width, &due)?;
         let touched = touched.as_primitive::<Int64Type>();
-        let due: Vec<u32> =
-            due.iter().zip(touched.values()).filter(|(_, time)| **time < limit).map(|(slot, _)| *slot).collect();
+        let due: Vec<u32> = due
+            .iter()
+            .zip(touched.values())
+            .filter(|(_, time)| EventTime(**time).is_below(limit))
+            .map(|(slot, _)| *slot)
+            .collect();
         if self.multiset.is_some() {
             // The keys of the groups are needed to report which of their rows are deleted.
             return self.remove(&due);
@@ -427,20 +433,20 @@ impl Operator for Updating {
                 1,
                 (upserts, written.groups.len()),
                 (deletes, gone.groups.len()),
-                NO_WATERMARK,
+                Watermark::NONE,
             )?);
         }
         let changes = self.table.changes()?;
         let mut upserts = self.table.keys(&changes.upserts)?;
         upserts.extend(self.table.gather(&changes.upserts)?);
-        let cutoff = if self.expiry.is_some() { self.cutoff } else { NO_WATERMARK };
+        let cutoff = if self.expiry.is_some() { self.cutoff } else { Watermark::NONE };
         let deletes = (changes.deletes, changes.deleted);
         all.push(change(&self.states[0], 0, (upserts, changes.upserts.len()), deletes, cutoff)?);
         all.reverse();
         Ok(all)
     }
 
-    fn restore(&mut self, table: usize, rows: RecordBatch, _watermark: i64) -> Result<()> {
+    fn restore(&mut self, table: usize, rows: RecordBatch, _watermark: Watermark) -> Result<()> {
         self.restored = true;
         let (keys, values) = rows.columns().split_at(self.keys.len());
         if table == 1 {
@@ -455,15 +461,15 @@ impl Operator for Updating {
         if let Some(expiry) = &mut self.expiry {
             let touched = values[self.width].as_primitive::<Int64Type>();
             for (slot, time) in slots.iter().zip(touched.values()) {
-                expiry.touch(*slot, *time, None);
+                expiry.touch(*slot, EventTime(*time), None);
             }
         }
         self.open(&slots, keys, 0..slots.len())
     }
 
-    fn due(&self) -> i64 {
+    fn due(&self) -> Watermark {
         // Without a closing key a step without rows emits nothing.
-        self.closing.map_or(END_OF_TIME, |closing| closing.due(self.open.keys().next().copied()))
+        self.closing.map_or(Watermark::END, |closing| closing.due(self.open.keys().next().copied()))
     }
 
     fn usage(&self) -> StateUsage {
@@ -522,7 +528,7 @@ fn change(
     table: usize,
     upserts: (Vec<ArrayRef>, usize),
     deletes: (Vec<ArrayRef>, usize),
-    cutoff: i64,
+    cutoff: Watermark,
 ) -> Result<StateChange> {
     let of = |schema: &arrow::datatypes::SchemaRef, (columns, rows): (Vec<ArrayRef>, usize)| {
         if rows == 0 { Ok(Vec::new()) } else { Ok::<_, Error>(vec![batch(schema, columns, rows)?]) }

@@ -22,7 +22,7 @@ use crate::operator::spec::{
 };
 use crate::operator::{WEIGHT, deduplicate, rolling, top_n};
 use crate::state::StateStore;
-use crate::time::Lag;
+use crate::time::{EventTime, Lag, Watermark};
 
 const TIME: TimeColumn = TimeColumn { column: 1, lag: Lag(0) };
 const DISORDER: i64 = 8;
@@ -202,7 +202,7 @@ fn play(case: &Case, seed: u64) -> usize {
         disk: Ok(store),
     })
     .unwrap();
-    let (mut before, mut clock, mut id, mut left_out) = (NO_WATERMARK, 1_000, 0, 0);
+    let (mut before, mut clock, mut id, mut left_out) = (Watermark::NONE, 1_000, 0, 0);
     for step in 0..80 {
         // Few keys at a time, so that the others are cold.
         let keys = rng.random_range(0..30);
@@ -216,8 +216,9 @@ fn play(case: &Case, seed: u64) -> usize {
         };
         let inputs: Vec<_> = (0..case.ports).map(|_| port()).collect();
         let ended = step == 79;
-        let watermark = if ended { i64::MAX } else { before.max(clock - DISORDER - rng.random_range(0..10)) };
-        let tick = Tick { before, watermark, now: step };
+        let behind = Watermark(clock - DISORDER - rng.random_range(0..10));
+        let watermark = if ended { Watermark::END } else { before.max(behind) };
+        let tick = Tick { before, watermark, now: EventTime(step) };
         let want = plain.whole_step(inputs.clone(), tick).unwrap();
         let got = cells.step(inputs, tick).unwrap();
         assert_eq!(lines(&got.rows), lines(&want.rows), "{}, seed {seed}, step {step}", case.name);

@@ -17,6 +17,7 @@ use crate::delta::store::faults::{Fault, FaultyStore, Operation};
 use crate::env::Env;
 use crate::operator::restore;
 use crate::state::{KeyEquality, SpillFolder, StateStore, shard_of};
+use crate::time::{EventTime, Lag, Watermark};
 
 /// Nominal memory of a row in the test operator's state.
 const ROW_BYTES: u64 = 1000;
@@ -47,7 +48,7 @@ struct Counter {
     changed: BTreeSet<Option<i64>>,
     waiting: BTreeSet<(i64, Option<i64>, i64)>,
     fresh: BTreeSet<(i64, Option<i64>, i64)>,
-    watermark: i64,
+    watermark: Watermark,
     stepped: bool,
 }
 
@@ -57,7 +58,7 @@ impl Operator for Counter {
         let (mut now, mut late) = (BTreeSet::new(), Vec::new());
         for [key, at, id] in inputs.iter().flatten().flat_map(rows) {
             let (at, id) = (at.unwrap(), id.unwrap());
-            if at < tick.before {
+            if EventTime(at).is_late(tick.before) {
                 late.push([key, Some(at), Some(id)]);
                 continue;
             }
@@ -76,7 +77,9 @@ impl Operator for Counter {
                 self.counts.remove(&key);
             }
         }
-        while let Some(first) = self.waiting.first().copied().filter(|(at, ..)| *at < tick.watermark) {
+        while let Some(first) =
+            self.waiting.first().copied().filter(|(at, ..)| EventTime(*at).is_complete(tick.watermark))
+        {
             self.waiting.remove(&first);
             self.fresh.remove(&first);
             out.push([first.1, Some(-1), Some(first.2)]);
@@ -118,14 +121,14 @@ impl Operator for Counter {
         let gone = RecordBatch::try_new(self.state()[0].delete_schema(), vec![keys]).unwrap();
         let fresh: Vec<_> =
             std::mem::take(&mut self.fresh).into_iter().map(|(at, key, id)| [key, Some(at), Some(id)]).collect();
-        let cutoff = if self.stepped { self.watermark } else { NO_WATERMARK };
+        let cutoff = if self.stepped { self.watermark } else { Watermark::NONE };
         Ok(vec![
-            StateChange { table: 0, upserts: vec![batch(COUNTS, &kept)], deletes: vec![gone], cutoff: NO_WATERMARK },
+            StateChange { table: 0, upserts: vec![batch(COUNTS, &kept)], deletes: vec![gone], cutoff: Watermark::NONE },
             StateChange { table: 1, upserts: vec![batch(INPUT, &fresh)], deletes: Vec::new(), cutoff },
         ])
     }
 
-    fn restore(&mut self, table: usize, restored: RecordBatch, watermark: i64) -> Result<()> {
+    fn restore(&mut self, table: usize, restored: RecordBatch, watermark: Watermark) -> Result<()> {
         assert!(!self.stepped);
         for [key, a, b] in rows(&restored) {
             let fresh = match table {
@@ -133,18 +136,18 @@ impl Operator for Counter {
                 _ => self.waiting.insert((a.unwrap(), key, b.unwrap())),
             };
             assert!(fresh, "a row was restored twice");
-            assert!(table == 0 || a.unwrap() >= watermark, "a dead row was restored");
+            assert!(table == 0 || !EventTime(a.unwrap()).is_below(watermark), "a dead row was restored");
         }
         Ok(())
     }
 
     fn usage(&self) -> StateUsage {
         let rows = (self.counts.len() + self.waiting.len()) as u64;
-        StateUsage { rows, bytes: rows * ROW_BYTES, oldest: self.waiting.first().map(|(at, ..)| *at) }
+        StateUsage { rows, bytes: rows * ROW_BYTES, oldest: self.waiting.first().map(|(at, ..)| EventTime(*at)) }
     }
 
-    fn due(&self) -> i64 {
-        self.waiting.first().map_or(i64::MAX, |(at, ..)| at.saturating_add(1))
+    fn due(&self) -> Watermark {
+        self.waiting.first().map_or(Watermark::END, |(at, ..)| EventTime(*at).due(Lag::ZERO))
     }
 }
 
@@ -174,7 +177,7 @@ impl Image {
                 }
             }
             if change.table == 1 {
-                self.waiting.retain(|row| row[1].unwrap() >= change.cutoff);
+                self.waiting.retain(|row| !EventTime(row[1].unwrap()).is_below(change.cutoff));
             }
         }
     }
@@ -182,7 +185,7 @@ impl Image {
 
 struct Run {
     rng: StdRng,
-    watermark: i64,
+    watermark: Watermark,
     next_id: i64,
 }
 
@@ -196,7 +199,7 @@ impl Run {
             .map(|_| {
                 let row = |id: i64, rng: &mut StdRng| {
                     let key = rng.random_bool(0.97).then(|| base + rng.random_range(0..keys));
-                    [key, Some(self.watermark.max(0) + rng.random_range(-5..400)), Some(id)]
+                    [key, Some(self.watermark.0.max(0) + rng.random_range(-5..400)), Some(id)]
                 };
                 let count = rng.random_range(0..20);
                 self.next_id += count;
@@ -209,9 +212,9 @@ impl Run {
     fn tick(&mut self) -> Tick {
         let before = self.watermark;
         if self.rng.random_bool(0.6) {
-            self.watermark = self.watermark.max(0) + self.rng.random_range(0..30);
+            self.watermark = Watermark(self.watermark.0.max(0) + self.rng.random_range(0..30));
         }
-        Tick { before, watermark: self.watermark, now: 0 }
+        Tick { before, watermark: self.watermark, now: EventTime(0) }
     }
 }
 
@@ -270,7 +273,7 @@ impl Durable {
         }
     }
 
-    fn restore(&self, shards: usize, budget: &MemoryBudget, disk: &Spill, watermark: i64) -> Vec<Cells> {
+    fn restore(&self, shards: usize, budget: &MemoryBudget, disk: &Spill, watermark: Watermark) -> Vec<Cells> {
         let one = |shard| {
             let mut made = cells(shard, shards, budget, Some(disk));
             block_on(restore(&mut made, &self.store, &self.snapshot, (shard, shards), watermark)).unwrap();
@@ -289,7 +292,7 @@ fn cells_short_of_memory_give_what_one_operator_gives_and_remember_the_same() {
         let files = move || spilling.store().unwrap();
         // Real files for some seeds; memory is faster.
         let disk: &Spill = if seed % 10 == 0 { &files } else { &memory };
-        let mut run = Run { rng: StdRng::seed_from_u64(seed), watermark: NO_WATERMARK, next_id: 0 };
+        let mut run = Run { rng: StdRng::seed_from_u64(seed), watermark: Watermark::NONE, next_id: 0 };
         let budget = MemoryBudget::new(ROW_BYTES * [5, 60, 10_000][run.rng.random_range(0..3)]);
         let mut plain = Counter::default();
         let mut sharded = vec![cells(0, 1, &budget, Some(disk))];
@@ -333,7 +336,7 @@ fn cells_short_of_memory_give_what_one_operator_gives_and_remember_the_same() {
 fn cold_cells_leave_memory_and_the_budget_is_kept() {
     let budget = MemoryBudget::new(ROW_BYTES * 600);
     let mut cells = cells(0, 1, &budget, Some(&memory));
-    let tick = Tick { before: NO_WATERMARK, watermark: 0, now: 0 };
+    let tick = Tick { before: Watermark::NONE, watermark: Watermark(0), now: EventTime(0) };
     for step in 0..20 {
         // 1,000 keys in all, each with two rows of state.
         let made: Vec<_> = (step * 50..step * 50 + 50).map(|n| [Some(n), Some(1_000_000), Some(n)]).collect();
@@ -343,21 +346,23 @@ fn cold_cells_leave_memory_and_the_budget_is_kept() {
         assert_eq!(budget.pressure(), None);
     }
     let usage = cells.usage();
-    assert_eq!((usage.rows, usage.oldest), (2_000, Some(1_000_000)));
+    assert_eq!((usage.rows, usage.oldest), (2_000, Some(EventTime(1_000_000))));
     assert!(cells.resident() < 4, "{}", cells.resident());
     // Nothing is due, so nothing is loaded.
     let resident = cells.resident();
-    let idle = cells.step(vec![Vec::new()], Tick { before: 0, watermark: 999_999, now: 0 }).unwrap();
+    let idle = cells
+        .step(vec![Vec::new()], Tick { before: Watermark(0), watermark: Watermark(999_999), now: EventTime(0) })
+        .unwrap();
     assert_eq!((sorted(&idle.rows), cells.resident()), (Vec::new(), resident));
     // Everything is due.
-    let end = Tick { before: 999_999, watermark: i64::MAX, now: 0 };
+    let end = Tick { before: Watermark(999_999), watermark: Watermark::END, now: EventTime(0) };
     assert_eq!(sorted(&cells.step(vec![Vec::new()], end).unwrap().rows).len(), 1_000);
 }
 
 #[test]
 fn a_key_changed_again_and_again_within_an_epoch_is_handed_out_once() {
     let mut cells = cells(0, 1, &MemoryBudget::new(1), Some(&memory));
-    let tick = Tick { before: NO_WATERMARK, watermark: NO_WATERMARK, now: 0 };
+    let tick = Tick { before: Watermark::NONE, watermark: Watermark::NONE, now: EventTime(0) };
     for round in 0..13 {
         let made: Vec<_> = (0..40).map(|key| [Some(key), Some(5), Some(round * 40 + key)]).collect();
         cells.step(vec![vec![batch(INPUT, &made)]], tick).unwrap();
@@ -374,7 +379,7 @@ fn without_a_disk_the_budget_is_told_why_and_nothing_else_changes() {
     let budget = MemoryBudget::new(ROW_BYTES * 10);
     let mut cells = cells(0, 1, &budget, None);
     let mut plain = Counter::default();
-    let tick = Tick { before: NO_WATERMARK, watermark: 3, now: 0 };
+    let tick = Tick { before: Watermark::NONE, watermark: Watermark(3), now: EventTime(0) };
     let made: Vec<_> = (0..100).map(|n| [Some(n % 30), Some(n % 7), Some(n)]).collect();
     let input = vec![vec![batch(INPUT, &made)]];
     let stepped = cells.step(input.clone(), tick).unwrap();
@@ -390,7 +395,7 @@ fn without_a_disk_the_budget_is_told_why_and_nothing_else_changes() {
 fn rows_of_another_shard_are_a_defect() {
     let mut cells = cells(0, 2, &MemoryBudget::new(1_000_000), Some(&memory));
     let made: Vec<_> = (0..100).map(|n| [Some(n), Some(1), Some(n)]).collect();
-    let tick = Tick { before: NO_WATERMARK, watermark: 3, now: 0 };
+    let tick = Tick { before: Watermark::NONE, watermark: Watermark(3), now: EventTime(0) };
     assert!(cells.step(vec![vec![batch(INPUT, &made)]], tick).is_err());
 }
 
@@ -401,7 +406,7 @@ fn a_snapshot_with_a_table_that_the_operator_lacks_is_refused() {
     let rows = batch(COUNTS, &[[Some(1), Some(1), Some(1)]]);
     durable.write(&[other], vec![vec![StateChange { upserts: vec![rows], ..no_change(0) }]]);
     let mut counter = Counter::default();
-    let restored = block_on(restore(&mut counter, &durable.store, &durable.snapshot, (0, 1), 0));
+    let restored = block_on(restore(&mut counter, &durable.store, &durable.snapshot, (0, 1), Watermark(0)));
     assert_eq!(restored.expect_err("a foreign table").message(), "operator `counter` has no state table `other`");
 }
 
@@ -427,7 +432,7 @@ fn filling(full: &Arc<AtomicBool>) -> SpillStore {
 #[test]
 fn a_disk_that_fills_up_costs_memory_and_nothing_else() {
     for seed in 0..60 {
-        let mut run = Run { rng: StdRng::seed_from_u64(seed), watermark: NO_WATERMARK, next_id: 0 };
+        let mut run = Run { rng: StdRng::seed_from_u64(seed), watermark: Watermark::NONE, next_id: 0 };
         let budget = MemoryBudget::new(ROW_BYTES * 20);
         let full = Arc::new(AtomicBool::new(seed % 3 == 0));
         let disk = {
@@ -474,7 +479,7 @@ fn the_budget_is_told_that_the_disk_is_full_until_it_is_not() {
         move || filling(&full)
     };
     let mut cells = cells(0, 1, &budget, Some(&disk));
-    let tick = Tick { before: NO_WATERMARK, watermark: 0, now: 0 };
+    let tick = Tick { before: Watermark::NONE, watermark: Watermark(0), now: EventTime(0) };
     for step in 0..3 {
         let made: Vec<_> = (step * 200..step * 200 + 200).map(|n| [Some(n), Some(1_000_000), Some(n)]).collect();
         cells.step(vec![vec![batch(INPUT, &made)]], tick).unwrap();

@@ -12,10 +12,11 @@ use arrow::record_batch::RecordBatch;
 
 use super::seen::SeenKeys;
 use crate::error::{Context, Result};
-use crate::operator::contract::{END_OF_TIME, Operator, StateUsage, Stepped, Tick};
+use crate::operator::contract::{Operator, StateUsage, Stepped, Tick};
 use crate::operator::keyed::{Encoder, SlotTable, WARM, micros, split_late};
 use crate::operator::spec::{DeduplicateSpec, TimeColumn};
-use crate::state::{NO_WATERMARK, StateChange, StateTable};
+use crate::state::{StateChange, StateTable};
+use crate::time::{EventTime, Watermark};
 
 /// Lets the first row of a key through when it arrives.
 #[derive(Debug)]
@@ -39,7 +40,12 @@ impl OnArrival {
     }
 
     /// The rows of a batch that are the first of their key.
-    fn first_rows(&mut self, batch: &RecordBatch, times: Option<&Int64Array>, now: i64) -> Result<Option<RecordBatch>> {
+    fn first_rows(
+        &mut self,
+        batch: &RecordBatch,
+        times: Option<&Int64Array>,
+        now: EventTime,
+    ) -> Result<Option<RecordBatch>> {
         self.encoder.encode(batch)?;
         let rows = batch.num_rows();
         self.hashes.clear();
@@ -49,7 +55,7 @@ impl OnArrival {
             if row % WARM == 0 {
                 self.seen.warm(&self.hashes[row..rows.min(row + WARM)]);
             }
-            let time = times.map_or(now, |times| times.value(row));
+            let time = times.map_or(now, |times| EventTime(times.value(row)));
             let (hash, key) = (self.hashes[row], self.encoder.row(row));
             let first = !self.seen.recalls(hash, key, time);
             if first {
@@ -69,8 +75,8 @@ impl OnArrival {
     }
 
     /// The time by which keys expire.
-    fn clock(&self, watermark: i64, now: i64) -> i64 {
-        self.time.map_or(now, |time| time.bound(watermark))
+    fn clock(&self, watermark: Watermark, now: EventTime) -> Watermark {
+        TimeColumn::clock(self.time, watermark, now)
     }
 }
 
@@ -110,13 +116,13 @@ impl Operator for OnArrival {
         Ok(vec![self.seen.changes(0, &self.encoder)?])
     }
 
-    fn restore(&mut self, _table: usize, rows: RecordBatch, watermark: i64) -> Result<()> {
-        self.seen.advance(self.time.map_or(NO_WATERMARK, |time| time.bound(watermark)));
+    fn restore(&mut self, _table: usize, rows: RecordBatch, watermark: Watermark) -> Result<()> {
+        self.seen.advance(self.time.map_or(Watermark::NONE, |time| time.bound(watermark)));
         self.seen.restore(&rows, &mut self.encoder)
     }
 
-    fn due(&self) -> i64 {
-        END_OF_TIME
+    fn due(&self) -> Watermark {
+        Watermark::END
     }
 
     fn usage(&self) -> StateUsage {

@@ -14,11 +14,11 @@ use crate::error::Result;
 use crate::operator::contract::{Operator, StateUsage, Stepped, Tick};
 use crate::operator::keyed::{Encoder, KeyIndex, SequencedRows, SlotTable, WARM, micros, split_late};
 use crate::operator::spec::{DeduplicateSpec, TimeColumn};
-use crate::state::{NO_WATERMARK, StateChange, StateTable};
-use crate::time::{EventTime, Lag};
+use crate::state::{StateChange, StateTable};
+use crate::time::{EventTime, Lag, Watermark};
 
 /// Order of waiting rows: by time, then by arrival.
-type Turn = (i64, i64);
+type Turn = (EventTime, i64);
 
 /// Lets the earliest row of a key through once no earlier one can arrive.
 #[derive(Debug)]
@@ -56,13 +56,13 @@ impl OnWatermark {
     }
 
     /// Stores the rows of a batch, none of them late, if they can win; future output has times at or after `before`.
-    fn take(&mut self, batch: &RecordBatch, times: &Int64Array, before: i64) -> Result<()> {
+    fn take(&mut self, batch: &RecordBatch, times: &Int64Array, before: Watermark) -> Result<()> {
         let mut numbers = std::mem::take(&mut self.numbers);
         self.keys.resolve(batch, &mut numbers)?;
         self.waiting.resize_with(self.keys.bound(), Vec::new);
         let (mut places, mut rows, mut beaten) = (Vec::new(), Vec::new(), Vec::new());
         for (row, &key) in numbers.iter().enumerate() {
-            let time = times.value(row);
+            let time = EventTime(times.value(row));
             if self.is_beaten(key, time, before) {
                 self.duplicates += 1;
                 continue;
@@ -85,7 +85,7 @@ impl OnWatermark {
     }
 
     /// `true` if a row cannot be emitted: a row of its key was emitted close before, or a waiting one will beat it.
-    fn is_beaten(&self, key: u32, time: i64, before: i64) -> bool {
+    fn is_beaten(&self, key: u32, time: EventTime, before: Watermark) -> bool {
         let waiting = &self.waiting[key as usize];
         let loses = waiting.first().is_some_and(|first| first.0 <= time && self.loses(time, before));
         if loses || waiting.iter().any(|other| other.0 == time) {
@@ -97,11 +97,11 @@ impl OnWatermark {
 
     /// `true` if a row at `time` loses to any earlier row of its key that still waits: the first one emitted has a time at
     /// or after `before`, and `time` is then less than `within` away.
-    fn loses(&self, time: i64, before: i64) -> bool {
-        self.within.is_none_or(|within| before != NO_WATERMARK && EventTime(time).since(EventTime(before)) < within)
+    fn loses(&self, time: EventTime, before: Watermark) -> bool {
+        self.within.is_none_or(|within| before != Watermark::NONE && time.since(before.time()) < within)
     }
 
-    fn wait(&mut self, key: u32, turn: Turn, row: u32, before: i64, beaten: &mut Vec<u32>) {
+    fn wait(&mut self, key: u32, turn: Turn, row: u32, before: Watermark, beaten: &mut Vec<u32>) {
         let mut others = std::mem::take(&mut self.waiting[key as usize]);
         others.retain(|other| {
             let stays = *other < turn || !self.loses(other.0, before);
@@ -116,8 +116,8 @@ impl OnWatermark {
     }
 
     /// The rows with a time below `watermark` that are not duplicates.
-    fn complete(&mut self, watermark: i64) -> Result<Option<RecordBatch>> {
-        let later = self.turns.split_off(&((watermark, i64::MIN), 0));
+    fn complete(&mut self, watermark: Watermark) -> Result<Option<RecordBatch>> {
+        let later = self.turns.split_off(&((watermark.time(), i64::MIN), 0));
         let due: Vec<_> = std::mem::replace(&mut self.turns, later).into_iter().collect();
         let hashes: Vec<u32> = due.iter().map(|((_, key), _)| SlotTable::hash(self.keys.key(*key))).collect();
         let (mut winners, mut done) = (Vec::new(), Vec::with_capacity(due.len()));
@@ -134,8 +134,7 @@ impl OnWatermark {
             self.seen.keep(hashes[at], self.keys.key(key), turn.0);
             let within = self.within;
             waiting.retain(|other| {
-                let stays = *other != turn
-                    && within.is_some_and(|within| EventTime(other.0).since(EventTime(turn.0)) >= within);
+                let stays = *other != turn && within.is_some_and(|within| other.0.since(turn.0) >= within);
                 if !stays && let Some(row) = self.turns.remove(&(*other, key)) {
                     done.push(row);
                 }
@@ -186,7 +185,7 @@ impl Operator for OnWatermark {
         Ok(vec![self.seen.changes(0, &self.encoder)?, self.rows.changes(1)?])
     }
 
-    fn restore(&mut self, table: usize, rows: RecordBatch, watermark: i64) -> Result<()> {
+    fn restore(&mut self, table: usize, rows: RecordBatch, watermark: Watermark) -> Result<()> {
         let before = self.time.bound(watermark);
         self.seen.advance(before);
         if table == 0 {
@@ -198,7 +197,7 @@ impl Operator for OnWatermark {
         self.keys.resolve(&input, &mut numbers)?;
         self.waiting.resize_with(self.keys.bound(), Vec::new);
         for (row, (one, &key)) in restored.iter().zip(&numbers).enumerate() {
-            let turn = (times.value(row), one.sequence);
+            let turn = (EventTime(times.value(row)), one.sequence);
             let waiting = &mut self.waiting[key as usize];
             waiting.insert(waiting.partition_point(|other| *other < turn), turn);
             self.turns.insert((turn, key), one.row);
@@ -207,7 +206,7 @@ impl Operator for OnWatermark {
         Ok(())
     }
 
-    fn due(&self) -> i64 {
+    fn due(&self) -> Watermark {
         self.time.past(self.turns.first_key_value().map(|((turn, _), _)| turn.0))
     }
 

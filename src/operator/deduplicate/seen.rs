@@ -13,8 +13,8 @@ use arrow::record_batch::RecordBatch;
 
 use crate::error::{Context, ErrorKind, Result};
 use crate::operator::keyed::{Encoder, SlotTable, WARM, micros};
-use crate::state::{KeyEquality, NO_WATERMARK, StateChange, StateTable};
-use crate::time::Lag;
+use crate::state::{KeyEquality, StateChange, StateTable};
+use crate::time::{EventTime, Lag, Watermark};
 
 /// A row number consists of a page number and, in the low bits, a row of the page.
 const ROW_BITS: u32 = 12;
@@ -34,7 +34,7 @@ pub struct SeenKeys {
     buckets: BTreeMap<i64, Bucket>,
     within: Option<Lag>,
     /// Keys let through before this have expired, whether or not their memory was freed.
-    floor: i64,
+    floor: Watermark,
     /// Pages with rows that were not written yet.
     fresh: Vec<u32>,
     live: u64,
@@ -47,7 +47,7 @@ pub struct SeenKeys {
 struct Page {
     bytes: Vec<u8>,
     ends: Vec<u32>,
-    /// The rows' times; empty without `within`.
+    /// The rows' times, microseconds; empty without `within`.
     times: Vec<i64>,
     written: usize,
 }
@@ -55,7 +55,7 @@ struct Page {
 #[derive(Debug)]
 struct Bucket {
     pages: Vec<u32>,
-    oldest: i64,
+    oldest: EventTime,
 }
 
 impl Page {
@@ -92,7 +92,7 @@ impl SeenKeys {
             free: Vec::new(),
             buckets: BTreeMap::new(),
             within,
-            floor: NO_WATERMARK,
+            floor: Watermark::NONE,
             fresh: Vec::new(),
             live: 0,
             page_bytes: 0,
@@ -117,15 +117,16 @@ impl SeenKeys {
         }
     }
 
-    /// Keys let through `within` or more before `now` expire. `now` never moves back; with [`NO_WATERMARK`] nothing expires.
-    pub fn advance(&mut self, now: i64) {
-        if let (Some(within), true) = (self.within, now != NO_WATERMARK) {
-            self.floor = self.floor.max(now.saturating_sub(within.0).saturating_add(1));
+    /// Keys let through `within` or more before `clock` expire. It never moves back; with [`Watermark::NONE`] nothing expires.
+    pub fn advance(&mut self, clock: Watermark) {
+        if let (Some(within), true) = (self.within, clock != Watermark::NONE) {
+            let first = clock.time().saturating_sub(within).saturating_add(Lag::MICROSECOND);
+            self.floor = self.floor.max(Watermark::at(first));
         }
     }
 
     /// Rows let through at or after this time are kept.
-    pub fn floor(&self) -> i64 {
+    pub fn floor(&self) -> Watermark {
         self.floor
     }
 
@@ -136,21 +137,21 @@ impl SeenKeys {
 
     /// `true` if a row of `key`, with the given hash, was let through so close to `time` that a row at `time` is its
     /// duplicate.
-    pub fn recalls(&self, hash: u32, key: &[u8], time: i64) -> bool {
+    pub fn recalls(&self, hash: u32, key: &[u8], time: EventTime) -> bool {
         let same = |number: u32| {
             let page = &self.pages[(number >> ROW_BITS) as usize];
             let row = number as usize & (PAGE_ROWS - 1);
             page.key(row) == key
                 && self.within.is_none_or(|within| {
-                    let then = page.times[row];
-                    then >= self.floor && time.abs_diff(then) < within.0.unsigned_abs()
+                    let then = EventTime(page.times[row]);
+                    !then.is_below(self.floor) && time.0.abs_diff(then.0) < within.0.unsigned_abs()
                 })
         };
         self.table.find(hash, same).is_some()
     }
 
     /// Records that a row of `key` was let through at `time`.
-    pub fn keep(&mut self, hash: u32, key: &[u8], time: i64) {
+    pub fn keep(&mut self, hash: u32, key: &[u8], time: EventTime) {
         let Some((number, at)) = self.store(key, time) else { return };
         self.table.insert(hash, number);
         let page = &self.pages[at as usize];
@@ -160,11 +161,11 @@ impl SeenKeys {
     }
 
     /// Appends the key to a page of its time; `None` if it has already expired.
-    fn store(&mut self, key: &[u8], time: i64) -> Option<(u32, u32)> {
+    fn store(&mut self, key: &[u8], time: EventTime) -> Option<(u32, u32)> {
         let slice = match self.within {
             None => 0,
-            Some(_) if time < self.floor => return None,
-            Some(within) => time.div_euclid(width(within)),
+            Some(_) if time.is_below(self.floor) => return None,
+            Some(within) => time.0.div_euclid(width(within)),
         };
         let bucket = self.buckets.entry(slice).or_insert_with(|| Bucket { pages: Vec::new(), oldest: time });
         bucket.oldest = bucket.oldest.min(time);
@@ -188,7 +189,7 @@ impl SeenKeys {
         page.bytes.extend_from_slice(key);
         page.ends.push(page.bytes.len() as u32);
         if self.within.is_some() {
-            page.times.push(time);
+            page.times.push(time.0);
         }
         if page.ends.len() == PAGE_ROWS && page.bytes.capacity() > page.bytes.len() * 17 / 16 {
             page.bytes.shrink_to_fit();
@@ -204,7 +205,7 @@ impl SeenKeys {
         let width = width(within);
         while let Some(bucket) = self.buckets.first_entry() {
             // The bucket's last instant must be below the floor.
-            if bucket.key().saturating_add(1).saturating_mul(width) > self.floor {
+            if bucket.key().saturating_add(1).saturating_mul(width) > self.floor.0 {
                 break;
             }
             for at in bucket.remove().pages {
@@ -230,7 +231,7 @@ impl SeenKeys {
             // Pages freed since then are empty, or hold newer rows and are listed for those too.
             let page = &self.pages[at as usize];
             for row in page.written..page.ends.len() {
-                if page.times.get(row).is_none_or(|&time| time >= self.floor) {
+                if page.times.get(row).is_none_or(|&time| !EventTime(time).is_below(self.floor)) {
                     keys.push(page.key(row));
                     times.extend(page.times.get(row));
                 }
@@ -260,7 +261,7 @@ impl SeenKeys {
                 self.table.warm(&hashes[row..hashes.len().min(row + WARM)]);
             }
             let key = encoder.row(row);
-            let time = times.as_ref().map_or(0, |times| times.value(row));
+            let time = EventTime(times.as_ref().map_or(0, |times| times.value(row)));
             if let Some((number, at)) = self.store(key, time) {
                 self.table.insert(hash, number);
                 let page = &mut self.pages[at as usize];
@@ -281,7 +282,7 @@ impl SeenKeys {
     }
 
     /// The time of the oldest row in state; `None` if keys never expire.
-    pub fn oldest(&self) -> Option<i64> {
+    pub fn oldest(&self) -> Option<EventTime> {
         let oldest = self.buckets.first_key_value().map(|(_, bucket)| bucket.oldest)?;
         self.within.map(|_| oldest)
     }

@@ -11,14 +11,13 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use super::deduplicate;
+use crate::operator::Tick;
 use crate::operator::keyed::harness::{
     Flow, ID, K, N, TS, V, assert_same, batch_sql, consolidated, feed, random_rows, rows_of_odd_types, schema,
 };
 use crate::operator::keyed::micros;
 use crate::operator::spec::{DeduplicateEmit, DeduplicateSpec, TimeColumn};
-use crate::operator::{END_OF_TIME, Tick};
-use crate::state::NO_WATERMARK;
-use crate::time::Lag;
+use crate::time::{EventTime, Lag, Watermark};
 
 fn spec(keys: &[usize], emit: DeduplicateEmit, within: Option<i64>, lag: i64) -> DeduplicateSpec {
     let time = Some(TimeColumn { column: TS, lag: Lag(lag) });
@@ -149,24 +148,24 @@ fn ids(batches: &[RecordBatch]) -> Vec<i64> {
 fn a_late_row_is_tested_while_its_time_is_remembered_and_late_after() {
     let make = || deduplicate(spec(&[K], DeduplicateEmit::OnArrival, Some(100), 0)).unwrap();
     let mut flow = Flow::new(&make, &[K]);
-    flow.step(&[rows_at(&["a", "b"], &[Some(1000), Some(1050)])], 1090);
+    flow.step(&[rows_at(&["a", "b"], &[Some(1000), Some(1050)])], Watermark(1090));
     // In order: a copy of `a`; a new key; a row older than the floor by one microsecond; a row without a time.
     let late = rows_at(&["a", "c", "d", "e"], &[Some(1000), Some(991), Some(990), None]);
-    assert_eq!(ids(&flow.step(&[late], 1090)), [1]);
+    assert_eq!(ids(&flow.step(&[late], Watermark(1090))), [1]);
     assert_eq!(ids(&flow.late), [2, 3]);
     // `a` expires at 1100, to the microsecond.
-    flow.step(&[], 1099);
-    assert_eq!(ids(&flow.step(&[rows_at(&["a"], &[Some(1099)])], 1100)), Vec::<i64>::new());
-    assert_eq!(ids(&flow.step(&[rows_at(&["a"], &[Some(1100)])], 1100)), [0]);
+    flow.step(&[], Watermark(1099));
+    assert_eq!(ids(&flow.step(&[rows_at(&["a"], &[Some(1099)])], Watermark(1100))), Vec::<i64>::new());
+    assert_eq!(ids(&flow.step(&[rows_at(&["a"], &[Some(1100)])], Watermark(1100))), [0]);
 }
 
 #[test]
 fn a_row_by_watermark_is_late_once_its_time_is_complete() {
     let make = || deduplicate(spec(&[K], DeduplicateEmit::OnWatermark, Some(100), 10)).unwrap();
     let mut flow = Flow::new(&make, &[K]);
-    assert_eq!(ids(&flow.step(&[rows_at(&["a", "a"], &[Some(1001), Some(1000)])], 1010)), Vec::<i64>::new());
-    assert_eq!(ids(&flow.step(&[], 1011)), [1]);
-    flow.step(&[rows_at(&["b", "c", "d"], &[Some(1000), Some(1001), None])], 1012);
+    assert_eq!(ids(&flow.step(&[rows_at(&["a", "a"], &[Some(1001), Some(1000)])], Watermark(1010))), Vec::<i64>::new());
+    assert_eq!(ids(&flow.step(&[], Watermark(1011))), [1]);
+    flow.step(&[rows_at(&["b", "c", "d"], &[Some(1000), Some(1001), None])], Watermark(1012));
     assert_eq!(ids(&flow.late), [0, 2]);
     assert_eq!(ids(&flow.rows), [1, 1]);
 }
@@ -180,8 +179,8 @@ fn without_event_time_keys_are_remembered_by_processing_time() {
     let mut flow = Flow::new(&make, &[K]);
     let rng = &mut StdRng::seed_from_u64(1);
     for (now, first) in [(1000, true), (1099, false), (1100, true), (1150, false), (1199, false), (1300, true)] {
-        flow.now = now;
-        let out = flow.step(&[rows_at(&["a", "a"], &[None, None])], NO_WATERMARK);
+        flow.now = EventTime(now);
+        let out = flow.step(&[rows_at(&["a", "a"], &[None, None])], Watermark::NONE);
         assert_eq!(ids(&out), if first { vec![0] } else { vec![] }, "at {now}");
         flow.save();
         flow.rebuild(3, rng);
@@ -204,7 +203,7 @@ fn distinct_keys(from: u64, count: u64, time: i64) -> RecordBatch {
 #[test]
 fn a_short_key_costs_at_most_60_bytes() {
     let mut operator = deduplicate(spec(&[K], DeduplicateEmit::OnArrival, Some(1 << 40), 0)).unwrap();
-    let tick = Tick { before: 0, watermark: 0, now: 0 };
+    let tick = Tick { before: Watermark(0), watermark: Watermark(0), now: EventTime(0) };
     let (mut keys, mut worst) = (0, 0);
     while keys < 400_000 {
         operator.step(vec![vec![distinct_keys(keys, 5_000, keys as i64)]], tick).unwrap();
@@ -224,9 +223,9 @@ fn memory_is_flat_while_time_moves_on() {
     let mut early = 0;
     for step in 0..600_u64 {
         let time = step as i64 * 1000;
-        let out = flow.step(&[distinct_keys(step * 200, 200, time)], time);
+        let out = flow.step(&[distinct_keys(step * 200, 200, time)], Watermark(time));
         assert_eq!(out.iter().map(RecordBatch::num_rows).sum::<usize>(), 200);
-        let changes = flow.step(&[], time);
+        let changes = flow.step(&[], Watermark(time));
         assert!(changes.is_empty());
         if step == 100 {
             early = flow.bytes();
@@ -235,7 +234,7 @@ fn memory_is_flat_while_time_moves_on() {
     // 50 steps of rows, and up to a 32nd part of them whose memory is not freed yet.
     assert!(flow.remembered().0 <= 53 * 200, "{} rows", flow.remembered().0);
     assert!(flow.bytes() <= early * 12 / 10, "{} bytes, {early} at first", flow.bytes());
-    flow.step(&[], END_OF_TIME);
+    flow.step(&[], Watermark::END);
     assert_eq!(flow.remembered().0, 0);
 }
 

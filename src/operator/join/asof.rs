@@ -18,7 +18,8 @@ use super::versions::{Version, Versions};
 use crate::error::{Context, Error, Result};
 use crate::operator::spec::{AsofSpec, TimeColumn};
 use crate::operator::{Operator, StateUsage, Stepped, Tick};
-use crate::state::{NO_WATERMARK, StateChange, StateTable};
+use crate::state::{StateChange, StateTable};
+use crate::time::{EventTime, Watermark};
 
 /// Number of left rows that are answered at a time.
 const ANSWERS: usize = 16_384;
@@ -96,7 +97,8 @@ impl AsofJoin {
     }
 
     fn index(&mut self, keys: &[ArrayRef], first: u32, times: &[i64]) -> Result<()> {
-        let versions: Vec<Version> = times.iter().zip(first..).map(|(&time, slot)| Version { time, slot }).collect();
+        let versions: Vec<Version> =
+            times.iter().zip(first..).map(|(&time, slot)| Version { time: EventTime(time), slot }).collect();
         for replaced in self.versions.add(keys, &versions)? {
             self.sides[1].kill(replaced);
         }
@@ -109,7 +111,7 @@ impl AsofJoin {
         for slots in due.chunks(ANSWERS) {
             let rows = left.rows(slots)?;
             let keys: Vec<ArrayRef> = self.left_keys.iter().map(|&key| Arc::clone(&rows[key])).collect();
-            let times: Vec<i64> = slots.iter().map(|&slot| left.time(slot)).collect();
+            let times: Vec<i64> = slots.iter().map(|&slot| left.time(slot).0).collect();
             let found = self.versions.newest(&keys, &times, self.or_equal)?;
             let matched = BooleanArray::from_iter(found.iter().map(|&slot| Some(slot != NONE)));
             if matched.true_count() > 0 {
@@ -132,7 +134,7 @@ impl AsofJoin {
     }
 
     /// Left rows with a time below this have been answered.
-    fn left_cutoff(&self, watermark: i64) -> i64 {
+    fn left_cutoff(&self, watermark: Watermark) -> Watermark {
         self.right_time.bound(watermark)
     }
 }
@@ -174,19 +176,19 @@ impl Operator for AsofJoin {
         super::changes(&mut self.sides)
     }
 
-    fn restore(&mut self, table: usize, rows: RecordBatch, watermark: i64) -> Result<()> {
-        let cutoff = if table == 0 { self.left_cutoff(watermark) } else { NO_WATERMARK };
+    fn restore(&mut self, table: usize, rows: RecordBatch, watermark: Watermark) -> Result<()> {
+        let cutoff = if table == 0 { self.left_cutoff(watermark) } else { Watermark::NONE };
         let first = super::restore(&mut self.sides, &self.intakes, table, &rows, cutoff)?;
         if table == 1 {
             let slots: Vec<u32> = (first..self.sides[1].slots() as u32).collect();
-            let times: Vec<i64> = slots.iter().map(|&slot| self.sides[1].time(slot)).collect();
+            let times: Vec<i64> = slots.iter().map(|&slot| self.sides[1].time(slot).0).collect();
             let keys = self.sides[1].gather(&self.right_keys, &slots)?;
             self.index(&keys, first, &times)?;
         }
         Ok(())
     }
 
-    fn due(&self) -> i64 {
+    fn due(&self) -> Watermark {
         self.right_time.past(self.sides[0].oldest_unmatched())
     }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::chains::Chains;
-use crate::time::Lag;
+use crate::time::{EventTime, Lag, Watermark};
 
 /// Buckets of equal width.
 pub(super) struct Buckets {
@@ -13,7 +13,7 @@ pub(super) struct Buckets {
 }
 
 struct Bucket {
-    oldest: i64,
+    oldest: EventTime,
     rows: Vec<u32>,
 }
 
@@ -26,7 +26,7 @@ impl Buckets {
     }
 
     /// The smallest time.
-    pub(super) fn oldest(&self) -> Option<i64> {
+    pub(super) fn oldest(&self) -> Option<EventTime> {
         self.buckets.first_key_value().map(|(_, bucket)| bucket.oldest)
     }
 
@@ -44,36 +44,37 @@ impl Buckets {
         while run < times.len() {
             let key = times[run] >> self.shift;
             let length = times[run..].iter().take_while(|&time| time >> self.shift == key).count();
-            let bucket = self.buckets.entry(key).or_insert_with(|| Bucket { oldest: i64::MAX, rows: Vec::new() });
+            let bucket = self.buckets.entry(key).or_insert_with(|| Bucket { oldest: EventTime::MAX, rows: Vec::new() });
             let end = run + length;
-            bucket.oldest = times[run..end].iter().copied().fold(bucket.oldest, i64::min);
+            bucket.oldest = times[run..end].iter().copied().map(EventTime).fold(bucket.oldest, EventTime::min);
             bucket.rows.extend((run..end).map(|row| first + row as u32));
             run = end;
         }
     }
 
     /// Removes the rows with a time below `cutoff` and returns those that are live.
-    pub(super) fn take_below(&mut self, cutoff: i64, chains: &Chains) -> Vec<u32> {
+    pub(super) fn take_below(&mut self, cutoff: Watermark, chains: &Chains) -> Vec<u32> {
         let mut taken = Vec::new();
         while let Some(mut entry) = self.buckets.first_entry() {
-            if entry.get().oldest >= cutoff {
+            if !entry.get().oldest.is_below(cutoff) {
                 break;
             }
-            let wholly_below = *entry.key() < cutoff >> self.shift;
+            let wholly_below = *entry.key() < cutoff.0 >> self.shift;
             if wholly_below {
                 taken.extend(entry.remove().rows.into_iter().filter(|&row| chains.is_live(row)));
                 continue;
             }
             let bucket = entry.get_mut();
-            bucket.oldest = i64::MAX;
+            bucket.oldest = EventTime::MAX;
             bucket.rows.retain(|&row| {
                 let time = chains.time(row);
-                if time >= cutoff {
+                let stays = !time.is_below(cutoff);
+                if stays {
                     bucket.oldest = bucket.oldest.min(time);
                 } else if chains.is_live(row) {
                     taken.push(row);
                 }
-                time >= cutoff
+                stays
             });
             if bucket.rows.is_empty() {
                 entry.remove();

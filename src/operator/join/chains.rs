@@ -19,14 +19,17 @@
 //! compact()                       row 2 becomes row 0: heads[5] = 0, next = NONE, floor = 0
 //! ```
 
+use crate::time::EventTime;
+
 /// The end of a chain; also "no row".
 pub(super) const NONE: u32 = u32::MAX;
 
 /// The time of a dead row.
-pub(super) const DEAD: i64 = i64::MIN;
+const DEAD: i64 = EventTime::MIN.0;
 
 #[derive(Clone, Copy)]
 struct Link {
+    /// Microseconds.
     time: i64,
     tag: u32,
     next: u32,
@@ -70,12 +73,12 @@ impl Chains {
         self.links.capacity() * size_of::<Link>() + self.heads.capacity() * size_of::<u32>()
     }
 
-    pub(super) fn time(&self, row: u32) -> i64 {
-        self.links[row as usize].time
+    pub(super) fn time(&self, row: u32) -> EventTime {
+        EventTime(self.links[row as usize].time)
     }
 
     pub(super) fn is_live(&self, row: u32) -> bool {
-        self.time(row) != DEAD
+        self.links[row as usize].time != DEAD
     }
 
     /// Marks a row as dead that is among the oldest.

@@ -14,6 +14,7 @@ use super::segments::refused;
 use crate::equality::key_values;
 use crate::error::{Context, Error, Result};
 use crate::operator::spec::TimeColumn;
+use crate::time::{EventTime, Watermark};
 
 /// Reads a port's rows.
 pub(super) struct Intake {
@@ -40,6 +41,7 @@ pub(super) struct IntakeOptions<'a> {
 /// Rows, with one time and (where the port retracts) one weight each.
 pub(super) struct Rows {
     pub(super) rows: RecordBatch,
+    /// Microseconds.
     pub(super) times: Vec<i64>,
     pub(super) weights: Vec<i64>,
 }
@@ -88,7 +90,7 @@ impl Intake {
 
     /// Takes a step's batches. `before`: see [`super::super::Tick`]; `now` is the time of rows where there is no time
     /// column.
-    pub(super) fn take(&self, batches: &[RecordBatch], before: i64, now: i64) -> Result<Option<Taken>> {
+    pub(super) fn take(&self, batches: &[RecordBatch], before: Watermark, now: EventTime) -> Result<Option<Taken>> {
         let Some(mut all) = self.together(batches)? else { return Ok(None) };
         let mut late = None;
         if self.timed
@@ -96,8 +98,9 @@ impl Intake {
         {
             let bound = time.bound(before);
             let column = times(all.column(time.column))?;
-            if column.values.iter().any(|&value| value < bound) {
-                let is_late = (0..all.num_rows()).map(|row| column.is_valid(row) && column.values[row] < bound);
+            if column.values.iter().any(|&value| EventTime(value).is_late(bound)) {
+                let is_late =
+                    (0..all.num_rows()).map(|row| column.is_valid(row) && EventTime(column.values[row]).is_late(bound));
                 let is_late: BooleanArray = is_late.map(Some).collect();
                 late = Some(filter_record_batch(&all, &is_late).internal(refused)?).filter(|late| late.num_rows() > 0);
                 all = filter_record_batch(&all, &not(&is_late).internal(refused)?).internal(refused)?;
@@ -115,9 +118,9 @@ impl Intake {
         hash(&keys, rows.num_rows())
     }
 
-    /// The rows' times: from the time column (null: the end of time), otherwise `now`.
-    pub(super) fn times(&self, rows: &RecordBatch, now: i64) -> Result<Vec<i64>> {
-        let Some(time) = self.time else { return Ok(vec![now; rows.num_rows()]) };
+    /// The rows' times: from the time column (null: the end of time), otherwise `now`; microseconds.
+    pub(super) fn times(&self, rows: &RecordBatch, now: EventTime) -> Result<Vec<i64>> {
+        let Some(time) = self.time else { return Ok(vec![now.0; rows.num_rows()]) };
         let column = times(rows.column(time.column))?;
         Ok((0..rows.num_rows()).map(|row| if column.is_valid(row) { column.values[row] } else { i64::MAX }).collect())
     }
@@ -131,7 +134,7 @@ impl Intake {
     }
 
     /// Removes the weights; equal rows become one, rows that cancel out none.
-    fn rows(&self, all: RecordBatch, now: i64) -> Result<Rows> {
+    fn rows(&self, all: RecordBatch, now: EventTime) -> Result<Rows> {
         if !self.retract {
             let times = self.times(&all, now)?;
             return Ok(Rows { rows: all, times, weights: Vec::new() });

@@ -20,8 +20,8 @@ use super::segments::refused;
 use super::side::{Arriving, Side, SideOptions, usage};
 use crate::error::{Context, Error, Result};
 use crate::operator::spec::{JoinSpec, TimeBounds};
-use crate::operator::{END_OF_TIME, Operator, StateUsage, Stepped, Tick};
-use crate::state::{NO_WATERMARK, StateChange, StateTable};
+use crate::operator::{Operator, StateUsage, Stepped, Tick};
+use crate::state::{StateChange, StateTable};
 use crate::time::{EventTime, Lag, Watermark};
 
 /// The interval join of one shard.
@@ -33,7 +33,7 @@ pub(super) struct IntervalJoin {
     sides: [Side; 2],
     /// The remaining work of an incomplete step.
     probing: VecDeque<Probing>,
-    watermark: i64,
+    watermark: Watermark,
 }
 
 /// A port's rows, while they are joined with the rows stored on the other side.
@@ -83,13 +83,13 @@ impl IntervalJoin {
             side(1, &spec.right_keys, bounds.right.column, "right"),
         ];
         let matcher = Matcher::new(spec, [intakes[0].row(), intakes[1].row()])?;
-        let (probing, watermark) = (VecDeque::new(), NO_WATERMARK);
+        let (probing, watermark) = (VecDeque::new(), Watermark::NONE);
         Ok(Self { bounds, roles, matcher, intakes, sides, probing, watermark })
     }
 
     /// Rows of a side with a time below this cannot match any future row.
-    fn cutoff(&self, side: usize, watermark: i64) -> i64 {
-        Watermark(watermark).behind(self.trailing(side)).0
+    fn cutoff(&self, side: usize, watermark: Watermark) -> Watermark {
+        watermark.behind(self.trailing(side))
     }
 
     /// The longest that the other side's rows may trail, in event time, the rows of `side` that they match.
@@ -130,7 +130,8 @@ impl IntervalJoin {
         }
         let TimeBounds { lower, upper, .. } = self.bounds;
         let (from, to) = if port == 0 { (lower, upper) } else { (upper.saturating_neg(), lower.saturating_neg()) };
-        let range = |row: usize| (times[row].saturating_add(from.0), times[row].saturating_add(to.0));
+        let within = |time: EventTime| (time.saturating_add(from).0, time.saturating_add(to).0);
+        let range = |row: usize| within(EventTime(times[row]));
         if counted && self.matcher.keys_decide() {
             *met = self.matcher.any(port, rows, &taken.hashes, range, &self.sides[1 - port])?;
             return Ok(true);
@@ -179,7 +180,7 @@ impl IntervalJoin {
     }
 
     /// Expires rows below the cutoff, and emits those that found no match.
-    fn expire(&mut self, side: usize, watermark: i64, out: &mut Vec<RecordBatch>) -> Result<()> {
+    fn expire(&mut self, side: usize, watermark: Watermark, out: &mut Vec<RecordBatch>) -> Result<()> {
         let cutoff = self.cutoff(side, watermark);
         let over = self.sides[side].take_below(cutoff);
         if self.roles[side].keeps_lonely() {
@@ -238,16 +239,16 @@ impl Operator for IntervalJoin {
         super::changes(&mut self.sides)
     }
 
-    fn restore(&mut self, table: usize, rows: RecordBatch, watermark: i64) -> Result<()> {
+    fn restore(&mut self, table: usize, rows: RecordBatch, watermark: Watermark) -> Result<()> {
         let cutoff = self.cutoff(table, watermark);
         super::restore(&mut self.sides, &self.intakes, table, &rows, cutoff).map(|_| ())
     }
 
-    fn due(&self) -> i64 {
+    fn due(&self) -> Watermark {
         let due = |side: usize| {
             let lonely = self.sides[side].oldest_unmatched().filter(|_| self.roles[side].keeps_lonely());
             // The first watermark whose cutoff is above that time.
-            lonely.map_or(END_OF_TIME, |time| EventTime(time).due(self.trailing(side)).0)
+            lonely.map_or(Watermark::END, |time| time.due(self.trailing(side)))
         };
         due(0).min(due(1))
     }

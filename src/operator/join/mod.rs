@@ -31,6 +31,7 @@ use crate::error::{Context, Error, Result};
 use crate::operator::Operator;
 use crate::operator::spec::{AsofSpec, JoinSpec};
 use crate::state::StateChange;
+use crate::time::{EventTime, Watermark};
 use intake::{Intake, pick};
 use side::{Arriving, Side};
 
@@ -61,15 +62,17 @@ fn restore(
     intakes: &[Intake; 2],
     table: usize,
     written: &RecordBatch,
-    cutoff: i64,
+    cutoff: Watermark,
 ) -> Result<u32> {
     let (Some(side), Some(intake)) = (sides.get_mut(table), intakes.get(table)) else {
         return Err(Error::internal(format!("a join has no state table {table}")));
     };
     let (mut rows, mut noted) = side.read(written)?;
-    let mut times = if noted.clock.is_empty() { intake.times(&rows, 0)? } else { std::mem::take(&mut noted.clock) };
-    if times.iter().any(|&time| time < cutoff) {
-        let live = BooleanArray::from_iter(times.iter().map(|&time| Some(time >= cutoff)));
+    let mut times =
+        if noted.clock.is_empty() { intake.times(&rows, EventTime(0))? } else { std::mem::take(&mut noted.clock) };
+    let is_dead = |time: &i64| EventTime(*time).is_below(cutoff);
+    if times.iter().any(is_dead) {
+        let live = BooleanArray::from_iter(times.iter().map(|time| Some(!is_dead(time))));
         rows = filter_record_batch(&rows, &live).internal(segments::refused)?;
         for values in [&mut times, &mut noted.seqs, &mut noted.weights, &mut noted.matches] {
             *values = pick(values, live.values());

@@ -17,8 +17,8 @@ use super::layout::{Facts, Layout, Noted};
 use super::segments::{Segments, refused};
 use crate::error::{Context, Error, Result};
 use crate::operator::StateUsage;
-use crate::state::{NO_WATERMARK, StateChange, StateTable};
-use crate::time::Lag;
+use crate::state::{StateChange, StateTable};
+use crate::time::{EventTime, Lag, Watermark};
 
 /// The row has changed since the last snapshot.
 const DIRTY: u8 = 1;
@@ -76,8 +76,8 @@ pub(super) struct Side {
     matches: Vec<i64>,
     buckets: Option<Buckets>,
     next_seq: i64,
-    cutoff: i64,
-    written_cutoff: i64,
+    cutoff: Watermark,
+    written_cutoff: Watermark,
     dead: usize,
     dirty: Vec<u32>,
     /// Rows that died in this step and must be deleted from the table.
@@ -100,8 +100,8 @@ impl Side {
             weights: Vec::new(),
             matches: Vec::new(),
             next_seq: 0,
-            cutoff: NO_WATERMARK,
-            written_cutoff: NO_WATERMARK,
+            cutoff: Watermark::NONE,
+            written_cutoff: Watermark::NONE,
             dead: 0,
             dirty: Vec::new(),
             killed: Vec::new(),
@@ -127,7 +127,7 @@ impl Side {
         self.chains.len()
     }
 
-    pub(super) fn time(&self, slot: u32) -> i64 {
+    pub(super) fn time(&self, slot: u32) -> EventTime {
         self.chains.time(slot)
     }
 
@@ -294,7 +294,7 @@ impl Side {
     }
 
     /// Removes the rows with a time below `cutoff` from the index by time, and returns them.
-    pub(super) fn take_below(&mut self, cutoff: i64) -> Vec<u32> {
+    pub(super) fn take_below(&mut self, cutoff: Watermark) -> Vec<u32> {
         match &mut self.buckets {
             Some(buckets) => buckets.take_below(cutoff, &self.chains),
             None => Vec::new(),
@@ -302,7 +302,7 @@ impl Side {
     }
 
     /// Deletes rows that `cutoff` implies.
-    pub(super) fn expire(&mut self, slots: &[u32], cutoff: i64) {
+    pub(super) fn expire(&mut self, slots: &[u32], cutoff: Watermark) {
         self.cutoff = self.cutoff.max(cutoff);
         for &slot in slots {
             self.chains.expire(slot);
@@ -336,7 +336,7 @@ impl Side {
         self.dead = 0;
         self.dirty = self.dirty.iter().map(|&slot| renumbered[slot as usize]).filter(|&slot| slot != NONE).collect();
         if let Some(buckets) = &mut self.buckets {
-            let times: Vec<i64> = (0..self.chains.len()).map(|slot| self.chains.time(slot as u32)).collect();
+            let times: Vec<i64> = (0..self.chains.len()).map(|slot| self.chains.time(slot as u32).0).collect();
             buckets.clear();
             buckets.push(0, &times);
         }
@@ -400,12 +400,12 @@ impl Side {
             seqs: pick(&self.seqs),
             weights: pick(&self.weights),
             matches: pick(&self.matches),
-            clock: clock.iter().map(|&slot| self.chains.time(slot)).collect(),
+            clock: clock.iter().map(|&slot| self.chains.time(slot).0).collect(),
         }
     }
 
     /// The smallest time of a row without a match. Cost: reads every row.
-    pub(super) fn oldest_unmatched(&self) -> Option<i64> {
+    pub(super) fn oldest_unmatched(&self) -> Option<EventTime> {
         let slots = (0..self.chains.len() as u32).filter(|slot| self.chains.is_live(*slot) && self.matches(*slot) == 0);
         slots.map(|slot| self.chains.time(slot)).min()
     }

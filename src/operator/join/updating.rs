@@ -23,9 +23,9 @@ use super::segments::refused;
 use super::side::{Arriving, Side, SideOptions, usage};
 use crate::error::{Context, Result};
 use crate::operator::spec::{JoinSpec, TimeColumn};
-use crate::operator::{END_OF_TIME, Operator, StateUsage, Stepped, Tick};
-use crate::state::{NO_WATERMARK, StateChange, StateTable};
-use crate::time::{Lag, Watermark};
+use crate::operator::{Operator, StateUsage, Stepped, Tick};
+use crate::state::{StateChange, StateTable};
+use crate::time::{EventTime, Lag, Watermark};
 
 /// The updating join of one shard.
 pub(super) struct UpdatingJoin {
@@ -82,7 +82,7 @@ impl UpdatingJoin {
         let sides = [side(0, "left"), side(1, "right")];
         let (ttl, output_retract) = (spec.ttl, spec.output_retract);
         let matcher = Matcher::new(spec, [intakes[0].row(), intakes[1].row()])?;
-        let tick = Tick { before: NO_WATERMARK, watermark: NO_WATERMARK, now: 0 };
+        let tick = Tick { before: Watermark::NONE, watermark: Watermark::NONE, now: EventTime(0) };
         let (probing, unmatched) = (VecDeque::new(), Vec::new());
         Ok(Self { roles, retract, output_retract, ttl, times, matcher, intakes, sides, probing, unmatched, tick })
     }
@@ -233,12 +233,9 @@ impl UpdatingJoin {
     }
 
     /// Rows with a time below this expire.
-    fn cutoff(&self, side: usize, watermark: i64, now: i64) -> i64 {
-        match (self.ttl, self.times[side]) {
-            (None, _) => NO_WATERMARK,
-            (Some(ttl), Some(time)) => Watermark(watermark).behind(time.lag.saturating_add(ttl)).0,
-            (Some(ttl), None) => now.saturating_sub(ttl.0),
-        }
+    fn cutoff(&self, side: usize, watermark: Watermark, now: EventTime) -> Watermark {
+        let clock = TimeColumn::clock(self.times[side], watermark, now);
+        self.ttl.map_or(Watermark::NONE, |ttl| clock.behind(ttl))
     }
 
     /// Cancels pairs that one half of the step emitted and the other retracted.
@@ -300,15 +297,15 @@ impl Operator for UpdatingJoin {
         super::changes(&mut self.sides)
     }
 
-    fn restore(&mut self, table: usize, rows: RecordBatch, watermark: i64) -> Result<()> {
+    fn restore(&mut self, table: usize, rows: RecordBatch, watermark: Watermark) -> Result<()> {
         let by_event_time = self.times.get(table).is_some_and(Option::is_some);
-        let cutoff = if by_event_time { self.cutoff(table, watermark, 0) } else { NO_WATERMARK };
+        let cutoff = if by_event_time { self.cutoff(table, watermark, EventTime(0)) } else { Watermark::NONE };
         super::restore(&mut self.sides, &self.intakes, table, &rows, cutoff).map(|_| ())
     }
 
-    fn due(&self) -> i64 {
+    fn due(&self) -> Watermark {
         // Expiry by TTL emits nothing.
-        END_OF_TIME
+        Watermark::END
     }
 
     fn usage(&self) -> StateUsage {

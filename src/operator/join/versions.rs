@@ -6,6 +6,7 @@ use datafusion::common::HashMap;
 use super::chains::NONE;
 use super::consolidate::encode_keys;
 use crate::error::Result;
+use crate::time::{EventTime, Watermark};
 
 #[derive(Default)]
 pub(super) struct Versions {
@@ -18,7 +19,7 @@ pub(super) struct Versions {
 
 #[derive(Clone, Copy)]
 pub(super) struct Version {
-    pub(super) time: i64,
+    pub(super) time: EventTime,
     pub(super) slot: u32,
 }
 
@@ -64,6 +65,7 @@ impl Versions {
     pub(super) fn newest(&self, keys: &[ArrayRef], times: &[i64], or_equal: bool) -> Result<Vec<u32>> {
         let rows = if keys.is_empty() { None } else { Some(encode_keys(keys)?) };
         let find = |(row, &time): (usize, &i64)| {
+            let time = EventTime(time);
             let key = rows.as_ref().map_or(&[][..], |rows| rows.row(row).data());
             let list = self.ids.get(key).map(|&id| &self.of[id as usize])?;
             let end = list.partition_point(|version| version.time < time || (or_equal && version.time == time));
@@ -74,11 +76,11 @@ impl Versions {
 
     /// For the keys that own `slots`: drops all versions below `cutoff` except the newest one; returns the slots of dropped
     /// versions.
-    pub(super) fn prune(&mut self, slots: &[u32], cutoff: i64) -> Vec<u32> {
+    pub(super) fn prune(&mut self, slots: &[u32], cutoff: Watermark) -> Vec<u32> {
         let mut dropped = Vec::new();
         for &slot in slots {
             let list = &mut self.of[self.owners[slot as usize] as usize];
-            let old = list.partition_point(|version| version.time < cutoff);
+            let old = list.partition_point(|version| version.time.is_below(cutoff));
             dropped.extend(list.drain(..old.saturating_sub(1)).map(|version| version.slot));
         }
         dropped

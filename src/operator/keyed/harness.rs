@@ -17,8 +17,9 @@ use rand::Rng;
 use rand::rngs::StdRng;
 
 use super::{Encoder, micros};
-use crate::operator::{END_OF_TIME, Operator, Tick};
-use crate::state::{NO_WATERMARK, key_groups, shard_of};
+use crate::operator::{Operator, Tick};
+use crate::state::{key_groups, shard_of};
+use crate::time::{EventTime, Watermark};
 
 /// Creates an instance.
 pub type Make<'a> = &'a dyn Fn() -> Box<dyn Operator>;
@@ -33,8 +34,8 @@ pub struct Flow<'a> {
     shards: Vec<Box<dyn Operator>>,
     tables: Vec<Table>,
     /// The watermark after the last step.
-    pub watermark: i64,
-    pub now: i64,
+    pub watermark: Watermark,
+    pub now: EventTime,
     pub rows: Vec<RecordBatch>,
     pub late: Vec<RecordBatch>,
 }
@@ -49,15 +50,15 @@ impl<'a> Flow<'a> {
             routing: routing.to_vec(),
             shards: vec![operator],
             tables,
-            watermark: NO_WATERMARK,
-            now: 0,
+            watermark: Watermark::NONE,
+            now: EventTime(0),
             rows: Vec::new(),
             late: Vec::new(),
         }
     }
 
     /// A step with these batches, each divided by shard; returns the emitted rows.
-    pub fn step(&mut self, batches: &[RecordBatch], watermark: i64) -> Vec<RecordBatch> {
+    pub fn step(&mut self, batches: &[RecordBatch], watermark: Watermark) -> Vec<RecordBatch> {
         let tick = Tick { before: self.watermark, watermark, now: self.now };
         let count = self.shards.len();
         let mut out = Vec::new();
@@ -78,7 +79,7 @@ impl<'a> Flow<'a> {
     /// Writes the changes to the store.
     pub fn save(&mut self) {
         let specs = self.shards[0].state();
-        let mut cutoffs = vec![NO_WATERMARK; specs.len()];
+        let mut cutoffs = vec![Watermark::NONE; specs.len()];
         let mut seen = vec![BTreeMap::new(); specs.len()];
         for operator in &mut self.shards {
             for change in operator.changes().unwrap() {
@@ -108,7 +109,7 @@ impl<'a> Flow<'a> {
         }
         for (spec, (table, cutoff)) in specs.iter().zip(self.tables.iter_mut().zip(cutoffs)) {
             if let Some(time) = spec.time {
-                table.retain(|_, row| micros(row, time).unwrap().value(0) >= cutoff);
+                table.retain(|_, row| !EventTime(micros(row, time).unwrap().value(0)).is_below(cutoff));
             }
         }
     }
@@ -277,7 +278,7 @@ pub fn feed(flow: &mut Flow<'_>, rows: &RecordBatch, time: usize, disorder: i64,
             at += len;
         }
         // Future rows are not older than the newest one so far minus the disorder.
-        let promised = highest.map_or(NO_WATERMARK, |highest| highest - disorder + lead);
+        let promised = highest.map_or(Watermark::NONE, |highest| Watermark(highest - disorder + lead));
         let watermark = if rng.random_bool(0.8) { promised.max(flow.watermark) } else { flow.watermark };
         flow.step(&batches, watermark);
         if rng.random_bool(0.3) {
@@ -287,5 +288,5 @@ pub fn feed(flow: &mut Flow<'_>, rows: &RecordBatch, time: usize, disorder: i64,
             }
         }
     }
-    flow.step(&[], END_OF_TIME);
+    flow.step(&[], Watermark::END);
 }

@@ -22,7 +22,8 @@ use arrow::record_batch::RecordBatch;
 use super::layout::Layout;
 use super::rows::{RowStore, pick};
 use crate::error::{Context, Error, Result};
-use crate::state::{KeyEquality, NO_WATERMARK, StateChange, StateTable};
+use crate::state::{KeyEquality, StateChange, StateTable};
+use crate::time::Watermark;
 
 const SEQUENCE: &str = "__sequence";
 
@@ -147,7 +148,7 @@ impl SequencedRows {
         }
         self.fresh.clear();
         self.written = self.next;
-        Ok(StateChange { table, upserts, deletes: std::mem::take(&mut self.deletes), cutoff: NO_WATERMARK })
+        Ok(StateChange { table, upserts, deletes: std::mem::take(&mut self.deletes), cutoff: Watermark::NONE })
     }
 
     /// Restores rows from state: returns them in the input's schema, with their numbers.

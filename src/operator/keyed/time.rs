@@ -6,6 +6,7 @@ use arrow::datatypes::{DataType, Int64Type, TimeUnit, TimestampMicrosecondType};
 use arrow::record_batch::RecordBatch;
 
 use crate::error::{Context, Error, Result};
+use crate::time::{EventTime, Watermark};
 
 /// A time column as microseconds; nulls stay null. BIGINT columns already count microseconds.
 pub fn micros(batch: &RecordBatch, column: usize) -> Result<Int64Array> {
@@ -38,9 +39,9 @@ fn micros_of(values: &ArrayRef) -> Result<Int64Array> {
 pub fn split_late(
     batch: &RecordBatch,
     times: &Int64Array,
-    before: i64,
+    before: Watermark,
 ) -> Result<(Option<RecordBatch>, Option<RecordBatch>)> {
-    let in_time = |row: usize| times.is_valid(row) && times.value(row) >= before;
+    let in_time = |row: usize| times.is_valid(row) && !EventTime(times.value(row)).is_late(before);
     let late = (0..times.len()).filter(|&row| !in_time(row)).count();
     if late == 0 {
         return Ok(((batch.num_rows() > 0).then(|| batch.clone()), None));

@@ -11,6 +11,7 @@ use datafusion::physical_expr::PhysicalExpr;
 use super::Lookup;
 use super::index::Place;
 use crate::error::{Context, Result};
+use crate::time::EventTime;
 
 /// Stands for no row of the table.
 const NOWHERE: Place = (u32::MAX, u32::MAX);
@@ -55,7 +56,7 @@ fn matches(lookup: &Lookup, batch: &RecordBatch, heads: &[u32], fill: bool) -> P
     for (row, head) in heads.iter().enumerate() {
         let version = match times {
             None => Some(newest),
-            Some(times) if times.is_valid(row) => lookup.version_at(times.value(row)),
+            Some(times) if times.is_valid(row) => lookup.version_at(EventTime(times.value(row))),
             Some(_) => None,
         };
         let before = pairs.left.len();

@@ -32,6 +32,7 @@ use crate::delta::{
 };
 use crate::error::{Error, Result};
 use crate::state::MemoryShare;
+use crate::time::{EventTime, Watermark};
 
 /// Files that are read at the same time.
 const PARALLEL_FILES: usize = 8;
@@ -183,10 +184,11 @@ impl Lookup {
         self.too_early += rows;
     }
 
-    /// Drops versions that no row with a time at or after `watermark` (microseconds) needs. Without `as_of` there is nothing
+    /// Drops versions that no row with a time at or after `watermark` needs. Without `as_of` there is nothing
     /// to do.
-    pub fn forget(&mut self, watermark: i64) -> Result<()> {
-        let needed = self.versions.partition_point(|(time, _)| *time <= watermark).saturating_sub(1);
+    pub fn forget(&mut self, watermark: Watermark) -> Result<()> {
+        let needed =
+            self.versions.partition_point(|(time, _)| watermark.has_reached(EventTime(*time))).saturating_sub(1);
         if needed == 0 {
             return Ok(());
         }
@@ -217,7 +219,7 @@ impl Lookup {
     }
 
     /// The version that a row of `time` is joined to, if there is one.
-    fn version_at(&self, time: i64) -> Option<u64> {
+    fn version_at(&self, EventTime(time): EventTime) -> Option<u64> {
         let after = self.versions.partition_point(|(at, _)| *at <= time);
         match self.spec.before_first {
             BeforeFirst::Nothing => Some(self.versions[after.checked_sub(1)?].1),

@@ -21,6 +21,7 @@ use crate::env::Env;
 use crate::operator::WEIGHT;
 use crate::sql::types::timestamp;
 use crate::state::MemoryBudget;
+use crate::time::Watermark;
 
 const PLENTY: u64 = 1 << 30;
 
@@ -278,7 +279,7 @@ async fn rows_are_answered_from_the_version_of_their_time() {
             expected.sort();
             assert_eq!(joined, expected, "seed {seed} round {round}");
             let watermark = random.random_range(first..=last);
-            lookup.forget(watermark).unwrap();
+            lookup.forget(Watermark(watermark)).unwrap();
             let later: Vec<_> =
                 events.into_iter().filter(|(_, time)| time.is_some_and(|time| time >= watermark)).collect();
             let later = at(&later);
@@ -388,7 +389,7 @@ async fn versions_that_nobody_needs_take_no_memory() {
     }
     assert_eq!(newest.usage().rows, 100);
     assert_eq!(by_time.usage().rows, 3_000);
-    by_time.forget(env.unix_ms() * 1_000).unwrap();
+    by_time.forget(Watermark(env.unix_ms() * 1_000)).unwrap();
     assert_eq!(by_time.usage(), newest.usage());
 }
 

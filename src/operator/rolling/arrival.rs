@@ -14,7 +14,7 @@ use super::Rolling;
 use super::waiting::times;
 use crate::error::{Context, Result};
 use crate::operator::Stepped;
-use crate::state::NO_WATERMARK;
+use crate::time::{EventTime, Watermark};
 
 impl Rolling {
     /// Computes the functions of the rows and emits them in the order of arrival.
@@ -54,8 +54,13 @@ impl Rolling {
 
     /// Emits the rows whose time was complete `before` they arrived, if late rows are emitted: each is computed from the rows that
     /// arrived before it. Returns the others.
-    pub(super) fn emit_late(&mut self, rows: RecordBatch, before: i64, stepped: &mut Stepped) -> Result<RecordBatch> {
-        let is_late = |time: &i64| before != NO_WATERMARK && *time < before;
+    pub(super) fn emit_late(
+        &mut self,
+        rows: RecordBatch,
+        before: Watermark,
+        stepped: &mut Stepped,
+    ) -> Result<RecordBatch> {
+        let is_late = |time: &i64| EventTime(*time).is_late(before);
         let when = times(rows.column(self.plan.time));
         if !self.plan.emits_late || !when.iter().any(is_late) {
             return Ok(rows);
@@ -82,9 +87,9 @@ fn pick(rows: &RecordBatch, picked: Vec<u64>) -> Result<RecordBatch> {
 
 /// The rows of each round, in order of arrival; `None` if all are in one round and in order of time. Rows before `needed`
 /// are in no other row's frame.
-fn rounds(keys: &[u32], times: &[i64], one_of_a_key: bool, needed: i64) -> Option<Vec<Vec<u64>>> {
-    if !one_of_a_key && times.first().is_none_or(|first| *first >= needed) && times.is_sorted_by(|one, next| one < next)
-    {
+fn rounds(keys: &[u32], times: &[i64], one_of_a_key: bool, needed: Watermark) -> Option<Vec<Vec<u64>>> {
+    let may_be_seen = |time: &i64| !EventTime(*time).is_below(needed);
+    if !one_of_a_key && times.first().is_none_or(may_be_seen) && times.is_sorted_by(|one, next| one < next) {
         return None;
     }
     let mut rounds: Vec<Vec<u64>> = vec![Vec::new()];
@@ -93,7 +98,7 @@ fn rounds(keys: &[u32], times: &[i64], one_of_a_key: bool, needed: i64) -> Optio
     for (row, (key, time)) in keys.iter().zip(times).enumerate() {
         let round = match last.get(key) {
             None => 0,
-            Some((round, before)) if before < time && *before >= needed && !one_of_a_key => *round,
+            Some((round, before)) if before < time && may_be_seen(before) && !one_of_a_key => *round,
             Some((round, _)) => round + 1,
         };
         last.insert(*key, (round, *time));

@@ -10,11 +10,12 @@ use datafusion::common::ScalarValue;
 use datafusion::logical_expr::{WindowFrame, WindowFrameBound, WindowFrameUnits};
 
 use crate::error::{Error, Result};
+use crate::time::{EventTime, Lag};
 
 const DAY: i64 = 86_400_000_000;
 
 /// A calendar shift depends on no rows further back than this.
-pub(super) const CUT: i64 = 4 * DAY;
+pub(super) const CUT: Lag = Lag(4 * DAY);
 
 /// A distance in time from the current row.
 ///
@@ -22,7 +23,7 @@ pub(super) const CUT: i64 = 4 * DAY;
 /// DataFusion never moves a frame's bounds back, so the bound of the later row is 10:00, too; see [`Shift::target`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Shift {
-    Micros(i64),
+    Micros(Lag),
     /// Backwards by the calendar.
     Before(IntervalMonthDayNano),
     /// Forwards by the calendar.
@@ -30,46 +31,46 @@ pub(super) enum Shift {
 }
 
 impl Shift {
-    pub(super) const ZERO: Self = Self::Micros(0);
+    pub(super) const ZERO: Self = Self::Micros(Lag::ZERO);
 
     /// The shifted time; times out of range become the end of the range.
     #[inline]
-    pub(super) fn from(self, time: i64) -> i64 {
+    pub(super) fn from(self, time: EventTime) -> EventTime {
         match self {
             Self::Micros(by) => time.saturating_add(by),
-            Self::Before(by) => calendar(time, -by.months, -by.days, -by.nanoseconds).unwrap_or(i64::MIN),
-            Self::After(by) => calendar(time, by.months, by.days, by.nanoseconds).unwrap_or(i64::MAX),
+            Self::Before(by) => calendar(time, -by.months, -by.days, -by.nanoseconds).unwrap_or(EventTime::MIN),
+            Self::After(by) => calendar(time, by.months, by.days, by.nanoseconds).unwrap_or(EventTime::MAX),
         }
     }
 
     /// Upper bound of the shifted times of all rows up to `time`; monotone.
-    pub(super) fn upper(self, time: i64) -> i64 {
+    pub(super) fn upper(self, time: EventTime) -> EventTime {
         match self {
             Self::Micros(_) => self.from(time),
-            _ => self.from(time.saturating_sub(time.rem_euclid(DAY)).saturating_add(DAY - 1)),
+            _ => self.from(midnight(time).saturating_add(Lag(DAY - 1))),
         }
     }
 
     /// Lower bound of the shifted times of all rows from `time` on; monotone.
-    pub(super) fn lower(self, time: i64) -> i64 {
+    pub(super) fn lower(self, time: EventTime) -> EventTime {
         match self {
             Self::Micros(_) => self.from(time),
-            _ => self.from(time.saturating_sub(time.rem_euclid(DAY))),
+            _ => self.from(midnight(time)),
         }
     }
 
     /// The shifted time of a row, or that of an earlier row of its key, if that is later. `times` are the key's times up to
     /// the row's.
-    pub(super) fn target(self, times: &[i64], time: i64) -> i64 {
+    pub(super) fn target(self, times: &[i64], time: EventTime) -> EventTime {
         let own = self.from(time);
         // Only days that a month may lack are cut to its length, and they are overtaken only by each other.
-        let is_cut = |time| DateTime::from_timestamp_micros(time).is_some_and(|at| at.day() > 28);
+        let is_cut = |time: EventTime| DateTime::from_timestamp_micros(time.0).is_some_and(|at| at.day() > 28);
         match self {
             Self::Micros(_) => own,
             _ if !is_cut(time) => own,
             _ => {
-                let near = times.iter().rev().take_while(|other| **other > time.saturating_sub(CUT));
-                near.map(|other| self.from(*other)).fold(own, i64::max)
+                let near = times.iter().rev().take_while(|other| EventTime(**other) > time.saturating_sub(CUT));
+                near.map(|other| self.from(EventTime(*other))).fold(own, EventTime::max)
             }
         }
     }
@@ -79,9 +80,9 @@ impl Shift {
             ScalarValue::IntervalMonthDayNano(Some(by)) if by.months != 0 => Self::Before(*by),
             // The target of the search is a whole microsecond; a fraction of one moves it down.
             ScalarValue::IntervalMonthDayNano(Some(by)) => {
-                Self::Micros(-(i64::from(by.days) * DAY) + (-by.nanoseconds).div_euclid(1000))
+                Self::Micros(Lag(-(i64::from(by.days) * DAY) + (-by.nanoseconds).div_euclid(1000)))
             }
-            other => Self::Micros(-micros(other)?),
+            other => Self::Micros(Lag(-micros(other)?)),
         })
     }
 
@@ -89,16 +90,21 @@ impl Shift {
         Ok(match value {
             ScalarValue::IntervalMonthDayNano(Some(by)) if by.months != 0 => Self::After(*by),
             ScalarValue::IntervalMonthDayNano(Some(by)) => {
-                Self::Micros(i64::from(by.days) * DAY + by.nanoseconds.div_euclid(1000))
+                Self::Micros(Lag(i64::from(by.days) * DAY + by.nanoseconds.div_euclid(1000)))
             }
-            other => Self::Micros(micros(other)?),
+            other => Self::Micros(Lag(micros(other)?)),
         })
     }
 }
 
+/// The beginning of the day.
+fn midnight(time: EventTime) -> EventTime {
+    time.saturating_sub(Lag(time.0.rem_euclid(DAY)))
+}
+
 /// Months first (cut to the length of the month), then days, then the rest: arrow's arithmetic.
-fn calendar(time: i64, months: i32, days: i32, nanoseconds: i64) -> Option<i64> {
-    let at: DateTime<Utc> = DateTime::from_timestamp_micros(time)?;
+fn calendar(time: EventTime, months: i32, days: i32, nanoseconds: i64) -> Option<EventTime> {
+    let at: DateTime<Utc> = DateTime::from_timestamp_micros(time.0)?;
     let at = match months {
         0.. => at.checked_add_months(Months::new(months.unsigned_abs())),
         _ => at.checked_sub_months(Months::new(months.unsigned_abs())),
@@ -107,7 +113,7 @@ fn calendar(time: i64, months: i32, days: i32, nanoseconds: i64) -> Option<i64> 
         0.. => at.checked_add_days(Days::new(u64::from(days.unsigned_abs()))),
         _ => at.checked_sub_days(Days::new(u64::from(days.unsigned_abs()))),
     }?;
-    Some(at.checked_add_signed(TimeDelta::nanoseconds(nanoseconds))?.timestamp_micros())
+    Some(EventTime(at.checked_add_signed(TimeDelta::nanoseconds(nanoseconds))?.timestamp_micros()))
 }
 
 fn micros(value: &ScalarValue) -> Result<i64> {
@@ -195,7 +201,7 @@ fn count(value: &ScalarValue) -> Result<i64> {
 
 /// The first position whose time is at least `target`. Searches from `hint`, so a search near the last one is short.
 #[inline]
-pub(super) fn seek(times: &[i64], hint: usize, target: i64) -> usize {
+pub(super) fn seek(times: &[i64], hint: usize, EventTime(target): EventTime) -> usize {
     const NEAR: usize = 8;
     let mut at = hint.min(times.len());
     if at < times.len() && times[at] < target {
@@ -245,19 +251,20 @@ mod tests {
         let times: Vec<i64> = (0..200).map(|at| at / 3 * 10).collect();
         for target in -5..700 {
             let expected = times.partition_point(|time| *time < target);
+            let target = EventTime(target);
             for hint in 0..=times.len() + 1 {
                 assert_eq!(seek(&times, hint, target), expected, "target {target}, hint {hint}");
             }
         }
-        assert_eq!(seek(&[], 3, 0), 0);
+        assert_eq!(seek(&[], 3, EventTime(0)), 0);
     }
 
     #[test]
     fn months_shift_by_the_calendar() {
-        let day = |text: &str| text.parse::<chrono::DateTime<chrono::Utc>>().unwrap().timestamp_micros();
+        let day = |text: &str| EventTime(text.parse::<DateTime<Utc>>().unwrap().timestamp_micros());
         let month = IntervalMonthDayNano::new(1, 0, 0);
         assert_eq!(Shift::Before(month).from(day("2024-03-31T00:00:00Z")), day("2024-02-29T00:00:00Z"));
         assert_eq!(Shift::After(month).from(day("2024-01-31T00:00:00Z")), day("2024-02-29T00:00:00Z"));
-        assert_eq!(Shift::After(month).from(i64::MAX), i64::MAX);
+        assert_eq!(Shift::After(month).from(EventTime::MAX), EventTime::MAX);
     }
 }

@@ -7,6 +7,7 @@ use super::plan::Plan;
 use super::store::{Store, TOGETHER};
 use super::view::View;
 use crate::error::Result;
+use crate::time::{EventTime, Lag};
 
 /// Reports rows that were inserted before existing rows to the functions.
 pub(super) fn squeeze(plan: &mut Plan, store: &mut Store) {
@@ -55,7 +56,8 @@ fn positions_of(plan: &Plan, store: &mut Store, keys: &[u32], times: &[i64], pos
                 Bound::Last => block.len(),
                 Bound::Row(by) => (position as i64 + by).clamp(0, block.len() as i64) as usize,
                 Bound::Time { shift, past } => {
-                    let target = shift.target(&store.times(block)[..=position], *time).saturating_add(i64::from(*past));
+                    let target = shift.target(&store.times(block)[..=position], EventTime(*time));
+                    let target = target.saturating_add(Lag(i64::from(*past)));
                     match *shift == Shift::ZERO {
                         true => seek(store.times(block), position + usize::from(*past), target),
                         false => store.seek(*key, block, index, target),

@@ -6,6 +6,7 @@ use arrow::array::ArrayRef;
 use arrow::record_batch::RecordBatch;
 
 use super::waiting::times;
+use crate::time::{EventTime, Watermark};
 
 /// Rows that are not written yet, and restored rows that are not placed yet.
 #[derive(Debug, Default)]
@@ -26,9 +27,10 @@ impl Journal {
 
     /// Drops rows before `cutoff`, which need not be written any more: an epoch may be as long as all input, and have far
     /// more rows than are in state at its end. `time` is the column of the history table.
-    pub(super) fn forget(&mut self, time: usize, cutoff: i64) {
-        let is_dead =
-            |(columns, _): &(Vec<ArrayRef>, _)| times(&columns[time]).last().is_none_or(|last| *last < cutoff);
+    pub(super) fn forget(&mut self, time: usize, cutoff: Watermark) {
+        let is_dead = |(columns, _): &(Vec<ArrayRef>, _)| {
+            times(&columns[time]).last().is_none_or(|last| EventTime(*last).is_below(cutoff))
+        };
         while self.placed.front().is_some_and(is_dead) {
             self.placed.pop_front();
         }

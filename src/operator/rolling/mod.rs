@@ -57,7 +57,8 @@ use self::waiting::{Released, Waiting, times};
 use super::spec::{RollingEmit, RollingKind, RollingSpec};
 use super::{Operator, StateUsage, Stepped, Tick};
 use crate::error::{Context, Error, Result};
-use crate::state::{NO_WATERMARK, StateChange, StateTable};
+use crate::state::{StateChange, StateTable};
+use crate::time::{EventTime, Watermark};
 
 /// The operator for a spec. Fails on GROUPS frames.
 pub fn rolling(spec: RollingSpec) -> Result<Box<dyn Operator>> {
@@ -87,11 +88,11 @@ struct Rolling {
     /// Rows whose time is complete, but not everything that their frames reach.
     open: Waiting,
     /// The watermark of the ordering column.
-    watermark: i64,
+    watermark: Watermark,
     /// The next sequence number.
     sequence: i64,
     /// The earliest time ever placed.
-    earliest: i64,
+    earliest: EventTime,
     journal: Journal,
 }
 
@@ -114,9 +115,9 @@ impl Rolling {
             sequenced: Arc::new(Schema::new(fields)),
             early: Waiting::new(plan.time),
             open: Waiting::new(plan.time),
-            watermark: NO_WATERMARK,
+            watermark: Watermark::NONE,
             sequence: 0,
-            earliest: i64::MAX,
+            earliest: EventTime::MAX,
             journal: Journal::default(),
             plan,
         })
@@ -124,17 +125,14 @@ impl Rolling {
 
     /// The rows that count. Late are rows without a time and, unless late rows are emitted, rows whose time was complete
     /// `before`.
-    fn in_time(&self, batch: RecordBatch, before: i64, stepped: &mut Stepped) -> Result<RecordBatch> {
+    fn in_time(&self, batch: RecordBatch, before: Watermark, stepped: &mut Stepped) -> Result<RecordBatch> {
         let time = batch.column(self.plan.time);
-        if self.plan.counts_late && before != NO_WATERMARK {
-            let is_behind = |(row, at): (usize, &i64)| *at < before && time.is_valid(row);
+        if self.plan.counts_late && before != Watermark::NONE {
+            let is_behind = |(row, at): (usize, &i64)| EventTime(*at).is_late(before) && time.is_valid(row);
             stepped.late_emitted += times(time).iter().enumerate().filter(|row| is_behind(*row)).count() as u64;
         }
-        let complete = match self.plan.emits_late || before == NO_WATERMARK {
-            true => NO_WATERMARK,
-            false => before,
-        };
-        let is_late = |row: &i64| *row < complete;
+        let before = if self.plan.emits_late { Watermark::NONE } else { before };
+        let is_late = |at: &i64| EventTime(*at).is_late(before);
         if time.null_count() == 0 && !times(time).iter().any(is_late) {
             return Ok(batch);
         }
@@ -163,8 +161,8 @@ impl Rolling {
     }
 
     /// Releases the rows that `watermark` completes.
-    fn advance(&mut self, watermark: i64, stepped: &mut Stepped) -> Result<()> {
-        let released = self.early.release(|time| time < watermark || watermark == super::END_OF_TIME)?;
+    fn advance(&mut self, watermark: Watermark, stepped: &mut Stepped) -> Result<()> {
+        let released = self.early.release(|time| time.is_complete(watermark))?;
         if !self.plan.wait.is_any() {
             if let Some(released) = released {
                 stepped.rows.push(self.settle_and_show(released)?);
@@ -199,7 +197,7 @@ impl Rolling {
     }
 
     /// Emits the rows whose frames are complete.
-    fn close(&mut self, watermark: i64, stepped: &mut Stepped) -> Result<()> {
+    fn close(&mut self, watermark: Watermark, stepped: &mut Stepped) -> Result<()> {
         if self.plan.wait.rows == 0 {
             let wait = &self.plan.wait;
             let Some(released) = self.open.release(|time| wait.is_over(time, watermark))? else { return Ok(()) };
@@ -217,8 +215,9 @@ impl Rolling {
             let located = self.locate(&numbers, times);
             let mut complete = Vec::with_capacity(times.len());
             for ((key, time), position) in numbers.iter().zip(times).zip(&located) {
+                let time = EventTime(*time);
                 let followed = *position as usize + self.plan.wait.rows < self.store.block(*key).len();
-                let is = self.plan.wait.is_over(*time, watermark) && (followed || self.plan.gives_up(*time, watermark));
+                let is = self.plan.wait.is_over(time, watermark) && (followed || self.plan.gives_up(time, watermark));
                 if is {
                     keys.push(*key);
                     positions.push(*position);
@@ -275,7 +274,7 @@ impl Rolling {
             columns => Some(self.store.chunks.push(columns.to_vec(), keys.len())?),
         };
         let times = times(time);
-        self.earliest = times.first().map_or(self.earliest, |first| self.earliest.min(*first));
+        self.earliest = times.first().map_or(self.earliest, |first| self.earliest.min(EventTime(*first)));
         let needed = self.plan.needed(self.watermark);
         let (places, ordinals) = self.store.place(keys, times, reference, &needed, restored);
         for (column, argument) in self.store.columns.iter_mut().zip(arguments) {
@@ -398,22 +397,23 @@ impl Operator for Rolling {
         self.take_changes()
     }
 
-    fn restore(&mut self, table: usize, rows: RecordBatch, watermark: i64) -> Result<()> {
+    fn restore(&mut self, table: usize, rows: RecordBatch, watermark: Watermark) -> Result<()> {
         self.watermark = self.plan.complete(watermark);
         self.journal.restored(table, rows);
         Ok(())
     }
 
-    fn due(&self) -> i64 {
+    fn due(&self) -> Watermark {
         let early = self.early.oldest().map(|time| self.plan.due(time));
         let open = self.open.oldest().map(|time| self.plan.due_open(time));
-        [early, open].into_iter().flatten().min().unwrap_or(super::END_OF_TIME)
+        [early, open].into_iter().flatten().min().unwrap_or(Watermark::END)
     }
 
     fn usage(&self) -> StateUsage {
         let functions: usize = self.plan.functions.iter().map(|(_, function)| function.size()).sum();
         let bytes = self.store.size() + self.keys.size() + self.early.size() + self.open.size() + functions;
-        let remembered = (self.store.rows() > 0).then(|| self.earliest.max(self.plan.needed(self.watermark).from));
+        let remembered =
+            (self.store.rows() > 0).then(|| self.earliest.max(self.plan.needed(self.watermark).from.time()));
         let oldest = [remembered, self.early.oldest(), self.open.oldest()].into_iter().flatten().min();
         // Rows whose frames are open are in the store, too, and counted once.
         StateUsage { rows: (self.store.rows() + self.early.rows()) as u64, bytes: bytes as u64, oldest }

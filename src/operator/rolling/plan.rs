@@ -20,10 +20,9 @@ use super::shown::Shown;
 use super::store::{Keep, Needed};
 use super::view::Function;
 use crate::error::{Context, Error, Result};
-use crate::operator::END_OF_TIME;
 use crate::operator::spec::{RollingEmit, RollingFunction, RollingSpec, TimeColumn};
-use crate::state::{KeyEquality, NO_WATERMARK, StateTable};
-use crate::time::Lag;
+use crate::state::{KeyEquality, StateTable};
+use crate::time::{EventTime, Lag, Watermark};
 
 /// An aggregate's argument where its filter holds, null elsewhere.
 #[derive(Debug)]
@@ -60,24 +59,26 @@ impl Wait {
     }
 
     /// `true` if all times around `time` that its frames reach are complete; monotone.
-    pub(super) fn is_over(&self, time: i64, watermark: i64) -> bool {
-        watermark == END_OF_TIME
-            || (!self.end && time < watermark && self.shifts.iter().all(|shift| shift.upper(time) < watermark))
+    pub(super) fn is_over(&self, time: EventTime, watermark: Watermark) -> bool {
+        let is_complete = |time: EventTime| time.is_complete(watermark);
+        watermark == Watermark::END
+            || (!self.end && is_complete(time) && self.shifts.iter().all(|shift| is_complete(shift.upper(time))))
     }
 
     /// Lower bound of the times that are not over.
-    fn open(&self, watermark: i64) -> i64 {
+    fn open(&self, watermark: Watermark) -> Watermark {
+        let time = watermark.time();
         let before = |shift: &Shift| match shift {
-            Shift::Micros(by) => watermark.saturating_sub(*by),
+            Shift::Micros(by) => time.saturating_sub(*by),
             // At least the length of the calendar shift and the rest of the day.
             Shift::After(by) | Shift::Before(by) => {
                 let days = i64::from(by.months) * 31 + i64::from(by.days) + 2;
-                watermark.saturating_sub(days * 86_400_000_000).saturating_sub(by.nanoseconds / 1000)
+                time.saturating_sub(Lag(days * 86_400_000_000)).saturating_sub(Lag(by.nanoseconds / 1000))
             }
         };
-        match self.end && watermark != END_OF_TIME {
-            true => NO_WATERMARK,
-            false => self.shifts.iter().map(before).fold(watermark, i64::min),
+        match self.end && watermark != Watermark::END {
+            true => Watermark::NONE,
+            false => Watermark::at(self.shifts.iter().map(before).fold(time, EventTime::min)),
         }
     }
 }
@@ -170,7 +171,7 @@ impl Plan {
     /// The index of a frame; extends the plan's waiting and keeping accordingly.
     pub(super) fn frame(&mut self, extent: Extent) -> usize {
         let mut extent = extent;
-        let back = self.ttl.map(|ttl| Bound::Time { shift: Shift::Micros(-ttl.0), past: false });
+        let back = self.ttl.map(|ttl| Bound::Time { shift: Shift::Micros(Lag(-ttl.0)), past: false });
         let mut floor = None;
         match (extent.start, back) {
             (Bound::First, None) => self.keep.all = true,
@@ -217,7 +218,7 @@ impl Plan {
             }
             Bound::Time { shift, .. } => {
                 let waits = match shift {
-                    Shift::Micros(by) => by > 0,
+                    Shift::Micros(by) => by > Lag::ZERO,
                     Shift::After(_) => true,
                     Shift::Before(_) => false,
                 };
@@ -225,7 +226,7 @@ impl Plan {
                     self.wait.shifts.push(shift);
                 }
                 // The target of a calendar shift depends on the days before.
-                let days = Shift::Micros(-CUT);
+                let days = Shift::Micros(CUT.saturating_neg());
                 if !matches!(shift, Shift::Micros(_)) && !self.keep.shifts.contains(&days) {
                     self.keep.shifts.push(days);
                 }
@@ -284,50 +285,52 @@ impl Plan {
     }
 
     /// Converts a watermark of event time to one of the ordering column: future rows have values at or after it.
-    pub(super) fn complete(&self, watermark: i64) -> i64 {
+    pub(super) fn complete(&self, watermark: Watermark) -> Watermark {
         self.event_time.bound(watermark)
     }
 
     /// The first watermark that affects a row of `time` that waits for its time.
-    pub(super) fn due(&self, time: i64) -> i64 {
+    pub(super) fn due(&self, time: EventTime) -> Watermark {
         self.event_time.past(Some(time))
     }
 
     /// The first watermark at which a row of `time` that waits for later times may be emitted. If it waits for rows of its
     /// key, any watermark may do.
-    pub(super) fn due_open(&self, time: i64) -> i64 {
+    pub(super) fn due_open(&self, time: EventTime) -> Watermark {
         match &self.wait {
-            Wait { rows: 1.., .. } => NO_WATERMARK,
-            Wait { end: true, .. } => END_OF_TIME,
-            wait => self.due(wait.shifts.iter().map(|shift| shift.upper(time)).fold(time, i64::max)),
+            Wait { rows: 1.., .. } => Watermark::NONE,
+            Wait { end: true, .. } => Watermark::END,
+            wait => self.due(wait.shifts.iter().map(|shift| shift.upper(time)).fold(time, EventTime::max)),
         }
     }
 
     /// Lower bound of the (ordering) times of rows that wait to be emitted, other than for rows of their key.
-    fn open(&self, watermark: i64) -> i64 {
+    fn open(&self, watermark: Watermark) -> Watermark {
         let open = self.wait.open(watermark);
         match self.ttl {
-            Some(ttl) if self.wait.rows > 0 && watermark != END_OF_TIME => open.min(watermark.saturating_sub(ttl.0)),
+            Some(ttl) if self.wait.rows > 0 && watermark != Watermark::END => {
+                open.min(Watermark::at(watermark.time().saturating_sub(ttl)))
+            }
             _ => open,
         }
     }
 
     /// `true` if a row may be emitted although rows after it are missing.
-    pub(super) fn gives_up(&self, time: i64, watermark: i64) -> bool {
-        watermark == END_OF_TIME || self.ttl.is_some_and(|ttl| time.saturating_add(ttl.0) < watermark)
+    pub(super) fn gives_up(&self, time: EventTime, watermark: Watermark) -> bool {
+        watermark == Watermark::END || self.ttl.is_some_and(|ttl| time.saturating_add(ttl).is_complete(watermark))
     }
 
     /// The rows that are needed while the ordering column is complete to `watermark`.
-    pub(super) fn needed(&self, watermark: i64) -> Needed<'_> {
+    pub(super) fn needed(&self, watermark: Watermark) -> Needed<'_> {
         let open = self.open(watermark);
         // At least one row of each key stays: ordinals continue from it.
         let last = self.is_counted().then(|| (self.keep.rows.unwrap_or(0).max(1), self.wait.rows));
-        Needed { from: self.keep.earliest(open), open, last, keep: &self.keep }
+        Needed { from: Watermark::at(self.keep.earliest(open.time())), open, last, keep: &self.keep }
     }
 
     /// Rows of the waiting table before this time are dead.
-    pub(super) fn waiting_cutoff(&self, watermark: i64) -> i64 {
-        if self.wait.rows > 0 { NO_WATERMARK } else { self.open(watermark) }
+    pub(super) fn waiting_cutoff(&self, watermark: Watermark) -> Watermark {
+        if self.wait.rows > 0 { Watermark::NONE } else { self.open(watermark) }
     }
 
     /// The values of each argument, as stored in memory and in state.

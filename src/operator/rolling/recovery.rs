@@ -17,7 +17,8 @@ use super::plan::Plan;
 use super::waiting::{sequences, times};
 use crate::error::{Context, Error, Result};
 use crate::operator::spec::RollingEmit;
-use crate::state::{NO_WATERMARK, StateChange};
+use crate::state::StateChange;
+use crate::time::{EventTime, Watermark};
 
 impl Rolling {
     pub(super) fn take_changes(&mut self) -> Result<Vec<StateChange>> {
@@ -66,7 +67,7 @@ impl Rolling {
         let mut upserts = Vec::new();
         for (columns, _) in placed {
             let rows = RecordBatch::try_new(Arc::clone(&schema), columns).internal(failed)?;
-            let alive = |time: &i64| *time >= cutoff;
+            let alive = |time: &i64| !EventTime(*time).is_below(cutoff);
             if times(rows.column(time)).iter().all(alive) {
                 upserts.push(rows);
             } else if times(rows.column(time)).iter().any(alive) {
@@ -109,7 +110,7 @@ impl Rolling {
                 let none = arrow::array::new_null_array(self.plan.input.field(*key).data_type(), 1);
                 columns.push(self.store.chunks.gather(reference, dead.iter().map(|row| Some(row.reference)), &none)?);
             }
-            let time = PrimitiveArray::<TimestampMicrosecondType>::from_iter_values(dead.iter().map(|row| row.time));
+            let time = PrimitiveArray::<TimestampMicrosecondType>::from_iter_values(dead.iter().map(|row| row.time.0));
             let of = self.plan.input.field(self.plan.time).data_type().clone();
             columns.push(Arc::new(time.with_data_type(of)));
             columns.push(Arc::new(Int64Array::from_iter_values(dead.iter().map(|row| row.ordinal as i64))));
@@ -120,7 +121,7 @@ impl Rolling {
             self.store.chunks.release(row.reference);
         }
         self.store.tidy()?;
-        Ok(StateChange { table, upserts, deletes, cutoff: NO_WATERMARK })
+        Ok(StateChange { table, upserts, deletes, cutoff: Watermark::NONE })
     }
 
     /// Places the rows that [`super::Operator::restore`] was given.
@@ -145,7 +146,8 @@ impl Rolling {
     fn restore_history(&mut self, rows: &RecordBatch) -> Result<()> {
         let width = self.plan.keys.len();
         let from = self.plan.needed(self.watermark).from;
-        let rows = if self.plan.is_counted() { rows.clone() } else { filter(rows, width, |time| time >= from)? };
+        let rows =
+            if self.plan.is_counted() { rows.clone() } else { filter(rows, width, |time| !time.is_below(from))? };
         let rows = sorted(&rows, &[width, width + 1])?;
         if rows.num_rows() == 0 {
             return Ok(());
@@ -174,8 +176,8 @@ impl Rolling {
         let (time, watermark) = (self.plan.time, self.watermark);
         let (wait, by_time) = (&self.plan.wait, self.plan.wait.rows == 0);
         let rows = filter(&rows, time, |time| !(by_time && wait.is_over(time, watermark)))?;
-        self.open.push(filter(&rows, time, |time| time < watermark)?);
-        self.early.push(filter(&rows, time, |time| time >= watermark)?);
+        self.open.push(filter(&rows, time, |time| time.is_complete(watermark))?);
+        self.early.push(filter(&rows, time, |time| !time.is_complete(watermark))?);
         Ok(())
     }
 }
@@ -210,8 +212,8 @@ fn sorted(rows: &RecordBatch, by: &[usize]) -> Result<RecordBatch> {
     take_record_batch(rows, &order).internal(failed)
 }
 
-fn filter(rows: &RecordBatch, time: usize, holds: impl Fn(i64) -> bool) -> Result<RecordBatch> {
-    let mask: BooleanArray = times(rows.column(time)).iter().map(|time| Some(holds(*time))).collect();
+fn filter(rows: &RecordBatch, time: usize, holds: impl Fn(EventTime) -> bool) -> Result<RecordBatch> {
+    let mask: BooleanArray = times(rows.column(time)).iter().map(|time| Some(holds(EventTime(*time)))).collect();
     filter_record_batch(rows, &mask).internal(failed)
 }
 

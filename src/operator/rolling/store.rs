@@ -25,7 +25,7 @@ use std::hint::black_box;
 use super::bound::{Shift, seek};
 use super::chunks::Chunks;
 use super::column::{Column, Place};
-use crate::state::NO_WATERMARK;
+use crate::time::{EventTime, Watermark};
 
 /// The smallest block has two slots.
 const SMALLEST: u8 = 1;
@@ -87,11 +87,11 @@ pub(super) struct Keep {
 
 impl Keep {
     /// The earliest time that rows at or after `time` need.
-    pub(super) fn earliest(&self, time: i64) -> i64 {
+    pub(super) fn earliest(&self, time: EventTime) -> EventTime {
         if self.all {
-            return NO_WATERMARK;
+            return EventTime::MIN;
         }
-        self.shifts.iter().map(|shift| shift.lower(time)).fold(time, i64::min)
+        self.shifts.iter().map(|shift| shift.lower(time)).fold(time, EventTime::min)
     }
 }
 
@@ -99,9 +99,9 @@ impl Keep {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Needed<'a> {
     /// Rows at or after this time are needed.
-    pub(super) from: i64,
+    pub(super) from: Watermark,
     /// Rows at or after this time have not been emitted.
-    pub(super) open: i64,
+    pub(super) open: Watermark,
     /// `(before, after)`: of each key the last `after` rows count as not emitted, too, and the `before` rows before the
     /// first row not emitted are needed.
     pub(super) last: Option<(usize, usize)>,
@@ -113,7 +113,7 @@ pub(super) struct Needed<'a> {
 pub(super) struct Gone {
     pub(super) key: u32,
     pub(super) reference: u64,
-    pub(super) time: i64,
+    pub(super) time: EventTime,
     pub(super) ordinal: u64,
 }
 
@@ -207,7 +207,7 @@ impl Store {
     /// The position in a key's rows of the first time at or after `target`, searched from where the bound's last search
     /// ended.
     #[inline]
-    pub(super) fn seek(&mut self, key: u32, block: Block, bound: usize, target: i64) -> usize {
+    pub(super) fn seek(&mut self, key: u32, block: Block, bound: usize, target: EventTime) -> usize {
         let cursor = &mut self.cursors[key as usize * self.bounds + bound];
         let hint = cursor.wrapping_sub(block.gone as u32);
         // A cursor before the live rows looks like one far ahead.
@@ -391,12 +391,14 @@ impl Store {
         let times = &self.times[block.first()..block.end()];
         let (mut limit, mut from) = (times.len(), needed.from);
         if let Some((before, after)) = needed.last {
-            let open = times.partition_point(|time| *time < needed.open).min(times.len().saturating_sub(after));
+            let open = times
+                .partition_point(|time| EventTime(*time).is_below(needed.open))
+                .min(times.len().saturating_sub(after));
             limit = open.saturating_sub(before);
             // A row that waits for later rows may be older than any that waits for its time.
-            from = times.get(open).map_or(from, |time| from.min(needed.keep.earliest(*time)));
+            from = times.get(open).map_or(from, |time| from.min(Watermark::at(needed.keep.earliest(EventTime(*time)))));
         }
-        let count = times[..limit].iter().take_while(|time| **time < from).count();
+        let count = times[..limit].iter().take_while(|time| EventTime(**time).is_below(from)).count();
         if count == 0 {
             return;
         }
@@ -407,7 +409,7 @@ impl Store {
                 // The ordinal is at most the number of rows so far, and closer to it than the range of the low bits.
                 let all = block.gone + u64::from(block.len);
                 let ordinal = all - u64::from((all as u32).wrapping_sub(ordinals[slot]));
-                self.gone.push(Gone { key, reference: references[slot], time: self.times[slot], ordinal });
+                self.gone.push(Gone { key, reference: references[slot], time: EventTime(self.times[slot]), ordinal });
             } else {
                 self.chunks.release(references[slot]);
             }

@@ -18,9 +18,9 @@ use super::bound::{Bound, Extent};
 use super::rolling;
 use super::waiting::times;
 use crate::equality::key_values;
+use crate::operator::Tick;
 use crate::operator::spec::{RollingEmit, RollingKind, RollingSpec};
-use crate::operator::{END_OF_TIME, Tick};
-use crate::state::NO_WATERMARK;
+use crate::time::{EventTime, Watermark};
 
 const RANGE: &str = "PARTITION BY k ORDER BY ts RANGE BETWEEN";
 const ROWS: &str = "PARTITION BY k ORDER BY ts, id ROWS BETWEEN";
@@ -269,7 +269,7 @@ fn by_hand(spec: &RollingSpec, known: &RecordBatch, row: &RecordBatch) -> Vec<Sc
     let target = |bound: Bound| match bound {
         Bound::First => i64::MIN,
         Bound::Last => i64::MAX,
-        Bound::Time { shift, past } => shift.from(own) + i64::from(past),
+        Bound::Time { shift, past } => shift.from(EventTime(own)).0 + i64::from(past),
         Bound::Row(_) => panic!("rows are not looked for by hand"),
     };
     let functions = spec.functions.iter().map(|function| {
@@ -334,13 +334,13 @@ fn on_arrival_a_row_sees_what_came_before_it_however_steps_are_cut() {
         let spec = spec(&rows.schema(), functions, RollingEmit::OnArrival, None);
         let mut operator = rolling(spec.clone()).unwrap();
         let mut durable = Durable::default();
-        let (mut at, mut before) = (0, NO_WATERMARK);
+        let (mut at, mut before) = (0, Watermark::NONE);
         while at < rows.num_rows() {
             let count = random.random_range(1..12).min(rows.num_rows() - at);
             let step = rows.slice(at, count);
             at += count;
             let watermark = watermarks[at - 1];
-            let stepped = operator.step(vec![vec![step]], Tick { before, watermark, now: 0 }).unwrap();
+            let stepped = operator.step(vec![vec![step]], Tick { before, watermark, now: EventTime(0) }).unwrap();
             let out = stepped.rows;
             assert_eq!(out.iter().map(RecordBatch::num_rows).sum::<usize>(), count, "seed {seed}");
             let out = concat_batches(&spec.output, &out).unwrap();
@@ -371,10 +371,12 @@ fn rows_behind_the_watermark_are_late_and_count_nowhere() {
     let mut operator = rolling(spec.clone()).unwrap();
     let of =
         |late: bool, range: std::ops::Range<u64>| pick(&rows, range.filter(|row| (row % 5 == 3) == late).collect());
-    let watermark = times(rows.column(TIME))[49] + 1;
-    operator.step(vec![vec![of(false, 0..50)]], Tick { before: NO_WATERMARK, watermark, now: 0 }).unwrap();
+    let watermark = Watermark(times(rows.column(TIME))[49] + 1);
+    operator
+        .step(vec![vec![of(false, 0..50)]], Tick { before: Watermark::NONE, watermark, now: EventTime(0) })
+        .unwrap();
     let mixed = concat_batches(&rows.schema(), &[of(true, 0..50), rows.slice(50, 10)]).unwrap();
-    let tick = Tick { before: watermark, watermark: END_OF_TIME, now: 0 };
+    let tick = Tick { before: watermark, watermark: Watermark::END, now: EventTime(0) };
     let stepped = operator.step(vec![vec![mixed]], tick).unwrap();
     assert_eq!(stepped.late, vec![(0, of(true, 0..50))]);
     let counted = concat_batches(&rows.schema(), &[of(false, 0..50), rows.slice(50, 10)]).unwrap();
@@ -397,21 +399,25 @@ fn late_rows_come_out_at_once_and_count_for_later_ones() {
     };
     let early = rows.slice(0, 50);
     let (first, late) = (picks(&early, |row| row % 5 != 3), picks(&early, |row| row % 5 == 3));
-    let watermark = times(early.column(TIME))[49] + 1;
-    let one = operator.step(vec![vec![first.clone()]], Tick { before: NO_WATERMARK, watermark, now: 0 }).unwrap();
+    let watermark = Watermark(times(early.column(TIME))[49] + 1);
+    let one = operator
+        .step(vec![vec![first.clone()]], Tick { before: Watermark::NONE, watermark, now: EventTime(0) })
+        .unwrap();
     assert_by_hand(&spec, &first, &one.rows[0], "before late rows");
     // Rows that are out of every frame of rows that are not late are dropped.
-    let kept = watermark - 20 * SECOND;
+    let kept = watermark.0 - 20 * SECOND;
     let is_kept = |row: &u64| times(early.column(TIME))[*row as usize] >= kept;
     let on_time: Vec<u64> = (0..50).filter(|row| row % 5 != 3).filter(is_kept).collect();
     let all_late: Vec<u64> = (0..50).filter(|row| row % 5 == 3).collect();
     assert!(on_time.len() < 40);
     for cut in [1, 3, all_late.len()] {
         let mut operator = rolling(spec.clone()).unwrap();
-        operator.step(vec![vec![first.clone()]], Tick { before: NO_WATERMARK, watermark, now: 0 }).unwrap();
+        operator
+            .step(vec![vec![first.clone()]], Tick { before: Watermark::NONE, watermark, now: EventTime(0) })
+            .unwrap();
         let mut out = Vec::new();
         for part in all_late.chunks(cut) {
-            let tick = Tick { before: watermark, watermark, now: 0 };
+            let tick = Tick { before: watermark, watermark, now: EventTime(0) };
             let stepped = operator.step(vec![vec![pick(&early, part.to_vec())]], tick).unwrap();
             assert!(stepped.late.is_empty());
             out.extend(stepped.rows);
@@ -425,9 +431,9 @@ fn late_rows_come_out_at_once_and_count_for_later_ones() {
             assert_by_hand(&spec, &pick(&early, known), &out.slice(at, 1), &format!("late rows, cut {cut}, {at}"));
         }
     }
-    operator.step(vec![vec![late]], Tick { before: watermark, watermark, now: 0 }).unwrap();
+    operator.step(vec![vec![late]], Tick { before: watermark, watermark, now: EventTime(0) }).unwrap();
     let three = operator
-        .step(vec![vec![rows.slice(50, 10)]], Tick { before: watermark, watermark: END_OF_TIME, now: 0 })
+        .step(vec![vec![rows.slice(50, 10)]], Tick { before: watermark, watermark: Watermark::END, now: EventTime(0) })
         .unwrap();
     assert_by_hand(&spec, &rows, &three.rows[0], "after late rows");
 }
@@ -446,7 +452,7 @@ fn rows_without_a_time_are_late() {
         let sql = [("count(*)", "PARTITION BY k ORDER BY ts RANGE CURRENT ROW")];
         let functions = runtime().block_on(functions(&session(&rows), &rows.schema(), &sql));
         let mut operator = rolling(spec(&rows.schema(), functions, emit, None)).unwrap();
-        let tick = Tick { before: NO_WATERMARK, watermark: END_OF_TIME, now: 0 };
+        let tick = Tick { before: Watermark::NONE, watermark: Watermark::END, now: EventTime(0) };
         let stepped = operator.step(vec![vec![rows.clone()]], tick).unwrap();
         assert_eq!(stepped.late.len(), 1);
         assert_eq!(stepped.late[0].1.column(ID).as_primitive::<Int64Type>().values(), &[0, 3, 6]);
@@ -486,13 +492,13 @@ fn rows_come_out_once_in_order_of_time_and_arrival() {
         let functions = runtime().block_on(functions(&session(&rows), &rows.schema(), &[("count(*)", over)]));
         let spec = spec(&rows.schema(), functions, RollingEmit::OnWatermark, None);
         let mut operator = rolling(spec).unwrap();
-        let (mut seen, mut at, mut before) = (Vec::new(), 0, NO_WATERMARK);
-        while before != END_OF_TIME {
+        let (mut seen, mut at, mut before) = (Vec::new(), 0, Watermark::NONE);
+        while before != Watermark::END {
             let count = random.random_range(0..30).min(rows.num_rows() - at);
             let step = rows.slice(at, count);
             at += count;
-            let watermark = if at == rows.num_rows() { END_OF_TIME } else { watermarks[at.max(1) - 1] };
-            let stepped = operator.step(vec![vec![step]], Tick { before, watermark, now: 0 }).unwrap();
+            let watermark = if at == rows.num_rows() { Watermark::END } else { watermarks[at.max(1) - 1] };
+            let stepped = operator.step(vec![vec![step]], Tick { before, watermark, now: EventTime(0) }).unwrap();
             for out in &stepped.rows {
                 let ids = out.column(ID).as_primitive::<Int64Type>().values();
                 seen.extend(times(out.column(TIME)).iter().copied().zip(ids.iter().copied()));
@@ -512,10 +518,10 @@ fn what_no_frame_reaches_is_forgotten() {
     let sql = [("sum(v)", over), ("max(s)", over)];
     let functions = runtime().block_on(functions(&session(&rows), &rows.schema(), &sql));
     let mut operator = rolling(spec(&rows.schema(), functions, RollingEmit::OnWatermark, None)).unwrap();
-    let (mut durable, mut before, mut halfway) = (Durable::default(), NO_WATERMARK, 0);
+    let (mut durable, mut before, mut halfway) = (Durable::default(), Watermark::NONE, 0);
     for at in (0..rows.num_rows()).step_by(100) {
         let watermark = watermarks[at + 99];
-        operator.step(vec![vec![rows.slice(at, 100)]], Tick { before, watermark, now: 0 }).unwrap();
+        operator.step(vec![vec![rows.slice(at, 100)]], Tick { before, watermark, now: EventTime(0) }).unwrap();
         durable.apply(&operator.state(), operator.changes().unwrap());
         before = watermark;
         if at == 10_000 {
@@ -526,9 +532,9 @@ fn what_no_frame_reaches_is_forgotten() {
         assert!(operator.usage().rows < 6_000, "{} rows after {at}", operator.usage().rows);
     }
     assert!(operator.usage().bytes < halfway * 3 / 2, "{} after {halfway} bytes", operator.usage().bytes);
-    operator.step(vec![vec![]], Tick { before, watermark: END_OF_TIME, now: 0 }).unwrap();
+    operator.step(vec![vec![]], Tick { before, watermark: Watermark::END, now: EventTime(0) }).unwrap();
     for _ in 0..100 {
-        let tick = Tick { before: END_OF_TIME, watermark: END_OF_TIME, now: 0 };
+        let tick = Tick { before: Watermark::END, watermark: Watermark::END, now: EventTime(0) };
         operator.step(vec![vec![]], tick).unwrap();
     }
     assert_eq!(operator.usage().rows, 0);
@@ -541,10 +547,10 @@ fn an_epoch_writes_only_new_rows() {
     let (rows, watermarks) = stream(&mut seeded(4), &shape);
     let functions = runtime().block_on(functions(&session(&rows), &rows.schema(), &[("avg(v)", over)]));
     let mut operator = rolling(spec(&rows.schema(), functions, RollingEmit::OnWatermark, None)).unwrap();
-    let mut before = NO_WATERMARK;
+    let mut before = Watermark::NONE;
     for at in (0..rows.num_rows()).step_by(100) {
         let watermark = watermarks[at + 99];
-        operator.step(vec![vec![rows.slice(at, 100)]], Tick { before, watermark, now: 0 }).unwrap();
+        operator.step(vec![vec![rows.slice(at, 100)]], Tick { before, watermark, now: EventTime(0) }).unwrap();
         before = watermark;
         let changes = operator.changes().unwrap();
         let written: usize = changes.iter().flat_map(|change| &change.upserts).map(RecordBatch::num_rows).sum();

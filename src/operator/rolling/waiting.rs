@@ -14,6 +14,7 @@ use arrow::record_batch::RecordBatch;
 
 use crate::error::{Context, Error, Result};
 use crate::state::interleave_rows;
+use crate::time::EventTime;
 
 /// Batches with fewer rows are not rewritten.
 const SMALL: usize = 512;
@@ -21,7 +22,7 @@ const SMALL: usize = 512;
 /// Minimum average length of runs of adjacent rows for copying them as a whole.
 const LONG: usize = 16;
 
-/// (time, arrival).
+/// (time in microseconds, arrival).
 type Entry = (i64, u64);
 
 #[derive(Debug)]
@@ -113,8 +114,8 @@ impl Waiting {
     }
 
     /// The earliest waiting time.
-    pub(super) fn oldest(&self) -> Option<i64> {
-        self.runs.iter().filter_map(|run| run.left().first()).map(|entry| entry.0).min()
+    pub(super) fn oldest(&self) -> Option<EventTime> {
+        self.runs.iter().filter_map(|run| run.left().first()).map(|entry| EventTime(entry.0)).min()
     }
 
     /// Adds rows, which arrived after all rows before. No time is null.
@@ -147,11 +148,11 @@ impl Waiting {
     }
 
     /// Removes the rows whose time is complete, in order of (time, arrival). `is_complete` must be monotone.
-    pub(super) fn release(&mut self, is_complete: impl Fn(i64) -> bool) -> Result<Option<Released>> {
+    pub(super) fn release(&mut self, is_complete: impl Fn(EventTime) -> bool) -> Result<Option<Released>> {
         let mut entries: Vec<Entry> = Vec::new();
         let mut parts = 0;
         for run in &mut self.runs {
-            let count = run.left().partition_point(|entry| is_complete(entry.0));
+            let count = run.left().partition_point(|entry| is_complete(EventTime(entry.0)));
             parts += usize::from(count > 0);
             entries.extend_from_slice(&run.left()[..count]);
             run.head += count;

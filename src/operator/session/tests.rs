@@ -14,8 +14,7 @@ use crate::operator::keyed::harness::{
 };
 use crate::operator::keyed::micros;
 use crate::operator::spec::{SessionSpec, TimeColumn};
-use crate::state::NO_WATERMARK;
-use crate::time::Lag;
+use crate::time::{Lag, Watermark};
 
 fn output() -> SchemaRef {
     let mut fields: Vec<Field> = schema().fields().iter().map(|field| field.as_ref().clone()).collect();
@@ -73,8 +72,8 @@ fn sessions_come_out_in_order_of_their_end_and_their_rows_in_order_of_time() {
     let make = || session(spec(&[K], 30, 0)).unwrap();
     let mut flow = Flow::new(&make, &[K]);
     let highest = micros(&rows, TS).unwrap().values()[..100].iter().copied().max().unwrap();
-    let mut out = flow.step(&[rows.slice(0, 100)], highest - 60);
-    out.extend(flow.step(&[rows.slice(100, 500)], 100_000));
+    let mut out = flow.step(&[rows.slice(0, 100)], Watermark(highest - 60));
+    out.extend(flow.step(&[rows.slice(100, 500)], Watermark(100_000)));
     let mut order = Vec::new();
     for batch in &out {
         let (ends, starts, times) = (micros(batch, 6).unwrap(), micros(batch, 5).unwrap(), micros(batch, TS).unwrap());
@@ -106,27 +105,27 @@ fn ids(batches: &[RecordBatch]) -> Vec<i64> {
 fn a_session_waits_until_no_row_in_time_can_extend_it() {
     let make = || session(spec(&[K], 10, 0)).unwrap();
     let mut flow = Flow::new(&make, &[K]);
-    assert_eq!(ids(&flow.step(&[rows_at(&[Some(100), Some(105)])], 114)), Vec::<i64>::new());
+    assert_eq!(ids(&flow.step(&[rows_at(&[Some(100), Some(105)])], Watermark(114))), Vec::<i64>::new());
     // 114 extends the session; from 115 on a new session begins.
-    assert_eq!(ids(&flow.step(&[rows_at(&[Some(114)])], 123)), Vec::<i64>::new());
-    assert_eq!(ids(&flow.step(&[rows_at(&[Some(124)])], 124)), [100, 105, 114]);
-    assert_eq!(ids(&flow.step(&[], 134)), [124]);
+    assert_eq!(ids(&flow.step(&[rows_at(&[Some(114)])], Watermark(123))), Vec::<i64>::new());
+    assert_eq!(ids(&flow.step(&[rows_at(&[Some(124)])], Watermark(124))), [100, 105, 114]);
+    assert_eq!(ids(&flow.step(&[], Watermark(134))), [124]);
 }
 
 #[test]
 fn a_late_row_joins_a_session_that_still_waits_and_is_late_otherwise() {
     let make = || session(spec(&[K], 10, 0)).unwrap();
     let mut flow = Flow::new(&make, &[K]);
-    flow.step(&[rows_at(&[Some(100)])], 105);
+    flow.step(&[rows_at(&[Some(100)])], Watermark(105));
     // 95 joins the session of 100, then 86 joins it; 70 would form a session that ended at 80; 99 could still form one of
     // its own.
-    flow.step(&[rows_at(&[Some(95), Some(86), Some(70), None])], 105);
+    flow.step(&[rows_at(&[Some(95), Some(86), Some(70), None])], Watermark(105));
     assert_eq!(ids(&flow.late), [70, -1]);
-    flow.step(&[rows_at(&[Some(99)])], 105);
-    assert_eq!(ids(&flow.step(&[], 110)), [86, 95, 99, 100]);
+    flow.step(&[rows_at(&[Some(99)])], Watermark(105));
+    assert_eq!(ids(&flow.step(&[], Watermark(110))), [86, 95, 99, 100]);
     let start = micros(&flow.rows[0], 5).unwrap().value(0);
     assert_eq!(start, 86);
-    flow.step(&[rows_at(&[Some(100), Some(101)])], 110);
+    flow.step(&[rows_at(&[Some(100), Some(101)])], Watermark(110));
     assert_eq!(ids(&flow.late), [70, -1, 100]);
 }
 
@@ -137,7 +136,7 @@ fn sequence_numbers_stay_unique_within_a_key_across_shards() {
     let mut flow = Flow::new(&make, &[K]);
     let rows = random_rows(rng, 500, 10);
     for at in 0..50 {
-        flow.step(&[rows.slice(at * 10, 10)], NO_WATERMARK);
+        flow.step(&[rows.slice(at * 10, 10)], Watermark::NONE);
         flow.save();
         flow.rebuild(1 + at % 4, rng);
         // A clash of sequence numbers would replace a row in the store.

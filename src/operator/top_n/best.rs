@@ -15,6 +15,7 @@ use crate::operator::contract::{Operator, StateUsage, Stepped, Tick};
 use crate::operator::keyed::{Encoder, Layout, RowStore, micros, pick};
 use crate::operator::spec::TopNSpec;
 use crate::state::{KeyEquality, StateChange, StateTable};
+use crate::time::{EventTime, Watermark};
 
 /// Not a row, or not a change.
 const NONE: u32 = u32::MAX;
@@ -297,7 +298,7 @@ impl Operator for Best {
             let entry = &mut self.parts.of[partition as usize];
             if std::mem::take(&mut entry.dirty) && entry.row != NONE {
                 numbers.push(entry.row);
-                stamps.push(self.parts.life.stamp_of(partition));
+                stamps.push(self.parts.life.stamp_of(partition).0);
             }
         }
         let mut upserts = Vec::new();
@@ -309,7 +310,7 @@ impl Operator for Best {
         Ok(vec![StateChange { table: 0, upserts, deletes: Vec::new(), cutoff: self.parts.life.cutoff() }])
     }
 
-    fn restore(&mut self, _table: usize, rows: RecordBatch, _watermark: i64) -> Result<()> {
+    fn restore(&mut self, _table: usize, rows: RecordBatch, _watermark: Watermark) -> Result<()> {
         let input = self.layout.to_input(&rows)?;
         let stamps = if self.parts.life.stamped() { Some(micros(&rows, self.layout.width())?) } else { None };
         let partitions = self.parts.resolve(&input)?;
@@ -321,7 +322,12 @@ impl Operator for Best {
             entry.set_order(self.parts.order.row(row));
             entry.row = number;
             numbers.push(number);
-            self.parts.life.restore(partition, &moments, row, stamps.as_ref().map(|stamps| stamps.value(row)));
+            self.parts.life.restore(
+                partition,
+                &moments,
+                row,
+                stamps.as_ref().map(|stamps| EventTime(stamps.value(row))),
+            );
         }
         self.parts.give_back(partitions);
         if !numbers.is_empty() {
@@ -331,7 +337,7 @@ impl Operator for Best {
         Ok(())
     }
 
-    fn due(&self) -> i64 {
+    fn due(&self) -> Watermark {
         self.parts.life.due()
     }
 

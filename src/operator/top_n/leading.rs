@@ -19,6 +19,7 @@ use crate::operator::contract::{Operator, StateUsage, Stepped, Tick};
 use crate::operator::keyed::{Layout, RowStore, micros, pick};
 use crate::operator::spec::TopNSpec;
 use crate::state::{KeyEquality, StateChange, StateTable};
+use crate::time::{EventTime, Watermark};
 
 /// Longer lists would be slow to insert into; small in tests, so that both kinds of partitions are tested.
 pub const MOST: usize = if cfg!(test) { 5 } else { 1024 };
@@ -323,7 +324,7 @@ impl Operator for Leading {
                 numbers.push(number);
                 weights.push(i64::from(facts.weight));
                 seqs.push(facts.seq);
-                stamps.push(self.parts.life.stamp_of(facts.partition));
+                stamps.push(self.parts.life.stamp_of(facts.partition).0);
             }
         }
         let mut upserts = Vec::new();
@@ -338,7 +339,7 @@ impl Operator for Leading {
         Ok(vec![StateChange { table: 0, upserts, deletes, cutoff: self.parts.life.cutoff() }])
     }
 
-    fn restore(&mut self, _table: usize, rows: RecordBatch, _watermark: i64) -> Result<()> {
+    fn restore(&mut self, _table: usize, rows: RecordBatch, _watermark: Watermark) -> Result<()> {
         let input = self.layout.to_input(&rows)?;
         let width = self.layout.width();
         let numbers =
@@ -353,7 +354,12 @@ impl Operator for Leading {
         let numbers = self.keep(&picked);
         self.ties.begin(&picked)?;
         for (row, (&partition, number)) in partitions.iter().zip(numbers).enumerate() {
-            self.parts.life.restore(partition, &moments, row, stamps.as_ref().map(|stamps| stamps.value(row)));
+            self.parts.life.restore(
+                partition,
+                &moments,
+                row,
+                stamps.as_ref().map(|stamps| EventTime(stamps.value(row))),
+            );
             let order = self.parts.order.row(row);
             let prefix = prefix(order);
             self.ties.look_at(&picked, row, order)?;
@@ -372,7 +378,7 @@ impl Operator for Leading {
         Ok(())
     }
 
-    fn due(&self) -> i64 {
+    fn due(&self) -> Watermark {
         self.parts.life.due()
     }
 

@@ -7,14 +7,13 @@ use arrow::datatypes::{DataType, TimeUnit};
 use arrow::record_batch::RecordBatch;
 
 use crate::error::{Error, Result};
-use crate::operator::contract::{END_OF_TIME, Tick};
+use crate::operator::contract::Tick;
 use crate::operator::keyed::{micros, split_late};
 use crate::operator::spec::{TimeColumn, TopNSpec};
-use crate::state::NO_WATERMARK;
-use crate::time::Lag;
+use crate::time::{EventTime, Lag, Watermark};
 
 /// No window, or no stamp.
-const NONE: i64 = i64::MIN;
+const NONE: EventTime = EventTime::MIN;
 
 /// The rows in time and the late rows of a batch.
 type InTimeAndLate = (Option<RecordBatch>, Option<RecordBatch>);
@@ -26,19 +25,19 @@ pub struct Lifetime {
     ttl: Option<Lag>,
     time: Option<TimeColumn>,
     /// The window of each partition.
-    windows: Vec<i64>,
+    windows: Vec<EventTime>,
     /// Partitions by window; entries of partitions that ended otherwise are stale and skipped.
-    closing_queue: BTreeMap<i64, Vec<u32>>,
+    closing_queue: BTreeMap<EventTime, Vec<u32>>,
     /// Approximate time at which a row last arrived for each partition: at most an eighth of the TTL too early, so that
     /// state need not be written again for every row.
-    stamps: Vec<i64>,
+    stamps: Vec<EventTime>,
     queued: Vec<bool>,
     /// Partitions by a current or earlier stamp; each is listed once.
-    stamp_queue: BTreeMap<i64, Vec<u32>>,
+    stamp_queue: BTreeMap<EventTime, Vec<u32>>,
     /// The clock of the TTL before this step.
-    clock: i64,
+    clock: Watermark,
     /// Windows or stamps below this have ended.
-    cutoff: i64,
+    cutoff: Watermark,
 }
 
 /// The times of a batch's rows that matter for lifetimes.
@@ -71,8 +70,8 @@ impl Lifetime {
             stamps: Vec::new(),
             queued: Vec::new(),
             stamp_queue: BTreeMap::new(),
-            clock: NO_WATERMARK,
-            cutoff: NO_WATERMARK,
+            clock: Watermark::NONE,
+            cutoff: Watermark::NONE,
         }
     }
 
@@ -88,7 +87,7 @@ impl Lifetime {
 
     /// Begins a step.
     pub fn begin(&mut self, tick: Tick) {
-        self.clock = self.time.map_or(tick.now, |time| time.bound(tick.before));
+        self.clock = TimeColumn::clock(self.time, tick.before, tick.now);
         if let Some(closing) = self.closing {
             self.cutoff = closing.bound(tick.before);
         }
@@ -123,13 +122,17 @@ impl Lifetime {
     /// Records that a row arrived for a partition. `true` if its stamp is new, so that its rows must be written again.
     pub fn visit(&mut self, partition: u32, moments: &Moments, row: usize) -> bool {
         if let Some(windows) = &moments.windows {
-            self.open(partition, windows.value(row));
+            self.open(partition, EventTime(windows.value(row)));
         }
         let Some(ttl) = self.ttl else { return false };
-        let time = moments.times.as_ref().filter(|times| times.is_valid(row)).map_or(NONE, |times| times.value(row));
-        let time = time.max(self.clock);
+        let time = moments
+            .times
+            .as_ref()
+            .filter(|times| times.is_valid(row))
+            .map_or(NONE, |times| EventTime(times.value(row)));
+        let time = time.max(self.clock.time());
         let stamp = self.stamps[partition as usize];
-        let renew = stamp == NONE || time.saturating_sub(stamp) > ttl.0 / 8;
+        let renew = stamp == NONE || time.since(stamp) > eighth(ttl);
         if renew {
             self.stamp(partition, time);
         }
@@ -137,16 +140,16 @@ impl Lifetime {
     }
 
     /// Restores the window or the stamp of a partition.
-    pub fn restore(&mut self, partition: u32, moments: &Moments, row: usize, stamp: Option<i64>) {
+    pub fn restore(&mut self, partition: u32, moments: &Moments, row: usize, stamp: Option<EventTime>) {
         if let Some(windows) = &moments.windows {
-            self.open(partition, windows.value(row));
+            self.open(partition, EventTime(windows.value(row)));
         }
         if let Some(stamp) = stamp {
             self.stamp(partition, stamp);
         }
     }
 
-    fn open(&mut self, partition: u32, window: i64) {
+    fn open(&mut self, partition: u32, window: EventTime) {
         let of_partition = &mut self.windows[partition as usize];
         if *of_partition != window {
             *of_partition = window;
@@ -154,7 +157,7 @@ impl Lifetime {
         }
     }
 
-    fn stamp(&mut self, partition: u32, stamp: i64) {
+    fn stamp(&mut self, partition: u32, stamp: EventTime) {
         self.stamps[partition as usize] = stamp;
         if !self.queued[partition as usize] {
             self.queued[partition as usize] = true;
@@ -163,7 +166,7 @@ impl Lifetime {
     }
 
     /// The stamp of a partition.
-    pub fn stamp_of(&self, partition: u32) -> i64 {
+    pub fn stamp_of(&self, partition: u32) -> EventTime {
         self.stamps.get(partition as usize).copied().unwrap_or(NONE)
     }
 
@@ -181,7 +184,7 @@ impl Lifetime {
     pub fn closed(&mut self, tick: Tick) -> Vec<u32> {
         let Some(closing) = self.closing else { return Vec::new() };
         self.cutoff = closing.bound(tick.watermark);
-        let later = self.closing_queue.split_off(&self.cutoff);
+        let later = self.closing_queue.split_off(&self.cutoff.time());
         let mut closed = Vec::new();
         for (window, partitions) in std::mem::replace(&mut self.closing_queue, later) {
             for partition in partitions {
@@ -197,19 +200,19 @@ impl Lifetime {
     /// The partitions whose TTL has passed after a step.
     pub fn expired(&mut self, tick: Tick) -> Vec<u32> {
         let Some(ttl) = self.ttl else { return Vec::new() };
-        let clock = self.time.map_or(tick.now, |time| time.bound(tick.watermark));
-        if clock == NO_WATERMARK {
+        let clock = TimeColumn::clock(self.time, tick.watermark, tick.now);
+        if clock == Watermark::NONE {
             return Vec::new();
         }
-        let cutoff = clock.saturating_sub(ttl.0).saturating_sub(ttl.0 / 8).saturating_add(1);
-        self.cutoff = self.cutoff.max(cutoff);
-        let later = self.stamp_queue.split_off(&self.cutoff);
+        let oldest = clock.time().saturating_sub(ttl).saturating_sub(eighth(ttl)).saturating_add(Lag::MICROSECOND);
+        self.cutoff = self.cutoff.max(Watermark::at(oldest));
+        let later = self.stamp_queue.split_off(&self.cutoff.time());
         let mut expired = Vec::new();
         for partition in std::mem::replace(&mut self.stamp_queue, later).into_values().flatten() {
             self.queued[partition as usize] = false;
             match self.stamps[partition as usize] {
                 NONE => {}
-                stamp if stamp < self.cutoff => expired.push(partition),
+                stamp if stamp.is_below(self.cutoff) => expired.push(partition),
                 stamp => self.stamp(partition, stamp),
             }
         }
@@ -217,25 +220,30 @@ impl Lifetime {
     }
 
     /// State rows with a time below this are dead.
-    pub fn cutoff(&self) -> i64 {
+    pub fn cutoff(&self) -> Watermark {
         self.cutoff
     }
 
     /// The watermark at which the first partition closes; expiry by TTL emits nothing.
-    pub fn due(&self) -> i64 {
+    pub fn due(&self) -> Watermark {
         let first = self.closing_queue.first_key_value().map(|(window, _)| *window);
-        self.closing.map_or(END_OF_TIME, |closing| closing.past(first))
+        self.closing.map_or(Watermark::END, |closing| closing.past(first))
     }
 
     /// The oldest window or stamp.
-    pub fn oldest(&self) -> Option<i64> {
-        let first = |queue: &BTreeMap<i64, Vec<u32>>| queue.first_key_value().map(|(time, _)| *time);
+    pub fn oldest(&self) -> Option<EventTime> {
+        let first = |queue: &BTreeMap<EventTime, Vec<u32>>| queue.first_key_value().map(|(time, _)| *time);
         first(&self.closing_queue).or_else(|| first(&self.stamp_queue))
     }
 
     /// Memory, in bytes.
     pub fn bytes(&self) -> usize {
-        (self.windows.capacity() + self.stamps.capacity()) * (size_of::<i64>() + size_of::<u32>())
+        (self.windows.capacity() + self.stamps.capacity()) * (size_of::<EventTime>() + size_of::<u32>())
             + self.queued.capacity()
     }
+}
+
+/// The most that a stamp may be behind.
+fn eighth(ttl: Lag) -> Lag {
+    Lag(ttl.0 / 8)
 }

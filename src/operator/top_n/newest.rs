@@ -22,6 +22,7 @@ use crate::operator::contract::{Operator, StateUsage, Stepped, Tick};
 use crate::operator::keyed::{Encoder, KeyIndex, Layout, micros, with_columns};
 use crate::operator::spec::NewestSpec;
 use crate::state::{KeyEquality, KeyIndex as RowIndex, StateChange, StateTable};
+use crate::time::{EventTime, Watermark};
 
 const COUNT: (&str, DataType) = ("__count", DataType::Int64);
 const SEQ: (&str, DataType) = ("__seq", DataType::Int64);
@@ -315,7 +316,7 @@ impl Operator for Newest {
                 numbers.push(number);
                 counts.push(facts.count);
                 seqs.push(facts.seq);
-                stamps.push(self.life.stamp_of(number));
+                stamps.push(self.life.stamp_of(number).0);
             }
         }
         let mut change = StateChange { table: 0, upserts: vec![], deletes: vec![], cutoff: self.life.cutoff() };
@@ -336,7 +337,7 @@ impl Operator for Newest {
         Ok(vec![change])
     }
 
-    fn restore(&mut self, _table: usize, rows: RecordBatch, _watermark: i64) -> Result<()> {
+    fn restore(&mut self, _table: usize, rows: RecordBatch, _watermark: Watermark) -> Result<()> {
         let input = self.layout.to_input(&rows)?;
         let width = self.layout.width();
         let numbers = |column: usize| {
@@ -353,7 +354,7 @@ impl Operator for Newest {
         for (row, &key) in keys.iter().enumerate() {
             let number = self.number(row, key);
             let (count, seq) = (counts.value(row), seqs.value(row));
-            self.life.restore(number, &moments, row, stamps.as_ref().map(|stamps| stamps.value(row)));
+            self.life.restore(number, &moments, row, stamps.as_ref().map(|stamps| EventTime(stamps.value(row))));
             self.facts[number as usize] = Facts { key, count, seq, written: true, dirty: false, expired: false };
             self.live.insert((key, seq, number));
             self.next_seq = self.next_seq.max(seq + 1);
@@ -363,7 +364,7 @@ impl Operator for Newest {
         Ok(())
     }
 
-    fn due(&self) -> i64 {
+    fn due(&self) -> Watermark {
         self.life.due()
     }
 

@@ -16,6 +16,7 @@ use crate::operator::contract::{Operator, StateUsage, Stepped, Tick};
 use crate::operator::keyed::{Encoder, Layout, RowStore, micros, pick};
 use crate::operator::spec::TopNSpec;
 use crate::state::{KeyEquality, StateChange, StateTable};
+use crate::time::{EventTime, Watermark};
 
 const WEIGHT: (&str, DataType) = ("__count", DataType::Int64);
 const STAMP: (&str, DataType) = ("__stamp", DataType::Timestamp(TimeUnit::Microsecond, None));
@@ -326,7 +327,7 @@ impl Operator for Ranked {
                 rows.push((bytes, entry.order));
                 numbers.push(entry.number);
                 weights.push(entry.weight);
-                stamps.push(self.parts.life.stamp_of(*number));
+                stamps.push(self.parts.life.stamp_of(*number).0);
             }
         }
         let mut change = StateChange { table: 0, upserts: vec![], deletes: vec![], cutoff: self.parts.life.cutoff() };
@@ -346,7 +347,7 @@ impl Operator for Ranked {
         Ok(vec![change])
     }
 
-    fn restore(&mut self, _table: usize, rows: RecordBatch, _watermark: i64) -> Result<()> {
+    fn restore(&mut self, _table: usize, rows: RecordBatch, _watermark: Watermark) -> Result<()> {
         let input = self.layout.to_input(&rows)?;
         let width = self.layout.width();
         let Some(weights) = rows.column(width).as_primitive_opt::<Int64Type>() else {
@@ -358,7 +359,7 @@ impl Operator for Ranked {
         self.full.encode(&input)?;
         let kept: Vec<u32> = numbers.iter().filter(|_| !self.shape.retract).map(|_| self.columns.reserve()).collect();
         for (row, &number) in numbers.iter().enumerate() {
-            self.parts.life.restore(number, &moments, row, stamps.as_ref().map(|stamps| stamps.value(row)));
+            self.parts.life.restore(number, &moments, row, stamps.as_ref().map(|stamps| EventTime(stamps.value(row))));
             let order = self.parts.order.row(row);
             let key = RowKey::new(&[order, self.full.row(row)].concat());
             let (order, weight) = (order.len() as u32, weights.value(row));
@@ -380,7 +381,7 @@ impl Operator for Ranked {
         Ok(())
     }
 
-    fn due(&self) -> i64 {
+    fn due(&self) -> Watermark {
         self.parts.life.due()
     }
 

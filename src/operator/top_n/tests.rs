@@ -14,14 +14,13 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use super::{Keeping, top_n, top_n_for};
+use crate::operator::WEIGHT;
 use crate::operator::keyed::harness::{
     Flow, ID, K, N, TS, V, assert_same, batch_sql, consolidated, feed, random_rows, rows_of_odd_types, schema,
 };
 use crate::operator::keyed::{micros, with_columns};
 use crate::operator::spec::{RankFunction, Spec, TimeColumn, TopNSpec};
-use crate::operator::{END_OF_TIME, WEIGHT};
-use crate::state::NO_WATERMARK;
-use crate::time::Lag;
+use crate::time::{EventTime, Lag, Watermark};
 
 const FUNCTIONS: [(RankFunction, &str); 3] =
     [(RankFunction::RowNumber, "row_number"), (RankFunction::Rank, "rank"), (RankFunction::DenseRank, "dense_rank")];
@@ -209,7 +208,7 @@ fn a_step_puts_out_only_differences() {
         let mut all = Vec::new();
         for at in (0..input.num_rows()).step_by(20) {
             let batch = input.slice(at, 20.min(input.num_rows() - at));
-            let tick = crate::operator::Tick { before: NO_WATERMARK, watermark: NO_WATERMARK, now: 0 };
+            let tick = crate::operator::Tick { before: Watermark::NONE, watermark: Watermark::NONE, now: EventTime(0) };
             let out = operator.step(vec![vec![batch]], tick).unwrap().rows;
             assert_consolidated(&out, seed);
             all.extend(out);
@@ -274,9 +273,9 @@ fn a_window_closes_when_its_value_is_complete_and_later_rows_are_late() {
         let make = || top_n(spec.clone()).unwrap();
         let mut flow = Flow::new(&make, &[]);
         let first = micros(&rows, window).unwrap().value(0);
-        assert!(flow.step(&[rows.slice(0, 1)], first + 99).is_empty());
-        assert_eq!(flow.step(&[], first + 100)[0].num_rows(), 1);
-        assert!(flow.step(&[rows.slice(0, 1)], first + 100).is_empty());
+        assert!(flow.step(&[rows.slice(0, 1)], Watermark(first + 99)).is_empty());
+        assert_eq!(flow.step(&[], Watermark(first + 100))[0].num_rows(), 1);
+        assert!(flow.step(&[rows.slice(0, 1)], Watermark(first + 100)).is_empty());
         assert_eq!(flow.late.len(), 1);
     }
 }
@@ -305,7 +304,7 @@ fn a_partition_that_nobody_comes_to_is_forgotten_after_its_ttl() {
         let times = micros(&rows, TS).unwrap();
         for at in (0..2000).step_by(10) {
             let highest = times.values()[..at + 10].iter().copied().max().unwrap();
-            flow.step(&[rows.slice(at, 10)], highest - 20);
+            flow.step(&[rows.slice(at, 10)], Watermark(highest - 20));
             flow.save();
             // A row stays for 80, up to 90, and no longer.
             let young =
@@ -352,7 +351,7 @@ fn a_partition_lives_while_rows_come_even_if_none_is_better() {
             RecordBatch::try_new(schema(), columns).unwrap()
         };
         for id in 0..100 {
-            flow.step(&[row(id, id * 20)], id * 20);
+            flow.step(&[row(id, id * 20)], Watermark(id * 20));
             flow.save();
             flow.rebuild(2, rng);
         }
@@ -362,7 +361,7 @@ fn a_partition_lives_while_rows_come_even_if_none_is_better() {
             kept.column(ID).as_primitive::<Int64Type>().values(),
             (0..limit as i64).collect::<Vec<_>>().as_slice()
         );
-        flow.step(&[], END_OF_TIME);
+        flow.step(&[], Watermark::END);
         assert_eq!(flow.remembered().0, 0);
     }
 }
@@ -385,7 +384,8 @@ fn ties_are_broken_by_all_columns_whatever_the_order_of_arrival() {
             let shuffled = take_record_batch(&rows, &UInt32Array::from(order)).unwrap();
             let mut out = Vec::new();
             for at in (0..120).step_by(30) {
-                let tick = crate::operator::Tick { before: NO_WATERMARK, watermark: NO_WATERMARK, now: 0 };
+                let tick =
+                    crate::operator::Tick { before: Watermark::NONE, watermark: Watermark::NONE, now: EventTime(0) };
                 let batches = vec![vec![shuffled.slice(at, 10), shuffled.slice(at + 10, 20)]];
                 out.extend(operator.step(batches, tick).unwrap().rows);
             }
@@ -409,7 +409,7 @@ fn weights_count_rows_several_times() {
         let mut case = random_case(&mut StdRng::seed_from_u64(seed), &rows.schema(), &[K]);
         (case.spec.retract, case.spec.input) = (true, weighted.schema());
         let mut operator = top_n(case.spec.clone()).unwrap();
-        let tick = crate::operator::Tick { before: NO_WATERMARK, watermark: NO_WATERMARK, now: 0 };
+        let tick = crate::operator::Tick { before: Watermark::NONE, watermark: Watermark::NONE, now: EventTime(0) };
         let out = operator.step(vec![vec![weighted.clone()]], tick).unwrap().rows;
         assert_same(&consolidated(&out, true), &case.answer(&repeated), seed);
     }
@@ -482,10 +482,10 @@ fn state_is_continued_in_the_layout_that_wrote_it() {
         let (mut continued, mut uninterrupted) = (Flow::new(&make, &[K]), Flow::new(&fresh, &[K]));
         for start in (0..rows.num_rows()).step_by(50) {
             let part = [rows.slice(start, 50.min(rows.num_rows() - start))];
-            continued.step(&part, NO_WATERMARK);
+            continued.step(&part, Watermark::NONE);
             continued.save();
             continued.rebuild(1 + start / 50 % 2, rng);
-            uninterrupted.step(&part, NO_WATERMARK);
+            uninterrupted.step(&part, Watermark::NONE);
         }
         let expected = consolidated(&uninterrupted.rows, true);
         assert_eq!(consolidated(&continued.rows, true), expected, "limit {limit}, table `{written}`");

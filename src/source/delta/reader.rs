@@ -17,6 +17,7 @@ use crate::delta::{Commit, DataFile, TableShape, TableStore, files_at};
 use crate::env::Env;
 use crate::error::{Error, Result};
 use crate::source::chunk::{Chunk, Offset, PartitionId, Payload, Poll, PollLimit, ReadFrom, SourceReader};
+use crate::time::EventTime;
 
 /// Versions without rows after which progress is returned anyway, so that earlier log entries may be deleted.
 const EMPTY_VERSIONS: u64 = 64;
@@ -223,7 +224,7 @@ impl SourceReader for DeltaReader {
     }
 
     /// The files of a version overlap in time: one may hold the same hours as the previous one.
-    fn least_unread(&self) -> Option<Option<i64>> {
+    fn least_unread(&self) -> Option<Option<EventTime>> {
         self.current.as_ref()?.least_unread()
     }
 

@@ -10,6 +10,7 @@ use super::position::Position;
 use crate::delta::{DataFile, FileColumns, FileRows, TableStore};
 use crate::error::{Context, Error, Result};
 use crate::sql::types::timestamp;
+use crate::time::EventTime;
 
 /// The maximum number of rows in a decoded batch, so that a chunk stays within caches.
 const MAX_BATCH_ROWS: usize = 65_536;
@@ -44,7 +45,7 @@ pub(super) struct VersionRows {
     timestamp_ms: i64,
     files: VecDeque<(DataFile, Change)>,
     /// The least event time of each file not read to its end, from the log, if there were several files; `None` = any.
-    least_unread: VecDeque<Option<i64>>,
+    least_unread: VecDeque<Option<EventTime>>,
     open: Option<(FileRows, Change)>,
     /// A decoded batch that was not returned yet: before the last row is returned, it is known whether more follow.
     ahead: Option<RecordBatch>,
@@ -60,14 +61,14 @@ impl VersionRows {
         files: VecDeque<(DataFile, Change)>,
         time_column: Option<&str>,
     ) -> Self {
-        let least = |(file, _): &(DataFile, Change)| file.least_times.get(time_column?).copied();
+        let least = |(file, _): &(DataFile, Change)| file.least_times.get(time_column?).copied().map(EventTime);
         let least_unread = if files.len() > 1 { files.iter().map(least).collect() } else { VecDeque::new() };
         Self { position, timestamp_ms, files, least_unread, open: None, ahead: None, skip: position.row }
     }
 
     /// The least event time in unread files, in the form of
     /// [`SourceReader::least_unread`](crate::source::chunk::SourceReader).
-    pub(super) fn least_unread(&self) -> Option<Option<i64>> {
+    pub(super) fn least_unread(&self) -> Option<Option<EventTime>> {
         let mut unread = self.least_unread.iter();
         let first = *unread.next()?;
         Some(first.and_then(|first| unread.try_fold(first, |least, next| Some(least.min((*next)?)))))

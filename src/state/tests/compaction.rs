@@ -6,9 +6,10 @@ use super::*;
 use crate::state::compaction::{choose, parts};
 use crate::state::snapshot::TableSnapshot;
 use crate::state::{Epoch, KEY_GROUPS, StateFile};
+use crate::time::{EventTime, Watermark};
 
 fn file(bytes: u64, number: u64) -> StateFile {
-    let times = Some((number as i64, number as i64));
+    let times = Some((EventTime(number as i64), EventTime(number as i64)));
     let path = number.to_string();
     StateFile {
         path,
@@ -26,7 +27,7 @@ fn file(bytes: u64, number: u64) -> StateFile {
 /// number of files, and the number of bytes rewritten per byte written.
 fn simulate(base: u64, deltas: impl Iterator<Item = u64>, live: u64) -> (usize, f64) {
     let table = table(KeyKind::Narrow, false);
-    let mut stored = TableSnapshot { name: "rows".into(), files: vec![file(base, 0)], cutoff: NO_WATERMARK };
+    let mut stored = TableSnapshot { name: "rows".into(), files: vec![file(base, 0)], cutoff: Watermark::NONE };
     let (mut most, mut written, mut rewritten) = (0, 0, 0);
     for (epoch, delta) in deltas.enumerate() {
         stored.files.push(file(delta, epoch as u64 + 1));
@@ -100,7 +101,7 @@ async fn deleted_and_replaced_rows_leave_the_store() {
     let mut snapshot =
         store.write("op", Epoch(1), tables, None, only(upserts(&table, &numbered(0..100)))).await.unwrap();
     for epoch in 2..9 {
-        let gone = vec![vec![change(Vec::new(), vec![deletes(&table, &numbered(0..100))], NO_WATERMARK)]];
+        let gone = vec![vec![change(Vec::new(), vec![deletes(&table, &numbered(0..100))], Watermark::NONE)]];
         snapshot = store.write("op", Epoch(epoch), tables, Some(&snapshot), gone).await.unwrap();
     }
     let compaction = store.compact(&snapshot, tables, Epoch(9)).await.unwrap().unwrap();
@@ -115,9 +116,9 @@ async fn a_file_that_is_mostly_dead_is_rewritten_alone() {
     let mut snapshot =
         store.write("op", Epoch(1), tables, None, only(upserts(&table, &numbered(0..20_000)))).await.unwrap();
     let later = |cutoff| vec![vec![change(Vec::new(), Vec::new(), cutoff)]];
-    snapshot = store.write("op", Epoch(2), tables, Some(&snapshot), later(9_000)).await.unwrap();
+    snapshot = store.write("op", Epoch(2), tables, Some(&snapshot), later(Watermark(9_000))).await.unwrap();
     assert!(store.compact(&snapshot, tables, Epoch(3)).await.unwrap().is_none());
-    snapshot = store.write("op", Epoch(3), tables, Some(&snapshot), later(12_000)).await.unwrap();
+    snapshot = store.write("op", Epoch(3), tables, Some(&snapshot), later(Watermark(12_000))).await.unwrap();
     let compaction = store.compact(&snapshot, tables, Epoch(4)).await.unwrap().unwrap();
     snapshot = compaction.apply(&snapshot);
     assert_eq!(snapshot.tables[0].files[0].rows, 8_000);

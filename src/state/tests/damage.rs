@@ -8,6 +8,7 @@ use rand::{Rng, SeedableRng};
 use super::*;
 use crate::error::{Error, ErrorKind};
 use crate::state::Epoch;
+use crate::time::Watermark;
 
 /// A store with a snapshot of a small file, a large one, and one with deletes only.
 async fn written(table: &StateTable) -> (Arc<dyn ObjectStore>, StateStore, OperatorSnapshot) {
@@ -17,7 +18,7 @@ async fn written(table: &StateTable) -> (Arc<dyn ObjectStore>, StateStore, Opera
     let mut snapshot = store.write("op-1", Epoch(1), tables, None, large).await.unwrap();
     let small = only(upserts(table, &numbered(99_950..100_050)));
     snapshot = store.write("op-1", Epoch(2), tables, Some(&snapshot), small).await.unwrap();
-    let gone = vec![vec![change(Vec::new(), vec![deletes(table, &numbered(0..20))], NO_WATERMARK)]];
+    let gone = vec![vec![change(Vec::new(), vec![deletes(table, &numbered(0..20))], Watermark::NONE)]];
     snapshot = store.write("op-1", Epoch(3), tables, Some(&snapshot), gone).await.unwrap();
     assert!(snapshot.tables[0].files[0].bytes > 1 << 20, "the first file should be read in parts");
     (objects, store, snapshot)
@@ -165,7 +166,7 @@ async fn rows_that_do_not_fit_their_table_are_our_defect() {
     let null = upserts(&wide, &[(None, None, None, None, 1)]);
     let error = store.write("op", Epoch(1), std::slice::from_ref(&table), None, only(null)).await.expect_err("a null");
     assert_eq!(error.kind(), ErrorKind::Internal);
-    let stray = vec![vec![StateChange { table: 1, ..change(Vec::new(), Vec::new(), NO_WATERMARK) }]];
+    let stray = vec![vec![StateChange { table: 1, ..change(Vec::new(), Vec::new(), Watermark::NONE) }]];
     let error = store.write("op", Epoch(1), std::slice::from_ref(&table), None, stray).await.expect_err("no table");
     assert_eq!(error.kind(), ErrorKind::Internal);
 }

@@ -13,9 +13,10 @@ use arrow::datatypes::{DataType, Field, Int64Type, Schema};
 use object_store::ObjectStore;
 use object_store::memory::InMemory;
 
-use super::{KeyEquality, NO_WATERMARK, OperatorSnapshot, StateChange, StateStore, StateTable};
+use super::{KeyEquality, OperatorSnapshot, StateChange, StateStore, StateTable};
 use crate::env::Env;
 use crate::error::Result;
+use crate::time::Watermark;
 
 /// Shape of a test table's key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,7 +86,7 @@ fn rows_of(batch: &RecordBatch) -> Vec<Row> {
     (0..batch.num_rows()).map(row).collect()
 }
 
-fn change(upserts: Vec<RecordBatch>, deletes: Vec<RecordBatch>, cutoff: i64) -> StateChange {
+fn change(upserts: Vec<RecordBatch>, deletes: Vec<RecordBatch>, cutoff: Watermark) -> StateChange {
     StateChange { table: 0, upserts, deletes, cutoff }
 }
 
@@ -131,5 +132,5 @@ async fn sorted_rows(store: &StateStore, snapshot: &OperatorSnapshot, table: &St
 
 /// One epoch with upserts only.
 fn only(upserts: RecordBatch) -> Vec<Vec<StateChange>> {
-    vec![vec![change(vec![upserts], Vec::new(), NO_WATERMARK)]]
+    vec![vec![change(vec![upserts], Vec::new(), Watermark::NONE)]]
 }

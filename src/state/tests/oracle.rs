@@ -9,6 +9,7 @@ use rand::{Rng, SeedableRng};
 
 use super::*;
 use crate::state::{Compaction, Epoch, shard_of, usage};
+use crate::time::{EventTime, Watermark};
 
 /// The key of a row; fields that the kind lacks are `None`.
 type Key = (Option<i64>, Option<i16>, Option<String>);
@@ -27,7 +28,7 @@ struct Case {
     rng: StdRng,
     live: BTreeMap<Key, Row>,
     used: BTreeSet<Key>,
-    cutoff: i64,
+    cutoff: Watermark,
     clock: i64,
 }
 
@@ -36,7 +37,7 @@ impl Case {
         let mut rng = StdRng::seed_from_u64(seed);
         let kind = [KeyKind::Narrow, KeyKind::Medium, KeyKind::Wide][rng.random_range(0..3)];
         let append_only = rng.random_bool(0.25);
-        Self { kind, append_only, rng, live: BTreeMap::new(), used: BTreeSet::new(), cutoff: NO_WATERMARK, clock: 0 }
+        Self { kind, append_only, rng, live: BTreeMap::new(), used: BTreeSet::new(), cutoff: Watermark::NONE, clock: 0 }
     }
 
     fn row(&mut self) -> Row {
@@ -70,12 +71,12 @@ impl Case {
         }
         self.clock += self.rng.random_range(0..20);
         if self.rng.random_bool(0.3) {
-            self.cutoff = self.cutoff.max(self.clock - 60);
+            self.cutoff = self.cutoff.max(Watermark(self.clock - 60));
         }
         down.keys().for_each(|key| drop(self.live.remove(key)));
         self.live.extend(up.clone());
         let cutoff = self.cutoff;
-        self.live.retain(|_, row| row.3.is_none_or(|at| at >= cutoff));
+        self.live.retain(|_, row| row.3.is_none_or(|at| !EventTime(at).is_below(cutoff)));
         let mut all: Vec<_> = (0..shards).map(|_| (Vec::new(), Vec::new())).collect();
         let shard = |row: &Row| shard_of(table.groups(&upserts(table, std::slice::from_ref(row))).unwrap()[0], shards);
         up.into_values().for_each(|row| all[shard(&row)].0.push(row));
@@ -146,14 +147,14 @@ async fn large_tables_are_cut_and_uploaded_in_parts_and_read_back_whole() {
     let tables = std::slice::from_ref(&table);
     let all = numbered(0..1_200_000);
     let parts = all.chunks(500_000).map(|rows| upserts(&table, rows)).collect();
-    let first = vec![vec![change(parts, Vec::new(), NO_WATERMARK)]];
+    let first = vec![vec![change(parts, Vec::new(), Watermark::NONE)]];
     let full = store.write("op", Epoch(1), tables, None, first).await.unwrap();
     assert!(full.tables[0].files[0].bytes > 16 << 20, "{full:?}");
     let (mut up, mut down) = (Vec::new(), Vec::new());
     for row in all.iter().step_by(100) {
         if row.0.unwrap() % 200 == 0 { down.push(row.clone()) } else { up.push((row.0, row.1, None, row.3, -1)) }
     }
-    let second = vec![vec![change(vec![upserts(&table, &up)], vec![deletes(&table, &down)], NO_WATERMARK)]];
+    let second = vec![vec![change(vec![upserts(&table, &up)], vec![deletes(&table, &down)], Watermark::NONE)]];
     let changed = store.write("op", Epoch(2), tables, Some(&full), second).await.unwrap();
     for shards in [1, 3] {
         let (mut rows, mut sum, mut changes) = (0, 0_i64, 0);
@@ -175,7 +176,7 @@ async fn an_epoch_without_changes_writes_nothing() {
     let table = table(KeyKind::Wide, false);
     let tables = std::slice::from_ref(&table);
     let snapshot = store.write("op", Epoch(1), tables, None, only(upserts(&table, &numbered(0..5)))).await.unwrap();
-    let nothing = vec![vec![change(vec![upserts(&table, &[])], vec![deletes(&table, &[])], NO_WATERMARK)], vec![]];
+    let nothing = vec![vec![change(vec![upserts(&table, &[])], vec![deletes(&table, &[])], Watermark::NONE)], vec![]];
     let same = store.write("op", Epoch(2), tables, Some(&snapshot), nothing).await.unwrap();
     assert_eq!(same, snapshot);
     let listed: Vec<_> = futures::TryStreamExt::try_collect(objects.list(None)).await.unwrap();
@@ -191,7 +192,7 @@ async fn a_file_whose_rows_are_all_dead_leaves_the_snapshot_unread() {
     for epoch in 0..10_u64 {
         let from = epoch as i64 * 10;
         let rows = upserts(&table, &numbered(from..from + 10));
-        let changes = vec![vec![change(vec![rows], Vec::new(), from - 15)]];
+        let changes = vec![vec![change(vec![rows], Vec::new(), Watermark(from - 15))]];
         snapshot = Some(store.write("op", Epoch(epoch + 1), tables, snapshot.as_ref(), changes).await.unwrap());
     }
     let snapshot = snapshot.unwrap();
@@ -210,7 +211,7 @@ async fn dead_versions_go_on_hiding_older_ones() {
     let mut snapshot = store.write("op", Epoch(1), tables, None, first).await.unwrap();
     let second = only(upserts(&table, &[row(1, 10)]));
     snapshot = store.write("op", Epoch(2), tables, Some(&snapshot), second).await.unwrap();
-    let third = vec![vec![change(Vec::new(), Vec::new(), 50)]];
+    let third = vec![vec![change(Vec::new(), Vec::new(), Watermark(50))]];
     snapshot = store.write("op", Epoch(3), tables, Some(&snapshot), third).await.unwrap();
     assert_eq!(sorted_rows(&store, &snapshot, &table, 1).await, vec![row(2, 100)]);
 }

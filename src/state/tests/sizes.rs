@@ -8,6 +8,7 @@ use arrow::compute::take_record_batch;
 use super::*;
 use crate::state::file::Kind;
 use crate::state::{Epoch, KEY_GROUPS, KeyEquality, groups_of};
+use crate::time::Watermark;
 
 const ROWS: i64 = 50_000;
 
@@ -35,7 +36,7 @@ fn rows(table: &StateTable) -> RecordBatch {
 
 async fn written(table: &StateTable, upserts: Vec<RecordBatch>) -> (StateStore, OperatorSnapshot) {
     let store = StateStore::new(Arc::new(InMemory::new()), Env::manual(0, 1));
-    let change = StateChange { table: 0, upserts, deletes: Vec::new(), cutoff: NO_WATERMARK };
+    let change = StateChange { table: 0, upserts, deletes: Vec::new(), cutoff: Watermark::NONE };
     let tables = std::slice::from_ref(table);
     let snapshot = store.write("op", Epoch(1), tables, None, vec![vec![change]]).await.unwrap();
     (store, snapshot)
@@ -77,7 +78,7 @@ async fn one_of_many_shards_reads_a_part_of_a_large_file() {
     let (store, snapshot) = written(&table, vec![rows(&table); 4]).await;
     let readers = store.open_files("op", snapshot.files(), &table).await.unwrap();
     let read = |groups| -> u64 {
-        let runs = readers[0].runs(Kind::Upserts, &groups, NO_WATERMARK);
+        let runs = readers[0].runs(Kind::Upserts, &groups, Watermark::NONE);
         runs.iter().flatten().map(|block| block.bytes).sum()
     };
     let whole = read(0..KEY_GROUPS);
@@ -92,7 +93,7 @@ async fn files_of_far_stores_are_compressed() {
     let table = table();
     let (store, near) = written(&table, vec![rows(&table)]).await;
     let far = store.clone().far();
-    let change = StateChange { table: 0, upserts: vec![rows(&table)], deletes: Vec::new(), cutoff: NO_WATERMARK };
+    let change = StateChange { table: 0, upserts: vec![rows(&table)], deletes: Vec::new(), cutoff: Watermark::NONE };
     let tables = std::slice::from_ref(&table);
     let far = far.write("op", Epoch(2), tables, None, vec![vec![change]]).await.unwrap();
     assert!(size(&far) * 2 < size(&near), "{} and {} bytes", size(&far), size(&near));

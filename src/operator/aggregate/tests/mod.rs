@@ -16,9 +16,8 @@ use self::shards::Shards;
 use super::panes::WORTHWHILE;
 use super::times::microseconds;
 use crate::operator::spec::{AggregateSpec, TimeColumn};
-use crate::operator::{END_OF_TIME, Stepped, Tick};
-use crate::state::NO_WATERMARK;
-use crate::time::Lag;
+use crate::operator::{Stepped, Tick};
+use crate::time::{EventTime, Lag, Watermark};
 
 const AGGREGATES: &[&str] = &[
     "count(*)",
@@ -93,19 +92,19 @@ fn drive(
     random: &mut StdRng,
     spec: &AggregateSpec,
     rows: &[Row],
-    watermark_of: impl Fn(usize) -> i64,
+    watermark_of: impl Fn(usize) -> Watermark,
     mut each: impl FnMut(&[Row], Tick, Stepped),
 ) -> Shards {
     let worthwhile = *[1, 5, 40, WORTHWHILE].choose(random).unwrap();
     let mut shards = Shards::new(spec, random.random_range(1..4), worthwhile);
-    let mut before = NO_WATERMARK;
+    let mut before = Watermark::NONE;
     let mut done = 0;
     loop {
         let end = (done + random.random_range(0..250)).min(rows.len());
         let last = end == rows.len() && random.random_bool(0.5);
-        let watermark = if last { END_OF_TIME } else { watermark_of(end).max(before) };
+        let watermark = if last { Watermark::END } else { watermark_of(end).max(before) };
         let watermark = if !last && random.random_bool(0.3) { before } else { watermark };
-        let tick = Tick { before, watermark, now: 0 };
+        let tick = Tick { before, watermark, now: EventTime(0) };
         let part = &rows[done..end];
         each(part, tick, shards.step(&cut(random, part, spec.retract), tick));
         before = watermark;
@@ -202,21 +201,22 @@ async fn closing_case(seed: u64, retract: bool) {
             .map(|row| row.id)
             .min()
             .unwrap_or_else(|| rows.iter().map(|row| row.id + 1).max().unwrap_or(0));
-        (case.watermark)(next * taste.step - DISORDER)
+        Watermark((case.watermark)(next * taste.step - DISORDER))
     };
     let mut streamed = BTreeMap::new();
     let mut kept = Vec::new();
     drive(&mut random, &spec, &rows, watermark_of, |rows, tick, stepped| {
         for rows in &stepped.rows {
             for value in microseconds(rows.column(position)).unwrap().values() {
-                assert!(tick.watermark == END_OF_TIME || value + case.lag < tick.watermark, "seed {seed}: too early");
-                assert!(tick.before == NO_WATERMARK || value + case.lag >= tick.before, "seed {seed}: too late");
+                assert!(
+                    tick.watermark == Watermark::END || value + case.lag < tick.watermark.0,
+                    "seed {seed}: too early"
+                );
+                assert!(value + case.lag >= tick.before.0, "seed {seed}: too late");
             }
             count(rows, rows.num_columns(), &mut streamed);
         }
-        let in_time = |row: &&Row| {
-            (case.value)(row).is_some_and(|value| tick.before == NO_WATERMARK || value + case.lag >= tick.before)
-        };
+        let in_time = |row: &&Row| (case.value)(row).is_some_and(|value| value + case.lag >= tick.before.0);
         let before = kept.len();
         kept.extend(rows.iter().filter(in_time).cloned());
         let late: usize = stepped.late.iter().map(|(_, rows)| rows.num_rows()).sum();
@@ -287,7 +287,7 @@ async fn updating_case(seed: u64, retract: bool) {
         &mut random,
         &spec,
         &rows,
-        |end| end as i64,
+        |end| Watermark(end as i64),
         |_, _, stepped| {
             assert!(stepped.late.is_empty());
             for rows in &stepped.rows {

@@ -12,7 +12,8 @@ use rand::seq::SliceRandom;
 use crate::operator::aggregate::{sharing, times::microseconds};
 use crate::operator::spec::AggregateSpec;
 use crate::operator::{Operator, Stepped, Tick};
-use crate::state::{NO_WATERMARK, StateTable, key_groups, shard_of};
+use crate::state::{StateTable, key_groups, shard_of};
+use crate::time::{EventTime, Watermark};
 
 pub struct Shards {
     spec: AggregateSpec,
@@ -68,10 +69,8 @@ impl Kept {
         }
     }
 
-    fn cut(&mut self, cutoff: i64) {
-        if cutoff != NO_WATERMARK {
-            self.rows.retain(|_, (_, time)| *time >= cutoff);
-        }
+    fn cut(&mut self, cutoff: Watermark) {
+        self.rows.retain(|_, (_, time)| !EventTime(*time).is_below(cutoff));
     }
 
     fn read(&self, random: &mut StdRng) -> Vec<RecordBatch> {
@@ -133,7 +132,7 @@ impl Shards {
     }
 
     /// Restarts from the kept tables, with another number of shards.
-    pub fn restart(&mut self, random: &mut StdRng, shards: usize, watermark: i64) {
+    pub fn restart(&mut self, random: &mut StdRng, shards: usize, watermark: Watermark) {
         let before = self.rows();
         self.shards = (0..shards).map(|_| sharing(self.spec.clone(), self.worthwhile).unwrap()).collect();
         let mut order: Vec<usize> = (0..self.tables.len()).collect();

@@ -6,8 +6,7 @@ use super::input::{Row, batch, output, schema, spec};
 use crate::operator::aggregate::aggregate;
 use crate::operator::spec::{AggregateSpec, TimeColumn};
 use crate::operator::{Operator, Tick};
-use crate::state::NO_WATERMARK;
-use crate::time::Lag;
+use crate::time::{EventTime, Lag, Watermark};
 
 fn row(id: i64, key: &str, x: i64) -> Row {
     Row {
@@ -27,7 +26,7 @@ fn row(id: i64, key: &str, x: i64) -> Row {
 }
 
 fn tick(before: i64, watermark: i64, now: i64) -> Tick {
-    Tick { before, watermark, now }
+    Tick { before: Watermark(before), watermark: Watermark(watermark), now: EventTime(now) }
 }
 
 /// Steps and prints the output, one line a row.
@@ -44,7 +43,7 @@ fn step(operator: &mut Box<dyn Operator>, rows: &[Row], retract: bool, at: Tick)
     stepped.rows.iter().flat_map(print).collect()
 }
 
-const NOW: Tick = Tick { before: NO_WATERMARK, watermark: NO_WATERMARK, now: 0 };
+const NOW: Tick = Tick { before: Watermark::NONE, watermark: Watermark::NONE, now: EventTime(0) };
 
 #[tokio::test]
 async fn groups_that_did_not_change_stay_silent() {
@@ -136,14 +135,17 @@ async fn groups_untouched_for_the_ttl_are_forgotten_silently() {
             let mut operator = aggregate(spec.clone()).unwrap();
             let at = |time: i64| if event_time { tick(time, time, 0) } else { tick(0, 0, time) };
             step(&mut operator, &[row(1000, "old", 1), row(1000, "kept", 1)], retract, at(1000));
-            let stored = restart(&spec, &mut operator, 1000);
+            let stored = restart(&spec, &mut operator, Watermark(1000));
             operator = stored;
             step(&mut operator, &[row(2500, "kept", 1)], retract, at(2500));
-            assert_eq!(operator.usage().oldest, Some(1000));
+            assert_eq!(operator.usage().oldest, Some(EventTime(1000)));
             assert_eq!(step(&mut operator, &[], retract, at(2850)), [""; 0], "nothing is taken back");
             let changes = operator.changes().unwrap();
             let cutoff = changes[0].cutoff;
-            assert!(cutoff > 1000 && cutoff <= 2500, "the store forgets the old group too: {cutoff}");
+            assert!(
+                cutoff > Watermark(1000) && cutoff <= Watermark(2500),
+                "the store forgets the old group too: {cutoff}"
+            );
             let again = step(&mut operator, &[row(2900, "old", 1), row(2900, "kept", 1)], retract, at(2900));
             let old: Vec<_> = again.iter().filter(|row| row.starts_with("old")).collect();
             assert_eq!(old.len(), 1, "{again:?}");
@@ -154,7 +156,7 @@ async fn groups_untouched_for_the_ttl_are_forgotten_silently() {
 }
 
 /// A new operator, restored from all state of another.
-fn restart(spec: &AggregateSpec, operator: &mut Box<dyn Operator>, watermark: i64) -> Box<dyn Operator> {
+fn restart(spec: &AggregateSpec, operator: &mut Box<dyn Operator>, watermark: Watermark) -> Box<dyn Operator> {
     let mut fresh = aggregate(spec.clone()).unwrap();
     for change in operator.changes().unwrap() {
         for rows in change.upserts {
@@ -192,7 +194,7 @@ async fn rows_of_a_group_that_a_cutoff_removed_are_dropped() {
     step(&mut operator, &[row(1, "a", 5), row(2, "b", 6)], true, tick(0, 0, 1000));
     let mut fresh = aggregate(spec).unwrap();
     for change in operator.changes().unwrap().into_iter().filter(|change| change.table == 1) {
-        change.upserts.into_iter().for_each(|rows| fresh.restore(1, rows, 0).unwrap());
+        change.upserts.into_iter().for_each(|rows| fresh.restore(1, rows, Watermark(0)).unwrap());
     }
     assert_eq!(step(&mut fresh, &[row(3, "a", 7)], true, tick(0, 0, 9000)), ["a 1 7 7.0 1"]);
     let gone: usize = fresh.changes().unwrap()[1].deletes.iter().map(RecordBatch::num_rows).sum();
@@ -206,10 +208,10 @@ async fn nothing_comes_out_before_it_is_due() {
         let closing = Some(TimeColumn { column: plain.input.index_of("window_start").unwrap(), lag: Lag(5) });
         let output = output(&plain.output, false);
         let mut operator = aggregate(AggregateSpec { closing, output, ..plain }).unwrap();
-        assert_eq!(operator.due(), i64::MAX);
+        assert_eq!(operator.due(), Watermark::END);
         let input = Row { start: Some(Some(100)), ..row(3, "a", 1) };
         step(&mut operator, &[input], retract, tick(10, 11, 0));
-        let due = operator.due();
+        let due = operator.due().0;
         assert_eq!(step(&mut operator, &[], retract, tick(11, due - 1, 0)), [""; 0]);
         assert_eq!(step(&mut operator, &[], retract, tick(due - 1, due, 0)).len(), 1);
     }

@@ -10,7 +10,7 @@ use rand::rngs::StdRng;
 use super::*;
 use crate::operator::join::join;
 use crate::operator::spec::{JoinSpec, TimeBounds, TimeColumn};
-use crate::time::Lag;
+use crate::time::{EventTime, Lag, Watermark};
 
 pub(super) const TYPES: [JoinType; 8] = [
     JoinType::Inner,
@@ -149,12 +149,12 @@ fn plain(join_type: JoinType, lower: i64, upper: i64, lags: [i64; 2]) -> JoinSpe
     spec
 }
 
-fn step(operator: &mut dyn Operator, events: &[Event], before: i64, watermark: i64) -> Stepped {
+fn step(operator: &mut dyn Operator, events: &[Event], before: Watermark, watermark: Watermark) -> Stepped {
     let inputs = [0, 1].map(|port| {
         let here: Vec<&Event> = events.iter().filter(|event| event.port == port).collect();
         if here.is_empty() { Vec::new() } else { vec![batch(port, false, &here)] }
     });
-    operator.whole_step(inputs.into(), Tick { before, watermark, now: 0 }).unwrap()
+    operator.whole_step(inputs.into(), Tick { before, watermark, now: EventTime(0) }).unwrap()
 }
 
 fn ids(stepped: &Stepped) -> Vec<String> {
@@ -165,10 +165,10 @@ fn ids(stepped: &Stepped) -> Vec<String> {
 #[test]
 fn late_rows_go_to_their_port_and_do_not_match() {
     let mut operator = join(plain(JoinType::Full, -100, 100, [0, 5])).unwrap();
-    step(operator.as_mut(), &[at(0, 1, 60)], NO_WATERMARK, 50);
+    step(operator.as_mut(), &[at(0, 1, 60)], Watermark::NONE, Watermark(50));
     // On the right, rows may trail the watermark by 5.
     let events = [at(0, 2, 49), at(0, 3, 50), at(1, 4, 44), at(1, 5, 45)];
-    let stepped = step(operator.as_mut(), &events, 50, 50);
+    let stepped = step(operator.as_mut(), &events, Watermark(50), Watermark(50));
     let late: Vec<(usize, String)> = stepped
         .late
         .iter()
@@ -186,31 +186,31 @@ fn late_rows_go_to_their_port_and_do_not_match() {
 #[test]
 fn outer_rows_come_out_when_no_match_can_come_and_not_before() {
     let mut operator = join(plain(JoinType::Left, 0, 10, [0, 3])).unwrap();
-    assert!(ids(&step(operator.as_mut(), &[at(0, 1, 20)], NO_WATERMARK, 20)).is_empty());
+    assert!(ids(&step(operator.as_mut(), &[at(0, 1, 20)], Watermark::NONE, Watermark(20))).is_empty());
     // Future right rows are at 30 or later: one at 30 would still match.
-    assert!(ids(&step(operator.as_mut(), &[], 20, 33)).is_empty());
-    assert_eq!(ids(&step(operator.as_mut(), &[], 33, 34)), ["1 -"]);
-    assert!(ids(&step(operator.as_mut(), &[], 34, END_OF_TIME)).is_empty());
+    assert!(ids(&step(operator.as_mut(), &[], Watermark(20), Watermark(33))).is_empty());
+    assert_eq!(ids(&step(operator.as_mut(), &[], Watermark(33), Watermark(34))), ["1 -"]);
+    assert!(ids(&step(operator.as_mut(), &[], Watermark(34), Watermark::END)).is_empty());
 }
 
 #[test]
 fn semi_rows_come_out_at_the_first_match_and_are_forgotten() {
     let mut operator = join(plain(JoinType::LeftSemi, 0, 10, [0, 0])).unwrap();
-    step(operator.as_mut(), &[at(0, 1, 20)], NO_WATERMARK, 10);
-    assert_eq!(ids(&step(operator.as_mut(), &[at(1, 2, 22), at(1, 3, 23)], 10, 10)), ["1"]);
+    step(operator.as_mut(), &[at(0, 1, 20)], Watermark::NONE, Watermark(10));
+    assert_eq!(ids(&step(operator.as_mut(), &[at(1, 2, 22), at(1, 3, 23)], Watermark(10), Watermark(10))), ["1"]);
     assert_eq!(operator.usage().rows, 2, "only the right rows stay");
-    assert!(ids(&step(operator.as_mut(), &[at(1, 4, 24)], 10, 10)).is_empty());
+    assert!(ids(&step(operator.as_mut(), &[at(1, 4, 24)], Watermark(10), Watermark(10))).is_empty());
 }
 
 #[test]
 fn memory_holds_what_can_still_match() {
     let mut operator = join(plain(JoinType::Full, 0, 100, [0, 0])).unwrap();
-    let mut before = NO_WATERMARK;
+    let mut before = Watermark::NONE;
     for time in 0..2_000 {
-        step(operator.as_mut(), &[at(0, time, time), at(1, time, time)], before, time);
-        before = time;
+        step(operator.as_mut(), &[at(0, time, time), at(1, time, time)], before, Watermark(time));
+        before = Watermark(time);
         let usage = operator.usage();
-        assert!(usage.rows <= 103 && usage.oldest.unwrap() >= time - 100, "{usage:?} at {time}");
+        assert!(usage.rows <= 103 && usage.oldest.unwrap() >= EventTime(time - 100), "{usage:?} at {time}");
         assert!(usage.bytes < 100_000, "{usage:?} at {time}");
         operator.changes().unwrap();
     }

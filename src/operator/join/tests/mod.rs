@@ -22,8 +22,9 @@ use datafusion::prelude::SessionContext;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use crate::operator::{END_OF_TIME, Operator, Stepped, Tick, WEIGHT};
-use crate::state::{NO_WATERMARK, StateChange, StateTable, key_groups, shard_of};
+use crate::operator::{Operator, Stepped, Tick, WEIGHT};
+use crate::state::{StateChange, StateTable, key_groups, shard_of};
+use crate::time::{EventTime, Watermark};
 
 /// A row of either side: key, id, value, time.
 #[derive(Debug, Clone, PartialEq)]
@@ -133,12 +134,12 @@ pub(super) fn random_events(rng: &mut StdRng, input: Input) -> Vec<Event> {
 }
 
 /// For each event, the highest watermark that may precede it.
-fn watermarks(events: &[Event], lags: [i64; 2]) -> Vec<i64> {
-    let mut highest = END_OF_TIME;
-    let mut watermarks = vec![END_OF_TIME; events.len() + 1];
+fn watermarks(events: &[Event], lags: [i64; 2]) -> Vec<Watermark> {
+    let mut highest = Watermark::END;
+    let mut watermarks = vec![Watermark::END; events.len() + 1];
     for (number, event) in events.iter().enumerate().rev() {
         if let Some(time) = event.row.time {
-            highest = highest.min(time + lags[event.port]);
+            highest = highest.min(Watermark(time + lags[event.port]));
         }
         watermarks[number] = highest;
     }
@@ -178,17 +179,17 @@ impl StoredTable {
             }
         }
         if let Some(time) = self.table.time {
-            self.rows.retain(|_, row| time_of(row.column(time)) >= change.cutoff);
+            self.rows.retain(|_, row| !time_of(row.column(time)).is_below(change.cutoff));
         }
     }
 }
 
-fn time_of(column: &ArrayRef) -> i64 {
+fn time_of(column: &ArrayRef) -> EventTime {
     let column = match column.data_type() {
         DataType::Int64 => column.as_primitive::<Int64Type>().clone(),
         _ => column.as_primitive::<TimestampMicrosecondType>().reinterpret_cast::<Int64Type>(),
     };
-    if column.is_null(0) { i64::MAX } else { column.value(0) }
+    if column.is_null(0) { EventTime::MAX } else { EventTime(column.value(0)) }
 }
 
 /// A sharded operator with its state store.
@@ -197,7 +198,7 @@ pub(super) struct Run<'a> {
     shards: Vec<Box<dyn Operator>>,
     store: Vec<StoredTable>,
     keys: [Vec<usize>; 2],
-    watermark: i64,
+    watermark: Watermark,
     /// Output rows as strings, with the sums of their weights.
     pub(super) output: BTreeMap<String, i64>,
     weighted: bool,
@@ -207,12 +208,12 @@ impl<'a> Run<'a> {
     pub(super) fn new(make: &'a dyn Fn() -> Box<dyn Operator>, keys: [Vec<usize>; 2], weighted: bool) -> Self {
         let store = make().state().into_iter().map(|table| StoredTable { table, rows: BTreeMap::new() }).collect();
         let (shards, output) = (vec![make()], BTreeMap::new());
-        Self { make, shards, store, keys, watermark: NO_WATERMARK, output, weighted }
+        Self { make, shards, store, keys, watermark: Watermark::NONE, output, weighted }
     }
 
-    pub(super) fn step(&mut self, inputs: &[Vec<RecordBatch>; 2], watermark: i64) {
+    pub(super) fn step(&mut self, inputs: &[Vec<RecordBatch>; 2], watermark: Watermark) {
         let count = self.shards.len();
-        let tick = Tick { before: self.watermark, watermark, now: 0 };
+        let tick = Tick { before: self.watermark, watermark, now: EventTime(0) };
         self.watermark = watermark;
         for shard in 0..count {
             let part = |port: usize| -> Vec<RecordBatch> {
@@ -307,7 +308,7 @@ pub(super) fn play(
             parts.map(|part| batch(port, input.retract[port], part)).collect()
         });
         let limit = limits[end];
-        let lower = if limit == END_OF_TIME { limit } else { limit - rng.random_range(0..4) };
+        let lower = if limit == Watermark::END { limit } else { Watermark(limit.0 - rng.random_range(0..4)) };
         run.step(&inputs, lower.max(run.watermark));
         done = end;
         if rng.random_bool(0.4) {
@@ -318,7 +319,7 @@ pub(super) fn play(
         }
         after(run, &events[..done], rng);
     }
-    run.step(&[Vec::new(), Vec::new()], END_OF_TIME);
+    run.step(&[Vec::new(), Vec::new()], Watermark::END);
 }
 
 /// DataFusion's result over the rows that remain of the events; rows as strings with their counts.

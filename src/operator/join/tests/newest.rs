@@ -7,7 +7,7 @@ use super::bounded::output;
 use super::*;
 use crate::operator::join::asof;
 use crate::operator::spec::{AsofSpec, TimeColumn};
-use crate::time::Lag;
+use crate::time::{EventTime, Lag, Watermark};
 
 fn spec(or_equal: bool, outer: bool, lags: [i64; 2]) -> AsofSpec {
     AsofSpec {
@@ -64,19 +64,19 @@ fn at(port: usize, id: i64, time: i64) -> Event {
 #[test]
 fn left_rows_wait_for_the_right_side_and_late_rows_are_set_aside() {
     let mut operator = asof(spec(true, true, [0, 5])).unwrap();
-    let mut step = |events: &[Event], before: i64, watermark: i64| {
+    let mut step = |events: &[Event], before: Watermark, watermark: Watermark| {
         let inputs = [0, 1].map(|port| {
             let here: Vec<&Event> = events.iter().filter(|event| event.port == port).collect();
             if here.is_empty() { Vec::new() } else { vec![batch(port, false, &here)] }
         });
-        let stepped = operator.whole_step(inputs.into(), Tick { before, watermark, now: 0 }).unwrap();
+        let stepped = operator.whole_step(inputs.into(), Tick { before, watermark, now: EventTime(0) }).unwrap();
         let rows = stepped.rows.iter().flat_map(|batch| lines(batch, false));
         let rows = rows.map(|(row, _)| row.split(" | ").skip(1).step_by(4).collect::<Vec<_>>().join(" "));
         (rows.collect::<Vec<_>>(), stepped.late.iter().map(|(port, _)| *port).collect::<Vec<_>>())
     };
     let nothing: (Vec<String>, Vec<usize>) = (Vec::new(), Vec::new());
-    assert_eq!(step(&[at(0, 1, 20), at(1, 2, 10)], NO_WATERMARK, 20), nothing);
-    assert_eq!(step(&[at(1, 3, 19)], 20, 25), nothing);
-    assert_eq!(step(&[at(0, 4, 24), at(1, 5, 19)], 25, 25), (Vec::new(), vec![0, 1]));
-    assert_eq!(step(&[at(1, 6, 20)], 25, 26), (vec!["1 6".to_owned()], Vec::new()));
+    assert_eq!(step(&[at(0, 1, 20), at(1, 2, 10)], Watermark::NONE, Watermark(20)), nothing);
+    assert_eq!(step(&[at(1, 3, 19)], Watermark(20), Watermark(25)), nothing);
+    assert_eq!(step(&[at(0, 4, 24), at(1, 5, 19)], Watermark(25), Watermark(25)), (Vec::new(), vec![0, 1]));
+    assert_eq!(step(&[at(1, 6, 20)], Watermark(25), Watermark(26)), (vec!["1 6".to_owned()], Vec::new()));
 }

@@ -7,7 +7,7 @@ use super::bounded::{TYPES, spec, sql, vary_keys};
 use super::*;
 use crate::operator::join::join;
 use crate::operator::spec::TimeColumn;
-use crate::time::Lag;
+use crate::time::{EventTime, Lag, Watermark};
 
 fn equals_batch(retract: [bool; 2]) {
     for_seeds(64, |rng| {
@@ -59,7 +59,12 @@ fn step(operator: &mut dyn Operator, retract: bool, events: &[Event], watermark:
         let here: Vec<&Event> = events.iter().filter(|event| event.port == port).collect();
         if here.is_empty() { Vec::new() } else { vec![batch(port, retract, &here)] }
     });
-    let stepped = operator.whole_step(inputs.into(), Tick { before: watermark, watermark, now }).unwrap();
+    let stepped = operator
+        .whole_step(
+            inputs.into(),
+            Tick { before: Watermark(watermark), watermark: Watermark(watermark), now: EventTime(now) },
+        )
+        .unwrap();
     let rows = stepped.rows.iter().flat_map(|batch| lines(batch, true));
     rows.map(|(row, weight)| (row.split(" | ").skip(1).step_by(4).collect::<Vec<_>>().join(" "), weight)).collect()
 }
@@ -112,7 +117,7 @@ fn rows_without_event_time_are_forgotten_by_processing_time_also_after_a_restart
     let mut second = join(spec).unwrap();
     for change in first.changes().unwrap() {
         for rows in change.upserts {
-            second.restore(change.table, rows, 0).unwrap();
+            second.restore(change.table, rows, Watermark(0)).unwrap();
         }
     }
     step(second.as_mut(), true, &[], 0, 111);

@@ -23,9 +23,9 @@ use rand::{Rng, SeedableRng};
 use crate::equality::key_values;
 use crate::operator::rolling::rolling;
 use crate::operator::spec::{RollingEmit, RollingFunction, RollingKind, RollingSpec, TimeColumn};
-use crate::operator::{END_OF_TIME, Operator, Tick};
-use crate::state::{NO_WATERMARK, StateChange, StateTable, key_groups, shard_of};
-use crate::time::Lag;
+use crate::operator::{Operator, Tick};
+use crate::state::{StateChange, StateTable, key_groups, shard_of};
+use crate::time::{EventTime, Lag, Watermark};
 
 pub const ID: usize = 0;
 pub const KEY: usize = 1;
@@ -59,7 +59,7 @@ pub struct Shape {
 }
 
 /// Rows in order of arrival, and the watermark after each.
-pub fn stream(random: &mut StdRng, shape: &Shape) -> (RecordBatch, Vec<i64>) {
+pub fn stream(random: &mut StdRng, shape: &Shape) -> (RecordBatch, Vec<Watermark>) {
     let mut clock = 1_700_000_000 * SECOND;
     let (mut keys, mut times, mut watermarks) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..shape.rows {
@@ -67,7 +67,7 @@ pub fn stream(random: &mut StdRng, shape: &Shape) -> (RecordBatch, Vec<i64>) {
         let skewed = random.random_range(0..shape.keys).min(random.random_range(0..shape.keys));
         keys.push(if random.random_bool(0.05) { None } else { Some(skewed) });
         times.push(clock - random.random_range(0..=shape.lag) / shape.grain * shape.grain);
-        watermarks.push(clock - shape.lag);
+        watermarks.push(Watermark(clock - shape.lag));
     }
     let n = shape.rows;
     let surprises = [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, 1e300, 1e-300, -0.0, 0.0];
@@ -247,8 +247,9 @@ impl Durable {
                     assert!(live.remove(&key).is_some(), "a tombstone in {} names no row", of.name);
                 }
             }
-            if let Some(time) = of.time.filter(|_| change.cutoff != NO_WATERMARK) {
-                live.retain(|_, row| super::super::waiting::times(row.column(time))[0] >= change.cutoff);
+            if let Some(time) = of.time {
+                let time_of = |row: &RecordBatch| EventTime(super::super::waiting::times(row.column(time))[0]);
+                live.retain(|_, row| !time_of(row).is_below(change.cutoff));
             }
         }
     }
@@ -257,7 +258,7 @@ impl Durable {
         self.tables.values().map(HashMap::len).sum()
     }
 
-    pub fn restore(&self, spec: &RollingSpec, shards: usize, watermark: i64) -> Vec<Box<dyn Operator>> {
+    pub fn restore(&self, spec: &RollingSpec, shards: usize, watermark: Watermark) -> Vec<Box<dyn Operator>> {
         let mut operators: Vec<_> = (0..shards).map(|_| rolling(spec.clone()).unwrap()).collect();
         let tables = operators[0].state();
         for (table, rows) in &self.tables {
@@ -284,27 +285,27 @@ pub fn route(rows: &RecordBatch, by: &[ArrayRef], shards: usize) -> Vec<RecordBa
 }
 
 /// Runs a stream in random steps with random crashes; returns the output, step by step.
-pub fn run(random: &mut StdRng, spec: &RollingSpec, rows: &RecordBatch, watermarks: &[i64]) -> Vec<RecordBatch> {
+pub fn run(random: &mut StdRng, spec: &RollingSpec, rows: &RecordBatch, watermarks: &[Watermark]) -> Vec<RecordBatch> {
     let mut shards = random.random_range(1..4);
     let mut operators: Vec<_> = (0..shards).map(|_| rolling(spec.clone()).unwrap()).collect();
     let tables = operators[0].state();
     let (mut durable, mut out) = (Durable::default(), Vec::new());
-    let (mut at, mut before) = (0, NO_WATERMARK);
+    let (mut at, mut before) = (0, Watermark::NONE);
     let largest = [3, 20, 200][random.random_range(0..3)];
-    while before != END_OF_TIME {
+    while before != Watermark::END {
         let count = random.random_range(0..=largest).min(rows.num_rows() - at);
         let step = rows.slice(at, count);
         at += count;
         let watermark = match at {
             0 => before,
-            _ if at == rows.num_rows() && count == 0 => END_OF_TIME,
+            _ if at == rows.num_rows() && count == 0 => Watermark::END,
             _ if random.random_bool(0.2) => before,
             _ => watermarks[at - 1].max(before),
         };
         for (shard, part) in route(&step, &[Arc::clone(step.column(KEY))], shards).into_iter().enumerate() {
             let cut = random.random_range(0..=part.num_rows());
             let parts = vec![part.slice(0, cut), part.slice(cut, part.num_rows() - cut)];
-            let stepped = operators[shard].step(vec![parts], Tick { before, watermark, now: 0 }).unwrap();
+            let stepped = operators[shard].step(vec![parts], Tick { before, watermark, now: EventTime(0) }).unwrap();
             assert!(stepped.late.is_empty());
             out.extend(stepped.rows);
         }

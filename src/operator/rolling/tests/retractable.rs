@@ -7,8 +7,8 @@ use rand::Rng;
 use super::harness::*;
 use super::{ROWS, assert_by_hand, rolling, shape, streamed_equals_batch};
 use crate::operator::spec::{RollingEmit, RollingSpec};
-use crate::operator::{END_OF_TIME, Operator, Tick};
-use crate::state::NO_WATERMARK;
+use crate::operator::{Operator, Tick};
+use crate::time::{EventTime, Watermark};
 
 const SHORT: &str = "PARTITION BY k ORDER BY ts RANGE BETWEEN INTERVAL '30 seconds' PRECEDING AND CURRENT ROW";
 const LONG: &str = "PARTITION BY k ORDER BY ts RANGE BETWEEN INTERVAL '400 seconds' PRECEDING AND CURRENT ROW";
@@ -125,13 +125,13 @@ fn on_arrival_late_rows_count_in_frames_that_had_passed_them() {
         let spec = spec_of(&rows, &all_kinds(LONG), RollingEmit::OnArrival);
         let mut operator = rolling(spec.clone()).unwrap();
         let mut durable = Durable::default();
-        let (mut at, mut before) = (0, NO_WATERMARK);
+        let (mut at, mut before) = (0, Watermark::NONE);
         while at < rows.num_rows() {
             let count = random.random_range(1..9).min(rows.num_rows() - at);
             let step = rows.slice(at, count);
             at += count;
             let watermark = watermarks[at - 1];
-            let stepped = operator.step(vec![vec![step]], Tick { before, watermark, now: 0 }).unwrap();
+            let stepped = operator.step(vec![vec![step]], Tick { before, watermark, now: EventTime(0) }).unwrap();
             let out = concat_batches(&spec.output, &stepped.rows).unwrap();
             for row in 0..count {
                 let known = rows.slice(0, at - count + row + 1);
@@ -155,12 +155,13 @@ fn computed(rows: &RecordBatch, sql: &[(&str, &str)], step: usize) -> Vec<ArrayR
 }
 
 fn steps(operator: &mut dyn Operator, rows: &RecordBatch, step: usize) -> crate::error::Result<Vec<RecordBatch>> {
-    let (mut out, mut before) = (Vec::new(), NO_WATERMARK);
+    let (mut out, mut before) = (Vec::new(), Watermark::NONE);
     for at in (0..rows.num_rows()).step_by(step) {
         let count = step.min(rows.num_rows() - at);
         let last = at + count == rows.num_rows();
-        let watermark = if last { END_OF_TIME } else { super::times(rows.column(TIME))[at + count - 1] };
-        let stepped = operator.step(vec![vec![rows.slice(at, count)]], Tick { before, watermark, now: 0 })?;
+        let watermark = if last { Watermark::END } else { Watermark(super::times(rows.column(TIME))[at + count - 1]) };
+        let stepped =
+            operator.step(vec![vec![rows.slice(at, count)]], Tick { before, watermark, now: EventTime(0) })?;
         out.extend(stepped.rows);
         before = watermark;
     }

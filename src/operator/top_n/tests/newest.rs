@@ -15,8 +15,7 @@ use crate::operator::keyed::with_columns;
 use crate::operator::spec::NewestSpec;
 use crate::operator::top_n::newest;
 use crate::operator::{Operator, Tick, WEIGHT};
-use crate::state::NO_WATERMARK;
-use crate::time::Lag;
+use crate::time::{EventTime, Lag, Watermark};
 
 fn spec(rows: &RecordBatch, keys: &[usize], ttl: Option<i64>) -> NewestSpec {
     NewestSpec { target: "t".to_owned(), input: rows.schema(), keys: keys.to_vec(), ttl: ttl.map(Lag), time: None }
@@ -76,7 +75,7 @@ fn of_each_key_the_last_row_that_is_left_is_shown_over_restarts_and_shards() {
             let batch = log.slice(at, len);
             at += len;
             reference.take(&batch, keys);
-            flow.step(&[batch], NO_WATERMARK);
+            flow.step(&[batch], Watermark::NONE);
             assert_eq!(consolidated(&flow.rows, true), reference.shown(), "seed {seed}, row {at}");
             if rng.random_bool(0.3) {
                 flow.save();
@@ -102,7 +101,7 @@ fn rows(of: &[(i64, i64, i64)]) -> RecordBatch {
 }
 
 fn step(operator: &mut Box<dyn Operator>, of: &[(i64, i64, i64)], now: i64) -> BTreeMap<String, i64> {
-    let tick = Tick { before: NO_WATERMARK, watermark: NO_WATERMARK, now };
+    let tick = Tick { before: Watermark::NONE, watermark: Watermark::NONE, now: EventTime(now) };
     let batches = if of.is_empty() { vec![] } else { vec![rows(of)] };
     consolidated(&operator.step(vec![batches], tick).unwrap().rows, true)
 }
