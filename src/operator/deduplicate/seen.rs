@@ -204,8 +204,8 @@ impl SeenKeys {
         let Some(within) = self.within else { return };
         let width = width(within);
         while let Some(bucket) = self.buckets.first_entry() {
-            // The bucket's last instant must be below the floor.
-            if bucket.key().saturating_add(1).saturating_mul(width) > self.floor.0 {
+            let end = EventTime(bucket.key().saturating_add(1).saturating_mul(width));
+            if !self.floor.has_reached(end) {
                 break;
             }
             for at in bucket.remove().pages {
