@@ -105,7 +105,7 @@ fn less_one(length: Lag) -> Option<Lag> {
     length.checked_sub(Lag::MICROSECOND)
 }
 
-/// `true` if a lag bounds an expression from below. What is never anything but null is no time.
+/// `true` if a lag bounds an expression from below; one that is always null is no time.
 pub fn is_bounded(lag: Lag) -> bool {
     lag > Lag(i64::MIN / 2)
 }
