@@ -10,6 +10,7 @@ use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::error::DataFusionError;
 use datafusion::execution::context::SessionState;
 use datafusion::execution::runtime_env::RuntimeEnv;
+use datafusion::execution::session_state::SessionStateBuilder;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::{Expr, LogicalPlan};
 use datafusion::physical_expr::expressions::Column;
@@ -17,6 +18,7 @@ use datafusion::physical_plan::joins::HashJoinExec;
 use datafusion::physical_plan::projection::{ProjectionExec, ProjectionExpr};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
+use datafusion::physical_planner::DefaultPhysicalPlanner;
 use datafusion::scalar::ScalarValue;
 use futures::{StreamExt, TryStreamExt, stream};
 
@@ -194,7 +196,12 @@ impl Query {
     }
 
     async fn physical_plan(&self, state: &SessionState) -> Result<Arc<dyn ExecutionPlan>> {
-        let plan = state.create_physical_plan(&self.plan).await.map_err(query_error)?;
+        let config = state.config();
+        let plan = match config.target_partitions() {
+            1 if !config.options().optimizer.prefer_hash_join => self.joined_by_one_sort_at_a_time(state).await,
+            _ => state.create_physical_plan(&self.plan).await,
+        };
+        let plan = plan.map_err(query_error)?;
         let Some(shown) = &self.shown else { return Ok(plan) };
         let schema = plan.schema();
         let columns = schema.fields().iter().enumerate().zip(shown).map(|((index, field), name)| ProjectionExpr {
@@ -203,6 +210,22 @@ impl Query {
         });
         let named = ProjectionExec::try_new(columns.collect::<Vec<_>>(), plan).map_err(query_error)?;
         Ok(Arc::new(named))
+    }
+}
+
+impl Query {
+    /// The plan for one partition, with sort-merge joins: DataFusion's planner takes hash joins for one partition, whatever its
+    /// options say, so the joins are planned for several and what each node needs of its inputs for one.
+    async fn joined_by_one_sort_at_a_time(
+        &self,
+        state: &SessionState,
+    ) -> Result<Arc<dyn ExecutionPlan>, DataFusionError> {
+        let mut planning =
+            SessionStateBuilder::new_from_existing(state.clone()).with_physical_optimizer_rules(Vec::new()).build();
+        let config = planning.config().clone().with_target_partitions(SORTED_PARTITIONS);
+        *planning.config_mut() = config;
+        let plan = planning.create_physical_plan(&self.plan).await?;
+        DefaultPhysicalPlanner::default().optimize_physical_plan(plan, state, |_, _| {})
     }
 }
 
@@ -332,5 +355,40 @@ fn makes_long_values(expr: &Expr) -> bool {
     match expr {
         Expr::ScalarFunction(call) => growth::of(call.func.name()).is_some_and(growth::Growth::is_by_number),
         _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::AsArray;
+    use datafusion::physical_plan::joins::SortMergeJoinExec;
+    use datafusion::prelude::{SessionConfig, SessionContext};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn joins_of_one_partition_are_made_by_sorting_where_hash_joins_are_not_wanted() {
+        let mut config = SessionConfig::new().with_target_partitions(1);
+        config.options_mut().optimizer.prefer_hash_join = false;
+        let context = SessionContext::new_with_config(config);
+        let series = "generate_series(1, 100)";
+        let sql = format!(
+            "SELECT count(*) AS n FROM {series} a LEFT JOIN {series} b ON a.value = b.value * 2 WHERE b.value IS NULL"
+        );
+        let plan = context.state().create_logical_plan(&sql).await.unwrap();
+        let query = Query::new(plan, context.state(), Interrupt::default());
+        let physical = query.physical_plan(&context.state()).await.unwrap();
+        let mut joins = (0, 0);
+        physical
+            .apply(|node| {
+                joins.0 += usize::from(node.downcast_ref::<SortMergeJoinExec>().is_some());
+                joins.1 += usize::from(node.downcast_ref::<HashJoinExec>().is_some());
+                assert_eq!(node.properties().output_partitioning().partition_count(), 1);
+                Ok(TreeNodeRecursion::Continue)
+            })
+            .unwrap();
+        assert_eq!(joins, (1, 0));
+        let rows: Vec<_> = execute_stream(physical, context.task_ctx()).unwrap().try_collect().await.unwrap();
+        assert_eq!(rows[0].column(0).as_primitive::<arrow::datatypes::Int64Type>().value(0), 50);
     }
 }
