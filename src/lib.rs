@@ -19,6 +19,7 @@ mod arithmetic;
 mod micros;
 pub mod catalog;
 pub mod time;
+pub mod lab;
 pub mod standing;
 pub mod delta;
 pub mod model;

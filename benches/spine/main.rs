@@ -32,11 +32,11 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::{Offset, TopicPartitionList};
 use weir::catalog::{Catalog, SourceDef};
 use weir::error::Result;
+use weir::lab::generator::{Rendering, Simulator, StampedTime, to_json_lines};
 use weir::model::evaluator::{Batch, Column};
 use weir::model::{Model, train};
 use weir::source::chunk::{Chunk, Payload, Records};
 use weir::source::decode::Decoder;
-use weir::source::generator::{Rendering, Simulator, StampedTime, to_json_lines};
 use weir::sql::SourceFile;
 
 const PARTITIONS: i32 = 6;

@@ -14,7 +14,6 @@ use datafusion::datasource::MemTable;
 use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::prelude::SessionContext;
 
-use super::produce::{Pace, Target, send};
 use super::project::{Project, runtime, surroundings};
 use super::report::{Report, grouped};
 use super::run::{Runner, run_all};
@@ -25,9 +24,10 @@ use crate::config::Config;
 use crate::env::Env;
 use crate::epoch::Stop;
 use crate::error::{Context, Error, Result};
+use crate::lab::broker::Broker;
+use crate::lab::generator::{Rendering, Simulator};
+use crate::lab::produce::{Pace, Target, send};
 use crate::plan::{FunctionSet, views};
-use crate::source::generator::{Rendering, Simulator};
-use crate::source::kafka::embedded::Broker;
 use crate::sql::SourceFile;
 
 const PIPELINE: &str = include_str!("../../sql/fraud.sql");
@@ -167,7 +167,7 @@ fn produce(mut simulator: Simulator, servers: &str, rate: f64, stop: Stop) -> to
     tokio::task::spawn_blocking(move || {
         let mut target = Target::kafka(&servers, "transactions")?;
         let pace = Pace { rate: Some(rate), rows: None, days: None, broken_every: 1000 };
-        send(&mut simulator, &mut target, pace, Rendering::default(), &stop)
+        send(&mut simulator, &mut target, pace, Rendering::default(), &|| stop.is_set())
     })
 }
 

@@ -2,11 +2,12 @@
 
 use clap::ValueEnum;
 
-use super::produce::{Pace, Target, send};
+use super::output::Output;
 use super::{Printing, signals};
 use crate::epoch::Stop;
 use crate::error::{Context, Result};
-use crate::source::generator::{Labels, Rendering, Simulator};
+use crate::lab::generator::{Labels, Rendering, Simulator};
+use crate::lab::produce::{Pace, Target, send};
 
 /// Arguments of `weir generate`.
 #[derive(Debug, clap::Args)]
@@ -53,13 +54,13 @@ enum What {
 pub async fn run(args: Args, printing: &Printing) -> Result<()> {
     let stop = Stop::default();
     signals::listen(stop.clone(), printing.log.clone())?;
-    let mut target = Target::parse(&args.to)?;
+    let mut target = Target::parse(&args.to, || Box::new(Output::default()))?;
     let What::Transactions = args.what;
     let task = tokio::task::spawn_blocking(move || {
         let mut simulator = Simulator::new(args.seed, args.customers, args.terminals);
         let pace = Pace { rate: args.rate, rows: args.rows, days: Some(args.days), broken_every: args.broken_every };
         let labels = if args.labels { Labels::Keep } else { Labels::LeaveOut };
-        send(&mut simulator, &mut target, pace, Rendering { labels, ..Rendering::default() }, &stop)
+        send(&mut simulator, &mut target, pace, Rendering { labels, ..Rendering::default() }, &|| stop.is_set())
     });
     let sent = task.await.internal(|| "the generator ended abnormally".to_owned())??;
     printing.log.print(format!("{} records\n", super::report::grouped(sent)));

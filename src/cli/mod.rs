@@ -25,7 +25,6 @@ mod generate;
 mod go_back;
 mod logging;
 mod output;
-mod produce;
 mod project;
 pub mod query;
 mod report;

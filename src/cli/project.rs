@@ -254,7 +254,7 @@ pub fn environment() -> Result<Env> {
     let env = Env::system()?;
     match std::env::var("WEIR_STORE_FAULTS") {
         Ok(faults) => {
-            let wrapper = crate::delta::store::faults::FaultRates::parse(&faults)?.wrapper(&env);
+            let wrapper = crate::lab::faults::FaultRates::parse(&faults)?.wrapper(&env);
             Ok(env.with_store_wrapper(wrapper))
         }
         Err(_) => Ok(env),

@@ -8,9 +8,9 @@ pub mod chunk;
 pub mod decode;
 pub(crate) mod delta;
 pub(crate) mod file;
-pub mod generator;
+mod generator;
 pub mod kafka;
-pub(crate) mod nexmark;
+mod nexmark;
 pub(crate) mod origin;
 pub(crate) mod sample;
 

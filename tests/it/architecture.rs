@@ -163,6 +163,22 @@ fn only_the_store_of_manifests_makes_commit_permits() {
 }
 
 #[test]
+fn the_engine_does_not_name_the_lab() {
+    let connectors = ["source/generator.rs", "source/nexmark.rs"].map(|file| src().join(file));
+    let is_free =
+        |file: &PathBuf| connectors.contains(file) || matches!(owner(file).as_deref(), None | Some("lab" | "cli"));
+    let mut wrong = Vec::new();
+    for file in rust_files(&src()).into_iter().filter(|file| !is_free(file)) {
+        let text = fs::read_to_string(&file).unwrap();
+        let is_test =
+            file.ends_with("tests.rs") || file.ends_with("oracle.rs") || file.iter().any(|part| part == "tests");
+        let named = imports(&text).into_iter().filter(|import| import.module == "lab" && !is_test);
+        wrong.extend(named.map(|import| format!("{}:{}", file.display(), import.line)));
+    }
+    assert!(wrong.is_empty(), "only connectors, commands and tests name `lab`:\n{}\n", wrong.join("\n"));
+}
+
+#[test]
 fn every_file_says_what_it_owns() {
     let silent: Vec<_> = rust_files(&src())
         .into_iter()

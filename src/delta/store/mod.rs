@@ -5,7 +5,6 @@
 //! A location is a file path, `file://`, `memory://name/…` (shared within an [`Env`]), `s3://`, `abfss://`, `az://` or `gs://`.
 
 mod alias;
-pub mod faults;
 mod local;
 mod remote;
 pub(crate) mod retry;

@@ -2,8 +2,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use object_store::PutMode;
 
-use super::faults::{Fault, FaultRates, FaultyStore, Operation};
 use super::*;
+use crate::lab::faults::{Fault, FaultRates, FaultyStore, Operation};
 
 fn open(location: &str, env: &Env) -> Result<TableStore> {
     TableStore::open(location, &BTreeMap::new(), env)

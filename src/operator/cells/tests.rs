@@ -13,8 +13,8 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use super::*;
-use crate::delta::store::faults::{Fault, FaultyStore, Operation};
 use crate::env::Env;
+use crate::lab::faults::{Fault, FaultyStore, Operation};
 use crate::operator::restore;
 use crate::state::{KeyEquality, SpillFolder, StateStore, shard_of};
 use crate::time::{EventTime, Lag, Watermark};

@@ -17,7 +17,6 @@ use crate::catalog::KafkaConnection;
 use crate::env::Env;
 use crate::error::{Error, Result};
 use crate::source::kafka::client::{self, Context};
-use crate::source::kafka::embedded;
 
 /// The longest wait for the brokers to report a topic's limit.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -53,7 +52,7 @@ impl SizeLimits {
         // Asking and dropping wait for the client's threads: not on this one.
         let admin = tokio::task::spawn_blocking(move || {
             let cluster = admin.inner().fetch_cluster_id(EMBEDDED_PATIENCE);
-            (!cluster.is_some_and(|id| embedded::is_cluster(&id))).then_some(admin)
+            (!cluster.is_some_and(|id| client::is_development(&id))).then_some(admin)
         })
         .await
         .map_err(|error| Error::internal("the question for the cluster's id ended early").with_source(error))?;

@@ -17,7 +17,7 @@ use crate::catalog::{ChangeEncoding, ChangeFormat, KafkaConnection, KafkaSecurit
 use crate::delta::UpsertRows;
 use crate::env::Env;
 use crate::error::ErrorKind;
-use crate::source::kafka::embedded::Broker;
+use crate::lab::broker::Broker;
 use crate::standing::{CommitPermit, Epoch, ManifestId};
 
 fn batch(columns: Vec<(&str, ArrayRef)>) -> RecordBatch {

@@ -219,9 +219,9 @@ proptest! {
 
 #[test]
 fn good_transactions_decode_as_arrow_json_decodes_them() {
-    let mut simulator = crate::source::generator::Simulator::new(1, 200, 300);
+    let mut simulator = crate::lab::generator::Simulator::new(1, 200, 300);
     let rows = simulator.next_day().unwrap();
-    let (lines, bounds) = crate::source::generator::to_json_lines(&rows, Default::default()).unwrap();
+    let (lines, bounds) = crate::lab::generator::to_json_lines(&rows, Default::default()).unwrap();
     let def = source(
         [
             ("transaction_id", DataType::Utf8),

@@ -20,6 +20,11 @@ use crate::catalog::KafkaConnection;
 use crate::env::Env;
 use crate::error::{Error, ErrorKind, Result};
 
+/// `true` if a cluster with this id is a development broker inside a process (`lab::broker`). It answers no question about topics' ids and settings, so none is put.
+pub fn is_development(id: &str) -> bool {
+    id.starts_with("mockCluster")
+}
+
 /// True for Azure Event Hubs, which is recognised by its login name.
 pub fn is_event_hubs(connection: &KafkaConnection) -> bool {
     connection.security.sasl.as_ref().is_some_and(|(_, user, _)| user == "$ConnectionString")

@@ -13,9 +13,8 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 
-use super::client::Context;
+use super::client::{self, Context};
 use super::describe::{self, Ask};
-use super::embedded;
 use super::shared::Shared;
 use crate::error::{Context as _, Error, Result};
 use crate::source::chunk::{Offset, Offsets, PartitionId, TopicIdentity, Witness};
@@ -54,7 +53,7 @@ pub fn compare(known: &TopicIdentity, found: &TopicIdentity) -> Standing {
 pub fn ask(consumer: &BaseConsumer<Context>, topic: &str) -> Result<TopicIdentity, String> {
     let cluster = consumer.client().fetch_cluster_id(PATIENCE);
     let id = match &cluster {
-        Some(cluster) if embedded::is_cluster(cluster) => None,
+        Some(cluster) if client::is_development(cluster) => None,
         _ => describe::topic(consumer, topic, Ask::Id, PATIENCE)?.id,
     };
     Ok(TopicIdentity { topic: topic.to_owned(), id, cluster, ..TopicIdentity::default() })

@@ -6,10 +6,9 @@
 //! groups are used only to publish progress for lag monitors.
 //!
 //! Also here, because the Kafka sink and the commands share it: clients ([`client`]), [`probe_source`] and [`probe_sink`]
-//! for `weir check --connect`, and the [`embedded`] development broker.
+//! for `weir check --connect`.
 
 pub(crate) mod client;
-pub(crate) mod embedded;
 
 mod cluster;
 mod describe;

@@ -9,13 +9,13 @@ use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
 use super::client::{self, Redact};
-use super::embedded::Broker;
 use super::gather::Begin;
 use super::start::{Facts, Range, decide};
 use super::*;
 use crate::catalog::{KafkaConnection, KafkaSecurity, KafkaSourceOptions, OnDataLoss, Secret, StartingOffsets};
 use crate::env::Env;
 use crate::error::{ErrorKind, Result};
+use crate::lab::broker::Broker;
 use crate::source::chunk::{Chunk, Offsets, Payload, Poll, PollLimit, ReadFrom, Records, SourceReader};
 
 pub fn connection(bootstrap_servers: &str) -> KafkaConnection {

@@ -4,10 +4,10 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use object_store::{ObjectStore, ObjectStoreExt};
-use weir::delta::store::faults::{Fault, FaultRates, FaultyStore, Operation};
 use weir::delta::{CommitOutcome, LogPath};
 use weir::env::Durability;
 use weir::error::ErrorKind;
+use weir::lab::faults::{Fault, FaultRates, FaultyStore, Operation};
 
 use super::*;
 

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use weir::config::parse_compression;
-use weir::delta::store::faults::FaultRates;
 use weir::delta::{Cleanup, MaintenancePolicy};
 use weir::error::ErrorKind;
+use weir::lab::faults::FaultRates;
 
 use super::*;
 

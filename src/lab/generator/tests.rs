@@ -1,50 +1,7 @@
-use std::time::Duration;
-
 use arrow::array::AsArray;
 use arrow::datatypes::{Float64Type, Int32Type, TimestampMicrosecondType};
 
 use super::*;
-use crate::catalog::{GeneratorOptions, GeneratorTable};
-use crate::env::Env;
-use crate::source::chunk::{Offsets, Payload, Poll, PollLimit, ReadFrom, SourceReader};
-
-fn options() -> GeneratorOptions {
-    GeneratorOptions {
-        table: GeneratorTable::Transactions,
-        label_delay: std::time::Duration::from_secs(7 * 86_400),
-        rate: None,
-        seed: 7,
-        customers: 100,
-        terminals: 400,
-        rows: None,
-        days: Some(3),
-    }
-}
-
-fn limit(rows: usize) -> PollLimit {
-    PollLimit { rows, bytes: 1 << 20, wait: Duration::ZERO, linger: Duration::ZERO }
-}
-
-fn poll(reader: &mut GeneratorReader, rows: usize) -> Poll {
-    futures::executor::block_on(reader.poll(limit(rows))).unwrap()
-}
-
-fn all_rows(reader: &mut GeneratorReader, rows: usize) -> (Vec<String>, i64) {
-    let (mut ids, mut end) = (Vec::new(), -1);
-    while let Poll::Chunks(chunks) = poll(reader, rows) {
-        for chunk in chunks {
-            assert!(end == -1 || chunk.start == end);
-            end = chunk.end;
-            let Payload::Rows(batch) = chunk.payload else { panic!("the generator has columns") };
-            assert_eq!(batch.num_rows() as i64, chunk.end - chunk.start);
-            ids.extend((0..batch.num_rows()).map(|row| {
-                let amount = batch.column(2).as_primitive::<Float64Type>().value(row);
-                format!("{} {amount}", batch.column(0).as_string::<i32>().value(row))
-            }));
-        }
-    }
-    (ids, end)
-}
 
 #[test]
 fn in_a_sparse_world_everyone_pays_somewhere() {
@@ -88,40 +45,6 @@ fn the_same_seed_gives_the_same_rows_and_another_seed_others() {
     };
     assert_eq!(day(1), day(1));
     assert_ne!(day(1), day(2));
-}
-
-#[test]
-fn a_reader_that_resumes_anywhere_hands_out_the_rows_that_were_missing() {
-    let env = Env::manual(0, 1);
-    let (all, end) = all_rows(&mut GeneratorReader::open(&options(), &ReadFrom::default(), &env).unwrap(), 37);
-    assert_eq!(all.len() as i64, end);
-    for from in [0, 1, 100, end - 1] {
-        let offsets = Offsets::from([("0".into(), from)]);
-        let mut reader =
-            GeneratorReader::open(&options(), &ReadFrom { offsets, bounded: false, topic: None }, &env).unwrap();
-        assert_eq!(all_rows(&mut reader, 1_000).0, all[from as usize..]);
-    }
-    let limited = GeneratorOptions { rows: Some(10), days: None, ..options() };
-    assert_eq!(all_rows(&mut GeneratorReader::open(&limited, &ReadFrom::default(), &env).unwrap(), 4).0, all[..10]);
-}
-
-#[tokio::test]
-async fn the_rate_follows_the_clock() {
-    let env = Env::manual(1_000, 1);
-    let slow = GeneratorOptions { rate: Some(100.0), ..options() };
-    let mut reader = GeneratorReader::open(&slow, &ReadFrom::default(), &env).unwrap();
-    let mut rows = async || match reader.poll(limit(1_000)).await.unwrap() {
-        Poll::Chunks(chunks) => chunks.iter().map(|chunk| chunk.end - chunk.start).sum::<i64>(),
-        _ => 0,
-    };
-    assert_eq!(rows().await, 1);
-    assert_eq!(rows().await, 0);
-    env.advance(Duration::from_millis(500));
-    assert_eq!(rows().await, 50);
-    env.advance(Duration::from_millis(5));
-    assert_eq!(rows().await, 0);
-    env.advance(Duration::from_millis(5));
-    assert_eq!(rows().await, 1);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 use arrow::array::AsArray;
 use arrow::datatypes::{Int64Type, TimestampMicrosecondType};
 
-use super::event::Story;
+use super::Story;
 use crate::catalog::NexmarkTable;
 
 const STORY: Story = Story { seed: 7, events_per_second: 10_000 };

@@ -5,10 +5,10 @@ use std::time::Duration;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
-use super::event::Story;
 use crate::catalog::{NexmarkOptions, NexmarkTable};
 use crate::env::Env;
 use crate::error::{Error, Result};
+use crate::lab::nexmark::Story;
 use crate::source::chunk::{Chunk, PartitionId, Payload, Poll, PollLimit, ReadFrom, SourceReader};
 
 /// The number of events in a bounded read of an endless source.

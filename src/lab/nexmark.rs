@@ -1,4 +1,12 @@
-//! Events by number: persons, auctions, bids, and their times.
+//! The Nexmark generator: an online auction's persons, auctions and bids by number, and their times.
+//!
+//! The model is that of Apache Beam's Nexmark suite, which Flink's and RisingWave's benchmarks also follow: of 50 events one
+//! is a person, three are auctions, 46 are bids; recent auctions and a few hot sellers and bidders get most of the traffic.
+//! Every event is a function of seed and number, so a reader can begin anywhere, and three readers with one seed are
+//! consistent with each other.
+
+#[cfg(test)]
+mod tests;
 
 use std::fmt::Write;
 use std::sync::Arc;

@@ -11,11 +11,6 @@ use rdkafka::producer::DefaultProducerContext;
 
 use crate::error::{Context, ErrorKind, Result};
 
-/// `true` if a cluster with this id is an embedded one. It answers no question about topics' ids and settings, so none is put.
-pub fn is_cluster(id: &str) -> bool {
-    id.starts_with("mockCluster")
-}
-
 /// A running broker; dropping it stops it.
 pub struct Broker {
     cluster: Mutex<Cluster>,

@@ -7,10 +7,8 @@ use rdkafka::ClientConfig;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
-use super::output::Output;
-use crate::epoch::Stop;
+use super::generator::{Rendering, Simulator, to_json_lines};
 use crate::error::{Context, Error, Result};
-use crate::source::generator::{Rendering, Simulator, to_json_lines};
 
 /// The target of records.
 pub enum Target {
@@ -19,8 +17,8 @@ pub enum Target {
 }
 
 impl Target {
-    /// `kafka://host:port/topic`, `-` for standard output, or a file's path.
-    pub fn parse(text: &str) -> Result<Self> {
+    /// `kafka://host:port/topic`, `-` for `output`, or a file's path.
+    pub fn parse(text: &str, output: impl FnOnce() -> Box<dyn Write + Send>) -> Result<Self> {
         if let Some(rest) = text.strip_prefix("kafka://") {
             let (servers, topic) = rest
                 .split_once('/')
@@ -31,7 +29,7 @@ impl Target {
             return Self::kafka(servers, topic);
         }
         if text == "-" {
-            return Ok(Self::Lines(Box::new(std::io::BufWriter::new(Output::default()))));
+            return Ok(Self::Lines(Box::new(std::io::BufWriter::new(output()))));
         }
         let file = std::fs::File::create(text)
             .context(crate::error::ErrorKind::Config, || format!("file `{text}` cannot be made"))?;
@@ -106,7 +104,8 @@ pub struct Pace {
     pub broken_every: u64,
 }
 
-/// Sends the simulator's transactions from its current day on; returns their number. Blocks: run it on its own thread.
+/// Sends the simulator's transactions from its current day on; returns their number. Ends early once `stopped`.
+/// Blocks: run it on its own thread.
 ///
 /// At a rate, records are sent in steps of a few milliseconds, so that latencies measured downstream are meaningful.
 pub fn send(
@@ -114,7 +113,7 @@ pub fn send(
     target: &mut Target,
     pace: Pace,
     rendering: Rendering,
-    stop: &Stop,
+    stopped: &dyn Fn() -> bool,
 ) -> Result<u64> {
     const STEP: Duration = Duration::from_millis(2);
     let began = Instant::now();
@@ -124,14 +123,14 @@ pub fn send(
         days += 1;
         let (text, bounds) = to_json_lines(&simulator.next_day()?, rendering)?;
         for pair in bounds.windows(2) {
-            if stop.is_set() || pace.rows.is_some_and(|rows| sent >= rows) {
+            if stopped() || pace.rows.is_some_and(|rows| sent >= rows) {
                 break 'days;
             }
             if let Some(rate) = pace.rate {
                 while sent as f64 >= began.elapsed().as_secs_f64() * rate {
                     target.serve();
                     std::thread::sleep(STEP);
-                    if stop.is_set() {
+                    if stopped() {
                         break 'days;
                     }
                 }
