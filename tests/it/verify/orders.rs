@@ -60,7 +60,9 @@ fn by_order(files: &[(&str, String)], changed: impl Fn(&str) -> String) -> (Weir
 fn an_order_that_the_query_leaves_open_is_no_difference() {
     let (_, told) = by_order(&tied(|row| row / 3), str::to_owned);
     assert!(!told.contains("DIFFER"), "{told}");
-    assert!(told.contains("UNSURE lagged") && told.contains("UNSURE top"), "{told}");
+    // One of the orders that are tried may be the stream's own, of short tables above all.
+    assert!(told.contains("UNSURE lagged"), "{told}");
+    assert_eq!(told.matches("UNSURE ").count() + told.matches("ok    ").count(), BY_ORDER.len(), "{told}");
     assert!(told.contains("36 rows of its sources share their event time with another"), "{told}");
     assert!(told.contains("ok    plain"), "{told}");
 
