@@ -27,7 +27,7 @@ pub(crate) use compaction::Compaction;
 pub(crate) use interleave::interleave_rows;
 pub(crate) use key_group::{KEY_GROUPS, groups_of};
 pub use key_group::{key_groups, shard_of, split};
-pub(crate) use keyed::{KeyIndex, KeyedChanges, KeyedTable};
+pub(crate) use keyed::{KeySlots, KeyedChanges, KeyedTable};
 pub(crate) use manifest::{Manifest, ManifestStore, OffsetRange, SinkRecord, SourceTime, TableCommit, TablePlace};
 pub(crate) use newest::{Newest, Older};
 pub(crate) use pins::Pins;

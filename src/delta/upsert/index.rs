@@ -26,10 +26,10 @@ pub struct IndexRoom {
 ///
 /// A hash table doubles when it is full and for that moment is there twice over. So there are parts, the last about twice as large
 /// as the first: they double one after the other, and the index as a whole grows steadily. Parts go to disk one by one, largest
-/// first, when the index is to [`KeyIndex::shrink`]: then memory holds what has changed since, and looking keys up reads the blocks that
+/// first, when the index is to [`RowLocations::shrink`]: then memory holds what has changed since, and looking keys up reads the blocks that
 /// they would be in.
 #[derive(Debug)]
-pub struct KeyIndex {
+pub struct RowLocations {
     parts: Vec<IndexPart>,
     part_of: Vec<u8>,
 }
@@ -60,7 +60,7 @@ impl IndexPart {
     }
 }
 
-impl Default for KeyIndex {
+impl Default for RowLocations {
     fn default() -> Self {
         let weights: Vec<f64> = (0..PARTS).map(|part| (part as f64 / PARTS as f64).exp2()).collect();
         let total: f64 = weights.iter().sum();
@@ -75,7 +75,7 @@ impl Default for KeyIndex {
     }
 }
 
-impl KeyIndex {
+impl RowLocations {
     /// Other bits than those that the part's table goes by.
     fn part(&self, key: &Key) -> usize {
         usize::from(self.part_of[(key.parts().1 >> (u64::BITS - RANGES.ilog2())) as usize])
@@ -201,13 +201,13 @@ mod tests {
         Location { file: (n % 7) as u32, row: n as u32 }
     }
 
-    fn located(index: &KeyIndex, keys: std::ops::Range<u64>) -> Vec<Option<Location>> {
+    fn located(index: &RowLocations, keys: std::ops::Range<u64>) -> Vec<Option<Location>> {
         index.locate(&keys.map(key).collect::<Vec<_>>()).unwrap()
     }
 
     #[test]
     fn the_index_grows_steadily_and_finds_every_key() {
-        let mut index = KeyIndex::default();
+        let mut index = RowLocations::default();
         for n in 0..300_000 {
             index.insert(key(n), at(n));
             if n > 100_000 && n % 1_000 == 0 {
@@ -226,7 +226,7 @@ mod tests {
     fn an_index_that_has_gone_to_disk_answers_as_one_in_memory() {
         let folder = tempfile::tempdir().unwrap();
         let room = IndexRoom { bytes: 200_000, folder: folder.path().to_owned() };
-        let (mut index, mut model) = (KeyIndex::default(), KeyIndex::default());
+        let (mut index, mut model) = (RowLocations::default(), RowLocations::default());
         let random = Env::manual(0, 7);
         for step in 0..60 {
             for _ in 0..1_000 {
@@ -255,7 +255,7 @@ mod tests {
     fn keys_that_memory_and_disk_both_have_are_reported_when_they_meet() {
         let folder = tempfile::tempdir().unwrap();
         let room = IndexRoom { bytes: 0, folder: folder.path().to_owned() };
-        let mut index = KeyIndex::default();
+        let mut index = RowLocations::default();
         for n in 0..1_000 {
             index.insert(key(n), at(n));
         }

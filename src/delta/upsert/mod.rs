@@ -34,7 +34,7 @@ use self::changes::decode_keys;
 pub use self::changes::{Change, Changes, Place, UpsertRows};
 use self::files::{FileReader, LiveFiles, moved_files};
 pub use self::index::IndexRoom;
-use self::index::KeyIndex;
+use self::index::RowLocations;
 use self::key::{KeyHasher, Location};
 pub use self::layout::UpsertPolicy;
 use self::stage::{Plan, Stager};
@@ -97,7 +97,7 @@ struct State {
     loaded: bool,
     version: u64,
     files: LiveFiles,
-    index: KeyIndex,
+    index: RowLocations,
     /// Changes of the commit under way.
     pending: Option<Plan>,
 }
@@ -262,7 +262,7 @@ impl Shared {
     }
 
     /// Lets the index keep no more in memory than it may. Where the disk is full it stays as it is, and reading slows down.
-    fn shrink(&self, index: &mut KeyIndex) {
+    fn shrink(&self, index: &mut RowLocations) {
         let shrunk = self.room.as_ref().map(|room| index.shrink(room));
         if let Some(Err(error)) = shrunk {
             tracing::warn!(table = self.table.name(), %error, "the index of an upserted table stays in memory");
@@ -340,7 +340,7 @@ fn key_schema(table: &Table, metadata: &TableMetadata, key: &[String]) -> Result
 
 impl Plan {
     /// Makes the plan's changes: the commit stands.
-    fn apply(self, files: &mut LiveFiles, index: &mut KeyIndex) {
+    fn apply(self, files: &mut LiveFiles, index: &mut RowLocations) {
         for id in self.removed {
             files.remove(id);
         }

@@ -19,7 +19,7 @@ use super::super::table::Table;
 use super::super::writer::{CHANGE_TYPE, StagedFiles, TableWriter, UpsertCommit, WriterOptions};
 use super::changes::{Changes, Place, gather};
 use super::files::{FileReader, LiveFile, LiveFiles};
-use super::index::KeyIndex;
+use super::index::RowLocations;
 use super::key::{Key, KeyHasher, Location};
 use super::layout::{Candidate, UpsertPolicy, rewrites};
 use super::vectors;
@@ -45,7 +45,7 @@ pub struct Stager<'a> {
     pub reader: FileReader,
     pub metadata: Arc<TableMetadata>,
     pub files: &'a LiveFiles,
-    pub index: &'a KeyIndex,
+    pub index: &'a RowLocations,
 }
 
 /// The changes, with where the keys' old rows lie.

@@ -21,7 +21,7 @@ use crate::error::{Context, Error, Result};
 use crate::operator::contract::{Operator, StateUsage, Stepped, Tick};
 use crate::operator::keyed::{Encoder, KeyIndex, Layout, micros, with_columns};
 use crate::operator::spec::NewestSpec;
-use crate::state::{KeyEquality, KeyIndex as RowIndex, StateChange, StateTable};
+use crate::state::{KeyEquality, KeySlots, StateChange, StateTable};
 use crate::time::{EventTime, Watermark};
 
 const COUNT: (&str, DataType) = ("__count", DataType::Int64);
@@ -71,7 +71,7 @@ pub struct Newest {
     of_keys: Vec<OfKey>,
     full: Encoder,
     /// All columns of each row, as bytes.
-    index: RowIndex,
+    index: KeySlots,
     /// By row number, like `life`.
     facts: Vec<Facts>,
     life: Lifetime,
@@ -102,7 +102,7 @@ impl Newest {
             keys: KeyIndex::new(&rows, &spec.keys)?,
             of_keys: Vec::new(),
             full: Encoder::of_rows(&rows, &all)?,
-            index: RowIndex::default(),
+            index: KeySlots::default(),
             facts: Vec::new(),
             life,
             live: BTreeSet::new(),

@@ -28,7 +28,7 @@ const LENGTH_BITS: u32 = 24;
 
 /// Keys, each in a slot.
 #[derive(Debug)]
-pub struct KeyIndex {
+pub struct KeySlots {
     hasher: RandomState,
     table: HashTable<Entry>,
     /// The bytes of all keys, and of removed keys until they are swept.
@@ -52,7 +52,7 @@ impl Entry {
     }
 }
 
-impl Default for KeyIndex {
+impl Default for KeySlots {
     fn default() -> Self {
         Self {
             hasher: RandomState::with_seed(0),
@@ -65,7 +65,7 @@ impl Default for KeyIndex {
     }
 }
 
-impl KeyIndex {
+impl KeySlots {
     /// Number of keys.
     pub fn len(&self) -> usize {
         self.table.len()
@@ -176,7 +176,7 @@ mod tests {
     #[test]
     fn keys_keep_their_slot_until_removed() {
         let mut random = StdRng::seed_from_u64(7);
-        let mut index = KeyIndex::default();
+        let mut index = KeySlots::default();
         let mut model: HashMap<Vec<u8>, u32> = HashMap::new();
         for _ in 0..200_000 {
             let number: u32 = random.random_range(0..5_000);

@@ -26,7 +26,7 @@ use arrow::row::{RowConverter, SortField};
 use crate::error::{Context, Error, Result};
 use column::{Column, column};
 
-pub use index::KeyIndex;
+pub use index::KeySlots;
 
 const LIVE: u8 = 1;
 /// In the list of changes.
@@ -38,7 +38,7 @@ const TOLD: u8 = 4;
 pub struct KeyedTable {
     converter: RowConverter,
     key_types: Vec<DataType>,
-    index: KeyIndex,
+    index: KeySlots,
     columns: Vec<Box<dyn Column>>,
     marks: Vec<u8>,
     changed: Vec<u32>,
@@ -64,7 +64,7 @@ impl KeyedTable {
         Ok(Self {
             converter,
             key_types: keys.to_vec(),
-            index: KeyIndex::default(),
+            index: KeySlots::default(),
             columns: values.iter().map(column).collect(),
             marks: Vec::new(),
             changed: Vec::new(),
